@@ -1,0 +1,74 @@
+# make demo    two facilities exchange a study on this machine
+# make test    everything that CI needs; CI=true adds the slow tests
+# Needs Python 3.11 or newer with venv, and make; no compiler.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+LOCKS := requirements-build.lock requirements-dev.lock
+# The only packages without wheels; both are plain Python.
+SOURCE_ONLY := varint,python-baseconv
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+LOCKED := --require-hashes --no-deps --no-build-isolation --only-binary :all: --no-binary $(SOURCE_ONLY)
+UV ?= uv
+UV_COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	--only-binary :all: --no-binary varint --no-binary python-baseconv
+
+# Slow tests run in CI and in `make test-all`.
+ifneq ($(CI),)
+PYTEST_MARKS :=
+else
+PYTEST_MARKS := -m "not slow"
+endif
+
+.PHONY: setup demo check test test-all bench lock clean
+
+setup: $(STAMP)
+	@:
+
+$(STAMP): $(LOCKS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "radmesh needs Python 3.11 or newer; '$(PYTHON)' is missing or older: try  make setup PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' comes without venv: install it (Debian and Ubuntu: apt install python3-venv)" >&2; \
+		exit 1; }
+	@echo "making $(VENV) with the pinned packages (about a minute)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) --require-hashes --no-deps --only-binary :all: -r requirements-build.lock
+	@$(PIP_INSTALL) $(LOCKED) -r requirements-dev.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	@$(BIN)/radmesh demo $(DICOM)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: check
+	$(BIN)/python -m pytest $(PYTEST_MARKS)
+
+test-all: check
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python tests/bench/transfer.py
+
+# Needs uv; nothing else here does.
+lock:
+	$(UV_COMPILE) requirements-build.in --output-file requirements-build.lock
+	$(UV_COMPILE) --override requirements-overrides.txt pyproject.toml \
+		--output-file requirements.lock
+	$(UV_COMPILE) --override requirements-overrides.txt --constraint requirements.lock \
+		--extra dev pyproject.toml --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) demo-home build *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache .hypothesis .coverage
+	find keys protocol node tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,20 @@
+"""Fixtures that several test files use."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Hypothesis's deadline of 200 ms an example measures the machine, not the code.
+settings.register_profile("radmesh", deadline=None, print_blob=True)
+settings.load_profile("radmesh")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of agreed vectors and sample studies that lies beside a checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder 'shared' (vectors and sample studies) beside the checkout")
+    return SHARED
