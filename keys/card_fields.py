@@ -1,0 +1,158 @@
+"""The fields of a facility card: which values they may have.
+
+Every reader takes the decoded object and raises `BadCard` alone.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from keys.canonical import MAX_INTEGER
+from keys.errors import BadCard
+
+NAME_CHARACTERS = 128
+ADDRESSES = 16
+"""Most addresses: a dialler tries them all in turn."""
+
+_HEX_KEY = re.compile(r"[0-9a-f]{64}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+
+
+@dataclass(frozen=True)
+class TimedKey:
+    """A node or witness key and when it counts, in seconds since the epoch, UTC."""
+
+    key: bytes
+    since: int
+    until: int | None = None
+
+    def to_fields(self) -> dict[str, Any]:
+        """The form in the card."""
+        until = {} if self.until is None else {"until": self.until}
+        return {"key": self.key.hex(), "since": self.since, **until}
+
+
+@dataclass(frozen=True)
+class SizedKey:
+    """A log key and for which log sizes (entries) its checkpoints count."""
+
+    key: bytes
+    since_size: int
+    until_size: int | None = None
+
+    def to_fields(self) -> dict[str, Any]:
+        """The form in the card."""
+        until = {} if self.until_size is None else {"until_size": self.until_size}
+        return {"key": self.key.hex(), "since_size": self.since_size, **until}
+
+
+def is_name(text: str) -> bool:
+    """Whether a facility may be called so: 1 to 128 printable characters.
+
+    Control characters, line breaks and marks that turn the direction of writing
+    are not printable.
+    """
+    return 1 <= len(text) <= NAME_CHARACTERS and text.isprintable() and text == text.strip()
+
+
+def is_address(text: str) -> bool:
+    """Whether it is a multiaddr of the form /ip4|ip6|dns4|dns6/HOST/tcp/PORT."""
+    parts = text.split("/")
+    if len(parts) != 5 or parts[0] != "" or parts[3] != "tcp":
+        return False
+    kind, host, port = parts[1], parts[2], parts[4]
+    if not _PORT.fullmatch(port) or int(port) > 65535:
+        return False
+    if kind in ("dns4", "dns6"):
+        return len(host) <= 253 and _HOST_NAME.fullmatch(host) is not None
+    try:
+        if kind == "ip4":
+            ipaddress.IPv4Address(host)
+            return True
+        # A zone names a network interface of the machine that wrote the card.
+        return kind == "ip6" and ipaddress.IPv6Address(host).scope_id is None
+    except ValueError:
+        return False
+
+
+def read_integer(fields: dict[str, Any], name: str, *, least: int) -> int:
+    """An integer from `least` to 2^53-1."""
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_INTEGER:
+        raise BadCard(f"the field {name} of the card is not a valid number")
+    return value
+
+
+def read_key(fields: dict[str, Any], name: str) -> bytes:
+    """A public key, 32 bytes, from lower-case hex."""
+    value = fields.get(name)
+    if not isinstance(value, str) or not _HEX_KEY.fullmatch(value):
+        raise BadCard(f"the field {name} of the card is not a key in hex")
+    return bytes.fromhex(value)
+
+
+def read_name(fields: dict[str, Any]) -> str:
+    """The facility's name."""
+    value = fields.get("name")
+    if not isinstance(value, str) or not is_name(value):
+        raise BadCard(
+            f"the name of a facility is 1 to {NAME_CHARACTERS} printable characters on one line"
+        )
+    return value
+
+
+def read_addresses(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The addresses; none when the node only dials out."""
+    values = _read_list(fields, "addresses")
+    if len(values) > ADDRESSES:
+        raise BadCard(f"a card has at most {ADDRESSES} addresses")
+    if not all(isinstance(value, str) and is_address(value) for value in values):
+        raise BadCard(
+            "an address of the card is not of the form /ip4/HOST/tcp/PORT (ip4, ip6, dns4, dns6)"
+        )
+    return tuple(values)
+
+
+def read_timed_keys(fields: dict[str, Any], name: str) -> tuple[TimedKey, ...]:
+    """Node or witness keys, oldest first; only the last has no end."""
+    return tuple(
+        TimedKey(*_read_entry(entry, name, "since", "until", last=last))
+        for entry, last in _read_entries(fields, name)
+    )
+
+
+def read_sized_keys(fields: dict[str, Any]) -> tuple[SizedKey, ...]:
+    """Log keys, oldest first; only the last has no end."""
+    return tuple(
+        SizedKey(*_read_entry(entry, "log_keys", "since_size", "until_size", last=last))
+        for entry, last in _read_entries(fields, "log_keys")
+    )
+
+
+def _read_entries(fields: dict[str, Any], name: str) -> list[tuple[Any, bool]]:
+    values = _read_list(fields, name)
+    if not values:
+        raise BadCard(f"the card has no {name}")
+    return [(value, at == len(values) - 1) for at, value in enumerate(values)]
+
+
+def _read_entry(
+    entry: Any, name: str, since_name: str, until_name: str, *, last: bool
+) -> tuple[bytes, int, int | None]:
+    if not isinstance(entry, dict):
+        raise BadCard(f"an entry of {name} in the card is not an object")
+    if (until_name not in entry) != last:
+        raise BadCard(f"of {name} in the card, not only the last counts without end")
+    key = read_key(entry, "key")
+    since = read_integer(entry, since_name, least=0)
+    until = None if last else read_integer(entry, until_name, least=since)
+    return key, since, until
+
+
+def _read_list(fields: dict[str, Any], name: str) -> list[Any]:
+    value = fields.get(name)
+    if not isinstance(value, list):
+        raise BadCard(f"the field {name} of the card is not a list")
+    return value

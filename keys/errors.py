@@ -1,0 +1,44 @@
+"""Errors of the keys package: what a caller may test is the class, never the text.
+
+Texts are parts of sentences that an operator reads: lower case, no full stop.
+"""
+
+
+class KeysError(Exception):
+    """Root of this package's errors."""
+
+
+class BadKey(KeysError):
+    """Bytes or text that should be a key, a key file or a PeerID are not."""
+
+
+class BadFingerprint(KeysError):
+    """Text that should be a fingerprint is not; a group may be misread or mistyped."""
+
+
+class BadSignature(KeysError):
+    """A signature does not hold: the message was altered or signed by another key."""
+
+
+class NotCanonical(KeysError):
+    """A value has no canonical JSON form, or bytes are not in that form."""
+
+
+class BadCard(KeysError):
+    """A facility card is damaged, forged, or says what no card may say."""
+
+
+class CardExpired(KeysError):
+    """A facility card is past its date; its facility has to issue a newer one."""
+
+
+class CardSuperseded(KeysError):
+    """A facility card is older than one of the same facility that is known already."""
+
+
+class SealBroken(KeysError):
+    """A sealed chunk does not open: altered, cut, out of place or for another transfer."""
+
+
+class TrustError(KeysError):
+    """The trust store cannot do what was asked: unknown, ambiguous or forbidden."""

@@ -1,0 +1,87 @@
+"""One trusted facility, as the trust store keeps it."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from keys.card import Card, parse_card_untrusted
+from keys.errors import KeysError, TrustError
+
+GRANTS = ("see", "fetch", "send", "witness")
+"""see: may learn of our studies. fetch: may take them. send: may offer us studies.
+witness: cosigns our log."""
+
+PURPOSES = ("treatment", "second-opinion", "research", "operations")
+"""What a study may be asked for."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A facility that was paired, and what it may do.
+
+    Attributes:
+        facility_key: the pinned key, 32 bytes.
+        petname: our own name for it, unique without regard to case.
+        card: the newest card known.
+        grants: some of `GRANTS`.
+        filters: what narrows the grants; empty narrows nothing.
+        purposes: the only purposes that it may name; empty allows all.
+        expires: when trust ends, seconds since the epoch, UTC; None never.
+        added: when it was paired, seconds since the epoch, UTC.
+        revoked: when trust was withdrawn, seconds since the epoch, UTC; None not.
+    """
+
+    facility_key: bytes
+    petname: str
+    card: Card
+    grants: frozenset[str] = frozenset()
+    filters: dict[str, Any] = field(default_factory=dict)
+    purposes: frozenset[str] = frozenset()
+    expires: int | None = None
+    added: int = 0
+    revoked: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the facility key, in full."""
+        return self.card.fingerprint
+
+    def to_json(self) -> str:
+        """The text that `from_json` reads."""
+        return json.dumps(
+            {
+                "added": self.added,
+                "card": self.card.encoded.decode(),
+                "expires": self.expires,
+                "filters": self.filters,
+                "grants": sorted(self.grants),
+                "petname": self.petname,
+                "purposes": sorted(self.purposes),
+                "revoked": self.revoked,
+            },
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Peer":
+        """Read a peer that `to_json` wrote.
+
+        Raises:
+            TrustError: the text is damaged.
+        """
+        try:
+            fields = json.loads(text)
+            card = parse_card_untrusted(fields["card"].encode())
+            return cls(
+                facility_key=card.facility_key,
+                petname=fields["petname"],
+                card=card,
+                grants=frozenset(fields["grants"]),
+                filters=fields["filters"],
+                purposes=frozenset(fields["purposes"]),
+                expires=fields["expires"],
+                added=fields["added"],
+                revoked=fields["revoked"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, KeysError) as error:
+            raise TrustError("the record of a peer in the trust store is damaged") from error

@@ -1,0 +1,164 @@
+"""Sealing of one transfer: only the node it is addressed to can open its chunks.
+
+Both sides make an X25519 key for this transfer alone. The shared secret goes
+through HKDF-SHA256, bound to both node keys, both ephemeral keys and the
+transfer id; chunks are sealed with XChaCha20-Poly1305. It protects what leaves
+the channel (relayed, spooled, written to a disc); on the channel Noise protects
+it once more. Who the peers are is proven by the signatures on the messages that
+carry the ephemeral keys, not here.
+
+The nonce is made of kind and index, never random: a key serves one session, in
+which every kind and index is sealed at most once with one content. A transfer
+that goes on after a break agrees a new key.
+"""
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Callable
+
+import nacl.bindings
+import nacl.exceptions
+import nacl.utils
+
+from keys.errors import BadKey, SealBroken
+
+KEY_BYTES = 32
+TRANSFER_ID_BYTES = 16
+DIGEST_BYTES = 32
+TAG_BYTES = 16
+
+KIND_MANIFEST = 1
+KIND_BATCH = 2
+
+_SALT = b"radmesh-seal-v1"
+_DOMAIN = b"radmesh-chunk-v1"
+
+
+class EphemeralKey:
+    """An X25519 key (RFC 7748) that lives as long as one transfer session.
+
+    Attributes:
+        public: 32 bytes, sent to the other side under a signature.
+    """
+
+    __slots__ = ("_secret", "public")
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) != KEY_BYTES:
+            raise BadKey(f"an ephemeral key has {KEY_BYTES} bytes, this one {len(secret)}")
+        self._secret = bytes(secret)
+        self.public = nacl.bindings.crypto_scalarmult_base(self._secret)
+
+    @classmethod
+    def generate(cls, random: Callable[[int], bytes] = nacl.utils.random) -> "EphemeralKey":
+        """Make a new key from `random(32)`."""
+        return cls(random(KEY_BYTES))
+
+    def agree(self, theirs_public: bytes) -> bytes:
+        """The X25519 shared secret, 32 bytes.
+
+        Raises:
+            BadKey: the other key is not 32 bytes, or of those few with which the
+                secret would be zero whatever our key is (RFC 7748 section 6.1).
+        """
+        if len(theirs_public) != KEY_BYTES:
+            raise BadKey(f"an ephemeral key has {KEY_BYTES} bytes, not {len(theirs_public)}")
+        try:
+            return nacl.bindings.crypto_scalarmult(self._secret, bytes(theirs_public))
+        except nacl.exceptions.RuntimeError:
+            # libsodium's answer to an all-zero result.
+            raise BadKey("the other side's ephemeral key has no shared secret") from None
+
+
+def transfer_key(
+    ours: EphemeralKey,
+    theirs_public: bytes,
+    *,
+    source_node: bytes,
+    recipient_node: bytes,
+    source_ephemeral: bytes,
+    recipient_ephemeral: bytes,
+    transfer_id: bytes,
+) -> bytes:
+    """Agree the key of one transfer session; both sides get the same.
+
+    Args:
+        ours: our ephemeral key.
+        theirs_public: the other side's, 32 bytes.
+        source_node: node key of who sends the study, 32 bytes.
+        recipient_node: node key of who receives it, 32 bytes.
+        source_ephemeral: the source's ephemeral public key, 32 bytes.
+        recipient_ephemeral: the recipient's, 32 bytes.
+        transfer_id: 16 bytes.
+
+    Returns:
+        32 bytes.
+
+    Raises:
+        BadKey: a key has a wrong length or no shared secret.
+    """
+    publics = (source_node, recipient_node, source_ephemeral, recipient_ephemeral)
+    if any(len(public) != KEY_BYTES for public in publics):
+        raise BadKey(f"a public key has {KEY_BYTES} bytes")
+    if len(transfer_id) != TRANSFER_ID_BYTES:
+        raise BadKey(f"a transfer id has {TRANSFER_ID_BYTES} bytes")
+    secret = ours.agree(theirs_public)
+    return _hkdf_sha256(secret, salt=_SALT, info=b"".join(publics) + transfer_id)
+
+
+class Sealer:
+    """Seals and opens the chunks of one transfer session.
+
+    Args:
+        key: from `transfer_key`, 32 bytes.
+        transfer_id: 16 bytes.
+        manifest_digest: of the manifest that the chunks belong to, 32 bytes.
+    """
+
+    __slots__ = ("_context", "_key")
+
+    def __init__(self, key: bytes, transfer_id: bytes, manifest_digest: bytes) -> None:
+        lengths = (len(key), len(transfer_id), len(manifest_digest))
+        if lengths != (KEY_BYTES, TRANSFER_ID_BYTES, DIGEST_BYTES):
+            raise BadKey("the key, transfer id or manifest digest has a wrong length")
+        self._key = bytes(key)
+        self._context = _DOMAIN + bytes(transfer_id) + bytes(manifest_digest)
+
+    def seal(self, kind: int, index: int, data: bytes | bytearray | memoryview) -> bytes:
+        """Seal one chunk; never call it twice for one place with different data.
+
+        Args:
+            kind: `KIND_MANIFEST` or `KIND_BATCH`.
+            index: place of the chunk among its kind, from 0.
+            data: what is sealed.
+
+        Returns:
+            16 bytes more than `data`.
+        """
+        place = struct.pack(">IQ", kind, index)
+        return nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
+            bytes(data), self._context + place, bytes(12) + place, self._key
+        )
+
+    def open(self, kind: int, index: int, sealed: bytes | bytearray | memoryview) -> bytes:
+        """Open one chunk.
+
+        Raises:
+            SealBroken: it is not what was sealed for this transfer and place.
+        """
+        if len(sealed) < TAG_BYTES:
+            raise SealBroken("a sealed chunk is shorter than its tag")
+        place = struct.pack(">IQ", kind, index)
+        try:
+            return nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
+                bytes(sealed), self._context + place, bytes(12) + place, self._key
+            )
+        except nacl.exceptions.CryptoError:
+            raise SealBroken("a sealed chunk does not open") from None
+
+
+def _hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
+    """RFC 5869 for an output of one hash, 32 bytes."""
+    extracted = hmac.digest(salt, secret, hashlib.sha256)
+    return hmac.digest(extracted, info + b"\x01", hashlib.sha256)

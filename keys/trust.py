@@ -1,0 +1,248 @@
+"""The trust store: which facilities are trusted, and who may what.
+
+In memory and without effects: every change returns the changed peer, and the caller
+keeps it. What is not granted is refused, and a peer that is not known, revoked or
+expired has nothing. A facility key is pinned when a person pairs; a card may
+replace all other keys, never that one.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import replace
+
+from keys.card import Card, check_card, check_newer
+from keys.card_fields import is_name
+from keys.errors import BadFingerprint, TrustError
+from keys.fingerprint import matches, parse_fingerprint
+from keys.peer import GRANTS, PURPOSES, Peer
+
+__all__ = ["GRANTS", "PURPOSES", "Peer", "TrustStore"]
+
+
+class TrustStore:
+    """The peers of one facility.
+
+    Args:
+        peers: as they were kept.
+        own_facility_key: our own, 32 bytes; never a peer.
+    """
+
+    def __init__(self, peers: Iterable[Peer], own_facility_key: bytes) -> None:
+        self._peers = {peer.facility_key: peer for peer in peers}
+        self._own = own_facility_key
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """All peers, revoked ones too, in the order in which they were first paired."""
+        return tuple(self._peers.values())
+
+    def add(self, card: Card, *, petname: str = "", grants: Iterable[str] = (), now: int) -> Peer:
+        """Pair with a facility whose fingerprint a person has confirmed.
+
+        A known peer keeps its grants, gains the new ones and takes the newer card. A
+        revoked one is paired afresh and has only what is granted now.
+
+        Args:
+            card: its card.
+            petname: our name for it; "" keeps the known one, else takes the card's.
+            grants: what it may do.
+            now: seconds since the epoch, UTC.
+
+        Raises:
+            CardExpired, CardSuperseded, BadCard: the card does not count.
+            TrustError: our own card, a petname in use, an unknown grant, or a card that
+                claims keys of another peer.
+        """
+        chosen = _checked_grants(grants)
+        if card.facility_key == self._own:
+            raise TrustError("this is our own card")
+        check_card(card, now)
+        known = self._peers.get(card.facility_key)
+        if known is not None:
+            check_newer(known.card, card)
+        self._require_own_keys(card)
+        name = petname or (known.petname if known else card.name)
+        self._require_free_petname(name, card.facility_key)
+        if known is None or known.revoked is not None:
+            peer = Peer(card.facility_key, name, card, grants=chosen, added=now)
+        else:
+            peer = replace(known, petname=name, card=card, grants=known.grants | chosen)
+        return self._put(peer)
+
+    def update_card(self, card: Card, now: int) -> Peer:
+        """Take a newer card of a trusted peer (seconds since the epoch, UTC).
+
+        Raises:
+            CardExpired, CardSuperseded, BadCard: the card does not count.
+            TrustError: the facility is not trusted, or its card claims keys of another.
+        """
+        known = self._trusted(card.facility_key)
+        check_newer(known.card, card)
+        check_card(card, now)
+        self._require_own_keys(card)
+        return self._put(replace(known, card=card))
+
+    def grant(self, facility_key: bytes, grants: Iterable[str]) -> Peer:
+        """Give a trusted peer more grants.
+
+        Raises:
+            TrustError: it is not trusted, or there is no such grant.
+        """
+        known = self._trusted(facility_key)
+        return self._put(replace(known, grants=known.grants | _checked_grants(grants)))
+
+    def ungrant(self, facility_key: bytes, grants: Iterable[str]) -> Peer:
+        """Take grants from a trusted peer.
+
+        Raises:
+            TrustError: it is not trusted, or there is no such grant.
+        """
+        known = self._trusted(facility_key)
+        return self._put(replace(known, grants=known.grants - _checked_grants(grants)))
+
+    def revoke(self, facility_key: bytes, now: int) -> Peer:
+        """Withdraw all trust from a peer (seconds since the epoch, UTC).
+
+        Raises:
+            TrustError: it is not trusted.
+        """
+        known = self._trusted(facility_key)
+        return self._put(replace(known, grants=frozenset(), revoked=now))
+
+    def rename(self, facility_key: bytes, petname: str) -> Peer:
+        """Give a trusted peer another petname.
+
+        Raises:
+            TrustError: it is not trusted, or the petname is in use or unfit.
+        """
+        known = self._trusted(facility_key)
+        self._require_free_petname(petname, facility_key)
+        return self._put(replace(known, petname=petname))
+
+    def find(self, text: str) -> Peer:
+        """The peer with this petname or fingerprint; trusted ones come before revoked ones.
+
+        Raises:
+            TrustError: there is none, or several revoked ones.
+        """
+        if _is_fingerprint(text):
+            # Never a petname: a facility might have called itself like another's fingerprint.
+            found = [peer for peer in self.peers if matches(peer.facility_key, text)]
+        else:
+            named = [peer for peer in self.peers if _folded(peer.petname) == _folded(text)]
+            found = [peer for peer in named if peer.revoked is None] or named
+        if len(found) > 1:
+            raise TrustError("several revoked peers have this petname; name the fingerprint")
+        if not found:
+            names = sorted(peer.petname for peer in self.peers)
+            known = f"known are {', '.join(names)}" if names else "no peer is known"
+            raise TrustError(f"there is no peer of this name; {known}")
+        return found[0]
+
+    def by_node_key(self, node_public: bytes, now: int) -> Peer | None:
+        """The peer for which a node with this key speaks.
+
+        Args:
+            node_public: 32 bytes, proven by the connection.
+            now: seconds since the epoch, UTC.
+
+        Returns:
+            None when there is none, its trust was revoked or has ended, its card has
+            expired, or the key is not one of its current ones.
+        """
+        for peer in self._peers.values():
+            speaks = peer.card.is_current_node_key(node_public, now)
+            if speaks and _why_not_trusted(peer, now) is None:
+                return peer
+        return None
+
+    def why_not(self, peer: Peer, grant: str, now: int, purpose: str | None = None) -> str | None:
+        """Whether a peer may do something now.
+
+        Args:
+            peer: who; an older snapshot does, since what is stored now decides.
+            grant: one of `GRANTS`.
+            now: seconds since the epoch, UTC.
+            purpose: one of `PURPOSES`, None when no purpose is named.
+
+        Returns:
+            None when it may, else the reason as a sentence.
+        """
+        current = self._peers.get(peer.facility_key)
+        if current is None:
+            return f"{peer.petname} is not trusted"
+        reason = _why_not_trusted(current, now)
+        if reason is not None:
+            return reason
+        if grant not in current.grants:
+            return f"{current.petname} does not have the grant {grant}"
+        if purpose is None:
+            return None
+        if purpose not in PURPOSES:
+            return "there is no such purpose"
+        if current.purposes and purpose not in current.purposes:
+            return f"{current.petname} is not trusted for the purpose {purpose}"
+        return None
+
+    def _put(self, peer: Peer) -> Peer:
+        self._peers[peer.facility_key] = peer
+        return peer
+
+    def _trusted(self, facility_key: bytes) -> Peer:
+        known = self._peers.get(facility_key)
+        if known is None:
+            raise TrustError("the facility is not known")
+        if known.revoked is not None:
+            raise TrustError(f"trust in {known.petname} was revoked; pair again")
+        return known
+
+    def _require_free_petname(self, petname: str, facility_key: bytes) -> None:
+        if not is_name(petname):
+            raise TrustError("a petname is 1 to 128 printable characters on one line")
+        for peer in self._peers.values():
+            taken = _folded(peer.petname) == _folded(petname)
+            if taken and peer.revoked is None and peer.facility_key != facility_key:
+                raise TrustError(f"the petname {peer.petname} is taken; choose another")
+
+    def _require_own_keys(self, card: Card) -> None:
+        # A card proves only that its facility key was there. One that lists a node key
+        # of another facility would have that facility's requests judged by its grants.
+        claimed = {listed.key for listed in card.node_keys}
+        for peer in self._peers.values():
+            if peer.facility_key == card.facility_key or peer.revoked is not None:
+                continue
+            if claimed & {listed.key for listed in peer.card.node_keys}:
+                raise TrustError(
+                    f"the card of {card.name} claims a node key of {peer.petname}; "
+                    "one of the two is not what it says"
+                )
+
+
+def _why_not_trusted(peer: Peer, now: int) -> str | None:
+    if peer.revoked is not None:
+        return f"trust in {peer.petname} was revoked"
+    if peer.expires is not None and peer.expires <= now:
+        return f"trust in {peer.petname} has ended"
+    if peer.card.expires <= now:
+        return f"the card of {peer.petname} has expired"
+    return None
+
+
+def _checked_grants(grants: Iterable[str]) -> frozenset[str]:
+    chosen = frozenset(grants)
+    unknown = sorted(chosen - set(GRANTS))
+    if unknown:
+        raise TrustError(f"there is no grant {unknown[0]}; the grants are {', '.join(GRANTS)}")
+    return chosen
+
+
+def _folded(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _is_fingerprint(text: str) -> bool:
+    try:
+        parse_fingerprint(text)
+    except BadFingerprint:
+        return False
+    return True

@@ -1,0 +1,324 @@
+"""Facility cards: what is issued reads back, and nothing else is taken."""
+
+import base64
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keys.canonical import canonical_json
+from keys.card import (
+    CARD_BYTES,
+    CLOCK_SKEW_SECONDS,
+    check_card,
+    check_newer,
+    issue_card,
+    parse_card_untrusted,
+    sign_card,
+)
+from keys.card_fields import SizedKey, TimedKey, is_address, is_name
+from keys.errors import BadCard, CardExpired, CardSuperseded
+from keys.fingerprint import fingerprint
+from keys.identity import KeyPair
+
+FACILITY = KeyPair.from_seed(b"f" * 32)
+NODE, LOG, WITNESS, SPARE = (
+    KeyPair.from_seed(role * 32).public for role in (b"n", b"l", b"w", b"s")
+)
+NOW = 1_790_000_000
+YEAR = 365 * 86400
+
+
+def issue(**changes):
+    fields = {
+        "name": "North General",
+        "node_key": NODE,
+        "log_key": LOG,
+        "witness_key": WITNESS,
+        "addresses": ("/ip4/192.0.2.7/tcp/4101",),
+        "serial": 1,
+        "issued": NOW,
+        "expires": NOW + YEAR,
+    }
+    return issue_card(FACILITY, **(fields | changes))
+
+
+def signed(body, key=FACILITY):
+    """A card file over any second line."""
+    signature = base64.b64encode(key.sign(b"radmesh-card-v1", body))
+    return b"radmesh-card-v1 " + signature + b"\n" + body + b"\n"
+
+
+def fields_with(**changes):
+    fields = json.loads(issue().encoded.split(b"\n")[1]) | changes
+    return {name: value for name, value in fields.items() if value is not ...}
+
+
+def test_issued_card_reads_back():
+    card = issue()
+    assert parse_card_untrusted(card.encoded) == card
+    assert (card.name, card.serial, card.issued, card.expires) == (
+        "North General",
+        1,
+        NOW,
+        NOW + YEAR,
+    )
+    assert card.facility_key == FACILITY.public
+    assert (card.node_key, card.log_key, card.witness_key) == (NODE, LOG, WITNESS)
+    assert card.fingerprint == fingerprint(FACILITY.public)
+    assert card.digest == hashlib.sha256(card.encoded).hexdigest()
+
+
+def test_file_is_two_lines_of_text():
+    first, second, rest = issue(name="Hôpital Nord").encoded.split(b"\n")
+    assert rest == b""
+    assert first.startswith(b"radmesh-card-v1 ")
+    assert len(first) == len("radmesh-card-v1 ") + 88
+    assert canonical_json(json.loads(second)) == second
+    assert json.loads(second)["node_keys"] == [{"key": NODE.hex(), "since": NOW}]
+
+
+def test_unknown_fields_are_covered_and_ignored():
+    data = signed(canonical_json(fields_with(later={"x": [1, True]})))
+    card = parse_card_untrusted(data)
+    assert card.encoded == data
+    assert card.name == "North General"
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data + b"\n",
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: data.replace(b"card-v1", b"card-v2"),
+        lambda data: data.replace(b"radmesh-card-v1 ", b"radmesh-card-v1  "),
+        lambda data: data.replace(b"North", b"South"),
+        lambda data: data.replace(b"4101", b"4102"),
+        lambda data: b"radmesh-card-v1 \n" + data.split(b"\n")[1] + b"\n",
+        lambda data: b"radmesh-card-v1 A\n" + data.split(b"\n")[1] + b"\n",
+        lambda data: data.replace(b"==\n", b"=\n"),
+        lambda data: data.split(b"\n")[0] + b"\n[]\n",
+        lambda data: signed(b"[]"),
+        lambda data: signed(b"{}"),
+        lambda data: signed(b"x"),
+        lambda data: signed(b" " + data.split(b"\n")[1]),
+        lambda data: signed(data.split(b"\n")[1], KeyPair.from_seed(b"x" * 32)),
+        lambda data: signed(canonical_json(fields_with(pad="x" * CARD_BYTES))),
+    ],
+)
+def test_altered_or_forged_cards(alter):
+    with pytest.raises(BadCard):
+        parse_card_untrusted(alter(issue().encoded))
+
+
+def test_each_flipped_byte_is_noticed():
+    data = issue().encoded
+    for at in range(len(data)):
+        altered = bytearray(data)
+        altered[at] ^= 1
+        with pytest.raises(BadCard):
+            parse_card_untrusted(bytes(altered))
+
+
+def key_entry(key, **rest):
+    return {"key": key.hex(), **rest}
+
+
+BAD_FIELDS = [
+    {"version": 2},
+    {"version": True},
+    {"version": ...},
+    {"name": ""},
+    {"name": "x" * 129},
+    {"name": " padded"},
+    {"name": "two\nlines"},
+    {"name": "escape\x1b[2J"},
+    {"name": "turned\N{RIGHT-TO-LEFT OVERRIDE}round"},
+    {"name": 5},
+    {"name": ...},
+    {"facility_key": "00"},
+    {"facility_key": FACILITY.public.hex().upper()},
+    {"facility_key": ...},
+    {"serial": 0},
+    {"serial": -1},
+    {"serial": "1"},
+    {"issued": -1},
+    {"issued": ...},
+    {"expires": NOW},
+    {"expires": ...},
+    {"addresses": "/ip4/192.0.2.7/tcp/4101"},
+    {"addresses": [5]},
+    {"addresses": ["192.0.2.7:4101"]},
+    {"addresses": ["/ip4/192.0.2.7/tcp/4101"] * 17},
+    {"addresses": ...},
+    {"node_keys": []},
+    {"node_keys": ...},
+    {"node_keys": {}},
+    {"node_keys": [NODE.hex()]},
+    {"node_keys": [key_entry(NODE)]},
+    {"node_keys": [key_entry(NODE[:31], since=1)]},
+    {"node_keys": [key_entry(NODE, since=-1)]},
+    {"node_keys": [key_entry(NODE, since=1, until=2)]},
+    {"node_keys": [key_entry(SPARE, since=1), key_entry(NODE, since=2)]},
+    {"node_keys": [key_entry(SPARE, since=2, until=1), key_entry(NODE, since=2)]},
+    {"node_keys": [key_entry(NODE, since=1, until=2), key_entry(NODE, since=2)]},
+    {"node_keys": [key_entry(FACILITY.public, since=1)]},
+    {"node_keys": [key_entry(LOG, since=1)]},
+    {"log_keys": [key_entry(LOG, since=0)]},
+    {"log_keys": []},
+    {"witness_keys": [key_entry(LOG, since=1)]},
+    {"witness_keys": ...},
+]
+
+
+@pytest.mark.parametrize("changes", BAD_FIELDS)
+def test_signed_cards_with_values_that_no_card_may_have(changes):
+    with pytest.raises(BadCard):
+        parse_card_untrusted(signed(canonical_json(fields_with(**changes))))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "two\nlines"},
+        {"name": "half \ud800"},
+        {"serial": 0},
+        {"serial": 2**53},
+        {"addresses": ("somewhere",)},
+        {"node_key": b"short"},
+        {"expires": NOW},
+    ],
+)
+def test_no_bad_card_is_issued(changes):
+    with pytest.raises(BadCard):
+        issue(**changes)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_bad_card(data):
+    with pytest.raises(BadCard):
+        parse_card_untrusted(data)
+
+
+printable = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+json_values = st.recursive(
+    st.booleans() | st.integers(-5, 2**40) | printable,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(printable, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(sorted(fields_with())), json_values)
+def test_any_signed_field_gives_a_card_or_bad_card(name, value):
+    try:
+        card = parse_card_untrusted(signed(canonical_json(fields_with(**{name: value}))))
+    except BadCard:
+        return
+    assert is_name(card.name)
+    assert all(is_address(address) for address in card.addresses)
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("/ip4/127.0.0.1/tcp/4101", True),
+        ("/ip6/2001:db8::1/tcp/1", True),
+        ("/dns4/node.north-general.example/tcp/65535", True),
+        ("/dns6/n_1/tcp/4101", True),
+        ("/dns4/a./tcp/4101", True),
+        ("", False),
+        ("/ip4/127.0.0.1/tcp/4101/", False),
+        ("x/ip4/127.0.0.1/tcp/4101", False),
+        ("/ip4/127.0.0.1/udp/4101", False),
+        ("/ip4/127.0.0.1/tcp/0", False),
+        ("/ip4/127.0.0.1/tcp/65536", False),
+        ("/ip4/127.0.0.1/tcp/+1", False),
+        ("/ip4/127.0.0.1/tcp/\N{ARABIC-INDIC DIGIT ONE}", False),
+        ("/ip4/127.0.0/tcp/1", False),
+        ("/ip4/::1/tcp/1", False),
+        ("/ip6/127.0.0.1/tcp/1", False),
+        ("/ip6/fe80::1%eth0/tcp/1", False),
+        ("/dns4//tcp/1", False),
+        ("/dns4/a b/tcp/1", False),
+        ("/dns4/-a/tcp/1", False),
+        (f"/dns4/{'a' * 254}/tcp/1", False),
+        ("/dns/a/tcp/1", False),
+        ("/unix/a/tcp/1", False),
+    ],
+)
+def test_addresses(text, good):
+    assert is_address(text) is good
+
+
+def test_node_that_only_dials_out_has_no_address():
+    assert issue(addresses=()).addresses == ()
+
+
+def rotated(serial=2):
+    return sign_card(
+        FACILITY,
+        name="North General",
+        node_keys=(TimedKey(NODE, NOW, NOW + 100), TimedKey(SPARE, NOW + 50)),
+        log_keys=(SizedKey(LOG, 0, 10), SizedKey(KeyPair.from_seed(b"L" * 32).public, 10)),
+        witness_keys=(TimedKey(WITNESS, NOW),),
+        addresses=(),
+        serial=serial,
+        issued=NOW,
+        expires=NOW + YEAR,
+    )
+
+
+def test_replaced_keys_stay_listed_and_stop_to_count():
+    card = rotated()
+    assert parse_card_untrusted(card.encoded).log_keys[0] == SizedKey(LOG, 0, 10)
+    assert card.node_key == SPARE
+    assert card.log_key != LOG
+    assert card.is_current_node_key(NODE, NOW)
+    assert card.is_current_node_key(NODE, NOW + 99)
+    assert not card.is_current_node_key(NODE, NOW + 100)
+    assert card.is_current_node_key(SPARE, NOW + 100)
+    assert not card.is_current_node_key(LOG, NOW)
+
+
+def test_new_key_counts_a_day_early():
+    card = issue()
+    assert card.is_current_node_key(NODE, NOW - CLOCK_SKEW_SECONDS)
+    assert not card.is_current_node_key(NODE, NOW - CLOCK_SKEW_SECONDS - 1)
+
+
+def test_check_card():
+    card = issue()
+    check_card(card, NOW)
+    check_card(card, NOW + YEAR - 1)
+    check_card(card, NOW - CLOCK_SKEW_SECONDS)
+    with pytest.raises(CardExpired):
+        check_card(card, NOW + YEAR)
+    with pytest.raises(BadCard, match="future"):
+        check_card(card, NOW - CLOCK_SKEW_SECONDS - 1)
+
+
+def test_check_newer():
+    old, new = issue(), issue(serial=2)
+    check_newer(old, new)
+    check_newer(old, issue())
+    with pytest.raises(CardSuperseded):
+        check_newer(new, old)
+    with pytest.raises(CardSuperseded):
+        check_newer(old, issue(name="South General"))
+    other = issue_card(
+        KeyPair.from_seed(b"o" * 32),
+        name="Other",
+        node_key=NODE,
+        log_key=LOG,
+        witness_key=WITNESS,
+        addresses=(),
+        serial=9,
+        issued=NOW,
+        expires=NOW + 1,
+    )
+    with pytest.raises(BadCard):
+        check_newer(old, other)

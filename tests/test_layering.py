@@ -1,0 +1,75 @@
+"""The import contracts of pyproject.toml hold, and break when they should."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# One forbidden import for each contract, by the beginning of the contract's name.
+FORBIDDEN = [
+    ("Imports point one way", "keys/identity.py", "import protocol.errors"),
+    ("keys and protocol are arithmetic", "protocol/wire.py", "import socket"),
+    ("keys needs the standard library", "keys/seal.py", "import msgpack"),
+    (
+        "The auditor's verifier shares no code",
+        "protocol/verify/tree.py",
+        "import protocol.log.tree",
+    ),
+    ("The auditor's verifier takes cards", "protocol/verify/tree.py", "import keys.canonical"),
+    ("msgpack is called", "protocol/messages.py", "import msgpack"),
+    ("zstandard is called", "node/store.py", "import zstandard"),
+    ("libp2p is called", "node/app.py", "import libp2p"),
+    ("pydicom is called", "node/app.py", "import pydicom"),
+    ("The web server is called", "node/app.py", "import starlette"),
+    ("Only the command line prints", "node/app.py", "import click"),
+]
+
+
+def _lint(directory: Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"],
+        cwd=directory,
+        env={"PYTHONPATH": str(directory), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_import_contracts_hold():
+    code, output = _lint(ROOT)
+    assert code == 0, output
+
+
+@pytest.mark.slow
+def test_forbidden_imports_are_caught(tmp_path):
+    for package in ("keys", "protocol", "node"):
+        for source in (ROOT / package).rglob("*.py"):
+            copy = tmp_path / source.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(source.read_bytes())
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    for _, place, line in FORBIDDEN:
+        with (tmp_path / place).open("a") as file:
+            file.write(f"\n{line}\n")
+    code, output = _lint(tmp_path)
+    assert code != 0
+    broken = [line for line in output.splitlines() if " BROKEN" in line]
+    missed = [name for name, _, _ in FORBIDDEN if not any(line.startswith(name) for line in broken)]
+    assert missed == [], output
+
+
+def test_each_contract_has_a_forbidden_import_here():
+    names = [
+        line.split('"')[1]
+        for line in (ROOT / "pyproject.toml").read_text().splitlines()
+        if line.startswith("name = ")
+    ][1:]
+    assert len(names) == len(FORBIDDEN)
+    for name, (start, _, _) in zip(names, FORBIDDEN, strict=True):
+        assert name.startswith(start)
