@@ -1,0 +1,133 @@
+"""Encoded batches: how original bytes are compressed, at rest and on the wire.
+
+An encoded batch is `"RMB" || encoding (u8) || original size (u32, big-endian) ||
+payload` (docs/protocol.md section 5.2). A batch is encoded once, when a study
+comes in, and is stored, sent and digested in that form.
+
+This file owns the format and its one decoder. Which bytes make a batch is for
+`protocol.batches`; digests are for `protocol.manifest`.
+"""
+
+import enum
+
+import zstandard
+
+from protocol import limits
+from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
+
+MAGIC = b"RMB"
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_LEVEL = 3
+_LEAST_SAVING = 50
+"""Compression must save at least 1/50 of the bytes, or the batch stays raw: JPEG
+fragments do not shrink, and raw ones cost the reader nothing."""
+
+
+class Encoding(enum.IntEnum):
+    """Fourth byte of an encoded batch. Pixel-aware encodings take the next numbers."""
+
+    RAW = 0
+    """The payload is the original bytes."""
+    ZSTD = 1
+    """The payload is one Zstandard frame (RFC 8878) that states its content size."""
+
+
+def encode(original: bytes | bytearray | memoryview, encoding: Encoding | None = None) -> bytes:
+    """Encode the original bytes of one batch.
+
+    Args:
+        original: at most `limits.BATCH_BYTES` bytes.
+        encoding: None compresses and falls back to raw where that saves under 2 %.
+
+    Raises:
+        LocalProtocolError: more bytes than a batch may hold.
+    """
+    size = len(original)
+    if size > limits.BATCH_BYTES:
+        raise LocalProtocolError(f"a batch of {size} bytes where {limits.BATCH_BYTES} are allowed")
+    if encoding is not Encoding.RAW:
+        # One compressor a call: it is not thread-safe, and 4 MiB outweigh its making.
+        compressed = zstandard.ZstdCompressor(
+            level=_ZSTD_LEVEL, write_content_size=True, write_checksum=False
+        ).compress(original)
+        if encoding is Encoding.ZSTD or len(compressed) * _LEAST_SAVING <= size * (
+            _LEAST_SAVING - 1
+        ):
+            return _header(Encoding.ZSTD, size) + compressed
+    return b"".join((_header(Encoding.RAW, size), original))
+
+
+def _header(encoding: Encoding, original_bytes: int) -> bytes:
+    return MAGIC + bytes((encoding,)) + original_bytes.to_bytes(4, "big")
+
+
+def encoding_of(encoded: bytes | bytearray | memoryview) -> Encoding:
+    """Which encoding an encoded batch says it has.
+
+    Raises:
+        RemoteProtocolError: not an encoded batch, or an encoding we do not know.
+    """
+    return _read_header(encoded)[0]
+
+
+def _read_header(encoded: bytes | bytearray | memoryview) -> tuple[Encoding, int]:
+    header = bytes(encoded[: limits.BATCH_HEADER_BYTES])
+    if len(header) < limits.BATCH_HEADER_BYTES or not header.startswith(MAGIC):
+        raise RemoteProtocolError("not an encoded batch")
+    try:
+        encoding = Encoding(header[3])
+    except ValueError:
+        raise RemoteProtocolError(f"batch encoding {header[3]} is unknown") from None
+    return encoding, int.from_bytes(header[4:], "big")
+
+
+def decode_untrusted(
+    encoded: bytes | bytearray | memoryview, max_original_bytes: int = limits.BATCH_BYTES
+) -> bytes:
+    """Decode an encoded batch.
+
+    Nothing is allocated before the declared size has been checked, and never more
+    than the declared size.
+
+    Args:
+        encoded: the whole batch.
+        max_original_bytes: largest original size that is taken.
+
+    Returns:
+        Exactly as many bytes as the batch declares.
+
+    Raises:
+        RemoteProtocolError: not an encoded batch, a size over the limit, or a payload
+            that does not decode to exactly the declared size.
+    """
+    encoding, size = _read_header(encoded)
+    if size > max_original_bytes:
+        raise RemoteProtocolError(
+            f"a batch of {size} bytes where {max_original_bytes} are allowed", WireCode.TOO_LARGE
+        )
+    payload = memoryview(encoded)[limits.BATCH_HEADER_BYTES :]
+    original = payload if encoding is Encoding.RAW else _decompress_untrusted(payload, size)
+    if len(original) != size:
+        raise RemoteProtocolError("a batch is not of its declared size")
+    return bytes(original)
+
+
+def _decompress_untrusted(payload: memoryview, size: int) -> bytes:
+    # Skippable frames carry other magic numbers; they would be hidden payload.
+    if bytes(payload[:4]) != _ZSTD_MAGIC:
+        raise RemoteProtocolError("a batch is not a Zstandard frame")
+    try:
+        frame = zstandard.get_frame_parameters(payload)
+        if frame.content_size != size:
+            raise RemoteProtocolError("a batch does not state its declared size")
+        if frame.dict_id != 0:
+            raise RemoteProtocolError("a batch asks for a dictionary")
+        # The decoder keeps a window of the frame beside its output; an encoder
+        # never needs one larger than the content (RFC 8878 section 3.1.1.1.2:
+        # 1 KiB is the smallest there is).
+        return zstandard.ZstdDecompressor(max_window_size=limits.BATCH_BYTES * 2).decompress(
+            payload, allow_extra_data=False
+        )
+    except (zstandard.ZstdError, ValueError, MemoryError):
+        raise RemoteProtocolError("a batch cannot be decompressed") from None

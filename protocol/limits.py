@@ -1,0 +1,102 @@
+"""Every size, count and time limit of the protocol, with its unit and reason.
+
+A limit that a peer can run into is part of docs/protocol.md; changing one is a
+protocol change.
+"""
+
+# --- batches and data ------------------------------------------------------
+
+BATCH_BYTES = 4 * 1024 * 1024
+"""Most original bytes in a batch. 4 MiB: large enough that file creation and
+per-message costs vanish (2,000 small MR are 17 files), small enough that one
+instance is read in about 6 ms and eight batches in memory are nothing."""
+
+BATCH_HEADER_BYTES = 8
+"""Magic, encoding id and original size in front of every encoded batch."""
+
+ENCODED_BATCH_BYTES = BATCH_BYTES + 4096
+"""Most bytes of an encoded batch: raw plus header is the worst that an encoder
+may produce; the slack is room for framing of future encodings."""
+
+SEAL_OVERHEAD_BYTES = 16
+"""Poly1305 tag in front of which the sealed bytes stand."""
+
+SEALED_CHUNK_BYTES = ENCODED_BATCH_BYTES + SEAL_OVERHEAD_BYTES
+"""Most bytes of a sealed batch on the wire."""
+
+CREDIT_BYTES = 16 * 1024 * 1024
+"""Most sealed bytes a source may have sent without acknowledgement. Four full
+batches: fills 1 Gbit/s at 100 ms round trip; bounds what a recipient buffers."""
+
+WRITE_BLOCK_BYTES = 65_507
+"""Bytes per write to a libp2p stream: fills one Noise message exactly (65,519
+less the yamux header); 65,536 splits each in two and halves the rate."""
+
+# --- frames and MessagePack -------------------------------------------------
+
+FRAME_HEADER_BYTES = 5
+"""One byte of kind, four of big-endian length."""
+
+MESSAGE_BYTES = 1024 * 1024
+"""Most bytes of one MessagePack message. The largest is an announcement of 256
+records (about 100 KiB) or a card; 1 MiB leaves room without being a bomb."""
+
+MESSAGE_DEPTH = 8
+"""Deepest nesting of arrays and maps; no message of ours needs more than five."""
+
+MESSAGE_ITEMS = 65_536
+"""Most values (keys included) in one message."""
+
+MANIFEST_BYTES = 96 * 1024 * 1024
+"""Most bytes of an encoded manifest: about 500,000 instances. A study beyond
+that is refused with a sentence rather than held in memory."""
+
+MANIFEST_ITEMS = 16 * 1024 * 1024
+"""Most values in a manifest: 500,000 instances of 13 fields, and their batches."""
+
+MANIFEST_INSTANCES = 500_000
+"""Most instances in one study; the largest seen in practice are near 30,000."""
+
+# --- text ---------------------------------------------------------------------
+
+UID_CHARACTERS = 64
+"""Longest DICOM UID, PS3.5 section 9.1."""
+
+NAME_CHARACTERS = 128
+"""Longest facility name or petname."""
+
+TEXT_CHARACTERS = 1024
+"""Longest free text in a message, such as a Study Description (64 in PS3.5, but
+real files break that)."""
+
+ANNOUNCE_RECORDS = 256
+"""Most records in one announcement; its audit entry (one commitment of 64 hex
+digits a record) stays well under the 65,535 bytes of an entry."""
+
+WANT_RUNS = 16_384
+"""Most runs of batch indices in one want list; more are rounded up to fewer runs."""
+
+# --- time, seconds --------------------------------------------------------------
+
+PEER_REPLY_SECONDS = 20.0
+"""Longest wait for a peer's answer that needs only memory and disk at its side."""
+
+VERIFY_SECONDS = 600.0
+"""Longest wait for a recipient that verifies: what it holds of an interrupted
+transfer before it says what it wants, and what is left before its receipt. A slow
+disk at the other side is no fault; that it lives is seen from its pings."""
+
+STALL_SECONDS = 25.0
+"""A transfer in which no byte moved for so long is given up and resumed; a frozen
+peer is noticed in 30 s at the latest."""
+
+HEARTBEAT_SECONDS = 15.0
+"""Between messages on an idle subscription."""
+
+SUBSCRIPTION_SILENCE_SECONDS = 45.0
+"""A subscription silent for three heartbeats is dead."""
+
+CLOCK_SKEW_SECONDS = 24 * 3600
+"""Largest difference between a request's time and ours. Hospital clocks drift,
+and replay is already prevented by the transfer's ephemeral keys; the bound only
+keeps nonsense out of the log."""

@@ -1,0 +1,287 @@
+"""Every message of the four protocols, one frozen dataclass each (docs/protocol.md section 4).
+
+A message travels as a strict MessagePack map with a "type". Messages that are
+statements somebody may be held to (requests, offers, announcements) travel
+inside `Signed`: the signature covers the bytes as received, under a domain per
+type, so unknown fields of a later version stay covered.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import keys.errors
+from keys import identity
+from protocol import limits, wire
+from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
+from protocol.fields import (
+    binary,
+    choice,
+    flag,
+    from_map_untrusted,
+    maps,
+    number,
+    numbers,
+    octets,
+    runs,
+    text,
+    texts,
+    to_map,
+    uid,
+)
+
+HELLO_PROTOCOL = "/radmesh/hello/1"
+CATALOG_PROTOCOL = "/radmesh/catalog/1"
+STUDY_PROTOCOL = "/radmesh/study/1"
+AUDIT_PROTOCOL = "/radmesh/audit/1"
+
+PROTOCOL_VERSION = 1
+
+
+class Message:
+    """Base of all messages; `TYPE` is the word on the wire."""
+
+    TYPE: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello(Message):
+    """First message in both directions: what we speak, and our newest facility card."""
+
+    TYPE: ClassVar[str] = "hello"
+    versions: tuple[int, ...] = numbers(16)
+    software: str = text(64)
+    card: bytes = binary(64 * 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subscribe(Message):
+    """Ask for announcements after `cursor` of feed `epoch` (16 zero bytes: none yet)."""
+
+    TYPE: ClassVar[str] = "subscribe"
+    epoch: bytes = octets(16)
+    cursor: int = number()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One statement about one study.
+
+    `series`, `instances`, `bytes` (original), `encoded_bytes` and `content_root`
+    describe what can be fetched; they are 0 or zero bytes when withdrawn. Patient
+    fields are present only as far as the grant says.
+    """
+
+    sequence: int = number(least=1)
+    kind: str = choice("available", "changed", "withdrawn")
+    study: str = uid()
+    content_root: bytes = octets(32)
+    series: int = number()
+    instances: int = number()
+    bytes: int = number()
+    encoded_bytes: int = number()
+    modalities: tuple[str, ...] = texts(64, 16)
+    study_date: str = text(16)
+    description: str | None = text(optional=True)
+    patient_id: str | None = text(optional=True)
+    patient_name: str | None = text(optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announcement(Message):
+    """Records in order of sequence; always `Signed`.
+
+    `cursor` is where the feed stands after these records. With `reset` the
+    recipient forgets all that it knew of this feed before it reads the records.
+    """
+
+    TYPE: ClassVar[str] = "announcement"
+    recipient: bytes = octets(32)
+    epoch: bytes = octets(16)
+    reset: bool = flag()
+    cursor: int = number()
+    time: int = number()
+    records: tuple[Record, ...] = maps(Record, limits.ANNOUNCE_RECORDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat(Message):
+    """Nothing new; the subscription is alive."""
+
+    TYPE: ClassVar[str] = "heartbeat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Message):
+    """Ask for a study; always `Signed` by the recipient's node key.
+
+    `time` is milliseconds since the epoch, UTC.
+    """
+
+    TYPE: ClassVar[str] = "request"
+    transfer: bytes = octets(16)
+    source: bytes = octets(32)
+    study: str = uid()
+    purpose: str = text(32)
+    ephemeral: bytes = octets(32)
+    time: int = number()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal(Message):
+    """The sender ends the transfer; `code` is a `WireCode`."""
+
+    TYPE: ClassVar[str] = "refusal"
+    code: int = number(255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer(Message):
+    """What is going to be sent; always `Signed` by the source's node key.
+
+    `request` is the BLAKE3 digest of the signed request's body, so the offer is
+    for one recipient, transfer and purpose. `manifest` is the BLAKE3 digest of
+    the encoded manifest, `manifest_bytes` its size; it follows in sealed pieces.
+    """
+
+    TYPE: ClassVar[str] = "offer"
+    transfer: bytes = octets(16)
+    recipient: bytes = octets(32)
+    request: bytes = octets(32)
+    ephemeral: bytes = octets(32)
+    manifest: bytes = octets(32)
+    manifest_bytes: int = number(limits.MANIFEST_BYTES, least=1)
+    content_root: bytes = octets(32)
+    time: int = number()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Want(Message):
+    """The batches that the recipient lacks, as runs of indices into the manifest."""
+
+    TYPE: ClassVar[str] = "want"
+    runs: tuple[tuple[int, int], ...] = runs(limits.WANT_RUNS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit(Message):
+    """All sealed bytes that the recipient has stored or discarded so far."""
+
+    TYPE: ClassVar[str] = "credit"
+    bytes: int = number()
+
+
+@dataclass(frozen=True, kw_only=True)
+class End(Message):
+    """The last wanted batch has been sent. The end of the stream alone proves nothing."""
+
+    TYPE: ClassVar[str] = "end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptMessage(Message):
+    """The recipient's signed receipt: `body` as in docs/protocol.md section 6."""
+
+    TYPE: ClassVar[str] = "receipt"
+    body: bytes = binary(4096)
+    signature: bytes = octets(64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Countersignature(Message):
+    """The source's signature over the same receipt body."""
+
+    TYPE: ClassVar[str] = "countersignature"
+    signature: bytes = octets(64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed(Message):
+    """A message and its signature by the sender's node key."""
+
+    TYPE: ClassVar[str] = "signed"
+    body: bytes = binary(limits.MESSAGE_BYTES)
+    signature: bytes = octets(64)
+
+
+_TYPES: dict[str, type[Message]] = {
+    message.TYPE: message
+    for message in (
+        Hello,
+        Subscribe,
+        Announcement,
+        Heartbeat,
+        Request,
+        Refusal,
+        Offer,
+        Want,
+        Credit,
+        End,
+        ReceiptMessage,
+        Countersignature,
+        Signed,
+    )
+}
+
+MUST_BE_SIGNED: frozenset[type[Message]] = frozenset({Announcement, Request, Offer})
+"""Types that are refused outside of `Signed`."""
+
+M = TypeVar("M", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """The strict MessagePack map of a message."""
+    fields: dict[str, Any] = to_map(message)
+    fields["type"] = message.TYPE
+    return wire.pack(fields)
+
+
+def decode_untrusted(data: bytes | bytearray) -> Message:
+    """Read one message.
+
+    Raises:
+        RemoteProtocolError: not a message that we know, or one that breaks its rules.
+    """
+    value = wire.decode_untrusted(data)
+    if not isinstance(value, dict):
+        raise RemoteProtocolError("a message must be a map")
+    kind = value.get("type")
+    found = _TYPES.get(kind) if isinstance(kind, str) else None
+    if found is None:
+        raise RemoteProtocolError("the message type is unknown", WireCode.UNEXPECTED)
+    message: Message = from_map_untrusted(found, value)
+    return message
+
+
+def sign(message: Message, key: identity.KeyPair) -> Signed:
+    """Wrap a message in its signature."""
+    body = encode(message)
+    return Signed(body=body, signature=key.sign(_domain(message.TYPE), body))
+
+
+def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M:
+    """Check a signature and read the message inside.
+
+    Args:
+        signed: as received.
+        expected: the only type that is right here.
+        signer: the node key (32 bytes) that must have signed.
+
+    Raises:
+        RemoteProtocolError: wrong type or signature.
+    """
+    message = decode_untrusted(signed.body)
+    if not isinstance(message, expected):
+        raise RemoteProtocolError("the signed message is of another type", WireCode.UNEXPECTED)
+    try:
+        identity.verify(signer, _domain(message.TYPE), signed.body, signed.signature)
+    except keys.errors.KeysError:
+        raise RemoteProtocolError(
+            f"the signature of the {message.TYPE} does not hold", WireCode.BAD_SIGNATURE
+        ) from None
+    return message
+
+
+def _domain(kind: str) -> bytes:
+    if kind == Signed.TYPE:
+        raise LocalProtocolError("a signed message is not signed again")
+    return b"radmesh-" + kind.encode() + b"-v1"

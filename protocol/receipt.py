@@ -1,0 +1,96 @@
+"""The receipt: what recipient and source both sign about one finished transfer.
+
+It names the content by its root and holds no patient data, so it can stand in
+both audit logs and be shown to anyone (docs/protocol.md section 6).
+"""
+
+import builtins
+import hashlib
+from dataclasses import dataclass
+
+import keys.errors
+from keys import identity
+from protocol import wire
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.fields import choice, from_map_untrusted, number, octets, text, to_map
+
+SIGNING_DOMAIN = b"radmesh-receipt-v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Body of a receipt.
+
+    `manifest` and `content_root` are BLAKE3 digests, `bytes` original bytes,
+    `time` milliseconds since the epoch (UTC) by the recipient's clock.
+    """
+
+    transfer: bytes = octets(16)
+    source_facility: bytes = octets(32)
+    recipient_facility: bytes = octets(32)
+    source_node: bytes = octets(32)
+    recipient_node: bytes = octets(32)
+    manifest: bytes = octets(32)
+    content_root: bytes = octets(32)
+    instances: int = number()
+    bytes: int = number()
+    purpose: str = text(32)
+    time: int = number()
+    status: str = choice("received", "stored-in-pacs")
+
+    def encode(self) -> builtins.bytes:
+        """The bytes that both sides sign."""
+        return wire.pack({**to_map(self), "version": 1})
+
+
+def decode_receipt_untrusted(body: bytes) -> Receipt:
+    """Read a receipt body.
+
+    Raises:
+        RemoteProtocolError: not a receipt.
+    """
+    receipt: Receipt = from_map_untrusted(Receipt, wire.decode_untrusted(body))
+    return receipt
+
+
+def sign_receipt(body: bytes, key: identity.KeyPair) -> bytes:
+    """One side's signature (64 bytes) over a receipt body."""
+    return key.sign(SIGNING_DOMAIN, body)
+
+
+def check_signature(body: bytes, signature: bytes, signer: bytes) -> None:
+    """Check one side's signature by its node key.
+
+    Raises:
+        RemoteProtocolError: it does not hold.
+    """
+    try:
+        identity.verify(signer, SIGNING_DOMAIN, body, signature)
+    except keys.errors.KeysError:
+        raise RemoteProtocolError(
+            "the signature of the receipt does not hold", WireCode.BAD_SIGNATURE
+        ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedReceipt:
+    """A receipt body with both signatures; equal bytes at both sides."""
+
+    body: bytes
+    recipient_signature: bytes
+    source_signature: bytes
+
+    def encode(self) -> bytes:
+        """The form that both audit logs store and name by its SHA-256."""
+        return wire.pack(
+            {
+                "body": self.body,
+                "recipient_signature": self.recipient_signature,
+                "source_signature": self.source_signature,
+            }
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of `encode()`: how the audit logs refer to it."""
+        return hashlib.sha256(self.encode()).digest()

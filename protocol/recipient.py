@@ -1,0 +1,241 @@
+"""The recipient's end of a study transfer: request out, offer and sealed batches in, receipt out.
+
+Invariants: nothing is accepted that the signed offer did not announce; every
+batch has the digest and size that the manifest, whose digest the source signed,
+promises for it; a batch that was not wanted, or comes out of order or twice,
+ends the transfer. `open_manifest` and `open_batch` are pure computation and may
+run in threads while the connection goes on.
+"""
+
+from collections.abc import Iterable
+
+import blake3
+import nacl.utils
+
+import keys.errors
+from keys import seal
+from keys.identity import KeyPair
+from protocol import encoding, limits, messages
+from protocol.errors import DigestMismatch, LocalProtocolError, RemoteProtocolError, WireCode
+from protocol.manifest import Manifest
+from protocol.messages import (
+    Countersignature,
+    Credit,
+    End,
+    Offer,
+    ReceiptMessage,
+    Refusal,
+    Request,
+    Want,
+)
+from protocol.receipt import Receipt, SignedReceipt, check_signature, sign_receipt
+from protocol.states import DataReceived, Role, State
+from protocol.transfer import (
+    BatchArrived,
+    Countersigned,
+    Ended,
+    Event,
+    ManifestArrived,
+    Offered,
+    Random,
+    Refused,
+    TransferEnd,
+)
+
+
+def batch_runs(indices: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Ascending indices as runs (first, count); with too many runs the closest are merged.
+
+    A merged run asks for batches that are held already: wasteful, never wrong.
+    """
+    runs: list[tuple[int, int]] = []
+    for index in sorted(set(indices)):
+        if runs and runs[-1][0] + runs[-1][1] == index:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((index, 1))
+    while len(runs) > limits.WANT_RUNS:
+        runs = [
+            (first[0], second[0] + second[1] - first[0])
+            for first, second in zip(runs[::2], [*runs[1::2], runs[-1]], strict=False)
+        ]
+    return tuple(runs)
+
+
+class RecipientTransfer(TransferEnd):
+    """The end that wants the study.
+
+    Args:
+        key: our node key.
+        source: the source's node key (32 bytes), proven by the channel.
+        transfer: 16 random bytes that name the transfer, kept when it is resumed.
+    """
+
+    def __init__(
+        self,
+        key: KeyPair,
+        source: bytes,
+        transfer: bytes,
+        *,
+        random: Random = nacl.utils.random,
+    ) -> None:
+        super().__init__(Role.RECIPIENT, key, source, random)
+        self._transfer = transfer
+        self._request_digest = b""
+        self._pieces: list[memoryview] = []
+        self._pieces_bytes = 0
+        self._still_wanted: list[int] = []
+        self._stored_bytes = 0
+        self._receipt_body = b""
+        self._receipt_signature = b""
+
+    def ask(self, study: str, purpose: str, *, time_ms: int) -> bytes:
+        """The signed request for one study (Study Instance UID)."""
+        self.request = Request(
+            transfer=self._transfer,
+            source=self._peer,
+            study=study,
+            purpose=purpose,
+            ephemeral=self._ephemeral.public,
+            time=time_ms,
+        )
+        self._request_digest = blake3.blake3(messages.encode(self.request)).digest()
+        return self.connection.send(self.request)
+
+    def receive_untrusted(self, data: bytes | memoryview) -> list[Event]:
+        """Bytes from the source.
+
+        Raises:
+            RemoteProtocolError: a rule was broken.
+        """
+        events: list[Event] = []
+        for event in self.connection.receive_untrusted(data):
+            if isinstance(event, DataReceived):
+                if self.state is State.OFFERED:
+                    events += self._piece_untrusted(event)
+                else:
+                    events.append(self._batch_untrusted(event))
+                continue
+            match event.message:
+                case Offer() as offer:
+                    self._offer_untrusted(offer)
+                    events.append(Offered(offer))
+                case End():
+                    if self._still_wanted:
+                        raise RemoteProtocolError("the source ended before all wanted batches")
+                    events.append(Ended())
+                case Countersignature() as message:
+                    check_signature(self._receipt_body, message.signature, self._peer)
+                    events.append(
+                        Countersigned(
+                            SignedReceipt(
+                                body=self._receipt_body,
+                                recipient_signature=self._receipt_signature,
+                                source_signature=message.signature,
+                            )
+                        )
+                    )
+                case Refusal() as refusal:
+                    events.append(Refused(WireCode.from_wire(refusal.code)))
+        return events
+
+    def open_manifest(self) -> Manifest:
+        """Open, decode and check the manifest against the signed offer.
+
+        Raises:
+            RemoteProtocolError: it is not what was offered.
+        """
+        offer, request, sealer = self.offer, self.request, self._require_sealer()
+        assert offer is not None
+        assert request is not None
+        whole = bytearray()
+        for index, piece in enumerate(self._pieces):
+            opened = _open(sealer, seal.KIND_MANIFEST, index, piece)
+            whole += encoding.decode_untrusted(opened)
+        self._pieces.clear()
+        if len(whole) != offer.manifest_bytes:
+            raise RemoteProtocolError("the manifest is not of the offered size")
+        if blake3.blake3(whole).digest() != offer.manifest:
+            raise DigestMismatch("the manifest is not the offered one")
+        manifest = Manifest.decode_untrusted(bytes(whole))
+        if manifest.study_instance_uid != request.study:
+            raise RemoteProtocolError("the manifest is of another study")
+        if manifest.content_root != offer.content_root:
+            raise DigestMismatch("the manifest does not have the offered content root")
+        self.manifest = manifest
+        return manifest
+
+    def want(self, batches: Iterable[int]) -> bytes:
+        """Ask for the batches that we lack (indices into the manifest)."""
+        runs = batch_runs(batches)
+        self._still_wanted = [
+            index for first, count in runs for index in range(first, first + count)
+        ]
+        self._still_wanted.reverse()
+        return self.connection.send(Want(runs=runs))
+
+    def open_batch(self, batch: BatchArrived) -> bytes:
+        """Open one batch and check its size and digest; the encoded bytes.
+
+        Raises:
+            RemoteProtocolError: it is not the batch that the manifest promises.
+        """
+        entry = self._require_manifest().batches[batch.index]
+        encoded = _open(self._require_sealer(), seal.KIND_BATCH, batch.index, batch.sealed)
+        if len(encoded) != entry.encoded_size:
+            raise RemoteProtocolError(f"batch {batch.index} is not of its promised size")
+        if blake3.blake3(encoded).digest() != entry.digest:
+            raise DigestMismatch(f"batch {batch.index} does not have its promised digest")
+        return encoded
+
+    def credit(self, sealed_bytes: int) -> bytes:
+        """Tell the source that `sealed_bytes` more have been stored."""
+        self._stored_bytes += sealed_bytes
+        return self.connection.send(Credit(bytes=self._stored_bytes))
+
+    def sign_receipt(self, receipt: Receipt) -> bytes:
+        """Our receipt, once everything is verified and durable."""
+        self._receipt_body = receipt.encode()
+        self._receipt_signature = sign_receipt(self._receipt_body, self._key)
+        return self.connection.send(
+            ReceiptMessage(body=self._receipt_body, signature=self._receipt_signature)
+        )
+
+    def _offer_untrusted(self, offer: Offer) -> None:
+        request = self.request
+        if request is None:
+            raise LocalProtocolError("an offer before a request")
+        if (
+            offer.transfer != request.transfer
+            or offer.recipient != self._key.public
+            or offer.request != self._request_digest
+        ):
+            raise RemoteProtocolError("the offer answers another request")
+        self.offer = offer
+        self._agree(request, offer, offer.ephemeral)
+
+    def _piece_untrusted(self, event: DataReceived) -> list[Event]:
+        offer = self.offer
+        assert offer is not None
+        expected = -(-offer.manifest_bytes // limits.BATCH_BYTES)
+        if event.index != len(self._pieces) or event.index >= expected:
+            raise RemoteProtocolError("a manifest piece out of order", WireCode.UNEXPECTED)
+        self._pieces.append(event.sealed)
+        self._pieces_bytes += len(event.sealed)
+        return [ManifestArrived()] if len(self._pieces) == expected else []
+
+    def _batch_untrusted(self, event: DataReceived) -> BatchArrived:
+        if not self._still_wanted or self._still_wanted.pop() != event.index:
+            raise RemoteProtocolError(
+                "a batch that was not wanted, or out of order", WireCode.UNEXPECTED
+            )
+        return BatchArrived(event.index, event.sealed)
+
+
+def _open(sealer: seal.Sealer, kind: int, index: int, sealed: memoryview) -> bytes:
+    try:
+        return sealer.open(kind, index, sealed)
+    except keys.errors.KeysError:
+        raise RemoteProtocolError(
+            "sealed data cannot be opened: altered, or for another transfer", WireCode.BAD_DIGEST
+        ) from None
