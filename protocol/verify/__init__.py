@@ -1,0 +1,20 @@
+"""The auditor's verifier of an exported audit log.
+
+Shares no code with `protocol.log`, which writes the log, and needs neither node,
+network nor database: standard library, PyNaCl, and `keys` for the facility card
+and its fingerprint. Formats: docs/protocol-log.md; use: docs/auditing.md.
+"""
+
+from protocol.verify.check import verify_bundle
+from protocol.verify.evidence import Evidence
+from protocol.verify.verdict import Code, Finding, Verdict, report_lines, to_json
+
+__all__ = [
+    "Code",
+    "Evidence",
+    "Finding",
+    "Verdict",
+    "report_lines",
+    "to_json",
+    "verify_bundle",
+]

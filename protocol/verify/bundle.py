@@ -1,0 +1,153 @@
+"""Reading an audit bundle: a ZIP file from a stranger, streamed and bounded.
+
+Sizes that the ZIP claims are not trusted, names are only compared, nothing is
+ever extracted (docs/protocol-log.md section 7).
+"""
+
+import io
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import BinaryIO, Self
+
+FORMAT = "radmesh-audit-bundle/1"
+
+MEMBERS = 10_000
+"""Most files in a bundle: five, and a checkpoint for each day of 27 years."""
+
+CHECKPOINT_NAME = re.compile(r"checkpoints/(0|[1-9][0-9]{0,18})(\.[1-9][0-9]{0,3})?")
+
+_KNOWN = ("bundle.json", "card", "entries.jsonl", "leaves", "openings.jsonl", "receipts.jsonl")
+
+# What zipfile raises for files that are no ZIP files, or damaged ones.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    KeyError,
+)
+
+_BUFFER_BYTES = 1 << 20
+
+
+class BundleDamaged(Exception):
+    """The bundle cannot be read; the text says why."""
+
+
+class Bundle:
+    """An open bundle.
+
+    Args:
+        file: the bundle, seekable, opened for reading bytes; stays the caller's.
+
+    Raises:
+        BundleDamaged: not a ZIP file, or one with names that no bundle has.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        try:
+            self._zip = zipfile.ZipFile(file)
+            members = self._zip.infolist()
+        except _DAMAGE as error:
+            raise BundleDamaged("the file is not an audit bundle, or is damaged") from error
+        if len(members) > MEMBERS:
+            raise BundleDamaged(f"the bundle holds more than {MEMBERS} files")
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for member in members:
+            name = member.filename
+            if name in self._members:
+                raise BundleDamaged(f"the bundle holds two files named {name!a}")
+            if name.startswith("/") or "\\" in name or ".." in name.split("/") or ":" in name:
+                raise BundleDamaged(f"the bundle holds a file named {name!a}, which is a path")
+            self._members[name] = member
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._zip.close()
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return name in self._members
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Names of the checkpoint files."""
+        return [name for name in self._members if CHECKPOINT_NAME.fullmatch(name)]
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names of files that this version does not read."""
+        known = {*_KNOWN, *self.checkpoints}
+        return [name for name in self._members if name not in known]
+
+    def read(self, name: str, most: int) -> bytes:
+        """A whole small file of at most `most` bytes.
+
+        Raises:
+            BundleDamaged: missing, too large, or damaged.
+        """
+        try:
+            with self._open(name) as stream:
+                data = stream.read(most + 1)
+        except _DAMAGE as error:
+            raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
+        if len(data) > most:
+            raise BundleDamaged(f"the file {name} of the bundle is too large")
+        return data
+
+    def lines(self, name: str, most: int) -> Iterator[bytes]:
+        """The lines of a file, each with its line end.
+
+        A line without its end is the last one or is longer than `most` bytes; the
+        iteration ends with it.
+
+        Raises:
+            BundleDamaged: missing, or damaged at that point.
+        """
+        try:
+            with self._open(name) as stream:
+                while line := stream.readline(most + 1):
+                    yield line
+                    if not line.endswith(b"\n"):
+                        return
+        except _DAMAGE as error:
+            raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
+
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        """Consecutive blocks of `size` bytes; what is left over is dropped.
+
+        Raises:
+            BundleDamaged: missing, or damaged at that point.
+        """
+        try:
+            with self._open(name) as stream:
+                while len(block := stream.read(size)) == size:
+                    yield block
+        except _DAMAGE as error:
+            raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
+
+    def _open(self, name: str) -> io.BufferedReader:
+        member = self._members.get(name)
+        if member is None:
+            raise BundleDamaged(f"the bundle lacks the file {name}")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BundleDamaged(f"the file {name} is compressed in a way that bundles are not")
+        # ZipExtFile reads like a raw stream; its stub does not say so.
+        raw: io.RawIOBase = self._zip.open(member)  # type: ignore[assignment]
+        return io.BufferedReader(raw, _BUFFER_BYTES)

@@ -1,0 +1,195 @@
+"""What stands beside the entries and is read in step with them: openings and receipts."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keys.card import Card
+from protocol.verify.bundle import Bundle
+from protocol.verify.entries import OPENING_BYTES, EntryProblem, parse_object, parse_opening
+from protocol.verify.receipts import RECEIPT_BYTES, ReceiptProblem, open_receipt
+from protocol.verify.verdict import Code, Finding
+
+_RECEIPT_LINE_BYTES = RECEIPT_BYTES * 4 // 3 + 256
+_FINDINGS = 20
+"""Most findings of each kind that are kept; a bundle may hold a million bad receipts."""
+
+# An entry of type `receipt` that carries one of these says the same as its receipt.
+_REPEATED = ("transfer", "manifest", "content_root", "instances", "bytes")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an auditor holds that did not come with the bundle.
+
+    Attributes:
+        pins: (size, root) pairs noted earlier, root 32 bytes.
+        checkpoints: signed checkpoints of this log from elsewhere.
+        receipts: signed receipts that another facility holds.
+        peer_cards: cards of other facilities, whose fingerprints the auditor compared.
+    """
+
+    pins: Sequence[tuple[int, bytes]] = ()
+    checkpoints: Sequence[bytes] = ()
+    receipts: Sequence[bytes] = ()
+    peer_cards: Sequence[Card] = ()
+
+
+class _SideFile:
+    """Lines of a side file, each of which belongs to one entry, in the order of entries."""
+
+    def __init__(self, bundle: Bundle, name: str, most: int) -> None:
+        self._lines: Iterator[bytes] = iter(())
+        if bundle.has(name):
+            self._lines = bundle.lines(name, most)
+        self._name = name
+        self.findings: list[Finding] = []
+
+    def find(self, code: Code, index: int | None, reason: str) -> None:
+        if len(self.findings) < _FINDINGS:
+            self.findings.append(Finding(code, index, reason))
+
+    def _next_line(self) -> bytes | None:
+        return next(self._lines, None)
+
+
+class Openings(_SideFile):
+    """openings.jsonl: what the commitments in the entries stand for."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, "openings.jsonl", OPENING_BYTES)
+        self.opened = 0
+        self.commitments = 0
+        self._advance()
+
+    def _advance(self) -> None:
+        line = self._next_line()
+        try:
+            self._current = parse_opening(line) if line is not None else None
+        except EntryProblem as problem:
+            self.find(Code.OPENING_BAD, None, f"a line of openings.jsonl {problem.reason}")
+            self._current = None
+
+    def match(self, index: int, subjects: Sequence[dict[str, str]]) -> None:
+        """Check the openings of entry `index` against its subjects."""
+        self.commitments += len(subjects)
+        while self._current is not None and self._current.index <= index:
+            opening = self._current
+            subject = {"commitment": opening.commitment, "kind": opening.kind}
+            if opening.index == index and subject in subjects and opening.holds:
+                self.opened += 1
+            else:
+                self.find(
+                    Code.OPENING_BAD,
+                    opening.index,
+                    f"an opening claims to be of entry {opening.index} and is not",
+                )
+            self._advance()
+
+    def finish(self) -> None:
+        """Say that what is left belongs to no entry."""
+        if self._current is not None:
+            self.find(
+                Code.OPENING_BAD,
+                self._current.index,
+                f"an opening is of entry {self._current.index}, which was not read",
+            )
+
+
+class Receipts(_SideFile):
+    """receipts.jsonl, and the receipts that the auditor brought along."""
+
+    def __init__(self, bundle: Bundle, own: Card, evidence: Evidence) -> None:
+        super().__init__(bundle, "receipts.jsonl", _RECEIPT_LINE_BYTES)
+        self.named = 0
+        self.held = 0
+        self.half_checked = 0
+        self._own = own
+        self._peers = evidence.peer_cards
+        self._outside: dict[str, bool] = {}
+        for blob in evidence.receipts:
+            if self._open(blob, None, "your receipt") is not None:
+                self._outside[hashlib.sha256(blob).hexdigest()] = False
+        self._current: tuple[int, bytes] | None = None
+        self._advance()
+
+    def _open(self, blob: bytes, index: int | None, source: str) -> dict[str, Any] | None:
+        try:
+            fields, both_known = open_receipt(blob, self._own, self._peers)
+        except ReceiptProblem as problem:
+            digest = hashlib.sha256(blob).hexdigest()
+            self.find(problem.code, index, f"{source} {digest[:16]} {problem.reason}")
+            return None
+        self.half_checked += not both_known
+        return fields
+
+    def _advance(self) -> None:
+        line = self._next_line()
+        self._current = None
+        if line is None:
+            return
+        try:
+            value = parse_object(line.removesuffix(b"\n"))
+            index, blob = value["index"], base64.b64decode(value["receipt"], validate=True)
+            if isinstance(index, bool) or not isinstance(index, int) or not line.endswith(b"\n"):
+                raise ValueError
+            self._current = index, blob
+        except (EntryProblem, KeyError, TypeError, ValueError, binascii.Error):
+            self.find(Code.RECEIPT_SIG, None, "a line of receipts.jsonl is malformed")
+
+    def match(self, index: int, entry: dict[str, Any]) -> None:
+        """Check the receipts that claim to be named by entry `index`."""
+        logged = entry["details"].get("receipt")
+        if isinstance(logged, str):
+            self.named += 1
+            if logged in self._outside:
+                self._outside[logged] = True
+        while self._current is not None and self._current[0] <= index:
+            at, blob = self._current
+            fields = self._open(blob, at, f"the receipt of entry {at},")
+            if fields is not None:
+                if at != index or hashlib.sha256(blob).hexdigest() != logged:
+                    self.find(Code.RECEIPT_NOT_LOGGED, at, f"entry {at} does not name its receipt")
+                else:
+                    self.held += 1
+                    self._compare(index, entry, fields)
+            self._advance()
+
+    def _compare(self, index: int, entry: dict[str, Any], fields: dict[str, Any]) -> None:
+        facilities = {fields["source_facility"].hex(), fields["recipient_facility"].hex()}
+        wrong = {"peer"} if entry["peer"] and entry["peer"] not in facilities else set()
+        if entry["type"] == "receipt":
+            if entry["purpose"] != fields["purpose"]:
+                wrong.add("purpose")
+            for name in _REPEATED:
+                said = entry["details"].get(name)
+                value = fields.get(name)
+                signed = value.hex() if isinstance(value, bytes) else value
+                if said is not None and said != signed:
+                    wrong.add(name)
+        if wrong:
+            self.find(
+                Code.RECEIPT_MISMATCH,
+                index,
+                f"entry {index} and its receipt differ in {', '.join(sorted(wrong))}",
+            )
+
+    def finish(self) -> None:
+        """Say which receipts the log never named."""
+        if self._current is not None:
+            self.find(
+                Code.RECEIPT_NOT_LOGGED,
+                self._current[0],
+                f"a receipt is of entry {self._current[0]}, which was not read",
+            )
+        for digest, seen in self._outside.items():
+            if not seen:
+                self.find(
+                    Code.RECEIPT_NOT_LOGGED,
+                    None,
+                    f"your receipt {digest[:16]} is good, and the log does not name it: "
+                    "an exchange took place that is missing here",
+                )

@@ -1,0 +1,154 @@
+"""What a verification says: codes, findings, the verdict, and its two forms for people
+and for programs. The codes are part of docs/auditing.md.
+"""
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class Code(enum.StrEnum):
+    """Why a log is not sound, or that it is."""
+
+    OK = "OK"
+    BUNDLE = "BUNDLE"
+    """The bundle is damaged or contradicts itself."""
+    KEY_CHAIN = "KEY_CHAIN"
+    """The card, or a key of the log, does not lead back to the facility key."""
+    CP_BAD = "CP_BAD"
+    """A checkpoint is malformed or not signed by the key in force at its size."""
+    CP_ORIGIN = "CP_ORIGIN"
+    """A checkpoint is of another log."""
+    FORK = "FORK"
+    """Two signed checkpoints of one size have different roots."""
+    GENESIS = "GENESIS"
+    """The first entry is missing or belongs to another log."""
+    ENTRY_PARSE = "ENTRY_PARSE"
+    """An entry is torn, no JSON, or lacks a field."""
+    ENTRY_NOT_CANONICAL = "ENTRY_NOT_CANONICAL"
+    """An entry is JSON, but not in its one canonical form."""
+    ENTRY_INDEX = "ENTRY_INDEX"
+    """An entry does not carry the index of its place."""
+    TIME_BACKWARDS = "TIME_BACKWARDS"
+    """An entry is dated before the one in front of it."""
+    ROOT_MISMATCH = "ROOT_MISMATCH"
+    """The entries do not have the root that was signed."""
+    TRUNCATED = "TRUNCATED"
+    """There are fewer entries than were signed."""
+    UNSIGNED_TAIL = "UNSIGNED_TAIL"
+    """There are more entries than were signed."""
+    FORK_VS_PIN = "FORK_VS_PIN"
+    """The log has another root at a size that the auditor knows from elsewhere."""
+    TRUNCATED_VS_PIN = "TRUNCATED_VS_PIN"
+    """The log is shorter than the auditor knows from elsewhere."""
+    RECEIPT_SIG = "RECEIPT_SIG"
+    """A receipt is malformed or a signature on it does not hold."""
+    RECEIPT_UNKNOWN_KEY = "RECEIPT_UNKNOWN_KEY"
+    """A receipt is signed by a key that no card names."""
+    RECEIPT_NOT_LOGGED = "RECEIPT_NOT_LOGGED"
+    """A good receipt is not in the log."""
+    RECEIPT_MISMATCH = "RECEIPT_MISMATCH"
+    """An entry says something else than the receipt it names."""
+    OPENING_BAD = "OPENING_BAD"
+    """An opening is not that of the entry it claims to open."""
+    ROTATION_UNCHECKED = "ROTATION_UNCHECKED"
+    """The log changes its key in a way that this version cannot check."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong; `index` is the first bad entry, None where none can be named."""
+
+    code: Code
+    index: int | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome of a verification.
+
+    Attributes:
+        sound: True, False, or None when it cannot be told.
+        code, index, reason: the cause; `index` as in `Finding`.
+        findings: the cause and its consequences, in that order; empty when sound.
+        notes: what the verdict does not cover, as sentences.
+        name: the facility's name by its card, or "".
+        origin: the log's origin, or "".
+        size: entries read.
+        root: root over them, 64 hex digits.
+        first_time, last_time: of the first and last entry, or "".
+        counts: entries by type.
+    """
+
+    sound: bool | None
+    code: Code
+    index: int | None
+    reason: str
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    name: str = ""
+    origin: str = ""
+    size: int = 0
+    root: str = ""
+    first_time: str = ""
+    last_time: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 sound, 1 not sound, 2 cannot tell."""
+        return 2 if self.sound is None else 0 if self.sound else 1
+
+
+def report_lines(verdict: Verdict) -> list[str]:
+    """The verdict for a person, one line each, without line ends."""
+    head = {True: "SOUND", False: "NOT SOUND", None: "CANNOT TELL"}[verdict.sound]
+    lines = [f"{head}: {verdict.reason}"]
+    if verdict.sound is not True:
+        place = "" if verdict.index is None else f", first bad entry {verdict.index}"
+        lines.append(f"  code      {verdict.code}{place}")
+    if verdict.name:
+        lines.append(f"  facility  {verdict.name}")
+    if verdict.origin:
+        lines.append(f"  log       {verdict.origin}")
+    if verdict.size:
+        lines.append(
+            f"  entries   {verdict.size:,}, from {verdict.first_time} to {verdict.last_time}"
+        )
+        lines.append(f"  root      {verdict.root}")
+        counts = ", ".join(f"{count:,} {name}" for name, count in sorted(verdict.counts.items()))
+        lines.append(f"  of these  {counts}")
+    if len(verdict.findings) > 1:
+        lines.append("what follows from it, or is wrong besides:")
+        lines.extend(f"  - {each.code}: {each.reason}" for each in verdict.findings[1:])
+    if verdict.notes:
+        lines.append("what this verdict does not cover:")
+        lines.extend(f"  - {note}" for note in verdict.notes)
+    return lines
+
+
+def to_json(verdict: Verdict) -> str:
+    """The verdict for a program: one JSON object on one line."""
+    return json.dumps(
+        {
+            "verdict": {True: "sound", False: "not sound", None: "cannot tell"}[verdict.sound],
+            "code": verdict.code,
+            "index": verdict.index,
+            "reason": verdict.reason,
+            "findings": [
+                {"code": each.code, "index": each.index, "reason": each.reason}
+                for each in verdict.findings
+            ],
+            "notes": list(verdict.notes),
+            "facility": verdict.name,
+            "origin": verdict.origin,
+            "size": verdict.size,
+            "root": verdict.root,
+            "first_time": verdict.first_time,
+            "last_time": verdict.last_time,
+            "counts": dict(verdict.counts),
+        },
+        ensure_ascii=False,
+    )
