@@ -1,0 +1,124 @@
+"""The client's side: run an operation in the running node, or on the home itself.
+
+Imports nothing slow: every command starts here.
+"""
+
+import http.client
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from node.api import endpoint
+from node.api.failures import error_from
+from node.errors import ExitCode, NodeError
+from node.home import Home
+
+CONNECT_SECONDS = 5.0
+
+LOCK_SECONDS = 3.0
+"""How long a command waits for a home that another short command has."""
+
+LOCK_POLL_SECONDS = 0.1
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def call(
+    home: Home,
+    operation: str,
+    parameters: dict[str, Any],
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Run one operation: in the node of this home when it runs, else on the home itself.
+
+    Args:
+        home: the node's home.
+        operation: its name.
+        parameters: what it takes, as JSON values.
+        on_progress: called in this thread with each progress event.
+
+    Returns:
+        What the operation gives.
+
+    Raises:
+        NodeError: as the operation says; or the node is not running and has to.
+        KeyboardInterrupt: Ctrl-C, after work on the home itself has stopped cleanly.
+    """
+    home.require()
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        connection = endpoint.connect(home.socket_path, CONNECT_SECONDS)
+        if connection is not None:
+            connection.settimeout(None)
+            return _call_node(_Connection(connection), operation, parameters, on_progress)
+
+        from node.api.offline import HomeBusy, run_offline
+
+        try:
+            return run_offline(home, operation, parameters, on_progress)
+        except HomeBusy:
+            # Another short command has the home, or a node that is starting.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_POLL_SECONDS)
+
+
+def is_running(socket_path: Path) -> bool:
+    """Whether a node listens there."""
+    connection = endpoint.connect(socket_path, CONNECT_SECONDS)
+    if connection is None:
+        return False
+    connection.close()
+    return True
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket that is connected already."""
+
+    def __init__(self, connected: Any) -> None:
+        super().__init__("localhost")
+        self.sock = connected
+
+
+def _call_node(
+    connection: _Connection,
+    operation: str,
+    parameters: dict[str, Any],
+    on_progress: OnProgress | None,
+) -> dict[str, Any]:
+    try:
+        for message in _messages(connection, operation, parameters):
+            if "result" in message:
+                result: dict[str, Any] = message["result"]
+                return result
+            if "error" in message:
+                raise error_from(message["error"])
+            if on_progress is not None:
+                on_progress(message["progress"])
+    finally:
+        connection.close()
+    raise NodeError(
+        "the node stopped before it answered",
+        hint="see the log of `radmesh serve`; the command can be run again",
+        code=ExitCode.BUSY,
+    )
+
+
+def _messages(
+    connection: _Connection, operation: str, parameters: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The lines of the answer; they end early when the node does."""
+    try:
+        connection.request(
+            "POST",
+            f"/v1/{operation}",
+            json.dumps(parameters),
+            {"content-type": "application/json", "connection": "close"},
+        )
+        answer = connection.getresponse()
+        while line := answer.readline():
+            yield json.loads(line)
+    except (OSError, http.client.HTTPException, ValueError):
+        return

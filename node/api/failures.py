@@ -1,0 +1,46 @@
+"""Errors on their way to a person: out of exception groups, and as JSON."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from node.errors import ExitCode, NodeError
+
+
+def single_node_error(error: BaseException) -> NodeError | None:
+    """The NodeError that an exception is or holds; None when there is none.
+
+    A nursery wraps what its tasks raise into groups.
+    """
+    if isinstance(error, NodeError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            found = single_node_error(inner)
+            if found is not None:
+                return found
+    return None
+
+
+def describe_error(error: NodeError) -> dict[str, Any]:
+    """An error as JSON."""
+    return {"message": error.message, "hint": error.hint, "code": int(error.code)}
+
+
+def error_from(described: Any) -> NodeError:
+    """An error from its JSON; an unknown code becomes the general one."""
+    try:
+        code = ExitCode(described["code"])
+    except ValueError:
+        code = ExitCode.FAILED
+    return NodeError(described["message"], hint=described["hint"], code=code)
+
+
+def describe_unexpected(error: BaseException) -> str:
+    """What an exception is and where it came from, without its text, which may name a
+    patient: `KeyError in catalog.py:12`."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    trace = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
+    return f"{type(error).__name__}{place}"

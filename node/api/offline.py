@@ -1,0 +1,86 @@
+"""Run an operation on a home whose node does not run."""
+
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import trio
+
+from node.api.failures import single_node_error
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.home import Home
+from node.operations import OPERATIONS
+
+
+class HomeBusy(NodeError):
+    """Another process has the home."""
+
+
+def open_node(home: Home) -> Node:
+    """Open a home.
+
+    Raises:
+        HomeBusy: another process has it now.
+        NodeError: it cannot be opened.
+    """
+    try:
+        return Node.open(home)
+    except NodeError as error:
+        if error.code is not ExitCode.BUSY:
+            raise
+        raise HomeBusy(error.message, hint=error.hint, code=error.code) from error
+
+
+def run_offline(
+    home: Home,
+    operation: str,
+    parameters: dict[str, Any],
+    on_progress: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, Any]:
+    """Open the home, run the operation, close the home.
+
+    Raises:
+        HomeBusy: another process has the home.
+        NodeError: the operation needs a running node, or as the operation says.
+        KeyboardInterrupt: Ctrl-C, once the operation has stopped.
+    """
+    chosen = OPERATIONS[operation]
+    if chosen.needs_network:
+        raise NodeError(
+            "the node of this home is not running",
+            hint="start it with `radmesh serve`",
+            code=ExitCode.BUSY,
+        )
+
+    def report(event: dict[str, Any]) -> None:
+        if on_progress is not None:
+            on_progress(event)
+
+    async def main(node: Node) -> dict[str, Any] | None:
+        result: dict[str, Any] | None = None
+        # Ctrl-C becomes a cancellation: a worker thread then stops at a safe point.
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
+                result = await chosen.run(node, parameters, report)
+                nursery.cancel_scope.cancel()
+        return result
+
+    with open_node(home) as node:
+        try:
+            result = trio.run(main, node)
+        except Exception as error:
+            known = single_node_error(error)
+            if known is None:
+                raise
+            raise known from error
+    if result is None:
+        raise KeyboardInterrupt
+    return result
+
+
+async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+        return

@@ -1,0 +1,194 @@
+"""The server's side of the local API: Starlette on hypercorn in the node's nursery.
+
+A request runs one operation. A client that goes away cancels its operation, and
+nothing else: what must outlive a command (a fetch) belongs to the node, and its
+operation only follows it.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypercorn.trio
+import trio
+from hypercorn.config import Config
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from node.api.endpoint import listening
+from node.api.failures import describe_error, describe_unexpected, single_node_error
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.operations import OPERATIONS
+from node.operations.base import Report
+
+log = logging.getLogger("radmesh.api")
+
+REQUEST_BYTES = 1024 * 1024
+"""Most bytes of a request: a facility card (64 KiB) or a list of some thousand paths."""
+
+PROGRESS_SECONDS = 0.1
+"""Between two progress lines; what comes in between is replaced by what comes after."""
+
+
+async def serve_api(node: Node, socket_path: Path, ready: Callable[[], None]) -> None:
+    """Serve the local API until cancelled.
+
+    Args:
+        node: what it serves.
+        socket_path: where it listens.
+        ready: called once, when clients can connect.
+
+    Raises:
+        NodeError: the socket cannot be made.
+    """
+    logger = logging.getLogger("radmesh.api.http")
+    logger.setLevel(logging.WARNING)
+    with listening(socket_path) as listener:
+        config = Config()
+        # hypercorn takes over the descriptor that it is given and closes it.
+        config.bind = [f"fd://{listener.detach()}"]
+        config.accesslog = None
+        config.errorlog = logger
+        config.graceful_timeout = 0.5
+        # hypercorn and Starlette type the same ASGI messages differently.
+        asgi: Any = application(node)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(functools.partial(hypercorn.trio.serve, asgi, config, mode="asgi"))
+            ready()
+
+
+def application(node: Node) -> Starlette:
+    """The local API of a node as an ASGI application."""
+    return Starlette(
+        routes=[
+            Route("/v1/health", _health, methods=["GET"]),
+            Route("/v1/{operation}", _Endpoint(node), methods=["POST"]),
+        ]
+    )
+
+
+async def _health(_: Request) -> Response:
+    return JSONResponse({"ok": True, "pid": os.getpid()})
+
+
+class _Endpoint:
+    """Answers `POST /v1/<operation>`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            parameters = await _read_parameters(Request(scope, receive))
+            operation = scope["path_params"]["operation"]
+            if operation not in OPERATIONS:
+                raise NodeError(
+                    f"the node has no operation {operation}",
+                    hint="the command and the running node are of different versions: "
+                    "start the node again",
+                    code=ExitCode.USAGE,
+                )
+        except NodeError as error:
+            await JSONResponse({"error": describe_error(error)}, 400)(scope, receive, send)
+            return
+        except ClientDisconnect:
+            return
+        await self._answer(operation, parameters, receive, send)
+
+    async def _answer(
+        self, operation: str, parameters: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"application/x-ndjson")],
+            }
+        )
+        progress = _Progress()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
+            async with trio.open_nursery() as sending:
+                sending.start_soon(progress.forward, send)
+                outcome = await self._outcome(operation, parameters, progress.report)
+                progress.end()
+            await send({"type": "http.response.body", "body": outcome})
+            nursery.cancel_scope.cancel()
+
+    async def _outcome(self, operation: str, parameters: dict[str, Any], report: Report) -> bytes:
+        try:
+            result = await OPERATIONS[operation].run(self._node, parameters, report)
+            return _line({"result": result})
+        except Exception as error:
+            known = single_node_error(error)
+            if known is None:
+                what = describe_unexpected(error)
+                log.error("the operation %s failed: %s", operation, what)
+                known = NodeError(
+                    f"the node met an error that it did not expect ({what})",
+                    hint="see the log of `radmesh serve`; the node goes on",
+                )
+            return _line({"error": describe_error(known)})
+
+
+class _Progress:
+    """The newest progress event of an operation, sent at a bounded rate."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Any] = {}
+        self._ended = False
+        self._changed = trio.Event()
+
+    def report(self, event: dict[str, Any]) -> None:
+        self._latest = event
+        self._changed.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._changed.set()
+
+    async def forward(self, send: Send) -> None:
+        """Send until `end`. A line under way is finished, never cut."""
+        while True:
+            await self._changed.wait()
+            if self._ended:
+                return
+            self._changed = trio.Event()
+            body = _line({"progress": self._latest})
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await trio.sleep(PROGRESS_SECONDS)
+
+
+async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _read_parameters(request: Request) -> dict[str, Any]:
+    body = bytearray()
+    async with contextlib.aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > REQUEST_BYTES:
+                raise NodeError("the request is too large", code=ExitCode.USAGE)
+    try:
+        parameters = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        parameters = None
+    if not isinstance(parameters, dict):
+        raise NodeError("the request is not a JSON object", code=ExitCode.USAGE)
+    return parameters
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"

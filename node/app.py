@@ -1,0 +1,170 @@
+"""The node: builds the parts, wires them, and owns the nursery they run in.
+
+Opened offline it gives a command the catalog, the store, the trust and the log;
+serving, it adds the network. One process has a home at a time.
+"""
+
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from keys.trust import Peer
+from node.audit import AuditLog
+from node.catalog import CATALOG_SCHEMA, Catalog
+from node.config import read_settings
+from node.database import Database
+from node.feeds import FEEDS_SCHEMA, Feeds
+from node.home import Home, log_origin, now_ms
+from node.incoming import Incoming
+from node.peers import PEERS_SCHEMA, Peers
+from node.store import BatchStore
+from node.transfers import TRANSFERS_SCHEMA, Transfers
+from protocol.log.entry import Event
+
+if TYPE_CHECKING:
+    from node.serving import Serving
+
+VERSION = "0.1.0"
+
+
+class Node:
+    """One node on one home.
+
+    Use `Node.open`; `serving` adds the network. `started_ms` is None offline.
+    """
+
+    def __init__(self, home: Home, unlock: Callable[[], None]) -> None:
+        self.home = home
+        self._unlock = unlock
+        self.settings = read_settings(home.config_path)
+        self.keys = home.read_keys()
+        self.card = home.read_card()
+        self.audit = AuditLog.open(
+            home.audit_path,
+            log_key=self.keys.log,
+            origin=log_origin(self.card.facility_key),
+            clock_ms=now_ms,
+        )
+        self.database = Database(
+            home.database_path,
+            (CATALOG_SCHEMA, PEERS_SCHEMA, FEEDS_SCHEMA, TRANSFERS_SCHEMA),
+        )
+        self.catalog = Catalog(self.database)
+        self.store = BatchStore(home.store_path)
+        self.incoming = Incoming(home.incoming_path, self.store)
+        self.feeds = Feeds(self.database, self.catalog)
+        self.transfers = Transfers(self.database)
+        self.peers = Peers(
+            self.database, self.card.facility_key, self.audit.append, self._peer_changed
+        )
+        self.catalog.on_change = self._study_changed
+        self.started_ms: int | None = None
+        self.serving_parts: Serving | None = None
+
+    @classmethod
+    def open(cls, home: Home) -> "Node":
+        """Take the home for this process.
+
+        Raises:
+            NodeError: there is no home, another process has it, or it is damaged.
+        """
+        unlock = home.lock()
+        try:
+            return cls(home, unlock)
+        except BaseException:
+            unlock()
+            raise
+
+    def close(self) -> None:
+        """Give the home back."""
+        self.audit.close()
+        self.database.close()
+        self._unlock()
+
+    def __enter__(self) -> "Node":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def free_bytes(self) -> int:
+        """Free space on the home's disk, bytes."""
+        return shutil.disk_usage(self.home.path).free
+
+    def petname(self, facility_key: bytes) -> str:
+        """A peer's name for people; the beginning of its key when it is unknown."""
+        for peer in self.peers.store.peers:
+            if peer.facility_key == facility_key:
+                return peer.petname
+        return facility_key.hex()[:16]
+
+    def seeing(self) -> list[bytes]:
+        """Facility keys of the peers that may learn of our studies now."""
+        store, now = self.peers.store, now_ms() // 1000
+        return [
+            peer.facility_key for peer in store.peers if store.why_not(peer, "see", now) is None
+        ]
+
+    def _study_changed(self, study: str) -> None:
+        self.feeds.study_changed(study, self.seeing())
+        self._wake(lambda serving: serving.announcer.announce())
+
+    def _peer_changed(self, peer: Peer) -> None:
+        sees = self.peers.store.why_not(peer, "see", now_ms() // 1000) is None
+        self.feeds.peer_changed(peer.facility_key, sees)
+        if peer.revoked is not None:
+            self.feeds.forget_peer(peer.facility_key)
+        self._wake(lambda serving: serving.peer_changed(peer))
+
+    def _wake(self, action: Callable[["Serving"], None]) -> None:
+        """Run something in the trio thread, from whichever thread a change came."""
+        serving = self.serving_parts
+        if serving is None:
+            return
+        with contextlib.suppress(trio.RunFinishedError):
+            serving.token.run_sync_soon(action, serving)
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator["Serving"]:
+        """Run the node's network inside this block.
+
+        Raises:
+            NodeError: it cannot listen.
+        """
+        from node.serving import Serving
+
+        await trio.to_thread.run_sync(self.transfers.close_interrupted_outgoing)
+        await trio.to_thread.run_sync(self.incoming.sweep)
+        serving = Serving(self)
+        self.serving_parts = serving
+        try:
+            async with serving.running():
+                self.started_ms = now_ms()
+                await trio.to_thread.run_sync(
+                    self.audit.append, Event(type="start", details={"version": VERSION})
+                )
+                try:
+                    yield serving
+                finally:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
+                        await trio.to_thread.run_sync(self.audit.append, Event(type="stop"))
+        finally:
+            self.serving_parts = None
+            self.started_ms = None
+
+    def publish_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Put these addresses into the card, with a new serial, when they differ."""
+        renewed = self.home.renew_card(self.card, self.keys, addresses)
+        if renewed is self.card:
+            return
+        self.audit.append(
+            Event(
+                type="card-updated",
+                actor="node",
+                details={"card": renewed.digest, "serial": renewed.serial},
+            )
+        )
+        self.card = renewed

@@ -1,0 +1,90 @@
+"""Keeps the signed checkpoint of the audit log up with the log.
+
+A checkpoint costs two flushes more than an entry, so it is written by a thread
+of its own, once for all entries that came meanwhile. What is on disk may lag by
+some milliseconds; what is shown to anybody is written first, so that no crash
+makes the log fall behind what others have seen.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from node.audit_files import replace_durable
+from node.errors import NodeError
+from protocol.log.checkpoint import Checkpoint, sign_checkpoint
+from protocol.log.note import Signer
+from protocol.log.tree import Frontier
+
+PAUSE_SECONDS = 0.05
+"""Least time between two checkpoints that nobody asked for."""
+
+RETRY_SECONDS = 1.0
+"""After a write that failed; the entries meet the same disk and report it."""
+
+
+class CheckpointKeeper:
+    """Signs and writes checkpoints.
+
+    Args:
+        path: the file of the newest checkpoint.
+        signer: the log key, named by the origin.
+        durable: gives the tree over the entries that are on disk; never a larger one.
+    """
+
+    def __init__(self, path: Path, signer: Signer, durable: Callable[[], Frontier]) -> None:
+        self._path = path
+        self._signer = signer
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._size = -1
+        self._text = ""
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="radmesh-checkpoint", daemon=True)
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Say that there are new entries."""
+        self._wanted.set()
+
+    def current(self) -> str:
+        """The signed checkpoint over all durable entries; on disk before it is returned.
+
+        Raises:
+            NodeError: it cannot be written.
+        """
+        with self._lock:
+            tree = self._durable()
+            if tree.size != self._size:
+                checkpoint = Checkpoint(self._signer.name, tree.size, tree.root())
+                text = sign_checkpoint(checkpoint, self._signer)
+                replace_durable(self._path, text.encode())
+                self._size, self._text = tree.size, text
+            return self._text
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self._stopping.is_set():
+                return
+            self._wanted.clear()
+            try:
+                self.current()
+                pause = PAUSE_SECONDS
+            except NodeError:
+                self._wanted.set()
+                pause = RETRY_SECONDS
+            if self._stopping.wait(pause):
+                return
+
+    def close(self) -> None:
+        """Stop, after a last checkpoint if the disk takes one."""
+        self._stopping.set()
+        self._wanted.set()
+        self._thread.join()
+        try:
+            self.current()
+        except NodeError:
+            # The next start signs it; the entries themselves are durable.
+            return

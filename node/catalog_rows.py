@@ -1,0 +1,261 @@
+"""Tables of the catalog and the rows that leave it."""
+
+import sqlite3
+from dataclasses import dataclass
+
+from protocol.manifest import NO_NUMBER
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS studies (
+    study_uid TEXT PRIMARY KEY,
+    patient_id TEXT NOT NULL,
+    patient_name TEXT NOT NULL,
+    patient_birth_date TEXT NOT NULL,
+    patient_sex TEXT NOT NULL,
+    accession_number TEXT NOT NULL,
+    study_id TEXT NOT NULL,
+    study_date TEXT NOT NULL,
+    study_time TEXT NOT NULL,
+    description TEXT NOT NULL,
+    referring_physician TEXT NOT NULL,
+    institution TEXT NOT NULL,
+    shared INTEGER NOT NULL,
+    origin TEXT NOT NULL,
+    received INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    content_root BLOB NOT NULL,
+    series_count INTEGER NOT NULL,
+    instance_count INTEGER NOT NULL,
+    original_bytes INTEGER NOT NULL,
+    encoded_bytes INTEGER NOT NULL,
+    modalities TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS studies_accession ON studies (accession_number);
+
+CREATE TABLE IF NOT EXISTS series (
+    study_uid TEXT NOT NULL REFERENCES studies,
+    series_uid TEXT NOT NULL,
+    series_number INTEGER,
+    modality TEXT NOT NULL,
+    series_description TEXT NOT NULL,
+    body_part TEXT NOT NULL,
+    series_date TEXT NOT NULL,
+    manufacturer TEXT NOT NULL,
+    station TEXT NOT NULL,
+    PRIMARY KEY (study_uid, series_uid)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS batches (
+    digest BLOB PRIMARY KEY,
+    encoded_size INTEGER NOT NULL,
+    original_size INTEGER NOT NULL,
+    encoding INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Positions count from 0 without gaps and never change. One batch may have several:
+-- the pieces of a large black image are equal.
+CREATE TABLE IF NOT EXISTS study_batches (
+    study_uid TEXT NOT NULL REFERENCES studies,
+    position INTEGER NOT NULL,
+    digest BLOB NOT NULL REFERENCES batches,
+    PRIMARY KEY (study_uid, position)
+) STRICT, WITHOUT ROWID;
+
+-- What does not fit behind byte_offset goes on at the start of the next positions.
+CREATE TABLE IF NOT EXISTS instances (
+    study_uid TEXT NOT NULL,
+    sop_uid TEXT NOT NULL,
+    series_uid TEXT NOT NULL,
+    sop_class_uid TEXT NOT NULL,
+    transfer_syntax_uid TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    number INTEGER NOT NULL,
+    image_rows INTEGER NOT NULL,
+    image_columns INTEGER NOT NULL,
+    frames INTEGER NOT NULL,
+    first_position INTEGER NOT NULL,
+    byte_offset INTEGER NOT NULL,
+    PRIMARY KEY (study_uid, sop_uid),
+    FOREIGN KEY (study_uid, series_uid) REFERENCES series,
+    FOREIGN KEY (study_uid, first_position) REFERENCES study_batches
+) STRICT, WITHOUT ROWID;
+
+-- Other bytes under the SOP Instance UID of an instance that we have. The bytes are
+-- in the batches (digests one after another) from byte_offset on, or in the folder
+-- kept_at of the quarantine.
+CREATE TABLE IF NOT EXISTS conflicts (
+    study_uid TEXT NOT NULL,
+    sop_uid TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    kept_digest BLOB NOT NULL,
+    series_uid TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    origin TEXT NOT NULL,
+    received INTEGER NOT NULL,
+    batches BLOB NOT NULL,
+    byte_offset INTEGER NOT NULL,
+    kept_at TEXT NOT NULL,
+    PRIMARY KEY (study_uid, sop_uid, digest)
+) STRICT, WITHOUT ROWID;
+"""
+
+LOCAL = "local"
+"""Origin of what was ingested here; else the facility key of the source in hex."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRow:
+    """One study, as far as this node has it.
+
+    Attributes:
+        study_date, patient_birth_date: YYYYMMDD or "".
+        series_count, instance_count: what is here.
+        original_bytes, encoded_bytes: of all files, and of the batches on disk.
+        modalities: in alphabetical order.
+        state: "shared" (peers with `see` learn of it) or "withheld".
+        origin: "local", or the facility key (hex) of whom it first came from.
+        received: when it first came, seconds since the epoch, UTC.
+        revision: grows with every change.
+        content_root: as `Manifest.content_root`.
+    """
+
+    study_uid: str
+    patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    patient_sex: str
+    accession_number: str
+    study_id: str
+    study_date: str
+    study_time: str
+    description: str
+    referring_physician: str
+    institution: str
+    state: str
+    origin: str
+    received: int
+    revision: int
+    content_root: bytes
+    series_count: int
+    instance_count: int
+    original_bytes: int
+    encoded_bytes: int
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesRow:
+    """One series of a study; `series_number` is None where the files say nothing."""
+
+    series_uid: str
+    series_number: int | None
+    modality: str
+    series_description: str
+    body_part: str
+    series_date: str
+    manufacturer: str
+    station: str
+    instance_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRow:
+    """One instance; `number` is None without Instance Number, `digest` BLAKE3 of the file."""
+
+    series_uid: str
+    sop_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    size: int
+    digest: bytes
+    number: int | None
+    rows: int
+    columns: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConflictRow:
+    """Other bytes under the SOP Instance UID of an instance that the study has.
+
+    Attributes:
+        digest: BLAKE3 of the version kept aside, 32 bytes; `kept_digest` of the one
+            in the study.
+        origin: "local", or the facility key (hex) that the version came from.
+        batches: digests of the batches that hold it; empty when it is a file.
+        byte_offset: where it begins in the original bytes of the first batch.
+        kept_at: folder in the quarantine that holds it, or "".
+    """
+
+    study_uid: str
+    sop_uid: str
+    digest: bytes
+    kept_digest: bytes
+    series_uid: str
+    size: int
+    origin: str
+    received: int
+    batches: tuple[bytes, ...]
+    byte_offset: int
+    kept_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over all studies; bytes of their batches."""
+
+    studies: int
+    instances: int
+    encoded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a change brought.
+
+    Attributes:
+        new: instances that the study did not have.
+        known: instances that it had with the same bytes.
+        conflicting: instances that it has with other bytes; it keeps its own.
+    """
+
+    new: int
+    known: int
+    conflicting: int
+
+
+def instance_row(row: sqlite3.Row) -> InstanceRow:
+    """Read a row of `instances`."""
+    return InstanceRow(
+        series_uid=row["series_uid"],
+        sop_uid=row["sop_uid"],
+        sop_class_uid=row["sop_class_uid"],
+        transfer_syntax_uid=row["transfer_syntax_uid"],
+        size=row["size"],
+        digest=row["digest"],
+        number=None if row["number"] == NO_NUMBER else row["number"],
+        rows=row["image_rows"],
+        columns=row["image_columns"],
+        frames=row["frames"],
+    )
+
+
+def conflict_row(row: sqlite3.Row) -> ConflictRow:
+    """Read a row of `conflicts`."""
+    return ConflictRow(
+        **{name: row[name] for name in ConflictRow.__slots__ if name != "batches"},
+        batches=tuple(
+            row["batches"][start : start + 32] for start in range(0, len(row["batches"]), 32)
+        ),
+    )
+
+
+def study_row(row: sqlite3.Row) -> StudyRow:
+    """Read a row of `studies`."""
+    values = {name: row[name] for name in StudyRow.__slots__ if name not in ("state", "modalities")}
+    return StudyRow(
+        **values,
+        state="shared" if row["shared"] else "withheld",
+        modalities=tuple(row["modalities"].split("\n")) if row["modalities"] else (),
+    )

@@ -1,0 +1,118 @@
+"""The `radmesh` command: its subcommands, and what becomes of every error.
+
+Only click is imported here and at the top of the other files of this package:
+`radmesh --help` and the small commands must start at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from node.api.failures import describe_unexpected, single_node_error
+from node.cli import audit, card, demo, output, serve, studies, transfers, trust
+from node.cli.session import Session
+from node.errors import ExitCode, NodeError
+
+_DEFAULT_HOME = "~/.radmesh"
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `radmesh demo`, or `radmesh init --name NAME` and `radmesh serve`.",
+)
+@click.option(
+    "--home",
+    envvar="RADMESH_HOME",
+    default=_DEFAULT_HOME,
+    show_default=True,
+    show_envvar=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of the node: its keys, studies and log.",
+)
+@click.version_option(None, package_name="radmesh", message="radmesh %(version)s")
+@click.pass_obj
+def radmesh(session: Session, home: Path) -> None:
+    """Exchange medical images with facilities that you trust, peer to peer.
+
+    Each facility runs one node (`radmesh serve`). All other commands speak to the
+    running node of the same home, or work on the home itself when none runs.
+    """
+    session.home_path = home.expanduser()
+
+
+for command in (
+    card.init,
+    card.card,
+    trust.trust,
+    studies.ingest,
+    studies.studies,
+    studies.share,
+    studies.withdraw,
+    studies.export,
+    transfers.fetch,
+    transfers.transfers,
+    transfers.cancel,
+    serve.serve,
+    serve.status,
+    audit.audit,
+    demo.demo,
+):
+    radmesh.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `radmesh`; the console script.
+
+    Args:
+        arguments: the words after `radmesh`; those of the process by default.
+
+    Returns:
+        The exit code, see `ExitCode`.
+    """
+    session = Session()
+    try:
+        # A name in a character set that the terminal lacks must not end a command.
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        result = radmesh.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="radmesh",
+            standalone_mode=False,
+            obj=session,
+        )
+        sys.stdout.flush()
+        return result if isinstance(result, int) else ExitCode.OK
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has enough; nor may the flush at exit fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        output.note("stopped")
+        return ExitCode.INTERRUPTED
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "radmesh"
+        hint = f"see `{command} --help`"
+        failure = NodeError(error.format_message(), hint=hint, code=ExitCode.USAGE)
+    except Exception as error:
+        failure = _explain(error)
+    output.failure(failure, as_json=session.as_json)
+    return failure.code
+
+
+def _explain(error: Exception) -> NodeError:
+    """An error for people from any exception; RADMESH_DEBUG=1 shows the traceback too."""
+    if os.environ.get("RADMESH_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    known = single_node_error(error)
+    if known is not None:
+        return known
+    return NodeError(
+        f"radmesh met an error that it did not expect ({describe_unexpected(error)})",
+        hint="set RADMESH_DEBUG=1 to see all of it, and report it without patient data",
+    )

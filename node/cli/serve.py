@@ -1,0 +1,174 @@
+"""`radmesh serve` and `radmesh status`: the node, in the foreground, and how it is."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from node import phrases
+from node.cli import output
+from node.cli.session import Session, json_option, pass_session
+from node.cli.transfers import transfer_table
+from node.cli.trust import peer_table
+from node.errors import ExitCode, NodeError
+
+if TYPE_CHECKING:
+    import trio
+
+    from node.app import Node
+    from node.home import Home
+
+STOP_SECONDS = 4.5
+"""Longest clean stop. What is durable is so already: after this the process just ends."""
+
+
+@click.command()
+@pass_session
+def serve(session: Session) -> None:
+    """Run the node until Ctrl-C.
+
+    It connects to the facilities that we trust, announces what we share, and sends
+    and fetches studies. Its log goes to standard error.
+    """
+    import trio
+
+    with _open_when_free(session.home()) as node:
+        _start_logging(node.settings.log_level)
+        trio.run(_serve, node)
+    output.say("the node has stopped")
+
+
+def _open_when_free(home: "Home") -> "Node":
+    """Open the home, waiting a little for a short command that has it.
+
+    Raises:
+        NodeError: the node of this home is running already, or the home cannot be used.
+    """
+    from node.api.client import LOCK_POLL_SECONDS, LOCK_SECONDS, is_running
+    from node.api.offline import HomeBusy, open_node
+
+    home.require()
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        if is_running(home.socket_path):
+            raise NodeError(
+                f"the node of {home.path} is running already",
+                hint="see `radmesh status`",
+                code=ExitCode.BUSY,
+            )
+        try:
+            return open_node(home)
+        except HomeBusy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_POLL_SECONDS)
+
+
+async def _serve(node: "Node") -> None:
+    import trio
+
+    from node.api.server import serve_api
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
+            async with node.serving() as serving:
+                await serve_api(
+                    node,
+                    node.home.socket_path,
+                    ready=lambda: _greet(node, serving.network.addresses),
+                )
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], scope: "trio.CancelScope") -> None:
+    async for _ in signals:
+        output.say("stopping")
+        timer = threading.Timer(STOP_SECONDS, _give_up)
+        timer.daemon = True
+        timer.start()
+        scope.cancel()
+        return
+
+
+def _give_up() -> None:
+    logging.getLogger("radmesh").error("the node did not stop in time and was ended")
+    sys.stderr.flush()
+    os._exit(ExitCode.FAILED)
+
+
+def _greet(node: "Node", addresses: list[str]) -> None:
+    output.say(f"{phrases.clean(node.card.name)} is running (home {node.home.path})")
+    output.say(f"fingerprint {node.card.fingerprint}")
+    for address in addresses:
+        output.say(f"listening on {address}")
+    output.say("Ctrl-C stops it")
+    sys.stdout.flush()
+
+
+class _Formatter(logging.Formatter):
+    """One line a record: time (UTC), level, what; never a traceback, never control
+    characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        text = phrases.clean(record.getMessage())
+        if record.exc_info and record.exc_info[0] is not None:
+            text += f" ({record.exc_info[0].__name__})"
+        return f"{moment} {record.levelname.lower()} {record.name}: {text}"
+
+
+def _start_logging(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("radmesh").setLevel(level.upper())
+
+
+@click.command()
+@json_option
+@pass_session
+def status(session: Session) -> None:
+    """Show how the node is: identity, addresses, facilities, transfers."""
+    found = session.call("status")
+    if session.as_json:
+        output.emit_json(found)
+        return
+    for line in _status_lines(found):
+        output.say(line)
+
+
+def _status_lines(found: dict[str, Any]) -> list[str]:
+    running = f"yes, since {phrases.moment(found['started'] / 1000)}" if found["running"] else "no"
+    lines = output.fields(
+        [
+            ("name", found["name"]),
+            ("fingerprint", found["fingerprint"]),
+            ("node", found["peer_id"]),
+            ("running", running),
+            *[("address", address) for address in found["addresses"] or ("none yet",)],
+            ("home", found["home"]),
+            ("version", found["version"]),
+            (
+                "studies",
+                f"{found['studies']} ({phrases.count(found['instances'], 'image')}, "
+                f"{phrases.size(found['store_bytes'])} on disk, "
+                f"{phrases.size(found['free_bytes'])} free)",
+            ),
+            ("quarantine", phrases.count(found["quarantined"], "file")),
+            ("log", phrases.count(found["log_size"], "entry", "entries")),
+        ]
+    )
+    lines.append("")
+    if found["peers"]:
+        lines += peer_table(found["peers"])
+    else:
+        lines.append("no facility is trusted yet: see `radmesh trust add --help`")
+    if found["transfers"]:
+        lines += ["", *transfer_table(found["transfers"])]
+    return lines

@@ -1,0 +1,57 @@
+"""What the parts of one command share: the home, and whether JSON is wanted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from node.home import Home
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Session:
+    """One run of `radmesh`."""
+
+    home_path: Path = field(default_factory=Path)
+    as_json: bool = False
+
+    def home(self) -> "Home":
+        """The home that the command is about."""
+        from node.home import Home
+
+        return Home(self.home_path)
+
+    def call(
+        self,
+        operation: str,
+        parameters: dict[str, Any] | None = None,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Run an operation in the running node or on the home, see `node.api.client.call`."""
+        from node.api.client import call
+
+        return call(self.home(), operation, parameters or {}, on_progress)
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def json_option(function: F) -> F:
+    """Give a command `--json`: the result as one JSON object, errors too."""
+
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.ensure_object(Session).as_json = value
+
+    return click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=remember,
+        help="Print one JSON object.",
+    )(function)

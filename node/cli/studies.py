@@ -1,0 +1,232 @@
+"""`radmesh ingest`, `studies`, `share`, `withdraw`, `export`: images in, listed, out."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node import phrases
+from node.cli import output
+from node.cli.progress import ProgressBar
+from node.cli.session import Session, json_option, pass_session
+from node.errors import ExitCode, NodeError
+
+_SHOWN = 20
+"""Studies, files or notes named in a summary; `--json` names all."""
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@json_option
+@pass_session
+def ingest(session: Session, paths: tuple[Path, ...]) -> int:
+    """Take DICOM files, and folders with all that is in them, into the node.
+
+    The files themselves stay where they are. Exit code 9 says that the rest was
+    taken, but something was put aside or to quarantine, with its reason.
+    """
+    absolute = [Path.cwd() / path for path in paths]
+    for path in absolute:
+        if not path.exists():
+            raise NodeError(f"there is no file or folder {path}", code=ExitCode.NOT_FOUND)
+    with ProgressBar("reading") as bar:
+
+        def show(event: dict[str, Any]) -> None:
+            storing = event["phase"] == "store"
+            label = "storing" if storing else "reading"
+            if storing and event["encoded_bytes"]:
+                extra = f"ratio {phrases.ratio(event['bytes'], event['encoded_bytes'])}"
+            else:
+                extra = f"{event['files']} files"
+            bar.update(label, event["bytes"], event["bytes_total"], extra)
+
+        try:
+            report = session.call("ingest", {"paths": [str(path) for path in absolute]}, show)
+        except KeyboardInterrupt:
+            output.note(
+                "what is stored so far is safe; run the same command again to take the rest"
+            )
+            raise
+    if session.as_json:
+        output.emit_json(report)
+    else:
+        for line in _ingest_lines(report):
+            output.say(line)
+    if report["cancelled"]:
+        return ExitCode.INTERRUPTED
+    aside = report["quarantined"] or report["conflicts"] or report["unreadable"]
+    return ExitCode.PARTLY if aside else ExitCode.OK
+
+
+def _ingest_lines(report: dict[str, Any]) -> list[str]:
+    studies = report["studies"]
+    new = phrases.count(report["instances_new"], "new image")
+    lines = [
+        f"{phrases.count(report['files'], 'file')} looked at in "
+        f"{phrases.duration(report['seconds'])}: {new} in "
+        f"{phrases.count(len(studies), 'study', 'studies')}, "
+        f"{report['instances_known']} known already"
+    ]
+    if report["encoded_bytes"]:
+        lines.append(
+            f"stored {phrases.size(report['original_bytes'])} as "
+            f"{phrases.size(report['encoded_bytes'])} "
+            f"({phrases.ratio(report['original_bytes'], report['encoded_bytes'])} times smaller), "
+            "each image checked bit for bit"
+        )
+    lines.extend(
+        f"  {phrases.clean(study['study'])}  {study['new']} new, {study['known']} known"
+        + (f", {study['conflicting']} set aside" if study["conflicting"] else "")
+        for study in studies[:_SHOWN]
+    )
+    if len(studies) > _SHOWN:
+        lines.append(f"  and {len(studies) - _SHOWN} more: see `radmesh studies`")
+    for number, what in (
+        (report["skipped_not_dicom"], "not DICOM"),
+        (report["skipped_media_directories"], "DICOMDIR"),
+        (report["skipped_links"], "links that are not followed"),
+    ):
+        if number:
+            lines.append(f"left alone: {phrases.count(number, 'file')}, {what}")
+    for title, problems in (
+        ("quarantined, not taken", report["quarantined"]),
+        ("set aside: another image with the same UID is here already", report["conflicts"]),
+        ("could not be read", report["unreadable"]),
+    ):
+        if problems:
+            lines.append(f"{title}: {phrases.count(len(problems), 'file')}")
+            lines.extend(_problem_line(problem) for problem in problems[:_SHOWN])
+            if len(problems) > _SHOWN:
+                lines.append(f"  and {len(problems) - _SHOWN} more: see --json")
+    lines.extend(f"note: {phrases.clean(note)}" for note in report["notes"][:_SHOWN])
+    return lines
+
+
+def _problem_line(problem: dict[str, Any]) -> str:
+    # A reason is the end of a sentence that begins with the file.
+    return f"  {phrases.clean(problem['file'])} {phrases.clean(problem['reason'])}"
+
+
+@click.command()
+@click.option("--peer", metavar="NAME", help="Those that this facility announced to us.")
+@click.option("--all", "everything", is_flag=True, help="Ours, and those of all facilities.")
+@json_option
+@pass_session
+def studies(session: Session, peer: str | None, everything: bool) -> None:
+    """List our studies, or those that others announced to us."""
+    if peer is not None and everything:
+        raise click.UsageError("--peer and --all exclude each other")
+    found = session.call("studies", {"peer": peer, "all": everything})
+    if session.as_json:
+        output.emit_json(found)
+        return
+    if not found["studies"]:
+        if peer is not None:
+            output.note(f"{phrases.clean(peer)} has announced no study to us")
+        else:
+            output.note("no study is here yet: see `radmesh ingest --help`")
+        return
+    for line in study_table(found["studies"], with_place=peer is not None or everything):
+        output.say(line)
+
+
+def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]:
+    """Studies for people: a line each, and its Study Instance UID, to copy, below."""
+    columns = [
+        output.Column("DATE"),
+        output.Column("KIND"),
+        output.Column("SERIES", right=True),
+        output.Column("IMAGES", right=True),
+        output.Column("SIZE", right=True),
+        output.Column("STATE"),
+        output.Column("DESCRIPTION", flexible=True),
+        output.Column("PATIENT", flexible=True),
+    ]
+    if with_place:
+        columns.insert(0, output.Column("AT", flexible=True))
+    rows: list[list[object]] = []
+    for study in studies:
+        row: list[object] = [
+            _date(study["study_date"]),
+            "/".join(study["modalities"]) or "-",
+            study["series"],
+            study["instances"],
+            phrases.size(study["bytes"]),
+            _state(study),
+            study["description"] or "-",
+            study["patient_name"] or study["patient_id"] or "-",
+        ]
+        rows.append([study["where"], *row] if with_place else row)
+    lines = output.table(columns, rows)
+    shown = [lines[0]]
+    for line, study in zip(lines[1:], studies, strict=True):
+        shown += [line, f"  {phrases.clean(study['study'])}"]
+    return shown
+
+
+def _state(study: dict[str, Any]) -> str:
+    if study["where"] == "own":
+        return str(study["state"])
+    return "held here" if study["held"] else str(study["state"])
+
+
+def _date(text: str) -> str:
+    """A DICOM date for people; anything else as it stands."""
+    if len(text) == 8 and text.isascii() and text.isdigit():
+        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    return text or "-"
+
+
+@click.command()
+@click.argument("study")
+@json_option
+@pass_session
+def share(session: Session, study: str) -> None:
+    """Announce STUDY to the facilities that may see our studies.
+
+    STUDY is a Study Instance UID, the beginning of one, or an accession number.
+    """
+    _show_state(session, session.call("share", {"study": study}), "is shared now")
+
+
+@click.command()
+@click.argument("study")
+@json_option
+@pass_session
+def withdraw(session: Session, study: str) -> None:
+    """Stop sharing STUDY; it stays here."""
+    _show_state(session, session.call("withdraw", {"study": study}), "is not shared any more")
+
+
+def _show_state(session: Session, study: dict[str, Any], sentence: str) -> None:
+    if session.as_json:
+        output.emit_json(study)
+        return
+    output.say(f"study {phrases.clean(study['study'])} {sentence}")
+
+
+@click.command()
+@click.argument("study")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@json_option
+@pass_session
+def export(session: Session, study: str, directory: Path) -> None:
+    """Write the files of STUDY to DIRECTORY, byte for byte as they came in."""
+    with ProgressBar("exporting") as bar:
+        exported = session.call(
+            "export",
+            {"study": study, "directory": str(Path.cwd() / directory)},
+            lambda event: bar.update(
+                "exporting",
+                event["bytes"],
+                event["bytes_total"],
+                f"{event['instances']} of {event['instances_total']} images",
+            ),
+        )
+    if session.as_json:
+        output.emit_json(exported)
+        return
+    output.say(
+        f"wrote {phrases.count(exported['files'], 'file')} ({phrases.size(exported['bytes'])}) "
+        f"to {exported['directory']}, each checked against its digest"
+    )

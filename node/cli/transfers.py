@@ -1,0 +1,151 @@
+"""`radmesh fetch`, `transfers`, `cancel`: studies on their way."""
+
+from typing import Any
+
+import click
+
+from node import phrases
+from node.cli import output
+from node.cli.progress import ProgressBar
+from node.cli.session import Session, json_option, pass_session
+
+
+@click.command()
+@click.argument("study")
+@click.option(
+    "--from", "peer", metavar="NAME", help="The facility to fetch from; else any that has it."
+)
+@click.option(
+    "--purpose",
+    default="treatment",
+    show_default=True,
+    help="Why: treatment, second-opinion, research or operations. It is logged on both sides.",
+)
+@json_option
+@pass_session
+def fetch(session: Session, study: str, peer: str | None, purpose: str) -> None:
+    """Fetch STUDY from a facility that announced it.
+
+    The node fetches, this command follows. Ctrl-C ends the following, not the fetch;
+    a broken connection ends neither.
+    """
+    latest: dict[str, Any] = {}
+    with ProgressBar("waiting") as bar:
+
+        def show(event: dict[str, Any]) -> None:
+            latest.update(event)
+            bar.update(event["state"], event["bytes_done"], event["bytes"], _extra(event))
+
+        try:
+            done = session.call("fetch", {"study": study, "peer": peer, "purpose": purpose}, show)
+        except KeyboardInterrupt:
+            if latest:
+                name = latest["transfer"][:8]
+                output.note("the node goes on fetching in the background")
+                output.note(f"look with `radmesh transfers`, stop it with `radmesh cancel {name}`")
+            raise
+    if session.as_json:
+        output.emit_json(done)
+        return
+    for line in fetched_lines(done):
+        output.say(line)
+
+
+def _extra(transfer: dict[str, Any]) -> str:
+    if transfer["state"] == "waiting" and transfer["why"]:
+        return phrases.clean(transfer["why"])
+    moved = transfer["bytes_done"] - transfer["held_bytes"]
+    if transfer["wire_bytes"] and moved > 0:
+        return f"ratio {phrases.ratio(moved, transfer['wire_bytes'])}"
+    return ""
+
+
+def fetched_lines(transfer: dict[str, Any]) -> list[str]:
+    """A complete transfer for people."""
+    seconds = max(1, transfer["ended"] - transfer["started"]) / 1000
+    moved = transfer["bytes"] - transfer["held_bytes"]
+    lines = [
+        f"fetched {phrases.count(transfer['instances'], 'image')} "
+        f"({phrases.size(transfer['bytes'])}) from {phrases.clean(transfer['peer'])} in "
+        f"{phrases.duration(seconds)}, every one verified"
+    ]
+    if transfer["wire_bytes"]:
+        lines.append(
+            f"sent as {phrases.size(transfer['wire_bytes'])} "
+            f"({phrases.ratio(moved, transfer['wire_bytes'])} times smaller), "
+            f"{phrases.size(int(moved / seconds))} of images a second"
+        )
+    if transfer["held_bytes"]:
+        lines.append(f"{phrases.size(transfer['held_bytes'])} were here already")
+    return lines
+
+
+@click.command()
+@json_option
+@pass_session
+def transfers(session: Session) -> None:
+    """List the transfers, newest first."""
+    found = session.call("transfers")
+    if session.as_json:
+        output.emit_json(found)
+        return
+    if not found["transfers"]:
+        output.note("there was no transfer yet")
+        return
+    for line in transfer_table(found["transfers"]):
+        output.say(line)
+
+
+def transfer_table(transfers: list[dict[str, Any]]) -> list[str]:
+    """Transfers for people: a line each, then its study, and why where there is a reason."""
+    lines = output.table(
+        (
+            output.Column("TRANSFER"),
+            output.Column("STARTED"),
+            output.Column("DIRECTION"),
+            output.Column("STATE"),
+            output.Column("DONE", right=True),
+            output.Column("SIZE", right=True),
+            output.Column("FACILITY", flexible=True),
+        ),
+        [
+            (
+                transfer["transfer"][:8],
+                phrases.moment(transfer["started"] / 1000),
+                "to us" if transfer["direction"] == "in" else "from us",
+                transfer["state"],
+                _percent(transfer),
+                phrases.size(transfer["bytes"]),
+                transfer["peer"],
+            )
+            for transfer in transfers
+        ],
+    )
+    shown = [lines[0]]
+    for line, transfer in zip(lines[1:], transfers, strict=True):
+        shown += [line, f"  {phrases.clean(transfer['study'])}"]
+        if transfer["why"]:
+            shown.append(f"  {phrases.clean(transfer['why'])}")
+    return shown
+
+
+def _percent(transfer: dict[str, Any]) -> str:
+    if not transfer["bytes"]:
+        return "-"
+    return f"{100 * transfer['bytes_done'] // transfer['bytes']} %"
+
+
+@click.command()
+@click.argument("transfer")
+@json_option
+@pass_session
+def cancel(session: Session, transfer: str) -> None:
+    """Stop the incoming TRANSFER: the beginning of its name in `radmesh transfers`.
+
+    What was received stays, so that a later fetch need not take it again.
+    """
+    stopped = session.call("transfer.cancel", {"transfer": transfer})
+    if session.as_json:
+        output.emit_json(stopped)
+        return
+    output.say(f"stopped the transfer of study {phrases.clean(stopped['study'])}")

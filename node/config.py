@@ -1,0 +1,102 @@
+"""The settings of one node: `config.toml`, read once and passed down."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.errors import ExitCode, NodeError
+from protocol import limits
+
+DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/4101",)
+
+TEMPLATE = """\
+# Settings of this Radmesh node; read at start. docs/operations.md explains each.
+
+# Where the node listens (libp2p multiaddrs). A hospital opens this one port.
+listen = [{listen}]
+
+# Where peers reach the node, as written into the facility card. Empty: the
+# addresses that it listens on.
+addresses = [{addresses}]
+
+# Bytes per write to the network. Lower it to 16384 behind a proxy or VPN that
+# cuts packets very small; it costs speed.
+write_block_bytes = {block}
+
+# "warning" logs what an operator must know; "debug" adds detail, never patient data.
+log_level = "info"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `config.toml` says, with defaults for what it does not."""
+
+    listen: tuple[str, ...] = DEFAULT_LISTEN
+    addresses: tuple[str, ...] = ()
+    write_block_bytes: int = limits.WRITE_BLOCK_BYTES
+    log_level: str = "info"
+
+
+def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
+    """Text of a new `config.toml`."""
+    return TEMPLATE.format(
+        listen=_quoted(listen), addresses=_quoted(addresses), block=limits.WRITE_BLOCK_BYTES
+    )
+
+
+def _quoted(values: tuple[str, ...]) -> str:
+    return ", ".join(f'"{value}"' for value in values)
+
+
+def read_settings(path: Path) -> Settings:
+    """Read `config.toml`.
+
+    Raises:
+        NodeError: it cannot be read, or a value is of the wrong kind; the text
+            names the setting.
+    """
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise NodeError(
+            f"the settings {path} cannot be read: {error.strerror}", code=ExitCode.NO_HOME
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise NodeError(
+            f"the settings {path} are not valid TOML: {error}", code=ExitCode.USAGE
+        ) from error
+    unknown = set(values) - set(Settings.__dataclass_fields__)
+    if unknown:
+        raise NodeError(
+            f"the settings {path} have an unknown entry: {', '.join(sorted(unknown))}",
+            hint="see docs/operations.md for the entries that there are",
+            code=ExitCode.USAGE,
+        )
+    block = values.get("write_block_bytes", limits.WRITE_BLOCK_BYTES)
+    if type(block) is not int or not 1024 <= block <= limits.WRITE_BLOCK_BYTES:
+        raise _wrong(path, "write_block_bytes", f"a number from 1024 to {limits.WRITE_BLOCK_BYTES}")
+    level = values.get("log_level", "info")
+    if level not in ("error", "warning", "info", "debug"):
+        raise _wrong(path, "log_level", 'one of "error", "warning", "info", "debug"')
+    return Settings(
+        listen=_texts(path, values, "listen", DEFAULT_LISTEN),
+        addresses=_texts(path, values, "addresses", ()),
+        write_block_bytes=block,
+        log_level=level,
+    )
+
+
+def _texts(
+    path: Path, values: dict[str, Any], name: str, default: tuple[str, ...]
+) -> tuple[str, ...]:
+    value = values.get(name, list(default))
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _wrong(path, name, "a list of texts")
+    return tuple(value)
+
+
+def _wrong(path: Path, name: str, expected: str) -> NodeError:
+    return NodeError(f"{name} in {path} must be {expected}", code=ExitCode.USAGE)

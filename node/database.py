@@ -1,0 +1,109 @@
+"""The node's one SQLite database, `node.db`.
+
+Owns the connection, the transaction and the schema version; what the tables
+mean belongs to the files that declare them. All functions are synchronous and
+thread-safe: async owners call them through `trio.to_thread.run_sync`.
+
+WAL with `synchronous=FULL`: a committed transaction survives a power cut.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from node.errors import ExitCode, NodeError
+
+SCHEMA_VERSION = 1
+
+
+class Database:
+    """One connection, used by one thread at a time.
+
+    Args:
+        path: the database file; made when it does not exist.
+        schema: `CREATE TABLE IF NOT EXISTS` statements of every table owner.
+
+    Raises:
+        NodeError: the file cannot be opened, or is of a newer version.
+    """
+
+    def __init__(self, path: Path, schema: Sequence[str]) -> None:
+        self._lock = threading.RLock()
+        try:
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=10.0
+            )
+            self._connection.row_factory = sqlite3.Row
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "foreign_keys=ON",
+                "cache_size=-16384",
+            ):
+                self._connection.execute(f"PRAGMA {pragma}")
+            version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+            if version > SCHEMA_VERSION:
+                raise NodeError(
+                    f"the database {path} was written by a newer radmesh (schema {version})",
+                    hint="install that version again, or restore the backup made before it",
+                    code=ExitCode.NO_HOME,
+                )
+            for statement in schema:
+                self._connection.executescript(statement)
+            self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except sqlite3.Error as error:
+            raise NodeError(
+                f"the database {path} cannot be opened: {error}",
+                hint="check the disk and its permissions; restore the home from its backup",
+                code=ExitCode.NO_HOME,
+            ) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the connection for one write transaction; roll back on any exception.
+
+        Nested use joins the outer transaction.
+
+        Raises:
+            NodeError: the disk is full or the database cannot be written.
+        """
+        with self._lock:
+            if self._connection.in_transaction:
+                yield self._connection
+                return
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+                self._connection.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise NodeError(
+                    f"the node's database cannot be written: {error}",
+                    hint="check free disk space; nothing that was committed is lost",
+                    code=ExitCode.DISK,
+                ) from error
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """All rows of a read."""
+        with self._lock:
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def query_one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
+        """The first row of a read, or None."""
+        with self._lock:
+            row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+            return row
+
+    def close(self) -> None:
+        """Close the connection; committed data is on disk already."""
+        with self._lock:
+            self._connection.close()

@@ -1,0 +1,51 @@
+"""Errors an operator sees: what happened, what to do next, and an exit code.
+
+Texts are lower case, without a full stop, and name a study or a peer, never a
+patient. The table of codes stands in docs/operations.md; a test compares the two.
+"""
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What `radmesh` exits with."""
+
+    OK = 0
+    FAILED = 1
+    """The command ran and the answer is no: a log not sound, a check that failed."""
+    USAGE = 2
+    """Wrong words on the command line, or (audit verify) the verdict cannot be told."""
+    NO_HOME = 3
+    """The home does not exist, is damaged, or belongs to somebody else."""
+    BUSY = 4
+    """Another process has this home, or the node must run for this and does not."""
+    NOT_FOUND = 5
+    """No such study, peer, transfer or file."""
+    REFUSED = 6
+    """A peer refused, or our own rules forbid it."""
+    UNREACHABLE = 7
+    """A peer cannot be reached or went away."""
+    INTEGRITY = 8
+    """A digest, signature, fingerprint or log does not hold."""
+    PARTLY = 9
+    """The work was done, but some input was put to quarantine or aside."""
+    DISK = 10
+    """The disk is full or cannot be written."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+class NodeError(Exception):
+    """Something a person must know about.
+
+    Args:
+        message: what happened, to which study or peer.
+        hint: what to do next, or "".
+        code: what the command exits with.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code

@@ -1,0 +1,54 @@
+"""What is known about an instance from its header; filled by `node.studies`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAttributes:
+    """What the catalog shows of a study; "" where the file says nothing.
+
+    Dates are YYYYMMDD, the time as in the file.
+    """
+
+    study_uid: str
+    patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    patient_sex: str
+    accession_number: str
+    study_id: str
+    study_date: str
+    study_time: str
+    study_description: str
+    referring_physician: str
+    institution: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesAttributes:
+    """What the catalog shows of a series; "" where the file says nothing."""
+
+    series_uid: str
+    series_number: int | None
+    modality: str
+    series_description: str
+    body_part: str
+    series_date: str
+    manufacturer: str
+    station: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceHeader:
+    """One instance: its identity, its attributes, and what was odd about the file."""
+
+    study: StudyAttributes
+    series: SeriesAttributes
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    number: int | None
+    rows: int
+    columns: int
+    frames: int
+    notes: tuple[str, ...] = ()

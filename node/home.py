@@ -1,0 +1,308 @@
+"""The node's home directory: its layout, its lock, its keys and its facility card.
+
+    config.toml   settings
+    card          the current facility card
+    keys/         facility, node, log, witness: one file each, mode 0600
+    node.db       SQLite: catalog, trust, feeds, transfers
+    audit/        the audit log
+    store/        encoded batches by digest
+    incoming/     batches of unfinished transfers
+    quarantine/   bad input, each with its reason
+    lock          held by the one process that has this home
+
+A home is made under another name and renamed, so that one that exists is whole.
+"""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from keys.card import Card, issue_card, parse_card_untrusted, sign_card
+from keys.errors import KeysError
+from keys.fingerprint import fingerprint
+from keys.identity import KeyPair
+from keys.keyfile import decode_key, encode_key
+from node import config
+from node.audit import AuditLog
+from node.errors import ExitCode, NodeError
+from protocol.log.entry import Event
+
+CARD_LIFETIME_SECONDS = 2 * 365 * 24 * 3600
+"""A card is renewed at start when half of this is over."""
+
+ROLES = ("facility", "node", "log", "witness")
+
+_SOCKET_PATH_BYTES = 100
+"""sockaddr_un holds 108 bytes; a little is left for a temporary name."""
+
+
+def now_ms() -> int:
+    """The time, milliseconds since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def log_origin(facility_key: bytes) -> str:
+    """The origin line of a facility's audit log (C2SP tlog-checkpoint)."""
+    return f"radmesh.log/{fingerprint(facility_key)}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a home; `facility` is None once it has been taken offline."""
+
+    facility: KeyPair | None
+    node: KeyPair
+    log: KeyPair
+    witness: KeyPair
+
+
+class Home:
+    """A node's home. Nothing is read or made before a method is called.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.config_path = self.path / "config.toml"
+        self.card_path = self.path / "card"
+        self.keys_path = self.path / "keys"
+        self.database_path = self.path / "node.db"
+        self.audit_path = self.path / "audit"
+        self.store_path = self.path / "store"
+        self.incoming_path = self.path / "incoming"
+        self.quarantine_path = self.path / "quarantine"
+        self.lock_path = self.path / "lock"
+
+    @property
+    def exists(self) -> bool:
+        """Whether `radmesh init` made this home."""
+        return self.config_path.is_file() and self.card_path.is_file()
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the local API listens: in the home, or, where that path is too long
+        for a Unix socket, in a private directory under the system's temporary one."""
+        path = self.path / "api.sock"
+        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+            return path
+        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:24]
+        return Path(tempfile.gettempdir()) / f"radmesh-{os.getuid()}" / f"{name}.sock"
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        name: str,
+        listen: tuple[str, ...] = (),
+        addresses: tuple[str, ...] = (),
+    ) -> "Home":
+        """Make a home with four new keys, a signed card and the first log entry.
+
+        Raises:
+            NodeError: it exists, cannot be written, or the name or an address is
+                not fit for a card.
+        """
+        home = cls(path)
+        if home.path.exists() and (not home.path.is_dir() or any(home.path.iterdir())):
+            raise NodeError(
+                f"{home.path} exists already and is not empty",
+                hint="choose another home with --home; keys are never overwritten",
+                code=ExitCode.NO_HOME,
+            )
+        made = cls(home.path.with_name(f".{home.path.name}.{secrets.token_hex(4)}.new"))
+        try:
+            made.path.mkdir(parents=True, mode=0o700)
+            made._fill(name, listen or config.DEFAULT_LISTEN, addresses)
+            made.path.rename(home.path)
+            sync_directory(home.path.parent)
+        except OSError as error:
+            raise NodeError(
+                f"{home.path} cannot be made: {error.strerror}", code=ExitCode.NO_HOME
+            ) from error
+        except KeysError as error:
+            raise NodeError(f"the facility card cannot be made: {error}") from error
+        finally:
+            shutil.rmtree(made.path, ignore_errors=True)
+        return home
+
+    def _fill(self, name: str, listen: tuple[str, ...], addresses: tuple[str, ...]) -> None:
+        keypairs = {role: KeyPair.generate() for role in ROLES}
+        facility = keypairs["facility"]
+        now = now_ms() // 1000
+        card = issue_card(
+            facility,
+            name=name,
+            node_key=keypairs["node"].public,
+            log_key=keypairs["log"].public,
+            witness_key=keypairs["witness"].public,
+            addresses=addresses,
+            serial=1,
+            issued=now,
+            expires=now + CARD_LIFETIME_SECONDS,
+        )
+        for directory in (
+            self.keys_path,
+            self.store_path,
+            self.incoming_path,
+            self.quarantine_path,
+        ):
+            directory.mkdir(mode=0o700)
+        for role, keypair in keypairs.items():
+            write_durable(self.keys_path / role, encode_key(role, keypair), mode=0o600)
+        write_durable(self.card_path, card.encoded)
+        write_durable(self.config_path, config.template(listen, addresses).encode())
+        origin = log_origin(facility.public)
+        AuditLog.create(
+            self.audit_path,
+            log_key=keypairs["log"],
+            origin=origin,
+            clock_ms=now_ms,
+            first=Event(
+                type="init",
+                actor="operator",
+                details={
+                    "facility_key": facility.public.hex(),
+                    "log_key": keypairs["log"].public.hex(),
+                    "node_key": keypairs["node"].public.hex(),
+                    "witness_key": keypairs["witness"].public.hex(),
+                    "card": card.digest,
+                    "origin": origin,
+                },
+            ),
+        ).close()
+
+    def require(self) -> None:
+        """Raise NodeError unless this home was made."""
+        if not self.exists:
+            raise NodeError(
+                f"there is no radmesh home at {self.path}",
+                hint='make one with `radmesh init --name "Your Facility"`, or name it with --home',
+                code=ExitCode.NO_HOME,
+            )
+
+    def lock(self) -> Callable[[], None]:
+        """Take the home for this process; the lock ends with the process.
+
+        Returns:
+            A function that gives it back.
+
+        Raises:
+            NodeError: another process has it.
+        """
+        self.require()
+        try:
+            descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise NodeError(
+                f"the home {self.path} cannot be used: {error.strerror}",
+                hint="it must belong to the user who runs radmesh",
+                code=ExitCode.NO_HOME,
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise NodeError(
+                f"another radmesh process is using {self.path}",
+                hint="stop it first, or wait until it is done",
+                code=ExitCode.BUSY,
+            ) from None
+        return lambda: os.close(descriptor)
+
+    def read_card(self) -> Card:
+        """The facility's own card."""
+        try:
+            return parse_card_untrusted(self.card_path.read_bytes())
+        except (OSError, KeysError) as error:
+            raise NodeError(
+                f"the facility card of {self.path} cannot be read: {error}",
+                hint="restore the file `card` from the backup of this home",
+                code=ExitCode.NO_HOME,
+            ) from error
+
+    def read_keys(self) -> Keys:
+        """The keys of this home.
+
+        Raises:
+            NodeError: one is missing (the facility key may be) or damaged.
+        """
+        found: dict[str, KeyPair | None] = {}
+        for role in ROLES:
+            path = self.keys_path / role
+            try:
+                found[role] = decode_key(role, path.read_bytes())
+            except FileNotFoundError:
+                found[role] = None
+            except (OSError, KeysError) as error:
+                raise NodeError(
+                    f"the {role} key in {self.keys_path} cannot be used: {error}",
+                    hint="restore it from the backup of this home",
+                    code=ExitCode.NO_HOME,
+                ) from error
+        node, log, witness = found["node"], found["log"], found["witness"]
+        if node is None or log is None or witness is None:
+            missing = next(role for role in ROLES[1:] if found[role] is None)
+            raise NodeError(
+                f"the {missing} key is missing from {self.keys_path}",
+                hint="restore it from the backup of this home",
+                code=ExitCode.NO_HOME,
+            )
+        return Keys(found["facility"], node, log, witness)
+
+    def renew_card(self, card: Card, keys: Keys, addresses: tuple[str, ...]) -> Card:
+        """A card for `addresses` with the next serial, if that changes anything.
+
+        Without the facility key the old card stays.
+        """
+        now = now_ms() // 1000
+        fresh = card.expires - now > CARD_LIFETIME_SECONDS // 2
+        if keys.facility is None or (card.addresses == addresses and fresh):
+            return card
+        renewed = sign_card(
+            keys.facility,
+            name=card.name,
+            node_keys=card.node_keys,
+            log_keys=card.log_keys,
+            witness_keys=card.witness_keys,
+            addresses=addresses,
+            serial=card.serial + 1,
+            issued=now,
+            expires=now + CARD_LIFETIME_SECONDS,
+        )
+        write_durable(self.card_path, renewed.encoded)
+        return renewed
+
+
+def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a small file so that after a crash it is either the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,14 @@
+"""What a node can be asked to do, by name: the one table behind the local API and
+the command line. Each operation takes and gives JSON values (docs/operations.md)."""
+
+from node.operations import facility, images, log, transfer
+from node.operations.base import Operation
+
+OPERATIONS: dict[str, Operation] = {
+    **facility.OPERATIONS,
+    **images.OPERATIONS,
+    **transfer.OPERATIONS,
+    **log.OPERATIONS,
+}
+
+__all__ = ["OPERATIONS", "Operation"]

@@ -1,0 +1,151 @@
+"""Operations on who we are, whom we trust, and how the node is."""
+
+from typing import Any
+
+import trio
+
+from keys.identity import peer_id
+from keys.trust import Peer
+from node.app import VERSION, Node
+from node.errors import ExitCode, NodeError
+from node.home import now_ms
+from node.operations.base import Operation, Report, Result, text, texts
+from node.operations.transfer import describe_transfer
+
+
+def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:
+    """A peer as JSON."""
+    serving = node.serving_parts
+    connected, last_error = None, None
+    if serving is not None:
+        connected = serving.is_connected(peer.card.node_key)
+        last_error = serving.links.status(peer.card.node_key).last_error
+    return {
+        "petname": peer.petname,
+        "name": peer.card.name,
+        "fingerprint": peer.fingerprint,
+        "peer_id": peer_id(peer.card.node_key),
+        "facility_key": peer.facility_key.hex(),
+        "addresses": list(peer.card.addresses),
+        "grants": sorted(peer.grants),
+        "purposes": sorted(peer.purposes),
+        "added": peer.added,
+        "revoked": peer.revoked,
+        "card_serial": peer.card.serial,
+        "card_expires": peer.card.expires,
+        "connected": connected,
+        "last_seen": now_ms() // 1000 if connected else node.peers.last_seen(peer.facility_key),
+        "last_error": None if connected else last_error,
+    }
+
+
+async def own_card(node: Node, _: dict[str, Any], __: Report) -> Result:
+    """Our facility card and what stands in it."""
+    card = node.card
+    return {
+        "card": card.encoded.decode(),
+        "name": card.name,
+        "fingerprint": card.fingerprint,
+        "peer_id": peer_id(card.node_key),
+        "addresses": list(card.addresses),
+        "serial": card.serial,
+        "issued": card.issued,
+        "expires": card.expires,
+    }
+
+
+async def trust_add(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Trust a facility by its card and the fingerprint that a person confirmed."""
+
+    def add() -> Peer:
+        return node.peers.add(
+            text(parameters, "card").encode(),
+            text(parameters, "fingerprint"),
+            texts(parameters, "grants"),
+            text(parameters, "petname", ""),
+            now_ms() // 1000,
+        )
+
+    return describe_peer(node, await trio.to_thread.run_sync(add))
+
+
+async def trust_list(node: Node, _: dict[str, Any], __: Report) -> Result:
+    """All peers, by petname."""
+    peers = sorted(node.peers.store.peers, key=lambda peer: peer.petname.casefold())
+    return {"peers": [describe_peer(node, peer) for peer in peers]}
+
+
+async def trust_show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """One peer."""
+    return describe_peer(node, node.peers.find(text(parameters, "peer")))
+
+
+async def trust_grant(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Give a peer grants."""
+    grants = texts(parameters, "grants")
+    if not grants:
+        raise NodeError("no grant is named", code=ExitCode.USAGE)
+    peer = await trio.to_thread.run_sync(node.peers.grant, text(parameters, "peer"), grants)
+    return describe_peer(node, peer)
+
+
+async def trust_revoke(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Take grants, or all trust, from a peer."""
+    peer = await trio.to_thread.run_sync(
+        node.peers.revoke,
+        text(parameters, "peer"),
+        texts(parameters, "grants"),
+        now_ms() // 1000,
+    )
+    return describe_peer(node, peer)
+
+
+async def trust_rename(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Give a peer another petname."""
+    peer = await trio.to_thread.run_sync(
+        node.peers.rename, text(parameters, "peer"), text(parameters, "petname")
+    )
+    return describe_peer(node, peer)
+
+
+async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
+    """How the node is: identity, addresses, peers, transfers, log, disk."""
+    serving = node.serving_parts
+    totals = await trio.to_thread.run_sync(node.catalog.totals)
+    quarantined = await trio.to_thread.run_sync(
+        lambda: sum(1 for path in node.home.quarantine_path.iterdir() if path.is_dir())
+    )
+    peers = sorted(node.peers.store.peers, key=lambda peer: peer.petname.casefold())
+    return {
+        "running": serving is not None,
+        "name": node.card.name,
+        "fingerprint": node.card.fingerprint,
+        "peer_id": peer_id(node.card.node_key),
+        "home": str(node.home.path),
+        "version": VERSION,
+        "addresses": serving.network.addresses if serving else list(node.card.addresses),
+        "studies": totals.studies,
+        "instances": totals.instances,
+        "store_bytes": totals.encoded_bytes,
+        "free_bytes": node.free_bytes(),
+        "log_size": node.audit.size,
+        "log_root": node.audit.root().hex(),
+        "peers": [describe_peer(node, peer) for peer in peers],
+        "transfers": [
+            describe_transfer(node, transfer) for transfer in node.transfers.active.values()
+        ],
+        "quarantined": quarantined,
+        "started": node.started_ms,
+    }
+
+
+OPERATIONS = {
+    "card.own": Operation(own_card),
+    "trust.add": Operation(trust_add),
+    "trust.list": Operation(trust_list),
+    "trust.show": Operation(trust_show),
+    "trust.grant": Operation(trust_grant),
+    "trust.revoke": Operation(trust_revoke),
+    "trust.rename": Operation(trust_rename),
+    "status": Operation(status),
+}

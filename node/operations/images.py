@@ -1,0 +1,212 @@
+"""Operations on images: ingest, export, list, share, withdraw."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from node.app import Node
+from node.catalog import StudyRow
+from node.errors import ExitCode, NodeError
+from node.export import export_study
+from node.ingest import ingest
+from node.operations.base import Operation, Report, Result, text, texts
+from protocol.log.entry import Event
+from protocol.messages import Record
+
+T = TypeVar("T")
+
+_PROGRESS_SECONDS = 0.1
+
+
+def describe_study(node: Node, row: StudyRow) -> dict[str, Any]:
+    """A study of ours as JSON."""
+    return {
+        "study": row.study_uid,
+        "where": "own",
+        "state": row.state,
+        "origin": "local" if row.origin == "local" else node.petname(bytes.fromhex(row.origin)),
+        "modalities": list(row.modalities),
+        "study_date": row.study_date,
+        "description": row.description,
+        "patient_id": row.patient_id,
+        "patient_name": row.patient_name,
+        "accession_number": row.accession_number,
+        "series": row.series_count,
+        "instances": row.instance_count,
+        "bytes": row.original_bytes,
+        "encoded_bytes": row.encoded_bytes,
+        "content_root": row.content_root.hex(),
+        "held": True,
+    }
+
+
+def describe_record(node: Node, peer: bytes, record: Record) -> dict[str, Any]:
+    """An announced study as JSON."""
+    own = node.catalog.study(record.study)
+    return {
+        "study": record.study,
+        "where": node.petname(peer),
+        "state": "announced",
+        "origin": node.petname(peer),
+        "modalities": list(record.modalities),
+        "study_date": record.study_date,
+        "description": record.description or "",
+        "patient_id": record.patient_id or "",
+        "patient_name": record.patient_name or "",
+        "accession_number": "",
+        "series": record.series,
+        "instances": record.instances,
+        "bytes": record.bytes,
+        "encoded_bytes": record.encoded_bytes,
+        "content_root": record.content_root.hex(),
+        "held": own is not None and own.content_root == record.content_root,
+    }
+
+
+async def run_work(
+    work: Callable[[Callable[[Any], None], Callable[[], bool]], T],
+    report: Report,
+    describe: Callable[[Any], dict[str, Any]],
+) -> T:
+    """Run blocking work in a thread; its progress goes to `report`, at most 10 times a second.
+
+    When the caller is cancelled, the work is told so and waited for: it stops at a
+    point where nothing is half done.
+
+    Args:
+        work: takes a progress function and a function that says whether to stop.
+        report: takes the events, in the trio thread.
+        describe: turns the work's progress into an event.
+    """
+    token = trio.lowlevel.current_trio_token()
+    stopped = threading.Event()
+    last = 0.0
+
+    def progress(value: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PROGRESS_SECONDS:
+            last = now
+            token.run_sync_soon(report, describe(value))
+
+    async def stop_with_us() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            stopped.set()
+
+    failure: Exception | None = None
+    result: T
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_with_us)
+        try:
+            result = await trio.to_thread.run_sync(work, progress, stopped.is_set)
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result
+
+
+async def ingest_paths(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+    """Take files and folders into the store."""
+    paths = [Path(path) for path in texts(parameters, "paths")]
+
+    def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:
+        for path in paths:
+            if not path.is_absolute():
+                raise NodeError(f"the path {path} must be absolute", code=ExitCode.USAGE)
+            if not path.exists():
+                raise NodeError(f"there is no file or folder {path}", code=ExitCode.NOT_FOUND)
+        return ingest(
+            paths,
+            catalog=node.catalog,
+            store=node.store,
+            quarantine=node.home.quarantine_path,
+            audit=node.audit.append,
+            progress=progress,
+            cancelled=cancelled,
+            now=time.time,
+        )
+
+    return dataclasses.asdict(await run_work(work, report, dataclasses.asdict))
+
+
+async def export(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+    """Write the original files of a study."""
+    row = await trio.to_thread.run_sync(node.catalog.find_study, text(parameters, "study"))
+    directory = Path(text(parameters, "directory"))
+
+    def work(progress: Callable[[Any], None], _: Callable[[], bool]) -> Any:
+        return export_study(node.catalog, node.store, row.study_uid, directory, progress)
+
+    await run_work(work, report, dataclasses.asdict)
+    return {
+        "study": row.study_uid,
+        "files": row.instance_count,
+        "bytes": row.original_bytes,
+        "directory": str(directory),
+    }
+
+
+async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Our studies, those of one peer, or all."""
+    peer_text = parameters.get("peer")
+    everything = bool(parameters.get("all"))
+
+    def read() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        if peer_text is None:
+            found += [describe_study(node, row) for row in node.catalog.studies()]
+        if peer_text is not None or everything:
+            peer = None if peer_text is None else node.peers.find(str(peer_text)).facility_key
+            found += [
+                describe_record(node, key, record)
+                for key, record in node.feeds.announced(peer=peer)
+            ]
+        return found
+
+    return {"studies": await trio.to_thread.run_sync(read)}
+
+
+async def _set_shared(node: Node, parameters: dict[str, Any], shared: bool) -> Result:
+    def change() -> StudyRow:
+        row = node.catalog.find_study(text(parameters, "study"))
+        if (row.state == "shared") != shared:
+            node.audit.append(
+                Event(
+                    type="shared" if shared else "withdrawn",
+                    actor="operator",
+                    subjects=(("study", row.study_uid),),
+                    details={"content_root": row.content_root.hex()},
+                )
+            )
+            node.catalog.set_shared(row.study_uid, shared)
+        return node.catalog.find_study(row.study_uid)
+
+    return describe_study(node, await trio.to_thread.run_sync(change))
+
+
+async def share(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Announce a study to all peers that may see."""
+    return await _set_shared(node, parameters, True)
+
+
+async def withdraw(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Stop sharing a study."""
+    return await _set_shared(node, parameters, False)
+
+
+OPERATIONS = {
+    "ingest": Operation(ingest_paths),
+    "export": Operation(export),
+    "studies": Operation(studies),
+    "share": Operation(share),
+    "withdraw": Operation(withdraw),
+}

@@ -1,0 +1,101 @@
+"""Operations on transfers: fetch, follow, list, cancel."""
+
+from typing import Any
+
+import trio
+
+from keys.trust import PURPOSES
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.operations.base import Operation, Report, Result, require_serving, text
+from node.transfers import Transfer, TransferState
+
+_PROGRESS_SECONDS = 0.1
+
+
+def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
+    """A transfer as JSON."""
+    return {
+        "transfer": transfer.transfer.hex(),
+        "study": transfer.study,
+        "peer": node.petname(transfer.peer),
+        "direction": transfer.direction,
+        "purpose": transfer.purpose,
+        "state": transfer.state.value,
+        "why": transfer.why,
+        "instances": transfer.instances,
+        "bytes": transfer.bytes,
+        "bytes_done": transfer.bytes_done,
+        "wire_bytes": transfer.wire_bytes,
+        "wire_bytes_total": transfer.wire_bytes_total,
+        "held_bytes": transfer.held_bytes,
+        "started": transfer.started,
+        "ended": transfer.ended,
+    }
+
+
+async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+    """Fetch a study and follow the transfer to its end."""
+    serving = require_serving(node)
+    purpose = text(parameters, "purpose", PURPOSES[0])
+    if purpose not in PURPOSES:
+        raise NodeError(
+            f"there is no purpose {purpose}",
+            hint=f"the purposes are {', '.join(PURPOSES)}",
+            code=ExitCode.USAGE,
+        )
+    wanted_peer = parameters.get("peer")
+    study, peer = serving.fetcher.choose(
+        text(parameters, "study"), wanted_peer if isinstance(wanted_peer, str) else None
+    )
+    transfer = await serving.fetcher.start(study, peer, purpose)
+    while not transfer.is_ended:
+        changed = transfer.changed
+        report(describe_transfer(node, transfer))
+        await trio.sleep(_PROGRESS_SECONDS)
+        if not transfer.is_ended:
+            await changed.wait()
+    report(describe_transfer(node, transfer))
+    if transfer.state is TransferState.COMPLETE:
+        return describe_transfer(node, transfer)
+    message = transfer.why
+    if transfer.state is TransferState.CANCELLED:
+        message = f"the transfer was cancelled: {transfer.why}"
+    raise NodeError(
+        f"study {study} was not fetched: {message}",
+        hint=transfer.hint,
+        code=ExitCode(transfer.exit_code),
+    )
+
+
+async def transfers(node: Node, _: dict[str, Any], __: Report) -> Result:
+    """The newest transfers, active ones included."""
+    recent = await trio.to_thread.run_sync(node.transfers.recent)
+    return {"transfers": [describe_transfer(node, transfer) for transfer in recent]}
+
+
+async def cancel(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Stop an incoming transfer that is under way."""
+    prefix = text(parameters, "transfer").lower()
+    found = [
+        transfer
+        for transfer in node.transfers.active.values()
+        if prefix and transfer.transfer.hex().startswith(prefix) and transfer.direction == "in"
+    ]
+    if len(found) != 1:
+        raise NodeError(
+            f"no incoming transfer {prefix} is under way"
+            if not found
+            else f"{len(found)} transfers begin with {prefix}",
+            hint="see `radmesh transfers`; to stop sending to a peer, revoke its grant",
+            code=ExitCode.NOT_FOUND,
+        )
+    await require_serving(node).fetcher.cancel(found[0])
+    return describe_transfer(node, found[0])
+
+
+OPERATIONS = {
+    "fetch": Operation(fetch, needs_network=True),
+    "transfers": Operation(transfers),
+    "transfer.cancel": Operation(cancel, needs_network=True),
+}

@@ -1,0 +1,284 @@
+"""Serving one study over one stream: decide, log, offer, send, take the receipt.
+
+The log entries `requested`, `refused` and `disclosure-begun` are durable before
+their effect; nothing is compressed here, since batches are stored as they are
+sent. Tasks of a session: a reader, a thread that reads and seals ahead by two
+batches, and the main line that writes within the recipient's credit.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from keys.identity import KeyPair
+from keys.trust import Peer
+from node.catalog import Catalog
+from node.errors import NodeError
+from node.home import now_ms
+from node.network import PeerStream, StreamLost
+from node.peers import Peers
+from node.policy import Refusal, decide_fetch
+from node.sessions import StudyStream, TransferRefused, first_error
+from node.store import BatchStore
+from node.transfers import Transfer, Transfers, TransferState
+from protocol import limits
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.log.entry import Event as LogEvent
+from protocol.manifest import Manifest
+from protocol.source import SourceTransfer
+from protocol.transfer import Credited, Receipted, Requested, Wanted
+
+SEALED_AHEAD = 2
+TRANSFERS_PER_PEER = 8
+
+
+class Sender:
+    """Serves studies of this node to peers.
+
+    Args:
+        key: our node key.
+        own_facility: our facility key (32 bytes).
+        peers: who may have what.
+        catalog: what there is.
+        store: its batches.
+        append: writes one audit entry durably (synchronous).
+        add_receipt: keeps a signed receipt beside the log (synchronous).
+        transfers: the register of transfers.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: KeyPair,
+        own_facility: bytes,
+        peers: Peers,
+        catalog: Catalog,
+        store: BatchStore,
+        append: Callable[[LogEvent], int],
+        add_receipt: Callable[[bytes], str],
+        transfers: Transfers,
+    ) -> None:
+        self.key = key
+        self.own_facility = own_facility
+        self.peers = peers
+        self.catalog = catalog
+        self.store = store
+        self.append = append
+        self.add_receipt = add_receipt
+        self.transfers = transfers
+        self._scopes: dict[bytes, set[trio.CancelScope]] = {}
+
+    async def serve(self, stream: PeerStream) -> None:
+        """Handle one inbound stream of the study protocol; never raises for a peer's doing."""
+        peer = self.peers.store.by_node_key(stream.peer, now_ms() // 1000)
+        if peer is None:
+            await stream.reset()
+            return
+        with self._revocable(peer.facility_key) as scope:
+            session = _Session(self, stream, peer)
+            try:
+                async with trio.open_nursery() as nursery:
+                    await session.run(nursery)
+                    nursery.cancel_scope.cancel()
+            except BaseExceptionGroup as group:
+                error = first_error(group)
+                if isinstance(error, trio.Cancelled):
+                    raise
+                await session.failed(error)
+        if scope.cancelled_caught:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                await session.failed(None)
+
+    def stop_peer(self, facility_key: bytes) -> None:
+        """End all transfers to a peer at once: its trust was revoked."""
+        for scope in self._scopes.get(facility_key, ()):
+            scope.cancel()
+
+    def sessions(self, facility_key: bytes) -> int:
+        """How many transfers to this peer are under way."""
+        return len(self._scopes.get(facility_key, ()))
+
+    @contextmanager
+    def _revocable(self, facility_key: bytes) -> Iterator[trio.CancelScope]:
+        scopes = self._scopes.setdefault(facility_key, set())
+        with trio.CancelScope() as scope:
+            scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                scopes.discard(scope)
+
+
+class _Session:
+    """The state of one session on one stream."""
+
+    def __init__(self, owner: Sender, stream: PeerStream, peer: Peer) -> None:
+        self._owner = owner
+        self._stream = stream
+        self._peer = peer
+        self._end = SourceTransfer(owner.key, stream.peer)
+        self._study = StudyStream(stream, self._end)
+        self._transfer: Transfer | None = None
+        self._disclosing = False
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        self._study.start(nursery)
+        try:
+            await self._serve(nursery)
+        except RemoteProtocolError as error:
+            await self._study.refuse(error.code)
+            raise
+        except NodeError:
+            await self._study.refuse(WireCode.OTHER)
+            raise
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        request = (await self._study.expect(Requested, limits.PEER_REPLY_SECONDS)).request
+        await self._log("requested")
+        study = await trio.to_thread.run_sync(self._owner.catalog.study, request.study)
+        refusal = decide_fetch(self._owner.peers.store, self._peer, request, study, now_ms=now_ms())
+        if refusal is None and self._owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
+            refusal = Refusal(WireCode.BUSY, "too many transfers of this peer at once")
+        transfer = Transfer(
+            request.transfer, "out", request.study, self._peer.facility_key, request.purpose
+        )
+        self._transfer = transfer
+        if refusal is not None:
+            await self._refuse(refusal)
+            return
+        manifest = await trio.to_thread.run_sync(self._owner.catalog.manifest, request.study)
+        transfer.instances = len(manifest.instances)
+        transfer.bytes = manifest.total_original_bytes
+        transfer.wire_bytes_total = manifest.total_encoded_bytes
+        await self._log("disclosure-begun", manifest)
+        self._disclosing = True
+        await self._owner.transfers.enter(transfer, TransferState.SENDING)
+        await self._send(nursery, manifest)
+        await self._take_receipt(manifest)
+
+    async def failed(self, error: BaseException | None) -> None:
+        """Close the books on a session that did not end well; None means it was revoked."""
+        why = "its trust was revoked" if error is None else "the connection was lost"
+        if isinstance(error, TransferRefused):
+            why = f"the recipient gave up ({error.code.name.lower()})"
+        elif isinstance(error, RemoteProtocolError):
+            why = str(error)
+        elif isinstance(error, NodeError):
+            why = error.message
+        elif error is not None and not isinstance(error, StreamLost | trio.Cancelled):
+            await self._stream.reset()
+            raise error
+        if self._disclosing:
+            await self._log("disclosure-failed", outcome="failed", why=why)
+        if self._transfer is not None and not self._transfer.is_ended:
+            await self._owner.transfers.enter(self._transfer, TransferState.FAILED, why)
+        await self._stream.reset()
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        assert self._transfer is not None
+        await self._log("refused", outcome="refused", why=refusal.reason)
+        await self._owner.transfers.enter(self._transfer, TransferState.REFUSED, refusal.reason)
+        await self._study.refuse(refusal.code)
+
+    # --- sending -----------------------------------------------------------------
+
+    async def _send(self, nursery: trio.Nursery, manifest: Manifest) -> None:
+        transfer = self._transfer
+        assert transfer is not None
+        for frame in self._end.offer_manifest(manifest, time_ms=now_ms()):
+            await self._stream.write(frame, timeout_seconds=limits.STALL_SECONDS)
+        wanted = await self._study.expect(Wanted, limits.VERIFY_SECONDS)
+        transfer.wire_bytes_total = sum(
+            manifest.batches[index].encoded_size for index in wanted.batches
+        )
+        ahead, sealed_batches = trio.open_memory_channel[tuple[int, bytes] | NodeError](
+            SEALED_AHEAD
+        )
+        nursery.start_soon(self._seal_ahead, manifest, wanted.batches, ahead)
+        async for item in sealed_batches:
+            if isinstance(item, NodeError):
+                raise item
+            index, sealed = item
+            while not self._end.connection.may_send_batch(len(sealed)):
+                await self._study.expect(Credited, limits.STALL_SECONDS)
+            header = self._end.connection.data_header(index, len(sealed))
+            await self._stream.write(header + sealed, timeout_seconds=limits.STALL_SECONDS)
+            transfer.wire_bytes += manifest.batches[index].encoded_size
+            transfer.bytes_done += manifest.batches[index].original_size
+            transfer.touch()
+        await self._stream.write(self._end.end(), timeout_seconds=limits.STALL_SECONDS)
+
+    async def _seal_ahead(
+        self,
+        manifest: Manifest,
+        wanted: tuple[int, ...],
+        ahead: trio.MemorySendChannel[tuple[int, bytes] | NodeError],
+    ) -> None:
+        async with ahead:
+            try:
+                for index in wanted:
+                    sealed = await trio.to_thread.run_sync(self._read_and_seal, manifest, index)
+                    await ahead.send((index, sealed))
+            except NodeError as error:
+                await ahead.send(error)
+
+    def _read_and_seal(self, manifest: Manifest, index: int) -> bytes:
+        return self._end.seal_batch(index, self._owner.store.read(manifest.batches[index].digest))
+
+    async def _take_receipt(self, manifest: Manifest) -> None:
+        transfer = self._transfer
+        assert transfer is not None
+        await self._owner.transfers.enter(transfer, TransferState.VERIFYING)
+        while not isinstance(event := await self._study.event(limits.VERIFY_SECONDS), Receipted):
+            if not isinstance(event, Credited):
+                raise RemoteProtocolError("the recipient's messages are out of order")
+        receipted = event
+        if receipted.receipt.source_facility != self._owner.own_facility or (
+            receipted.receipt.recipient_facility != self._peer.facility_key
+        ):
+            raise RemoteProtocolError("the receipt names other facilities")
+        frame, signed = self._end.countersign(receipted)
+        digest = await trio.to_thread.run_sync(self._owner.add_receipt, signed.encode())
+        await self._log("disclosed", manifest)
+        await self._log("receipt", manifest, receipt=digest)
+        self._disclosing = False
+        await self._stream.write(frame, timeout_seconds=limits.STALL_SECONDS)
+        await self._owner.transfers.enter(transfer, TransferState.COMPLETE)
+        await self._study.finish()
+
+    async def _log(
+        self,
+        kind: str,
+        manifest: Manifest | None = None,
+        *,
+        outcome: str = "success",
+        why: str = "",
+        receipt: str = "",
+    ) -> None:
+        request, offer = self._end.request, self._end.offer
+        assert request is not None
+        details: dict[str, str | int | bool] = {
+            "transfer": request.transfer.hex(),
+            "direction": "out",
+        }
+        if manifest is not None:
+            details["content_root"] = manifest.content_root.hex()
+            details["instances"] = len(manifest.instances)
+            details["bytes"] = manifest.total_original_bytes
+        if offer is not None:
+            details["manifest"] = offer.manifest.hex()
+        if why:
+            details["why"] = why
+        if receipt:
+            details["receipt"] = receipt
+        event = LogEvent(
+            type=kind,
+            actor="node",
+            peer=self._peer.facility_key,
+            purpose=request.purpose,
+            outcome=outcome,
+            subjects=(("study", request.study),),
+            details=details,
+        )
+        await trio.to_thread.run_sync(self._owner.append, event)

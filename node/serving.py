@@ -1,0 +1,235 @@
+"""The node on the network: hosts, links, and one session a connected peer.
+
+Imported only by a process that serves, since libp2p is slow to load.
+"""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import trio
+
+import keys.errors
+from keys.trust import Peer
+from node.announcer import Announcer
+from node.errors import NodeError
+from node.fetching import Fetcher
+from node.home import now_ms
+from node.links import Links, LinkTarget
+from node.messaging import MessageStream
+from node.network import Network, NetworkLimits, PeerStream, StreamLost
+from node.receiving import Receiver
+from node.sending import Sender
+from protocol import messages
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.messages import Hello
+
+if TYPE_CHECKING:
+    from node.app import Node
+
+log = logging.getLogger("radmesh.serving")
+
+SESSION_RETRY_SECONDS = 1.0
+
+
+class Serving:
+    """The parts of a node that need the network."""
+
+    def __init__(self, node: "Node") -> None:
+        from node.app import VERSION
+
+        self._node = node
+        self._software = f"radmesh {VERSION}"
+        self.token = trio.lowlevel.current_trio_token()
+        key = node.keys.node
+        self.announcer = Announcer(
+            key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
+        )
+        self.sender = Sender(
+            key=key,
+            own_facility=node.card.facility_key,
+            peers=node.peers,
+            catalog=node.catalog,
+            store=node.store,
+            append=node.audit.append,
+            add_receipt=node.audit.add_receipt,
+            transfers=node.transfers,
+        )
+        self.network = Network(
+            key,
+            listen=node.settings.listen,
+            is_trusted=self._is_trusted,
+            handlers={
+                messages.HELLO_PROTOCOL: self._serve_hello,
+                messages.CATALOG_PROTOCOL: self.announcer.serve,
+                messages.STUDY_PROTOCOL: self.sender.serve,
+            },
+            on_connected=self._connected,
+            on_disconnected=self._disconnected,
+            limits=NetworkLimits(block_bytes=node.settings.write_block_bytes),
+        )
+        self.links = Links(self.network, self._targets)
+        self.fetcher = Fetcher(
+            receiver=Receiver(
+                key=key,
+                facility_key=node.card.facility_key,
+                catalog=node.catalog,
+                incoming=node.incoming,
+                append=node.audit.append,
+                add_receipt=node.audit.add_receipt,
+                transfers=node.transfers,
+                free_bytes=node.free_bytes,
+            ),
+            transfers=node.transfers,
+            peers=node.peers,
+            feeds=node.feeds,
+            append=node.audit.append,
+            open_stream=lambda peer: self.network.open_stream(peer, messages.STUDY_PROTOCOL),
+            wait_connected=self.wait_connected,
+            is_connected=self.is_connected,
+        )
+        self._sessions: dict[bytes, trio.CancelScope] = {}
+        self._connections_changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listen, dial, announce and transfer inside this block.
+
+        Raises:
+            NodeError: the node cannot listen.
+        """
+        async with self.network.running():
+            addresses = self._node.settings.addresses or tuple(self.network.addresses)
+            await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.links.run)
+                nursery.start_soon(self.fetcher.run)
+                for peer in self.network.connected():
+                    self._connected(peer)
+                try:
+                    yield
+                finally:
+                    nursery.cancel_scope.cancel()
+                    self._nursery = None
+
+    # --- who is there --------------------------------------------------------------
+
+    def _is_trusted(self, node_key: bytes) -> bool:
+        return self._node.peers.store.by_node_key(node_key, now_ms() // 1000) is not None
+
+    def _targets(self) -> list[LinkTarget]:
+        return [
+            LinkTarget(peer.card.node_key, peer.card.addresses, peer.petname)
+            for peer in self._node.peers.store.peers
+            if self._is_trusted(peer.card.node_key)
+        ]
+
+    def is_connected(self, node_key: bytes) -> bool:
+        """Whether a peer is connected now."""
+        return node_key in self.network.connected()
+
+    async def wait_connected(self, node_key: bytes) -> None:
+        """Wait until a peer is connected; it is dialled at once."""
+        self.links.poke()
+        while not self.is_connected(node_key):
+            await self._connections_changed.wait()
+
+    def peer_changed(self, peer: Peer) -> None:
+        """A peer's card or grants have changed; revocation takes effect at once."""
+        now = now_ms() // 1000
+        store = self._node.peers.store
+        if store.by_node_key(peer.card.node_key, now) is None and self._nursery is not None:
+            self.fetcher.cancel_peer(peer.facility_key)
+            self._nursery.start_soon(self.network.close_peer, peer.card.node_key)
+        if store.why_not(peer, "fetch", now) is not None:
+            self.sender.stop_peer(peer.facility_key)
+        self.links.poke()
+        self.announcer.announce()
+
+    def _connected(self, node_key: bytes) -> None:
+        event, self._connections_changed = self._connections_changed, trio.Event()
+        event.set()
+        if self._nursery is not None and node_key not in self._sessions:
+            self._sessions[node_key] = trio.CancelScope()
+            self._nursery.start_soon(self._session, node_key, self._sessions[node_key])
+
+    def _disconnected(self, node_key: bytes) -> None:
+        scope = self._sessions.pop(node_key, None)
+        if scope is not None:
+            scope.cancel()
+        if self._nursery is not None:
+            self._nursery.start_soon(self._saw, node_key)
+
+    async def _saw(self, node_key: bytes) -> None:
+        peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
+        if peer is not None:
+            await trio.to_thread.run_sync(self._node.peers.saw, peer.facility_key, now_ms() // 1000)
+
+    # --- one session a peer ----------------------------------------------------------
+
+    async def _session(self, node_key: bytes, scope: trio.CancelScope) -> None:
+        """Greet a connected peer and listen to its feed while the connection lasts."""
+        with scope:
+            await self._saw(node_key)
+            while True:
+                peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
+                if peer is None:
+                    return
+                try:
+                    await self._greet(peer)
+                    await self.announcer.listen(
+                        peer, lambda protocol: self.network.open_stream(node_key, protocol)
+                    )
+                except StreamLost as error:
+                    log.debug("session with %s ended: %s", peer.petname, error)
+                except (RemoteProtocolError, NodeError) as error:
+                    log.warning("session with %s: %s", peer.petname, error)
+                await trio.sleep(SESSION_RETRY_SECONDS)
+
+    def _hello(self) -> Hello:
+        return Hello(
+            versions=(messages.PROTOCOL_VERSION,),
+            software=self._software,
+            card=self._node.card.encoded,
+        )
+
+    async def _greet(self, peer: Peer) -> None:
+        stream = await self.network.open_stream(peer.card.node_key, messages.HELLO_PROTOCOL)
+        try:
+            channel = MessageStream(stream)
+            await channel.send(self._hello())
+            await self._take_hello(channel, peer)
+            await stream.close()
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await stream.reset()
+            raise
+
+    async def _serve_hello(self, stream: PeerStream) -> None:
+        peer = self._node.peers.store.by_node_key(stream.peer, now_ms() // 1000)
+        if peer is None:
+            await stream.reset()
+            return
+        channel = MessageStream(stream)
+        await self._take_hello(channel, peer)
+        await channel.send(self._hello())
+        await stream.close()
+
+    async def _take_hello(self, channel: MessageStream, peer: Peer) -> None:
+        hello = await channel.receive_untrusted()
+        if not isinstance(hello, Hello):
+            raise RemoteProtocolError("a hello must come first", WireCode.UNEXPECTED)
+        if messages.PROTOCOL_VERSION not in hello.versions:
+            raise RemoteProtocolError("the peer speaks no version that we speak")
+        try:
+            await trio.to_thread.run_sync(
+                self._node.peers.take_newer_card,
+                hello.card,
+                peer.facility_key,
+                now_ms() // 1000,
+            )
+        except (NodeError, keys.errors.KeysError) as error:
+            log.warning("the card that %s sent is not taken: %s", peer.petname, error)

@@ -1,0 +1,143 @@
+"""One study stream to a peer as events: what sending and receiving share.
+
+A reader task always drains the stream, so that a pause of ours never looks like
+a dead reader to the peer; credit bounds what it can bring. That the stream is
+lost comes as the last event, after everything that arrived before.
+"""
+
+from typing import TypeVar
+
+import trio
+
+from node.network import PeerStream, StreamLost
+from node.watchdog import Watchdog
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.recipient import RecipientTransfer
+from protocol.source import SourceTransfer
+from protocol.states import FINAL
+from protocol.transfer import Event, Refused
+
+READ_BYTES = 1024 * 1024
+_EVENTS_WAITING = 64
+
+GOODBYE_SECONDS = 3.0
+"""Longest wait for a peer to take our last words."""
+
+E = TypeVar("E", bound=Event)
+
+
+class TransferRefused(Exception):
+    """The peer ended the transfer.
+
+    Attributes:
+        code: its reason.
+    """
+
+    def __init__(self, code: WireCode) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+class StudyStream:
+    """A stream and the transfer end that gives its bytes a meaning.
+
+    Args:
+        stream: to the peer.
+        end: our end of the transfer.
+    """
+
+    def __init__(self, stream: PeerStream, end: SourceTransfer | RecipientTransfer) -> None:
+        self.stream = stream
+        self.watchdog = Watchdog(stream)
+        self._end = end
+        self._into, self._events = trio.open_memory_channel[Event | Exception](_EVENTS_WAITING)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the reader and the watchdog; they end with the nursery."""
+        nursery.start_soon(self._read)
+        nursery.start_soon(self.watchdog.run)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                data = await self.stream.read(READ_BYTES, timeout_seconds=float("inf"))
+                self.watchdog.progress()
+                for event in self._end.receive_untrusted(data):
+                    await self._into.send(event)
+        except (StreamLost, RemoteProtocolError) as error:
+            await self._into.send(error)
+
+    async def fail(self, error: Exception) -> None:
+        """Give an error of a helping task to the main line, as its next event."""
+        await self._into.send(error)
+
+    async def event(self, limit_seconds: float) -> Event:
+        """The next event; something must come from the peer every `limit_seconds`.
+
+        Raises:
+            StreamLost: the connection broke, or nothing came in time.
+            TransferRefused: the peer ended the transfer.
+            RemoteProtocolError: the peer broke a rule.
+            Exception: what a helping task gave to `fail`.
+        """
+        with self.watchdog.expect(limit_seconds):
+            event = await self._events.receive()
+        if isinstance(event, Exception):
+            raise event
+        if isinstance(event, Refused):
+            raise TransferRefused(event.code)
+        return event
+
+    async def expect(self, expected: type[E], limit_seconds: float) -> E:
+        """The next event, which must be of one type.
+
+        Raises:
+            RemoteProtocolError: it is of another.
+        """
+        event = await self.event(limit_seconds)
+        if not isinstance(event, expected):
+            raise RemoteProtocolError("the peer's messages are out of order", WireCode.UNEXPECTED)
+        return event
+
+    async def refuse(self, code: WireCode) -> None:
+        """Tell the peer why the transfer ends, as far as it listens."""
+        if self._end.state in FINAL:
+            return
+        with trio.move_on_after(GOODBYE_SECONDS):
+            try:
+                await self.stream.write(self._end.refuse(code), timeout_seconds=GOODBYE_SECONDS)
+            except StreamLost:
+                return
+            await self.finish()
+
+    async def finish(self) -> None:
+        """End our half and wait until the peer has ended its own.
+
+        A stream that is dropped while the peer still reads can lose what was
+        written last.
+        """
+        with trio.move_on_after(GOODBYE_SECONDS):
+            try:
+                await self.stream.close()
+                while not isinstance(await self._events.receive(), StreamLost):
+                    pass
+            except StreamLost:
+                return
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of a session's nursery to act on: the first that is no cancellation.
+
+    A lost stream is what other failures look like from beside, so it comes last.
+    """
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending = [*error.exceptions, *pending]
+        else:
+            leaves.append(error)
+    fatal = [error for error in leaves if not isinstance(error, trio.Cancelled | StreamLost)]
+    lost = [error for error in leaves if isinstance(error, StreamLost)]
+    return (fatal or lost or leaves)[0]

@@ -1,0 +1,230 @@
+"""Encoded batches on disk, by digest: `store/ab/abcdef...`.
+
+A batch appears under its name only when it is whole and flushed: temporary file,
+flush, rename, flush of the directory. The name is BLAKE3 of the content, so a
+second write of the same batch changes nothing, and every read tells whether the
+disk still has what was written. What the batches mean is in the catalog; a batch
+that no study claims (a crash between store and catalog) is harmless.
+
+All functions are synchronous and thread-safe.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import blake3
+
+from node.errors import ExitCode, NodeError
+
+DIGEST_BYTES = 32
+
+RESERVE_BYTES = 64 * 1024 * 1024
+"""Kept free for the audit log and the database: a node that cannot log must stop."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_error(what: str, error: OSError) -> NodeError:
+    """The operator's form of a failed write or read; `what` begins the sentence."""
+    if error.errno in _FULL:
+        return NodeError(
+            f"{what}: the disk is full",
+            hint="free disk space and run it again; what was finished is kept",
+            code=ExitCode.DISK,
+        )
+    return NodeError(
+        f"{what}: {error.strerror or type(error).__name__}",
+        hint="check the disk and the permissions of the node's home",
+        code=ExitCode.DISK,
+    )
+
+
+class BatchStore:
+    """The directory of encoded batches; made when it does not exist.
+
+    Args:
+        root: the directory.
+        reserve_bytes: disk space that writes leave free.
+
+    Raises:
+        NodeError: the directory cannot be made.
+    """
+
+    def __init__(self, root: Path, *, reserve_bytes: int = RESERVE_BYTES) -> None:
+        self._root = root
+        self._temporary = root / "tmp"
+        self._reserve_bytes = reserve_bytes
+        try:
+            self._temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise disk_error(f"the store {root} cannot be made", error) from error
+
+    def path(self, digest: bytes) -> Path:
+        """Where the batch with this digest (32 bytes) stands, or would stand."""
+        if len(digest) != DIGEST_BYTES:
+            raise ValueError(f"a digest has {DIGEST_BYTES} bytes")
+        name = digest.hex()
+        return self._root / name[:2] / name
+
+    def has(self, digest: bytes) -> bool:
+        """Whether the batch is here; `read` tells whether it is undamaged."""
+        return self.path(digest).is_file()
+
+    def put(self, encoded: bytes | bytearray | memoryview) -> bytes:
+        """Store one encoded batch, durable on return; repairs a damaged copy.
+
+        Returns:
+            Its digest.
+
+        Raises:
+            NodeError: the disk is full or cannot be written; nothing is half there.
+        """
+        digest = blake3.blake3(encoded).digest()
+        if self._is_whole(digest):
+            return digest
+        self.require_free(len(encoded))
+        temporary = self._temporary / secrets.token_hex(16)
+        try:
+            with temporary.open("xb") as file:
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
+            self._publish(temporary, digest)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise disk_error("a batch cannot be stored", error) from error
+        return digest
+
+    def put_many(self, batches: Iterable[bytes]) -> list[bytes]:
+        """Store several encoded batches; their digests, in order."""
+        return [self.put(encoded) for encoded in batches]
+
+    def adopt(self, path: Path, digest: bytes) -> None:
+        """Move a file of the same file system in as the batch `digest`, durably.
+
+        Raises:
+            NodeError: its content has another digest (the file stays), or the disk
+                cannot be written.
+        """
+        try:
+            with path.open("rb") as file:
+                if blake3.blake3(file.read()).digest() != digest:
+                    raise NodeError(
+                        f"the batch {digest.hex()} is damaged on disk",
+                        hint="fetch the study again, and check the disk",
+                        code=ExitCode.INTEGRITY,
+                    )
+                os.fsync(file.fileno())
+            if self._is_whole(digest):
+                path.unlink()
+                return
+            self._publish(path, digest)
+        except OSError as error:
+            raise disk_error("a batch cannot be stored", error) from error
+
+    def read(self, digest: bytes) -> bytes:
+        """The encoded batch, its digest compared.
+
+        Raises:
+            NodeError: it is missing or damaged (INTEGRITY), or cannot be read (DISK).
+        """
+        try:
+            encoded = self.path(digest).read_bytes()
+        except FileNotFoundError:
+            raise NodeError(
+                f"the batch {digest.hex()} is missing from the store",
+                hint="restore the home from its backup, or fetch the study again",
+                code=ExitCode.INTEGRITY,
+            ) from None
+        except OSError as error:
+            raise disk_error("a batch cannot be read", error) from error
+        if blake3.blake3(encoded).digest() != digest:
+            raise NodeError(
+                f"the batch {digest.hex()} is damaged on disk",
+                hint="restore the home from its backup, or fetch the study again; check the disk",
+                code=ExitCode.INTEGRITY,
+            )
+        return encoded
+
+    def remove(self, digest: bytes) -> None:
+        """Remove a batch; nothing happens when it is not there."""
+        try:
+            self.path(digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error("a batch cannot be removed", error) from error
+
+    def digests(self) -> Iterator[bytes]:
+        """The digests of all batches here, in no order."""
+        for folder in sorted(self._root.iterdir()):
+            if len(folder.name) != 2 or not folder.is_dir():
+                continue
+            for path in folder.iterdir():
+                if path.name.startswith(folder.name) and len(path.name) == 2 * DIGEST_BYTES:
+                    yield bytes.fromhex(path.name)
+
+    def sweep(self, is_claimed: Callable[[bytes], bool]) -> int:
+        """Remove what a crash left: half-written files, and batches that nothing claims.
+
+        Only while nobody writes: at the start of the process that holds the home.
+
+        Args:
+            is_claimed: whether the catalog knows the batch with this digest.
+
+        Returns:
+            How many files were removed.
+        """
+        count = 0
+        for path in self._temporary.iterdir():
+            path.unlink(missing_ok=True)
+            count += 1
+        for digest in list(self.digests()):
+            if not is_claimed(digest):
+                self.remove(digest)
+                count += 1
+        return count
+
+    def free_bytes(self) -> int:
+        """Free space of the store's disk, less the reserve."""
+        return max(0, shutil.disk_usage(self._root).free - self._reserve_bytes)
+
+    def require_free(self, wanted_bytes: int) -> None:
+        """Check that so many bytes can be written.
+
+        Raises:
+            NodeError: they cannot.
+        """
+        free = self.free_bytes()
+        if free < wanted_bytes:
+            raise NodeError(
+                f"the disk of the node's home has no room for {wanted_bytes} bytes: {free} are"
+                f" left beside a reserve of {self._reserve_bytes}",
+                hint="free disk space and run it again; what was finished is kept",
+                code=ExitCode.DISK,
+            )
+
+    def _is_whole(self, digest: bytes) -> bool:
+        try:
+            return blake3.blake3(self.path(digest).read_bytes()).digest() == digest
+        except OSError:
+            return False
+
+    def _publish(self, temporary: Path, digest: bytes) -> None:
+        path = self.path(digest)
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(self._root)
+        temporary.rename(path)
+        sync_directory(path.parent)

@@ -1,0 +1,189 @@
+"""The transfers of this node: their state, for people and across restarts.
+
+A `Transfer` is live state in the trio thread; a row in SQLite follows its
+changes of state, not its bytes. What was received lies in `incoming/` under its
+digest and needs no journal: on resumption it is read and verified again.
+"""
+
+import enum
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from node.database import Database
+from node.home import now_ms
+
+TRANSFERS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS transfers (
+    transfer BLOB PRIMARY KEY,
+    direction TEXT NOT NULL,            -- in, out
+    study TEXT NOT NULL,
+    peer BLOB NOT NULL,                 -- facility key
+    purpose TEXT NOT NULL,
+    state TEXT NOT NULL,
+    why TEXT NOT NULL,
+    instances INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    bytes_done INTEGER NOT NULL,
+    wire_bytes INTEGER NOT NULL,
+    wire_bytes_total INTEGER NOT NULL,
+    held_bytes INTEGER NOT NULL,
+    started INTEGER NOT NULL,           -- milliseconds since the epoch, UTC
+    ended INTEGER
+) STRICT;
+CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
+"""
+
+
+class TransferState(enum.StrEnum):
+    """Where a transfer stands, in words for people."""
+
+    WAITING = "waiting"
+    REQUESTING = "requesting"
+    RECEIVING = "receiving"
+    SENDING = "sending"
+    VERIFYING = "verifying"
+    COMPLETE = "complete"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset(
+    {
+        TransferState.COMPLETE,
+        TransferState.REFUSED,
+        TransferState.FAILED,
+        TransferState.CANCELLED,
+    }
+)
+
+
+@dataclass
+class Transfer:
+    """One transfer.
+
+    `bytes` counts original bytes of the whole study, `bytes_done` those verified
+    here (or sent), `held_bytes` those that were here before; `wire_bytes` counts
+    encoded bytes moved and `wire_bytes_total` those that have to move.
+    """
+
+    transfer: bytes
+    direction: str
+    study: str
+    peer: bytes
+    purpose: str
+    state: TransferState = TransferState.WAITING
+    why: str = ""
+    instances: int = 0
+    bytes: int = 0
+    bytes_done: int = 0
+    wire_bytes: int = 0
+    wire_bytes_total: int = 0
+    held_bytes: int = 0
+    started: int = field(default_factory=now_ms)
+    ended: int | None = None
+    exit_code: int = 1
+    hint: str = ""
+    scope: trio.CancelScope | None = field(default=None, repr=False)
+    changed: trio.Event = field(default_factory=trio.Event, repr=False)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ENDED
+
+    def touch(self) -> None:
+        """Wake all who follow this transfer."""
+        event, self.changed = self.changed, trio.Event()
+        event.set()
+
+
+class Transfers:
+    """All transfers, live and past.
+
+    Args:
+        database: where their states are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.active: dict[bytes, Transfer] = {}
+
+    def find_active(self, direction: str, study: str, peer: bytes) -> Transfer | None:
+        """The transfer of this study with this peer that is under way."""
+        for transfer in self.active.values():
+            if (transfer.direction, transfer.study, transfer.peer) == (direction, study, peer):
+                return transfer
+        return None
+
+    def begin_incoming(self, study: str, peer: bytes, purpose: str) -> Transfer:
+        """A new transfer to us, under a new random name."""
+        return Transfer(secrets.token_bytes(16), "in", study, peer, purpose)
+
+    async def enter(
+        self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
+    ) -> None:
+        """Change a transfer's state, durably, and tell its followers."""
+        transfer.state, transfer.why, transfer.hint = state, why, hint
+        if transfer.is_ended:
+            transfer.ended = now_ms()
+            self.active.pop(transfer.transfer, None)
+        else:
+            self.active[transfer.transfer] = transfer
+        await trio.to_thread.run_sync(self._store, transfer)
+        transfer.touch()
+
+    def unfinished_incoming(self) -> list[Transfer]:
+        """Transfers to us that a stop or a crash interrupted."""
+        rows = self._database.query(
+            "SELECT * FROM transfers WHERE direction='in' AND ended IS NULL ORDER BY started"
+        )
+        return [_from_row(row) for row in rows]
+
+    def close_interrupted_outgoing(self) -> None:
+        """Outgoing transfers that a crash interrupted are over; the peer asks again."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE transfers SET state='failed', why='the node stopped', ended=? "
+                "WHERE direction='out' AND ended IS NULL",
+                (now_ms(),),
+            )
+
+    def recent(self, count: int = 100) -> list[Transfer]:
+        """The newest transfers, live state where there is one."""
+        rows = self._database.query(
+            "SELECT * FROM transfers ORDER BY started DESC LIMIT ?", (count,)
+        )
+        return [self.active.get(row["transfer"]) or _from_row(row) for row in rows]
+
+    def _store(self, transfer: Transfer) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    transfer.transfer,
+                    transfer.direction,
+                    transfer.study,
+                    transfer.peer,
+                    transfer.purpose,
+                    transfer.state.value,
+                    transfer.why,
+                    transfer.instances,
+                    transfer.bytes,
+                    transfer.bytes_done,
+                    transfer.wire_bytes,
+                    transfer.wire_bytes_total,
+                    transfer.held_bytes,
+                    transfer.started,
+                    transfer.ended,
+                ),
+            )
+
+
+def _from_row(row: Any) -> Transfer:
+    values = dict(row)
+    values["state"] = TransferState(values["state"])
+    return Transfer(**values)

@@ -1,0 +1,292 @@
+"""The audit log in crashes at every byte, on full and failing disks, under kill -9."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from logs_made import CARD, LOG, NODE, ORIGIN, START_MS, create, entries_of, event, reopen, verified
+
+from node.audit import AuditLog
+from node.audit_files import LogFile, frame
+from node.errors import ExitCode, NodeError
+from protocol.log.entry import Event
+from protocol.log.tree import Frontier, leaf_hash
+from protocol.verify import Code
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def crashed(tmp_path):
+    """A log of three entries whose checkpoint covers two, and one that covers all."""
+    directory = tmp_path / "crashed"
+    log = create(directory)
+    log.append(event(1))
+    log.latest_checkpoint()
+    lagging = (directory / "checkpoint").read_bytes()
+    log.append(event(2))
+    log.close()
+    return directory, lagging
+
+
+@pytest.mark.slow
+def test_a_tail_torn_at_any_byte_is_cut_and_noted(crashed, tmp_path):
+    source, lagging = crashed
+    data = (source / "log").read_bytes()
+    log = reopen(source)
+    last = len(frame(list(log.entries())[2]))
+    log.close()
+    for kept in range(1, last):
+        directory = tmp_path / f"torn-{kept}"
+        shutil.copytree(source, directory)
+        (directory / "log").write_bytes(data[: len(data) - last + kept])
+        (directory / "checkpoint").write_bytes(lagging)
+        log = reopen(directory)
+        entries = entries_of(log)
+        assert [entry.type for entry in entries] == ["init", "ingest", "torn-tail-cut"]
+        assert entries[2].details["bytes"] == kept
+        tail = (directory / "torn-tail-2").read_bytes()
+        assert tail == data[len(data) - last :][:kept]
+        assert verified(log).sound is True
+        log.close()
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 100, b"\xff" * 100, b"\0\0\0\5\0\0\0\0hello"])
+def test_garbage_behind_the_end_is_cut_and_noted(crashed, garbage):
+    directory, _ = crashed
+    with (directory / "log").open("ab") as file:
+        file.write(garbage)
+    log = reopen(directory)
+    assert [entry.type for entry in entries_of(log)][3:] == ["torn-tail-cut"]
+    log.append(event(3))
+    log.close()
+    log = reopen(directory)
+    assert log.size == 5
+    assert verified(log).sound is True
+    log.close()
+
+
+def test_a_crash_between_cutting_and_noting_loses_no_note(crashed):
+    directory, _ = crashed
+    (directory / "torn-tail").write_bytes(b"half an entry")
+    log = reopen(directory)
+    assert entries_of(log)[3].details["bytes"] == 13
+    log.close()
+    log = reopen(directory)
+    assert log.size == 4
+    log.close()
+
+
+def test_entries_behind_the_checkpoint_are_kept(crashed):
+    directory, lagging = crashed
+    (directory / "checkpoint").write_bytes(lagging)
+    log = reopen(directory)
+    assert log.size == 3
+    assert "\n3\n" in log.latest_checkpoint()
+    log.close()
+
+
+def test_openings_of_entries_that_were_not_written_are_dropped(crashed):
+    directory, lagging = crashed
+    log = reopen(directory)
+    lost = entries_of(log)[2].subjects[0][1]
+    last = len(frame(list(log.entries())[2]))
+    log.close()
+    os.truncate(directory / "log", (directory / "log").stat().st_size - last)
+    (directory / "checkpoint").write_bytes(lagging)
+    log = reopen(directory)
+    assert log.opening_of(lost) is None
+    log.append(Event(type="start"))
+    assert verified(log).sound is True
+    log.close()
+
+
+@pytest.mark.parametrize("cut", [1, 8, 200, 10_000])
+def test_a_log_shorter_than_signed_does_not_open(crashed, cut):
+    directory, _ = crashed
+    path = directory / "log"
+    os.truncate(path, max(path.stat().st_size - cut, 0))
+    with pytest.raises(NodeError) as caught:
+        reopen(directory)
+    assert caught.value.code == ExitCode.INTEGRITY
+
+
+def test_a_changed_entry_does_not_open(crashed):
+    directory, _ = crashed
+    log = reopen(directory)
+    entries = list(log.entries())
+    log.close()
+    entries[1] = entries[1].replace(b'"n":1', b'"n":9')
+    (directory / "log").write_bytes(b"".join(frame(entry) for entry in entries))
+    with pytest.raises(NodeError, match="not those that were signed"):
+        reopen(directory)
+
+
+def test_an_unsigned_entry_that_is_none_does_not_open(crashed):
+    directory, _ = crashed
+    with (directory / "log").open("ab") as file:
+        file.write(frame(b"not an entry"))
+    with pytest.raises(NodeError) as caught:
+        reopen(directory)
+    assert caught.value.code == ExitCode.INTEGRITY
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "other key"])
+def test_a_bad_checkpoint_does_not_open(crashed, damage):
+    directory, _ = crashed
+    path = directory / "checkpoint"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "changed":
+        path.write_text(path.read_text().replace("\n3\n", "\n2\n"))
+    key = NODE if damage == "other key" else LOG
+    with pytest.raises(NodeError) as caught:
+        AuditLog.open(directory, log_key=key, origin=ORIGIN, clock_ms=lambda: START_MS)
+    assert caught.value.code == ExitCode.INTEGRITY
+
+
+def test_a_missing_log_does_not_open(crashed):
+    directory, _ = crashed
+    (directory / "log").unlink()
+    with pytest.raises(NodeError) as caught:
+        reopen(directory)
+    assert caught.value.code == ExitCode.INTEGRITY
+
+
+def test_damage_on_disk_is_noticed_while_reading(directory):
+    log = create(directory)
+    log.append(event(1))
+    path = directory / "log"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"n":1', b'"n":7'))
+    with pytest.raises(NodeError) as caught:
+        list(log.entries())
+    log.close()
+    assert caught.value.code == ExitCode.INTEGRITY
+
+
+_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from logs_made import create, event
+from node.errors import NodeError
+from protocol.log.entry import Event
+log = create(Path(sys.argv[1]))
+limit = (Path(sys.argv[1]) / "log").stat().st_size + 1000
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+written = []
+try:
+    while True:
+        written.append(log.append(Event(type="start", details={"n": len(written)})))
+except NodeError as error:
+    print(error.code.name, len(written), log.size, flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+print(log.append(event(1)), flush=True)
+log.close()
+"""
+
+
+def _run(code, *arguments, **options):
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.slow
+def test_on_a_full_disk_nothing_is_logged_and_later_all_is_well(directory):
+    with _run(_FULL_DISK, directory) as process:
+        output = process.stdout.read().split()
+    assert process.returncode == 0
+    code, appended, size, later = output
+    assert code == "DISK"
+    assert int(appended) > 0
+    assert int(size) == int(appended) + 1
+    assert int(later) == int(size)
+    log = reopen(directory)
+    assert log.size == int(size) + 1
+    assert verified(log).sound is True
+    log.close()
+
+
+def test_after_a_failed_flush_the_file_takes_nothing_more(tmp_path):
+    failing = False
+
+    def sync(descriptor):
+        if failing:
+            raise OSError(5, "Input/output error")
+        os.fdatasync(descriptor)
+
+    file = LogFile(tmp_path / "log", create=True, sync=sync)
+    file.append([b"one"])
+    failing = True
+    with pytest.raises(NodeError) as caught:
+        file.append([b"two"])
+    assert caught.value.code == ExitCode.DISK
+    failing = False
+    with pytest.raises(NodeError):
+        file.append([b"three"])
+    assert list(file.read(0, file.count)) == [b"one"]
+    file.close()
+    assert (tmp_path / "log").read_bytes() == frame(b"one")
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_no_entry(directory):
+    log = create(directory)
+    # A folder where the checkpoint's new file would be made: writing it fails.
+    (directory / "checkpoint.new").mkdir()
+    assert log.append(event(1)) == 1
+    with pytest.raises(NodeError) as caught:
+        log.latest_checkpoint()
+    assert caught.value.code == ExitCode.DISK
+    with pytest.raises(NodeError):
+        log.export(directory / "bundle.zip", card=CARD.encoded)
+    log.close()
+    (directory / "checkpoint.new").rmdir()
+    log = reopen(directory)
+    assert log.size == 2
+    assert verified(log).sound is True
+    log.close()
+
+
+_APPEND_FOR_EVER = """
+import sys
+from pathlib import Path
+from logs_made import event, reopen
+log = reopen(Path(sys.argv[1]))
+number = 0
+while True:
+    print(log.append(event(number)), flush=True)
+    number += 1
+"""
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_survives_kill_9(directory):
+    create(directory).close()
+    acknowledged = 0
+    for round_number in range(3):
+        with _run(_APPEND_FOR_EVER, directory) as process:
+            for _ in range(20 + 37 * round_number):
+                acknowledged = int(process.stdout.readline())
+            os.kill(process.pid, signal.SIGKILL)
+            rest = process.stdout.read().split("\n")
+            acknowledged = max([acknowledged, *(int(line) for line in rest[:-1])])
+        log = reopen(directory)
+        assert log.size > acknowledged
+        tree = Frontier()
+        for data in log.entries():
+            tree.append(leaf_hash(data))
+        assert tree.root() == log.root()
+        verdict = verified(log)
+        assert (verdict.sound, verdict.code) == (True, Code.OK)
+        log.close()

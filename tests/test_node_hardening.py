@@ -1,0 +1,326 @@
+"""What a trusted peer gone bad tries against a node, on real sockets.
+
+One test per repair of libp2p; each fails when its repair is taken out.
+"""
+
+import contextlib
+import logging
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from libp2p.io.exceptions import IOException
+from libp2p.io.utils import read_exactly
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from network_nodes import BOB, FAST, MALLORY, Site, resident_bytes, until, victim
+
+from node import hardening
+from node.hardening import NetworkLimits, SocketConnection
+from node.network import Unreachable
+
+pytestmark = pytest.mark.integration
+
+MIB = 1024 * 1024
+DATA, WINDOW, PING, GO_AWAY = range(4)
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+
+
+def frame(kind: int, flags: int, stream_id: int, length: int, body: bytes = b"") -> bytes:
+    """A yamux frame, honest or not."""
+    return struct.pack("!BBHII", 0, kind, flags, stream_id, length) + body
+
+
+@contextlib.asynccontextmanager
+async def bad_peer(bob: Site) -> AsyncIterator[Yamux]:
+    """Mallory's connection to Bob, at the level of yamux: she is trusted."""
+    mallory = Site(MALLORY, BOB, listen="")
+    async with mallory.network.running():
+        await mallory.network.connect(BOB.public, bob.addresses)
+        yield mallory.network._connections[BOB.public][0]._muxed
+
+
+def muxer(bob: Site) -> Yamux:
+    """Bob's side of his connection to Mallory."""
+    return bob.network._connections[MALLORY.public][0]._muxed
+
+
+def buffered(muxed: Yamux) -> int:
+    """Bytes that a connection holds and nobody has read."""
+    return sum(map(len, muxed.stream_buffers.values()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\x02\xff\n", b"\x13/multistream/1.0.0\n\x02\xff\n", b"\x01\n", b"\x00", b"\xff" * 100],
+    ids=["hello", "name", "empty", "nothing", "varint"],
+)
+async def test_three_bad_bytes_on_a_stream_end_the_stream_only(
+    line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        for _ in range(5):
+            stream = await muxed.open_stream()
+            await stream.write(line)
+            await stream.close()
+        await until(lambda: not muxer(bob).streams)
+        assert MALLORY.public in bob.network.connected()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_protocol_name_of_two_gib_is_not_awaited() -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        stream = await muxed.open_stream()
+        await stream.write(b"\x13/multistream/1.0.0\n\x80\x80\x80\x80\x08")
+        with contextlib.suppress(Exception), trio.fail_after(5):
+            while True:
+                await stream.write(bytes(65_507))
+        await until(lambda: not muxer(bob).streams, seconds=1)
+
+
+async def test_our_own_negotiation_is_bounded_too() -> None:
+    async with victim() as bob:
+        async with bad_peer(bob) as muxed:
+
+            async def answer() -> None:
+                stream = await muxed.accept_stream()
+                await stream.write(b"\x13/multistream/1.0.0\n\x80\x80\x80\x80\x08")
+                with contextlib.suppress(Exception):
+                    while True:
+                        await stream.write(bytes(65_507))
+
+            muxed.new_stream_receive_channel = _own_channel(muxed)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer)
+                with trio.fail_after(2), pytest.raises(Exception, match="does not take"):
+                    await bob.network.open_stream(MALLORY.public, ECHO)
+                nursery.cancel_scope.cancel()
+
+
+def _own_channel(muxed: Yamux) -> trio.MemoryReceiveChannel:
+    """Take new streams away from the network that owns the connection."""
+    muxed.new_stream_send_channel, receive = trio.open_memory_channel(10)
+    return receive
+
+
+async def test_ignoring_the_window_ends_the_connection_before_memory_is_full(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        theirs, before, most = muxer(bob), resident_bytes(), 0
+        await _open_silent(muxed, 101)
+        block = bytes(64 * 1024)
+        for _ in range(300 * MIB // len(block)):
+            most = max(most, buffered(theirs))
+            try:
+                await muxed._write_frame(frame(DATA, 0, 101, len(block), block))
+            except RawConnError:
+                break
+        await until(lambda: MALLORY.public not in bob.network.connected(), seconds=2)
+        assert most <= 17 * MIB
+        assert resident_bytes() - before < 64 * MIB
+    assert "sent more than the receive window" in caplog.text
+
+
+async def _open_silent(muxed: Yamux, stream_id: int) -> None:
+    """Open a stream to a handler that never reads."""
+    hello = b"\x13/multistream/1.0.0\n\x0f/test/silent/1\n"
+    await muxed._write_frame(frame(DATA, SYN, stream_id, len(hello), hello))
+    await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize("flags", [SYN, ACK])
+async def test_ignoring_the_window_in_the_first_frame_ends_the_connection(flags: int) -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        if flags == ACK:
+            await muxed._write_frame(frame(WINDOW, SYN, 99, 0))
+        await muxed._write_frame(frame(DATA, flags, 99, MIB, bytes(MIB)))
+        await until(lambda: MALLORY.public not in bob.network.connected(), seconds=2)
+
+
+async def test_unread_data_of_all_streams_together_is_bounded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = NetworkLimits(buffered_bytes=4 * MIB)
+    async with victim(limits) as bob, bad_peer(bob) as muxed:
+        theirs, most = muxer(bob), 0
+        with contextlib.suppress(RawConnError):
+            for number in range(60):
+                await _open_silent(muxed, 101 + 2 * number)
+                for _ in range(4):
+                    body = bytes(60_000)
+                    await muxed._write_frame(frame(DATA, 0, 101 + 2 * number, len(body), body))
+                most = max(most, buffered(theirs))
+        await until(lambda: MALLORY.public not in bob.network.connected(), seconds=2)
+        assert 3 * MIB < most <= 8 * MIB
+    assert "that nobody has read" in caplog.text
+
+
+async def test_streams_that_are_filled_and_left_leave_nothing_behind() -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        body = b"\x02\xff\n" + bytes(200_000)
+        for number in range(400):
+            stream_id = 1001 + 2 * number
+            await muxed._write_frame(frame(DATA, SYN, stream_id, len(body), body))
+            await muxed._write_frame(frame(WINDOW, FIN, stream_id, 0))
+        await until(lambda: not muxer(bob).streams, seconds=5)
+        assert buffered(muxer(bob)) == 0
+        assert not muxer(bob).stream_events
+
+
+async def test_a_thousand_streams_at_once_are_not_a_thousand_handlers() -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        most = 0
+        for number in range(1000):
+            with contextlib.suppress(RawConnError):
+                await muxed._write_frame(frame(WINDOW, SYN, 1001 + 2 * number, 0))
+            most = max(most, bob.network._shared.handling[MALLORY.public])
+        assert most <= bob.network.limits.streams_per_peer
+
+
+async def test_streams_without_end_end_the_connection() -> None:
+    limits = NetworkLimits(stream_entries=100, streams_per_peer=1000)
+    async with victim(limits) as bob, bad_peer(bob) as muxed:
+        with contextlib.suppress(RawConnError):
+            for number in range(1000):
+                await muxed._write_frame(frame(WINDOW, SYN, 1001 + 2 * number, 0))
+        await until(lambda: MALLORY.public not in bob.network.connected(), seconds=2)
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.1])
+async def test_more_connections_than_a_peer_needs_are_refused(pause_seconds: float) -> None:
+    async with victim() as bob:
+        async with trio.open_nursery() as nursery:
+
+            async def hold() -> None:
+                mallory = Site(MALLORY, BOB, listen="")
+                async with mallory.network.running():
+                    with contextlib.suppress(Unreachable):
+                        await mallory.network.connect(BOB.public, bob.addresses)
+                    await trio.sleep_forever()
+
+            for _ in range(10):
+                nursery.start_soon(hold)
+                await trio.sleep(pause_seconds)
+            await until(lambda: len(bob.network._connections.get(MALLORY.public, ())) == 4)
+            await trio.sleep(0.3)
+            assert len(bob.network._connections[MALLORY.public]) == 4
+            assert bob.came[MALLORY.public] == 1
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        frame(DATA, 0, 7777, 10, b"0123456789"),
+        frame(9, 0, 1, 0),
+        frame(DATA, 0xFFFF, 0, 0),
+        frame(WINDOW, RST | SYN, 1001, 0),
+        frame(WINDOW, SYN, 0, 0) + frame(WINDOW, SYN, 0, 0),
+        frame(DATA, 0, 1, 2**32 - 1),
+        frame(GO_AWAY, 0, 0, 3),
+        frame(PING, SYN, 0, 1) * 1000,
+        frame(WINDOW, SYN, 2, 2**32 - 1) + frame(WINDOW, 0, 2, 2**32 - 1),
+        bytes(range(256)) * 10,
+    ],
+    ids=[
+        "unknown stream",
+        "unknown type",
+        "all flags",
+        "open and reset",
+        "stream zero twice",
+        "endless frame",
+        "go away",
+        "pings",
+        "huge window",
+        "noise",
+    ],
+)
+async def test_broken_yamux_frames_harm_their_connection_at_most(sent: bytes) -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        for _ in range(3):
+            with contextlib.suppress(RawConnError):
+                await muxed._write_frame(sent)
+
+
+async def test_a_peer_that_reads_no_answers_is_cut_off() -> None:
+    async with victim(FAST) as bob:
+        stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
+        raw = SocketConnection(stream, is_initiator=True, limits=FAST)
+        upgrader = hardening.make_upgrader(MALLORY.seed, lambda _: True)
+        session = await upgrader.upgrade_security(raw, True, hardening.node_id(BOB.public))
+        await upgrader.upgrade_connection(session, session.get_remote_peer())
+        await until(lambda: MALLORY.public in bob.network.connected())
+        # Pings that are answered into a socket nobody reads, until it is full.
+        pings = frame(PING, SYN, 0, 1) * 5000
+        with contextlib.suppress(RawConnError), trio.fail_after(30):
+            while True:
+                await session.write(pings)
+        raw.abort()
+        await until(lambda: MALLORY.public not in bob.network.connected(), seconds=5)
+
+
+async def test_cut_in_the_middle_of_everything() -> None:
+    async with victim() as bob:
+        for number in range(20):
+            async with bad_peer(bob) as muxed:
+                for _ in range(3):
+                    stream = await muxed.open_stream()
+                    await stream.write(b"\x13/multistream/1.0.0\n\x0d/test/sink/1\n"[: 5 + number])
+                await muxed.secured_conn.conn.read_writer.read_write_closer.close()
+        await until(lambda: MALLORY.public not in bob.network.connected())
+        await until(lambda: not bob.network._shared.handling[MALLORY.public])
+
+
+# --- the repaired connection by itself ----------------------------------------------------
+
+
+async def test_a_message_in_many_small_segments_is_one_message() -> None:
+    async with trio.open_nursery() as nursery:
+        done = trio.Event()
+
+        async def receive(stream: trio.SocketStream) -> None:
+            raw = SocketConnection(stream, is_initiator=False, limits=FAST)
+            assert await read_exactly(raw, 300) == bytes(300)
+            assert raw.received == 300
+            with pytest.raises(IOException):
+                await read_exactly(raw, 1)
+            done.set()
+
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, receive, listeners)
+        stream = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
+        for _ in range(300):
+            await stream.send_all(b"\0")
+            await trio.sleep(0.0005)
+        await stream.aclose()
+        await done.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_events_of_streams_that_are_gone_do_not_pile_up() -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        mallory_side, bob_side = muxed, muxer(bob)
+        for _ in range(50):
+            stream = await mallory_side.open_stream()
+            await stream.write(b"\x13/multistream/1.0.0\n\x0c/test/sink/1\n")
+            await stream.close()
+            with contextlib.suppress(Exception):
+                while True:
+                    await stream.read(1000)
+        await until(lambda: not bob_side.streams)
+        assert not mallory_side.stream_events
+        assert not bob_side.stream_events
+
+
+@pytest.mark.parametrize("seed", [b"", bytes(31), bytes(33)])
+def test_a_seed_of_the_wrong_length_is_refused(seed: bytes) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        hardening.host_keys(seed)
+
+
+def test_only_ed25519_peer_ids_have_a_node_key() -> None:
+    assert hardening.node_public(hardening.node_id(BOB.public)) == BOB.public
+    for raw in (b"", bytes(38), bytes.fromhex("002408011220") + bytes(31)):
+        assert hardening.node_public(type(hardening.node_id(BOB.public))(raw)) is None

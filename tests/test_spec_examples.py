@@ -1,0 +1,284 @@
+"""The examples of docs/protocol.md are what the code makes, reads and makes again."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import blake3
+import pytest
+import spec_blocks
+from exchange_pair import NOW, STUDY, TRANSFER
+
+from keys import seal
+from keys.card import parse_card_untrusted
+from keys.fingerprint import fingerprint
+from keys.identity import KeyPair, node_public_of, peer_id
+from protocol import encoding, messages, wire
+from protocol.manifest import Manifest
+from protocol.messages import Announcement, Message, Offer, ReceiptMessage, Request, Signed
+from protocol.receipt import SignedReceipt, check_signature, decode_receipt_untrusted
+from protocol.states import DataReceived, MessageReceived, Role, State, StudyConnection
+from protocol.wire import FrameKind, FrameReader, frame_header
+
+BLOCKS = spec_blocks.blocks_of(spec_blocks.DOCUMENT.read_text())
+MESSAGES = (
+    "hello",
+    "subscribe",
+    "announcement",
+    "heartbeat",
+    "request",
+    "refusal",
+    "offer",
+    "want",
+    "credit",
+    "end",
+    "receipt",
+    "countersignature",
+)
+FROM_RECIPIENT = ("request", "want", "credit", "receipt")
+FROM_SOURCE = ("offer", "manifest-piece", "batch-data", "end", "countersignature")
+
+
+def _bytes(name: str) -> bytes:
+    return spec_blocks.bytes_of(BLOCKS[name], BLOCKS)
+
+
+def _values(name: str) -> dict[str, bytes]:
+    return {key: bytes.fromhex(value) for key, value in spec_blocks.values_of(BLOCKS[name]).items()}
+
+
+def _payload(name: str, kind: FrameKind = FrameKind.MESSAGE) -> bytes:
+    reader = FrameReader()
+    reader.max_data_bytes = 1_000_000
+    data = _bytes(name)
+    frame, used = reader.receive_untrusted(data)
+    assert frame is not None
+    assert (frame.kind, used) == (kind, len(data))
+    return bytes(frame.payload)
+
+
+def _signed(name: str) -> Signed:
+    message = messages.decode_untrusted(_payload(name))
+    assert isinstance(message, Signed)
+    return message
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    return spec_blocks.make_blocks()
+
+
+def test_the_document_has_every_example(made: dict[str, str]) -> None:
+    assert sorted(BLOCKS) == sorted(made)
+
+
+@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {"batch-zstd"}))
+def test_examples_are_what_the_code_makes(name: str, made: dict[str, str]) -> None:
+    assert BLOCKS[name] == made[name]
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_decode_and_encode_to_themselves(name: str) -> None:
+    payload = _payload(name)
+    message = messages.decode_untrusted(payload)
+    assert messages.encode(message) == payload
+    assert frame_header(FrameKind.MESSAGE, len(payload)) + payload == _bytes(name)
+    if isinstance(message, Signed):
+        inner = messages.decode_untrusted(message.body)
+        assert messages.encode(inner) == message.body
+        message = inner
+    assert name == message.TYPE
+
+
+def test_every_message_type_has_an_example() -> None:
+    types = {message.TYPE for message in Message.__subclasses__()}
+    assert types - {Signed.TYPE} == set(MESSAGES)
+
+
+def test_one_changed_byte_of_a_signed_example_is_noticed() -> None:
+    source, recipient = (_values("seal")[name] for name in ("source_node", "recipient_node"))
+    cases: list[tuple[str, type[Message], bytes]] = [
+        ("announcement", Announcement, source),
+        ("request", Request, recipient),
+        ("offer", Offer, source),
+    ]
+    for name, kind, signer in cases:
+        signed = _signed(name)
+        messages.open_signed_untrusted(signed, kind, signer)
+        altered = Signed(
+            body=signed.body, signature=bytes([signed.signature[0] ^ 1]) + signed.signature[1:]
+        )
+        with pytest.raises(messages.RemoteProtocolError):
+            messages.open_signed_untrusted(altered, kind, signer)
+
+
+def test_the_strict_example_is_one_value() -> None:
+    data = _bytes("strict")
+    value = wire.decode_untrusted(data)
+    assert value == {"a": True, "b": [-33, 0, 256], "list": [b"\0", "x"], "z": {}}
+    assert wire.pack(value) == data
+
+
+def test_identities() -> None:
+    values = spec_blocks.values_of(BLOCKS["identity"])
+    facility = KeyPair.from_seed(bytes.fromhex(values["facility_seed"]))
+    node = KeyPair.from_seed(bytes.fromhex(values["node_seed"]))
+    assert (facility.public.hex(), node.public.hex()) == (
+        values["facility_key"],
+        values["node_key"],
+    )
+    assert fingerprint(facility.public) == values["fingerprint"]
+    assert peer_id(node.public) == values["peer_id"]
+    assert node_public_of(values["peer_id"]) == node.public
+
+
+def test_the_card_holds_and_is_the_one_in_the_hello() -> None:
+    card = parse_card_untrusted(BLOCKS["card"].encode())
+    assert card.fingerprint == spec_blocks.values_of(BLOCKS["identity"])["fingerprint"]
+    hello = messages.decode_untrusted(_payload("hello"))
+    assert isinstance(hello, messages.Hello)
+    assert hello.card == card.encoded
+
+
+def test_batches_decode() -> None:
+    batch = _bytes("batch")
+    original = encoding.decode_untrusted(batch)
+    assert encoding.encode(original, encoding.Encoding.RAW) == batch
+    compressed = _bytes("batch-zstd")
+    assert encoding.encoding_of(compressed) is encoding.Encoding.ZSTD
+    assert encoding.decode_untrusted(compressed) == b" ".join([b"radmesh"] * 8)
+
+
+def test_the_manifest_and_its_digests() -> None:
+    data = _bytes("manifest")
+    manifest = Manifest.decode_untrusted(data)
+    assert manifest.encode() == data
+    values = _values("content")
+    assert values["manifest"] == blake3.blake3(data).digest()
+    rows = [[one.sop_instance_uid, one.size, one.digest] for one in manifest.instances]
+    covered = b"radmesh-content-v1\0" + wire.pack([STUDY, sorted(rows)])
+    assert values["content_root"] == blake3.blake3(covered).digest()
+    [entry] = manifest.batches
+    assert entry.digest == blake3.blake3(_bytes("batch")).digest()
+
+
+def test_the_key_agreement_from_both_sides_and_by_the_formula() -> None:
+    import hmac
+
+    import nacl.bindings
+
+    values = _values("seal")
+    source = seal.EphemeralKey(values["source_secret"])
+    recipient = seal.EphemeralKey(values["recipient_secret"])
+    assert source.public == values["source_ephemeral"]
+    assert recipient.public == values["recipient_ephemeral"]
+    for ours, theirs in ((source, recipient), (recipient, source)):
+        assert ours.agree(theirs.public) == values["shared_secret"]
+        key = seal.transfer_key(
+            ours,
+            theirs.public,
+            source_node=values["source_node"],
+            recipient_node=values["recipient_node"],
+            source_ephemeral=values["source_ephemeral"],
+            recipient_ephemeral=values["recipient_ephemeral"],
+            transfer_id=values["transfer"],
+        )
+        assert key == values["transfer_key"]
+    info = b"".join(
+        values[name]
+        for name in (
+            "source_node",
+            "recipient_node",
+            "source_ephemeral",
+            "recipient_ephemeral",
+            "transfer",
+        )
+    )
+    extracted = hmac.digest(b"radmesh-seal-v1", values["shared_secret"], hashlib.sha256)
+    assert hmac.digest(extracted, info + b"\x01", hashlib.sha256) == values["transfer_key"]
+    opened = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
+        values["sealed"], values["associated"], values["nonce"], values["transfer_key"]
+    )
+    assert opened == values["batch"] == _bytes("batch")
+
+
+def test_the_sealed_frames_open() -> None:
+    values = _values("seal")
+    sealer = seal.Sealer(values["transfer_key"], values["transfer"], values["manifest"])
+    piece = _payload("manifest-piece", FrameKind.DATA)
+    opened = sealer.open(seal.KIND_MANIFEST, int.from_bytes(piece[:4], "big"), piece[4:])
+    assert encoding.decode_untrusted(opened) == _bytes("manifest")
+    batch = _payload("batch-data", FrameKind.DATA)
+    assert batch[4:] == values["sealed"]
+    assert sealer.open(seal.KIND_BATCH, int.from_bytes(batch[:4], "big"), batch[4:]) == _bytes(
+        "batch"
+    )
+
+
+def test_the_receipt_is_signed_by_both_and_named_by_its_hash() -> None:
+    receipt = messages.decode_untrusted(_payload("receipt"))
+    other = messages.decode_untrusted(_payload("countersignature"))
+    assert isinstance(receipt, ReceiptMessage)
+    assert isinstance(other, messages.Countersignature)
+    values = _values("seal")
+    check_signature(receipt.body, receipt.signature, values["recipient_node"])
+    check_signature(receipt.body, other.signature, values["source_node"])
+    body = decode_receipt_untrusted(receipt.body)
+    assert body.encode() == receipt.body
+    assert (body.transfer, body.time) == (TRANSFER, NOW)
+    whole = SignedReceipt(
+        body=receipt.body,
+        recipient_signature=receipt.signature,
+        source_signature=other.signature,
+    )
+    named = spec_blocks.values_of(BLOCKS["signed-receipt"])
+    assert hashlib.sha256(whole.encode()).hexdigest() == named["sha256"]
+    assert len(whole.encode()) == int(named["size"])
+
+
+def _connection(role: Role) -> StudyConnection:
+    values = _values("seal")
+    peer = values["source_node" if role is Role.RECIPIENT else "recipient_node"]
+    return StudyConnection(role, KeyPair.from_seed(b"k" * 32), peer)
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096])
+def test_the_frames_in_order_are_a_whole_transfer(step: int) -> None:
+    """Each end takes the frames of the other, and says in between what it would have said."""
+    order = (
+        "request",
+        "offer",
+        "manifest-piece",
+        "want",
+        "batch-data",
+        "credit",
+        "end",
+        "receipt",
+        "countersignature",
+    )
+    for role, theirs in ((Role.SOURCE, FROM_RECIPIENT), (Role.RECIPIENT, FROM_SOURCE)):
+        connection = _connection(role)
+        for name in order:
+            data = _bytes(name)
+            if name in theirs:
+                events = []
+                for start in range(0, len(data), step):
+                    events += connection.receive_untrusted(data[start : start + step])
+                [event] = events
+                expected = DataReceived if name in ("manifest-piece", "batch-data") else None
+                assert isinstance(event, expected or MessageReceived)
+            else:
+                _say(connection, name)
+        assert connection.state is State.DONE
+
+
+def _say(connection: StudyConnection, name: str) -> None:
+    if name in ("manifest-piece", "batch-data"):
+        payload = _payload(name, FrameKind.DATA)
+        connection.data_header(int.from_bytes(payload[:4], "big"), len(payload) - 4)
+        return
+    message: Any = messages.decode_untrusted(_payload(name))
+    if isinstance(message, Signed):
+        message = messages.decode_untrusted(message.body)
+    send: Callable[[Message], bytes] = connection.send
+    send(message)
