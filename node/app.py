@@ -136,8 +136,7 @@ class Node:
         """
         from node.serving import Serving
 
-        await trio.to_thread.run_sync(self.transfers.close_interrupted_outgoing)
-        await trio.to_thread.run_sync(self.incoming.sweep)
+        await trio.to_thread.run_sync(self._clean_up)
         serving = Serving(self)
         self.serving_parts = serving
         try:
@@ -154,6 +153,15 @@ class Node:
         finally:
             self.serving_parts = None
             self.started_ms = None
+
+    def _clean_up(self) -> None:
+        """Put away what a crash left. With a transfer unfinished, its batches may lie in
+        the store already and stay."""
+        self.transfers.close_interrupted_outgoing()
+        unfinished = bool(self.transfers.unfinished_incoming())
+        self.incoming.sweep(unfinished=unfinished, now=now_ms() / 1000)
+        if not unfinished:
+            self.store.sweep(self.catalog.has_batch)
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, when they differ."""

@@ -290,7 +290,9 @@ class AuditLog:
         """The receipt with this SHA-256 (hex), if it is kept here."""
         return self._evidence.receipt(digest)
 
-    def export(self, target: Path | BinaryIO, *, card: bytes, include_openings: bool = True) -> int:
+    def export(
+        self, target: Path | BinaryIO, *, card: bytes, include_openings: bool = True
+    ) -> Checkpoint:
         """Write the audit bundle of the log as it is now.
 
         Args:
@@ -299,7 +301,7 @@ class AuditLog:
             include_openings: whether the auditor may learn who and what.
 
         Returns:
-            How many entries it holds.
+            The checkpoint that the bundle carries: its size and root.
 
         Raises:
             NodeError: it cannot be written, or the log is damaged on disk.
@@ -323,7 +325,7 @@ class AuditLog:
             write_bundle_file(target, write)
         else:
             write(target)
-        return checkpoint.size
+        return checkpoint
 
     def close(self) -> None:
         """Sign what is there and give the files back; later appends raise NodeError."""

@@ -25,7 +25,8 @@ What remains to repair in the layers that we do use:
   peer that hangs up is a warning or an error to it.
 
 All of this leans on private parts of one version: the version is pinned, and
-every repair has a test that fails without it (tests/test_node_network.py).
+every repair has a test that fails without it (tests/test_node_strangers.py,
+test_node_hardening.py, test_node_connections.py and test_node_network.py).
 """
 
 import logging
@@ -97,6 +98,8 @@ class NetworkLimits:
     """Handlers running for one peer."""
     stream_entries: int = 512
     """Streams of one connection in any state, ours and theirs."""
+    frame_bytes: int = 1024 * 1024
+    """Of one yamux frame of data; we send 64 KiB, the library takes 16 MiB."""
     buffered_bytes: int = 64 * 1024 * 1024
     """Received and not yet read, over all streams of one connection: four
     transfers whose readers are behind by a full credit each."""

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import blake3
 
-from node import studies
 from node.errors import ExitCode, NodeError
 from node.home import sync_directory
 from node.store import BatchStore
 from protocol import encoding
 from protocol.errors import DigestMismatch, RemoteProtocolError
 from protocol.manifest import Manifest
+
+
+KEEP_SECONDS = 7 * 24 * 3600
+"""What a cancelled transfer left is kept so long, so that fetching again starts there."""
 
 
 class Incoming:
@@ -90,19 +93,22 @@ class Incoming:
                 self._store.adopt(path, batch.digest)
         sync_directory(self._root)
 
-    def sweep(self) -> int:
-        """Remove half-written files of a crash; how many there were."""
-        count = 0
-        for path in self._root.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
-            count += 1
-        return count
+    def sweep(self, *, unfinished: bool, now: float) -> int:
+        """Remove what no transfer will use, at start: how many files that was.
 
-    def clear(self) -> None:
-        """Remove everything: no transfer is unfinished."""
+        Args:
+            unfinished: whether a transfer is going to go on; then only half-written
+                files go.
+            now: seconds since the epoch, UTC.
+        """
+        count = 0
         for path in self._root.iterdir():
-            if path.is_file():
+            half_written = path.name.startswith(".")
+            old = now - path.stat().st_mtime > KEEP_SECONDS
+            if half_written or (old and not unfinished):
                 path.unlink(missing_ok=True)
+                count += 1
+        return count
 
     def _path(self, digest: bytes) -> Path:
         return self._root / digest.hex()
@@ -124,6 +130,8 @@ def check_batch(manifest: Manifest, index: int, encoded: bytes) -> bytes | None:
         RemoteProtocolError: the batch does not hold what the manifest says.
     """
     entry = manifest.batches[index]
+    from node import studies  # here, since pydicom is slow to load
+
     original = encoding.decode_untrusted(encoded, max_original_bytes=entry.original_size)
     if len(original) != entry.original_size:
         raise RemoteProtocolError(f"batch {index} is not of its promised original size")

@@ -6,7 +6,7 @@ of a connection are replaced instead, before it starts, by ones that say no.
 
 What a peer can make us hold is then: 256 KiB for a stream that nobody has read,
 at most `buffered_bytes` (and one stride of 8 MiB) and `stream_entries` streams
-for a connection, and one data frame of 16 MiB that is being received.
+for a connection, and one data frame of `frame_bytes` that is being received.
 """
 
 import logging
@@ -123,6 +123,16 @@ class _Events(dict[int, trio.Event]):
 def guard_muxer(muxed: Yamux, limits: NetworkLimits) -> None:
     """Bound what a peer can make a connection hold; call before it starts."""
     streams = _Streams(str(muxed.peer_id), limits.stream_entries)
+    read_body = muxed._read_data_body
+
+    async def read_bounded_body(length: int) -> bytes:
+        # A frame is held four times over before its window is looked at.
+        if length > limits.frame_bytes:
+            raise streams.misbehaved("announced a frame beyond all measure")
+        return await read_body(length)
+
+    # mypy has no way to say that a method is replaced on one object.
+    muxed._read_data_body = read_bounded_body  # type: ignore[method-assign]
     muxed.streams = streams
     muxed.stream_buffers = _Buffers(streams, limits.buffered_bytes)
     muxed.stream_events = _Events(streams)

@@ -32,6 +32,9 @@ from protocol.transfer import Credited, Receipted, Requested, Wanted
 SEALED_AHEAD = 2
 TRANSFERS_PER_PEER = 8
 
+_EXPECTED = (StreamLost, TransferRefused, RemoteProtocolError, NodeError)
+"""What a peer, a disk or a network can cause; anything else is a fault of ours."""
+
 
 class Sender:
     """Serves studies of this node to peers.
@@ -159,21 +162,24 @@ class _Session:
 
     async def failed(self, error: BaseException | None) -> None:
         """Close the books on a session that did not end well; None means it was revoked."""
-        why = "its trust was revoked" if error is None else "the connection was lost"
-        if isinstance(error, TransferRefused):
+        why = "an error of this node"
+        if error is None:
+            why = "its trust was revoked"
+        elif isinstance(error, StreamLost):
+            why = "the connection was lost"
+        elif isinstance(error, TransferRefused):
             why = f"the recipient gave up ({error.code.name.lower()})"
         elif isinstance(error, RemoteProtocolError):
             why = str(error)
         elif isinstance(error, NodeError):
             why = error.message
-        elif error is not None and not isinstance(error, StreamLost | trio.Cancelled):
-            await self._stream.reset()
-            raise error
         if self._disclosing:
             await self._log("disclosure-failed", outcome="failed", why=why)
         if self._transfer is not None and not self._transfer.is_ended:
             await self._owner.transfers.enter(self._transfer, TransferState.FAILED, why)
         await self._stream.reset()
+        if error is not None and not isinstance(error, _EXPECTED):
+            raise error
 
     async def _refuse(self, refusal: Refusal) -> None:
         assert self._transfer is not None

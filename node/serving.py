@@ -12,6 +12,7 @@ import trio
 
 import keys.errors
 from keys.trust import Peer
+from node.addresses import reachable
 from node.announcer import Announcer
 from node.errors import NodeError
 from node.fetching import Fetcher
@@ -101,7 +102,7 @@ class Serving:
             NodeError: the node cannot listen.
         """
         async with self.network.running():
-            addresses = self._node.settings.addresses or tuple(self.network.addresses)
+            addresses = self._node.settings.addresses or reachable(self.network.addresses)
             await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

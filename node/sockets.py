@@ -76,10 +76,14 @@ def parse_address(text: str) -> TcpAddress:
     kind, host, port_text = parts[1], parts[2], parts[4]
     if not (port_text.isascii() and port_text.isdigit() and int(port_text) <= 65_535):
         raise ValueError(f"{text!r} has no port between 0 and 65535")
-    if kind == "ip4":
-        host = str(ipaddress.IPv4Address(host))
-    elif kind == "ip6":
-        host = str(ipaddress.IPv6Address(host))
+    if kind in ("ip4", "ip6"):
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError(f"{text!r} has no usable address") from None
+        if address.version != int(kind[-1]):
+            raise ValueError(f"{text!r} has no usable address")
+        host = str(address)
     elif not host or len(host) > 253 or not host.isascii() or not host.isprintable():
         raise ValueError(f"{text!r} has no usable host name")
     return TcpAddress(kind, host, int(port_text))

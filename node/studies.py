@@ -386,10 +386,7 @@ def _decode(value: bytes, encodings: tuple[str, ...], *, is_name: bool) -> str:
                 return value.decode("utf-8")
             except UnicodeDecodeError:
                 pass
-        try:
-            return value.decode(encoding, "replace")
-        except LookupError:
-            return value.decode("latin-1")
+        return value.decode(encoding, "replace")
     delimiters = {0x5E, 0x3D, 0x5C} if is_name else {0x5C}
     try:
         with _CHARSET_LOCK, warnings.catch_warnings():

@@ -87,8 +87,8 @@ def decode_untrusted(
 ) -> bytes:
     """Decode an encoded batch.
 
-    Nothing is allocated before the declared size has been checked, and never more
-    than the declared size.
+    Nothing is allocated before the declared size has been checked; the memory taken
+    is bounded by it.
 
     Args:
         encoded: the whole batch.
@@ -123,11 +123,11 @@ def _decompress_untrusted(payload: memoryview, size: int) -> bytes:
             raise RemoteProtocolError("a batch does not state its declared size")
         if frame.dict_id != 0:
             raise RemoteProtocolError("a batch asks for a dictionary")
-        # The decoder keeps a window of the frame beside its output; an encoder
-        # never needs one larger than the content (RFC 8878 section 3.1.1.1.2:
-        # 1 KiB is the smallest there is).
-        return zstandard.ZstdDecompressor(max_window_size=limits.BATCH_BYTES * 2).decompress(
-            payload, allow_extra_data=False
-        )
+        # A frame may ask for a window beside its output. No encoder needs one larger
+        # than the content, rounded up to a power of two; 1 KiB is the smallest there
+        # is (RFC 8878 section 3.1.1.1.2).
+        if frame.window_size > max(1024, 2 * size):
+            raise RemoteProtocolError("a batch asks for a window larger than its content")
+        return zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
     except (zstandard.ZstdError, ValueError, MemoryError):
         raise RemoteProtocolError("a batch cannot be decompressed") from None

@@ -5,6 +5,7 @@ A message is a frozen dataclass whose fields carry a kind in their metadata;
 """
 
 import dataclasses
+import enum
 import re
 from collections.abc import Callable
 from typing import Any
@@ -185,7 +186,9 @@ def to_map(value: Any) -> dict[str, Any]:
         item = getattr(value, field.name)
         if item is None:
             continue
-        if isinstance(item, tuple):
+        if isinstance(item, enum.IntEnum):
+            item = int(item)
+        elif isinstance(item, tuple):
             item = [
                 to_map(one)
                 if dataclasses.is_dataclass(one)

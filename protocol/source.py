@@ -55,6 +55,7 @@ class SourceTransfer(TransferEnd):
     ) -> None:
         super().__init__(Role.SOURCE, key, recipient, random)
         self._request_digest = b""
+        self._manifest_sent = False
 
     def receive_untrusted(self, data: bytes | memoryview) -> list[Event]:
         """Bytes from the recipient.
@@ -109,9 +110,12 @@ class SourceTransfer(TransferEnd):
         self._agree(request, self.offer, request.ephemeral)
         sealer = self._require_sealer()
         yield self.connection.send(self.offer)
-        for index, start in enumerate(range(0, len(encoded), limits.BATCH_BYTES)):
+        starts = range(0, len(encoded), limits.BATCH_BYTES)
+        for index, start in enumerate(starts):
             piece = encoding.encode(encoded[start : start + limits.BATCH_BYTES])
             sealed = sealer.seal(seal.KIND_MANIFEST, index, piece)
+            # Before the last piece goes out: the answer may be here before the caller is back.
+            self._manifest_sent = index == len(starts) - 1
             yield self.connection.data_header(index, len(sealed)) + sealed
 
     def seal_batch(self, index: int, encoded: bytes) -> bytes:
@@ -133,6 +137,10 @@ class SourceTransfer(TransferEnd):
         )
 
     def _wanted_untrusted(self, want: Want) -> tuple[int, ...]:
+        if not self._manifest_sent:
+            raise RemoteProtocolError(
+                "batches are wanted before the manifest is there", WireCode.UNEXPECTED
+            )
         count = len(self._require_manifest().batches)
         if want.runs and want.runs[-1][0] + want.runs[-1][1] > count:
             raise RemoteProtocolError("a batch is wanted that the manifest does not have")

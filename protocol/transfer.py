@@ -122,7 +122,7 @@ class TransferEnd:
 
     def refuse(self, code: WireCode) -> bytes:
         """End the transfer with a reason."""
-        return self.connection.send(Refusal(code=int(code)))
+        return self.connection.send(Refusal(code=code))
 
     def _agree(self, request: Request, offer: Offer, theirs: bytes) -> None:
         role = self.connection.role

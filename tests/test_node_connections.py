@@ -27,6 +27,7 @@ from node.network import NetworkLimits, PeerTimeout, StreamLost, Unreachable
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.slow
 async def test_more_connections_than_a_bare_host_takes_in_its_life() -> None:
     alice, bob = Site(ALICE, BOB, listen=""), Site(BOB, ALICE)
     async with bob.network.running(), alice.network.running():
@@ -210,6 +211,7 @@ async def test_stops_quickly_with_a_frozen_peer_and_a_blocked_writer() -> None:
             assert time.monotonic() - started < 2
 
 
+@pytest.mark.slow
 async def test_stops_in_less_than_two_seconds_and_every_peer_knows() -> None:
     keys = [type(ALICE).from_seed(bytes([n]) * 32) for n in range(100, 120)]
     bob = Site(BOB, *keys)

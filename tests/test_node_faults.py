@@ -88,9 +88,7 @@ def _own_incomplete(south: Facility, killed: Facility) -> set[str]:
     if killed is south:
         return set()
     return {
-        row["study"]
-        for row in south.call("studies")["studies"]
-        if row["instances"] not in (0, 120)
+        row["study"] for row in south.call("studies")["studies"] if row["instances"] not in (0, 120)
     }
 
 
@@ -118,13 +116,17 @@ def test_revoking_the_grant_ends_a_transfer_under_way(tmp_path: Path) -> None:
         north.call("ingest", paths=[str(tmp_path / "in")])
         wait_until(lambda: study in south.announced(north))
         _begin_fetch(south, study, 1)
-        north.call("trust.revoke", peer=south.name, grants=["fetch"])
-        if not [entry for entry in north.entries("disclosed")]:
-            wait_until(lambda: north.entries("disclosure-failed"), 10.0, "the end of it logged")
-            wait_until(lambda: not _active(south), 20.0, "South learns that it may not")
-            last = south.call("transfers")["transfers"][0]
-            assert last["state"] == "refused"
-            assert not [row for row in south.call("studies")["studies"] if row["study"] == study]
+        assert south.process is not None
+        south.process.send_signal(signal.SIGSTOP)
+        try:
+            north.call("trust.revoke", peer=south.name, grants=["fetch"])
+            wait_until(lambda: north.entries("disclosure-failed"), 40.0, "the end of it logged")
+        finally:
+            south.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: not _active(south), 20.0, "South learns that it may not")
+        assert south.call("transfers")["transfers"][0]["state"] == "refused"
+        assert not south.call("studies")["studies"]
+        assert not north.entries("disclosed")
         for facility in (north, south):
             facility.check_log(tmp_path)
 

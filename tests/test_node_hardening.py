@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+from libp2p.abc import ISecureConn
 from libp2p.io.exceptions import IOException
 from libp2p.io.utils import read_exactly
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.stream_muxer.yamux.yamux import Yamux
-from network_nodes import BOB, FAST, MALLORY, Site, resident_bytes, until, victim
+from network_nodes import BOB, ECHO, FAST, MALLORY, Site, resident_bytes, until, victim
 
 from node import hardening
 from node.hardening import NetworkLimits, SocketConnection
@@ -130,15 +131,23 @@ async def _open_silent(muxed: Yamux, stream_id: int) -> None:
     await trio.sleep(0.05)
 
 
+@pytest.mark.parametrize("flags", [0, SYN, ACK])
+async def test_a_huge_frame_is_not_awaited(flags: int) -> None:
+    async with victim() as bob, bad_peer(bob) as muxed:
+        await muxed._write_frame(frame(DATA, flags, 99, 2 * MIB))
+        await until(lambda: MALLORY.public not in bob.network.connected(), seconds=2)
+
+
 @pytest.mark.parametrize("flags", [SYN, ACK])
 async def test_ignoring_the_window_in_the_first_frame_ends_the_connection(flags: int) -> None:
     async with victim() as bob, bad_peer(bob) as muxed:
         if flags == ACK:
             await muxed._write_frame(frame(WINDOW, SYN, 99, 0))
-        await muxed._write_frame(frame(DATA, flags, 99, MIB, bytes(MIB)))
+        await muxed._write_frame(frame(DATA, flags, 99, MIB // 2, bytes(MIB // 2)))
         await until(lambda: MALLORY.public not in bob.network.connected(), seconds=2)
 
 
+@pytest.mark.slow
 async def test_unread_data_of_all_streams_together_is_bounded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -157,6 +166,7 @@ async def test_unread_data_of_all_streams_together_is_bounded(
     assert "that nobody has read" in caplog.text
 
 
+@pytest.mark.slow
 async def test_streams_that_are_filled_and_left_leave_nothing_behind() -> None:
     async with victim() as bob, bad_peer(bob) as muxed:
         body = b"\x02\xff\n" + bytes(200_000)
@@ -169,6 +179,7 @@ async def test_streams_that_are_filled_and_left_leave_nothing_behind() -> None:
         assert not muxer(bob).stream_events
 
 
+@pytest.mark.slow
 async def test_a_thousand_streams_at_once_are_not_a_thousand_handlers() -> None:
     async with victim() as bob, bad_peer(bob) as muxed:
         most = 0
@@ -188,6 +199,7 @@ async def test_streams_without_end_end_the_connection() -> None:
         await until(lambda: MALLORY.public not in bob.network.connected(), seconds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause_seconds", [0.0, 0.1])
 async def test_more_connections_than_a_peer_needs_are_refused(pause_seconds: float) -> None:
     async with victim() as bob:
@@ -244,23 +256,62 @@ async def test_broken_yamux_frames_harm_their_connection_at_most(sent: bytes) ->
                 await muxed._write_frame(sent)
 
 
-async def test_a_peer_that_reads_no_answers_is_cut_off() -> None:
-    async with victim(FAST) as bob:
-        stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
-        raw = SocketConnection(stream, is_initiator=True, limits=FAST)
-        upgrader = hardening.make_upgrader(MALLORY.seed, lambda _: True)
+@contextlib.asynccontextmanager
+async def deaf_peer(bob: Site) -> AsyncIterator[ISecureConn]:
+    """Mallory's connection to Bob, from which nothing is read unless a test does."""
+    stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
+    raw = SocketConnection(stream, is_initiator=True, limits=NetworkLimits())
+    upgrader = hardening.make_upgrader(MALLORY.seed, lambda _: True)
+    try:
         session = await upgrader.upgrade_security(raw, True, hardening.node_id(BOB.public))
         await upgrader.upgrade_connection(session, session.get_remote_peer())
         await until(lambda: MALLORY.public in bob.network.connected())
-        # Pings that are answered into a socket nobody reads, until it is full.
-        pings = frame(PING, SYN, 0, 1) * 5000
-        with contextlib.suppress(RawConnError), trio.fail_after(30):
-            while True:
-                await session.write(pings)
+        yield session
+    finally:
         raw.abort()
+
+
+async def ping_until_stuck(session: ISecureConn) -> None:
+    """Send pings that are answered into a socket nobody reads, until both are full."""
+    pings = frame(PING, SYN, 0, 1) * 5000
+    with contextlib.suppress(RawConnError):
+        while True:
+            await session.write(pings)
+
+
+@pytest.mark.slow
+async def test_a_peer_that_reads_no_answers_is_cut_off() -> None:
+    async with victim(FAST) as bob, deaf_peer(bob) as session:
+        await ping_until_stuck(session)
         await until(lambda: MALLORY.public not in bob.network.connected(), seconds=5)
 
 
+@pytest.mark.slow
+async def test_a_peer_that_talks_but_does_not_read_is_cut_off() -> None:
+    async with victim(FAST) as bob, deaf_peer(bob) as session:
+        hello = b"\x13/multistream/1.0.0\n\x0e/test/flood/1\n"
+        await session.write(frame(DATA, SYN, 101, len(hello), hello))
+        with contextlib.suppress(RawConnError), trio.fail_after(8):
+            while MALLORY.public in bob.network.connected():
+                await session.write(frame(WINDOW, 0, 101, 16 * MIB))
+                await trio.sleep(0.1)
+
+
+@pytest.mark.slow
+async def test_stopping_does_not_wait_for_a_peer_that_reads_no_answers() -> None:
+    bob = Site(BOB, MALLORY)
+    async with trio.open_nursery() as nursery:
+        async with bob.network.running():
+            peer = deaf_peer(bob)
+            session = await peer.__aenter__()
+            nursery.start_soon(ping_until_stuck, session)
+            await trio.sleep(1.5)
+            started = trio.current_time()
+        assert trio.current_time() - started < 2
+        await peer.__aexit__(None, None, None)
+
+
+@pytest.mark.slow
 async def test_cut_in_the_middle_of_everything() -> None:
     async with victim() as bob:
         for number in range(20):
@@ -276,6 +327,7 @@ async def test_cut_in_the_middle_of_everything() -> None:
 # --- the repaired connection by itself ----------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_message_in_many_small_segments_is_one_message() -> None:
     async with trio.open_nursery() as nursery:
         done = trio.Event()
@@ -299,6 +351,7 @@ async def test_a_message_in_many_small_segments_is_one_message() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_events_of_streams_that_are_gone_do_not_pile_up() -> None:
     async with victim() as bob, bad_peer(bob) as muxed:
         mallory_side, bob_side = muxed, muxer(bob)

@@ -22,6 +22,7 @@ def targets(*sites: Site) -> list[LinkTarget]:
     return [LinkTarget(site.key.public, tuple(site.addresses), "a peer") for site in sites]
 
 
+@pytest.mark.slow
 async def test_a_peer_is_dialled_and_reported() -> None:
     alice, bob = Site(ALICE, BOB, listen=""), Site(BOB, ALICE)
     async with alice.network.running(), bob.network.running(), trio.open_nursery() as nursery:
@@ -36,6 +37,7 @@ async def test_a_peer_is_dialled_and_reported() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_a_peer_that_restarts_is_connected_again_and_again() -> None:
     alice = Site(ALICE, BOB, listen="")
     first = Site(BOB, ALICE)
@@ -58,6 +60,7 @@ async def test_a_peer_that_restarts_is_connected_again_and_again() -> None:
     assert alice.went == {BOB.public: 3}
 
 
+@pytest.mark.slow
 async def test_both_keep_dialling_and_stay_connected() -> None:
     alice, bob = Site(ALICE, BOB), Site(BOB, ALICE)
     async with alice.network.running(), bob.network.running(), trio.open_nursery() as nursery:
@@ -71,6 +74,7 @@ async def test_both_keep_dialling_and_stay_connected() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_the_wait_grows_and_a_poke_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "JITTER", 0.0)
     monkeypatch.setattr(links, "LONGEST_DELAY_SECONDS", 0.8)
@@ -90,11 +94,12 @@ async def test_the_wait_grows_and_a_poke_ends_it(monkeypatch: pytest.MonkeyPatch
         await until(lambda: len(attempts) == 6)
         gaps = [later - earlier for earlier, later in itertools.pairwise(attempts)]
         for gap, expected in zip(gaps, [0.1, 0.2, 0.4, 0.8, 0.8], strict=True):
-            assert expected <= gap < expected + 0.1
+            assert gap >= expected
+        assert gaps[-1] < 1.5
         poked = trio.current_time()
         keeper.poke()
         await until(lambda: len(attempts) == 7)
-        assert attempts[6] - poked < 0.1
+        assert attempts[6] - poked < 0.5
         nursery.cancel_scope.cancel()
 
 
@@ -124,6 +129,7 @@ async def test_a_peer_without_address_may_call() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_a_revoked_peer_is_hung_up_on_and_not_dialled() -> None:
     alice, bob, carol = Site(ALICE, BOB, CAROL, listen=""), Site(BOB, ALICE), Site(CAROL, ALICE)
     sites = [bob, carol]

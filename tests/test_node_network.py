@@ -61,6 +61,7 @@ async def test_half_close_lets_the_answer_through() -> None:
                 await stream.read(timeout_seconds=5)
 
 
+@pytest.mark.slow
 async def test_last_bytes_of_a_handler_arrive_after_it_returned() -> None:
     async with two_sites(FAST) as (alice, bob):
         async with await alice.network.open_stream(BOB.public, LAST_WORDS) as stream:
@@ -76,6 +77,7 @@ async def test_last_bytes_of_a_handler_arrive_after_it_returned() -> None:
         await until(lambda: not _streams(alice) and not _streams(bob))
 
 
+@pytest.mark.slow
 async def test_a_stream_that_the_peer_never_closes_is_freed() -> None:
     async with two_sites(FAST) as (alice, _):
         async with await alice.network.open_stream(BOB.public, SILENT):
@@ -97,6 +99,7 @@ async def test_a_crashed_handler_resets_its_stream_and_says_no_patient_name(
     assert "DOE" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_cancelled_reads_and_writes_do_not_harm_the_connection() -> None:
     async with two_sites() as (alice, bob):
         async with trio.open_nursery() as nursery:
@@ -139,6 +142,7 @@ async def test_reset_wakes_a_reader_of_ours() -> None:
             await until(lambda: not nursery.child_tasks, seconds=2)
 
 
+@pytest.mark.slow
 async def test_a_peer_that_takes_nothing_times_a_writer_out() -> None:
     async with two_sites() as (alice, _):
         stream = await alice.network.open_stream(BOB.public, SILENT)
@@ -165,6 +169,7 @@ async def test_an_unknown_protocol_is_declined() -> None:
             await alice.network.open_stream(CAROL.public, ECHO)
 
 
+@pytest.mark.slow
 async def test_streams_beyond_the_limit_fail_instead_of_waiting() -> None:
     limits = NetworkLimits(streams_per_peer=1000)
     async with two_sites(limits) as (alice, _):

@@ -18,7 +18,6 @@ from network_nodes import ALICE, BOB, FAST, MALLORY, Site, resident_bytes, until
 from node import hardening
 from node.hardening import NetworkLimits, SocketConnection
 from node.network import Unreachable
-from node.sockets import Doorstep, remote_host
 
 pytestmark = pytest.mark.integration
 
@@ -68,6 +67,7 @@ async def test_a_plaintext_peer_is_refused_whoever_it_says_it_is() -> None:
         assert bob.came == {ALICE.public: 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent",
     [
@@ -110,6 +110,7 @@ async def test_a_strangers_length_prefix_does_not_decide_what_we_read() -> None:
         assert resident_bytes() - before < 32 * MIB
 
 
+@pytest.mark.slow
 async def test_a_dripping_stranger_is_cut_off_in_time() -> None:
     limits = NetworkLimits(upgrade_seconds=1.0)
     async with victim(limits) as bob:
@@ -124,6 +125,7 @@ async def test_a_dripping_stranger_is_cut_off_in_time() -> None:
         assert time.monotonic() - started < 3
 
 
+@pytest.mark.slow
 async def test_silent_sockets_do_not_keep_honest_peers_out() -> None:
     async with victim() as bob:
         silent = [await trio.open_tcp_stream("127.0.0.1", bob.port) for _ in range(300)]
@@ -136,38 +138,3 @@ async def test_silent_sockets_do_not_keep_honest_peers_out() -> None:
                 await mallory.network.connect(BOB.public, bob.addresses)
         for stream in silent:
             await stream.aclose()
-
-
-async def test_the_doorstep_sends_away_whoever_waits_longest() -> None:
-    doorstep = Doorstep(per_host=2, total=3)
-    gone = []
-
-    async def wait(host: str, name: str) -> None:
-        with doorstep.wait(host) as scope:
-            await trio.sleep_forever()
-        if scope.cancelled_caught:
-            gone.append(name)
-
-    async with trio.open_nursery() as nursery:
-        for host, name in [("a", "a1"), ("b", "b1"), ("a", "a2"), ("a", "a3"), ("c", "c1")]:
-            nursery.start_soon(wait, host, name)
-            await trio.sleep(0.01)
-        assert gone == ["a1", "b1"]
-        assert len(doorstep) == 3
-        nursery.cancel_scope.cancel()
-
-
-async def test_an_ip6_caller_counts_as_its_network() -> None:
-    async with trio.open_nursery() as nursery:
-        hosts = []
-
-        async def note(stream: trio.SocketStream) -> None:
-            hosts.append(remote_host(stream))
-
-        for host in ("127.0.0.1", "::1"):
-            listeners = await trio.open_tcp_listeners(0, host=host)
-            nursery.start_soon(trio.serve_listeners, note, listeners)
-            await (await trio.open_tcp_stream(host, listeners[0].socket.getsockname()[1])).aclose()
-        await until(lambda: len(hosts) == 2)
-        assert sorted(hosts) == ["127.0.0.1", "::/64"]
-        nursery.cancel_scope.cancel()

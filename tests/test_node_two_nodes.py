@@ -62,9 +62,7 @@ def test_both_logs_tell_the_transfer_and_verify(
         (south, ["requested", "received", "receipt"]),
     ):
         entries = [
-            entry
-            for entry in facility.entries()
-            if entry["details"].get("transfer") == transfer
+            entry for entry in facility.entries() if entry["details"].get("transfer") == transfer
         ]
         assert [entry["type"] for entry in entries] == kinds
         told[facility.name] = entries[-1]["details"]["receipt"]

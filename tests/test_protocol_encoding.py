@@ -105,6 +105,17 @@ def test_declared_size_is_checked_before_anything_else():
     assert decode_untrusted(encode(bytes(1000)), max_original_bytes=1000) == bytes(1000)
 
 
+def test_frame_that_asks_for_a_large_window_is_refused():
+    # Frame header: no single segment, content size of 4 bytes; window exponent 21 is 2 GiB.
+    content = b"words " * 100
+    header = b"\x28\xb5\x2f\xfd" + bytes((0x80, 21 << 3)) + len(content).to_bytes(4, "little")
+    block = (len(content) << 3 | 1).to_bytes(3, "little") + content
+    with pytest.raises(RemoteProtocolError, match="window"):
+        decode_untrusted(_header(1, len(content)) + header + block)
+    small = header[:5] + b"\x00" + header[6:]
+    assert decode_untrusted(_header(1, len(content)) + small + block) == content
+
+
 def test_frame_that_lies_about_its_content_is_refused():
     # The header of a small frame in front of the blocks of a large one.
     small, large = _frame(b"a" * 1000), _frame(b"b" * 4000)

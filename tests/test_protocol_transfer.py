@@ -131,10 +131,12 @@ def test_batches_not_wanted_or_out_of_order_end_the_transfer(
 ) -> None:
     pair = _offered(study)
     pair.want([0, 1])
+    *right, wrong = indices
+    for index in right:
+        assert pair.to_recipient(pair.batch_frame(index, study.encoded[0]))
+    frame = pair.batch_frame(wrong, study.encoded[0])
     with pytest.raises(RemoteProtocolError, match="not wanted"):
-        for index in indices:
-            pair.to_recipient(pair.batch_frame(index, study.encoded[0]))
-            pair.to_source(pair.recipient.credit(0))
+        pair.to_recipient(frame)
 
 
 def test_an_end_before_all_batches_is_refused(study: SmallStudy) -> None:
@@ -212,6 +214,15 @@ def test_wanting_a_batch_that_is_not_there_is_refused(study: SmallStudy) -> None
     pair = _offered(study)
     with pytest.raises(RemoteProtocolError, match="does not have"):
         pair.want([len(study.encoded)])
+
+
+def test_wanting_batches_before_the_manifest_is_there_is_refused() -> None:
+    pair = Pair()
+    pair.request()
+    frames = pair.source.offer_manifest(make_study([b"x"]).manifest, time_ms=NOW)
+    pair.to_recipient(next(frames))
+    with pytest.raises(RemoteProtocolError, match="before the manifest"):
+        pair.to_source(_frame(messages.Want(runs=())))
 
 
 def test_credit_for_bytes_never_sent_is_refused(study: SmallStudy) -> None:

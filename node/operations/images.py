@@ -13,7 +13,6 @@ from node.app import Node
 from node.catalog import StudyRow
 from node.errors import ExitCode, NodeError
 from node.export import export_study
-from node.ingest import ingest
 from node.operations.base import Operation, Report, Result, text, texts
 from protocol.log.entry import Event
 from protocol.messages import Record
@@ -116,6 +115,8 @@ async def run_work(
 
 async def ingest_paths(node: Node, parameters: dict[str, Any], report: Report) -> Result:
     """Take files and folders into the store."""
+    from node.ingest import ingest  # here, since pydicom is slow to load
+
     paths = [Path(path) for path in texts(parameters, "paths")]
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:

@@ -49,16 +49,16 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                 code=ExitCode.USAGE,
             )
         try:
-            size = node.audit.export(
+            checkpoint = node.audit.export(
                 path,
                 card=node.card.encoded,
                 include_openings=bool(parameters.get("openings", True)),
             )
             return {
                 "path": str(path),
-                "size": size,
-                "entries": size,
-                "root": node.audit.root().hex(),
+                "size": checkpoint.size,
+                "entries": checkpoint.size,
+                "root": checkpoint.root.hex(),
                 "bytes": path.stat().st_size,
             }
         except OSError as error:

@@ -129,7 +129,7 @@ def run(name: str, path: Path, runs: int) -> list[str]:
             north.start()
             study = report["studies"][0]["study"]
             wait_until(lambda: study in south.announced(north))  # noqa: B023
-            wait_until(lambda: south.peer(north)["connected"])  # noqa: B023
+            wait_until(lambda: south.peer(north)["connected"])
             results.append(fetch_once(north, south, study))
         bare.append(bare_seconds(int(results[-1]["wire"])))
     middle = {key: statistics.median(result[key] for result in results) for key in results[0]}

@@ -1,0 +1,111 @@
+"""How fast the command line starts, and how it words and lays out what it shows."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from terminal import Terminal, card_file, images, north, terminal
+
+from node import phrases
+from node.cli import main, output
+
+__all__ = ["card_file", "images", "north", "terminal"]
+
+
+SLOW_MODULES = "libp2p pydicom numpy rich starlette hypercorn httpx trio.testing"
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("studies",), ("card", "show"), ("trust", "list")], ids=" ".join
+)
+def test_small_commands_import_nothing_slow(north: Terminal, words: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from node.cli import main; main(sys.argv[2:]); "
+        "print([name for name in sys.argv[1].split() if name in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, SLOW_MODULES, "--home", str(north.home), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+def test_small_commands_start_at_once(north: Terminal) -> None:
+    for words in (["--help"], ["studies"], ["card", "show"], ["trust", "list"]):
+        seconds = []
+        for _ in range(5):
+            began = time.monotonic()
+            subprocess.run(
+                [sys.executable, "-m", "node.cli", "--home", str(north.home), *words],
+                capture_output=True,
+                check=True,
+            )
+            seconds.append(time.monotonic() - began)
+        assert min(seconds) < 0.4, words
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"radmesh \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (14_700_000, "14.7 MB"),
+        (5 * 10**9, "5.0 GB"),
+        (3 * 10**15, "3000.0 TB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert phrases.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"),
+     (7810, "2 h 10 min")],
+)  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert phrases.duration(seconds) == text
+
+
+def test_clean_text() -> None:
+    assert phrases.clean("Müller 山田 a\u00a0b") == "Müller 山田 a b"
+    for evil in (
+        "\x1b",
+        "\x07",
+        "\x7f",
+        "\x9b",
+        "\n",
+        "\r",
+        "\u202e",
+        "\u2066",
+        "\u200b",
+        "\ud800",
+    ):
+        assert phrases.clean(f"a{evil}b") == "a\ufffdb"
+
+
+def test_a_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "terminal_width", lambda: 20)
+    columns = (
+        output.Column("NAME", flexible=True),
+        output.Column("N", right=True),
+    )
+    rows = [("a long name that goes on", 5), ("山田太郎山田太郎山田太郎", 12345)]
+    assert output.table(columns, rows) == [
+        "NAME               N",
+        "a long name …      5",
+        "山田太郎山田…  12345",
+    ]

@@ -1,0 +1,181 @@
+"""The feeds in the database: cost by changes, nothing told that must not be."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from studies_made import make_study
+
+from node.app import Node
+from node.feeds import Pending
+from node.home import Home
+from node.operations import OPERATIONS
+from protocol import limits
+from protocol.feed import NO_EPOCH, Subscription
+from protocol.messages import Announcement, Record
+
+PEER, OTHER = b"p" * 32, b"o" * 32
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with Node.open(Home.create(tmp_path / "home", name="North")) as opened:
+        opened.catalog.on_change = None
+        yield opened
+
+
+def _ingest(node: Node, directory: Path, study: str = "", first: int = 1) -> str:
+    study = make_study(directory, 1, study=study, rows=8, first=first)
+    parameters = {"paths": [str(directory)]}
+    trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
+    node.feeds.study_changed(study, [PEER])
+    return study
+
+
+def _tell(node: Node, epoch: bytes, cursor: int) -> Pending:
+    pending = node.feeds.pending(PEER, epoch, cursor)
+    node.feeds.mark_told(PEER, pending.records)
+    return pending
+
+
+def _kinds(pending: Pending) -> list[tuple[str, str]]:
+    return [(record.kind, record.study) for record in pending.records]
+
+
+def test_a_new_subscriber_starts_anew_and_then_gets_only_changes(
+    node: Node, tmp_path: Path
+) -> None:
+    first = _ingest(node, tmp_path / "a")
+    start = _tell(node, NO_EPOCH, 0)
+    assert start.reset
+    assert _kinds(start) == [("available", first)]
+    assert _tell(node, start.epoch, start.cursor).records == ()
+    second = _ingest(node, tmp_path / "b")
+    assert _kinds(_tell(node, start.epoch, start.cursor)) == [("available", second)]
+
+
+def test_a_study_that_grew_is_told_as_changed(node: Node, tmp_path: Path) -> None:
+    study = _ingest(node, tmp_path / "a")
+    start = _tell(node, NO_EPOCH, 0)
+    _ingest(node, tmp_path / "a", study, first=2)
+    news = _tell(node, start.epoch, start.cursor)
+    assert _kinds(news) == [("changed", study)]
+    assert news.records[0].instances == 2
+
+
+def test_a_withdrawal_is_told_once(node: Node, tmp_path: Path) -> None:
+    study = _ingest(node, tmp_path / "a")
+    start = _tell(node, NO_EPOCH, 0)
+    node.catalog.set_shared(study, False)
+    node.feeds.study_changed(study, [PEER])
+    node.feeds.study_changed(study, [PEER])
+    news = _tell(node, start.epoch, start.cursor)
+    assert _kinds(news) == [("withdrawn", study)]
+    assert news.records[0].content_root == bytes(32)
+    assert _tell(node, start.epoch, news.cursor).records == ()
+
+
+def test_what_was_withdrawn_before_it_was_told_is_never_told(node: Node, tmp_path: Path) -> None:
+    start = _tell(node, NO_EPOCH, 0)
+    study = _ingest(node, tmp_path / "a")
+    node.catalog.set_shared(study, False)
+    node.feeds.study_changed(study, [PEER])
+    assert _tell(node, start.epoch, start.cursor).records == ()
+
+
+def test_losing_the_grant_withdraws_and_getting_it_announces(node: Node, tmp_path: Path) -> None:
+    study = _ingest(node, tmp_path / "a")
+    start = _tell(node, NO_EPOCH, 0)
+    node.feeds.peer_changed(PEER, sees=False)
+    lost = _tell(node, start.epoch, start.cursor)
+    assert _kinds(lost) == [("withdrawn", study)]
+    node.feeds.peer_changed(PEER, sees=True)
+    assert _kinds(_tell(node, start.epoch, lost.cursor)) == [("available", study)]
+
+
+def test_a_peer_without_the_grant_has_an_empty_feed(node: Node, tmp_path: Path) -> None:
+    _ingest(node, tmp_path / "a")
+    assert node.feeds.pending(OTHER, NO_EPOCH, 0).records == ()
+
+
+@pytest.mark.parametrize("cursor", [5, 10**9])
+def test_a_cursor_that_this_feed_never_gave_starts_anew(
+    node: Node, tmp_path: Path, cursor: int
+) -> None:
+    study = _ingest(node, tmp_path / "a")
+    start = _tell(node, NO_EPOCH, 0)
+    again = _tell(node, start.epoch, start.cursor + cursor)
+    assert again.reset
+    assert _kinds(again) == [("available", study)]
+
+
+def test_a_long_feed_comes_in_pieces(node: Node, tmp_path: Path) -> None:
+    study = _ingest(node, tmp_path / "a")
+    with node.database.transaction() as connection:
+        for number in range(limits.ANNOUNCE_RECORDS + 9):
+            connection.execute(
+                "INSERT INTO feed VALUES (?, ?, ?, 'available', ?, 0)",
+                (PEER, f"{study}.{number}", 100 + number, bytes(32)),
+            )
+        connection.execute("UPDATE feed_heads SET last_sequence=9999 WHERE peer=?", (PEER,))
+    first = _tell(node, NO_EPOCH, 0)
+    assert first.more
+    assert len(first.records) == limits.ANNOUNCE_RECORDS
+    second = _tell(node, first.epoch, first.cursor)
+    assert not second.reset
+    assert len(second.records) == 10
+
+
+# --- incoming -----------------------------------------------------------------------
+
+
+def _record(sequence: int, study: str, kind: str = "available") -> Record:
+    return Record(
+        sequence=sequence,
+        kind=kind,
+        study=study,
+        content_root=b"r" * 32,
+        series=1,
+        instances=2,
+        bytes=3,
+        encoded_bytes=4,
+        modalities=("CT", "SR"),
+        study_date="20260301",
+    )
+
+
+def _take(node: Node, *records: Record, reset: bool = False) -> None:
+    subscription = node.feeds.subscription(PEER, b"u" * 32)
+    announcement = Announcement(
+        recipient=b"u" * 32,
+        epoch=b"e" * 16,
+        reset=reset,
+        cursor=max(record.sequence for record in records),
+        time=0,
+        records=records,
+    )
+    subscription.take_untrusted(announcement)
+    node.feeds.store_announcement(PEER, announcement, subscription)
+
+
+def test_what_a_peer_announced_is_kept(node: Node) -> None:
+    _take(node, _record(1, "1.2.3"), _record(2, "1.2.4"), reset=True)
+    _take(node, _record(3, "1.2.3", "withdrawn"))
+    assert node.feeds.announced() == [(PEER, _record(2, "1.2.4"))]
+    assert node.feeds.announced(peer=OTHER) == []
+    assert node.feeds.announced(study="1.2.4") == [(PEER, _record(2, "1.2.4"))]
+    assert node.feeds.subscription(PEER, b"u" * 32) == Subscription(b"u" * 32, b"e" * 16, 3)
+
+
+def test_a_reset_forgets_what_was_known(node: Node) -> None:
+    _take(node, _record(1, "1.2.3"), reset=True)
+    _take(node, _record(1, "1.2.9"), reset=True)
+    assert [record.study for _, record in node.feeds.announced()] == ["1.2.9"]
+
+
+def test_a_peer_that_is_not_trusted_any_more_is_forgotten(node: Node) -> None:
+    _take(node, _record(1, "1.2.3"), reset=True)
+    node.feeds.forget_peer(PEER)
+    assert node.feeds.announced() == []
+    assert node.feeds.subscription(PEER, b"u" * 32).cursor == 0

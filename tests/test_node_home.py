@@ -1,0 +1,145 @@
+"""The home: made whole or not at all, locked, and read back."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keys.card import issue_card, parse_card_untrusted
+from node.app import Node
+from node.config import read_settings
+from node.errors import ExitCode, NodeError
+from node.home import CARD_LIFETIME_SECONDS, Home, now_ms
+
+ADDRESS = "/ip4/192.0.2.1/tcp/4101"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.create(tmp_path / "home", name="North General", addresses=(ADDRESS,))
+
+
+def test_a_new_home_has_four_private_keys_and_a_card(home: Home) -> None:
+    keys = home.read_keys()
+    card = home.read_card()
+    assert keys.facility is not None
+    assert card.facility_key == keys.facility.public
+    assert (card.node_key, card.log_key) == (keys.node.public, keys.log.public)
+    assert card.witness_key == keys.witness.public
+    assert card.addresses == (ADDRESS,)
+    for path in home.keys_path.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert home.path.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in home.path.parent.iterdir()] == ["home"]
+
+
+def test_a_home_is_never_overwritten(home: Home) -> None:
+    before = home.read_card().encoded
+    with pytest.raises(NodeError) as caught:
+        Home.create(home.path, name="Another")
+    assert caught.value.code is ExitCode.NO_HOME
+    assert home.read_card().encoded == before
+
+
+def test_a_name_that_no_card_may_have_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(NodeError):
+        Home.create(tmp_path / "home", name="two\nlines")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NodeError) as caught:
+        Node.open(Home(tmp_path / "none"))
+    assert caught.value.code is ExitCode.NO_HOME
+    assert "radmesh init" in caught.value.hint
+
+
+def test_one_process_at_a_time(home: Home) -> None:
+    unlock = home.lock()
+    code = "import sys; from pathlib import Path; from node.home import Home\n"
+    code += "from node.errors import NodeError\n"
+    code += "try: Home(Path(sys.argv[1])).lock()\nexcept NodeError as e: sys.exit(int(e.code))"
+    command = [sys.executable, "-c", code, str(home.path)]
+    root = Path(__file__).parents[1]
+    assert subprocess.run(command, cwd=root).returncode == ExitCode.BUSY
+    unlock()
+    assert subprocess.run(command, cwd=root).returncode == 0
+
+
+@pytest.mark.parametrize("role", ["node", "log", "witness"])
+def test_a_missing_key_is_told_by_name(home: Home, role: str) -> None:
+    (home.keys_path / role).unlink()
+    with pytest.raises(NodeError, match=f"the {role} key is missing"):
+        home.read_keys()
+
+
+def test_the_facility_key_may_be_offline(home: Home) -> None:
+    (home.keys_path / "facility").unlink()
+    assert home.read_keys().facility is None
+    with Node.open(home) as node:
+        node.publish_addresses(("/ip4/192.0.2.2/tcp/1",))
+        assert node.card.addresses == (ADDRESS,)
+
+
+def test_a_damaged_key_is_told_and_not_replaced(home: Home) -> None:
+    path = home.keys_path / "node"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(NodeError, match="node key"):
+        home.read_keys()
+
+
+def test_a_new_address_makes_a_newer_card_with_the_same_keys(home: Home) -> None:
+    with Node.open(home) as node:
+        old = node.card
+        node.publish_addresses((ADDRESS,))
+        assert node.card is old
+        size = node.audit.size
+        node.publish_addresses(("/ip4/192.0.2.2/tcp/1",))
+        new = parse_card_untrusted(home.card_path.read_bytes())
+        assert new.serial == old.serial + 1
+        assert (new.node_keys, new.log_keys) == (old.node_keys, old.log_keys)
+        assert node.audit.size == size + 1
+
+
+def test_a_card_past_half_its_life_is_renewed(home: Home) -> None:
+    keys = home.read_keys()
+    assert keys.facility is not None
+    now = now_ms() // 1000
+    for left, serial in ((CARD_LIFETIME_SECONDS // 2 + 60, 7), (CARD_LIFETIME_SECONDS // 2, 8)):
+        card = issue_card(
+            keys.facility,
+            name="North General",
+            node_key=keys.node.public,
+            log_key=keys.log.public,
+            witness_key=keys.witness.public,
+            addresses=(ADDRESS,),
+            serial=7,
+            issued=now - 1000,
+            expires=now + left,
+        )
+        assert home.renew_card(card, keys, (ADDRESS,)).serial == serial
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('listen = "one"', "list of texts"),
+        ("write_block_bytes = 10", "from 1024"),
+        ("write_block_bytes = true", "from 1024"),
+        ('log_level = "loud"', "one of"),
+        ("unknown = 1", "unknown entry"),
+        ("listen = [", "not valid TOML"),
+    ],
+)
+def test_wrong_settings_are_told_by_name(home: Home, text: str, said: str) -> None:
+    home.config_path.write_text(text)
+    with pytest.raises(NodeError, match=said):
+        read_settings(home.config_path)
+
+
+def test_the_socket_of_a_deep_home_fits(tmp_path: Path) -> None:
+    deep = Home(tmp_path / ("d" * 120))
+    assert len(os.fsencode(deep.socket_path)) < 108
+    assert deep.socket_path != Home(tmp_path / ("e" * 120)).socket_path

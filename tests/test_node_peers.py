@@ -1,0 +1,156 @@
+"""Trust by key: what is refused, what is logged, and what a change does at once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keys.card import issue_card
+from keys.fingerprint import fingerprint
+from keys.identity import KeyPair
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.home import Home, now_ms
+from node.policy import decide_fetch
+from protocol.errors import WireCode
+from protocol.messages import Request
+
+FACILITY = KeyPair.from_seed(b"f" * 32)
+KEYS = {role: KeyPair.from_seed(role.encode().ljust(32, b"-")) for role in ("n", "l", "w")}
+NOW = now_ms() // 1000
+
+
+def _card(serial: int = 1, expires: int = NOW + 10**7, facility: KeyPair = FACILITY) -> bytes:
+    return issue_card(
+        facility,
+        name="South Clinic",
+        node_key=KEYS["n"].public,
+        log_key=KEYS["l"].public,
+        witness_key=KEYS["w"].public,
+        addresses=("/ip4/192.0.2.7/tcp/4101",),
+        serial=serial,
+        issued=NOW - 1000,
+        expires=expires,
+    ).encoded
+
+
+def _spoken(facility: KeyPair = FACILITY) -> str:
+    return fingerprint(facility.public)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with Node.open(Home.create(tmp_path / "home", name="North")) as opened:
+        yield opened
+
+
+def _logged(node: Node, start: int) -> list[str]:
+    return [json.loads(entry)["type"] for entry in node.audit.entries(start)]
+
+
+def test_trust_is_kept_and_logged(node: Node) -> None:
+    size = node.audit.size
+    node.peers.add(_card(), _spoken(), ["see"], "", NOW)
+    node.peers.grant("South Clinic", ["fetch"])
+    node.peers.revoke("south clinic", ["see"], NOW)
+    node.peers.rename("South Clinic", "South")
+    node.peers.revoke("South", [], NOW)
+    assert _logged(node, size) == [
+        "trust-added",
+        "trust-granted",
+        "trust-ungranted",
+        "trust-revoked",
+    ]
+    [peer] = node.peers.store.peers
+    assert (peer.petname, peer.grants, peer.revoked) == ("South", frozenset(), NOW)
+    assert node.peers.store.by_node_key(KEYS["n"].public, NOW) is None
+
+
+def test_trust_outlives_the_process(tmp_path: Path) -> None:
+    home = Home.create(tmp_path / "home", name="North")
+    with Node.open(home) as node:
+        node.peers.add(_card(), _spoken(), ["see", "fetch"], "South", NOW)
+    with Node.open(home) as again:
+        assert again.peers.find("South").grants == {"see", "fetch"}
+
+
+@pytest.mark.parametrize(
+    ("card", "spoken", "said"),
+    [
+        (_card(), _spoken(KeyPair.from_seed(b"x" * 32)), "not the confirmed one"),
+        (_card(), "AAAA", "refused"),
+        (_card(expires=NOW - 1), _spoken(), "expired"),
+        (_card().replace(b"South", b"North"), _spoken(), "refused"),
+        (b"nonsense", _spoken(), "refused"),
+    ],
+    ids=["other fingerprint", "no fingerprint", "expired", "forged", "nonsense"],
+)
+def test_what_is_not_trusted(node: Node, card: bytes, spoken: str, said: str) -> None:
+    size = node.audit.size
+    with pytest.raises(NodeError, match=said) as caught:
+        node.peers.add(card, spoken, ["see"], "", NOW)
+    assert caught.value.code is ExitCode.INTEGRITY
+    assert caught.value.hint
+    assert node.peers.store.peers == ()
+    assert node.audit.size == size
+
+
+def test_an_older_card_is_refused(node: Node) -> None:
+    node.peers.add(_card(serial=5), _spoken(), [], "", NOW)
+    with pytest.raises(NodeError, match="refused") as caught:
+        node.peers.add(_card(serial=4), _spoken(), [], "", NOW)
+    assert caught.value.code is ExitCode.INTEGRITY
+    assert node.peers.find("South Clinic").card.serial == 5
+
+
+def test_an_unknown_grant_is_refused(node: Node) -> None:
+    with pytest.raises(NodeError, match="no grant everything") as caught:
+        node.peers.add(_card(), _spoken(), ["everything"], "", NOW)
+    assert caught.value.code is ExitCode.USAGE
+
+
+def test_a_newer_card_from_the_peer_replaces_the_older(node: Node) -> None:
+    node.peers.add(_card(serial=1), _spoken(), ["see"], "", NOW)
+    assert node.peers.take_newer_card(_card(serial=2), FACILITY.public, NOW) is not None
+    assert node.peers.take_newer_card(_card(serial=1), FACILITY.public, NOW) is None
+    assert node.peers.find("South Clinic").card.serial == 2
+    assert node.peers.find("South Clinic").grants == {"see"}
+
+
+def test_a_card_of_another_facility_is_not_taken_from_a_peer(node: Node) -> None:
+    node.peers.add(_card(), _spoken(), ["see"], "", NOW)
+    forged = _card(serial=9, facility=KeyPair.from_seed(b"x" * 32))
+    with pytest.raises(NodeError):
+        node.peers.take_newer_card(forged, FACILITY.public, NOW)
+    assert node.peers.find("South Clinic").card.serial == 1
+
+
+def _request(time_ms: int) -> Request:
+    return Request(
+        transfer=bytes(16),
+        source=bytes(32),
+        study="1.2.3",
+        purpose="treatment",
+        ephemeral=bytes(32),
+        time=time_ms,
+    )
+
+
+@pytest.mark.parametrize(
+    ("grants", "skew_ms", "code"),
+    [
+        ([], 0, WireCode.NOT_GRANTED),
+        (["see"], 0, WireCode.NOT_GRANTED),
+        (["fetch"], 0, WireCode.NOT_AVAILABLE),
+        (["fetch"], 25 * 3600 * 1000, WireCode.CLOCK_SKEW),
+        (["fetch"], -25 * 3600 * 1000, WireCode.CLOCK_SKEW),
+    ],
+)
+def test_a_request_is_decided(node: Node, grants: list[str], skew_ms: int, code: WireCode) -> None:
+    peer = node.peers.add(_card(), _spoken(), grants, "", NOW)
+    refusal = decide_fetch(
+        node.peers.store, peer, _request(NOW * 1000 + skew_ms), None, now_ms=NOW * 1000
+    )
+    assert refusal is not None
+    assert refusal.code is code
