@@ -15,11 +15,11 @@ import blake3
 
 from node.errors import ExitCode, NodeError
 from node.home import sync_directory
+from node.part10 import matches_header
 from node.store import BatchStore
 from protocol import encoding
 from protocol.errors import DigestMismatch, RemoteProtocolError
 from protocol.manifest import Manifest
-
 
 KEEP_SECONDS = 7 * 24 * 3600
 """What a cancelled transfer left is kept so long, so that fetching again starts there."""
@@ -130,8 +130,6 @@ def check_batch(manifest: Manifest, index: int, encoded: bytes) -> bytes | None:
         RemoteProtocolError: the batch does not hold what the manifest says.
     """
     entry = manifest.batches[index]
-    from node import studies  # here, since pydicom is slow to load
-
     original = encoding.decode_untrusted(encoded, max_original_bytes=entry.original_size)
     if len(original) != entry.original_size:
         raise RemoteProtocolError(f"batch {index} is not of its promised original size")
@@ -142,7 +140,7 @@ def check_batch(manifest: Manifest, index: int, encoded: bytes) -> bytes | None:
         content = view[offset : offset + length]
         if offset_in_instance == 0:
             series = manifest.series[instance.series_index]
-            if not studies.matches_header(
+            if not matches_header(
                 content,
                 manifest.study_instance_uid,
                 series.series_instance_uid,

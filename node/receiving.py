@@ -257,7 +257,6 @@ class _Session:
         transfer, entry = self._transfer, manifest.batches[batch.index]
         transfer.bytes_done += entry.original_size
         transfer.wire_bytes += entry.encoded_size
-        transfer.touch()
         self._study.watchdog.progress()
         await self._stream.write(
             self._end.credit(len(batch.sealed)), timeout_seconds=limits.STALL_SECONDS

@@ -212,7 +212,6 @@ class _Session:
             await self._stream.write(header + sealed, timeout_seconds=limits.STALL_SECONDS)
             transfer.wire_bytes += manifest.batches[index].encoded_size
             transfer.bytes_done += manifest.batches[index].original_size
-            transfer.touch()
         await self._stream.write(self._end.end(), timeout_seconds=limits.STALL_SECONDS)
 
     async def _seal_ahead(

@@ -19,8 +19,22 @@ import warnings
 
 import pydicom.charset
 
-from node.elements import BadInstance, Inflater, Read, Walked, walk
+from node.elements import BadInstance, Read
 from node.headers import InstanceHeader, SeriesAttributes, StudyAttributes
+from node.part10 import (
+    BIG_ENDIAN,
+    DICOM_MARK_OFFSET,
+    META_OFFSET,
+    META_SOP_CLASS,
+    META_SOP_INSTANCE,
+    SERIES,
+    SOP_INSTANCE,
+    STUDY,
+    read_meta,
+    reader_of,
+    uid_of,
+    walk_data_set,
+)
 from protocol.fields import is_uid
 from protocol.limits import TEXT_CHARACTERS
 
@@ -29,28 +43,15 @@ __all__ = [
     "InstanceHeader",
     "MediaDirectory",
     "NotDicom",
-    "matches_header",
     "read_dataset",
     "read_header",
 ]
 
-DICOM_MARK_OFFSET = 128
-_META_OFFSET = 132
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-_IMPLICIT = ("1.2.840.10008.1.2", "1.2.840.113619.5.2")
-"""Implicit VR Little Endian, and GE's private one that differs in the pixels only."""
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _CHARACTER_SET = 0x00080005
 _SOP_CLASS = 0x00080016
-_SOP_INSTANCE = 0x00080018
-_STUDY = 0x0020000D
-_SERIES = 0x0020000E
-_META_SOP_CLASS = 0x00020002
-_META_SOP_INSTANCE = 0x00020003
-_META_TRANSFER_SYNTAX = 0x00020010
 _ROWS, _COLUMNS, _FRAMES, _NUMBER = 0x00280010, 0x00280011, 0x00280008, 0x00200013
 _SERIES_NUMBER = 0x00200011
 _PIXEL_URL = 0x00287FE0
@@ -81,9 +82,9 @@ _WANTED = frozenset(
     (
         _CHARACTER_SET,
         _SOP_CLASS,
-        _SOP_INSTANCE,
-        _STUDY,
-        _SERIES,
+        SOP_INSTANCE,
+        STUDY,
+        SERIES,
         _ROWS,
         _COLUMNS,
         _FRAMES,
@@ -94,7 +95,6 @@ _WANTED = frozenset(
         *_SERIES_TEXTS.values(),
     )
 )
-_META_WANTED = (_META_SOP_CLASS, _META_SOP_INSTANCE, _META_TRANSFER_SYNTAX)
 
 _SHORT_CHARACTERS = 16
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
@@ -123,8 +123,8 @@ def read_dataset(read: Read, size: int, name: str = "") -> InstanceHeader:
         NotDicom: plainly something else.
         BadInstance: it cannot be taken; the reason says why.
     """
-    head = read(0, _META_OFFSET)
-    if head[DICOM_MARK_OFFSET:_META_OFFSET] != b"DICM":
+    head = read(0, META_OFFSET)
+    if head[DICOM_MARK_OFFSET:META_OFFSET] != b"DICM":
         raise _without_mark(head, name)
     return _read(read, size, complete=True)
 
@@ -138,49 +138,10 @@ def read_header(original: bytes | memoryview) -> InstanceHeader:
     Raises:
         BadInstance: no DICOM file, or required UIDs are missing.
     """
-    read = _reader(original)
+    read = reader_of(original)
     if read(DICOM_MARK_OFFSET, 4) != b"DICM":
         raise BadInstance("has no DICOM mark")
     return _read(read, len(original), complete=False)
-
-
-def matches_header(
-    original: bytes | memoryview, study_uid: str, series_uid: str, sop_instance_uid: str
-) -> bool:
-    """Whether an instance carries these three UIDs.
-
-    Args:
-        original: the file, or its first bytes up to the Series Instance UID.
-    """
-    read = _reader(original)
-    try:
-        if read(DICOM_MARK_OFFSET, 4) != b"DICM":
-            return False
-        meta, transfer_syntax = _read_meta(read)
-        # The three stand below 0020,000F, far in front of the pixels.
-        found = _walk(
-            read,
-            meta.end,
-            len(original),
-            transfer_syntax,
-            wanted=(_STUDY, _SERIES, _SOP_INSTANCE),
-            until=_SERIES + 1,
-            complete=False,
-        ).values
-    except BadInstance:
-        return False
-    return (_uid(found, _STUDY), _uid(found, _SERIES), _uid(found, _SOP_INSTANCE)) == (
-        study_uid,
-        series_uid,
-        sop_instance_uid,
-    )
-
-
-def _reader(data: bytes | memoryview) -> Read:
-    def read(offset: int, length: int) -> bytes:
-        return bytes(data[offset : offset + length])
-
-    return read
 
 
 def _without_mark(head: bytes, name: str) -> Exception:
@@ -205,66 +166,11 @@ _FIRST_ELEMENTS = frozenset(
 """What a data set begins with: group length, character set, image type, SOP class."""
 
 
-def _read_meta(read: Read) -> tuple[Walked, str]:
-    """The file meta group, always Explicit VR Little Endian (PS3.10 section 7.1)."""
-    meta = walk(
-        read,
-        _META_OFFSET,
-        None,
-        implicit=False,
-        wanted=_META_WANTED,
-        until=0x00030000,
-        complete=False,
-    )
-    transfer_syntax = _uid(meta.values, _META_TRANSFER_SYNTAX)
-    if not transfer_syntax:
-        raise BadInstance("has file meta without a Transfer Syntax UID")
-    if not is_uid(transfer_syntax):
-        raise BadInstance("has a Transfer Syntax UID that is no UID")
-    return meta, transfer_syntax
-
-
-def _walk(
-    read: Read,
-    start: int,
-    size: int,
-    transfer_syntax: str,
-    *,
-    wanted: tuple[int, ...] | frozenset[int],
-    until: int | None,
-    complete: bool,
-) -> Walked:
-    if transfer_syntax in _DEFLATED:
-        inflater = Inflater(read, start, complete=complete)
-        walked = walk(
-            inflater.read,
-            0,
-            None,
-            implicit=False,
-            wanted=wanted,
-            until=until,
-            complete=complete,
-        )
-        if complete and inflater.check_end():
-            walked.notes.append("a few bytes follow the deflated data")
-        return walked
-    return walk(
-        read,
-        start,
-        size,
-        implicit=transfer_syntax in _IMPLICIT,
-        big_endian=transfer_syntax == _BIG_ENDIAN,
-        wanted=wanted,
-        until=until,
-        complete=complete,
-    )
-
-
 def _read(read: Read, size: int, *, complete: bool) -> InstanceHeader:
-    meta, transfer_syntax = _read_meta(read)
-    if _uid(meta.values, _META_SOP_CLASS) == _MEDIA_DIRECTORY:
+    meta, transfer_syntax = read_meta(read)
+    if uid_of(meta.values, META_SOP_CLASS) == _MEDIA_DIRECTORY:
         raise MediaDirectory("is a DICOMDIR")
-    walked = _walk(
+    walked = walk_data_set(
         read,
         meta.end,
         size,
@@ -275,24 +181,24 @@ def _read(read: Read, size: int, *, complete: bool) -> InstanceHeader:
     )
     values = walked.values
     for tag, what in (
-        (_STUDY, "Study Instance UID"),
-        (_SERIES, "Series Instance UID"),
-        (_SOP_INSTANCE, "SOP Instance UID"),
+        (STUDY, "Study Instance UID"),
+        (SERIES, "Series Instance UID"),
+        (SOP_INSTANCE, "SOP Instance UID"),
         (_SOP_CLASS, "SOP Class UID"),
     ):
-        uid = _uid(values, tag)
+        uid = uid_of(values, tag)
         if not uid:
             raise BadInstance(f"has no {what}")
         if not is_uid(uid):
             raise BadInstance(f"has a {what} that is no UID")
-    has_rows = _short(values, _ROWS, transfer_syntax == _BIG_ENDIAN) > 0
+    has_rows = _short(values, _ROWS, transfer_syntax == BIG_ENDIAN) > 0
     if complete and has_rows and not walked.pixel_data and _PIXEL_URL not in values:
         # What a file cut just in front of its pixels looks like.
         raise BadInstance("describes an image and has no pixel data")
     notes = list(walked.notes)
-    if _uid(meta.values, _META_SOP_INSTANCE) != _uid(values, _SOP_INSTANCE):
+    if uid_of(meta.values, META_SOP_INSTANCE) != uid_of(values, SOP_INSTANCE):
         notes.append("the file meta names another SOP Instance UID; the data set counts")
-    return _header(values, transfer_syntax, transfer_syntax == _BIG_ENDIAN, tuple(notes))
+    return _header(values, transfer_syntax, transfer_syntax == BIG_ENDIAN, tuple(notes))
 
 
 def _header(
@@ -311,16 +217,16 @@ def _header(
     rows = _short(values, _ROWS, big_endian)
     return InstanceHeader(
         study=StudyAttributes(
-            study_uid=_uid(values, _STUDY),
+            study_uid=uid_of(values, STUDY),
             **{name: text(tag, name) for name, tag in _STUDY_TEXTS.items()},
         ),
         series=SeriesAttributes(
-            series_uid=_uid(values, _SERIES),
+            series_uid=uid_of(values, SERIES),
             series_number=_integer(values, _SERIES_NUMBER),
             **{name: text(tag, name) for name, tag in _SERIES_TEXTS.items()},
         ),
-        sop_instance_uid=_uid(values, _SOP_INSTANCE),
-        sop_class_uid=_uid(values, _SOP_CLASS),
+        sop_instance_uid=uid_of(values, SOP_INSTANCE),
+        sop_class_uid=uid_of(values, _SOP_CLASS),
         transfer_syntax_uid=transfer_syntax,
         number=_integer(values, _NUMBER),
         rows=rows,
@@ -343,11 +249,6 @@ def _clean(name: str, text: str) -> str:
     if name in _SHORT_NAMES:
         return text[:_SHORT_CHARACTERS]
     return text[:TEXT_CHARACTERS]
-
-
-def _uid(values: dict[int, bytes], tag: int) -> str:
-    """A UID without its padding; bytes beyond ASCII make it no UID."""
-    return values.get(tag, b"").rstrip(b"\0 ").decode("latin-1")
 
 
 def _short(values: dict[int, bytes], tag: int, big_endian: bool) -> int:

@@ -88,17 +88,12 @@ class Transfer:
     exit_code: int = 1
     hint: str = ""
     scope: trio.CancelScope | None = field(default=None, repr=False)
-    changed: trio.Event = field(default_factory=trio.Event, repr=False)
+    over: trio.Event = field(default_factory=trio.Event, repr=False)
 
     @property
     def is_ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.state in ENDED
-
-    def touch(self) -> None:
-        """Wake all who follow this transfer."""
-        event, self.changed = self.changed, trio.Event()
-        event.set()
 
 
 class Transfers:
@@ -126,7 +121,7 @@ class Transfers:
     async def enter(
         self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
     ) -> None:
-        """Change a transfer's state, durably, and tell its followers."""
+        """Change a transfer's state, durably; an ended one sets `over`."""
         transfer.state, transfer.why, transfer.hint = state, why, hint
         if transfer.is_ended:
             transfer.ended = now_ms()
@@ -134,7 +129,8 @@ class Transfers:
         else:
             self.active[transfer.transfer] = transfer
         await trio.to_thread.run_sync(self._store, transfer)
-        transfer.touch()
+        if transfer.is_ended:
+            transfer.over.set()
 
     def unfinished_incoming(self) -> list[Transfer]:
         """Transfers to us that a stop or a crash interrupted."""

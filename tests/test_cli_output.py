@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from terminal import Terminal, card_file, images, north, terminal
@@ -32,21 +31,6 @@ def test_small_commands_import_nothing_slow(north: Terminal, words: tuple[str, .
         check=True,
     )
     assert ran.stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.slow
-def test_small_commands_start_at_once(north: Terminal) -> None:
-    for words in (["--help"], ["studies"], ["card", "show"], ["trust", "list"]):
-        seconds = []
-        for _ in range(5):
-            began = time.monotonic()
-            subprocess.run(
-                [sys.executable, "-m", "node.cli", "--home", str(north.home), *words],
-                capture_output=True,
-                check=True,
-            )
-            seconds.append(time.monotonic() - began)
-        assert min(seconds) < 0.4, words
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

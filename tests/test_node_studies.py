@@ -1,6 +1,7 @@
 import io
 import struct
 import warnings
+from pathlib import Path
 
 import pydicom
 import pydicom.data
@@ -31,7 +32,8 @@ from pydicom.uid import (
 )
 from studies_made import make_instance
 
-from node import studies
+from node import part10
+from node.part10 import matches_header
 from node.studies import BadInstance, MediaDirectory, NotDicom, read_header
 
 # --- attributes -------------------------------------------------------------
@@ -63,7 +65,7 @@ def test_every_data_set_encoding_reads_the_same(syntax):
     assert header.transfer_syntax_uid == syntax
     assert header.study == read(saved(make_instance(STUDY, 1))).study
     assert (header.rows, header.number) == (64, 1)
-    assert studies.matches_header(data, STUDY, f"{STUDY}.1", f"{STUDY}.1.1")
+    assert matches_header(data, STUDY, f"{STUDY}.1", f"{STUDY}.1.1")
     assert read_header(data[: len(data) * 3 // 4]) == header
 
 
@@ -197,16 +199,16 @@ def test_other_sop_instance_in_the_file_meta_is_noted():
 def test_matches_header_wants_all_three_uids():
     data = saved(make_instance(STUDY, 1))
     uids = [STUDY, f"{STUDY}.1", f"{STUDY}.1.1"]
-    assert studies.matches_header(memoryview(data), *uids)
-    assert studies.matches_header(data[:2000], *uids)
+    assert matches_header(memoryview(data), *uids)
+    assert matches_header(data[:2000], *uids)
     for index in range(3):
-        assert not studies.matches_header(data, *uids[:index], "1.2.3", *uids[index + 1 :])
-    assert not studies.matches_header(data[:300], *uids)
-    assert not studies.matches_header(b"", *uids)
-    assert not studies.matches_header(data[132:], *uids)
+        assert not matches_header(data, *uids[:index], "1.2.3", *uids[index + 1 :])
+    assert not matches_header(data[:300], *uids)
+    assert not matches_header(b"", *uids)
+    assert not matches_header(data[132:], *uids)
     # Inside a private element the UIDs are text like any other.
     hidden = element(0x00091001, b"OB", data[132:1000])
-    assert not studies.matches_header(META + hidden, *uids)
+    assert not matches_header(META + hidden, *uids)
 
 
 def test_read_header_takes_the_first_bytes_of_an_instance():
@@ -238,7 +240,7 @@ def _check_like_pydicom(data: bytes) -> None:
         name = str(dataset.get("PatientName") or "")
         assert header.study.patient_name == name.strip().rstrip("^=")
         assert header.study.study_description == (dataset.get("StudyDescription") or "").strip()
-    assert studies.matches_header(
+    assert matches_header(
         data, header.study.study_uid, header.series.series_uid, header.sop_instance_uid
     )
     assert read_header(data).study == header.study
@@ -271,7 +273,7 @@ def _check_untrusted(data: bytes) -> None:
         read(data)
     except (NotDicom, BadInstance):
         pass
-    studies.matches_header(data, "1.2", "1.3", "1.4")
+    matches_header(data, "1.2", "1.3", "1.4")
     try:
         read_header(data)
     except (NotDicom, BadInstance):
@@ -295,3 +297,26 @@ def test_changed_bytes_property(position, change):
 
 
 SAMPLE = saved(make_instance(STUDY, 1, rows=2)) + open_sequence() + OPEN_ITEM + END_ITEM
+
+
+PYDICOM_FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm"))
+
+
+@pytest.mark.parametrize("path", PYDICOM_FILES, ids=lambda path: path.name)
+def test_the_quick_match_never_contradicts_the_walker(path):
+    data = path.read_bytes()
+    try:
+        header = read_header(data)
+    except BadInstance:
+        return
+    uids = (header.study.study_uid, header.series.series_uid, header.sop_instance_uid)
+    assert part10._quick_match(data, *uids) in (True, None)
+    for index in range(3):
+        other = (*uids[:index], "1.2.3", *uids[index + 1 :])
+        assert part10._quick_match(data, *other) in (False, None)
+    assert matches_header(data, *uids)
+
+
+def test_the_quick_match_is_what_common_files_take():
+    data = saved(make_instance(STUDY, 1))
+    assert part10._quick_match(data, STUDY, f"{STUDY}.1", f"{STUDY}.1.1") is True

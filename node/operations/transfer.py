@@ -50,11 +50,9 @@ async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Resul
     )
     transfer = await serving.fetcher.start(study, peer, purpose)
     while not transfer.is_ended:
-        changed = transfer.changed
         report(describe_transfer(node, transfer))
-        await trio.sleep(_PROGRESS_SECONDS)
-        if not transfer.is_ended:
-            await changed.wait()
+        with trio.move_on_after(_PROGRESS_SECONDS):
+            await transfer.over.wait()
     report(describe_transfer(node, transfer))
     if transfer.state is TransferState.COMPLETE:
         return describe_transfer(node, transfer)
