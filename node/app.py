@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from keys.trust import Peer
+from node import VERSION
 from node.audit import AuditLog
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
@@ -26,8 +27,6 @@ from protocol.log.entry import Event
 
 if TYPE_CHECKING:
     from node.serving import Serving
-
-VERSION = "0.1.0"
 
 
 class Node:

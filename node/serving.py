@@ -12,6 +12,7 @@ import trio
 
 import keys.errors
 from keys.trust import Peer
+from node import VERSION
 from node.addresses import reachable
 from node.announcer import Announcer
 from node.errors import NodeError
@@ -38,8 +39,6 @@ class Serving:
     """The parts of a node that need the network."""
 
     def __init__(self, node: "Node") -> None:
-        from node.app import VERSION
-
         self._node = node
         self._software = f"radmesh {VERSION}"
         self.token = trio.lowlevel.current_trio_token()

@@ -6,7 +6,8 @@ import trio
 
 from keys.identity import peer_id
 from keys.trust import Peer
-from node.app import VERSION, Node
+from node import VERSION
+from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import now_ms
 from node.operations.base import Operation, Report, Result, text, texts
