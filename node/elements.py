@@ -70,12 +70,15 @@ class Walked:
     Attributes:
         values: the raw values of the wanted elements that are there.
         pixel_data: whether the top level has pixel data.
+        pixels_at: offset and length of native Pixel Data, None where it is
+            encapsulated or not there.
         notes: oddities that do not make the data set unusable.
         end: offset behind the last element.
     """
 
     values: dict[int, bytes] = field(default_factory=dict)
     pixel_data: bool = False
+    pixels_at: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)
     end: int = 0
 
@@ -236,7 +239,10 @@ class _Walk:
                 position = value
                 continue
             if not stack:
-                if tag == PIXEL_DATA or tag in _FLOAT_PIXEL_DATA:
+                if tag == PIXEL_DATA:
+                    found.pixel_data = True
+                    found.pixels_at = (value, length)
+                elif tag in _FLOAT_PIXEL_DATA:
                     found.pixel_data = True
                 elif tag == _PADDING:
                     found.notes.append("trailing padding follows the data set")

@@ -1,6 +1,6 @@
 """What is known about an instance from its header; filled by `node.studies`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,27 @@ class SeriesAttributes:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelLayout:
+    """Where native 16-bit pixels of one sample stand in a file.
+
+    Attributes:
+        offset: of the first pixel, bytes from the start of the file.
+        columns, rows: of one frame, at least 1.
+        frames: that are there in full, at least 1.
+    """
+
+    offset: int
+    columns: int
+    rows: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceHeader:
-    """One instance: its identity, its attributes, and what was odd about the file."""
+    """One instance: its identity, its attributes, and what was odd about the file.
+
+    `pixels` is None where the pixels are not native 16-bit ones, or not known.
+    """
 
     study: StudyAttributes
     series: SeriesAttributes
@@ -52,3 +71,4 @@ class InstanceHeader:
     columns: int
     frames: int
     notes: tuple[str, ...] = ()
+    pixels: PixelLayout | None = field(default=None, compare=False)

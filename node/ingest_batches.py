@@ -16,8 +16,10 @@ from node.errors import ExitCode, NodeError
 from node.headers import InstanceHeader
 from node.sources import FileChanged, SourceFile, SourceReader
 from node.store import BatchStore
+from node.workspaces import Workspaces
 from protocol import batches, encoding
 from protocol.manifest import NO_NUMBER, BatchEntry, InstanceEntry, Manifest, SeriesEntry
+from protocol.pixels import PixelRun
 
 _BATCHES_AT_WORK = 4
 """Two in the encoders and two ready for them: 16 MiB of original bytes."""
@@ -62,6 +64,7 @@ class BatchWriter:
         self._store = store
         self._pool = pool
         self._cancelled = cancelled
+        self._workspaces = Workspaces()
         self._at_work: deque[Future[BatchEntry]] = deque()
         self._on_batch: Callable[[BatchEntry], None] = lambda _: None
 
@@ -118,6 +121,7 @@ class BatchWriter:
         written: Written,
     ) -> None:
         pieces = []
+        runs: list[PixelRun] = []
         offset = 0
         for source in sources:
             try:
@@ -127,9 +131,10 @@ class BatchWriter:
                 written.lost.append((source, _why(error)))
                 continue
             placed.append(_Placed(source, len(futures), offset))
+            runs += _runs(source, 0, source.size, offset)
             offset += source.size
         if pieces:
-            futures.append(self._submit(b"".join(pieces)))
+            futures.append(self._submit(b"".join(pieces), runs))
 
     def _write_split(
         self,
@@ -143,7 +148,9 @@ class BatchWriter:
             with ExitStack() as stack:
                 reader = stack.enter_context(SourceReader(source))
                 for (segment,) in batches.plan([source.size]):
-                    futures.append(self._submit(reader.read(segment.start, segment.length)))
+                    runs = _runs(source, segment.start, segment.length, 0)
+                    original = reader.read(segment.start, segment.length)
+                    futures.append(self._submit(original, runs))
         except (FileChanged, OSError) as error:
             # Batches of it that are stored already are claimed by nothing.
             del futures[first_batch:]
@@ -151,11 +158,11 @@ class BatchWriter:
             return
         placed.append(_Placed(source, first_batch, 0))
 
-    def _submit(self, original: bytes) -> Future[BatchEntry]:
+    def _submit(self, original: bytes, runs: Sequence[PixelRun]) -> Future[BatchEntry]:
         if self._cancelled():
             raise Cancelled
         self._wait_until_at_most(_BATCHES_AT_WORK - 1)
-        future = self._pool.submit(self._encode_and_store, original)
+        future = self._pool.submit(self._encode_and_store, original, runs)
         self._at_work.append(future)
         return future
 
@@ -163,9 +170,10 @@ class BatchWriter:
         while len(self._at_work) > count:
             self._on_batch(self._at_work.popleft().result())
 
-    def _encode_and_store(self, original: bytes) -> BatchEntry:
-        encoded = encoding.encode(original)
-        if encoding.decode_untrusted(encoded) != original:
+    def _encode_and_store(self, original: bytes, runs: Sequence[PixelRun]) -> BatchEntry:
+        workspace = self._workspaces.own
+        encoded = encoding.encode(original, runs=runs, workspace=workspace)
+        if encoding.decode_untrusted(encoded, workspace=workspace) != original:
             raise NodeError(
                 "a batch does not decode to what was encoded",
                 hint="nothing was stored; check the memory of this machine and report this",
@@ -173,6 +181,28 @@ class BatchWriter:
             )
         digest = self._store.put(encoded)
         return BatchEntry(digest, len(encoded), len(original), encoding.encoding_of(encoded))
+
+
+def _runs(source: SourceFile, start: int, length: int, offset: int) -> list[PixelRun]:
+    """The pixels in a segment of a file, as runs of whole rows.
+
+    Args:
+        source: the file.
+        start, length: the segment.
+        offset: where the segment stands in its batch.
+    """
+    pixels = source.header.pixels
+    if pixels is None:
+        return []
+    if length == source.size:
+        return [PixelRun(offset + pixels.offset, pixels.columns, pixels.rows, pixels.frames)]
+    row = 2 * pixels.columns
+    first = max(0, -(-(start - pixels.offset) // row))
+    last = min(pixels.rows * pixels.frames, (start + length - pixels.offset) // row)
+    if last <= first:
+        return []
+    begin = offset + pixels.offset + first * row - start
+    return [PixelRun(begin, pixels.columns, last - first, 1)]
 
 
 def _why(error: Exception) -> str:

@@ -25,6 +25,7 @@ from node.incoming import Incoming, LargeInstances, check_batch
 from node.network import PeerStream, StreamLost
 from node.sessions import StudyStream, first_error
 from node.transfers import Transfer, Transfers, TransferState
+from node.workspaces import Workspaces
 from protocol import encoding, limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
@@ -90,6 +91,7 @@ class Receiver:
         self._transfers = transfers
         self._free_bytes = free_bytes
         self._at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
+        self._workspaces = Workspaces()
 
     async def receive(self, stream: PeerStream, transfer: Transfer, peer: Peer) -> None:
         """Run one session; on return the study is published and both sides have its receipt.
@@ -163,7 +165,8 @@ class _Session:
             batch = manifest.batches[index]
             if owner._incoming.has(batch.digest):
                 try:
-                    original = check_batch(manifest, index, owner._incoming.read(batch.digest))
+                    encoded = owner._incoming.read(batch.digest)
+                    original = check_batch(manifest, index, encoded, owner._workspaces.own)
                 except RemoteProtocolError:
                     owner._incoming.discard(batch.digest)
                     wanted.append(index)
@@ -227,7 +230,7 @@ class _Session:
 
     def _store_batch(self, batch: BatchArrived, manifest: Manifest) -> bytes | None:
         encoded = self._end.open_batch(batch)
-        original = check_batch(manifest, batch.index, encoded)
+        original = check_batch(manifest, batch.index, encoded, self._owner._workspaces.own)
         self._owner._incoming.write(manifest.batches[batch.index].digest, encoded)
         return original
 

@@ -19,10 +19,11 @@ import warnings
 
 import pydicom.charset
 
-from node.elements import BadInstance, Read
-from node.headers import InstanceHeader, SeriesAttributes, StudyAttributes
+from node.elements import BadInstance, Read, Walked
+from node.headers import InstanceHeader, PixelLayout, SeriesAttributes, StudyAttributes
 from node.part10 import (
     BIG_ENDIAN,
+    DEFLATED,
     DICOM_MARK_OFFSET,
     META_OFFSET,
     META_SOP_CLASS,
@@ -54,6 +55,7 @@ _CHARACTER_SET = 0x00080005
 _SOP_CLASS = 0x00080016
 _ROWS, _COLUMNS, _FRAMES, _NUMBER = 0x00280010, 0x00280011, 0x00280008, 0x00200013
 _SERIES_NUMBER = 0x00200011
+_SAMPLES_PER_PIXEL, _BITS_ALLOCATED = 0x00280002, 0x00280100
 _PIXEL_URL = 0x00287FE0
 """Pixel Data Provider URL: the pixels are elsewhere by design (PS3.5 section A.6)."""
 
@@ -90,6 +92,8 @@ _WANTED = frozenset(
         _FRAMES,
         _NUMBER,
         _SERIES_NUMBER,
+        _SAMPLES_PER_PIXEL,
+        _BITS_ALLOCATED,
         _PIXEL_URL,
         *_STUDY_TEXTS.values(),
         *_SERIES_TEXTS.values(),
@@ -198,12 +202,13 @@ def _read(read: Read, size: int, *, complete: bool) -> InstanceHeader:
     notes = list(walked.notes)
     if uid_of(meta.values, META_SOP_INSTANCE) != uid_of(values, SOP_INSTANCE):
         notes.append("the file meta names another SOP Instance UID; the data set counts")
-    return _header(values, transfer_syntax, transfer_syntax == BIG_ENDIAN, tuple(notes))
+    return _header(walked, transfer_syntax, transfer_syntax == BIG_ENDIAN, tuple(notes))
 
 
 def _header(
-    values: dict[int, bytes], transfer_syntax: str, big_endian: bool, notes: tuple[str, ...]
+    walked: Walked, transfer_syntax: str, big_endian: bool, notes: tuple[str, ...]
 ) -> InstanceHeader:
+    values = walked.values
     encodings = _encodings(values.get(_CHARACTER_SET, b""))
 
     def text(tag: int, name: str) -> str:
@@ -233,7 +238,21 @@ def _header(
         columns=_short(values, _COLUMNS, big_endian),
         frames=max(0, _integer(values, _FRAMES) or (1 if rows else 0)),
         notes=notes,
+        pixels=None if transfer_syntax in DEFLATED else _pixels(walked),
     )
+
+
+def _pixels(walked: Walked) -> PixelLayout | None:
+    """The layout of pixels that the encoding of batches can predict; a guess at worst."""
+    columns, rows = (_short(walked.values, tag, False) for tag in (_COLUMNS, _ROWS))
+    bits, samples = (
+        _short(walked.values, tag, False) for tag in (_BITS_ALLOCATED, _SAMPLES_PER_PIXEL)
+    )
+    if walked.pixels_at is None or bits != 16 or samples != 1 or not (columns and rows):
+        return None
+    offset, length = walked.pixels_at
+    frames = length // (2 * columns * rows)
+    return PixelLayout(offset, columns, rows, frames) if frames else None
 
 
 _PERSON_NAMES = (0x00100010, 0x00080090)

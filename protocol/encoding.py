@@ -5,40 +5,58 @@ payload` (docs/protocol.md section 5.2). A batch is encoded once, when a study
 comes in, and is stored, sent and digested in that form.
 
 This file owns the format and its one decoder. Which bytes make a batch is for
-`protocol.batches`; digests are for `protocol.manifest`.
+`protocol.batches`; digests are for `protocol.manifest`; what is done to pixels is
+in `protocol.pixels`.
 """
 
 import enum
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import zstandard
 
 from protocol import limits
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
 
+if TYPE_CHECKING:
+    from protocol.pixels import PixelRun, Workspace
+
 MAGIC = b"RMB"
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_ZSTD_LEVEL = 3
+ZSTD_LEVEL = 3
 _LEAST_SAVING = 50
 """Compression must save at least 1/50 of the bytes, or the batch stays raw: JPEG
 fragments do not shrink, and raw ones cost the reader nothing."""
 
 
 class Encoding(enum.IntEnum):
-    """Fourth byte of an encoded batch. Pixel-aware encodings take the next numbers."""
+    """Fourth byte of an encoded batch."""
 
     RAW = 0
     """The payload is the original bytes."""
     ZSTD = 1
     """The payload is one Zstandard frame (RFC 8878) that states its content size."""
+    PIXELS = 2
+    """Pixels apart from the rest, predicted and laid in byte planes."""
 
 
-def encode(original: bytes | bytearray | memoryview, encoding: Encoding | None = None) -> bytes:
+def encode(
+    original: bytes | bytearray | memoryview,
+    encoding: Encoding | None = None,
+    *,
+    runs: Sequence["PixelRun"] = (),
+    workspace: "Workspace | None" = None,
+) -> bytes:
     """Encode the original bytes of one batch.
 
     Args:
         original: at most `limits.BATCH_BYTES` bytes.
-        encoding: None compresses and falls back to raw where that saves under 2 %.
+        encoding: None compresses and falls back to raw where that saves under 2 %;
+            RAW and ZSTD can be asked for.
+        runs: where native 16-bit pixels stand, ascending and apart; they are
+            predicted where that helps.
+        workspace: of the caller, to be quicker with many batches.
 
     Raises:
         LocalProtocolError: more bytes than a batch may hold.
@@ -46,16 +64,23 @@ def encode(original: bytes | bytearray | memoryview, encoding: Encoding | None =
     size = len(original)
     if size > limits.BATCH_BYTES:
         raise LocalProtocolError(f"a batch of {size} bytes where {limits.BATCH_BYTES} are allowed")
+    if encoding is None and runs:
+        # Here, since numpy is slow to load.
+        from protocol.pixel_batches import encode_pixels
+        from protocol.pixels import Workspace
+
+        payload = encode_pixels(memoryview(original), runs, workspace or Workspace())
+        if payload is not None and _saves(len(payload), size):
+            return _header(Encoding.PIXELS, size) + payload
     if encoding is not Encoding.RAW:
-        # One compressor a call: it is not thread-safe, and 4 MiB outweigh its making.
-        compressed = zstandard.ZstdCompressor(
-            level=_ZSTD_LEVEL, write_content_size=True, write_checksum=False
-        ).compress(original)
-        if encoding is Encoding.ZSTD or len(compressed) * _LEAST_SAVING <= size * (
-            _LEAST_SAVING - 1
-        ):
+        compressed = compress(original, ZSTD_LEVEL)
+        if encoding is Encoding.ZSTD or _saves(len(compressed), size):
             return _header(Encoding.ZSTD, size) + compressed
     return b"".join((_header(Encoding.RAW, size), original))
+
+
+def _saves(encoded: int, original: int) -> bool:
+    return encoded * _LEAST_SAVING <= original * (_LEAST_SAVING - 1)
 
 
 def _header(encoding: Encoding, original_bytes: int) -> bytes:
@@ -83,7 +108,10 @@ def _read_header(encoded: bytes | bytearray | memoryview) -> tuple[Encoding, int
 
 
 def decode_untrusted(
-    encoded: bytes | bytearray | memoryview, max_original_bytes: int = limits.BATCH_BYTES
+    encoded: bytes | bytearray | memoryview,
+    max_original_bytes: int = limits.BATCH_BYTES,
+    *,
+    workspace: "Workspace | None" = None,
 ) -> bytes:
     """Decode an encoded batch.
 
@@ -93,6 +121,7 @@ def decode_untrusted(
     Args:
         encoded: the whole batch.
         max_original_bytes: largest original size that is taken.
+        workspace: of the caller, to be quicker with many batches.
 
     Returns:
         Exactly as many bytes as the batch declares.
@@ -107,13 +136,32 @@ def decode_untrusted(
             f"a batch of {size} bytes where {max_original_bytes} are allowed", WireCode.TOO_LARGE
         )
     payload = memoryview(encoded)[limits.BATCH_HEADER_BYTES :]
-    original = payload if encoding is Encoding.RAW else _decompress_untrusted(payload, size)
+    if encoding is Encoding.PIXELS:
+        # Here, since numpy is slow to load.
+        from protocol.pixel_batches import decode_pixels_untrusted
+        from protocol.pixels import Workspace
+
+        return decode_pixels_untrusted(payload, size, workspace or Workspace())
+    original = payload if encoding is Encoding.RAW else decompress_untrusted(payload, size)
     if len(original) != size:
         raise RemoteProtocolError("a batch is not of its declared size")
     return bytes(original)
 
 
-def _decompress_untrusted(payload: memoryview, size: int) -> bytes:
+def compress(data: bytes | bytearray | memoryview, level: int) -> bytes:
+    """One Zstandard frame that states its content size."""
+    # One compressor a call: it is not thread-safe, and 4 MiB outweigh its making.
+    return zstandard.ZstdCompressor(
+        level=level, write_content_size=True, write_checksum=False
+    ).compress(data)
+
+
+def decompress_untrusted(payload: memoryview, size: int) -> bytes:
+    """The content of one Zstandard frame, which must state that it has `size` bytes.
+
+    Raises:
+        RemoteProtocolError: it is no such frame.
+    """
     # Skippable frames carry other magic numbers; they would be hidden payload.
     if bytes(payload[:4]) != _ZSTD_MAGIC:
         raise RemoteProtocolError("a batch is not a Zstandard frame")

@@ -4,6 +4,7 @@
 the wire; tests/test_spec_examples.py compares them.
 """
 
+import struct
 import re
 import sys
 from collections.abc import Sequence
@@ -169,6 +170,23 @@ def _annotated_batch(encoded: bytes, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def pixel_example() -> bytes:
+    """A batch with an image of 16x16 between "head" and "tail"."""
+    rows = [100 * y + 3 * x + x * y % 5 for y in range(16) for x in range(16)]
+    return b"head" + struct.pack("<256H", *rows) + b"tail"
+
+
+def _annotated_pixels(encoded: bytes) -> str:
+    lines = _annotated_batch(encoded[:8], "pixels").splitlines()
+    rest = encoded[8:]
+    for part in ("table", "rest", "low bytes"):
+        length = int.from_bytes(rest[:4], "big")
+        lines.append(f"{rest[:4].hex()}  # {part}, {length} bytes")
+        lines += _cut(rest[4 : 4 + length], "")
+        rest = rest[4 + length :]
+    return "\n".join([*lines, f"{rest[:4].hex()}  # high bytes", *_cut(rest[4:], "")]) + "\n"
+
+
 def _values(pairs: Sequence[tuple[str, str | bytes]]) -> str:
     width = max(len(name) for name, _ in pairs)
     return "".join(
@@ -191,6 +209,7 @@ def make_blocks() -> dict[str, str]:
     from protocol import encoding, messages, wire
     from protocol.manifest import NO_NUMBER
     from protocol.messages import Announcement, Heartbeat, Hello, Record, Refusal, Subscribe
+    from protocol.pixels import PixelRun
     from protocol.wire import FrameKind, frame_header
 
     assert NO_NUMBER == -1
@@ -311,6 +330,9 @@ def make_blocks() -> dict[str, str]:
         "want": annotated_frame(want),
         "batch": _annotated_batch(batch, "raw"),
         "batch-zstd": _annotated_batch(encoding.encode(text, encoding.Encoding.ZSTD), "zstd"),
+        "batch-pixels": _annotated_pixels(
+            encoding.encode(pixel_example(), runs=[PixelRun(4, 16, 16, 1)])
+        ),
         "batch-data": annotated_frame(batch_frame),
         "credit": annotated_frame(credit),
         "end": annotated_frame(end),

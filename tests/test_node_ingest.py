@@ -255,7 +255,7 @@ def test_encoder_that_is_wrong_is_caught(home, tmp_path, monkeypatch):
     make_study(tmp_path / "in", 1)
     real = encoding.encode
 
-    def wrong(original):
+    def wrong(original, **_):
         return real(original[:-1] + bytes([original[-1] ^ 1]))
 
     monkeypatch.setattr(encoding, "encode", wrong)

@@ -35,7 +35,7 @@ def test_round_trip_cases(size, make):
     assert encode(original) == encoded
 
 
-@given(st.binary(max_size=4096), st.sampled_from([None, *Encoding]))
+@given(st.binary(max_size=4096), st.sampled_from([None, Encoding.RAW, Encoding.ZSTD]))
 def test_round_trip_property(original, encoding):
     encoded = encode(memoryview(original), encoding)
     assert decode_untrusted(memoryview(encoded)) == original
@@ -67,7 +67,7 @@ BAD = {
     "empty": b"",
     "short header": b"RMB\x00\x00\x00\x00",
     "other magic": b"RMC" + encode(b"abc")[3:],
-    "unknown encoding": _header(2, 3) + b"abc",
+    "unknown encoding": _header(3, 3) + b"abc",
     "raw too short": _header(0, 4) + b"abc",
     "raw too long": _header(0, 2) + b"abc",
     "no frame": _header(1, 3),

@@ -72,7 +72,7 @@ def test_the_document_has_every_example(made: dict[str, str]) -> None:
     assert sorted(BLOCKS) == sorted(made)
 
 
-@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {"batch-zstd"}))
+@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {"batch-zstd", "batch-pixels"}))
 def test_examples_are_what_the_code_makes(name: str, made: dict[str, str]) -> None:
     assert BLOCKS[name] == made[name]
 
@@ -147,6 +147,9 @@ def test_batches_decode() -> None:
     compressed = _bytes("batch-zstd")
     assert encoding.encoding_of(compressed) is encoding.Encoding.ZSTD
     assert encoding.decode_untrusted(compressed) == b" ".join([b"radmesh"] * 8)
+    image = _bytes("batch-pixels")
+    assert encoding.encoding_of(image) is encoding.Encoding.PIXELS
+    assert encoding.decode_untrusted(image) == spec_blocks.pixel_example()
 
 
 def test_the_manifest_and_its_digests() -> None:

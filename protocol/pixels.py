@@ -1,0 +1,194 @@
+"""Pixel-aware encoding of native 16-bit images, bit-exact (docs/protocol.md section 5.2).
+
+The pixels of a batch are taken out of it, plane by plane; what remains (headers
+and tails) stays as it is. Pixels are predicted from their neighbours modulo 2^16,
+the signed residuals made unsigned by zigzag, and their low and high bytes laid
+apart, since that is what makes them compress. A run of pixels is only a claim
+about geometry: a wrong one costs compression, never a bit.
+
+Everything works on whole arrays that fit the cache, with few calls into numpy,
+so that threads hold the interpreter's lock for little of the time.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint16]
+"""Little-endian samples of shape (planes, rows, columns)."""
+
+SAMPLE = np.dtype("<u2")
+_SIGNED = np.dtype("<i2")
+_BAND_ROWS = 16
+
+
+class Predictor(enum.IntEnum):
+    """What a pixel is predicted from; outside of the plane stands 0."""
+
+    NONE = 0
+    LEFT = 1
+    """The pixel to the left."""
+    UP = 2
+    """The pixel above. Undone four times as fast as LEFT, since numpy adds whole rows."""
+    GRADIENT = 3
+    """Left + above - above left."""
+    PREVIOUS = 4
+    """The same pixel of the plane before; the first plane of a block by GRADIENT."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelRun:
+    """Where pixels stand in the original bytes of a batch.
+
+    Attributes:
+        offset: bytes from the start of the batch.
+        columns, rows, planes: at least 1; two bytes a sample, row by row.
+    """
+
+    offset: int
+    columns: int
+    rows: int
+    planes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that the run covers."""
+        return 2 * self.columns * self.rows * self.planes
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Runs of equal geometry, one after another, under one predictor."""
+
+    runs: tuple[PixelRun, ...]
+    predictor: Predictor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(planes, rows, columns) of all runs together."""
+        first = self.runs[0]
+        return sum(run.planes for run in self.runs), first.rows, first.columns
+
+
+def blocks_of(runs: Sequence[PixelRun]) -> list[tuple[PixelRun, ...]]:
+    """Runs in order, cut where the geometry changes."""
+    return [tuple(group) for _, group in groupby(runs, key=lambda run: (run.columns, run.rows))]
+
+
+class Workspace:
+    """Arrays that are used again; for one thread at a time.
+
+    Arrays of megabytes come fresh from the system each time and go back at once,
+    and touching fresh memory costs more than the arithmetic done in it.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[Pixels] = [np.empty(0, SAMPLE), np.empty(0, SAMPLE)]
+
+    def block_and_scratch(self, shape: tuple[int, int, int]) -> tuple[Pixels, Pixels]:
+        """Two arrays of `shape`, good until the next call."""
+        count = shape[0] * shape[1] * shape[2]
+        if count > self._arrays[0].size:
+            self._arrays = [np.empty(count, SAMPLE), np.empty(count, SAMPLE)]
+        block, scratch = (array[:count].reshape(shape) for array in self._arrays)
+        return block, scratch
+
+
+def gather(original: memoryview, runs: Sequence[PixelRun], block: Pixels) -> None:
+    """Copy the pixels of runs of equal geometry out of a batch."""
+    first = 0
+    for run in runs:
+        samples = np.frombuffer(original, SAMPLE, run.size // 2, run.offset)
+        block[first : first + run.planes] = samples.reshape(run.planes, run.rows, run.columns)
+        first += run.planes
+
+
+def predict(block: Pixels, scratch: Pixels, predictor: Predictor) -> None:
+    """Replace pixels by zigzag residuals, in place; `scratch` has the same shape."""
+    if predictor is Predictor.PREVIOUS:
+        np.subtract(block[1:], block[:-1], out=scratch[1:])
+        block[1:] = scratch[1:]
+        _subtract_left(block[:1], scratch[:1])
+        _subtract_above(block[:1], scratch[:1])
+    if predictor in (Predictor.LEFT, Predictor.GRADIENT):
+        _subtract_left(block, scratch)
+    if predictor in (Predictor.UP, Predictor.GRADIENT):
+        _subtract_above(block, scratch)
+    signed, sign = block.view(_SIGNED), scratch.view(_SIGNED)
+    np.right_shift(signed, 15, out=sign)
+    np.left_shift(block, 1, out=block)
+    np.bitwise_xor(block, scratch, out=block)
+
+
+def _subtract_left(block: Pixels, scratch: Pixels) -> None:
+    np.subtract(block[:, :, 1:], block[:, :, :-1], out=scratch[:, :, 1:])
+    block[:, :, 1:] = scratch[:, :, 1:]
+
+
+def _subtract_above(block: Pixels, scratch: Pixels) -> None:
+    np.subtract(block[:, 1:], block[:, :-1], out=scratch[:, 1:])
+    block[:, 1:] = scratch[:, 1:]
+
+
+def restore(block: Pixels, scratch: Pixels, predictor: Predictor) -> None:
+    """Undo `predict`, in place; `scratch` has the same shape."""
+    np.bitwise_and(block, 1, out=scratch)
+    np.negative(scratch, out=scratch)
+    np.right_shift(block, 1, out=block)
+    np.bitwise_xor(block, scratch, out=block)
+    if predictor is Predictor.PREVIOUS:
+        _sum_rows(block[:1])
+        _sum_columns(block[:1])
+        for plane in range(1, len(block)):
+            np.add(block[plane], block[plane - 1], out=block[plane])
+    if predictor in (Predictor.UP, Predictor.GRADIENT):
+        _sum_columns(block)
+    if predictor in (Predictor.LEFT, Predictor.GRADIENT):
+        _sum_rows(block)
+
+
+def _sum_rows(block: Pixels) -> None:
+    """Running sums along each row."""
+    np.add.accumulate(block, axis=2, dtype=SAMPLE, out=block)
+
+
+def _sum_columns(block: Pixels) -> None:
+    """Running sums down each column.
+
+    numpy's own goes down one column at a time. Here bands of rows are summed side
+    by side, then each band gets the last row of the one above: long vector
+    additions, and few of them.
+    """
+    planes, rows, columns = block.shape
+    bands = rows // _BAND_ROWS
+    if bands:
+        banded = block[:, : bands * _BAND_ROWS].reshape(planes, bands, _BAND_ROWS, columns)
+        for row in range(1, _BAND_ROWS):
+            np.add(banded[:, :, row], banded[:, :, row - 1], out=banded[:, :, row])
+    if bands > 1:
+        above = np.empty((planes, bands - 1, columns), SAMPLE)
+        above[:, 0] = banded[:, 0, -1]
+        for band in range(1, bands - 1):
+            np.add(above[:, band - 1], banded[:, band, -1], out=above[:, band])
+        below = banded[:, 1:]
+        np.add(below, above[:, :, None, :], out=below)
+    for row in range(max(1, bands * _BAND_ROWS), rows):
+        np.add(block[:, row], block[:, row - 1], out=block[:, row])
+
+
+def split_bytes(block: Pixels) -> tuple[bytes, bytes]:
+    """The low and the high bytes of all samples."""
+    pairs = block.reshape(-1).view(np.uint8)
+    return pairs[0::2].tobytes(), pairs[1::2].tobytes()
+
+
+def join_bytes(low: memoryview, high: memoryview, block: Pixels) -> None:
+    """Fill a block from the low and the high bytes of its samples."""
+    flat = block.reshape(-1)
+    flat[:] = np.frombuffer(high, np.uint8)
+    np.left_shift(flat, 8, out=flat)
+    np.bitwise_or(flat, np.frombuffer(low, np.uint8), out=flat)

@@ -1,0 +1,255 @@
+"""The pixel-aware encoding: bit-exact for any geometry, one error for any bad bytes."""
+
+import random
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol import limits, pixel_batches, pixels, wire
+from protocol.encoding import Encoding, compress, decode_untrusted, encode, encoding_of
+from protocol.errors import RemoteProtocolError
+from protocol.pixels import PixelRun, Predictor, Workspace
+
+
+def _block(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 65536, shape, dtype="<u2")
+
+
+def _image(planes: int, rows: int, columns: int, seed: int = 0) -> bytes:
+    """A smooth image with noise, as a scanner makes it."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[0:rows, 0:columns]
+    smooth = 1000 + 300 * np.sin(x / 40) + 200 * np.cos(y / 30)
+    noise = generator.normal(0, 8, (planes, rows, columns))
+    return (smooth + noise).clip(0, 4095).astype("<u2").tobytes()
+
+
+def _batch(images: list[bytes], gap: int = 37) -> tuple[bytes, list[int]]:
+    """Images with something else before, between and behind; and where they stand."""
+    original, offsets = b"", []
+    for number, image in enumerate(images):
+        original += b"header %03d" % number + bytes(gap)
+        offsets.append(len(original))
+        original += image
+    return original + b"tail", offsets
+
+
+# --- arithmetic -----------------------------------------------------------------------
+
+
+def _obvious_residual(block: np.ndarray, predictor: Predictor, p: int, y: int, x: int) -> int:
+    def pixel(plane: int, row: int, column: int) -> int:
+        return int(block[plane, row, column]) if row >= 0 and column >= 0 else 0
+
+    if predictor is Predictor.PREVIOUS and p == 0:
+        predictor = Predictor.GRADIENT
+    guess = {
+        Predictor.NONE: 0,
+        Predictor.LEFT: pixel(p, y, x - 1),
+        Predictor.UP: pixel(p, y - 1, x),
+        Predictor.GRADIENT: pixel(p, y, x - 1) + pixel(p, y - 1, x) - pixel(p, y - 1, x - 1),
+        Predictor.PREVIOUS: int(block[p - 1, y, x]) if p else 0,
+    }[predictor]
+    signed = (int(block[p, y, x]) - guess + 32768) % 65536 - 32768
+    return (signed << 1) ^ (signed >> 15) if signed >= 0 else -(signed << 1) - 1
+
+
+@pytest.mark.parametrize("predictor", Predictor)
+def test_residuals_are_what_the_definition_says(predictor: Predictor) -> None:
+    block = _block((3, 5, 4))
+    residuals = block.copy()
+    pixels.predict(residuals, np.empty_like(block), predictor)
+    for place in np.ndindex(block.shape):
+        assert residuals[place] == _obvious_residual(block, predictor, *place)
+
+
+# Around the band height of 16 rows, and single rows, columns and planes.
+SHAPES = [
+    (1, 1, 1), (1, 1, 9), (1, 9, 1), (4, 1, 1), (2, 15, 3), (1, 16, 5), (3, 17, 2), (1, 31, 2),
+    (1, 32, 3), (2, 33, 4), (1, 50, 7), (5, 64, 64),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("predictor", Predictor)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_predicting_is_undone_exactly(shape: tuple[int, int, int], predictor: Predictor) -> None:
+    block = _block(shape)
+    changed, scratch = block.copy(), np.empty_like(block)
+    pixels.predict(changed, scratch, predictor)
+    low, high = pixels.split_bytes(changed)
+    joined = np.empty_like(block)
+    pixels.join_bytes(memoryview(low), memoryview(high), joined)
+    pixels.restore(joined, scratch, predictor)
+    assert (joined == block).all()
+
+
+def test_a_workspace_serves_blocks_of_any_size() -> None:
+    workspace = Workspace()
+    for shape in ((1, 2, 3), (2, 30, 40), (1, 1, 1)):
+        block, scratch = workspace.block_and_scratch(shape)
+        assert block.shape == scratch.shape == shape
+        assert not np.shares_memory(block, scratch)
+
+
+# --- whole batches -----------------------------------------------------------------------
+
+
+def test_images_are_predicted_and_come_back() -> None:
+    original, offsets = _batch([_image(1, 128, 96, seed) for seed in range(9)])
+    runs = [PixelRun(offset, 96, 128, 1) for offset in offsets]
+    encoded = encode(original, runs=runs)
+    assert encoding_of(encoded) is Encoding.PIXELS
+    assert decode_untrusted(encoded) == original
+    assert len(encoded) < 0.8 * len(encode(original))
+    assert encode(original, runs=runs, workspace=Workspace()) == encoded
+
+
+def test_images_of_several_sizes_in_one_batch() -> None:
+    shapes = [(1, 64, 64), (1, 64, 64), (4, 32, 80), (1, 100, 16), (1, 64, 64)]
+    original, offsets = _batch([_image(*shape) for shape in shapes])
+    runs = [
+        PixelRun(offset, columns, rows, planes)
+        for offset, (planes, rows, columns) in zip(offsets, shapes, strict=True)
+    ]
+    workspace = Workspace()
+    encoded = encode(original, runs=runs, workspace=workspace)
+    assert encoding_of(encoded) is Encoding.PIXELS
+    assert decode_untrusted(encoded, workspace=workspace) == original
+
+
+def test_a_wrong_geometry_costs_compression_alone() -> None:
+    original, [offset] = _batch([_image(1, 128, 96)])
+    for columns, rows in ((95, 100), (1, 12288), (12288, 1), (192, 64)):
+        encoded = encode(original, runs=[PixelRun(offset + 1, columns, rows - 1 or 1, 1)])
+        assert decode_untrusted(encoded) == original
+
+
+@pytest.mark.parametrize("content", [random.Random(1).randbytes(8192), bytes(8192)])
+def test_noise_and_nothing_are_never_worse_than_without_prediction(content: bytes) -> None:
+    original, [offset] = _batch([content])
+    assert len(encode(original, runs=[PixelRun(offset, 64, 64, 1)])) <= len(encode(original)) + 64
+
+
+def test_a_full_batch_of_pixels() -> None:
+    original = _image(8, 512, 512)[: limits.BATCH_BYTES]
+    encoded = encode(original, runs=[PixelRun(0, 512, 512, 8)])
+    assert decode_untrusted(encoded) == original
+    assert len(encoded) <= limits.ENCODED_BATCH_BYTES
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_round_trip_property(data: st.DataObject) -> None:
+    original = data.draw(st.binary(max_size=3000))
+    runs, position = [], 0
+    while data.draw(st.booleans()):
+        gap, columns, rows, planes = (data.draw(st.integers(0, 30)) for _ in range(4))
+        run = PixelRun(position + gap, columns + 1, rows + 1, planes % 3 + 1)
+        if run.offset + run.size > len(original):
+            break
+        runs.append(run)
+        position = run.offset + run.size
+    assert decode_untrusted(encode(original, runs=runs)) == original
+
+
+# --- bad bytes ---------------------------------------------------------------------------
+
+
+def _payload(table: object, rest: bytes, low: bytes, high: bytes) -> bytes:
+    parts = [wire.pack(table), compress(rest, 1), compress(low, 1)]
+    packed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return packed + compress(high, 1)
+
+
+def _encoded(size: int, payload: bytes) -> bytes:
+    return b"RMB\x02" + struct.pack(">I", size) + payload
+
+
+GOOD = _payload([[0, 2, 2, 1, 1]], b"ab", b"\1\2\3\4", b"\0\0\0\0")
+
+
+def test_the_smallest_batch_by_hand() -> None:
+    # Zigzag residuals 1, 2, 3, 4 without prediction are -1, 1, -2, 2.
+    pixels_bytes = struct.pack("<4h", -1, 1, -2, 2)
+    assert decode_untrusted(_encoded(10, GOOD)) == b"a" + pixels_bytes + b"b"
+
+
+BAD = {
+    "nothing": (10, b""),
+    "cut in the table": (10, GOOD[:6]),
+    "cut in a length": (10, GOOD[:3]),
+    "part longer than the batch": (10, b"\xff\xff\xff\xff" + GOOD[4:]),
+    "cut at the end": (10, GOOD[:-1]),
+    "more behind": (10, GOOD + b"x"),
+    "too large for its pixels": (11, GOOD),
+    "too small for its pixels": (9, GOOD),
+    "smaller than its pixels": (7, GOOD),
+    "table is a map": (10, _payload({}, b"ab", b"1234", b"1234")),
+    "table is empty": (2, _payload([], b"ab", b"", b"")),
+    "block is a number": (10, _payload([7], b"ab", b"1234", b"1234")),
+    "block too short": (10, _payload([[0, 2, 2, 1]], b"ab", b"1234", b"1234")),
+    "gap without planes": (10, _payload([[0, 2, 2, 1, 1, 0]], b"ab", b"1234", b"1234")),
+    "unknown predictor": (10, _payload([[5, 2, 2, 1, 1]], b"ab", b"1234", b"1234")),
+    "no columns": (10, _payload([[0, 0, 2, 1, 1]], b"ab", b"1234", b"1234")),
+    "no rows": (10, _payload([[0, 2, 0, 1, 1]], b"ab", b"1234", b"1234")),
+    "no planes": (10, _payload([[0, 2, 2, 1, 0]], b"ab", b"1234", b"1234")),
+    "negative gap": (10, _payload([[0, 2, 2, -1, 1]], b"ab", b"1234", b"1234")),
+    "boolean": (10, _payload([[0, 2, 2, True, 1]], b"ab", b"1234", b"1234")),
+    "text": (10, _payload([[0, 2, 2, "1", 1]], b"ab", b"1234", b"1234")),
+    "pixels of 2^90 bytes": (
+        10,
+        _payload([[0, 2**30, 2**30, 0, 2**30]], b"ab", b"1234", b"1234"),
+    ),
+    "gap beyond the end": (10, _payload([[0, 2, 2, 3, 1]], b"ab", b"1234", b"1234")),
+    "low plane too short": (10, _payload([[0, 2, 2, 1, 1]], b"ab", b"123", b"1234")),
+    "high plane too long": (10, _payload([[0, 2, 2, 1, 1]], b"ab", b"1234", b"12345")),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_batches_are_refused(name: str) -> None:
+    size, payload = BAD[name]
+    with pytest.raises(RemoteProtocolError):
+        decode_untrusted(_encoded(size, payload))
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+    bomb = compress(bytes(limits.BATCH_BYTES), 3)
+    table = wire.pack([[0, 2, 2, 1, 1]])
+    payload = b"".join(len(part).to_bytes(4, "big") + part for part in (table, bomb, bomb)) + bomb
+    with pytest.raises(RemoteProtocolError):
+        decode_untrusted(_encoded(10, payload))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 255))
+def test_one_changed_byte_property(position: int, value: int) -> None:
+    encoded = bytearray(_CHANGED)
+    encoded[position % len(encoded)] = value
+    try:
+        original = decode_untrusted(bytes(encoded), max_original_bytes=65_536)
+    except RemoteProtocolError:
+        return
+    assert len(original) == int.from_bytes(encoded[4:8], "big")
+
+
+_CHANGED = encode(_image(1, 40, 40), runs=[PixelRun(0, 40, 40, 1)])
+
+
+@given(st.binary(max_size=200))
+def test_any_payload_property(payload: bytes) -> None:
+    try:
+        assert len(decode_untrusted(_encoded(100, payload))) == 100
+    except RemoteProtocolError:
+        pass
+
+
+def test_up_is_taken_where_it_costs_little() -> None:
+    assert encoding_of(_CHANGED) is Encoding.PIXELS
+    noise = np.random.default_rng(0).integers(0, 4, (1, 64, 64), dtype="<u2")
+    rows = np.tile(_block((1, 1, 64)), (1, 64, 1)) + noise
+    assert pixel_batches.choose_predictor(rows) is Predictor.UP
+    assert pixel_batches.choose_predictor(rows.transpose(0, 2, 1).copy()) is Predictor.LEFT
