@@ -4,8 +4,8 @@
 the wire; tests/test_spec_examples.py compares them.
 """
 
-import struct
 import re
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
