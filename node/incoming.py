@@ -137,14 +137,13 @@ def check_batch(
         RemoteProtocolError: the batch does not hold what the manifest says.
     """
     entry = manifest.batches[index]
-    original = encoding.decode_untrusted(encoded, entry.original_size, workspace=workspace)
+    original = encoding.decode_in_place_untrusted(encoded, workspace, entry.original_size)
     if len(original) != entry.original_size:
         raise RemoteProtocolError(f"batch {index} is not of its promised original size")
-    view = memoryview(original)
     has_part = False
     for instance_index, offset_in_instance, offset, length in manifest.segments(index):
         instance = manifest.instances[instance_index]
-        content = view[offset : offset + length]
+        content = original[offset : offset + length]
         if offset_in_instance == 0:
             series = manifest.series[instance.series_index]
             if not matches_header(
@@ -160,7 +159,7 @@ def check_batch(
             has_part = True
         elif blake3.blake3(content).digest() != instance.digest:
             raise DigestMismatch("an instance does not have its promised digest")
-    return original if has_part else None
+    return bytes(original) if has_part else None
 
 
 def is_split(manifest: Manifest, instance_index: int) -> bool:

@@ -173,7 +173,7 @@ class BatchWriter:
     def _encode_and_store(self, original: bytes, runs: Sequence[PixelRun]) -> BatchEntry:
         workspace = self._workspaces.own
         encoded = encoding.encode(original, runs=runs, workspace=workspace)
-        if encoding.decode_untrusted(encoded, workspace=workspace) != original:
+        if encoding.decode_in_place_untrusted(encoded, workspace) != original:
             raise NodeError(
                 "a batch does not decode to what was encoded",
                 hint="nothing was stored; check the memory of this machine and report this",

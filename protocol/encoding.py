@@ -108,20 +108,16 @@ def _read_header(encoded: bytes | bytearray | memoryview) -> tuple[Encoding, int
 
 
 def decode_untrusted(
-    encoded: bytes | bytearray | memoryview,
-    max_original_bytes: int = limits.BATCH_BYTES,
-    *,
-    workspace: "Workspace | None" = None,
+    encoded: bytes | bytearray | memoryview, max_original_bytes: int = limits.BATCH_BYTES
 ) -> bytes:
     """Decode an encoded batch.
 
     Nothing is allocated before the declared size has been checked; the memory taken
-    is bounded by it.
+    is bounded by a small multiple of it.
 
     Args:
         encoded: the whole batch.
         max_original_bytes: largest original size that is taken.
-        workspace: of the caller, to be quicker with many batches.
 
     Returns:
         Exactly as many bytes as the batch declares.
@@ -129,6 +125,19 @@ def decode_untrusted(
     Raises:
         RemoteProtocolError: not an encoded batch, a size over the limit, or a payload
             that does not decode to exactly the declared size.
+    """
+    return bytes(decode_in_place_untrusted(encoded, None, max_original_bytes))
+
+
+def decode_in_place_untrusted(
+    encoded: bytes | bytearray | memoryview,
+    workspace: "Workspace | None",
+    max_original_bytes: int = limits.BATCH_BYTES,
+) -> memoryview:
+    """As `decode_untrusted`, for many batches one after another.
+
+    Returns:
+        The original bytes, good until the workspace is used again.
     """
     encoding, size = _read_header(encoded)
     if size > max_original_bytes:
@@ -142,10 +151,11 @@ def decode_untrusted(
         from protocol.pixels import Workspace
 
         return decode_pixels_untrusted(payload, size, workspace or Workspace())
-    original = payload if encoding is Encoding.RAW else decompress_untrusted(payload, size)
-    if len(original) != size:
+    if encoding is Encoding.ZSTD:
+        payload = memoryview(decompress_untrusted(payload, size))
+    if len(payload) != size:
         raise RemoteProtocolError("a batch is not of its declared size")
-    return bytes(original)
+    return payload
 
 
 def compress(data: bytes | bytearray | memoryview, level: int) -> bytes:

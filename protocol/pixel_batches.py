@@ -112,13 +112,14 @@ def choose_predictor(block: pixels.Pixels) -> Predictor | None:
 # --- decoding -----------------------------------------------------------------------
 
 
-def decode_pixels_untrusted(payload: memoryview, size: int, workspace: Workspace) -> bytes:
+def decode_pixels_untrusted(payload: memoryview, size: int, workspace: Workspace) -> memoryview:
     """The original bytes of a pixel-aware batch.
 
     Args:
         payload: what follows the header of the batch.
         size: its declared size, checked against the limit; memory taken is bounded
             by a small multiple of it.
+        workspace: where it is decoded; what is returned lies there.
 
     Raises:
         RemoteProtocolError: the payload does not decode to exactly `size` bytes.
@@ -131,7 +132,7 @@ def decode_pixels_untrusted(payload: memoryview, size: int, workspace: Workspace
     rest = memoryview(decompress_untrusted(rest_frame, size - pixel_bytes))
     low = memoryview(decompress_untrusted(low_frame, pixel_bytes // 2))
     high = memoryview(decompress_untrusted(high_frame, pixel_bytes // 2))
-    pieces: list[memoryview | bytes] = []
+    original = workspace.output(size)
     position = taken = samples = 0
     for block in blocks:
         restored, scratch = workspace.block_and_scratch(block.shape)
@@ -139,16 +140,16 @@ def decode_pixels_untrusted(payload: memoryview, size: int, workspace: Workspace
         pixels.join_bytes(low[samples:end], high[samples:end], restored)
         samples = end
         pixels.restore(restored, scratch, block.predictor)
-        # The workspace is used again by the next block; the last one needs no copy.
-        content = restored.data if block is blocks[-1] else restored.tobytes()
-        planes = memoryview(content).cast("B")
+        planes = restored.data.cast("B")
         for run in block.runs:
             gap = run.offset - position
-            pieces += (rest[taken : taken + gap], planes[: run.size])
+            original[position : run.offset] = rest[taken : taken + gap]
+            position = run.offset + run.size
+            original[run.offset : position] = planes[: run.size]
             planes = planes[run.size :]
             taken += gap
-            position = run.offset + run.size
-    return b"".join((*pieces, rest[taken:]))
+    original[position:] = rest[taken:]
+    return original
 
 
 def _part_untrusted(payload: memoryview) -> tuple[memoryview, memoryview]:

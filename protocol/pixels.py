@@ -88,6 +88,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._arrays: list[Pixels] = [np.empty(0, SAMPLE), np.empty(0, SAMPLE)]
+        self._output = bytearray()
 
     def block_and_scratch(self, shape: tuple[int, int, int]) -> tuple[Pixels, Pixels]:
         """Two arrays of `shape`, good until the next call."""
@@ -96,6 +97,12 @@ class Workspace:
             self._arrays = [np.empty(count, SAMPLE), np.empty(count, SAMPLE)]
         block, scratch = (array[:count].reshape(shape) for array in self._arrays)
         return block, scratch
+
+    def output(self, size: int) -> memoryview:
+        """`size` bytes to decode into, good until the next call."""
+        if size > len(self._output):
+            self._output = bytearray(size)
+        return memoryview(self._output)[:size]
 
 
 def gather(original: memoryview, runs: Sequence[PixelRun], block: Pixels) -> None:

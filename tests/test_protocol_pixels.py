@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import limits, pixel_batches, pixels, wire
-from protocol.encoding import Encoding, compress, decode_untrusted, encode, encoding_of
+from protocol.encoding import (
+    Encoding,
+    compress,
+    decode_in_place_untrusted,
+    decode_untrusted,
+    encode,
+    encoding_of,
+)
 from protocol.errors import RemoteProtocolError
 from protocol.pixels import PixelRun, Predictor, Workspace
 
@@ -117,7 +124,15 @@ def test_images_of_several_sizes_in_one_batch() -> None:
     workspace = Workspace()
     encoded = encode(original, runs=runs, workspace=workspace)
     assert encoding_of(encoded) is Encoding.PIXELS
-    assert decode_untrusted(encoded, workspace=workspace) == original
+    assert decode_untrusted(encoded) == original
+
+
+def test_one_workspace_decodes_batch_after_batch() -> None:
+    workspace = Workspace()
+    for seed, size in ((1, 64), (2, 20), (3, 40)):
+        original, [offset] = _batch([_image(1, size, size, seed)])
+        for encoded in (encode(original, runs=[PixelRun(offset, size, size, 1)]), encode(original)):
+            assert decode_in_place_untrusted(encoded, workspace) == original
 
 
 def test_a_wrong_geometry_costs_compression_alone() -> None:
