@@ -154,13 +154,11 @@ class Node:
             self.started_ms = None
 
     def _clean_up(self) -> None:
-        """Put away what a crash left. With a transfer unfinished, its batches may lie in
-        the store already and stay."""
+        """Put away what a crash left."""
         self.transfers.close_interrupted_outgoing()
         unfinished = bool(self.transfers.unfinished_incoming())
         self.incoming.sweep(unfinished=unfinished, now=now_ms() / 1000)
-        if not unfinished:
-            self.store.sweep(self.catalog.has_batch)
+        self.store.sweep()
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, when they differ."""

@@ -6,7 +6,7 @@ decodes it, compares, and stores it durably. Only then is the study published in
 one transaction, with its audit entry on disk before the change is.
 
 Nothing here deletes or changes a source. A crash leaves batches that no study
-claims, which the next start of the node removes; the ingest is simply run again.
+claims; the ingest is simply run again, and takes them up.
 Memory holds at most `_PORTION_FILES` headers and a few batches.
 """
 

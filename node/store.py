@@ -13,7 +13,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import blake3
@@ -175,25 +175,17 @@ class BatchStore:
                 if path.name.startswith(folder.name) and len(path.name) == 2 * DIGEST_BYTES:
                     yield bytes.fromhex(path.name)
 
-    def sweep(self, is_claimed: Callable[[bytes], bool]) -> int:
-        """Remove what a crash left: half-written files, and batches that nothing claims.
+    def sweep(self) -> int:
+        """Remove the half-written files that a crash left; how many there were.
 
         Only while nobody writes: at the start of the process that holds the home.
-
-        Args:
-            is_claimed: whether the catalog knows the batch with this digest.
-
-        Returns:
-            How many files were removed.
+        Whole batches stay, also those that nothing claims: an ingest that is run
+        again takes them up, and a catalog from an older backup must not cost images.
         """
         count = 0
         for path in self._temporary.iterdir():
             path.unlink(missing_ok=True)
             count += 1
-        for digest in list(self.digests()):
-            if not is_claimed(digest):
-                self.remove(digest)
-                count += 1
         return count
 
     def free_bytes(self) -> int:
