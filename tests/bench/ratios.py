@@ -56,7 +56,7 @@ class Sizes:
         """Of a row of the table."""
         named = (f"{count} {name}" for name, count in sorted(self.encodings.items()))
         return [
-            f"{self.original / 1e6:.1f}",
+            f"{self.original / 1e6:.2f}",
             *(f"{self.original / size:.2f}" for size in (self.radmesh, self.zstd, self.zlib)),
             ", ".join(named),
         ]
