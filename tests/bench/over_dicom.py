@@ -25,9 +25,7 @@ class Dcmtk(Tool):
         self.encrypted = tuned
         self.slow = not tuned
         self.name = "dcmtk tuned, TLS" if tuned else "dcmtk, defaults"
-        self.programs = {"storescu": "dcmtk", "storescp": "dcmtk"}
-        if tuned:
-            self.programs["openssl"] = "openssl"
+        self.programs = (("storescu", "dcmtk"), ("storescp", "dcmtk"), ("openssl", "openssl"))
         self._environment = _TUNED if tuned else {}
 
     def _tls(self, directory: Path) -> list[str]:
@@ -36,8 +34,10 @@ class Dcmtk(Tool):
         key, certificate = str(directory / "key.pem"), str(directory / "certificate.pem")
         if not Path(key).exists():
             run(
-                ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-                + ["-subj", "/CN=127.0.0.1", "-keyout", key, "-out", certificate]
+                [
+                    *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+                    *("-subj", "/CN=127.0.0.1", "-keyout", key, "-out", certificate),
+                ]
             )
         return ["-pdu", _LARGEST_PDU, "+tls", key, certificate, "+cf", certificate]
 

@@ -20,7 +20,11 @@ class OverSsh(Tool):
     """What the tools over ssh share."""
 
     encrypted = True
-    programs = {"sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
+    programs: tuple[tuple[str, str], ...] = (
+        ("sshd", "openssh-server"),
+        ("ssh", "openssh-client"),
+        ("ssh-keygen", "openssh-client"),
+    )
 
     @contextlib.contextmanager
     def serve(self, directory: Path, landed: Path) -> Iterator[int]:
@@ -84,7 +88,7 @@ class Rsync(OverSsh):
         flags: how it copies, `-a` or `-az`.
     """
 
-    programs = {**OverSsh.programs, "rsync": "rsync"}
+    programs = (*OverSsh.programs, ("rsync", "rsync"))
 
     def __init__(self, flags: str) -> None:
         self.name = f"rsync {flags} over ssh"
@@ -100,7 +104,7 @@ class TarZstd(OverSsh):
     """tar, zstd and ssh in a pipe, as an administrator copies a folder over a slow line."""
 
     name = "tar, zstd -3, ssh"
-    programs = {**OverSsh.programs, "tar": "tar", "zstd": "zstd"}
+    programs = (*OverSsh.programs, ("tar", "tar"), ("zstd", "zstd"))
 
     def send(self, directory: Path, source: Path, port: int, landed: Path) -> None:
         """Copy a directory."""

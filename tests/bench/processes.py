@@ -3,7 +3,9 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,16 @@ from pathlib import Path
 START_SECONDS = 20.0
 _SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin:/sbin"
 _LISTENING = "0A"
+
+
+def end_on_signal() -> None:
+    """Make SIGTERM and SIGHUP end this process as Ctrl-C does: with everything put away."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, leave)
 
 
 def program(name: str) -> str | None:

@@ -22,14 +22,14 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import zstandard
-
 from corpus import SHARED
+from tables import table
+
 from node.api.client import call
 from node.app import Node
 from node.home import Home
 from protocol import encoding
 from protocol.limits import BATCH_HEADER_BYTES
-from tables import table
 
 HEADINGS = ["folder", "modality", "MB", "Radmesh", "zstd-3", "zlib-6", "batches by encoding"]
 

@@ -60,7 +60,7 @@ class Tool(abc.ABC):
     name: str
     encrypted: bool
     slow = False
-    programs: dict[str, str]
+    programs: tuple[tuple[str, str], ...]
 
     @abc.abstractmethod
     def serve(self, directory: Path, landed: Path) -> AbstractContextManager[int]:
@@ -70,9 +70,17 @@ class Tool(abc.ABC):
     def send(self, directory: Path, source: Path, port: int, landed: Path) -> None:
         """Send the images in `source`; `directory` has the receiver's keys."""
 
+    def prepare(self, directory: Path, source: Path, port: int) -> AbstractContextManager[None]:
+        """What a sender needs before it can send; not timed."""
+        return contextlib.nullcontext()
+
+    def arrived(self, landed: Path) -> int:
+        """How many images the receiver has."""
+        return content(landed)[0]
+
     def missing(self) -> list[str]:
         """Debian packages that are not installed."""
-        return sorted({package for name, package in self.programs.items() if not program(name)})
+        return sorted({package for name, package in self.programs if not program(name)})
 
     def measure(self, source: Path, line: Line | None = None) -> Sent:
         """Send one study to a new receiver."""
@@ -92,12 +100,13 @@ class Tool(abc.ABC):
                     )
                 )
                 port = between.port
+            stack.enter_context(self.prepare(directory, source, port))
             flush(directory)
             began = time.monotonic()
             self.send(directory, source, port, landed)
             flush(landed)
             seconds = time.monotonic() - began
-            if content(landed)[0] != content(source)[0]:
+            if self.arrived(landed) != content(source)[0]:
                 raise SystemExit(f"{self.name} lost images")
             return Sent(seconds, None if between is None else between.counted())
 

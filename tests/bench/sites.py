@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from facilities import Facility, two_facilities, wait_until
-from node import config
 from processes import flush
 from relay import Relay, relay
 from rivals import Line
+
+from node import config
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

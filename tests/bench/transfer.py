@@ -21,7 +21,9 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from corpus import add_arguments, content, studies
 from over_dicom import Dcmtk
+from over_http import OrthancPeers
 from over_ssh import Rsync
+from processes import end_on_signal
 from relay import relay_program
 from rivals import Line, Tool, installed
 from sites import direct, far_apart
@@ -142,12 +144,13 @@ def comparison(measured: list[Measured], tools: list[Tool]) -> None:
 
 def main() -> None:
     """Print the tables."""
+    end_on_signal()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_arguments(parser, ["ct500", "mr2000", "mg4"])
     parser.add_argument("--defaults", action="store_true", help="dcmtk's too: minutes, one run")
     parser.add_argument("--alone", action="store_true", help="Radmesh without the other tools")
     arguments = parser.parse_args()
-    every: list[Tool] = [Dcmtk(tuned=True), Rsync("-a"), Rsync("-az")]
+    every: list[Tool] = [Dcmtk(tuned=True), OrthancPeers(), Rsync("-a"), Rsync("-az")]
     if arguments.defaults:
         every.append(Dcmtk(tuned=False))
     tools = [] if arguments.alone else list(installed(every))

@@ -18,6 +18,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from corpus import add_arguments, content, studies
 from over_dicom import Dcmtk
 from over_ssh import Rsync, TarZstd
+from processes import end_on_signal
 from relay import relay_program
 from rivals import Line, Tool, installed
 from sites import far_apart
@@ -68,6 +69,7 @@ def compare(name: str, study: Path, tools: list[Tool], line: Line, runs: int) ->
 
 def main() -> None:
     """Print the tables."""
+    end_on_signal()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_arguments(parser, ["ct100", "mr2000"])
     parser.add_argument("--with-dcmtk", action="store_true", help="minutes for small images")
