@@ -145,7 +145,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self._latest: dict[str, Any] = {}
-        self._ended = False
+        self._ended = trio.Event()
         self._changed = trio.Event()
 
     def report(self, event: dict[str, Any]) -> None:
@@ -153,19 +153,21 @@ class _Progress:
         self._changed.set()
 
     def end(self) -> None:
-        self._ended = True
+        self._ended.set()
         self._changed.set()
 
     async def forward(self, send: Send) -> None:
         """Send until `end`. A line under way is finished, never cut."""
         while True:
             await self._changed.wait()
-            if self._ended:
+            if self._ended.is_set():
                 return
             self._changed = trio.Event()
             body = _line({"progress": self._latest})
             await send({"type": "http.response.body", "body": body, "more_body": True})
-            await trio.sleep(PROGRESS_SECONDS)
+            # The end does not wait for the next line: it is what the caller waits for.
+            with trio.move_on_after(PROGRESS_SECONDS):
+                await self._ended.wait()
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

@@ -6,8 +6,11 @@ fetch as many bytes and print the seconds.
 
 import sys
 import time
+from pathlib import Path
 
 import trio
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from keys.identity import KeyPair
 from node.network import Network, PeerStream

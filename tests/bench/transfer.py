@@ -1,10 +1,12 @@
-"""Node to node over loopback: MB/s of original bytes, ratio, CPU and memory per side.
+"""Studies over loopback: Radmesh from node to node, and the tools in use today.
 
-    python tests/bench/transfer.py [--runs N] [--studies DIR]
+    python tests/bench/transfer.py [--runs N] [--only ct500 ...] [--defaults] [--alone]
 
-Each study is ingested at one node and fetched by the other, both real processes
+Radmesh ingests each study at one node and the other fetches it, both real processes
 with their logs and flushed disks; a bare stream of the node's network layer moves
-as many bytes as the study has on the wire, in the same run, for comparison.
+as many bytes as the study has on the wire. The other tools send the same files to
+a receiver whose disk is flushed. All take turns in each run; numbers are medians.
+Bytes on the wire are counted by a relay in one more run, which is not timed.
 Studies come from ../shared/tools/make_studies.py and are kept in --studies.
 """
 
@@ -13,142 +15,23 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from facilities import Facility, two_facilities, wait_until
+from corpus import add_arguments, content, studies
+from over_dicom import Dcmtk
+from over_http import OrthancPeers
+from over_ssh import Rsync
+from processes import end_on_signal
+from relay import relay_program
+from rivals import Line, Tool, installed
+from sites import direct, far_apart
+from tables import medians, shortened, table
 
-MAKER = Path(__file__).resolve().parents[3] / "shared" / "tools" / "make_studies.py"
-STUDIES = {
-    "ct500": ["--kind", "ct", "--n", "500", "--seed", "1"],
-    "mr2000": ["--kind", "mr", "--n", "2000", "--rows", "128", "--cols", "128", "--seed", "2"],
-    "mg4": ["--kind", "mg", "--n", "4", "--rows", "4096", "--cols", "3328", "--seed", "3"],
-}
 MB = 1e6
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass
-class Usage:
-    """CPU seconds so far, and peak memory in MB, of one process."""
-
-    cpu: float
-    peak: float
-
-    @classmethod
-    def of(cls, pid: int) -> "Usage":
-        """Read from /proc."""
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        status = Path(f"/proc/{pid}/status").read_text()
-        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return cls((int(fields[11]) + int(fields[12])) / _TICKS, int(peak.split()[1]) / 1000)
-
-
-def studies(directory: Path, names: list[str]) -> Iterator[tuple[str, Path]]:
-    """The studies, made when they are not there yet."""
-    for name in names:
-        path = directory / name
-        if not path.exists():
-            subprocess.run([sys.executable, str(MAKER), str(path), *STUDIES[name]], check=True)
-        yield name, path
-
-
-@contextmanager
-def bare_stream() -> Iterator["subprocess.Popen[str]"]:
-    """A process that answers one stream with as many bytes as it is asked for."""
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("bare_stream.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield server
-    finally:
-        server.kill()
-        server.wait()
-
-
-def bare_seconds(count: int) -> float:
-    """Seconds in which a bare stream moves `count` bytes."""
-    with bare_stream() as server:
-        assert server.stdout is not None
-        address = server.stdout.readline().strip()
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("bare_stream.py")), address, str(count)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return float(done.stdout)
-
-
-def fetch_once(north: Facility, south: Facility, study: str) -> dict[str, float]:
-    """One fetch by a new node; figures of it."""
-    assert north.process is not None
-    assert south.process is not None
-    pids = {"source": north.process.pid, "recipient": south.process.pid}
-    before = {side: Usage.of(pid) for side, pid in pids.items()}
-    began = time.monotonic()
-    result = south.call("fetch", study=study)
-    seconds = time.monotonic() - began
-    assert result["state"] == "complete"
-    after = {side: Usage.of(pid) for side, pid in pids.items()}
-    figures = {
-        "seconds": seconds,
-        "rate": result["bytes"] / MB / seconds,
-        "ratio": result["bytes"] / result["wire_bytes"],
-        "original": result["bytes"],
-        "wire": result["wire_bytes"],
-    }
-    for side in pids:
-        figures[f"{side} cpu"] = after[side].cpu - before[side].cpu
-        figures[f"{side} peak"] = after[side].peak
-    return figures
-
-
-def run(name: str, path: Path, runs: int) -> list[str]:
-    """One row of the table."""
-    results: list[dict[str, float]] = []
-    bare: list[float] = []
-    ingest = 0.0
-    for _ in range(runs):
-        with (
-            tempfile.TemporaryDirectory(prefix="radmesh-bench-") as directory,
-            two_facilities(Path(directory)) as (north, south),
-        ):
-            report = north.call("ingest", paths=[str(path)])
-            ingest = report["original_bytes"] / MB / report["seconds"]
-            north.stop()
-            north.start()
-            study = report["studies"][0]["study"]
-            wait_until(lambda: study in south.announced(north))  # noqa: B023
-            wait_until(lambda: south.peer(north)["connected"])
-            results.append(fetch_once(north, south, study))
-        bare.append(bare_seconds(int(results[-1]["wire"])))
-    middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
-    return [
-        name,
-        f"{middle['original'] / MB:.0f}",
-        f"{ingest:.0f}",
-        f"{middle['rate']:.0f}",
-        f"{middle['ratio']:.2f}",
-        f"{middle['wire'] / MB / middle['seconds']:.0f}",
-        f"{middle['wire'] / MB / statistics.median(bare):.0f}",
-        f"{middle['source cpu']:.2f}",
-        f"{middle['recipient cpu']:.2f}",
-        f"{middle['source peak']:.0f}",
-        f"{middle['recipient peak']:.0f}",
-    ]
-
-
-HEADINGS = [
+RADMESH = "Radmesh"
+NODE_HEADINGS = [
     "study",
     "MB",
     "ingest MB/s",
@@ -163,19 +46,122 @@ HEADINGS = [
 ]
 
 
+def bare_seconds(count: int) -> float:
+    """Seconds in which a bare stream of the network layer moves `count` bytes."""
+    words = [sys.executable, str(Path(__file__).with_name("bare_stream.py"))]
+    server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        done = subprocess.run(
+            [*words, address, str(count)], capture_output=True, text=True, check=True
+        )
+        return float(done.stdout)
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def fetch_once(study: Path) -> dict[str, float]:
+    """One fetch by a new node; figures of it."""
+    with direct(study) as sites:
+        report = sites.ingest
+        figures = sites.fetch()
+    figures["ingest"] = report["original_bytes"] / MB / report["seconds"]
+    figures["bare"] = bare_seconds(int(figures["batches"]))
+    return figures
+
+
+class Measured:
+    """What was measured of one study.
+
+    Attributes:
+        name, original: of the study; bytes.
+        node: medians of Radmesh's figures.
+        rates: MB/s of original bytes by tool.
+        wire: bytes on the wire for each original byte, by tool.
+    """
+
+    def __init__(self, name: str, study: Path, tools: list[Tool], runs: int, shared: Path) -> None:
+        self.name = name
+        self.original = content(study)[1]
+        results: list[dict[str, float]] = []
+        seconds: dict[str, list[float]] = {tool.name: [] for tool in tools}
+        for number in range(runs):
+            results.append(fetch_once(study))
+            for tool in tools:
+                if number == 0 or not tool.slow:
+                    seconds[tool.name].append(tool.measure(study).seconds)
+        self.node = medians(results)
+        self.rates = {RADMESH: self.original / MB / self.node["seconds"]}
+        for tool in tools:
+            self.rates[tool.name] = self.original / MB / statistics.median(seconds[tool.name])
+        self.wire: dict[str, float] = {}
+        if tools and relay_program(shared).exists():
+            line = Line(shared)
+            with far_apart(study, line) as sites:
+                self.wire[RADMESH] = sites.fetch()["wire"] / self.original
+            for tool in tools:
+                if not tool.slow:
+                    counted = tool.measure(study, line).wire_bytes
+                    self.wire[tool.name] = (counted or 0) / self.original
+
+    def node_row(self) -> list[str]:
+        """Of the table of Radmesh alone."""
+        node = self.node
+        return [
+            self.name,
+            f"{node['original'] / MB:.0f}",
+            f"{node['ingest']:.0f}",
+            f"{self.rates[RADMESH]:.0f}",
+            f"{node['original'] / node['batches']:.2f}",
+            f"{node['batches'] / MB / node['seconds']:.0f}",
+            f"{node['batches'] / MB / node['bare']:.0f}",
+            f"{node['source cpu']:.2f}",
+            f"{node['recipient cpu']:.2f}",
+            f"{node['source peak']:.0f}",
+            f"{node['recipient peak']:.0f}",
+        ]
+
+
+def comparison(measured: list[Measured], tools: list[Tool]) -> None:
+    """Print MB/s and bytes on the wire of every tool, and how much faster Radmesh is."""
+    names = [each.name for each in measured]
+    rows = []
+    for name, encrypted in [(RADMESH, True), *((tool.name, tool.encrypted) for tool in tools)]:
+        rates = [shortened(each.rates[name]) for each in measured]
+        wire = [f"{each.wire[name]:.2f}" if name in each.wire else "-" for each in measured]
+        rows.append([name, "yes" if encrypted else "no", *rates, *wire])
+    table(
+        ["MB/s of original bytes", "encrypted", *names, *(f"wire {name}" for name in names)], rows
+    )
+    ratios = []
+    for tool in tools:
+        faster = [each.rates[RADMESH] / each.rates[tool.name] for each in measured]
+        ratios.append([tool.name, *(f"{ratio:.2f}" for ratio in faster)])
+    table(["Radmesh's speed : that of", *names], ratios)
+
+
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--studies", type=Path, default=Path(tempfile.gettempdir()) / "studies")
-    parser.add_argument("--only", nargs="*", default=list(STUDIES), choices=list(STUDIES))
+    """Print the tables."""
+    end_on_signal()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_arguments(parser, ["ct500", "mr2000", "mg4"])
+    parser.add_argument("--defaults", action="store_true", help="dcmtk's too: minutes, one run")
+    parser.add_argument("--alone", action="store_true", help="Radmesh without the other tools")
     arguments = parser.parse_args()
-    if not MAKER.exists():
-        raise SystemExit(f"the maker of test studies is not here: {MAKER}")
-    print("| " + " | ".join(HEADINGS) + " |")
-    print("|" + "---|" * len(HEADINGS))
-    for name, path in studies(arguments.studies, arguments.only):
-        print("| " + " | ".join(run(name, path, arguments.runs)) + " |", flush=True)
+    every: list[Tool] = [Dcmtk(tuned=True), OrthancPeers(), Rsync("-a"), Rsync("-az")]
+    if arguments.defaults:
+        every.append(Dcmtk(tuned=False))
+    tools = [] if arguments.alone else list(installed(every))
+    print(f"{arguments.runs} runs, load {os.getloadavg()[0]:.1f} at the start", file=sys.stderr)
+    measured = [
+        Measured(name, path, tools, arguments.runs, arguments.shared)
+        for name, path in studies(arguments.shared, arguments.studies, arguments.only)
+    ]
+    table(NODE_HEADINGS, [each.node_row() for each in measured])
+    if tools:
+        comparison(measured, tools)
 
 
 if __name__ == "__main__":
