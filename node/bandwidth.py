@@ -6,6 +6,7 @@ Arithmetic on settings and a time of day that is given; holding back is
 
 import re
 import time
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class BandwidthRule:
 
     def names(self, petname: str, fingerprint: str) -> bool:
         """Whether the entry names this peer."""
-        return self.peer.casefold() == petname.casefold() or self.peer == fingerprint
+        return _folded(self.peer) == _folded(petname) or self.peer == fingerprint
 
     def to_json(self) -> dict[str, Any]:
         """The rule as the local API shows it."""
@@ -133,6 +134,11 @@ def _minute(entry: Mapping[str, Any], name: str) -> int:
     if minute > (_DAY_MINUTES if name == "to" else _DAY_MINUTES - 1):
         raise BadRule(f'has a {name} that is no time of day like "07:00"')
     return minute
+
+
+def _folded(name: str) -> str:
+    """As petnames are compared (`keys.trust`)."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _clock(minute: int) -> str:

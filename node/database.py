@@ -94,16 +94,12 @@ class Database:
                     code=ExitCode.DISK,
                 ) from error
 
-    def query(
-        self, sql: str, parameters: Parameters = ()
-    ) -> list[sqlite3.Row]:
+    def query(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """All rows of a read."""
         with self._lock:
             return self._connection.execute(sql, parameters).fetchall()
 
-    def query_one(
-        self, sql: str, parameters: Parameters = ()
-    ) -> sqlite3.Row | None:
+    def query_one(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """The first row of a read, or None."""
         with self._lock:
             row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
