@@ -12,10 +12,11 @@ entry can be durable before the change is. All functions are synchronous and
 thread-safe.
 """
 
+import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from node.catalog_changes import insert_conflict, insert_manifest
 from node.catalog_rows import (
@@ -31,6 +32,7 @@ from node.catalog_rows import (
     instance_row,
     study_row,
 )
+from node.catalog_search import find_study
 from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.headers import InstanceHeader
@@ -59,11 +61,6 @@ CATALOG_SCHEMA = SCHEMA
 _CACHED_MANIFESTS = 4
 """A manifest of 30,000 instances takes about 15 MB."""
 
-_PREFIX_CHARACTERS = 6
-"""Shortest beginning of a Study Instance UID that is looked for."""
-
-_LISTED_MATCHES = 5
-
 
 class Catalog:
     """The catalog tables of the node's database.
@@ -86,19 +83,38 @@ class Catalog:
 
     # --- reading ---------------------------------------------------------------
 
-    def studies(self, state: str | None = None) -> list[StudyRow]:
-        """All studies, or those that are "shared" or "withheld"; newest study date first."""
+    def studies(self, state: str | None = None, *, limit: int | None = None) -> list[StudyRow]:
+        """Studies, newest study date first.
+
+        Args:
+            state: only those that are "shared" or "withheld".
+            limit: at most so many.
+        """
+        where = "" if state is None else f"WHERE shared = {int(state == 'shared')}"
         rows = self._database.query(
-            "SELECT * FROM studies WHERE ?1 IS NULL OR shared = ?1"
-            " ORDER BY study_date DESC, study_uid",
-            (None if state is None else state == "shared",),
+            f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid LIMIT ?",
+            (-1 if limit is None else limit,),
         )
         return [study_row(row) for row in rows]
+
+    def content_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
+        """The content root of each of these studies that is here."""
+        wanted = json.dumps(list(study_uids))
+        rows = self._database.query(
+            "SELECT study_uid, content_root FROM studies"
+            " WHERE study_uid IN (SELECT value FROM json_each(?))",
+            (wanted,),
+        )
+        return {row["study_uid"]: row["content_root"] for row in rows}
 
     def study(self, study_uid: str) -> StudyRow | None:
         """One study by its Study Instance UID."""
         row = self._database.query_one("SELECT * FROM studies WHERE study_uid = ?", (study_uid,))
         return None if row is None else study_row(row)
+
+    def study_count(self) -> int:
+        """How many studies there are."""
+        return int(self._database.query("SELECT count(*) FROM studies")[0][0])
 
     def totals(self) -> Totals:
         """How much there is."""
@@ -119,32 +135,7 @@ class Catalog:
         Raises:
             NodeError: none, or several (the message lists their UIDs).
         """
-        wanted = text.strip()
-        exact = self.study(wanted)
-        if exact is not None:
-            return exact
-        rows = self._database.query(
-            "SELECT * FROM studies WHERE accession_number = ?1 AND ?1 <> ''"
-            " OR (length(?1) >= ?2 AND substr(study_uid, 1, length(?1)) = ?1)"
-            " ORDER BY study_uid",
-            (wanted, _PREFIX_CHARACTERS),
-        )
-        if len(rows) == 1:
-            return study_row(rows[0])
-        if not rows:
-            raise NodeError(
-                f"there is no study {wanted!r} here",
-                hint="see `radmesh studies`; a study is named by its UID, at least"
-                f" {_PREFIX_CHARACTERS} characters of its beginning, or its accession number",
-                code=ExitCode.NOT_FOUND,
-            )
-        listed = ", ".join(row["study_uid"] for row in rows[:_LISTED_MATCHES])
-        more = f" and {len(rows) - _LISTED_MATCHES} more" if len(rows) > _LISTED_MATCHES else ""
-        raise NodeError(
-            f"{wanted!r} may be any of {len(rows)} studies: {listed}{more}",
-            hint="give more of the Study Instance UID",
-            code=ExitCode.NOT_FOUND,
-        )
+        return find_study(self._database, text)
 
     def series(self, study_uid: str) -> list[SeriesRow]:
         """The series of a study, by number."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from node.bandwidth import BadRule, BandwidthRule, read_rule
 from node.errors import ExitCode, NodeError
 from protocol import limits
 
@@ -26,6 +27,15 @@ write_block_bytes = {block}
 
 # "warning" logs what an operator must know; "debug" adds detail, never patient data.
 log_level = "info"
+
+# The most that is sent to a facility, in 10^6 bits a second, at a time of day (local
+# time); without from and to at all times. "*" is each facility without an entry of
+# its own. stat_exempt = true lets urgent transfers go as fast as they can.
+# [[bandwidth]]
+# peer = "South Clinic"
+# from = "07:00"
+# to = "19:00"
+# mbit_per_second = 50
 """
 
 
@@ -37,6 +47,7 @@ class Settings:
     addresses: tuple[str, ...] = ()
     write_block_bytes: int = limits.WRITE_BLOCK_BYTES
     log_level: str = "info"
+    bandwidth: tuple[BandwidthRule, ...] = ()
 
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
@@ -86,7 +97,24 @@ def read_settings(path: Path) -> Settings:
         addresses=_texts(path, values, "addresses", ()),
         write_block_bytes=block,
         log_level=level,
+        bandwidth=_rules(path, values.get("bandwidth", [])),
     )
+
+
+def _rules(path: Path, entries: Any) -> tuple[BandwidthRule, ...]:
+    if not isinstance(entries, list):
+        raise _wrong(path, "bandwidth", "a list of tables, each written [[bandwidth]]")
+    rules = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            rules.append(read_rule(entry))
+        except BadRule as error:
+            raise NodeError(
+                f"entry {number} of bandwidth in {path} {error}",
+                hint="see docs/operations.md section 4",
+                code=ExitCode.USAGE,
+            ) from error
+    return tuple(rules)
 
 
 def _texts(

@@ -10,13 +10,15 @@ WAL with `synchronous=FULL`: a committed transaction survives a power cut.
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from node.errors import ExitCode, NodeError
 
 SCHEMA_VERSION = 1
+
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class Database:
@@ -92,12 +94,12 @@ class Database:
                     code=ExitCode.DISK,
                 ) from error
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def query(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """All rows of a read."""
         with self._lock:
             return self._connection.execute(sql, parameters).fetchall()
 
-    def query_one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
+    def query_one(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """The first row of a read, or None."""
         with self._lock:
             row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from node.catalog import Catalog, StudyRow
+from node.catalog import Catalog
 from node.database import Database
 from protocol import limits
 from protocol.feed import Change, Subscription, Told, next_change
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS feed (
     PRIMARY KEY (peer, study)
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS feed_by_sequence ON feed (peer, sequence);
+CREATE INDEX IF NOT EXISTS feed_by_study ON feed (study);
 CREATE TABLE IF NOT EXISTS remote_feeds (
     peer BLOB PRIMARY KEY,
     epoch BLOB NOT NULL,
@@ -47,6 +48,8 @@ CREATE TABLE IF NOT EXISTS remote_studies (
     PRIMARY KEY (peer, study)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS remote_studies_by_study ON remote_studies (study);
+CREATE INDEX IF NOT EXISTS remote_studies_by_date
+    ON remote_studies (json_extract(record, '$.study_date') DESC, study DESC);
 """
 
 _NO_ROOT = bytes(32)
@@ -86,24 +89,38 @@ class Feeds:
         """
         allowed = set(seeing)
         row = self._catalog.study(study)
+        shared = row is not None and row.state == "shared"
+        root = row.content_root if row is not None else _NO_ROOT
         with self._database.transaction() as connection:
-            holding = {
-                found["peer"]
-                for found in connection.execute("SELECT peer FROM feed WHERE study=?", (study,))
+            places = {
+                found["peer"]: found
+                for found in connection.execute("SELECT * FROM feed WHERE study=?", (study,))
             }
-            for peer in allowed | holding:
-                self._refresh(connection, peer, study, row, peer in allowed)
+            for peer in allowed | places.keys():
+                visible = root if shared and peer in allowed else None
+                _refresh(connection, peer, [(study, places.get(peer), visible)])
 
     def peer_changed(self, peer: bytes, sees: bool) -> None:
         """Bring one peer's feed up to date with the whole catalog, after a change of grants."""
         with self._database.transaction() as connection:
-            rows = {row.study_uid: row for row in self._catalog.studies()}
-            holding = {
-                found["study"]
-                for found in connection.execute("SELECT study FROM feed WHERE peer=?", (peer,))
+            shared = {
+                row["study_uid"]: row["content_root"]
+                for row in connection.execute(
+                    "SELECT study_uid, content_root FROM studies WHERE shared AND ?", (sees,)
+                )
             }
-            for study in sorted(rows.keys() | holding):
-                self._refresh(connection, peer, study, rows.get(study), sees)
+            places = {
+                found["study"]: found
+                for found in connection.execute("SELECT * FROM feed WHERE peer=?", (peer,))
+            }
+            _refresh(
+                connection,
+                peer,
+                [
+                    (study, places.get(study), shared.get(study))
+                    for study in sorted(shared.keys() | places.keys())
+                ],
+            )
 
     def pending(self, peer: bytes, epoch: bytes, cursor: int) -> Pending:
         """The next records for a peer that stands at `cursor` of `epoch`.
@@ -123,17 +140,16 @@ class Feeds:
             reset = epoch != head["epoch"] or cursor > head["last_sequence"]
             start = 0 if reset else cursor
             rows = connection.execute(
-                "SELECT study, sequence, kind FROM feed WHERE peer=? AND sequence>? "
-                "ORDER BY sequence LIMIT ?",
+                "SELECT f.study, f.sequence, f.kind, s.study_uid, s.content_root, "
+                "s.series_count, s.instance_count, s.original_bytes, s.encoded_bytes, "
+                "s.modalities, s.study_date "
+                "FROM feed f LEFT JOIN studies s ON s.study_uid=f.study "
+                "WHERE f.peer=? AND f.sequence>? ORDER BY f.sequence LIMIT ?",
                 (peer, start, limits.ANNOUNCE_RECORDS + 1),
             ).fetchall()
         more = len(rows) > limits.ANNOUNCE_RECORDS
         rows = rows[: limits.ANNOUNCE_RECORDS]
-        records = tuple(
-            self._record(row["study"], row["sequence"], row["kind"])
-            for row in rows
-            if not (reset and row["kind"] == "withdrawn")
-        )
+        records = tuple(_record(row) for row in rows if not (reset and row["kind"] == "withdrawn"))
         end = rows[-1]["sequence"] if rows else max(start, 0 if reset else cursor)
         return Pending(head["epoch"], reset, end, records, more)
 
@@ -144,76 +160,6 @@ class Feeds:
                 "UPDATE feed SET told=1 WHERE peer=? AND study=?",
                 [(peer, record.study) for record in records],
             )
-
-    def _refresh(
-        self,
-        connection: sqlite3.Connection,
-        peer: bytes,
-        study: str,
-        row: StudyRow | None,
-        sees: bool,
-    ) -> None:
-        found = connection.execute(
-            "SELECT kind, content_root, told FROM feed WHERE peer=? AND study=?", (peer, study)
-        ).fetchone()
-        if found is None:
-            told = Told.NOTHING
-        elif found["kind"] == "withdrawn":
-            told = Told.WITHDRAWN
-        else:
-            told = Told.TOLD if found["told"] else Told.PENDING
-        visible = sees and row is not None and row.state == "shared"
-        root = row.content_root if row is not None and visible else _NO_ROOT
-        change = next_change(
-            told,
-            visible=visible,
-            same_content=found is not None and found["content_root"] == root,
-        )
-        if change is Change.NONE:
-            return
-        if change is Change.FORGET:
-            connection.execute("DELETE FROM feed WHERE peer=? AND study=?", (peer, study))
-            return
-        connection.execute(
-            "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?, ?, 1) "
-            "ON CONFLICT (peer) DO UPDATE SET last_sequence=last_sequence+1",
-            (peer, secrets.token_bytes(16)),
-        )
-        connection.execute(
-            "INSERT INTO feed (peer, study, sequence, kind, content_root, told) "
-            "VALUES (?, ?, (SELECT last_sequence FROM feed_heads WHERE peer=?), ?, ?, ?) "
-            "ON CONFLICT (peer, study) DO UPDATE SET sequence=excluded.sequence, "
-            "kind=excluded.kind, content_root=excluded.content_root",
-            (peer, study, peer, change.value, root, int(told is Told.TOLD)),
-        )
-
-    def _record(self, study: str, sequence: int, kind: str) -> Record:
-        row = self._catalog.study(study) if kind != "withdrawn" else None
-        if row is None:
-            return Record(
-                sequence=sequence,
-                kind="withdrawn",
-                study=study,
-                content_root=_NO_ROOT,
-                series=0,
-                instances=0,
-                bytes=0,
-                encoded_bytes=0,
-                modalities=(),
-                study_date="",
-            )
-        return Record(
-            sequence=sequence,
-            kind=kind,
-            study=study,
-            content_root=row.content_root,
-            series=row.series_count,
-            instances=row.instance_count,
-            bytes=row.original_bytes,
-            encoded_bytes=row.encoded_bytes,
-            modalities=tuple(row.modalities),
-            study_date=row.study_date,
-        )
 
     # --- incoming ------------------------------------------------------------
 
@@ -250,27 +196,120 @@ class Feeds:
             )
 
     def announced(
-        self, *, peer: bytes | None = None, study: str = ""
+        self, *, peer: bytes | None = None, study: str = "", limit: int | None = None
     ) -> list[tuple[bytes, Record]]:
         """What peers announced, as (facility key, record), by study date, newest first.
 
         Args:
             peer: only of this peer.
             study: only studies whose UID begins so.
+            limit: at most so many.
         """
         rows = self._database.query(
-            "SELECT peer, record FROM remote_studies "
-            "WHERE (? IS NULL OR peer=?) AND study >= ? AND study < ?",
-            (peer, peer, study, study + "\x7f"),
+            f"SELECT peer, record FROM remote_studies {_where(peer, study)} "
+            "ORDER BY json_extract(record, '$.study_date') DESC, study DESC LIMIT :limit",
+            {
+                "peer": peer,
+                "study": study,
+                "end": study + "\x7f",
+                "limit": -1 if limit is None else limit,
+            },
         )
-        found = [(row["peer"], _from_json(row["record"])) for row in rows]
-        return sorted(found, key=lambda item: (item[1].study_date, item[1].study), reverse=True)
+        return [(row["peer"], _from_json(row["record"])) for row in rows]
+
+    def announced_count(self, peer: bytes | None = None) -> int:
+        """How many studies peers announced, or one peer did."""
+        [row] = self._database.query(
+            f"SELECT count(*) FROM remote_studies {_where(peer, '')}", {"peer": peer}
+        )
+        return int(row[0])
 
     def forget_peer(self, peer: bytes) -> None:
         """Forget all that a peer announced: it is not trusted any more."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
             connection.execute("DELETE FROM remote_feeds WHERE peer=?", (peer,))
+
+
+def _where(peer: bytes | None, study: str) -> str:
+    """Only the conditions that there are: one that might be there keeps SQLite off its indexes."""
+    conditions = ["peer=:peer"] if peer is not None else []
+    conditions += ["study>=:study", "study<:end"] if study else []
+    return "WHERE " + " AND ".join(conditions) if conditions else ""
+
+
+def _refresh(
+    connection: sqlite3.Connection,
+    peer: bytes,
+    studies: Iterable[tuple[str, sqlite3.Row | None, bytes | None]],
+) -> None:
+    """Bring one feed up to date.
+
+    Args:
+        studies: Study Instance UID, its place in the feed, and its content root where
+            the peer may know of it now.
+    """
+    moved, forgotten = [], []
+    for study, place, root in studies:
+        if place is None:
+            told = Told.NOTHING
+        elif place["kind"] == "withdrawn":
+            told = Told.WITHDRAWN
+        else:
+            told = Told.TOLD if place["told"] else Told.PENDING
+        content = root or _NO_ROOT
+        same = place is not None and place["content_root"] == content
+        change = next_change(told, visible=root is not None, same_content=same)
+        if change is Change.FORGET:
+            forgotten.append((peer, study))
+        elif change is not Change.NONE:
+            moved.append((study, change.value, content, int(told is Told.TOLD)))
+    connection.executemany("DELETE FROM feed WHERE peer=? AND study=?", forgotten)
+    if not moved:
+        return
+    [last] = connection.execute(
+        "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?1, ?2, ?3) "
+        "ON CONFLICT (peer) DO UPDATE SET last_sequence=last_sequence+?3 "
+        "RETURNING last_sequence",
+        (peer, secrets.token_bytes(16), len(moved)),
+    ).fetchone()
+    first = last - len(moved) + 1
+    connection.executemany(
+        "INSERT INTO feed (peer, study, sequence, kind, content_root, told) "
+        "VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (peer, study) DO UPDATE SET sequence=excluded.sequence, "
+        "kind=excluded.kind, content_root=excluded.content_root",
+        [(peer, one[0], sequence, *one[1:]) for sequence, one in enumerate(moved, first)],
+    )
+
+
+def _record(row: sqlite3.Row) -> Record:
+    """The record of a place in a feed, joined with its study."""
+    if row["kind"] == "withdrawn" or row["study_uid"] is None:
+        return Record(
+            sequence=row["sequence"],
+            kind="withdrawn",
+            study=row["study"],
+            content_root=_NO_ROOT,
+            series=0,
+            instances=0,
+            bytes=0,
+            encoded_bytes=0,
+            modalities=(),
+            study_date="",
+        )
+    return Record(
+        sequence=row["sequence"],
+        kind=row["kind"],
+        study=row["study"],
+        content_root=row["content_root"],
+        series=row["series_count"],
+        instances=row["instance_count"],
+        bytes=row["original_bytes"],
+        encoded_bytes=row["encoded_bytes"],
+        modalities=tuple(row["modalities"].split("\n")) if row["modalities"] else (),
+        study_date=row["study_date"],
+    )
 
 
 def _to_json(record: Record) -> str:

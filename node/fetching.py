@@ -121,15 +121,21 @@ class Fetcher:
             peer = candidates[0]
         return studies[0], peer
 
-    async def start(self, study: str, peer: Peer, purpose: str) -> Transfer:
-        """Start a fetch, or join the one that is under way."""
+    async def start(self, study: str, peer: Peer, purpose: str, *, stat: bool = False) -> Transfer:
+        """Start a fetch, or join the one that is under way; `stat` when it is urgent.
+
+        A routine one that becomes urgent is asked for again, so that the source knows.
+        """
         transfer = self._transfers.find_active("in", study, peer.facility_key)
         if transfer is None:
             if self._nursery is None:
                 raise NodeError("the node is not ready yet", code=ExitCode.BUSY)
-            transfer = self._transfers.begin_incoming(study, peer.facility_key, purpose)
+            transfer = self._transfers.begin_incoming(study, peer.facility_key, purpose, stat=stat)
             await self._transfers.enter(transfer, TransferState.WAITING)
             self._nursery.start_soon(self._fetch, transfer)
+        elif stat and not transfer.stat:
+            transfer.stat = True
+            transfer.ask_again()
         return transfer
 
     async def cancel(self, transfer: Transfer) -> None:
@@ -201,7 +207,11 @@ class Fetcher:
     async def _attempt(self, transfer: Transfer, peer: Peer) -> None:
         stream = await self._open_stream(peer.card.node_key)
         try:
-            await self._receiver.receive(stream, transfer, peer)
+            with trio.CancelScope() as session:
+                transfer.session = session
+                await self._receiver.receive(stream, transfer, peer)
+            if session.cancelled_caught:
+                raise StreamLost("it is asked for again")
             await self._transfers.enter(transfer, TransferState.COMPLETE)
             await stream.close()
         finally:
@@ -235,6 +245,7 @@ class Fetcher:
                 "transfer": transfer.transfer.hex(),
                 "direction": "in",
                 "why": why,
+                **transfer.stat_detail,
             },
         )
         await trio.to_thread.run_sync(self._append, event)

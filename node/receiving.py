@@ -92,6 +92,8 @@ class Receiver:
         self._free_bytes = free_bytes
         self._at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
         self._workspaces = Workspaces()
+        # Urgent batches never queue behind routine ones.
+        self._stat_at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
 
     async def receive(self, stream: PeerStream, transfer: Transfer, peer: Peer) -> None:
         """Run one session; on return the study is published and both sides have its receipt.
@@ -127,7 +129,12 @@ class _Session:
         await self._owner._transfers.enter(self._transfer, TransferState.REQUESTING)
         await self._log("requested")
         await self._stream.write(
-            self._end.ask(self._transfer.study, self._transfer.purpose, time_ms=now_ms()),
+            self._end.ask(
+                self._transfer.study,
+                self._transfer.purpose,
+                time_ms=now_ms(),
+                stat=self._transfer.stat,
+            ),
             timeout_seconds=limits.PEER_REPLY_SECONDS,
         )
         self._study.start(nursery)
@@ -220,9 +227,11 @@ class _Session:
             raise self._failure
 
     async def _work(self, job: _Job, manifest: Manifest) -> None:
+        stat = self._transfer.stat
+        limiter = self._owner._stat_at_work if stat else self._owner._at_work
         try:
             job.original = await trio.to_thread.run_sync(
-                self._store_batch, job.batch, manifest, limiter=self._owner._at_work
+                self._store_batch, job.batch, manifest, limiter=limiter
             )
         except (RemoteProtocolError, NodeError) as error:
             job.failure = error
@@ -331,6 +340,7 @@ class _Session:
         }
         if receipt:
             details["receipt"] = receipt
+        details |= self._transfer.stat_detail
         return LogEvent(
             type=kind,
             peer=self._peer.facility_key,
@@ -345,6 +355,10 @@ class _Session:
             peer=self._peer.facility_key,
             purpose=self._transfer.purpose,
             subjects=(("study", self._transfer.study),),
-            details={"transfer": self._transfer.transfer.hex(), "direction": "in"},
+            details={
+                "transfer": self._transfer.transfer.hex(),
+                "direction": "in",
+                **self._transfer.stat_detail,
+            },
         )
         await trio.to_thread.run_sync(self._owner._append, event)

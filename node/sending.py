@@ -3,7 +3,8 @@
 The log entries `requested`, `refused` and `disclosure-begun` are durable before
 their effect; nothing is compressed here, since batches are stored as they are
 sent. Tasks of a session: a reader, a thread that reads and seals ahead by two
-batches, and the main line that writes within the recipient's credit.
+batches, and the main line that writes within the recipient's credit, when
+`node.line` lets it.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from keys.trust import Peer
 from node.catalog import Catalog
 from node.errors import NodeError
 from node.home import now_ms
+from node.line import Line
 from node.network import PeerStream, StreamLost
 from node.peers import Peers
 from node.policy import Refusal, decide_fetch
@@ -48,6 +50,7 @@ class Sender:
         append: writes one audit entry durably (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
         transfers: the register of transfers.
+        line: when bulk data may be written, and how fast.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Sender:
         append: Callable[[LogEvent], int],
         add_receipt: Callable[[bytes], str],
         transfers: Transfers,
+        line: Line,
     ) -> None:
         self.key = key
         self.own_facility = own_facility
@@ -70,6 +74,7 @@ class Sender:
         self.append = append
         self.add_receipt = add_receipt
         self.transfers = transfers
+        self.line = line
         self._scopes: dict[bytes, set[trio.CancelScope]] = {}
 
     async def serve(self, stream: PeerStream) -> None:
@@ -144,7 +149,12 @@ class _Session:
         if refusal is None and self._owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
             refusal = Refusal(WireCode.BUSY, "too many transfers of this peer at once")
         transfer = Transfer(
-            request.transfer, "out", request.study, self._peer.facility_key, request.purpose
+            request.transfer,
+            "out",
+            request.study,
+            self._peer.facility_key,
+            request.purpose,
+            stat=request.stat,
         )
         self._transfer = transfer
         if refusal is not None:
@@ -202,16 +212,17 @@ class _Session:
             SEALED_AHEAD
         )
         nursery.start_soon(self._seal_ahead, manifest, wanted.batches, ahead)
-        async for item in sealed_batches:
-            if isinstance(item, NodeError):
-                raise item
-            index, sealed = item
-            while not self._end.connection.may_send_batch(len(sealed)):
-                await self._study.expect(Credited, limits.STALL_SECONDS)
-            header = self._end.connection.data_header(index, len(sealed))
-            await self._stream.write(header + sealed, timeout_seconds=limits.STALL_SECONDS)
-            transfer.wire_bytes += manifest.batches[index].encoded_size
-            transfer.bytes_done += manifest.batches[index].original_size
+        with self._owner.line.sending(self._peer, stat=transfer.stat) as place:
+            async for item in sealed_batches:
+                if isinstance(item, NodeError):
+                    raise item
+                index, sealed = item
+                while not self._end.connection.may_send_batch(len(sealed)):
+                    await self._study.expect(Credited, limits.STALL_SECONDS)
+                header = self._end.connection.data_header(index, len(sealed))
+                await place.write(self._stream, header + sealed)
+                transfer.wire_bytes += manifest.batches[index].encoded_size
+                transfer.bytes_done += manifest.batches[index].original_size
         await self._stream.write(self._end.end(), timeout_seconds=limits.STALL_SECONDS)
 
     async def _seal_ahead(
@@ -267,6 +278,8 @@ class _Session:
             "transfer": request.transfer.hex(),
             "direction": "out",
         }
+        if request.stat:
+            details["stat"] = True
         if manifest is not None:
             details["content_root"] = manifest.content_root.hex()
             details["instances"] = len(manifest.instances)

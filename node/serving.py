@@ -15,9 +15,11 @@ from keys.trust import Peer
 from node import VERSION
 from node.addresses import reachable
 from node.announcer import Announcer
+from node.bandwidth import EVERYONE
 from node.errors import NodeError
 from node.fetching import Fetcher
 from node.home import now_ms
+from node.line import Line
 from node.links import Links, LinkTarget
 from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
@@ -46,6 +48,7 @@ class Serving:
         self.announcer = Announcer(
             key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
         )
+        self.line = Line(node.settings.bandwidth)
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
@@ -55,6 +58,7 @@ class Serving:
             append=node.audit.append,
             add_receipt=node.audit.add_receipt,
             transfers=node.transfers,
+            line=self.line,
         )
         self.network = Network(
             key,
@@ -100,6 +104,7 @@ class Serving:
         Raises:
             NodeError: the node cannot listen.
         """
+        self._name_unknown_caps()
         async with self.network.running():
             addresses = self._node.settings.addresses or reachable(self.network.addresses)
             await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
@@ -114,6 +119,14 @@ class Serving:
                 finally:
                     nursery.cancel_scope.cancel()
                     self._nursery = None
+
+    def _name_unknown_caps(self) -> None:
+        """A cap for a name that nobody has does nothing, and might be thought to."""
+        peers = self._node.peers.store.peers
+        for rule in self._node.settings.bandwidth:
+            named = any(rule.names(peer.petname, peer.fingerprint) for peer in peers)
+            if rule.peer != EVERYONE and not named:
+                log.warning("bandwidth in config.toml names an unknown facility: %s", rule.peer)
 
     # --- who is there --------------------------------------------------------------
 

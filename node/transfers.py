@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS transfers (
     wire_bytes_total INTEGER NOT NULL,
     held_bytes INTEGER NOT NULL,
     started INTEGER NOT NULL,           -- milliseconds since the epoch, UTC
-    ended INTEGER
+    ended INTEGER,
+    stat INTEGER NOT NULL               -- whether it is urgent
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
 """
@@ -67,7 +68,8 @@ class Transfer:
 
     `bytes` counts original bytes of the whole study, `bytes_done` those verified
     here (or sent), `held_bytes` those that were here before; `wire_bytes` counts
-    encoded bytes moved and `wire_bytes_total` those that have to move.
+    encoded bytes moved and `wire_bytes_total` those that have to move. `stat`: it is
+    urgent and goes before routine transfers.
     """
 
     transfer: bytes
@@ -85,15 +87,30 @@ class Transfer:
     held_bytes: int = 0
     started: int = field(default_factory=now_ms)
     ended: int | None = None
+    stat: bool = False
     exit_code: int = 1
     hint: str = ""
     scope: trio.CancelScope | None = field(default=None, repr=False)
+    session: trio.CancelScope | None = field(default=None, repr=False)
     over: trio.Event = field(default_factory=trio.Event, repr=False)
 
     @property
     def is_ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.state in ENDED
+
+    def ask_again(self) -> None:
+        """End its session for another one that goes on from here; too late once all is here."""
+        if self.session is not None and self.state in (
+            TransferState.REQUESTING,
+            TransferState.RECEIVING,
+        ):
+            self.session.cancel()
+
+    @property
+    def stat_detail(self) -> dict[str, bool]:
+        """What an entry of the audit log says of its urgency: nothing when it is routine."""
+        return {"stat": True} if self.stat else {}
 
 
 class Transfers:
@@ -114,9 +131,11 @@ class Transfers:
                 return transfer
         return None
 
-    def begin_incoming(self, study: str, peer: bytes, purpose: str) -> Transfer:
+    def begin_incoming(
+        self, study: str, peer: bytes, purpose: str, *, stat: bool = False
+    ) -> Transfer:
         """A new transfer to us, under a new random name."""
-        return Transfer(secrets.token_bytes(16), "in", study, peer, purpose)
+        return Transfer(secrets.token_bytes(16), "in", study, peer, purpose, stat=stat)
 
     async def enter(
         self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
@@ -158,7 +177,7 @@ class Transfers:
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     transfer.transfer,
                     transfer.direction,
@@ -175,6 +194,7 @@ class Transfers:
                     transfer.held_bytes,
                     transfer.started,
                     transfer.ended,
+                    transfer.stat,
                 ),
             )
 
@@ -182,4 +202,5 @@ class Transfers:
 def _from_row(row: Any) -> Transfer:
     values = dict(row)
     values["state"] = TransferState(values["state"])
+    values["stat"] = bool(values["stat"])
     return Transfer(**values)

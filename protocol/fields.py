@@ -70,15 +70,17 @@ def number(most: int = 2**53 - 1, *, least: int = 0, optional: bool = False) -> 
     return _field(check, optional)
 
 
-def flag() -> Any:
-    """Boolean."""
+def flag(*, default: bool | None = None) -> Any:
+    """Boolean; with a default, a writer that does not know the field may leave it out."""
 
     def check(value: Any) -> bool:
         if not isinstance(value, bool):
             raise RemoteProtocolError("must be a boolean")
         return value
 
-    return _field(check, False)
+    if default is None:
+        return _field(check, False)
+    return dataclasses.field(default=default, metadata={"check": check, "optional": True})
 
 
 def text(most: int = limits.TEXT_CHARACTERS, *, optional: bool = False) -> Any:

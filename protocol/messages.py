@@ -114,7 +114,8 @@ class Heartbeat(Message):
 class Request(Message):
     """Ask for a study; always `Signed` by the recipient's node key.
 
-    `time` is milliseconds since the epoch, UTC.
+    `time` is milliseconds since the epoch, UTC. `stat`: it is urgent, and goes
+    before the routine transfers of the source.
     """
 
     TYPE: ClassVar[str] = "request"
@@ -124,6 +125,7 @@ class Request(Message):
     purpose: str = text(32)
     ephemeral: bytes = octets(32)
     time: int = number()
+    stat: bool = flag(default=False)
 
 
 @dataclass(frozen=True, kw_only=True)

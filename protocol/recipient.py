@@ -89,8 +89,8 @@ class RecipientTransfer(TransferEnd):
         self._receipt_body = b""
         self._receipt_signature = b""
 
-    def ask(self, study: str, purpose: str, *, time_ms: int) -> bytes:
-        """The signed request for one study (Study Instance UID)."""
+    def ask(self, study: str, purpose: str, *, time_ms: int, stat: bool = False) -> bytes:
+        """The signed request for one study (Study Instance UID); `stat` when it is urgent."""
         self.request = Request(
             transfer=self._transfer,
             source=self._peer,
@@ -98,6 +98,7 @@ class RecipientTransfer(TransferEnd):
             purpose=purpose,
             ephemeral=self._ephemeral.public,
             time=time_ms,
+            stat=stat,
         )
         self._request_digest = blake3.blake3(messages.encode(self.request)).digest()
         return self.connection.send(self.request)

@@ -131,6 +131,9 @@ def test_a_card_past_half_its_life_is_renewed(home: Home) -> None:
         ('log_level = "loud"', "one of"),
         ("unknown = 1", "unknown entry"),
         ("listen = [", "not valid TOML"),
+        ("bandwidth = 5", "list of tables"),
+        ("bandwidth = [5]", "entry 1 of bandwidth .* must be a table"),
+        ('[[bandwidth]]\npeer = "*"', "entry 1 of bandwidth .* mbit_per_second"),
     ],
 )
 def test_wrong_settings_are_told_by_name(home: Home, text: str, said: str) -> None:

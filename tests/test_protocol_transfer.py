@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keys.identity import KeyPair
-from protocol import limits, messages
+from protocol import limits, messages, wire
 from protocol.errors import (
     DigestMismatch,
     LocalProtocolError,
@@ -196,18 +196,38 @@ def test_a_source_that_ignores_credit_is_cut_off() -> None:
 # --- a lying recipient ----------------------------------------------------------------
 
 
+def test_an_urgent_request() -> None:
+    pair = Pair()
+    [asked] = pair.to_source(pair.recipient.ask(STUDY, "treatment", time_ms=NOW, stat=True))
+    assert asked.request.stat
+    routine = Pair()
+    routine.request()
+    assert routine.source.request is not None
+    assert not routine.source.request.stat
+
+
+def test_a_request_of_a_node_that_knows_no_urgency_is_routine() -> None:
+    fields = wire.decode_untrusted(messages.encode(_REQUEST))
+    del fields["stat"]
+    assert messages.decode_untrusted(wire.pack(fields)) == _REQUEST
+    with pytest.raises(RemoteProtocolError, match="boolean"):
+        messages.decode_untrusted(wire.pack({**fields, "stat": 1}))
+
+
+_REQUEST = messages.Request(
+    transfer=TRANSFER,
+    source=b"x" * 32,
+    study=STUDY,
+    purpose="treatment",
+    ephemeral=b"e" * 32,
+    time=NOW,
+)
+
+
 def test_a_request_for_another_node_is_refused() -> None:
     pair = Pair()
-    request = messages.Request(
-        transfer=TRANSFER,
-        source=b"x" * 32,
-        study=STUDY,
-        purpose="treatment",
-        ephemeral=b"e" * 32,
-        time=NOW,
-    )
     with pytest.raises(RemoteProtocolError, match="another node"):
-        pair.to_source(_frame(messages.sign(request, pair.recipient_key)))
+        pair.to_source(_frame(messages.sign(_REQUEST, pair.recipient_key)))
 
 
 def test_wanting_a_batch_that_is_not_there_is_refused(study: SmallStudy) -> None:

@@ -169,6 +169,23 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
         lines += peer_table(found["peers"])
     else:
         lines.append("no facility is trusted yet: see `radmesh trust add --help`")
+    lines += _cap_lines(found["peers"])
     if found["transfers"]:
         lines += ["", *transfer_table(found["transfers"])]
     return lines
+
+
+def _cap_lines(peers: list[dict[str, Any]]) -> list[str]:
+    """The caps that are in force now, a line for each facility that has one."""
+    lines = []
+    for peer in peers:
+        cap = peer["cap"]
+        if cap is None or peer["revoked"] is not None:
+            continue
+        when = "at all times" if cap["from"] == cap["to"] else f"until {cap['to']}"
+        urgent = ", urgent transfers exempt" if cap["stat_exempt"] else ""
+        lines.append(
+            f"at most {cap['mbit_per_second']:g} Mbit/s to {phrases.clean(peer['petname'])} "
+            f"{when}{urgent}"
+        )
+    return ["", *lines] if lines else []

@@ -11,6 +11,9 @@ from node.cli.progress import ProgressBar
 from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
 
+_LISTED = 200
+"""Studies that `radmesh studies` shows a person."""
+
 _SHOWN = 20
 """Studies, files or notes named in a summary; `--json` names all."""
 
@@ -110,13 +113,20 @@ def _problem_line(problem: dict[str, Any]) -> str:
 @click.command()
 @click.option("--peer", metavar="NAME", help="Those that this facility announced to us.")
 @click.option("--all", "everything", is_flag=True, help="Ours, and those of all facilities.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help=f"Only the newest so many; {_LISTED} without --json.",
+)
 @json_option
 @pass_session
-def studies(session: Session, peer: str | None, everything: bool) -> None:
+def studies(session: Session, peer: str | None, everything: bool, limit: int | None) -> None:
     """List our studies, or those that others announced to us."""
     if peer is not None and everything:
         raise click.UsageError("--peer and --all exclude each other")
-    found = session.call("studies", {"peer": peer, "all": everything})
+    if limit is None and not session.as_json:
+        limit = _LISTED
+    found = session.call("studies", {"peer": peer, "all": everything, "limit": limit})
     if session.as_json:
         output.emit_json(found)
         return
@@ -128,6 +138,9 @@ def studies(session: Session, peer: str | None, everything: bool) -> None:
         return
     for line in study_table(found["studies"], with_place=peer is not None or everything):
         output.say(line)
+    more = found["total"] - len(found["studies"])
+    if more:
+        output.note(f"and {more} older: see --limit")
 
 
 def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]:

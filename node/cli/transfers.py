@@ -21,9 +21,12 @@ from node.cli.session import Session, json_option, pass_session
     show_default=True,
     help="Why: treatment, second-opinion, research or operations. It is logged on both sides.",
 )
+@click.option(
+    "--stat", is_flag=True, help="Urgent: it goes before all routine transfers of the source."
+)
 @json_option
 @pass_session
-def fetch(session: Session, study: str, peer: str | None, purpose: str) -> None:
+def fetch(session: Session, study: str, peer: str | None, purpose: str, stat: bool) -> None:
     """Fetch STUDY from a facility that announced it.
 
     The node fetches, this command follows. Ctrl-C ends the following, not the fetch;
@@ -37,7 +40,8 @@ def fetch(session: Session, study: str, peer: str | None, purpose: str) -> None:
             bar.update(event["state"], event["bytes_done"], event["bytes"], _extra(event))
 
         try:
-            done = session.call("fetch", {"study": study, "peer": peer, "purpose": purpose}, show)
+            asked = {"study": study, "peer": peer, "purpose": purpose, "stat": stat}
+            done = session.call("fetch", asked, show)
         except KeyboardInterrupt:
             if latest:
                 name = latest["transfer"][:8]
@@ -113,7 +117,7 @@ def transfer_table(transfers: list[dict[str, Any]]) -> list[str]:
                 transfer["transfer"][:8],
                 phrases.moment(transfer["started"] / 1000),
                 "to us" if transfer["direction"] == "in" else "from us",
-                transfer["state"],
+                transfer["state"] + (", stat" if transfer["stat"] else ""),
                 _percent(transfer),
                 phrases.size(transfer["bytes"]),
                 transfer["peer"],

@@ -8,6 +8,7 @@ from keys.identity import peer_id
 from keys.trust import Peer
 from node import VERSION
 from node.app import Node
+from node.bandwidth import local_minute, rule_in_force
 from node.errors import ExitCode, NodeError
 from node.home import now_ms
 from node.operations.base import Operation, Report, Result, text, texts
@@ -21,6 +22,7 @@ def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:
     if serving is not None:
         connected = serving.is_connected(peer.card.node_key)
         last_error = serving.links.status(peer.card.node_key).last_error
+    cap = rule_in_force(node.settings.bandwidth, peer.petname, peer.fingerprint, local_minute())
     return {
         "petname": peer.petname,
         "name": peer.card.name,
@@ -37,6 +39,7 @@ def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:
         "connected": connected,
         "last_seen": now_ms() // 1000 if connected else node.peers.last_seen(peer.facility_key),
         "last_error": None if connected else last_error,
+        "cap": None if cap is None else cap.to_json(),
     }
 
 

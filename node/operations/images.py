@@ -44,9 +44,8 @@ def describe_study(node: Node, row: StudyRow) -> dict[str, Any]:
     }
 
 
-def describe_record(node: Node, peer: bytes, record: Record) -> dict[str, Any]:
-    """An announced study as JSON."""
-    own = node.catalog.study(record.study)
+def describe_record(node: Node, peer: bytes, record: Record, held: bool) -> dict[str, Any]:
+    """An announced study as JSON; `held` when the same content is here."""
     return {
         "study": record.study,
         "where": node.petname(peer),
@@ -63,7 +62,7 @@ def describe_record(node: Node, peer: bytes, record: Record) -> dict[str, Any]:
         "bytes": record.bytes,
         "encoded_bytes": record.encoded_bytes,
         "content_root": record.content_root.hex(),
-        "held": own is not None and own.content_root == record.content_root,
+        "held": held,
     }
 
 
@@ -157,23 +156,34 @@ async def export(node: Node, parameters: dict[str, Any], report: Report) -> Resu
 
 
 async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
-    """Our studies, those of one peer, or all."""
+    """Our studies, those of one peer, or all, newest first.
+
+    `limit` is for ours and for the others' each; `total` is how many there are.
+    """
     peer_text = parameters.get("peer")
     everything = bool(parameters.get("all"))
+    limit = parameters.get("limit")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise NodeError("the parameter limit must be a number from 1", code=ExitCode.USAGE)
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> dict[str, Any]:
         found: list[dict[str, Any]] = []
+        total = 0
         if peer_text is None:
-            found += [describe_study(node, row) for row in node.catalog.studies()]
+            found += [describe_study(node, row) for row in node.catalog.studies(limit=limit)]
+            total += node.catalog.study_count()
         if peer_text is not None or everything:
             peer = None if peer_text is None else node.peers.find(str(peer_text)).facility_key
+            announced = node.feeds.announced(peer=peer, limit=limit)
+            own = node.catalog.content_roots(record.study for _, record in announced)
             found += [
-                describe_record(node, key, record)
-                for key, record in node.feeds.announced(peer=peer)
+                describe_record(node, key, record, own.get(record.study) == record.content_root)
+                for key, record in announced
             ]
-        return found
+            total += node.feeds.announced_count(peer)
+        return {"studies": found, "total": total}
 
-    return {"studies": await trio.to_thread.run_sync(read)}
+    return await trio.to_thread.run_sync(read)
 
 
 async def _set_shared(node: Node, parameters: dict[str, Any], shared: bool) -> Result:

@@ -21,6 +21,7 @@ def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
         "peer": node.petname(transfer.peer),
         "direction": transfer.direction,
         "purpose": transfer.purpose,
+        "stat": transfer.stat,
         "state": transfer.state.value,
         "why": transfer.why,
         "instances": transfer.instances,
@@ -48,7 +49,10 @@ async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Resul
     study, peer = serving.fetcher.choose(
         text(parameters, "study"), wanted_peer if isinstance(wanted_peer, str) else None
     )
-    transfer = await serving.fetcher.start(study, peer, purpose)
+    stat = parameters.get("stat", False)
+    if type(stat) is not bool:
+        raise NodeError("the parameter stat must be true or false", code=ExitCode.USAGE)
+    transfer = await serving.fetcher.start(study, peer, purpose, stat=stat)
     while not transfer.is_ended:
         report(describe_transfer(node, transfer))
         with trio.move_on_after(_PROGRESS_SECONDS):
