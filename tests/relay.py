@@ -61,15 +61,17 @@ class Point:
 
     Attributes:
         way: the direction.
-        bytes: size of the message with its length in front; 0 for any.
+        bytes: size of the message, its length in front included.
         nth: which of those that begin after `arm`, from 1.
         offset: bytes of it that still pass before the fault.
+        slack: how far its size may be off.
     """
 
     way: Way
     bytes: int
     nth: int = 1
     offset: int = 0
+    slack: int = 0
 
 
 class Relay:
@@ -269,7 +271,7 @@ class Relay:
             if self._armed is None:
                 return None
             fault, point = self._armed
-            if way is not point.way or point.bytes not in (0, begins):
+            if way is not point.way or abs(point.bytes - begins) > point.slack:
                 return None
             self._matches += 1
             if self._matches != point.nth:
