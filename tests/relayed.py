@@ -108,9 +108,7 @@ class Between:
 
     def wait_announced(self, study: Study) -> None:
         """Wait until South knows of a study."""
-        wait_until(
-            lambda: study.uid in self.south.announced(self.north), 30.0, "the announcement"
-        )
+        wait_until(lambda: study.uid in self.south.announced(self.north), 30.0, "the announcement")
 
     def fetch(self, study: Study) -> Fetch:
         """Let South fetch a study."""
