@@ -20,6 +20,8 @@ from keys.card import sign_card
 NOTICED_SECONDS = 30.0
 """The longest that a peer which does not answer may go unnoticed."""
 
+STARTED_AT_ONCE = 3
+
 INSTANCES = 4
 _ROWS = 1024
 _numbers = itertools.count(1)
@@ -246,10 +248,13 @@ def relayed(directory: Path, souths: int = 1) -> Iterator[list[Between]]:
         )
         south.trust_card(card if number == 0 else own, north.name)
     try:
-        for facility in (north, *both):
-            facility.launch()
-        for facility in (north, *both):
-            facility.wait_started()
+        everybody = [north, *both]
+        for first in range(0, len(everybody), STARTED_AT_ONCE):
+            some = everybody[first : first + STARTED_AT_ONCE]
+            for facility in some:
+                facility.launch()
+            for facility in some:
+                facility.wait_started()
         pairs = [
             Between(directory, north, south, relay)
             for south, relay in zip(both, relays, strict=True)
