@@ -34,6 +34,8 @@ class Study:
     uid: str
     files: Path
     encoded_bytes: int
+    batches: frozenset[str]
+    """Names of its batches, which are their digests in hex."""
 
 
 class Fetch:
@@ -99,8 +101,10 @@ class Between:
             files, INSTANCES, study=f"1.2.826.0.1.3680043.8.498.{1000 + number}", rows=_ROWS,
             seed=number,
         )  # fmt: skip
+        before = self._stored(self.north)
         self.north.call("ingest", paths=[str(files)])
-        return Study(uid, files, self._own(self.north, uid)["encoded_bytes"])
+        added = self._stored(self.north) - before
+        return Study(uid, files, self._own(self.north, uid)["encoded_bytes"], frozenset(added))
 
     def announced_study(self) -> Study:
         """A new study at North that South knows of."""
@@ -115,6 +119,9 @@ class Between:
     def fetch(self, study: Study) -> Fetch:
         """Let South fetch a study."""
         return Fetch(self.south, self.north, study.uid)
+
+    def _stored(self, facility: Facility) -> set[str]:
+        return {path.name for path in facility.home.store_path.glob("??/*")}
 
     def _own(self, facility: Facility, study: str) -> dict[str, Any]:
         for row in facility.call("studies")["studies"]:
@@ -144,11 +151,14 @@ class Between:
         if row:
             assert row["instances"] == INSTANCES, "a part of a study in the catalog"
             return study.encoded_bytes
-        return sum(
-            path.stat().st_size
-            for path in self.south.home.incoming_path.iterdir()
-            if not path.name.startswith(".")
-        )
+        return sum(path.stat().st_size for path in self.received(study))
+
+    def received(self, study: Study) -> list[Path]:
+        """Files of the study's batches that wait at South, oldest first."""
+        found = [
+            path for path in self.south.home.incoming_path.iterdir() if path.name in study.batches
+        ]
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
     def has_noticed(self, study: Study) -> bool:
         """Whether both sides know of the fault, and nothing goes on at either."""
@@ -187,7 +197,7 @@ class Between:
         assert result["bytes_done"] == result["bytes"]
         assert result["wire_bytes"] == study.encoded_bytes - (kept or 0)
         assert self._own(self.south, study.uid)["instances"] == INSTANCES
-        assert not list(self.south.home.incoming_path.iterdir())
+        assert not self.received(study)
         out = self.directory / f"out-{study.uid}"
         self.south.call("export", study=study.uid, directory=str(out))
         assert contents(out) == contents(study.files)
@@ -223,13 +233,26 @@ class Between:
 
 
 @contextlib.contextmanager
-def relayed(directory: Path, souths: int = 1) -> Iterator[list[Between]]:
-    """One North and some Souths, each behind a relay of its own; connected."""
+def relayed(
+    directory: Path,
+    souths: int = 1,
+    *,
+    north_at: Path | None = None,
+    south_at: Path | None = None,
+) -> Iterator[list[Between]]:
+    """One North and some Souths, each behind a relay of its own; connected.
+
+    Args:
+        directory: for all their files.
+        souths: how many.
+        north_at: for North's home, if not there.
+        south_at: for the homes of the Souths, if not there.
+    """
     port = free_port()
     relays = [Relay(port) for _ in range(souths)]
-    north = Facility(directory, "North General", port=port, address=relays[0].address)
+    north = Facility(north_at or directory, "North General", port=port, address=relays[0].address)
     names = [f"South{number or ''} Clinic" for number in range(souths)]
-    both = [Facility(directory, name, only_calls=True) for name in names]
+    both = [Facility(south_at or directory, name, only_calls=True) for name in names]
     keys, card = north.home.read_keys(), north.home.read_card()
     assert keys.facility is not None
     for number, (south, relay) in enumerate(zip(both, relays, strict=True)):
