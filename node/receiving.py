@@ -218,9 +218,12 @@ class _Session:
 
     async def _work(self, job: _Job, manifest: Manifest) -> None:
         try:
-            job.original = await trio.to_thread.run_sync(
-                self._store_batch, job.batch, manifest, limiter=self._owner._at_work
-            )
+            # A batch that has arrived is kept, also when the connection has just ended:
+            # credit bounds how many wait here.
+            with trio.CancelScope(shield=True):
+                job.original = await trio.to_thread.run_sync(
+                    self._store_batch, job.batch, manifest, limiter=self._owner._at_work
+                )
         except (RemoteProtocolError, NodeError) as error:
             job.failure = error
         job.done.set()
