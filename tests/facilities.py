@@ -73,12 +73,19 @@ class Facility:
             addresses=() if only_calls else (self.address,),
         )
         if only_calls:
-            settings = self.home.config_path.read_text()
-            here = f'listen = ["/ip4/127.0.0.1/tcp/{self.port}"]'
-            assert here in settings
-            self.home.config_path.write_text(settings.replace(here, "listen = []"))
+            self._set(f'listen = ["/ip4/127.0.0.1/tcp/{self.port}"]', "listen = []")
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = directory / f"{name.split()[0].lower()}.stderr"
+
+    def set_address(self, address: str) -> None:
+        """Give it another address in its settings; its next start makes a card with it."""
+        self._set(f'addresses = ["{self.address}"]', f'addresses = ["{address}"]')
+        self.address = address
+
+    def _set(self, old: str, new: str) -> None:
+        settings = self.home.config_path.read_text()
+        assert old in settings
+        self.home.config_path.write_text(settings.replace(old, new))
 
     def start(self) -> None:
         """Start the node and wait until its API answers."""

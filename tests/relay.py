@@ -120,11 +120,13 @@ class Relay:
             self._armed = (fault, point)
 
     def strike(self, fault: Fault, way: Way = Way.DOWN) -> None:
-        """Let a fault happen now, on all connections; not one at a point in the bytes."""
+        """Let a fault that lasts happen now, on all connections; a cut ends a freeze."""
         with self._lock:
             self._strike(fault, way)
             if fault is Fault.CUT:
                 self._hang_up()
+                for event in self._thawed.values():
+                    event.set()
 
     def lift(self) -> None:
         """Forward everything again; what was cut stays cut, and nothing is armed."""

@@ -15,6 +15,8 @@ from facilities import wait_until
 from relay import Fault, Point
 from relayed import INSTANCES, NOTICED_SECONDS, Between, Fetch, Study, find_points, relayed
 
+from node.errors import NodeError
+
 pytestmark = [pytest.mark.integration]
 
 CONNECTING = ("connecting", "handshake", "hello")
@@ -94,6 +96,12 @@ class Case:
         assert relay.struck.wait(20), f"no {self.name}"
         self.noticed_seconds = time.monotonic() - relay.struck_at
         assert self.noticed_seconds < NOTICED_SECONDS, f"not noticed: {self.name}"
+        if self._phase in ("connecting", "handshake"):
+            # There is no connection to lose: a person is told that the call failed.
+            told = self._pair.south.peer(self._pair.north)["last_error"]
+            if self._fault is Fault.FREEZE:
+                return "said nothing" in told
+            return told not in ("", "the connection was lost")
         return self._pair.has_noticed(self._study)
 
     def finish(self) -> None:
@@ -119,7 +127,7 @@ def cases() -> Iterator[object]:
     always = {"connecting", "hello", "request", "manifest", "middle-batch", "receipt"}
     for phase in PHASES:
         yield pytest.param(Fault.CUT, phase, marks=[] if phase in always else pytest.mark.slow)
-        if phase != "verifying":
+        if phase not in ("offer", "want", "first-batch", "end", "verifying"):
             yield pytest.param(Fault.CORRUPT, phase, marks=pytest.mark.slow)
     for phase in ("handshake", "request", "middle-batch", "verifying", "countersignature"):
         yield pytest.param(Fault.CUT_ONE_WAY, phase, marks=pytest.mark.slow)
@@ -137,6 +145,73 @@ def test_a_connection_that_breaks(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("victim", "phase"),
+    [
+        ("north", "middle-batch"),
+        ("north", "countersignature"),
+        ("south", "middle-batch"),
+        ("south", "verifying"),
+    ],
+)
+def test_a_node_that_is_killed(
+    pair: Between, points: dict[str, Point], victim: str, phase: str
+) -> None:
+    pair.relay.lift()
+    pair.wait_connected()
+    study = pair.announced_study()
+    pair.relay.arm(Fault.FREEZE, points[phase])
+    fetch = pair.fetch(study)
+    assert pair.relay.struck.wait(20)
+    killed = pair.north if victim == "north" else pair.south
+    killed.kill()
+    pair.relay.strike(Fault.CUT)
+    if victim == "south":
+        with pytest.raises(NodeError):
+            fetch.result()
+        wait_until(lambda: not pair.is_sending(), SOON_SECONDS, "North noticed")
+        kept = pair.kept_on_disk(study)
+        killed.start()
+        pair.relay.lift()
+        wait_until(lambda: pair.transfer(study)["state"] == "complete", 30.0, "it goes on")
+        pair.check_whole(study, pair.transfer(study), kept)
+    else:
+        wait_until(lambda: pair.transfer(study)["state"] == "waiting", SOON_SECONDS, "noticed")
+        kept = pair.kept(study)
+        killed.start()
+        pair.relay.lift()
+        pair.call_again()
+        pair.check_whole(study, fetch.result(), kept, crashes=1)
+
+
+@pytest.mark.slow
+def test_a_source_that_comes_back_under_another_address(
+    pair: Between, points: dict[str, Point]
+) -> None:
+    """Its operator sends the new card; what was received before is not fetched from there."""
+    pair.relay.lift()
+    pair.wait_connected()
+    study = pair.announced_study()
+    pair.relay.arm(Fault.CUT, points["last-batch"])
+    fetch = pair.fetch(study)
+    assert pair.relay.struck.wait(20)
+    wait_until(lambda: pair.has_noticed(study), SOON_SECONDS, "the cut noticed")
+    kept = pair.kept(study)
+    assert kept
+    assert pair.north.stop() == 0
+    old = pair.relay.address
+    pair.relay.move()
+    assert pair.relay.address != old
+    pair.north.set_address(pair.relay.address)
+    pair.north.start()
+    pair.relay.lift()
+    assert not pair.is_connected()
+    pair.south.trust(pair.north)
+    pair.check_whole(study, fetch.result(), kept)
+    assert pair.south.peer(pair.north)["addresses"] == [pair.relay.address]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [Fault.DELAY, Fault.THROTTLE])
 def test_a_slow_line_changes_nothing_but_the_time(
     pair: Between, points: dict[str, Point], fault: Fault
@@ -150,12 +225,11 @@ def test_a_slow_line_changes_nothing_but_the_time(
     pair.check_whole(study, result, None)
 
 
-QUICKLY_OVER = ("offer", "want", "first-batch", "last-batch", "end")
+QUICKLY_OVER = ("connecting", "offer", "want", "first-batch", "last-batch", "end")
 """Phases left out here: the nodes wait as they do in their neighbours."""
 
 FROZEN = (
     *((Fault.FREEZE, phase) for phase in PHASES if phase not in QUICKLY_OVER),
-    (Fault.FREEZE_ONE_WAY, "request"),
     (Fault.FREEZE_ONE_WAY, "middle-batch"),
     # A length that is not the right one: a part of what follows is waited for as if it
     # belonged to the message.
