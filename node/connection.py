@@ -193,11 +193,16 @@ class Connection:
     async def _watch_pulse(self) -> None:
         """Cut the connection when the peer is silent and does not answer a ping.
 
-        A stopped process or a pulled cable shows in no other way to a reader.
+        A stopped process or a pulled cable shows in no other way to a reader. Bytes
+        are no sign of life when they only fill up a message that does not end.
         """
         while True:
             seen = self._raw.received
             await trio.sleep(self._limits.pulse_seconds)
+            since = self._raw.partial_since
+            if since is not None and trio.current_time() - since > self._limits.message_seconds:
+                log.info("%s does not finish a message", peer_id(self.peer))
+                break
             if self._raw.received != seen:
                 continue
             with trio.move_on_after(self._limits.answer_seconds):

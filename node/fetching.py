@@ -248,4 +248,8 @@ class Fetcher:
                 **transfer.stat_detail,
             },
         )
-        await trio.to_thread.run_sync(self._append, event)
+        try:
+            await trio.to_thread.run_sync(self._append, event)
+        except NodeError as error:
+            # The fetch ends all the same; a full disk must not take the node with it.
+            log.error("the end of a session could not be logged: %s", error.message)

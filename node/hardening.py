@@ -67,8 +67,9 @@ _PROTOCOL_LINE_BYTES = 1024
 class NetworkLimits:
     """Bounds of the network layer, in seconds, bytes and counts.
 
-    A frozen peer is noticed after `pulse_seconds + answer_seconds` by reading and
-    after `stall_seconds` by writing: both stay under 30 s.
+    A frozen peer is noticed after `pulse_seconds + answer_seconds` by reading, after
+    `stall_seconds` by writing, and in the middle of a message after `pulse_seconds +
+    message_seconds`: all stay under 30 s.
     """
 
     dial_seconds: float = 10.0
@@ -83,6 +84,9 @@ class NetworkLimits:
     """A pinged connection silent for so long is closed."""
     stall_seconds: float = 15.0
     """A message of 64 KiB that does not go out in this time ends the connection."""
+    message_seconds: float = 20.0
+    """A message that has begun and is not whole after this time ends the connection:
+    a damaged length would have us wait for bytes that are not meant for it."""
     linger_seconds: float = 10.0
     """A peer may take so long to close its half of a stream that we closed."""
     handler_grace_seconds: float = 30.0
@@ -116,6 +120,8 @@ class SocketConnection(IRawConnection):
 
     Attributes:
         received: bytes received so far, the sign of life.
+        partial_since: trio's time at which the first part of what is being read had
+            come; None when nothing is, or nothing of it has come.
     """
 
     def __init__(
@@ -123,6 +129,7 @@ class SocketConnection(IRawConnection):
     ) -> None:
         self.is_initiator = is_initiator
         self.received = 0
+        self.partial_since: float | None = None
         self._stream = stream
         self._stall_seconds = limits.stall_seconds
         self._budget: int | None = limits.unproved_bytes
@@ -144,6 +151,7 @@ class SocketConnection(IRawConnection):
             return self._take(n)
         parts = [self._take(len(self._buffer))]
         missing = n - len(parts[0])
+        self.partial_since = trio.current_time() if parts[0] else None
         while missing > 0:
             try:
                 data = await self._stream.receive_some(max(_RECEIVE_BYTES, missing))
@@ -155,6 +163,9 @@ class SocketConnection(IRawConnection):
             self._buffer = memoryview(data)
             parts.append(self._take(min(missing, len(data))))
             missing -= len(parts[-1])
+            if self.partial_since is None:
+                self.partial_since = trio.current_time()
+        self.partial_since = None
         return b"".join(parts)
 
     def _take(self, n: int) -> bytes:

@@ -44,8 +44,10 @@ class Incoming:
         """Keep a verified batch; durable on return.
 
         Raises:
-            NodeError: the disk is full or cannot be written.
+            NodeError: the disk is full but for the reserve of the log and the database,
+                or cannot be written.
         """
+        self._store.require_free(len(encoded))
         path = self._path(digest)
         temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
@@ -68,14 +70,15 @@ class Incoming:
         """A batch from here or the store, its digest compared.
 
         Raises:
-            DigestMismatch: what lies here is damaged; it is removed.
+            DigestMismatch: what lies here is damaged and was removed, or the store has
+                it damaged or not at all.
             NodeError: it cannot be read.
         """
         path = self._path(digest)
         try:
             encoded = path.read_bytes()
         except FileNotFoundError:
-            return self._store.read(digest)
+            return self._read_store(digest)
         except OSError as error:
             raise NodeError(
                 f"a received batch cannot be read: {error.strerror}", code=ExitCode.DISK
@@ -84,6 +87,15 @@ class Incoming:
             path.unlink(missing_ok=True)
             raise DigestMismatch("a received batch was damaged on our disk")
         return encoded
+
+    def _read_store(self, digest: bytes) -> bytes:
+        try:
+            return self._store.read(digest)
+        except NodeError as error:
+            if error.code is not ExitCode.INTEGRITY:
+                raise
+            # It will be received again, and takes the place of the damaged one.
+            raise DigestMismatch("a batch of ours was damaged on our disk") from error
 
     def discard(self, digest: bytes) -> None:
         """Remove a batch that does not hold what it should; the store is left alone."""

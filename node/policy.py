@@ -66,6 +66,10 @@ SENTENCES: dict[WireCode, tuple[str, str]] = {
     WireCode.BUSY: ("{peer} is busy with other transfers", "it is tried again"),
     WireCode.SHUTTING_DOWN: ("{peer} is shutting down", "it is tried again when it is back"),
     WireCode.STORAGE_FULL: ("the disk of {peer} is full", "tell its admin"),
+    WireCode.SOURCE_DISK: (
+        "{peer} cannot send the study: it is damaged there, or the disk is full",
+        "tell its admin, then fetch it again; what was received is kept",
+    ),
 }
 """What a person is told of a refusal: sentence and hint."""
 

@@ -230,9 +230,12 @@ class _Session:
         stat = self._transfer.stat
         limiter = self._owner._stat_at_work if stat else self._owner._at_work
         try:
-            job.original = await trio.to_thread.run_sync(
-                self._store_batch, job.batch, manifest, limiter=limiter
-            )
+            # A batch that has arrived is kept, also when the connection has just ended:
+            # credit bounds how many wait here.
+            with trio.CancelScope(shield=True):
+                job.original = await trio.to_thread.run_sync(
+                    self._store_batch, job.batch, manifest, limiter=limiter
+                )
         except (RemoteProtocolError, NodeError) as error:
             job.failure = error
         job.done.set()

@@ -7,6 +7,7 @@ batches, and the main line that writes within the recipient's credit, when
 `node.line` lets it.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ import trio
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.catalog import Catalog
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.home import now_ms
 from node.line import Line
 from node.network import PeerStream, StreamLost
@@ -30,6 +31,8 @@ from protocol.log.entry import Event as LogEvent
 from protocol.manifest import Manifest
 from protocol.source import SourceTransfer
 from protocol.transfer import Credited, Receipted, Requested, Wanted
+
+log = logging.getLogger("radmesh.sending")
 
 SEALED_AHEAD = 2
 TRANSFERS_PER_PEER = 8
@@ -137,8 +140,9 @@ class _Session:
         except RemoteProtocolError as error:
             await self._study.refuse(error.code)
             raise
-        except NodeError:
-            await self._study.refuse(WireCode.OTHER)
+        except NodeError as error:
+            disk = error.code in (ExitCode.INTEGRITY, ExitCode.DISK)
+            await self._study.refuse(WireCode.SOURCE_DISK if disk else WireCode.OTHER)
             raise
 
     async def _serve(self, nursery: trio.Nursery) -> None:
@@ -184,7 +188,11 @@ class _Session:
         elif isinstance(error, NodeError):
             why = error.message
         if self._disclosing:
-            await self._log("disclosure-failed", outcome="failed", why=why)
+            try:
+                await self._log("disclosure-failed", outcome="failed", why=why)
+            except NodeError as failure:
+                # As after a crash, the log has the beginning of this disclosure alone.
+                log.error("a failed disclosure could not be logged: %s", failure.message)
         if self._transfer is not None and not self._transfer.is_ended:
             await self._owner.transfers.enter(self._transfer, TransferState.FAILED, why)
         await self._stream.reset()

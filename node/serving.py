@@ -179,7 +179,12 @@ class Serving:
     async def _saw(self, node_key: bytes) -> None:
         peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
         if peer is not None:
-            await trio.to_thread.run_sync(self._node.peers.saw, peer.facility_key, now_ms() // 1000)
+            try:
+                await trio.to_thread.run_sync(
+                    self._node.peers.saw, peer.facility_key, now_ms() // 1000
+                )
+            except NodeError as error:
+                log.error("when %s was seen could not be kept: %s", peer.petname, error.message)
 
     # --- one session a peer ----------------------------------------------------------
 

@@ -6,6 +6,7 @@ digest and needs no journal: on resumption it is read and verified again.
 """
 
 import enum
+import logging
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import trio
 
 from node.database import Database
+from node.errors import NodeError
 from node.home import now_ms
+
+log = logging.getLogger("radmesh.transfers")
 
 TRANSFERS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS transfers (
@@ -140,14 +144,21 @@ class Transfers:
     async def enter(
         self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
     ) -> None:
-        """Change a transfer's state, durably; an ended one sets `over`."""
+        """Change a transfer's state; an ended one sets `over`.
+
+        Durable on return, unless the disk is full: then the row is older than the state,
+        and after a restart a fetch goes on from there.
+        """
         transfer.state, transfer.why, transfer.hint = state, why, hint
         if transfer.is_ended:
             transfer.ended = now_ms()
             self.active.pop(transfer.transfer, None)
         else:
             self.active[transfer.transfer] = transfer
-        await trio.to_thread.run_sync(self._store, transfer)
+        try:
+            await trio.to_thread.run_sync(self._store, transfer)
+        except NodeError as error:
+            log.error("the state of a transfer could not be kept: %s", error.message)
         if transfer.is_ended:
             transfer.over.set()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from keys.card import Card
 from keys.fingerprint import parse_fingerprint
 from node.api.client import call
 from node.errors import NodeError
@@ -44,21 +45,55 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = 
 class Facility:
     """One facility: a home, and a node process that can be started, stopped and killed."""
 
-    def __init__(self, directory: Path, name: str, *, port: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        *,
+        port: int | None = None,
+        address: str = "",
+        only_calls: bool = False,
+    ) -> None:
+        """Make its home.
+
+        Args:
+            directory: where.
+            name: of the facility; the first word names its home.
+            port: where it listens; a free one unless given.
+            address: what its card says instead of where it listens.
+            only_calls: it does not listen, and its card names no address.
+        """
         self.name = name
         self.port = port or free_port()
-        self.address = f"/ip4/127.0.0.1/tcp/{self.port}"
+        self.address = address or f"/ip4/127.0.0.1/tcp/{self.port}"
         self.home = Home.create(
             directory / name.split()[0].lower(),
             name=name,
-            listen=(self.address,),
-            addresses=(self.address,),
+            listen=(f"/ip4/127.0.0.1/tcp/{self.port}",),
+            addresses=() if only_calls else (self.address,),
         )
+        if only_calls:
+            self._set(f'listen = ["/ip4/127.0.0.1/tcp/{self.port}"]', "listen = []")
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = directory / f"{name.split()[0].lower()}.stderr"
 
+    def set_address(self, address: str) -> None:
+        """Give it another address in its settings; its next start makes a card with it."""
+        self._set(f'addresses = ["{self.address}"]', f'addresses = ["{address}"]')
+        self.address = address
+
+    def _set(self, old: str, new: str) -> None:
+        settings = self.home.config_path.read_text()
+        assert old in settings
+        self.home.config_path.write_text(settings.replace(old, new))
+
     def start(self) -> None:
         """Start the node and wait until its API answers."""
+        self.launch()
+        self.wait_started()
+
+    def launch(self) -> None:
+        """Start the node's process."""
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [*RADMESH, "--home", str(self.home.path), "serve"],
@@ -66,6 +101,9 @@ class Facility:
                 stderr=errors,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
+
+    def wait_started(self) -> None:
+        """Wait until the node's API answers."""
         wait_until(self.answers, START_SECONDS, f"start of {self.name}: {self.stderr()[-2000:]}")
 
     def answers(self) -> bool:
@@ -127,13 +165,16 @@ class Facility:
 
     def trust(self, other: "Facility", *grants: str) -> None:
         """Trust another facility by its card."""
-        card = other.home.read_card()
+        self.trust_card(other.home.read_card(), other.name, *grants)
+
+    def trust_card(self, card: Card, petname: str, *grants: str) -> None:
+        """Trust a facility by a card, under a name."""
         self.call(
             "trust.add",
             card=card.encoded.decode(),
             fingerprint=card.fingerprint,
             grants=list(grants),
-            petname=other.name,
+            petname=petname,
         )
 
     def peer(self, other: "Facility") -> dict[str, Any]:
@@ -150,9 +191,9 @@ class Facility:
         found: list[dict[str, Any]] = self.call("audit.show", type=kind)["entries"]
         return found
 
-    def check_log(self, directory: Path) -> None:
-        """Export the audit log and verify it as an auditor does."""
-        bundle = directory / f"{self.home.path.name}-log.zip"
+    def check_log(self, directory: Path, name: str = "") -> None:
+        """Export the audit log to a new file and verify it as an auditor does."""
+        bundle = directory / f"{name or self.home.path.name}-log.zip"
         self.call("audit.export", path=str(bundle))
         fingerprint = parse_fingerprint(self.home.read_card().fingerprint)
         with bundle.open("rb") as file:

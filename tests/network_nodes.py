@@ -28,7 +28,12 @@ LAST_WORDS = "/test/last-words/1"
 ALICE, BOB, CAROL, MALLORY = (KeyPair.from_seed(bytes([n]) * 32) for n in range(1, 5))
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 FAST = NetworkLimits(
-    upgrade_seconds=5.0, pulse_seconds=0.3, answer_seconds=1.0, stall_seconds=1.5, linger_seconds=1
+    upgrade_seconds=5.0,
+    pulse_seconds=0.3,
+    answer_seconds=1.0,
+    stall_seconds=1.5,
+    message_seconds=1.5,
+    linger_seconds=1,
 )
 WAIT_SECONDS = 10.0
 

@@ -1,5 +1,6 @@
 """Connections: dialling, dying, coming back, and stopping."""
 
+import contextlib
 import time
 
 import pytest
@@ -20,6 +21,7 @@ from network_nodes import (
     until,
     write_on,
 )
+from relay import CONTROL_BYTES, Fault, Point, Relay, Way
 
 from node.errors import ExitCode, NodeError
 from node.network import NetworkLimits, PeerTimeout, StreamLost, Unreachable
@@ -150,6 +152,7 @@ def test_a_frozen_peer_is_noticed_within_thirty_seconds_by_default() -> None:
     limits = NetworkLimits()
     assert limits.pulse_seconds + limits.answer_seconds <= 30
     assert limits.stall_seconds <= 30
+    assert limits.message_seconds + limits.pulse_seconds <= 30
 
 
 @pytest.mark.slow
@@ -167,6 +170,25 @@ async def test_a_frozen_peer_is_noticed_by_a_reader_and_by_a_writer() -> None:
                 assert not isinstance(caught.value, PeerTimeout)
                 assert time.monotonic() - started < 4
                 await until(lambda: not alice.network.connected(), seconds=1)
+
+
+@pytest.mark.slow
+async def test_a_message_that_never_ends_is_noticed_while_pings_still_arrive() -> None:
+    bob, alice = Site(BOB, ALICE, limits=FAST), Site(ALICE, BOB, limits=FAST)
+    async with bob.network.running(), alice.network.running():
+        with contextlib.closing(Relay(bob.port)) as relay:
+            await alice.network.connect(BOB.public, [relay.address])
+            stream = await alice.network.open_stream(BOB.public, ECHO)
+            # The length of this message becomes another one: Bob waits for 4 KiB more, of
+            # which each ping of Alice brings some bytes, while his own pings reach Alice.
+            size = CONTROL_BYTES + 500
+            relay.arm(Fault.CORRUPT, Point(Way.UP, size))
+            await stream.write(bytes(500), timeout_seconds=2)
+            await until(relay.struck.is_set, seconds=2)
+            with pytest.raises(StreamLost) as caught:
+                await stream.read(timeout_seconds=5)
+            assert not isinstance(caught.value, PeerTimeout)
+            await until(lambda: not bob.network.connected(), seconds=1)
 
 
 @pytest.mark.slow

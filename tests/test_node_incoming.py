@@ -125,6 +125,29 @@ def test_a_disk_that_cannot_be_written_is_told(study: SmallStudy, tmp_path: Path
         nowhere.write(study.manifest.batches[0].digest, study.encoded[0])
 
 
+def test_what_the_log_and_the_database_need_is_left_free(study: SmallStudy, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    incoming = Incoming(tmp_path / "in", BatchStore(tmp_path / "st", reserve_bytes=1 << 62))
+    with pytest.raises(NodeError, match="beside a reserve"):
+        incoming.write(study.manifest.batches[0].digest, study.encoded[0])
+    assert not list((tmp_path / "in").iterdir())
+
+
+def test_a_batch_damaged_in_the_store_is_told_as_one_to_receive_again(
+    study: SmallStudy, incoming: Incoming, tmp_path: Path
+) -> None:
+    digest = study.manifest.batches[0].digest
+    incoming.write(digest, study.encoded[0])
+    incoming.adopt(study.manifest)
+    [path] = (tmp_path / "store").glob("??/*")
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    with pytest.raises(DigestMismatch):
+        incoming.read(digest)
+    incoming.write(digest, study.encoded[0])
+    incoming.adopt(study.manifest)
+    assert incoming.read(digest) == study.encoded[0]
+
+
 def test_sweeping_spares_what_a_transfer_may_use(
     study: SmallStudy, incoming: Incoming, tmp_path: Path
 ) -> None:
