@@ -18,7 +18,7 @@ from keys.trust import Peer
 from node.catalog import Catalog
 from node.errors import ExitCode, NodeError
 from node.home import now_ms
-from node.line import Line
+from node.line import Line, Sending
 from node.network import PeerStream, StreamLost
 from node.peers import Peers
 from node.policy import Refusal, decide_fetch
@@ -171,7 +171,8 @@ class _Session:
         await self._log("disclosure-begun", manifest)
         self._disclosing = True
         await self._owner.transfers.enter(transfer, TransferState.SENDING)
-        await self._send(nursery, manifest)
+        with self._owner.line.sending(self._peer, stat=request.stat) as place:
+            await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
 
     async def failed(self, error: BaseException | None) -> None:
@@ -207,11 +208,11 @@ class _Session:
 
     # --- sending -----------------------------------------------------------------
 
-    async def _send(self, nursery: trio.Nursery, manifest: Manifest) -> None:
+    async def _send(self, nursery: trio.Nursery, manifest: Manifest, place: Sending) -> None:
         transfer = self._transfer
         assert transfer is not None
         for frame in self._end.offer_manifest(manifest, time_ms=now_ms()):
-            await self._stream.write(frame, timeout_seconds=limits.STALL_SECONDS)
+            await place.write(self._stream, frame)
         wanted = await self._study.expect(Wanted, limits.VERIFY_SECONDS)
         transfer.wire_bytes_total = sum(
             manifest.batches[index].encoded_size for index in wanted.batches
@@ -220,17 +221,16 @@ class _Session:
             SEALED_AHEAD
         )
         nursery.start_soon(self._seal_ahead, manifest, wanted.batches, ahead)
-        with self._owner.line.sending(self._peer, stat=transfer.stat) as place:
-            async for item in sealed_batches:
-                if isinstance(item, NodeError):
-                    raise item
-                index, sealed = item
-                while not self._end.connection.may_send_batch(len(sealed)):
-                    await self._study.expect(Credited, limits.STALL_SECONDS)
-                header = self._end.connection.data_header(index, len(sealed))
-                await place.write(self._stream, header + sealed)
-                transfer.wire_bytes += manifest.batches[index].encoded_size
-                transfer.bytes_done += manifest.batches[index].original_size
+        async for item in sealed_batches:
+            if isinstance(item, NodeError):
+                raise item
+            index, sealed = item
+            while not self._end.connection.may_send_batch(len(sealed)):
+                await self._study.expect(Credited, limits.STALL_SECONDS)
+            header = self._end.connection.data_header(index, len(sealed))
+            await place.write(self._stream, header + sealed)
+            transfer.wire_bytes += manifest.batches[index].encoded_size
+            transfer.bytes_done += manifest.batches[index].original_size
         await self._stream.write(self._end.end(), timeout_seconds=limits.STALL_SECONDS)
 
     async def _seal_ahead(

@@ -1,13 +1,19 @@
 """The feeds in the database: cost by changes, nothing told that must not be."""
 
+import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from catalogs_made import fill, study_uid
+from peers_simulated import card
 from studies_made import make_study
 
 from node.app import Node
+from node.errors import NodeError
 from node.feeds import Pending
 from node.home import Home
 from node.operations import OPERATIONS
@@ -145,8 +151,8 @@ def _record(sequence: int, study: str, kind: str = "available") -> Record:
     )
 
 
-def _take(node: Node, *records: Record, reset: bool = False) -> None:
-    subscription = node.feeds.subscription(PEER, b"u" * 32)
+def _take(node: Node, *records: Record, reset: bool = False, peer: bytes = PEER) -> None:
+    subscription = node.feeds.subscription(peer, b"u" * 32)
     announcement = Announcement(
         recipient=b"u" * 32,
         epoch=b"e" * 16,
@@ -156,7 +162,7 @@ def _take(node: Node, *records: Record, reset: bool = False) -> None:
         records=records,
     )
     subscription.take_untrusted(announcement)
-    node.feeds.store_announcement(PEER, announcement, subscription)
+    node.feeds.store_announcement(peer, announcement, subscription)
 
 
 def test_what_a_peer_announced_is_kept(node: Node) -> None:
@@ -179,3 +185,53 @@ def test_a_peer_that_is_not_trusted_any_more_is_forgotten(node: Node) -> None:
     node.feeds.forget_peer(PEER)
     assert node.feeds.announced() == []
     assert node.feeds.subscription(PEER, b"u" * 32).cursor == 0
+
+
+def test_what_was_announced_comes_by_date_and_no_more_than_asked_for(node: Node) -> None:
+    dates = {"1.2.3": "20250101", "1.2.4": "20260101", "1.2.5": "", "1.2.6": "20260101"}
+    records = [
+        dataclasses.replace(_record(number, study), study_date=date)
+        for number, (study, date) in enumerate(dates.items(), 1)
+    ]
+    _take(node, *records, reset=True)
+    order = ["1.2.6", "1.2.4", "1.2.3", "1.2.5"]
+    assert [record.study for _, record in node.feeds.announced()] == order
+    assert [record.study for _, record in node.feeds.announced(limit=2)] == order[:2]
+    assert [record.study for _, record in node.feeds.announced(peer=PEER, limit=3)] == order[:3]
+    assert node.feeds.announced(peer=OTHER, limit=3) == []
+    counts = [node.feeds.announced_count(peer) for peer in (None, PEER, OTHER)]
+    assert counts == [4, 4, 0]
+
+
+def test_the_list_of_studies_is_bounded_and_says_how_many_there_are(node: Node) -> None:
+    south = card(1)
+    node.peers.add(south.encoded, south.fingerprint, ["see"], "South", int(time.time()))
+    fill(node, 5, 1)
+    own = node.catalog.study(study_uid(3))
+    assert own is not None
+    held = dataclasses.replace(_record(1, own.study_uid), content_root=own.content_root)
+    _take(
+        node, held, _record(2, study_uid(4)), _record(3, "1.2.3"), reset=True,
+        peer=south.facility_key,
+    )  # fmt: skip
+
+    def ask(**parameters: object) -> dict[str, Any]:
+        return trio.run(OPERATIONS["studies"].run, node, parameters, lambda _: None)
+
+    newest = [row.study_uid for row in node.catalog.studies()]
+    assert newest == sorted(
+        newest,
+        key=lambda uid: (node.catalog.study(uid).study_date, uid),
+        reverse=True,  # type: ignore[union-attr]
+    )
+    found = ask(limit=2)
+    assert [study["study"] for study in found["studies"]] == newest[:2]
+    assert found["total"] == 5
+    both = ask(all=True, limit=2)
+    assert [study["where"] == "own" for study in both["studies"]] == [True, True, False, False]
+    assert both["total"] == 8
+    theirs = {study["study"]: study["held"] for study in ask(peer="South")["studies"]}
+    assert theirs == {study_uid(3): True, study_uid(4): False, "1.2.3": False}
+    for wrong in (0, "5", True):
+        with pytest.raises(NodeError, match="limit"):
+            ask(limit=wrong)
