@@ -99,9 +99,9 @@ class Case:
         if self._phase in ("connecting", "handshake"):
             # There is no connection to lose: a person is told that the call failed.
             told = self._pair.south.peer(self._pair.north)["last_error"]
-            if self._fault is Fault.FREEZE:
-                return "said nothing" in told
-            return told not in ("", "the connection was lost")
+            if self._fault is Fault.CORRUPT:
+                return told not in ("", "the connection was lost")
+            return ("said nothing" if self._fault is Fault.FREEZE else "hung up") in told
         return self._pair.has_noticed(self._study)
 
     def finish(self) -> None:
