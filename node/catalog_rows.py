@@ -2,6 +2,7 @@
 
 import sqlite3
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from protocol.manifest import NO_NUMBER
 
@@ -105,9 +106,8 @@ LOCAL = "local"
 """Origin of what was ingested here; else the facility key of the source in hex."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyRow:
-    """One study, as far as this node has it.
+class StudyRow(NamedTuple):
+    """One study, as far as this node has it; a tuple, since thousands are listed at once.
 
     Attributes:
         study_date, patient_birth_date: YYYYMMDD or "".
@@ -145,7 +145,7 @@ class StudyRow:
     modalities: tuple[str, ...]
 
 
-_STUDY_COLUMNS = tuple("shared" if name == "state" else name for name in StudyRow.__slots__)
+_STATE, _MODALITIES = StudyRow._fields.index("state"), StudyRow._fields.index("modalities")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,9 +258,9 @@ def conflict_row(row: sqlite3.Row) -> ConflictRow:
 def study_row(row: sqlite3.Row) -> StudyRow:
     """Read a whole row of `studies`, as the table has its columns.
 
-    By place and not by name, which is three times as fast: there are thousands to list.
+    By place and not by name, which is many times as fast.
     """
-    values = dict(zip(_STUDY_COLUMNS, row, strict=True))
-    values["state"] = "shared" if values.pop("shared") else "withheld"
-    values["modalities"] = tuple(values["modalities"].split("\n")) if values["modalities"] else ()
-    return StudyRow(**values)
+    values = list(row)
+    values[_STATE] = "shared" if values[_STATE] else "withheld"
+    values[_MODALITIES] = tuple(values[_MODALITIES].split("\n")) if values[_MODALITIES] else ()
+    return StudyRow._make(values)

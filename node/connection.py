@@ -84,6 +84,8 @@ async def upgrade(raw: SocketConnection, expected: bytes | None, shared: Shared)
         peer = secured.get_remote_peer()
         muxed = await shared.upgrader.upgrade_connection(secured, peer)
     except SecurityUpgradeFailure as error:
+        if raw.ended:
+            raise Unreachable("the peer hung up while connecting") from error
         raise Unreachable("the node there has another key or does not speak Noise") from error
     except MuxerUpgradeFailure as error:
         raise Unreachable("the peer hung up: it may not trust this node yet") from error

@@ -120,6 +120,7 @@ class SocketConnection(IRawConnection):
 
     Attributes:
         received: bytes received so far, the sign of life.
+        ended: the peer, or the line, has ended it.
         partial_since: trio's time at which the first part of what is being read had
             come; None when nothing is, or nothing of it has come.
     """
@@ -129,6 +130,7 @@ class SocketConnection(IRawConnection):
     ) -> None:
         self.is_initiator = is_initiator
         self.received = 0
+        self.ended = False
         self.partial_since: float | None = None
         self._stream = stream
         self._stall_seconds = limits.stall_seconds
@@ -158,6 +160,7 @@ class SocketConnection(IRawConnection):
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             if not data:
+                self.ended = True
                 break
             self.received += len(data)
             self._buffer = memoryview(data)

@@ -7,7 +7,7 @@ import pytest
 from node_home import NOW, ImageHome
 from studies_made import make_study
 
-from node.catalog import CATALOG_SCHEMA, LOCAL, Added, Catalog
+from node.catalog import CATALOG_SCHEMA, LOCAL, Added, Catalog, StudyRow
 from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.headers import InstanceHeader, SeriesAttributes, StudyAttributes
@@ -372,3 +372,8 @@ def test_catalog_survives_reopening(tmp_path):
     again = ImageHome(tmp_path / "home")
     assert again.catalog.manifest(study) == before
     again.close()
+
+
+def test_a_study_row_has_the_columns_of_its_table(catalog):
+    columns = [row["name"] for row in catalog._database.query("PRAGMA table_info(studies)")]
+    assert [name.replace("shared", "state") for name in columns] == list(StudyRow._fields)
