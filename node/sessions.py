@@ -5,12 +5,14 @@ a dead reader to the peer; credit bounds what it can bring. That the stream is
 lost comes as the last event, after everything that arrived before.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import trio
 
 from node.network import PeerStream, StreamLost
 from node.watchdog import Watchdog
+from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.recipient import RecipientTransfer
 from protocol.source import SourceTransfer
@@ -50,6 +52,7 @@ class StudyStream:
         self.stream = stream
         self.watchdog = Watchdog(stream)
         self._end = end
+        self._writing = trio.Lock()
         self._into, self._events = trio.open_memory_channel[Event | Exception](_EVENTS_WAITING)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -67,6 +70,19 @@ class StudyStream:
         except (StreamLost, RemoteProtocolError) as error:
             await self._into.send(error)
 
+    async def send(self, make_frame: Callable[[], bytes]) -> None:
+        """Make a frame and write it; several tasks may.
+
+        Nothing is written when the transfer is over: the main line finds the reason
+        as its next event.
+
+        Raises:
+            StreamLost: the stream is gone, or the peer takes nothing.
+        """
+        async with self._writing:
+            if self._end.state not in FINAL:
+                await self.stream.write(make_frame(), timeout_seconds=limits.STALL_SECONDS)
+
     async def fail(self, error: Exception) -> None:
         """Give an error of a helping task to the main line, as its next event."""
         await self._into.send(error)
@@ -81,12 +97,14 @@ class StudyStream:
             Exception: what a helping task gave to `fail`.
         """
         with self.watchdog.expect(limit_seconds):
-            event = await self._events.receive()
-        if isinstance(event, Exception):
-            raise event
-        if isinstance(event, Refused):
-            raise TransferRefused(event.code)
-        return event
+            return _told(await self._events.receive())
+
+    def event_nowait(self) -> Event | None:
+        """The next event if it is here already; raises as `event` does."""
+        try:
+            return _told(self._events.receive_nowait())
+        except trio.WouldBlock:
+            return None
 
     async def expect(self, expected: type[E], limit_seconds: float) -> E:
         """The next event, which must be of one type.
@@ -105,7 +123,7 @@ class StudyStream:
             return
         with trio.move_on_after(GOODBYE_SECONDS):
             try:
-                await self.stream.write(self._end.refuse(code), timeout_seconds=GOODBYE_SECONDS)
+                await self.send(lambda: self._end.refuse(code))
             except StreamLost:
                 return
             await self.finish()
@@ -123,6 +141,14 @@ class StudyStream:
                     pass
             except StreamLost:
                 return
+
+
+def _told(event: Event | Exception) -> Event:
+    if isinstance(event, Exception):
+        raise event
+    if isinstance(event, Refused):
+        raise TransferRefused(event.code)
+    return event
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

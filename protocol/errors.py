@@ -28,6 +28,7 @@ class WireCode(enum.IntEnum):
     SHUTTING_DOWN = 14
     CLOCK_SKEW = 15
     STORAGE_FULL = 16
+    NOT_NEEDED = 17
 
     @classmethod
     def from_wire(cls, value: int) -> "WireCode":

@@ -66,7 +66,7 @@ def fetched_lines(transfer: dict[str, Any]) -> list[str]:
     moved = transfer["bytes"] - transfer["held_bytes"]
     lines = [
         f"fetched {phrases.count(transfer['instances'], 'image')} "
-        f"({phrases.size(transfer['bytes'])}) from {phrases.clean(transfer['peer'])} in "
+        f"({phrases.size(transfer['bytes'])}) from {_sources(transfer)} in "
         f"{phrases.duration(seconds)}, every one verified"
     ]
     if transfer["wire_bytes"]:
@@ -75,9 +75,19 @@ def fetched_lines(transfer: dict[str, Any]) -> list[str]:
             f"({phrases.ratio(moved, transfer['wire_bytes'])} times smaller), "
             f"{phrases.size(int(moved / seconds))} of images a second"
         )
+    if len(transfer["sources"]) > 1:
+        lines += [
+            f"{phrases.size(source['wire_bytes'])} came from {phrases.clean(source['peer'])}"
+            for source in transfer["sources"]
+        ]
     if transfer["held_bytes"]:
         lines.append(f"{phrases.size(transfer['held_bytes'])} were here already")
     return lines
+
+
+def _sources(transfer: dict[str, Any]) -> str:
+    names = [source["peer"] for source in transfer["sources"]] or [transfer["peer"]]
+    return " and ".join(phrases.clean(name) for name in names)
 
 
 @click.command()
