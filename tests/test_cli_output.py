@@ -111,12 +111,12 @@ def test_a_fetch_from_several_sources_says_what_came_from_whom() -> None:
         ],
     }
     assert fetched_lines(transfer) == [
-        "fetched 240 images (126 MB) from North General and East Hospital in 2.0 s, "
+        "fetched 240 images (126.0 MB) from North General and East Hospital in 2.0 s, "
         "every one verified",
-        "sent as 60 MB (2.1 times smaller), 63 MB of images a second",
-        "40 MB came from North General",
-        "20 MB came from East Hospital",
+        "sent as 60.0 MB (2.1 times smaller), 63.0 MB of images a second",
+        "40.0 MB came from North General",
+        "20.0 MB came from East Hospital",
     ]
     alone = fetched_lines({**transfer, "sources": transfer["sources"][1:]})  # type: ignore[index]
-    assert alone[0].startswith("fetched 240 images (126 MB) from East Hospital in")
+    assert alone[0].startswith("fetched 240 images (126.0 MB) from East Hospital in")
     assert len(alone) == 2

@@ -258,9 +258,9 @@ def test_a_source_with_other_batches_is_used_when_the_first_one_dies(
         holders.east.stop()
 
         def kill(transfer: dict[str, Any]) -> None:
-            if transfer["wire_bytes"] and west.entries("disclosure-failed"):
-                if holders.north.process is not None:
-                    holders.north.kill()
+            running = holders.north.process is not None
+            if running and transfer["wire_bytes"] and west.entries("disclosure-failed"):
+                holders.north.kill()
 
         result = south.call("fetch", kill, study=holders.study)
         assert holders.north.process is None, "the study was too small for this test"
