@@ -1,71 +1,60 @@
-"""Fetching studies: which peer, when to try again, and when to give up.
+"""Fetching studies: from which peers, and how a fetch ends.
 
 A fetch belongs to the node, not to the command that started it: it goes on when
-the command ends, over broken connections, and after a restart.
+the command ends, over broken connections, and after a restart. It asks all peers
+that announced the study under the same content root, unless a person named one.
 """
-
-import logging
-from collections.abc import Awaitable, Callable
 
 import trio
 
 from keys.trust import Peer
+from node.attempts import Attempts, Reach
 from node.errors import ExitCode, NodeError
 from node.feeds import Feeds
-from node.network import PeerStream, StreamLost
+from node.gathering import Gathering, Shelves
 from node.peers import Peers
-from node.policy import sentence
 from node.receiving import Receiver
-from node.sessions import TransferRefused
-from node.transfers import Transfer, Transfers, TransferState
-from protocol.errors import RemoteProtocolError, WireCode
-from protocol.log.entry import Event
+from node.transfers import Transfer, TransferState
 
-log = logging.getLogger("radmesh.fetching")
+SOURCES = 4
+"""Most sources of one fetch. More would not be faster, and each learns of the study."""
 
-RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Pauses between attempts without progress; the last one repeats."""
+HEAD_START_SECONDS = 0.3
+"""Between the first requests to two sources: a small study is here before a second
+facility is asked, so that it learns nothing."""
 
-BAD_DATA_ATTEMPTS = 3
-"""A source that sends wrong data so often in a row is given up."""
-
-_TRY_AGAIN = frozenset({WireCode.BUSY, WireCode.SHUTTING_DOWN, WireCode.OTHER})
+RECEIPTS_SECONDS = 0.5
+"""How long a published study waits for the receipts of slower sources before the fetch
+counts as complete; they go on in the background."""
 
 
 class Fetcher:
-    """Starts, repeats and ends incoming transfers.
+    """Starts and ends incoming transfers.
 
     Args:
         receiver: runs one session.
-        transfers: the register.
+        shelves: where studies go.
         peers: who is trusted.
         feeds: who announced what.
-        append: writes one audit entry durably (synchronous).
-        open_stream: opens a study stream to a node key.
-        wait_connected: waits until a node key is connected.
-        is_connected: whether it is now.
+        reach: how peers are reached.
     """
 
     def __init__(
         self,
         *,
         receiver: Receiver,
-        transfers: Transfers,
+        shelves: Shelves,
         peers: Peers,
         feeds: Feeds,
-        append: Callable[[Event], int],
-        open_stream: Callable[[bytes], Awaitable[PeerStream]],
-        wait_connected: Callable[[bytes], Awaitable[None]],
-        is_connected: Callable[[bytes], bool],
+        reach: Reach,
     ) -> None:
         self._receiver = receiver
-        self._transfers = transfers
+        self._shelves = shelves
+        self._transfers = shelves.transfers
         self._peers = peers
         self._feeds = feeds
-        self._append = append
-        self._open_stream = open_stream
-        self._wait_connected = wait_connected
-        self._is_connected = is_connected
+        self._reach = reach
+        self._sources: dict[bytes, list[Attempts]] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -117,25 +106,36 @@ class Fetcher:
                 for key, record in found
                 if record.study == studies[0] and key in holders
             ]
-            candidates.sort(key=lambda known: not self._is_connected(known.card.node_key))
+            candidates.sort(key=lambda known: not self._reach.is_connected(known.card.node_key))
             peer = candidates[0]
         return studies[0], peer
 
-    async def start(self, study: str, peer: Peer, purpose: str, *, stat: bool = False) -> Transfer:
-        """Start a fetch, or join the one that is under way; `stat` when it is urgent.
+    async def start(
+        self, study: str, peer: Peer, purpose: str, *, only_peer: bool, stat: bool = False
+    ) -> Transfer:
+        """Start a fetch, or join the one that is under way.
 
-        A routine one that becomes urgent is asked for again, so that the source knows.
+        Args:
+            study: Study Instance UID.
+            peer: who is asked first.
+            purpose: why, for both logs.
+            only_peer: no other peer is asked.
+            stat: it is urgent. A routine fetch that becomes so is asked for again, so
+                that its sources know.
         """
-        transfer = self._transfers.find_active("in", study, peer.facility_key)
+        transfer = self._transfers.find_incoming(study, peer.facility_key, only_peer=only_peer)
         if transfer is None:
             if self._nursery is None:
                 raise NodeError("the node is not ready yet", code=ExitCode.BUSY)
-            transfer = self._transfers.begin_incoming(study, peer.facility_key, purpose, stat=stat)
+            transfer = self._transfers.begin_incoming(
+                study, peer.facility_key, purpose, only_peer=only_peer, stat=stat
+            )
             await self._transfers.enter(transfer, TransferState.WAITING)
             self._nursery.start_soon(self._fetch, transfer)
         elif stat and not transfer.stat:
             transfer.stat = True
-            transfer.ask_again()
+            for source in self._sources.get(transfer.transfer, ()):
+                source.ask_again()
         return transfer
 
     async def cancel(self, transfer: Transfer) -> None:
@@ -146,110 +146,94 @@ class Fetcher:
             await self._transfers.enter(transfer, TransferState.CANCELLED, "by an operator")
 
     def cancel_peer(self, facility_key: bytes) -> None:
-        """Stop all fetches from a peer: its trust was revoked."""
-        for transfer in list(self._transfers.active.values()):
-            if transfer.peer == facility_key and transfer.scope is not None:
-                transfer.why = "its trust was revoked"
-                transfer.scope.cancel()
+        """Ask a peer no more: its trust was revoked. Other sources go on."""
+        for sources in self._sources.values():
+            for source in sources:
+                if source.peer == facility_key:
+                    source.cancel("its trust was revoked")
 
     async def _fetch(self, transfer: Transfer) -> None:
         with trio.CancelScope() as scope:
             transfer.scope = scope
-            await self._attempts(transfer)
-        if scope.cancelled_caught and not transfer.is_ended:
-            await self._transfers.enter(
-                transfer, TransferState.CANCELLED, transfer.why or "by an operator"
-            )
-
-    async def _attempts(self, transfer: Transfer) -> None:
-        idle, bad = 0, 0
-        while not transfer.is_ended:
-            peer = self._trusted(transfer.peer)
-            if peer is None:
-                await self._fail(transfer, "its peer is not trusted any more", ExitCode.REFUSED)
-                return
-            before = transfer.bytes_done
             try:
-                if not self._is_connected(peer.card.node_key):
-                    await self._transfers.enter(
-                        transfer, TransferState.WAITING, f"{peer.petname} is not connected"
-                    )
-                    await self._wait_connected(peer.card.node_key)
-                await self._attempt(transfer, peer)
+                await self._gather(transfer)
+            finally:
+                self._sources.pop(transfer.transfer, None)
+        if scope.cancelled_caught and not transfer.is_ended:
+            await self._transfers.enter(transfer, TransferState.CANCELLED, "by an operator")
+
+    async def _gather(self, transfer: Transfer) -> None:
+        peers = await trio.to_thread.run_sync(self._holders, transfer)
+        gathering = Gathering(self._shelves, transfer, several=len(peers) > 1)
+        sources = [
+            Attempts(
+                receiver=self._receiver,
+                reach=self._reach,
+                append=self._shelves.append,
+                gathering=gathering,
+                contribution=self._transfers.contribution(transfer, peer),
+            )
+            for peer in peers
+        ]
+        self._sources[transfer.transfer] = sources
+        async with trio.open_nursery() as nursery:
+            for number, source in enumerate(sources):
+                nursery.start_soon(self._ask, source, sources, number * HEAD_START_SECONDS)
+            await self._wait_end(gathering, sources)
+            is_complete = gathering.receipts > 0
+            if is_complete:
+                await self._transfers.enter(transfer, TransferState.COMPLETE)
+                for source in sources:
+                    source.stop_waiting()
+            else:
+                nursery.cancel_scope.cancel()
+        if not is_complete:
+            await self._fail(transfer, sources)
+
+    async def _ask(self, source: Attempts, all_sources: list[Attempts], delay: float) -> None:
+        def others_left() -> bool:
+            return any(not other.is_over for other in all_sources if other is not source)
+
+        await source.run(others_left, delay)
+
+    async def _wait_end(self, gathering: Gathering, sources: list[Attempts]) -> None:
+        """Until there is a receipt and the slower sources had time for theirs, or no hope."""
+        while not gathering.receipts:
+            if all(source.is_over for source in sources) or any(map(_is_our_fault, sources)):
                 return
-            except TransferRefused as refused:
-                what, hint = sentence(refused.code, peer.petname)
-                if refused.code is WireCode.OTHER:
-                    bad += 1
-                if refused.code not in _TRY_AGAIN or bad >= BAD_DATA_ATTEMPTS:
-                    await self._refused(transfer, what, hint)
-                    return
-            except StreamLost:
-                what = f"the connection to {peer.petname} was lost"
-            except RemoteProtocolError as error:
-                what = f"{peer.petname} sent wrong data: {error}"
-                bad += 1
-                log.warning("transfer %s: %s", transfer.transfer.hex()[:8], what)
-                await self._log(transfer, "receive-failed", str(error))
-                if bad >= BAD_DATA_ATTEMPTS:
-                    await self._fail(transfer, what, ExitCode.INTEGRITY)
-                    return
-            except NodeError as error:
-                await self._log(transfer, "receive-failed", "a local error")
-                await self._fail(transfer, error.message, error.code, error.hint)
-                return
-            if transfer.bytes_done > before:
-                idle = 0
-            await self._transfers.enter(transfer, TransferState.WAITING, what)
-            await trio.sleep(RETRY_SECONDS[min(idle, len(RETRY_SECONDS) - 1)])
-            idle += 1
+            await gathering.wait_change()
+        with trio.move_on_after(RECEIPTS_SECONDS):
+            while any(source.in_session for source in sources):
+                await gathering.wait_change()
 
-    async def _attempt(self, transfer: Transfer, peer: Peer) -> None:
-        stream = await self._open_stream(peer.card.node_key)
-        try:
-            with trio.CancelScope() as session:
-                transfer.session = session
-                await self._receiver.receive(stream, transfer, peer)
-            if session.cancelled_caught:
-                raise StreamLost("it is asked for again")
-            await self._transfers.enter(transfer, TransferState.COMPLETE)
-            await stream.close()
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                if not transfer.is_ended:
-                    await stream.reset()
+    async def _fail(self, transfer: Transfer, sources: list[Attempts]) -> None:
+        """End with the reason of our own, or that of the source given up last."""
+        outcomes = [source.outcome for source in sources if source.outcome is not None]
+        last = max(outcomes, key=lambda outcome: (outcome.is_ours, outcome.time))
+        transfer.exit_code = last.code
+        await self._transfers.enter(transfer, last.state, last.why, last.hint)
 
-    def _trusted(self, facility_key: bytes) -> Peer | None:
-        for peer in self._peers.store.peers:
-            if peer.facility_key == facility_key and peer.revoked is None:
-                return peer
-        return None
+    def _holders(self, transfer: Transfer) -> list[bytes]:
+        """Facility keys of those to ask: the chosen peer first, then who is connected."""
+        chosen = transfer.peer
+        if transfer.only_peer:
+            return [chosen]
+        announced = {
+            key: record.content_root
+            for key, record in self._feeds.announced(study=transfer.study)
+            if record.study == transfer.study
+        }
+        roots = [announced[chosen]] if chosen in announced else list(announced.values())
+        others = [
+            known
+            for known in self._peers.store.peers
+            if known.revoked is None
+            and known.facility_key != chosen
+            and announced.get(known.facility_key) in roots[:1]
+        ]
+        others.sort(key=lambda known: not self._reach.is_connected(known.card.node_key))
+        return [chosen, *(known.facility_key for known in others[: SOURCES - 1])]
 
-    async def _refused(self, transfer: Transfer, what: str, hint: str) -> None:
-        await self._log(transfer, "refused", what)
-        transfer.exit_code = ExitCode.REFUSED
-        await self._transfers.enter(transfer, TransferState.REFUSED, what, hint)
 
-    async def _fail(self, transfer: Transfer, why: str, code: ExitCode, hint: str = "") -> None:
-        transfer.exit_code = code
-        await self._transfers.enter(transfer, TransferState.FAILED, why, hint)
-
-    async def _log(self, transfer: Transfer, kind: str, why: str) -> None:
-        event = Event(
-            type=kind,
-            peer=transfer.peer,
-            purpose=transfer.purpose,
-            outcome="refused" if kind == "refused" else "failed",
-            subjects=(("study", transfer.study),),
-            details={
-                "transfer": transfer.transfer.hex(),
-                "direction": "in",
-                "why": why,
-                **transfer.stat_detail,
-            },
-        )
-        try:
-            await trio.to_thread.run_sync(self._append, event)
-        except NodeError as error:
-            # The fetch ends all the same; a full disk must not take the node with it.
-            log.error("the end of a session could not be logged: %s", error.message)
+def _is_our_fault(source: Attempts) -> bool:
+    return source.outcome is not None and source.outcome.is_ours

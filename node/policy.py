@@ -65,6 +65,10 @@ SENTENCES: dict[WireCode, tuple[str, str]] = {
     ),
     WireCode.BUSY: ("{peer} is busy with other transfers", "it is tried again"),
     WireCode.SHUTTING_DOWN: ("{peer} is shutting down", "it is tried again when it is back"),
+    WireCode.BAD_DIGEST: (
+        "{peer} found that the study is not what it promised",
+        "tell its admin to look at its log: its copy may be damaged",
+    ),
     WireCode.STORAGE_FULL: ("the disk of {peer} is full", "tell its admin"),
     WireCode.SOURCE_DISK: (
         "{peer} cannot send the study: it is damaged there, or the disk is full",

@@ -1,13 +1,12 @@
-"""Receiving one study over one stream: ask, verify, store, publish, receipt.
+"""One session with one source of a fetch: ask, take batches, sign the receipt.
 
-Order of effects, which is what makes a crash harmless: batches are flushed in
-`incoming/` before credit is given; the whole study is verified before its
-batches move to the store; the log entry `received` is durable before the
-catalog shows the study; the receipt is signed after that.
+What the sessions of a fetch share, and when the study is published, is
+`node/gathering.py`'s; this file speaks with one peer.
 
 Tasks of a session: a reader that always drains the stream (credit bounds what it
 can bring), threads that open, decode, compare and write batches, a finisher that
-takes their results in order and gives credit, and the main line.
+takes their results in order and gives credit, an asker that says what is wanted
+next, and the main line.
 """
 
 from collections.abc import Callable
@@ -17,19 +16,15 @@ import trio
 
 from keys.identity import KeyPair
 from keys.trust import Peer
-from node import studies
-from node.catalog import Catalog
 from node.errors import ExitCode, NodeError
+from node.gathering import POLL_SECONDS, Gathering, Member, NotNeededError
 from node.home import now_ms
-from node.incoming import Incoming, LargeInstances, check_batch
 from node.network import PeerStream, StreamLost
 from node.sessions import StudyStream, first_error
-from node.transfers import Transfer, Transfers, TransferState
-from node.workspaces import Workspaces
-from protocol import encoding, limits
+from node.transfers import Contribution, TransferState
+from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
-from protocol.manifest import Manifest
 from protocol.receipt import Receipt
 from protocol.recipient import RecipientTransfer
 from protocol.transfer import (
@@ -43,31 +38,29 @@ from protocol.transfer import (
 BATCHES_AT_WORK = 2
 """Threads that decode and write: as many as there are cores on a small machine."""
 
-_DISK_RESERVE_BYTES = 256 * 1024 * 1024
-
 
 @dataclass
 class _Job:
-    """One batch at work; `original` is set when its instances go on in other batches."""
+    """One batch at work.
+
+    `index` is ours; `original` is set when its instances go on in other batches.
+    """
 
     batch: BatchArrived
+    index: int
     done: trio.Event = field(default_factory=trio.Event)
     original: bytes | None = None
     failure: Exception | None = None
 
 
 class Receiver:
-    """Receives studies into this node.
+    """Receives from sources.
 
     Args:
         key: our node key.
         facility_key: our facility key (32 bytes).
-        catalog: where studies are published.
-        incoming: where batches arrive.
         append: writes one audit entry durably (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
-        transfers: the register of transfers.
-        free_bytes: free space of the home's disk, bytes.
     """
 
     def __init__(
@@ -75,36 +68,30 @@ class Receiver:
         *,
         key: KeyPair,
         facility_key: bytes,
-        catalog: Catalog,
-        incoming: Incoming,
         append: Callable[[LogEvent], int],
         add_receipt: Callable[[bytes], str],
-        transfers: Transfers,
-        free_bytes: Callable[[], int],
     ) -> None:
         self._key = key
         self._facility_key = facility_key
-        self._catalog = catalog
-        self._incoming = incoming
         self._append = append
         self._add_receipt = add_receipt
-        self._transfers = transfers
-        self._free_bytes = free_bytes
         self._at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
-        self._workspaces = Workspaces()
         # Urgent batches never queue behind routine ones.
         self._stat_at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
 
-    async def receive(self, stream: PeerStream, transfer: Transfer, peer: Peer) -> None:
+    async def receive(
+        self, stream: PeerStream, gathering: Gathering, contribution: Contribution, peer: Peer
+    ) -> None:
         """Run one session; on return the study is published and both sides have its receipt.
 
         Raises:
             TransferRefused: the source said no.
+            NotNeededError: the source may be needed when others are gone.
             StreamLost: the connection broke; another session goes on from here.
             RemoteProtocolError: the source broke a rule or sent wrong data.
             NodeError: our disk, or a study too large for it.
         """
-        session = _Session(self, stream, transfer, peer)
+        session = _Session(self, stream, gathering, contribution, peer)
         try:
             async with trio.open_nursery() as nursery:
                 await session.run(nursery)
@@ -116,107 +103,81 @@ class Receiver:
 class _Session:
     """The state of one session on one stream."""
 
-    def __init__(self, owner: Receiver, stream: PeerStream, transfer: Transfer, peer: Peer) -> None:
+    def __init__(
+        self,
+        owner: Receiver,
+        stream: PeerStream,
+        gathering: Gathering,
+        contribution: Contribution,
+        peer: Peer,
+    ) -> None:
         self._owner = owner
-        self._stream = stream
-        self._transfer = transfer
+        self._gathering = gathering
+        self._contribution = contribution
         self._peer = peer
-        self._end = RecipientTransfer(owner._key, stream.peer, transfer.transfer)
+        self._stream = stream
+        self._end = RecipientTransfer(owner._key, stream.peer, contribution.transfer)
         self._study = StudyStream(stream, self._end)
+        self._ours: dict[int, int] = {}
+        self._stored_bytes = 0
+        self._credited_bytes = 0
         self._failure: Exception | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
-        await self._owner._transfers.enter(self._transfer, TransferState.REQUESTING)
-        await self._log("requested")
+        transfer = self._gathering.transfer
+        await self._gathering.enter(TransferState.REQUESTING)
+        await self._log("requested", {"direction": "in"})
         await self._stream.write(
-            self._end.ask(
-                self._transfer.study,
-                self._transfer.purpose,
-                time_ms=now_ms(),
-                stat=self._transfer.stat,
-            ),
+            self._end.ask(transfer.study, transfer.purpose, time_ms=now_ms(), stat=transfer.stat),
             timeout_seconds=limits.PEER_REPLY_SECONDS,
         )
         self._study.start(nursery)
         try:
-            await self._receive(nursery)
+            await self._receive()
         except RemoteProtocolError as error:
             await self._study.refuse(error.code)
+            raise
+        except NotNeededError:
+            await self._study.refuse(WireCode.NOT_NEEDED)
             raise
         except NodeError as error:
             disk = error.code is ExitCode.DISK
             await self._study.refuse(WireCode.STORAGE_FULL if disk else WireCode.OTHER)
             raise
 
-    async def _receive(self, nursery: trio.Nursery) -> None:
-        transfer, owner = self._transfer, self._owner
-        await self._study.expect(Offered, limits.PEER_REPLY_SECONDS)
+    async def _receive(self) -> None:
+        offer = (await self._study.expect(Offered, limits.PEER_REPLY_SECONDS)).offer
         await self._study.expect(ManifestArrived, limits.PEER_REPLY_SECONDS)
         manifest = await trio.to_thread.run_sync(self._end.open_manifest)
-        await owner._transfers.enter(transfer, TransferState.RECEIVING)
-        needed, wanted, large = await trio.to_thread.run_sync(self._plan, manifest)
-        await self._receive_batches(nursery, manifest, wanted, large)
-        await owner._transfers.enter(transfer, TransferState.VERIFYING)
-        await trio.to_thread.run_sync(self._publish, manifest, needed, large)
-        await self._exchange_receipts(manifest)
-
-    # --- what is needed, and what is here already ------------------------------
-
-    def _plan(self, manifest: Manifest) -> tuple[list[int], list[int], LargeInstances]:
-        """Batches needed for the study, those to be sent, and the large instances seen so far."""
-        owner, transfer = self._owner, self._transfer
-        needed = owner._catalog.batches_needed(manifest)
-        large = LargeInstances(manifest)
-        wanted = []
-        for index in needed:
-            batch = manifest.batches[index]
-            if owner._incoming.has(batch.digest):
-                try:
-                    encoded = owner._incoming.read(batch.digest)
-                    original = check_batch(manifest, index, encoded, owner._workspaces.own)
-                except RemoteProtocolError:
-                    owner._incoming.discard(batch.digest)
-                    wanted.append(index)
-                    continue
-                if original is not None:
-                    large.add(index, original)
-            else:
-                wanted.append(index)
-        to_send = sum(manifest.batches[index].encoded_size for index in wanted)
-        if to_send + _DISK_RESERVE_BYTES > owner._free_bytes():
-            raise NodeError(
-                f"there is not enough disk space for study {transfer.study}: it needs "
-                f"{to_send >> 20} MiB and a reserve of {_DISK_RESERVE_BYTES >> 20} MiB",
-                hint="free disk space and fetch it again; nothing that was received is lost",
-                code=ExitCode.DISK,
-            )
-        transfer.instances = len(manifest.instances)
-        transfer.bytes = manifest.total_original_bytes
-        still = sum(manifest.batches[index].original_size for index in wanted)
-        transfer.held_bytes = transfer.bytes_done = max(0, transfer.bytes - still)
-        transfer.wire_bytes = 0
-        transfer.wire_bytes_total = to_send
-        return needed, wanted, large
+        self._contribution.manifest = offer.manifest
+        member = await self._gathering.join(self._contribution, manifest)
+        try:
+            await self._receive_batches(member)
+            await self._gathering.publish()
+            await self._exchange_receipts()
+        finally:
+            self._gathering.leave(member)
 
     # --- the batches -------------------------------------------------------------
 
-    async def _receive_batches(
-        self,
-        nursery: trio.Nursery,
-        manifest: Manifest,
-        wanted: list[int],
-        large: LargeInstances,
-    ) -> None:
-        await self._stream.write(self._end.want(wanted), timeout_seconds=limits.STALL_SECONDS)
+    async def _receive_batches(self, member: Member) -> None:
+        try:
+            async with trio.open_nursery() as helpers:
+                await self._take_batches(helpers, member)
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+
+    async def _take_batches(self, helpers: trio.Nursery, member: Member) -> None:
         finish, jobs = trio.open_memory_channel[_Job](256)
         finished = trio.Event()
-        nursery.start_soon(self._finish_batches, jobs, manifest, large, finished)
+        helpers.start_soon(self._finish_batches, jobs, member, finished)
+        helpers.start_soon(self._ask, member)
         async with finish:
             while True:
                 match await self._study.event(limits.STALL_SECONDS):
                     case BatchArrived() as batch:
-                        job = _Job(batch)
-                        nursery.start_soon(self._work, job, manifest)
+                        job = _Job(batch, self._ours[batch.index])
+                        helpers.start_soon(self._work, job)
                         await finish.send(job)
                     case Ended():
                         break
@@ -226,41 +187,56 @@ class _Session:
         if self._failure is not None:
             raise self._failure
 
-    async def _work(self, job: _Job, manifest: Manifest) -> None:
-        stat = self._transfer.stat
-        limiter = self._owner._stat_at_work if stat else self._owner._at_work
+    async def _ask(self, member: Member) -> None:
+        """Say what is wanted, portion by portion, until that is all."""
         try:
-            # A batch that has arrived is kept, also when the connection has just ended:
-            # credit bounds how many wait here.
-            with trio.CancelScope(shield=True):
-                job.original = await trio.to_thread.run_sync(
-                    self._store_batch, job.batch, manifest, limiter=limiter
-                )
-        except (RemoteProtocolError, NodeError) as error:
-            job.failure = error
+            is_last = False
+            while not is_last:
+                portion, is_last = self._gathering.next_portion(member)
+                if portion or is_last:
+                    await self._want(portion, member, is_last)
+                elif not self._gathering.owes(member):
+                    # The source owes us nothing, so its silence is right.
+                    self._study.watchdog.progress()
+                if not is_last:
+                    await self._gathering.wait_change(POLL_SECONDS)
+        except StreamLost as error:
+            await self._study.fail(error)
+
+    async def _want(self, portion: list[int], member: Member, is_last: bool) -> None:
+        theirs = {member.to_theirs(index): index for index in portion}
+        self._ours.update(theirs)
+        await self._study.send(lambda: self._end.want(theirs, last=is_last))
+
+    async def _work(self, job: _Job) -> None:
+        stat = self._gathering.transfer.stat
+        limiter = self._owner._stat_at_work if stat else self._owner._at_work
+        if self._gathering.is_missing(job.index):
+            try:
+                # A batch that has arrived is kept, also when the connection has just
+                # ended: credit bounds how many wait here.
+                with trio.CancelScope(shield=True):
+                    job.original = await trio.to_thread.run_sync(
+                        self._store_batch, job, limiter=limiter
+                    )
+            except (RemoteProtocolError, NodeError) as error:
+                job.failure = error
         job.done.set()
 
-    def _store_batch(self, batch: BatchArrived, manifest: Manifest) -> bytes | None:
-        encoded = self._end.open_batch(batch)
-        original = check_batch(manifest, batch.index, encoded, self._owner._workspaces.own)
-        self._owner._incoming.write(manifest.batches[batch.index].digest, encoded)
-        return original
+    def _store_batch(self, job: _Job) -> bytes | None:
+        return self._gathering.store(job.index, self._end.open_batch(job.batch))
 
     async def _finish_batches(
-        self,
-        jobs: trio.MemoryReceiveChannel[_Job],
-        manifest: Manifest,
-        large: LargeInstances,
-        finished: trio.Event,
+        self, jobs: trio.MemoryReceiveChannel[_Job], member: Member, finished: trio.Event
     ) -> None:
         try:
             async for job in jobs:
                 await job.done.wait()
                 if job.failure is not None:
                     raise job.failure
-                if job.original is not None:
-                    large.add(job.batch.index, job.original)
-                await self._give_credit(job.batch, manifest)
+                self._gathering.stored(member, job.index, job.original)
+                self._study.watchdog.progress()
+                await self._give_credit(len(job.batch.sealed))
         except (RemoteProtocolError, NodeError, StreamLost) as error:
             # The main line waits for the next event, or for the end of this task.
             self._failure = error
@@ -268,47 +244,23 @@ class _Session:
             await self._study.fail(error)
         finished.set()
 
-    async def _give_credit(self, batch: BatchArrived, manifest: Manifest) -> None:
-        transfer, entry = self._transfer, manifest.batches[batch.index]
-        transfer.bytes_done += entry.original_size
-        transfer.wire_bytes += entry.encoded_size
-        self._study.watchdog.progress()
-        await self._stream.write(
-            self._end.credit(len(batch.sealed)), timeout_seconds=limits.STALL_SECONDS
-        )
+    async def _give_credit(self, sealed_bytes: int) -> None:
+        """Credit what is stored, less what other sources need of the room there is."""
+        self._stored_bytes += sealed_bytes
+        withheld = limits.CREDIT_BYTES - self._gathering.window_bytes
+        due = self._stored_bytes - withheld - self._credited_bytes
+        if due > 0:
+            self._credited_bytes += due
+            await self._study.send(lambda: self._end.credit(due))
 
-    # --- publish and receipt -------------------------------------------------------
+    # --- the receipt ---------------------------------------------------------------
 
-    def _publish(self, manifest: Manifest, needed: list[int], large: LargeInstances) -> None:
-        owner = self._owner
-        parts = {segment[0] for index in needed for segment in manifest.segments(index)}
-        for instance_index in large.unverified(parts):
-            large.verify_from_disk(instance_index, owner._incoming)
-        headers = self._representatives(manifest, set(needed))
-        owner._incoming.adopt(manifest)
-        owner._append(self._event("received", manifest))
-        owner._catalog.publish_received(manifest, headers, self._peer.facility_key)
-
-    def _representatives(
-        self, manifest: Manifest, needed: set[int]
-    ) -> dict[int, studies.InstanceHeader]:
-        """The header of one new instance of each series, for the catalog's attributes."""
-        headers: dict[int, studies.InstanceHeader] = {}
-        for instance in manifest.instances:
-            if instance.series_index in headers or instance.first_batch not in needed:
-                continue
-            original = encoding.decode_untrusted(
-                self._owner._incoming.read(manifest.batches[instance.first_batch].digest)
-            )
-            content = original[instance.offset : instance.offset + instance.size]
-            headers[instance.series_index] = studies.read_header(content)
-        return headers
-
-    async def _exchange_receipts(self, manifest: Manifest) -> None:
-        offer = self._end.offer
+    async def _exchange_receipts(self) -> None:
+        offer, manifest = self._end.offer, self._end.manifest
         assert offer is not None
+        assert manifest is not None
         receipt = Receipt(
-            transfer=self._transfer.transfer,
+            transfer=self._contribution.transfer,
             source_facility=self._peer.facility_key,
             recipient_facility=self._owner._facility_key,
             source_node=self._stream.peer,
@@ -317,51 +269,39 @@ class _Session:
             content_root=manifest.content_root,
             instances=len(manifest.instances),
             bytes=manifest.total_original_bytes,
-            purpose=self._transfer.purpose,
+            batches=len(self._end.asked),
+            encoded_bytes=self._end.asked_encoded_bytes,
+            purpose=self._gathering.transfer.purpose,
             time=now_ms(),
             status="received",
         )
-        await self._stream.write(
-            self._end.sign_receipt(receipt), timeout_seconds=limits.STALL_SECONDS
-        )
+        await self._study.send(lambda: self._end.sign_receipt(receipt))
         event = await self._study.expect(Countersigned, limits.PEER_REPLY_SECONDS)
-        await trio.to_thread.run_sync(self._keep_receipt, event, manifest)
-
-    def _keep_receipt(self, event: Countersigned, manifest: Manifest) -> None:
-        digest = self._owner._add_receipt(event.receipt.encode())
-        self._owner._append(self._event("receipt", manifest, receipt=digest))
-
-    def _event(self, kind: str, manifest: Manifest, receipt: str = "") -> LogEvent:
-        offer = self._end.offer
-        assert offer is not None
+        signed = event.receipt.encode()
+        digest = await trio.to_thread.run_sync(self._owner._add_receipt, signed)
         details: dict[str, str | int | bool] = {
-            "transfer": self._transfer.transfer.hex(),
-            "manifest": offer.manifest.hex(),
-            "content_root": manifest.content_root.hex(),
-            "instances": len(manifest.instances),
-            "bytes": manifest.total_original_bytes,
+            "manifest": receipt.manifest.hex(),
+            "content_root": receipt.content_root.hex(),
+            "instances": receipt.instances,
+            "bytes": receipt.bytes,
+            "batches": receipt.batches,
+            "encoded_bytes": receipt.encoded_bytes,
+            "receipt": digest,
         }
-        if receipt:
-            details["receipt"] = receipt
-        details |= self._transfer.stat_detail
-        return LogEvent(
-            type=kind,
-            peer=self._peer.facility_key,
-            purpose=self._transfer.purpose,
-            subjects=(("study", self._transfer.study),),
-            details=details,
-        )
+        await self._log("receipt", details)
+        self._gathering.receipts += 1
+        self._gathering.notify()
 
-    async def _log(self, kind: str) -> None:
+    async def _log(self, kind: str, details: dict[str, str | int | bool]) -> None:
         event = LogEvent(
             type=kind,
             peer=self._peer.facility_key,
-            purpose=self._transfer.purpose,
-            subjects=(("study", self._transfer.study),),
+            purpose=self._gathering.transfer.purpose,
+            subjects=(("study", self._gathering.transfer.study),),
             details={
-                "transfer": self._transfer.transfer.hex(),
-                "direction": "in",
-                **self._transfer.stat_detail,
+                "transfer": self._contribution.transfer.hex(),
+                **details,
+                **self._gathering.transfer.stat_detail,
             },
         )
         await trio.to_thread.run_sync(self._owner._append, event)

@@ -3,11 +3,12 @@
 The log entries `requested`, `refused` and `disclosure-begun` are durable before
 their effect; nothing is compressed here, since batches are stored as they are
 sent. Tasks of a session: a reader, a thread that reads and seals ahead by two
-batches, and the main line that writes within the recipient's credit, when
-`node.line` lets it.
+batches, and the main line that takes portions and writes within the recipient's
+credit, when `node.line` lets it.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,7 +31,7 @@ from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
 from protocol.manifest import Manifest
 from protocol.source import SourceTransfer
-from protocol.transfer import Credited, Receipted, Requested, Wanted
+from protocol.transfer import Credited, Event, Receipted, Requested, Wanted
 
 log = logging.getLogger("radmesh.sending")
 
@@ -132,6 +133,10 @@ class _Session:
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
         self._disclosing = False
+        self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
+        self._asked_all = False
+        self._unsent = 0
+        self._sent = 0
 
     async def run(self, nursery: trio.Nursery) -> None:
         self._study.start(nursery)
@@ -213,39 +218,70 @@ class _Session:
         assert transfer is not None
         for frame in self._end.offer_manifest(manifest, time_ms=now_ms()):
             await place.write(self._stream, frame)
-        wanted = await self._study.expect(Wanted, limits.VERIFY_SECONDS)
-        transfer.wire_bytes_total = sum(
-            manifest.batches[index].encoded_size for index in wanted.batches
-        )
+        transfer.wire_bytes_total = 0
         ahead, sealed_batches = trio.open_memory_channel[tuple[int, bytes] | NodeError](
             SEALED_AHEAD
         )
-        nursery.start_soon(self._seal_ahead, manifest, wanted.batches, ahead)
-        async for item in sealed_batches:
-            if isinstance(item, NodeError):
-                raise item
-            index, sealed = item
-            while not self._end.connection.may_send_batch(len(sealed)):
-                await self._study.expect(Credited, limits.STALL_SECONDS)
-            header = self._end.connection.data_header(index, len(sealed))
-            await place.write(self._stream, header + sealed)
-            transfer.wire_bytes += manifest.batches[index].encoded_size
-            transfer.bytes_done += manifest.batches[index].original_size
-        await self._stream.write(self._end.end(), timeout_seconds=limits.STALL_SECONDS)
+        nursery.start_soon(self._seal_ahead, manifest, ahead)
+        while True:
+            while (event := self._study.event_nowait()) is not None:
+                self._take(event, manifest)
+            if self._unsent:
+                item = await sealed_batches.receive()
+                if isinstance(item, NodeError):
+                    raise item
+                await self._send_batch(*item, manifest, place)
+            elif self._asked_all:
+                break
+            else:
+                self._take(await self._study.event(limits.VERIFY_SECONDS), manifest)
+        await self._study.send(self._end.end)
+
+    def _take(self, event: Event, manifest: Manifest) -> None:
+        """A portion is handed to the sealing task; credit has done its work already."""
+        match event:
+            case Wanted():
+                assert self._transfer is not None
+                # What is asked is bounded by the manifest: each batch once.
+                self._asked.send_nowait(event.batches)
+                self._unsent += len(event.batches)
+                self._asked_all = event.last
+                self._transfer.wire_bytes_total += sum(
+                    manifest.batches[index].encoded_size for index in event.batches
+                )
+            case Credited():
+                pass
+            case _:
+                raise RemoteProtocolError(
+                    "the recipient's messages are out of order", WireCode.UNEXPECTED
+                )
+
+    async def _send_batch(
+        self, index: int, sealed: bytes, manifest: Manifest, place: Sending
+    ) -> None:
+        assert self._transfer is not None
+        while not self._end.connection.may_send_batch(len(sealed)):
+            self._take(await self._study.event(limits.STALL_SECONDS), manifest)
+        await self._study.send_bulk(
+            lambda: self._end.connection.data_header(index, len(sealed)) + sealed, place
+        )
+        self._unsent -= 1
+        self._sent += 1
+        self._transfer.wire_bytes += manifest.batches[index].encoded_size
+        self._transfer.bytes_done += manifest.batches[index].original_size
 
     async def _seal_ahead(
         self,
         manifest: Manifest,
-        wanted: tuple[int, ...],
         ahead: trio.MemorySendChannel[tuple[int, bytes] | NodeError],
     ) -> None:
-        async with ahead:
-            try:
-                for index in wanted:
+        try:
+            async for portion in self._to_seal:
+                for index in portion:
                     sealed = await trio.to_thread.run_sync(self._read_and_seal, manifest, index)
                     await ahead.send((index, sealed))
-            except NodeError as error:
-                await ahead.send(error)
+        except NodeError as error:
+            await ahead.send(error)
 
     def _read_and_seal(self, manifest: Manifest, index: int) -> bytes:
         return self._end.seal_batch(index, self._owner.store.read(manifest.batches[index].digest))
@@ -294,6 +330,9 @@ class _Session:
             details["bytes"] = manifest.total_original_bytes
         if offer is not None:
             details["manifest"] = offer.manifest.hex()
+        if kind in ("disclosed", "disclosure-failed", "receipt"):
+            details["batches"] = self._sent
+            details["encoded_bytes"] = 0 if self._transfer is None else self._transfer.wire_bytes
         if why:
             details["why"] = why
         if receipt:

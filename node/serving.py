@@ -15,9 +15,11 @@ from keys.trust import Peer
 from node import VERSION
 from node.addresses import reachable
 from node.announcer import Announcer
+from node.attempts import Reach
 from node.bandwidth import EVERYONE
 from node.errors import NodeError
 from node.fetching import Fetcher
+from node.gathering import Shelves
 from node.home import now_ms
 from node.line import Line
 from node.links import Links, LinkTarget
@@ -78,20 +80,24 @@ class Serving:
             receiver=Receiver(
                 key=key,
                 facility_key=node.card.facility_key,
+                append=node.audit.append,
+                add_receipt=node.audit.add_receipt,
+            ),
+            shelves=Shelves(
                 catalog=node.catalog,
                 incoming=node.incoming,
                 append=node.audit.append,
-                add_receipt=node.audit.add_receipt,
                 transfers=node.transfers,
                 free_bytes=node.free_bytes,
             ),
-            transfers=node.transfers,
             peers=node.peers,
             feeds=node.feeds,
-            append=node.audit.append,
-            open_stream=lambda peer: self.network.open_stream(peer, messages.STUDY_PROTOCOL),
-            wait_connected=self.wait_connected,
-            is_connected=self.is_connected,
+            reach=Reach(
+                find=self._trusted_peer,
+                open_stream=lambda peer: self.network.open_stream(peer, messages.STUDY_PROTOCOL),
+                wait_connected=self.wait_connected,
+                is_connected=self.is_connected,
+            ),
         )
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
@@ -132,6 +138,12 @@ class Serving:
 
     def _is_trusted(self, node_key: bytes) -> bool:
         return self._node.peers.store.by_node_key(node_key, now_ms() // 1000) is not None
+
+    def _trusted_peer(self, facility_key: bytes) -> Peer | None:
+        for peer in self._node.peers.store.peers:
+            if peer.facility_key == facility_key and peer.revoked is None:
+                return peer
+        return None
 
     def _targets(self) -> list[LinkTarget]:
         return [

@@ -5,12 +5,15 @@ a dead reader to the peer; credit bounds what it can bring. That the stream is
 lost comes as the last event, after everything that arrived before.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import trio
 
+from node.line import Sending
 from node.network import PeerStream, StreamLost
 from node.watchdog import Watchdog
+from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.recipient import RecipientTransfer
 from protocol.source import SourceTransfer
@@ -50,6 +53,8 @@ class StudyStream:
         self.stream = stream
         self.watchdog = Watchdog(stream)
         self._end = end
+        self._writing = trio.Lock()
+        self._is_leaving = False
         self._into, self._events = trio.open_memory_channel[Event | Exception](_EVENTS_WAITING)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -62,10 +67,32 @@ class StudyStream:
             while True:
                 data = await self.stream.read(READ_BYTES, timeout_seconds=float("inf"))
                 self.watchdog.progress()
+                if self._is_leaving:
+                    # What crosses our goodbye on the way; the peer does not know yet.
+                    continue
                 for event in self._end.receive_untrusted(data):
                     await self._into.send(event)
         except (StreamLost, RemoteProtocolError) as error:
             await self._into.send(error)
+
+    async def send(self, make_frame: Callable[[], bytes]) -> None:
+        """Make a frame and write it; several tasks may.
+
+        Nothing is written when the transfer is over: the main line finds the reason
+        as its next event.
+
+        Raises:
+            StreamLost: the stream is gone, or the peer takes nothing.
+        """
+        async with self._writing:
+            if self._end.state not in FINAL:
+                await self.stream.write(make_frame(), timeout_seconds=limits.STALL_SECONDS)
+
+    async def send_bulk(self, make_frame: Callable[[], bytes], place: Sending) -> None:
+        """As `send`, when a place on the line lets it."""
+        async with self._writing:
+            if self._end.state not in FINAL:
+                await place.write(self.stream, make_frame())
 
     async def fail(self, error: Exception) -> None:
         """Give an error of a helping task to the main line, as its next event."""
@@ -81,12 +108,14 @@ class StudyStream:
             Exception: what a helping task gave to `fail`.
         """
         with self.watchdog.expect(limit_seconds):
-            event = await self._events.receive()
-        if isinstance(event, Exception):
-            raise event
-        if isinstance(event, Refused):
-            raise TransferRefused(event.code)
-        return event
+            return _told(await self._events.receive())
+
+    def event_nowait(self) -> Event | None:
+        """The next event if it is here already; raises as `event` does."""
+        try:
+            return _told(self._events.receive_nowait())
+        except trio.WouldBlock:
+            return None
 
     async def expect(self, expected: type[E], limit_seconds: float) -> E:
         """The next event, which must be of one type.
@@ -103,9 +132,10 @@ class StudyStream:
         """Tell the peer why the transfer ends, as far as it listens."""
         if self._end.state in FINAL:
             return
+        self._is_leaving = True
         with trio.move_on_after(GOODBYE_SECONDS):
             try:
-                await self.stream.write(self._end.refuse(code), timeout_seconds=GOODBYE_SECONDS)
+                await self.send(lambda: self._end.refuse(code))
             except StreamLost:
                 return
             await self.finish()
@@ -123,6 +153,14 @@ class StudyStream:
                     pass
             except StreamLost:
                 return
+
+
+def _told(event: Event | Exception) -> Event:
+    if isinstance(event, Exception):
+        raise event
+    if isinstance(event, Refused):
+        raise TransferRefused(event.code)
+    return event
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -5,12 +5,14 @@ changes of state, not its bytes. What was received lies in `incoming/` under its
 digest and needs no journal: on resumption it is read and verified again.
 """
 
+import builtins
 import enum
 import logging
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+import blake3
 import trio
 
 from node.database import Database
@@ -28,6 +30,7 @@ CREATE TABLE IF NOT EXISTS transfers (
     purpose TEXT NOT NULL,
     state TEXT NOT NULL,
     why TEXT NOT NULL,
+    only_peer INTEGER NOT NULL,         -- whether no other peer may serve it
     instances INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     bytes_done INTEGER NOT NULL,
@@ -40,6 +43,9 @@ CREATE TABLE IF NOT EXISTS transfers (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
 """
+
+
+_NAME_DOMAIN = b"radmesh-source-of-transfer\0"
 
 
 class TransferState(enum.StrEnum):
@@ -67,8 +73,26 @@ ENDED = frozenset(
 
 
 @dataclass
+class Contribution:
+    """What came from one source of a fetch.
+
+    Attributes:
+        peer: its facility key.
+        transfer: the name of the transfer between it and us, in both logs.
+        manifest: digest of the manifest that it offered last.
+        batches, encoded_bytes: what it sent.
+    """
+
+    peer: bytes
+    transfer: bytes
+    manifest: bytes = b""
+    batches: int = 0
+    encoded_bytes: int = 0
+
+
+@dataclass
 class Transfer:
-    """One transfer.
+    """One transfer; to us, with one peer or, unless `only_peer`, with several at once.
 
     `bytes` counts original bytes of the whole study, `bytes_done` those verified
     here (or sent), `held_bytes` those that were here before; `wire_bytes` counts
@@ -83,6 +107,7 @@ class Transfer:
     purpose: str
     state: TransferState = TransferState.WAITING
     why: str = ""
+    only_peer: bool = False
     instances: int = 0
     bytes: int = 0
     bytes_done: int = 0
@@ -94,22 +119,14 @@ class Transfer:
     stat: bool = False
     exit_code: int = 1
     hint: str = ""
+    contributions: dict[builtins.bytes, Contribution] = field(default_factory=dict, repr=False)
     scope: trio.CancelScope | None = field(default=None, repr=False)
-    session: trio.CancelScope | None = field(default=None, repr=False)
     over: trio.Event = field(default_factory=trio.Event, repr=False)
 
     @property
     def is_ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.state in ENDED
-
-    def ask_again(self) -> None:
-        """End its session for another one that goes on from here; too late once all is here."""
-        if self.session is not None and self.state in (
-            TransferState.REQUESTING,
-            TransferState.RECEIVING,
-        ):
-            self.session.cancel()
 
     @property
     def stat_detail(self) -> dict[str, bool]:
@@ -128,18 +145,36 @@ class Transfers:
         self._database = database
         self.active: dict[bytes, Transfer] = {}
 
-    def find_active(self, direction: str, study: str, peer: bytes) -> Transfer | None:
-        """The transfer of this study with this peer that is under way."""
+    def find_incoming(self, study: str, peer: bytes, *, only_peer: bool) -> Transfer | None:
+        """The fetch of this study that is under way: from this peer alone, or from any."""
         for transfer in self.active.values():
-            if (transfer.direction, transfer.study, transfer.peer) == (direction, study, peer):
+            if (transfer.direction, transfer.study, transfer.only_peer) == (
+                "in",
+                study,
+                only_peer,
+            ) and (transfer.peer == peer or not only_peer):
                 return transfer
         return None
 
     def begin_incoming(
-        self, study: str, peer: bytes, purpose: str, *, stat: bool = False
+        self, study: str, peer: bytes, purpose: str, *, only_peer: bool, stat: bool
     ) -> Transfer:
         """A new transfer to us, under a new random name."""
-        return Transfer(secrets.token_bytes(16), "in", study, peer, purpose, stat=stat)
+        name = secrets.token_bytes(16)
+        return Transfer(name, "in", study, peer, purpose, only_peer=only_peer, stat=stat)
+
+    def contribution(self, transfer: Transfer, peer: bytes) -> Contribution:
+        """What comes from one source of a fetch.
+
+        Each pair of source and fetch has a transfer name of its own, the same after a
+        restart, so that two sources have no name in common.
+        """
+        if peer not in transfer.contributions:
+            name = transfer.transfer
+            if peer != transfer.peer:
+                name = blake3.blake3(_NAME_DOMAIN + name + peer).digest()[:16]
+            transfer.contributions[peer] = Contribution(peer, name)
+        return transfer.contributions[peer]
 
     async def enter(
         self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
@@ -188,7 +223,7 @@ class Transfers:
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     transfer.transfer,
                     transfer.direction,
@@ -197,6 +232,7 @@ class Transfers:
                     transfer.purpose,
                     transfer.state.value,
                     transfer.why,
+                    transfer.only_peer,
                     transfer.instances,
                     transfer.bytes,
                     transfer.bytes_done,
@@ -213,5 +249,6 @@ class Transfers:
 def _from_row(row: Any) -> Transfer:
     values = dict(row)
     values["state"] = TransferState(values["state"])
-    values["stat"] = bool(values["stat"])
+    for flag in ("only_peer", "stat"):
+        values[flag] = bool(values[flag])
     return Transfer(**values)

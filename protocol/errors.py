@@ -29,6 +29,7 @@ class WireCode(enum.IntEnum):
     CLOCK_SKEW = 15
     STORAGE_FULL = 16
     SOURCE_DISK = 17
+    NOT_NEEDED = 18
 
     @classmethod
     def from_wire(cls, value: int) -> "WireCode":

@@ -74,7 +74,7 @@ ANNOUNCE_RECORDS = 256
 digits a record) stays well under the 65,535 bytes of an entry."""
 
 WANT_RUNS = 16_384
-"""Most runs of batch indices in one want list; more are rounded up to fewer runs."""
+"""Most runs of batch indices in one portion; who lacks more asks for it in several."""
 
 # --- time, seconds --------------------------------------------------------------
 

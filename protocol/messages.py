@@ -158,10 +158,14 @@ class Offer(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Want(Message):
-    """The batches that the recipient lacks, as runs of indices into the manifest."""
+    """A portion of the batches that the recipient lacks, as runs of indices into the manifest.
+
+    With `last` no portion follows; only a last one may be empty.
+    """
 
     TYPE: ClassVar[str] = "want"
     runs: tuple[tuple[int, int], ...] = runs(limits.WANT_RUNS)
+    last: bool = flag()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +178,7 @@ class Credit(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class End(Message):
-    """The last wanted batch has been sent. The end of the stream alone proves nothing."""
+    """All portions have been sent. The end of the stream alone proves nothing."""
 
     TYPE: ClassVar[str] = "end"
 

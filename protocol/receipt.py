@@ -21,8 +21,10 @@ SIGNING_DOMAIN = b"radmesh-receipt-v1"
 class Receipt:
     """Body of a receipt.
 
-    `manifest` and `content_root` are BLAKE3 digests, `bytes` original bytes,
-    `time` milliseconds since the epoch (UTC) by the recipient's clock.
+    `manifest` and `content_root` are BLAKE3 digests; `instances` and `bytes` (original)
+    are of the whole study, `batches` and `encoded_bytes` of what this source sent in the
+    session that the receipt ends; `time` is milliseconds since the epoch (UTC) by the
+    recipient's clock.
     """
 
     transfer: bytes = octets(16)
@@ -34,6 +36,8 @@ class Receipt:
     content_root: bytes = octets(32)
     instances: int = number()
     bytes: int = number()
+    batches: int = number()
+    encoded_bytes: int = number()
     purpose: str = text(32)
     time: int = number()
     status: str = choice("received", "stored-in-pacs")

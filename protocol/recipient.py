@@ -7,6 +7,7 @@ ends the transfer. `open_manifest` and `open_batch` are pure computation and may
 run in threads while the connection goes on.
 """
 
+from collections import deque
 from collections.abc import Iterable
 
 import blake3
@@ -44,21 +45,13 @@ from protocol.transfer import (
 
 
 def batch_runs(indices: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Ascending indices as runs (first, count); with too many runs the closest are merged.
-
-    A merged run asks for batches that are held already: wasteful, never wrong.
-    """
+    """Indices, in any order, as ascending runs (first, count)."""
     runs: list[tuple[int, int]] = []
     for index in sorted(set(indices)):
         if runs and runs[-1][0] + runs[-1][1] == index:
             runs[-1] = (runs[-1][0], runs[-1][1] + 1)
         else:
             runs.append((index, 1))
-    while len(runs) > limits.WANT_RUNS:
-        runs = [
-            (first[0], second[0] + second[1] - first[0])
-            for first, second in zip(runs[::2], [*runs[1::2], runs[-1]], strict=False)
-        ]
     return tuple(runs)
 
 
@@ -84,7 +77,7 @@ class RecipientTransfer(TransferEnd):
         self._request_digest = b""
         self._pieces: list[memoryview] = []
         self._pieces_bytes = 0
-        self._still_wanted: list[int] = []
+        self._still_wanted: deque[int] = deque()
         self._stored_bytes = 0
         self._receipt_body = b""
         self._receipt_signature = b""
@@ -122,7 +115,7 @@ class RecipientTransfer(TransferEnd):
                     self._offer_untrusted(offer)
                     events.append(Offered(offer))
                 case End():
-                    if self._still_wanted:
+                    if self._still_wanted or not self.asked_all:
                         raise RemoteProtocolError("the source ended before all wanted batches")
                     events.append(Ended())
                 case Countersignature() as message:
@@ -166,14 +159,26 @@ class RecipientTransfer(TransferEnd):
         self.manifest = manifest
         return manifest
 
-    def want(self, batches: Iterable[int]) -> bytes:
-        """Ask for the batches that we lack (indices into the manifest)."""
-        runs = batch_runs(batches)
-        self._still_wanted = [
-            index for first, count in runs for index in range(first, first + count)
-        ]
-        self._still_wanted.reverse()
-        return self.connection.send(Want(runs=runs))
+    def want(self, batches: Iterable[int], *, last: bool) -> bytes:
+        """Ask for a portion of the batches that we lack.
+
+        Args:
+            batches: indices into the manifest, none of which was asked for before; at
+                most `limits.WANT_RUNS`.
+            last: no portion follows.
+
+        Raises:
+            LocalProtocolError: too many, asked for before, or after the last portion.
+        """
+        portion = sorted(batches)
+        if self.asked_all or len(portion) > limits.WANT_RUNS:
+            raise LocalProtocolError("a portion after the last one, or too large")
+        if not self.asked.isdisjoint(portion) or len(set(portion)) != len(portion):
+            raise LocalProtocolError("a batch is asked for once in a session")
+        self._still_wanted.extend(portion)
+        self.asked.update(portion)
+        self.asked_all = last
+        return self.connection.send(Want(runs=batch_runs(portion), last=last))
 
     def open_batch(self, batch: BatchArrived) -> bytes:
         """Open one batch and check its size and digest; the encoded bytes.
@@ -226,7 +231,7 @@ class RecipientTransfer(TransferEnd):
         return [ManifestArrived()] if len(self._pieces) == expected else []
 
     def _batch_untrusted(self, event: DataReceived) -> BatchArrived:
-        if not self._still_wanted or self._still_wanted.pop() != event.index:
+        if not self._still_wanted or self._still_wanted.popleft() != event.index:
             raise RemoteProtocolError(
                 "a batch that was not wanted, or out of order", WireCode.UNEXPECTED
             )

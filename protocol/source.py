@@ -76,7 +76,7 @@ class SourceTransfer(TransferEnd):
                     self._request_digest = blake3.blake3(event.signed.body).digest()
                     events.append(Requested(request))
                 case Want() as want:
-                    events.append(Wanted(self._wanted_untrusted(want)))
+                    events.append(Wanted(self._wanted_untrusted(want), want.last))
                 case Credit():
                     events.append(Credited())
                 case ReceiptMessage() as receipt:
@@ -123,7 +123,9 @@ class SourceTransfer(TransferEnd):
         return self._require_sealer().seal(seal.KIND_BATCH, index, encoded)
 
     def end(self) -> bytes:
-        """All that was wanted has been sent."""
+        """All that was wanted has been sent, the last portion included."""
+        if not self.asked_all:
+            raise LocalProtocolError("the recipient may still ask for more")
         return self.connection.send(End())
 
     def countersign(self, receipted: Receipted) -> tuple[bytes, SignedReceipt]:
@@ -141,10 +143,21 @@ class SourceTransfer(TransferEnd):
             raise RemoteProtocolError(
                 "batches are wanted before the manifest is there", WireCode.UNEXPECTED
             )
+        if self.asked_all:
+            raise RemoteProtocolError(
+                "batches are wanted after the last portion", WireCode.UNEXPECTED
+            )
+        if not want.runs and not want.last:
+            raise RemoteProtocolError("a portion that is empty and not the last")
         count = len(self._require_manifest().batches)
         if want.runs and want.runs[-1][0] + want.runs[-1][1] > count:
             raise RemoteProtocolError("a batch is wanted that the manifest does not have")
-        return tuple(index for first, run in want.runs for index in range(first, first + run))
+        batches = tuple(index for first, run in want.runs for index in range(first, first + run))
+        if not self.asked.isdisjoint(batches):
+            raise RemoteProtocolError("a batch is wanted twice")
+        self.asked.update(batches)
+        self.asked_all = want.last
+        return batches
 
     def _receipt_untrusted(self, message: ReceiptMessage) -> Receipted:
         check_signature(message.body, message.signature, self._peer)
@@ -160,6 +173,8 @@ class SourceTransfer(TransferEnd):
             or receipt.content_root != offer.content_root
             or receipt.instances != len(manifest.instances)
             or receipt.bytes != manifest.total_original_bytes
+            or receipt.batches != len(self.asked)
+            or receipt.encoded_bytes != self.asked_encoded_bytes
             or receipt.purpose != request.purpose
         ):
             raise RemoteProtocolError("the receipt is for something else than was sent")

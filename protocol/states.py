@@ -3,13 +3,15 @@
 The theory: a transfer is a strict alternation in which every state allows few
 (sender, message) pairs. Both sides run this table over both directions, so no
 rule is laxer for ourselves than for the peer. What is allowed says nothing of
-what is wise: digests, grants and want lists are checked in `protocol.transfer`.
+what is wise: digests, grants, what is wanted, and that nothing is wanted after the last
+portion, are checked in `protocol.source` and `protocol.recipient`.
 
     IDLE        recipient: request        -> REQUESTED
     REQUESTED   source: offer             -> OFFERED
     OFFERED     source: data (manifest)   -> OFFERED
                 recipient: want           -> SENDING
     SENDING     source: data (batches)    -> SENDING
+                recipient: want (more)    -> SENDING
                 recipient: credit         -> SENDING
                 source: end               -> SENT
     SENT        recipient: credit         -> SENT
@@ -66,6 +68,7 @@ TRANSITIONS: dict[tuple[State, Role, str], State] = {
     (State.OFFERED, Role.SOURCE, DATA): State.OFFERED,
     (State.OFFERED, Role.RECIPIENT, messages.Want.TYPE): State.SENDING,
     (State.SENDING, Role.SOURCE, DATA): State.SENDING,
+    (State.SENDING, Role.RECIPIENT, messages.Want.TYPE): State.SENDING,
     (State.SENDING, Role.RECIPIENT, messages.Credit.TYPE): State.SENDING,
     (State.SENDING, Role.SOURCE, messages.End.TYPE): State.SENT,
     (State.SENT, Role.RECIPIENT, messages.Credit.TYPE): State.SENT,

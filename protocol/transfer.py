@@ -29,9 +29,13 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The recipient lacks these batches, in ascending order."""
+    """A portion: the recipient lacks these batches, in ascending order.
+
+    `last` says that no portion follows.
+    """
 
     batches: tuple[int, ...]
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,13 @@ Event = (
 
 
 class TransferEnd:
-    """What both ends share: the connection, the key agreement, refusals."""
+    """What both ends share: the connection, the key agreement, what was asked, refusals.
+
+    Attributes:
+        request, offer, manifest: what was said so far, None before.
+        asked: batches (indices into the manifest) that were wanted in this session.
+        asked_all: whether the last portion was wanted.
+    """
 
     def __init__(self, role: Role, key: KeyPair, peer: bytes, random: Random) -> None:
         self.connection = StudyConnection(role, key, peer)
@@ -114,11 +124,19 @@ class TransferEnd:
         self.request: Request | None = None
         self.offer: Offer | None = None
         self.manifest: Manifest | None = None
+        self.asked: set[int] = set()
+        self.asked_all = False
 
     @property
     def state(self) -> State:
         """Where the transfer stands."""
         return self.connection.state
+
+    @property
+    def asked_encoded_bytes(self) -> int:
+        """Encoded bytes of all batches that were wanted; once it has ended, those sent."""
+        batches = self._require_manifest().batches
+        return sum(batches[index].encoded_size for index in self.asked)
 
     def refuse(self, code: WireCode) -> bytes:
         """End the transfer with a reason."""

@@ -54,6 +54,8 @@ def make_receipt(number, *, recipient=PEER_NODE, instances=12, facility=FACILITY
         content_root=b"r" * 32,
         instances=instances,
         bytes=70_000,
+        batches=2,
+        encoded_bytes=30_000,
         purpose="treatment",
         time=START_MS,
         status="received",

@@ -117,22 +117,30 @@ class Pair:
         assert isinstance(events[-1], ManifestArrived)
         self.recipient.open_manifest()
 
-    def want(self, batches_wanted: Sequence[int], step: int = 0) -> tuple[int, ...]:
+    def want(
+        self, batches_wanted: Sequence[int], step: int = 0, *, last: bool = True
+    ) -> tuple[int, ...]:
         """Bring both ends to SENDING; what the source understood."""
-        [event] = self.to_source(self.recipient.want(batches_wanted), step)
+        [event] = self.to_source(self.recipient.want(batches_wanted, last=last), step)
         assert isinstance(event, Wanted)
+        assert event.last is last
         return event.batches
 
     def send(self, study: SmallStudy, wanted: Sequence[int], step: int = 0) -> list[bytes]:
         """Send the wanted batches and the end; what the recipient opened."""
+        opened = self.send_batches(study, wanted, step)
+        [event] = self.to_recipient(self.source.end(), step)
+        assert isinstance(event, Ended)
+        return opened
+
+    def send_batches(self, study: SmallStudy, wanted: Sequence[int], step: int = 0) -> list[bytes]:
+        """Send wanted batches; what the recipient opened."""
         opened = []
         for index in wanted:
             [event] = self.to_recipient(self.batch_frame(index, study.encoded[index]), step)
             assert isinstance(event, BatchArrived)
             opened.append(self.recipient.open_batch(event))
             self.to_source(self.recipient.credit(len(event.sealed)), step)
-        [event] = self.to_recipient(self.source.end(), step)
-        assert isinstance(event, Ended)
         return opened
 
     def batch_frame(self, index: int, encoded: bytes) -> bytes:
@@ -154,6 +162,8 @@ class Pair:
             "content_root": study.manifest.content_root,
             "instances": len(study.manifest.instances),
             "bytes": study.manifest.total_original_bytes,
+            "batches": len(self.recipient.asked),
+            "encoded_bytes": self.recipient.asked_encoded_bytes,
             "purpose": "treatment",
             "time": NOW,
             "status": "received",

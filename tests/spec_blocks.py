@@ -260,7 +260,7 @@ def make_blocks() -> dict[str, str]:
     piece_frame = pair.source.connection.data_header(0, len(sealed_piece)) + sealed_piece
     pair.to_recipient(piece_frame)
     pair.recipient.open_manifest()
-    want = pair.recipient.want([0])
+    want = pair.recipient.want([0], last=True)
     pair.to_source(want)
     batch_frame = pair.batch_frame(0, batch)
     [arrived] = pair.to_recipient(batch_frame)

@@ -159,6 +159,8 @@ def test_receipts_are_exported_and_verified(directory):
         content_root=b"c" * 32,
         instances=3,
         bytes=70_000,
+        batches=2,
+        encoded_bytes=30_000,
         purpose="treatment",
         time=START_MS,
         status="received",

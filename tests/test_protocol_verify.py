@@ -209,6 +209,7 @@ def test_an_entry_that_differs_from_its_receipt():
     for event, field_name in (
         (true, None),
         (receipt_event(RECEIPT, instances=11), "instances"),
+        (receipt_event(RECEIPT, encoded_bytes=1), "encoded_bytes"),
         (receipt_event(RECEIPT, transfer="02" * 16), "transfer"),
         (replace(true, purpose="research"), "purpose"),
         (replace(true, peer=STRANGER.public), "peer"),

@@ -13,7 +13,7 @@ from node.cli.session import Session, json_option, pass_session
 @click.command()
 @click.argument("study")
 @click.option(
-    "--from", "peer", metavar="NAME", help="The facility to fetch from; else any that has it."
+    "--from", "peer", metavar="NAME", help="The only facility to ask; else all that have it."
 )
 @click.option(
     "--purpose",
@@ -27,7 +27,7 @@ from node.cli.session import Session, json_option, pass_session
 @json_option
 @pass_session
 def fetch(session: Session, study: str, peer: str | None, purpose: str, stat: bool) -> None:
-    """Fetch STUDY from a facility that announced it.
+    """Fetch STUDY from the facilities that announced it.
 
     The node fetches, this command follows. Ctrl-C ends the following, not the fetch;
     a broken connection ends neither.
@@ -70,7 +70,7 @@ def fetched_lines(transfer: dict[str, Any]) -> list[str]:
     moved = transfer["bytes"] - transfer["held_bytes"]
     lines = [
         f"fetched {phrases.count(transfer['instances'], 'image')} "
-        f"({phrases.size(transfer['bytes'])}) from {phrases.clean(transfer['peer'])} in "
+        f"({phrases.size(transfer['bytes'])}) from {_sources(transfer)} in "
         f"{phrases.duration(seconds)}, every one verified"
     ]
     if transfer["wire_bytes"]:
@@ -79,9 +79,19 @@ def fetched_lines(transfer: dict[str, Any]) -> list[str]:
             f"({phrases.ratio(moved, transfer['wire_bytes'])} times smaller), "
             f"{phrases.size(int(moved / seconds))} of images a second"
         )
+    if len(transfer["sources"]) > 1:
+        lines += [
+            f"{phrases.size(source['wire_bytes'])} came from {phrases.clean(source['peer'])}"
+            for source in transfer["sources"]
+        ]
     if transfer["held_bytes"]:
         lines.append(f"{phrases.size(transfer['held_bytes'])} were here already")
     return lines
+
+
+def _sources(transfer: dict[str, Any]) -> str:
+    names = [source["peer"] for source in transfer["sources"]] or [transfer["peer"]]
+    return " and ".join(phrases.clean(name) for name in names)
 
 
 @click.command()

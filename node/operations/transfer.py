@@ -30,6 +30,16 @@ def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
         "wire_bytes": transfer.wire_bytes,
         "wire_bytes_total": transfer.wire_bytes_total,
         "held_bytes": transfer.held_bytes,
+        "sources": [
+            {
+                "peer": node.petname(source.peer),
+                "transfer": source.transfer.hex(),
+                "batches": source.batches,
+                "wire_bytes": source.encoded_bytes,
+            }
+            for source in transfer.contributions.values()
+            if source.batches
+        ],
         "started": transfer.started,
         "ended": transfer.ended,
     }
@@ -45,14 +55,15 @@ async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Resul
             hint=f"the purposes are {', '.join(PURPOSES)}",
             code=ExitCode.USAGE,
         )
-    wanted_peer = parameters.get("peer")
-    study, peer = serving.fetcher.choose(
-        text(parameters, "study"), wanted_peer if isinstance(wanted_peer, str) else None
-    )
+    named = parameters.get("peer")
+    named = named if isinstance(named, str) and named else None
+    study, peer = serving.fetcher.choose(text(parameters, "study"), named)
     stat = parameters.get("stat", False)
     if type(stat) is not bool:
         raise NodeError("the parameter stat must be true or false", code=ExitCode.USAGE)
-    transfer = await serving.fetcher.start(study, peer, purpose, stat=stat)
+    transfer = await serving.fetcher.start(
+        study, peer, purpose, only_peer=named is not None, stat=stat
+    )
     while not transfer.is_ended:
         report(describe_transfer(node, transfer))
         with trio.move_on_after(_PROGRESS_SECONDS):

@@ -18,7 +18,15 @@ _FINDINGS = 20
 """Most findings of each kind that are kept; a bundle may hold a million bad receipts."""
 
 # An entry of type `receipt` that carries one of these says the same as its receipt.
-_REPEATED = ("transfer", "manifest", "content_root", "instances", "bytes")
+_REPEATED = (
+    "transfer",
+    "manifest",
+    "content_root",
+    "instances",
+    "bytes",
+    "batches",
+    "encoded_bytes",
+)
 
 
 @dataclass(frozen=True)

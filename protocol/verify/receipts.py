@@ -18,7 +18,7 @@ RECEIPT_BYTES = 16_384
 _DOMAIN = b"radmesh-receipt-v1\0"
 _KEYS = ("source_facility", "recipient_facility", "source_node", "recipient_node")
 _DIGESTS = ("manifest", "content_root")
-_NUMBERS = ("instances", "bytes", "time")
+_NUMBERS = ("instances", "bytes", "batches", "encoded_bytes", "time")
 
 
 class ReceiptProblem(Exception):
