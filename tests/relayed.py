@@ -120,6 +120,19 @@ class Between:
         """Let South fetch a study."""
         return Fetch(self.south, self.north, study.uid)
 
+    def interrupt(self, last_batch: Point) -> tuple[Study, Fetch]:
+        """A fetch of which South has all batches but the last when the connection is cut."""
+        self.relay.lift()
+        self.wait_connected()
+        study = self.announced_study()
+        self.relay.arm(Fault.FREEZE, last_batch)
+        fetch = self.fetch(study)
+        assert self.relay.struck.wait(20)
+        wait_until(lambda: len(self.received(study)) == INSTANCES - 1, 10.0, "batches kept")
+        self.relay.strike(Fault.CUT)
+        wait_until(lambda: self.has_noticed(study), 10.0, "the cut noticed")
+        return study, fetch
+
     def _stored(self, facility: Facility) -> set[str]:
         return {path.name for path in facility.home.store_path.glob("??/*")}
 

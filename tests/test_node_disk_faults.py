@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from facilities import wait_until
 from relay import Fault, Point
-from relayed import INSTANCES, Between, Fetch, Study, find_points, relayed
+from relayed import INSTANCES, Between, Fetch, find_points, relayed
 
 from node.errors import ExitCode, NodeError
 
@@ -39,18 +39,6 @@ def choose() -> random.Random:
     return random.Random(SEED)
 
 
-def interrupt(pair: Between, point: Point) -> tuple[Study, Fetch, list[Path]]:
-    """A fetch that is cut at a point and waits; the batches that lie at South, oldest first."""
-    pair.relay.lift()
-    pair.wait_connected()
-    study = pair.announced_study()
-    pair.relay.arm(Fault.CUT, point)
-    fetch = pair.fetch(study)
-    assert pair.relay.struck.wait(20)
-    wait_until(lambda: pair.has_noticed(study), 10.0, "the cut noticed")
-    return study, fetch, pair.received(study)
-
-
 def flip_a_bit(path: Path, choose: random.Random) -> None:
     """Flip one bit somewhere in a file."""
     content = bytearray(path.read_bytes())
@@ -72,8 +60,8 @@ def fails(fetch: Fetch) -> NodeError:
 def test_a_flipped_bit_between_two_attempts_costs_that_batch_alone(
     pair: Between, points: dict[str, Point], choose: random.Random
 ) -> None:
-    study, fetch, kept = interrupt(pair, points["last-batch"])
-    assert len(kept) > 1
+    study, fetch = pair.interrupt(points["last-batch"])
+    kept = pair.received(study)
     damaged = choose.choice(kept)
     flip_a_bit(damaged, choose)
     whole = pair.kept(study) - damaged.stat().st_size
@@ -86,7 +74,8 @@ def test_a_damaged_batch_in_the_store_of_the_recipient_is_fetched_again(
     pair: Between, points: dict[str, Point], choose: random.Random
 ) -> None:
     """As after a crash between the move to the store and the catalog, on a bad disk."""
-    study, fetch, kept = interrupt(pair, points["last-batch"])
+    study, fetch = pair.interrupt(points["last-batch"])
+    kept = pair.received(study)
     damaged = choose.choice(kept)
     place = pair.south.home.store_path / damaged.name[:2] / damaged.name
     place.parent.mkdir(exist_ok=True)
@@ -132,7 +121,8 @@ def test_a_flipped_bit_in_the_store_of_the_source_is_told_to_both(
 def test_what_a_power_cut_took_of_the_last_batch_is_fetched_again(
     pair: Between, points: dict[str, Point], choose: random.Random, keep: str
 ) -> None:
-    study, fetch, kept = interrupt(pair, points["last-batch"])
+    study, fetch = pair.interrupt(points["last-batch"])
+    kept = pair.received(study)
     whole = pair.kept(study)
     pair.south.kill()
     with pytest.raises(NodeError):

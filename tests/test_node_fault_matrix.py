@@ -189,15 +189,8 @@ def test_a_source_that_comes_back_under_another_address(
     pair: Between, points: dict[str, Point]
 ) -> None:
     """Its operator sends the new card; what was received before is not fetched from there."""
-    pair.relay.lift()
-    pair.wait_connected()
-    study = pair.announced_study()
-    pair.relay.arm(Fault.CUT, points["last-batch"])
-    fetch = pair.fetch(study)
-    assert pair.relay.struck.wait(20)
-    wait_until(lambda: pair.has_noticed(study), SOON_SECONDS, "the cut noticed")
+    study, fetch = pair.interrupt(points["last-batch"])
     kept = pair.kept(study)
-    assert kept
     assert pair.north.stop() == 0
     old = pair.relay.address
     pair.relay.move()
