@@ -1,4 +1,5 @@
 # make demo    two facilities exchange a study on this machine
+# make bench   Radmesh beside the tools in use today, over loopback and a slow line
 # make test    everything that CI needs; CI=true adds the slow tests
 # Needs Python 3.11 or newer with venv, and make; no compiler.
 
@@ -59,6 +60,8 @@ test-all: check
 
 bench: setup
 	$(BIN)/python tests/bench/transfer.py
+	$(BIN)/python tests/bench/wan.py
+	$(BIN)/python tests/bench/ratios.py
 
 # Needs uv; nothing else here does.
 lock:
