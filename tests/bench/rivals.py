@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpus import content
+from line_relay import FAST, relay
 from processes import flush, program
-from relay import FAST, relay
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from facilities import Facility, two_facilities, wait_until
+from line_relay import Relay, relay
 from processes import flush
-from relay import Relay, relay
 from rivals import Line
 
 from node import config

@@ -20,11 +20,11 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from corpus import add_arguments, content, studies
+from line_relay import relay_program
 from over_dicom import Dcmtk
 from over_http import OrthancPeers
 from over_ssh import Rsync
 from processes import end_on_signal
-from relay import relay_program
 from rivals import Line, Tool, installed
 from sites import direct, far_apart
 from tables import medians, shortened, table

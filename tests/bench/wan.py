@@ -16,10 +16,10 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from corpus import add_arguments, content, studies
+from line_relay import relay_program
 from over_dicom import Dcmtk
 from over_ssh import Rsync, TarZstd
 from processes import end_on_signal
-from relay import relay_program
 from rivals import Line, Tool, installed
 from sites import far_apart
 from tables import medians, table
