@@ -174,9 +174,12 @@ class Gathering:
 
     async def enter(self, state: TransferState, why: str = "") -> None:
         """Change the fetch's state, unless it is over, or another source is further."""
-        if self.transfer.is_ended or self._is_published:
+        if self.transfer.is_ended:
             return
-        if state is TransferState.WAITING and self.open_sessions:
+        if state is TransferState.WAITING:
+            if self.open_sessions:
+                return
+        elif self._is_published:
             return
         if state is TransferState.REQUESTING and not self.is_idle:
             return
