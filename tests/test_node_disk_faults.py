@@ -105,9 +105,9 @@ def test_a_flipped_bit_in_the_store_of_the_source_is_told_to_both(
     assert "damaged" in error.message
     assert pair.north.name in error.message
     assert study.uid not in {row["study"] for row in pair.south.call("studies")["studies"]}
+    wait_until(lambda: not pair.is_sending(), 10.0, "North ends the transfer")
     told = pair.north.entries("disclosure-failed")[-1]["details"]["why"]
     assert "damaged on disk" in told
-    assert not pair.is_sending()
 
     kept = pair.kept(study)
     damaged.write_bytes(undamaged)
@@ -225,7 +225,7 @@ def test_a_source_whose_disk_is_full_discloses_nothing_and_says_so(
         assert error.code == ExitCode.REFUSED
         assert "or the disk is full" in error.message
         assert not pair.kept(study)
-        assert not pair.is_sending()
+        wait_until(lambda: not pair.is_sending(), 10.0, "North ends the transfer")
         filler.unlink()
 
         assert pair.north.answers()
