@@ -192,6 +192,7 @@ class Attempts:
             await self._reach.wait_connected(node_key)
         stream = await self._reach.open_stream(node_key)
         self.in_session = True
+        self._gathering.open_sessions += 1
         is_done = False
         try:
             await self._receiver.receive(stream, self._gathering, self._contribution, peer)
@@ -199,6 +200,7 @@ class Attempts:
             is_done = True
         finally:
             self.in_session = False
+            self._gathering.open_sessions -= 1
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 if not is_done:
                     await stream.reset()

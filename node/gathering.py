@@ -98,11 +98,16 @@ class Gathering:
         shelves: where it goes.
         transfer: the fetch.
         several: whether more than one source may serve it.
+
+    Attributes:
+        receipts: how many sources have signed theirs; the study is published then.
+        open_sessions: how many streams to sources are open.
     """
 
     def __init__(self, shelves: Shelves, transfer: Transfer, *, several: bool) -> None:
         self.transfer = transfer
         self.receipts = 0
+        self.open_sessions = 0
         self._shelves = shelves
         self._several = several
         self._members: dict[bytes, Member] = {}
@@ -168,7 +173,9 @@ class Gathering:
         """Change the fetch's state, unless it is over, or another source is further."""
         if self.transfer.is_ended or self._is_published:
             return
-        if state in (TransferState.WAITING, TransferState.REQUESTING) and not self.is_idle:
+        if state is TransferState.WAITING and self.open_sessions:
+            return
+        if state is TransferState.REQUESTING and not self.is_idle:
             return
         if (state, why) != (self.transfer.state, self.transfer.why):
             await self._shelves.transfers.enter(self.transfer, state, why)

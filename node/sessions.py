@@ -53,6 +53,7 @@ class StudyStream:
         self.watchdog = Watchdog(stream)
         self._end = end
         self._writing = trio.Lock()
+        self._is_leaving = False
         self._into, self._events = trio.open_memory_channel[Event | Exception](_EVENTS_WAITING)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -65,6 +66,9 @@ class StudyStream:
             while True:
                 data = await self.stream.read(READ_BYTES, timeout_seconds=float("inf"))
                 self.watchdog.progress()
+                if self._is_leaving:
+                    # What crosses our goodbye on the way; the peer does not know yet.
+                    continue
                 for event in self._end.receive_untrusted(data):
                     await self._into.send(event)
         except (StreamLost, RemoteProtocolError) as error:
@@ -121,6 +125,7 @@ class StudyStream:
         """Tell the peer why the transfer ends, as far as it listens."""
         if self._end.state in FINAL:
             return
+        self._is_leaving = True
         with trio.move_on_after(GOODBYE_SECONDS):
             try:
                 await self.send(lambda: self._end.refuse(code))

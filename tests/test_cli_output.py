@@ -9,6 +9,7 @@ from terminal import Terminal, card_file, images, north, terminal
 
 from node import phrases
 from node.cli import main, output
+from node.cli.transfers import fetched_lines
 
 __all__ = ["card_file", "images", "north", "terminal"]
 
@@ -93,3 +94,29 @@ def test_a_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None
         "a long name …      5",
         "山田太郎山田…  12345",
     ]
+
+
+def test_a_fetch_from_several_sources_says_what_came_from_whom() -> None:
+    transfer = {
+        "peer": "North General",
+        "instances": 240,
+        "bytes": 126_000_000,
+        "held_bytes": 0,
+        "wire_bytes": 60_000_000,
+        "started": 0,
+        "ended": 2000,
+        "sources": [
+            {"peer": "North General", "wire_bytes": 40_000_000},
+            {"peer": "East Hospital", "wire_bytes": 20_000_000},
+        ],
+    }
+    assert fetched_lines(transfer) == [
+        "fetched 240 images (126.0 MB) from North General and East Hospital in 2.0 s, "
+        "every one verified",
+        "sent as 60.0 MB (2.1 times smaller), 63.0 MB of images a second",
+        "40.0 MB came from North General",
+        "20.0 MB came from East Hospital",
+    ]
+    alone = fetched_lines({**transfer, "sources": transfer["sources"][1:]})  # type: ignore[index]
+    assert alone[0].startswith("fetched 240 images (126.0 MB) from East Hospital in")
+    assert len(alone) == 2
