@@ -172,13 +172,15 @@ class Fetcher:
             for number, source in enumerate(sources):
                 nursery.start_soon(self._ask, source, sources, number * HEAD_START_SECONDS)
             await self._wait_end(gathering, sources)
-            if not gathering.receipts:
+            is_complete = gathering.receipts > 0
+            if is_complete:
+                await self._transfers.enter(transfer, TransferState.COMPLETE)
+                for source in sources:
+                    source.stop_waiting()
+            else:
                 nursery.cancel_scope.cancel()
-                await self._fail(transfer, sources)
-                return
-            await self._transfers.enter(transfer, TransferState.COMPLETE)
-            for source in sources:
-                source.stop_waiting()
+        if not is_complete:
+            await self._fail(transfer, sources)
 
     async def _ask(self, source: Attempts, all_sources: list[Attempts], delay: float) -> None:
         def others_left() -> bool:
