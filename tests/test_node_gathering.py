@@ -1,5 +1,6 @@
 """A study from scripted sources over streams in memory, into a real node's home."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -17,13 +18,14 @@ from exchange_pair import SmallStudy
 from studies_made import make_instance
 
 from keys.peer import Peer
+from node import attempts
 from node.app import Node
 from node.attempts import Attempts, Reach
 from node.errors import ExitCode
 from node.gathering import Gathering, Shelves, _same_batches
 from node.home import Home, now_ms
 from node.receiving import Receiver
-from node.streams import PeerStream
+from node.streams import PeerStream, StreamLost
 from node.transfers import Transfer, TransferState
 from protocol import encoding
 from protocol.errors import WireCode
@@ -88,7 +90,8 @@ class Source:
 
     Attributes:
         lies: batches that it sends with one bit changed.
-        silent_after: it sends so many batches and then nothing.
+        silent_after: it sends so many batches and then nothing, until it is `gone`.
+        gone: set when it is away for good.
         refused: the codes with which its sessions were ended.
         receipts: what was signed to it.
     """
@@ -100,13 +103,15 @@ class Source:
         self.peer = Peer(home.read_card().facility_key, name, home.read_card())
         self.lies: set[int] = set()
         self.silent_after: int | None = None
+        self.gone = trio.Event()
         self.sent = 0
         self.refused: list[WireCode] = []
         self.receipts: list[Receipted] = []
 
     async def serve(self, stream: PeerStream) -> None:
-        await self._serve(stream)
-        await stream.close()
+        with contextlib.suppress(StreamLost):
+            await self._serve(stream)
+            await stream.close()
 
     async def _serve(self, stream: PeerStream) -> None:
         end = SourceTransfer(self.key, stream.peer)
@@ -133,7 +138,8 @@ class Source:
 
     async def _send(self, end: SourceTransfer, stream: PeerStream, index: int) -> None:
         if self.sent == self.silent_after:
-            await trio.sleep_forever()
+            await self.gone.wait()
+            await stream.reset()
         self.sent += 1
         encoded = bytearray(self.study.encoded[index])
         encoded[-1] ^= index in self.lies
@@ -173,6 +179,8 @@ class World:
 
     def _attempts(self, source: Source) -> Attempts:
         async def open_stream(node_key: bytes) -> PeerStream:
+            if source.gone.is_set():
+                raise StreamLost("it is gone")
             ours, theirs = stream_pair(self.node.keys.node.public, node_key)
             self.nursery.start_soon(source.serve, theirs)
             return ours
@@ -312,9 +320,16 @@ async def test_a_silent_source_is_not_waited_for_and_its_part_comes_from_the_oth
     assert _originals(node, study)
 
 
-async def test_a_source_with_other_batches_stands_in_when_the_first_is_given_up(
-    node: Node, tmp_path: Path, study: SmallStudy, packed_otherwise: SmallStudy
+@pytest.mark.parametrize("end", ["revoked", "away"])
+async def test_a_source_with_other_batches_stands_in_when_the_first_is_gone(
+    node: Node,
+    tmp_path: Path,
+    study: SmallStudy,
+    packed_otherwise: SmallStudy,
+    end: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(attempts, "STAND_IN_SECONDS", 1.0 if end == "away" else 60.0)
     silent = Source(tmp_path, "Silent", study)
     silent.silent_after = 1
     other = Source(tmp_path, "Other", packed_otherwise)
@@ -327,7 +342,13 @@ async def test_a_source_with_other_batches_stands_in_when_the_first_is_given_up(
                 while not other.refused:
                     await world.gathering.wait_change(0.1)
                 assert other.sent == 0
-                world.attempts[0].cancel("its trust was revoked")
+                if end == "away":
+                    silent.gone.set()
+                else:
+                    world.attempts[0].cancel("its trust was revoked")
+                while not world.gathering.receipts:
+                    await world.gathering.wait_change()
+                fetch.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
     assert other.refused == [WireCode.NOT_NEEDED]
     assert other.sent == len(packed_otherwise.encoded)

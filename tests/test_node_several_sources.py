@@ -17,8 +17,6 @@ import pytest
 from facilities import Facility, wait_until
 from studies_made import contents, make_study
 
-from node.errors import ExitCode
-
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
 _numbers = itertools.count(1)
@@ -236,42 +234,3 @@ def test_revoking_one_source_leaves_the_other(
     assert south.peer(holders.east)["revoked"], "the study was too small for this test"
     assert result["state"] == "complete"
     _check_identical(holders, south, tmp_path / "out")
-
-
-def test_a_source_with_other_batches_is_used_when_the_first_one_dies(
-    holders: Holders, south: Facility, tmp_path: Path
-) -> None:
-    west = Facility(tmp_path, "West Clinic")
-    west.start()
-    try:
-        # In two goes, so that the batches are others, and the originals the same.
-        files = sorted(holders.files.iterdir())
-        west.call("ingest", paths=[str(path) for path in files[:101]])
-        west.call("ingest", paths=[str(holders.files)])
-        _both_know(west, south)
-        wait_until(lambda: holders.study in south.announced(west))
-        roots = {
-            south.announced(holder)[holders.study]["content_root"]
-            for holder in (holders.north, west)
-        }
-        assert len(roots) == 1
-        holders.east.stop()
-
-        def kill(transfer: dict[str, Any]) -> None:
-            running = holders.north.process is not None
-            if running and transfer["wire_bytes"] and west.entries("disclosure-failed"):
-                holders.north.kill()
-
-        result = south.call("fetch", kill, study=holders.study)
-        assert holders.north.process is None, "the study was too small for this test"
-        assert result["state"] == "complete"
-        [refused, *_] = west.entries("disclosure-failed")
-        assert "not_needed" in refused["details"]["why"]
-        assert west.entries("disclosed")
-        _check_identical(holders, south, tmp_path / "out")
-        south.check_log(tmp_path)
-        assert west.stop() == ExitCode.OK
-    finally:
-        if west.process is not None:
-            west.process.kill()
-            west.process.wait()

@@ -13,7 +13,7 @@ from node.cli.session import Session, json_option, pass_session
 @click.command()
 @click.argument("study")
 @click.option(
-    "--from", "peer", metavar="NAME", help="The facility to fetch from; else any that has it."
+    "--from", "peer", metavar="NAME", help="The only facility to ask; else all that have it."
 )
 @click.option(
     "--purpose",
@@ -24,7 +24,7 @@ from node.cli.session import Session, json_option, pass_session
 @json_option
 @pass_session
 def fetch(session: Session, study: str, peer: str | None, purpose: str) -> None:
-    """Fetch STUDY from a facility that announced it.
+    """Fetch STUDY from the facilities that announced it.
 
     The node fetches, this command follows. Ctrl-C ends the following, not the fetch;
     a broken connection ends neither.
