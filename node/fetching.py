@@ -23,7 +23,7 @@ HEAD_START_SECONDS = 0.3
 """Between the first requests to two sources: a small study is here before a second
 facility is asked, so that it learns nothing."""
 
-RECEIPTS_SECONDS = 3.0
+RECEIPTS_SECONDS = 0.5
 """How long a published study waits for the receipts of slower sources before the fetch
 counts as complete; they go on in the background."""
 
