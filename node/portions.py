@@ -2,7 +2,8 @@
 
 Each source is given work for about `WORK_SECONDS` by its measured speed, and new
 work when half of that is left, so that its pipe stays full and what it has been
-given is never much. When nothing is left to give, a source that is free takes
+given is never much; near the end, only what it will have sent before the others
+are done with the rest. When nothing is left to give, a source that is free takes
 over what another one is late with; the batch that comes second is discarded.
 """
 
@@ -83,6 +84,7 @@ class Portions:
         self._missing = dict(missing)
         self._several = several
         self._free = sorted(missing)
+        self._free_bytes = sum(missing.values())
         self._sources: dict[bytes, _Source] = {}
 
     @property
@@ -110,6 +112,7 @@ class Portions:
         for batch in gone.under_way:
             if batch in self._missing and batch not in others:
                 heapq.heappush(self._free, batch)
+                self._free_bytes += self._missing[batch]
 
     def owes(self, source: bytes) -> bool:
         """Whether something that a source was asked for is still to come."""
@@ -122,7 +125,7 @@ class Portions:
             portion = self._free[: limits.WANT_RUNS]
             del self._free[: limits.WANT_RUNS]
         else:
-            portion = self._fresh(one) or self._late(one, now)
+            portion = self._fresh(one, now) or self._late(one, now)
         for batch in portion:
             one.ask(batch, self._missing[batch], now)
         return sorted(portion), not (self._free if not self._several else self._missing)
@@ -132,7 +135,7 @@ class Portions:
         self._sources[source].arrived(batch, now)
         return self._missing.pop(batch, None) is not None
 
-    def _fresh(self, one: _Source) -> list[int]:
+    def _fresh(self, one: _Source, now: float) -> list[int]:
         """Batches that nobody was asked for, as many as the source is to have."""
         room = int(one.speed * WORK_SECONDS)
         under_way, count = sum(one.under_way.values()), len(one.under_way)
@@ -143,12 +146,35 @@ class Portions:
             self._free
             and (under_way < room or count < LEAST_BATCHES)
             and len(portion) < limits.WANT_RUNS
+            and self._is_worth_it(one, under_way, now)
         ):
             batch = heapq.heappop(self._free)
             portion.append(batch)
+            self._free_bytes -= self._missing[batch]
             under_way += self._missing[batch]
             count += 1
         return portion
+
+    def _is_worth_it(self, one: _Source, under_way: int, now: float) -> bool:
+        """Whether a source brings the next batch before the others could bring all the rest.
+
+        The fastest one always does, once it has nothing else to send. Silent ones
+        do not count.
+        """
+        size = self._missing[self._free[0]]
+        others = [
+            other
+            for other in self._sources.values()
+            if other is not one
+            and other.speed
+            and (not other.under_way or now - other.heard < LATE_SECONDS)
+        ]
+        if not others or not one.speed:
+            return True
+        left = self._free_bytes + sum(sum(other.under_way.values()) for other in others)
+        speeds = [other.speed for other in others]
+        without = max(left / sum(speeds), size / max(speeds))
+        return (under_way + size) / one.speed <= without
 
     def _late(self, one: _Source, now: float) -> list[int]:
         """A batch that another source is late with, when this one is twice as early."""

@@ -86,6 +86,21 @@ def test_a_source_that_never_answers_is_given_little() -> None:
     assert seconds < 8 * 1.1 + 2 * LATE_SECONDS
 
 
+@pytest.mark.parametrize("speeds", [(10, 10, 10), (10, 10, 9), (9, 10, 1), (1, 1, 10)])
+def test_the_last_batch_is_always_asked_of_somebody(speeds: tuple[int, ...]) -> None:
+    names = [bytes([number]) for number in range(len(speeds))]
+    portions = Portions(dict.fromkeys(range(2 * len(speeds) + 1), MB), several=True)
+    for name in names:
+        portions.join(name, 0.0)
+    asked = {name: portions.next_portion(name, 0.0)[0] for name in names}
+    for name, speed in zip(names, speeds, strict=True):
+        for number, batch in enumerate(asked[name]):
+            portions.arrived(name, batch, (number + 1) / speed)
+    assert [batch for name in names for batch in portions.next_portion(name, 9.0)[0]] == [
+        2 * len(speeds)
+    ]
+
+
 def test_a_lone_source_is_asked_for_everything_at_once() -> None:
     portions = Portions({3: 10, 1: 10, 7: 10}, several=False)
     portions.join(b"a", 0.0)

@@ -17,6 +17,7 @@ from studies_made import make_instance
 from keys.identity import KeyPair
 from keys.peer import Peer
 from node.database import Database
+from node.gathering import Gathering, Shelves
 from node.incoming import Incoming
 from node.network import PeerStream, StreamLost
 from node.receiving import BATCHES_AT_WORK, Receiver
@@ -113,20 +114,21 @@ async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
     receiver = Receiver(
         key=RECIPIENT,
         facility_key=b"R" * 32,
-        catalog=home.catalog,
-        incoming=incoming,
         append=home.audit,
         add_receipt=lambda receipt: "",
-        transfers=transfers,
-        free_bytes=lambda: 1 << 40,
     )
+    shelves = Shelves(home.catalog, incoming, home.audit, transfers, lambda: 1 << 40)
     peer = Peer(FACILITY.public, "North General", CARD)
-    transfer = transfers.begin_incoming(exchange_pair.STUDY, peer.facility_key, "treatment")
+    transfer = transfers.begin_incoming(
+        exchange_pair.STUDY, peer.facility_key, "treatment", only_peer=True, stat=False
+    )
+    gathering = Gathering(shelves, transfer, several=False)
+    contribution = transfers.contribution(transfer, peer.facility_key)
     lost: list[StreamLost] = []
 
     async def receive() -> None:
         try:
-            await receiver.receive(stream, transfer, peer)
+            await receiver.receive(stream, gathering, contribution, peer)
         except StreamLost as error:
             lost.append(error)
 
