@@ -14,8 +14,9 @@ from keys.trust import Peer
 from node.feeds import Feeds
 from node.home import now_ms
 from node.messaging import MessageStream
-from node.network import PeerStream
+from node.network import PeerStream, StreamLost
 from node.peers import Peers
+from node.sessions import first_error
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event
@@ -59,6 +60,24 @@ class Announcer:
         first = await channel.receive_untrusted()
         if not isinstance(first, Subscribe):
             raise RemoteProtocolError("a subscription must come first", WireCode.UNEXPECTED)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_gone, stream, nursery.cancel_scope)
+                await self._tell(channel, stream, first)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+
+    async def _wait_gone(self, stream: PeerStream, scope: trio.CancelScope) -> None:
+        """End a subscription with its stream: what nobody reads is not told, nor logged."""
+        try:
+            await stream.read(1, timeout_seconds=float("inf"))
+        except StreamLost:
+            scope.cancel()
+            return
+        raise RemoteProtocolError("a subscriber has nothing more to say", WireCode.UNEXPECTED)
+
+    async def _tell(self, channel: MessageStream, stream: PeerStream, first: Subscribe) -> None:
         epoch, cursor = first.epoch, first.cursor
         while True:
             peer = self._peers.store.by_node_key(stream.peer, now_ms() // 1000)

@@ -152,6 +152,7 @@ def test_peers_find_each_other_again_and_learn_only_what_changed(tmp_path: Path)
         north.call("ingest", paths=[str(tmp_path / "a")])
         wait_until(lambda: first in south.announced(north))
         assert south.stop() == ExitCode.OK
+        wait_until(lambda: not north.peer(south)["connected"], what="North sees South go")
         second = make_study(tmp_path / "b", 1)
         north.call("ingest", paths=[str(tmp_path / "b")])
         announced = len(north.entries("announced"))

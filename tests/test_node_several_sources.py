@@ -21,6 +21,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120
 
 _numbers = itertools.count(1)
 
+SLOW_LINE = """
+[[bandwidth]]
+peer = "*"
+mbit_per_second = 160
+"""
+"""So that a fetch of 60 MB takes long enough for something to happen in its middle."""
+
 
 @dataclass
 class Holders:
@@ -49,7 +56,10 @@ def holders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Holders]:
     directory = tmp_path_factory.mktemp("several")
     north, east = Facility(directory, "North General"), Facility(directory, "East Hospital")
     _both_know(north, east)
-    study = make_study(directory / "in", 240, rows=512)
+    for facility in (north, east):
+        with facility.home.config_path.open("a") as config:
+            config.write(SLOW_LINE)
+    study = make_study(directory / "in", 160, rows=512)
     try:
         north.start()
         east.start()
