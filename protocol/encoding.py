@@ -25,6 +25,7 @@ MAGIC = b"RMB"
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 3
+_PROBE_BYTES = 1024
 _LEAST_SAVING = 50
 """Compression must save at least 1/50 of the bytes, or the batch stays raw: JPEG
 fragments do not shrink, and raw ones cost the reader nothing."""
@@ -71,6 +72,11 @@ def encode(
 
         payload = encode_pixels(memoryview(original), runs, workspace or Workspace())
         if payload is not None and _saves(len(payload), size):
+            if _seem_equal(memoryview(original), runs):
+                # Zstandard finds an image that comes again; prediction hides it.
+                compressed = compress(original, ZSTD_LEVEL)
+                if len(compressed) < len(payload):
+                    return _header(Encoding.ZSTD, size) + compressed
             return _header(Encoding.PIXELS, size) + payload
     if encoding is not Encoding.RAW:
         compressed = compress(original, ZSTD_LEVEL)
@@ -81,6 +87,18 @@ def encode(
 
 def _saves(encoded: int, original: int) -> bool:
     return encoded * _LEAST_SAVING <= original * (_LEAST_SAVING - 1)
+
+
+def _seem_equal(original: memoryview, runs: Sequence["PixelRun"]) -> bool:
+    """Whether two runs have the same bytes in their middle, and more than one value there."""
+    seen = set()
+    for run in runs:
+        middle = run.offset + run.size // 2
+        piece = bytes(original[middle : min(middle + _PROBE_BYTES, run.offset + run.size)])
+        if piece in seen and len(set(piece)) > 2:
+            return True
+        seen.add(piece)
+    return False
 
 
 def _header(encoding: Encoding, original_bytes: int) -> bytes:

@@ -127,6 +127,19 @@ def test_images_of_several_sizes_in_one_batch() -> None:
     assert decode_untrusted(encoded) == original
 
 
+def test_an_image_that_comes_again_is_left_to_zstandard() -> None:
+    # The copies say to have other shapes, so that their residuals differ.
+    original, offsets = _batch([_image(1, 256, 256)] * 3)
+    shapes = ((256, 256), (128, 512), (64, 1024))
+    runs = [
+        PixelRun(offset, columns, rows, 1)
+        for offset, (columns, rows) in zip(offsets, shapes, strict=True)
+    ]
+    assert encode(original, runs=runs) == encode(original)
+    different, _ = _batch([_image(1, 256, 256, seed) for seed in range(3)])
+    assert encoding_of(encode(different, runs=runs[:1])) is Encoding.PIXELS
+
+
 def test_one_workspace_decodes_batch_after_batch() -> None:
     workspace = Workspace()
     for seed, size in ((1, 64), (2, 20), (3, 40)):
