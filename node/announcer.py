@@ -43,16 +43,11 @@ class Announcer:
         self._feeds = feeds
         self._append = append
         self._news = trio.Event()
-        self._learned = trio.Event()
 
     def announce(self) -> None:
         """Feeds have changed: tell all who listen."""
         event, self._news = self._news, trio.Event()
         event.set()
-
-    async def wait_learned(self) -> None:
-        """Wait until some peer has announced something new."""
-        await self._learned.wait()
 
     async def serve(self, stream: PeerStream) -> None:
         """Handle one inbound stream of the catalog protocol."""
@@ -154,8 +149,6 @@ class Announcer:
                 await trio.to_thread.run_sync(
                     self._feeds.store_announcement, peer.facility_key, announcement, subscription
                 )
-                event, self._learned = self._learned, trio.Event()
-                event.set()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await stream.reset()
