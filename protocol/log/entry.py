@@ -51,6 +51,13 @@ TYPES = (
     "shared",
     "checkpoint-heartbeat",
     "torn-tail-cut",
+    "rotation",
+    "key-revoked",
+    "fork-seen",
+    "rollback-seen",
+    "reconciled",
+    "erased",
+    "log-exported",
 )
 """What entries of this version record; a reader keeps types that it does not know."""
 
