@@ -31,10 +31,6 @@ SOURCE, RECIPIENT = (KeyPair.from_seed(bytes([n]) * 32) for n in (31, 32))
 class MemoryMuxed:
     """A stream of a muxer whose other end is the test."""
 
-    send_window = 1 << 30
-    closed = False
-    send_closed = False
-
     def __init__(self) -> None:
         self.feed, self._arriving = trio.open_memory_channel[bytes](1000)
         self._leaving, self.written = trio.open_memory_channel[bytes](1000)
@@ -45,8 +41,9 @@ class MemoryMuxed:
         except trio.EndOfChannel:
             raise EOFError from None
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: memoryview) -> int:
         await self._leaving.send(bytes(data))
+        return len(data)
 
     async def close(self) -> None:
         self._leaving.close()
@@ -107,7 +104,6 @@ async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
         muxed,
         peer=SOURCE.public,
         protocol_id="",
-        block_bytes=65_507,
         abandon=lambda: None,
         linger=lambda: None,
     )
