@@ -42,6 +42,8 @@ class PeerTimeout(StreamLost):
 class Muxed(Protocol):
     """What is used of `node.muxed.MuxedStream`; see there."""
 
+    def take(self, most: int) -> bytes | memoryview: ...
+
     async def read(self, most: int) -> bytes | memoryview: ...
 
     async def write(self, data: memoryview) -> int: ...
@@ -113,6 +115,10 @@ class PeerStream:
         """
         if self._lost:
             raise StreamLost("the stream is over")
+        if self._opening is None:
+            data = await self._take(max_bytes)
+            if data:
+                return data
         with self._deadline(timeout_seconds) as scope:
             try:
                 if self._opening is not None:
@@ -137,6 +143,15 @@ class PeerStream:
         if not data:
             raise StreamLost("the peer closed the stream or went away")
         return data
+
+    async def _take(self, max_bytes: int) -> bytes | memoryview:
+        """What is there already; a scope with a deadline costs more than all the rest."""
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            self._lost = True
+            raise
+        return self._muxed.take(max_bytes)
 
     async def write(self, data: Bytes, *, timeout_seconds: float) -> None:
         """Send everything; returning does not mean that the peer has it.

@@ -35,6 +35,9 @@ class MemoryMuxed:
         self.feed, self._arriving = trio.open_memory_channel[bytes](1000)
         self._leaving, self.written = trio.open_memory_channel[bytes](1000)
 
+    def take(self, n: int) -> bytes:
+        return b""
+
     async def read(self, n: int) -> bytes:
         try:
             return await self._arriving.receive()
