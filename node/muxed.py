@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from node.muxer import Muxer
 
 INITIAL_WINDOW_BYTES = 256 * 1024
-LEAST_ROOM_BYTES = 32 * 1024
-"""A writer waits for so much room, or for what it has left: no crumbs."""
 _LEAST_VIEW_BYTES = 2048
 _COLLECTED_BYTES = 64 * 1024
 
@@ -98,10 +96,14 @@ class MuxedStream:
         Raises:
             ConnectionError: the stream is over, or our half of it.
         """
-        while self._room < min(len(data), LEAST_ROOM_BYTES):
+        block_bytes = self._muxer.block_bytes
+        while self._room < min(len(data), block_bytes):
             self.check_open()
             await self._may_send.park()
-        return await self._muxer.send_data(self, data[: self._room])
+        if self._room < len(data):
+            # Whole blocks: a frame that fills no message costs as much as one that does.
+            data = data[: self._room - self._room % block_bytes]
+        return await self._muxer.send_data(self, data)
 
     async def close(self) -> None:
         """End our half; what was written before still goes out."""

@@ -54,6 +54,7 @@ class Muxer:
 
     Attributes:
         streams: those that are not over, by id.
+        block_bytes: most data of a frame that we send; at most half of a new window.
         buffered: bytes that came on any stream and were not read yet.
         is_over: the connection has ended.
     """
@@ -68,6 +69,7 @@ class Muxer:
         accept: Callable[[MuxedStream], None],
     ) -> None:
         self.streams: dict[int, MuxedStream] = {}
+        self.block_bytes = limits.block_bytes
         self.buffered = 0
         self.is_over = False
         self._channel = channel
@@ -156,7 +158,7 @@ class Muxer:
         Raises:
             ConnectionError: the stream is over.
         """
-        block_bytes = self._limits.block_bytes
+        block_bytes = self.block_bytes
         data = data[: _BLOCKS_AT_ONCE * block_bytes]
         async with self._sending:
             stream.check_open()
