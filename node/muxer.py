@@ -146,7 +146,7 @@ class Muxer:
         self._next_id += 2
         self._ours_open += 1
         self.streams[stream.stream_id] = stream
-        self._put_control(_WINDOW, _SYN, stream.stream_id, 0)
+        self._put_control(_WINDOW, _SYN, stream.stream_id, stream.widen())
         self._put_control(_DATA, 0, stream.stream_id, len(first))
         self._control += first
         stream.spend(len(first))
