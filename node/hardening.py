@@ -167,6 +167,8 @@ class SocketConnection(IRawConnection):
                 try:
                     count = await self._stream.socket.sendmsg(left)
                 except (OSError, trio.ClosedResourceError) as error:
+                    # A part may be out; nothing can follow it.
+                    self.abort()
                     raise ConnectionResetError("the connection is closed") from error
                 left = _after(left, count)
         if scope.cancelled_caught:

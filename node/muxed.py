@@ -3,9 +3,10 @@
 `node/muxer.py` owns the connection that it is a part of, and the frames.
 
 Windows (yamux specification, "Flow control"): each side may send 256 KiB on a new
-stream, and more as the other grants it, first in the frame that opens it. We grant when half of the window has been
-read, so that one frame of grant serves many reads, and double the window while the
-reader keeps up, since then the window is what holds the peer back.
+stream, and more as the other grants it, first in the frame that opens it. We grant
+when half of the window has been read, so that one frame of grant serves many reads,
+and double the window while the reader keeps up, since then the window is what holds
+the peer back.
 
 What came is kept as it was decrypted, without a copy, unless it is a small part of
 its message: a peer that sends one byte in a frame must not make us hold more than

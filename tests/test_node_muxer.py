@@ -6,6 +6,9 @@ from hashlib import sha256
 import pytest
 import trio
 import trio.testing
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from hypothesis import given
+from hypothesis import strategies as st
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p_peer import libp2p_peer, muxer
 from network_nodes import (
@@ -23,8 +26,9 @@ from network_nodes import (
 )
 
 from node.bounds import NetworkLimits
+from node.channel import Channel, Cipher
 from node.muxed import INITIAL_WINDOW_BYTES, MuxedStream
-from node.muxer import Muxer
+from node.muxer import Muxer, PeerMisbehaved
 from node.negotiation import proposal
 from node.network import StreamLost
 
@@ -206,6 +210,63 @@ async def test_both_sides_send_all_they_can_at_once() -> None:
                 for _ in range(6):
                     nursery.start_soon(push, alice, BOB.public)
                     nursery.start_soon(push, bob, ALICE.public)
+
+
+class Nowhere:
+    """A connection that is never read and takes everything."""
+
+    partial_since: float | None = None
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        return 0
+
+    async def send(self, parts: object) -> None:
+        pass
+
+
+def some_frame(kind: int, flags: int, stream_id: int, length: int, body: bytes) -> bytes:
+    """A frame whose length may be a lie."""
+    return struct.pack("!BBHII", 0, kind, flags, stream_id, length) + body
+
+
+FRAMES = st.builds(
+    some_frame,
+    st.integers(0, 5),
+    st.sampled_from([0, 1, 2, 4, 8, 3, 5, 9, 12, 15, 65_535]),
+    st.sampled_from([0, 1, 2, 3, 5, 7, 2**32 - 1]),
+    st.sampled_from([0, 1, 3, 5, 1000, 70_000, 2**20 + 1, 2**32 - 1]),
+    st.binary(max_size=5),
+)
+HONEST = st.builds(frame, st.just(DATA), st.sampled_from([0, SYN, FIN]), st.just(7), st.binary())
+
+
+@given(st.lists(FRAMES | HONEST | st.binary(max_size=30), max_size=30), st.integers(1, 100))
+def test_any_bytes_are_frames_or_a_broken_rule(frames: list[bytes], step: int) -> None:
+    limits = NetworkLimits(stream_entries=3, buffered_bytes=2000)
+    data = b"".join(frames)
+    ends = []
+    for cut in (step, len(data) + 1):
+        accepted: list[MuxedStream] = []
+        aead = ChaCha20Poly1305(bytes(32))
+        channel = Channel(
+            Nowhere(), sending=Cipher(aead, 0), receiving=Cipher(aead, 0), opened=b"", rest=b""
+        )
+        one = Muxer(channel, peer="", is_initiator=False, limits=limits, accept=accepted.append)
+        end = ""
+        try:
+            for at in range(0, len(data), cut):
+                one._take(data[at : at + cut])
+        except (PeerMisbehaved, ConnectionError) as error:
+            end = str(error)
+        assert one.buffered == sum(stream.buffered for stream in accepted)
+        assert one.buffered <= 2000 or end
+        assert len(one.streams) <= 3
+        ends.append((end, [bytes(b"".join(map(bytes, s._chunks))) for s in accepted], one._control))
+        one.end()
+        assert one.buffered == 0
+        assert not one.streams
+    if "nobody has read" not in ends[0][0] + ends[1][0]:
+        assert ends[0] == ends[1]
 
 
 # --- how streams end ------------------------------------------------------------------------------
