@@ -21,9 +21,16 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint16]
 """Little-endian samples of shape (planes, rows, columns)."""
 
+Samples = npt.NDArray[np.uint16]
+"""The same in two dimensions: (lines, count)."""
+
 SAMPLE = np.dtype("<u2")
 _SIGNED = np.dtype("<i2")
+_WORD = np.dtype("<u8")
 _BAND_ROWS = 16
+_FEW_SUMS = 64
+_TO_EACH_SAMPLE = 0x0001_0001_0001_0001
+"""Times a sample is a word of four such samples."""
 
 
 class Predictor(enum.IntEnum):
@@ -148,19 +155,43 @@ def restore(block: Pixels, scratch: Pixels, predictor: Predictor) -> None:
     np.right_shift(block, 1, out=block)
     np.bitwise_xor(block, scratch, out=block)
     if predictor is Predictor.PREVIOUS:
-        _sum_rows(block[:1])
+        _sum_rows(block[:1], scratch[:1])
         _sum_columns(block[:1])
         for plane in range(1, len(block)):
             np.add(block[plane], block[plane - 1], out=block[plane])
     if predictor in (Predictor.UP, Predictor.GRADIENT):
         _sum_columns(block)
     if predictor in (Predictor.LEFT, Predictor.GRADIENT):
-        _sum_rows(block)
+        _sum_rows(block, scratch)
 
 
-def _sum_rows(block: Pixels) -> None:
-    """Running sums along each row."""
-    np.add.accumulate(block, axis=2, dtype=SAMPLE, out=block)
+def _sum_rows(block: Pixels, scratch: Pixels) -> None:
+    """Running sums along each row; `scratch` has the same shape."""
+    columns = block.shape[2]
+    _sum_lines(block.reshape(-1, columns), scratch.reshape(-1, columns))
+
+
+def _sum_lines(lines: Samples, scratch: Samples) -> None:
+    """Running sums along each line, in place; both of shape (lines, count), contiguous.
+
+    numpy's own has to have one sum before it begins the next. Here the four samples
+    of a word are summed by shifting it, which is done to many words at once; then
+    each word gets the sum of all words before it, a line of a quarter of the length.
+    """
+    count = lines.shape[1]
+    if count % 4 or count < _FEW_SUMS:
+        np.add.accumulate(lines, axis=1, dtype=SAMPLE, out=lines)
+        return
+    words, others = lines.view(_WORD), scratch.view(_WORD)
+    for bits in (16, 32):
+        np.left_shift(words, bits, out=others)
+        np.add(lines, scratch, out=lines)
+    before = np.zeros((len(lines), -(-count // 16) * 4), SAMPLE)
+    before[:, 1 : count // 4] = lines[:, 3:-1:4]
+    _sum_lines(before, np.empty_like(before))
+    others[:] = before[:, : count // 4]
+    np.multiply(others, _TO_EACH_SAMPLE, out=others)
+    np.add(lines, scratch, out=lines)
 
 
 def _sum_columns(block: Pixels) -> None:
