@@ -241,8 +241,7 @@ def _shuffled(study: SmallStudy) -> SmallStudy:
         study.manifest,
         batches=study.manifest.batches[::-1],
         instances=tuple(
-            dataclasses.replace(one, first_batch=last - one.first_batch)
-            for one in study.manifest.instances
+            one._replace(first_batch=last - one.first_batch) for one in study.manifest.instances
         ),
     )
     return SmallStudy(manifest, study.encoded[::-1])
@@ -369,8 +368,8 @@ def test_batches_are_the_same_only_with_the_same_instances_at_the_same_places(
     first, second, *rest = ours.instances
     assert (first.first_batch, first.size) == (second.first_batch, second.size)
     swapped = (
-        dataclasses.replace(first, offset=second.offset),
-        dataclasses.replace(second, offset=first.offset),
+        first._replace(offset=second.offset),
+        second._replace(offset=first.offset),
         *rest,
     )
     liar = dataclasses.replace(ours, instances=swapped)
