@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import blake3
 
 from protocol import limits, wire
-from protocol.encoding import Encoding
+from protocol.encoding import Encoding, encode
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
 from protocol.fields import is_uid
 
@@ -91,6 +91,20 @@ class Place(NamedTuple):
     start: int
     offset: int
     length: int
+
+
+class WireForm(NamedTuple):
+    """A manifest as it is offered and sent (docs/protocol.md section 4.8).
+
+    Attributes:
+        digest: BLAKE3 of the encoded manifest, 32 bytes.
+        size: its bytes.
+        pieces: it, cut, and each piece encoded as a batch; not sealed yet.
+    """
+
+    digest: bytes
+    size: int
+    pieces: tuple[bytes, ...]
 
 
 def content_root(study_instance_uid: str, instances: Iterable[tuple[str, int, bytes]]) -> bytes:
@@ -233,6 +247,17 @@ class Manifest:
     def digest(self) -> bytes:
         """BLAKE3 of the encoded manifest, 32 bytes."""
         return blake3.blake3(self.encode()).digest()
+
+    @functools.cached_property
+    def wire_form(self) -> WireForm:
+        """What is the same for every recipient; made once and kept."""
+        encoded = self.encode()
+        starts = range(0, len(encoded), limits.BATCH_BYTES)
+        return WireForm(
+            blake3.blake3(encoded).digest(),
+            len(encoded),
+            tuple(encode(encoded[start : start + limits.BATCH_BYTES]) for start in starts),
+        )
 
     @functools.cached_property
     def content_root(self) -> bytes:

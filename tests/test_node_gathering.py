@@ -162,7 +162,7 @@ class World:
             Shelves(
                 catalog=node.catalog,
                 incoming=node.incoming,
-                append=node.audit.append,
+                append=node.audit.append_many,
                 transfers=node.transfers,
                 free_bytes=node.free_bytes,
             ),
@@ -172,7 +172,7 @@ class World:
         self.receiver = Receiver(
             key=node.keys.node,
             facility_key=node.card.facility_key,
-            append=node.audit.append,
+            append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
         )
         self.attempts = [self._attempts(source) for source in sources]
@@ -197,7 +197,7 @@ class World:
                 wait_connected=wait_connected,
                 is_connected=lambda _: True,
             ),
-            append=self.node.audit.append,
+            append=self.node.audit.append_many,
             gathering=self.gathering,
             contribution=contribution,
         )

@@ -114,10 +114,10 @@ async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
     receiver = Receiver(
         key=RECIPIENT,
         facility_key=b"R" * 32,
-        append=home.audit,
+        append=home.audit_many,
         add_receipt=lambda receipt: "",
     )
-    shelves = Shelves(home.catalog, incoming, home.audit, transfers, lambda: 1 << 40)
+    shelves = Shelves(home.catalog, incoming, home.audit_many, transfers, lambda: 1 << 40)
     peer = Peer(FACILITY.public, "North General", CARD)
     transfer = transfers.begin_incoming(
         exchange_pair.STUDY, peer.facility_key, "treatment", only_peer=True, stat=False
