@@ -54,7 +54,7 @@ class Shelves:
         append: writes audit entries durably with one flush (synchronous).
         transfers: the register of transfers.
         free_bytes: free space of the home's disk, bytes.
-        workspaces: where batches are decoded, one for each thread.
+        workspaces: where batches are decoded.
     """
 
     catalog: Catalog
@@ -197,7 +197,8 @@ class Gathering:
             if incoming.has(batch.digest):
                 try:
                     encoded = incoming.read(batch.digest)
-                    check.check(index, encoded, self._shelves.workspaces.own)
+                    with self._shelves.workspaces.borrowed() as workspace:
+                        check.check(index, encoded, workspace)
                     continue
                 except RemoteProtocolError:
                     incoming.discard(batch.digest)
@@ -247,7 +248,8 @@ class Gathering:
             NodeError: our disk.
         """
         plan = self._require_plan()
-        plan.check.check(batch, encoded, self._shelves.workspaces.own)
+        with self._shelves.workspaces.borrowed() as workspace:
+            plan.check.check(batch, encoded, workspace)
         self._shelves.incoming.write(plan.manifest.batches[batch].digest, encoded)
 
     def flush(self, batch: int) -> None:
