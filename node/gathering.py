@@ -141,6 +141,20 @@ class Gathering:
         event, self._changed = self._changed, trio.Event()
         event.set()
 
+    def holds_nothing(self) -> bool:
+        """Whether a lone source may send the whole study unasked (synchronous).
+
+        Only where nothing of it can be here, neither published nor from an earlier try.
+        """
+        return (
+            not self._several
+            and self._plan is None
+            and not self.transfer.wire_bytes
+            and not self.transfer.bytes_done
+            and self._shelves.catalog.study(self.transfer.study) is None
+            and self._shelves.incoming.is_empty()
+        )
+
     # --- sources come and go -----------------------------------------------------
 
     async def join(self, contribution: Contribution, manifest: Manifest) -> Member:

@@ -35,6 +35,11 @@ class Incoming:
         """Whether a batch lies here or in the store."""
         return self._path(digest).exists() or self._store.has(digest)
 
+    def is_empty(self) -> bool:
+        """Whether nothing of any unfinished transfer lies here."""
+        with os.scandir(self._root) as found:
+            return next(found, None) is None
+
     def write(self, digest: bytes, encoded: bytes) -> None:
         """Keep a verified batch; `flush` makes it durable.
 

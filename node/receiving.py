@@ -125,14 +125,9 @@ class _Session:
         self._failure: Exception | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
-        transfer = self._gathering.transfer
         await self._gathering.enter(TransferState.REQUESTING)
-        requested = self._entry("requested", {"direction": "in"})
-        await trio.to_thread.run_sync(self._owner._append, [requested])
-        await self._stream.write(
-            self._end.ask(transfer.study, transfer.purpose, time_ms=now_ms(), stat=transfer.stat),
-            timeout_seconds=limits.PEER_REPLY_SECONDS,
-        )
+        request = await trio.to_thread.run_sync(self._make_request)
+        await self._stream.write(request, timeout_seconds=limits.PEER_REPLY_SECONDS)
         self._study.start(nursery)
         try:
             await self._receive()
@@ -147,6 +142,18 @@ class _Session:
             await self._study.refuse(WireCode.STORAGE_FULL if disk else WireCode.OTHER)
             raise
 
+    def _make_request(self) -> bytes:
+        """The request, which is in the log on return."""
+        transfer = self._gathering.transfer
+        self._owner._append([self._entry("requested", {"direction": "in"})])
+        return self._end.ask(
+            transfer.study,
+            transfer.purpose,
+            time_ms=now_ms(),
+            stat=transfer.stat,
+            whole=self._gathering.holds_nothing(),
+        )
+
     async def _receive(self) -> None:
         offer = (await self._study.expect(Offered, limits.PEER_REPLY_SECONDS)).offer
         await self._study.expect(ManifestArrived, limits.PEER_REPLY_SECONDS)
@@ -159,6 +166,11 @@ class _Session:
             await self._exchange_receipts()
         finally:
             self._gathering.leave(member)
+
+    @property
+    def _comes_whole(self) -> bool:
+        """Whether all batches come without our `want`."""
+        return self._end.offer is not None and self._end.offer.whole
 
     # --- the batches -------------------------------------------------------------
 
@@ -173,6 +185,8 @@ class _Session:
         finish, jobs = trio.open_memory_channel[_Job](256)
         finished = trio.Event()
         helpers.start_soon(self._finish_batches, jobs, member, finished)
+        if self._comes_whole:
+            self._ours = {index: index for index in range(len(member.manifest.batches))}
         helpers.start_soon(self._ask, member)
         async with finish:
             while True:
@@ -208,6 +222,9 @@ class _Session:
     async def _want(self, portion: list[int], member: Member, is_last: bool) -> None:
         theirs = {member.to_theirs(index): index for index in portion}
         self._ours.update(theirs)
+        if self._comes_whole:
+            # It is under way already; what is here nevertheless is discarded.
+            return
         await self._study.send(lambda: self._end.want(theirs, last=is_last))
 
     async def _work(self, job: _Job) -> None:

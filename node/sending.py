@@ -237,6 +237,8 @@ class _Session:
             SEALED_AHEAD
         )
         nursery.start_soon(self._seal_ahead, manifest, ahead)
+        if self._end.asked_all:
+            self._take(Wanted(tuple(sorted(self._end.asked)), True), manifest)
         while True:
             while (event := self._study.event_nowait()) is not None:
                 self._take(event, manifest)

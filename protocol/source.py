@@ -87,6 +87,9 @@ class SourceTransfer(TransferEnd):
     def offer_manifest(self, manifest: Manifest, *, time_ms: int) -> Iterator[bytes]:
         """The offer, then the sealed manifest, frame by frame.
 
+        Where the recipient asked for the whole study, it is offered so: after this, all
+        batches count as wanted.
+
         Args:
             manifest: of the study that was asked for.
             time_ms: now, milliseconds since the epoch, UTC.
@@ -105,7 +108,11 @@ class SourceTransfer(TransferEnd):
             manifest_bytes=wire_form.size,
             content_root=manifest.content_root,
             time=time_ms,
+            whole=request.whole,
         )
+        if request.whole:
+            self.asked = set(range(len(manifest.batches)))
+            self.asked_all = True
         self._agree(request, self.offer, request.ephemeral)
         sealer = self._require_sealer()
         yield self.connection.send(self.offer)

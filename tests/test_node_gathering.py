@@ -123,6 +123,8 @@ class Source:
                 case Requested():
                     for frame in end.offer_manifest(self.study.manifest, time_ms=now_ms()):
                         await stream.write(frame, timeout_seconds=60)
+                    if end.asked_all:
+                        events.append(Wanted(tuple(sorted(end.asked)), True))
                 case Wanted() as wanted:
                     for index in wanted.batches:
                         await self._send(end, stream, index)
