@@ -9,7 +9,7 @@ import pytest
 from exchange_pair import SmallStudy
 from studies_made import make_instance
 
-from node.checking import LargeInstances, StudyCheck, is_split
+from node.checking import Cut, LargeInstances, StudyCheck, is_split
 from node.incoming import Incoming
 from node.store import BatchStore
 from node.studies import read_header
@@ -38,6 +38,10 @@ def study() -> SmallStudy:
 def incoming(tmp_path: Path) -> Incoming:
     (tmp_path / "incoming").mkdir()
     return Incoming(tmp_path / "incoming", BatchStore(tmp_path / "store"))
+
+
+def _whole(original: bytes) -> Cut:
+    return lambda offset, length: [memoryview(original)[offset : offset + length]]
 
 
 def _large(study: SmallStudy) -> tuple[int, list[tuple[int, bytes]]]:
@@ -139,7 +143,7 @@ def test_parts_of_a_large_instance_are_hashed_in_order(study: SmallStudy) -> Non
     large = LargeInstances(study.manifest)
     for batch, original in parts:
         assert large.unverified({index}) == [index]
-        large.add(batch, original)
+        large.add(batch, _whole(original))
     assert large.unverified({index}) == []
 
 
@@ -147,7 +151,7 @@ def test_parts_a_little_early_wait(study: SmallStudy) -> None:
     index, (first, second, third, *others) = _large(study)
     large = LargeInstances(study.manifest)
     for batch, original in (third, second, first, *others):
-        large.add(batch, original)
+        large.add(batch, _whole(original))
     assert large.unverified({index}) == []
 
 
@@ -155,11 +159,11 @@ def test_parts_far_too_early_and_parts_that_come_twice(study: SmallStudy) -> Non
     index, parts = _large(study)
     large = LargeInstances(study.manifest)
     for batch, original in reversed(parts):
-        large.add(batch, original)
+        large.add(batch, _whole(original))
     assert large.unverified({index}) == [index]
     # The hash goes on where it stood.
     for batch, original in (*parts, *parts):
-        large.add(batch, original)
+        large.add(batch, _whole(original))
     assert large.unverified({index}) == []
 
 
@@ -171,7 +175,7 @@ def test_threads_may_bring_neighbouring_parts_at_once(study: SmallStudy) -> None
     def bring(own: list[tuple[int, bytes]]) -> None:
         for batch, original in own:
             together.wait()
-            large.add(batch, original)
+            large.add(batch, _whole(original))
 
     even = len(parts) // 2 * 2
     threads = [threading.Thread(target=bring, args=(parts[start:even:2],)) for start in (0, 1)]
@@ -180,7 +184,7 @@ def test_threads_may_bring_neighbouring_parts_at_once(study: SmallStudy) -> None
     for thread in threads:
         thread.join()
     for batch, original in parts[even:]:
-        large.add(batch, original)
+        large.add(batch, _whole(original))
     assert large.unverified({index}) == []
 
 
@@ -190,6 +194,6 @@ def test_other_bytes_in_a_large_instance_are_found(study: SmallStudy) -> None:
     damaged = bytearray(parts[1][1])
     damaged[5] ^= 1
     for batch, original in (parts[0], (parts[1][0], bytes(damaged)), *parts[2:-1]):
-        large.add(batch, original)
+        large.add(batch, _whole(original))
     with pytest.raises(DigestMismatch):
-        large.add(*parts[-1])
+        large.add(parts[-1][0], _whole(parts[-1][1]))
