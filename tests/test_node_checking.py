@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import exchange_pair
+import numpy as np
 import pytest
 from exchange_pair import SmallStudy
 from studies_made import make_instance
@@ -15,6 +16,7 @@ from node.store import BatchStore
 from node.studies import read_header
 from protocol import encoding
 from protocol.errors import DigestMismatch, RemoteProtocolError
+from protocol.pixels import PixelRun, Workspace
 
 STUDY = exchange_pair.STUDY
 
@@ -133,6 +135,38 @@ def test_an_instance_without_what_the_catalog_needs_is_refused() -> None:
     study = exchange_pair.make_study([content], batch_bytes=100_000)
     with pytest.raises(RemoteProtocolError, match="header"):
         _check(study).check(0, study.encoded[0])
+
+
+def _smooth(number: int) -> bytes:
+    """An instance whose pixels are predicted, of 128 KiB."""
+    instance = make_instance(STUDY, number, rows=256)
+    y, x = np.mgrid[0:256, 0:256]
+    instance.PixelData = (1000 + 3 * x + 2 * y + (x * y) % 5).astype("<u2").tobytes()
+    buffer = BytesIO()
+    instance.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("early", [0, 600])
+def test_instances_of_which_headers_and_pixels_are_apart(early: int) -> None:
+    """Also where pixels are said to begin `early` bytes before they do, within the header."""
+    contents = [_smooth(1), _smooth(2)]
+    study = exchange_pair.make_study(contents, batch_bytes=1_000_000)
+    size = 2 * 256 * 256
+    runs = [
+        PixelRun(end - size - early, 256, 256, 1)
+        for end in (len(contents[0]), sum(map(len, contents)))
+    ]
+    encoded = encoding.encode(b"".join(contents), runs=runs)
+    assert encoding.encoding_of(encoded) is encoding.Encoding.PIXELS
+    check = _check(study)
+    check.check(0, encoded, Workspace())
+    assert check.headers == {0: read_header(contents[0])}
+    for place in (40, len(contents[0]) - size - 10, len(contents[0]) - 10, len(contents[0]) + 300):
+        damaged = bytearray(b"".join(contents))
+        damaged[place] ^= 1
+        with pytest.raises(RemoteProtocolError):
+            _check(study).check(0, encoding.encode(damaged, runs=runs), Workspace())
 
 
 # --- large instances --------------------------------------------------------------
