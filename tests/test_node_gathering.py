@@ -121,6 +121,8 @@ class Source:
                 case Requested():
                     for frame in end.offer_manifest(self.study.manifest, time_ms=now_ms()):
                         await stream.write(frame, timeout_seconds=60)
+                    if end.asked_all:
+                        events.append(Wanted(tuple(sorted(end.asked)), True))
                 case Wanted() as wanted:
                     for index in wanted.batches:
                         await self._send(end, stream, index)
@@ -160,7 +162,7 @@ class World:
             Shelves(
                 catalog=node.catalog,
                 incoming=node.incoming,
-                append=node.audit.append,
+                append=node.audit.append_many,
                 transfers=node.transfers,
                 free_bytes=node.free_bytes,
             ),
@@ -170,7 +172,7 @@ class World:
         self.receiver = Receiver(
             key=node.keys.node,
             facility_key=node.card.facility_key,
-            append=node.audit.append,
+            append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
         )
         self.attempts = [self._attempts(source) for source in sources]
@@ -195,7 +197,7 @@ class World:
                 wait_connected=wait_connected,
                 is_connected=lambda _: True,
             ),
-            append=self.node.audit.append,
+            append=self.node.audit.append_many,
             gathering=self.gathering,
             contribution=contribution,
         )
@@ -239,8 +241,7 @@ def _shuffled(study: SmallStudy) -> SmallStudy:
         study.manifest,
         batches=study.manifest.batches[::-1],
         instances=tuple(
-            dataclasses.replace(one, first_batch=last - one.first_batch)
-            for one in study.manifest.instances
+            one._replace(first_batch=last - one.first_batch) for one in study.manifest.instances
         ),
     )
     return SmallStudy(manifest, study.encoded[::-1])
@@ -367,8 +368,8 @@ def test_batches_are_the_same_only_with_the_same_instances_at_the_same_places(
     first, second, *rest = ours.instances
     assert (first.first_batch, first.size) == (second.first_batch, second.size)
     swapped = (
-        dataclasses.replace(first, offset=second.offset),
-        dataclasses.replace(second, offset=first.offset),
+        first._replace(offset=second.offset),
+        second._replace(offset=first.offset),
         *rest,
     )
     liar = dataclasses.replace(ours, instances=swapped)

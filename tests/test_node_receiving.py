@@ -23,7 +23,7 @@ from node.network import PeerStream, StreamLost
 from node.receiving import BATCHES_AT_WORK, Receiver
 from node.transfers import TRANSFERS_SCHEMA, Transfers
 from protocol.source import SourceTransfer
-from protocol.transfer import Event, Requested, Wanted
+from protocol.transfer import Event, Requested
 
 SOURCE, RECIPIENT = (KeyPair.from_seed(bytes([n]) * 32) for n in (31, 32))
 
@@ -113,10 +113,10 @@ async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
     receiver = Receiver(
         key=RECIPIENT,
         facility_key=b"R" * 32,
-        append=home.audit,
+        append=home.audit_many,
         add_receipt=lambda receipt: "",
     )
-    shelves = Shelves(home.catalog, incoming, home.audit, transfers, lambda: 1 << 40)
+    shelves = Shelves(home.catalog, incoming, home.audit_many, transfers, lambda: 1 << 40)
     peer = Peer(FACILITY.public, "North General", CARD)
     transfer = transfers.begin_incoming(
         exchange_pair.STUDY, peer.facility_key, "treatment", only_peer=True, stat=False
@@ -137,11 +137,9 @@ async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
         assert isinstance(await event(source, muxed), Requested)
         for frame in source.offer_manifest(study.manifest, time_ms=exchange_pair.NOW):
             await muxed.feed.send(frame)
-        wanted = await event(source, muxed)
-        assert isinstance(wanted, Wanted)
-        assert len(wanted.batches) == len(study.encoded)
-        for index in wanted.batches:
-            sealed = source.seal_batch(index, study.encoded[index])
+        assert source.asked_all
+        for index, encoded in enumerate(study.encoded):
+            sealed = source.seal_batch(index, encoded)
             await muxed.feed.send(source.connection.data_header(index, len(sealed)) + sealed)
         muxed.feed.close()
         await trio.testing.wait_all_tasks_blocked()
