@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,7 +18,7 @@ from keys.identity import peer_id
 from node import hardening
 from node.bounds import NetworkLimits
 from node.channel import Channel
-from node.hardening import SocketConnection
+from node.hardening import SocketConnection, Upgrader
 from node.muxed import MuxedStream
 from node.muxer import Muxer, TooManyStreams
 from node.negotiation import Answers, BadLine, Choice, proposal
@@ -50,7 +50,7 @@ class Shared:
         left: a connection has ended; may come more than once.
     """
 
-    upgrader: Any
+    upgrader: Upgrader
     limits: NetworkLimits
     handlers: Mapping[str, Handler]
     is_trusted: Callable[[bytes], bool]
@@ -110,6 +110,7 @@ class Connection:
                     core.start_soon(self._run_writer)
                     core.start_soon(self._watch_pulse)
                     await self._muxer.run()
+                    self._raw.abort()
                     core.cancel_scope.cancel()
                 self._shared.left(self)
                 grace = self._limits.handler_grace_seconds

@@ -56,6 +56,9 @@ from node.sockets import Unreachable
 
 log = logging.getLogger("radmesh.libp2p")
 
+Upgrader = TransportUpgrader
+"""The way from a TCP connection to an encrypted one, of `make_upgrader`."""
+
 SEED_BYTES = 32
 _LOG_LINE_CHARACTERS = 300
 _EXPECTED_LOG = ("clos", "reset", "incomplete", "handshake", "negotiat", "multiselect", "eof")
@@ -161,9 +164,9 @@ class SocketConnection(IRawConnection):
             ConnectionError: the connection has ended.
         """
         left = list(parts)
-        with trio.CancelScope(shield=True) as scope:
+        deadline = trio.current_time() + self._stall_seconds
+        with trio.CancelScope(shield=True, deadline=deadline) as scope:
             while left:
-                scope.deadline = trio.current_time() + self._stall_seconds
                 try:
                     count = await self._stream.socket.sendmsg(left)
                 except (OSError, trio.ClosedResourceError) as error:
@@ -171,6 +174,8 @@ class SocketConnection(IRawConnection):
                     self.abort()
                     raise ConnectionResetError("the connection is closed") from error
                 left = _after(left, count)
+                if left:
+                    scope.deadline = trio.current_time() + self._stall_seconds
         if scope.cancelled_caught:
             self.abort()
             raise ConnectionResetError("the peer takes no data")
@@ -240,7 +245,7 @@ def _after(parts: list[Bytes], count: int) -> list[Bytes]:
 
 
 async def handshake(
-    raw: SocketConnection, expected: bytes | None, upgrader: TransportUpgrader
+    raw: SocketConnection, expected: bytes | None, upgrader: Upgrader
 ) -> tuple[bytes, Channel]:
     """Agree on Noise and yamux over a TCP connection.
 
@@ -284,7 +289,7 @@ def _channel(raw: SocketConnection, session: Any) -> Channel:
     return Channel(raw, sending=sending, receiving=receiving, opened=opened, rest=raw.take_rest())
 
 
-def make_upgrader(seed: bytes, admit: Callable[[bytes], bool]) -> TransportUpgrader:
+def make_upgrader(seed: bytes, admit: Callable[[bytes], bool]) -> Upgrader:
     """The way from a TCP connection to yamux over Noise; nothing else is on offer.
 
     Args:

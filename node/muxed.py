@@ -100,6 +100,7 @@ class MuxedStream:
         Raises:
             ConnectionError: the stream is over, or our half of it.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         block_bytes = self._muxer.block_bytes
         while self._room < min(len(data), block_bytes):
             self.check_open()

@@ -160,7 +160,12 @@ class Muxer:
         """
         block_bytes = self.block_bytes
         data = data[: _BLOCKS_AT_ONCE * block_bytes]
-        async with self._sending:
+        try:
+            # Sending lets others run; a free lock need not do so too.
+            self._sending.acquire_nowait()
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
             stream.check_open()
             stream.spend(len(data))
             messages = self._take_control()
@@ -169,6 +174,8 @@ class Muxer:
                 header = _HEADER.pack(0, _DATA, 0, stream.stream_id, len(block))
                 messages.append(b"".join((header, block)))
             await self._channel.send(messages)
+        finally:
+            self._sending.release()
         return len(data)
 
     def send_end(self, stream: MuxedStream) -> None:

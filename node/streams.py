@@ -173,8 +173,9 @@ class PeerStream:
                 while left:
                     if self._opening is not None:
                         self._hear_answers()
-                    scope.deadline = trio.current_time() + timeout_seconds
                     left = left[await self._muxed.write(left) :]
+                    if left:
+                        scope.deadline = trio.current_time() + timeout_seconds
             except trio.Cancelled:
                 self._lost = True
                 raise

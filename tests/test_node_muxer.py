@@ -194,6 +194,19 @@ async def test_a_slow_reader_is_sent_no_more_than_its_window() -> None:
         await until(lambda: not theirs.buffered)
 
 
+async def test_who_is_cancelled_sends_no_more() -> None:
+    async with two_sites() as (alice, bob):
+        stream = await alice.network.open_stream(BOB.public, SINK)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await stream.write(b"not said", timeout_seconds=5)
+        assert scope.cancelled_caught
+        with pytest.raises(StreamLost):
+            await stream.write(b"nor this", timeout_seconds=5)
+        await stream.reset()
+        await until(lambda: not _muxer(alice).streams and not _muxer(bob).streams)
+
+
 @pytest.mark.slow
 async def test_both_sides_send_all_they_can_at_once() -> None:
     size = 8 * MIB
