@@ -7,7 +7,8 @@ needs of each series. Thread-safe: several threads check batches of one study.
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,12 @@ _SMALL_BYTES = 128 * 1024
 in one piece, by more than the copy costs."""
 
 _PARTS_KEPT = 2
-"""Parts of large instances (4 MiB each) that may wait for what comes before them. Two
-threads that check neighbouring batches need no more; what does not fit is read again."""
+"""Parts of large instances (4 MiB each) that may wait for what comes before them."""
+
+_WAIT_SECONDS = 1.0
+"""Longest wait of a thread for the one that has the part before; then its own is read
+again in the end. A thread that is at work is done sooner, unless the manifest is made so
+that two wait for each other."""
 
 
 Parts = Sequence[memoryview]
@@ -99,6 +104,10 @@ class StudyCheck:
         Raises:
             RemoteProtocolError: the batch does not hold what the manifest says.
         """
+        with self._large.under_way(index):
+            self._check(index, encoded, workspace)
+
+    def _check(self, index: int, encoded: bytes, workspace: "Workspace | None") -> None:
         manifest = self._manifest
         entry = manifest.batches[index]
         pieces = encoding.decode_pieces_untrusted(encoded, workspace, entry.original_size)
@@ -180,10 +189,23 @@ class LargeInstances:
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._at_work: set[int] = set()
         self._hashers: dict[int, tuple[blake3.blake3, int]] = {}
         self._early: dict[tuple[int, int], bytes] = {}
         self._verified: set[int] = set()
+
+    @contextmanager
+    def under_way(self, index: int) -> Iterator[None]:
+        """While a thread decodes batch `index` and adds what is in it."""
+        with self._changed:
+            self._at_work.add(index)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._at_work.discard(index)
+                self._changed.notify_all()
 
     def add(self, index: int, cut: Cut) -> None:
         """Take the original bytes of batch `index`.
@@ -193,14 +215,23 @@ class LargeInstances:
         """
         for instance_index, start, offset, length in self._manifest.segments(index):
             if length < self._manifest.instances[instance_index].size:
-                with self._lock:
+                with self._changed:
                     self._take(instance_index, start, cut(offset, length))
+                    self._changed.notify_all()
 
     def _take(self, instance_index: int, start: int, parts: Parts) -> None:
-        hasher, position = self._hashers.get(instance_index) or (blake3.blake3(), 0)
-        if start != position:
-            if start > position and len(self._early) < _PARTS_KEPT:
+        is_late = False
+        while True:
+            hasher, position = self._hashers.get(instance_index) or (blake3.blake3(), 0)
+            if start <= position:
+                break
+            if len(self._early) < _PARTS_KEPT:
                 self._early[instance_index, start] = b"".join(parts)
+                return
+            if is_late or not self._is_coming(instance_index, position):
+                return
+            is_late = not self._changed.wait(_WAIT_SECONDS)
+        if start < position:
             return
         for part in parts:
             hasher.update(part)
@@ -214,6 +245,14 @@ class LargeInstances:
             if hasher.digest() != instance.digest:
                 raise DigestMismatch("a large instance does not have its promised digest")
             self._verified.add(instance_index)
+
+    def _is_coming(self, instance_index: int, position: int) -> bool:
+        """Whether a thread has the part that begins at this position."""
+        return any(
+            place.instance == instance_index and place.start == position
+            for batch in self._at_work
+            for place in self._manifest.segments(batch)
+        )
 
     def unverified(self, among: set[int]) -> list[int]:
         """Large instances (indices) of `among` that were not seen whole and in order."""

@@ -141,6 +141,11 @@ class Gathering:
         event, self._changed = self._changed, trio.Event()
         event.set()
 
+    def expect_several(self) -> None:
+        """Another source is going to be asked, too; what the first was asked for stays so."""
+        self._several = True
+        self._portions.expect_several()
+
     def holds_nothing(self) -> bool:
         """Whether a lone source may send the whole study unasked (synchronous).
 

@@ -179,7 +179,7 @@ class _Session:
         await self._take_receipt(manifest)
 
     def _begin(self, study: str) -> Manifest:
-        """The manifest, ready to be sent; on return the log says what is going to be done."""
+        """The manifest, encoded; on return the log says what is going to be done with it."""
         requested = self._entry("requested")
         try:
             manifest = self._owner.catalog.manifest(study)
@@ -187,8 +187,6 @@ class _Session:
             self._owner.append([requested])
             raise
         self._owner.append([requested, self._entry("disclosure-begun", manifest)])
-        # Here and not in the trio thread, since it takes a while for a large study.
-        _ = manifest.wire_form
         return manifest
 
     async def failed(self, error: BaseException | None) -> None:
@@ -335,7 +333,7 @@ class _Session:
         why: str = "",
         receipt: str = "",
     ) -> LogEvent:
-        request, offer = self._end.request, self._end.offer
+        request = self._end.request
         assert request is not None
         details: dict[str, str | int | bool] = {
             "transfer": request.transfer.hex(),
@@ -347,8 +345,9 @@ class _Session:
             details["content_root"] = manifest.content_root.hex()
             details["instances"] = len(manifest.instances)
             details["bytes"] = manifest.total_original_bytes
-        if offer is not None:
-            details["manifest"] = offer.manifest.hex()
+            details["manifest"] = manifest.digest.hex()
+        elif self._end.offer is not None:
+            details["manifest"] = self._end.offer.manifest.hex()
         if kind in ("disclosed", "disclosure-failed", "receipt"):
             details["batches"] = self._sent
             details["encoded_bytes"] = 0 if self._transfer is None else self._transfer.wire_bytes

@@ -99,6 +99,7 @@ class Serving:
                 is_connected=self.is_connected,
             ),
         )
+        self.announcer.on_heard = self.fetcher.heard
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
         self._nursery: trio.Nursery | None = None

@@ -8,7 +8,7 @@ from protocol.pixels import Workspace
 
 
 class Workspaces:
-    """As many as were ever needed at once, of about 12 MiB each; threads come and go."""
+    """As many as were ever needed at once, of some megabytes each; threads come and go."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

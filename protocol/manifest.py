@@ -243,10 +243,10 @@ class Manifest:
         """What stands in one batch, by ascending offset."""
         return self._places[batch]
 
-    @functools.cached_property
+    @property
     def digest(self) -> bytes:
         """BLAKE3 of the encoded manifest, 32 bytes."""
-        return blake3.blake3(self.encode()).digest()
+        return self.wire_form.digest
 
     @functools.cached_property
     def wire_form(self) -> WireForm:

@@ -10,6 +10,7 @@ import pytest
 from exchange_pair import SmallStudy
 from studies_made import make_instance
 
+from node import checking
 from node.checking import Cut, LargeInstances, StudyCheck, is_split
 from node.incoming import Incoming
 from node.store import BatchStore
@@ -199,6 +200,35 @@ def test_parts_far_too_early_and_parts_that_come_twice(study: SmallStudy) -> Non
     for batch, original in (*parts, *parts):
         large.add(batch, _whole(original))
     assert large.unverified({index}) == []
+
+
+def test_a_part_waits_for_the_thread_that_has_what_comes_before(study: SmallStudy) -> None:
+    index, parts = _large(study)
+    large = LargeInstances(study.manifest)
+    first, *others = parts
+    waiting = threading.Thread(
+        target=lambda: [large.add(batch, _whole(original)) for batch, original in others]
+    )
+    with large.under_way(first[0]):
+        waiting.start()
+        while len(large._early) < 2:
+            waiting.join(0.01)
+        assert waiting.is_alive()
+        large.add(first[0], _whole(first[1]))
+    waiting.join()
+    assert large.unverified({index}) == []
+
+
+def test_two_threads_that_wait_for_each_other_go_on(
+    study: SmallStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_WAIT_SECONDS", 0.01)
+    index, parts = _large(study)
+    large = LargeInstances(study.manifest)
+    with large.under_way(parts[0][0]):
+        for batch, original in parts[1:]:
+            large.add(batch, _whole(original))
+    assert large.unverified({index}) == [index]
 
 
 def test_threads_may_bring_neighbouring_parts_at_once(study: SmallStudy) -> None:
