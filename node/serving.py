@@ -16,6 +16,7 @@ from node import VERSION
 from node.addresses import reachable
 from node.announcer import Announcer
 from node.attempts import Reach
+from node.auditing import Auditing
 from node.bandwidth import EVERYONE
 from node.errors import NodeError
 from node.fetching import Fetcher
@@ -62,6 +63,11 @@ class Serving:
             transfers=node.transfers,
             line=self.line,
         )
+        self.auditing = Auditing(
+            node.peers,
+            lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
+            answers={},
+        )
         self.network = Network(
             key,
             listen=node.settings.listen,
@@ -70,6 +76,7 @@ class Serving:
                 messages.HELLO_PROTOCOL: self._serve_hello,
                 messages.CATALOG_PROTOCOL: self.announcer.serve,
                 messages.STUDY_PROTOCOL: self.sender.serve,
+                messages.AUDIT_PROTOCOL: self.auditing.serve,
             },
             on_connected=self._connected,
             on_disconnected=self._disconnected,
