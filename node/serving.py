@@ -260,7 +260,7 @@ class Serving:
             await self._saw(node_key)
             known = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
             if known is not None:
-                await self.witnessing.check(known)
+                await self.witnessing.check(known, node_key)
             await self._ready.wait()
             while True:
                 peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
