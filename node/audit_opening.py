@@ -64,8 +64,7 @@ def open_log(directory: Path, signer: Signer) -> Opened:
         if tail:
             # Kept before it is cut, so that a crash in between loses neither.
             replace_durable(torn, tail)
-            file.cut_torn_tail()
-        file.flush()
+        file.cut()
     except BaseException:
         if nodes is not None:
             nodes.close()
