@@ -89,6 +89,33 @@ class Appender:
             raise pending.error
         return range(pending.first, pending.first + len(events))
 
+    def append_last(self, make: Callable[[int, bytes], Event]) -> int:
+        """Write an event that names the size and the root of the log before it.
+
+        Args:
+            make: gives the event; meanwhile nothing else is appended.
+
+        Raises:
+            NodeError, LocalProtocolError: as `append_many`, and what `make` raises.
+        """
+        with self._commit_lock:
+            tree = self.durable
+            pending = _Pending([make(tree.size, tree.root())])
+            self._commit([pending])
+        if pending.error is not None:
+            raise pending.error
+        return pending.first
+
+    def mend(self) -> None:
+        """See that what is on disk is what was acknowledged, if a flush has failed.
+
+        Raises:
+            NodeError: the disk still fails, or has lost entries.
+        """
+        with self._commit_lock:
+            if self._file.is_broken:
+                self._mend()
+
     def _commit(self, batch: list[_Pending]) -> None:
         try:
             if self._closed:
