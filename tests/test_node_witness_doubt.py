@@ -8,6 +8,7 @@ from logs_made import CARD, FACILITY, LOG, ORIGIN, WITNESS, create, event, reope
 
 from keys.card import Card, sign_card
 from keys.card_fields import SizedKey
+from keys.identity import KeyPair
 from node.audit import AuditLog
 from node.database import Database
 from node.errors import ExitCode, NodeError
@@ -139,13 +140,20 @@ def test_the_right_copy_ends_the_doubt_and_the_log_tells_it(home: Home) -> None:
 
 def test_a_key_revoked_from_before_ends_the_doubt(home: Home) -> None:
     home.doubt.judge(PEER, signed(9, b"r" * 32))
+    new = KeyPair.from_seed(b"n" * 32)
+
+    def revocation(size: int, root: bytes) -> Event:
+        return Event(type="key-revoked", actor="operator")
+
+    with pytest.raises(NodeError):
+        home.log.change_key(revocation, "log", new, revoked=False)
     # The one entry that a log in doubt takes.
-    home.log.append(Event(type="key-revoked", actor="operator"))
+    home.log.change_key(revocation, "log", new, revoked=True)
     home.card = sign_card(
         FACILITY,
         name=CARD.name,
         node_keys=CARD.node_keys,
-        log_keys=(SizedKey(LOG.public, 0, 7), SizedKey(b"n" * 32, 7)),
+        log_keys=(SizedKey(LOG.public, 0, 7), SizedKey(new.public, 7)),
         witness_keys=CARD.witness_keys,
         addresses=(),
         serial=2,
