@@ -189,7 +189,7 @@ class Node:
 
     def _record(self, event: Event) -> None:
         """Log an event that is no reason to stop a node whose log is in doubt."""
-        if self.audit.halted is None:
+        if self.audit.halt.reason is None:
             self.audit.append(event)
 
     def _clean_up(self) -> None:
@@ -201,7 +201,7 @@ class Node:
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, when they differ."""
-        if self.audit.halted is not None:
+        if self.audit.halt.reason is not None:
             return
         with self.rotator.lock:
             renewed = self.home.renew_card(self.card, self.keys, addresses)

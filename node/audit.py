@@ -27,6 +27,7 @@ from node.audit_bundle import write_bundle, write_bundle_file
 from node.audit_checkpoint import CheckpointKeeper
 from node.audit_evidence import EvidenceStore
 from node.audit_files import LogFile, replace_durable, sync_directory
+from node.audit_halt import Halt
 from node.audit_opening import (
     CHECKPOINT_NAME,
     LOG_NAME,
@@ -46,7 +47,11 @@ EVIDENCE_NAME = "evidence.db"
 
 
 class AuditLog:
-    """An open audit log; made by `create` or `open`. Thread-safe."""
+    """An open audit log; made by `create` or `open`. Thread-safe.
+
+    Attributes:
+        halt: what stops it from taking entries.
+    """
 
     def __init__(
         self,
@@ -59,7 +64,7 @@ class AuditLog:
         self._directory = directory
         self._file = opened.file
         self._nodes = opened.nodes
-        self._halted: NodeError | None = None
+        self.halt = Halt()
         self._evidence = evidence
         self._clock_ms = clock_ms
         self._origin = signer.name
@@ -239,7 +244,7 @@ class AuditLog:
             return event
 
         if not revoked:
-            self._require_not_halted()
+            self.halt.require_none()
         before = self._keeper.public
         try:
             index = self._appender.append_last(begin)
@@ -265,29 +270,8 @@ class AuditLog:
 
     def append_many(self, events: Sequence[Event]) -> range:
         """Log events one after the other with one flush, all or none; see `append`."""
-        self._require_not_halted()
+        self.halt.require_none()
         return self._appender.append_many(events)
-
-    def _require_not_halted(self) -> None:
-        halted = self._halted
-        if halted is not None:
-            # Each thread raises its own: one object would mix their tracebacks.
-            raise NodeError(halted.message, hint=halted.hint, code=halted.code)
-
-    def halt(self, reason: NodeError | None) -> None:
-        """Take no entry, so that nothing that needs one happens; None takes entries again.
-
-        A revocation of the log key is taken all the same: it can end the reason.
-
-        Args:
-            reason: what every `append` raises from now on.
-        """
-        self._halted = reason
-
-    @property
-    def halted(self) -> NodeError | None:
-        """Why no entry is taken; None when all is well."""
-        return self._halted
 
     @property
     def size(self) -> int:

@@ -69,7 +69,7 @@ class Serving:
             add_receipt=node.audit.add_receipt,
             transfers=node.transfers,
             line=self.line,
-            in_doubt=lambda: node.audit.halted is not None,
+            in_doubt=lambda: node.audit.halt.reason is not None,
         )
         self.witness = Witness(
             node.witness_store,

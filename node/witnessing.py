@@ -151,7 +151,7 @@ class Witnessing:
 
     async def wait_sound(self) -> None:
         """Wait until our log is in no doubt."""
-        while self._audit.halted is not None:
+        while self._audit.halt.reason is not None:
             await self._sound.wait()
 
     # --- rounds ------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class Witnessing:
             self._last_change = (self._audit.size, now)
         elif now - since >= self._settings.heartbeat_seconds:
             self._last_change = (size, now)
-            if self._audit.halted is None:
+            if self._audit.halt.reason is None:
                 self._audit.append(Event(type="checkpoint-heartbeat"))
                 self._last_change = (self._audit.size, now)
 
@@ -196,9 +196,9 @@ class Witnessing:
         Raises:
             NodeError: our log or database cannot be read or written.
         """
-        if self._audit.halted is not None:
+        if self._audit.halt.reason is not None:
             await trio.to_thread.run_sync(self._doubt.review)
-        if self._audit.halted is not None:
+        if self._audit.halt.reason is not None:
             return
         event, self._sound = self._sound, trio.Event()
         event.set()

@@ -66,7 +66,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 def test_what_the_log_has_is_no_doubt(home: Home) -> None:
     for size in range(7):
         assert not home.doubt.judge(PEER, signed(size, home.log.root_at(size)))
-    assert home.log.halted is None
+    assert home.log.halt.reason is None
     assert home.store.alerts() == []
 
 
@@ -100,7 +100,7 @@ def test_what_we_did_not_sign_proves_nothing(home: Home) -> None:
     for note in (forged, b"nonsense"):
         with pytest.raises(RemoteProtocolError):
             home.doubt.judge(PEER, note)
-    assert home.log.halted is None
+    assert home.log.halt.reason is None
 
 
 def test_our_own_memory_is_enough(home: Home) -> None:
@@ -108,8 +108,8 @@ def test_our_own_memory_is_enough(home: Home) -> None:
     note = signed(8, b"r" * 32).decode()
     home.store.add_cosignature(8, note, PEER, "— x AAAAAAAA\n", NOW, NOW)
     home.restart()
-    assert home.log.halted is not None
-    assert "when South cosigned it" in home.log.halted.message
+    assert home.log.halt.reason is not None
+    assert "when South cosigned it" in home.log.halt.reason.message
 
 
 def test_the_right_copy_ends_the_doubt_and_the_log_tells_it(home: Home) -> None:
@@ -130,7 +130,7 @@ def test_the_right_copy_ends_the_doubt_and_the_log_tells_it(home: Home) -> None:
     (home.directory / "audit" / "log").write_bytes(whole)
     (home.directory / "audit" / "checkpoint").write_bytes(note)
     home.restart()
-    assert home.log.halted is None
+    assert home.log.halt.reason is None
     assert home.kinds()[-1] == "rollback-seen"
     last = decode_entry_untrusted(list(home.log.entries())[-1])
     assert (last.peer, last.details["size"], last.details["shown_size"]) == (PEER, 9, 6)
@@ -161,7 +161,7 @@ def test_a_key_revoked_from_before_ends_the_doubt(home: Home) -> None:
         expires=CARD.expires,
     )
     home.doubt.review()
-    assert home.log.halted is None
+    assert home.log.halt.reason is None
     assert home.kinds()[-2:] == ["key-revoked", "rollback-seen"]
 
 
@@ -174,9 +174,9 @@ def test_an_operator_can_settle_it(home: Home) -> None:
     home.doubt.check_kept()
     [alert] = home.doubt.alerts()
     home.doubt.settle(alert.number)
-    assert home.log.halted is None
+    assert home.log.halt.reason is None
     assert [one.size for one in home.store.cosigned()] == [5]
     home.restart()
-    assert home.log.halted is None
+    assert home.log.halt.reason is None
     assert home.doubt.judge(PEER, note)
-    assert home.log.halted is not None
+    assert home.log.halt.reason is not None

@@ -200,7 +200,7 @@ def test_what_a_lying_witness_says_counts_for_nothing(
             alice.append(3)
             await alice.witnessing.round()
             assert alice.cosigned is None
-            assert alice.log.halted is None
+            assert alice.log.halt.reason is None
             assert alice.witnessing.failure(alice.bob.facility_key) != ""
 
     run(main)
@@ -224,8 +224,8 @@ def test_what_our_own_key_signed_halts_the_log(tmp_path: Path, size: int, why: s
         async with owner(tmp_path, lambda request: _held(size)) as (alice, _):
             alice.append(5)
             await alice.witnessing.round()
-            assert alice.log.halted is not None
-            assert why in alice.log.halted.message
+            assert alice.log.halt.reason is not None
+            assert why in alice.log.halt.reason.message
             assert alice.doubted == 1
             before = alice.log.size
             # No round asks for a cosignature of a log in doubt.
@@ -252,7 +252,7 @@ def test_a_witness_of_another_history_is_asked_which_when_the_proof_fails(tmp_pa
                 4, alice.log.latest_checkpoint(), alice.bob.facility_key, "x\n", _now(), _now()
             )
             await alice.witnessing.round()
-            assert alice.log.halted is not None
+            assert alice.log.halt.reason is not None
             assert alice.doubted == 1
 
     run(main)
@@ -269,7 +269,7 @@ def test_the_first_question_finds_a_log_that_went_back(tmp_path: Path) -> None:
                 _now(),
             )
             await alice.witnessing.check(alice.bob, BOB.public)
-            assert alice.log.halted is not None
+            assert alice.log.halt.reason is not None
             await until(lambda: bob.alerts())
             [alert] = bob.alerts()
             assert (alert.held_checkpoint.size, alert.shown_checkpoint.size) == (9, 1)
