@@ -26,7 +26,7 @@ from node.audit_appending import Appender
 from node.audit_bundle import write_bundle, write_bundle_file
 from node.audit_checkpoint import CheckpointKeeper
 from node.audit_evidence import EvidenceStore
-from node.audit_files import LogFile, replace_durable, sync_directory
+from node.audit_files import LogFile, read_file, rename_durable, replace_durable
 from node.audit_opening import (
     CHECKPOINT_NAME,
     LOG_NAME,
@@ -110,15 +110,15 @@ class AuditLog:
         now = clock_ms()
         entry = encode_entry(first, index=0, time_ms=now, openings=())
         file.append([entry])
-        sync_directory(directory)
         tree = Frontier()
         nodes = NodeFile(directory / TREE_NAME)
         nodes.add(tree.append(leaf_hash(entry)))
         signer = Signer(origin, log_key)
         signed = sign_checkpoint(Checkpoint(origin, tree.size, tree.root()), signer)
+        # With the folder, and so the name of the log, flushed.
         replace_durable(directory / CHECKPOINT_NAME, signed.encode())
         evidence = EvidenceStore(directory / EVIDENCE_NAME)
-        opened = Opened(file, nodes, tree, now, torn=None, first_key=log_key.public)
+        opened = Opened(file, nodes, tree, now, torn=None, noted=None, first_key=log_key.public)
         return cls(directory, opened, evidence, signer, clock_ms)
 
     @classmethod
@@ -170,20 +170,24 @@ class AuditLog:
         try:
             evidence.add_openings(opened.tree.size, ())
             if opened.torn is not None:
-                log._note_torn_tail(opened.torn)
+                log._note_torn_tail(opened.torn, opened.noted)
             log.latest_checkpoint()
         except BaseException:
             log.close()
             raise
         return log
 
-    def _note_torn_tail(self, torn: Path) -> None:
-        data = torn.read_bytes()
+    def _note_torn_tail(self, torn: Path, noted: tuple[str, int] | None) -> None:
+        data = read_file(torn)
         digest = hashlib.sha256(data).hexdigest()
-        index = self.append(
-            Event(type="torn-tail-cut", details={"bytes": len(data), "sha256": digest})
-        )
-        torn.rename(self._directory / f"{TORN_NAME}-{index}")
+        if noted is not None and noted[0] == digest:
+            # A crash came between the entry and the new name.
+            index = noted[1]
+        else:
+            index = self.append(
+                Event(type="torn-tail-cut", details={"bytes": len(data), "sha256": digest})
+            )
+        rename_durable(torn, self._directory / f"{TORN_NAME}-{index}")
 
     @property
     def origin(self) -> str:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from node.errors import ExitCode, NodeError
@@ -46,17 +46,13 @@ class LogFile:
     Args:
         path: the file.
         create: make it; otherwise it must exist.
-        sync: flushes a descriptor to disk.
 
     Raises:
         NodeError: it cannot be opened, or another process holds it.
     """
 
-    def __init__(
-        self, path: Path, *, create: bool = False, sync: Callable[[int], None] = os.fdatasync
-    ) -> None:
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
-        self._sync = sync
         self._starts = array.array("Q")
         self._end = 0
         self._reserved = 0
@@ -89,7 +85,17 @@ class LogFile:
         return len(self._starts)
 
     def scan(self) -> Iterator[bytes]:
-        """Read all entries from the beginning, up to the end or the first bad frame."""
+        """Read all entries from the beginning, up to the end or the first bad frame.
+
+        Raises:
+            NodeError: the disk is failing.
+        """
+        try:
+            yield from self._scan()
+        except OSError as error:
+            raise _read_error(self._path, error) from error
+
+    def _scan(self) -> Iterator[bytes]:
         size = os.fstat(self._descriptor).st_size
         with os.fdopen(os.dup(self._descriptor), "rb", _READ_BYTES) as file:
             file.seek(0)
@@ -115,7 +121,17 @@ class LogFile:
 
     def cut(self) -> None:
         """Remove what lies behind the last whole frame, and make all before it durable:
-        a killed process may have left it in memory only."""
+        a killed process may have left it in memory only.
+
+        Raises:
+            NodeError: the disk is full or failing.
+        """
+        try:
+            self._cut()
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+
+    def _cut(self) -> None:
         os.ftruncate(self._descriptor, self._end)
         os.fsync(self._descriptor)
         self._reserved = self._end
@@ -136,7 +152,7 @@ class LogFile:
                 self._reserve(self._end + len(data))
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self._end + written)
-            self._sync(self._descriptor)
+            os.fdatasync(self._descriptor)
         except OSError as error:
             self._undo()
             # All was written: it is the flush that failed.
@@ -165,7 +181,7 @@ class LogFile:
 
     def _undo(self) -> None:
         try:
-            self.cut()
+            self._cut()
         except OSError:
             self.is_broken = True
 
@@ -199,7 +215,7 @@ class LogFile:
             # The last entry again, so that the flush has something to prove.
             data = os.pread(self._descriptor, self._end - last, last)
             os.pwrite(self._descriptor, data, last)
-            self.cut()
+            self._cut()
         except OSError as error:
             raise _disk_error(self._path, error.strerror) from error
         self.is_broken = False
@@ -214,7 +230,10 @@ class LogFile:
             upto = min(start + _READ_ENTRIES, stop)
             begin = self._starts[start]
             end = self._starts[upto] if upto < len(self._starts) else self._end
-            block = os.pread(self._descriptor, end - begin, begin)
+            try:
+                block = os.pread(self._descriptor, end - begin, begin)
+            except OSError as error:
+                raise _read_error(self._path, error) from error
             position = 0
             for index in range(start, upto):
                 header = block[position : position + FRAME_HEADER.size].ljust(FRAME_HEADER.size)
@@ -250,6 +269,28 @@ def _disk_error(path: Path, reason: str | None) -> NodeError:
     )
 
 
+def _read_error(path: Path, error: OSError) -> NodeError:
+    return NodeError(
+        f"{path} cannot be read: {error.strerror}",
+        hint="repair the disk; what is in the folder `audit` may be all that is left of it",
+        code=ExitCode.DISK,
+    )
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a small file; none when there is no such file.
+
+    Raises:
+        NodeError: the disk is failing.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise _read_error(path, error) from error
+
+
 def replace_durable(path: Path, data: bytes) -> None:
     """Write a small file so that after a crash it is whole, old or new.
 
@@ -270,6 +311,19 @@ def replace_durable(path: Path, data: bytes) -> None:
         finally:
             os.close(descriptor)
         temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise _disk_error(path, error.strerror) from error
+
+
+def rename_durable(path: Path, target: Path) -> None:
+    """Give a file another name in its folder, durably.
+
+    Raises:
+        NodeError: the disk is failing.
+    """
+    try:
+        path.rename(target)
         sync_directory(path.parent)
     except OSError as error:
         raise _disk_error(path, error.strerror) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keys.card_fields import SizedKey
-from node.audit_files import LogFile, replace_durable
+from node.audit_files import LogFile, read_file, replace_durable
 from node.audit_tree import NodeFile
 from node.errors import ExitCode, NodeError
 from protocol.errors import RemoteProtocolError
@@ -36,7 +36,8 @@ class Opened:
         nodes: of the tree.
         tree: over all entries.
         last_ms: time of the last entry.
-        torn: what was cut off and is not noted yet, if anything.
+        torn: what was cut off, under a name that says that it is not noted yet.
+        noted: SHA-256 in hex of what the last entry notes as cut off, and its index.
         first_key: the log key that the first entry names, 32 bytes.
         changes: of keys, all roles, oldest first.
     """
@@ -46,6 +47,7 @@ class Opened:
     tree: Frontier
     last_ms: int
     torn: Path | None
+    noted: tuple[str, int] | None
     first_key: bytes
     changes: tuple[KeyChange, ...] = ()
 
@@ -77,8 +79,10 @@ def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
         torn = directory / TORN_NAME
         tail = file.torn_tail()
         if tail:
-            # Kept before it is cut, so that a crash in between loses neither.
-            replace_durable(torn, tail)
+            # Kept before it is cut, so that a crash in between loses neither; what an
+            # earlier crash left there is not noted yet.
+            earlier = read_file(torn)
+            replace_durable(torn, earlier if earlier.endswith(tail) else earlier + tail)
         file.cut()
     except BaseException:
         if nodes is not None:
@@ -89,7 +93,8 @@ def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
         file=file,
         nodes=nodes,
         tree=replay.tree,
-        last_ms=replay.last_ms,
+        last_ms=replay.last.time_ms,
+        noted=_noted(replay.last),
         torn=torn if torn.exists() else None,
         first_key=replay.first_key,
         changes=tuple(replay.changes),
@@ -97,11 +102,11 @@ def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
 
 
 def _read_checkpoint(path: Path, origin: str, keys: Sequence[SizedKey]) -> Checkpoint:
-    reason = "no key is known that may have signed its checkpoint"
     try:
         data = path.read_bytes()
     except OSError as error:
         raise _integrity(f"its checkpoint cannot be read: {error.strerror}") from error
+    reason, misplaced = "no key is known that may have signed its checkpoint", ""
     for listed in keys:
         try:
             checkpoint = open_checkpoint_untrusted(data, origin, listed.key)
@@ -111,12 +116,14 @@ def _read_checkpoint(path: Path, origin: str, keys: Sequence[SizedKey]) -> Check
         until = listed.until_size
         if listed.since_size <= checkpoint.size and (until is None or checkpoint.size < until):
             return checkpoint
-        reason = f"its checkpoint of size {checkpoint.size} is signed by a key not in force there"
-    raise _integrity(reason)
+        misplaced = (
+            f"its checkpoint of size {checkpoint.size} is signed by a key not in force there"
+        )
+    raise _integrity(misplaced or reason)
 
 
 class _Replay:
-    """Reads the whole log: its tree, the time of its last entry, its changes of keys."""
+    """Reads the whole log: its tree, its last entry, its changes of keys."""
 
     def __init__(self, file: LogFile, nodes: NodeFile, checkpoint: Checkpoint) -> None:
         self.tree = tree = Frontier()
@@ -139,7 +146,7 @@ class _Replay:
             raise _integrity(
                 f"{checkpoint.size} entries were signed, and {tree.size} whole ones are there"
             )
-        self.last_ms = _decode(last, tree.size - 1).time_ms
+        self.last = _decode(last, tree.size - 1)
 
     def _take_first(self, entry: Entry) -> None:
         try:
@@ -160,6 +167,12 @@ class _Replay:
         if change.root != self.tree.root():
             raise _integrity(f"entry {entry.index} changes a key of another log")
         self.changes.append(change)
+
+
+def _noted(entry: Entry) -> tuple[str, int] | None:
+    if entry.type != "torn-tail-cut":
+        return None
+    return str(entry.details.get("sha256")), entry.index
 
 
 def _decode(entry: bytes, index: int) -> Entry:

@@ -240,18 +240,20 @@ class _Disk:
 
     def __init__(self):
         self.error = 0
+        self._flush = os.fdatasync
 
     def __call__(self, descriptor):
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
-        os.fdatasync(descriptor)
+        self._flush(descriptor)
 
 
 @pytest.fixture
-def failing(directory):
+def failing(directory, monkeypatch):
     """A log of two entries and the disk below it."""
     log = create(directory)
-    disk = log._file._sync = _Disk()
+    disk = _Disk()
+    monkeypatch.setattr(os, "fdatasync", disk)
     log.append(event(1))
     yield log, disk
     log.close()
