@@ -2,7 +2,7 @@
 
 A checkpoint costs two flushes more than an entry, so it is written by a thread
 of its own, once for all entries that came meanwhile. What is on disk may lag by
-some milliseconds; what is shown to anybody is written first, so that no crash
+a quarter of a second; what is shown to anybody is written first, so that no crash
 makes the log fall behind what others have seen.
 """
 
@@ -16,7 +16,7 @@ from protocol.log.checkpoint import Checkpoint, sign_checkpoint
 from protocol.log.note import Signer
 from protocol.log.tree import Frontier
 
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.25
 """Least time between two checkpoints that nobody asked for."""
 
 RETRY_SECONDS = 1.0
