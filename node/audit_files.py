@@ -69,15 +69,21 @@ class LogFile:
                 code=ExitCode.INTEGRITY if error.errno == errno.ENOENT else ExitCode.NO_HOME,
             ) from error
         try:
+            self._lock(descriptor)
+        except NodeError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(descriptor)
             raise NodeError(
                 f"another process is writing the audit log {self._path}",
                 hint="stop it first; two writers would break the log",
                 code=ExitCode.BUSY,
             ) from None
-        return descriptor
 
     @property
     def count(self) -> int:
@@ -90,28 +96,31 @@ class LogFile:
         Raises:
             NodeError: the disk is failing.
         """
+        for entry in self._whole_frames():
+            self._starts.append(self._end)
+            self._end += FRAME_HEADER.size + len(entry)
+            yield entry
+
+    def _whole_frames(self) -> Iterator[bytes]:
         try:
-            yield from self._scan()
+            size = os.fstat(self._descriptor).st_size
+            position = 0
+            with os.fdopen(os.dup(self._descriptor), "rb", _READ_BYTES) as file:
+                file.seek(0)
+                while True:
+                    header = file.read(FRAME_HEADER.size)
+                    if len(header) < FRAME_HEADER.size:
+                        return
+                    length, checksum = FRAME_HEADER.unpack(header)
+                    position += len(header) + length
+                    if not 0 < length <= ENTRY_BYTES or position > size:
+                        return
+                    entry = file.read(length)
+                    if zlib.crc32(entry) != checksum:
+                        return
+                    yield entry
         except OSError as error:
             raise _read_error(self._path, error) from error
-
-    def _scan(self) -> Iterator[bytes]:
-        size = os.fstat(self._descriptor).st_size
-        with os.fdopen(os.dup(self._descriptor), "rb", _READ_BYTES) as file:
-            file.seek(0)
-            while True:
-                header = file.read(FRAME_HEADER.size)
-                if len(header) < FRAME_HEADER.size:
-                    return
-                length, checksum = FRAME_HEADER.unpack(header)
-                if not 0 < length <= ENTRY_BYTES or self._end + len(header) + length > size:
-                    return
-                entry = file.read(length)
-                if zlib.crc32(entry) != checksum:
-                    return
-                self._starts.append(self._end)
-                self._end += len(header) + length
-                yield entry
 
     def torn_tail(self) -> bytes:
         """What a crash left behind the last whole frame, after `scan`; without zeros at
@@ -186,31 +195,32 @@ class LogFile:
             self.is_broken = True
 
     def reopen(self) -> Iterator[bytes]:
-        """After a failed flush: read anew, from the disk and not from memory.
+        """After a failed flush: the whole frames, from the disk and not from memory.
 
         The system may show what it failed to write as if it were on disk, and forget
         the failure: a second flush of the same file proves nothing.
 
         Raises:
-            NodeError: it cannot be opened.
+            NodeError: it cannot be opened or read, or another process took it.
         """
-        os.close(self._descriptor)
-        self._descriptor = -1
-        self._descriptor = self._open(0)
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        self._starts = array.array("Q")
-        self._end = 0
-        return self.scan()
+        try:
+            fresh = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            # Under the same number, since others may be reading.
+            os.dup2(fresh, self._descriptor, inheritable=False)
+            os.close(fresh)
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+        self._lock(self._descriptor)
+        return self._whole_frames()
 
-    def mend(self, count: int) -> None:
-        """After `reopen`: keep the first `count` entries, and take new ones again.
+    def mend(self) -> None:
+        """Take entries again, once what `reopen` gave begins with all that was acknowledged.
 
         Raises:
             NodeError: the disk still fails.
         """
-        self._end = self._starts[count] if count < len(self._starts) else self._end
-        del self._starts[count:]
-        last = self._starts[count - 1] if count else 0
+        last = self._starts[-1]
         try:
             # The last entry again, so that the flush has something to prove.
             data = os.pread(self._descriptor, self._end - last, last)

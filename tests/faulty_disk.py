@@ -55,6 +55,7 @@ class FaultyDisk:
                 "fdatasync",
                 "ftruncate",
                 "rename",
+                "dup2",
             )
         }
         for name in self._real:
@@ -100,6 +101,12 @@ class FaultyDisk:
         with self._lock:
             self._paths.pop(descriptor, None)
             self._real["close"](descriptor)
+
+    def _dup2(self, descriptor, target, **kwargs):  # type: ignore[no-untyped-def]
+        with self._lock:
+            self._real["dup2"](descriptor, target, **kwargs)
+            if descriptor in self._paths:
+                self._paths[target] = self._paths[descriptor]
 
     def _pwrite(self, descriptor, data, offset):  # type: ignore[no-untyped-def]
         return self._written("pwrite", descriptor, data, offset)

@@ -369,6 +369,9 @@ def test_what_was_acknowledged_survives_kill_9(directory):
             acknowledged = max([acknowledged, *(int(line) for line in rest[:-1])])
         log = reopen(directory)
         assert log.size > acknowledged
+        for entry in entries_of(log):
+            for _, commitment in entry.subjects:
+                assert log.opening_of(commitment) is not None
         tree = Frontier()
         for data in log.entries():
             tree.append(leaf_hash(data))

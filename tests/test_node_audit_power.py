@@ -120,8 +120,7 @@ def test_power_cut_at_each_call(made, tmp_path, monkeypatch):
                 pytest.fail(f"power cut at call {at}, {kind}: {error}")
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize(("error", "half"), [(errno.EIO, False), (errno.ENOSPC, True)])
 def test_an_error_at_each_call(made, tmp_path, monkeypatch, error, half):
     monkeypatch.setattr(audit_appending, "MEND_PAUSE_SECONDS", 0.0)
     for at, disk, log, witness in _sweep(made, tmp_path, monkeypatch, error, half):

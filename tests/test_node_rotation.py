@@ -1,6 +1,9 @@
 """Keys of a home replaced: what is in force, and what a crash at any point leaves."""
 
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -305,3 +308,35 @@ def test_an_error_at_each_call_of_a_change_and_another_try(
         shutil.rmtree(run.path)
         at += 1
     assert at > 25
+
+
+_ROTATE_FOR_EVER = """
+import sys
+from pathlib import Path
+from node.app import Node
+from node.home import Home
+from node.rotation import Request
+with Node.open(Home(Path(sys.argv[1]))) as node:
+    while True:
+        for role in ("log", "node", "witness"):
+            node.rotator.change(Request(role=role, facility=node.keys.facility))
+            print(node.card.serial, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_changes(home: Home) -> None:
+    serial = 0
+    for number in range(6):
+        command = [sys.executable, "-c", _ROTATE_FOR_EVER, str(home.path)]
+        root = Path(__file__).parents[1]
+        with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(number + 1):
+                serial = int(process.stdout.readline())
+            # A different moment of the next change each time.
+            time.sleep(number * 0.004)
+            process.kill()
+            serial = max([serial, *(int(line) for line in process.stdout.read().split("\n")[:-1])])
+        with _require_whole(home) as node:
+            assert node.card.serial >= serial
