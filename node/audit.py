@@ -53,7 +53,8 @@ class AuditLog:
         directory: Path,
         opened: Opened,
         evidence: EvidenceStore,
-        signer: Signer,
+        origin: str,
+        signer: Signer | None,
         clock_ms: Callable[[], int],
     ) -> None:
         self._directory = directory
@@ -61,7 +62,8 @@ class AuditLog:
         self._nodes = opened.nodes
         self._evidence = evidence
         self._clock_ms = clock_ms
-        self._origin = signer.name
+        self._origin = origin
+        self._log_key = opened.log_key
         self._changed_to = {change.new_key for change in opened.changes}
         self._newest_keys = {change.role: change.new_key for change in opened.changes}
         self._appender = Appender(
@@ -119,7 +121,7 @@ class AuditLog:
         replace_durable(directory / CHECKPOINT_NAME, signed.encode())
         evidence = EvidenceStore(directory / EVIDENCE_NAME)
         opened = Opened(file, nodes, tree, now, torn=None, noted=None, first_key=log_key.public)
-        return cls(directory, opened, evidence, signer, clock_ms)
+        return cls(directory, opened, evidence, origin, signer, clock_ms)
 
     @classmethod
     def open(
@@ -131,6 +133,7 @@ class AuditLog:
         clock_ms: Callable[[], int],
         log_keys: Sequence[SizedKey] = (),
         successor: KeyPair | None = None,
+        is_lost: bool = False,
     ) -> "AuditLog":
         """Open a log: check it against its checkpoint, cut and note a torn tail.
 
@@ -144,6 +147,8 @@ class AuditLog:
             log_keys: all log keys, as on the facility card; none when there was but one.
             successor: a log key whose rotation a crash may have cut short: it is the
                 one in force when its entry is in the log.
+            is_lost: the log key in force is lost; nothing is signed before a
+                `change_key`.
 
         Raises:
             NodeError: the log is not what was signed, is held by another process, or
@@ -153,25 +158,26 @@ class AuditLog:
         pairs = [pair for pair in (log_key, successor) if pair is not None]
         try:
             key = next((pair for pair in pairs if pair.public == opened.log_key), None)
-            if key is None:
+            if key is None and not is_lost:
                 raise NodeError(
                     "the log key of this home is not the one that its audit log names",
                     hint="restore the folders `audit` and `keys` and the file `card` from the "
                     "same backup",
                     code=ExitCode.INTEGRITY,
                 )
-            signer = Signer(origin, key)
+            signer = None if key is None else Signer(origin, key)
             evidence = EvidenceStore(directory / EVIDENCE_NAME)
         except BaseException:
             opened.nodes.close()
             opened.file.close()
             raise
-        log = cls(directory, opened, evidence, signer, clock_ms)
+        log = cls(directory, opened, evidence, origin, signer, clock_ms)
         try:
             evidence.add_openings(opened.tree.size, ())
             if opened.torn is not None:
                 log._note_torn_tail(opened.torn, opened.noted)
-            log.latest_checkpoint()
+            if signer is not None:
+                log.latest_checkpoint()
         except BaseException:
             log.close()
             raise
@@ -197,7 +203,7 @@ class AuditLog:
     @property
     def log_key(self) -> bytes:
         """The log key in force, 32 bytes."""
-        return self._keeper.public
+        return self._log_key
 
     def newest_key(self, role: str) -> bytes | None:
         """The key (32 bytes) that the newest entry for a role puts in force; None when
@@ -241,13 +247,13 @@ class AuditLog:
                 self._keeper.hand_over(Signer(self._origin, new), size + 1)
             return event
 
-        before = self._keeper.public
         try:
             index = self._appender.append_last(begin)
         except BaseException:
-            if self._keeper.public != before:
-                self._keeper.take_back()
+            self._keeper.take_back(new.public)
             raise
+        if role == "log":
+            self._log_key = new.public
         self._changed_to.add(new.public)
         self._newest_keys[role] = new.public
         return index

@@ -216,6 +216,25 @@ def test_what_cannot_be_asked(home: Home, operation: str, parameters: dict[str, 
     assert caught.value.code == ExitCode.USAGE
 
 
+def test_a_lost_log_key_is_revoked_without_it(home: Home) -> None:
+    with Node.open(home) as node:
+        for _ in range(3):
+            node.audit.append(Event(type="start"))
+        pin = f"{node.audit.size}:{node.audit.root().hex()}"
+        lost = node.keys.log.public
+    (home.keys_path / "log").unlink()
+    with pytest.raises(NodeError, match="the log key is missing"):
+        call(home, "status", {})
+    wrong = {"role": "log", "trusted": "4:" + "00" * 32}
+    with pytest.raises(NodeError, match="another root"):
+        call(home, "keys.revoke", wrong)
+    assert not home.has_key("log")
+    done = call(home, "keys.revoke", {"role": "log", "trusted": pin})
+    assert done["old_key"] == lost.hex()
+    with _require_whole(home) as node:
+        assert [key.key for key in node.card.log_keys] == [lost, node.keys.log.public]
+
+
 @pytest.mark.parametrize("part", ["keys/log", "keys/node", "card"])
 def test_a_part_of_an_older_backup_is_noticed(home: Home, tmp_path: Path, part: str) -> None:
     backup = tmp_path / "backup"
