@@ -15,7 +15,6 @@ The files are those of `node/audit_files.py` (entries), `node/audit_checkpoint.p
 `node/audit_evidence.py` (openings, receipts) and `node/audit_tree.py` (for proofs).
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -26,21 +25,20 @@ from node.audit_appending import Appender
 from node.audit_bundle import write_bundle, write_bundle_file
 from node.audit_checkpoint import CheckpointKeeper
 from node.audit_evidence import EvidenceStore
-from node.audit_files import LogFile, read_file, rename_durable, replace_durable
+from node.audit_files import rename_durable
 from node.audit_opening import (
     CHECKPOINT_NAME,
-    LOG_NAME,
     TORN_NAME,
-    TREE_NAME,
     Opened,
+    make_log,
     open_log,
+    torn_tail_event,
 )
-from node.audit_tree import NodeFile, Proofs
+from node.audit_tree import Proofs
 from node.errors import ExitCode, NodeError
-from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted, sign_checkpoint
-from protocol.log.entry import Event, Opening, encode_entry, format_time
+from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted
+from protocol.log.entry import Event, Opening, format_time
 from protocol.log.note import Signer, parse_note_untrusted
-from protocol.log.tree import Frontier, leaf_hash
 
 EVIDENCE_NAME = "evidence.db"
 
@@ -107,20 +105,9 @@ class AuditLog:
         Raises:
             NodeError: the disk is full, or there is a log already.
         """
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = LogFile(directory / LOG_NAME, create=True)
-        now = clock_ms()
-        entry = encode_entry(first, index=0, time_ms=now, openings=())
-        file.append([entry])
-        tree = Frontier()
-        nodes = NodeFile(directory / TREE_NAME)
-        nodes.add(tree.append(leaf_hash(entry)))
         signer = Signer(origin, log_key)
-        signed = sign_checkpoint(Checkpoint(origin, tree.size, tree.root()), signer)
-        # With the folder, and so the name of the log, flushed.
-        replace_durable(directory / CHECKPOINT_NAME, signed.encode())
+        opened = make_log(directory, signer, first, clock_ms())
         evidence = EvidenceStore(directory / EVIDENCE_NAME)
-        opened = Opened(file, nodes, tree, now, torn=None, noted=None, first_key=log_key.public)
         return cls(directory, opened, evidence, origin, signer, clock_ms)
 
     @classmethod
@@ -184,15 +171,12 @@ class AuditLog:
         return log
 
     def _note_torn_tail(self, torn: Path, noted: tuple[str, int] | None) -> None:
-        data = read_file(torn)
-        digest = hashlib.sha256(data).hexdigest()
-        if noted is not None and noted[0] == digest:
+        event = torn_tail_event(torn)
+        if noted is not None and noted[0] == event.details["sha256"]:
             # A crash came between the entry and the new name.
             index = noted[1]
         else:
-            index = self.append(
-                Event(type="torn-tail-cut", details={"bytes": len(data), "sha256": digest})
-            )
+            index = self.append(event)
         rename_durable(torn, self._directory / f"{TORN_NAME}-{index}")
 
     @property

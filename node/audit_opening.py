@@ -1,10 +1,11 @@
-"""Opens the audit log: what is on disk is compared with what was signed.
+"""Makes and opens the audit log: what is on disk is compared with what was signed.
 
 A log that is shorter than its signed size, or has another root there, does not open:
 somebody cut or changed it, or an old backup came back. What lies behind the last
 whole frame is cut off and kept beside the log (docs/protocol-log.md section 6).
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from node.audit_files import LogFile, read_file, replace_durable
 from node.audit_tree import NodeFile
 from node.errors import ExitCode, NodeError
 from protocol.errors import RemoteProtocolError
-from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted
-from protocol.log.entry import Entry, decode_entry_untrusted
+from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted, sign_checkpoint
+from protocol.log.entry import Entry, Event, decode_entry_untrusted, encode_entry
+from protocol.log.note import Signer
 from protocol.log.rotation import KEY_REVOKED, ROTATION, KeyChange, parse_change_untrusted
 from protocol.log.tree import Frontier, leaf_hash
 
@@ -56,6 +58,50 @@ class Opened:
         """The log key that these entries put in force, 32 bytes."""
         keys = [change.new_key for change in self.changes if change.role == "log"]
         return keys[-1] if keys else self.first_key
+
+
+def make_log(directory: Path, signer: Signer, first: Event, time_ms: int) -> Opened:
+    """Make the files of a log of one entry.
+
+    Args:
+        directory: must not hold a log yet; made if it does not exist.
+        signer: signs its checkpoint.
+        first: the entry.
+        time_ms: its time.
+
+    Raises:
+        NodeError: the disk is full, or there is a log already.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = LogFile(directory / LOG_NAME, create=True)
+    entry = encode_entry(first, index=0, time_ms=time_ms, openings=())
+    file.append([entry])
+    tree = Frontier()
+    nodes = NodeFile(directory / TREE_NAME)
+    nodes.add(tree.append(leaf_hash(entry)))
+    signed = sign_checkpoint(Checkpoint(signer.name, tree.size, tree.root()), signer)
+    # With the folder, and so the name of the log, flushed.
+    replace_durable(directory / CHECKPOINT_NAME, signed.encode())
+    return Opened(
+        file=file,
+        nodes=nodes,
+        tree=tree,
+        last_ms=time_ms,
+        torn=None,
+        noted=None,
+        first_key=signer.keypair.public,
+    )
+
+
+def torn_tail_event(torn: Path) -> Event:
+    """What notes a torn tail that was kept in a file.
+
+    Raises:
+        NodeError: the file cannot be read.
+    """
+    data = read_file(torn)
+    digest = hashlib.sha256(data).hexdigest()
+    return Event(type="torn-tail-cut", details={"bytes": len(data), "sha256": digest})
 
 
 def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
