@@ -8,7 +8,7 @@ import click
 
 from node import phrases
 from node.cli import output
-from node.cli.card import read_card
+from node.cli.card import read_card, read_fingerprint
 from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
 
@@ -170,7 +170,7 @@ def _verify(
 ) -> int:
     from protocol.verify import Evidence, report_lines, to_json, verify_bundle
 
-    expected = _fingerprint(facility)
+    expected = read_fingerprint(facility)
     evidence = Evidence(
         pins=[_pin(text) for text in given["pins"]],
         checkpoints=[_content(path) for path in given["checkpoints"]],
@@ -188,24 +188,6 @@ def _verify(
         for line in report_lines(verdict):
             output.say(phrases.clean(line))
     return verdict.exit_code
-
-
-def _fingerprint(text: str) -> bytes:
-    """SHA-256 of the facility key (32 bytes), from a card file or a spoken fingerprint."""
-    import hashlib
-
-    from keys.errors import BadFingerprint
-    from keys.fingerprint import parse_fingerprint
-
-    if Path(text).is_file():
-        return hashlib.sha256(read_card(Path(text)).facility_key).digest()
-    try:
-        return parse_fingerprint(text)
-    except BadFingerprint as error:
-        raise NodeError(
-            f"{text} is neither a card file nor a fingerprint: {error}",
-            hint="a fingerprint has 8 groups of 7 characters",
-        ) from error
 
 
 def _pin(text: str) -> tuple[int, bytes]:

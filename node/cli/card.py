@@ -117,6 +117,28 @@ def show_card(session: Session, file: Path | None) -> None:
         output.note(f"warning: {phrases.clean(problem)}")
 
 
+def read_fingerprint(text: str) -> bytes:
+    """SHA-256 of the facility key (32 bytes), from a card file or a spoken fingerprint.
+
+    Raises:
+        NodeError: it is neither.
+    """
+    import hashlib
+
+    from keys.errors import BadFingerprint
+    from keys.fingerprint import parse_fingerprint
+
+    if Path(text).is_file():
+        return hashlib.sha256(read_card(Path(text)).facility_key).digest()
+    try:
+        return parse_fingerprint(text)
+    except BadFingerprint as error:
+        raise NodeError(
+            f"{text} is neither a card file nor a fingerprint: {error}",
+            hint="a fingerprint has 8 groups of 7 characters",
+        ) from error
+
+
 def read_card(file: Path) -> "Card":
     """The card in a file, "-" for standard input; its signature holds.
 

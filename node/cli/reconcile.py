@@ -1,0 +1,97 @@
+"""`radmesh audit reconcile`: two facilities' logs against each other."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from node import phrases
+from node.cli import output
+from node.cli.card import read_fingerprint
+from node.cli.session import Session, json_option, pass_session
+from node.errors import ExitCode, NodeError
+
+_CANNOT_TELL = 2
+_GRACE_SECONDS = 300
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("bundle_a", type=_FILE, required=False)
+@click.argument("bundle_b", type=_FILE, required=False)
+@click.option(
+    "--facility-a",
+    metavar="FINGERPRINT-OR-CARD",
+    help="Whose log BUNDLE_A must be: the fingerprint, or a card file, from somebody else "
+    "than the bundle's maker.",
+)
+@click.option(
+    "--facility-b", metavar="FINGERPRINT-OR-CARD", help="Whose log BUNDLE_B must be, likewise."
+)
+@click.option(
+    "--grace",
+    type=click.IntRange(0),
+    default=_GRACE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="What one log has in so many seconds before the other ends may be missing there.",
+)
+@json_option
+@pass_session
+def reconcile(
+    session: Session,
+    bundle_a: Path | None,
+    bundle_b: Path | None,
+    facility_a: str | None,
+    facility_b: str | None,
+    grace: int,
+) -> int:
+    """Compare what two facilities' logs say about each other.
+
+    Give two exported logs, each with its facility; needs no node, no home and no
+    openings. Each disclosure from one to the other is matched, or named: ONLY_A,
+    ONLY_B, MISMATCH, BROKEN_OFF, NOT_YET.
+
+    Exit code 0: nothing differs. 1: something does. 2: cannot tell.
+    """
+    try:
+        if bundle_a is None or bundle_b is None or facility_a is None or facility_b is None:
+            raise NodeError(
+                "two bundles and their two facilities are needed",
+                hint="give BUNDLE_A and BUNDLE_B with --facility-a and --facility-b",
+            )
+        return _bundles(session, (bundle_a, bundle_b), (facility_a, facility_b), grace)
+    except NodeError as error:
+        # A comparison that could not be made must never look like a result.
+        error.code = ExitCode(_CANNOT_TELL)
+        raise
+
+
+def _bundles(
+    session: Session, paths: tuple[Path, Path], facilities: tuple[str, str], grace: int
+) -> int:
+    from protocol.reconcile_bundles import reconcile_bundles
+    from protocol.reconcile_report import outcome_json, outcome_lines
+
+    fingerprint_a, fingerprint_b = (read_fingerprint(text) for text in facilities)
+    with _open(paths[0]) as bundle_a, _open(paths[1]) as bundle_b:
+        outcome = reconcile_bundles(
+            bundle_a,
+            bundle_b,
+            fingerprint_a=fingerprint_a,
+            fingerprint_b=fingerprint_b,
+            grace_seconds=grace,
+        )
+    if session.as_json:
+        output.emit_json(outcome_json(outcome))
+    else:
+        for line in outcome_lines(outcome):
+            output.say(phrases.clean(line))
+    return outcome.exit_code
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise NodeError(f"the bundle {path} cannot be read: {error.strerror}") from error
