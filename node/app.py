@@ -17,10 +17,12 @@ from node.audit import AuditLog
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
+from node.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.feeds import FEEDS_SCHEMA, Feeds
 from node.home import Home, log_origin, now_ms
 from node.incoming import Incoming
 from node.peers import PEERS_SCHEMA, Peers
+from node.pending import PENDING_SCHEMA, Pending
 from node.store import BatchStore
 from node.transfers import TRANSFERS_SCHEMA, Transfers
 from protocol.log.entry import Event
@@ -49,13 +51,22 @@ class Node:
         )
         self.database = Database(
             home.database_path,
-            (CATALOG_SCHEMA, PEERS_SCHEMA, FEEDS_SCHEMA, TRANSFERS_SCHEMA),
+            (
+                CATALOG_SCHEMA,
+                PEERS_SCHEMA,
+                FEEDS_SCHEMA,
+                TRANSFERS_SCHEMA,
+                EXCHANGES_SCHEMA,
+                PENDING_SCHEMA,
+            ),
         )
         self.catalog = Catalog(self.database)
         self.store = BatchStore(home.store_path)
         self.incoming = Incoming(home.incoming_path, self.store)
         self.feeds = Feeds(self.database, self.catalog)
         self.transfers = Transfers(self.database)
+        self.exchanges = Exchanges(self.database, self.audit)
+        self.pending = Pending(self.database, self.audit, self.exchanges)
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self._peer_changed
         )

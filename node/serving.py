@@ -28,6 +28,7 @@ from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
 from node.sending import Sender
+from node.settling import Settling
 from protocol import messages
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Hello
@@ -52,6 +53,15 @@ class Serving:
             key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
         )
         self.line = Line(node.settings.bandwidth)
+        self.settling = Settling(
+            key=key,
+            own_facility=node.card.facility_key,
+            pending=node.pending,
+            audit=node.audit,
+            transfers=node.transfers,
+            connected=self._connected_peer,
+        )
+        node.transfers.on_end = self.settling.poke
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
@@ -59,14 +69,14 @@ class Serving:
             catalog=node.catalog,
             store=node.store,
             append=node.audit.append,
-            add_receipt=node.audit.add_receipt,
+            add_receipt=self.settling.countersigner.take_receipt,
             transfers=node.transfers,
             line=self.line,
         )
         self.auditing = Auditing(
             node.peers,
             lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
-            answers={},
+            answers={**self.settling.answers},
         )
         self.network = Network(
             key,
@@ -89,6 +99,7 @@ class Serving:
                 facility_key=node.card.facility_key,
                 append=node.audit.append,
                 add_receipt=node.audit.add_receipt,
+                exchanging=self.settling.exchanging,
             ),
             shelves=Shelves(
                 catalog=node.catalog,
@@ -125,6 +136,7 @@ class Serving:
                 self._nursery = nursery
                 nursery.start_soon(self.links.run)
                 nursery.start_soon(self.fetcher.run)
+                nursery.start_soon(self.settling.run, self.auditing)
                 for peer in self.network.connected():
                     self._connected(peer)
                 try:
@@ -151,6 +163,10 @@ class Serving:
             if peer.facility_key == facility_key and peer.revoked is None:
                 return peer
         return None
+
+    def _connected_peer(self, facility_key: bytes) -> Peer | None:
+        peer = self._trusted_peer(facility_key)
+        return peer if peer is not None and self.is_connected(peer.card.node_key) else None
 
     def _targets(self) -> list[LinkTarget]:
         return [
@@ -184,6 +200,7 @@ class Serving:
     def _connected(self, node_key: bytes) -> None:
         event, self._connections_changed = self._connections_changed, trio.Event()
         event.set()
+        self.settling.poke()
         if self._nursery is not None and node_key not in self._sessions:
             self._sessions[node_key] = trio.CancelScope()
             self._nursery.start_soon(self._session, node_key, self._sessions[node_key])

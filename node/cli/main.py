@@ -12,7 +12,18 @@ from pathlib import Path
 import click
 
 from node.api.failures import describe_unexpected, single_node_error
-from node.cli import audit, card, demo, output, reconcile, serve, studies, transfers, trust
+from node.cli import (
+    audit,
+    card,
+    demo,
+    output,
+    pending,
+    reconcile,
+    serve,
+    studies,
+    transfers,
+    trust,
+)
 from node.cli.session import Session
 from node.errors import ExitCode, NodeError
 
@@ -61,7 +72,8 @@ for command in (
     demo.demo,
 ):
     radmesh.add_command(command)
-audit.audit.add_command(reconcile.reconcile)
+for command in (pending.pending, reconcile.reconcile):
+    audit.audit.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
