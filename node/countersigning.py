@@ -37,7 +37,7 @@ class Countersigner:
     """Countersigns receipts that come on their own, and records complete ones.
 
     Args:
-        key: our node key.
+        key: gives our node key, which may be replaced while the node runs.
         own_facility: our facility key (32 bytes).
         pending: what our log says of exchanges.
         audit: our log.
@@ -47,7 +47,7 @@ class Countersigner:
     def __init__(
         self,
         *,
-        key: KeyPair,
+        key: Callable[[], KeyPair],
         own_facility: bytes,
         pending: Pending,
         audit: AuditLog,
@@ -128,7 +128,7 @@ class Countersigner:
                 if known.body == body:
                     return known.source_signature
             check_late_untrusted(receipt, said)
-            if receipt.source_node != self._key.public:
+            if receipt.source_node != self._key().public:
                 raise RemoteProtocolError(
                     "the receipt is for a node key of ours that was replaced",
                     WireCode.BAD_SIGNATURE,
@@ -136,7 +136,7 @@ class Countersigner:
             signed = SignedReceipt(
                 body=body,
                 recipient_signature=signature,
-                source_signature=sign_receipt(body, self._key),
+                source_signature=sign_receipt(body, self._key()),
             )
             if not self._claim(signed.encode()) and self._is_sending(receipt.transfer):
                 raise RemoteProtocolError("the receipt is being logged", WireCode.BUSY)

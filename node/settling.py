@@ -48,7 +48,7 @@ class Settling:
     """Both sides of settling what is pending.
 
     Args:
-        key: our node key.
+        key: gives our node key, which may be replaced while the node runs.
         own_facility: our facility key (32 bytes).
         pending: what is missing.
         audit: our log.
@@ -63,7 +63,7 @@ class Settling:
     def __init__(
         self,
         *,
-        key: KeyPair,
+        key: Callable[[], KeyPair],
         own_facility: bytes,
         pending: Pending,
         audit: AuditLog,
@@ -175,7 +175,7 @@ class Settling:
         presented later.
         """
         body = receipt.encode()
-        await trio.to_thread.run_sync(self._pending.keep, receipt, sign_receipt(body, self._key))
+        await trio.to_thread.run_sync(self._pending.keep, receipt, sign_receipt(body, self._key()))
         self._exchanging.add(body)
         try:
             yield
@@ -212,7 +212,7 @@ class Settling:
         log.info("%s has countersigned a receipt that was pending", peer.petname)
 
     def _is_outdated(self, peer: Peer, kept: KeptReceipt) -> bool:
-        now = (peer.card.node_key, self._key.public)
+        now = (peer.card.node_key, self._key().public)
         return (kept.receipt.source_node, kept.receipt.recipient_node) != now
 
     def _kept_or_made(self, peer: Peer, transfer: bytes) -> list[KeptReceipt]:
@@ -228,10 +228,10 @@ class Settling:
             received[-1],
             recipient_facility=self._own_facility,
             source_node=peer.card.node_key,
-            recipient_node=self._key.public,
+            recipient_node=self._key().public,
             time_ms=now_ms(),
         )
-        self._pending.keep(receipt, sign_receipt(receipt.encode(), self._key))
+        self._pending.keep(receipt, sign_receipt(receipt.encode(), self._key()))
         return self._pending.kept(peer.facility_key, transfer)
 
     async def _answer_asked(self, peer: Peer, request: Message) -> Message:

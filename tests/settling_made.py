@@ -1,4 +1,4 @@
-"""Two facilities that settle receipts with each other, without a network: real logs and databases."""
+"""Two facilities that settle receipts with each other without a network; logs are real."""
 
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Site:
         self.pending = Pending(self.database, self.audit, self.exchanges)
         self.transfers = Transfers(self.database)
         self.settling = Settling(
-            key=self.node,
+            key=lambda: self.node,
             own_facility=self.facility.public,
             pending=self.pending,
             audit=self.audit,

@@ -363,7 +363,7 @@ def test_a_source_that_is_told_of_another_transfer_takes_nothing(sites: tuple[Si
 
 
 def test_a_source_that_says_no_is_asked_again_the_next_day(sites: tuple[Site, Site]) -> None:
-    north, south = sites
+    _, south = sites
     south.log("received")
     settle(south)
     assert south.states() == [(False, "not_available")]

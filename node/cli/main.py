@@ -23,6 +23,7 @@ from node.cli import (
     studies,
     transfers,
     trust,
+    witness,
 )
 from node.cli.session import Session
 from node.errors import ExitCode, NodeError
@@ -72,7 +73,13 @@ for command in (
     demo.demo,
 ):
     radmesh.add_command(command)
-for command in (pending.pending, reconcile.reconcile):
+for command in (
+    pending.pending,
+    reconcile.reconcile,
+    witness.witness,
+    witness.policy,
+    witness.forks,
+):
     audit.audit.add_command(command)
 
 
