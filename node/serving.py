@@ -27,6 +27,7 @@ from node.links import Links, LinkTarget
 from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
+from node.reconciling import Reconciling
 from node.sending import Sender
 from node.settling import Settling
 from node.witness import Witness
@@ -64,6 +65,13 @@ class Serving:
             connected=self._connected_peer,
         )
         node.transfers.on_end = self.settling.poke
+        self.reconciling = Reconciling(
+            key=lambda: node.keys.node,
+            own_facility=node.card.facility_key,
+            audit=node.audit,
+            index=node.exchanges,
+            auditing=lambda: self.auditing,
+        )
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
@@ -86,7 +94,11 @@ class Serving:
         self.auditing = Auditing(
             node.peers,
             lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
-            answers={**self.witness.answers, **self.settling.answers},
+            answers={
+                **self.witness.answers,
+                **self.settling.answers,
+                **self.reconciling.answers,
+            },
         )
         self.witnessing = Witnessing(
             audit=node.audit,

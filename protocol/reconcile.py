@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from protocol.log.entry import Entry
+
 GRACE_SECONDS = 300
 """What one log has in its last minutes may be missing in the other: their clocks differ,
 and a transfer may have been under way."""
@@ -131,25 +133,42 @@ class Ledger:
         self.said: dict[Key, Said] = {}
         self.last_time = 0
         self.entries = 0
-        self._peer = peer.hex()
+        self._peer = peer
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Take the next entry of the log, in its order; others than of this pair are let pass."""
-        details = entry["details"]
-        kind = entry["type"]
-        if entry["peer"] != self._peer or kind not in TYPES:
-            return
+        """Take the next entry of the log, in its order; others than of this pair are let pass.
+
+        Args:
+            entry: its fields, as in JSON.
+        """
+        if entry["peer"] == self._peer.hex() and entry["type"] in TYPES:
+            self.add_entry(
+                Entry(
+                    index=entry["index"],
+                    time_ms=time_ms(entry["time"]),
+                    type=entry["type"],
+                    actor=entry["actor"],
+                    peer=self._peer,
+                    purpose=entry["purpose"],
+                    outcome=entry["outcome"],
+                    subjects=(),
+                    details=entry["details"],
+                )
+            )
+
+    def add_entry(self, entry: Entry) -> None:
+        """The same for an entry that has been decoded."""
+        details, kind = entry.details, entry.type
         key = _key(kind, details)
-        if key is None:
+        if entry.peer != self._peer or kind not in TYPES or key is None:
             return
         self.entries += 1
         said = self.said.setdefault(key, Said())
-        time = time_ms(entry["time"])
         if said.first < 0:
-            said.first, said.first_time = entry["index"], time
-        said.last_time = time
+            said.first, said.first_time = entry.index, entry.time_ms
+        said.last_time = entry.time_ms
         if kind == "receipt":
-            values = (*(details.get(name) for name in FIELDS[:-1]), entry["purpose"])
+            values = (*(details.get(name) for name in FIELDS[:-1]), entry.purpose)
             said.receipts.setdefault(str(details.get("receipt", "")), values)
             return
         said.begun |= kind in ("disclosure-begun", "disclosure-failed")
@@ -157,7 +176,7 @@ class Ledger:
         said.received |= kind == "received"
         said.asked |= kind in ("requested", "receive-failed")
         if kind not in ("requested", "receive-failed"):
-            new = (*(details.get(name) for name in _CONTENT[:-1]), entry["purpose"])
+            new = (*(details.get(name) for name in _CONTENT[:-1]), entry.purpose)
             # The newest word counts: a study may have grown before its transfer went on.
             said.content = tuple(
                 old if value is None else value

@@ -16,6 +16,7 @@ from node.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.home import now_ms
 from node.network import StreamLost
 from node.pending import PENDING_SCHEMA, Pending
+from node.reconciling import Reconciling
 from node.settling import Settling
 from node.transfers import TRANSFERS_SCHEMA, Transfers
 from protocol import messages
@@ -83,6 +84,15 @@ class Site:
             transfers=self.transfers,
             connected=lambda facility: self.other.peer if facility == self.other_key else None,
         )
+        self.direct = Direct(self)
+        self.reconciling = Reconciling(
+            key=lambda: self.node,
+            own_facility=self.facility.public,
+            audit=self.audit,
+            index=self.exchanges,
+            auditing=lambda: self.direct,  # type: ignore[arg-type, return-value]
+        )
+        self.answers = {**self.settling.answers, **self.reconciling.answers}
 
     @property
     def peer(self) -> Peer:
@@ -158,7 +168,7 @@ class Direct:
         known = {type(request).TYPE: type(request)}
         arrived = messages.decode_untrusted(messages.encode(request), known)
         try:
-            answer = await self._own.other.settling.answers[type(request)](self._own.peer, arrived)
+            answer = await self._own.other.answers[type(request)](self._own.peer, arrived)
         except RemoteProtocolError as error:
             raise AuditRefused(error.code) from None
         if self.lost == "answer":

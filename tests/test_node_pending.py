@@ -349,14 +349,14 @@ def test_a_source_that_is_told_of_another_transfer_takes_nothing(sites: tuple[Si
     begin(north, south)
     other = b"o" * 16
     south.log("received", transfer=other.hex())
-    answers = south.settling.answers
+    answers = south.answers
     [asked] = [kind for kind in answers if kind.TYPE == "ask-receipt"]
     honest = answers[asked]
 
     async def lie(peer: object, request: object) -> object:
         return await honest(peer, type(request)(transfer=other))  # type: ignore[call-arg, arg-type]
 
-    south.settling.answers[asked] = lie  # type: ignore[assignment]
+    south.answers[asked] = lie  # type: ignore[assignment]
     settle(north)
     assert not north.entries("receipt")
     assert north.states() == [(True, "other")]

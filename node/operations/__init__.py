@@ -1,7 +1,7 @@
 """What a node can be asked to do, by name: the one table behind the local API and
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
-from node.operations import facility, images, log, pending, transfer, witness
+from node.operations import facility, images, log, pending, reconcile, transfer, witness
 from node.operations.base import Operation
 
 OPERATIONS: dict[str, Operation] = {
@@ -10,6 +10,7 @@ OPERATIONS: dict[str, Operation] = {
     **transfer.OPERATIONS,
     **log.OPERATIONS,
     **pending.OPERATIONS,
+    **reconcile.OPERATIONS,
     **witness.OPERATIONS,
 }
 
