@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from bundles_made import FACILITY, PEER
@@ -22,6 +24,8 @@ from hypothesis import strategies as st
 from protocol.reconcile import TYPES, Class, Comparison, Ledger, compare, time_ms
 from protocol.reconcile_bundles import reconcile_bundles
 from protocol.reconcile_report import MEANINGS, outcome_json, outcome_lines
+
+AUDITING = Path(__file__).resolve().parents[1] / "docs" / "auditing.md"
 
 
 def ledgers(pair):
@@ -353,6 +357,18 @@ def test_a_bundle_that_changes_while_it_is_read_cannot_tell():
         fingerprint_b=PEER_FINGERPRINT,
     )
     assert (found.exit_code, found.reason) == (2, "a bundle changed while it was read")
+
+
+def test_the_output_shown_to_auditors_is_real():
+    """The last example of docs/auditing.md: one of three is in North's log alone."""
+    pair = Pair().whole(1).whole(2, "B").wait().source("A", "disclosure-begun", 3)
+    shown = re.findall(r"^```text compared\n(.*?)^```$", AUDITING.read_text(), re.S | re.M)
+    assert shown == ["".join(f"{line}\n" for line in outcome_lines(outcome(pair.close())))]
+
+
+def test_the_document_lists_all_classes():
+    listed = re.findall(r"^\| `([A-Z_]+)` \| .*\|$", AUDITING.read_text(), re.M)
+    assert set(Class) <= set(listed)
 
 
 def test_every_class_has_its_words():
