@@ -40,6 +40,9 @@ log = logging.getLogger("radmesh.settling")
 ROUND_SECONDS = 60.0
 """Between two looks at what is pending, when nothing happens."""
 
+GATHER_SECONDS = 0.3
+"""From the first news to the look: many transfers end at once, and a look reads the disk."""
+
 BUSY_SECONDS = 3.0
 """Until a peer is asked again about a transfer that is under way there."""
 
@@ -112,6 +115,7 @@ class Settling:
                         nursery.start_soon(self._settle, auditing, peer)
                 with trio.move_on_after(ROUND_SECONDS):
                     await self._poked.wait()
+                await trio.sleep(GATHER_SECONDS)
 
     async def _waiting(self) -> set[bytes]:
         """Peers that are to be asked something; what is complete is forgotten first."""

@@ -1,7 +1,8 @@
 """Receipts that are missing: seen on both sides, asked for, given once, and never for a lie."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -19,11 +20,19 @@ from settling_made import (
 
 from keys.card import issue_card
 from keys.identity import KeyPair
+from node import settling
 from node.errors import NodeError
 from node.pending import AGAIN_SECONDS, PendingItem
 from node.transfers import Transfer
 from protocol.errors import RemoteProtocolError, WireCode
-from protocol.receipt import Receipt, check_signature, decode_signed_untrusted
+from protocol.receipt import (
+    Receipt,
+    SignedReceipt,
+    check_signature,
+    decode_receipt_untrusted,
+    decode_signed_untrusted,
+    sign_receipt,
+)
 
 
 @pytest.fixture
@@ -192,8 +201,6 @@ def test_a_crash_after_it_was_logged_and_before_it_was_forgotten(sites: tuple[Si
 
 
 def _time_of(body: bytes) -> int:
-    from protocol.receipt import decode_receipt_untrusted
-
     return decode_receipt_untrusted(body).time
 
 
@@ -212,8 +219,6 @@ def test_a_session_of_the_source_that_died_with_the_receipt_in_its_hands(
 
 
 def _complete(north: Site, body: bytes, signature: bytes) -> bytes:
-    from protocol.receipt import SignedReceipt, sign_receipt
-
     return SignedReceipt(
         body=body,
         recipient_signature=signature,
@@ -285,6 +290,99 @@ def test_a_transfer_under_way_is_left_alone(sites: tuple[Site, Site]) -> None:
     assert settle(south).asked == []
     del south.transfers.active[TRANSFER]
     assert settle(south).asked == ["present-receipt"]
+
+
+def test_the_task_settles_what_it_is_told_of_and_waits_for_a_busy_peer(
+    sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(settling, "GATHER_SECONDS", 0.0)
+    north, south = sites
+    begin(north, south)
+    body, signature = signed_by(south, receipt(north, south))
+    south.pending.keep(decode_receipt_untrusted(body), signature)
+    # A session of North still has the receipt in its hands.
+    north.settling.countersigner.take_receipt(_complete(north, body, signature))
+    under_way = Transfer(TRANSFER, "out", STUDY, south.facility.public, "")
+    north.transfers.active[TRANSFER] = under_way
+
+    async def main() -> None:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(south.settling.run, south.direct)
+                await _until(lambda: len(south.direct.asked) >= 2)
+                del north.transfers.active[TRANSFER]
+                await _until(lambda: not south.pending.kept())
+                # A task that has nothing to do hears of the next one.
+                south.log("received", transfer=b"u".hex() * 16)
+                north.log("disclosure-begun", transfer=b"u".hex() * 16, direction="out")
+                south.settling.poke()
+                await _until(lambda: len(north.entries("receipt")) == 2)
+                await _until(lambda: not south.pending.items())
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert len(south.entries("receipt")) == 2
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 (any condition, not an event)
+        await trio.sleep(0.01)
+
+
+def test_a_version_that_does_not_know_the_question_is_not_asked_on(
+    sites: tuple[Site, Site],
+) -> None:
+    north, south = sites
+    for transfer in ("01" * 16, "02" * 16):
+        south.log("received", transfer=transfer)
+
+    async def unknown(peer: object, request: object) -> Any:
+        raise RemoteProtocolError("the message type is unknown", WireCode.UNEXPECTED)
+
+    [kind] = [kind for kind in north.answers if kind.TYPE == "present-receipt"]
+    north.answers[kind] = unknown
+    assert settle(south).asked == ["present-receipt"]
+    assert south.states() == [(False, ""), (False, "")]
+
+
+def test_a_recipient_that_has_the_whole_receipt_gives_its_half_again(
+    sites: tuple[Site, Site],
+) -> None:
+    """The source's log is an old backup: the receipt is not in it any more."""
+    north, south = sites
+    begin(north, south)
+    one = receipt(north, south)
+    body, signature = signed_by(south, one)
+    complete = _complete(north, body, signature)
+    digest = south.audit.add_receipt(complete)
+    south.log("receipt", receipt=digest)
+    assert settle(north).asked == ["ask-receipt"]
+    [entry] = north.entries("receipt")
+    assert entry.details["receipt"] == digest
+
+
+def test_an_entry_that_does_not_say_what_arrived_gives_no_receipt(
+    sites: tuple[Site, Site],
+) -> None:
+    north, south = sites
+    north.log("disclosure-begun", direction="out")
+    south.log("received", manifest="none")
+    settle(north)
+    settle(south)
+    assert north.states() == [(True, "not_available")]
+    assert south.states() == [(False, "other")]
+    assert not north.entries("receipt")
+
+
+def test_a_transfer_under_way_is_not_answered_for(sites: tuple[Site, Site]) -> None:
+    north, south = sites
+    begin(north, south)
+    south.transfers.active[TRANSFER] = Transfer(TRANSFER, "in", STUDY, north.facility.public, "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settling, "BUSY_SECONDS", 0.0)
+        assert settle(north).asked == ["ask-receipt"]
+    assert north.states() == [(True, "")]
 
 
 # --- lies ---------------------------------------------------------------------------------

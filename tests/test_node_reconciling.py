@@ -1,5 +1,6 @@
 """Two nodes compare their logs: both find the same, sign it and log it; a lie is found out."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import trio
 from settling_made import Site, settle, two_sites
 
+from keys.canonical import canonical_json
 from node.errors import ExitCode, NodeError
 from node.reconciling import SESSIONS_PER_PEER, Reconciled
 from protocol import limits
@@ -176,6 +178,14 @@ def _change(part: Exchanges, **changes: Any) -> Exchanges:
     return replace(part, **changes)
 
 
+def _of_another(part: Exchanges) -> Exchanges:
+    first, *rest = part.entries
+    entry = json.loads(first.entry)
+    entry["peer"] = "ab" * 32
+    made = canonical_json(entry)
+    return replace(part, entries=(ProvenEntry(entry=made, proof=first.proof), *rest))
+
+
 def _other_entry(part: Exchanges) -> Exchanges:
     first, *rest = part.entries
     entry = first.entry.replace(b'"instances":12', b'"instances":13')
@@ -189,6 +199,7 @@ def _other_entry(part: Exchanges) -> Exchanges:
         lambda part: _change(part, entries=part.entries[::-1]),
         lambda part: _change(part, entries=(part.entries[0], *part.entries)),
         lambda part: _change(part, more=True, entries=()),
+        lambda part: _of_another(part),
         lambda part: _change(part, time=part.time + 48 * 3_600_000),
         lambda part: _change(part, checkpoint=part.checkpoint.replace(b"\n\n", b"\nx\n\n")),
         lambda part: _change(part, checkpoint=b"none"),
@@ -318,6 +329,20 @@ def test_one_comparison_of_a_peer_at_a_time(sites: tuple[Site, Site]) -> None:
     with pytest.raises(NodeError, match="busy"):
         run(south)
     assert not south.entries("reconciled")
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+def test_who_asks_and_then_does_not_answer_gets_no_signature(
+    sites: tuple[Site, Site], lost: str
+) -> None:
+    """North cannot have South's list, so it signs nothing that it has not seen."""
+    north, south = sites
+    whole(north, south, 1)
+    north.direct.lost = lost
+    with pytest.raises(NodeError):
+        run(south)
+    assert not north.entries("reconciled")
+    assert [entry.outcome for entry in south.entries("reconciled")] == ["failed"]
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])

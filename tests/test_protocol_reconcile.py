@@ -161,6 +161,19 @@ def test_a_receipt_without_its_transfer_is_found_by_its_digest():
     assert only(pair) == (Class.MATCHED, "A", ())
 
 
+def test_what_names_no_transfer_or_another_peer_is_let_pass():
+    pair = Pair().wait()
+    for transfer in ("", "zz", 7):
+        pair.log("A", "disclosure-begun", 1, transfer=transfer)
+        pair.log("A", "receipt", 1, transfer=transfer, receipt=7)
+    a, _ = ledgers(pair)
+    assert (a.said, a.entries) == ({}, 0)
+    other = Ledger(bytes(32))
+    for entry in map(json.loads, Pair().whole(1).a.entries):
+        other.add(entry)
+    assert other.said == {}
+
+
 @pytest.mark.parametrize(
     ("ms", "kind"), [(299_000, Class.NOT_YET), (301_000, Class.ONLY_A), (0, Class.NOT_YET)]
 )
