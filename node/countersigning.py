@@ -154,14 +154,14 @@ class Countersigner:
         digest = self._audit.add_receipt(signed.encode())
         if any(entry.details.get("receipt") == digest for entry in said):
             return
-        study = next(filter(None, map(self._pending.study_of, said)), "")
+        subjects = max(map(self._pending.subjects_of, said), key=len, default=())
         direction: dict[str, str | int | bool] = {"direction": "out"} if outgoing else {}
         self._audit.append(
             Event(
                 type="receipt",
                 peer=peer,
                 purpose=receipt.purpose,
-                subjects=(("study", study),) if study else (),
+                subjects=subjects,
                 details={**details_of(receipt), **direction, "receipt": digest, "late": True},
             )
         )

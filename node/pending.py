@@ -124,13 +124,14 @@ class Pending:
             for one in found
         ]
 
+    def subjects_of(self, entry: Entry) -> tuple[tuple[str, str], ...]:
+        """What an entry is about in clear, as (kind, value), as far as openings are here."""
+        openings = [self._audit.opening_of(commitment) for _, commitment in entry.subjects]
+        return tuple((one.kind, one.value) for one in openings if one is not None)
+
     def study_of(self, entry: Entry) -> str:
         """The Study Instance UID that an entry is about, or "" when its opening was erased."""
-        for kind, commitment in entry.subjects:
-            opening = self._audit.opening_of(commitment)
-            if kind == "study" and opening is not None:
-                return opening.value
-        return ""
+        return dict(self.subjects_of(entry)).get("study", "")
 
     # --- receipts without countersignature ---------------------------------------------
 

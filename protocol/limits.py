@@ -77,9 +77,9 @@ EXCHANGES_ENTRIES = 128
 """Most entries in one part of a list for a comparison of two logs; with proofs of 20
 hashes and entries of a kilobyte it has about 250 KiB."""
 
-RECONCILE_ENTRIES = 400_000
-"""Most entries that a peer may list in one comparison: 100,000 transfers. Both sides
-hold some 500 bytes for each transfer."""
+RECONCILE_ENTRIES = 200_000
+"""Most entries that a peer may list in one comparison: 50,000 transfers. Both sides
+hold some 3 KB for each; who has more compares exported logs."""
 
 # --- text ---------------------------------------------------------------------
 
