@@ -52,8 +52,10 @@ class Code(enum.StrEnum):
     """An entry says something else than the receipt it names."""
     OPENING_BAD = "OPENING_BAD"
     """An opening is not that of the entry it claims to open."""
-    ROTATION_UNCHECKED = "ROTATION_UNCHECKED"
-    """The log changes its key in a way that this version cannot check."""
+    QUORUM = "QUORUM"
+    """The log has not the cosignatures that the auditor asks for."""
+    PROOF_BAD = "PROOF_BAD"
+    """A proof of one entry is malformed or leads to another root."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Verdict:
         root: root over them, 64 hex digits.
         first_time, last_time: of the first and last entry, or "".
         counts: entries by type.
+        key_changes: how often a key of the facility changed, all of them checked.
+        witnesses: who cosigned which size and when, as sentences; all of them hold.
     """
 
     sound: bool | None
@@ -95,6 +99,8 @@ class Verdict:
     first_time: str = ""
     last_time: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    key_changes: int = 0
+    witnesses: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -120,6 +126,9 @@ def report_lines(verdict: Verdict) -> list[str]:
         lines.append(f"  root      {verdict.root}")
         counts = ", ".join(f"{count:,} {name}" for name, count in sorted(verdict.counts.items()))
         lines.append(f"  of these  {counts}")
+    if verdict.key_changes:
+        lines.append(f"  keys      changed and checked: {verdict.key_changes:,}")
+    lines.extend(f"  witness   {witness}" for witness in verdict.witnesses)
     if len(verdict.findings) > 1:
         lines.append("what follows from it, or is wrong besides:")
         lines.extend(f"  - {each.code}: {each.reason}" for each in verdict.findings[1:])
@@ -149,6 +158,8 @@ def to_json(verdict: Verdict) -> str:
             "first_time": verdict.first_time,
             "last_time": verdict.last_time,
             "counts": dict(verdict.counts),
+            "key_changes": verdict.key_changes,
+            "witnesses": list(verdict.witnesses),
         },
         ensure_ascii=False,
     )
