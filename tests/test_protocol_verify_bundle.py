@@ -26,7 +26,7 @@ from bundles_made import (
     zip_of,
 )
 from bundles_tampered import unsigned_tail
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.card import sign_card
@@ -229,37 +229,6 @@ def test_endless_entries_end_where_nothing_is_signed():
     assert (verdict.code, verdict.size) == (Code.UNSIGNED_TAIL, 12)
 
 
-BUNDLE = honest().bundle()
-MEMBERS = dict(honest().members())
-
-
-@settings(max_examples=300)
-@given(st.integers(0, len(BUNDLE) * 8 - 1))
-def test_no_flipped_bit_of_the_file_goes_unnoticed(bit):
-    data = bytearray(BUNDLE)
-    data[bit // 8] ^= 1 << bit % 8
-    verdict = verify(bytes(data))
-    if verdict.sound is True:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for name in ("card", "checkpoints/12", "entries.jsonl"):
-                assert archive.read(name) == MEMBERS[name]
-
-
-@settings(max_examples=300)
-@given(st.data())
-def test_no_flipped_bit_of_the_content_goes_unnoticed(data):
-    name = data.draw(st.sampled_from([name for name in MEMBERS if MEMBERS[name]]))
-    bit = data.draw(st.integers(0, len(MEMBERS[name]) * 8 - 1))
-    changed = bytearray(MEMBERS[name])
-    changed[bit // 8] ^= 1 << bit % 8
-    members = {**MEMBERS, name: bytes(changed)}
-    verdict = verify(zip_of(members.items()))
-    if verdict.sound is True:
-        # Harmless by name: when it was exported, and an aid that is said to be wrong.
-        assert name in ("bundle.json", "leaves")
-        assert name == "bundle.json" or any("`leaves`" in note for note in verdict.notes)
-
-
 @given(st.binary(max_size=300))
 def test_any_file_gets_a_verdict(data):
     assert verify(data).sound is None
@@ -268,4 +237,4 @@ def test_any_file_gets_a_verdict(data):
 
 def test_a_fingerprint_of_another_length_is_the_callers_mistake():
     with pytest.raises(ValueError, match="32 bytes"):
-        verify_bundle(io.BytesIO(BUNDLE), facility_fingerprint=b"short")
+        verify_bundle(io.BytesIO(b""), facility_fingerprint=b"short")

@@ -22,6 +22,8 @@ CHECKPOINT_NAME = re.compile(r"checkpoints/(0|[1-9][0-9]{0,18})(\.[1-9][0-9]{0,3
 
 WITNESS_NAME = re.compile(r"witnesses/[A-Za-z0-9._-]{1,100}")
 
+EVIDENCE_NAME = re.compile(r"witnessed/([1-9][0-9]{0,8})/(held|shown|card)")
+
 _KNOWN = (
     "bundle.json",
     "card",
@@ -46,6 +48,9 @@ _DAMAGE = (
     KeyError,
 )
 
+# End of the central directory: signature, members in all, length of a comment.
+_END = struct.Struct("<4s6xH8xH")
+
 _BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 1 << 18
 
@@ -68,15 +73,21 @@ class Bundle:
         try:
             self._zip = zipfile.ZipFile(file)
             members = self._zip.infolist()
+            listed = _members_listed(file)
         except _DAMAGE as error:
             raise BundleDamaged("the file is not an audit bundle, or is damaged") from error
         if len(members) > MEMBERS:
             raise BundleDamaged(f"the bundle holds more than {MEMBERS} files")
+        # A damaged length makes one member swallow the next; zipfile does not mind.
+        if listed != len(members) or any(member.comment for member in members):
+            raise BundleDamaged("the list of files in the bundle is damaged")
         self._members: dict[str, zipfile.ZipInfo] = {}
         for member in members:
-            name = member.filename
+            name = member.orig_filename
             if name in self._members:
                 raise BundleDamaged(f"the bundle holds two files named {name!a}")
+            if not name.isprintable():
+                raise BundleDamaged(f"the bundle holds a file named {name!a}")
             if name.startswith("/") or "\\" in name or ".." in name.split("/") or ":" in name:
                 raise BundleDamaged(f"the bundle holds a file named {name!a}, which is a path")
             self._members[name] = member
@@ -107,9 +118,14 @@ class Bundle:
         return [name for name in self._members if WITNESS_NAME.fullmatch(name)]
 
     @property
+    def evidence(self) -> list[str]:
+        """Names of files about logs that contradicted themselves."""
+        return [name for name in self._members if EVIDENCE_NAME.fullmatch(name)]
+
+    @property
     def unknown(self) -> list[str]:
         """Names of files that this version does not read."""
-        known = {*_KNOWN, *self.checkpoints, *self.witnesses}
+        known = {*_KNOWN, *self.checkpoints, *self.witnesses, *self.evidence}
         return [name for name in self._members if name not in known]
 
     def read(self, name: str, most: int) -> bytes:
@@ -192,6 +208,15 @@ class Bundle:
         # ZipExtFile reads like a raw stream; its stub does not say so.
         raw: io.RawIOBase = self._zip.open(member)  # type: ignore[assignment]
         return io.BufferedReader(raw, _BUFFER_BYTES)
+
+
+def _members_listed(file: BinaryIO) -> int:
+    """How many members the end of the file says there are (APPNOTE.TXT section 4.3.16)."""
+    file.seek(-_END.size, 2)
+    signature, count, comment = _END.unpack(file.read(_END.size))
+    if signature != b"PK\5\6" or comment:
+        raise ValueError("no end of a ZIP file without a comment")
+    return int(count)
 
 
 class Pieces:

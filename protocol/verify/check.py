@@ -29,6 +29,7 @@ from protocol.verify.checkpoints import (
     open_checkpoint,
 )
 from protocol.verify.evidence import Evidence, Openings, Receipts
+from protocol.verify.forks import read_forks
 from protocol.verify.note import NamedKey
 from protocol.verify.policy import POLICY_BYTES
 from protocol.verify.stream import EntryStream, Expected
@@ -85,6 +86,7 @@ class _Check:
         self._signed: list[tuple[SignedCheckpoint, list[Cosigned]]] = []
         self._unknown_files = 0
         self._own_policy = ""
+        self._forks: list[str] = []
         self._stream: EntryStream | None = None
         self._openings: Openings | None = None
         self._receipts: Receipts | None = None
@@ -174,6 +176,9 @@ class _Check:
     def _read_checkpoints(self, bundle: Bundle, card: Card) -> None:
         sources = [(name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints]
         sources += [("your checkpoint", data) for data in self._evidence.checkpoints]
+        trusted = [*self._evidence.peer_cards, *self._evidence.witness_cards]
+        self._forks, own = read_forks(bundle, card, trusted)
+        sources += [("shown to a witness", data) for data in own]
         for source, data in sources:
             try:
                 checkpoint = open_checkpoint(data, self._origin, log_keys(card))
@@ -202,18 +207,28 @@ class _Check:
                     "proof that somebody was shown another log",
                 )
 
-    def _missing_quorum(self) -> list[Finding]:
+    def _missing_quorum(self, card: Card) -> list[Finding]:
         """Whether the checkpoint of the full size has the cosignatures that are asked for."""
-        full = [pair for pair in self._signed if pair[0].size == self._signed_size]
-        signers = {NamedKey(self._origin, checkpoint.signer) for checkpoint, _ in full}
-        cosigned = [each for _, found in full for each in found]
+        cosigned: dict[int, list[Cosigned]] = {}
+        for checkpoint, held in self._signed:
+            cosigned.setdefault(checkpoint.size, []).extend(held)
+        size = self._signed_size
+        # The key that a policy names may have handed over to another since.
+        signers = {
+            NamedKey(self._origin, key.public) for key in log_keys(card) if key.since <= size
+        }
         found = []
         for policy in self._policies:
-            reason = missing_quorum(policy, signers, cosigned)
-            if reason is not None:
-                size = max(self._signed_size, 0)
-                reason = f"too few others saw the log of {size:,} entries: {reason}"
-                found.append(Finding(Code.QUORUM, None, reason))
+            reason = missing_quorum(policy, signers, cosigned.get(size, []))
+            if reason is None:
+                continue
+            enough = [
+                at for at, held in cosigned.items() if not missing_quorum(policy, signers, held)
+            ]
+            if enough:
+                reason += f"; enough saw {max(enough):,} entries"
+            reason = f"too few others saw the log of {max(size, 0):,} entries: {reason}"
+            found.append(Finding(Code.QUORUM, None, reason))
         return found
 
     def _ordered(self) -> list[Finding]:
@@ -221,8 +236,8 @@ class _Check:
         # Who rewrites a history with a newer key also signs what that key may not sign.
         first = entries[:1] if entries and entries[0].code == Code.KEY_CHAIN else []
         findings = [*first, *self._findings, *entries[len(first) :]]
-        if self._stream is not None:
-            findings += self._missing_quorum()
+        if self._stream is not None and self._card is not None:
+            findings += self._missing_quorum(self._card)
         for part in (self._receipts, self._openings):
             findings += part.findings if part is not None else []
         return findings
@@ -255,6 +270,7 @@ class _Check:
             counts=dict(stream.counts) if stream is not None else {},
             key_changes=stream.chain.changes if stream is not None else 0,
             witnesses=coverage.witness_words(self._witnesses.cosigned),
+            forks=tuple(self._forks),
         )
 
     def _notes(self) -> list[str]:

@@ -47,14 +47,12 @@ class SignedCheckpoint:
         size: entries.
         root: over them, 32 bytes.
         text: what was signed.
-        signer: the log key (32 bytes) that signed, where that was checked; or b"".
         others: the signatures by other keys than the log's.
     """
 
     size: int
     root: bytes
     text: str
-    signer: bytes
     others: tuple[Signature, ...]
 
 
@@ -88,7 +86,7 @@ def read_checkpoint(data: bytes, origin: str) -> SignedCheckpoint:
             raise NoteProblem("has a malformed root")
     except NoteProblem as problem:
         raise CheckpointProblem(Code.CP_BAD, str(problem)) from None
-    return SignedCheckpoint(int(lines[1]), root, text, b"", tuple(signatures))
+    return SignedCheckpoint(int(lines[1]), root, text, tuple(signatures))
 
 
 def open_checkpoint(data: bytes, origin: str, keys: Sequence[LogKey]) -> SignedCheckpoint:
@@ -99,7 +97,7 @@ def open_checkpoint(data: bytes, origin: str, keys: Sequence[LogKey]) -> SignedC
     """
     checkpoint = read_checkpoint(data, origin)
     size, message = checkpoint.size, checkpoint.text.encode()
-    signer, others = b"", []
+    signed, others = False, []
     for signature in checkpoint.others:
         key = _by_hash(signature, origin, keys)
         if key is None:
@@ -109,10 +107,10 @@ def open_checkpoint(data: bytes, origin: str, keys: Sequence[LogKey]) -> SignedC
         elif not key.in_force(size):
             raise _bad(f"of size {size} is signed by a log key not in force at that size", size)
         else:
-            signer = key.public
-    if not signer:
+            signed = True
+    if not signed:
         raise _bad("is not signed by a key of this log", size)
-    return SignedCheckpoint(size, checkpoint.root, checkpoint.text, signer, tuple(others))
+    return SignedCheckpoint(size, checkpoint.root, checkpoint.text, tuple(others))
 
 
 def _by_hash(signature: Signature, origin: str, keys: Sequence[LogKey]) -> LogKey | None:

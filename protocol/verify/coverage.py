@@ -93,10 +93,15 @@ def side_notes(openings: Openings, receipts: Receipts) -> Iterator[str]:
 
 def file_notes(stream: EntryStream, unknown_files: int) -> Iterator[str]:
     """Files of the bundle that are wrong and harmless, or not known."""
-    if stream.first_difference is not None and not stream.findings:
+    wrong = None
+    if stream.first_difference is not None:
+        wrong = f"wrong from entry {stream.first_difference} on"
+    elif stream.leaves_end_early:
+        wrong = "not whole"
+    if wrong is not None and not stream.findings:
         yield (
-            f"the file `leaves` of the bundle is wrong from entry {stream.first_difference} "
-            "on; it is an aid for finding errors, and nothing depends on it"
+            f"the file `leaves` of the bundle is {wrong}; it is an aid for finding errors, and "
+            "nothing depends on it"
         )
     if unknown_files:
         yield (

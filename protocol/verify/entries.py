@@ -32,6 +32,7 @@ _HEX_16 = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _TEXTS = ("actor", "outcome", "purpose")
+_OPENING_TEXTS = ("commitment", "kind", "salt", "value")
 
 _FIELDS = 10
 """Fields of an entry of version 1; more are let through if they are plain values."""
@@ -274,17 +275,26 @@ def parse_opening(data: bytes) -> Opening:
     """
     if not data.endswith(b"\n"):
         raise EntryProblem(Code.OPENING_BAD, "is torn or too large")
-    value = parse_object(data[:-1])
-    salt = value.get("salt")
+    return read_opening(parse_object(data[:-1]))
+
+
+def read_opening(value: Any) -> Opening:
+    """An opening from its decoded form.
+
+    Raises:
+        EntryProblem: OPENING_BAD.
+    """
     if (
-        not _is_integer(value.get("index"))
-        or not isinstance(value.get("kind"), str)
-        or not isinstance(value.get("value"), str)
-        or not isinstance(value.get("commitment"), str)
-        or not isinstance(salt, str)
-        or _HEX_16.fullmatch(salt) is None
+        not isinstance(value, dict)
+        or not _is_integer(value.get("index"))
+        or not all(isinstance(value.get(name), str) for name in _OPENING_TEXTS)
+        or _HEX_16.fullmatch(value["salt"]) is None
     ):
         raise EntryProblem(Code.OPENING_BAD, "is malformed")
     return Opening(
-        value["index"], value["kind"], value["value"], bytes.fromhex(salt), value["commitment"]
+        value["index"],
+        value["kind"],
+        value["value"],
+        bytes.fromhex(value["salt"]),
+        value["commitment"],
     )

@@ -76,6 +76,27 @@ class Evidence:
         return asked
 
 
+def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[str]:
+    """What an entry says otherwise than the receipt that it names; in order.
+
+    Args:
+        entry: its fields.
+        fields: of the receipt's body.
+    """
+    facilities = {fields["source_facility"].hex(), fields["recipient_facility"].hex()}
+    wrong = {"peer"} if entry["peer"] and entry["peer"] not in facilities else set()
+    if entry["type"] == "receipt":
+        if entry["purpose"] != fields["purpose"]:
+            wrong.add("purpose")
+        for name in _REPEATED:
+            said = entry["details"].get(name)
+            value = fields.get(name)
+            signed = value.hex() if isinstance(value, bytes) else value
+            if said is not None and said != signed:
+                wrong.add(name)
+    return sorted(wrong)
+
+
 class _SideFile:
     """Lines of a side file, each of which belongs to one entry, in the order of entries."""
 
@@ -198,22 +219,12 @@ class Receipts(_SideFile):
             self._advance()
 
     def _compare(self, index: int, entry: dict[str, Any], fields: dict[str, Any]) -> None:
-        facilities = {fields["source_facility"].hex(), fields["recipient_facility"].hex()}
-        wrong = {"peer"} if entry["peer"] and entry["peer"] not in facilities else set()
-        if entry["type"] == "receipt":
-            if entry["purpose"] != fields["purpose"]:
-                wrong.add("purpose")
-            for name in _REPEATED:
-                said = entry["details"].get(name)
-                value = fields.get(name)
-                signed = value.hex() if isinstance(value, bytes) else value
-                if said is not None and said != signed:
-                    wrong.add(name)
+        wrong = receipt_differences(entry, fields)
         if wrong:
             self.find(
                 Code.RECEIPT_MISMATCH,
                 index,
-                f"entry {index} and its receipt differ in {', '.join(sorted(wrong))}",
+                f"entry {index} and its receipt differ in {', '.join(wrong)}",
             )
 
     def finish(self) -> None:

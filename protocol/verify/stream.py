@@ -56,6 +56,8 @@ class EntryStream:
         self.chain = KeyChain(card, origin)
         # First place where the hashes in `leaves` differ from the entries.
         self.first_difference: int | None = None
+        # Whether they are there, and end before the entries do.
+        self.leaves_end_early = False
         self._bundle = bundle
         self._card = card
         self._origin = origin
@@ -66,6 +68,7 @@ class EntryStream:
         self._stops = sorted(expected.keys() | self.chain.sizes, reverse=True)
         self._good_size = 0
         self._bad_entries = 0
+        self._has_leaves = bundle.has("leaves")
         self._leaves = self._open_leaves()
         # The tree of `leaves` from that difference on: when that tree, and not that
         # of the entries, has the signed root, the difference is the culprit.
@@ -96,7 +99,7 @@ class EntryStream:
     def _open_leaves(self) -> Pieces | None:
         # An aid that nothing depends on: damage to it is not damage to the log.
         try:
-            return self._bundle.stream("leaves") if self._bundle.has("leaves") else None
+            return self._bundle.stream("leaves") if self._has_leaves else None
         except BundleDamaged:
             return None
 
@@ -165,6 +168,8 @@ class EntryStream:
         hashes = [leaf(line) for line in lines]
         recorded = self._leaves.read(32 * len(hashes)) if self._leaves is not None else b""
         recorded = recorded[: len(recorded) // 32 * 32]
+        if self._has_leaves and len(recorded) < 32 * len(hashes):
+            self.leaves_end_early = True
         if self._recorded is None and not b"".join(hashes).startswith(recorded):
             held = _split(recorded)
             same = next(at for at, each in enumerate(held) if each != hashes[at])

@@ -130,7 +130,7 @@ def missing_quorum(
 
     Args:
         policy: the auditor's.
-        signers: the log's keys that signed the checkpoint.
+        signers: the keys of the log, one of which signed it.
         cosigned: the cosignatures under it that hold.
     """
     if policy.logs and not signers & set(policy.logs):
