@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from keys.card import Card
 from keys.trust import Peer
-from node import VERSION
+from node import VERSION, rotation
 from node.audit import AuditLog
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.feeds import FEEDS_SCHEMA, Feeds
-from node.home import Home, log_origin, now_ms
+from node.home import Home, Keys, log_origin, now_ms
 from node.incoming import Incoming
 from node.peers import PEERS_SCHEMA, Peers
+from node.rotation import Rotator
 from node.store import BatchStore
 from node.transfers import TRANSFERS_SCHEMA, Transfers
 from protocol.log.entry import Event
@@ -41,12 +43,8 @@ class Node:
         self.settings = read_settings(home.config_path)
         self.keys = home.read_keys()
         self.card = home.read_card()
-        self.audit = AuditLog.open(
-            home.audit_path,
-            log_key=self.keys.log,
-            origin=log_origin(self.card.facility_key),
-            clock_ms=now_ms,
-        )
+        self.audit = self._open_log()
+        self.rotator = Rotator(home, self.audit, lambda: (self.keys, self.card), self._take_keys)
         self.database = Database(
             home.database_path,
             (CATALOG_SCHEMA, PEERS_SCHEMA, FEEDS_SCHEMA, TRANSFERS_SCHEMA),
@@ -62,6 +60,31 @@ class Node:
         self.catalog.on_change = self._study_changed
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
+
+    def _open_log(self) -> AuditLog:
+        """Open the log, and finish or undo a change of keys that a crash cut short."""
+        rotation.sweep(self.home)
+        staged = rotation.read_staged(self.home)
+        audit = AuditLog.open(
+            self.home.audit_path,
+            log_key=self.keys.log,
+            origin=log_origin(self.card.facility_key),
+            clock_ms=now_ms,
+            log_keys=self.card.log_keys + (staged.card.log_keys if staged else ()),
+            successor=staged.key if staged and staged.role == "log" else None,
+        )
+        try:
+            if staged is not None:
+                rotation.settle(self.home, audit, staged)
+                self._take_keys(self.home.read_keys(), self.home.read_card())
+            rotation.require_agreement(self.keys, self.card, audit)
+        except BaseException:
+            audit.close()
+            raise
+        return audit
+
+    def _take_keys(self, keys: Keys, card: Card) -> None:
+        self.keys, self.card = keys, card
 
     @classmethod
     def open(cls, home: Home) -> "Node":
@@ -162,14 +185,15 @@ class Node:
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, when they differ."""
-        renewed = self.home.renew_card(self.card, self.keys, addresses)
-        if renewed is self.card:
-            return
-        self.audit.append(
-            Event(
-                type="card-updated",
-                actor="node",
-                details={"card": renewed.digest, "serial": renewed.serial},
+        with self.rotator.lock:
+            renewed = self.home.renew_card(self.card, self.keys, addresses)
+            if renewed is self.card:
+                return
+            self.audit.append(
+                Event(
+                    type="card-updated",
+                    actor="node",
+                    details={"card": renewed.digest, "serial": renewed.serial},
+                )
             )
-        )
-        self.card = renewed
+            self.card = renewed

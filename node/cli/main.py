@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from node.api.failures import describe_unexpected, single_node_error
-from node.cli import audit, card, demo, output, serve, studies, transfers, trust
+from node.cli import audit, card, demo, keys, output, serve, studies, transfers, trust
 from node.cli.session import Session
 from node.errors import ExitCode, NodeError
 
@@ -58,6 +58,7 @@ for command in (
     serve.serve,
     serve.status,
     audit.audit,
+    keys.keys,
     demo.demo,
 ):
     radmesh.add_command(command)
