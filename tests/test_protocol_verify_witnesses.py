@@ -13,6 +13,7 @@ from bundles_made import (
     ORIGIN,
     PEER,
     PEER_CARD,
+    PEER_NODE,
     SIGNED_AT,
     STRANGER,
     TWO_OF_THREE,
@@ -25,6 +26,7 @@ from bundles_tampered import rebuilt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keys.card import issue_card
 from protocol.verify import Code, PolicyProblem, parse_policy, report_lines
 from protocol.verify.checkpoints import CheckpointProblem, read_checkpoint
 from protocol.verify.policy import any_of
@@ -118,6 +120,23 @@ def test_a_quorum_beyond_the_witnesses_is_the_auditors_mistake():
     for evidence in ({"quorum": 1}, {"quorum": 4}, {"quorum": 0}):
         with pytest.raises(PolicyProblem, match="quorum of"):
             verify(honest(), **{**TWO_OF_THREE, "witness_cards": [], **evidence})
+
+
+def test_one_key_counts_once_under_whatever_names():
+    twin = issue_card(
+        PEER,
+        name="Twin",
+        node_key=PEER_NODE.public,
+        log_key=STRANGER.public,
+        witness_key=LAKESIDE.key.public,
+        addresses=(),
+        serial=1,
+        issued=SIGNED_AT - 100,
+        expires=SIGNED_AT + 100,
+    )
+    for cards in ([LAKESIDE.card, twin], [LAKESIDE.card, LAKESIDE.card]):
+        with pytest.raises(PolicyProblem, match="same key"):
+            verify(honest().cosign(LAKESIDE), witness_cards=cards, quorum=2)
 
 
 def test_witnesses_that_only_the_bundle_names_prove_nothing():

@@ -62,15 +62,16 @@ class Evidence:
         """All rules about who must have cosigned.
 
         Raises:
-            PolicyProblem: the quorum is larger than the number of witnesses.
+            PolicyProblem: the quorum is larger than the number of witnesses, or two of
+                these have one key.
         """
         asked = [] if self.policy is None else [self.policy]
         if self.quorum is not None:
             keys = {
-                f"{card.name} ({card.fingerprint[:7]})": [
+                f"{card.name} {number}": [
                     NamedKey(witness_name(card), key.key) for key in card.witness_keys
                 ]
-                for card in self.witness_cards
+                for number, card in enumerate(self.witness_cards, 1)
             }
             asked.append(any_of(self.quorum, keys))
         return asked

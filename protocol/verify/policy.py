@@ -69,8 +69,12 @@ def any_of(least: int, witnesses: Mapping[str, Sequence[NamedKey]]) -> Policy:
         witnesses: a name for each, and the keys of which one is enough.
 
     Raises:
-        PolicyProblem: there are not so many witnesses.
+        PolicyProblem: there are not so many witnesses, or two have one key, which
+            would count twice.
     """
+    publics = [key.public for listed in witnesses.values() for key in listed]
+    if len(set(publics)) != len(publics):
+        raise PolicyProblem("two of the witnesses have the same key, or one is named twice")
     if not 1 <= least <= len(witnesses):
         raise PolicyProblem(f"a quorum of {least} cannot be had of {len(witnesses)} witnesses")
     keys: dict[str, NamedKey] = {}
