@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,10 +16,14 @@ from node.app import Node
 from node.audit import AuditLog
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
+from node.witness_bundle import newest_cosigned
 from protocol.log.checkpoint import parse_checkpoint_untrusted
 from protocol.log.entry import Entry, Event, decode_entry_untrusted
 from protocol.log.note import parse_note_untrusted
 from protocol.log.proof import TlogProof
+
+ROUND_SECONDS = 3.0
+"""Longest wait for witnesses: a proof is worth giving without them too."""
 
 _INDEX = re.compile(r"[0-9]{1,15}")
 _TRANSFER = re.compile(r"[0-9a-f]{4,32}")
@@ -31,11 +35,21 @@ async def prove(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     path = Path(text(parameters, "path"))
     openings = bool(parameters.get("openings", True))
 
+    index = await trio.to_thread.run_sync(_find, node.audit, what)
+    if node.serving_parts is not None and not await trio.to_thread.run_sync(
+        _is_cosigned, node, index
+    ):
+        await node.serving_parts.witnessing.round(ROUND_SECONDS)
+
     def write() -> Result:
-        signed = node.audit.latest_checkpoint()
-        index = _find(node.audit, what)
+        signed, witnesses = _checkpoint(node, index)
         proof, entry = make_proof(
-            node.audit, index, signed=signed, card=node.card.encoded, include_openings=openings
+            node.audit,
+            index,
+            signed=signed,
+            card=node.card.encoded,
+            witnesses=witnesses,
+            include_openings=openings,
         )
         data = proof.encode()
         with _new_file(path) as file:
@@ -60,6 +74,23 @@ async def prove(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     return await trio.to_thread.run_sync(write)
 
 
+def _is_cosigned(node: Node, index: int) -> bool:
+    cosigned = newest_cosigned(node)
+    return cosigned is not None and cosigned.size > index
+
+
+def _checkpoint(node: Node, index: int) -> tuple[str, list[bytes]]:
+    """A signed checkpoint beyond the entry, and the cards of those who cosigned it.
+
+    One that enough witnesses saw is worth more than a newer one.
+    """
+    cosigned = newest_cosigned(node)
+    if cosigned is None or cosigned.size <= index:
+        return node.audit.latest_checkpoint(), []
+    peers = [peer for peer in node.peers.store.peers if peer.facility_key in cosigned.lines]
+    return cosigned.merged, [peer.card.encoded for peer in peers]
+
+
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     try:
@@ -80,7 +111,13 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def make_proof(
-    audit: AuditLog, index: int, *, signed: str, card: bytes, include_openings: bool
+    audit: AuditLog,
+    index: int,
+    *,
+    signed: str,
+    card: bytes,
+    witnesses: Sequence[bytes],
+    include_openings: bool,
 ) -> tuple[str, Entry]:
     """The proof of an entry with all that a checker needs but the facility's fingerprint.
 
@@ -89,6 +126,7 @@ def make_proof(
         index: which entry; there must be one.
         signed: a signed checkpoint of this log, of a size larger than `index`.
         card: the facility card.
+        witnesses: the cards of those who cosigned the checkpoint.
         include_openings: whether the reader may learn who and what.
 
     Raises:
@@ -98,6 +136,8 @@ def make_proof(
     [encoded] = audit.entries(index, index + 1)
     entry = decode_entry_untrusted(encoded)
     extra: dict[str, Any] = {"card": card.decode(), "entry": encoded.decode()}
+    if witnesses:
+        extra["witnesses"] = [each.decode() for each in witnesses]
     digest = entry.details.get("receipt")
     receipt = audit.receipt(digest) if isinstance(digest, str) and len(digest) == 64 else None
     if receipt is not None:
