@@ -28,7 +28,7 @@ log = logging.getLogger("radmesh.witness")
 
 _HINT = (
     "bring back the newest copy of this home's folder `audit` and start again; if there is "
-    "none, see docs/operations.md section 9 before anything else"
+    "none, see docs/operations.md section 12 before anything else"
 )
 
 
