@@ -12,16 +12,20 @@ from bundles_made import (
     CARD,
     COSIGNERS,
     FACILITY,
+    LOG,
+    ORIGIN,
+    PEER,
     PEER_CARD,
     RECEIPT,
+    TWO_OF_THREE,
     honest,
     pin_of,
     verify,
     witnessed,
 )
-from bundles_tampered import bit_flipped, tail_cut, untouched
+from bundles_tampered import bit_flipped, rewritten_against_quorum, tail_cut, untouched
 from second_log import vkey
-from test_protocol_verify_proof import prove
+from test_protocol_verify_proof import check, prove
 
 from keys.fingerprint import fingerprint
 from protocol.verify import report_lines, to_json
@@ -182,21 +186,56 @@ AUDITING = Path(__file__).resolve().parents[1] / "docs" / "auditing.md"
 
 def test_the_outputs_shown_to_auditors_are_real():
     blocks = re.findall(r"^```text output=([a-z]+)\n(.*?)^```$", AUDITING.read_text(), re.S | re.M)
+    rewritten, against, _ = rewritten_against_quorum()
+    known = {"peer_cards": [PEER_CARD], **TWO_OF_THREE}
+    verdicts = {
+        "sound": verify(untouched()[0]),
+        "witnessed": verify(witnessed(), **known),
+        "proof": check(prove(witnessed(), 5), **known),
+        "changed": verify(bit_flipped()[0]),
+        "cut": verify(tail_cut()[0]),
+        "rewritten": verify(rewritten, **against),
+    }
     real = {
-        name: "".join(f"{line}\n" for line in report_lines(verify(build()[0])))
-        for name, build in (("sound", untouched), ("changed", bit_flipped), ("cut", tail_cut))
+        name: "".join(f"{line}\n" for line in report_lines(verdict))
+        for name, verdict in verdicts.items()
     }
     assert dict(blocks) == real
 
 
-@pytest.mark.slow
-def test_the_program_shown_to_auditors_computes_the_signed_root(files):
+@pytest.fixture
+def shown(files):
+    """What the program shown to auditors prints, as words."""
     (program,) = re.findall(r"^```python\n(.*?)^```$", AUDITING.read_text(), re.S | re.M)
+    (files / "cosigned.zip").write_bytes(witnessed().bundle())
     done = subprocess.run(
-        [sys.executable, "-c", program, str(files / "good.zip")],
+        [sys.executable, "-c", program, str(files / "cosigned.zip")],
         capture_output=True,
         text=True,
         check=True,
     )
-    computed, signed = (line.split() for line in done.stdout.splitlines())
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_the_program_shown_to_auditors_computes_the_signed_root(shown):
+    computed, signed, facility, key = shown
     assert computed[1:] == signed[1:] == ["12", pin_of(honest(), 12)[1].hex()]
+    letters = CARD.fingerprint.replace("-", "")
+    assert facility[1].rstrip("=") == "".join(letters[at : at + 13] for at in (0, 14, 28, 42))
+    assert key[1] == vkey(ORIGIN, LOG.public)
+
+
+@pytest.mark.slow
+def test_the_other_program_shown_to_auditors_takes_that_key(shown, files, capsys):
+    cli = pytest.importorskip("aics_tlog.cli")
+    (files / "note").write_text(witnessed().checkpoints["checkpoints/12"])
+    words = ["verify-checkpoint", "--note", str(files / "note"), "--log-key", shown[3][1]]
+    witnesses = [word for each in COSIGNERS for word in ("--witness-key", _witness_key(each))]
+    assert cli.main([*words, *witnesses, "--quorum", "2"]) == 0
+    assert cli.main([*words, *witnesses, "--quorum", "3"]) != 0
+    assert cli.main([*words[:-1], vkey(ORIGIN, PEER.public)]) != 0
+
+
+def _witness_key(cosigner):
+    return vkey(cosigner.name, cosigner.key.public, 4)

@@ -1,4 +1,4 @@
-"""How one key of the facility followed another (docs/protocol-log.md section 9).
+"""How one key of the facility followed another (docs/protocol-log.md section 12).
 
 Theory. The card, signed by the facility key, lists every key. The log says when it
 changed: an entry `rotation` in which the old key, the new key and the facility key

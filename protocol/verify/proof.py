@@ -2,7 +2,7 @@
 
 A C2SP tlog-proof (<https://c2sp.org/tlog-proof>) whose `extra` line holds what the
 proof is about: the entry, the facility card, and what belongs to the entry
-(docs/protocol-log.md section 5.2). Size and root come from the one signed checkpoint
+(docs/protocol-log.md section 5.3). Size and root come from the one signed checkpoint
 in it, since the hashes alone fit many sizes.
 """
 
