@@ -178,8 +178,10 @@ class Settling:
         It is kept durably first; when the session does not come so far, it is
         presented later.
         """
-        body = receipt.encode()
-        await trio.to_thread.run_sync(self._pending.keep, receipt, sign_receipt(body, self._key()))
+        body, key = receipt.encode(), self._key()
+        if key.public == receipt.recipient_node:
+            # Else our key was replaced in the session: the log will give another receipt.
+            await trio.to_thread.run_sync(self._pending.keep, receipt, sign_receipt(body, key))
         self._exchanging.add(body)
         try:
             yield

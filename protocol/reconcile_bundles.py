@@ -49,6 +49,8 @@ def reconcile_bundles(
     *,
     fingerprint_a: bytes,
     fingerprint_b: bytes,
+    card_a: Card | None = None,
+    card_b: Card | None = None,
     grace_seconds: int = GRACE_SECONDS,
 ) -> Outcome:
     """Compare what two logs say about each other.
@@ -57,21 +59,24 @@ def reconcile_bundles(
         bundle_a, bundle_b: the bundles, seekable, opened for reading bytes.
         fingerprint_a, fingerprint_b: SHA-256 of the facility keys (32 bytes), learned
             from somebody else than the makers of the bundles.
+        card_a, card_b: cards that came so; the newer of such a card and the one in the
+            bundle counts.
         grace_seconds: see `protocol.reconcile.compare`.
 
     Returns:
         The outcome; nothing that the files hold makes this function raise.
     """
-    card_a, card_b = _card(bundle_a, fingerprint_a), _card(bundle_b, fingerprint_b)
+    newest_a = _newest(_card(bundle_a, fingerprint_a), card_a)
+    newest_b = _newest(_card(bundle_b, fingerprint_b), card_b)
     verdicts = [
         verify_bundle(
             file,
             facility_fingerprint=fingerprint,
-            evidence=Evidence(peer_cards=[] if other is None else [other]),
+            evidence=Evidence(peer_cards=[] if other is None else [other], own_card=own),
         )
-        for file, fingerprint, other in (
-            (bundle_a, fingerprint_a, card_b),
-            (bundle_b, fingerprint_b, card_a),
+        for file, fingerprint, own, other in (
+            (bundle_a, fingerprint_a, card_a, newest_b),
+            (bundle_b, fingerprint_b, card_b, newest_a),
         )
     ]
     reason = ""
@@ -81,11 +86,11 @@ def reconcile_bundles(
     if fingerprint_a == fingerprint_b:
         reason = "both logs are of one facility"
     comparison = None
-    if not reason and card_a is not None and card_b is not None:
+    if not reason and newest_a is not None and newest_b is not None:
         try:
             comparison = compare(
-                _ledger(bundle_a, verdicts[0], card_b.facility_key),
-                _ledger(bundle_b, verdicts[1], card_a.facility_key),
+                _ledger(bundle_a, verdicts[0], newest_b.facility_key),
+                _ledger(bundle_b, verdicts[1], newest_a.facility_key),
                 grace_seconds=grace_seconds,
             )
         except BundleDamaged as damage:
@@ -103,6 +108,12 @@ def _card(file: BinaryIO, fingerprint: bytes) -> Card | None:
     except (BundleDamaged, KeysError):
         return None
     return card if hashlib.sha256(card.facility_key).digest() == fingerprint else None
+
+
+def _newest(bundled: Card | None, given: Card | None) -> Card | None:
+    if bundled is None or given is None:
+        return bundled
+    return given if given.serial > bundled.serial else bundled
 
 
 def _ledger(file: BinaryIO, verdict: Verdict, peer: bytes) -> Ledger:

@@ -117,8 +117,11 @@ def show_card(session: Session, file: Path | None) -> None:
         output.note(f"warning: {phrases.clean(problem)}")
 
 
-def read_fingerprint(text: str) -> bytes:
-    """SHA-256 of the facility key (32 bytes), from a card file or a spoken fingerprint.
+def read_facility(text: str) -> "tuple[bytes, Card | None]":
+    """Whose log something must be, from a card file or a spoken fingerprint.
+
+    Returns:
+        SHA-256 of the facility key (32 bytes), and the card where that was given.
 
     Raises:
         NodeError: it is neither.
@@ -129,9 +132,10 @@ def read_fingerprint(text: str) -> bytes:
     from keys.fingerprint import parse_fingerprint
 
     if Path(text).is_file():
-        return hashlib.sha256(read_card(Path(text)).facility_key).digest()
+        card = read_card(Path(text))
+        return hashlib.sha256(card.facility_key).digest(), card
     try:
-        return parse_fingerprint(text)
+        return parse_fingerprint(text), None
     except BadFingerprint as error:
         raise NodeError(
             f"{text} is neither a card file nor a fingerprint: {error}",

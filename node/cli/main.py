@@ -16,6 +16,7 @@ from node.cli import (
     audit,
     card,
     demo,
+    keys,
     output,
     pending,
     reconcile,
@@ -70,6 +71,7 @@ for command in (
     serve.serve,
     serve.status,
     audit.audit,
+    keys.keys,
     demo.demo,
 ):
     radmesh.add_command(command)

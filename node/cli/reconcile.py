@@ -8,7 +8,7 @@ import click
 
 from node import phrases
 from node.cli import output
-from node.cli.card import read_fingerprint
+from node.cli.card import read_facility
 from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
 
@@ -83,13 +83,15 @@ def _bundles(session: Session, paths: Sequence[Path], facilities: Sequence[str],
     from protocol.reconcile_bundles import reconcile_bundles
     from protocol.reconcile_report import outcome_json, outcome_lines
 
-    fingerprint_a, fingerprint_b = (read_fingerprint(text) for text in facilities)
+    (fingerprint_a, card_a), (fingerprint_b, card_b) = map(read_facility, facilities)
     with _open(paths[0]) as bundle_a, _open(paths[1]) as bundle_b:
         outcome = reconcile_bundles(
             bundle_a,
             bundle_b,
             fingerprint_a=fingerprint_a,
             fingerprint_b=fingerprint_b,
+            card_a=card_a,
+            card_b=card_b,
             grace_seconds=grace,
         )
     if session.as_json:
