@@ -15,7 +15,15 @@ from node.errors import ExitCode
 from node.home import ROLES, Home
 from node.operations import OPERATIONS
 from node.transfers import TransferState
-from protocol import audit_messages, encoding, limits, messages, receipt, reconcile_messages
+from protocol import (
+    audit_messages,
+    encoding,
+    limits,
+    messages,
+    receipt,
+    receipt_messages,
+    reconcile_messages,
+)
 from protocol.errors import WireCode
 from protocol.states import TRANSITIONS, Role, State
 
@@ -115,7 +123,7 @@ def _documented_types() -> dict[str, tuple[Path, str]]:
 
 def test_every_message_has_its_section() -> None:
     types = {message.TYPE for message in MESSAGES}
-    assert audit_messages.Cosigned in MESSAGES
+    assert {audit_messages.Cosigned, receipt_messages.AskReceipt} <= set(MESSAGES)
     assert set(_documented_types()) == types | set(MAPS)
 
 
