@@ -15,7 +15,7 @@ The files are those of `node/audit_files.py` (entries), `node/audit_checkpoint.p
 `node/audit_evidence.py` (openings, receipts) and `node/audit_tree.py` (for proofs).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +26,7 @@ from node.audit_bundle import write_bundle, write_bundle_file
 from node.audit_checkpoint import CheckpointKeeper
 from node.audit_evidence import EvidenceStore
 from node.audit_files import rename_durable
+from node.audit_halt import Halt
 from node.audit_opening import (
     CHECKPOINT_NAME,
     TORN_NAME,
@@ -44,7 +45,11 @@ EVIDENCE_NAME = "evidence.db"
 
 
 class AuditLog:
-    """An open audit log; made by `create` or `open`. Thread-safe."""
+    """An open audit log; made by `create` or `open`. Thread-safe.
+
+    Attributes:
+        halt: what stops it from taking entries.
+    """
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class AuditLog:
         self._directory = directory
         self._file = opened.file
         self._nodes = opened.nodes
+        self.halt = Halt()
         self._evidence = evidence
         self._clock_ms = clock_ms
         self._origin = origin
@@ -231,6 +237,8 @@ class AuditLog:
                 self._keeper.hand_over(Signer(self._origin, new), size + 1)
             return event
 
+        if not revoked:
+            self.halt.require_none()
         try:
             index = self._appender.append_last(begin)
         except BaseException:
@@ -256,6 +264,7 @@ class AuditLog:
 
     def append_many(self, events: Sequence[Event]) -> range:
         """Log events one after the other with one flush, all or none; see `append`."""
+        self.halt.require_none()
         return self._appender.append_many(events)
 
     @property
@@ -328,7 +337,13 @@ class AuditLog:
         return self._evidence.receipt(digest)
 
     def export(
-        self, target: Path | BinaryIO, *, card: bytes, include_openings: bool = True
+        self,
+        target: Path | BinaryIO,
+        *,
+        card: bytes,
+        include_openings: bool = True,
+        head: str | None = None,
+        further: Mapping[str, bytes] | None = None,
     ) -> Checkpoint:
         """Write the audit bundle of the log as it is now.
 
@@ -336,6 +351,8 @@ class AuditLog:
             target: a path, where an older file is replaced, or an open file.
             card: the facility card.
             include_openings: whether the auditor may learn who and what.
+            head: the checkpoint of ours that the bundle ends with; the newest by default.
+            further: members of other files; checkpoints behind the head are left out.
 
         Returns:
             The checkpoint that the bundle carries: its size and root.
@@ -343,7 +360,7 @@ class AuditLog:
         Raises:
             NodeError: it cannot be written, or the log is damaged on disk.
         """
-        signed = self.latest_checkpoint()
+        signed = self.latest_checkpoint() if head is None else head
         checkpoint = parse_checkpoint_untrusted(parse_note_untrusted(signed.encode())[0])
 
         def write(file: BinaryIO) -> None:
@@ -356,6 +373,7 @@ class AuditLog:
                 entries=lambda: self.entries(0, checkpoint.size),
                 evidence=self._evidence,
                 include_openings=include_openings,
+                further=further or {},
             )
 
         if isinstance(target, Path):

@@ -55,6 +55,7 @@ class Sender:
         add_receipt: keeps a signed receipt beside the log (synchronous).
         transfers: the register of transfers.
         line: when bulk data may be written, and how fast.
+        in_doubt: whether our own log is not what we signed.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Sender:
         add_receipt: Callable[[bytes], str],
         transfers: Transfers,
         line: Line,
+        in_doubt: Callable[[], bool],
     ) -> None:
         self.key = key
         self.own_facility = own_facility
@@ -79,6 +81,7 @@ class Sender:
         self.add_receipt = add_receipt
         self.transfers = transfers
         self.line = line
+        self.in_doubt = in_doubt
         self._scopes: dict[bytes, set[trio.CancelScope]] = {}
 
     async def serve(self, stream: PeerStream) -> None:
@@ -147,7 +150,8 @@ class _Session:
             raise
         except NodeError as error:
             disk = error.code in (ExitCode.INTEGRITY, ExitCode.DISK)
-            await self._study.refuse(WireCode.SOURCE_DISK if disk else WireCode.OTHER)
+            code = WireCode.SOURCE_DISK if disk else WireCode.OTHER
+            await self._study.refuse(WireCode.LOG_IN_DOUBT if self._owner.in_doubt() else code)
             raise
 
     async def _serve(self, nursery: trio.Nursery) -> None:
@@ -316,7 +320,7 @@ class _Session:
         why: str = "",
         receipt: str = "",
     ) -> None:
-        request, offer = self._end.request, self._end.offer
+        request = self._end.request
         assert request is not None
         details: dict[str, str | int | bool] = {
             "transfer": request.transfer.hex(),
@@ -328,8 +332,9 @@ class _Session:
             details["content_root"] = manifest.content_root.hex()
             details["instances"] = len(manifest.instances)
             details["bytes"] = manifest.total_original_bytes
-        if offer is not None:
-            details["manifest"] = offer.manifest.hex()
+            details["manifest"] = manifest.digest.hex()
+        elif self._end.offer is not None:
+            details["manifest"] = self._end.offer.manifest.hex()
         if kind in ("disclosed", "disclosure-failed", "receipt"):
             details["batches"] = self._sent
             details["encoded_bytes"] = 0 if self._transfer is None else self._transfer.wire_bytes

@@ -16,6 +16,7 @@ from node import VERSION
 from node.addresses import reachable
 from node.announcer import Announcer
 from node.attempts import Reach
+from node.auditing import Auditing
 from node.bandwidth import EVERYONE
 from node.errors import NodeError
 from node.fetching import Fetcher
@@ -26,8 +27,12 @@ from node.links import Links, LinkTarget
 from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
+from node.reconciling import Reconciling
 from node.sending import Sender
+from node.settling import Settling
 from node.vouching import introductions
+from node.witness import Witness
+from node.witnessing import Witnessing
 from protocol import messages
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Hello
@@ -56,6 +61,22 @@ class Serving:
             key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
         )
         self.line = Line(node.settings.bandwidth)
+        self.settling = Settling(
+            key=lambda: node.keys.node,
+            own_facility=node.card.facility_key,
+            pending=node.pending,
+            audit=node.audit,
+            transfers=node.transfers,
+            connected=self._connected_peer,
+        )
+        node.transfers.on_end = self.settling.poke
+        self.reconciling = Reconciling(
+            key=lambda: node.keys.node,
+            own_facility=node.card.facility_key,
+            audit=node.audit,
+            index=node.exchanges,
+            auditing=lambda: self.auditing,
+        )
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
@@ -63,9 +84,38 @@ class Serving:
             catalog=node.catalog,
             store=node.store,
             append=node.audit.append,
-            add_receipt=node.audit.add_receipt,
+            add_receipt=self.settling.countersigner.take_receipt,
             transfers=node.transfers,
             line=self.line,
+            in_doubt=lambda: node.audit.halt.reason is not None,
+        )
+        self.witness = Witness(
+            node.witness_store,
+            own_facility=node.card.facility_key,
+            key=lambda: node.keys.witness,
+            append=node.audit.append,
+            now=lambda: now_ms() // 1000,
+        )
+        self.auditing = Auditing(
+            node.peers,
+            lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
+            answers={
+                **self.witness.answers,
+                **self.settling.answers,
+                **self.reconciling.answers,
+            },
+        )
+        self.witnessing = Witnessing(
+            audit=node.audit,
+            store=node.witness_store,
+            doubt=node.doubt,
+            peers=node.peers,
+            auditing=self.auditing,
+            settings=node.settings.audit,
+            is_connected=self.is_connected,
+            is_unreachable=lambda peer: bool(self.links.status(peer).last_error),
+            on_doubt=self._stop_disclosing,
+            now=lambda: now_ms() // 1000,
         )
         self.network = Network(
             key,
@@ -73,8 +123,9 @@ class Serving:
             is_trusted=self._is_trusted,
             handlers={
                 messages.HELLO_PROTOCOL: self._serve_hello,
-                messages.CATALOG_PROTOCOL: self.announcer.serve,
-                messages.STUDY_PROTOCOL: self.sender.serve,
+                messages.CATALOG_PROTOCOL: self._serve_catalog,
+                messages.STUDY_PROTOCOL: self._serve_study,
+                messages.AUDIT_PROTOCOL: self.auditing.serve,
             },
             on_connected=self._connected,
             on_disconnected=self._disconnected,
@@ -89,6 +140,7 @@ class Serving:
             facility_key=node.card.facility_key,
             append=node.audit.append,
             add_receipt=node.audit.add_receipt,
+            exchanging=self.settling.exchanging,
         )
         self.fetcher = Fetcher(
             receiver=self._receiver,
@@ -103,13 +155,14 @@ class Serving:
             feeds=node.feeds,
             reach=Reach(
                 find=self._trusted_peer,
-                open_stream=lambda peer: self.network.open_stream(peer, messages.STUDY_PROTOCOL),
+                open_stream=self._open_study,
                 wait_connected=self.wait_connected,
                 is_connected=self.is_connected,
             ),
         )
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
+        self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     @contextlib.asynccontextmanager
@@ -120,20 +173,24 @@ class Serving:
             NodeError: the node cannot listen.
         """
         self._name_unknown_caps()
-        async with self.network.running():
-            addresses = self._node.settings.addresses or reachable(self.network.addresses)
-            await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with self.network.running(), trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 nursery.start_soon(self.links.run)
-                nursery.start_soon(self.fetcher.run)
                 for peer in self.network.connected():
                     self._connected(peer)
-                try:
-                    yield
-                finally:
-                    nursery.cancel_scope.cancel()
-                    self._nursery = None
+                # Nothing is logged before those have spoken who may know more of our log.
+                await self.witnessing.wait_started()
+                addresses = self._node.settings.addresses or reachable(self.network.addresses)
+                await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
+                self._ready.set()
+                nursery.start_soon(self.fetcher.run)
+                nursery.start_soon(self.witnessing.run)
+                nursery.start_soon(self.settling.run, self.auditing)
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+                self._nursery = None
 
     def _name_unknown_caps(self) -> None:
         """A cap for a name that nobody has does nothing, and might be thought to."""
@@ -153,6 +210,10 @@ class Serving:
             if peer.facility_key == facility_key and peer.revoked is None:
                 return peer
         return None
+
+    def _connected_peer(self, facility_key: bytes) -> Peer | None:
+        peer = self._trusted_peer(facility_key)
+        return peer if peer is not None and self.is_connected(peer.card.node_key) else None
 
     def _targets(self) -> list[LinkTarget]:
         return [
@@ -197,6 +258,7 @@ class Serving:
                 peer = store.by_node_key(node_key, now)
                 if peer is not None:
                     nursery.start_soon(tell, node_key, peer)
+        self.witnessing.poke()
         if role == "node":
             key = self._node.keys.node
             self.announcer.use_key(key)
@@ -217,11 +279,13 @@ class Serving:
         if store.why_not(peer, "fetch", now) is not None:
             self.sender.stop_peer(peer.facility_key)
         self.links.poke()
+        self.witnessing.poke()
         self.announcer.announce()
 
     def _wake_waiters(self) -> None:
         event, self._connections_changed = self._connections_changed, trio.Event()
         event.set()
+        self.settling.poke()
 
     def _connected(self, node_key: bytes) -> None:
         self._wake_waiters()
@@ -233,6 +297,7 @@ class Serving:
         scope = self._sessions.pop(node_key, None)
         if scope is not None:
             scope.cancel()
+        self.witnessing.disconnected(node_key)
         if self._nursery is not None:
             self._nursery.start_soon(self._saw, node_key)
 
@@ -246,12 +311,35 @@ class Serving:
             except NodeError as error:
                 log.error("when %s was seen could not be kept: %s", peer.petname, error.message)
 
+    # --- what a log in doubt holds back ------------------------------------------------
+
+    async def _serve_catalog(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self.witnessing.wait_sound()
+        await self.announcer.serve(stream)
+
+    async def _serve_study(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self.sender.serve(stream)
+
+    async def _open_study(self, node_key: bytes) -> PeerStream:
+        await self.witnessing.wait_checked(node_key)
+        return await self.network.open_stream(node_key, messages.STUDY_PROTOCOL)
+
+    def _stop_disclosing(self) -> None:
+        for peer in self._node.peers.store.peers:
+            self.sender.stop_peer(peer.facility_key)
+
     # --- one session a peer ----------------------------------------------------------
 
     async def _session(self, node_key: bytes, scope: trio.CancelScope) -> None:
         """Greet a connected peer and listen to its feed while the connection lasts."""
         with scope:
             await self._saw(node_key)
+            known = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
+            if known is not None:
+                await self.witnessing.check(known, node_key)
+            await self._ready.wait()
             while True:
                 peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
                 if peer is None:
@@ -294,6 +382,7 @@ class Serving:
         if peer is None:
             await stream.reset()
             return
+        await self._ready.wait()
         channel = MessageStream(stream)
         await self._take_hello(channel, peer)
         await channel.send(self._hello())
