@@ -1,5 +1,7 @@
 """The verifier's two ways of reading an entry agree, whatever the bytes."""
 
+import json
+
 import pytest
 import second_log as second
 from hypothesis import given, settings
@@ -73,6 +75,7 @@ def edited(draw, data):
     return data
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.data())
 def test_both_ways_of_reading_an_entry_agree(data):
@@ -80,6 +83,7 @@ def test_both_ways_of_reading_an_entry_agree(data):
     assert outcome(parse_entry, encoded) == outcome(parse_any_entry, encoded)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.data())
 def test_both_ways_of_reading_an_opening_agree(data):
@@ -149,3 +153,43 @@ def test_a_large_entry_is_read_in_time_that_grows_with_it():
     many = second.entry(0, 0, type="init", details={f"d{at:04}": at for at in range(4000)})
     assert parse_entry(many).place == 0
     assert outcome(parse_entry, many[:-1]) == Code.ENTRY_PARSE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"peer": "00"},
+        {"peer": 1},
+        {"type": 1},
+        {"type": "Odd"},
+        {"details": []},
+        {"details": {"Odd": 1}},
+        {"details": {"a": []}},
+        {"details": {"a": 2**53}},
+        {"subjects": {}},
+        {"subjects": [{"kind": "study"}]},
+        {"subjects": [{"kind": "study", "commitment": "00"}]},
+        {"index": -1},
+        {"index": True},
+        {"time": 1},
+        {"actor": None},
+        {"v": True},
+        {"later": None},
+        {"later": [[[[[[[[[1]]]]]]]]]},
+        {"later": 2**53},
+    ],
+)
+def test_fields_of_a_wrong_kind(change):
+    data = second.canonical({**json.loads(second.entry(0, 0, type="init")), **change})
+    assert outcome(parse_entry, data) == Code.ENTRY_PARSE
+
+
+def test_fields_of_later_versions_are_let_through():
+    for later in ("x", 1, True, [1, {"a": [2]}], [[[[[[[1]]]]]]]):
+        assert parse_entry(second.entry(0, 0, type="init", later=later)).place == 0
+
+
+def test_half_a_character_has_no_canonical_form():
+    data = second.entry(0, 0, type="init", purpose="x").replace(b'"x"', b'"\\ud800"')
+    assert outcome(parse_entry, data) == Code.ENTRY_NOT_CANONICAL
+    assert outcome(parse_entry, b"\xed\xa0\x80") == Code.ENTRY_PARSE

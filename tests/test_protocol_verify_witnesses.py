@@ -233,6 +233,8 @@ def test_published_cosignatures(shared):
         "witness w1 " + second.vkey(LAKESIDE.name, LAKESIDE.key.public, 2),
         "witness w1 " + second.vkey(LAKESIDE.name, LAKESIDE.key.public, 4).replace("+", "+0", 1),
         "witness w " + second.vkey("other", LAKESIDE.key.public, 4),
+        "witness u " + second.vkey("other", LAKESIDE.key.public, 4),
+        "witness u " + second.vkey("other", BAY.key.public, 4).replace("other", "another"),
         "log " + second.vkey(ORIGIN, LOG.public, 4),
         "group w 1 v",
         "group g 1",
