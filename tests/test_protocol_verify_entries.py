@@ -12,10 +12,9 @@ from protocol.verify.entries import (
     ENTRY_BYTES,
     EntryProblem,
     parse_any_entry,
-    parse_any_opening,
     parse_entry,
-    parse_opening,
 )
+from protocol.verify.openings import parse_any_opening, parse_opening
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
 VALUES = st.text(max_size=8) | st.integers(-(2**54), 2**54) | st.booleans()
@@ -116,6 +115,24 @@ def test_an_opening_holds_for_its_own_commitment_alone(kind, value, salt):
     assert parse_opening(second.canonical(fields) + b"\n").holds
     for change in ({"kind": kind + "x"}, {"value": value + "x"}, {"salt": "00" * 15 + "01"}):
         assert not parse_opening(second.canonical({**fields, **change}) + b"\n").holds
+
+
+@given(st.text(max_size=9), st.text(max_size=9))
+def test_a_subject_is_found_only_where_it_is_one(kind, other):
+    hashed, text = "0" * 64, second.canonical({"commitment": "0" * 64, "kind": other}).decode()
+    for true, others in ((kind, [other]), (text, [other, kind]), (f"a{text}", [other])):
+        data = second.canonical(
+            {
+                **json.loads(second.entry(0, 0, type="init")),
+                "subjects": [{"commitment": hashed, "kind": true}],
+            }
+        )
+        read = parse_entry(data)
+        assert read.commitments == 1
+        assert read.has_subject(second.canonical({"commitment": hashed, "kind": true}))
+        for each in others:
+            subject = second.canonical({"commitment": hashed, "kind": each})
+            assert read.has_subject(subject) is (each == true)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from keys.errors import KeysError
 from keys.fingerprint import format_hash
 from protocol.verify import coverage
 from protocol.verify.checkpoints import CheckpointProblem, log_keys, open_checkpoint
-from protocol.verify.entries import Entry, EntryProblem, parse_entry, parse_object, read_opening
+from protocol.verify.entries import Entry, EntryProblem, parse_entry, parse_object
 from protocol.verify.evidence import Evidence, receipt_differences
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
+from protocol.verify.openings import read_opening
 from protocol.verify.receipts import ReceiptProblem, open_receipt
 from protocol.verify.tree import leaf, root_by_proof
 from protocol.verify.verdict import Code, Finding, Verdict
@@ -217,14 +218,13 @@ class _Check:
                 opening = read_opening(each)
             except EntryProblem as problem:
                 raise _Wrong(problem.code, self.index, f"an opening {problem.reason}") from None
-            subject = opening.commitment, opening.kind
             if (
-                opening.index != self.index
-                or subject not in self._entry.subjects
+                opening.place != self.index
                 or not opening.holds
+                or not self._entry.has_subject(opening.subject)
             ):
                 raise _Wrong(Code.OPENING_BAD, self.index, "an opening is not of this entry")
-            self._opened.append(f"{opening.kind} {opening.value}")
+            self._opened.append(f"{each['kind']} {each['value']}")
 
     def verdict(self, sound: bool | None, cause: Finding) -> Verdict:
         entry = self._entry
