@@ -27,7 +27,9 @@ from node.links import Links, LinkTarget
 from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
+from node.reconciling import Reconciling
 from node.sending import Sender
+from node.settling import Settling
 from node.vouching import introductions
 from node.witness import Witness
 from node.witnessing import Witnessing
@@ -59,6 +61,22 @@ class Serving:
             key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
         )
         self.line = Line(node.settings.bandwidth)
+        self.settling = Settling(
+            key=lambda: node.keys.node,
+            own_facility=node.card.facility_key,
+            pending=node.pending,
+            audit=node.audit,
+            transfers=node.transfers,
+            connected=self._connected_peer,
+        )
+        node.transfers.on_end = self.settling.poke
+        self.reconciling = Reconciling(
+            key=lambda: node.keys.node,
+            own_facility=node.card.facility_key,
+            audit=node.audit,
+            index=node.exchanges,
+            auditing=lambda: self.auditing,
+        )
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
@@ -66,7 +84,7 @@ class Serving:
             catalog=node.catalog,
             store=node.store,
             append=node.audit.append,
-            add_receipt=node.audit.add_receipt,
+            add_receipt=self.settling.countersigner.take_receipt,
             transfers=node.transfers,
             line=self.line,
             in_doubt=lambda: node.audit.halt.reason is not None,
@@ -81,7 +99,11 @@ class Serving:
         self.auditing = Auditing(
             node.peers,
             lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
-            answers={**self.witness.answers},
+            answers={
+                **self.witness.answers,
+                **self.settling.answers,
+                **self.reconciling.answers,
+            },
         )
         self.witnessing = Witnessing(
             audit=node.audit,
@@ -118,6 +140,7 @@ class Serving:
             facility_key=node.card.facility_key,
             append=node.audit.append,
             add_receipt=node.audit.add_receipt,
+            exchanging=self.settling.exchanging,
         )
         self.fetcher = Fetcher(
             receiver=self._receiver,
@@ -163,6 +186,7 @@ class Serving:
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.witnessing.run)
+                nursery.start_soon(self.settling.run, self.auditing)
                 yield
             finally:
                 nursery.cancel_scope.cancel()
@@ -186,6 +210,10 @@ class Serving:
             if peer.facility_key == facility_key and peer.revoked is None:
                 return peer
         return None
+
+    def _connected_peer(self, facility_key: bytes) -> Peer | None:
+        peer = self._trusted_peer(facility_key)
+        return peer if peer is not None and self.is_connected(peer.card.node_key) else None
 
     def _targets(self) -> list[LinkTarget]:
         return [
@@ -257,6 +285,7 @@ class Serving:
     def _wake_waiters(self) -> None:
         event, self._connections_changed = self._connections_changed, trio.Event()
         event.set()
+        self.settling.poke()
 
     def _connected(self, node_key: bytes) -> None:
         self._wake_waiters()

@@ -9,7 +9,7 @@ import click
 
 from node import phrases
 from node.cli import output
-from node.cli.card import read_card
+from node.cli.card import read_card, read_facility
 from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
 
@@ -105,7 +105,7 @@ def run_check(
     from protocol.verify import PolicyProblem, report_lines, to_json
 
     try:
-        fingerprint, card = _facility(facility)
+        fingerprint, card = read_facility(facility)
         evidence = _evidence(given, card)
         try:
             verdict = check(fingerprint, evidence)
@@ -140,25 +140,6 @@ def _evidence(given: dict[str, Any], own_card: "Card | None") -> "Evidence":
         policy=None if given["policy"] is None else _policy(given["policy"]),
         own_card=own_card,
     )
-
-
-def _facility(text: str) -> "tuple[bytes, Card | None]":
-    """SHA-256 of the facility key (32 bytes), and the card where that was given."""
-    import hashlib
-
-    from keys.errors import BadFingerprint
-    from keys.fingerprint import parse_fingerprint
-
-    if Path(text).is_file():
-        card = read_card(Path(text))
-        return hashlib.sha256(card.facility_key).digest(), card
-    try:
-        return parse_fingerprint(text), None
-    except BadFingerprint as error:
-        raise NodeError(
-            f"{text} is neither a card file nor a fingerprint: {error}",
-            hint="a fingerprint has 8 groups of 7 characters",
-        ) from error
 
 
 def _pin(text: str) -> tuple[int, bytes]:

@@ -18,6 +18,8 @@ from node.cli import (
     demo,
     keys,
     output,
+    pending,
+    reconcile,
     serve,
     studies,
     transfers,
@@ -73,8 +75,13 @@ for command in (
     demo.demo,
 ):
     radmesh.add_command(command)
-
-for command in (witness.witness, witness.policy, witness.forks):
+for command in (
+    pending.pending,
+    reconcile.reconcile,
+    witness.witness,
+    witness.policy,
+    witness.forks,
+):
     audit.audit.add_command(command)
 
 
