@@ -12,7 +12,20 @@ from pathlib import Path
 import click
 
 from node.api.failures import describe_unexpected, single_node_error
-from node.cli import audit, card, demo, output, serve, studies, transfers, trust
+from node.cli import (
+    audit,
+    card,
+    demo,
+    keys,
+    output,
+    pending,
+    reconcile,
+    serve,
+    studies,
+    transfers,
+    trust,
+    witness,
+)
 from node.cli.session import Session
 from node.errors import ExitCode, NodeError
 
@@ -58,9 +71,18 @@ for command in (
     serve.serve,
     serve.status,
     audit.audit,
+    keys.keys,
     demo.demo,
 ):
     radmesh.add_command(command)
+for command in (
+    pending.pending,
+    reconcile.reconcile,
+    witness.witness,
+    witness.policy,
+    witness.forks,
+):
+    audit.audit.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node import phrases
-from node.cli import output
+from node.cli import output, witness
 from node.cli.session import Session, json_option, pass_session
 from node.cli.transfers import transfer_table
 from node.cli.trust import peer_table
@@ -167,6 +167,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
+    lines += witness.status_lines(found["witnessing"])
     lines.append("")
     if found["peers"]:
         lines += peer_table(found["peers"])

@@ -1,6 +1,7 @@
 """Operations on the audit log: show and export."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,12 @@ import trio
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
+from node.witness_bundle import members, newest_cosigned
+
+log = logging.getLogger("radmesh.operations")
+
+ROUND_SECONDS = 3.0
+"""Longest wait for witnesses to cosign the head that is going to be exported."""
 
 
 async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
@@ -40,6 +47,12 @@ async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
 async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Write a bundle for an auditor."""
     path = Path(text(parameters, "path"))
+    asked_at = node.audit.size
+    if node.serving_parts is not None:
+        try:
+            await node.serving_parts.witnessing.round(ROUND_SECONDS)
+        except NodeError as error:
+            log.warning("the log is exported as it is cosigned now: %s", error.message)
 
     def write() -> Result:
         if path.exists():
@@ -49,10 +62,14 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                 code=ExitCode.USAGE,
             )
         try:
+            cosigned = newest_cosigned(node)
             checkpoint = node.audit.export(
                 path,
                 card=node.card.encoded,
                 include_openings=bool(parameters.get("openings", True)),
+                # One that witnesses vouch for, if it holds all that was there when asked.
+                head=cosigned.merged if cosigned and cosigned.size >= asked_at else None,
+                further=members(node),
             )
             return {
                 "path": str(path),
