@@ -51,7 +51,7 @@ def test_reference_tree(shared):
         assert verifier.root().hex() == root
         if size < len(leaves):
             writer.append(tree.leaf_hash(leaves[size]))
-            verifier.add(leaf(leaves[size]))
+            verifier.extend([leaf(leaves[size])])
     for level, hashes in enumerate(vectors["node_hashes_by_level"]):
         root_of = tree.range_root([tree.leaf_hash(data) for data in leaves])
         width = 1 << level
@@ -67,7 +67,7 @@ def test_golden_roots(shared):
     for index in range(max(roots)):
         data = bytes([index & 0xFF, index >> 8])
         writer.append(tree.leaf_hash(data))
-        verifier.add(leaf(data))
+        verifier.extend([leaf(data)])
         if index + 1 in roots:
             assert writer.root() == verifier.root() == roots[index + 1]
             seen += 1
@@ -152,7 +152,7 @@ def test_frontier_is_its_slow_twin(size):
     frontier, verifier = tree.Frontier(), Tree()
     for each in leaves:
         frontier.append(each)
-        verifier.add(each)
+        verifier.extend([each])
     assert frontier.root() == verifier.root() == _slow_root(leaves)
     assert frontier.size == verifier.size == size
 
