@@ -57,6 +57,7 @@ def test_the_grace_is_an_option(files, capsys):
         (lambda words: words[:3], "two bundles and their two facilities are needed"),
         (lambda words: words[:4], "two bundles and their two facilities are needed"),
         (lambda words: [*words, "--peer", "X"], "two bundles and their two facilities are needed"),
+        (lambda words: [*words, "--save", "X"], "two bundles and their two facilities are needed"),
         (lambda words: [*words[:3], "none.zip", *words[4:]], "cannot be read"),
         (lambda words: [*words[:-1], "AAAA"], "neither a card file nor a fingerprint"),
     ],

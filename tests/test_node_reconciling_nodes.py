@@ -42,11 +42,17 @@ def test_both_nodes_sign_and_log_one_result(
         assert "Traceback" not in facility.stderr()
 
 
-def test_the_result_as_json_holds_what_both_signed(pair: tuple[Facility, Facility]) -> None:
+def test_the_result_as_json_holds_what_both_signed(
+    pair: tuple[Facility, Facility], tmp_path: Path
+) -> None:
     north, south = pair
-    said = north.cli_json("audit", "reconcile", "--peer", south.name)
+    words = ("audit", "reconcile", "--peer", south.name, "--save", str(tmp_path / "result"))
+    said = north.cli_json(*words)
+    again = north.cli(*words, check=False)
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
     assert (said["differences"], said["counts"]["MATCHED"]) == (0, 2)
     signed = base64.b64decode(said["signed_result"])
+    assert (tmp_path / "result").read_bytes() == signed
     assert hashlib.sha256(signed).hexdigest() == said["result"]
     assert north.entries("reconciled")[-1]["index"] == said["entry"]
 

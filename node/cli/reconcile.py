@@ -1,5 +1,6 @@
 """`radmesh audit reconcile`: two facilities' logs against each other."""
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "the result.",
 )
 @click.option(
+    "--save",
+    type=_FILE,
+    metavar="FILE",
+    help="With --peer: write the result with both signatures to this new file.",
+)
+@click.option(
     "--grace",
     type=click.IntRange(0),
     default=_GRACE_SECONDS,
@@ -52,6 +59,7 @@ def reconcile(
     facility_a: str | None,
     facility_b: str | None,
     peer: str | None,
+    save: Path | None,
     grace: int,
 ) -> int:
     """Compare what two facilities' logs say about each other.
@@ -66,8 +74,8 @@ def reconcile(
         bundles = [path for path in (bundle_a, bundle_b) if path is not None]
         facilities = [text for text in (facility_a, facility_b) if text is not None]
         if peer is not None and not bundles and not facilities:
-            return _live(session, peer, grace)
-        if peer is not None or len(bundles) < 2 or len(facilities) < 2:
+            return _live(session, peer, save, grace)
+        if peer is not None or save is not None or len(bundles) < 2 or len(facilities) < 2:
             raise NodeError(
                 "two bundles and their two facilities are needed, or a peer",
                 hint="give BUNDLE_A and BUNDLE_B with --facility-a and --facility-b, or --peer",
@@ -102,8 +110,17 @@ def _bundles(session: Session, paths: Sequence[Path], facilities: Sequence[str],
     return outcome.exit_code
 
 
-def _live(session: Session, peer: str, grace: int) -> int:
+def _live(session: Session, peer: str, save: Path | None, grace: int) -> int:
+    if save is not None and save.exists():
+        raise NodeError(f"{save} exists already", hint="choose another name")
     done = session.call("audit.reconcile", {"peer": peer, "grace": grace})
+    if save is not None:
+        try:
+            save.write_bytes(base64.b64decode(done["signed_result"]))
+        except OSError as error:
+            raise NodeError(
+                f"the result is in our log, and {save} cannot be written: {error.strerror}"
+            ) from error
     if session.as_json:
         output.emit_json({name: value for name, value in done.items() if name != "lines"})
     else:
