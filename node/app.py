@@ -14,6 +14,7 @@ import trio
 from keys.trust import Peer
 from node import VERSION
 from node.audit import AuditLog
+from node.audit_erasure import finish_erasures
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
@@ -47,6 +48,7 @@ class Node:
             origin=log_origin(self.card.facility_key),
             clock_ms=now_ms,
         )
+        finish_erasures(self.audit)
         self.database = Database(
             home.database_path,
             (CATALOG_SCHEMA, PEERS_SCHEMA, FEEDS_SCHEMA, TRANSFERS_SCHEMA),

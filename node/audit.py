@@ -175,6 +175,11 @@ class AuditLog:
         return self._appender.append_many(events)
 
     @property
+    def evidence(self) -> EvidenceStore:
+        """What stands beside the log."""
+        return self._evidence
+
+    @property
     def size(self) -> int:
         """Durable entries."""
         return self._appender.durable.size
