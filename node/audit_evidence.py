@@ -10,7 +10,13 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from node.audit_erasure import ERASURES_SCHEMA, OF_PATIENT, OF_STUDY, Erasures
+from node.audit_erasure import (
+    ERASURES_SCHEMA,
+    OF_PATIENT,
+    OF_STUDY,
+    STUDIES_OF_PATIENT,
+    Erasures,
+)
 from node.database import Database
 from protocol.log.entry import Opening
 
@@ -105,6 +111,12 @@ class EvidenceStore:
                 entries = {row["entry"] for row in rows}
                 found = entries if found is None else found & entries
         return sorted(found or ())
+
+    def studies_of(self, patient: str) -> frozenset[str]:
+        """Study Instance UIDs that openings show to be of a patient, as in `entries_about`."""
+        return frozenset(
+            row["value"] for row in self._database.query(STUDIES_OF_PATIENT, (patient,))
+        )
 
     def add_receipt(self, receipt: bytes) -> str:
         """Store a receipt; durable on return. Returns its SHA-256 in hex."""
