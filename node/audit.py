@@ -249,7 +249,12 @@ class AuditLog:
         return self._evidence.receipt(digest)
 
     def export(
-        self, target: Path | BinaryIO, *, card: bytes, include_openings: bool = True
+        self,
+        target: Path | BinaryIO,
+        *,
+        card: bytes,
+        include_openings: bool = True,
+        only: Callable[[int, Opening], bool] | None = None,
     ) -> Checkpoint:
         """Write the audit bundle of the log as it is now.
 
@@ -257,6 +262,7 @@ class AuditLog:
             target: a path, where an older file is replaced, or an open file.
             card: the facility card.
             include_openings: whether the auditor may learn who and what.
+            only: whether it may learn this opening of this entry; None is all of them.
 
         Returns:
             The checkpoint that the bundle carries: its size and root.
@@ -277,6 +283,7 @@ class AuditLog:
                 entries=lambda: self.entries(0, checkpoint.size),
                 evidence=self._evidence,
                 include_openings=include_openings,
+                only=only,
             )
 
         if isinstance(target, Path):

@@ -12,7 +12,7 @@ from node.audit_evidence import EvidenceStore
 from node.audit_files import sync_directory
 from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint
-from protocol.log.entry import decode_entry_untrusted
+from protocol.log.entry import Opening, decode_entry_untrusted
 from protocol.log.tree import leaf_hash
 
 FORMAT = "radmesh-audit-bundle/1"
@@ -52,6 +52,7 @@ def write_bundle(
     entries: Callable[[], Iterator[bytes]],
     evidence: EvidenceStore,
     include_openings: bool,
+    only: Callable[[int, Opening], bool] | None = None,
 ) -> None:
     """Write a bundle of the entries that one checkpoint covers.
 
@@ -64,6 +65,7 @@ def write_bundle(
         entries: gives the `checkpoint.size` entries, each time anew.
         evidence: openings and receipts.
         include_openings: whether the auditor may learn who and what.
+        only: whether it may learn this opening of this entry; None is all of them.
     """
     size = checkpoint.size
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -81,7 +83,7 @@ def write_bundle(
         _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED)
         _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence))
         if include_openings:
-            _add(archive, "openings.jsonl", _opening_lines(size, evidence))
+            _add(archive, "openings.jsonl", _opening_lines(size, evidence, only))
 
 
 def _add(
@@ -113,8 +115,12 @@ def _receipt_lines(entries: Iterable[bytes], evidence: EvidenceStore) -> Iterato
             yield canonical_json(line) + b"\n"
 
 
-def _opening_lines(size: int, evidence: EvidenceStore) -> Iterator[bytes]:
+def _opening_lines(
+    size: int, evidence: EvidenceStore, only: Callable[[int, Opening], bool] | None
+) -> Iterator[bytes]:
     for index, opening in evidence.openings(size):
+        if only is not None and not only(index, opening):
+            continue
         line = {
             "commitment": opening.commitment,
             "index": index,

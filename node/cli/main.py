@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from node.api.failures import describe_unexpected, single_node_error
-from node.cli import audit, card, demo, output, serve, studies, transfers, trust
+from node.cli import audit, audit_reports, card, demo, output, serve, studies, transfers, trust
 from node.cli.session import Session
 from node.errors import ExitCode, NodeError
 
@@ -61,6 +61,8 @@ for command in (
     demo.demo,
 ):
     radmesh.add_command(command)
+for command in (audit_reports.report, audit_reports.send, audit_reports.erase):
+    audit.audit.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
