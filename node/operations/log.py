@@ -90,7 +90,7 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                 },
             )
 
-        written = write_logged(path, bundle, event, node.audit)
+        written = write_logged(path, bundle, event, node.audit, salted=False)
         checkpoint = checkpoints[-1]
         return {
             "path": str(path),

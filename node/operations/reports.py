@@ -120,6 +120,7 @@ async def report(node: Node, parameters: dict[str, Any], progress: Report) -> Re
                 {"first": first, "end": last, "count": made.count, "left_out": made.left_out},
             ),
             node.audit,
+            salted=True,
         )
         return {
             "path": str(path),
@@ -128,6 +129,7 @@ async def report(node: Node, parameters: dict[str, Any], progress: Report) -> Re
             "left_out": made.left_out,
             "bytes": written.bytes,
             "sha256": written.sha256,
+            "salt": written.salt,
             "entry": written.entry,
         }
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +12,7 @@ from node.audit import AuditLog
 from node.audit_files import sync_directory
 from node.errors import ExitCode, NodeError
 from node.reports.selection import Selection
-from protocol.log.entry import Event, format_time
+from protocol.log.entry import SALT_BYTES, Event, format_time
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Written:
     Attributes:
         bytes: its size.
         sha256: of the file, hex.
+        salt: hex; "" where the log has the digest itself.
         entry: index of the entry `log-exported`.
     """
 
     bytes: int
     sha256: str
+    salt: str
     entry: int
 
 
@@ -66,6 +69,8 @@ def write_logged(
     write: Callable[[BinaryIO], None],
     event: Callable[[], Event],
     audit: AuditLog,
+    *,
+    salted: bool,
 ) -> Written:
     """Write a file whole or not at all; its entry is durable before it has its name.
 
@@ -74,6 +79,8 @@ def write_logged(
         write: writes the file.
         event: gives the entry, once all is written; its size and digest are added.
         audit: takes the entry.
+        salted: log a salted digest. That of a report, which holds little but what the log
+            holds and a name, would let anybody with the log try names, for ever.
 
     Raises:
         NodeError: there is such a file already, or it cannot be written or logged.
@@ -94,16 +101,10 @@ def write_logged(
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        salt = secrets.token_bytes(SALT_BYTES) if salted else b""
+        named = {"digest": salted_digest(salt, digest)} if salted else {"sha256": digest}
         made = event()
-        entry = audit.append(
-            Event(
-                type=made.type,
-                actor=made.actor,
-                peer=made.peer,
-                subjects=made.subjects,
-                details={**made.details, "bytes": size, "sha256": digest},
-            )
-        )
+        entry = audit.append(replace(made, details={**made.details, "bytes": size, **named}))
         temporary.rename(path)
         sync_directory(path.parent)
     except OSError as error:
@@ -114,7 +115,12 @@ def write_logged(
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return Written(size, digest, entry)
+    return Written(size, digest, salt.hex(), entry)
+
+
+def salted_digest(salt: bytes, sha256: str) -> str:
+    """The digest of a report as the log has it: SHA-256 of salt and SHA-256 of the file."""
+    return hashlib.sha256(salt + bytes.fromhex(sha256)).hexdigest()
 
 
 def write_parts(parts: Iterable[bytes]) -> Callable[[BinaryIO], None]:
