@@ -22,8 +22,11 @@ from node.feeds import FEEDS_SCHEMA, Feeds
 from node.home import Home, log_origin, now_ms
 from node.incoming import Incoming
 from node.peers import PEERS_SCHEMA, Peers
+from node.reports.forwarding import FORWARDING_SCHEMA
 from node.store import BatchStore
 from node.transfers import TRANSFERS_SCHEMA, Transfers
+from node.witness_doubt import Doubt
+from node.witness_store import WITNESS_SCHEMA, WitnessStore
 from protocol.log.entry import Event
 
 if TYPE_CHECKING:
@@ -48,10 +51,16 @@ class Node:
             origin=log_origin(self.card.facility_key),
             clock_ms=now_ms,
         )
-        finish_erasures(self.audit)
         self.database = Database(
             home.database_path,
-            (CATALOG_SCHEMA, PEERS_SCHEMA, FEEDS_SCHEMA, TRANSFERS_SCHEMA),
+            (
+                CATALOG_SCHEMA,
+                PEERS_SCHEMA,
+                FEEDS_SCHEMA,
+                TRANSFERS_SCHEMA,
+                WITNESS_SCHEMA,
+                FORWARDING_SCHEMA,
+            ),
         )
         self.catalog = Catalog(self.database)
         self.store = BatchStore(home.store_path)
@@ -62,6 +71,17 @@ class Node:
             self.database, self.card.facility_key, self.audit.append, self._peer_changed
         )
         self.catalog.on_change = self._study_changed
+        self.witness_store = WitnessStore(self.database)
+        self.doubt = Doubt(
+            self.witness_store,
+            self.audit,
+            card=lambda: self.card,
+            petname=self.petname,
+            now=lambda: now_ms() // 1000,
+        )
+        self.doubt.check_kept()
+        if self.audit.halted is None:
+            finish_erasures(self.audit)
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
 
@@ -144,16 +164,21 @@ class Node:
             async with serving.running():
                 self.started_ms = now_ms()
                 await trio.to_thread.run_sync(
-                    self.audit.append, Event(type="start", details={"version": VERSION})
+                    self._record, Event(type="start", details={"version": VERSION})
                 )
                 try:
                     yield serving
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
-                        await trio.to_thread.run_sync(self.audit.append, Event(type="stop"))
+                        await trio.to_thread.run_sync(self._record, Event(type="stop"))
         finally:
             self.serving_parts = None
             self.started_ms = None
+
+    def _record(self, event: Event) -> None:
+        """Log an event that is no reason to stop a node whose log is in doubt."""
+        if self.audit.halted is None:
+            self.audit.append(event)
 
     def _clean_up(self) -> None:
         """Put away what a crash left."""
@@ -164,6 +189,8 @@ class Node:
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, when they differ."""
+        if self.audit.halted is not None:
+            return
         renewed = self.home.renew_card(self.card, self.keys, addresses)
         if renewed is self.card:
             return

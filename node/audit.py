@@ -16,7 +16,7 @@ The files are those of `node/audit_files.py` (entries), `node/audit_checkpoint.p
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,12 +35,16 @@ from node.audit_opening import (
     open_log,
 )
 from node.audit_tree import NodeFile, Proofs
+from node.errors import NodeError
 from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted, sign_checkpoint
 from protocol.log.entry import Event, Opening, encode_entry, format_time
 from protocol.log.note import Signer, parse_note_untrusted
 from protocol.log.tree import Frontier, leaf_hash
 
 EVIDENCE_NAME = "evidence.db"
+
+TAKEN_WHEN_HALTED = frozenset({"key-revoked"})
+"""What a log in doubt takes: the entry that can end the doubt."""
 
 
 class AuditLog:
@@ -57,6 +61,7 @@ class AuditLog:
         self._directory = directory
         self._file = opened.file
         self._nodes = opened.nodes
+        self._halted: NodeError | None = None
         self._evidence = evidence
         self._clock_ms = clock_ms
         self._appender = Appender(
@@ -172,7 +177,23 @@ class AuditLog:
 
     def append_many(self, events: Sequence[Event]) -> range:
         """Log events one after the other with one flush, all or none; see `append`."""
+        halted = self._halted
+        if halted is not None and any(event.type not in TAKEN_WHEN_HALTED for event in events):
+            raise NodeError(halted.message, hint=halted.hint, code=halted.code)
         return self._appender.append_many(events)
+
+    def halt(self, reason: NodeError | None) -> None:
+        """Take no entry, so that nothing that needs one happens; None takes entries again.
+
+        Args:
+            reason: what every `append` raises from now on.
+        """
+        self._halted = reason
+
+    @property
+    def halted(self) -> NodeError | None:
+        """Why no entry is taken; None when all is well."""
+        return self._halted
 
     @property
     def evidence(self) -> EvidenceStore:
@@ -255,6 +276,8 @@ class AuditLog:
         card: bytes,
         include_openings: bool = True,
         only: Callable[[int, Opening], bool] | None = None,
+        head: str | None = None,
+        further: Mapping[str, bytes] | None = None,
     ) -> Checkpoint:
         """Write the audit bundle of the log as it is now.
 
@@ -263,6 +286,8 @@ class AuditLog:
             card: the facility card.
             include_openings: whether the auditor may learn who and what.
             only: whether it may learn this opening of this entry; None is all of them.
+            head: the checkpoint of ours that the bundle ends with; the newest by default.
+            further: members of other files; checkpoints behind the head are left out.
 
         Returns:
             The checkpoint that the bundle carries: its size and root.
@@ -270,7 +295,7 @@ class AuditLog:
         Raises:
             NodeError: it cannot be written, or the log is damaged on disk.
         """
-        signed = self.latest_checkpoint()
+        signed = self.latest_checkpoint() if head is None else head
         checkpoint = parse_checkpoint_untrusted(parse_note_untrusted(signed.encode())[0])
 
         def write(file: BinaryIO) -> None:
@@ -284,6 +309,7 @@ class AuditLog:
                 evidence=self._evidence,
                 include_openings=include_openings,
                 only=only,
+                further=further or {},
             )
 
         if isinstance(target, Path):

@@ -3,7 +3,7 @@
 import base64
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,7 +52,8 @@ def write_bundle(
     entries: Callable[[], Iterator[bytes]],
     evidence: EvidenceStore,
     include_openings: bool,
-    only: Callable[[int, Opening], bool] | None = None,
+    only: Callable[[int, Opening], bool] | None,
+    further: Mapping[str, bytes],
 ) -> None:
     """Write a bundle of the entries that one checkpoint covers.
 
@@ -66,6 +67,7 @@ def write_bundle(
         evidence: openings and receipts.
         include_openings: whether the auditor may learn who and what.
         only: whether it may learn this opening of this entry; None is all of them.
+        further: members of other files; checkpoints of this size and above are left out.
     """
     size = checkpoint.size
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -82,6 +84,10 @@ def write_bundle(
         # Hashes do not compress.
         _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED)
         _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence))
+        for name, content in further.items():
+            folder, _, rest = name.partition("/")
+            if folder != "checkpoints" or int(rest) < size:
+                _add(archive, name, [content])
         if include_openings:
             _add(archive, "openings.jsonl", _opening_lines(size, evidence, only))
 

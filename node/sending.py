@@ -56,6 +56,7 @@ class Sender:
         add_receipt: keeps a signed receipt beside the log (synchronous).
         transfers: the register of transfers.
         line: when bulk data may be written, and how fast.
+        in_doubt: whether our own log is not what we signed.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Sender:
         add_receipt: Callable[[bytes], str],
         transfers: Transfers,
         line: Line,
+        in_doubt: Callable[[], bool],
     ) -> None:
         self.key = key
         self.own_facility = own_facility
@@ -80,6 +82,7 @@ class Sender:
         self.add_receipt = add_receipt
         self.transfers = transfers
         self.line = line
+        self.in_doubt = in_doubt
         self._scopes: dict[bytes, set[trio.CancelScope]] = {}
 
     async def serve(self, stream: PeerStream) -> None:
@@ -149,7 +152,8 @@ class _Session:
             raise
         except NodeError as error:
             disk = error.code in (ExitCode.INTEGRITY, ExitCode.DISK)
-            await self._study.refuse(WireCode.SOURCE_DISK if disk else WireCode.OTHER)
+            code = WireCode.SOURCE_DISK if disk else WireCode.OTHER
+            await self._study.refuse(WireCode.LOG_IN_DOUBT if self._owner.in_doubt() else code)
             raise
 
     async def _serve(self, nursery: trio.Nursery) -> None:

@@ -16,6 +16,7 @@ from node import VERSION
 from node.addresses import reachable
 from node.announcer import Announcer
 from node.attempts import Reach
+from node.auditing import Auditing
 from node.bandwidth import EVERYONE
 from node.errors import NodeError
 from node.fetching import Fetcher
@@ -26,7 +27,10 @@ from node.links import Links, LinkTarget
 from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
+from node.reports.forwarding import forwarder_of
 from node.sending import Sender
+from node.witness import Witness
+from node.witnessing import Witnessing
 from protocol import messages
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Hello
@@ -61,6 +65,31 @@ class Serving:
             add_receipt=node.audit.add_receipt,
             transfers=node.transfers,
             line=self.line,
+            in_doubt=lambda: node.audit.halted is not None,
+        )
+        self.witness = Witness(
+            node.witness_store,
+            own_facility=node.card.facility_key,
+            key=lambda: node.keys.witness,
+            append=node.audit.append,
+            now=lambda: now_ms() // 1000,
+        )
+        self.auditing = Auditing(
+            node.peers,
+            lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
+            answers={**self.witness.answers},
+        )
+        self.witnessing = Witnessing(
+            audit=node.audit,
+            store=node.witness_store,
+            doubt=node.doubt,
+            peers=node.peers,
+            auditing=self.auditing,
+            settings=node.settings.audit,
+            is_connected=self.is_connected,
+            is_unreachable=lambda peer: bool(self.links.status(peer).last_error),
+            on_doubt=self._stop_disclosing,
+            now=lambda: now_ms() // 1000,
         )
         self.network = Network(
             key,
@@ -68,8 +97,9 @@ class Serving:
             is_trusted=self._is_trusted,
             handlers={
                 messages.HELLO_PROTOCOL: self._serve_hello,
-                messages.CATALOG_PROTOCOL: self.announcer.serve,
-                messages.STUDY_PROTOCOL: self.sender.serve,
+                messages.CATALOG_PROTOCOL: self._serve_catalog,
+                messages.STUDY_PROTOCOL: self._serve_study,
+                messages.AUDIT_PROTOCOL: self.auditing.serve,
             },
             on_connected=self._connected,
             on_disconnected=self._disconnected,
@@ -94,13 +124,15 @@ class Serving:
             feeds=node.feeds,
             reach=Reach(
                 find=self._trusted_peer,
-                open_stream=lambda peer: self.network.open_stream(peer, messages.STUDY_PROTOCOL),
+                open_stream=self._open_study,
                 wait_connected=self.wait_connected,
                 is_connected=self.is_connected,
             ),
         )
+        self.forwarder = forwarder_of(node)
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
+        self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     @contextlib.asynccontextmanager
@@ -111,20 +143,25 @@ class Serving:
             NodeError: the node cannot listen.
         """
         self._name_unknown_caps()
-        async with self.network.running():
-            addresses = self._node.settings.addresses or reachable(self.network.addresses)
-            await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with self.network.running(), trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 nursery.start_soon(self.links.run)
-                nursery.start_soon(self.fetcher.run)
                 for peer in self.network.connected():
                     self._connected(peer)
-                try:
-                    yield
-                finally:
-                    nursery.cancel_scope.cancel()
-                    self._nursery = None
+                # Nothing is logged before those have spoken who may know more of our log.
+                await self.witnessing.wait_started()
+                addresses = self._node.settings.addresses or reachable(self.network.addresses)
+                await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
+                self._ready.set()
+                nursery.start_soon(self.fetcher.run)
+                nursery.start_soon(self.witnessing.run)
+                if self.forwarder is not None:
+                    nursery.start_soon(self.forwarder.run)
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+                self._nursery = None
 
     def _name_unknown_caps(self) -> None:
         """A cap for a name that nobody has does nothing, and might be thought to."""
@@ -172,6 +209,7 @@ class Serving:
         if store.why_not(peer, "fetch", now) is not None:
             self.sender.stop_peer(peer.facility_key)
         self.links.poke()
+        self.witnessing.poke()
         self.announcer.announce()
 
     def _connected(self, node_key: bytes) -> None:
@@ -185,6 +223,7 @@ class Serving:
         scope = self._sessions.pop(node_key, None)
         if scope is not None:
             scope.cancel()
+        self.witnessing.disconnected(node_key)
         if self._nursery is not None:
             self._nursery.start_soon(self._saw, node_key)
 
@@ -198,12 +237,35 @@ class Serving:
             except NodeError as error:
                 log.error("when %s was seen could not be kept: %s", peer.petname, error.message)
 
+    # --- what a log in doubt holds back ------------------------------------------------
+
+    async def _serve_catalog(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self.witnessing.wait_sound()
+        await self.announcer.serve(stream)
+
+    async def _serve_study(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self.sender.serve(stream)
+
+    async def _open_study(self, node_key: bytes) -> PeerStream:
+        await self.witnessing.wait_checked(node_key)
+        return await self.network.open_stream(node_key, messages.STUDY_PROTOCOL)
+
+    def _stop_disclosing(self) -> None:
+        for peer in self._node.peers.store.peers:
+            self.sender.stop_peer(peer.facility_key)
+
     # --- one session a peer ----------------------------------------------------------
 
     async def _session(self, node_key: bytes, scope: trio.CancelScope) -> None:
         """Greet a connected peer and listen to its feed while the connection lasts."""
         with scope:
             await self._saw(node_key)
+            known = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
+            if known is not None:
+                await self.witnessing.check(known)
+            await self._ready.wait()
             while True:
                 peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
                 if peer is None:
@@ -243,6 +305,7 @@ class Serving:
         if peer is None:
             await stream.reset()
             return
+        await self._ready.wait()
         channel = MessageStream(stream)
         await self._take_hello(channel, peer)
         await channel.send(self._hello())

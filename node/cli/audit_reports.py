@@ -59,7 +59,10 @@ def report(
         f"wrote {phrases.count(made['count'], noun)} ({phrases.size(made['bytes'])}) "
         f"to {made['path']}"
     )
-    output.say(f"entry {made['entry']} says so; its digest is of salt {made['salt']} and the file")
+    if made["entry"] is not None:
+        output.say(
+            f"entry {made['entry']} says so; its digest is of salt {made['salt']} and the file"
+        )
     if made["left_out"]:
         output.say(
             f"left out: {phrases.count(made['left_out'], 'disclosure')} for treatment or "

@@ -12,7 +12,18 @@ from pathlib import Path
 import click
 
 from node.api.failures import describe_unexpected, single_node_error
-from node.cli import audit, audit_reports, card, demo, output, serve, studies, transfers, trust
+from node.cli import (
+    audit,
+    audit_reports,
+    card,
+    demo,
+    output,
+    serve,
+    studies,
+    transfers,
+    trust,
+    witness,
+)
 from node.cli.session import Session
 from node.errors import ExitCode, NodeError
 
@@ -61,7 +72,14 @@ for command in (
     demo.demo,
 ):
     radmesh.add_command(command)
-for command in (audit_reports.report, audit_reports.send, audit_reports.erase):
+for command in (
+    audit_reports.report,
+    audit_reports.send,
+    audit_reports.erase,
+    witness.witness,
+    witness.policy,
+    witness.forks,
+):
     audit.audit.add_command(command)
 
 

@@ -1,7 +1,7 @@
 """What a node can be asked to do, by name: the one table behind the local API and
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
-from node.operations import erase, facility, images, log, reports, transfer
+from node.operations import erase, facility, images, log, reports, transfer, witness
 from node.operations.base import Operation
 
 OPERATIONS: dict[str, Operation] = {
@@ -11,6 +11,7 @@ OPERATIONS: dict[str, Operation] = {
     **log.OPERATIONS,
     **reports.OPERATIONS,
     **erase.OPERATIONS,
+    **witness.OPERATIONS,
 }
 
 __all__ = ["OPERATIONS", "Operation"]

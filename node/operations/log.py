@@ -15,8 +15,12 @@ from node.operations.selecting import optional, read_selection
 from node.reports.records import Record, records, records_between
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged
+from node.witness_bundle import members, newest_cosigned
 from protocol.log.checkpoint import Checkpoint
 from protocol.log.entry import Event, Opening
+
+ROUND_SECONDS = 3.0
+"""Longest wait for witnesses to cosign the head that is going to be exported."""
 
 
 async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
@@ -55,6 +59,9 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Write a bundle for an auditor."""
     path = Path(text(parameters, "path"))
     names_all = bool(parameters.get("openings", True))
+    asked_at = node.audit.size
+    if node.serving_parts is not None:
+        await node.serving_parts.witnessing.round(ROUND_SECONDS)
 
     def write() -> Result:
         selection = read_selection(node, parameters)
@@ -64,6 +71,7 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                 hint="name a peer or a study to limit whom and what it names",
                 code=ExitCode.USAGE,
             )
+        cosigned = newest_cosigned(node)
         checkpoints: list[Checkpoint] = []
 
         def bundle(file: BinaryIO) -> None:
@@ -73,6 +81,9 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                     card=node.card.encoded,
                     include_openings=names_all,
                     only=_named_by(node, selection),
+                    # One that witnesses vouch for, if it holds all that was there when asked.
+                    head=cosigned.merged if cosigned and cosigned.size >= asked_at else None,
+                    further=members(node),
                 )
             )
 

@@ -23,13 +23,14 @@ class Written:
         bytes: its size.
         sha256: of the file, hex.
         salt: hex; "" where the log has the digest itself.
-        entry: index of the entry `log-exported`.
+        entry: index of the entry `log-exported`; None where the log takes none, because it
+            is in doubt: then it must be possible to hand it to an auditor all the same.
     """
 
     bytes: int
     sha256: str
     salt: str
-    entry: int
+    entry: int | None
 
 
 def export_event(form: str, selection: Selection, details: dict[str, str | int | bool]) -> Event:
@@ -104,7 +105,9 @@ def write_logged(
         salt = secrets.token_bytes(SALT_BYTES) if salted else b""
         named = {"digest": salted_digest(salt, digest)} if salted else {"sha256": digest}
         made = event()
-        entry = audit.append(replace(made, details={**made.details, "bytes": size, **named}))
+        entry = None
+        if audit.halted is None:
+            entry = audit.append(replace(made, details={**made.details, "bytes": size, **named}))
         temporary.rename(path)
         sync_directory(path.parent)
     except OSError as error:
