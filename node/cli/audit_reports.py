@@ -169,8 +169,5 @@ def _erased_lines(done: dict[str, Any]) -> list[str]:
             f"not touched: the images and the catalog, which still have "
             f"{phrases.count(done['in_catalog'], 'study', 'studies')} of it"
         )
-    lines.append(
-        "not touched either: backups, bundles and reports that were written before, "
-        "and what peers hold"
-    )
+    lines.append("not touched either: backups, bundles and reports of before, and what peers hold")
     return lines

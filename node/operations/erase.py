@@ -19,7 +19,7 @@ def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
             return tried, found
     raise NodeError(
         "nothing beside the log names this study or patient",
-        hint="give the whole Study Instance UID, or the Patient ID as it stands in the images",
+        hint="give the whole Study Instance UID, or the Patient ID as in the images",
         code=ExitCode.NOT_FOUND,
     )
 
