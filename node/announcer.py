@@ -44,6 +44,10 @@ class Announcer:
         self._append = append
         self._news = trio.Event()
 
+    def use_key(self, key: KeyPair) -> None:
+        """Sign with another node key from now on."""
+        self._key = key
+
     def announce(self) -> None:
         """Feeds have changed: tell all who listen."""
         event, self._news = self._news, trio.Event()

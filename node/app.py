@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from keys.card import Card
 from keys.trust import Peer
-from node import VERSION
+from node import VERSION, rotation
 from node.audit import AuditLog
 from node.audit_erasure import finish_erasures
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.feeds import FEEDS_SCHEMA, Feeds
-from node.home import Home, log_origin, now_ms
+from node.home import Home, Keys, log_origin, now_ms
 from node.incoming import Incoming
 from node.peers import PEERS_SCHEMA, Peers
 from node.reports.forwarding import FORWARDING_SCHEMA
+from node.rotation import Rotator
 from node.store import BatchStore
 from node.transfers import TRANSFERS_SCHEMA, Transfers
 from node.witness_doubt import Doubt
@@ -45,12 +47,8 @@ class Node:
         self.settings = read_settings(home.config_path)
         self.keys = home.read_keys()
         self.card = home.read_card()
-        self.audit = AuditLog.open(
-            home.audit_path,
-            log_key=self.keys.log,
-            origin=log_origin(self.card.facility_key),
-            clock_ms=now_ms,
-        )
+        self.audit = self._open_log()
+        self.rotator = Rotator(home, self.audit, lambda: (self.keys, self.card), self._take_keys)
         self.database = Database(
             home.database_path,
             (
@@ -80,10 +78,35 @@ class Node:
             now=lambda: now_ms() // 1000,
         )
         self.doubt.check_kept()
-        if self.audit.halted is None:
+        if self.audit.halt.reason is None:
             finish_erasures(self.audit)
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
+
+    def _open_log(self) -> AuditLog:
+        """Open the log, and finish or undo a change of keys that a crash cut short."""
+        rotation.sweep(self.home)
+        staged = rotation.read_staged(self.home)
+        audit = AuditLog.open(
+            self.home.audit_path,
+            log_key=self.keys.log,
+            origin=log_origin(self.card.facility_key),
+            clock_ms=now_ms,
+            log_keys=self.card.log_keys + (staged.card.log_keys if staged else ()),
+            successor=staged.key if staged and staged.role == "log" else None,
+        )
+        try:
+            if staged is not None:
+                rotation.settle(self.home, audit, staged)
+                self._take_keys(self.home.read_keys(), self.home.read_card())
+            rotation.require_agreement(self.keys, self.card, audit)
+        except BaseException:
+            audit.close()
+            raise
+        return audit
+
+    def _take_keys(self, keys: Keys, card: Card) -> None:
+        self.keys, self.card = keys, card
 
     @classmethod
     def open(cls, home: Home) -> "Node":
@@ -177,7 +200,7 @@ class Node:
 
     def _record(self, event: Event) -> None:
         """Log an event that is no reason to stop a node whose log is in doubt."""
-        if self.audit.halted is None:
+        if self.audit.halt.reason is None:
             self.audit.append(event)
 
     def _clean_up(self) -> None:
@@ -189,16 +212,17 @@ class Node:
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, when they differ."""
-        if self.audit.halted is not None:
+        if self.audit.halt.reason is not None:
             return
-        renewed = self.home.renew_card(self.card, self.keys, addresses)
-        if renewed is self.card:
-            return
-        self.audit.append(
-            Event(
-                type="card-updated",
-                actor="node",
-                details={"card": renewed.digest, "serial": renewed.serial},
+        with self.rotator.lock:
+            renewed = self.home.renew_card(self.card, self.keys, addresses)
+            if renewed is self.card:
+                return
+            self.audit.append(
+                Event(
+                    type="card-updated",
+                    actor="node",
+                    details={"card": renewed.digest, "serial": renewed.serial},
+                )
             )
-        )
-        self.card = renewed
+            self.card = renewed

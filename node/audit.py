@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from keys.card_fields import SizedKey
 from keys.identity import KeyPair
 from node.audit_appending import Appender
 from node.audit_bundle import write_bundle, write_bundle_file
 from node.audit_checkpoint import CheckpointKeeper
 from node.audit_evidence import EvidenceStore
 from node.audit_files import LogFile, replace_durable, sync_directory
+from node.audit_halt import Halt
 from node.audit_opening import (
     CHECKPOINT_NAME,
     LOG_NAME,
@@ -35,7 +37,7 @@ from node.audit_opening import (
     open_log,
 )
 from node.audit_tree import NodeFile, Proofs
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted, sign_checkpoint
 from protocol.log.entry import Event, Opening, encode_entry, format_time
 from protocol.log.note import Signer, parse_note_untrusted
@@ -43,12 +45,13 @@ from protocol.log.tree import Frontier, leaf_hash
 
 EVIDENCE_NAME = "evidence.db"
 
-TAKEN_WHEN_HALTED = frozenset({"key-revoked"})
-"""What a log in doubt takes: the entry that can end the doubt."""
-
 
 class AuditLog:
-    """An open audit log; made by `create` or `open`. Thread-safe."""
+    """An open audit log; made by `create` or `open`. Thread-safe.
+
+    Attributes:
+        halt: what stops it from taking entries.
+    """
 
     def __init__(
         self,
@@ -61,9 +64,12 @@ class AuditLog:
         self._directory = directory
         self._file = opened.file
         self._nodes = opened.nodes
-        self._halted: NodeError | None = None
+        self.halt = Halt()
         self._evidence = evidence
         self._clock_ms = clock_ms
+        self._origin = signer.name
+        self._changed_to = {change.new_key for change in opened.changes}
+        self._newest_keys = {change.role: change.new_key for change in opened.changes}
         self._appender = Appender(
             file=opened.file,
             evidence=evidence,
@@ -71,7 +77,7 @@ class AuditLog:
             tree=opened.tree,
             last_ms=opened.last_ms,
             clock_ms=clock_ms,
-            on_durable=self._on_durable,
+            on_durable=lambda: self._keeper.poke(),
         )
         self._proofs = Proofs(
             opened.nodes,
@@ -118,24 +124,49 @@ class AuditLog:
         signed = sign_checkpoint(Checkpoint(origin, tree.size, tree.root()), signer)
         replace_durable(directory / CHECKPOINT_NAME, signed.encode())
         evidence = EvidenceStore(directory / EVIDENCE_NAME)
-        opened = Opened(file, nodes, tree, now, torn=None)
+        opened = Opened(file, nodes, tree, now, torn=None, first_key=log_key.public)
         return cls(directory, opened, evidence, signer, clock_ms)
 
     @classmethod
     def open(
-        cls, directory: Path, *, log_key: KeyPair, origin: str, clock_ms: Callable[[], int]
+        cls,
+        directory: Path,
+        *,
+        log_key: KeyPair,
+        origin: str,
+        clock_ms: Callable[[], int],
+        log_keys: Sequence[SizedKey] = (),
+        successor: KeyPair | None = None,
     ) -> "AuditLog":
         """Open a log: check it against its checkpoint, cut and note a torn tail.
 
         Takes time and reading in proportion to the log (about 5 s for a million entries).
 
+        Args:
+            directory: where it lies.
+            log_key: the log key in force.
+            origin: name of the log.
+            clock_ms: gives milliseconds since the epoch, UTC.
+            log_keys: all log keys, as on the facility card; none when there was but one.
+            successor: a log key whose rotation a crash may have cut short: it is the
+                one in force when its entry is in the log.
+
         Raises:
             NodeError: the log is not what was signed, is held by another process, or
-                cannot be read.
+                cannot be read, or neither key is the one in force.
         """
-        signer = Signer(origin, log_key)
-        opened = open_log(directory, signer)
+        opened = open_log(directory, origin, log_keys or (SizedKey(log_key.public, 0),))
+        pairs = [pair for pair in (log_key, successor) if pair is not None]
         try:
+            key = next((pair for pair in pairs if pair.public == opened.log_key), None)
+            if key is None:
+                raise NodeError(
+                    "the log key of this home is not the one that its audit log names",
+                    hint="restore the folders `audit` and `keys` and the file `card` from the "
+                    "same backup",
+                    code=ExitCode.INTEGRITY,
+                )
+            signer = Signer(origin, key)
             evidence = EvidenceStore(directory / EVIDENCE_NAME)
         except BaseException:
             opened.nodes.close()
@@ -160,8 +191,70 @@ class AuditLog:
         )
         torn.rename(self._directory / f"{TORN_NAME}-{index}")
 
-    def _on_durable(self) -> None:
-        self._keeper.poke()
+    @property
+    def origin(self) -> str:
+        """The name of the log."""
+        return self._origin
+
+    @property
+    def log_key(self) -> bytes:
+        """The log key in force, 32 bytes."""
+        return self._keeper.public
+
+    def newest_key(self, role: str) -> bytes | None:
+        """The key (32 bytes) that the newest entry for a role puts in force; None when
+        that role's key was never changed."""
+        return self._newest_keys.get(role)
+
+    def has_change_to(self, public: bytes) -> bool:
+        """Whether an entry puts this key (32 bytes) in force.
+
+        Raises:
+            NodeError: it cannot be told, since the disk fails.
+        """
+        self._appender.mend()
+        return public in self._changed_to
+
+    def change_key(
+        self, make: Callable[[int, bytes], Event], role: str, new: KeyPair, *, revoked: bool
+    ) -> int:
+        """Write the entry that puts a new key in force; see `protocol.log.rotation`.
+
+        Args:
+            make: gives the event for the size and root of the log before it; what it
+                writes elsewhere is there before the entry. Nothing else is appended
+                meanwhile.
+            role: of the key; a log key signs from the next size on.
+            new: the key.
+            revoked: the old log key signs nothing more, not even the size before.
+
+        Returns:
+            The index of the entry.
+
+        Raises:
+            NodeError: it could not be logged; the old key stays in force.
+        """
+
+        def begin(size: int, root: bytes) -> Event:
+            event = make(size, root)
+            if role == "log":
+                if not revoked:
+                    self._keeper.current()
+                self._keeper.hand_over(Signer(self._origin, new), size + 1)
+            return event
+
+        if not revoked:
+            self.halt.require_none()
+        before = self._keeper.public
+        try:
+            index = self._appender.append_last(begin)
+        except BaseException:
+            if self._keeper.public != before:
+                self._keeper.take_back()
+            raise
+        self._changed_to.add(new.public)
+        self._newest_keys[role] = new.public
+        return index
 
     def append(self, event: Event) -> int:
         """Log an event; its entry is durable when this returns.
@@ -177,23 +270,8 @@ class AuditLog:
 
     def append_many(self, events: Sequence[Event]) -> range:
         """Log events one after the other with one flush, all or none; see `append`."""
-        halted = self._halted
-        if halted is not None and any(event.type not in TAKEN_WHEN_HALTED for event in events):
-            raise NodeError(halted.message, hint=halted.hint, code=halted.code)
+        self.halt.require_none()
         return self._appender.append_many(events)
-
-    def halt(self, reason: NodeError | None) -> None:
-        """Take no entry, so that nothing that needs one happens; None takes entries again.
-
-        Args:
-            reason: what every `append` raises from now on.
-        """
-        self._halted = reason
-
-    @property
-    def halted(self) -> NodeError | None:
-        """Why no entry is taken; None when all is well."""
-        return self._halted
 
     @property
     def evidence(self) -> EvidenceStore:

@@ -5,6 +5,7 @@ all. The order of writes is: openings, entries, (memory,) checkpoint.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from node.errors import ExitCode, NodeError
 from protocol.errors import ProtocolError
 from protocol.log.entry import SALT_BYTES, Event, Opening, encode_entry
 from protocol.log.tree import Frontier, leaf_hash
+
+MEND_PAUSE_SECONDS = 5.0
+"""Least time between two attempts to go on after a failed flush: each reads the log."""
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Appender:
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._stale_openings = False
+        self._mend_after = 0.0
         self._closed = False
 
     def append_many(self, events: Sequence[Event]) -> range:
@@ -84,6 +89,33 @@ class Appender:
             raise pending.error
         return range(pending.first, pending.first + len(events))
 
+    def append_last(self, make: Callable[[int, bytes], Event]) -> int:
+        """Write an event that names the size and the root of the log before it.
+
+        Args:
+            make: gives the event; meanwhile nothing else is appended.
+
+        Raises:
+            NodeError, LocalProtocolError: as `append_many`, and what `make` raises.
+        """
+        with self._commit_lock:
+            tree = self.durable
+            pending = _Pending([make(tree.size, tree.root())])
+            self._commit([pending])
+        if pending.error is not None:
+            raise pending.error
+        return pending.first
+
+    def mend(self) -> None:
+        """See that what is on disk is what was acknowledged, if a flush has failed.
+
+        Raises:
+            NodeError: the disk still fails, or has lost entries.
+        """
+        with self._commit_lock:
+            if self._file.is_broken:
+                self._mend()
+
     def _commit(self, batch: list[_Pending]) -> None:
         try:
             if self._closed:
@@ -104,6 +136,8 @@ class Appender:
                 pending.done = True
 
     def _write(self, batch: list[_Pending]) -> None:
+        if self._file.is_broken:
+            self._mend()
         tree = self.durable.copy()
         first = tree.size
         now = max(self._clock_ms(), self._last_ms)
@@ -130,6 +164,31 @@ class Appender:
             self._nodes.add(tree.append(leaf_hash(entry)))
         self.durable, self._last_ms = tree, now
         self._on_durable()
+
+    def _mend(self) -> None:
+        """After a failed flush: compare what is on disk with what was acknowledged."""
+        now = time.monotonic()
+        if now < self._mend_after:
+            raise NodeError(
+                "the audit log cannot be written: a flush failed a moment ago",
+                hint="repair the disk; what could not be logged was not done",
+                code=ExitCode.DISK,
+            )
+        self._mend_after = now + MEND_PAUSE_SECONDS
+        tree = Frontier()
+        for entry in self._file.reopen():
+            if tree.size == self.durable.size:
+                break
+            tree.append(leaf_hash(entry))
+        if tree.size != self.durable.size or tree.root() != self.durable.root():
+            raise NodeError(
+                "the disk has lost entries of the audit log that it had taken",
+                hint="stop the node, keep the folder `audit` as it is, and replace the disk; "
+                "what could not be logged was not done",
+                code=ExitCode.INTEGRITY,
+            )
+        self._file.mend(tree.size)
+        self._mend_after = 0.0
 
     def rebuild_nodes(self) -> None:
         """Make the nodes of the tree anew from the entries; appends wait.

@@ -28,13 +28,14 @@ class CheckpointKeeper:
 
     Args:
         path: the file of the newest checkpoint.
-        signer: the log key, named by the origin.
+        signer: the log key in force now, named by the origin.
         durable: gives the tree over the entries that are on disk; never a larger one.
     """
 
     def __init__(self, path: Path, signer: Signer, durable: Callable[[], Frontier]) -> None:
         self._path = path
-        self._signer = signer
+        # Each with the first size that it signs; the last one is the current key.
+        self._signers = [(0, signer)]
         self._durable = durable
         self._lock = threading.Lock()
         self._size = -1
@@ -57,11 +58,29 @@ class CheckpointKeeper:
         with self._lock:
             tree = self._durable()
             if tree.size != self._size:
-                checkpoint = Checkpoint(self._signer.name, tree.size, tree.root())
-                text = sign_checkpoint(checkpoint, self._signer)
+                signer = next(
+                    signer for since, signer in reversed(self._signers) if since <= tree.size
+                )
+                checkpoint = Checkpoint(signer.name, tree.size, tree.root())
+                text = sign_checkpoint(checkpoint, signer)
                 replace_durable(self._path, text.encode())
                 self._size, self._text = tree.size, text
             return self._text
+
+    def hand_over(self, signer: Signer, since_size: int) -> None:
+        """From `since_size` on another key signs; to be said before the log is so large."""
+        with self._lock:
+            self._signers.append((since_size, signer))
+
+    def take_back(self) -> None:
+        """Undo `hand_over`: the log did not grow to that size."""
+        with self._lock:
+            self._signers.pop()
+
+    @property
+    def public(self) -> bytes:
+        """The key that signs the next size, 32 bytes."""
+        return self._signers[-1][1].keypair.public
 
     def _run(self) -> None:
         while True:

@@ -3,10 +3,13 @@
 Frame: length of the entry (u32, big-endian), CRC-32 of the entry (u32,
 big-endian), entry. Frames are appended and flushed; nothing is ever written in
 the middle. What lies behind the last whole frame was never acknowledged to
-anybody: a write that a crash cut short (docs/protocol-log.md section 6).
+anybody: a write that a crash cut short, or zeros that were written ahead, so that
+a flush has no size to change and need not wait for the file system's journal
+(docs/protocol-log.md section 6).
 """
 
 import array
+import contextlib
 import errno
 import fcntl
 import os
@@ -22,6 +25,8 @@ FRAME_HEADER = struct.Struct(">II")
 
 _READ_BYTES = 1 << 20
 _READ_ENTRIES = 512
+_RESERVE_BYTES = 1 << 20
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def frame(entry: bytes) -> bytes:
@@ -33,6 +38,10 @@ class LogFile:
     """The file of entries, held by one process.
 
     Appending is for one thread at a time; reading entries that are durable is for any.
+
+    Attributes:
+        is_broken: a flush failed, and nobody knows what is on disk: nothing is taken
+            until `reopen` and `mend`.
 
     Args:
         path: the file.
@@ -48,27 +57,31 @@ class LogFile:
     ) -> None:
         self._path = path
         self._sync = sync
-        self._broken = False
         self._starts = array.array("Q")
         self._end = 0
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+        self._reserved = 0
+        self.is_broken = False
+        self._descriptor = self._open(os.O_CREAT | os.O_EXCL if create else 0)
+
+    def _open(self, flags: int) -> int:
         try:
-            self._descriptor = os.open(path, flags, 0o600)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         except OSError as error:
             raise NodeError(
-                f"the audit log {path} cannot be opened: {error.strerror}",
+                f"the audit log {self._path} cannot be opened: {error.strerror}",
                 hint="restore the folder `audit` from the backup of this home",
                 code=ExitCode.INTEGRITY if error.errno == errno.ENOENT else ExitCode.NO_HOME,
             ) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise NodeError(
-                f"another process is writing the audit log {path}",
+                f"another process is writing the audit log {self._path}",
                 hint="stop it first; two writers would break the log",
                 code=ExitCode.BUSY,
             ) from None
+        return descriptor
 
     @property
     def count(self) -> int:
@@ -95,32 +108,32 @@ class LogFile:
                 yield entry
 
     def torn_tail(self) -> bytes:
-        """What lies behind the last whole frame, after `scan`."""
+        """What a crash left behind the last whole frame, after `scan`; without zeros at
+        the end, which were written ahead."""
         size = os.fstat(self._descriptor).st_size
-        return os.pread(self._descriptor, size - self._end, self._end)
+        return os.pread(self._descriptor, size - self._end, self._end).rstrip(b"\0")
 
-    def cut_torn_tail(self) -> None:
-        """Remove what lies behind the last whole frame."""
+    def cut(self) -> None:
+        """Remove what lies behind the last whole frame, and make all before it durable:
+        a killed process may have left it in memory only."""
         os.ftruncate(self._descriptor, self._end)
         os.fsync(self._descriptor)
-
-    def flush(self) -> None:
-        """Make what was read durable: a killed process may have left it in memory only."""
-        os.fsync(self._descriptor)
+        self._reserved = self._end
 
     def append(self, entries: Sequence[bytes]) -> None:
         """Append entries; they are durable when this returns.
 
         Raises:
             NodeError: the disk is full or failing. None of the entries is in the log;
-                after a failed flush the log takes no more until it is opened anew,
-                because nobody knows what is on disk.
+                after a failed flush `is_broken` is set.
         """
-        if self._broken:
+        if self.is_broken:
             raise _disk_error(self._path, "an earlier write failed")
         data = memoryview(b"".join(frame(entry) for entry in entries))
         written = 0
         try:
+            if self._end + len(data) > self._reserved:
+                self._reserve(self._end + len(data))
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self._end + written)
             self._sync(self._descriptor)
@@ -128,7 +141,7 @@ class LogFile:
             self._undo()
             # All was written: it is the flush that failed.
             if written == len(data):
-                self._broken = True
+                self.is_broken = True
             raise _disk_error(self._path, error.strerror) from error
         except BaseException:
             # Bytes behind the end could be taken for entries after a crash.
@@ -138,11 +151,58 @@ class LogFile:
             self._starts.append(self._end)
             self._end += FRAME_HEADER.size + len(entry)
 
+    def _reserve(self, needed: int) -> None:
+        # Entries may stand behind what was reserved, after a disk was too full for zeros.
+        start = max(self._reserved, self._end)
+        zeros = bytes(needed - start + _RESERVE_BYTES)
+        try:
+            self._reserved = start + os.pwrite(self._descriptor, zeros, start)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            # A disk too full for zeros may still take the entries.
+            if error.errno not in _DISK_FULL:
+                raise
+
     def _undo(self) -> None:
         try:
-            self.cut_torn_tail()
+            self.cut()
         except OSError:
-            self._broken = True
+            self.is_broken = True
+
+    def reopen(self) -> Iterator[bytes]:
+        """After a failed flush: read anew, from the disk and not from memory.
+
+        The system may show what it failed to write as if it were on disk, and forget
+        the failure: a second flush of the same file proves nothing.
+
+        Raises:
+            NodeError: it cannot be opened.
+        """
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._descriptor = self._open(0)
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        self._starts = array.array("Q")
+        self._end = 0
+        return self.scan()
+
+    def mend(self, count: int) -> None:
+        """After `reopen`: keep the first `count` entries, and take new ones again.
+
+        Raises:
+            NodeError: the disk still fails.
+        """
+        self._end = self._starts[count] if count < len(self._starts) else self._end
+        del self._starts[count:]
+        last = self._starts[count - 1] if count else 0
+        try:
+            # The last entry again, so that the flush has something to prove.
+            data = os.pread(self._descriptor, self._end - last, last)
+            os.pwrite(self._descriptor, data, last)
+            self.cut()
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+        self.is_broken = False
 
     def read(self, start: int, stop: int) -> Iterator[bytes]:
         """Entries `start` to `stop - 1`.
@@ -172,8 +232,11 @@ class LogFile:
             start = upto
 
     def close(self) -> None:
-        """Give the file back."""
+        """Give the file back, without the zeros ahead."""
         if self._descriptor >= 0:
+            if not self.is_broken:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, self._end)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -196,11 +259,16 @@ def replace_durable(path: Path, data: bytes) -> None:
         NodeError: the disk is full or failing; the old file stands.
     """
     temporary = path.with_name(f"{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(temporary, flags, 0o600)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.rename(path)
         sync_directory(path.parent)
     except OSError as error:

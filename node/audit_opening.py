@@ -5,22 +5,26 @@ somebody cut or changed it, or an old backup came back. What lies behind the las
 whole frame is cut off and kept beside the log (docs/protocol-log.md section 6).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keys.card_fields import SizedKey
 from node.audit_files import LogFile, replace_durable
 from node.audit_tree import NodeFile
 from node.errors import ExitCode, NodeError
 from protocol.errors import RemoteProtocolError
 from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted
-from protocol.log.entry import decode_entry_untrusted
-from protocol.log.note import Signer
+from protocol.log.entry import Entry, decode_entry_untrusted
+from protocol.log.rotation import KEY_REVOKED, ROTATION, KeyChange, parse_change_untrusted
 from protocol.log.tree import Frontier, leaf_hash
 
 LOG_NAME = "log"
 CHECKPOINT_NAME = "checkpoint"
 TREE_NAME = "tree"
 TORN_NAME = "torn-tail"
+
+_CHANGES = tuple(f'"type":"{name}"'.encode() for name in (ROTATION, KEY_REVOKED))
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Opened:
         tree: over all entries.
         last_ms: time of the last entry.
         torn: what was cut off and is not noted yet, if anything.
+        first_key: the log key that the first entry names, 32 bytes.
+        changes: of keys, all roles, oldest first.
     """
 
     file: LogFile
@@ -40,76 +46,130 @@ class Opened:
     tree: Frontier
     last_ms: int
     torn: Path | None
+    first_key: bytes
+    changes: tuple[KeyChange, ...] = ()
+
+    @property
+    def log_key(self) -> bytes:
+        """The log key that these entries put in force, 32 bytes."""
+        keys = [change.new_key for change in self.changes if change.role == "log"]
+        return keys[-1] if keys else self.first_key
 
 
-def open_log(directory: Path, signer: Signer) -> Opened:
+def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
     """Open the files of a log.
 
     Args:
         directory: where it lies.
-        signer: the key that signed its checkpoint.
+        origin: its name.
+        keys: log keys and the sizes for which their checkpoints count.
 
     Raises:
         NodeError: the log is not what was signed, is held by another process, or
             cannot be read.
     """
-    checkpoint = _read_checkpoint(directory / CHECKPOINT_NAME, signer)
+    checkpoint = _read_checkpoint(directory / CHECKPOINT_NAME, origin, keys)
     file = LogFile(directory / LOG_NAME)
     nodes: NodeFile | None = None
     try:
         nodes = NodeFile(directory / TREE_NAME)
-        tree, last_ms = _replay(file, nodes, checkpoint)
+        replay = _Replay(file, nodes, checkpoint)
         torn = directory / TORN_NAME
         tail = file.torn_tail()
         if tail:
             # Kept before it is cut, so that a crash in between loses neither.
             replace_durable(torn, tail)
-            file.cut_torn_tail()
-        file.flush()
+        file.cut()
     except BaseException:
         if nodes is not None:
             nodes.close()
         file.close()
         raise
-    return Opened(file, nodes, tree, last_ms, torn if torn.exists() else None)
+    return Opened(
+        file=file,
+        nodes=nodes,
+        tree=replay.tree,
+        last_ms=replay.last_ms,
+        torn=torn if torn.exists() else None,
+        first_key=replay.first_key,
+        changes=tuple(replay.changes),
+    )
 
 
-def _read_checkpoint(path: Path, signer: Signer) -> Checkpoint:
+def _read_checkpoint(path: Path, origin: str, keys: Sequence[SizedKey]) -> Checkpoint:
+    reason = "no key is known that may have signed its checkpoint"
     try:
         data = path.read_bytes()
-        return open_checkpoint_untrusted(data, signer.name, signer.keypair.public)
     except OSError as error:
         raise _integrity(f"its checkpoint cannot be read: {error.strerror}") from error
-    except RemoteProtocolError as error:
-        raise _integrity(f"its checkpoint does not hold: {error}") from error
+    for listed in keys:
+        try:
+            checkpoint = open_checkpoint_untrusted(data, origin, listed.key)
+        except RemoteProtocolError as error:
+            reason = f"its checkpoint does not hold: {error}"
+            continue
+        until = listed.until_size
+        if listed.since_size <= checkpoint.size and (until is None or checkpoint.size < until):
+            return checkpoint
+        reason = f"its checkpoint of size {checkpoint.size} is signed by a key not in force there"
+    raise _integrity(reason)
 
 
-def _replay(file: LogFile, nodes: NodeFile, checkpoint: Checkpoint) -> tuple[Frontier, int]:
-    """Read the whole log; returns its tree and the time of its last entry."""
-    tree = Frontier()
-    last = b""
-    for entry in file.scan():
-        if tree.size >= checkpoint.size:
-            _check_unsigned(entry, tree.size)
-        nodes.add(tree.append(leaf_hash(entry)))
-        if tree.size == checkpoint.size and tree.root() != checkpoint.root:
-            raise _integrity(f"its first {tree.size} entries are not those that were signed")
-        last = entry
-    if tree.size < checkpoint.size or not last:
-        raise _integrity(
-            f"{checkpoint.size} entries were signed, and {tree.size} whole ones are there"
-        )
-    return tree, _check_unsigned(last, tree.size - 1)
+class _Replay:
+    """Reads the whole log: its tree, the time of its last entry, its changes of keys."""
+
+    def __init__(self, file: LogFile, nodes: NodeFile, checkpoint: Checkpoint) -> None:
+        self.tree = tree = Frontier()
+        self.first_key = self._facility_key = b""
+        self.changes: list[KeyChange] = []
+        self._origin = checkpoint.origin
+        last = b""
+        for entry in file.scan():
+            if tree.size >= checkpoint.size:
+                _decode(entry, tree.size)
+            if tree.size == 0:
+                self._take_first(_decode(entry, 0))
+            elif any(mark in entry for mark in _CHANGES):
+                self._take_change(_decode(entry, tree.size))
+            nodes.add(tree.append(leaf_hash(entry)))
+            if tree.size == checkpoint.size and tree.root() != checkpoint.root:
+                raise _integrity(f"its first {tree.size} entries are not those that were signed")
+            last = entry
+        if tree.size < checkpoint.size or not last:
+            raise _integrity(
+                f"{checkpoint.size} entries were signed, and {tree.size} whole ones are there"
+            )
+        self.last_ms = _decode(last, tree.size - 1).time_ms
+
+    def _take_first(self, entry: Entry) -> None:
+        try:
+            self.first_key = bytes.fromhex(str(entry.details.get("log_key")))
+            self._facility_key = bytes.fromhex(str(entry.details.get("facility_key")))
+        except ValueError:
+            raise _integrity("its first entry does not name the keys") from None
+
+    def _take_change(self, entry: Entry) -> None:
+        if entry.type not in (ROTATION, KEY_REVOKED):
+            return
+        try:
+            change = parse_change_untrusted(
+                entry, origin=self._origin, facility_key=self._facility_key
+            )
+        except RemoteProtocolError as error:
+            raise _integrity(f"entry {entry.index} changes no key: {error}") from error
+        if change.root != self.tree.root():
+            raise _integrity(f"entry {entry.index} changes a key of another log")
+        self.changes.append(change)
 
 
-def _check_unsigned(entry: bytes, index: int) -> int:
+def _decode(entry: bytes, index: int) -> Entry:
     try:
         decoded = decode_entry_untrusted(entry)
     except RemoteProtocolError as error:
         raise _integrity(f"entry {index} cannot be read: {error}") from error
     if decoded.index != index:
         raise _integrity(f"entry {index} calls itself entry {decoded.index}")
-    return decoded.time_ms
+    return decoded
 
 
 def _integrity(reason: str) -> NodeError:

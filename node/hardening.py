@@ -46,11 +46,12 @@ from libp2p.network.connection.exceptions import RawConnError
 from libp2p.peer.id import ID
 from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.transport.upgrader import TransportUpgrader
 
+from node.introduction import IntroducingNoise
+from node.vouching import NOBODY, Introductions
 from protocol.limits import WRITE_BLOCK_BYTES
 
 log = logging.getLogger("radmesh.libp2p")
@@ -219,18 +220,21 @@ class SocketConnection(IRawConnection):
         return ConnectionType.DIRECT
 
 
-class TrustedNoise(Noise):
+class TrustedNoise(IntroducingNoise):
     """Noise that ends with a peer we trust, or not at all.
 
     The earliest point at which a PeerID is proved: before yamux, before any
     handler, before the peer learns a protocol name.
     """
 
-    def __init__(self, seed: bytes, admit: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions
+    ) -> None:
         # The Noise static key is vouched for by the node key in the handshake, so
         # that a fresh one for each process is as good as a stored one.
         super().__init__(host_keys(seed), noise_privkey=create_noise_key_pair().private_key)
         self._admit = admit
+        self.introductions = introductions
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         """Answer a handshake; refuse strangers."""
@@ -248,14 +252,18 @@ class TrustedNoise(Noise):
         return session
 
 
-def make_upgrader(seed: bytes, admit: Callable[[bytes], bool]) -> TransportUpgrader:
+def make_upgrader(
+    seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions = NOBODY
+) -> TransportUpgrader:
     """The way from a TCP connection to yamux over Noise; nothing else is on offer.
 
     Args:
         seed: of the node key, 32 bytes.
         admit: whether a node public key may connect now.
+        introductions: cards that make a new node key known.
     """
-    return TransportUpgrader({NOISE: TrustedNoise(seed, admit)}, {TProtocol(YAMUX): Yamux})
+    noise = TrustedNoise(seed, admit, introductions)
+    return TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux})
 
 
 def host_keys(seed: bytes) -> Any:

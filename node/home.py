@@ -8,6 +8,7 @@
     store/        encoded batches by digest
     incoming/     batches of unfinished transfers
     quarantine/   bad input, each with its reason
+    rotation/     a change of keys that is not finished
     lock          held by the one process that has this home
 
 A home is made under another name and renamed, so that one that exists is whole.
@@ -31,6 +32,7 @@ from keys.identity import KeyPair
 from keys.keyfile import decode_key, encode_key
 from node import config
 from node.audit import AuditLog
+from node.audit_files import sync_directory
 from node.errors import ExitCode, NodeError
 from protocol.log.entry import Event
 
@@ -80,6 +82,7 @@ class Home:
         self.store_path = self.path / "store"
         self.incoming_path = self.path / "incoming"
         self.quarantine_path = self.path / "quarantine"
+        self.rotation_path = self.path / "rotation"
         self.lock_path = self.path / "lock"
 
     @property
@@ -288,21 +291,15 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import blake3
 
 from node.errors import ExitCode, NodeError
-from node.home import sync_directory
 from node.part10 import matches_header
-from node.store import BatchStore
+from node.store import BatchStore, sync_directory
 from protocol import encoding
 from protocol.errors import DigestMismatch, RemoteProtocolError
 from protocol.manifest import Manifest

@@ -80,6 +80,10 @@ class Receiver:
         # Urgent batches never queue behind routine ones.
         self._stat_at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
 
+    def use_key(self, key: KeyPair) -> None:
+        """Ask and sign with another node key from now on."""
+        self._key = key
+
     async def receive(
         self, stream: PeerStream, gathering: Gathering, contribution: Contribution, peer: Peer
     ) -> None:

@@ -5,7 +5,7 @@ Imported only by a process that serves, since libp2p is slow to load.
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +29,7 @@ from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
 from node.reports.forwarding import forwarder_of
 from node.sending import Sender
+from node.vouching import introductions
 from node.witness import Witness
 from node.witnessing import Witnessing
 from protocol import messages
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("radmesh.serving")
 
 SESSION_RETRY_SECONDS = 1.0
+
+TELL_SECONDS = 5.0
+"""Longest wait for a connected peer to take a new card of ours; it gets the card with
+the next handshake all the same."""
 
 
 class Serving:
@@ -65,7 +70,7 @@ class Serving:
             add_receipt=node.audit.add_receipt,
             transfers=node.transfers,
             line=self.line,
-            in_doubt=lambda: node.audit.halted is not None,
+            in_doubt=lambda: node.audit.halt.reason is not None,
         )
         self.witness = Witness(
             node.witness_store,
@@ -104,15 +109,19 @@ class Serving:
             on_connected=self._connected,
             on_disconnected=self._disconnected,
             limits=NetworkLimits(block_bytes=node.settings.write_block_bytes),
+            introductions=introductions(
+                node.peers, node.card.facility_key, lambda: self._node.card
+            ),
         )
         self.links = Links(self.network, self._targets)
+        self._receiver = Receiver(
+            key=key,
+            facility_key=node.card.facility_key,
+            append=node.audit.append,
+            add_receipt=node.audit.add_receipt,
+        )
         self.fetcher = Fetcher(
-            receiver=Receiver(
-                key=key,
-                facility_key=node.card.facility_key,
-                append=node.audit.append,
-                add_receipt=node.audit.add_receipt,
-            ),
+            receiver=self._receiver,
             shelves=Shelves(
                 catalog=node.catalog,
                 incoming=node.incoming,
@@ -194,13 +203,50 @@ class Serving:
         return node_key in self.network.connected()
 
     async def wait_connected(self, node_key: bytes) -> None:
-        """Wait until a peer is connected; it is dialled at once."""
+        """Wait until a peer is connected, or has another key; it is dialled at once."""
         self.links.poke()
         while not self.is_connected(node_key):
+            if all(peer.card.node_key != node_key for peer in self._node.peers.store.peers):
+                return
             await self._connections_changed.wait()
+
+    async def keys_changed(self, role: str) -> tuple[int, int]:
+        """A key of ours was replaced: tell the connected peers, then be known by it.
+
+        Returns:
+            How many trusted peers were told now, and how many were not.
+        """
+        now = now_ms() // 1000
+        store = self._node.peers.store
+        peers = [peer for peer in store.peers if peer.is_trusted(now)]
+        told: set[bytes] = set()
+
+        async def tell(node_key: bytes, peer: Peer) -> None:
+            with trio.move_on_after(TELL_SECONDS):
+                try:
+                    # A peer for which the old key has ended cuts the connection for an answer.
+                    await self._greet(node_key, peer, lambda: told.add(peer.facility_key))
+                except (StreamLost, RemoteProtocolError) as error:
+                    log.info("%s does not take our new card yet: %s", peer.petname, error)
+
+        async with trio.open_nursery() as nursery:
+            for node_key in self.network.connected():
+                peer = store.by_node_key(node_key, now)
+                if peer is not None:
+                    nursery.start_soon(tell, node_key, peer)
+        self.witnessing.poke()
+        if role == "node":
+            key = self._node.keys.node
+            self.announcer.use_key(key)
+            self.sender.key = key
+            self._receiver.use_key(key)
+            await self.network.use_key(key)
+            self.links.poke()
+        return len(told), len(peers) - len(told)
 
     def peer_changed(self, peer: Peer) -> None:
         """A peer's card or grants have changed; revocation takes effect at once."""
+        self._wake_waiters()
         now = now_ms() // 1000
         store = self._node.peers.store
         if store.by_node_key(peer.card.node_key, now) is None and self._nursery is not None:
@@ -212,9 +258,12 @@ class Serving:
         self.witnessing.poke()
         self.announcer.announce()
 
-    def _connected(self, node_key: bytes) -> None:
+    def _wake_waiters(self) -> None:
         event, self._connections_changed = self._connections_changed, trio.Event()
         event.set()
+
+    def _connected(self, node_key: bytes) -> None:
+        self._wake_waiters()
         if self._nursery is not None and node_key not in self._sessions:
             self._sessions[node_key] = trio.CancelScope()
             self._nursery.start_soon(self._session, node_key, self._sessions[node_key])
@@ -264,14 +313,14 @@ class Serving:
             await self._saw(node_key)
             known = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
             if known is not None:
-                await self.witnessing.check(known)
+                await self.witnessing.check(known, node_key)
             await self._ready.wait()
             while True:
                 peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
                 if peer is None:
                     return
                 try:
-                    await self._greet(peer)
+                    await self._greet(node_key, peer)
                     await self.announcer.listen(
                         peer, lambda protocol: self.network.open_stream(node_key, protocol)
                     )
@@ -288,11 +337,14 @@ class Serving:
             card=self._node.card.encoded,
         )
 
-    async def _greet(self, peer: Peer) -> None:
-        stream = await self.network.open_stream(peer.card.node_key, messages.HELLO_PROTOCOL)
+    async def _greet(
+        self, node_key: bytes, peer: Peer, sent: Callable[[], None] = lambda: None
+    ) -> None:
+        stream = await self.network.open_stream(node_key, messages.HELLO_PROTOCOL)
         try:
             channel = MessageStream(stream)
             await channel.send(self._hello())
+            sent()
             await self._take_hello(channel, peer)
             await stream.close()
         except BaseException:

@@ -28,7 +28,7 @@ log = logging.getLogger("radmesh.witness")
 
 _HINT = (
     "bring back the newest copy of this home's folder `audit` and start again; if there is "
-    "none, see docs/operations.md section 9 before anything else"
+    "none, see docs/operations.md section 12 before anything else"
 )
 
 
@@ -114,13 +114,13 @@ class Doubt:
             settled = {alert.number for alert in self.alerts()} - {a.number for a in standing}
             self._store.settle(settled, self._now())
             if standing:
-                if self._audit.halted is None:
+                if self._audit.halt.reason is None:
                     log.error("%s", self.sentence(standing[0]))
-                self._audit.halt(
-                    NodeError(self.sentence(standing[0]), hint=_HINT, code=ExitCode.INTEGRITY)
+                self._audit.halt.reason = NodeError(
+                    self.sentence(standing[0]), hint=_HINT, code=ExitCode.INTEGRITY
                 )
                 return
-            self._audit.halt(None)
+            self._audit.halt.reason = None
             self._log_settled()
 
     def alerts(self) -> list[Alert]:

@@ -103,9 +103,9 @@ class Witnessing:
 
     # --- the first question ------------------------------------------------------------
 
-    async def check(self, peer: Peer) -> None:
-        """Ask a peer that has connected what it holds of our log."""
-        event = self._checked.setdefault(peer.card.node_key, trio.Event())
+    async def check(self, peer: Peer, node_key: bytes) -> None:
+        """Ask a peer that has connected, with this node key, what it holds of our log."""
+        event = self._checked.setdefault(node_key, trio.Event())
         try:
             async with self._turn(peer):
                 note = await trio.to_thread.run_sync(self._audit.latest_checkpoint)
@@ -136,13 +136,13 @@ class Witnessing:
         """At start, give those who may know more of our log a moment to say so."""
         known = [p.card.node_key for p in self._peers.store.peers if self._may_know(p)]
         with trio.move_on_after(START_SECONDS):
-            while not all(self._is_asked(key) or self._is_unreachable(key) for key in known):
-                # Two conditions, of which the second has no event.
+            # Two conditions, of which the second has no event.
+            while not all(map(self._has_its_say, known)):  # noqa: ASYNC110
                 await trio.sleep(_POLL_SECONDS)
 
-    def _is_asked(self, node_key: bytes) -> bool:
+    def _has_its_say(self, node_key: bytes) -> bool:
         checked = self._checked.get(node_key)
-        return checked is not None and checked.is_set()
+        return (checked is not None and checked.is_set()) or self._is_unreachable(node_key)
 
     def _may_know(self, peer: Peer) -> bool:
         if self._peers.store.by_node_key(peer.card.node_key, self._now()) is None:
@@ -151,7 +151,7 @@ class Witnessing:
 
     async def wait_sound(self) -> None:
         """Wait until our log is in no doubt."""
-        while self._audit.halted is not None:
+        while self._audit.halt.reason is not None:
             await self._sound.wait()
 
     # --- rounds ------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class Witnessing:
             self._last_change = (self._audit.size, now)
         elif now - since >= self._settings.heartbeat_seconds:
             self._last_change = (size, now)
-            if self._audit.halted is None:
+            if self._audit.halt.reason is None:
                 self._audit.append(Event(type="checkpoint-heartbeat"))
                 self._last_change = (self._audit.size, now)
 
@@ -196,9 +196,9 @@ class Witnessing:
         Raises:
             NodeError: our log or database cannot be read or written.
         """
-        if self._audit.halted is not None:
+        if self._audit.halt.reason is not None:
             await trio.to_thread.run_sync(self._doubt.review)
-        if self._audit.halted is not None:
+        if self._audit.halt.reason is not None:
             return
         event, self._sound = self._sound, trio.Event()
         event.set()
@@ -231,7 +231,7 @@ class Witnessing:
             failure = str(error)
             if error.code is WireCode.BAD_PROOF:
                 # It knows another history of our log: see which.
-                await self.check(peer)
+                await self.check(peer, peer.card.node_key)
         except RemoteProtocolError as error:
             failure = f"its answer does not hold: {error}"
             log.warning("%s cosigns nothing that counts: %s", peer.petname, error)

@@ -17,6 +17,7 @@ from node.cli import (
     audit_reports,
     card,
     demo,
+    keys,
     output,
     serve,
     studies,
@@ -69,6 +70,7 @@ for command in (
     serve.serve,
     serve.status,
     audit.audit,
+    keys.keys,
     demo.demo,
 ):
     radmesh.add_command(command)

@@ -82,7 +82,7 @@ def alert_lines(found: dict[str, Any]) -> list[str]:
     lines = []
     if found["in_doubt"]:
         lines.append(f"STOPPED: {phrases.clean(found['in_doubt'])}")
-        lines.append("  nothing is disclosed or logged; see docs/operations.md section 9")
+        lines.append("  nothing is disclosed or logged; see docs/operations.md section 12")
     for alert in found["alerts"]:
         if not alert["own"]:
             lines.append(f"ALERT {alert['number']}: {phrases.clean(alert['what'])}")

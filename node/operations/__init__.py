@@ -1,7 +1,16 @@
 """What a node can be asked to do, by name: the one table behind the local API and
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
-from node.operations import erase, facility, images, log, reports, transfer, witness
+from node.operations import (
+    erase,
+    facility,
+    images,
+    keys,
+    log,
+    reports,
+    transfer,
+    witness,
+)
 from node.operations.base import Operation
 
 OPERATIONS: dict[str, Operation] = {
@@ -12,6 +21,7 @@ OPERATIONS: dict[str, Operation] = {
     **reports.OPERATIONS,
     **erase.OPERATIONS,
     **witness.OPERATIONS,
+    **keys.OPERATIONS,
 }
 
 __all__ = ["OPERATIONS", "Operation"]

@@ -35,7 +35,7 @@ def describe_witnessing(node: Node) -> dict[str, Any]:
             }
         )
     newest_enough = newest_cosigned(node)
-    halted = node.audit.halted
+    halted = node.audit.halt.reason
     return {
         "quorum": node.settings.audit.witness_quorum,
         "size": node.audit.size,

@@ -106,7 +106,7 @@ def write_logged(
         named = {"digest": salted_digest(salt, digest)} if salted else {"sha256": digest}
         made = event()
         entry = None
-        if audit.halted is None:
+        if audit.halt.reason is None:
             entry = audit.append(replace(made, details={**made.details, "bytes": size, **named}))
         temporary.rename(path)
         sync_directory(path.parent)
