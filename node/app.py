@@ -15,7 +15,7 @@ from keys.card import Card
 from keys.trust import Peer
 from node import VERSION, rotation
 from node.audit import AuditLog
-from node.audit_erasure import finish_erasures
+from node.audit_erasure import go_on_erasing
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
@@ -79,7 +79,7 @@ class Node:
         )
         self.doubt.check_kept()
         if self.audit.halt.reason is None:
-            finish_erasures(self.audit)
+            go_on_erasing(self.audit)
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
 

@@ -10,6 +10,7 @@ database's write-ahead log, where older pages stand, is emptied. What a disk kee
 underneath its file system is out of reach here.
 """
 
+import logging
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from protocol.log.entry import SALT_BYTES, Event, commitment
 
 if TYPE_CHECKING:
     from node.audit import AuditLog
+
+log = logging.getLogger("radmesh.audit")
 
 ERASURES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS erasures (
@@ -248,3 +251,13 @@ def finish_erasures(audit: "AuditLog") -> None:
         if not any(mark in entry for entry in audit.entries(erasure.since)):
             audit.append(erasure.event())
         audit.evidence.erasures.finish(erasure)
+
+
+def go_on_erasing(audit: "AuditLog") -> None:
+    """As `finish_erasures`, at the start of a node, which must not fail because of it."""
+    try:
+        finish_erasures(audit)
+    except NodeError as error:
+        log.warning(
+            "an erasure is not finished and is tried again at the next start: %s", error.message
+        )

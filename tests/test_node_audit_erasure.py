@@ -1,13 +1,17 @@
 """Erasing openings: nothing of the name is left beside the log, at whatever point power fails."""
 
 import random
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 from logs_made import create, entries_of, reopen, verified
 
 from node.audit import AuditLog
-from node.audit_erasure import Erasures, erase, finish_erasures
+from node.audit_erasure import Erasures, erase, finish_erasures, go_on_erasing
 from node.errors import NodeError
 from protocol.log.entry import Event, commitment, subjects_of
 
@@ -176,4 +180,76 @@ def test_openings_that_come_while_an_erasure_waits_stay(tmp_path: Path) -> None:
     finish_erasures(log)
     assert _opened(log)[-2:] == [STUDY, PATIENT]
     assert _opened(log).count(STUDY) == 1
+    log.close()
+
+
+KILLED = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pathlib import Path
+    from logs_made import reopen
+    from node.audit import AuditLog
+    from node.audit_erasure import Erasures, erase
+    from node.database import Database
+
+    owner, step, when = {"AuditLog": AuditLog, "Erasures": Erasures, "Database": Database}[
+        sys.argv[1]
+    ], sys.argv[2], sys.argv[3]
+    original = getattr(owner, step)
+
+    def killed(*arguments):
+        if when == "after":
+            original(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    log = reopen(Path(sys.argv[4]))
+    setattr(owner, step, killed)
+    erase(log, "study", sys.argv[5])
+    """
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("owner", "step", "when"),
+    [
+        ("Erasures", "begin", "after"),
+        ("AuditLog", "append", "after"),
+        ("Database", "empty_write_ahead_log", "before"),
+        ("Database", "empty_write_ahead_log", "after"),
+        ("Erasures", "finish", "after"),
+    ],
+)
+def test_the_process_is_killed(tmp_path: Path, owner: str, step: str, when: str) -> None:
+    _log(tmp_path).close()
+    script = tmp_path.parent / f"{tmp_path.name}.py"
+    script.write_text(KILLED)
+    done = subprocess.run(
+        [sys.executable, str(script), owner, step, when, str(tmp_path), STUDY],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL
+    log = reopen(tmp_path)
+    finish_erasures(log)
+    assert [entry.type for entry in entries_of(log)].count("erased") == 1
+    assert STUDY not in _opened(log)
+    assert verified(log).sound
+    log.close()
+    assert b"77777777777" not in _bytes_beside(tmp_path)
+
+
+def test_an_erasure_that_cannot_be_finished_does_not_stop_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = _log(tmp_path)
+    log.evidence.erasures.begin("study", STUDY, log.size)
+    with monkeypatch.context() as patch:
+        patch.setattr("node.database.Database.empty_write_ahead_log", _full)
+        go_on_erasing(log)
+    assert "not finished" in caplog.text
+    assert STUDY not in caplog.text
+    go_on_erasing(log)
+    assert log.evidence.erasures.pending() == []
+    assert [entry.type for entry in entries_of(log)].count("erased") == 1
     log.close()

@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 from audit_message_schema import problems
+from hypothesis import given
+from hypothesis import strategies as st
 from logs_made import create, entries_of
 from reports_made import (
     FACILITIES,
@@ -15,6 +17,7 @@ from reports_made import (
     OTHER_STUDY,
     PATIENT,
     SOUTH_CARD,
+    SOUTH_KEY,
     STRANGER,
     STUDY,
     event_of,
@@ -28,7 +31,7 @@ from node.audit_erasure import erase
 from node.reports.dicom import audit_message, document
 from node.reports.facilities import Facilities
 from node.reports.happenings import CODES, EVENTS, MESSAGE_STUDIES, happenings
-from node.reports.records import records
+from node.reports.records import Record, Subject, records
 from node.reports.selection import Selection
 from protocol.log.entry import TYPES, Event
 
@@ -216,6 +219,22 @@ def test_names_and_identities_cannot_break_the_file(tmp_path: Path) -> None:
     cleaned = 'A"><x/>&' + 3 * "\N{REPLACEMENT CHARACTER}"
     assert root[0].find("AuditSourceIdentification").attrib["AuditEnterpriseSiteID"] == cleaned
     log.close()
+
+
+@given(text=st.text(), name=st.text(), why=st.text())
+def test_any_text_gives_a_message_of_the_schema(text: str, name: str, why: str) -> None:
+    entry = {
+        "index": 7, "time": "2026-11-24T09:31:58.123Z", "type": "disclosure-failed",
+        "actor": "node", "peer": SOUTH_KEY.public.hex(), "purpose": text, "outcome": "failed",
+        "details": {"transfer": text, "why": why, "stat": True, "instances": 3}, "v": 1,
+        "subjects": [],
+    }  # fmt: skip
+    subjects = (Subject("study", "0" * 64, text), Subject("patient", "1" * 64, name))
+    own = Facilities(Card(**{**vars(SOUTH_CARD), "name": name}), [])
+    for happening in happenings(Record(entry, subjects), own, ORIGIN):
+        message = audit_message(happening)
+        assert b"\n" not in message
+        assert problems(ElementTree.fromstring(message)) == []
 
 
 def test_a_facility_that_is_not_known_any_more_has_its_fingerprint(tmp_path: Path) -> None:

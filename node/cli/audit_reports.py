@@ -150,11 +150,17 @@ def erase(session: Session, what: str, kind: str | None, yes: bool) -> None:
 
 
 def _question(found: dict[str, Any]) -> str:
+    several = ""
+    if found["kind"] == "patient" and found["patients"] > 1:
+        several = (
+            f"; this is the number of {found['patients']} patients, each of another issuer: "
+            "name one as ID^^^ISSUER"
+        )
     return (
         f"this {found['kind']} is named by {phrases.count(found['openings'], 'opening')} of "
         f"{phrases.count(found['entries'], 'entry', 'entries')} "
         f"({phrases.count(found['studies'], 'study', 'studies')}); without them no report and no "
-        "accounting of disclosures can name it"
+        f"accounting of disclosures can name it{several}"
     )
 
 

@@ -86,6 +86,8 @@ def write_logged(
     Raises:
         NodeError: there is such a file already, or it cannot be written or logged.
     """
+    if not path.is_absolute():
+        raise NodeError(f"the path {path} must be absolute", code=ExitCode.USAGE)
     if path.exists():
         raise NodeError(
             f"{path} exists already",
