@@ -331,10 +331,6 @@ class AuditLog:
         size = self.size
         return self._file.read(max(start, 0), size if stop is None else min(stop, size))
 
-    def opening_of(self, commitment: str) -> Opening | None:
-        """What a commitment (64 hex digits) in an entry stands for, if it is kept here."""
-        return self._evidence.opening_of(commitment)
-
     def add_receipt(self, receipt: bytes) -> str:
         """Keep a receipt, durably; to be called before the entry that names it.
 
@@ -352,8 +348,7 @@ class AuditLog:
         target: Path | BinaryIO,
         *,
         card: bytes,
-        include_openings: bool = True,
-        only: Callable[[int, Opening], bool] | None = None,
+        include_openings: bool | Callable[[int, Opening], bool] = True,
         head: str | None = None,
         further: Mapping[str, bytes] | None = None,
     ) -> Checkpoint:
@@ -362,8 +357,8 @@ class AuditLog:
         Args:
             target: a path, where an older file is replaced, or an open file.
             card: the facility card.
-            include_openings: whether the auditor may learn who and what.
-            only: whether it may learn this opening of this entry; None is all of them.
+            include_openings: whether the auditor may learn who and what; a function
+                decides by entry and opening.
             head: the checkpoint of ours that the bundle ends with; the newest by default.
             further: members of other files; checkpoints behind the head are left out.
 
@@ -386,7 +381,6 @@ class AuditLog:
                 entries=lambda: self.entries(0, checkpoint.size),
                 evidence=self._evidence,
                 include_openings=include_openings,
-                only=only,
                 further=further or {},
             )
 

@@ -51,8 +51,7 @@ def write_bundle(
     exported: str,
     entries: Callable[[], Iterator[bytes]],
     evidence: EvidenceStore,
-    include_openings: bool,
-    only: Callable[[int, Opening], bool] | None,
+    include_openings: bool | Callable[[int, Opening], bool],
     further: Mapping[str, bytes],
 ) -> None:
     """Write a bundle of the entries that one checkpoint covers.
@@ -65,8 +64,8 @@ def write_bundle(
         exported: when, for people.
         entries: gives the `checkpoint.size` entries, each time anew.
         evidence: openings and receipts.
-        include_openings: whether the auditor may learn who and what.
-        only: whether it may learn this opening of this entry; None is all of them.
+        include_openings: whether the auditor may learn who and what; a function decides
+            by entry and opening.
         further: members of other files; checkpoints of this size and above are left out.
     """
     size = checkpoint.size
@@ -89,7 +88,7 @@ def write_bundle(
             if folder != "checkpoints" or int(rest) < size:
                 _add(archive, name, [content])
         if include_openings:
-            _add(archive, "openings.jsonl", _opening_lines(size, evidence, only))
+            _add(archive, "openings.jsonl", _opening_lines(size, evidence, include_openings))
 
 
 def _add(
@@ -122,10 +121,10 @@ def _receipt_lines(entries: Iterable[bytes], evidence: EvidenceStore) -> Iterato
 
 
 def _opening_lines(
-    size: int, evidence: EvidenceStore, only: Callable[[int, Opening], bool] | None
+    size: int, evidence: EvidenceStore, chosen: bool | Callable[[int, Opening], bool]
 ) -> Iterator[bytes]:
     for index, opening in evidence.openings(size):
-        if only is not None and not only(index, opening):
+        if callable(chosen) and not chosen(index, opening):
             continue
         line = {
             "commitment": opening.commitment,

@@ -58,7 +58,7 @@ def _described(record: Record) -> dict[str, Any]:
 async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Write a bundle for an auditor."""
     path = Path(text(parameters, "path"))
-    names_all = bool(parameters.get("openings", True))
+    names = bool(parameters.get("openings", True))
     asked_at = node.audit.size
     if node.serving_parts is not None:
         await node.serving_parts.witnessing.round(ROUND_SECONDS)
@@ -79,8 +79,7 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                 node.audit.export(
                     file,
                     card=node.card.encoded,
-                    include_openings=names_all,
-                    only=_named_by(node, selection),
+                    include_openings=names and _named_by(node, selection),
                     # One that witnesses vouch for, if it holds all that was there when asked.
                     head=cosigned.merged if cosigned and cosigned.size >= asked_at else None,
                     further=members(node),
@@ -97,7 +96,7 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                     "first": 0,
                     "end": size,
                     "count": size,
-                    "openings": some if names_all else "none",
+                    "openings": some if names else "none",
                 },
             )
 
@@ -116,10 +115,10 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     return await trio.to_thread.run_sync(write)
 
 
-def _named_by(node: Node, selection: Selection) -> Callable[[int, Opening], bool] | None:
-    """Which openings an auditor gets who may learn of a part only; None is all."""
+def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening], bool]:
+    """Which openings an auditor gets who may learn of a part only; True is all."""
     if selection == Selection():
-        return None
+        return True
     # A byte an entry: far smaller than a set, which may hold each of a million.
     chosen = bytearray(node.audit.size)
     for record in records(node.audit, selection, size=len(chosen)):
