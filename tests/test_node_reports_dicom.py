@@ -145,6 +145,13 @@ def test_a_disclosure_names_source_destination_study_and_patient(tmp_path: Path)
     assert details["instances"] == "3"
 
 
+@pytest.mark.parametrize("kind", ["ingest", "disclosure-begun", "disclosed", "withdrawn"])
+def test_a_transfer_without_a_patient_says_so(tmp_path: Path, kind: str) -> None:
+    message = _message_of(tmp_path, event_of(kind, subjects=(("study", STUDY),)))
+    assert _objects(message)["<none>"] == "2"
+    assert problems(message) == []
+
+
 def test_what_comes_in_has_the_peer_as_source(tmp_path: Path) -> None:
     source, destination = _message_of(tmp_path, event_of("received")).findall("ActiveParticipant")
     assert (source.attrib["UserName"], destination.attrib["UserName"]) == ("South", "North General")

@@ -149,6 +149,30 @@ async def test_a_log_that_cannot_be_written_stops_nothing(
     log.close()
 
 
+async def test_a_fault_of_ours_does_not_end_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path)
+    log = create(tmp_path / "audit")
+    faults = iter([KeyError("patient DOE^JANE")])
+
+    def faulty(*arguments: object) -> object:
+        for fault in faults:
+            raise fault
+        return original(*arguments)
+
+    original = forwarding.messages
+    monkeypatch.setattr(forwarding, "messages", faulty)
+    with collector(authority.issue("localhost")) as server:
+        forwarder = _forwarder(log, tmp_path, server.port, authority.ca)
+        async with _running(forwarder):
+            await _delivered(forwarder, 2)
+        assert _indexes(server.messages) == [0, 1]
+    assert "KeyError" in caplog.text
+    assert "DOE" not in caplog.text
+    log.close()
+
+
 async def test_dicom_messages_name_the_study_and_are_in_the_order_of_the_log(
     tmp_path: Path,
 ) -> None:

@@ -21,6 +21,9 @@ CONNECT_SECONDS = 15.0
 SEND_SECONDS = 30.0
 CONFIRM_SECONDS = 30.0
 
+_BLOCK_BYTES = 64 * 1024
+"""So much must go through in `SEND_SECONDS`."""
+
 
 class Delivery:
     """One connection to a collector; see `open_delivery`."""
@@ -35,8 +38,9 @@ class Delivery:
         Raises:
             NodeError: the connection is lost or stands still.
         """
-        with _translated(self._collector, SEND_SECONDS):
-            await self._tls.send_all(data)
+        for start in range(0, len(data), _BLOCK_BYTES):
+            with _translated(self._collector, SEND_SECONDS):
+                await self._tls.send_all(data[start : start + _BLOCK_BYTES])
 
     async def confirm(self) -> None:
         """End the connection in order: all that was sent has been read by the collector.

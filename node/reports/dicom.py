@@ -15,6 +15,11 @@ _PATIENT, _REPORT, _USER, _SECURITY_RESOURCE, _QUERY = "1", "3", "6", "13", "24"
 
 _APPLICATION_SERVER = "4"
 
+_WITH_PATIENT = frozenset(("110102", "110104", "110105", "110107"))
+"""Events that must have a patient (PS3.15 sections A.5.3.3, 5, 7 and 8)."""
+
+_NO_PATIENT = Thing(kind="patient", identity="<none>", name="the images name no patient")
+
 _HEAD, _TAIL = b"<AuditMessages>\n", b"</AuditMessages>\n"
 
 
@@ -48,6 +53,8 @@ def audit_message(happening: Happening) -> bytes:
     _add_log(root, happening)
     for thing in happening.things:
         _add_thing(root, thing, happening)
+    if meaning.event in _WITH_PATIENT and not happening.of_kind("patient"):
+        _add_thing(root, _NO_PATIENT, happening)
     return ElementTree.tostring(root, encoding="unicode").encode()
 
 

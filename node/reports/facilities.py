@@ -1,5 +1,6 @@
 """The facilities that the log names by their keys, in the words of people."""
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Facility:
     node: str = ""
     addresses: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def access_point(self) -> tuple[str, str]:
         """Where its node is on the network, and which kind of name that is.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from node.api.failures import describe_unexpected
 from node.audit import AuditLog
 from node.database import Database
 from node.errors import NodeError
@@ -107,10 +108,9 @@ class Forwarder:
                     started = True
                 await self._wait_for_entries(self._delivered)
                 await self._connect_and_send()
-            except NodeError as error:
-                if error.message != self._error:
-                    log.warning("the log is not forwarded: %s", error.message)
-                self._error = error.message
+            except Exception as error:
+                # Whatever it is, a fault of ours too: the node goes on without its collector.
+                self._failed(error)
                 await trio.sleep(pause)
                 pause = min(2 * pause, self._retry_seconds[1])
             else:
@@ -118,6 +118,12 @@ class Forwarder:
                     log.info("the log is forwarded again to %s", self._collector.address)
                 self._error = ""
                 pause = self._retry_seconds[0]
+
+    def _failed(self, error: Exception) -> None:
+        what = error.message if isinstance(error, NodeError) else describe_unexpected(error)
+        if what != self._error:
+            log.warning("the log is not forwarded: %s", what)
+        self._error = what
 
     def _begin(self) -> int:
         """The cursor. That entries begin to go to a new collector is an entry itself."""

@@ -47,8 +47,8 @@ SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = "0", "4", "8"
 _OUTCOMES = {"success": SUCCESS, "refused": MINOR_FAILURE, "failed": SERIOUS_FAILURE}
 
 MESSAGE_STUDIES = 50
-"""Most studies of one message: collectors need not take more than 32 KiB (PS3.15 section
-A.6.2), and an entry may be about hundreds."""
+"""Most studies of one message: collectors may cut what is longer than 32 KiB, and an entry
+may be about hundreds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ def happenings(record: Record, facilities: Facilities, origin: str) -> Iterator[
         yield replace(whole, things=(*others, *chosen), part=part)
 
 
-_NAMES = {"study": "study", "patient": "patient", "instance": "instance"}
+_NAMES = {"study": "study", "patient": "the name is not in the log", "instance": "instance"}
 
 
 def _agents(record: Record, facilities: Facilities) -> Iterator[Agent]:

@@ -9,7 +9,7 @@ from node.reports.happenings import SUCCESS, happenings
 from node.reports.records import Record
 
 _SECURITY = 10
-"""Syslog facility: security and authorization messages (PS3.15 section A.6.1)."""
+"""Syslog facility: security and authorization messages (PS3.15 section A.6)."""
 
 _WARNING, _NOTICE = 4, 5
 
