@@ -19,10 +19,12 @@ from node.audit_erasure import go_on_erasing
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
+from node.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.feeds import FEEDS_SCHEMA, Feeds
 from node.home import Home, Keys, log_origin, now_ms
 from node.incoming import Incoming
 from node.peers import PEERS_SCHEMA, Peers
+from node.pending import PENDING_SCHEMA, Pending
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
 from node.store import BatchStore
@@ -58,6 +60,8 @@ class Node:
                 TRANSFERS_SCHEMA,
                 WITNESS_SCHEMA,
                 FORWARDING_SCHEMA,
+                EXCHANGES_SCHEMA,
+                PENDING_SCHEMA,
             ),
         )
         self.catalog = Catalog(self.database)
@@ -65,6 +69,8 @@ class Node:
         self.incoming = Incoming(home.incoming_path, self.store)
         self.feeds = Feeds(self.database, self.catalog)
         self.transfers = Transfers(self.database)
+        self.exchanges = Exchanges(self.database, self.audit)
+        self.pending = Pending(self.database, self.audit, self.exchanges)
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self._peer_changed
         )

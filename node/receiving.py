@@ -10,6 +10,7 @@ next, and the main line.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import trio
@@ -62,6 +63,8 @@ class Receiver:
         facility_key: our facility key (32 bytes).
         append: writes one audit entry durably (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
+        exchanging: keeps a receipt that lacks its countersignature, and within it leaves
+            the exchange to us.
     """
 
     def __init__(
@@ -71,11 +74,13 @@ class Receiver:
         facility_key: bytes,
         append: Callable[[LogEvent], int],
         add_receipt: Callable[[bytes], str],
+        exchanging: Callable[[Receipt], AbstractAsyncContextManager[None]],
     ) -> None:
         self._key = key
         self._facility_key = facility_key
         self._append = append
         self._add_receipt = add_receipt
+        self._exchanging = exchanging
         self._at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
         # Urgent batches never queue behind routine ones.
         self._stat_at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
@@ -280,6 +285,12 @@ class _Session:
             time=now_ms(),
             status="received",
         )
+        async with self._owner._exchanging(receipt):
+            await self._finish_exchange(receipt)
+        self._gathering.receipts += 1
+        self._gathering.notify()
+
+    async def _finish_exchange(self, receipt: Receipt) -> None:
         await self._study.send(lambda: self._end.sign_receipt(receipt))
         event = await self._study.expect(Countersigned, limits.PEER_REPLY_SECONDS)
         signed = event.receipt.encode()
@@ -294,8 +305,6 @@ class _Session:
             "receipt": digest,
         }
         await self._log("receipt", details)
-        self._gathering.receipts += 1
-        self._gathering.notify()
 
     async def _log(self, kind: str, details: dict[str, str | int | bool]) -> None:
         event = LogEvent(

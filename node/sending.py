@@ -323,7 +323,7 @@ class _Session:
         why: str = "",
         receipt: str = "",
     ) -> None:
-        request, offer = self._end.request, self._end.offer
+        request = self._end.request
         assert request is not None
         details: dict[str, str | int | bool] = {
             "transfer": request.transfer.hex(),
@@ -335,8 +335,9 @@ class _Session:
             details["content_root"] = manifest.content_root.hex()
             details["instances"] = len(manifest.instances)
             details["bytes"] = manifest.total_original_bytes
-        if offer is not None:
-            details["manifest"] = offer.manifest.hex()
+            details["manifest"] = manifest.digest.hex()
+        elif self._end.offer is not None:
+            details["manifest"] = self._end.offer.manifest.hex()
         if kind in ("disclosed", "disclosure-failed", "receipt"):
             details["batches"] = self._sent
             details["encoded_bytes"] = 0 if self._transfer is None else self._transfer.wire_bytes

@@ -27,8 +27,10 @@ from node.links import Links, LinkTarget
 from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
+from node.reconciling import Reconciling
 from node.reports.forwarding import forwarder_of
 from node.sending import Sender
+from node.settling import Settling
 from node.vouching import introductions
 from node.witness import Witness
 from node.witnessing import Witnessing
@@ -60,6 +62,22 @@ class Serving:
             key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
         )
         self.line = Line(node.settings.bandwidth)
+        self.settling = Settling(
+            key=lambda: node.keys.node,
+            own_facility=node.card.facility_key,
+            pending=node.pending,
+            audit=node.audit,
+            transfers=node.transfers,
+            connected=self._connected_peer,
+        )
+        node.transfers.on_end = self.settling.poke
+        self.reconciling = Reconciling(
+            key=lambda: node.keys.node,
+            own_facility=node.card.facility_key,
+            audit=node.audit,
+            index=node.exchanges,
+            auditing=lambda: self.auditing,
+        )
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
@@ -67,7 +85,7 @@ class Serving:
             catalog=node.catalog,
             store=node.store,
             append=node.audit.append,
-            add_receipt=node.audit.add_receipt,
+            add_receipt=self.settling.countersigner.take_receipt,
             transfers=node.transfers,
             line=self.line,
             in_doubt=lambda: node.audit.halt.reason is not None,
@@ -82,7 +100,11 @@ class Serving:
         self.auditing = Auditing(
             node.peers,
             lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
-            answers={**self.witness.answers},
+            answers={
+                **self.witness.answers,
+                **self.settling.answers,
+                **self.reconciling.answers,
+            },
         )
         self.witnessing = Witnessing(
             audit=node.audit,
@@ -119,6 +141,7 @@ class Serving:
             facility_key=node.card.facility_key,
             append=node.audit.append,
             add_receipt=node.audit.add_receipt,
+            exchanging=self.settling.exchanging,
         )
         self.fetcher = Fetcher(
             receiver=self._receiver,
@@ -167,6 +190,7 @@ class Serving:
                 nursery.start_soon(self.witnessing.run)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
+                nursery.start_soon(self.settling.run, self.auditing)
                 yield
             finally:
                 nursery.cancel_scope.cancel()
@@ -190,6 +214,10 @@ class Serving:
             if peer.facility_key == facility_key and peer.revoked is None:
                 return peer
         return None
+
+    def _connected_peer(self, facility_key: bytes) -> Peer | None:
+        peer = self._trusted_peer(facility_key)
+        return peer if peer is not None and self.is_connected(peer.card.node_key) else None
 
     def _targets(self) -> list[LinkTarget]:
         return [
@@ -261,6 +289,7 @@ class Serving:
     def _wake_waiters(self) -> None:
         event, self._connections_changed = self._connections_changed, trio.Event()
         event.set()
+        self.settling.poke()
 
     def _connected(self, node_key: bytes) -> None:
         self._wake_waiters()

@@ -73,6 +73,14 @@ AUDIT_STREAMS_PER_PEER = 4
 """Most requests of one peer about logs that are answered at once; who keeps to one at
 a time, as a log's owner does, never sees the bound."""
 
+EXCHANGES_ENTRIES = 128
+"""Most entries in one part of a list for a comparison of two logs; with proofs of 20
+hashes and entries of a kilobyte it has about 250 KiB."""
+
+RECONCILE_ENTRIES = 200_000
+"""Most entries that a peer may list in one comparison: 50,000 transfers. Both sides
+hold some 3 KB for each; who has more compares exported logs."""
+
 # --- text ---------------------------------------------------------------------
 
 UID_CHARACTERS = 64

@@ -4,6 +4,8 @@
 the wire; tests/test_spec_audit_examples.py compares them.
 """
 
+import hashlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -58,6 +60,101 @@ def make_messages() -> list["Message"]:
         CheckpointHeld(size=2, checkpoint=old),
         AddCheckpoint(old=2, proof=tuple(consistency_proof(2, 3, root_of)), checkpoint=new),
         Cosigned(line=line.encode()),
+        *make_exchange_messages(),
+    ]
+
+
+def make_exchange_messages() -> list["Message"]:
+    """The messages on receipts and on comparisons: one transfer from North to South."""
+    from keys.fingerprint import fingerprint
+    from keys.identity import KeyPair
+    from protocol.log.checkpoint import Checkpoint, sign_checkpoint
+    from protocol.log.entry import Event, Opening, encode_entry
+    from protocol.log.note import Signer
+    from protocol.log.tree import inclusion_proof, leaf_hash, range_root
+    from protocol.receipt import Receipt, sign_receipt
+    from protocol.receipt_messages import AskReceipt, PresentReceipt
+    from protocol.reconcile import GRACE_SECONDS, Ledger, compare
+    from protocol.reconcile_messages import (
+        AskExchanges,
+        Exchanges,
+        Listed,
+        PresentResult,
+        ProvenEntry,
+        make_result,
+        sign_result,
+    )
+
+    north, north_node, log, south, south_node = (
+        KeyPair.from_seed(bytes([n]) * 32) for n in (1, 2, 3, 5, 6)
+    )
+    now, transfer, session = 1_790_000_000_000, bytes(range(16)), bytes(range(16, 32))
+    content = {"manifest": b"m" * 32, "content_root": b"r" * 32, "instances": 2, "bytes": 64}
+    receipt = Receipt(
+        transfer=transfer,
+        source_facility=north.public,
+        recipient_facility=south.public,
+        source_node=north_node.public,
+        recipient_node=south_node.public,
+        **content,  # type: ignore[arg-type]
+        batches=1,
+        encoded_bytes=72,
+        purpose="treatment",
+        time=now,
+        status="received",
+    ).encode()
+
+    # North's log: its first entry is about nobody, the second about South.
+    said = {
+        name: value.hex() if isinstance(value, bytes) else value for name, value in content.items()
+    }
+    opening = Opening("study", "1.2.840.113619.2.55", bytes(range(16)))
+    begun = Event(
+        type="disclosure-begun",
+        peer=south.public,
+        purpose="treatment",
+        subjects=((opening.kind, opening.value),),
+        details={"transfer": transfer.hex(), "direction": "out", **said},  # type: ignore[dict-item]
+    )
+    entries = [
+        encode_entry(Event(type="start"), index=0, time_ms=now, openings=()),
+        encode_entry(begun, index=1, time_ms=now, openings=[opening]),
+    ]
+    leaves = [leaf_hash(entry) for entry in entries]
+    root = range_root(leaves)(0, 2)
+    origin = f"radmesh.log/{fingerprint(north.public)}"
+    note = sign_checkpoint(Checkpoint(origin, 2, root), Signer(origin, log))
+    part = Exchanges(
+        checkpoint=note.encode(),
+        time=now,
+        more=False,
+        entries=(
+            ProvenEntry(entry=entries[1], proof=tuple(inclusion_proof(1, 2, range_root(leaves)))),
+        ),
+    )
+    # South has nothing about North and asks: it is A.
+    a, b = Ledger(north.public), Ledger(south.public)
+    b.add(json.loads(entries[1]))
+    for ledger in (a, b):
+        ledger.reaches(now)
+    empty = hashlib.sha256().digest()
+    result = make_result(
+        session=session,
+        facilities=(south.public, north.public),
+        nodes=(south_node.public, north_node.public),
+        listed=(
+            Listed(1, leaf_hash(b"the only entry"), now, 0, empty),
+            Listed(2, root, now, 1, hashlib.sha256(leaves[1]).digest()),
+        ),
+        comparison=compare(a, b),
+        grace_seconds=GRACE_SECONDS,
+    ).encode()
+    return [
+        PresentReceipt(body=receipt, signature=sign_receipt(receipt, south_node)),
+        AskReceipt(transfer=transfer),
+        AskExchanges(session=session, start=0),
+        part,
+        PresentResult(body=result, signature=sign_result(result, south_node)),
     ]
 
 

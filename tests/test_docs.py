@@ -15,7 +15,15 @@ from node.errors import ExitCode
 from node.home import ROLES, Home
 from node.operations import OPERATIONS
 from node.transfers import TransferState
-from protocol import audit_messages, encoding, limits, messages, receipt
+from protocol import (
+    audit_messages,
+    encoding,
+    limits,
+    messages,
+    receipt,
+    receipt_messages,
+    reconcile_messages,
+)
 from protocol.errors import WireCode
 from protocol.states import TRANSITIONS, Role, State
 
@@ -94,6 +102,14 @@ MESSAGES = [
 ]
 
 
+MAPS: dict[str, type] = {
+    "record": messages.Record,
+    "receipt body": receipt.Receipt,
+    "proven entry": reconcile_messages.ProvenEntry,
+    "result body": reconcile_messages.Result,
+}
+
+
 def _documented_types() -> dict[str, tuple[Path, str]]:
     """Message type to the document and the heading of its section."""
     return {
@@ -107,14 +123,13 @@ def _documented_types() -> dict[str, tuple[Path, str]]:
 
 def test_every_message_has_its_section() -> None:
     types = {message.TYPE for message in MESSAGES}
-    assert audit_messages.Cosigned in MESSAGES
-    assert set(_documented_types()) == types | {"record", "receipt body"}
+    assert {audit_messages.Cosigned, receipt_messages.AskReceipt} <= set(MESSAGES)
+    assert set(_documented_types()) == types | set(MAPS)
 
 
 @pytest.mark.parametrize(
     ("name", "described"),
-    [(message.TYPE, message) for message in MESSAGES]
-    + [("record", messages.Record), ("receipt body", receipt.Receipt)],
+    [(message.TYPE, message) for message in MESSAGES] + list(MAPS.items()),
 )
 def test_fields_of_a_message(name: str, described: type) -> None:
     tables = _tables(_section(*_documented_types()[name]))
@@ -123,7 +138,7 @@ def test_fields_of_a_message(name: str, described: type) -> None:
         field.name: field.metadata["optional"]
         for field in dataclasses.fields(described)  # type: ignore[arg-type]
     }
-    if name == "receipt body":
+    if name in ("receipt body", "result body"):
         in_code["version"] = False
     assert documented == in_code
 

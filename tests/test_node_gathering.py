@@ -174,6 +174,7 @@ class World:
             facility_key=node.card.facility_key,
             append=node.audit.append,
             add_receipt=node.audit.add_receipt,
+            exchanging=lambda receipt: contextlib.nullcontext(),
         )
         self.attempts = [self._attempts(source) for source in sources]
 

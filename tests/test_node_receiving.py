@@ -1,5 +1,6 @@
 """One receiving session against a source in memory: what is kept when it breaks off."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from io import BytesIO
@@ -116,6 +117,7 @@ async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
         facility_key=b"R" * 32,
         append=home.audit,
         add_receipt=lambda receipt: "",
+        exchanging=lambda receipt: contextlib.nullcontext(),
     )
     shelves = Shelves(home.catalog, incoming, home.audit, transfers, lambda: 1 << 40)
     peer = Peer(FACILITY.public, "North General", CARD)

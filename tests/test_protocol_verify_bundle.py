@@ -26,7 +26,7 @@ from bundles_made import (
     zip_of,
 )
 from bundles_tampered import unsigned_tail
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.card import sign_card
@@ -160,25 +160,6 @@ def test_many_types_are_counted_under_one_name():
     assert len(verdict.counts) <= 101
 
 
-def test_a_rotation_entry_cannot_be_told_yet():
-    log = honest()
-    entry = {**json.loads(log.entries[11]), "index": 12, "type": "rotation"}
-    log.entries.append(json.dumps(entry, sort_keys=True, separators=(",", ":")).encode())
-    assert verify(log.sign()).code == Code.ROTATION_UNCHECKED
-
-
-def test_cosignatures_are_counted_and_not_believed():
-    log = honest()
-    line = "— witness.example/w1 " + base64.b64encode(b"w" * 76).decode() + "\n"
-    log.checkpoints["checkpoints/12"] += line
-    verdict = verify(log)
-    assert verdict.sound is True
-    assert any(
-        "cosignatures of witnesses, not checked by this version: 1" in note
-        for note in verdict.notes
-    )
-
-
 def test_what_the_header_says_is_compared():
     log = honest()
     log.header = {"size": 13}
@@ -212,7 +193,7 @@ def test_two_files_of_one_name_are_refused():
 
 def test_files_of_later_versions_are_let_through_and_named():
     log = honest()
-    log.extra = [("policy", b"quorum")]
+    log.extra = [("later", b"x")]
     verdict = verify(log)
     assert verdict.sound is True
     assert any("does not know and did not look at: 1" in note for note in verdict.notes)
@@ -248,37 +229,6 @@ def test_endless_entries_end_where_nothing_is_signed():
     assert (verdict.code, verdict.size) == (Code.UNSIGNED_TAIL, 12)
 
 
-BUNDLE = honest().bundle()
-MEMBERS = dict(honest().members())
-
-
-@settings(max_examples=300)
-@given(st.integers(0, len(BUNDLE) * 8 - 1))
-def test_no_flipped_bit_of_the_file_goes_unnoticed(bit):
-    data = bytearray(BUNDLE)
-    data[bit // 8] ^= 1 << bit % 8
-    verdict = verify(bytes(data))
-    if verdict.sound is True:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for name in ("card", "checkpoints/12", "entries.jsonl"):
-                assert archive.read(name) == MEMBERS[name]
-
-
-@settings(max_examples=300)
-@given(st.data())
-def test_no_flipped_bit_of_the_content_goes_unnoticed(data):
-    name = data.draw(st.sampled_from([name for name in MEMBERS if MEMBERS[name]]))
-    bit = data.draw(st.integers(0, len(MEMBERS[name]) * 8 - 1))
-    changed = bytearray(MEMBERS[name])
-    changed[bit // 8] ^= 1 << bit % 8
-    members = {**MEMBERS, name: bytes(changed)}
-    verdict = verify(zip_of(members.items()))
-    if verdict.sound is True:
-        # Harmless by name: when it was exported, and an aid that is said to be wrong.
-        assert name in ("bundle.json", "leaves")
-        assert name == "bundle.json" or any("`leaves`" in note for note in verdict.notes)
-
-
 @given(st.binary(max_size=300))
 def test_any_file_gets_a_verdict(data):
     assert verify(data).sound is None
@@ -287,4 +237,4 @@ def test_any_file_gets_a_verdict(data):
 
 def test_a_fingerprint_of_another_length_is_the_callers_mistake():
     with pytest.raises(ValueError, match="32 bytes"):
-        verify_bundle(io.BytesIO(BUNDLE), facility_fingerprint=b"short")
+        verify_bundle(io.BytesIO(b""), facility_fingerprint=b"short")

@@ -4,7 +4,7 @@ import pytest
 import spec_audit_blocks
 import spec_blocks
 
-from protocol import audit_messages, messages
+from protocol import audit_messages, messages, receipt_messages, reconcile_messages
 from protocol.messages import Message
 from protocol.wire import FrameReader
 
@@ -12,7 +12,8 @@ BLOCKS = spec_audit_blocks.blocks_of(spec_audit_blocks.DOCUMENT.read_text())
 TYPES = {
     message.TYPE: message
     for message in Message.__subclasses__()
-    if message.__module__ == audit_messages.__name__
+    if message.__module__
+    in {module.__name__ for module in (audit_messages, receipt_messages, reconcile_messages)}
 }
 
 

@@ -7,6 +7,9 @@ from node.operations import (
     images,
     keys,
     log,
+    pending,
+    proofs,
+    reconcile,
     reports,
     transfer,
     witness,
@@ -20,8 +23,11 @@ OPERATIONS: dict[str, Operation] = {
     **log.OPERATIONS,
     **reports.OPERATIONS,
     **erase.OPERATIONS,
-    **witness.OPERATIONS,
+    **pending.OPERATIONS,
+    **reconcile.OPERATIONS,
     **keys.OPERATIONS,
+    **proofs.OPERATIONS,
+    **witness.OPERATIONS,
 }
 
 __all__ = ["OPERATIONS", "Operation"]

@@ -1,4 +1,4 @@
-"""Entries that hand a role over from one key to the next (docs/protocol-log.md section 11).
+"""Entries that hand a role over from one key to the next (docs/protocol-log.md section 12).
 
 An entry `rotation` is signed by the old key, the new one and the facility key; an
 entry `key-revoked` takes a log key back from a size on, and is signed by the new key
