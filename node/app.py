@@ -43,13 +43,16 @@ class Node:
     Use `Node.open`; `serving` adds the network. `started_ms` is None offline.
     """
 
-    def __init__(self, home: Home, unlock: Callable[[], None]) -> None:
+    def __init__(
+        self, home: Home, unlock: Callable[[], None], log_key_may_be_lost: bool = False
+    ) -> None:
         self.home = home
         self._unlock = unlock
         self.settings = read_settings(home.config_path)
-        self.keys = home.read_keys()
+        is_lost = log_key_may_be_lost and not home.has_key("log")
+        self.keys = home.read_keys(log_may_be_lost=is_lost)
         self.card = home.read_card()
-        self.audit = self._open_log()
+        self.audit = self._open_log(is_lost)
         self.rotator = Rotator(home, self.audit, lambda: (self.keys, self.card), self._take_keys)
         self.database = Database(
             home.database_path,
@@ -89,7 +92,7 @@ class Node:
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
 
-    def _open_log(self) -> AuditLog:
+    def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""
         rotation.sweep(self.home)
         staged = rotation.read_staged(self.home)
@@ -100,12 +103,15 @@ class Node:
             clock_ms=now_ms,
             log_keys=self.card.log_keys + (staged.card.log_keys if staged else ()),
             successor=staged.key if staged and staged.role == "log" else None,
+            is_lost=log_key_is_lost,
         )
         try:
             if staged is not None:
                 rotation.settle(self.home, audit, staged)
-                self._take_keys(self.home.read_keys(), self.home.read_card())
-            rotation.require_agreement(self.keys, self.card, audit)
+                log_key_is_lost = log_key_is_lost and not self.home.has_key("log")
+                keys = self.home.read_keys(log_may_be_lost=log_key_is_lost)
+                self._take_keys(keys, self.home.read_card())
+            rotation.require_agreement(self.keys, self.card, audit, log_key_is_lost=log_key_is_lost)
         except BaseException:
             audit.close()
             raise
@@ -115,15 +121,20 @@ class Node:
         self.keys, self.card = keys, card
 
     @classmethod
-    def open(cls, home: Home) -> "Node":
+    def open(cls, home: Home, *, log_key_may_be_lost: bool = False) -> "Node":
         """Take the home for this process.
+
+        Args:
+            home: which.
+            log_key_may_be_lost: open it without its log key too, so that the key can be
+                revoked; nothing is signed before that.
 
         Raises:
             NodeError: there is no home, another process has it, or it is damaged.
         """
         unlock = home.lock()
         try:
-            return cls(home, unlock)
+            return cls(home, unlock, log_key_may_be_lost)
         except BaseException:
             unlock()
             raise

@@ -15,7 +15,6 @@ The files are those of `node/audit_files.py` (entries), `node/audit_checkpoint.p
 `node/audit_evidence.py` (openings, receipts) and `node/audit_tree.py` (for proofs).
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -26,22 +25,21 @@ from node.audit_appending import Appender
 from node.audit_bundle import write_bundle, write_bundle_file
 from node.audit_checkpoint import CheckpointKeeper
 from node.audit_evidence import EvidenceStore
-from node.audit_files import LogFile, replace_durable, sync_directory
+from node.audit_files import rename_durable
 from node.audit_halt import Halt
 from node.audit_opening import (
     CHECKPOINT_NAME,
-    LOG_NAME,
     TORN_NAME,
-    TREE_NAME,
     Opened,
+    make_log,
     open_log,
+    torn_tail_event,
 )
-from node.audit_tree import NodeFile, Proofs
+from node.audit_tree import Proofs
 from node.errors import ExitCode, NodeError
-from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted, sign_checkpoint
-from protocol.log.entry import Event, Opening, encode_entry, format_time
+from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted
+from protocol.log.entry import Event, Opening, format_time
 from protocol.log.note import Signer, parse_note_untrusted
-from protocol.log.tree import Frontier, leaf_hash
 
 EVIDENCE_NAME = "evidence.db"
 
@@ -58,7 +56,8 @@ class AuditLog:
         directory: Path,
         opened: Opened,
         evidence: EvidenceStore,
-        signer: Signer,
+        origin: str,
+        signer: Signer | None,
         clock_ms: Callable[[], int],
     ) -> None:
         self._directory = directory
@@ -67,7 +66,8 @@ class AuditLog:
         self.halt = Halt()
         self._evidence = evidence
         self._clock_ms = clock_ms
-        self._origin = signer.name
+        self._origin = origin
+        self._log_key = opened.log_key
         self._changed_to = {change.new_key for change in opened.changes}
         self._newest_keys = {change.role: change.new_key for change in opened.changes}
         self._appender = Appender(
@@ -111,21 +111,10 @@ class AuditLog:
         Raises:
             NodeError: the disk is full, or there is a log already.
         """
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = LogFile(directory / LOG_NAME, create=True)
-        now = clock_ms()
-        entry = encode_entry(first, index=0, time_ms=now, openings=())
-        file.append([entry])
-        sync_directory(directory)
-        tree = Frontier()
-        nodes = NodeFile(directory / TREE_NAME)
-        nodes.add(tree.append(leaf_hash(entry)))
         signer = Signer(origin, log_key)
-        signed = sign_checkpoint(Checkpoint(origin, tree.size, tree.root()), signer)
-        replace_durable(directory / CHECKPOINT_NAME, signed.encode())
+        opened = make_log(directory, signer, first, clock_ms())
         evidence = EvidenceStore(directory / EVIDENCE_NAME)
-        opened = Opened(file, nodes, tree, now, torn=None, first_key=log_key.public)
-        return cls(directory, opened, evidence, signer, clock_ms)
+        return cls(directory, opened, evidence, origin, signer, clock_ms)
 
     @classmethod
     def open(
@@ -137,6 +126,7 @@ class AuditLog:
         clock_ms: Callable[[], int],
         log_keys: Sequence[SizedKey] = (),
         successor: KeyPair | None = None,
+        is_lost: bool = False,
     ) -> "AuditLog":
         """Open a log: check it against its checkpoint, cut and note a torn tail.
 
@@ -150,6 +140,8 @@ class AuditLog:
             log_keys: all log keys, as on the facility card; none when there was but one.
             successor: a log key whose rotation a crash may have cut short: it is the
                 one in force when its entry is in the log.
+            is_lost: the log key in force is lost; nothing is signed before a
+                `change_key`.
 
         Raises:
             NodeError: the log is not what was signed, is held by another process, or
@@ -159,37 +151,39 @@ class AuditLog:
         pairs = [pair for pair in (log_key, successor) if pair is not None]
         try:
             key = next((pair for pair in pairs if pair.public == opened.log_key), None)
-            if key is None:
+            if key is None and not is_lost:
                 raise NodeError(
                     "the log key of this home is not the one that its audit log names",
                     hint="restore the folders `audit` and `keys` and the file `card` from the "
                     "same backup",
                     code=ExitCode.INTEGRITY,
                 )
-            signer = Signer(origin, key)
+            signer = None if key is None else Signer(origin, key)
             evidence = EvidenceStore(directory / EVIDENCE_NAME)
         except BaseException:
             opened.nodes.close()
             opened.file.close()
             raise
-        log = cls(directory, opened, evidence, signer, clock_ms)
+        log = cls(directory, opened, evidence, origin, signer, clock_ms)
         try:
             evidence.add_openings(opened.tree.size, ())
             if opened.torn is not None:
-                log._note_torn_tail(opened.torn)
-            log.latest_checkpoint()
+                log._note_torn_tail(opened.torn, opened.noted)
+            if signer is not None:
+                log.latest_checkpoint()
         except BaseException:
             log.close()
             raise
         return log
 
-    def _note_torn_tail(self, torn: Path) -> None:
-        data = torn.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        index = self.append(
-            Event(type="torn-tail-cut", details={"bytes": len(data), "sha256": digest})
-        )
-        torn.rename(self._directory / f"{TORN_NAME}-{index}")
+    def _note_torn_tail(self, torn: Path, noted: tuple[str, int] | None) -> None:
+        event = torn_tail_event(torn)
+        if noted is not None and noted[0] == event.details["sha256"]:
+            # A crash came between the entry and the new name.
+            index = noted[1]
+        else:
+            index = self.append(event)
+        rename_durable(torn, self._directory / f"{TORN_NAME}-{index}")
 
     @property
     def origin(self) -> str:
@@ -199,7 +193,7 @@ class AuditLog:
     @property
     def log_key(self) -> bytes:
         """The log key in force, 32 bytes."""
-        return self._keeper.public
+        return self._log_key
 
     def newest_key(self, role: str) -> bytes | None:
         """The key (32 bytes) that the newest entry for a role puts in force; None when
@@ -245,13 +239,13 @@ class AuditLog:
 
         if not revoked:
             self.halt.require_none()
-        before = self._keeper.public
         try:
             index = self._appender.append_last(begin)
         except BaseException:
-            if self._keeper.public != before:
-                self._keeper.take_back()
+            self._keeper.take_back(new.public)
             raise
+        if role == "log":
+            self._log_key = new.public
         self._changed_to.add(new.public)
         self._newest_keys[role] = new.public
         return index

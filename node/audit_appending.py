@@ -187,7 +187,7 @@ class Appender:
                 "what could not be logged was not done",
                 code=ExitCode.INTEGRITY,
             )
-        self._file.mend(tree.size)
+        self._file.mend()
         self._mend_after = 0.0
 
     def rebuild_nodes(self) -> None:

@@ -2,7 +2,7 @@
 
 A checkpoint costs two flushes more than an entry, so it is written by a thread
 of its own, once for all entries that came meanwhile. What is on disk may lag by
-some milliseconds; what is shown to anybody is written first, so that no crash
+a quarter of a second; what is shown to anybody is written first, so that no crash
 makes the log fall behind what others have seen.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.audit_files import replace_durable
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint, sign_checkpoint
 from protocol.log.note import Signer
 from protocol.log.tree import Frontier
 
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.25
 """Least time between two checkpoints that nobody asked for."""
 
 RETRY_SECONDS = 1.0
@@ -28,14 +28,15 @@ class CheckpointKeeper:
 
     Args:
         path: the file of the newest checkpoint.
-        signer: the log key in force now, named by the origin.
+        signer: the log key in force now, named by the origin; None when it is lost, and
+            nothing can be signed before `hand_over`.
         durable: gives the tree over the entries that are on disk; never a larger one.
     """
 
-    def __init__(self, path: Path, signer: Signer, durable: Callable[[], Frontier]) -> None:
+    def __init__(self, path: Path, signer: Signer | None, durable: Callable[[], Frontier]) -> None:
         self._path = path
         # Each with the first size that it signs; the last one is the current key.
-        self._signers = [(0, signer)]
+        self._signers: list[tuple[int, Signer | None]] = [(0, signer)]
         self._durable = durable
         self._lock = threading.Lock()
         self._size = -1
@@ -61,6 +62,8 @@ class CheckpointKeeper:
                 signer = next(
                     signer for since, signer in reversed(self._signers) if since <= tree.size
                 )
+                if signer is None:
+                    raise NodeError("the log key is lost", code=ExitCode.NO_HOME)
                 checkpoint = Checkpoint(signer.name, tree.size, tree.root())
                 text = sign_checkpoint(checkpoint, signer)
                 replace_durable(self._path, text.encode())
@@ -72,15 +75,13 @@ class CheckpointKeeper:
         with self._lock:
             self._signers.append((since_size, signer))
 
-    def take_back(self) -> None:
-        """Undo `hand_over`: the log did not grow to that size."""
+    def take_back(self, public: bytes) -> None:
+        """Undo a `hand_over` to a key (32 bytes), if there was one: the log did not grow
+        to that size."""
         with self._lock:
-            self._signers.pop()
-
-    @property
-    def public(self) -> bytes:
-        """The key that signs the next size, 32 bytes."""
-        return self._signers[-1][1].keypair.public
+            signer = self._signers[-1][1]
+            if signer is not None and signer.keypair.public == public:
+                self._signers.pop()
 
     def _run(self) -> None:
         while True:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from node.errors import ExitCode, NodeError
@@ -46,17 +46,13 @@ class LogFile:
     Args:
         path: the file.
         create: make it; otherwise it must exist.
-        sync: flushes a descriptor to disk.
 
     Raises:
         NodeError: it cannot be opened, or another process holds it.
     """
 
-    def __init__(
-        self, path: Path, *, create: bool = False, sync: Callable[[int], None] = os.fdatasync
-    ) -> None:
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
-        self._sync = sync
         self._starts = array.array("Q")
         self._end = 0
         self._reserved = 0
@@ -73,15 +69,21 @@ class LogFile:
                 code=ExitCode.INTEGRITY if error.errno == errno.ENOENT else ExitCode.NO_HOME,
             ) from error
         try:
+            self._lock(descriptor)
+        except NodeError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(descriptor)
             raise NodeError(
                 f"another process is writing the audit log {self._path}",
                 hint="stop it first; two writers would break the log",
                 code=ExitCode.BUSY,
             ) from None
-        return descriptor
 
     @property
     def count(self) -> int:
@@ -89,23 +91,36 @@ class LogFile:
         return len(self._starts)
 
     def scan(self) -> Iterator[bytes]:
-        """Read all entries from the beginning, up to the end or the first bad frame."""
-        size = os.fstat(self._descriptor).st_size
-        with os.fdopen(os.dup(self._descriptor), "rb", _READ_BYTES) as file:
-            file.seek(0)
-            while True:
-                header = file.read(FRAME_HEADER.size)
-                if len(header) < FRAME_HEADER.size:
-                    return
-                length, checksum = FRAME_HEADER.unpack(header)
-                if not 0 < length <= ENTRY_BYTES or self._end + len(header) + length > size:
-                    return
-                entry = file.read(length)
-                if zlib.crc32(entry) != checksum:
-                    return
-                self._starts.append(self._end)
-                self._end += len(header) + length
-                yield entry
+        """Read all entries from the beginning, up to the end or the first bad frame.
+
+        Raises:
+            NodeError: the disk is failing.
+        """
+        for entry in self._whole_frames():
+            self._starts.append(self._end)
+            self._end += FRAME_HEADER.size + len(entry)
+            yield entry
+
+    def _whole_frames(self) -> Iterator[bytes]:
+        try:
+            size = os.fstat(self._descriptor).st_size
+            position = 0
+            with os.fdopen(os.dup(self._descriptor), "rb", _READ_BYTES) as file:
+                file.seek(0)
+                while True:
+                    header = file.read(FRAME_HEADER.size)
+                    if len(header) < FRAME_HEADER.size:
+                        return
+                    length, checksum = FRAME_HEADER.unpack(header)
+                    position += len(header) + length
+                    if not 0 < length <= ENTRY_BYTES or position > size:
+                        return
+                    entry = file.read(length)
+                    if zlib.crc32(entry) != checksum:
+                        return
+                    yield entry
+        except OSError as error:
+            raise _read_error(self._path, error) from error
 
     def torn_tail(self) -> bytes:
         """What a crash left behind the last whole frame, after `scan`; without zeros at
@@ -115,7 +130,17 @@ class LogFile:
 
     def cut(self) -> None:
         """Remove what lies behind the last whole frame, and make all before it durable:
-        a killed process may have left it in memory only."""
+        a killed process may have left it in memory only.
+
+        Raises:
+            NodeError: the disk is full or failing.
+        """
+        try:
+            self._cut()
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+
+    def _cut(self) -> None:
         os.ftruncate(self._descriptor, self._end)
         os.fsync(self._descriptor)
         self._reserved = self._end
@@ -136,7 +161,7 @@ class LogFile:
                 self._reserve(self._end + len(data))
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self._end + written)
-            self._sync(self._descriptor)
+            os.fdatasync(self._descriptor)
         except OSError as error:
             self._undo()
             # All was written: it is the flush that failed.
@@ -165,41 +190,42 @@ class LogFile:
 
     def _undo(self) -> None:
         try:
-            self.cut()
+            self._cut()
         except OSError:
             self.is_broken = True
 
     def reopen(self) -> Iterator[bytes]:
-        """After a failed flush: read anew, from the disk and not from memory.
+        """After a failed flush: the whole frames, from the disk and not from memory.
 
         The system may show what it failed to write as if it were on disk, and forget
         the failure: a second flush of the same file proves nothing.
 
         Raises:
-            NodeError: it cannot be opened.
+            NodeError: it cannot be opened or read, or another process took it.
         """
-        os.close(self._descriptor)
-        self._descriptor = -1
-        self._descriptor = self._open(0)
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        self._starts = array.array("Q")
-        self._end = 0
-        return self.scan()
+        try:
+            fresh = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            # Under the same number, since others may be reading.
+            os.dup2(fresh, self._descriptor, inheritable=False)
+            os.close(fresh)
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+        self._lock(self._descriptor)
+        return self._whole_frames()
 
-    def mend(self, count: int) -> None:
-        """After `reopen`: keep the first `count` entries, and take new ones again.
+    def mend(self) -> None:
+        """Take entries again, once what `reopen` gave begins with all that was acknowledged.
 
         Raises:
             NodeError: the disk still fails.
         """
-        self._end = self._starts[count] if count < len(self._starts) else self._end
-        del self._starts[count:]
-        last = self._starts[count - 1] if count else 0
+        last = self._starts[-1]
         try:
             # The last entry again, so that the flush has something to prove.
             data = os.pread(self._descriptor, self._end - last, last)
             os.pwrite(self._descriptor, data, last)
-            self.cut()
+            self._cut()
         except OSError as error:
             raise _disk_error(self._path, error.strerror) from error
         self.is_broken = False
@@ -214,7 +240,10 @@ class LogFile:
             upto = min(start + _READ_ENTRIES, stop)
             begin = self._starts[start]
             end = self._starts[upto] if upto < len(self._starts) else self._end
-            block = os.pread(self._descriptor, end - begin, begin)
+            try:
+                block = os.pread(self._descriptor, end - begin, begin)
+            except OSError as error:
+                raise _read_error(self._path, error) from error
             position = 0
             for index in range(start, upto):
                 header = block[position : position + FRAME_HEADER.size].ljust(FRAME_HEADER.size)
@@ -250,6 +279,28 @@ def _disk_error(path: Path, reason: str | None) -> NodeError:
     )
 
 
+def _read_error(path: Path, error: OSError) -> NodeError:
+    return NodeError(
+        f"{path} cannot be read: {error.strerror}",
+        hint="repair the disk; what is in the folder `audit` may be all that is left of it",
+        code=ExitCode.DISK,
+    )
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a small file; none when there is no such file.
+
+    Raises:
+        NodeError: the disk is failing.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise _read_error(path, error) from error
+
+
 def replace_durable(path: Path, data: bytes) -> None:
     """Write a small file so that after a crash it is whole, old or new.
 
@@ -270,6 +321,19 @@ def replace_durable(path: Path, data: bytes) -> None:
         finally:
             os.close(descriptor)
         temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise _disk_error(path, error.strerror) from error
+
+
+def rename_durable(path: Path, target: Path) -> None:
+    """Give a file another name in its folder, durably.
+
+    Raises:
+        NodeError: the disk is failing.
+    """
+    try:
+        path.rename(target)
         sync_directory(path.parent)
     except OSError as error:
         raise _disk_error(path, error.strerror) from error

@@ -233,8 +233,12 @@ class Home:
                 code=ExitCode.NO_HOME,
             ) from error
 
-    def read_keys(self) -> Keys:
+    def read_keys(self, *, log_may_be_lost: bool = False) -> Keys:
         """The keys of this home.
+
+        Args:
+            log_may_be_lost: put a new key, which is nobody's, for a log key that is
+                missing.
 
         Raises:
             NodeError: one is missing (the facility key may be) or damaged.
@@ -252,6 +256,8 @@ class Home:
                     hint="restore it from the backup of this home",
                     code=ExitCode.NO_HOME,
                 ) from error
+        if log_may_be_lost and found["log"] is None:
+            found["log"] = KeyPair.generate()
         node, log, witness = found["node"], found["log"], found["witness"]
         if node is None or log is None or witness is None:
             missing = next(role for role in ROLES[1:] if found[role] is None)
@@ -261,6 +267,10 @@ class Home:
                 code=ExitCode.NO_HOME,
             )
         return Keys(found["facility"], node, log, witness)
+
+    def has_key(self, role: str) -> bool:
+        """Whether there is a file for the key of a role."""
+        return (self.keys_path / role).is_file()
 
     def renew_card(self, card: Card, keys: Keys, addresses: tuple[str, ...]) -> Card:
         """A card for `addresses` with the next serial, if that changes anything.

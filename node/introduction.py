@@ -35,11 +35,17 @@ class IntroducingNoise(Noise):
         return session
 
     async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
-        """Start a handshake with the holder of a key, or of one that replaced it."""
+        """Start a handshake with the holder of a key.
+
+        Where another key replaced it, this fails all the same; the card is kept, and the
+        next dial is for the new key.
+        """
         pattern = self._pattern(peer_id)
         # Without the expected peer: it is compared by the pattern, which reads the card.
         session = await pattern.handshake_outbound(conn, None)
         await pattern.take_card()
+        if session.get_remote_peer() != peer_id:
+            raise PeerIDMismatchesPubkey("the key was replaced; the new one is known now")
         return session
 
     def _pattern(self, expected: ID | None) -> "_Pattern":

@@ -6,6 +6,7 @@ places; the folder away. A crash before the entry leaves the old key in force, o
 after it the new one: `settle` undoes or finishes when the home is opened next.
 """
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable
@@ -141,21 +142,27 @@ def sweep(home: Home) -> None:
     for name in (".rotation.new", ".rotation.old"):
         shutil.rmtree(home.path / name, ignore_errors=True)
     for leftover in (*home.keys_path.glob(".*.tmp"), *home.path.glob(".card.*.tmp")):
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
-def require_agreement(keys: Keys, card: Card, audit: AuditLog) -> None:
+def require_agreement(
+    keys: Keys, card: Card, audit: AuditLog, *, log_key_is_lost: bool = False
+) -> None:
     """Check that key files, card and log name the same keys.
 
     Args:
         keys: of the home.
         card: of the home.
         audit: its log.
+        log_key_is_lost: there is none to compare.
 
     Raises:
         NodeError: they do not; a part of an older backup came back.
     """
     for role in ROLES:
+        if role == "log" and log_key_is_lost:
+            continue
         public = getattr(keys, role).public
         named = {getattr(card, f"{role}_key"), audit.newest_key(role) or public}
         if named != {public}:
@@ -240,6 +247,8 @@ class Rotator:
     def _change(self, request: Request, keys: Keys, card: Card) -> Changed:
         role, new = request.role, KeyPair.generate()
         old: KeyPair = getattr(keys, role)
+        # That of a lost log key is known from the log.
+        old_public = self._audit.log_key if role == "log" else old.public
         changes: list[KeyChange] = []
         staged: list[Staged] = []
 
@@ -248,7 +257,7 @@ class Rotator:
                 origin=self._audit.origin,
                 facility_key=card.facility_key,
                 role=role,
-                old_key=old.public,
+                old_key=old_public,
                 new_key=new.public,
                 size=size,
                 root=root,

@@ -240,18 +240,20 @@ class _Disk:
 
     def __init__(self):
         self.error = 0
+        self._flush = os.fdatasync
 
     def __call__(self, descriptor):
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
-        os.fdatasync(descriptor)
+        self._flush(descriptor)
 
 
 @pytest.fixture
-def failing(directory):
+def failing(directory, monkeypatch):
     """A log of two entries and the disk below it."""
     log = create(directory)
-    disk = log._file._sync = _Disk()
+    disk = _Disk()
+    monkeypatch.setattr(os, "fdatasync", disk)
     log.append(event(1))
     yield log, disk
     log.close()
@@ -367,6 +369,9 @@ def test_what_was_acknowledged_survives_kill_9(directory):
             acknowledged = max([acknowledged, *(int(line) for line in rest[:-1])])
         log = reopen(directory)
         assert log.size > acknowledged
+        for entry in entries_of(log):
+            for _, commitment in entry.subjects:
+                assert log.opening_of(commitment) is not None
         tree = Frontier()
         for data in log.entries():
             tree.append(leaf_hash(data))

@@ -63,6 +63,8 @@ def test_a_node_key_is_replaced_while_both_nodes_run(
     pair: tuple[Facility, Facility], tmp_path: Path, extra: list[str]
 ) -> None:
     north, south = pair
+    # Receipts by the old key stay verifiable.
+    _fetch(north, south, tmp_path / "before")
     old = _node(north)
     done = north.cli_json("keys", "rotate", "node", *extra)
     assert (done["peers_told"], done["peers_away"]) == (1, 0)
@@ -77,6 +79,8 @@ def test_a_node_key_is_replaced_while_both_nodes_run(
     north.stop()
     north.start()
     _wait_known_again(north, south)
+    for facility in pair:
+        facility.check_log(tmp_path)
 
 
 @pytest.mark.parametrize("which", ["listener", "caller", "both"])
@@ -132,6 +136,7 @@ def test_a_log_key_is_replaced_and_revoked_while_both_nodes_run(
     north.start()
     _wait_known_again(north, south)
     assert [key["until_size"] for key in north.call("keys.show")["log"]][-1] is None
+    north.check_log(tmp_path)
 
 
 def test_a_fetch_goes_on_over_a_change_of_the_node_key(

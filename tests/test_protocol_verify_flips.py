@@ -20,6 +20,7 @@ import json
 import zipfile
 from dataclasses import replace
 
+import pytest
 import second_log as second
 from bundles_made import (
     COSIGNERS,
@@ -44,6 +45,8 @@ from hypothesis import strategies as st
 
 from protocol.log.entry import Event
 from protocol.verify import Evidence, verify_bundle
+
+pytestmark = pytest.mark.slow
 
 NEEDED = ("bundle.json", "card", "entries.jsonl")
 

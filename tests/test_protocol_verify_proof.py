@@ -183,6 +183,16 @@ def test_the_receipt_of_an_entry():
     assert result(proof, peer_cards=[PEER_CARD]) == (False, Code.RECEIPT_UNKNOWN_KEY)
 
 
+def test_a_receipt_that_the_auditor_has():
+    proof = prove(honest(), 5)
+    assert result(proof, receipts=[RECEIPT]) == (True, Code.OK)
+    del proof.extra["receipt"]
+    assert result(proof, receipts=[RECEIPT]) == (True, Code.OK)
+    assert result(proof, receipts=[make_receipt(2)]) == (False, Code.RECEIPT_NOT_LOGGED)
+    assert result(proof, receipts=[b"junk"]) == (False, Code.RECEIPT_SIG)
+    assert result(prove(honest(), 3), receipts=[RECEIPT]) == (False, Code.RECEIPT_NOT_LOGGED)
+
+
 def test_an_entry_that_differs_from_its_receipt():
     log = honest()
     log.add(receipt_event(RECEIPT, bytes=1)).receipts.append((12, RECEIPT))

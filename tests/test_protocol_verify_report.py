@@ -20,6 +20,7 @@ from bundles_made import (
     TWO_OF_THREE,
     honest,
     pin_of,
+    rotated,
     verify,
     witnessed,
 )
@@ -35,15 +36,16 @@ BUNDLE = honest().bundle()
 
 
 def test_report_and_json_say_the_same():
-    for build in (untouched, bit_flipped, tail_cut):
-        verdict = verify(build()[0])
+    for log in (untouched()[0], bit_flipped()[0], tail_cut()[0], rotated(), b"junk"):
+        verdict = verify(log)
         value = json.loads(to_json(verdict))
         text = "\n".join(report_lines(verdict))
         assert value["code"] == verdict.code
         assert value["index"] == verdict.index
         assert value["reason"] in text
         assert all(note in text for note in value["notes"])
-        assert (value["verdict"] == "sound") is text.startswith("SOUND")
+        assert text.startswith(value["verdict"].upper() + ": ")
+        assert ("changed and checked: 1" in text) is (value["key_changes"] == 1)
 
 
 @pytest.fixture

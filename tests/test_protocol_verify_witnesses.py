@@ -66,9 +66,11 @@ def test_two_of_three_by_cards():
 def test_what_is_missing_is_said():
     verdict = verify(honest().sign(7).cosign(LAKESIDE, HILL, size=7), **TWO_OF_THREE)
     assert verdict.reason == (
-        "too few others saw the log of 12 entries: the policy asks for 2 of 3 members of the "
-        "witnesses given; these cosigned: none; enough saw 7 entries"
+        "too few others saw the log of 12 entries: the policy asks for 2 of 3 witnesses; "
+        "these cosigned: none; enough saw 7 entries"
     )
+    verdict = verify(honest().cosign(HILL), **TWO_OF_THREE)
+    assert verdict.reason.endswith("2 of 3 witnesses; these cosigned: Hill")
 
 
 def test_cosignatures_under_two_files_of_one_size_count_together():
@@ -233,6 +235,8 @@ def test_published_cosignatures(shared):
         "witness w1 " + second.vkey(LAKESIDE.name, LAKESIDE.key.public, 2),
         "witness w1 " + second.vkey(LAKESIDE.name, LAKESIDE.key.public, 4).replace("+", "+0", 1),
         "witness w " + second.vkey("other", LAKESIDE.key.public, 4),
+        "witness u " + second.vkey("other", LAKESIDE.key.public, 4),
+        "witness u " + second.vkey("other", BAY.key.public, 4).replace("other", "another"),
         "log " + second.vkey(ORIGIN, LOG.public, 4),
         "group w 1 v",
         "group g 1",
@@ -279,7 +283,9 @@ def test_any_text_is_a_policy_or_refused(data):
 
 def test_a_policy_of_cards_says_what_it_asks_for():
     policy = any_of(1, {"Lakeside": [], "Hill": []})
-    assert policy.words == "1 of 2 members of the witnesses given"
+    assert policy.words == "1 of 2 witnesses"
+    assert parse_policy(policy_text("two")).words == "2 of 3 witnesses"
+    assert parse_policy(policy_text("one")).words == "1 of 2 groups and witnesses"
     assert parse_policy(policy_text("none")).words == "no witness"
     assert parse_policy(policy_text("w2")).words == "the witness w2"
 

@@ -1,5 +1,6 @@
 """The examples of docs/protocol-log.md are what the code makes and what the verifier takes."""
 
+import dataclasses
 import hashlib
 import io
 import re
@@ -16,6 +17,7 @@ from protocol.log.entry import TYPES, Event, Opening, decode_entry_untrusted, en
 from protocol.log.note import Signer, Verifier
 from protocol.log.policy import format_policy, k_of_n, parse_policy_untrusted
 from protocol.log.proof import TlogProof, parse_proof_untrusted
+from protocol.log.rotation import KeyChange
 from protocol.log.tree import (
     check_inclusion,
     inclusion_proof,
@@ -31,6 +33,7 @@ FACILITY, NODE, LOG, WITNESS, PEER = (KeyPair.from_seed(bytes([n]) * 32) for n i
 COSIGNING = KeyPair.from_seed(bytes([6]) * 32)
 ORIGIN = f"radmesh.log/{fingerprint(FACILITY.public)}"
 TIME_MS = 1_795_512_718_123
+NEW_LOG = KeyPair.from_seed(bytes([7]) * 32)
 
 
 def examples():
@@ -66,6 +69,7 @@ def examples():
     proof = TlogProof(1, tuple(inclusion_proof(1, 2, range_root(leaves))), note)
     hashed = opening.commitment
     return {
+        **_changes_of_keys(root),
         "entry-0": entries[0].decode() + "\n",
         "entry-1": entries[1].decode() + "\n",
         "opening": (
@@ -88,6 +92,26 @@ def examples():
         "frame": frame(entries[1])[:16].hex(" ") + "\n",
         "proof": proof.encode(),
     }
+
+
+def _changes_of_keys(root):
+    """The log key replaced by entry 2, and, as another third entry, taken back."""
+    rotation = KeyChange(
+        origin=ORIGIN,
+        facility_key=FACILITY.public,
+        role="log",
+        old_key=LOG.public,
+        new_key=NEW_LOG.public,
+        size=2,
+        root=root,
+    )
+    revoked = dataclasses.replace(rotation, trusted=(2, root))
+    made = {}
+    for change, old in ((rotation, LOG), (revoked, None)):
+        event = change.event(old=old, new=NEW_LOG, facility=FACILITY, card="ab" * 32, serial=2)
+        entry = encode_entry(event, index=2, time_ms=TIME_MS + 2000, openings=())
+        made[change.type] = entry.decode() + "\n"
+    return made
 
 
 def documented():

@@ -20,7 +20,8 @@ from protocol.log.rotation import parse_change_untrusted
 from protocol.receipt import SignedReceipt, check_signature, decode_receipt_untrusted
 from protocol.verify import Code, Evidence, parse_policy, verify_bundle, verify_proof
 from protocol.verify.checkpoints import CheckpointProblem, log_keys, open_checkpoint
-from protocol.verify.entries import EntryProblem, Opening, parse_entry
+from protocol.verify.entries import EntryProblem, parse_entry
+from protocol.verify.openings import read_opening
 from protocol.verify.tree import Tree, leaf, root_by_proof
 from protocol.verify.witnesses import Witnesses
 
@@ -60,7 +61,7 @@ def test_commitments():
     for each in read("commitments.json")["commitments"]:
         salt = bytes.fromhex(each["salt"])
         assert commitment(each["kind"], each["value"], salt) == each["commitment"]
-        assert Opening(0, each["kind"], each["value"], salt, each["commitment"]).holds
+        assert read_opening({"index": 0, **each}).holds
 
 
 def test_entries():

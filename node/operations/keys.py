@@ -141,5 +141,5 @@ def _sized(key: SizedKey) -> dict[str, Any]:
 OPERATIONS = {
     "keys.show": Operation(show),
     "keys.rotate": Operation(rotate),
-    "keys.revoke": Operation(revoke),
+    "keys.revoke": Operation(revoke, without_log_key=True),
 }

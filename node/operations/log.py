@@ -1,6 +1,7 @@
 """Operations on the audit log: show and export."""
 
 import dataclasses
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +19,8 @@ from node.reports.writing import export_event, write_logged
 from node.witness_bundle import members, newest_cosigned
 from protocol.log.checkpoint import Checkpoint
 from protocol.log.entry import Event, Opening
+
+log = logging.getLogger("radmesh.operations")
 
 ROUND_SECONDS = 3.0
 """Longest wait for witnesses to cosign the head that is going to be exported."""
@@ -61,7 +64,10 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     names = bool(parameters.get("openings", True))
     asked_at = node.audit.size
     if node.serving_parts is not None:
-        await node.serving_parts.witnessing.round(ROUND_SECONDS)
+        try:
+            await node.serving_parts.witnessing.round(ROUND_SECONDS)
+        except NodeError as error:
+            log.warning("the log is exported as it is cosigned now: %s", error.message)
 
     def write() -> Result:
         selection = read_selection(node, parameters)

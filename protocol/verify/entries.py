@@ -1,4 +1,4 @@
-"""Reading log entries and openings strictly (docs/protocol-log.md sections 2 and 3).
+"""Reading log entries strictly (docs/protocol-log.md section 2).
 
 Most entries are plain: ten fields, ASCII without escapes. One regular expression
 recognizes these at a fraction of the cost of decoding JSON; whatever it does not
@@ -7,10 +7,8 @@ as well, with the same values.
 """
 
 import functools
-import hashlib
 import json
 import re
-from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,21 +16,15 @@ from protocol.verify.verdict import Code
 
 ENTRY_BYTES = 65_535
 
-OPENING_BYTES = 4096
-"""Most bytes of an opening's line: two hashes and a UID or identity."""
-
 _INTEGER_LIMIT = 2**53 - 1
-_COMMITMENT_DOMAIN = b"radmesh-commitment-v1\0"
 
 _DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _CLOCK = r"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z"
 _TIME = re.compile(_DAY + _CLOCK)
 _HEX_32 = re.compile(r"[0-9a-f]{64}")
-_HEX_16 = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _TEXTS = ("actor", "outcome", "purpose")
-_OPENING_TEXTS = ("commitment", "kind", "salt", "value")
 
 _FIELDS = 10
 """Fields of an entry of version 1; more are let through if they are plain values."""
@@ -40,21 +32,24 @@ _FIELDS = 10
 _DEPTH = 8
 """Deepest nesting of such a value."""
 
-# Text without escapes, and integers that are in range whatever their digits.
-_PLAIN = r"[ !#-\[\]-~]*"
-_NUMBER = r"(?:0|[1-9][0-9]{0,14})"
-_DETAIL = rf'"[a-z][a-z0-9_]{{0,63}}":(?:"{_PLAIN}"|{_NUMBER}|-[1-9][0-9]{{0,14}}|true|false)'
-_SUBJECT = rf'\{{"commitment":"[0-9a-f]{{64}}","kind":"{_PLAIN}"\}}'
+PLAIN = r"[ !#-\[\]-~]*"
+"""Pattern of text without escapes."""
+
+NUMBER = r"(?:0|[1-9][0-9]{0,14})"
+"""Pattern of integers that are in range whatever their digits."""
+
+_DETAIL = rf'"[a-z][a-z0-9_]{{0,63}}":(?:"{PLAIN}"|{NUMBER}|-[1-9][0-9]{{0,14}}|true|false)'
+_SUBJECT = rf'\{{"commitment":"[0-9a-f]{{64}}","kind":"{PLAIN}"\}}'
 _PLAIN_ENTRY = re.compile(
     (
-        rf'\{{"actor":"{_PLAIN}","details":\{{((?:{_DETAIL}(?:,{_DETAIL})*)?)\}},'
-        rf'"index":({_NUMBER}),"outcome":"{_PLAIN}","peer":"(?:[0-9a-f]{{64}})?",'
-        rf'"purpose":"{_PLAIN}","subjects":\[((?:{_SUBJECT}(?:,{_SUBJECT})*)?)\],'
+        rf'\{{"actor":"{PLAIN}","details":\{{((?:{_DETAIL}(?:,{_DETAIL})*)?)\}},'
+        rf'"index":({NUMBER}),"outcome":"{PLAIN}","peer":"(?:[0-9a-f]{{64}})?",'
+        rf'"purpose":"{PLAIN}","subjects":\[((?:{_SUBJECT}(?:,{_SUBJECT})*)?)\],'
         rf'"time":"(({_DAY}){_CLOCK})","type":"([a-z][a-z0-9-]{{0,63}})","v":1\}}'
     ).encode()
 )
+_SUBJECT_START = b'{"commitment":"'
 _DETAIL_NAME = re.compile(rb'"([a-z][a-z0-9_]*)":')
-_SUBJECT_PARTS = re.compile(rb'"commitment":"([0-9a-f]{64})","kind":"([^"]*)"')
 
 
 class EntryProblem(Exception):
@@ -86,7 +81,7 @@ class Entry(NamedTuple):
         place: its index, as it says itself.
         time: as text, which orders like the times.
         type: what happened.
-        subjects: (commitment, kind) pairs.
+        subjects: its subjects, as they stand in it; see `commitments` and `has_subject`.
         names_receipt: whether its details may name a receipt.
         data: the entry itself.
     """
@@ -94,9 +89,22 @@ class Entry(NamedTuple):
     place: int
     time: str
     type: str
-    subjects: tuple[tuple[str, str], ...]
+    subjects: bytes
     names_receipt: bool
     data: bytes
+
+    @property
+    def commitments(self) -> int:
+        """How many subjects it has."""
+        return self.subjects.count(_SUBJECT_START)
+
+    def has_subject(self, subject: bytes) -> bool:
+        """Whether an object, in canonical JSON, is one of its subjects.
+
+        The objects have no others in them, and inside of a string no quote stands
+        without a backslash, so it is enough to find it.
+        """
+        return subject in self.subjects
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def parse_entry(data: bytes) -> Entry:
                 int(index),
                 time.decode(),
                 kind.decode(),
-                _plain_subjects(subjects) if subjects else (),
+                subjects,
                 b'"receipt":' in details,
                 data,
             )
@@ -138,7 +146,7 @@ def parse_any_entry(data: bytes) -> Entry:
         entry["index"],
         entry["time"],
         entry["type"],
-        tuple((each["commitment"], each["kind"]) for each in entry["subjects"]),
+        canonical(entry["subjects"])[1:-1],
         "receipt" in entry["details"],
         data,
     )
@@ -148,13 +156,6 @@ def _ascends(details: bytes) -> bool:
     """Whether the names of plain details stand in order, none twice."""
     names = _DETAIL_NAME.findall(details)
     return len(names) < 2 or all(map(bytes.__lt__, names, names[1:]))
-
-
-def _plain_subjects(subjects: bytes) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (commitment.decode(), kind.decode())
-        for commitment, kind in _SUBJECT_PARTS.findall(subjects)
-    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -194,7 +195,7 @@ def _check_fields(entry: dict[str, Any]) -> None:
         raise EntryProblem(Code.ENTRY_PARSE, "is not of version 1")
     if not all(isinstance(get(name), str) for name in _TEXTS):
         raise EntryProblem(Code.ENTRY_PARSE, "lacks the text of a field")
-    if not _is_integer(get("index")):
+    if not is_count(get("index")):
         raise EntryProblem(Code.ENTRY_PARSE, "has no index")
     time = get("time")
     if not isinstance(time, str) or _TIME.fullmatch(time) is None:
@@ -220,7 +221,8 @@ def _check_fields(entry: dict[str, Any]) -> None:
         raise EntryProblem(Code.ENTRY_PARSE, "holds a value that entries do not have")
 
 
-def _is_integer(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether a decoded value is an integer from 0 to 2^53-1."""
     return type(value) is int and 0 <= value <= _INTEGER_LIMIT
 
 
@@ -246,55 +248,3 @@ def _is_plain(value: object, depth: int) -> bool:
     if isinstance(value, list):
         return all(_is_plain(each, depth - 1) for each in value)
     return isinstance(value, str) or _is_small(value)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """One line of openings.jsonl: what a commitment in entry `index` stands for."""
-
-    index: int
-    kind: str
-    value: str
-    salt: bytes
-    commitment: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether the commitment is one to this kind and value."""
-        subject = canonical({"kind": self.kind, "value": self.value})
-        return hashlib.sha256(_COMMITMENT_DOMAIN + self.salt + subject).hexdigest() == (
-            self.commitment
-        )
-
-
-def parse_opening(data: bytes) -> Opening:
-    """Read a line of openings.jsonl.
-
-    Raises:
-        EntryProblem: malformed.
-    """
-    if not data.endswith(b"\n"):
-        raise EntryProblem(Code.OPENING_BAD, "is torn or too large")
-    return read_opening(parse_object(data[:-1]))
-
-
-def read_opening(value: Any) -> Opening:
-    """An opening from its decoded form.
-
-    Raises:
-        EntryProblem: OPENING_BAD.
-    """
-    if (
-        not isinstance(value, dict)
-        or not _is_integer(value.get("index"))
-        or not all(isinstance(value.get(name), str) for name in _OPENING_TEXTS)
-        or _HEX_16.fullmatch(value["salt"]) is None
-    ):
-        raise EntryProblem(Code.OPENING_BAD, "is malformed")
-    return Opening(
-        value["index"],
-        value["kind"],
-        value["value"],
-        bytes.fromhex(value["salt"]),
-        value["commitment"],
-    )

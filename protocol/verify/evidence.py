@@ -7,8 +7,9 @@ from typing import Any
 
 from keys.card import Card
 from protocol.verify.bundle import Bundle
-from protocol.verify.entries import OPENING_BYTES, EntryProblem, parse_object, parse_opening
+from protocol.verify.entries import Entry, EntryProblem, parse_object
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
+from protocol.verify.openings import OPENING_BYTES, parse_opening
 from protocol.verify.policy import Policy, any_of
 from protocol.verify.receipts import RECEIPT_BYTES, ReceiptProblem, open_receipt
 from protocol.verify.verdict import Code, Finding
@@ -133,20 +134,19 @@ class Openings(_SideFile):
         except EntryProblem as problem:
             self.find(Code.OPENING_BAD, None, f"a line of openings.jsonl {problem.reason}")
             self._current = None
-        self.at = _NOWHERE if self._current is None else self._current.index
+        self.at = _NOWHERE if self._current is None else self._current.place
 
-    def match(self, index: int, subjects: Sequence[tuple[str, str]]) -> None:
-        """Check the openings of entry `index` against its (commitment, kind) pairs."""
-        while self._current is not None and self._current.index <= index:
+    def match(self, index: int, entry: Entry) -> None:
+        """Check the openings of entry `index`."""
+        while self._current is not None and self._current.place <= index:
             opening = self._current
-            subject = opening.commitment, opening.kind
-            if opening.index == index and subject in subjects and opening.holds:
+            if opening.place == index and opening.holds and entry.has_subject(opening.subject):
                 self.opened += 1
             else:
                 self.find(
                     Code.OPENING_BAD,
-                    opening.index,
-                    f"an opening claims to be of entry {opening.index} and is not",
+                    opening.place,
+                    f"an opening claims to be of entry {opening.place} and is not",
                 )
             self._advance()
 
@@ -155,8 +155,8 @@ class Openings(_SideFile):
         if self._current is not None:
             self.find(
                 Code.OPENING_BAD,
-                self._current.index,
-                f"an opening is of entry {self._current.index}, which was not read",
+                self._current.place,
+                f"an opening is of entry {self._current.place}, which was not read",
             )
 
 

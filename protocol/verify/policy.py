@@ -58,7 +58,16 @@ class Policy:
         group = self.groups.get(self.quorum)
         if group is None:
             return f"the witness {self.quorum}"
-        return f"{group.least} of {len(group.members)} members of {self.quorum}"
+        what = "witnesses" if all(map(self._is_one, group.members)) else "groups and witnesses"
+        return f"{group.least} of {len(group.members)} {what}"
+
+    def _is_one(self, name: str) -> bool:
+        """Whether a member is one witness, be it by any of its keys."""
+        if name in self.witnesses:
+            return True
+        group = self.groups[name]
+        keys = [self.witnesses.get(member) for member in group.members]
+        return group.least == 1 and len({key and key.name for key in keys}) < 2
 
 
 def any_of(least: int, witnesses: Mapping[str, Sequence[NamedKey]]) -> Policy:

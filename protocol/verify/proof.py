@@ -16,9 +16,10 @@ from keys.errors import KeysError
 from keys.fingerprint import format_hash
 from protocol.verify import coverage
 from protocol.verify.checkpoints import CheckpointProblem, log_keys, open_checkpoint
-from protocol.verify.entries import Entry, EntryProblem, parse_entry, parse_object, read_opening
+from protocol.verify.entries import Entry, EntryProblem, parse_entry, parse_object
 from protocol.verify.evidence import Evidence, receipt_differences
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
+from protocol.verify.openings import read_opening
 from protocol.verify.receipts import ReceiptProblem, open_receipt
 from protocol.verify.tree import leaf, root_by_proof
 from protocol.verify.verdict import Code, Finding, Verdict
@@ -62,7 +63,7 @@ def verify_proof(
     Args:
         data: the proof.
         facility_fingerprint: as for `verify_bundle`.
-        evidence: what else the auditor holds; its receipts are not looked at.
+        evidence: what else the auditor holds; its receipts must be those of the entry.
 
     Returns:
         The verdict, with `entry`; nothing in the proof makes this function raise.
@@ -109,7 +110,7 @@ class _Check:
         cosigned = self._check_checkpoint(proof.checkpoint, card)
         self._check_entry(proof)
         self._check_outside(card, cosigned)
-        self._check_receipt(proof.extra, card)
+        self._check_receipts(proof.extra, card)
         self._check_openings(proof.extra)
 
     def _find_card(self, extra: dict[str, Any]) -> Card:
@@ -180,43 +181,50 @@ class _Check:
                 words = f"too few others saw the log of {self._size:,} entries: {reason}"
                 raise _Wrong(Code.QUORUM, None, words)
 
-    def _check_receipt(self, extra: dict[str, Any], card: Card) -> None:
-        if "receipt" not in extra or self._entry is None:
-            return
+    def _check_receipts(self, extra: dict[str, Any], card: Card) -> None:
+        """Check the receipt in the proof, and those that the auditor has."""
+        blobs = [(blob, "your receipt") for blob in self._evidence.receipts]
+        if "receipt" in extra:
+            try:
+                blobs.append((decode_base64(extra["receipt"]), "the receipt"))
+            except (NoteProblem, TypeError):
+                raise _Wrong(Code.RECEIPT_SIG, self.index, "the receipt is malformed") from None
+        for blob, source in blobs:
+            self._check_receipt(blob, source, card)
+
+    def _check_receipt(self, blob: bytes, source: str, card: Card) -> None:
         try:
-            blob = decode_base64(extra["receipt"])
             fields, both = open_receipt(blob, card, self._evidence.peer_cards)
-        except (NoteProblem, TypeError):
-            raise _Wrong(Code.RECEIPT_SIG, self.index, "the receipt is malformed") from None
         except ReceiptProblem as problem:
-            raise _Wrong(problem.code, self.index, f"the receipt {problem.reason}") from None
+            raise _Wrong(problem.code, self.index, f"{source} {problem.reason}") from None
         self._half_checked = not both
+        assert self._entry is not None
         entry = self._entry.fields
         if hashlib.sha256(blob).hexdigest() != entry["details"].get("receipt"):
-            words = "the entry does not name the receipt that is with it"
+            words = f"{source} is good, and the entry does not name it"
             raise _Wrong(Code.RECEIPT_NOT_LOGGED, self.index, words)
         wrong = receipt_differences(entry, fields)
         if wrong:
-            words = f"the entry and its receipt differ in {', '.join(wrong)}"
+            words = f"the entry and {source} differ in {', '.join(wrong)}"
             raise _Wrong(Code.RECEIPT_MISMATCH, self.index, words)
 
     def _check_openings(self, extra: dict[str, Any]) -> None:
         listed = extra.get("openings", [])
-        if self._entry is None or not isinstance(listed, list):
+        assert self._entry is not None
+        if not isinstance(listed, list):
             raise _Wrong(Code.OPENING_BAD, self.index, "the openings are malformed")
         for each in listed:
             try:
                 opening = read_opening(each)
             except EntryProblem as problem:
                 raise _Wrong(problem.code, self.index, f"an opening {problem.reason}") from None
-            subject = opening.commitment, opening.kind
             if (
-                opening.index != self.index
-                or subject not in self._entry.subjects
+                opening.place != self.index
                 or not opening.holds
+                or not self._entry.has_subject(opening.subject)
             ):
                 raise _Wrong(Code.OPENING_BAD, self.index, "an opening is not of this entry")
-            self._opened.append(f"{opening.kind} {opening.value}")
+            self._opened.append(f"{each['kind']} {each['value']}")
 
     def verdict(self, sound: bool | None, cause: Finding) -> Verdict:
         entry = self._entry

@@ -121,11 +121,10 @@ class EntryStream:
                     lines = lines[: index - first]
                     break
             else:
-                subjects = entry.subjects
-                if subjects:
-                    openings.commitments += len(subjects)
+                if entry.subjects:
+                    openings.commitments += entry.commitments
                 if openings.at <= index:
-                    openings.match(index, subjects)
+                    openings.match(index, entry)
                 if entry.names_receipt or receipts.at <= index:
                     receipts.match(index, entry.fields)
             index += 1

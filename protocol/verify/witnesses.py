@@ -135,12 +135,12 @@ def missing_quorum(
     """
     if policy.logs and not signers & set(policy.logs):
         return "the policy does not name the key that signed the log"
-    seen = {(each.witness.name, each.witness.public) for each in cosigned}
-    held = {name for name, key in policy.witnesses.items() if (key.name, key.public) in seen}
-    if policy.holds(held):
+    seen = {(each.witness.name, each.witness.public): each.witness.label for each in cosigned}
+    asked = {name: (key.name, key.public) for name, key in policy.witnesses.items()}
+    if policy.holds({name for name, key in asked.items() if key in seen}):
         return None
-    names = ", ".join(sorted(held)) or "none"
-    return f"the policy asks for {policy.words}; these cosigned: {names}"
+    labels = sorted({seen[key] for key in asked.values() if key in seen})
+    return f"the policy asks for {policy.words}; these cosigned: {', '.join(labels) or 'none'}"
 
 
 def _bad(reason: str, checkpoint: SignedCheckpoint) -> CheckpointProblem:
