@@ -26,6 +26,7 @@ from node.links import Links, LinkTarget
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
 from node.reconciling import Reconciling
+from node.reports.forwarding import forwarder_of
 from node.sending import Sender
 from node.settling import Settling
 from node.vouching import introductions
@@ -161,6 +162,7 @@ class Serving:
                 is_connected=self.is_connected,
             ),
         )
+        self.forwarder = forwarder_of(node)
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
         self._ready = trio.Event()
@@ -187,6 +189,8 @@ class Serving:
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.witnessing.run)
+                if self.forwarder is not None:
+                    nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.auditing)
                 yield
             finally:
