@@ -26,7 +26,8 @@ CHECKPOINT_NAME = "checkpoint"
 TREE_NAME = "tree"
 TORN_NAME = "torn-tail"
 
-_CHANGES = tuple(f'"type":"{name}"'.encode() for name in (ROTATION, KEY_REVOKED))
+_ROTATION, _KEY_REVOKED = (f'"type":"{name}"'.encode() for name in (ROTATION, KEY_REVOKED))
+_NODES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -177,17 +178,22 @@ class _Replay:
         self.changes: list[KeyChange] = []
         self._origin = checkpoint.origin
         last = b""
+        new_nodes: list[bytes] = []
         for entry in file.scan():
             if tree.size >= checkpoint.size:
                 _decode(entry, tree.size)
             if tree.size == 0:
                 self._take_first(_decode(entry, 0))
-            elif any(mark in entry for mark in _CHANGES):
+            elif _ROTATION in entry or _KEY_REVOKED in entry:
                 self._take_change(_decode(entry, tree.size))
-            nodes.add(tree.append(leaf_hash(entry)))
+            new_nodes += tree.append(leaf_hash(entry))
+            if len(new_nodes) > _NODES_AT_ONCE:
+                nodes.add(new_nodes)
+                new_nodes.clear()
             if tree.size == checkpoint.size and tree.root() != checkpoint.root:
                 raise _integrity(f"its first {tree.size} entries are not those that were signed")
             last = entry
+        nodes.add(new_nodes)
         if tree.size < checkpoint.size or not last:
             raise _integrity(
                 f"{checkpoint.size} entries were signed, and {tree.size} whole ones are there"

@@ -58,8 +58,7 @@ class NodeFile:
     def add(self, nodes: Iterable[bytes]) -> None:
         """Add nodes, 32 bytes each."""
         with self._lock:
-            for node in nodes:
-                self._waiting += node
+            self._waiting += b"".join(nodes)
             if len(self._waiting) >= _SPILL_BYTES:
                 self._spill()
 

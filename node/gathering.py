@@ -32,6 +32,7 @@ from node.workspaces import Workspaces
 from protocol import encoding, limits
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Event as LogEvent
+from protocol.log.entry import subjects_of
 from protocol.manifest import Manifest
 
 _DISK_RESERVE_BYTES = 256 * 1024 * 1024
@@ -109,6 +110,7 @@ class Gathering:
 
     def __init__(self, shelves: Shelves, transfer: Transfer, *, several: bool) -> None:
         self.transfer = transfer
+        self.patient = ""
         self.receipts = 0
         self.open_sessions = 0
         self._shelves = shelves
@@ -297,6 +299,8 @@ class Gathering:
         for instance_index in plan.large.unverified(parts):
             plan.large.verify_from_disk(instance_index, incoming)
         headers = self._representatives(plan)
+        named = [header.study.patient for header in headers.values()]
+        self.patient = named[0] if named else self._shelves.catalog.patient(self.transfer.study)
         incoming.adopt(manifest)
         for contribution in self.transfer.contributions.values():
             if contribution is lead or contribution.batches:
@@ -322,7 +326,7 @@ class Gathering:
             type="received",
             peer=contribution.peer,
             purpose=self.transfer.purpose,
-            subjects=(("study", self.transfer.study),),
+            subjects=subjects_of(self.transfer.study, self.patient),
             details={
                 "transfer": contribution.transfer.hex(),
                 "manifest": contribution.manifest.hex(),

@@ -6,6 +6,7 @@ places; the folder away. A crash before the entry leaves the old key in force, o
 after it the new one: `settle` undoes or finishes when the home is opened next.
 """
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable
@@ -141,7 +142,8 @@ def sweep(home: Home) -> None:
     for name in (".rotation.new", ".rotation.old"):
         shutil.rmtree(home.path / name, ignore_errors=True)
     for leftover in (*home.keys_path.glob(".*.tmp"), *home.path.glob(".card.*.tmp")):
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
 def require_agreement(

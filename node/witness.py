@@ -12,12 +12,12 @@ shown the one that it signed before.
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import trio
 
 from keys.identity import KeyPair
 from keys.trust import Peer
-from node.auditing import Answer
 from node.errors import NodeError
 from node.home import log_origin
 from node.witness_store import FORK, ROLLBACK, UNPROVEN, Alert, WitnessStore
@@ -29,6 +29,10 @@ from protocol.log.entry import Event
 from protocol.log.note import parse_note_untrusted
 from protocol.log.witness import Held, Verdict, compare, decide, open_in_force_untrusted
 from protocol.messages import Message
+
+if TYPE_CHECKING:
+    # The network is slow to load, and small commands need none of it.
+    from node.auditing import Answer
 
 log = logging.getLogger("radmesh.witness")
 
@@ -71,7 +75,7 @@ class Witness:
         self._turns: dict[bytes, trio.Lock] = {}
 
     @property
-    def answers(self) -> dict[type[Message], Answer]:
+    def answers(self) -> "dict[type[Message], Answer]":
         """What answers which request."""
         return {GetCheckpoint: self._get, AddCheckpoint: self._add}
 

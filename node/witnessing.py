@@ -27,7 +27,7 @@ from protocol import limits
 from protocol.audit_messages import AddCheckpoint, CheckpointHeld, Cosigned, GetCheckpoint
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted
-from protocol.log.cosignature import Cosigner, cosignatures_untrusted, witness_name
+from protocol.log.cosignature import Cosigner, check_cosignature_untrusted, witness_name
 from protocol.log.entry import Event
 from protocol.log.note import parse_note_untrusted
 
@@ -107,6 +107,13 @@ class Witnessing:
         """Ask a peer that has connected, with this node key, what it holds of our log."""
         event = self._checked.setdefault(node_key, trio.Event())
         try:
+            await self._compare(peer)
+        finally:
+            event.set()
+        self.poke()
+
+    async def _compare(self, peer: Peer) -> None:
+        try:
             async with self._turn(peer):
                 note = await trio.to_thread.run_sync(self._audit.latest_checkpoint)
                 held = await self._auditing.ask(
@@ -119,9 +126,6 @@ class Witnessing:
             log.warning("what %s holds of our log does not count: %s", peer.petname, error)
         except NodeError as error:
             log.error("our log cannot be compared with %s: %s", peer.petname, error.message)
-        finally:
-            event.set()
-        self.poke()
 
     async def wait_checked(self, node_key: bytes) -> None:
         """Wait until a connected peer has said what it holds, or could have."""
@@ -222,6 +226,8 @@ class Witnessing:
 
     async def _ask(self, peer: Peer, note: str, checkpoint: Checkpoint) -> None:
         failure = ""
+        # Stands when the round is over before the peer has answered.
+        self._failures[peer.facility_key] = "it has not answered in time"
         try:
             async with self._turn(peer):
                 await self._ask_in_turn(peer, note, checkpoint)
@@ -231,7 +237,7 @@ class Witnessing:
             failure = str(error)
             if error.code is WireCode.BAD_PROOF:
                 # It knows another history of our log: see which.
-                await self.check(peer, peer.card.node_key)
+                await self._compare(peer)
         except RemoteProtocolError as error:
             failure = f"its answer does not hold: {error}"
             log.warning("%s cosigns nothing that counts: %s", peer.petname, error)
@@ -271,20 +277,22 @@ class Witnessing:
         Raises:
             RemoteProtocolError: it does not.
         """
-        try:
-            line = answer.line.decode()
-        except UnicodeDecodeError:
-            raise RemoteProtocolError("the cosignature is not text") from None
-        name, now = witness_name(peer.facility_key), self._now()
+        text, own = parse_note_untrusted(note.encode())
+        _, signatures = parse_note_untrusted(note.encode() + answer.line)
+        if len(signatures) != len(own) + 1:
+            # Further lines could be forged ones of other witnesses, and spoil our notes.
+            raise RemoteProtocolError("it gives more than its own signature")
+        now = self._now()
         for listed in peer.card.witness_keys:
-            found = cosignatures_untrusted((note + line).encode(), [Cosigner(name, listed.key)])
-            if not found:
+            cosigner = Cosigner(witness_name(peer.facility_key), listed.key)
+            if signatures[-1].hash != cosigner.hash:
                 continue
-            time = found[0].time
-            if time < listed.since - _CLOCK_SKEW_SECONDS or time >= (listed.until or time + 1):
+            time = check_cosignature_untrusted(text, signatures[-1], cosigner).time
+            if time < listed.since or (listed.until is not None and time >= listed.until):
                 raise RemoteProtocolError("its key was not in force at the time that it names")
             if abs(time - now) > _CLOCK_SKEW_SECONDS:
                 raise RemoteProtocolError("its clock and ours differ by more than a day")
+            line = answer.line.decode()
             self._store.add_cosignature(size, note, peer.facility_key, line, time, now)
             return
         raise RemoteProtocolError("none of the peer's witness keys signed", WireCode.BAD_SIGNATURE)

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from auditing_sides import Side, derived, run, sides
+import trio
+from auditing_sides import Question, Reply, Side, derived, run, sides
 from network_nodes import ALICE, BOB, until
 
 from keys.identity import KeyPair
@@ -22,7 +23,7 @@ from protocol.audit_messages import AddCheckpoint, CheckpointHeld, Cosigned, Get
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.checkpoint import Checkpoint, sign_checkpoint
 from protocol.log.cosignature import cosign, witness_name
-from protocol.log.entry import Event
+from protocol.log.entry import Event, decode_entry_untrusted
 from protocol.log.note import Signer, parse_note_untrusted
 from protocol.messages import Message
 
@@ -40,7 +41,7 @@ def _now() -> int:
 class Owner:
     """Alice's log and its rounds, with Bob as the witness."""
 
-    def __init__(self, directory: Path, side: Side) -> None:
+    def __init__(self, directory: Path, side: Side, settings: AuditSettings) -> None:
         facility = derived(ALICE, b"f")
         first = Event(
             type="init",
@@ -64,13 +65,14 @@ class Owner:
             doubt=doubt,
             peers=side.peers,
             auditing=side.auditing,
-            settings=AuditSettings(),
+            settings=settings,
             is_connected=lambda key: key in side.network.connected(),
             is_unreachable=lambda key: False,
             on_doubt=self._doubt,
             now=_now,
         )
         self.bob = side.other
+        self.auditing = side.auditing
 
     def _doubt(self) -> None:
         self.doubted += 1
@@ -87,12 +89,18 @@ class Owner:
 
 @contextlib.asynccontextmanager
 async def owner(
-    directory: Path, add: Callable[[AddCheckpoint], Message] | None = None
+    directory: Path,
+    add: Callable[[AddCheckpoint], Message] | None = None,
+    *,
+    answers_late: bool = False,
+    settings: AuditSettings | None = None,
 ) -> AsyncIterator[tuple[Owner, WitnessStore]]:
     """Alice's rounds; Bob is a true witness unless `add` answers for him."""
     made: list[Witness] = []
 
     async def answer(peer: Peer, request: Message) -> Message:
+        if answers_late:
+            await trio.sleep_forever()
         if isinstance(request, AddCheckpoint) and add is not None:
             return add(request)
         return await made[0].answers[type(request)](peer, request)
@@ -109,7 +117,7 @@ async def owner(
                 now=_now,
             )
         )
-        alices = Owner(directory, alice)
+        alices = Owner(directory, alice, settings or AuditSettings())
         try:
             yield alices, store
         finally:
@@ -158,7 +166,10 @@ def test_an_owner_that_lost_its_memory_learns_it_from_the_witness(tmp_path: Path
     run(main)
 
 
-def _line(request: AddCheckpoint, key: KeyPair, name: str = BOB_NAME, late: int = 0) -> Message:
+_FORGED_OTHER = f"— radmesh.witness/X {base64.b64encode(bytes(76)).decode()}\n".encode()
+
+
+def _line(request: AddCheckpoint, key: KeyPair, name: str = BOB_NAME, late: int = 0) -> Cosigned:
     text, _ = parse_note_untrusted(request.checkpoint)
     return Cosigned(line=cosign(text, name, key, _now() + late).encode())
 
@@ -186,6 +197,11 @@ def _held(size: int, key: KeyPair = LOG_KEY, claimed: int | None = None) -> Chec
         lambda request: Cosigned(line=b"\xff"),
         lambda request: Cosigned(line=b"nonsense"),
         lambda request: Cosigned(line=b""),
+        # A second line, of another witness, that would not hold.
+        lambda request: Cosigned(line=_line(request, derived(BOB, b"w")).line + _FORGED_OTHER),
+        lambda request: Cosigned(line=_FORGED_OTHER + _line(request, derived(BOB, b"w")).line),
+        lambda request: Cosigned(line=_line(request, derived(BOB, b"w")).line[:-1]),
+        lambda request: Cosigned(line=b"\n" + _line(request, derived(BOB, b"w")).line),
         lambda request: CheckpointHeld(size=1, checkpoint=b""),
         lambda request: CheckpointHeld(size=99, checkpoint=request.checkpoint),
         lambda request: _held(99, key=BOB),
@@ -202,6 +218,51 @@ def test_what_a_lying_witness_says_counts_for_nothing(
             assert alice.cosigned is None
             assert alice.log.halt.reason is None
             assert alice.witnessing.failure(alice.bob.facility_key) != ""
+
+    run(main)
+
+
+def test_a_witness_that_always_refuses_is_not_asked_without_a_pause(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def refuse(request: AddCheckpoint) -> Message:
+        asked.append(request.old)
+        raise RemoteProtocolError("no", WireCode.BAD_PROOF)
+
+    async def main() -> None:
+        async with owner(tmp_path, refuse) as (alice, _), trio.open_nursery() as nursery:
+            nursery.start_soon(alice.witnessing.run)
+            await until(lambda: alice.witnessing.failure(alice.bob.facility_key).startswith("the"))
+            # The next round is a minute away; a loop would have asked many times by now.
+            for _ in range(20):
+                await alice.auditing.ask(alice.bob, Question(value=1), Reply)
+            assert asked == [0]
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_a_witness_that_does_not_answer_in_time_is_told_of(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with owner(tmp_path, answers_late=True) as (alice, _):
+            await alice.witnessing.round(0.2)
+            why = alice.witnessing.failure(alice.bob.facility_key)
+            assert why == "it has not answered in time"
+
+    run(main)
+
+
+def test_heartbeats_and_rounds_by_the_settings(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = AuditSettings(witness_seconds=60, heartbeat_seconds=1)
+        async with owner(tmp_path, settings=settings) as (alice, _):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(alice.witnessing.run)
+                await until(lambda: alice.log.size >= 2)
+                await until(lambda: alice.cosigned == alice.log.size)
+                nursery.cancel_scope.cancel()
+            kinds = [decode_entry_untrusted(data).type for data in alice.log.entries()]
+            assert kinds[:2] == ["init", "checkpoint-heartbeat"]
 
     run(main)
 

@@ -139,6 +139,8 @@ def test_a_frozen_witness_holds_up_nobody(tmp_path: Path) -> None:
         finally:
             south.process.send_signal(signal.SIGCONT)
         wait_until(lambda: _is_cosigned(north, by=2), what="South cosigns when it is back")
+        # Late requests are no log that went back.
+        assert _witnessing(south)["alerts"] == []
 
 
 def test_a_killed_witness_never_goes_back(tmp_path: Path) -> None:
@@ -246,7 +248,27 @@ def test_a_restored_old_backup_is_exposed_by_the_witness_before_a_word_is_logged
         north.check_log(tmp_path, "again")
 
 
-def _rewrite(facility: Facility, keep: int, further: int, note: str = "") -> None:
+def test_with_no_witness_at_start_the_first_that_comes_is_asked_before_it_is_served(
+    tmp_path: Path,
+) -> None:
+    with mesh(tmp_path, "North", "South") as (north, south):
+        backup = _grown(north, south, tmp_path)
+        _restore(north, backup)
+        south.stop()
+        north.start()
+        assert not _is_in_doubt(north)
+        study = make_study(tmp_path / "other", 1)
+        north.call("ingest", paths=[str(tmp_path / "other")])
+        south.start()
+        wait_until(lambda: _is_in_doubt(north), what="North learns that its log went back")
+        announced = [one["details"] for one in north.entries("announced")]
+        with pytest.raises(NodeError):
+            south.call("fetch", study=study, peer=north.name)
+        assert study not in south.announced(north)
+        assert [one["details"] for one in north.entries("announced")] == announced
+
+
+def _rewrite(facility: Facility, keep: int, further: int) -> None:
     """As somebody who holds the log key: the log with its first `keep` entries and others."""
     keys, card = facility.home.read_keys(), facility.home.read_card()
     origin = log_origin(card.facility_key)

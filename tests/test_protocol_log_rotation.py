@@ -87,6 +87,25 @@ def _another(value):
     return last + value[1:]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("old_key", "zz" * 32),
+        ("new_key", "AB" * 32),
+        ("root", "ab"),
+        ("size", True),
+        ("size", 0),
+        ("trusted_size", "3"),
+        ("signature_new", "not base64"),
+        ("signature_facility", base64.b64encode(bytes(63)).decode()),
+    ],
+)
+def test_a_malformed_detail_is_refused(name, value):
+    event = _event(REVOKED)
+    with pytest.raises(RemoteProtocolError):
+        _read(replace(event, details={**event.details, name: value}))
+
+
 def test_an_entry_of_another_log_place_or_facility_is_refused():
     event = _event(ROTATION)
     with pytest.raises(RemoteProtocolError):

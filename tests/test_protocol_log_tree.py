@@ -228,3 +228,22 @@ def test_what_cannot_be_proven_is_refused():
 def test_any_proof_holds_or_is_refused(index, size, proof, root):
     _holds(tree.check_inclusion, b"l" * 32, index, size, proof, root)
     _holds(tree.check_consistency, index, size, root, root, proof)
+
+
+def test_kept_nodes_give_what_all_leaves_give():
+    leaves = _leaves(max(SIZES))
+    frontier = tree.Frontier()
+    nodes = []
+    for size in range(len(leaves) + 1):
+        assert tree.node_count(size) == len(nodes)
+        kept, slow = tree.kept_root(nodes.__getitem__), tree.range_root(leaves)
+        assert kept(0, size) == slow(0, size) == _slow_root(leaves[:size])
+        for index in range(size):
+            assert tree.inclusion_proof(index, size, kept) == tree.inclusion_proof(
+                index, size, slow
+            )
+            assert tree.consistency_proof(index + 1, size, kept) == tree.consistency_proof(
+                index + 1, size, slow
+            )
+        if size < len(leaves):
+            nodes += frontier.append(leaves[size])
