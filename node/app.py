@@ -15,6 +15,7 @@ from keys.card import Card
 from keys.trust import Peer
 from node import VERSION, rotation
 from node.audit import AuditLog
+from node.audit_erasure import go_on_erasing
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
@@ -24,6 +25,7 @@ from node.home import Home, Keys, log_origin, now_ms
 from node.incoming import Incoming
 from node.peers import PEERS_SCHEMA, Peers
 from node.pending import PENDING_SCHEMA, Pending
+from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
 from node.store import BatchStore
 from node.transfers import TRANSFERS_SCHEMA, Transfers
@@ -59,9 +61,10 @@ class Node:
                 PEERS_SCHEMA,
                 FEEDS_SCHEMA,
                 TRANSFERS_SCHEMA,
+                WITNESS_SCHEMA,
+                FORWARDING_SCHEMA,
                 EXCHANGES_SCHEMA,
                 PENDING_SCHEMA,
-                WITNESS_SCHEMA,
             ),
         )
         self.catalog = Catalog(self.database)
@@ -84,6 +87,8 @@ class Node:
             now=lambda: now_ms() // 1000,
         )
         self.doubt.check_kept()
+        if self.audit.halt.reason is None:
+            go_on_erasing(self.audit)
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
 

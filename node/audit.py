@@ -268,6 +268,11 @@ class AuditLog:
         return self._appender.append_many(events)
 
     @property
+    def evidence(self) -> EvidenceStore:
+        """What stands beside the log."""
+        return self._evidence
+
+    @property
     def size(self) -> int:
         """Durable entries."""
         return self._appender.durable.size
@@ -320,10 +325,6 @@ class AuditLog:
         size = self.size
         return self._file.read(max(start, 0), size if stop is None else min(stop, size))
 
-    def opening_of(self, commitment: str) -> Opening | None:
-        """What a commitment (64 hex digits) in an entry stands for, if it is kept here."""
-        return self._evidence.opening_of(commitment)
-
     def add_receipt(self, receipt: bytes) -> str:
         """Keep a receipt, durably; to be called before the entry that names it.
 
@@ -341,7 +342,7 @@ class AuditLog:
         target: Path | BinaryIO,
         *,
         card: bytes,
-        include_openings: bool = True,
+        include_openings: bool | Callable[[int, Opening], bool] = True,
         head: str | None = None,
         further: Mapping[str, bytes] | None = None,
     ) -> Checkpoint:
@@ -350,7 +351,8 @@ class AuditLog:
         Args:
             target: a path, where an older file is replaced, or an open file.
             card: the facility card.
-            include_openings: whether the auditor may learn who and what.
+            include_openings: whether the auditor may learn who and what; a function
+                decides by entry and opening.
             head: the checkpoint of ours that the bundle ends with; the newest by default.
             further: members of other files; checkpoints behind the head are left out.
 

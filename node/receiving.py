@@ -26,6 +26,7 @@ from node.transfers import Contribution, TransferState
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
+from protocol.log.entry import subjects_of
 from protocol.receipt import Receipt
 from protocol.recipient import RecipientTransfer
 from protocol.transfer import (
@@ -333,7 +334,7 @@ class _Session:
             type=kind,
             peer=self._peer.facility_key,
             purpose=self._gathering.transfer.purpose,
-            subjects=(("study", self._gathering.transfer.study),),
+            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patient),
             details={
                 "transfer": self._contribution.transfer.hex(),
                 **details,

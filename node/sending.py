@@ -29,6 +29,7 @@ from node.transfers import Transfer, Transfers, TransferState
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
+from protocol.log.entry import subjects_of
 from protocol.manifest import Manifest
 from protocol.source import SourceTransfer
 from protocol.transfer import Credited, Event, Receipted, Requested, Wanted
@@ -135,6 +136,7 @@ class _Session:
         self._end = SourceTransfer(owner.key, stream.peer)
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
+        self._patient = ""
         self._disclosing = False
         self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
         self._asked_all = False
@@ -190,6 +192,7 @@ class _Session:
         except NodeError:
             self._owner.append([requested])
             raise
+        self._patient = self._owner.catalog.patient(study)
         self._owner.append([requested, self._entry("disclosure-begun", manifest)])
         return manifest
 
@@ -365,6 +368,6 @@ class _Session:
             peer=self._peer.facility_key,
             purpose=request.purpose,
             outcome=outcome,
-            subjects=(("study", request.study),),
+            subjects=subjects_of(request.study, self._patient),
             details=details,
         )

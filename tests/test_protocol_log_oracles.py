@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from protocol.log import tree
 from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted, sign_checkpoint
+from protocol.log.cosignature import cosign, witness_name
 from protocol.log.note import Signer, parse_vkey_untrusted
 from protocol.verify import verify_proof
 from protocol.verify.checkpoints import LogKey, open_checkpoint
@@ -129,6 +130,10 @@ def test_the_second_implementation_signs_as_we_do():
         entries = honest().entries[:size]
         ours = sign_checkpoint(Checkpoint(ORIGIN, size, second.mth(entries)), Signer(ORIGIN, LOG))
         assert ours == second.checkpoint(ORIGIN, entries, LOG)
+        for each in COSIGNERS:
+            text = ours.split("\n\n")[0] + "\n"
+            assert cosign(text, each.name, each.key, SIGNED_AT) == each.line(text)
+            assert witness_name(each.card.facility_key) == each.name
     assert Signer(ORIGIN, LOG).verifier.vkey == second.vkey(ORIGIN, LOG.public)
 
 

@@ -17,6 +17,7 @@ from bundles_made import (
     SIGNED_AT,
     STRANGER,
     TWO_OF_THREE,
+    WITNESS,
     honest,
     rotated,
     verify,
@@ -139,6 +140,14 @@ def test_one_key_counts_once_under_whatever_names():
     for cards in ([LAKESIDE.card, twin], [LAKESIDE.card, LAKESIDE.card]):
         with pytest.raises(PolicyProblem, match="same key"):
             verify(honest().cosign(LAKESIDE), witness_cards=cards, quorum=2)
+
+
+def test_a_facility_is_no_witness_of_its_own_log():
+    own = f"radmesh.witness/{CARD.fingerprint}"
+    policy = parse_policy(f"witness w {second.vkey(own, WITNESS.public, 4)}\nquorum w\n".encode())
+    for evidence in ({"witness_cards": [CARD], "quorum": 1}, {"policy": policy}):
+        with pytest.raises(PolicyProblem, match="its own log"):
+            verify(honest(), **evidence)
 
 
 def test_witnesses_that_only_the_bundle_names_prove_nothing():

@@ -13,8 +13,10 @@ from keys.identity import KeyPair
 from protocol.errors import RemoteProtocolError
 from protocol.log import tree
 from protocol.log.checkpoint import open_checkpoint_untrusted
+from protocol.log.cosignature import cosignatures_untrusted, parse_cosigner_untrusted
 from protocol.log.entry import commitment, decode_entry_untrusted
 from protocol.log.note import parse_vkey_untrusted
+from protocol.log.policy import parse_policy_untrusted
 from protocol.log.proof import parse_proof_untrusted
 from protocol.log.rotation import parse_change_untrusted
 from protocol.receipt import SignedReceipt, check_signature, decode_receipt_untrusted
@@ -135,6 +137,9 @@ def test_cosignatures():
     card = parse_card_untrusted(vectors["rotated"]["card"].encode())
     found = witnesses.check(open_checkpoint(cosigned["note"].encode(), ORIGIN, log_keys(card)))
     assert [each.time for each in found] == [cosigned["time"]] * 2
+    cosigners = [parse_cosigner_untrusted(each) for each in cosigned["witnesses"]]
+    ours = cosignatures_untrusted(cosigned["note"].encode(), cosigners)
+    assert [each.time for each in ours] == [cosigned["time"]] * 2
 
 
 def test_key_changes():
@@ -178,6 +183,10 @@ def test_policies():
     policy = parse_policy(vectors["policy"].encode())
     assert all(policy.holds(set(each)) for each in vectors["enough"])
     assert not any(policy.holds(set(each)) for each in vectors["too_few"])
+    ours = parse_policy_untrusted(vectors["policy"].encode())
+    for name, met in (("enough", True), ("too_few", False)):
+        for each in vectors[name]:
+            assert ours.is_met_by([ours.witnesses[witness] for witness in each]) is met
 
 
 def test_proof():

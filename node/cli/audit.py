@@ -7,6 +7,7 @@ import click
 
 from node import phrases
 from node.cli import audit_proofs, audit_verify, output
+from node.cli.selecting import patient_option, selection_options
 from node.cli.session import Session, json_option, pass_session
 
 
@@ -21,15 +22,21 @@ def audit() -> None:
 )
 @click.option("--all", "everything", is_flag=True, help="All entries.")
 @click.option("--type", "kind", metavar="TYPE", help="Only such entries, such as disclosed.")
+@selection_options
+@patient_option
 @json_option
 @pass_session
-def show(session: Session, last: int, everything: bool, kind: str | None) -> None:
+def show(
+    session: Session, /, last: int, everything: bool, kind: str | None, **selected: str | None
+) -> None:
     """Show entries of our log, oldest first.
 
     Studies and patients stand in the log as commitments; they are shown in clear
     where this node has what opens them.
     """
-    found = session.call("audit.show", {"last": None if everything else last, "type": kind})
+    found = session.call(
+        "audit.show", {"last": None if everything else last, "type": kind, **selected}
+    )
     if session.as_json:
         output.emit_json(found)
         return
@@ -81,16 +88,24 @@ def _entry_lines(entries: list[dict[str, Any]]) -> list[str]:
     is_flag=True,
     help="Leave out what opens the commitments: no study or patient can be told from it.",
 )
+@click.option("--peer", metavar="NAME", help="Name only what is with this facility.")
+@click.option("--study", metavar="STUDY", help="Name only this study.")
 @json_option
 @pass_session
-def export_log(session: Session, bundle: Path, without_openings: bool) -> None:
+def export_log(
+    session: Session, bundle: Path, without_openings: bool, peer: str | None, study: str | None
+) -> None:
     """Write our log to the file BUNDLE, for an auditor.
 
     With the openings (the default) it names studies and patients: hand it over as
-    you would hand over the images.
+    you would hand over the images. All entries are in it in any case; --peer and
+    --study limit what it names.
     """
     path = Path.cwd() / bundle
-    exported = session.call("audit.export", {"path": str(path), "openings": not without_openings})
+    exported = session.call(
+        "audit.export",
+        {"path": str(path), "openings": not without_openings, "peer": peer, "study": study},
+    )
     if session.as_json:
         output.emit_json(exported)
         return

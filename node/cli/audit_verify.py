@@ -113,7 +113,8 @@ def run_check(
             raise NodeError(f"the file {path} cannot be read: {error.strerror}") from error
         except PolicyProblem as error:
             raise NodeError(
-                str(error), hint="give each witness's card by --witness-card"
+                str(error),
+                hint="name facilities other than the log's own, each once, by --witness-card",
             ) from error
     except NodeError as error:
         # A check that could not be made must never look like a verdict.

@@ -14,6 +14,7 @@ import click
 from node.api.failures import describe_unexpected, single_node_error
 from node.cli import (
     audit,
+    audit_reports,
     card,
     demo,
     keys,
@@ -76,6 +77,9 @@ for command in (
 ):
     radmesh.add_command(command)
 for command in (
+    audit_reports.report,
+    audit_reports.send,
+    audit_reports.erase,
     pending.pending,
     reconcile.reconcile,
     witness.witness,

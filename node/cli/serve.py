@@ -168,6 +168,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
         ]
     )
     lines += witness.status_lines(found["witnessing"])
+    lines += _collector_lines(found)
     lines.append("")
     if found["peers"]:
         lines += peer_table(found["peers"])
@@ -193,3 +194,15 @@ def _cap_lines(peers: list[dict[str, Any]]) -> list[str]:
             f"{when}{urgent}"
         )
     return ["", *lines] if lines else []
+
+
+def _collector_lines(found: dict[str, Any]) -> list[str]:
+    collector = found["collector"]
+    if collector is None:
+        return []
+    told = (
+        f"the collector {collector['address']} has {collector['delivered']} of "
+        f"{phrases.count(found['log_size'], 'entry', 'entries')}"
+    )
+    error = collector["last_error"]
+    return [phrases.clean(told), *([phrases.clean(f"  {error}")] if error else [])]

@@ -2,6 +2,7 @@
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
 from node.operations import (
+    erase,
     facility,
     images,
     keys,
@@ -9,6 +10,7 @@ from node.operations import (
     pending,
     proofs,
     reconcile,
+    reports,
     transfer,
     witness,
 )
@@ -19,6 +21,8 @@ OPERATIONS: dict[str, Operation] = {
     **images.OPERATIONS,
     **transfer.OPERATIONS,
     **log.OPERATIONS,
+    **reports.OPERATIONS,
+    **erase.OPERATIONS,
     **pending.OPERATIONS,
     **reconcile.OPERATIONS,
     **keys.OPERATIONS,

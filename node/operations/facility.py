@@ -140,6 +140,9 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
             describe_transfer(node, transfer) for transfer in node.transfers.active.values()
         ],
         "quarantined": quarantined,
+        "collector": None
+        if serving is None or serving.forwarder is None
+        else serving.forwarder.describe(),
         "witnessing": await trio.to_thread.run_sync(describe_witnessing, node),
         "started": node.started_ms,
     }

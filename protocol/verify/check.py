@@ -56,7 +56,8 @@ def verify_bundle(
 
     Raises:
         ValueError: the fingerprint has not 32 bytes.
-        PolicyProblem: the evidence asks for more witnesses than it names.
+        PolicyProblem: the evidence asks for witnesses that cannot be; see
+            `Evidence.policies`.
     """
     if len(facility_fingerprint) != 32:
         raise ValueError("a facility's fingerprint is 32 bytes")
@@ -74,7 +75,7 @@ class _Check:
     def __init__(self, fingerprint: bytes, evidence: Evidence) -> None:
         self._fingerprint = fingerprint
         self._evidence = evidence
-        self._policies = evidence.policies()
+        self._policies = evidence.policies(fingerprint)
         self._origin = f"radmesh.log/{format_hash(fingerprint)}"
         self._findings: list[Finding] = []
         self._card: Card | None = None
@@ -277,8 +278,8 @@ class _Check:
         if self._stream is None or self._openings is None or self._receipts is None:
             return []
         return [
-            *coverage.outside_notes(self._evidence),
-            *coverage.witness_notes(self._evidence, self._witnesses, self._own_policy),
+            *coverage.outside_notes(self._evidence, self._policies),
+            *coverage.witness_notes(self._policies, self._witnesses, self._own_policy),
             *coverage.side_notes(self._openings, self._receipts),
             *coverage.file_notes(self._stream, self._unknown_files),
         ]

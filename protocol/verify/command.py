@@ -56,7 +56,7 @@ def verify_file(path: str, facility_fingerprint: bytes, evidence: Evidence) -> V
 
     Raises:
         OSError: it cannot be read.
-        PolicyProblem: the evidence asks for more witnesses than it names.
+        PolicyProblem: the evidence asks for witnesses that cannot be.
     """
     # Packages below `node` do not import pathlib.
     with open(path, "rb") as file:  # noqa: PTH123

@@ -1,9 +1,9 @@
 """What a verdict does not cover, in sentences for the auditor, and who cosigned."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from protocol.verify.evidence import Evidence, Openings, Receipts
-from protocol.verify.policy import PolicyProblem, parse_policy
+from protocol.verify.policy import Policy, PolicyProblem, parse_policy
 from protocol.verify.stream import EntryStream
 from protocol.verify.witnesses import Cosigned, Witnesses
 
@@ -31,10 +31,10 @@ def witness_words(cosigned: Iterable[Cosigned]) -> tuple[str, ...]:
     )
 
 
-def outside_notes(evidence: Evidence) -> Iterator[str]:
+def outside_notes(evidence: Evidence, policies: Sequence[Policy]) -> Iterator[str]:
     """What nothing inside a bundle can show."""
-    asked = evidence.policies()
-    if not evidence.pins and not evidence.checkpoints and not any(each.quorum for each in asked):
+    asks = any(policy.quorum for policy in policies)
+    if not evidence.pins and not evidence.checkpoints and not asks:
         yield (
             "somebody who holds the log key can write the whole log anew; only something "
             "from outside shows that: an earlier size and root (--pin), a checkpoint from "
@@ -49,7 +49,9 @@ def outside_notes(evidence: Evidence) -> Iterator[str]:
     yield "whether a newer card exists that takes back a key is not known; ask the facility"
 
 
-def witness_notes(evidence: Evidence, witnesses: Witnesses, own_policy: str) -> Iterator[str]:
+def witness_notes(
+    policies: Sequence[Policy], witnesses: Witnesses, own_policy: str
+) -> Iterator[str]:
     """Cosignatures that are there and count for nothing."""
     unnamed = {each.witness for each in witnesses.cosigned if not each.witness.trusted}
     if unnamed:
@@ -60,7 +62,7 @@ def witness_notes(evidence: Evidence, witnesses: Witnesses, own_policy: str) -> 
         )
     if witnesses.unknown:
         yield f"cosignatures by keys that are not known, not checked: {witnesses.unknown:,}"
-    if own_policy and not evidence.policies():
+    if own_policy and not policies:
         yield (
             f"the facility's own policy asks for {own_policy}; whether that is enough is for "
             "you to say (--policy, or --quorum and --witness-card)"

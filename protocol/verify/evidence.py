@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from keys.card import Card
+from keys.fingerprint import format_hash
 from protocol.verify.bundle import Bundle
 from protocol.verify.entries import Entry, EntryProblem, parse_object
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
 from protocol.verify.openings import OPENING_BYTES, parse_opening
-from protocol.verify.policy import Policy, any_of
+from protocol.verify.policy import Policy, PolicyProblem, any_of
 from protocol.verify.receipts import RECEIPT_BYTES, ReceiptProblem, open_receipt
 from protocol.verify.verdict import Code, Finding
-from protocol.verify.witnesses import witness_name
+from protocol.verify.witnesses import NAME_PREFIX, witness_name
 
 _RECEIPT_LINE_BYTES = RECEIPT_BYTES * 4 // 3 + 256
 _FINDINGS = 20
@@ -59,12 +60,12 @@ class Evidence:
     policy: Policy | None = None
     own_card: Card | None = None
 
-    def policies(self) -> list[Policy]:
-        """All rules about who must have cosigned.
+    def policies(self, facility_fingerprint: bytes) -> list[Policy]:
+        """All rules about who must have cosigned the log of a facility.
 
         Raises:
-            PolicyProblem: the quorum is larger than the number of witnesses, or two of
-                these have one key.
+            PolicyProblem: the quorum is larger than the number of witnesses, two of
+                these have one key, or one is that facility itself.
         """
         asked = [] if self.policy is None else [self.policy]
         if self.quorum is not None:
@@ -75,6 +76,9 @@ class Evidence:
                 for number, card in enumerate(self.witness_cards, 1)
             }
             asked.append(any_of(self.quorum, keys))
+        own = NAME_PREFIX + format_hash(facility_fingerprint)
+        if any(key.name == own for policy in asked for key in policy.witnesses.values()):
+            raise PolicyProblem("a facility cannot be a witness of its own log")
         return asked
 
 

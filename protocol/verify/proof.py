@@ -70,7 +70,8 @@ def verify_proof(
 
     Raises:
         ValueError: the fingerprint has not 32 bytes.
-        PolicyProblem: the evidence asks for more witnesses than it names.
+        PolicyProblem: the evidence asks for witnesses that cannot be; see
+            `Evidence.policies`.
     """
     if len(facility_fingerprint) != 32:
         raise ValueError("a facility's fingerprint is 32 bytes")
@@ -89,7 +90,7 @@ class _Check:
     def __init__(self, fingerprint: bytes, evidence: Evidence) -> None:
         self._fingerprint = fingerprint
         self._evidence = evidence
-        self._policies = evidence.policies()
+        self._policies = evidence.policies(fingerprint)
         self._origin = f"radmesh.log/{format_hash(fingerprint)}"
         self._witnesses = Witnesses()
         self._witnesses.add_trusted([*evidence.witness_cards, *evidence.peer_cards], self._policies)
@@ -249,8 +250,8 @@ class _Check:
         notes = [
             "it is about this entry alone: what else is in the log, or is missing there, it "
             "does not tell",
-            *coverage.outside_notes(self._evidence),
-            *coverage.witness_notes(self._evidence, self._witnesses, ""),
+            *coverage.outside_notes(self._evidence, self._policies),
+            *coverage.witness_notes(self._policies, self._witnesses, ""),
         ]
         if self._half_checked:
             notes.append(
