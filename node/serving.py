@@ -5,14 +5,12 @@ Imported only by a process that serves, since libp2p is slow to load.
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import trio
 
-import keys.errors
 from keys.trust import Peer
-from node import VERSION
 from node.addresses import reachable
 from node.announcer import Announcer
 from node.attempts import Reach
@@ -21,10 +19,10 @@ from node.bandwidth import EVERYONE
 from node.errors import NodeError
 from node.fetching import Fetcher
 from node.gathering import Shelves
+from node.greeting import Greeting
 from node.home import now_ms
 from node.line import Line
 from node.links import Links, LinkTarget
-from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
 from node.reconciling import Reconciling
@@ -35,8 +33,7 @@ from node.vouching import introductions
 from node.witness import Witness
 from node.witnessing import Witnessing
 from protocol import messages
-from protocol.errors import RemoteProtocolError, WireCode
-from protocol.messages import Hello
+from protocol.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -55,7 +52,6 @@ class Serving:
 
     def __init__(self, node: "Node") -> None:
         self._node = node
-        self._software = f"radmesh {VERSION}"
         self.token = trio.lowlevel.current_trio_token()
         key = node.keys.node
         self.announcer = Announcer(
@@ -117,6 +113,11 @@ class Serving:
             is_unreachable=lambda peer: bool(self.links.status(peer).last_error),
             on_doubt=self._stop_disclosing,
             now=lambda: now_ms() // 1000,
+        )
+        self.greeting = Greeting(
+            node.peers,
+            lambda: node.card,
+            lambda peer: self.network.open_stream(peer, messages.HELLO_PROTOCOL),
         )
         self.network = Network(
             key,
@@ -253,7 +254,7 @@ class Serving:
             with trio.move_on_after(TELL_SECONDS):
                 try:
                     # A peer for which the old key has ended cuts the connection for an answer.
-                    await self._greet(node_key, peer, lambda: told.add(peer.facility_key))
+                    await self.greeting.greet(node_key, peer, lambda: told.add(peer.facility_key))
                 except (StreamLost, RemoteProtocolError) as error:
                     log.info("%s does not take our new card yet: %s", peer.petname, error)
 
@@ -315,7 +316,12 @@ class Serving:
             except NodeError as error:
                 log.error("when %s was seen could not be kept: %s", peer.petname, error.message)
 
-    # --- what a log in doubt holds back ------------------------------------------------
+    # --- what waits until our log is known to be sound -----------------------------
+
+    async def _serve_hello(self, stream: PeerStream) -> None:
+        # Until then our card may name addresses where we are no more.
+        await self._ready.wait()
+        await self.greeting.serve(stream)
 
     async def _serve_catalog(self, stream: PeerStream) -> None:
         await self.witnessing.wait_checked(stream.peer)
@@ -349,7 +355,7 @@ class Serving:
                 if peer is None:
                     return
                 try:
-                    await self._greet(node_key, peer)
+                    await self.greeting.greet(node_key, peer)
                     await self.announcer.listen(
                         peer, lambda protocol: self.network.open_stream(node_key, protocol)
                     )
@@ -358,52 +364,3 @@ class Serving:
                 except (RemoteProtocolError, NodeError) as error:
                     log.warning("session with %s: %s", peer.petname, error)
                 await trio.sleep(SESSION_RETRY_SECONDS)
-
-    def _hello(self) -> Hello:
-        return Hello(
-            versions=(messages.PROTOCOL_VERSION,),
-            software=self._software,
-            card=self._node.card.encoded,
-        )
-
-    async def _greet(
-        self, node_key: bytes, peer: Peer, sent: Callable[[], None] = lambda: None
-    ) -> None:
-        stream = await self.network.open_stream(node_key, messages.HELLO_PROTOCOL)
-        try:
-            channel = MessageStream(stream)
-            await channel.send(self._hello())
-            sent()
-            await self._take_hello(channel, peer)
-            await stream.close()
-        except BaseException:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await stream.reset()
-            raise
-
-    async def _serve_hello(self, stream: PeerStream) -> None:
-        peer = self._node.peers.store.by_node_key(stream.peer, now_ms() // 1000)
-        if peer is None:
-            await stream.reset()
-            return
-        await self._ready.wait()
-        channel = MessageStream(stream)
-        await self._take_hello(channel, peer)
-        await channel.send(self._hello())
-        await stream.close()
-
-    async def _take_hello(self, channel: MessageStream, peer: Peer) -> None:
-        hello = await channel.receive_untrusted()
-        if not isinstance(hello, Hello):
-            raise RemoteProtocolError("a hello must come first", WireCode.UNEXPECTED)
-        if messages.PROTOCOL_VERSION not in hello.versions:
-            raise RemoteProtocolError("the peer speaks no version that we speak")
-        try:
-            await trio.to_thread.run_sync(
-                self._node.peers.take_newer_card,
-                hello.card,
-                peer.facility_key,
-                now_ms() // 1000,
-            )
-        except (NodeError, keys.errors.KeysError) as error:
-            log.warning("the card that %s sent is not taken: %s", peer.petname, error)

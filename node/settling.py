@@ -121,8 +121,8 @@ class Settling:
         """Peers that are to be asked something; what is complete is forgotten first."""
         try:
             while self._complete:
-                await trio.to_thread.run_sync(self._pending.forget, self._complete[-1])
-                self._complete.pop()
+                # One that cannot be forgotten now is presented again, which forgets it.
+                await trio.to_thread.run_sync(self._pending.forget, self._complete.pop())
             items = await trio.to_thread.run_sync(self._pending.items)
         except NodeError as error:
             log.error("what is pending cannot be read: %s", error.message)

@@ -196,14 +196,18 @@ from pathlib import Path
 from logs_made import create, event
 from node.errors import NodeError
 from protocol.log.entry import Event
-log = create(Path(sys.argv[1]))
-limit = (Path(sys.argv[1]) / "log").stat().st_size + 1000
+directory = Path(sys.argv[1])
+log = create(directory)
+log.append(event(0))
+subjects = (("study", "1.2.3"),) if sys.argv[2] == "openings" else ()
+limit = max(path.stat().st_size for path in directory.iterdir()) + 20_000
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 written = []
 try:
     while True:
-        written.append(log.append(Event(type="start", details={"n": len(written)})))
+        one = Event(type="start", subjects=subjects, details={"n": len(written)})
+        written.append(log.append(one))
 except NodeError as error:
     print(error.code.name, len(written), log.size, flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -220,17 +224,22 @@ def _run(code, *arguments, **options):
 
 
 @pytest.mark.slow
-def test_on_a_full_disk_nothing_is_logged_and_later_all_is_well(directory):
-    with _run(_FULL_DISK, directory) as process:
+@pytest.mark.parametrize("what", ["entries", "openings"])
+def test_on_a_full_disk_nothing_is_logged_and_later_all_is_well(directory, what):
+    """Each file may grow by 20 kB: the log is full first, or the openings are."""
+    with _run(_FULL_DISK, directory, what) as process:
         output = process.stdout.read().split()
     assert process.returncode == 0
     code, appended, size, later = output
     assert code == "DISK"
     assert int(appended) > 0
-    assert int(size) == int(appended) + 1
+    assert int(size) == int(appended) + 2
     assert int(later) == int(size)
     log = reopen(directory)
     assert log.size == int(size) + 1
+    for entry in entries_of(log):
+        for _, commitment in entry.subjects:
+            assert log.opening_of(commitment) is not None
     assert verified(log).sound is True
     log.close()
 
