@@ -25,10 +25,10 @@ from node.line import Line
 from node.links import Links, LinkTarget
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
-from node.reconciling import Reconciling
+from node.reconciling import reconciling_of
 from node.reports.forwarding import forwarder_of
 from node.sending import Sender
-from node.settling import Settling
+from node.settling import settling_of
 from node.vouching import introductions
 from node.witness import Witness
 from node.witnessing import Witnessing
@@ -58,22 +58,8 @@ class Serving:
             key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
         )
         self.line = Line(node.settings.bandwidth)
-        self.settling = Settling(
-            key=lambda: node.keys.node,
-            own_facility=node.card.facility_key,
-            pending=node.pending,
-            audit=node.audit,
-            transfers=node.transfers,
-            connected=self._connected_peer,
-        )
-        node.transfers.on_end = self.settling.poke
-        self.reconciling = Reconciling(
-            key=lambda: node.keys.node,
-            own_facility=node.card.facility_key,
-            audit=node.audit,
-            index=node.exchanges,
-            auditing=lambda: self.auditing,
-        )
+        self.settling = settling_of(node, self._connected_peer)
+        self.reconciling = reconciling_of(node, lambda: self.auditing)
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
