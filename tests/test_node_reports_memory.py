@@ -18,7 +18,7 @@ from protocol.log.entry import subjects_of
 
 ENTRIES = 10_000
 MOST_BYTES = 8 * 1024 * 1024
-"""A page of openings and a block of entries; all entries as records are three times that."""
+"""A page of openings and a block of entries take 3 MB; all entries as records take 30."""
 
 pytestmark = pytest.mark.slow
 
