@@ -44,7 +44,8 @@ def test_every_entry_of_a_home_is_proven(north: Terminal, images: Path, tmp_path
         assert ran.out.startswith(f"PROVEN: entry {index} is in the log")
     # Each proof that was given away has its entry.
     given = [each["details"] for each in entries(north) if each["type"] == "log-exported"]
-    assert [each["entry"] for each in given] == list(range(count))
+    assert [each["first"] for each in given] == list(range(count))
+    assert {each["format"] for each in given} == {"proof"}
     assert given[-1]["sha256"] == second.sha256(path.read_bytes()).hex()
     # The hashes are those of the recursion of RFC 6962 over what the log holds.
     size = parse_proof_untrusted(path.read_text()).checkpoint.split("\n")[1]

@@ -1,13 +1,11 @@
 """Operations on single entries of the log: the proof of one, for anybody to check."""
 
 import base64
-import contextlib
-import hashlib
-import os
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import trio
 
@@ -16,11 +14,15 @@ from node.app import Node
 from node.audit import AuditLog
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
+from node.reports.selection import Selection
+from node.reports.writing import export_event, write_logged, write_parts
 from node.witness_bundle import newest_cosigned
 from protocol.log.checkpoint import parse_checkpoint_untrusted
-from protocol.log.entry import Entry, Event, decode_entry_untrusted
+from protocol.log.entry import Entry, decode_entry_untrusted
 from protocol.log.note import parse_note_untrusted
 from protocol.log.proof import TlogProof
+
+log = logging.getLogger("radmesh.operations")
 
 ROUND_SECONDS = 3.0
 """Longest wait for witnesses: a proof is worth giving without them too."""
@@ -39,7 +41,10 @@ async def prove(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     if node.serving_parts is not None and not await trio.to_thread.run_sync(
         _is_cosigned, node, index
     ):
-        await node.serving_parts.witnessing.round(ROUND_SECONDS)
+        try:
+            await node.serving_parts.witnessing.round(ROUND_SECONDS)
+        except NodeError as error:
+            log.warning("the entry is proven as the log is cosigned now: %s", error.message)
 
     def write() -> Result:
         signed, witnesses = _checkpoint(node, index)
@@ -51,25 +56,31 @@ async def prove(node: Node, parameters: dict[str, Any], _: Report) -> Result:
             witnesses=witnesses,
             include_openings=openings,
         )
-        data = proof.encode()
-        with _new_file(path) as file:
-            # In the log before anybody has it.
-            node.audit.append(
-                Event(
-                    type="log-exported",
-                    actor="operator",
-                    details={
-                        "format": "proof",
-                        "entry": index,
-                        "bytes": len(data),
-                        "sha256": hashlib.sha256(data).hexdigest(),
-                    },
-                )
-            )
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return {"path": str(path), "index": index, "type": entry.type, "bytes": len(data)}
+        written = write_logged(
+            path,
+            write_parts([proof.encode()]),
+            lambda: export_event(
+                "proof",
+                Selection(),
+                {
+                    "first": index,
+                    "end": index + 1,
+                    "count": 1,
+                    "openings": "all" if openings else "none",
+                },
+            ),
+            node.audit,
+            # Nobody can try out what is in it: each opening has its salt.
+            salted=False,
+        )
+        return {
+            "path": str(path),
+            "index": index,
+            "type": entry.type,
+            "bytes": written.bytes,
+            "sha256": written.sha256,
+            "entry": written.entry,
+        }
 
     return await trio.to_thread.run_sync(write)
 
@@ -89,25 +100,6 @@ def _checkpoint(node: Node, index: int) -> tuple[str, list[bytes]]:
         return node.audit.latest_checkpoint(), []
     peers = [peer for peer in node.peers.store.peers if peer.facility_key in cosigned.lines]
     return cosigned.merged, [peer.card.encoded for peer in peers]
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("xb") as file:
-            yield file
-    except FileExistsError:
-        raise NodeError(
-            f"{path} exists already",
-            hint="choose another name; a proof is never overwritten",
-            code=ExitCode.USAGE,
-        ) from None
-    except OSError as error:
-        raise NodeError(
-            f"{path} cannot be written: {error.strerror}",
-            hint="check that the folder exists and has space",
-            code=ExitCode.DISK,
-        ) from error
 
 
 def make_proof(

@@ -39,7 +39,7 @@ def export_event(form: str, selection: Selection, details: dict[str, str | int |
     A study or a patient that was asked for stands in it as a commitment.
 
     Args:
-        form: `bundle`, `dicom`, `fhir`, `accounting` or `syslog`.
+        form: `bundle`, `proof`, `dicom`, `fhir`, `accounting` or `syslog`.
         selection: what was asked for.
         details: range, counts and digest.
     """
