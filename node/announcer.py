@@ -5,7 +5,7 @@ until it is granted, and then goes live without another request.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -20,7 +20,7 @@ from node.sessions import first_error
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event
-from protocol.messages import Announcement, Heartbeat, Signed, Subscribe
+from protocol.messages import Announcement, Heartbeat, Record, Signed, Subscribe
 
 log = logging.getLogger("radmesh.announcer")
 
@@ -33,6 +33,9 @@ class Announcer:
         peers: who may see what.
         feeds: what each was told, and what they told.
         append: writes one audit entry durably (synchronous).
+
+    Attributes:
+        on_heard: called with the facility key of a peer and what it has just announced.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Announcer:
         self._feeds = feeds
         self._append = append
         self._news = trio.Event()
+        self.on_heard: Callable[[bytes, Sequence[Record]], None] = lambda peer, records: None
 
     def use_key(self, key: KeyPair) -> None:
         """Sign with another node key from now on."""
@@ -153,6 +157,7 @@ class Announcer:
                 await trio.to_thread.run_sync(
                     self._feeds.store_announcement, peer.facility_key, announcement, subscription
                 )
+                self.on_heard(peer.facility_key, announcement.records)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await stream.reset()

@@ -88,7 +88,7 @@ class Node:
         )
         self.doubt.check_kept()
         if self.audit.halt.reason is None:
-            go_on_erasing(self.audit)
+            go_on_erasing(self.audit, self.transfers.forget)
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
 

@@ -6,7 +6,7 @@ is left.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -73,7 +73,7 @@ class Attempts:
     Args:
         receiver: runs one session.
         reach: how the source is reached.
-        append: writes one audit entry durably (synchronous).
+        append: writes audit entries durably with one flush (synchronous).
         gathering: what the sources of the fetch share.
         contribution: this one.
 
@@ -88,7 +88,7 @@ class Attempts:
         *,
         receiver: Receiver,
         reach: Reach,
-        append: Callable[[Event], int],
+        append: Callable[[Sequence[Event]], object],
         gathering: Gathering,
         contribution: Contribution,
     ) -> None:
@@ -248,7 +248,7 @@ class Attempts:
             },
         )
         try:
-            await trio.to_thread.run_sync(self._append, event)
+            await trio.to_thread.run_sync(self._append, [event])
         except NodeError as error:
             # The fetch ends all the same; a full disk must not take the node with it.
             log.error("the end of a session could not be logged: %s", error.message)

@@ -325,6 +325,10 @@ class AuditLog:
         size = self.size
         return self._file.read(max(start, 0), size if stop is None else min(stop, size))
 
+    def opening_of(self, commitment: str) -> Opening | None:
+        """What a commitment (64 hex digits) in an entry stands for, if it is kept here."""
+        return self._evidence.opening_of(commitment)
+
     def add_receipt(self, receipt: bytes) -> str:
         """Keep a receipt, durably; to be called before the entry that names it.
 

@@ -48,7 +48,8 @@ class CheckpointKeeper:
 
     def poke(self) -> None:
         """Say that there are new entries."""
-        self._wanted.set()
+        if not self._wanted.is_set():
+            self._wanted.set()
 
     def current(self) -> str:
         """The signed checkpoint over all durable entries; on disk before it is returned.

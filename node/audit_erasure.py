@@ -12,6 +12,7 @@ underneath its file system is out of reach here.
 
 import logging
 import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from node.audit import AuditLog
 
 log = logging.getLogger("radmesh.audit")
+
+Forget = Callable[[Sequence[str]], None]
+"""Takes Study Instance UIDs."""
 
 ERASURES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS erasures (
@@ -194,6 +198,15 @@ class Erasures:
             for row in self._database.query("SELECT * FROM erasures ORDER BY since, name")
         ]
 
+    def studies(self, erasure: Erasure) -> list[str]:
+        """Study Instance UIDs that an erasure erases, as long as it is not finished."""
+        rows = self._database.query(
+            "SELECT DISTINCT value FROM erasing JOIN openings USING (entry, place)"
+            " WHERE name = ? AND kind = 'study' ORDER BY value",
+            (erasure.name,),
+        )
+        return [row["value"] for row in rows]
+
     def finish(self, erasure: Erasure) -> None:
         """Erase, and overwrite what was there; to be called when the entry is durable.
 
@@ -212,13 +225,14 @@ class Erasures:
             connection.execute("DELETE FROM erasures WHERE name = ?", (erasure.name,))
 
 
-def erase(audit: "AuditLog", kind: str, value: str) -> tuple[Erasure, int, bytes]:
+def erase(audit: "AuditLog", kind: str, value: str, forget: Forget) -> tuple[Erasure, int, bytes]:
     """Erase the openings of a study or a patient.
 
     Args:
         audit: the log.
         kind: `study` or `patient`.
         value: the Study Instance UID or the patient's identity.
+        forget: forgets elsewhere what tells which entries are about a study.
 
     Returns:
         What was erased, the index of its entry, and the salt of its commitment.
@@ -230,7 +244,7 @@ def erase(audit: "AuditLog", kind: str, value: str) -> tuple[Erasure, int, bytes
     erasure, salt = audit.evidence.erasures.begin(kind, value, audit.size)
     try:
         index = audit.append(erasure.event())
-        audit.evidence.erasures.finish(erasure)
+        _finish(audit, erasure, forget)
     except NodeError as error:
         raise NodeError(
             f"the erasure is not finished: {error.message}",
@@ -240,8 +254,14 @@ def erase(audit: "AuditLog", kind: str, value: str) -> tuple[Erasure, int, bytes
     return erasure, index, salt
 
 
-def finish_erasures(audit: "AuditLog") -> None:
-    """Go on with the erasures that a crash left unfinished.
+def _finish(audit: "AuditLog", erasure: Erasure, forget: Forget) -> None:
+    # First, since the openings say which studies these are.
+    forget(audit.evidence.erasures.studies(erasure))
+    audit.evidence.erasures.finish(erasure)
+
+
+def finish_erasures(audit: "AuditLog", forget: Forget) -> None:
+    """Go on with the erasures that a crash left unfinished; see `erase`.
 
     Raises:
         NodeError: the disk is full or failing.
@@ -250,13 +270,13 @@ def finish_erasures(audit: "AuditLog") -> None:
         mark = f'"erasure":"{erasure.name.hex()}"'.encode()
         if not any(mark in entry for entry in audit.entries(erasure.since)):
             audit.append(erasure.event())
-        audit.evidence.erasures.finish(erasure)
+        _finish(audit, erasure, forget)
 
 
-def go_on_erasing(audit: "AuditLog") -> None:
+def go_on_erasing(audit: "AuditLog", forget: Forget) -> None:
     """As `finish_erasures`, at the start of a node, which must not fail because of it."""
     try:
-        finish_erasures(audit)
+        finish_erasures(audit, forget)
     except NodeError as error:
         log.warning(
             "an erasure is not finished and is tried again at the next start: %s", error.message

@@ -22,14 +22,14 @@ def insert_manifest(
 ) -> Added:
     """Add what is new of a manifest and record what is in conflict; see `Catalog.publish`."""
     study_uid = manifest.study_instance_uid
-    new, conflicting, known = _compare(connection, manifest)
+    held = _held(connection, study_uid)
+    new, conflicting, known = _compare(connection, manifest, held)
     if new:
         new_series = sorted({manifest.instances[index].series_index for index in new})
         _insert_study(connection, headers[new_series[0]], origin, shared, now)
         _insert_series(connection, study_uid, (headers[index] for index in new_series))
         _insert_instances(connection, manifest, new)
-        _count(connection, study_uid)
-    held = _held(connection, study_uid)
+        _count(connection, study_uid, None if held else manifest)
     for index in conflicting:
         one = manifest.instances[index]
         batches = [manifest.batches[batch] for batch, _ in manifest.places(index)]
@@ -74,10 +74,9 @@ def _held(connection: sqlite3.Connection, study_uid: str) -> dict[str, bytes]:
 
 
 def _compare(
-    connection: sqlite3.Connection, manifest: Manifest
+    connection: sqlite3.Connection, manifest: Manifest, held: Mapping[str, bytes]
 ) -> tuple[list[int], list[int], int]:
     """Instances (indices) that are new, those with other bytes, and how many are known."""
-    held = _held(connection, manifest.study_instance_uid)
     recorded = {
         (row["sop_uid"], row["digest"])
         for row in connection.execute(
@@ -161,7 +160,12 @@ def _append_batches(
     stand side by side in the study as they do in the manifest.
     """
     study_uid = manifest.study_instance_uid
-    wanted = sorted({batch for index in new for batch, _ in manifest.places(index)})
+    new_ones = set(new)
+    wanted = [
+        batch
+        for batch in range(len(manifest.batches))
+        if any(place.instance in new_ones for place in manifest.segments(batch))
+    ]
     first = connection.execute(
         "SELECT coalesce(max(position) + 1, 0) FROM study_batches WHERE study_uid = ?",
         (study_uid,),
@@ -185,11 +189,22 @@ def _insert_batches(connection: sqlite3.Connection, entries: list[BatchEntry]) -
     )
 
 
-def _count(connection: sqlite3.Connection, study_uid: str) -> None:
-    """Bring the study's counts, content root and revision up to date."""
-    rows = connection.execute(
-        "SELECT sop_uid, size, digest FROM instances WHERE study_uid = ?", (study_uid,)
-    ).fetchall()
+def _count(connection: sqlite3.Connection, study_uid: str, whole: Manifest | None) -> None:
+    """Bring the study's counts, content root and revision up to date.
+
+    Args:
+        connection: in a transaction.
+        study_uid: Study Instance UID.
+        whole: a manifest of exactly what is here, which saves reading it again.
+    """
+    if whole is not None:
+        root, count, size = whole.content_root, len(whole.instances), whole.total_original_bytes
+    else:
+        rows = connection.execute(
+            "SELECT sop_uid, size, digest FROM instances WHERE study_uid = ?", (study_uid,)
+        ).fetchall()
+        root = content_root(study_uid, (tuple(row) for row in rows))
+        count, size = len(rows), sum(row["size"] for row in rows)
     connection.execute(
         "UPDATE studies SET revision = revision + 1, content_root = ?2, instance_count = ?3,"
         " original_bytes = ?4,"
@@ -200,10 +215,5 @@ def _count(connection: sqlite3.Connection, study_uid: str) -> None:
         "  (SELECT DISTINCT modality FROM series WHERE study_uid = ?1 AND modality <> ''"
         "   ORDER BY modality))"
         " WHERE study_uid = ?1",
-        (
-            study_uid,
-            content_root(study_uid, (tuple(row) for row in rows)),
-            len(rows),
-            sum(row["size"] for row in rows),
-        ),
+        (study_uid, root, count, size),
     )

@@ -1,14 +1,16 @@
 """The source's part after a transfer: whether a receipt is true, and its countersignature.
 
 What a recipient claims is checked against our own log (`protocol/late_receipts.py`).
-The entry `receipt` is durable before the countersignature is given, and a receipt that
-the log names already is signed again without a second entry. A session that is
+The entries `disclosed`, unless the log has it, and `receipt` are durable before the
+countersignature is given, and a receipt that the log names already is signed again
+without a second entry. A session that is
 about to log a receipt itself claims it first (`take_receipt`).
 """
 
 import hashlib
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import trio
 
@@ -18,7 +20,7 @@ from node.audit import AuditLog
 from node.errors import NodeError
 from node.pending import Pending
 from protocol.errors import RemoteProtocolError, WireCode
-from protocol.late_receipts import check_late_untrusted, details_of
+from protocol.late_receipts import check_late_untrusted, details_of, is_confirmed
 from protocol.log.entry import Entry, Event
 from protocol.receipt import (
     Receipt,
@@ -154,17 +156,20 @@ class Countersigner:
         digest = self._audit.add_receipt(signed.encode())
         if any(entry.details.get("receipt") == digest for entry in said):
             return
-        subjects = max(map(self._pending.subjects_of, said), key=len, default=())
-        direction: dict[str, str | int | bool] = {"direction": "out"} if outgoing else {}
-        self._audit.append(
-            Event(
-                type="receipt",
-                peer=peer,
-                purpose=receipt.purpose,
-                subjects=subjects,
-                details={**details_of(receipt), **direction, "receipt": digest, "late": True},
-            )
+        details = {**details_of(receipt), "late": True}
+        if outgoing:
+            details["direction"] = "out"
+        event = Event(
+            type="receipt",
+            peer=peer,
+            purpose=receipt.purpose,
+            subjects=max(map(self._pending.subjects_of, said), key=len, default=()),
+            details={**details, "receipt": digest},
         )
+        events = [event]
+        if outgoing and not is_confirmed(said, receipt):
+            events = [replace(event, type="disclosed", details=details), event]
+        self._audit.append_many(events)
 
     def signed_of(self, said: Iterable[Entry]) -> list[SignedReceipt]:
         """The receipts that entries of our log name, as far as they are kept here."""

@@ -105,6 +105,21 @@ class Database:
             row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
             return row
 
+    @contextlib.contextmanager
+    def overwriting(self) -> Iterator[sqlite3.Connection]:
+        """As `transaction`; what is deleted in it is overwritten, not only given back.
+
+        Raises:
+            NodeError: the disk is full or the database cannot be written.
+        """
+        with self._lock:
+            self._connection.execute("PRAGMA secure_delete=ON")
+            try:
+                with self.transaction() as connection:
+                    yield connection
+            finally:
+                self._connection.execute("PRAGMA secure_delete=OFF")
+
     def empty_write_ahead_log(self) -> None:
         """Bring all into the file itself and cut the `-wal` file to nothing.
 

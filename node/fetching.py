@@ -5,6 +5,9 @@ the command ends, over broken connections, and after a restart. It asks all peer
 that announced the study under the same content root, unless a person named one.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
 import trio
 
 from keys.trust import Peer
@@ -15,6 +18,7 @@ from node.gathering import Gathering, Shelves
 from node.peers import Peers
 from node.receiving import Receiver
 from node.transfers import Transfer, TransferState
+from protocol.messages import Record
 
 SOURCES = 4
 """Most sources of one fetch. More would not be faster, and each learns of the study."""
@@ -26,6 +30,23 @@ facility is asked, so that it learns nothing."""
 RECEIPTS_SECONDS = 0.5
 """How long a published study waits for the receipts of slower sources before the fetch
 counts as complete; they go on in the background."""
+
+
+@dataclass
+class _Fetch:
+    """A fetch under way.
+
+    Attributes:
+        content_root: what its sources announced; None where the chosen one announced nothing.
+        sources: all that were asked.
+        is_over: whether nobody is asked any more.
+    """
+
+    gathering: Gathering
+    content_root: bytes | None
+    nursery: trio.Nursery
+    sources: list[Attempts] = field(default_factory=list)
+    is_over: bool = False
 
 
 class Fetcher:
@@ -54,7 +75,7 @@ class Fetcher:
         self._peers = peers
         self._feeds = feeds
         self._reach = reach
-        self._sources: dict[bytes, list[Attempts]] = {}
+        self._fetches: dict[bytes, _Fetch] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -134,8 +155,9 @@ class Fetcher:
             self._nursery.start_soon(self._fetch, transfer)
         elif stat and not transfer.stat:
             transfer.stat = True
-            for source in self._sources.get(transfer.transfer, ()):
-                source.ask_again()
+            if transfer.transfer in self._fetches:
+                for source in self._fetches[transfer.transfer].sources:
+                    source.ask_again()
         return transfer
 
     async def cancel(self, transfer: Transfer) -> None:
@@ -147,10 +169,25 @@ class Fetcher:
 
     def cancel_peer(self, facility_key: bytes) -> None:
         """Ask a peer no more: its trust was revoked. Other sources go on."""
-        for sources in self._sources.values():
-            for source in sources:
+        for fetch in self._fetches.values():
+            for source in fetch.sources:
                 if source.peer == facility_key:
                     source.cancel("its trust was revoked")
+
+    def heard(self, facility_key: bytes, records: Iterable[Record]) -> None:
+        """A peer has announced studies: it helps with those that are being fetched."""
+        announced = {record.study: record.content_root for record in records}
+        for fetch in self._fetches.values():
+            transfer = fetch.gathering.transfer
+            if (
+                not (fetch.is_over or transfer.only_peer)
+                and fetch.content_root is not None
+                and announced.get(transfer.study) == fetch.content_root
+                and len(fetch.sources) < SOURCES
+                and all(source.peer != facility_key for source in fetch.sources)
+            ):
+                fetch.gathering.expect_several()
+                self._add_source(fetch, facility_key, HEAD_START_SECONDS)
 
     async def _fetch(self, transfer: Transfer) -> None:
         with trio.CancelScope() as scope:
@@ -158,43 +195,43 @@ class Fetcher:
             try:
                 await self._gather(transfer)
             finally:
-                self._sources.pop(transfer.transfer, None)
+                self._fetches.pop(transfer.transfer, None)
         if scope.cancelled_caught and not transfer.is_ended:
             await self._transfers.enter(transfer, TransferState.CANCELLED, "by an operator")
 
     async def _gather(self, transfer: Transfer) -> None:
-        peers = await trio.to_thread.run_sync(self._holders, transfer)
+        root, peers = await trio.to_thread.run_sync(self._holders, transfer)
         gathering = Gathering(self._shelves, transfer, several=len(peers) > 1)
-        sources = [
-            Attempts(
-                receiver=self._receiver,
-                reach=self._reach,
-                append=self._shelves.append,
-                gathering=gathering,
-                contribution=self._transfers.contribution(transfer, peer),
-            )
-            for peer in peers
-        ]
-        self._sources[transfer.transfer] = sources
         async with trio.open_nursery() as nursery:
-            for number, source in enumerate(sources):
-                nursery.start_soon(self._ask, source, sources, number * HEAD_START_SECONDS)
-            await self._wait_end(gathering, sources)
+            fetch = self._fetches[transfer.transfer] = _Fetch(gathering, root, nursery)
+            for number, peer in enumerate(peers):
+                self._add_source(fetch, peer, number * HEAD_START_SECONDS)
+            await self._wait_end(gathering, fetch.sources)
             is_complete = gathering.receipts > 0
+            fetch.is_over = True
             if is_complete:
                 await self._transfers.enter(transfer, TransferState.COMPLETE)
-                for source in sources:
+                for source in fetch.sources:
                     source.stop_waiting()
             else:
                 nursery.cancel_scope.cancel()
         if not is_complete:
-            await self._fail(transfer, sources)
+            await self._fail(transfer, fetch.sources)
 
-    async def _ask(self, source: Attempts, all_sources: list[Attempts], delay: float) -> None:
+    def _add_source(self, fetch: _Fetch, peer: bytes, delay_seconds: float) -> None:
+        source = Attempts(
+            receiver=self._receiver,
+            reach=self._reach,
+            append=self._shelves.append,
+            gathering=fetch.gathering,
+            contribution=self._transfers.contribution(fetch.gathering.transfer, peer),
+        )
+        fetch.sources.append(source)
+
         def others_left() -> bool:
-            return any(not other.is_over for other in all_sources if other is not source)
+            return any(not other.is_over for other in fetch.sources if other is not source)
 
-        await source.run(others_left, delay)
+        fetch.nursery.start_soon(source.run, others_left, delay_seconds)
 
     async def _wait_end(self, gathering: Gathering, sources: list[Attempts]) -> None:
         """Until there is a receipt and the slower sources had time for theirs, or no hope."""
@@ -213,11 +250,11 @@ class Fetcher:
         transfer.exit_code = last.code
         await self._transfers.enter(transfer, last.state, last.why, last.hint)
 
-    def _holders(self, transfer: Transfer) -> list[bytes]:
-        """Facility keys of those to ask: the chosen peer first, then who is connected."""
+    def _holders(self, transfer: Transfer) -> tuple[bytes | None, list[bytes]]:
+        """The content root, and whom to ask: the chosen peer first, then who is connected."""
         chosen = transfer.peer
         if transfer.only_peer:
-            return [chosen]
+            return None, [chosen]
         announced = {
             key: record.content_root
             for key, record in self._feeds.announced(study=transfer.study)
@@ -232,7 +269,8 @@ class Fetcher:
             and announced.get(known.facility_key) in roots[:1]
         ]
         others.sort(key=lambda known: not self._reach.is_connected(known.card.node_key))
-        return [chosen, *(known.facility_key for known in others[: SOURCES - 1])]
+        holders = [chosen, *(known.facility_key for known in others[: SOURCES - 1])]
+        return next(iter(roots), None), holders
 
 
 def _is_our_fault(source: Attempts) -> bool:

@@ -17,19 +17,19 @@ whole study is verified before its batches move to the store; the log entries
 `received` are durable before the catalog shows the study; receipts come after that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
-from node import studies
 from node.catalog import Catalog
+from node.checking import StudyCheck
 from node.errors import ExitCode, NodeError
-from node.incoming import Incoming, LargeInstances, check_batch
+from node.incoming import Incoming
 from node.portions import Portions
 from node.transfers import Contribution, Transfer, Transfers, TransferState
 from node.workspaces import Workspaces
-from protocol import encoding, limits
+from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Event as LogEvent
 from protocol.log.entry import subjects_of
@@ -52,15 +52,15 @@ class Shelves:
     Attributes:
         catalog: where it is published.
         incoming: where its batches arrive.
-        append: writes one audit entry durably (synchronous).
+        append: writes audit entries durably with one flush (synchronous).
         transfers: the register of transfers.
         free_bytes: free space of the home's disk, bytes.
-        workspaces: where batches are decoded, one for each thread.
+        workspaces: where batches are decoded.
     """
 
     catalog: Catalog
     incoming: Incoming
-    append: Callable[[LogEvent], int]
+    append: Callable[[Sequence[LogEvent]], object]
     transfers: Transfers
     free_bytes: Callable[[], int]
     workspaces: Workspaces = field(default_factory=Workspaces)
@@ -92,7 +92,7 @@ class _Plan:
     lead: Contribution
     manifest: Manifest
     needed: list[int]
-    large: LargeInstances
+    check: StudyCheck
 
 
 class Gathering:
@@ -143,6 +143,25 @@ class Gathering:
         event, self._changed = self._changed, trio.Event()
         event.set()
 
+    def expect_several(self) -> None:
+        """Another source is going to be asked, too; what the first was asked for stays so."""
+        self._several = True
+        self._portions.expect_several()
+
+    def holds_nothing(self) -> bool:
+        """Whether a lone source may send the whole study unasked (synchronous).
+
+        Only where nothing of it can be here, neither published nor from an earlier try.
+        """
+        return (
+            not self._several
+            and self._plan is None
+            and not self.transfer.wire_bytes
+            and not self.transfer.bytes_done
+            and self._shelves.catalog.study(self.transfer.study) is None
+            and self._shelves.incoming.is_empty()
+        )
+
     # --- sources come and go -----------------------------------------------------
 
     async def join(self, contribution: Contribution, manifest: Manifest) -> Member:
@@ -192,22 +211,19 @@ class Gathering:
         """What is needed, what is here already, and what has to come."""
         incoming, transfer = self._shelves.incoming, self.transfer
         needed = self._shelves.catalog.batches_needed(manifest)
-        large = LargeInstances(manifest)
+        check = StudyCheck(manifest, needed)
         missing: dict[int, int] = {}
         for index in needed:
             batch = manifest.batches[index]
-            original = None
             if incoming.has(batch.digest):
                 try:
                     encoded = incoming.read(batch.digest)
-                    original = check_batch(manifest, index, encoded, self._shelves.workspaces.own)
+                    with self._shelves.workspaces.borrowed() as workspace:
+                        check.check(index, encoded, workspace)
+                    continue
                 except RemoteProtocolError:
                     incoming.discard(batch.digest)
-                    missing[index] = batch.encoded_size
-            else:
-                missing[index] = batch.encoded_size
-            if original is not None:
-                large.add(index, original)
+            missing[index] = batch.encoded_size
         to_send = sum(missing.values())
         if to_send + _DISK_RESERVE_BYTES > self._shelves.free_bytes():
             raise NodeError(
@@ -223,7 +239,7 @@ class Gathering:
         if self._plan is None:
             transfer.held_bytes, transfer.wire_bytes = transfer.bytes_done, 0
         transfer.wire_bytes_total = transfer.wire_bytes + to_send
-        self._plan = _Plan(lead, manifest, needed, large)
+        self._plan = _Plan(lead, manifest, needed, check)
         self._portions = Portions(missing, several=self._several)
         self._is_published = False
 
@@ -241,35 +257,33 @@ class Gathering:
         """Whether a batch has not come from another source meanwhile."""
         return self._portions.is_missing(batch)
 
-    def store(self, batch: int, encoded: bytes) -> bytes | None:
+    def store(self, batch: int, encoded: bytes) -> None:
         """Verify a batch and write it to the disk (synchronous, thread-safe).
 
         Args:
             batch: our index.
             encoded: its bytes, size and digest compared.
 
-        Returns:
-            Original bytes for `stored`, when an instance goes on in another batch.
-
         Raises:
             RemoteProtocolError: it does not hold what its manifest says.
             NodeError: our disk.
         """
-        manifest = self._manifest
-        original = check_batch(manifest, batch, encoded, self._shelves.workspaces.own)
-        self._shelves.incoming.write(manifest.batches[batch].digest, encoded)
-        return original
+        plan = self._require_plan()
+        with self._shelves.workspaces.borrowed() as workspace:
+            plan.check.check(batch, encoded, workspace)
+        self._shelves.incoming.write(plan.manifest.batches[batch].digest, encoded)
 
-    def stored(self, member: Member, batch: int, original: bytes | None) -> None:
-        """Count a batch that has been stored, or discarded as it was here already.
+    def flush(self, batch: int) -> None:
+        """Make a batch durable that was stored (synchronous, thread-safe).
 
         Raises:
-            DigestMismatch: a large instance that ends here has another digest.
+            NodeError: our disk.
         """
-        plan = self._require_plan()
-        entry = plan.manifest.batches[batch]
-        if original is not None:
-            plan.large.add(batch, original)
+        self._shelves.incoming.flush(self._manifest.batches[batch].digest)
+
+    def stored(self, member: Member, batch: int) -> None:
+        """Count a batch that is on disk, or was discarded as it was here already."""
+        entry = self._manifest.batches[batch]
         if self._portions.arrived(member.contribution.peer, batch, trio.current_time()):
             self.transfer.bytes_done += entry.original_size
         self.transfer.wire_bytes += entry.encoded_size
@@ -295,31 +309,18 @@ class Gathering:
     def _publish(self) -> None:
         plan, incoming = self._require_plan(), self._shelves.incoming
         manifest, lead = plan.manifest, plan.lead
-        parts = {place[0] for index in plan.needed for place in manifest.segments(index)}
-        for instance_index in plan.large.unverified(parts):
-            plan.large.verify_from_disk(instance_index, incoming)
-        headers = self._representatives(plan)
+        plan.check.check_rest(incoming)
+        incoming.adopt(manifest.batches[index].digest for index in plan.needed)
+        headers = plan.check.headers
         named = [header.study.patient for header in headers.values()]
         self.patient = named[0] if named else self._shelves.catalog.patient(self.transfer.study)
-        incoming.adopt(manifest)
-        for contribution in self.transfer.contributions.values():
-            if contribution is lead or contribution.batches:
-                self._shelves.append(self._received(contribution, manifest))
+        received = [
+            self._received(contribution, manifest)
+            for contribution in self.transfer.contributions.values()
+            if contribution is lead or contribution.batches
+        ]
+        self._shelves.append(received)
         self._shelves.catalog.publish_received(manifest, headers, lead.peer)
-
-    def _representatives(self, plan: _Plan) -> dict[int, studies.InstanceHeader]:
-        """The header of one new instance of each series, for the catalog's attributes."""
-        manifest, needed = plan.manifest, set(plan.needed)
-        headers: dict[int, studies.InstanceHeader] = {}
-        for instance in manifest.instances:
-            if instance.series_index in headers or instance.first_batch not in needed:
-                continue
-            original = encoding.decode_untrusted(
-                self._shelves.incoming.read(manifest.batches[instance.first_batch].digest)
-            )
-            content = original[instance.offset : instance.offset + instance.size]
-            headers[instance.series_index] = studies.read_header(content)
-        return headers
 
     def _received(self, contribution: Contribution, manifest: Manifest) -> LogEvent:
         return LogEvent(

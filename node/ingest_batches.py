@@ -171,9 +171,10 @@ class BatchWriter:
             self._on_batch(self._at_work.popleft().result())
 
     def _encode_and_store(self, original: bytes, runs: Sequence[PixelRun]) -> BatchEntry:
-        workspace = self._workspaces.own
-        encoded = encoding.encode(original, runs=runs, workspace=workspace)
-        if encoding.decode_in_place_untrusted(encoded, workspace) != original:
+        with self._workspaces.borrowed() as workspace:
+            encoded = encoding.encode(original, runs=runs, workspace=workspace)
+            is_exact = encoding.decode_in_place_untrusted(encoded, workspace) == original
+        if not is_exact:
             raise NodeError(
                 "a batch does not decode to what was encoded",
                 hint="nothing was stored; check the memory of this machine and report this",

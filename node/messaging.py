@@ -22,7 +22,7 @@ class MessageStream:
         self.peer = stream.peer
         self._stream = stream
         self._reader = FrameReader()
-        self._rest = b""
+        self._rest: bytes | memoryview = b""
 
     async def send(
         self, message: Message, *, timeout_seconds: float = limits.PEER_REPLY_SECONDS

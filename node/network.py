@@ -2,8 +2,7 @@
 
 Owns the listening sockets and the list of connections; what a connection is
 belongs to `node/connection.py`, and who is trusted, which peers to dial and what
-is said on a stream belong to others. libp2p stays behind `node/connection.py` and
-`node/hardening.py`.
+is said on a stream belong to others. libp2p stays behind `node/hardening.py`.
 
 Both sides may dial at once, so that a peer can have two connections: it counts as
 connected while one lives, and new streams take the newest.
@@ -19,8 +18,9 @@ import trio
 
 from keys.identity import KeyPair, peer_id
 from node import hardening
+from node.bounds import NetworkLimits
 from node.connection import Connection, Handler, Shared, upgrade
-from node.hardening import NetworkLimits, SocketConnection
+from node.hardening import SocketConnection
 from node.sockets import (
     Doorstep,
     Unreachable,
@@ -173,10 +173,13 @@ class Network:
     ) -> PeerStream:
         """Open a stream to a connected peer; use it with `async with`.
 
+        It does not wait for the peer, which may not speak this protocol: that shows as
+        StreamLost when the stream is read or written to, and as PeerTimeout when no answer
+        has come so many seconds from now.
+
         Raises:
-            StreamLost: not connected, the connection broke, the peer does not speak
-                this protocol, or 256 streams to it are open.
-            PeerTimeout: no answer in time.
+            StreamLost: not connected, the connection broke, or 256 streams to the peer
+                are open.
         """
         connections = self._connections.get(node_public)
         if not connections:

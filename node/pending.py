@@ -126,7 +126,7 @@ class Pending:
 
     def subjects_of(self, entry: Entry) -> tuple[tuple[str, str], ...]:
         """What an entry is about in clear, as (kind, value), as far as openings are here."""
-        openings = [self._audit.evidence.opening_of(commitment) for _, commitment in entry.subjects]
+        openings = [self._audit.opening_of(commitment) for _, commitment in entry.subjects]
         return tuple((one.kind, one.value) for one in openings if one is not None)
 
     def study_of(self, entry: Entry) -> str:

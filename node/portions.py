@@ -87,6 +87,10 @@ class Portions:
         self._free_bytes = sum(missing.values())
         self._sources: dict[bytes, _Source] = {}
 
+    def expect_several(self) -> None:
+        """There is going to be more than one source, also when there was one until now."""
+        self._several = True
+
     @property
     def missing(self) -> frozenset[int]:
         """Batches that have not arrived."""

@@ -4,12 +4,12 @@ What the sessions of a fetch share, and when the study is published, is
 `node/gathering.py`'s; this file speaks with one peer.
 
 Tasks of a session: a reader that always drains the stream (credit bounds what it
-can bring), threads that open, decode, compare and write batches, a finisher that
-takes their results in order and gives credit, an asker that says what is wanted
-next, and the main line.
+can bring), threads that open, decode, compare and write batches and others that
+flush them, a finisher that takes their results in order and gives credit, an asker
+that says what is wanted next, and the main line.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -40,18 +40,18 @@ from protocol.transfer import (
 BATCHES_AT_WORK = 2
 """Threads that decode and write: as many as there are cores on a small machine."""
 
+FLUSHES_AT_WORK = 4
+"""Threads that wait for the disk, which does several flushes at the price of one."""
+
 
 @dataclass
 class _Job:
-    """One batch at work.
+    """One batch at work; `index` is ours."""
 
-    `index` is ours; `original` is set when its instances go on in other batches.
-    """
-
-    batch: BatchArrived
+    batch: BatchArrived | None
     index: int
+    sealed_bytes: int
     done: trio.Event = field(default_factory=trio.Event)
-    original: bytes | None = None
     failure: Exception | None = None
 
 
@@ -61,7 +61,7 @@ class Receiver:
     Args:
         key: our node key.
         facility_key: our facility key (32 bytes).
-        append: writes one audit entry durably (synchronous).
+        append: writes audit entries durably with one flush (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
         exchanging: keeps a receipt that lacks its countersignature, and within it leaves
             the exchange to us.
@@ -72,7 +72,7 @@ class Receiver:
         *,
         key: KeyPair,
         facility_key: bytes,
-        append: Callable[[LogEvent], int],
+        append: Callable[[Sequence[LogEvent]], object],
         add_receipt: Callable[[bytes], str],
         exchanging: Callable[[Receipt], AbstractAsyncContextManager[None]],
     ) -> None:
@@ -84,6 +84,7 @@ class Receiver:
         self._at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
         # Urgent batches never queue behind routine ones.
         self._stat_at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
+        self._flushing = trio.CapacityLimiter(FLUSHES_AT_WORK)
 
     def use_key(self, key: KeyPair) -> None:
         """Ask and sign with another node key from now on."""
@@ -134,13 +135,9 @@ class _Session:
         self._failure: Exception | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
-        transfer = self._gathering.transfer
         await self._gathering.enter(TransferState.REQUESTING)
-        await self._log("requested", {"direction": "in"})
-        await self._stream.write(
-            self._end.ask(transfer.study, transfer.purpose, time_ms=now_ms(), stat=transfer.stat),
-            timeout_seconds=limits.PEER_REPLY_SECONDS,
-        )
+        request = await trio.to_thread.run_sync(self._make_request)
+        await self._stream.write(request, timeout_seconds=limits.PEER_REPLY_SECONDS)
         self._study.start(nursery)
         try:
             await self._receive()
@@ -155,6 +152,18 @@ class _Session:
             await self._study.refuse(WireCode.STORAGE_FULL if disk else WireCode.OTHER)
             raise
 
+    def _make_request(self) -> bytes:
+        """The request, which is in the log on return."""
+        transfer = self._gathering.transfer
+        self._owner._append([self._entry("requested", {"direction": "in"})])
+        return self._end.ask(
+            transfer.study,
+            transfer.purpose,
+            time_ms=now_ms(),
+            stat=transfer.stat,
+            whole=self._gathering.holds_nothing(),
+        )
+
     async def _receive(self) -> None:
         offer = (await self._study.expect(Offered, limits.PEER_REPLY_SECONDS)).offer
         await self._study.expect(ManifestArrived, limits.PEER_REPLY_SECONDS)
@@ -167,6 +176,11 @@ class _Session:
             await self._exchange_receipts()
         finally:
             self._gathering.leave(member)
+
+    @property
+    def _comes_whole(self) -> bool:
+        """Whether all batches come without our `want`."""
+        return self._end.offer is not None and self._end.offer.whole
 
     # --- the batches -------------------------------------------------------------
 
@@ -181,12 +195,14 @@ class _Session:
         finish, jobs = trio.open_memory_channel[_Job](256)
         finished = trio.Event()
         helpers.start_soon(self._finish_batches, jobs, member, finished)
+        if self._comes_whole:
+            self._ours = {index: index for index in range(len(member.manifest.batches))}
         helpers.start_soon(self._ask, member)
         async with finish:
             while True:
                 match await self._study.event(limits.STALL_SECONDS):
                     case BatchArrived() as batch:
-                        job = _Job(batch, self._ours[batch.index])
+                        job = _Job(batch, self._ours[batch.index], len(batch.sealed))
                         helpers.start_soon(self._work, job)
                         await finish.send(job)
                     case Ended():
@@ -216,6 +232,9 @@ class _Session:
     async def _want(self, portion: list[int], member: Member, is_last: bool) -> None:
         theirs = {member.to_theirs(index): index for index in portion}
         self._ours.update(theirs)
+        if self._comes_whole:
+            # It is under way already; what is here nevertheless is discarded.
+            return
         await self._study.send(lambda: self._end.want(theirs, last=is_last))
 
     async def _work(self, job: _Job) -> None:
@@ -226,15 +245,18 @@ class _Session:
                 # A batch that has arrived is kept, also when the connection has just
                 # ended: credit bounds how many wait here.
                 with trio.CancelScope(shield=True):
-                    job.original = await trio.to_thread.run_sync(
-                        self._store_batch, job, limiter=limiter
+                    await trio.to_thread.run_sync(self._store_batch, job, limiter=limiter)
+                    await trio.to_thread.run_sync(
+                        self._gathering.flush, job.index, limiter=self._owner._flushing
                     )
             except (RemoteProtocolError, NodeError) as error:
                 job.failure = error
         job.done.set()
 
-    def _store_batch(self, job: _Job) -> bytes | None:
-        return self._gathering.store(job.index, self._end.open_batch(job.batch))
+    def _store_batch(self, job: _Job) -> None:
+        batch, job.batch = job.batch, None
+        assert batch is not None
+        self._gathering.store(job.index, self._end.open_batch(batch))
 
     async def _finish_batches(
         self, jobs: trio.MemoryReceiveChannel[_Job], member: Member, finished: trio.Event
@@ -244,9 +266,9 @@ class _Session:
                 await job.done.wait()
                 if job.failure is not None:
                     raise job.failure
-                self._gathering.stored(member, job.index, job.original)
+                self._gathering.stored(member, job.index)
                 self._study.watchdog.progress()
-                await self._give_credit(len(job.batch.sealed))
+                await self._give_credit(job.sealed_bytes)
         except (RemoteProtocolError, NodeError, StreamLost) as error:
             # The main line waits for the next event, or for the end of this task.
             self._failure = error
@@ -293,8 +315,9 @@ class _Session:
     async def _finish_exchange(self, receipt: Receipt) -> None:
         await self._study.send(lambda: self._end.sign_receipt(receipt))
         event = await self._study.expect(Countersigned, limits.PEER_REPLY_SECONDS)
-        signed = event.receipt.encode()
-        digest = await trio.to_thread.run_sync(self._owner._add_receipt, signed)
+        await trio.to_thread.run_sync(self._keep_receipt, receipt, event.receipt.encode())
+
+    def _keep_receipt(self, receipt: Receipt, signed: bytes) -> None:
         details: dict[str, str | int | bool] = {
             "manifest": receipt.manifest.hex(),
             "content_root": receipt.content_root.hex(),
@@ -302,12 +325,12 @@ class _Session:
             "bytes": receipt.bytes,
             "batches": receipt.batches,
             "encoded_bytes": receipt.encoded_bytes,
-            "receipt": digest,
+            "receipt": self._owner._add_receipt(signed),
         }
-        await self._log("receipt", details)
+        self._owner._append([self._entry("receipt", details)])
 
-    async def _log(self, kind: str, details: dict[str, str | int | bool]) -> None:
-        event = LogEvent(
+    def _entry(self, kind: str, details: dict[str, str | int | bool]) -> LogEvent:
+        return LogEvent(
             type=kind,
             peer=self._peer.facility_key,
             purpose=self._gathering.transfer.purpose,
@@ -318,4 +341,3 @@ class _Session:
                 **self._gathering.transfer.stat_detail,
             },
         )
-        await trio.to_thread.run_sync(self._owner._append, event)

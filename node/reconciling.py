@@ -10,7 +10,7 @@ listed (`protocol/reconcile_messages.py`).
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import nacl.utils
 import trio
@@ -46,6 +46,9 @@ from protocol.reconcile_messages import (
     make_result,
     sign_result,
 )
+
+if TYPE_CHECKING:
+    from node.app import Node
 
 A = TypeVar("A", bound=Message)
 
@@ -374,3 +377,14 @@ def _take(reader: ListReader, part: Exchanges, ledger: Ledger) -> list[Entry]:
     for entry in found:
         ledger.add_entry(entry)
     return found
+
+
+def reconciling_of(node: "Node", auditing: Callable[[], Auditing]) -> Reconciling:
+    """The comparisons of a node."""
+    return Reconciling(
+        key=lambda: node.keys.node,
+        own_facility=node.card.facility_key,
+        audit=node.audit,
+        index=node.exchanges,
+        auditing=auditing,
+    )

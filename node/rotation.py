@@ -105,7 +105,9 @@ def _stage(home: Home, staged: Staged) -> None:
 def _install(home: Home, staged: Staged) -> None:
     """Put the key and the card in their places; may be done again after a crash."""
     write_durable(home.keys_path / staged.role, encode_key(staged.role, staged.key), mode=0o600)
-    write_durable(home.card_path, staged.card.encoded)
+    # An earlier try may have failed on the disk, and addresses have changed since.
+    if home.read_card().serial < staged.card.serial:
+        write_durable(home.card_path, staged.card.encoded)
     _discard(home)
 
 

@@ -9,7 +9,7 @@ credit, when `node.line` lets it.
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -52,7 +52,7 @@ class Sender:
         peers: who may have what.
         catalog: what there is.
         store: its batches.
-        append: writes one audit entry durably (synchronous).
+        append: writes audit entries durably with one flush (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
         transfers: the register of transfers.
         line: when bulk data may be written, and how fast.
@@ -67,7 +67,7 @@ class Sender:
         peers: Peers,
         catalog: Catalog,
         store: BatchStore,
-        append: Callable[[LogEvent], int],
+        append: Callable[[Sequence[LogEvent]], object],
         add_receipt: Callable[[bytes], str],
         transfers: Transfers,
         line: Line,
@@ -158,7 +158,6 @@ class _Session:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         request = (await self._study.expect(Requested, limits.PEER_REPLY_SECONDS)).request
-        await self._log("requested")
         study = await trio.to_thread.run_sync(self._owner.catalog.study, request.study)
         refusal = decide_fetch(self._owner.peers.store, self._peer, request, study, now_ms=now_ms())
         if refusal is None and self._owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
@@ -175,17 +174,27 @@ class _Session:
         if refusal is not None:
             await self._refuse(refusal)
             return
-        manifest = await trio.to_thread.run_sync(self._owner.catalog.manifest, request.study)
-        self._patient = await trio.to_thread.run_sync(self._owner.catalog.patient, request.study)
+        manifest = await trio.to_thread.run_sync(self._begin, request.study)
         transfer.instances = len(manifest.instances)
         transfer.bytes = manifest.total_original_bytes
         transfer.wire_bytes_total = manifest.total_encoded_bytes
-        await self._log("disclosure-begun", manifest)
         self._disclosing = True
         await self._owner.transfers.enter(transfer, TransferState.SENDING)
         with self._owner.line.sending(self._peer, stat=request.stat) as place:
             await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
+
+    def _begin(self, study: str) -> Manifest:
+        """The manifest, encoded; on return the log says what is going to be done with it."""
+        requested = self._entry("requested")
+        try:
+            manifest = self._owner.catalog.manifest(study)
+        except NodeError:
+            self._owner.append([requested])
+            raise
+        self._patient = self._owner.catalog.patient(study)
+        self._owner.append([requested, self._entry("disclosure-begun", manifest)])
+        return manifest
 
     async def failed(self, error: BaseException | None) -> None:
         """Close the books on a session that did not end well; None means it was revoked."""
@@ -202,7 +211,8 @@ class _Session:
             why = error.message
         if self._disclosing:
             try:
-                await self._log("disclosure-failed", outcome="failed", why=why)
+                entry = self._entry("disclosure-failed", outcome="failed", why=why)
+                await trio.to_thread.run_sync(self._owner.append, [entry])
             except NodeError as failure:
                 # As after a crash, the log has the beginning of this disclosure alone.
                 log.error("a failed disclosure could not be logged: %s", failure.message)
@@ -214,7 +224,9 @@ class _Session:
 
     async def _refuse(self, refusal: Refusal) -> None:
         assert self._transfer is not None
-        await self._log("refused", outcome="refused", why=refusal.reason)
+        refused = self._entry("refused", outcome="refused", why=refusal.reason)
+        entries = [self._entry("requested"), refused]
+        await trio.to_thread.run_sync(self._owner.append, entries)
         await self._owner.transfers.enter(self._transfer, TransferState.REFUSED, refusal.reason)
         await self._study.refuse(refusal.code)
 
@@ -230,6 +242,8 @@ class _Session:
             SEALED_AHEAD
         )
         nursery.start_soon(self._seal_ahead, manifest, ahead)
+        if self._end.asked_all:
+            self._take(Wanted(tuple(sorted(self._end.asked)), True), manifest)
         while True:
             while (event := self._study.event_nowait()) is not None:
                 self._take(event, manifest)
@@ -306,15 +320,18 @@ class _Session:
         ):
             raise RemoteProtocolError("the receipt names other facilities")
         frame, signed = self._end.countersign(receipted)
-        digest = await trio.to_thread.run_sync(self._owner.add_receipt, signed.encode())
-        await self._log("disclosed", manifest)
-        await self._log("receipt", manifest, receipt=digest)
+        await trio.to_thread.run_sync(self._keep_receipt, manifest, signed.encode())
         self._disclosing = False
         await self._stream.write(frame, timeout_seconds=limits.STALL_SECONDS)
         await self._owner.transfers.enter(transfer, TransferState.COMPLETE)
         await self._study.finish()
 
-    async def _log(
+    def _keep_receipt(self, manifest: Manifest, signed: bytes) -> None:
+        digest = self._owner.add_receipt(signed)
+        disclosed = self._entry("disclosed", manifest)
+        self._owner.append([disclosed, self._entry("receipt", manifest, receipt=digest)])
+
+    def _entry(
         self,
         kind: str,
         manifest: Manifest | None = None,
@@ -322,7 +339,7 @@ class _Session:
         outcome: str = "success",
         why: str = "",
         receipt: str = "",
-    ) -> None:
+    ) -> LogEvent:
         request = self._end.request
         assert request is not None
         details: dict[str, str | int | bool] = {
@@ -345,7 +362,7 @@ class _Session:
             details["why"] = why
         if receipt:
             details["receipt"] = receipt
-        event = LogEvent(
+        return LogEvent(
             type=kind,
             actor="node",
             peer=self._peer.facility_key,
@@ -354,4 +371,3 @@ class _Session:
             subjects=subjects_of(request.study, self._patient),
             details=details,
         )
-        await trio.to_thread.run_sync(self._owner.append, event)

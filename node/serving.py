@@ -25,10 +25,10 @@ from node.line import Line
 from node.links import Links, LinkTarget
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
-from node.reconciling import Reconciling
+from node.reconciling import reconciling_of
 from node.reports.forwarding import forwarder_of
 from node.sending import Sender
-from node.settling import Settling
+from node.settling import settling_of
 from node.vouching import introductions
 from node.witness import Witness
 from node.witnessing import Witnessing
@@ -58,29 +58,15 @@ class Serving:
             key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
         )
         self.line = Line(node.settings.bandwidth)
-        self.settling = Settling(
-            key=lambda: node.keys.node,
-            own_facility=node.card.facility_key,
-            pending=node.pending,
-            audit=node.audit,
-            transfers=node.transfers,
-            connected=self._connected_peer,
-        )
-        node.transfers.on_end = self.settling.poke
-        self.reconciling = Reconciling(
-            key=lambda: node.keys.node,
-            own_facility=node.card.facility_key,
-            audit=node.audit,
-            index=node.exchanges,
-            auditing=lambda: self.auditing,
-        )
+        self.settling = settling_of(node, self._connected_peer)
+        self.reconciling = reconciling_of(node, lambda: self.auditing)
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
             peers=node.peers,
             catalog=node.catalog,
             store=node.store,
-            append=node.audit.append,
+            append=node.audit.append_many,
             add_receipt=self.settling.countersigner.take_receipt,
             transfers=node.transfers,
             line=self.line,
@@ -140,7 +126,7 @@ class Serving:
         self._receiver = Receiver(
             key=key,
             facility_key=node.card.facility_key,
-            append=node.audit.append,
+            append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
             exchanging=self.settling.exchanging,
         )
@@ -149,7 +135,7 @@ class Serving:
             shelves=Shelves(
                 catalog=node.catalog,
                 incoming=node.incoming,
-                append=node.audit.append,
+                append=node.audit.append_many,
                 transfers=node.transfers,
                 free_bytes=node.free_bytes,
             ),
@@ -162,6 +148,7 @@ class Serving:
                 is_connected=self.is_connected,
             ),
         )
+        self.announcer.on_heard = self.fetcher.heard
         self.forwarder = forwarder_of(node)
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()

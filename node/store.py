@@ -112,26 +112,23 @@ class BatchStore:
         """Store several encoded batches; their digests, in order."""
         return [self.put(encoded) for encoded in batches]
 
-    def adopt(self, path: Path, digest: bytes) -> None:
-        """Move a file of the same file system in as the batch `digest`, durably.
+    def adopt(self, files: Iterable[tuple[Path, bytes]]) -> None:
+        """Move files of the same file system in, each as the batch of a digest; durable on return.
+
+        Args:
+            files: their content compared with the digest, and flushed, by the caller.
 
         Raises:
-            NodeError: its content has another digest (the file stays), or the disk
-                cannot be written.
+            NodeError: a file is gone, or the disk cannot be written.
         """
+        folders = set()
         try:
-            with path.open("rb") as file:
-                if blake3.blake3(file.read()).digest() != digest:
-                    raise NodeError(
-                        f"the batch {digest.hex()} is damaged on disk",
-                        hint="fetch the study again, and check the disk",
-                        code=ExitCode.INTEGRITY,
-                    )
-                os.fsync(file.fileno())
-            if self._is_whole(digest):
-                path.unlink()
-                return
-            self._publish(path, digest)
+            for path, digest in files:
+                target = self.path(digest)
+                folders |= self._make_folder(target.parent)
+                path.replace(target)
+            for folder in folders:
+                sync_directory(folder)
         except OSError as error:
             raise disk_error("a batch cannot be stored", error) from error
 
@@ -215,8 +212,14 @@ class BatchStore:
 
     def _publish(self, temporary: Path, digest: bytes) -> None:
         path = self.path(digest)
-        if not path.parent.is_dir():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(self._root)
+        folders = self._make_folder(path.parent)
         temporary.rename(path)
-        sync_directory(path.parent)
+        for folder in folders:
+            sync_directory(folder)
+
+    def _make_folder(self, folder: Path) -> set[Path]:
+        """Make the folder of a batch where there is none; which directories are to be flushed."""
+        if folder.is_dir():
+            return {folder}
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return {folder, self._root}

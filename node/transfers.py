@@ -9,7 +9,7 @@ import builtins
 import enum
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -238,6 +238,18 @@ class Transfers:
             "SELECT * FROM transfers ORDER BY started DESC LIMIT ?", (count,)
         )
         return [self.active.get(row["transfer"]) or _from_row(row) for row in rows]
+
+    def forget(self, studies: Sequence[str]) -> None:
+        """Delete the transfers of these studies that are over, and overwrite them.
+
+        The audit log names transfers: this list would tell which entries are about a study
+        when nothing beside the log does any more.
+        """
+        with self._database.overwriting() as connection:
+            connection.executemany(
+                "DELETE FROM transfers WHERE study = ? AND ended IS NOT NULL",
+                [(study,) for study in studies],
+            )
 
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:

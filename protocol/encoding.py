@@ -144,18 +144,40 @@ def decode_untrusted(
         RemoteProtocolError: not an encoded batch, a size over the limit, or a payload
             that does not decode to exactly the declared size.
     """
-    return bytes(decode_in_place_untrusted(encoded, None, max_original_bytes))
+    return b"".join(decode_pieces_untrusted(encoded, None, max_original_bytes))
 
 
 def decode_in_place_untrusted(
     encoded: bytes | bytearray | memoryview,
-    workspace: "Workspace | None",
+    workspace: "Workspace",
     max_original_bytes: int = limits.BATCH_BYTES,
 ) -> memoryview:
     """As `decode_untrusted`, for many batches one after another.
 
     Returns:
         The original bytes, good until the workspace is used again.
+    """
+    pieces = decode_pieces_untrusted(encoded, workspace, max_original_bytes)
+    if len(pieces) == 1:
+        return pieces[0]
+    whole = workspace.output(sum(map(len, pieces)))
+    position = 0
+    for piece in pieces:
+        whole[position : position + len(piece)] = piece
+        position += len(piece)
+    return whole
+
+
+def decode_pieces_untrusted(
+    encoded: bytes | bytearray | memoryview,
+    workspace: "Workspace | None",
+    max_original_bytes: int = limits.BATCH_BYTES,
+) -> list[memoryview]:
+    """As `decode_untrusted`, without putting headers and pixels together again.
+
+    Returns:
+        The original bytes, cut somewhere, in order; good until the workspace is used
+        again.
     """
     encoding, size = _read_header(encoded)
     if size > max_original_bytes:
@@ -173,7 +195,7 @@ def decode_in_place_untrusted(
         payload = memoryview(decompress_untrusted(payload, size))
     if len(payload) != size:
         raise RemoteProtocolError("a batch is not of its declared size")
-    return payload
+    return [payload]
 
 
 def compress(data: bytes | bytearray | memoryview, level: int) -> bytes:

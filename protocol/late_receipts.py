@@ -93,9 +93,21 @@ def check_late_untrusted(receipt: Receipt, said: Sequence[Entry]) -> Entry:
     ]
     if not same:
         raise DigestMismatch("a receipt for something else than was sent in that transfer")
-    ended = [entry for entry in said if entry.type in ("disclosed", "disclosure-failed")]
+    ended = [
+        entry
+        for entry in said
+        if entry.type in ("disclosed", "disclosure-failed") and not entry.details.get("late")
+    ]
     sent = sum(int(entry.details.get("batches", 0)) for entry in ended)
     # What was sent in a session that a crash ended is known to nobody.
     if len(ended) >= len(begun) and receipt.batches > sent:
         raise RemoteProtocolError("a receipt for more batches than were sent")
     return same[-1]
+
+
+def is_confirmed(said: Sequence[Entry], receipt: Receipt) -> bool:
+    """Whether the source's log says already that the recipient has this content."""
+    return any(
+        entry.type == "disclosed" and entry.details.get("manifest") == receipt.manifest.hex()
+        for entry in said
+    )

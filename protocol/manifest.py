@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import blake3
 
 from protocol import limits, wire
-from protocol.encoding import Encoding
+from protocol.encoding import Encoding, encode
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
 from protocol.fields import is_uid
 
@@ -39,9 +39,8 @@ class SeriesEntry:
     modality: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceEntry:
-    """One instance and its place.
+class InstanceEntry(NamedTuple):
+    """One instance and its place, in the order of a manifest's columns.
 
     The first byte stands at `offset` in the original bytes of batch `first_batch`;
     what does not fit there goes on at the start of the batches that follow.
@@ -94,6 +93,20 @@ class Place(NamedTuple):
     length: int
 
 
+class WireForm(NamedTuple):
+    """A manifest as it is offered and sent (docs/protocol.md section 4.8).
+
+    Attributes:
+        digest: BLAKE3 of the encoded manifest, 32 bytes.
+        size: its bytes.
+        pieces: it, cut, and each piece encoded as a batch; not sealed yet.
+    """
+
+    digest: bytes
+    size: int
+    pieces: tuple[bytes, ...]
+
+
 def content_root(study_instance_uid: str, instances: Iterable[tuple[str, int, bytes]]) -> bytes:
     """The content root of (SOP Instance UID, size, digest) in any order; 32 bytes."""
     rows = [[uid, size, digest] for uid, size, digest in sorted(instances)]
@@ -116,23 +129,7 @@ class Manifest:
                 "v": 1,
                 "study": self.study_instance_uid,
                 "series": [[one.series_instance_uid, one.modality] for one in self.series],
-                "instances": [
-                    [
-                        one.series_index,
-                        one.sop_instance_uid,
-                        one.sop_class_uid,
-                        one.transfer_syntax_uid,
-                        one.size,
-                        one.digest,
-                        one.first_batch,
-                        one.offset,
-                        one.number,
-                        one.rows,
-                        one.columns,
-                        one.frames,
-                    ]
-                    for one in self.instances
-                ],
+                "instances": [list(one) for one in self.instances],
                 "batches": [
                     [one.digest, one.encoded_size, one.original_size, int(one.encoding)]
                     for one in self.batches
@@ -156,7 +153,7 @@ class Manifest:
         manifest = cls(
             study,
             tuple(_series(row) for row in _rows(value, "series", 2)),
-            tuple(_instance(row) for row in _rows(value, "instances", 12)),
+            _instances(_rows(value, "instances", 12)),
             tuple(_batch(row) for row in _rows(value, "batches", 4)),
         )
         manifest.check_untrusted()
@@ -246,10 +243,21 @@ class Manifest:
         """What stands in one batch, by ascending offset."""
         return self._places[batch]
 
-    @functools.cached_property
+    @property
     def digest(self) -> bytes:
         """BLAKE3 of the encoded manifest, 32 bytes."""
-        return blake3.blake3(self.encode()).digest()
+        return self.wire_form.digest
+
+    @functools.cached_property
+    def wire_form(self) -> WireForm:
+        """What is the same for every recipient; made once and kept."""
+        encoded = self.encode()
+        starts = range(0, len(encoded), limits.BATCH_BYTES)
+        return WireForm(
+            blake3.blake3(encoded).digest(),
+            len(encoded),
+            tuple(encode(encoded[start : start + limits.BATCH_BYTES]) for start in starts),
+        )
 
     @functools.cached_property
     def content_root(self) -> bytes:
@@ -290,21 +298,27 @@ def _series(row: list[Any]) -> SeriesEntry:
     return SeriesEntry(_uid(row[0], "series"), modality)
 
 
-def _instance(row: list[Any]) -> InstanceEntry:
-    return InstanceEntry(
-        series_index=_number(row[0], 0, limits.MANIFEST_INSTANCES),
-        sop_instance_uid=_uid(row[1], "SOP instance"),
-        sop_class_uid=_uid(row[2], "SOP class"),
-        transfer_syntax_uid=_uid(row[3], "transfer syntax"),
-        size=_number(row[4], 1, 2**53 - 1),
-        digest=_digest(row[5]),
-        first_batch=_number(row[6], 0, _LARGEST_COUNT),
-        offset=_number(row[7], 0, limits.BATCH_BYTES),
-        number=_number(row[8], -(2**31), _LARGEST_COUNT),
-        rows=_number(row[9], 0, _LARGEST_COUNT),
-        columns=_number(row[10], 0, _LARGEST_COUNT),
-        frames=_number(row[11], 0, _LARGEST_COUNT),
-    )
+def _instances(rows: list[list[Any]]) -> tuple[InstanceEntry, ...]:
+    """Check column by column, which for thousands of rows is many times as fast."""
+    if not rows:
+        return ()
+    series, sop, sop_class, syntax, size, digest, batch, offset, *counts = zip(*rows, strict=True)
+    _numbers(series, 0, limits.MANIFEST_INSTANCES)
+    for what, uids in (
+        ("SOP instance", sop),
+        ("SOP class", sop_class),
+        ("transfer syntax", syntax),
+    ):
+        if set(map(type, uids)) != {str} or not all(map(is_uid, set(uids))):
+            raise RemoteProtocolError(f"a {what} UID in the manifest is malformed")
+    _numbers(size, 1, 2**53 - 1)
+    if set(map(type, digest)) != {bytes} or set(map(len, digest)) != {_DIGEST_BYTES}:
+        raise RemoteProtocolError("a digest in the manifest is malformed")
+    _numbers(batch, 0, _LARGEST_COUNT)
+    _numbers(offset, 0, limits.BATCH_BYTES)
+    for number, least in zip(counts, (-(2**31), 0, 0, 0), strict=True):
+        _numbers(number, least, _LARGEST_COUNT)
+    return tuple(map(InstanceEntry._make, rows))
 
 
 def _batch(row: list[Any]) -> BatchEntry:
@@ -330,6 +344,11 @@ def _digest(value: Any) -> bytes:
     if not isinstance(value, bytes) or len(value) != _DIGEST_BYTES:
         raise RemoteProtocolError("a digest in the manifest is malformed")
     return value
+
+
+def _numbers(values: tuple[Any, ...], least: int, most: int) -> None:
+    if set(map(type, values)) != {int} or min(values) < least or max(values) > most:
+        raise RemoteProtocolError("a number in the manifest is out of range")
 
 
 def _number(value: Any, least: int, most: int) -> int:

@@ -116,7 +116,8 @@ class Request(Message):
     """Ask for a study; always `Signed` by the recipient's node key.
 
     `time` is milliseconds since the epoch, UTC. `stat`: it is urgent, and goes
-    before the routine transfers of the source.
+    before the routine transfers of the source. `whole`: nothing of the study is
+    held, so that all batches may follow the manifest unasked.
     """
 
     TYPE: ClassVar[str] = "request"
@@ -127,6 +128,7 @@ class Request(Message):
     ephemeral: bytes = octets(32)
     time: int = number()
     stat: bool = flag(default=False)
+    whole: bool = flag(default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,8 @@ class Offer(Message):
 
     `request` is the BLAKE3 digest of the signed request's body, so the offer is
     for one recipient, transfer and purpose. `manifest` is the BLAKE3 digest of
-    the encoded manifest, `manifest_bytes` its size; it follows in sealed pieces.
+    the encoded manifest, `manifest_bytes` its size; it follows in sealed pieces,
+    and when `whole` all batches after it, as if they had been wanted.
     """
 
     TYPE: ClassVar[str] = "offer"
@@ -155,6 +158,7 @@ class Offer(Message):
     manifest_bytes: int = number(limits.MANIFEST_BYTES, least=1)
     content_root: bytes = octets(32)
     time: int = number()
+    whole: bool = flag(default=False)
 
 
 @dataclass(frozen=True, kw_only=True)

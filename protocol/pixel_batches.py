@@ -45,7 +45,9 @@ def encode_pixels(
     residuals = []
     for group in pixels.blocks_of(runs):
         shape = Block(group, Predictor.NONE).shape
-        block, scratch = workspace.block_and_scratch(shape)
+        count = shape[0] * shape[1] * shape[2]
+        block = workspace.samples(count).reshape(shape)
+        scratch = workspace.scratch(count).reshape(shape)
         pixels.gather(original, group, block)
         predictor = choose_predictor(block)
         if predictor is not None:
@@ -112,14 +114,16 @@ def choose_predictor(block: pixels.Pixels) -> Predictor | None:
 # --- decoding -----------------------------------------------------------------------
 
 
-def decode_pixels_untrusted(payload: memoryview, size: int, workspace: Workspace) -> memoryview:
-    """The original bytes of a pixel-aware batch.
+def decode_pixels_untrusted(
+    payload: memoryview, size: int, workspace: Workspace
+) -> list[memoryview]:
+    """The original bytes of a pixel-aware batch, in pieces.
 
     Args:
         payload: what follows the header of the batch.
         size: its declared size, checked against the limit; memory taken is bounded
             by a small multiple of it.
-        workspace: where it is decoded; what is returned lies there.
+        workspace: where it is decoded; some of the pieces lie there.
 
     Raises:
         RemoteProtocolError: the payload does not decode to exactly `size` bytes.
@@ -128,28 +132,28 @@ def decode_pixels_untrusted(payload: memoryview, size: int, workspace: Workspace
     rest_frame, payload = _part_untrusted(payload)
     low_frame, high_frame = _part_untrusted(payload)
     blocks = _blocks_untrusted(table, size)
-    pixel_bytes = sum(run.size for block in blocks for run in block.runs)
-    rest = memoryview(decompress_untrusted(rest_frame, size - pixel_bytes))
-    low = memoryview(decompress_untrusted(low_frame, pixel_bytes // 2))
-    high = memoryview(decompress_untrusted(high_frame, pixel_bytes // 2))
-    original = workspace.output(size)
-    position = taken = samples = 0
+    count = sum(run.size for block in blocks for run in block.runs) // 2
+    rest = memoryview(decompress_untrusted(rest_frame, size - 2 * count))
+    low = memoryview(decompress_untrusted(low_frame, count))
+    high = memoryview(decompress_untrusted(high_frame, count))
+    samples = workspace.samples(count)
+    scratch = workspace.scratch(min(count, pixels.SCRATCH_SAMPLES))
+    pixels.join_bytes(low, high, samples, scratch)
+    pieces = []
+    position = 0
     for block in blocks:
-        restored, scratch = workspace.block_and_scratch(block.shape)
-        end = samples + restored.size
-        pixels.join_bytes(low[samples:end], high[samples:end], restored)
-        samples = end
-        pixels.restore(restored, scratch, block.predictor)
-        planes = restored.data.cast("B")
+        planes, rows, columns = block.shape
+        restored = samples[: planes * rows * columns]
+        samples = samples[restored.size :]
+        pixels.restore(restored.reshape(block.shape), scratch, block.predictor)
+        content = restored.data.cast("B")
         for run in block.runs:
             gap = run.offset - position
-            original[position : run.offset] = rest[taken : taken + gap]
+            pieces += [rest[:gap], content[: run.size]]
+            rest, content = rest[gap:], content[run.size :]
             position = run.offset + run.size
-            original[run.offset : position] = planes[: run.size]
-            planes = planes[run.size :]
-            taken += gap
-    original[position:] = rest[taken:]
-    return original
+    pieces.append(rest)
+    return [piece for piece in pieces if piece]
 
 
 def _part_untrusted(payload: memoryview) -> tuple[memoryview, memoryview]:

@@ -21,9 +21,21 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint16]
 """Little-endian samples of shape (planes, rows, columns)."""
 
+Lines = npt.NDArray[np.uint16]
+"""The same in two dimensions: (lines, count)."""
+
+Line = npt.NDArray[np.uint16]
+"""The same in one dimension."""
+
 SAMPLE = np.dtype("<u2")
 _SIGNED = np.dtype("<i2")
+_WORD = np.dtype("<u8")
 _BAND_ROWS = 16
+SCRATCH_SAMPLES = 256 * 1024
+"""What is worked on at a time, so that it stays in a core's cache from step to step."""
+_FEW_SUMS = 64
+_TO_EACH_SAMPLE = 0x0001_0001_0001_0001
+"""Times a sample is a word of four such samples."""
 
 
 class Predictor(enum.IntEnum):
@@ -87,19 +99,24 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self._arrays: list[Pixels] = [np.empty(0, SAMPLE), np.empty(0, SAMPLE)]
+        self._samples: Line = np.empty(0, SAMPLE)
+        self._scratch: Line = np.empty(0, SAMPLE)
         self._output = bytearray()
 
-    def block_and_scratch(self, shape: tuple[int, int, int]) -> tuple[Pixels, Pixels]:
-        """Two arrays of `shape`, good until the next call."""
-        count = shape[0] * shape[1] * shape[2]
-        if count > self._arrays[0].size:
-            self._arrays = [np.empty(count, SAMPLE), np.empty(count, SAMPLE)]
-        block, scratch = (array[:count].reshape(shape) for array in self._arrays)
-        return block, scratch
+    def samples(self, count: int) -> "Line":
+        """So many samples, good until the next call."""
+        if count > self._samples.size:
+            self._samples = np.empty(count, SAMPLE)
+        return self._samples[:count]
+
+    def scratch(self, count: int) -> "Line":
+        """So many others, good until the next call."""
+        if count > self._scratch.size:
+            self._scratch = np.empty(count, SAMPLE)
+        return self._scratch[:count]
 
     def output(self, size: int) -> memoryview:
-        """`size` bytes to decode into, good until the next call."""
+        """`size` bytes to put pieces together in, good until the next call."""
         if size > len(self._output):
             self._output = bytearray(size)
         return memoryview(self._output)[:size]
@@ -141,26 +158,57 @@ def _subtract_above(block: Pixels, scratch: Pixels) -> None:
     block[:, 1:] = scratch[:, 1:]
 
 
-def restore(block: Pixels, scratch: Pixels, predictor: Predictor) -> None:
-    """Undo `predict`, in place; `scratch` has the same shape."""
-    np.bitwise_and(block, 1, out=scratch)
-    np.negative(scratch, out=scratch)
-    np.right_shift(block, 1, out=block)
-    np.bitwise_xor(block, scratch, out=block)
+def restore(block: Pixels, scratch: Line, predictor: Predictor) -> None:
+    """Replace residuals, their zigzag undone, by pixels, in place.
+
+    Args:
+        block: contiguous.
+        scratch: of any size.
+        predictor: what the residuals were made with.
+    """
     if predictor is Predictor.PREVIOUS:
-        _sum_rows(block[:1])
+        _sum_rows(block[:1], scratch)
         _sum_columns(block[:1])
         for plane in range(1, len(block)):
             np.add(block[plane], block[plane - 1], out=block[plane])
     if predictor in (Predictor.UP, Predictor.GRADIENT):
         _sum_columns(block)
     if predictor in (Predictor.LEFT, Predictor.GRADIENT):
-        _sum_rows(block)
+        _sum_rows(block, scratch)
 
 
-def _sum_rows(block: Pixels) -> None:
+def _sum_rows(block: Pixels, scratch: Line) -> None:
     """Running sums along each row."""
-    np.add.accumulate(block, axis=2, dtype=SAMPLE, out=block)
+    columns = block.shape[2]
+    lines = block.reshape(-1, columns)
+    together = max(1, scratch.size // columns)
+    for first in range(0, len(lines), together):
+        some = lines[first : first + together]
+        _sum_lines(some, scratch)
+
+
+def _sum_lines(lines: Lines, scratch: Line) -> None:
+    """Running sums along each line, in place; contiguous, of shape (lines, count).
+
+    numpy's own has to have one sum before it begins the next. Here the four samples
+    of a word are summed by shifting it, which is done to many words at once; then
+    each word gets the sum of all words before it, a line of a quarter of the length.
+    """
+    count = lines.shape[1]
+    if count % 4 or count < _FEW_SUMS or lines.size > scratch.size:
+        np.add.accumulate(lines, axis=1, dtype=SAMPLE, out=lines)
+        return
+    shifted = scratch[: lines.size].reshape(lines.shape)
+    words, others = lines.view(_WORD), shifted.view(_WORD)
+    for bits in (16, 32):
+        np.left_shift(words, bits, out=others)
+        np.add(lines, shifted, out=lines)
+    before = np.zeros((len(lines), -(-count // 16) * 4), SAMPLE)
+    before[:, 1 : count // 4] = lines[:, 3:-1:4]
+    _sum_lines(before, np.empty(before.size, SAMPLE))
+    others[:] = before[:, : count // 4]
+    np.multiply(others, _TO_EACH_SAMPLE, out=others)
+    np.add(lines, shifted, out=lines)
 
 
 def _sum_columns(block: Pixels) -> None:
@@ -193,9 +241,20 @@ def split_bytes(block: Pixels) -> tuple[bytes, bytes]:
     return pairs[0::2].tobytes(), pairs[1::2].tobytes()
 
 
-def join_bytes(low: memoryview, high: memoryview, block: Pixels) -> None:
-    """Fill a block from the low and the high bytes of its samples."""
-    flat = block.reshape(-1)
-    flat[:] = np.frombuffer(high, np.uint8)
-    np.left_shift(flat, 8, out=flat)
-    np.bitwise_or(flat, np.frombuffer(low, np.uint8), out=flat)
+def join_bytes(low: memoryview, high: memoryview, samples: Line, scratch: Line) -> None:
+    """Fill `samples` from their low and high bytes, and undo the zigzag.
+
+    `scratch` has any size but 0; so many samples are made at a time.
+    """
+    lows, highs = np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)
+    for first in range(0, samples.size, scratch.size):
+        some = samples[first : first + scratch.size]
+        other = scratch[: some.size]
+        some[:] = highs[first : first + some.size]
+        other[:] = lows[first : first + some.size]
+        np.left_shift(some, 8, out=some)
+        np.bitwise_or(some, other, out=some)
+        np.bitwise_and(other, 1, out=other)
+        np.negative(other, out=other)
+        np.right_shift(some, 1, out=some)
+        np.bitwise_xor(some, other, out=some)

@@ -30,7 +30,7 @@ from protocol.messages import (
     Want,
 )
 from protocol.receipt import Receipt, SignedReceipt, check_signature, sign_receipt
-from protocol.states import DataReceived, Role, State
+from protocol.states import DataReceived, Role
 from protocol.transfer import (
     BatchArrived,
     Countersigned,
@@ -78,12 +78,25 @@ class RecipientTransfer(TransferEnd):
         self._pieces: list[memoryview] = []
         self._pieces_bytes = 0
         self._still_wanted: deque[int] = deque()
+        self._arrived = 0
+        self._has_ended = False
         self._stored_bytes = 0
         self._receipt_body = b""
         self._receipt_signature = b""
 
-    def ask(self, study: str, purpose: str, *, time_ms: int, stat: bool = False) -> bytes:
-        """The signed request for one study (Study Instance UID); `stat` when it is urgent."""
+    def ask(
+        self, study: str, purpose: str, *, time_ms: int, stat: bool = False, whole: bool = False
+    ) -> bytes:
+        """The signed request for one study.
+
+        Args:
+            study: Study Instance UID.
+            purpose: why it is asked for.
+            time_ms: now, milliseconds since the epoch, UTC.
+            stat: whether it is urgent.
+            whole: whether all batches may come without `want`, since none is held. The
+                offer tells whether they do.
+        """
         self.request = Request(
             transfer=self._transfer,
             source=self._peer,
@@ -92,6 +105,7 @@ class RecipientTransfer(TransferEnd):
             ephemeral=self._ephemeral.public,
             time=time_ms,
             stat=stat,
+            whole=whole,
         )
         self._request_digest = blake3.blake3(messages.encode(self.request)).digest()
         return self.connection.send(self.request)
@@ -105,7 +119,7 @@ class RecipientTransfer(TransferEnd):
         events: list[Event] = []
         for event in self.connection.receive_untrusted(data):
             if isinstance(event, DataReceived):
-                if self.state is State.OFFERED:
+                if event.is_piece:
                     events += self._piece_untrusted(event)
                 else:
                     events.append(self._batch_untrusted(event))
@@ -117,6 +131,8 @@ class RecipientTransfer(TransferEnd):
                 case End():
                     if self._still_wanted or not self.asked_all:
                         raise RemoteProtocolError("the source ended before all wanted batches")
+                    self._has_ended = True
+                    self._check_whole_untrusted()
                     events.append(Ended())
                 case Countersignature() as message:
                     check_signature(self._receipt_body, message.signature, self._peer)
@@ -156,7 +172,10 @@ class RecipientTransfer(TransferEnd):
             raise RemoteProtocolError("the manifest is of another study")
         if manifest.content_root != offer.content_root:
             raise DigestMismatch("the manifest does not have the offered content root")
+        if offer.whole:
+            self.asked = set(range(len(manifest.batches)))
         self.manifest = manifest
+        self._check_whole_untrusted()
         return manifest
 
     def want(self, batches: Iterable[int], *, last: bool) -> bytes:
@@ -217,6 +236,10 @@ class RecipientTransfer(TransferEnd):
             or offer.request != self._request_digest
         ):
             raise RemoteProtocolError("the offer answers another request")
+        if offer.whole:
+            if not request.whole:
+                raise RemoteProtocolError("the whole study is offered and was not asked for")
+            self.asked_all = True
         self.offer = offer
         self._agree(request, offer, offer.ephemeral)
 
@@ -231,11 +254,31 @@ class RecipientTransfer(TransferEnd):
         return [ManifestArrived()] if len(self._pieces) == expected else []
 
     def _batch_untrusted(self, event: DataReceived) -> BatchArrived:
+        assert self.offer is not None
+        if self.offer.whole:
+            if event.index != self._arrived:
+                raise RemoteProtocolError("a batch out of order", WireCode.UNEXPECTED)
+            self._arrived += 1
+            self._check_whole_untrusted()
+            return BatchArrived(event.index, event.sealed)
         if not self._still_wanted or self._still_wanted.popleft() != event.index:
             raise RemoteProtocolError(
                 "a batch that was not wanted, or out of order", WireCode.UNEXPECTED
             )
         return BatchArrived(event.index, event.sealed)
+
+    def _check_whole_untrusted(self) -> None:
+        """Compare how many batches came of a study that is offered whole, as far as is known.
+
+        What comes and the manifest are read by two threads. Each notes its part before
+        it looks at the other's, so that one of them sees both.
+        """
+        offer, manifest = self.offer, self.manifest
+        if offer is None or not offer.whole or manifest is None:
+            return
+        count = len(manifest.batches)
+        if self._arrived > count or (self._has_ended and self._arrived < count):
+            raise RemoteProtocolError("not as many batches came as the manifest has")
 
 
 def _open(sealer: seal.Sealer, kind: int, index: int, sealed: memoryview) -> bytes:

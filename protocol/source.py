@@ -10,7 +10,6 @@ import nacl.utils
 
 from keys import seal
 from keys.identity import KeyPair
-from protocol import encoding, limits
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
 from protocol.manifest import Manifest
 from protocol.messages import (
@@ -88,6 +87,9 @@ class SourceTransfer(TransferEnd):
     def offer_manifest(self, manifest: Manifest, *, time_ms: int) -> Iterator[bytes]:
         """The offer, then the sealed manifest, frame by frame.
 
+        Where the recipient asked for the whole study, it is offered so: after this, all
+        batches count as wanted.
+
         Args:
             manifest: of the study that was asked for.
             time_ms: now, milliseconds since the epoch, UTC.
@@ -95,27 +97,29 @@ class SourceTransfer(TransferEnd):
         request = self.request
         if request is None:
             raise LocalProtocolError("nothing has been requested")
-        encoded = manifest.encode()
+        wire_form = manifest.wire_form
         self.manifest = manifest
         self.offer = Offer(
             transfer=request.transfer,
             recipient=self._peer,
             request=self._request_digest,
             ephemeral=self._ephemeral.public,
-            manifest=blake3.blake3(encoded).digest(),
-            manifest_bytes=len(encoded),
+            manifest=wire_form.digest,
+            manifest_bytes=wire_form.size,
             content_root=manifest.content_root,
             time=time_ms,
+            whole=request.whole,
         )
+        if request.whole:
+            self.asked = set(range(len(manifest.batches)))
+            self.asked_all = True
         self._agree(request, self.offer, request.ephemeral)
         sealer = self._require_sealer()
         yield self.connection.send(self.offer)
-        starts = range(0, len(encoded), limits.BATCH_BYTES)
-        for index, start in enumerate(starts):
-            piece = encoding.encode(encoded[start : start + limits.BATCH_BYTES])
+        for index, piece in enumerate(wire_form.pieces):
             sealed = sealer.seal(seal.KIND_MANIFEST, index, piece)
             # Before the last piece goes out: the answer may be here before the caller is back.
-            self._manifest_sent = index == len(starts) - 1
+            self._manifest_sent = index == len(wire_form.pieces) - 1
             yield self.connection.data_header(index, len(sealed)) + sealed
 
     def seal_batch(self, index: int, encoded: bytes) -> bytes:

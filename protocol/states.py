@@ -9,6 +9,8 @@ portion, are checked in `protocol.source` and `protocol.recipient`.
     IDLE        recipient: request        -> REQUESTED
     REQUESTED   source: offer             -> OFFERED
     OFFERED     source: data (manifest)   -> OFFERED
+                source: the last of it,
+                  when offered whole      -> SENDING
                 recipient: want           -> SENDING
     SENDING     source: data (batches)    -> SENDING
                 recipient: want (more)    -> SENDING
@@ -62,10 +64,14 @@ FINAL = frozenset({State.DONE, State.REFUSED, State.FAILED})
 DATA = "data"
 """Stands for a data frame in the table."""
 
+LAST_PIECE = "last piece"
+"""Stands for the data frame that ends the manifest of a study that is offered whole."""
+
 TRANSITIONS: dict[tuple[State, Role, str], State] = {
     (State.IDLE, Role.RECIPIENT, messages.Request.TYPE): State.REQUESTED,
     (State.REQUESTED, Role.SOURCE, messages.Offer.TYPE): State.OFFERED,
     (State.OFFERED, Role.SOURCE, DATA): State.OFFERED,
+    (State.OFFERED, Role.SOURCE, LAST_PIECE): State.SENDING,
     (State.OFFERED, Role.RECIPIENT, messages.Want.TYPE): State.SENDING,
     (State.SENDING, Role.SOURCE, DATA): State.SENDING,
     (State.SENDING, Role.RECIPIENT, messages.Want.TYPE): State.SENDING,
@@ -92,10 +98,11 @@ class MessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class DataReceived:
-    """A sealed piece of the manifest (while OFFERED) or a sealed batch (while SENDING)."""
+    """A sealed piece of the manifest, or a sealed batch."""
 
     index: int
     sealed: memoryview
+    is_piece: bool
 
 
 Event = MessageReceived | DataReceived
@@ -118,6 +125,7 @@ class StudyConnection:
         self._reader = FrameReader()
         self._sent_bytes = 0
         self._credited_bytes = 0
+        self._pieces_left: int | None = None
 
     @property
     def uncredited_bytes(self) -> int:
@@ -137,6 +145,7 @@ class StudyConnection:
             LocalProtocolError: the table does not allow it now.
         """
         self._advance_local(message.TYPE)
+        self._offered(message)
         if isinstance(message, messages.Credit):
             self._credited_bytes = message.bytes
         if type(message) in messages.MUST_BE_SIGNED:
@@ -154,7 +163,7 @@ class StudyConnection:
             if not self.may_send_batch(sealed_bytes):
                 raise LocalProtocolError("a batch would exceed the recipient's credit")
             self._sent_bytes += sealed_bytes
-        self._advance_local(DATA)
+        self._advance_local(self._data_kind())
         return frame_header(FrameKind.DATA, 4 + sealed_bytes) + index.to_bytes(4, "big")
 
     def _advance_local(self, kind: str) -> None:
@@ -203,12 +212,14 @@ class StudyConnection:
     def _data_untrusted(self, payload: bytearray) -> DataReceived:
         if len(payload) < 4:
             raise RemoteProtocolError("data frame without an index")
-        self._advance_remote(DATA)
-        if self.state is State.SENDING:
+        is_piece = self.state is State.OFFERED
+        self._advance_remote(self._data_kind())
+        if not is_piece:
             self._sent_bytes += len(payload) - 4
             if self.uncredited_bytes > limits.CREDIT_BYTES:
                 raise RemoteProtocolError("the source exceeded our credit", WireCode.TOO_LARGE)
-        return DataReceived(int.from_bytes(payload[:4], "big"), memoryview(payload)[4:])
+        index = int.from_bytes(payload[:4], "big")
+        return DataReceived(index, memoryview(payload)[4:], is_piece)
 
     def _message_untrusted(self, payload: bytearray) -> MessageReceived:
         message = messages.decode_untrusted(payload)
@@ -222,6 +233,7 @@ class StudyConnection:
         elif type(message) in messages.MUST_BE_SIGNED:
             raise RemoteProtocolError(f"an unsigned {message.TYPE}", WireCode.BAD_SIGNATURE)
         self._advance_remote(message.TYPE)
+        self._offered(message)
         if isinstance(message, messages.Credit):
             if not self._credited_bytes <= message.bytes <= self._sent_bytes:
                 raise RemoteProtocolError("credit for bytes that were never sent")
@@ -238,6 +250,17 @@ class StudyConnection:
         self._enter(following)
 
     # --- both --------------------------------------------------------------
+
+    def _offered(self, message: Message) -> None:
+        if isinstance(message, messages.Offer) and message.whole:
+            self._pieces_left = -(-message.manifest_bytes // limits.BATCH_BYTES)
+
+    def _data_kind(self) -> str:
+        """What a data frame now counts as; to be asked once for each."""
+        if self.state is not State.OFFERED or self._pieces_left is None:
+            return DATA
+        self._pieces_left -= 1
+        return DATA if self._pieces_left else LAST_PIECE
 
     def _following(self, sender: Role, kind: str) -> State | None:
         if kind == messages.Refusal.TYPE:

@@ -104,9 +104,10 @@ class Pair:
             events += self.recipient.receive_untrusted(data[start : start + (step or len(data))])
         return events
 
-    def request(self, step: int = 0) -> None:
+    def request(self, step: int = 0, *, whole: bool = False) -> None:
         """Bring both ends to REQUESTED."""
-        [event] = self.to_source(self.recipient.ask(STUDY, "treatment", time_ms=NOW), step)
+        asked = self.recipient.ask(STUDY, "treatment", time_ms=NOW, whole=whole)
+        [event] = self.to_source(asked, step)
         assert isinstance(event, Requested)
 
     def offer(self, study: SmallStudy, step: int = 0) -> None:

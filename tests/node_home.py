@@ -1,6 +1,6 @@
 """The parts of a node that keep images, in a directory of a test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,10 @@ class ImageHome:
     def audit(self, event: Event) -> int:
         self.events.append(event)
         return len(self.events)
+
+    def audit_many(self, events: Sequence[Event]) -> None:
+        """As `AuditLog.append_many`."""
+        self.events += events
 
     def close(self) -> None:
         self.database.close()

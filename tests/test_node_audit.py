@@ -111,9 +111,9 @@ def test_openings_stay_beside_the_log(directory):
     secret = Event(type="ingest", subjects=(("study", "1.2.99"), ("patient", "DOE^JANE")))
     log.append(secret)
     ((_, study), (_, patient)) = entries_of(log)[1].subjects
-    assert log.evidence.opening_of(study).value == "1.2.99"
-    assert log.evidence.opening_of(patient).value == "DOE^JANE"
-    assert log.evidence.opening_of("00" * 32) is None
+    assert log.opening_of(study).value == "1.2.99"
+    assert log.opening_of(patient).value == "DOE^JANE"
+    assert log.opening_of("00" * 32) is None
     log.append(secret)
     assert entries_of(log)[2].subjects[0][1] != study
     log.close()

@@ -120,7 +120,7 @@ def test_openings_of_entries_that_were_not_written_are_dropped(crashed):
     os.truncate(directory / "log", (directory / "log").stat().st_size - last)
     (directory / "checkpoint").write_bytes(lagging)
     log = reopen(directory)
-    assert log.evidence.opening_of(lost) is None
+    assert log.opening_of(lost) is None
     log.append(Event(type="start"))
     assert verified(log).sound is True
     log.close()

@@ -20,6 +20,10 @@ OTHER = "1.2.826.0.1.3680043.8.498.88888888888"
 PATIENT = "PID-55555^^^NORTH"
 
 
+def _forget(_: object) -> None:
+    pass
+
+
 class PowerCut(Exception):
     """The process ends here."""
 
@@ -46,7 +50,7 @@ def _opened(log: AuditLog) -> list[str]:
 def test_a_study_is_erased_with_whose_it_was_and_nothing_else(tmp_path: Path) -> None:
     log = _log(tmp_path)
     before = list(log.entries())
-    erasure, index, salt = erase(log, "study", STUDY)
+    erasure, index, salt = erase(log, "study", STUDY, _forget)
     assert (erasure.openings, erasure.entries) == (5, 3)
     assert _opened(log) == ["1.2.3.0", "P0", "1.2.3.1", "P1", "1.2.3.2", "P2", OTHER, OTHER, "Q9"]
     assert list(log.entries(0, len(before))) == before
@@ -59,7 +63,7 @@ def test_a_study_is_erased_with_whose_it_was_and_nothing_else(tmp_path: Path) ->
 
 def test_a_patient_is_erased_with_all_studies(tmp_path: Path) -> None:
     log = _log(tmp_path)
-    erasure, _, _ = erase(log, "patient", "PID-55555")
+    erasure, _, _ = erase(log, "patient", "PID-55555", _forget)
     assert erasure.openings == 5
     assert STUDY not in _opened(log)
     assert PATIENT not in _opened(log)
@@ -74,6 +78,17 @@ def test_a_part_of_an_identity_is_not_the_identity(tmp_path: Path, patient: str)
     log.close()
 
 
+def test_what_else_tells_of_a_study_is_forgotten_too_also_after_a_crash(tmp_path: Path) -> None:
+    log = _log(tmp_path)
+    told: list[list[str]] = []
+    erase(log, "patient", PATIENT, lambda studies: told.append(list(studies)))
+    log.evidence.erasures.begin("study", OTHER, log.size)
+    finish_erasures(log, lambda studies: told.append(list(studies)))
+    finish_erasures(log, lambda studies: told.append(list(studies)))
+    assert told == [[STUDY], [OTHER]]
+    log.close()
+
+
 def test_no_byte_of_the_name_is_left_in_the_folder(tmp_path: Path) -> None:
     log = create(tmp_path)
     chance = random.Random(4)
@@ -83,7 +98,7 @@ def test_no_byte_of_the_name_is_left_in_the_folder(tmp_path: Path) -> None:
         patient = PATIENT if named else f"P{chance.getrandbits(60)}"
         log.append(Event(type="ingest", subjects=subjects_of(study, patient)))
     assert STUDY.encode() in _bytes_beside(tmp_path)
-    erase(log, "study", STUDY)
+    erase(log, "study", STUDY, _forget)
     left = _bytes_beside(tmp_path)
     assert b"77777777777" not in left
     assert b"PID-55555" not in left
@@ -121,11 +136,11 @@ def test_power_fails_at_each_step(
     with monkeypatch.context() as patch:
         _cut_in(patch, step, after=after)
         with pytest.raises(PowerCut):
-            erase(log, "study", STUDY)
+            erase(log, "study", STUDY, _forget)
     log.close()
     for _ in range(2):
         log = reopen(tmp_path)
-        finish_erasures(log)
+        finish_erasures(log, _forget)
         assert [entry.type for entry in entries_of(log)].count("erased") == int(is_erased)
         assert (STUDY in _opened(log)) is not is_erased
         assert log.evidence.erasures.pending() == []
@@ -141,9 +156,9 @@ def test_power_fails_between_deleting_and_overwriting(
     with monkeypatch.context() as patch:
         patch.setattr("node.database.Database.empty_write_ahead_log", _cut)
         with pytest.raises(PowerCut):
-            erase(log, "study", STUDY)
+            erase(log, "study", STUDY, _forget)
     assert b"77777777777" in _bytes_beside(tmp_path)
-    finish_erasures(log)
+    finish_erasures(log, _forget)
     assert b"77777777777" not in _bytes_beside(tmp_path)
     log.close()
 
@@ -159,11 +174,11 @@ def test_an_entry_that_could_not_be_written_is_written_at_the_next_start(
     with monkeypatch.context() as patch:
         patch.setattr(AuditLog, "append", _full)
         with pytest.raises(NodeError, match="not finished"):
-            erase(log, "study", STUDY)
+            erase(log, "study", STUDY, _forget)
     assert STUDY in _opened(log)
     log.close()
     log = reopen(tmp_path)
-    finish_erasures(log)
+    finish_erasures(log, _forget)
     assert entries_of(log)[-1].type == "erased"
     assert STUDY not in _opened(log)
     log.close()
@@ -177,7 +192,7 @@ def test_openings_that_come_while_an_erasure_waits_stay(tmp_path: Path) -> None:
     log = _log(tmp_path)
     log.evidence.erasures.begin("study", STUDY, log.size)
     log.append(Event(type="ingest", subjects=subjects_of(STUDY, PATIENT)))
-    finish_erasures(log)
+    finish_erasures(log, _forget)
     assert _opened(log)[-2:] == [STUDY, PATIENT]
     assert _opened(log).count(STUDY) == 1
     log.close()
@@ -204,7 +219,7 @@ KILLED = textwrap.dedent(
 
     log = reopen(Path(sys.argv[4]))
     setattr(owner, step, killed)
-    erase(log, "study", sys.argv[5])
+    erase(log, "study", sys.argv[5], lambda studies: None)
     """
 )
 
@@ -231,7 +246,7 @@ def test_the_process_is_killed(tmp_path: Path, owner: str, step: str, when: str)
     )
     assert done.returncode == -signal.SIGKILL
     log = reopen(tmp_path)
-    finish_erasures(log)
+    finish_erasures(log, _forget)
     assert [entry.type for entry in entries_of(log)].count("erased") == 1
     assert STUDY not in _opened(log)
     assert verified(log).sound
@@ -246,10 +261,10 @@ def test_an_erasure_that_cannot_be_finished_does_not_stop_the_node(
     log.evidence.erasures.begin("study", STUDY, log.size)
     with monkeypatch.context() as patch:
         patch.setattr("node.database.Database.empty_write_ahead_log", _full)
-        go_on_erasing(log)
+        go_on_erasing(log, _forget)
     assert "not finished" in caplog.text
     assert STUDY not in caplog.text
-    go_on_erasing(log)
+    go_on_erasing(log, _forget)
     assert log.evidence.erasures.pending() == []
     assert [entry.type for entry in entries_of(log)].count("erased") == 1
     log.close()

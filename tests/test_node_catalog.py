@@ -131,7 +131,7 @@ def test_known_instances_keep_their_place_and_bring_no_batch(catalog):
     overlapping = dataclasses.replace(
         later,
         instances=tuple(
-            dataclasses.replace(one, first_batch=batch, offset=offset)
+            one._replace(first_batch=batch, offset=offset)
             for one, (batch, offset) in zip(
                 later.instances, [(0, 0), (1, 0), (1, 100), (2, 0)], strict=True
             )
@@ -156,8 +156,8 @@ def test_split_instances_keep_their_batches_side_by_side(catalog):
     entries = tuple(BatchEntry(digest("b", n), 60, 100, Encoding.RAW) for n in range(5))
     template = manifest(1).instances[0]
     instances = tuple(
-        dataclasses.replace(
-            template, sop_instance_uid=f"{STUDY}.1.{n}", number=n, size=size, digest=digest(n, ""),
+        template._replace(
+            sop_instance_uid=f"{STUDY}.1.{n}", number=n, size=size, digest=digest(n, ""),
             first_batch=first, offset=0,
         )
         for n, size, first in ((1, 100, 0), (2, 250, 1), (3, 100, 4))
@@ -174,7 +174,7 @@ def test_split_instances_keep_their_batches_side_by_side(catalog):
 
 def test_equal_batches_of_one_instance(catalog):
     same = BatchEntry(digest("black"), 60, 100, Encoding.ZSTD)
-    one = dataclasses.replace(manifest(1).instances[0], size=300)
+    one = manifest(1).instances[0]._replace(size=300)
     made = Manifest(STUDY, manifest(1).series, (one,), (same, same, same))
     publish(catalog, made)
     assert catalog.manifest(STUDY) == made

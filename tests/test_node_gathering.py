@@ -40,11 +40,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 class Muxed:
     """One end of a stream in memory, as `PeerStream` uses libp2p's."""
 
-    send_window = 1 << 30
-
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream
-        self.closed = self.send_closed = False
+
+    def take(self, n: int) -> bytes:
+        return b""
 
     async def read(self, n: int) -> bytes:
         try:
@@ -55,15 +55,14 @@ class Muxed:
             raise EOFError
         return data
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: memoryview) -> int:
         await self._stream.send_all(bytes(data))
+        return len(data)
 
     async def close(self) -> None:
-        self.send_closed = True
         await self._stream.send_eof()
 
     def abandon(self) -> None:
-        self.closed = True
         trio.lowlevel.spawn_system_task(trio.aclose_forcefully, self._stream)
 
 
@@ -77,7 +76,6 @@ def stream_pair(first: bytes, second: bytes) -> tuple[PeerStream, PeerStream]:
                 muxed,
                 peer=peer,
                 protocol_id=STUDY_PROTOCOL,
-                block_bytes=65_507,
                 abandon=muxed.abandon,
                 linger=lambda: None,
             )
@@ -123,6 +121,8 @@ class Source:
                 case Requested():
                     for frame in end.offer_manifest(self.study.manifest, time_ms=now_ms()):
                         await stream.write(frame, timeout_seconds=60)
+                    if end.asked_all:
+                        events.append(Wanted(tuple(sorted(end.asked)), True))
                 case Wanted() as wanted:
                     for index in wanted.batches:
                         await self._send(end, stream, index)
@@ -151,7 +151,9 @@ class Source:
 class World:
     """A recipient's node, and sources that it fetches one study from."""
 
-    def __init__(self, node: Node, nursery: trio.Nursery, *sources: Source) -> None:
+    def __init__(
+        self, node: Node, nursery: trio.Nursery, *sources: Source, several: bool | None = None
+    ) -> None:
         self.node = node
         self.sources = {source.key.public: source for source in sources}
         self.nursery = nursery
@@ -162,17 +164,17 @@ class World:
             Shelves(
                 catalog=node.catalog,
                 incoming=node.incoming,
-                append=node.audit.append,
+                append=node.audit.append_many,
                 transfers=node.transfers,
                 free_bytes=node.free_bytes,
             ),
             self.transfer,
-            several=len(sources) > 1,
+            several=len(sources) > 1 if several is None else several,
         )
         self.receiver = Receiver(
             key=node.keys.node,
             facility_key=node.card.facility_key,
-            append=node.audit.append,
+            append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
             exchanging=lambda receipt: contextlib.nullcontext(),
         )
@@ -198,7 +200,7 @@ class World:
                 wait_connected=wait_connected,
                 is_connected=lambda _: True,
             ),
-            append=self.node.audit.append,
+            append=self.node.audit.append_many,
             gathering=self.gathering,
             contribution=contribution,
         )
@@ -242,8 +244,7 @@ def _shuffled(study: SmallStudy) -> SmallStudy:
         study.manifest,
         batches=study.manifest.batches[::-1],
         instances=tuple(
-            dataclasses.replace(one, first_batch=last - one.first_batch)
-            for one in study.manifest.instances
+            one._replace(first_batch=last - one.first_batch) for one in study.manifest.instances
         ),
     )
     return SmallStudy(manifest, study.encoded[::-1])
@@ -321,6 +322,29 @@ async def test_a_silent_source_is_not_waited_for_and_its_part_comes_from_the_oth
     assert _originals(node, study)
 
 
+async def test_a_source_that_comes_later_brings_what_a_lone_silent_one_owes(
+    node: Node, tmp_path: Path, study: SmallStudy
+) -> None:
+    silent = Source(tmp_path, "Silent", study)
+    silent.silent_after = 1
+    later = Source(tmp_path, "Later", _shuffled(study))
+    async with trio.open_nursery() as nursery:
+        world = World(node, nursery, silent, later, several=False)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as fetch:
+                fetch.start_soon(world.run, 0)
+                while not world.transfer.bytes_done:
+                    await world.gathering.wait_change()
+                world.gathering.expect_several()
+                fetch.start_soon(world.run, 1)
+                while not world.gathering.receipts:
+                    await world.gathering.wait_change()
+                fetch.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+    assert (silent.sent, later.sent) == (1, len(study.encoded) - 1)
+    assert _originals(node, study)
+
+
 @pytest.mark.parametrize("end", ["revoked", "away"])
 async def test_a_source_with_other_batches_stands_in_when_the_first_is_gone(
     node: Node,
@@ -370,8 +394,8 @@ def test_batches_are_the_same_only_with_the_same_instances_at_the_same_places(
     first, second, *rest = ours.instances
     assert (first.first_batch, first.size) == (second.first_batch, second.size)
     swapped = (
-        dataclasses.replace(first, offset=second.offset),
-        dataclasses.replace(second, offset=first.offset),
+        first._replace(offset=second.offset),
+        second._replace(offset=first.offset),
         *rest,
     )
     liar = dataclasses.replace(ours, instances=swapped)

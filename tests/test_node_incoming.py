@@ -1,4 +1,4 @@
-"""Batches on their way in: checked against the manifest, kept, swept."""
+"""Batches on their way in: kept, flushed, moved, swept."""
 
 import os
 from io import BytesIO
@@ -10,10 +10,9 @@ from exchange_pair import SmallStudy
 from studies_made import make_instance
 
 from node.errors import NodeError
-from node.incoming import KEEP_SECONDS, Incoming, LargeInstances, check_batch, is_split
+from node.incoming import KEEP_SECONDS, Incoming
 from node.store import BatchStore
-from protocol import encoding
-from protocol.errors import DigestMismatch, RemoteProtocolError
+from protocol.errors import DigestMismatch
 
 STUDY = exchange_pair.STUDY
 
@@ -38,64 +37,6 @@ def incoming(tmp_path: Path) -> Incoming:
     return Incoming(tmp_path / "incoming", BatchStore(tmp_path / "store"))
 
 
-def test_a_batch_of_whole_instances_is_checked_and_not_returned(study: SmallStudy) -> None:
-    assert not is_split(study.manifest, 0)
-    assert check_batch(study.manifest, 0, study.encoded[0]) is None
-
-
-def test_parts_of_a_large_instance_are_hashed_in_order(study: SmallStudy) -> None:
-    [large_index] = [
-        index for index in range(len(study.manifest.instances)) if is_split(study.manifest, index)
-    ]
-    large = LargeInstances(study.manifest)
-    for index, encoded in enumerate(study.encoded):
-        original = check_batch(study.manifest, index, encoded)
-        if original is not None:
-            large.add(index, original)
-    assert large.unverified({large_index}) == []
-
-
-def test_parts_out_of_order_are_verified_from_disk(study: SmallStudy, incoming: Incoming) -> None:
-    large = LargeInstances(study.manifest)
-    for index in reversed(range(len(study.encoded))):
-        original = check_batch(study.manifest, index, study.encoded[index])
-        incoming.write(study.manifest.batches[index].digest, study.encoded[index])
-        if original is not None:
-            large.add(index, original)
-    [unverified] = large.unverified(set(range(4)))
-    large.verify_from_disk(unverified, incoming)
-    assert large.unverified(set(range(4))) == []
-
-
-def test_other_bytes_in_an_instance_are_found(study: SmallStudy) -> None:
-    original = bytearray(encoding.decode_untrusted(study.encoded[0]))
-    original[-1] ^= 1
-    with pytest.raises(DigestMismatch):
-        check_batch(study.manifest, 0, encoding.encode(original))
-
-
-def test_other_uids_in_an_instance_are_found(study: SmallStudy) -> None:
-    original = encoding.decode_untrusted(study.encoded[0])
-    other = original.replace(STUDY.encode(), STUDY[:-1].encode() + b"2")
-    with pytest.raises(RemoteProtocolError, match="other UIDs"):
-        check_batch(study.manifest, 0, encoding.encode(other))
-
-
-def test_other_bytes_in_a_large_instance_are_found(study: SmallStudy) -> None:
-    large = LargeInstances(study.manifest)
-    parts = [
-        (index, bytearray(original))
-        for index, encoded in enumerate(study.encoded)
-        if (original := check_batch(study.manifest, index, encoded)) is not None
-    ]
-    parts[1][1][5] ^= 1
-    *others, (last, end) = parts
-    for index, original in others:
-        large.add(index, bytes(original))
-    with pytest.raises(DigestMismatch):
-        large.add(last, bytes(end))
-
-
 def test_a_batch_damaged_on_disk_is_removed_and_told(
     study: SmallStudy, incoming: Incoming, tmp_path: Path
 ) -> None:
@@ -113,10 +54,45 @@ def test_adopted_batches_are_in_the_store_alone(
 ) -> None:
     for batch, encoded in zip(study.manifest.batches, study.encoded, strict=True):
         incoming.write(batch.digest, encoded)
-    incoming.adopt(study.manifest)
+    incoming.adopt(batch.digest for batch in study.manifest.batches)
     assert list((tmp_path / "incoming").iterdir()) == []
     for batch, encoded in zip(study.manifest.batches, study.encoded, strict=True):
         assert incoming.read(batch.digest) == encoded
+
+
+def test_what_is_neither_here_nor_in_the_store_cannot_be_adopted(
+    study: SmallStudy, incoming: Incoming
+) -> None:
+    first, second = (batch.digest for batch in study.manifest.batches[:2])
+    incoming.write(first, study.encoded[0])
+    incoming.flush(first)
+    with pytest.raises(NodeError, match="cannot be stored"):
+        incoming.adopt([first, second])
+    # What was there is in the store, and no catalog says so: nothing is lost.
+    assert incoming.read(first) == study.encoded[0]
+    incoming.adopt([first, first])
+
+
+def test_a_flush_finds_what_moved_to_the_store_and_tells_what_is_gone(
+    study: SmallStudy, incoming: Incoming
+) -> None:
+    digest = study.manifest.batches[0].digest
+    incoming.write(digest, study.encoded[0])
+    incoming.adopt([digest])
+    incoming.flush(digest)
+    with pytest.raises(NodeError, match="cannot be written"):
+        incoming.flush(study.manifest.batches[1].digest)
+
+
+def test_a_batch_from_a_second_source_leaves_the_first_one_alone(
+    study: SmallStudy, incoming: Incoming, tmp_path: Path
+) -> None:
+    digest = study.manifest.batches[0].digest
+    incoming.write(digest, study.encoded[0])
+    [path] = (tmp_path / "incoming").iterdir()
+    before = path.stat().st_ino
+    incoming.write(digest, study.encoded[0])
+    assert [path.stat().st_ino for path in (tmp_path / "incoming").iterdir()] == [before]
 
 
 def test_a_disk_that_cannot_be_written_is_told(study: SmallStudy, tmp_path: Path) -> None:
@@ -138,13 +114,13 @@ def test_a_batch_damaged_in_the_store_is_told_as_one_to_receive_again(
 ) -> None:
     digest = study.manifest.batches[0].digest
     incoming.write(digest, study.encoded[0])
-    incoming.adopt(study.manifest)
+    incoming.adopt([digest])
     [path] = (tmp_path / "store").glob("??/*")
     path.write_bytes(b"x" + path.read_bytes()[1:])
     with pytest.raises(DigestMismatch):
         incoming.read(digest)
     incoming.write(digest, study.encoded[0])
-    incoming.adopt(study.manifest)
+    incoming.adopt([digest])
     assert incoming.read(digest) == study.encoded[0]
 
 

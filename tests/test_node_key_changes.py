@@ -1,6 +1,7 @@
 """Real nodes whose keys are replaced: peers know them again without pairing."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,15 +140,30 @@ def test_a_log_key_is_replaced_and_revoked_while_both_nodes_run(
     north.check_log(tmp_path)
 
 
-def test_a_fetch_goes_on_over_a_change_of_the_node_key(
-    pair: tuple[Facility, Facility], tmp_path: Path
+@pytest.mark.parametrize("who", ["source", "recipient"])
+def test_a_transfer_under_way_goes_on_after_a_change_of_the_node_key(
+    tmp_path: Path, who: str
 ) -> None:
-    north, south = pair
-    south.stop()
-    study = make_study(tmp_path / "in", 20)
-    north.call("ingest", paths=[str(tmp_path / "in")])
-    south.start()
-    wait_until(lambda: study in south.announced(north), what="announcement")
-    north.cli("keys", "rotate", "node")
-    assert south.call("fetch", study=study, peer=north.name)["state"] == "complete"
-    _wait_known_again(north, south)
+    with two_facilities(tmp_path, start=False) as (north, south):
+        with north.home.config_path.open("a") as settings:
+            settings.write('\n[[bandwidth]]\npeer = "*"\nmbit_per_second = 8\n')
+        study = make_study(tmp_path / "in", 8, rows=1024)
+        north.call("ingest", paths=[str(tmp_path / "in")])
+        for facility in (north, south):
+            facility.start()
+        wait_until(lambda: study in south.announced(north), what="announcement")
+        result: dict[str, object] = {}
+        fetching = threading.Thread(
+            target=lambda: result.update(south.call("fetch", study=study, peer=north.name))
+        )
+        fetching.start()
+        wait_until(lambda: any(each["wire_bytes"] for each in south.call("transfers")["transfers"]))
+        (north if who == "source" else south).cli("keys", "rotate", "node")
+        assert south.call("transfers")["transfers"][0]["state"] != "complete"
+        fetching.join(timeout=60)
+        assert result["state"] == "complete"
+        south.call("export", study=study, directory=str(tmp_path / "out"))
+        assert contents(tmp_path / "out") == contents(tmp_path / "in")
+        _wait_known_again(north, south)
+        for facility in (north, south):
+            facility.check_log(tmp_path)

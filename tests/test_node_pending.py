@@ -69,6 +69,8 @@ def check_settled(*sites: Site) -> None:
         check_signature(signed.body, signed.source_signature, sites[0].node.public)
         check_signature(signed.body, signed.recipient_signature, sites[1].node.public)
     assert len(set(digests)) == 1
+    confirmed = sites[0].entries("disclosed")
+    assert [entry.details["manifest"] for entry in confirmed] == [MANIFEST.hex()]
 
 
 def countersign(north: Site, south: Site, body: bytes, signature: bytes) -> bytes:
@@ -97,6 +99,18 @@ def test_what_is_missing_is_seen_and_settled_by_either_side(
     assert settle(south).asked == ["present-receipt"]
     check_settled(north, south)
     assert settle(north).asked == settle(south).asked == []
+
+
+def test_what_the_source_had_confirmed_before_it_died_is_not_confirmed_twice(
+    sites: tuple[Site, Site],
+) -> None:
+    """Its log has `disclosed`, and no receipt."""
+    north, south = sites
+    north.log("disclosure-begun", direction="out")
+    south.log("received")
+    north.log("disclosed", direction="out")
+    settle(south)
+    check_settled(north, south)
 
 
 def test_a_transfer_that_did_not_arrive_is_asked_about_once(sites: tuple[Site, Site]) -> None:
@@ -547,4 +561,3 @@ def test_entries_that_name_no_transfer_are_let_pass(sites: tuple[Site, Site]) ->
         north.log("disclosure-begun", transfer=wrong)
     assert north.states() == []
     assert north.exchanges.about(south.facility.public, 0, 99, 10) == []
-    assert MANIFEST

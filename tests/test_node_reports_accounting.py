@@ -145,7 +145,7 @@ def test_of_one_study_and_one_peer(log: AuditLog, clock: Clock) -> None:
 
 def test_what_was_erased_is_told_without_a_name(log: AuditLog, clock: Clock) -> None:
     _transfer(log, clock, 1)
-    erase(log, "patient", PATIENT)
+    erase(log, "patient", PATIENT, lambda _: None)
     [row] = _rows(log)
     assert row["patient"].startswith("erased (commitment ")
     assert row["study"].startswith("erased (commitment ")

@@ -181,7 +181,7 @@ def test_what_was_erased_is_a_commitment_with_its_own_kind(tmp_path: Path) -> No
     log = create(tmp_path)
     log.append(event_of("disclosed"))
     [study, patient] = [commitment for _, commitment in entries_of(log)[1].subjects]
-    erase(log, "patient", PATIENT)
+    erase(log, "patient", PATIENT, lambda _: None)
     message = _messages(log)[1]
     assert _objects(message) == {
         f"{ORIGIN}#1": "12",

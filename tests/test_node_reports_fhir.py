@@ -75,7 +75,7 @@ def test_disclosures_keep_the_rules_of_balp(
     log = create(tmp_path)
     log.append(event_of(kind))
     log.append(event_of(kind, subjects=subjects_of(STUDY, "")))
-    erase(log, "study", "1.2")
+    erase(log, "study", "1.2", lambda _: None)
     for event in _events(log)[1:3]:
         assert event["meta"]["profile"] == [profile]
         assert event["outcome"] == outcome
@@ -87,7 +87,7 @@ def test_disclosures_keep_the_rules_of_balp(
 def test_an_erased_disclosure_still_keeps_the_rules(tmp_path: Path) -> None:
     log = create(tmp_path)
     log.append(event_of("disclosed"))
-    erase(log, "patient", PATIENT)
+    erase(log, "patient", PATIENT, lambda _: None)
     event = _events(log)[1]
     assert balp_rules.problems(event) == []
     identifiers = [entity["what"]["identifier"] for entity in event["entity"][:2]]

@@ -125,4 +125,5 @@ def test_a_running_node_erases_and_its_log_verifies(
     assert study.encode() not in content
     assert PATIENT.encode() not in content
     assert all(entry["opened"] == [] for entry in south.entries("received"))
+    assert south.call("transfers")["transfers"] == []
     south.check_log(tmp_path, "erased")

@@ -1,9 +1,11 @@
 """Keys of a home replaced: what is in force, and what a crash at any point leaves."""
 
+import errno
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from faulty_disk import FaultyDisk
 
 from keys.identity import KeyPair
 from keys.keyfile import encode_key
+from node import rotation
 from node.api.client import call
 from node.app import Node
 from node.audit import AuditLog
 from node.errors import ExitCode, NodeError
-from node.home import Home, log_origin, now_ms
+from node.home import Home, log_origin, now_ms, write_durable
 from node.rotation import OVERLAP_SECONDS, Changed, Request
 from protocol.errors import RemoteProtocolError
 from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted, sign_checkpoint
@@ -72,6 +75,36 @@ def test_a_key_is_replaced_and_the_card_names_both(home: Home, role: str) -> Non
         else:
             assert first.until == second.since + OVERLAP_SECONDS
     _require_whole(home).close()
+
+
+def test_a_card_that_is_newer_than_an_unfinished_change_stays(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node.open(home) as node:
+        with monkeypatch.context() as patch:
+            # The disk takes the entry, and nothing more.
+            patch.setattr(rotation, "write_durable", _fail_behind(3))
+            with pytest.raises(NodeError, match="cannot be written"):
+                _rotate(node, "node")
+        node.publish_addresses(("/ip4/192.0.2.2/tcp/1",))
+        assert node.card.serial == 3
+    with _require_whole(home) as node:
+        assert node.card.serial == 3
+        assert node.card.addresses == ("/ip4/192.0.2.2/tcp/1",)
+
+
+def _fail_behind(count: int) -> Callable[..., None]:
+    """Writes as many files, and fails for the next."""
+    written = 0
+
+    def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+        nonlocal written
+        if written == count:
+            raise OSError(errno.EIO, "Input/output error")
+        written += 1
+        write_durable(path, data, mode=mode)
+
+    return write
 
 
 def test_every_key_again_and_again(home: Home) -> None:

@@ -185,6 +185,27 @@ def test_both_contribute_and_each_log_tells_what_it_disclosed(
         facility.check_log(tmp_path)
 
 
+def test_a_peer_that_announces_the_study_meanwhile_helps(
+    holders: Holders, south: Facility, tmp_path: Path
+) -> None:
+    holders.east.call("withdraw", study=holders.study)
+    wait_until(lambda: holders.study not in south.announced(holders.east))
+    shared = False
+
+    def follow(transfer: dict[str, Any]) -> None:
+        nonlocal shared
+        if not shared and _part(transfer, holders.north):
+            shared = True
+            holders.east.call("share", study=holders.study)
+
+    result = south.call("fetch", follow, study=holders.study)
+    assert result["state"] == "complete"
+    shares = {source["peer"]: source["wire_bytes"] for source in result["sources"]}
+    assert shares.keys() == {holders.north.name, holders.east.name}
+    assert shares[holders.east.name] > 0
+    _check_identical(holders, south, tmp_path / "out")
+
+
 def test_from_limits_the_fetch_to_that_peer(holders: Holders, south: Facility) -> None:
     told = len(holders.north.entries("requested"))
     result = south.call("fetch", study=holders.study, peer=holders.east.name)

@@ -33,7 +33,7 @@ from pydicom.uid import (
 from studies_made import make_instance
 
 from node import part10
-from node.part10 import matches_header
+from node.part10 import HeaderMatcher, matches_header
 from node.studies import BadInstance, MediaDirectory, NotDicom, read_header
 
 # --- attributes -------------------------------------------------------------
@@ -310,13 +310,32 @@ def test_the_quick_match_never_contradicts_the_walker(path):
     except BadInstance:
         return
     uids = (header.study.study_uid, header.series.series_uid, header.sop_instance_uid)
-    assert part10._quick_match(data, *uids) in (True, None)
-    for index in range(3):
-        other = (*uids[:index], "1.2.3", *uids[index + 1 :])
-        assert part10._quick_match(data, *other) in (False, None)
+    matcher = HeaderMatcher()
+    for _ in range(2):
+        assert matcher.matches(data, *uids)
+        for index in range(3):
+            assert not matcher.matches(data, *uids[:index], "1.2.3", *uids[index + 1 :])
     assert matches_header(data, *uids)
 
 
-def test_the_quick_match_is_what_common_files_take():
-    data = saved(make_instance(STUDY, 1))
-    assert part10._quick_match(data, STUDY, f"{STUDY}.1", f"{STUDY}.1.1") is True
+def test_files_laid_out_alike_are_not_walked_again(monkeypatch):
+    matcher = HeaderMatcher()
+    first, second = (saved(make_instance(STUDY, number)) for number in (1, 2))
+    assert matcher.matches(first, STUDY, f"{STUDY}.1", f"{STUDY}.1.1")
+    monkeypatch.setattr(part10, "walk", None)
+    monkeypatch.setattr(part10._Layout, "of", None)
+    assert matcher.matches(second, STUDY, f"{STUDY}.1", f"{STUDY}.1.2")
+    assert not matcher.matches(second, STUDY, f"{STUDY}.1", f"{STUDY}.1.1")
+
+
+@given(st.integers(0), st.binary(min_size=1, max_size=4))
+def test_the_quick_match_of_changed_bytes_is_what_the_walker_says(position, change):
+    sample = saved(make_instance(STUDY, 1, rows=2))
+    data = bytearray(sample)
+    # As far as the Series Instance UID, and what follows it.
+    position = 128 + position % (data.index(f"{STUDY}.1\0".encode()) - 90)
+    data[position : position + len(change)] = change
+    uids = (STUDY, f"{STUDY}.1", f"{STUDY}.1.1")
+    matcher = HeaderMatcher()
+    assert matcher.matches(sample, *uids)
+    assert matcher.matches(bytes(data), *uids) == matches_header(bytes(data), *uids)

@@ -63,6 +63,16 @@ def _kinds(facility: Facility) -> list[str]:
     return [entry["type"] for entry in facility.entries()]
 
 
+def _strip_a_line(source: Path, target: Path, size: int) -> None:
+    """A bundle without the last cosignature of its newest checkpoint."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == f"checkpoints/{size}":
+                content = b"".join(content.splitlines(keepends=True)[:-1])
+            new.writestr(name, content)
+
+
 def test_a_log_is_cosigned_by_itself_and_exported_so(tmp_path: Path) -> None:
     with mesh(tmp_path, "North", "South", "West", witness_quorum=2) as (north, south, west):
         for one in (north, south, west):
@@ -85,6 +95,26 @@ def test_a_log_is_cosigned_by_itself_and_exported_so(tmp_path: Path) -> None:
         cosigned = [one.cosigner for one in cosignatures_untrusted(head, policy.witnesses.values())]
         assert policy.is_met_by(cosigned)
         assert not policy.is_met_by(cosigned[:1])
+
+        # An auditor who knows the witnesses demands both, and gets them from this bundle.
+        (tmp_path / "policy").write_text(north.cli("audit", "policy").stdout)
+        verified = north.cli(
+            "audit", "verify", str(tmp_path / "north-log.zip"),
+            "--facility", str(north.home.card_path), "--policy", str(tmp_path / "policy"),
+            check=False,
+        )  # fmt: skip
+        assert verified.returncode == ExitCode.OK, verified.stdout
+        for number, card in enumerate(sorted(cards_expected)):
+            (tmp_path / f"card-{number}").write_bytes(card)
+        wanting = [
+            "audit", "verify", str(tmp_path / "stripped.zip"),
+            "--facility", str(north.home.card_path), "--quorum", "2",
+            "--witness-card", str(tmp_path / "card-0"), "--witness-card", str(tmp_path / "card-1"),
+        ]  # fmt: skip
+        _strip_a_line(tmp_path / "north-log.zip", tmp_path / "stripped.zip", size)
+        lacking = north.cli(*wanting, check=False)
+        assert lacking.returncode == ExitCode.FAILED
+        assert "QUORUM" in lacking.stdout
 
         shown = north.cli("audit", "witness").stdout
         assert "South" in shown

@@ -1,4 +1,3 @@
-import dataclasses
 from typing import Any
 
 import blake3
@@ -63,7 +62,7 @@ def test_segments_and_places():
 
 
 def test_instance_may_be_split_anywhere():
-    one = dataclasses.replace(SAMPLE.instances[0], size=30, first_batch=0, offset=5)
+    one = SAMPLE.instances[0]._replace(size=30, first_batch=0, offset=5)
     entries = tuple(BatchEntry(_digest(size), 50, size, Encoding.RAW) for size in (15, 8, 100))
     manifest = Manifest("1.2.3", SAMPLE.series[:1], (one,), entries)
     read = Manifest.decode_untrusted(manifest.encode())
@@ -72,7 +71,7 @@ def test_instance_may_be_split_anywhere():
 
 def test_two_batches_may_be_equal():
     entries = (SAMPLE.batches[1], SAMPLE.batches[1])
-    one = dataclasses.replace(SAMPLE.instances[0], size=2 * BIG, first_batch=0, offset=0)
+    one = SAMPLE.instances[0]._replace(size=2 * BIG, first_batch=0, offset=0)
     Manifest.decode_untrusted(Manifest("1.2.3", SAMPLE.series[:1], (one,), entries).encode())
 
 
@@ -182,8 +181,8 @@ def test_instances_that_all_claim_all_batches_are_refused_quickly():
     entries = tuple(BatchEntry(_digest(n), 8, 1, Encoding.RAW) for n in range(count))
     template = SAMPLE.instances[0]
     instances = tuple(
-        dataclasses.replace(
-            template, sop_instance_uid=f"1.9.{n:05}", number=0, size=count, first_batch=0, offset=0
+        template._replace(
+            sop_instance_uid=f"1.9.{n:05}", number=0, size=count, first_batch=0, offset=0
         )
         for n in range(count)
     )
@@ -202,7 +201,7 @@ def test_too_many_bytes_or_instances_are_refused(monkeypatch):
 
 
 def test_place_outside_of_the_batches_is_our_mistake():
-    one = dataclasses.replace(SAMPLE.instances[0], offset=60)
+    one = SAMPLE.instances[0]._replace(offset=60)
     with pytest.raises(LocalProtocolError):
         Manifest("1.2.3", SAMPLE.series[:1], (one,), SAMPLE.batches[:1]).places(0)
 

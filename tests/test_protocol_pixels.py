@@ -77,6 +77,8 @@ def test_residuals_are_what_the_definition_says(predictor: Predictor) -> None:
 SHAPES = [
     (1, 1, 1), (1, 1, 9), (1, 9, 1), (4, 1, 1), (2, 15, 3), (1, 16, 5), (3, 17, 2), (1, 31, 2),
     (1, 32, 3), (2, 33, 4), (1, 50, 7), (5, 64, 64),
+    # Rows that are summed by words: of one level, of two and of three.
+    (2, 3, 68), (1, 2, 256), (3, 2, 260), (1, 2, 1028), (1, 3, 4096),
 ]  # fmt: skip
 
 
@@ -87,18 +89,20 @@ def test_predicting_is_undone_exactly(shape: tuple[int, int, int], predictor: Pr
     changed, scratch = block.copy(), np.empty_like(block)
     pixels.predict(changed, scratch, predictor)
     low, high = pixels.split_bytes(changed)
-    joined = np.empty_like(block)
-    pixels.join_bytes(memoryview(low), memoryview(high), joined)
-    pixels.restore(joined, scratch, predictor)
-    assert (joined == block).all()
+    for together in (1, 7, 70, block.size):
+        joined, some = np.empty(block.size, pixels.SAMPLE), np.empty(together, pixels.SAMPLE)
+        pixels.join_bytes(memoryview(low), memoryview(high), joined, some)
+        joined = joined.reshape(shape)
+        pixels.restore(joined, some, predictor)
+        assert (joined == block).all()
 
 
-def test_a_workspace_serves_blocks_of_any_size() -> None:
+def test_a_workspace_serves_any_size() -> None:
     workspace = Workspace()
-    for shape in ((1, 2, 3), (2, 30, 40), (1, 1, 1)):
-        block, scratch = workspace.block_and_scratch(shape)
-        assert block.shape == scratch.shape == shape
-        assert not np.shares_memory(block, scratch)
+    for count in (6, 2400, 1):
+        samples, scratch = workspace.samples(count), workspace.scratch(count)
+        assert samples.size == scratch.size == count
+        assert not np.shares_memory(samples, scratch)
 
 
 # --- whole batches -----------------------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import limits
+from protocol import limits, wire
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
 from protocol.wire import FrameKind, FrameReader, decode_untrusted, frame_header, pack
 
@@ -52,6 +52,33 @@ BAD = {
 def test_bad_bytes_are_refused_with_one_error(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_untrusted(data)
+
+
+@pytest.mark.parametrize("data", BAD.values(), ids=BAD.keys())
+def test_bad_values_among_common_ones_are_refused(data: bytes) -> None:
+    row = pack([1, "1.2.840", bytes(32), 300])[1:]
+    for values in (row + data, data + row, row[:1] + data + row[1:]):
+        with pytest.raises(RemoteProtocolError):
+            decode_untrusted(b"\x95" + values)
+
+
+@given(st.lists(VALUES, max_size=40), st.data())
+def test_lists_that_are_looked_at_in_one_go_are_judged_alike(
+    values: list[object], data: st.DataObject
+) -> None:
+    encoded = bytearray(pack([values, values]))
+    encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+
+    def judged() -> object:
+        try:
+            return decode_untrusted(encoded)
+        except RemoteProtocolError as error:
+            return str(error)
+
+    quick = judged()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_MOST_SCALARS", 0)
+        assert judged() == quick
 
 
 def test_deepest_allowed_nesting_is_taken() -> None:

@@ -38,6 +38,9 @@ def serve(session: Session) -> None:
     """
     import trio
 
+    from node.memory import keep_freed_memory
+
+    keep_freed_memory()
     with _open_when_free(session.home()) as node:
         _start_logging(node.settings.log_level)
         trio.run(_serve, node)

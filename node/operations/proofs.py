@@ -144,7 +144,7 @@ def make_proof(
                 "value": opening.value,
             }
             for _, commitment in entry.subjects
-            if (opening := audit.evidence.opening_of(commitment)) is not None
+            if (opening := audit.opening_of(commitment)) is not None
         ]
     hashes = audit.inclusion_proof(index, checkpoint.size)
     return TlogProof(index, hashes, signed, canonical_json(extra)).encode(), entry

@@ -1,0 +1,263 @@
+"""What has arrived, compared with its manifest."""
+
+import threading
+from io import BytesIO
+from pathlib import Path
+
+import exchange_pair
+import numpy as np
+import pytest
+from exchange_pair import SmallStudy
+from studies_made import make_instance
+
+from node import checking
+from node.checking import Cut, LargeInstances, StudyCheck, is_split
+from node.incoming import Incoming
+from node.store import BatchStore
+from node.studies import read_header
+from protocol import encoding
+from protocol.errors import DigestMismatch, RemoteProtocolError
+from protocol.pixels import PixelRun, Workspace
+
+STUDY = exchange_pair.STUDY
+
+
+def _part10(number: int, rows: int) -> bytes:
+    buffer = BytesIO()
+    instance = make_instance(STUDY, number, rows=rows)
+    instance.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+CONTENTS = [_part10(number + 1, rows) for number, rows in enumerate((8, 8, 104, 8))]
+
+
+@pytest.fixture(scope="module")
+def study() -> SmallStudy:
+    return exchange_pair.make_study(CONTENTS, batch_bytes=3000)
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Incoming:
+    (tmp_path / "incoming").mkdir()
+    return Incoming(tmp_path / "incoming", BatchStore(tmp_path / "store"))
+
+
+def _whole(original: bytes) -> Cut:
+    return lambda offset, length: [memoryview(original)[offset : offset + length]]
+
+
+def _large(study: SmallStudy) -> tuple[int, list[tuple[int, bytes]]]:
+    """The large instance, and the batches that hold it with their original bytes."""
+    [index] = [one for one in range(len(CONTENTS)) if is_split(study.manifest, one)]
+    batches = [batch for batch, _ in study.manifest.places(index)]
+    assert len(batches) >= 4
+    return index, [(batch, encoding.decode_untrusted(study.encoded[batch])) for batch in batches]
+
+
+def _check(study: SmallStudy) -> StudyCheck:
+    return StudyCheck(study.manifest, range(len(study.encoded)))
+
+
+def test_a_study_in_order_needs_nothing_from_disk(study: SmallStudy, incoming: Incoming) -> None:
+    check = _check(study)
+    for index, encoded in enumerate(study.encoded):
+        check.check(index, encoded)
+    check.check_rest(incoming)
+    assert check.headers == {0: read_header(CONTENTS[0])}
+
+
+def test_the_header_is_that_of_the_first_new_instance(study: SmallStudy) -> None:
+    last = len(study.encoded) - 1
+    check = StudyCheck(study.manifest, [last])
+    check.check(last, study.encoded[last])
+    assert check.headers == {0: read_header(CONTENTS[3])}
+
+
+def test_batches_in_any_order_are_compared_in_the_end(
+    study: SmallStudy, incoming: Incoming
+) -> None:
+    check = _check(study)
+    for index in reversed(range(len(study.encoded))):
+        check.check(index, study.encoded[index])
+        incoming.write(study.manifest.batches[index].digest, study.encoded[index])
+    check.check_rest(incoming)
+
+
+def test_a_large_instance_that_differs_is_found_on_disk(
+    study: SmallStudy, incoming: Incoming
+) -> None:
+    index, parts = _large(study)
+    liar = study.manifest.instances[index]._replace(digest=bytes(32))
+    instances = list(study.manifest.instances)
+    instances[index] = liar
+    other = SmallStudy(
+        type(study.manifest)(
+            study.manifest.study_instance_uid,
+            study.manifest.series,
+            tuple(instances),
+            study.manifest.batches,
+        ),
+        study.encoded,
+    )
+    check = _check(other)
+    for batch, _ in parts[1:]:
+        check.check(batch, study.encoded[batch])
+    for batch, _ in parts:
+        incoming.write(study.manifest.batches[batch].digest, study.encoded[batch])
+    with pytest.raises(DigestMismatch):
+        check.check_rest(incoming)
+
+
+def test_other_bytes_in_an_instance_are_found(study: SmallStudy) -> None:
+    original = bytearray(encoding.decode_untrusted(study.encoded[0]))
+    original[-1] ^= 1
+    with pytest.raises(DigestMismatch):
+        _check(study).check(0, encoding.encode(original))
+
+
+def test_other_uids_in_an_instance_are_found(study: SmallStudy) -> None:
+    original = encoding.decode_untrusted(study.encoded[0])
+    other = original.replace(STUDY.encode(), STUDY[:-1].encode() + b"2")
+    with pytest.raises(RemoteProtocolError, match="other UIDs"):
+        _check(study).check(0, encoding.encode(other))
+
+
+def test_a_batch_of_another_size_is_found(study: SmallStudy) -> None:
+    original = encoding.decode_untrusted(study.encoded[0])
+    with pytest.raises(RemoteProtocolError, match="original size"):
+        _check(study).check(0, encoding.encode(original[:-1]))
+
+
+def test_an_instance_without_what_the_catalog_needs_is_refused() -> None:
+    # The three UIDs are right; the SOP Class UID is no UID.
+    content = CONTENTS[0].replace(b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840.10008.5.1.4.1.1.x")
+    assert content != CONTENTS[0]
+    study = exchange_pair.make_study([content], batch_bytes=100_000)
+    with pytest.raises(RemoteProtocolError, match="header"):
+        _check(study).check(0, study.encoded[0])
+
+
+def _smooth(number: int) -> bytes:
+    """An instance whose pixels are predicted, of 128 KiB."""
+    instance = make_instance(STUDY, number, rows=256)
+    y, x = np.mgrid[0:256, 0:256]
+    instance.PixelData = (1000 + 3 * x + 2 * y + (x * y) % 5).astype("<u2").tobytes()
+    buffer = BytesIO()
+    instance.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("early", [0, 600])
+def test_instances_of_which_headers_and_pixels_are_apart(early: int) -> None:
+    """Also where pixels are said to begin `early` bytes before they do, within the header."""
+    contents = [_smooth(1), _smooth(2)]
+    study = exchange_pair.make_study(contents, batch_bytes=1_000_000)
+    size = 2 * 256 * 256
+    runs = [
+        PixelRun(end - size - early, 256, 256, 1)
+        for end in (len(contents[0]), sum(map(len, contents)))
+    ]
+    encoded = encoding.encode(b"".join(contents), runs=runs)
+    assert encoding.encoding_of(encoded) is encoding.Encoding.PIXELS
+    check = _check(study)
+    check.check(0, encoded, Workspace())
+    assert check.headers == {0: read_header(contents[0])}
+    for place in (40, len(contents[0]) - size - 10, len(contents[0]) - 10, len(contents[0]) + 300):
+        damaged = bytearray(b"".join(contents))
+        damaged[place] ^= 1
+        with pytest.raises(RemoteProtocolError):
+            _check(study).check(0, encoding.encode(damaged, runs=runs), Workspace())
+
+
+# --- large instances --------------------------------------------------------------
+
+
+def test_parts_of_a_large_instance_are_hashed_in_order(study: SmallStudy) -> None:
+    index, parts = _large(study)
+    large = LargeInstances(study.manifest)
+    for batch, original in parts:
+        assert large.unverified({index}) == [index]
+        large.add(batch, _whole(original))
+    assert large.unverified({index}) == []
+
+
+def test_parts_a_little_early_wait(study: SmallStudy) -> None:
+    index, (first, second, third, *others) = _large(study)
+    large = LargeInstances(study.manifest)
+    for batch, original in (third, second, first, *others):
+        large.add(batch, _whole(original))
+    assert large.unverified({index}) == []
+
+
+def test_parts_far_too_early_and_parts_that_come_twice(study: SmallStudy) -> None:
+    index, parts = _large(study)
+    large = LargeInstances(study.manifest)
+    for batch, original in reversed(parts):
+        large.add(batch, _whole(original))
+    assert large.unverified({index}) == [index]
+    # The hash goes on where it stood.
+    for batch, original in (*parts, *parts):
+        large.add(batch, _whole(original))
+    assert large.unverified({index}) == []
+
+
+def test_a_part_waits_for_the_thread_that_has_what_comes_before(study: SmallStudy) -> None:
+    index, parts = _large(study)
+    large = LargeInstances(study.manifest)
+    first, *others = parts
+    waiting = threading.Thread(
+        target=lambda: [large.add(batch, _whole(original)) for batch, original in others]
+    )
+    with large.under_way(first[0]):
+        waiting.start()
+        while len(large._early) < 2:
+            waiting.join(0.01)
+        assert waiting.is_alive()
+        large.add(first[0], _whole(first[1]))
+    waiting.join()
+    assert large.unverified({index}) == []
+
+
+def test_two_threads_that_wait_for_each_other_go_on(
+    study: SmallStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_WAIT_SECONDS", 0.01)
+    index, parts = _large(study)
+    large = LargeInstances(study.manifest)
+    with large.under_way(parts[0][0]):
+        for batch, original in parts[1:]:
+            large.add(batch, _whole(original))
+    assert large.unverified({index}) == [index]
+
+
+def test_threads_may_bring_neighbouring_parts_at_once(study: SmallStudy) -> None:
+    index, parts = _large(study)
+    large = LargeInstances(study.manifest)
+    together = threading.Barrier(2)
+
+    def bring(own: list[tuple[int, bytes]]) -> None:
+        for batch, original in own:
+            together.wait()
+            large.add(batch, _whole(original))
+
+    even = len(parts) // 2 * 2
+    threads = [threading.Thread(target=bring, args=(parts[start:even:2],)) for start in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for batch, original in parts[even:]:
+        large.add(batch, _whole(original))
+    assert large.unverified({index}) == []
+
+
+def test_other_bytes_in_a_large_instance_are_found(study: SmallStudy) -> None:
+    _, parts = _large(study)
+    large = LargeInstances(study.manifest)
+    damaged = bytearray(parts[1][1])
+    damaged[5] ^= 1
+    for batch, original in (parts[0], (parts[1][0], bytes(damaged)), *parts[2:-1]):
+        large.add(batch, _whole(original))
+    with pytest.raises(DigestMismatch):
+        large.add(parts[-1][0], _whole(parts[-1][1]))
