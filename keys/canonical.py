@@ -71,8 +71,11 @@ def _require_canonical(value: Any, depth: int) -> None:
     if depth == 0:
         raise NotCanonical(f"nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
-        if not all(isinstance(name, str) for name in value):
-            raise NotCanonical("a member name is not a string")
+        for name in value:
+            if not isinstance(name, str):
+                raise NotCanonical("a member name is not a string")
         value = value.values()
     for item in value:
-        _require_canonical(item, depth - 1)
+        # Most are text, and a call for each would cost more than encoding them.
+        if type(item) is not str:
+            _require_canonical(item, depth - 1)

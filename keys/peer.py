@@ -46,6 +46,13 @@ class Peer:
         """Of the facility key, in full."""
         return self.card.fingerprint
 
+    def is_trusted(self, now: int) -> bool:
+        """Whether trust in it counts now (seconds since the epoch, UTC), whatever it may do.
+
+        A card past its date does not end the trust, only what is built on the card.
+        """
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
     def to_json(self) -> str:
         """The text that `from_json` reads."""
         return json.dumps(

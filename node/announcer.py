@@ -48,6 +48,10 @@ class Announcer:
         self._news = trio.Event()
         self.on_heard: Callable[[bytes, Sequence[Record]], None] = lambda peer, records: None
 
+    def use_key(self, key: KeyPair) -> None:
+        """Sign with another node key from now on."""
+        self._key = key
+
     def announce(self) -> None:
         """Feeds have changed: tell all who listen."""
         event, self._news = self._news, trio.Event()

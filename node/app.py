@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from keys.card import Card
 from keys.trust import Peer
-from node import VERSION
+from node import VERSION, rotation
 from node.audit import AuditLog
+from node.audit_erasure import go_on_erasing
 from node.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
+from node.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.feeds import FEEDS_SCHEMA, Feeds
-from node.home import Home, log_origin, now_ms
+from node.home import Home, Keys, log_origin, now_ms
 from node.incoming import Incoming
 from node.peers import PEERS_SCHEMA, Peers
+from node.pending import PENDING_SCHEMA, Pending
+from node.reports.forwarding import FORWARDING_SCHEMA
+from node.rotation import Rotator
 from node.store import BatchStore
 from node.transfers import TRANSFERS_SCHEMA, Transfers
+from node.witness_doubt import Doubt
+from node.witness_store import WITNESS_SCHEMA, WitnessStore
 from protocol.log.entry import Event
 
 if TYPE_CHECKING:
@@ -35,44 +43,98 @@ class Node:
     Use `Node.open`; `serving` adds the network. `started_ms` is None offline.
     """
 
-    def __init__(self, home: Home, unlock: Callable[[], None]) -> None:
+    def __init__(
+        self, home: Home, unlock: Callable[[], None], log_key_may_be_lost: bool = False
+    ) -> None:
         self.home = home
         self._unlock = unlock
         self.settings = read_settings(home.config_path)
-        self.keys = home.read_keys()
+        is_lost = log_key_may_be_lost and not home.has_key("log")
+        self.keys = home.read_keys(log_may_be_lost=is_lost)
         self.card = home.read_card()
-        self.audit = AuditLog.open(
-            home.audit_path,
-            log_key=self.keys.log,
-            origin=log_origin(self.card.facility_key),
-            clock_ms=now_ms,
-        )
+        self.audit = self._open_log(is_lost)
+        self.rotator = Rotator(home, self.audit, lambda: (self.keys, self.card), self._take_keys)
         self.database = Database(
             home.database_path,
-            (CATALOG_SCHEMA, PEERS_SCHEMA, FEEDS_SCHEMA, TRANSFERS_SCHEMA),
+            (
+                CATALOG_SCHEMA,
+                PEERS_SCHEMA,
+                FEEDS_SCHEMA,
+                TRANSFERS_SCHEMA,
+                WITNESS_SCHEMA,
+                FORWARDING_SCHEMA,
+                EXCHANGES_SCHEMA,
+                PENDING_SCHEMA,
+            ),
         )
         self.catalog = Catalog(self.database)
         self.store = BatchStore(home.store_path)
         self.incoming = Incoming(home.incoming_path, self.store)
         self.feeds = Feeds(self.database, self.catalog)
         self.transfers = Transfers(self.database)
+        self.exchanges = Exchanges(self.database, self.audit)
+        self.pending = Pending(self.database, self.audit, self.exchanges)
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self._peer_changed
         )
         self.catalog.on_change = self._study_changed
+        self.witness_store = WitnessStore(self.database)
+        self.doubt = Doubt(
+            self.witness_store,
+            self.audit,
+            card=lambda: self.card,
+            petname=self.petname,
+            now=lambda: now_ms() // 1000,
+        )
+        self.doubt.check_kept()
+        if self.audit.halt.reason is None:
+            go_on_erasing(self.audit, self.transfers.forget)
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
 
+    def _open_log(self, log_key_is_lost: bool) -> AuditLog:
+        """Open the log, and finish or undo a change of keys that a crash cut short."""
+        rotation.sweep(self.home)
+        staged = rotation.read_staged(self.home)
+        audit = AuditLog.open(
+            self.home.audit_path,
+            log_key=self.keys.log,
+            origin=log_origin(self.card.facility_key),
+            clock_ms=now_ms,
+            log_keys=self.card.log_keys + (staged.card.log_keys if staged else ()),
+            successor=staged.key if staged and staged.role == "log" else None,
+            is_lost=log_key_is_lost,
+        )
+        try:
+            if staged is not None:
+                rotation.settle(self.home, audit, staged)
+                log_key_is_lost = log_key_is_lost and not self.home.has_key("log")
+                keys = self.home.read_keys(log_may_be_lost=log_key_is_lost)
+                self._take_keys(keys, self.home.read_card())
+            rotation.require_agreement(self.keys, self.card, audit, log_key_is_lost=log_key_is_lost)
+        except BaseException:
+            audit.close()
+            raise
+        return audit
+
+    def _take_keys(self, keys: Keys, card: Card) -> None:
+        self.keys, self.card = keys, card
+
     @classmethod
-    def open(cls, home: Home) -> "Node":
+    def open(cls, home: Home, *, log_key_may_be_lost: bool = False) -> "Node":
         """Take the home for this process.
+
+        Args:
+            home: which.
+            log_key_may_be_lost: open it without its log key too, so that the key can be
+                revoked; nothing is signed before that.
 
         Raises:
             NodeError: there is no home, another process has it, or it is damaged.
         """
         unlock = home.lock()
         try:
-            return cls(home, unlock)
+            return cls(home, unlock, log_key_may_be_lost)
         except BaseException:
             unlock()
             raise
@@ -142,16 +204,21 @@ class Node:
             async with serving.running():
                 self.started_ms = now_ms()
                 await trio.to_thread.run_sync(
-                    self.audit.append, Event(type="start", details={"version": VERSION})
+                    self._record, Event(type="start", details={"version": VERSION})
                 )
                 try:
                     yield serving
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
-                        await trio.to_thread.run_sync(self.audit.append, Event(type="stop"))
+                        await trio.to_thread.run_sync(self._record, Event(type="stop"))
         finally:
             self.serving_parts = None
             self.started_ms = None
+
+    def _record(self, event: Event) -> None:
+        """Log an event that is no reason to stop a node whose log is in doubt."""
+        if self.audit.halt.reason is None:
+            self.audit.append(event)
 
     def _clean_up(self) -> None:
         """Put away what a crash left."""
@@ -162,14 +229,17 @@ class Node:
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, when they differ."""
-        renewed = self.home.renew_card(self.card, self.keys, addresses)
-        if renewed is self.card:
+        if self.audit.halt.reason is not None:
             return
-        self.audit.append(
-            Event(
-                type="card-updated",
-                actor="node",
-                details={"card": renewed.digest, "serial": renewed.serial},
+        with self.rotator.lock:
+            renewed = self.home.renew_card(self.card, self.keys, addresses)
+            if renewed is self.card:
+                return
+            self.audit.append(
+                Event(
+                    type="card-updated",
+                    actor="node",
+                    details={"card": renewed.digest, "serial": renewed.serial},
+                )
             )
-        )
-        self.card = renewed
+            self.card = renewed

@@ -20,7 +20,7 @@ from node.receiving import Receiver
 from node.sessions import TransferRefused
 from node.transfers import Contribution, TransferState
 from protocol.errors import RemoteProtocolError, WireCode
-from protocol.log.entry import Event
+from protocol.log.entry import Event, subjects_of
 
 log = logging.getLogger("radmesh.fetching")
 
@@ -239,7 +239,7 @@ class Attempts:
             peer=self.peer,
             purpose=self._gathering.transfer.purpose,
             outcome="refused" if kind == "refused" else "failed",
-            subjects=(("study", self._gathering.transfer.study),),
+            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patient),
             details={
                 "transfer": self._contribution.transfer.hex(),
                 "direction": "in",

@@ -11,86 +11,83 @@ at any point
 - openings of entries that were not written are dropped at the next opening;
 - a torn tail is cut, kept in a file beside the log, and noted by an entry.
 
-A log that is shorter than its signed size, or has another root there, does not
-open: somebody cut or changed it, or an old backup came back.
-
-Threads that append at the same time share one flush: each puts its events in
-the queue, and the first to get the commit lock writes them all.
+The files are those of `node/audit_files.py` (entries), `node/audit_checkpoint.py`,
+`node/audit_evidence.py` (openings, receipts) and `node/audit_tree.py` (for proofs).
 """
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import nacl.utils
-
+from keys.card_fields import SizedKey
 from keys.identity import KeyPair
+from node.audit_appending import Appender
 from node.audit_bundle import write_bundle, write_bundle_file
 from node.audit_checkpoint import CheckpointKeeper
 from node.audit_evidence import EvidenceStore
-from node.audit_files import LogFile, replace_durable, sync_directory
+from node.audit_files import rename_durable
+from node.audit_halt import Halt
+from node.audit_opening import (
+    CHECKPOINT_NAME,
+    TORN_NAME,
+    Opened,
+    make_log,
+    open_log,
+    torn_tail_event,
+)
+from node.audit_tree import Proofs
 from node.errors import ExitCode, NodeError
-from protocol.errors import ProtocolError, RemoteProtocolError
-from protocol.log.checkpoint import (
-    Checkpoint,
-    open_checkpoint_untrusted,
-    parse_checkpoint_untrusted,
-    sign_checkpoint,
-)
-from protocol.log.entry import (
-    SALT_BYTES,
-    Event,
-    Opening,
-    decode_entry_untrusted,
-    encode_entry,
-    format_time,
-)
+from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted
+from protocol.log.entry import Event, Opening, format_time
 from protocol.log.note import Signer, parse_note_untrusted
-from protocol.log.tree import Frontier, leaf_hash
 
-LOG_NAME = "log"
-CHECKPOINT_NAME = "checkpoint"
 EVIDENCE_NAME = "evidence.db"
-TORN_NAME = "torn-tail"
-
-
-@dataclass
-class _Pending:
-    events: Sequence[Event]
-    first: int = -1
-    error: Exception | None = None
-    done: bool = False
 
 
 class AuditLog:
-    """An open audit log; made by `create` or `open`. Thread-safe."""
+    """An open audit log; made by `create` or `open`. Thread-safe.
+
+    Attributes:
+        halt: what stops it from taking entries.
+    """
 
     def __init__(
         self,
         directory: Path,
-        file: LogFile,
+        opened: Opened,
         evidence: EvidenceStore,
-        signer: Signer,
+        origin: str,
+        signer: Signer | None,
         clock_ms: Callable[[], int],
-        durable: Frontier,
-        last_ms: int,
     ) -> None:
         self._directory = directory
-        self._file = file
+        self._file = opened.file
+        self._nodes = opened.nodes
+        self.halt = Halt()
         self._evidence = evidence
         self._clock_ms = clock_ms
-        # Replaced whole after each flush, never changed: any thread may read it.
-        self._durable = durable
-        self._last_ms = last_ms
-        self._queue: list[_Pending] = []
-        self._queue_lock = threading.Lock()
-        self._commit_lock = threading.Lock()
-        self._stale_openings = False
-        self._closed = False
-        self._keeper = CheckpointKeeper(directory / CHECKPOINT_NAME, signer, lambda: self._durable)
+        self._origin = origin
+        self._log_key = opened.log_key
+        self._changed_to = {change.new_key for change in opened.changes}
+        self._newest_keys = {change.role: change.new_key for change in opened.changes}
+        self._appender = Appender(
+            file=opened.file,
+            evidence=evidence,
+            nodes=opened.nodes,
+            tree=opened.tree,
+            last_ms=opened.last_ms,
+            clock_ms=clock_ms,
+            on_durable=lambda: self._keeper.poke(),
+        )
+        self._proofs = Proofs(
+            opened.nodes,
+            lambda: self._appender.durable,
+            self.entries,
+            self._appender.rebuild_nodes,
+        )
+        self._keeper = CheckpointKeeper(
+            directory / CHECKPOINT_NAME, signer, lambda: self._appender.durable
+        )
 
     @classmethod
     def create(
@@ -114,66 +111,144 @@ class AuditLog:
         Raises:
             NodeError: the disk is full, or there is a log already.
         """
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = LogFile(directory / LOG_NAME, create=True)
-        now = clock_ms()
-        entry = encode_entry(first, index=0, time_ms=now, openings=())
-        file.append([entry])
-        sync_directory(directory)
-        tree = Frontier()
-        tree.append(leaf_hash(entry))
         signer = Signer(origin, log_key)
-        signed = sign_checkpoint(Checkpoint(origin, tree.size, tree.root()), signer)
-        replace_durable(directory / CHECKPOINT_NAME, signed.encode())
+        opened = make_log(directory, signer, first, clock_ms())
         evidence = EvidenceStore(directory / EVIDENCE_NAME)
-        return cls(directory, file, evidence, signer, clock_ms, tree, now)
+        return cls(directory, opened, evidence, origin, signer, clock_ms)
 
     @classmethod
     def open(
-        cls, directory: Path, *, log_key: KeyPair, origin: str, clock_ms: Callable[[], int]
+        cls,
+        directory: Path,
+        *,
+        log_key: KeyPair,
+        origin: str,
+        clock_ms: Callable[[], int],
+        log_keys: Sequence[SizedKey] = (),
+        successor: KeyPair | None = None,
+        is_lost: bool = False,
     ) -> "AuditLog":
         """Open a log: check it against its checkpoint, cut and note a torn tail.
 
-        Takes time and reading in proportion to the log (about 4 s for a million entries).
+        Takes time and reading in proportion to the log (about 5 s for a million entries).
+
+        Args:
+            directory: where it lies.
+            log_key: the log key in force.
+            origin: name of the log.
+            clock_ms: gives milliseconds since the epoch, UTC.
+            log_keys: all log keys, as on the facility card; none when there was but one.
+            successor: a log key whose rotation a crash may have cut short: it is the
+                one in force when its entry is in the log.
+            is_lost: the log key in force is lost; nothing is signed before a
+                `change_key`.
 
         Raises:
             NodeError: the log is not what was signed, is held by another process, or
-                cannot be read.
+                cannot be read, or neither key is the one in force.
         """
-        signer = Signer(origin, log_key)
-        checkpoint = _read_checkpoint(directory / CHECKPOINT_NAME, signer)
-        file = LogFile(directory / LOG_NAME)
+        opened = open_log(directory, origin, log_keys or (SizedKey(log_key.public, 0),))
+        pairs = [pair for pair in (log_key, successor) if pair is not None]
         try:
-            tree, last_ms = _replay(file, checkpoint)
-            torn = directory / TORN_NAME
-            tail = file.torn_tail()
-            if tail:
-                # Kept before it is cut, so that a crash in between loses neither.
-                replace_durable(torn, tail)
-                file.cut_torn_tail()
-            file.flush()
+            key = next((pair for pair in pairs if pair.public == opened.log_key), None)
+            if key is None and not is_lost:
+                raise NodeError(
+                    "the log key of this home is not the one that its audit log names",
+                    hint="restore the folders `audit` and `keys` and the file `card` from the "
+                    "same backup",
+                    code=ExitCode.INTEGRITY,
+                )
+            signer = None if key is None else Signer(origin, key)
             evidence = EvidenceStore(directory / EVIDENCE_NAME)
         except BaseException:
-            file.close()
+            opened.nodes.close()
+            opened.file.close()
             raise
-        log = cls(directory, file, evidence, signer, clock_ms, tree, last_ms)
+        log = cls(directory, opened, evidence, origin, signer, clock_ms)
         try:
-            evidence.add_openings(tree.size, ())
-            if torn.exists():
-                log._note_torn_tail(torn)
-            log.latest_checkpoint()
+            evidence.add_openings(opened.tree.size, ())
+            if opened.torn is not None:
+                log._note_torn_tail(opened.torn, opened.noted)
+            if signer is not None:
+                log.latest_checkpoint()
         except BaseException:
             log.close()
             raise
         return log
 
-    def _note_torn_tail(self, torn: Path) -> None:
-        data = torn.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        index = self.append(
-            Event(type="torn-tail-cut", details={"bytes": len(data), "sha256": digest})
-        )
-        torn.rename(self._directory / f"{TORN_NAME}-{index}")
+    def _note_torn_tail(self, torn: Path, noted: tuple[str, int] | None) -> None:
+        event = torn_tail_event(torn)
+        if noted is not None and noted[0] == event.details["sha256"]:
+            # A crash came between the entry and the new name.
+            index = noted[1]
+        else:
+            index = self.append(event)
+        rename_durable(torn, self._directory / f"{TORN_NAME}-{index}")
+
+    @property
+    def origin(self) -> str:
+        """The name of the log."""
+        return self._origin
+
+    @property
+    def log_key(self) -> bytes:
+        """The log key in force, 32 bytes."""
+        return self._log_key
+
+    def newest_key(self, role: str) -> bytes | None:
+        """The key (32 bytes) that the newest entry for a role puts in force; None when
+        that role's key was never changed."""
+        return self._newest_keys.get(role)
+
+    def has_change_to(self, public: bytes) -> bool:
+        """Whether an entry puts this key (32 bytes) in force.
+
+        Raises:
+            NodeError: it cannot be told, since the disk fails.
+        """
+        self._appender.mend()
+        return public in self._changed_to
+
+    def change_key(
+        self, make: Callable[[int, bytes], Event], role: str, new: KeyPair, *, revoked: bool
+    ) -> int:
+        """Write the entry that puts a new key in force; see `protocol.log.rotation`.
+
+        Args:
+            make: gives the event for the size and root of the log before it; what it
+                writes elsewhere is there before the entry. Nothing else is appended
+                meanwhile.
+            role: of the key; a log key signs from the next size on.
+            new: the key.
+            revoked: the old log key signs nothing more, not even the size before.
+
+        Returns:
+            The index of the entry.
+
+        Raises:
+            NodeError: it could not be logged; the old key stays in force.
+        """
+
+        def begin(size: int, root: bytes) -> Event:
+            event = make(size, root)
+            if role == "log":
+                if not revoked:
+                    self._keeper.current()
+                self._keeper.hand_over(Signer(self._origin, new), size + 1)
+            return event
+
+        if not revoked:
+            self.halt.require_none()
+        try:
+            index = self._appender.append_last(begin)
+        except BaseException:
+            self._keeper.take_back(new.public)
+            raise
+        if role == "log":
+            self._log_key = new.public
+        self._changed_to.add(new.public)
+        self._newest_keys[role] = new.public
+        return index
 
     def append(self, event: Event) -> int:
         """Log an event; its entry is durable when this returns.
@@ -189,73 +264,49 @@ class AuditLog:
 
     def append_many(self, events: Sequence[Event]) -> range:
         """Log events one after the other with one flush, all or none; see `append`."""
-        pending = _Pending(events)
-        with self._queue_lock:
-            self._queue.append(pending)
-        with self._commit_lock:
-            if not pending.done:
-                with self._queue_lock:
-                    batch, self._queue = self._queue, []
-                self._commit(batch)
-        if pending.error is not None:
-            raise pending.error
-        return range(pending.first, pending.first + len(events))
+        self.halt.require_none()
+        return self._appender.append_many(events)
 
-    def _commit(self, batch: list[_Pending]) -> None:
-        try:
-            if self._closed:
-                raise NodeError("the audit log is closed", code=ExitCode.FAILED)
-            self._write(batch)
-        except NodeError as error:
-            for pending in batch:
-                # Each thread raises its own: one object would mix their tracebacks.
-                pending.error = pending.error or NodeError(
-                    error.message, hint=error.hint, code=error.code
-                )
-        except BaseException as error:
-            for pending in batch:
-                pending.error = NodeError(f"the audit log failed: {type(error).__name__}")
-            raise
-        finally:
-            for pending in batch:
-                pending.done = True
-
-    def _write(self, batch: list[_Pending]) -> None:
-        tree = self._durable.copy()
-        first = tree.size
-        now = max(self._clock_ms(), self._last_ms)
-        entries: list[bytes] = []
-        openings: list[tuple[int, int, Opening]] = []
-        for pending in batch:
-            pending.first = first + len(entries)
-            try:
-                encoded, opened = _encode(pending.events, pending.first, now)
-            except ProtocolError as error:
-                # One caller's mistake is not that of the others in this batch.
-                pending.error = error
-                continue
-            entries += encoded
-            openings += opened
-        if not entries:
-            return
-        if openings or self._stale_openings:
-            self._evidence.add_openings(first, openings)
-        self._stale_openings = bool(openings)
-        self._file.append(entries)
-        self._stale_openings = False
-        for entry in entries:
-            tree.append(leaf_hash(entry))
-        self._durable, self._last_ms = tree, now
-        self._keeper.poke()
+    @property
+    def evidence(self) -> EvidenceStore:
+        """What stands beside the log."""
+        return self._evidence
 
     @property
     def size(self) -> int:
         """Durable entries."""
-        return self._durable.size
+        return self._appender.durable.size
 
     def root(self) -> bytes:
         """Root over the durable entries (RFC 6962), 32 bytes."""
-        return self._durable.root()
+        return self._appender.durable.root()
+
+    def root_at(self, size: int) -> bytes:
+        """The root that the log had at a size, 32 bytes.
+
+        Raises:
+            LocalProtocolError: the log has not had that size.
+            NodeError: the log is damaged on disk.
+        """
+        return self._proofs.root_at(size)
+
+    def inclusion_proof(self, index: int, size: int) -> tuple[bytes, ...]:
+        """Proof that entry `index` is in the log of `size` (RFC 6962 section 2.1.1).
+
+        Raises:
+            LocalProtocolError: there is no such entry or size.
+            NodeError: the log is damaged on disk.
+        """
+        return self._proofs.inclusion(index, size)
+
+    def consistency_proof(self, old_size: int, new_size: int) -> tuple[bytes, ...]:
+        """Proof that the log of `new_size` extends that of `old_size` (section 2.1.2).
+
+        Raises:
+            LocalProtocolError: not 0 < old_size <= new_size <= the size of the log.
+            NodeError: the log is damaged on disk.
+        """
+        return self._proofs.consistency(old_size, new_size)
 
     def latest_checkpoint(self) -> str:
         """The signed checkpoint over all durable entries, itself on disk.
@@ -291,14 +342,23 @@ class AuditLog:
         return self._evidence.receipt(digest)
 
     def export(
-        self, target: Path | BinaryIO, *, card: bytes, include_openings: bool = True
+        self,
+        target: Path | BinaryIO,
+        *,
+        card: bytes,
+        include_openings: bool | Callable[[int, Opening], bool] = True,
+        head: str | None = None,
+        further: Mapping[str, bytes] | None = None,
     ) -> Checkpoint:
         """Write the audit bundle of the log as it is now.
 
         Args:
             target: a path, where an older file is replaced, or an open file.
             card: the facility card.
-            include_openings: whether the auditor may learn who and what.
+            include_openings: whether the auditor may learn who and what; a function
+                decides by entry and opening.
+            head: the checkpoint of ours that the bundle ends with; the newest by default.
+            further: members of other files; checkpoints behind the head are left out.
 
         Returns:
             The checkpoint that the bundle carries: its size and root.
@@ -306,7 +366,7 @@ class AuditLog:
         Raises:
             NodeError: it cannot be written, or the log is damaged on disk.
         """
-        signed = self.latest_checkpoint()
+        signed = self.latest_checkpoint() if head is None else head
         checkpoint = parse_checkpoint_untrusted(parse_note_untrusted(signed.encode())[0])
 
         def write(file: BinaryIO) -> None:
@@ -319,6 +379,7 @@ class AuditLog:
                 entries=lambda: self.entries(0, checkpoint.size),
                 evidence=self._evidence,
                 include_openings=include_openings,
+                further=further or {},
             )
 
         if isinstance(target, Path):
@@ -329,71 +390,8 @@ class AuditLog:
 
     def close(self) -> None:
         """Sign what is there and give the files back; later appends raise NodeError."""
-        with self._commit_lock:
-            if self._closed:
-                return
-            self._closed = True
+        if self._appender.close():
             self._keeper.close()
             self._evidence.close()
+            self._nodes.close()
             self._file.close()
-
-
-def _encode(
-    events: Sequence[Event], first: int, now: int
-) -> tuple[list[bytes], list[tuple[int, int, Opening]]]:
-    entries: list[bytes] = []
-    openings: list[tuple[int, int, Opening]] = []
-    for index, event in enumerate(events, first):
-        opened = [
-            Opening(kind, value, nacl.utils.random(SALT_BYTES)) for kind, value in event.subjects
-        ]
-        entries.append(encode_entry(event, index=index, time_ms=now, openings=opened))
-        openings += [(index, place, opening) for place, opening in enumerate(opened)]
-    return entries, openings
-
-
-def _read_checkpoint(path: Path, signer: Signer) -> Checkpoint:
-    try:
-        data = path.read_bytes()
-        return open_checkpoint_untrusted(data, signer.name, signer.keypair.public)
-    except OSError as error:
-        raise _integrity(f"its checkpoint cannot be read: {error.strerror}") from error
-    except RemoteProtocolError as error:
-        raise _integrity(f"its checkpoint does not hold: {error}") from error
-
-
-def _replay(file: LogFile, checkpoint: Checkpoint) -> tuple[Frontier, int]:
-    """Read the whole log; returns its tree and the time of its last entry."""
-    tree = Frontier()
-    last = b""
-    for entry in file.scan():
-        if tree.size >= checkpoint.size:
-            _check_unsigned(entry, tree.size)
-        tree.append(leaf_hash(entry))
-        if tree.size == checkpoint.size and tree.root() != checkpoint.root:
-            raise _integrity(f"its first {tree.size} entries are not those that were signed")
-        last = entry
-    if tree.size < checkpoint.size or not last:
-        raise _integrity(
-            f"{checkpoint.size} entries were signed, and {tree.size} whole ones are there"
-        )
-    return tree, _check_unsigned(last, tree.size - 1)
-
-
-def _check_unsigned(entry: bytes, index: int) -> int:
-    try:
-        decoded = decode_entry_untrusted(entry)
-    except RemoteProtocolError as error:
-        raise _integrity(f"entry {index} cannot be read: {error}") from error
-    if decoded.index != index:
-        raise _integrity(f"entry {index} calls itself entry {decoded.index}")
-    return decoded.time_ms
-
-
-def _integrity(reason: str) -> NodeError:
-    return NodeError(
-        f"the audit log is not what this node wrote: {reason}",
-        hint="keep the folder `audit` as it is for an examination and find out who changed it; "
-        "restore it only from a backup that is as new as the log",
-        code=ExitCode.INTEGRITY,
-    )

@@ -3,7 +3,7 @@
 import base64
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +12,7 @@ from node.audit_evidence import EvidenceStore
 from node.audit_files import sync_directory
 from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint
-from protocol.log.entry import decode_entry_untrusted
+from protocol.log.entry import Opening, decode_entry_untrusted
 from protocol.log.tree import leaf_hash
 
 FORMAT = "radmesh-audit-bundle/1"
@@ -51,7 +51,8 @@ def write_bundle(
     exported: str,
     entries: Callable[[], Iterator[bytes]],
     evidence: EvidenceStore,
-    include_openings: bool,
+    include_openings: bool | Callable[[int, Opening], bool],
+    further: Mapping[str, bytes],
 ) -> None:
     """Write a bundle of the entries that one checkpoint covers.
 
@@ -63,7 +64,9 @@ def write_bundle(
         exported: when, for people.
         entries: gives the `checkpoint.size` entries, each time anew.
         evidence: openings and receipts.
-        include_openings: whether the auditor may learn who and what.
+        include_openings: whether the auditor may learn who and what; a function decides
+            by entry and opening.
+        further: members of other files; checkpoints of this size and above are left out.
     """
     size = checkpoint.size
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -80,8 +83,12 @@ def write_bundle(
         # Hashes do not compress.
         _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED)
         _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence))
+        for name, content in further.items():
+            folder, _, rest = name.partition("/")
+            if folder != "checkpoints" or int(rest) < size:
+                _add(archive, name, [content])
         if include_openings:
-            _add(archive, "openings.jsonl", _opening_lines(size, evidence))
+            _add(archive, "openings.jsonl", _opening_lines(size, evidence, include_openings))
 
 
 def _add(
@@ -113,8 +120,12 @@ def _receipt_lines(entries: Iterable[bytes], evidence: EvidenceStore) -> Iterato
             yield canonical_json(line) + b"\n"
 
 
-def _opening_lines(size: int, evidence: EvidenceStore) -> Iterator[bytes]:
+def _opening_lines(
+    size: int, evidence: EvidenceStore, chosen: bool | Callable[[int, Opening], bool]
+) -> Iterator[bytes]:
     for index, opening in evidence.openings(size):
+        if callable(chosen) and not chosen(index, opening):
+            continue
         line = {
             "commitment": opening.commitment,
             "index": index,

@@ -2,7 +2,7 @@
 
 A checkpoint costs two flushes more than an entry, so it is written by a thread
 of its own, once for all entries that came meanwhile. What is on disk may lag by
-some milliseconds; what is shown to anybody is written first, so that no crash
+a quarter of a second; what is shown to anybody is written first, so that no crash
 makes the log fall behind what others have seen.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.audit_files import replace_durable
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint, sign_checkpoint
 from protocol.log.note import Signer
 from protocol.log.tree import Frontier
 
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.25
 """Least time between two checkpoints that nobody asked for."""
 
 RETRY_SECONDS = 1.0
@@ -28,13 +28,15 @@ class CheckpointKeeper:
 
     Args:
         path: the file of the newest checkpoint.
-        signer: the log key, named by the origin.
+        signer: the log key in force now, named by the origin; None when it is lost, and
+            nothing can be signed before `hand_over`.
         durable: gives the tree over the entries that are on disk; never a larger one.
     """
 
-    def __init__(self, path: Path, signer: Signer, durable: Callable[[], Frontier]) -> None:
+    def __init__(self, path: Path, signer: Signer | None, durable: Callable[[], Frontier]) -> None:
         self._path = path
-        self._signer = signer
+        # Each with the first size that it signs; the last one is the current key.
+        self._signers: list[tuple[int, Signer | None]] = [(0, signer)]
         self._durable = durable
         self._lock = threading.Lock()
         self._size = -1
@@ -46,7 +48,8 @@ class CheckpointKeeper:
 
     def poke(self) -> None:
         """Say that there are new entries."""
-        self._wanted.set()
+        if not self._wanted.is_set():
+            self._wanted.set()
 
     def current(self) -> str:
         """The signed checkpoint over all durable entries; on disk before it is returned.
@@ -57,11 +60,29 @@ class CheckpointKeeper:
         with self._lock:
             tree = self._durable()
             if tree.size != self._size:
-                checkpoint = Checkpoint(self._signer.name, tree.size, tree.root())
-                text = sign_checkpoint(checkpoint, self._signer)
+                signer = next(
+                    signer for since, signer in reversed(self._signers) if since <= tree.size
+                )
+                if signer is None:
+                    raise NodeError("the log key is lost", code=ExitCode.NO_HOME)
+                checkpoint = Checkpoint(signer.name, tree.size, tree.root())
+                text = sign_checkpoint(checkpoint, signer)
                 replace_durable(self._path, text.encode())
                 self._size, self._text = tree.size, text
             return self._text
+
+    def hand_over(self, signer: Signer, since_size: int) -> None:
+        """From `since_size` on another key signs; to be said before the log is so large."""
+        with self._lock:
+            self._signers.append((since_size, signer))
+
+    def take_back(self, public: bytes) -> None:
+        """Undo a `hand_over` to a key (32 bytes), if there was one: the log did not grow
+        to that size."""
+        with self._lock:
+            signer = self._signers[-1][1]
+            if signer is not None and signer.keypair.public == public:
+                self._signers.pop()
 
     def _run(self) -> None:
         while True:

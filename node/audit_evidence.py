@@ -10,6 +10,13 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from node.audit_erasure import (
+    ERASURES_SCHEMA,
+    OF_PATIENT,
+    OF_STUDY,
+    STUDIES_OF_PATIENT,
+    Erasures,
+)
 from node.database import Database
 from protocol.log.entry import Opening
 
@@ -41,9 +48,10 @@ class EvidenceStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, [EVIDENCE_SCHEMA])
+        self._database = Database(path, [EVIDENCE_SCHEMA, ERASURES_SCHEMA])
         # What is deleted is overwritten, not only unlinked.
         self._database.query("PRAGMA secure_delete=ON")
+        self.erasures = Erasures(self._database)
 
     def add_openings(self, first: int, openings: Iterable[tuple[int, int, Opening]]) -> None:
         """Store openings as (entry, place in its subjects, opening); durable on return.
@@ -70,7 +78,11 @@ class EvidenceStore:
 
     def openings(self, stop: int) -> Iterator[tuple[int, Opening]]:
         """All openings of entries before `stop`, in the order of entries and subjects."""
-        entry, place = -1, -1
+        return ((entry, opening) for entry, _, opening in self.placed_openings(0, stop))
+
+    def placed_openings(self, start: int, stop: int) -> Iterator[tuple[int, int, Opening]]:
+        """Openings of entries `start` to `stop - 1` as (entry, place, opening), in order."""
+        entry, place = start, -1
         while True:
             rows = self._database.query(
                 "SELECT entry, place, kind, value, salt FROM openings "
@@ -79,9 +91,32 @@ class EvidenceStore:
             )
             for row in rows:
                 entry, place = row["entry"], row["place"]
-                yield entry, Opening(row["kind"], row["value"], row["salt"])
+                yield entry, place, Opening(row["kind"], row["value"], row["salt"])
             if len(rows) < _PAGE:
                 return
+
+    def entries_about(self, *, study: str = "", patient: str = "") -> list[int]:
+        """Entries that openings show to be about a study, or a patient; in ascending order.
+
+        Args:
+            study: a Study Instance UID, or "".
+            patient: an identity, or a Patient ID that stands for it with any issuer, or "".
+        """
+        found: set[int] | None = None
+        for value, chosen in ((study, OF_STUDY), (patient, OF_PATIENT)):
+            if value:
+                rows = self._database.query(
+                    f"SELECT DISTINCT entry FROM openings WHERE {chosen}", (value,)
+                )
+                entries = {row["entry"] for row in rows}
+                found = entries if found is None else found & entries
+        return sorted(found or ())
+
+    def studies_of(self, patient: str) -> frozenset[str]:
+        """Study Instance UIDs that openings show to be of a patient, as in `entries_about`."""
+        return frozenset(
+            row["value"] for row in self._database.query(STUDIES_OF_PATIENT, (patient,))
+        )
 
     def add_receipt(self, receipt: bytes) -> str:
         """Store a receipt; durable on return. Returns its SHA-256 in hex."""

@@ -3,16 +3,19 @@
 Frame: length of the entry (u32, big-endian), CRC-32 of the entry (u32,
 big-endian), entry. Frames are appended and flushed; nothing is ever written in
 the middle. What lies behind the last whole frame was never acknowledged to
-anybody: a write that a crash cut short (docs/protocol-log.md section 6).
+anybody: a write that a crash cut short, or zeros that were written ahead, so that
+a flush has no size to change and need not wait for the file system's journal
+(docs/protocol-log.md section 6).
 """
 
 import array
+import contextlib
 import errno
 import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from node.errors import ExitCode, NodeError
@@ -22,6 +25,8 @@ FRAME_HEADER = struct.Struct(">II")
 
 _READ_BYTES = 1 << 20
 _READ_ENTRIES = 512
+_RESERVE_BYTES = 1 << 20
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def frame(entry: bytes) -> bytes:
@@ -34,38 +39,48 @@ class LogFile:
 
     Appending is for one thread at a time; reading entries that are durable is for any.
 
+    Attributes:
+        is_broken: a flush failed, and nobody knows what is on disk: nothing is taken
+            until `reopen` and `mend`.
+
     Args:
         path: the file.
         create: make it; otherwise it must exist.
-        sync: flushes a descriptor to disk.
 
     Raises:
         NodeError: it cannot be opened, or another process holds it.
     """
 
-    def __init__(
-        self, path: Path, *, create: bool = False, sync: Callable[[int], None] = os.fdatasync
-    ) -> None:
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
-        self._sync = sync
-        self._broken = False
         self._starts = array.array("Q")
         self._end = 0
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+        self._reserved = 0
+        self.is_broken = False
+        self._descriptor = self._open(os.O_CREAT | os.O_EXCL if create else 0)
+
+    def _open(self, flags: int) -> int:
         try:
-            self._descriptor = os.open(path, flags, 0o600)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         except OSError as error:
             raise NodeError(
-                f"the audit log {path} cannot be opened: {error.strerror}",
+                f"the audit log {self._path} cannot be opened: {error.strerror}",
                 hint="restore the folder `audit` from the backup of this home",
                 code=ExitCode.INTEGRITY if error.errno == errno.ENOENT else ExitCode.NO_HOME,
             ) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
+        except NodeError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._descriptor)
             raise NodeError(
-                f"another process is writing the audit log {path}",
+                f"another process is writing the audit log {self._path}",
                 hint="stop it first; two writers would break the log",
                 code=ExitCode.BUSY,
             ) from None
@@ -76,59 +91,82 @@ class LogFile:
         return len(self._starts)
 
     def scan(self) -> Iterator[bytes]:
-        """Read all entries from the beginning, up to the end or the first bad frame."""
-        size = os.fstat(self._descriptor).st_size
-        with os.fdopen(os.dup(self._descriptor), "rb", _READ_BYTES) as file:
-            file.seek(0)
-            while True:
-                header = file.read(FRAME_HEADER.size)
-                if len(header) < FRAME_HEADER.size:
-                    return
-                length, checksum = FRAME_HEADER.unpack(header)
-                if not 0 < length <= ENTRY_BYTES or self._end + len(header) + length > size:
-                    return
-                entry = file.read(length)
-                if zlib.crc32(entry) != checksum:
-                    return
-                self._starts.append(self._end)
-                self._end += len(header) + length
-                yield entry
+        """Read all entries from the beginning, up to the end or the first bad frame.
+
+        Raises:
+            NodeError: the disk is failing.
+        """
+        for entry in self._whole_frames():
+            self._starts.append(self._end)
+            self._end += FRAME_HEADER.size + len(entry)
+            yield entry
+
+    def _whole_frames(self) -> Iterator[bytes]:
+        try:
+            size = os.fstat(self._descriptor).st_size
+            position = 0
+            with os.fdopen(os.dup(self._descriptor), "rb", _READ_BYTES) as file:
+                file.seek(0)
+                while True:
+                    header = file.read(FRAME_HEADER.size)
+                    if len(header) < FRAME_HEADER.size:
+                        return
+                    length, checksum = FRAME_HEADER.unpack(header)
+                    position += len(header) + length
+                    if not 0 < length <= ENTRY_BYTES or position > size:
+                        return
+                    entry = file.read(length)
+                    if zlib.crc32(entry) != checksum:
+                        return
+                    yield entry
+        except OSError as error:
+            raise _read_error(self._path, error) from error
 
     def torn_tail(self) -> bytes:
-        """What lies behind the last whole frame, after `scan`."""
+        """What a crash left behind the last whole frame, after `scan`; without zeros at
+        the end, which were written ahead."""
         size = os.fstat(self._descriptor).st_size
-        return os.pread(self._descriptor, size - self._end, self._end)
+        return os.pread(self._descriptor, size - self._end, self._end).rstrip(b"\0")
 
-    def cut_torn_tail(self) -> None:
-        """Remove what lies behind the last whole frame."""
+    def cut(self) -> None:
+        """Remove what lies behind the last whole frame, and make all before it durable:
+        a killed process may have left it in memory only.
+
+        Raises:
+            NodeError: the disk is full or failing.
+        """
+        try:
+            self._cut()
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+
+    def _cut(self) -> None:
         os.ftruncate(self._descriptor, self._end)
         os.fsync(self._descriptor)
-
-    def flush(self) -> None:
-        """Make what was read durable: a killed process may have left it in memory only."""
-        os.fsync(self._descriptor)
+        self._reserved = self._end
 
     def append(self, entries: Sequence[bytes]) -> None:
         """Append entries; they are durable when this returns.
 
         Raises:
             NodeError: the disk is full or failing. None of the entries is in the log;
-                after a failed flush the log takes no more until it is opened anew,
-                because nobody knows what is on disk.
+                after a failed flush `is_broken` is set.
         """
-        if self._broken:
+        if self.is_broken:
             raise _disk_error(self._path, "an earlier write failed")
         data = memoryview(b"".join(frame(entry) for entry in entries))
         written = 0
         try:
+            if self._end + len(data) > self._reserved:
+                self._reserve(self._end + len(data))
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self._end + written)
-            self._sync(self._descriptor)
+            os.fdatasync(self._descriptor)
         except OSError as error:
             self._undo()
             # All was written: it is the flush that failed.
             if written == len(data):
-                self._broken = True
+                self.is_broken = True
             raise _disk_error(self._path, error.strerror) from error
         except BaseException:
             # Bytes behind the end could be taken for entries after a crash.
@@ -138,11 +176,59 @@ class LogFile:
             self._starts.append(self._end)
             self._end += FRAME_HEADER.size + len(entry)
 
+    def _reserve(self, needed: int) -> None:
+        # Entries may stand behind what was reserved, after a disk was too full for zeros.
+        start = max(self._reserved, self._end)
+        zeros = bytes(needed - start + _RESERVE_BYTES)
+        try:
+            self._reserved = start + os.pwrite(self._descriptor, zeros, start)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            # A disk too full for zeros may still take the entries.
+            if error.errno not in _DISK_FULL:
+                raise
+
     def _undo(self) -> None:
         try:
-            self.cut_torn_tail()
+            self._cut()
         except OSError:
-            self._broken = True
+            self.is_broken = True
+
+    def reopen(self) -> Iterator[bytes]:
+        """After a failed flush: the whole frames, from the disk and not from memory.
+
+        The system may show what it failed to write as if it were on disk, and forget
+        the failure: a second flush of the same file proves nothing.
+
+        Raises:
+            NodeError: it cannot be opened or read, or another process took it.
+        """
+        try:
+            fresh = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            # Under the same number, since others may be reading.
+            os.dup2(fresh, self._descriptor, inheritable=False)
+            os.close(fresh)
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+        self._lock(self._descriptor)
+        return self._whole_frames()
+
+    def mend(self) -> None:
+        """Take entries again, once what `reopen` gave begins with all that was acknowledged.
+
+        Raises:
+            NodeError: the disk still fails.
+        """
+        last = self._starts[-1]
+        try:
+            # The last entry again, so that the flush has something to prove.
+            data = os.pread(self._descriptor, self._end - last, last)
+            os.pwrite(self._descriptor, data, last)
+            self._cut()
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+        self.is_broken = False
 
     def read(self, start: int, stop: int) -> Iterator[bytes]:
         """Entries `start` to `stop - 1`.
@@ -154,7 +240,10 @@ class LogFile:
             upto = min(start + _READ_ENTRIES, stop)
             begin = self._starts[start]
             end = self._starts[upto] if upto < len(self._starts) else self._end
-            block = os.pread(self._descriptor, end - begin, begin)
+            try:
+                block = os.pread(self._descriptor, end - begin, begin)
+            except OSError as error:
+                raise _read_error(self._path, error) from error
             position = 0
             for index in range(start, upto):
                 header = block[position : position + FRAME_HEADER.size].ljust(FRAME_HEADER.size)
@@ -172,8 +261,11 @@ class LogFile:
             start = upto
 
     def close(self) -> None:
-        """Give the file back."""
+        """Give the file back, without the zeros ahead."""
         if self._descriptor >= 0:
+            if not self.is_broken:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, self._end)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -187,6 +279,28 @@ def _disk_error(path: Path, reason: str | None) -> NodeError:
     )
 
 
+def _read_error(path: Path, error: OSError) -> NodeError:
+    return NodeError(
+        f"{path} cannot be read: {error.strerror}",
+        hint="repair the disk; what is in the folder `audit` may be all that is left of it",
+        code=ExitCode.DISK,
+    )
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a small file; none when there is no such file.
+
+    Raises:
+        NodeError: the disk is failing.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise _read_error(path, error) from error
+
+
 def replace_durable(path: Path, data: bytes) -> None:
     """Write a small file so that after a crash it is whole, old or new.
 
@@ -196,12 +310,30 @@ def replace_durable(path: Path, data: bytes) -> None:
         NodeError: the disk is full or failing; the old file stands.
     """
     temporary = path.with_name(f"{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(temporary, flags, 0o600)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise _disk_error(path, error.strerror) from error
+
+
+def rename_durable(path: Path, target: Path) -> None:
+    """Give a file another name in its folder, durably.
+
+    Raises:
+        NodeError: the disk is failing.
+    """
+    try:
+        path.rename(target)
         sync_directory(path.parent)
     except OSError as error:
         raise _disk_error(path, error.strerror) from error

@@ -32,7 +32,7 @@ from node.catalog_rows import (
     instance_row,
     study_row,
 )
-from node.catalog_search import find_study
+from node.catalog_search import find_study, patient_of
 from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.headers import InstanceHeader
@@ -111,6 +111,10 @@ class Catalog:
         """One study by its Study Instance UID."""
         row = self._database.query_one("SELECT * FROM studies WHERE study_uid = ?", (study_uid,))
         return None if row is None else study_row(row)
+
+    def patient(self, study_uid: str) -> str:
+        """Who the patient of a study is, as in `StudyAttributes.patient`; "" if unknown."""
+        return patient_of(self._database, study_uid)
 
     def study_count(self) -> int:
         """How many studies there are."""

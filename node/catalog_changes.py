@@ -104,7 +104,7 @@ def _insert_study(
     now: int,
 ) -> None:
     study = header.study
-    connection.execute(
+    inserted = connection.execute(
         "INSERT OR IGNORE INTO studies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,x'',0,0,0,0,'')",
         (
             study.study_uid, study.patient_id, study.patient_name, study.patient_birth_date,
@@ -113,6 +113,11 @@ def _insert_study(
             study.institution, shared, origin, now,
         ),
     )  # fmt: skip
+    if inserted.rowcount == 1 and study.patient_id_issuer:
+        connection.execute(
+            "INSERT INTO patient_id_issuers VALUES (?,?)",
+            (study.study_uid, study.patient_id_issuer),
+        )
 
 
 def _insert_series(

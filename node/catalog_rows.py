@@ -31,6 +31,11 @@ CREATE TABLE IF NOT EXISTS studies (
     encoded_bytes INTEGER NOT NULL,
     modalities TEXT NOT NULL
 ) STRICT;
+-- Who issued the Patient ID of a study, where its files say so.
+CREATE TABLE IF NOT EXISTS patient_id_issuers (
+    study_uid TEXT PRIMARY KEY REFERENCES studies,
+    issuer TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS studies_accession ON studies (accession_number);
 CREATE INDEX IF NOT EXISTS studies_by_date ON studies (study_date DESC, study_uid);
 

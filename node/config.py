@@ -7,6 +7,7 @@ from typing import Any
 
 from node.bandwidth import BadRule, BandwidthRule, read_rule
 from node.errors import ExitCode, NodeError
+from node.reports.collector import Collector, parse_collector
 from protocol import limits
 
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/4101",)
@@ -28,6 +29,21 @@ write_block_bytes = {block}
 # "warning" logs what an operator must know; "debug" adds detail, never patient data.
 log_level = "info"
 
+# The audit log: how many of the facilities with the grant `witness` must have cosigned
+# a checkpoint (0: none must), how often they are asked while there are new entries, and
+# after which silence an entry says that nothing happened.
+# [audit]
+# witness_quorum = 0
+# witness_seconds = 60
+# heartbeat_seconds = 900
+
+# A syslog collector that gets each entry over TLS: "dicom" sends DICOM audit messages,
+# which name studies and patients; "json" the entries as they are, which name nobody.
+# [audit.syslog]
+# address = "logs.hospital.example:6514"
+# ca = "/etc/radmesh/logs-ca.pem"
+# format = "dicom"
+
 # The most that is sent to a facility, in 10^6 bits a second, at a time of day (local
 # time); without from and to at all times. "*" is each facility without an entry of
 # its own. stat_exempt = true lets urgent transfers go as fast as they can.
@@ -40,6 +56,27 @@ log_level = "info"
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """The table `audit`.
+
+    Attributes:
+        witness_quorum: how many witnesses must have cosigned a checkpoint.
+        witness_seconds: between rounds while there are entries that are not cosigned.
+        heartbeat_seconds: without an entry, after which one says so.
+        syslog: the collector that the log is forwarded to.
+    """
+
+    witness_quorum: int = 0
+    witness_seconds: int = 60
+    heartbeat_seconds: int = 900
+    syslog: Collector | None = None
+
+
+_LEAST_AUDIT = {"witness_quorum": 0, "witness_seconds": 1, "heartbeat_seconds": 1}
+_MOST_AUDIT = 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What `config.toml` says, with defaults for what it does not."""
 
@@ -48,6 +85,7 @@ class Settings:
     write_block_bytes: int = limits.WRITE_BLOCK_BYTES
     log_level: str = "info"
     bandwidth: tuple[BandwidthRule, ...] = ()
+    audit: AuditSettings = AuditSettings()
 
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
@@ -98,7 +136,52 @@ def read_settings(path: Path) -> Settings:
         write_block_bytes=block,
         log_level=level,
         bandwidth=_rules(path, values.get("bandwidth", [])),
+        audit=_audit(path, values.get("audit", {})),
     )
+
+
+def _audit(path: Path, table: Any) -> AuditSettings:
+    if not isinstance(table, dict):
+        raise _wrong(path, "audit", "a table, written [audit]")
+    unknown = set(table) - set(AuditSettings.__dataclass_fields__)
+    if unknown:
+        raise NodeError(
+            f"the table audit in {path} has an unknown entry: {', '.join(sorted(unknown))}",
+            hint="see docs/operations.md section 4",
+            code=ExitCode.USAGE,
+        )
+    syslog = _syslog(path, table["syslog"]) if "syslog" in table else None
+    numbers = {name: value for name, value in table.items() if name != "syslog"}
+    for name, value in numbers.items():
+        if type(value) is not int or not _LEAST_AUDIT[name] <= value <= _MOST_AUDIT:
+            raise _wrong(
+                path, f"audit.{name}", f"a number from {_LEAST_AUDIT[name]} to {_MOST_AUDIT}"
+            )
+    return AuditSettings(**numbers, syslog=syslog)
+
+
+def _syslog(path: Path, table: Any) -> Collector:
+    names = {"address", "ca", "certificate", "key", "format"}
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise _wrong(path, "audit.syslog", "a table of texts, written [audit.syslog]")
+    unknown = set(table) - names
+    if unknown:
+        raise NodeError(
+            f"the table audit.syslog in {path} has an unknown entry: {', '.join(sorted(unknown))}",
+            hint=f"its entries are {', '.join(sorted(names))}",
+            code=ExitCode.USAGE,
+        )
+    # A path is relative to the home, where config.toml lies.
+    files = {
+        name: str(path.parent / table[name]) if table.get(name) else ""
+        for name in ("ca", "certificate", "key")
+    }
+    try:
+        return parse_collector(table.get("address", ""), **files, form=table.get("format", "dicom"))
+    except NodeError as error:
+        raise NodeError(
+            f"audit.syslog in {path}: {error.message}", hint=error.hint, code=error.code
+        ) from error
 
 
 def _rules(path: Path, entries: Any) -> tuple[BandwidthRule, ...]:

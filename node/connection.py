@@ -1,36 +1,28 @@
-"""One libp2p connection to a trusted peer, from handshake to end.
+"""One connection to a trusted peer, from handshake to end.
 
-With `node/hardening.py` and `node/muxer_guard.py` the only file that imports
-libp2p, whose exceptions end here.
-
-A connection is one task with two nurseries: the inner one runs yamux, the pulse
-and the acceptor and ends with the connection; the outer one runs the stream
-handlers, which then find their streams lost and get a while to clean up. Nothing
-that a peer does raises out of `run`.
+A connection is one task with two nurseries: the inner one runs the muxer and the
+pulse and ends with the connection; the outer one runs the stream handlers, which
+then find their streams lost and get a while to clean up. Nothing that a peer does
+raises out of `run`.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING
 
 import trio
-from libp2p.custom_types import TProtocol
-from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
-from libp2p.transport.exceptions import MuxerUpgradeFailure, SecurityUpgradeFailure
-from libp2p.transport.upgrader import TransportUpgrader
 
 from keys.identity import peer_id
-from node import hardening, muxer_guard
-from node.hardening import NetworkLimits, SocketConnection
-from node.sockets import Unreachable
-from node.streams import PeerStream, PeerTimeout, StreamLost
+from node import hardening
+from node.bounds import NetworkLimits
+from node.channel import Channel
+from node.hardening import SocketConnection, Upgrader
+from node.muxed import MuxedStream
+from node.muxer import Muxer, TooManyStreams
+from node.negotiation import Answers, BadLine, Choice, proposal
+from node.streams import PeerStream, StreamLost
 
 if TYPE_CHECKING:
     # The stubs that come with libp2p's dependencies hide trio's own name for it.
@@ -40,7 +32,7 @@ log = logging.getLogger("radmesh.network")
 
 Handler = Callable[[PeerStream], Awaitable[None]]
 
-_DRAIN_BYTES = 64 * 1024
+_DRAIN_BYTES = 1024 * 1024
 _PULSE_POLL_SECONDS = 0.1
 
 
@@ -58,7 +50,7 @@ class Shared:
         left: a connection has ended; may come more than once.
     """
 
-    upgrader: TransportUpgrader
+    upgrader: Upgrader
     limits: NetworkLimits
     handlers: Mapping[str, Handler]
     is_trusted: Callable[[bytes], bool]
@@ -78,24 +70,8 @@ async def upgrade(raw: SocketConnection, expected: bytes | None, shared: Shared)
     Raises:
         Unreachable: with the reason.
     """
-    wanted = hardening.node_id(expected) if expected is not None else None
-    try:
-        secured = await shared.upgrader.upgrade_security(raw, raw.is_initiator, wanted)
-        peer = secured.get_remote_peer()
-        muxed = await shared.upgrader.upgrade_connection(secured, peer)
-    except SecurityUpgradeFailure as error:
-        if raw.ended:
-            raise Unreachable("the peer hung up while connecting") from error
-        raise Unreachable("the node there has another key or does not speak Noise") from error
-    except MuxerUpgradeFailure as error:
-        raise Unreachable("the peer hung up: it may not trust this node yet") from error
-    except Exception as error:
-        raise Unreachable("the peer hung up while connecting") from error
-    public = hardening.node_public(peer)
-    if not isinstance(muxed, Yamux) or public is None:
-        raise Unreachable("the peer does not speak yamux")
-    muxer_guard.guard_muxer(muxed, shared.limits)
-    return Connection(raw, muxed, public, shared)
+    public, channel = await hardening.handshake(raw, expected, shared.upgrader)
+    return Connection(raw, channel, public, shared)
 
 
 class Connection:
@@ -105,13 +81,21 @@ class Connection:
         peer: node public key of the peer, 32 bytes.
     """
 
-    def __init__(self, raw: SocketConnection, muxed: Yamux, peer: bytes, shared: Shared) -> None:
+    def __init__(
+        self, raw: SocketConnection, channel: Channel, peer: bytes, shared: Shared
+    ) -> None:
         self.peer = peer
         self._raw = raw
-        self._muxed = muxed
         self._shared = shared
         self._limits = shared.limits
         self._handlers: trio.Nursery | None = None
+        self._muxer = Muxer(
+            channel,
+            peer=peer_id(peer),
+            is_initiator=raw.is_initiator,
+            limits=shared.limits,
+            accept=self._accept,
+        )
 
     async def run(self, task_status: "TaskStatus[bool]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the peer until the connection ends; reports whether it was ready."""
@@ -119,16 +103,14 @@ class Connection:
             async with trio.open_nursery() as handlers:
                 self._handlers = handlers
                 async with trio.open_nursery() as core:
-                    muxer_done = trio.Event()
-                    core.start_soon(self._run_muxer, muxer_done)
-                    await self._muxed.event_started.wait()
                     ready = self._shared.joined(self)
                     task_status.started(ready)
                     if not ready:
                         self.end()
+                    core.start_soon(self._run_writer)
                     core.start_soon(self._watch_pulse)
-                    await self._accept_streams(handlers)
-                    await muxer_done.wait()
+                    await self._muxer.run()
+                    self._raw.abort()
                     core.cancel_scope.cancel()
                 self._shared.left(self)
                 grace = self._limits.handler_grace_seconds
@@ -136,6 +118,7 @@ class Connection:
         except Exception as error:
             log.warning("a connection to %s failed: %s", peer_id(self.peer), _name(error))
         finally:
+            self._muxer.end()
             self._shared.left(self)
             self._raw.abort()
 
@@ -144,53 +127,33 @@ class Connection:
         self._raw.abort()
 
     async def open_stream(self, protocol_id: str, timeout_seconds: float) -> PeerStream:
-        """Open a stream and agree on its protocol.
+        """Open a stream of a protocol, without waiting for the peer.
+
+        Whether it takes the stream shows when that is first read or written to.
+
+        Args:
+            protocol_id: what it is for.
+            timeout_seconds: longest wait for the peer's answer to that, from now.
 
         Raises:
-            StreamLost: the connection broke, is full, or the peer declines.
-            PeerTimeout: no answer in time.
+            StreamLost: the connection broke, or is full.
         """
-        if self._muxed.stream_backlog_semaphore.value == 0:
-            # The library would wait without end and without a word.
-            raise StreamLost("too many streams to the peer are open")
-        deadline = trio.current_time() + timeout_seconds
-        muxed: YamuxStream | None = None
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            # Cut in the middle, the library would lose one of its 256 places.
-            with trio.CancelScope(shield=True, deadline=deadline):
-                muxed = await self._muxed.open_stream()
-        except Exception as error:
+            muxed = self._muxer.open_stream(proposal(protocol_id))
+        except TooManyStreams:
+            raise StreamLost("too many streams to the peer are open") from None
+        except ConnectionError as error:
             raise StreamLost("the connection to the peer broke") from error
-        if muxed is None:
-            raise PeerTimeout("the peer takes no new stream")
         stream = self._wrap(muxed, protocol_id)
-        try:
-            with trio.CancelScope(deadline=deadline) as scope:
-                await MultiselectClient().select_one_of(
-                    [TProtocol(protocol_id)],
-                    MultiselectCommunicator(hardening.LineReader(muxed)),
-                    negotiate_timeout=ceil(timeout_seconds) + 1,
-                )
-        except Exception as error:
-            await stream.reset()
-            raise StreamLost(f"the peer does not take a stream of {protocol_id}") from error
-        except BaseException:
-            await stream.reset()
-            raise
-        if scope.cancelled_caught:
-            await stream.reset()
-            raise PeerTimeout("the peer did not answer on a new stream")
+        stream.await_answers(Answers(protocol_id), muxed, trio.current_time() + timeout_seconds)
         return stream
 
-    async def _run_muxer(self, done: trio.Event) -> None:
+    async def _run_writer(self) -> None:
         try:
-            await self._muxed.start()
-        except Exception as error:
-            log.warning("yamux with %s failed: %s", peer_id(self.peer), _name(error))
+            await self._muxer.run_writer()
         finally:
             self._raw.abort()
-            muxer_guard.release_waiters(self._muxed)
-            done.set()
 
     async def _watch_pulse(self) -> None:
         """Cut the connection when the peer is silent and does not answer a ping.
@@ -207,11 +170,8 @@ class Connection:
                 break
             if self._raw.received != seen:
                 continue
+            self._muxer.ping()
             with trio.move_on_after(self._limits.answer_seconds):
-                try:
-                    await muxer_guard.ping(self._muxed)
-                except Exception:
-                    break
                 while self._raw.received == seen:  # noqa: ASYNC110 (an event per read costs more)
                     await trio.sleep(_PULSE_POLL_SECONDS)
             if self._raw.received == seen:
@@ -219,22 +179,17 @@ class Connection:
                 break
         self.end()
 
-    async def _accept_streams(self, handlers: trio.Nursery) -> None:
-        while True:
-            try:
-                muxed = await self._muxed.accept_stream()
-            except MuxedConnUnavailable:
-                return
-            if isinstance(muxed, YamuxStream):
-                handlers.start_soon(self._serve, muxed)
-
-    async def _serve(self, muxed: YamuxStream) -> None:
+    def _accept(self, muxed: MuxedStream) -> None:
+        """Serve a stream that the peer opens, unless it has too many or is not trusted now."""
         handling = self._shared.handling
         full = handling[self.peer] >= self._limits.streams_per_peer
         if full or not self._shared.is_trusted(self.peer):
-            await self._reset(muxed)
-            return
-        handling[self.peer] += 1
+            muxed.reset()
+        elif self._start(self._serve, muxed):
+            handling[self.peer] += 1
+
+    async def _serve(self, muxed: MuxedStream) -> None:
+        handling = self._shared.handling
         protocol_id = "?"
         try:
             protocol_id = await self._negotiate(muxed)
@@ -252,57 +207,53 @@ class Connection:
             if not handling[self.peer]:
                 del handling[self.peer]
 
-    async def _negotiate(self, muxed: YamuxStream) -> str:
-        choices = Multiselect(dict.fromkeys(map(TProtocol, self._shared.handlers)))
-        communicator = MultiselectCommunicator(hardening.LineReader(muxed))
+    async def _negotiate(self, muxed: MuxedStream) -> str:
+        """Agree with the peer on what a stream of its is for; resets it when that fails."""
+        choice = Choice(self._shared.handlers)
+        answers = b""
         try:
-            chosen, _ = await choices.negotiate(communicator, ceil(self._limits.negotiate_seconds))
+            with trio.fail_after(self._limits.negotiate_seconds):
+                while choice.chosen is None:
+                    if answers and not muxed.buffered:
+                        await muxed.write(memoryview(answers))
+                        answers = b""
+                    answers += choice.receive_untrusted(await muxed.read(choice.missing))
+                await muxed.write(memoryview(answers))
         except BaseException as error:
-            self._abandon(muxed)
-            if isinstance(error, Exception):
+            muxed.reset()
+            if isinstance(error, BadLine | EOFError | ConnectionError | trio.TooSlowError):
                 raise _Declined from error
             raise
-        return str(chosen)
+        return choice.chosen
 
-    def _wrap(self, muxed: YamuxStream, protocol_id: str) -> PeerStream:
+    def _wrap(self, muxed: MuxedStream, protocol_id: str) -> PeerStream:
         return PeerStream(
             muxed,
             peer=self.peer,
             protocol_id=protocol_id,
-            block_bytes=self._limits.block_bytes,
-            abandon=lambda: self._abandon(muxed),
+            abandon=muxed.reset,
             linger=lambda: self._start(self._linger, muxed),
         )
 
-    def _abandon(self, muxed: YamuxStream) -> None:
-        muxer_guard.discard_input(muxed)
-        self._start(self._reset, muxed)
-
-    def _start(self, job: Callable[[YamuxStream], Awaitable[None]], muxed: YamuxStream) -> None:
+    def _start(self, job: Callable[[MuxedStream], Awaitable[None]], muxed: MuxedStream) -> bool:
         try:
             if self._handlers is not None:
                 self._handlers.start_soon(job, muxed)
+                return True
         except RuntimeError:
             # The connection is over, and the stream with it.
             pass
+        return False
 
-    async def _reset(self, muxed: YamuxStream) -> None:
-        muxer_guard.discard_input(muxed)
-        try:
-            await muxed.reset()
-        except Exception as error:
-            log.debug("resetting a stream: %s", _name(error))
-
-    async def _linger(self, muxed: YamuxStream) -> None:
+    async def _linger(self, muxed: MuxedStream) -> None:
         """Wait for the peer to close its half; a reset now could cost it our last bytes."""
         with trio.move_on_after(self._limits.linger_seconds):
             try:
                 while True:
                     await muxed.read(_DRAIN_BYTES)
-            except Exception as error:
-                log.debug("a stream has ended: %s", _name(error))
-        if not muxed.closed:
-            await self._reset(muxed)
+            except (EOFError, ConnectionError):
+                return
+        muxed.reset()
 
 
 class _Declined(Exception):

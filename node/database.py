@@ -105,6 +105,42 @@ class Database:
             row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
             return row
 
+    @contextlib.contextmanager
+    def overwriting(self) -> Iterator[sqlite3.Connection]:
+        """As `transaction`; what is deleted in it is overwritten, not only given back.
+
+        Raises:
+            NodeError: the disk is full or the database cannot be written.
+        """
+        with self._lock:
+            self._connection.execute("PRAGMA secure_delete=ON")
+            try:
+                with self.transaction() as connection:
+                    yield connection
+            finally:
+                self._connection.execute("PRAGMA secure_delete=OFF")
+
+    def empty_write_ahead_log(self) -> None:
+        """Bring all into the file itself and cut the `-wal` file to nothing.
+
+        Raises:
+            NodeError: the disk is full or failing, or another process reads the file.
+        """
+        try:
+            row = self.query_one("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            raise NodeError(
+                f"the node's database cannot be written: {error}",
+                hint="check free disk space; nothing that was committed is lost",
+                code=ExitCode.DISK,
+            ) from error
+        if row is None or row[0]:
+            raise NodeError(
+                "another process reads the node's database",
+                hint="end it, then run the command again",
+                code=ExitCode.BUSY,
+            )
+
     def close(self) -> None:
         """Close the connection; committed data is on disk already."""
         with self._lock:

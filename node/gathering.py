@@ -32,6 +32,7 @@ from node.workspaces import Workspaces
 from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Event as LogEvent
+from protocol.log.entry import subjects_of
 from protocol.manifest import Manifest
 
 _DISK_RESERVE_BYTES = 256 * 1024 * 1024
@@ -109,6 +110,7 @@ class Gathering:
 
     def __init__(self, shelves: Shelves, transfer: Transfer, *, several: bool) -> None:
         self.transfer = transfer
+        self.patient = ""
         self.receipts = 0
         self.open_sessions = 0
         self._shelves = shelves
@@ -309,20 +311,23 @@ class Gathering:
         manifest, lead = plan.manifest, plan.lead
         plan.check.check_rest(incoming)
         incoming.adopt(manifest.batches[index].digest for index in plan.needed)
+        headers = plan.check.headers
+        named = [header.study.patient for header in headers.values()]
+        self.patient = named[0] if named else self._shelves.catalog.patient(self.transfer.study)
         received = [
             self._received(contribution, manifest)
             for contribution in self.transfer.contributions.values()
             if contribution is lead or contribution.batches
         ]
         self._shelves.append(received)
-        self._shelves.catalog.publish_received(manifest, plan.check.headers, lead.peer)
+        self._shelves.catalog.publish_received(manifest, headers, lead.peer)
 
     def _received(self, contribution: Contribution, manifest: Manifest) -> LogEvent:
         return LogEvent(
             type="received",
             peer=contribution.peer,
             purpose=self.transfer.purpose,
-            subjects=(("study", self.transfer.study),),
+            subjects=subjects_of(self.transfer.study, self.patient),
             details={
                 "transfer": contribution.transfer.hex(),
                 "manifest": contribution.manifest.hex(),

@@ -1,26 +1,25 @@
-"""Repairs of libp2p 0.8.1: what a bare host does wrong, put right below it.
+"""The handshake of a connection by libp2p 0.8.1, and what is wrong in it put right.
 
-Owns everything that touches the library's inner workings; `node/network.py`
-uses the library only through what is here. Radmesh takes from libp2p the
-multistream-select negotiation, Noise, yamux and identities, and leaves its
-swarm and host aside, because those two
+Owns everything that touches the library. Radmesh takes from libp2p the choice of a
+security protocol by multistream-select, Noise's handshake, and identities, and leaves
+the rest aside. Its swarm and host
 
 - die with the process when a stream handler raises (three bytes that are not
   UTF-8 are enough), or end without a word,
 - keep the slot of every inbound connection for ever: none is accepted after 250,
 - refuse to dial for 60 s after one failure, and hand out dead connections,
-- dial peers again that were closed on purpose, and run identify with strangers.
+- dial peers again that were closed on purpose, and run identify with strangers;
 
-What remains to repair in the layers that we do use:
+its messages and its yamux copy each byte eight times and buffer what a peer sends
+beyond its window (`node/channel.py` and `node/muxer.py` take their place).
+
+What remains to repair in what we do use:
 
 - `SocketConnection`: a Noise message that is cut by a cancellation kills the
   whole connection (decryption fails for ever after); a frozen peer blocks a
   writer without end; a message in more than 101 TCP segments is an error; and
   a stranger's length prefix decides how much memory we set aside.
 - `TrustedNoise`: any key may connect, and the plaintext protocol is on offer.
-- `node/muxer_guard.py`: a peer that ignores the receive window, or opens streams
-  without end, is buffered until memory is gone.
-- `LineReader`: the length of a protocol name is up to the peer: 2 GiB are taken.
 - `tame_logging`: the library takes its loggers out of any configuration, and a
   peer that hangs up is a warning or an error to it.
 
@@ -30,8 +29,7 @@ test_node_hardening.py, test_node_connections.py and test_node_network.py).
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -40,74 +38,33 @@ from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
-from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectError
 from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.exceptions import SecurityUpgradeFailure
 from libp2p.transport.upgrader import TransportUpgrader
 
-from protocol.limits import WRITE_BLOCK_BYTES
+from node.bounds import NetworkLimits
+from node.channel import Bytes, Channel, Cipher
+from node.introduction import IntroducingNoise
+from node.sockets import Unreachable
+from node.vouching import NOBODY, Introductions
 
 log = logging.getLogger("radmesh.libp2p")
+
+Upgrader = TransportUpgrader
+"""The way from a TCP connection to an encrypted one, of `make_upgrader`."""
 
 SEED_BYTES = 32
 _LOG_LINE_CHARACTERS = 300
 _EXPECTED_LOG = ("clos", "reset", "incomplete", "handshake", "negotiat", "multiselect", "eof")
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")
 _RECEIVE_BYTES = 256 * 1024
-_PROTOCOL_LINE_BYTES = 1024
-
-
-@dataclass(frozen=True)
-class NetworkLimits:
-    """Bounds of the network layer, in seconds, bytes and counts.
-
-    A frozen peer is noticed after `pulse_seconds + answer_seconds` by reading, after
-    `stall_seconds` by writing, and in the middle of a message after `pulse_seconds +
-    message_seconds`: all stay under 30 s.
-    """
-
-    dial_seconds: float = 10.0
-    """For the TCP connection to one address."""
-    upgrade_seconds: float = 10.0
-    """For Noise and yamux on a new connection; silent sockets go after this."""
-    negotiate_seconds: float = 10.0
-    """For the protocol name on a new stream."""
-    pulse_seconds: float = 5.0
-    """A connection silent for so long is pinged."""
-    answer_seconds: float = 10.0
-    """A pinged connection silent for so long is closed."""
-    stall_seconds: float = 15.0
-    """A message of 64 KiB that does not go out in this time ends the connection."""
-    message_seconds: float = 20.0
-    """A message that has begun and is not whole after this time ends the connection:
-    a damaged length would have us wait for bytes that are not meant for it."""
-    linger_seconds: float = 10.0
-    """A peer may take so long to close its half of a stream that we closed."""
-    handler_grace_seconds: float = 30.0
-    """A handler may outlive its connection by so much before it is cancelled."""
-    unproved_per_host: int = 16
-    """Connections of one address on which no key has been proved yet."""
-    unproved_total: int = 150
-    unproved_bytes: int = 128 * 1024
-    """Read from one connection before the peer is known; a handshake takes 1 KiB."""
-    connections_per_peer: int = 4
-    """Two arise when both sides dial at once; more serve nobody."""
-    streams_per_peer: int = 64
-    """Handlers running for one peer."""
-    stream_entries: int = 512
-    """Streams of one connection in any state, ours and theirs."""
-    frame_bytes: int = 1024 * 1024
-    """Of one yamux frame of data; we send 64 KiB, the library takes 16 MiB."""
-    buffered_bytes: int = 64 * 1024 * 1024
-    """Received and not yet read, over all streams of one connection: four
-    transfers whose readers are behind by a full credit each."""
-    block_bytes: int = WRITE_BLOCK_BYTES
 
 
 class SocketConnection(IRawConnection):
@@ -176,22 +133,53 @@ class SocketConnection(IRawConnection):
         self._buffer = self._buffer[n:]
         return data
 
+    def take_rest(self) -> bytes:
+        """What was read from the socket and not asked for yet."""
+        return self._take(len(self._buffer))
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes; returns how many came, 0 when the connection has ended."""
+        try:
+            count = await self._stream.socket.recv_into(buffer)
+        except (OSError, trio.ClosedResourceError):
+            count = 0
+        self.received += count
+        self.ended = self.ended or not count
+        return count
+
     async def write(self, data: bytes) -> None:
+        """As `send`, for the handshake.
+
+        Raises:
+            RawConnError: what libp2p takes for the end of a connection.
+        """
+        try:
+            await self.send([data])
+        except ConnectionError as error:
+            raise RawConnError("connection closed") from error
+
+    async def send(self, parts: Sequence[Bytes]) -> None:
         """Send all of it, cancelled or not; end the connection when that stalls.
 
         Raises:
-            RawConnError: the one exception on which yamux gives a connection up; after
-                any other it works through what it has received, with a pause each time.
+            ConnectionError: the connection has ended.
         """
+        left = list(parts)
         deadline = trio.current_time() + self._stall_seconds
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            try:
-                await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise RawConnError("connection closed") from error
+            while left:
+                try:
+                    count = await self._stream.socket.sendmsg(left)
+                except (OSError, trio.ClosedResourceError) as error:
+                    # A part may be out; nothing can follow it.
+                    self.abort()
+                    raise ConnectionResetError("the connection is closed") from error
+                left = _after(left, count)
+                if left:
+                    scope.deadline = trio.current_time() + self._stall_seconds
         if scope.cancelled_caught:
             self.abort()
-            raise RawConnError("connection closed: the peer takes no data")
+            raise ConnectionResetError("the peer takes no data")
 
     def abort(self) -> None:
         """Close the socket now; every reader and writer wakes up, and nothing more is read."""
@@ -219,18 +207,21 @@ class SocketConnection(IRawConnection):
         return ConnectionType.DIRECT
 
 
-class TrustedNoise(Noise):
+class TrustedNoise(IntroducingNoise):
     """Noise that ends with a peer we trust, or not at all.
 
     The earliest point at which a PeerID is proved: before yamux, before any
     handler, before the peer learns a protocol name.
     """
 
-    def __init__(self, seed: bytes, admit: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions
+    ) -> None:
         # The Noise static key is vouched for by the node key in the handshake, so
         # that a fresh one for each process is as good as a stored one.
         super().__init__(host_keys(seed), noise_privkey=create_noise_key_pair().private_key)
         self._admit = admit
+        self.introductions = introductions
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         """Answer a handshake; refuse strangers."""
@@ -248,14 +239,72 @@ class TrustedNoise(Noise):
         return session
 
 
-def make_upgrader(seed: bytes, admit: Callable[[bytes], bool]) -> TransportUpgrader:
+def _after(parts: list[Bytes], count: int) -> list[Bytes]:
+    """What is left of parts after their first bytes."""
+    for index, part in enumerate(parts):
+        if count < len(part):
+            return [memoryview(part)[count:], *parts[index + 1 :]]
+        count -= len(part)
+    return []
+
+
+async def handshake(
+    raw: SocketConnection, expected: bytes | None, upgrader: Upgrader
+) -> tuple[bytes, Channel]:
+    """Agree on Noise and yamux over a TCP connection.
+
+    Args:
+        raw: a fresh connection; closing it on failure stays with the caller.
+        expected: node public key of the peer we dialled; None for a caller.
+        upgrader: of `make_upgrader`.
+
+    Returns:
+        The node public key that the peer has proved, and the channel to it.
+
+    Raises:
+        Unreachable: with the reason.
+    """
+    wanted = node_id(expected) if expected is not None else None
+    try:
+        secured = await upgrader.upgrade_security(raw, raw.is_initiator, wanted)
+        await upgrader.muxer_multistream.select_transport(secured)
+    except SecurityUpgradeFailure as error:
+        if raw.ended:
+            raise Unreachable("the peer hung up while connecting") from error
+        raise Unreachable("the node there has another key or does not speak Noise") from error
+    except MultiselectError as error:
+        raise Unreachable("the peer hung up: it may not trust this node yet") from error
+    except Exception as error:
+        raise Unreachable("the peer hung up while connecting") from error
+    public = node_public(secured.get_remote_peer())
+    if public is None:
+        raise Unreachable("the peer has a key of another kind")
+    return public, _channel(raw, secured)
+
+
+def _channel(raw: SocketConnection, session: Any) -> Channel:
+    """Take the ciphers, and what was read too far, out of libp2p's session."""
+    noise = session.conn.noise_state.noise_protocol
+    sending, receiving = (
+        Cipher(state.cipher.cipher, state.n)
+        for state in (noise.cipher_state_encrypt, noise.cipher_state_decrypt)
+    )
+    opened = session._drain(None)
+    return Channel(raw, sending=sending, receiving=receiving, opened=opened, rest=raw.take_rest())
+
+
+def make_upgrader(
+    seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions = NOBODY
+) -> Upgrader:
     """The way from a TCP connection to yamux over Noise; nothing else is on offer.
 
     Args:
         seed: of the node key, 32 bytes.
         admit: whether a node public key may connect now.
+        introductions: cards that make a new node key known.
     """
-    return TransportUpgrader({NOISE: TrustedNoise(seed, admit)}, {TProtocol(YAMUX): Yamux})
+    noise = TrustedNoise(seed, admit, introductions)
+    return TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux})
 
 
 def host_keys(seed: bytes) -> Any:
@@ -281,31 +330,6 @@ def node_public(peer: ID) -> bytes | None:
     if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):
         return None
     return raw[len(_PEER_ID_PREFIX) :]
-
-
-class LineReader(ReadWriteCloser):
-    """A stream while its protocol is negotiated: no line is longer than 1 KiB."""
-
-    def __init__(self, stream: YamuxStream) -> None:
-        self._stream = stream
-
-    async def read(self, n: int | None = None) -> bytes:
-        """As the stream, or IOException when the peer announced a longer line."""
-        if n is None or n > _PROTOCOL_LINE_BYTES:
-            raise IOException("protocol name too long")
-        return await self._stream.read(n)
-
-    async def write(self, data: bytes) -> None:
-        """As the stream."""
-        await self._stream.write(data)
-
-    async def close(self) -> None:
-        """As the stream."""
-        await self._stream.close()
-
-    def get_remote_address(self) -> tuple[str, int] | None:
-        """Not needed for a negotiation."""
-        return None
 
 
 class _Relay(logging.Handler):

@@ -22,6 +22,20 @@ class StudyAttributes:
     study_description: str
     referring_physician: str
     institution: str
+    patient_id_issuer: str = ""
+
+    @property
+    def patient(self) -> str:
+        """Who the patient is, as the log commits to it; "" where the file does not say."""
+        return patient_identity(self.patient_id, self.patient_id_issuer)
+
+
+def patient_identity(patient_id: str, issuer: str) -> str:
+    """Patient ID and, where it is known, who issued it: `ID` or `ID^^^ISSUER`, as in HL7 v2.
+
+    Two facilities may use one Patient ID for two people; the issuer tells them apart.
+    """
+    return f"{patient_id}^^^{issuer}" if patient_id and issuer else patient_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@
     store/        encoded batches by digest
     incoming/     batches of unfinished transfers
     quarantine/   bad input, each with its reason
+    rotation/     a change of keys that is not finished
     lock          held by the one process that has this home
 
 A home is made under another name and renamed, so that one that exists is whole.
@@ -31,6 +32,7 @@ from keys.identity import KeyPair
 from keys.keyfile import decode_key, encode_key
 from node import config
 from node.audit import AuditLog
+from node.audit_files import sync_directory
 from node.errors import ExitCode, NodeError
 from protocol.log.entry import Event
 
@@ -80,6 +82,7 @@ class Home:
         self.store_path = self.path / "store"
         self.incoming_path = self.path / "incoming"
         self.quarantine_path = self.path / "quarantine"
+        self.rotation_path = self.path / "rotation"
         self.lock_path = self.path / "lock"
 
     @property
@@ -230,8 +233,12 @@ class Home:
                 code=ExitCode.NO_HOME,
             ) from error
 
-    def read_keys(self) -> Keys:
+    def read_keys(self, *, log_may_be_lost: bool = False) -> Keys:
         """The keys of this home.
+
+        Args:
+            log_may_be_lost: put a new key, which is nobody's, for a log key that is
+                missing.
 
         Raises:
             NodeError: one is missing (the facility key may be) or damaged.
@@ -249,6 +256,8 @@ class Home:
                     hint="restore it from the backup of this home",
                     code=ExitCode.NO_HOME,
                 ) from error
+        if log_may_be_lost and found["log"] is None:
+            found["log"] = KeyPair.generate()
         node, log, witness = found["node"], found["log"], found["witness"]
         if node is None or log is None or witness is None:
             missing = next(role for role in ROLES[1:] if found[role] is None)
@@ -258,6 +267,10 @@ class Home:
                 code=ExitCode.NO_HOME,
             )
         return Keys(found["facility"], node, log, witness)
+
+    def has_key(self, role: str) -> bool:
+        """Whether there is a file for the key of a role."""
+        return (self.keys_path / role).is_file()
 
     def renew_card(self, card: Card, keys: Keys, addresses: tuple[str, ...]) -> Card:
         """A card for `addresses` with the next serial, if that changes anything.
@@ -288,21 +301,15 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,8 +16,7 @@ from pathlib import Path
 import blake3
 
 from node.errors import ExitCode, NodeError
-from node.home import sync_directory
-from node.store import BatchStore
+from node.store import BatchStore, sync_directory
 from protocol.errors import DigestMismatch
 
 KEEP_SECONDS = 7 * 24 * 3600

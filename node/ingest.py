@@ -24,7 +24,7 @@ from node.quarantine import Quarantine
 from node.sources import FileChanged, Found, SourceFile, find_files, read_source, shown
 from node.store import BatchStore
 from node.studies import BadInstance, MediaDirectory, NotDicom
-from protocol.log.entry import Event
+from protocol.log.entry import Event, subjects_of
 from protocol.manifest import BatchEntry, Manifest
 
 __all__ = ["IngestProgress", "IngestReport", "Problem", "StudyIngested", "ingest"]
@@ -262,7 +262,7 @@ class _Ingest:
         manifest = written.manifest
         added = Added(new=0, known=0, conflicting=0)
         if manifest is not None:
-            event = _event(manifest, written.headers[0].study.patient_id)
+            event = _event(manifest, written.headers[0].study.patient)
             added = self._catalog.publish(
                 manifest,
                 written.headers,
@@ -306,14 +306,11 @@ class _Ingest:
             )
 
 
-def _event(manifest: Manifest, patient_id: str) -> Event:
-    subjects = [("study", manifest.study_instance_uid)]
-    if patient_id:
-        subjects.append(("patient", patient_id))
+def _event(manifest: Manifest, patient: str) -> Event:
     return Event(
         type="ingest",
         actor="operator",
-        subjects=tuple(subjects),
+        subjects=subjects_of(manifest.study_instance_uid, patient),
         details={
             "instances": len(manifest.instances),
             "bytes": manifest.total_original_bytes,

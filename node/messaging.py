@@ -1,5 +1,7 @@
 """Whole messages over a peer stream, for the protocols without bulk data."""
 
+from collections.abc import Mapping
+
 import trio
 
 from node.network import PeerStream
@@ -20,7 +22,7 @@ class MessageStream:
         self.peer = stream.peer
         self._stream = stream
         self._reader = FrameReader()
-        self._rest = b""
+        self._rest: bytes | memoryview = b""
 
     async def send(
         self, message: Message, *, timeout_seconds: float = limits.PEER_REPLY_SECONDS
@@ -37,9 +39,17 @@ class MessageStream:
         )
 
     async def receive_untrusted(
-        self, *, timeout_seconds: float = limits.PEER_REPLY_SECONDS
+        self,
+        known: Mapping[str, type[Message]] | None = None,
+        *,
+        timeout_seconds: float = limits.PEER_REPLY_SECONDS,
     ) -> Message:
         """Read one message.
+
+        Args:
+            known: the types that may come, by their words; by default those of
+                `protocol.messages`.
+            timeout_seconds: longest wait for all of it.
 
         Raises:
             StreamLost: the stream is gone, or nothing came in time.
@@ -52,7 +62,9 @@ class MessageStream:
             if frame is not None:
                 if frame.kind is not FrameKind.MESSAGE:
                     raise RemoteProtocolError("a data frame here", WireCode.UNEXPECTED)
-                return messages.decode_untrusted(frame.payload)
+                if known is None:
+                    return messages.decode_untrusted(frame.payload)
+                return messages.decode_untrusted(frame.payload, known)
             self._rest = await self._stream.read(
                 64 * 1024, timeout_seconds=max(0.001, deadline - trio.current_time())
             )

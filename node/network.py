@@ -2,8 +2,7 @@
 
 Owns the listening sockets and the list of connections; what a connection is
 belongs to `node/connection.py`, and who is trusted, which peers to dial and what
-is said on a stream belong to others. libp2p stays behind `node/connection.py` and
-`node/hardening.py`.
+is said on a stream belong to others. libp2p stays behind `node/hardening.py`.
 
 Both sides may dial at once, so that a peer can have two connections: it counts as
 connected while one lives, and new streams take the newest.
@@ -19,8 +18,9 @@ import trio
 
 from keys.identity import KeyPair, peer_id
 from node import hardening
+from node.bounds import NetworkLimits
 from node.connection import Connection, Handler, Shared, upgrade
-from node.hardening import NetworkLimits, SocketConnection
+from node.hardening import SocketConnection
 from node.sockets import (
     Doorstep,
     Unreachable,
@@ -30,6 +30,7 @@ from node.sockets import (
     remote_host,
 )
 from node.streams import PeerStream, PeerTimeout, StreamLost
+from node.vouching import NOBODY, Introductions
 
 __all__ = [
     "Handler",
@@ -59,6 +60,7 @@ class Network:
         on_connected: called once when a peer becomes connected; must not block.
         on_disconnected: called once when its last connection is gone.
         limits: bounds; the defaults are for production.
+        introductions: cards by which peers know each other again.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Network:
         on_connected: Watcher | None = None,
         on_disconnected: Watcher | None = None,
         limits: NetworkLimits | None = None,
+        introductions: Introductions = NOBODY,
     ) -> None:
         self.limits = limits or NetworkLimits()
+        self._node_key = node_key
         self.addresses: list[str] = []
         self._listen = tuple(listen)
         self._is_trusted = is_trusted
@@ -80,16 +84,23 @@ class Network:
         self._connections: dict[bytes, list[Connection]] = {}
         self._doorstep = Doorstep(self.limits.unproved_per_host, self.limits.unproved_total)
         self._nursery: trio.Nursery | None = None
-        self._shared = Shared(
-            upgrader=hardening.make_upgrader(node_key.seed, self._may_connect),
+        self._introductions = introductions
+        self._handlers = dict(handlers)
+        self._handling: Counter[bytes] = Counter()
+        self._shared = self._as(node_key)
+        self.watch(on_connected, on_disconnected)
+
+    def _as(self, node_key: KeyPair) -> Shared:
+        """What connections of this identity have in common."""
+        return Shared(
+            upgrader=hardening.make_upgrader(node_key.seed, self._may_connect, self._introductions),
             limits=self.limits,
-            handlers=dict(handlers),
-            is_trusted=is_trusted,
-            handling=Counter(),
-            joined=self._joined,
+            handlers=self._handlers,
+            is_trusted=self._is_trusted,
+            handling=self._handling,
+            joined=lambda connection: self._joined(connection, node_key),
             left=self._left,
         )
-        self.watch(on_connected, on_disconnected)
 
     def watch(self, on_connected: Watcher | None, on_disconnected: Watcher | None) -> None:
         """Add callbacks for peers that come and go; a callback must not block."""
@@ -162,10 +173,13 @@ class Network:
     ) -> PeerStream:
         """Open a stream to a connected peer; use it with `async with`.
 
+        It does not wait for the peer, which may not speak this protocol: that shows as
+        StreamLost when the stream is read or written to, and as PeerTimeout when no answer
+        has come so many seconds from now.
+
         Raises:
-            StreamLost: not connected, the connection broke, the peer does not speak
-                this protocol, or 256 streams to it are open.
-            PeerTimeout: no answer in time.
+            StreamLost: not connected, the connection broke, or 256 streams to the peer
+                are open.
         """
         connections = self._connections.get(node_public)
         if not connections:
@@ -186,6 +200,13 @@ class Network:
         for node_public in self.connected():
             if not self._is_trusted(node_public):
                 await self.close_peer(node_public)
+
+    async def use_key(self, node_key: KeyPair) -> None:
+        """Be known by another node key from now on; all connections are cut."""
+        self._node_key = node_key
+        self._shared = self._as(node_key)
+        for node_public in self.connected():
+            await self.close_peer(node_public)
 
     def _may_connect(self, node_public: bytes) -> bool:
         if len(self._connections.get(node_public, ())) >= self.limits.connections_per_peer:
@@ -226,9 +247,12 @@ class Network:
             if not ready:
                 raw.abort()
 
-    def _joined(self, connection: Connection) -> bool:
-        # Trust may have been revoked, and other connections made, since the handshake.
-        if self._nursery is None or not self._may_connect(connection.peer):
+    def _joined(self, connection: Connection, node_key: KeyPair) -> bool:
+        # Trust may have been revoked, our key replaced, and other connections made,
+        # since the handshake.
+        if self._nursery is None or node_key is not self._node_key:
+            return False
+        if not self._may_connect(connection.peer):
             return False
         group = self._connections.setdefault(connection.peer, [])
         group.append(connection)

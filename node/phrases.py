@@ -10,13 +10,16 @@ def clean(text: object) -> str:
     Control characters, terminal escapes, and characters that are invisible or turn
     the direction of writing become U+FFFD; other spaces become plain ones.
     """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
     return "".join(
         character
         if character.isprintable()
         else " "
         if unicodedata.category(character) == "Zs"
         else "\N{REPLACEMENT CHARACTER}"
-        for character in str(text)
+        for character in shown
     )
 
 

@@ -70,6 +70,10 @@ SENTENCES: dict[WireCode, tuple[str, str]] = {
         "tell its admin to look at its log: its copy may be damaged",
     ),
     WireCode.STORAGE_FULL: ("the disk of {peer} is full", "tell its admin"),
+    WireCode.LOG_IN_DOUBT: (
+        "{peer} sends nothing now, since its own audit log is in doubt",
+        "tell its admin, who sees why with `radmesh status`; it is no fault of this node",
+    ),
     WireCode.SOURCE_DISK: (
         "{peer} cannot send the study: it is damaged there, or the disk is full",
         "tell its admin, then fetch it again; what was received is kept",

@@ -10,6 +10,7 @@ that says what is wanted next, and the main line.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import trio
@@ -25,6 +26,7 @@ from node.transfers import Contribution, TransferState
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
+from protocol.log.entry import subjects_of
 from protocol.receipt import Receipt
 from protocol.recipient import RecipientTransfer
 from protocol.transfer import (
@@ -61,6 +63,8 @@ class Receiver:
         facility_key: our facility key (32 bytes).
         append: writes audit entries durably with one flush (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
+        exchanging: keeps a receipt that lacks its countersignature, and within it leaves
+            the exchange to us.
     """
 
     def __init__(
@@ -70,15 +74,21 @@ class Receiver:
         facility_key: bytes,
         append: Callable[[Sequence[LogEvent]], object],
         add_receipt: Callable[[bytes], str],
+        exchanging: Callable[[Receipt], AbstractAsyncContextManager[None]],
     ) -> None:
         self._key = key
         self._facility_key = facility_key
         self._append = append
         self._add_receipt = add_receipt
+        self._exchanging = exchanging
         self._at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
         # Urgent batches never queue behind routine ones.
         self._stat_at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
         self._flushing = trio.CapacityLimiter(FLUSHES_AT_WORK)
+
+    def use_key(self, key: KeyPair) -> None:
+        """Ask and sign with another node key from now on."""
+        self._key = key
 
     async def receive(
         self, stream: PeerStream, gathering: Gathering, contribution: Contribution, peer: Peer
@@ -297,11 +307,15 @@ class _Session:
             time=now_ms(),
             status="received",
         )
+        async with self._owner._exchanging(receipt):
+            await self._finish_exchange(receipt)
+        self._gathering.receipts += 1
+        self._gathering.notify()
+
+    async def _finish_exchange(self, receipt: Receipt) -> None:
         await self._study.send(lambda: self._end.sign_receipt(receipt))
         event = await self._study.expect(Countersigned, limits.PEER_REPLY_SECONDS)
         await trio.to_thread.run_sync(self._keep_receipt, receipt, event.receipt.encode())
-        self._gathering.receipts += 1
-        self._gathering.notify()
 
     def _keep_receipt(self, receipt: Receipt, signed: bytes) -> None:
         details: dict[str, str | int | bool] = {
@@ -320,7 +334,7 @@ class _Session:
             type=kind,
             peer=self._peer.facility_key,
             purpose=self._gathering.transfer.purpose,
-            subjects=(("study", self._gathering.transfer.study),),
+            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patient),
             details={
                 "transfer": self._contribution.transfer.hex(),
                 **details,

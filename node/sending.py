@@ -29,6 +29,7 @@ from node.transfers import Transfer, Transfers, TransferState
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
+from protocol.log.entry import subjects_of
 from protocol.manifest import Manifest
 from protocol.source import SourceTransfer
 from protocol.transfer import Credited, Event, Receipted, Requested, Wanted
@@ -55,6 +56,7 @@ class Sender:
         add_receipt: keeps a signed receipt beside the log (synchronous).
         transfers: the register of transfers.
         line: when bulk data may be written, and how fast.
+        in_doubt: whether our own log is not what we signed.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Sender:
         add_receipt: Callable[[bytes], str],
         transfers: Transfers,
         line: Line,
+        in_doubt: Callable[[], bool],
     ) -> None:
         self.key = key
         self.own_facility = own_facility
@@ -79,6 +82,7 @@ class Sender:
         self.add_receipt = add_receipt
         self.transfers = transfers
         self.line = line
+        self.in_doubt = in_doubt
         self._scopes: dict[bytes, set[trio.CancelScope]] = {}
 
     async def serve(self, stream: PeerStream) -> None:
@@ -132,6 +136,7 @@ class _Session:
         self._end = SourceTransfer(owner.key, stream.peer)
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
+        self._patient = ""
         self._disclosing = False
         self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
         self._asked_all = False
@@ -147,7 +152,8 @@ class _Session:
             raise
         except NodeError as error:
             disk = error.code in (ExitCode.INTEGRITY, ExitCode.DISK)
-            await self._study.refuse(WireCode.SOURCE_DISK if disk else WireCode.OTHER)
+            code = WireCode.SOURCE_DISK if disk else WireCode.OTHER
+            await self._study.refuse(WireCode.LOG_IN_DOUBT if self._owner.in_doubt() else code)
             raise
 
     async def _serve(self, nursery: trio.Nursery) -> None:
@@ -186,6 +192,7 @@ class _Session:
         except NodeError:
             self._owner.append([requested])
             raise
+        self._patient = self._owner.catalog.patient(study)
         self._owner.append([requested, self._entry("disclosure-begun", manifest)])
         return manifest
 
@@ -361,6 +368,6 @@ class _Session:
             peer=self._peer.facility_key,
             purpose=request.purpose,
             outcome=outcome,
-            subjects=(("study", request.study),),
+            subjects=subjects_of(request.study, self._patient),
             details=details,
         )

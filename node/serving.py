@@ -10,26 +10,30 @@ from typing import TYPE_CHECKING
 
 import trio
 
-import keys.errors
 from keys.trust import Peer
-from node import VERSION
 from node.addresses import reachable
 from node.announcer import Announcer
 from node.attempts import Reach
+from node.auditing import Auditing
 from node.bandwidth import EVERYONE
 from node.errors import NodeError
 from node.fetching import Fetcher
 from node.gathering import Shelves
+from node.greeting import Greeting
 from node.home import now_ms
 from node.line import Line
 from node.links import Links, LinkTarget
-from node.messaging import MessageStream
 from node.network import Network, NetworkLimits, PeerStream, StreamLost
 from node.receiving import Receiver
+from node.reconciling import reconciling_of
+from node.reports.forwarding import forwarder_of
 from node.sending import Sender
+from node.settling import settling_of
+from node.vouching import introductions
+from node.witness import Witness
+from node.witnessing import Witnessing
 from protocol import messages
-from protocol.errors import RemoteProtocolError, WireCode
-from protocol.messages import Hello
+from protocol.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -38,19 +42,24 @@ log = logging.getLogger("radmesh.serving")
 
 SESSION_RETRY_SECONDS = 1.0
 
+TELL_SECONDS = 5.0
+"""Longest wait for a connected peer to take a new card of ours; it gets the card with
+the next handshake all the same."""
+
 
 class Serving:
     """The parts of a node that need the network."""
 
     def __init__(self, node: "Node") -> None:
         self._node = node
-        self._software = f"radmesh {VERSION}"
         self.token = trio.lowlevel.current_trio_token()
         key = node.keys.node
         self.announcer = Announcer(
             key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
         )
         self.line = Line(node.settings.bandwidth)
+        self.settling = settling_of(node, self._connected_peer)
+        self.reconciling = reconciling_of(node, lambda: self.auditing)
         self.sender = Sender(
             key=key,
             own_facility=node.card.facility_key,
@@ -58,9 +67,43 @@ class Serving:
             catalog=node.catalog,
             store=node.store,
             append=node.audit.append_many,
-            add_receipt=node.audit.add_receipt,
+            add_receipt=self.settling.countersigner.take_receipt,
             transfers=node.transfers,
             line=self.line,
+            in_doubt=lambda: node.audit.halt.reason is not None,
+        )
+        self.witness = Witness(
+            node.witness_store,
+            own_facility=node.card.facility_key,
+            key=lambda: node.keys.witness,
+            append=node.audit.append,
+            now=lambda: now_ms() // 1000,
+        )
+        self.auditing = Auditing(
+            node.peers,
+            lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
+            answers={
+                **self.witness.answers,
+                **self.settling.answers,
+                **self.reconciling.answers,
+            },
+        )
+        self.witnessing = Witnessing(
+            audit=node.audit,
+            store=node.witness_store,
+            doubt=node.doubt,
+            peers=node.peers,
+            auditing=self.auditing,
+            settings=node.settings.audit,
+            is_connected=self.is_connected,
+            is_unreachable=lambda peer: bool(self.links.status(peer).last_error),
+            on_doubt=self._stop_disclosing,
+            now=lambda: now_ms() // 1000,
+        )
+        self.greeting = Greeting(
+            node.peers,
+            lambda: node.card,
+            lambda peer: self.network.open_stream(peer, messages.HELLO_PROTOCOL),
         )
         self.network = Network(
             key,
@@ -68,21 +111,27 @@ class Serving:
             is_trusted=self._is_trusted,
             handlers={
                 messages.HELLO_PROTOCOL: self._serve_hello,
-                messages.CATALOG_PROTOCOL: self.announcer.serve,
-                messages.STUDY_PROTOCOL: self.sender.serve,
+                messages.CATALOG_PROTOCOL: self._serve_catalog,
+                messages.STUDY_PROTOCOL: self._serve_study,
+                messages.AUDIT_PROTOCOL: self.auditing.serve,
             },
             on_connected=self._connected,
             on_disconnected=self._disconnected,
             limits=NetworkLimits(block_bytes=node.settings.write_block_bytes),
+            introductions=introductions(
+                node.peers, node.card.facility_key, lambda: self._node.card
+            ),
         )
         self.links = Links(self.network, self._targets)
+        self._receiver = Receiver(
+            key=key,
+            facility_key=node.card.facility_key,
+            append=node.audit.append_many,
+            add_receipt=node.audit.add_receipt,
+            exchanging=self.settling.exchanging,
+        )
         self.fetcher = Fetcher(
-            receiver=Receiver(
-                key=key,
-                facility_key=node.card.facility_key,
-                append=node.audit.append_many,
-                add_receipt=node.audit.add_receipt,
-            ),
+            receiver=self._receiver,
             shelves=Shelves(
                 catalog=node.catalog,
                 incoming=node.incoming,
@@ -94,14 +143,16 @@ class Serving:
             feeds=node.feeds,
             reach=Reach(
                 find=self._trusted_peer,
-                open_stream=lambda peer: self.network.open_stream(peer, messages.STUDY_PROTOCOL),
+                open_stream=self._open_study,
                 wait_connected=self.wait_connected,
                 is_connected=self.is_connected,
             ),
         )
         self.announcer.on_heard = self.fetcher.heard
+        self.forwarder = forwarder_of(node)
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
+        self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     @contextlib.asynccontextmanager
@@ -112,20 +163,26 @@ class Serving:
             NodeError: the node cannot listen.
         """
         self._name_unknown_caps()
-        async with self.network.running():
-            addresses = self._node.settings.addresses or reachable(self.network.addresses)
-            await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with self.network.running(), trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 nursery.start_soon(self.links.run)
-                nursery.start_soon(self.fetcher.run)
                 for peer in self.network.connected():
                     self._connected(peer)
-                try:
-                    yield
-                finally:
-                    nursery.cancel_scope.cancel()
-                    self._nursery = None
+                # Nothing is logged before those have spoken who may know more of our log.
+                await self.witnessing.wait_started()
+                addresses = self._node.settings.addresses or reachable(self.network.addresses)
+                await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
+                self._ready.set()
+                nursery.start_soon(self.fetcher.run)
+                nursery.start_soon(self.witnessing.run)
+                if self.forwarder is not None:
+                    nursery.start_soon(self.forwarder.run)
+                nursery.start_soon(self.settling.run, self.auditing)
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+                self._nursery = None
 
     def _name_unknown_caps(self) -> None:
         """A cap for a name that nobody has does nothing, and might be thought to."""
@@ -146,6 +203,10 @@ class Serving:
                 return peer
         return None
 
+    def _connected_peer(self, facility_key: bytes) -> Peer | None:
+        peer = self._trusted_peer(facility_key)
+        return peer if peer is not None and self.is_connected(peer.card.node_key) else None
+
     def _targets(self) -> list[LinkTarget]:
         return [
             LinkTarget(peer.card.node_key, peer.card.addresses, peer.petname)
@@ -158,13 +219,50 @@ class Serving:
         return node_key in self.network.connected()
 
     async def wait_connected(self, node_key: bytes) -> None:
-        """Wait until a peer is connected; it is dialled at once."""
+        """Wait until a peer is connected, or has another key; it is dialled at once."""
         self.links.poke()
         while not self.is_connected(node_key):
+            if all(peer.card.node_key != node_key for peer in self._node.peers.store.peers):
+                return
             await self._connections_changed.wait()
+
+    async def keys_changed(self, role: str) -> tuple[int, int]:
+        """A key of ours was replaced: tell the connected peers, then be known by it.
+
+        Returns:
+            How many trusted peers were told now, and how many were not.
+        """
+        now = now_ms() // 1000
+        store = self._node.peers.store
+        peers = [peer for peer in store.peers if peer.is_trusted(now)]
+        told: set[bytes] = set()
+
+        async def tell(node_key: bytes, peer: Peer) -> None:
+            with trio.move_on_after(TELL_SECONDS):
+                try:
+                    # A peer for which the old key has ended cuts the connection for an answer.
+                    await self.greeting.greet(node_key, peer, lambda: told.add(peer.facility_key))
+                except (StreamLost, RemoteProtocolError) as error:
+                    log.info("%s does not take our new card yet: %s", peer.petname, error)
+
+        async with trio.open_nursery() as nursery:
+            for node_key in self.network.connected():
+                peer = store.by_node_key(node_key, now)
+                if peer is not None:
+                    nursery.start_soon(tell, node_key, peer)
+        self.witnessing.poke()
+        if role == "node":
+            key = self._node.keys.node
+            self.announcer.use_key(key)
+            self.sender.key = key
+            self._receiver.use_key(key)
+            await self.network.use_key(key)
+            self.links.poke()
+        return len(told), len(peers) - len(told)
 
     def peer_changed(self, peer: Peer) -> None:
         """A peer's card or grants have changed; revocation takes effect at once."""
+        self._wake_waiters()
         now = now_ms() // 1000
         store = self._node.peers.store
         if store.by_node_key(peer.card.node_key, now) is None and self._nursery is not None:
@@ -173,11 +271,16 @@ class Serving:
         if store.why_not(peer, "fetch", now) is not None:
             self.sender.stop_peer(peer.facility_key)
         self.links.poke()
+        self.witnessing.poke()
         self.announcer.announce()
 
-    def _connected(self, node_key: bytes) -> None:
+    def _wake_waiters(self) -> None:
         event, self._connections_changed = self._connections_changed, trio.Event()
         event.set()
+        self.settling.poke()
+
+    def _connected(self, node_key: bytes) -> None:
+        self._wake_waiters()
         if self._nursery is not None and node_key not in self._sessions:
             self._sessions[node_key] = trio.CancelScope()
             self._nursery.start_soon(self._session, node_key, self._sessions[node_key])
@@ -186,6 +289,7 @@ class Serving:
         scope = self._sessions.pop(node_key, None)
         if scope is not None:
             scope.cancel()
+        self.witnessing.disconnected(node_key)
         if self._nursery is not None:
             self._nursery.start_soon(self._saw, node_key)
 
@@ -199,18 +303,46 @@ class Serving:
             except NodeError as error:
                 log.error("when %s was seen could not be kept: %s", peer.petname, error.message)
 
+    # --- what waits until our log is known to be sound -----------------------------
+
+    async def _serve_hello(self, stream: PeerStream) -> None:
+        # Until then our card may name addresses where we are no more.
+        await self._ready.wait()
+        await self.greeting.serve(stream)
+
+    async def _serve_catalog(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self.witnessing.wait_sound()
+        await self.announcer.serve(stream)
+
+    async def _serve_study(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self.sender.serve(stream)
+
+    async def _open_study(self, node_key: bytes) -> PeerStream:
+        await self.witnessing.wait_checked(node_key)
+        return await self.network.open_stream(node_key, messages.STUDY_PROTOCOL)
+
+    def _stop_disclosing(self) -> None:
+        for peer in self._node.peers.store.peers:
+            self.sender.stop_peer(peer.facility_key)
+
     # --- one session a peer ----------------------------------------------------------
 
     async def _session(self, node_key: bytes, scope: trio.CancelScope) -> None:
         """Greet a connected peer and listen to its feed while the connection lasts."""
         with scope:
             await self._saw(node_key)
+            known = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
+            if known is not None:
+                await self.witnessing.check(known, node_key)
+            await self._ready.wait()
             while True:
                 peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
                 if peer is None:
                     return
                 try:
-                    await self._greet(peer)
+                    await self.greeting.greet(node_key, peer)
                     await self.announcer.listen(
                         peer, lambda protocol: self.network.open_stream(node_key, protocol)
                     )
@@ -219,48 +351,3 @@ class Serving:
                 except (RemoteProtocolError, NodeError) as error:
                     log.warning("session with %s: %s", peer.petname, error)
                 await trio.sleep(SESSION_RETRY_SECONDS)
-
-    def _hello(self) -> Hello:
-        return Hello(
-            versions=(messages.PROTOCOL_VERSION,),
-            software=self._software,
-            card=self._node.card.encoded,
-        )
-
-    async def _greet(self, peer: Peer) -> None:
-        stream = await self.network.open_stream(peer.card.node_key, messages.HELLO_PROTOCOL)
-        try:
-            channel = MessageStream(stream)
-            await channel.send(self._hello())
-            await self._take_hello(channel, peer)
-            await stream.close()
-        except BaseException:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await stream.reset()
-            raise
-
-    async def _serve_hello(self, stream: PeerStream) -> None:
-        peer = self._node.peers.store.by_node_key(stream.peer, now_ms() // 1000)
-        if peer is None:
-            await stream.reset()
-            return
-        channel = MessageStream(stream)
-        await self._take_hello(channel, peer)
-        await channel.send(self._hello())
-        await stream.close()
-
-    async def _take_hello(self, channel: MessageStream, peer: Peer) -> None:
-        hello = await channel.receive_untrusted()
-        if not isinstance(hello, Hello):
-            raise RemoteProtocolError("a hello must come first", WireCode.UNEXPECTED)
-        if messages.PROTOCOL_VERSION not in hello.versions:
-            raise RemoteProtocolError("the peer speaks no version that we speak")
-        try:
-            await trio.to_thread.run_sync(
-                self._node.peers.take_newer_card,
-                hello.card,
-                peer.facility_key,
-                now_ms() // 1000,
-            )
-        except (NodeError, keys.errors.KeysError) as error:
-            log.warning("the card that %s sent is not taken: %s", peer.petname, error)

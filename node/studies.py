@@ -61,6 +61,7 @@ _PIXEL_URL = 0x00287FE0
 
 _STUDY_TEXTS = {
     "patient_id": 0x00100020,
+    "patient_id_issuer": 0x00100021,
     "patient_name": 0x00100010,
     "patient_birth_date": 0x00100030,
     "patient_sex": 0x00100040,

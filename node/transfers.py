@@ -9,6 +9,7 @@ import builtins
 import enum
 import logging
 import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,11 +140,16 @@ class Transfers:
 
     Args:
         database: where their states are kept.
+
+    Attributes:
+        active: those under way, by their ids.
+        on_end: called when one has ended, in the trio thread.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.active: dict[bytes, Transfer] = {}
+        self.on_end: Callable[[], None] = lambda: None
 
     def find_incoming(self, study: str, peer: bytes, *, only_peer: bool) -> Transfer | None:
         """The fetch of this study that is under way: from this peer alone, or from any."""
@@ -196,6 +202,19 @@ class Transfers:
             log.error("the state of a transfer could not be kept: %s", error.message)
         if transfer.is_ended:
             transfer.over.set()
+            self.on_end()
+
+    def is_under_way(self, transfer: bytes, *, outgoing: bool) -> bool:
+        """Whether a transfer, or the part of a fetch that has this name, is under way.
+
+        Any thread may ask.
+        """
+        for one in list(self.active.values()):
+            if outgoing == (one.direction == "out"):
+                parts = [part.transfer for part in list(one.contributions.values())]
+                if transfer in (one.transfer, *parts):
+                    return True
+        return False
 
     def unfinished_incoming(self) -> list[Transfer]:
         """Transfers to us that a stop or a crash interrupted."""
@@ -219,6 +238,18 @@ class Transfers:
             "SELECT * FROM transfers ORDER BY started DESC LIMIT ?", (count,)
         )
         return [self.active.get(row["transfer"]) or _from_row(row) for row in rows]
+
+    def forget(self, studies: Sequence[str]) -> None:
+        """Delete the transfers of these studies that are over, and overwrite them.
+
+        The audit log names transfers: this list would tell which entries are about a study
+        when nothing beside the log does any more.
+        """
+        with self._database.overwriting() as connection:
+            connection.executemany(
+                "DELETE FROM transfers WHERE study = ? AND ended IS NOT NULL",
+                [(study,) for study in studies],
+            )
 
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:

@@ -21,6 +21,7 @@ class WireCode(enum.IntEnum):
     TOO_LARGE = 3
     BAD_SIGNATURE = 4
     BAD_DIGEST = 5
+    BAD_PROOF = 6
     NOT_GRANTED = 10
     NOT_AVAILABLE = 11
     PURPOSE_NOT_ALLOWED = 12
@@ -30,6 +31,7 @@ class WireCode(enum.IntEnum):
     STORAGE_FULL = 16
     SOURCE_DISK = 17
     NOT_NEEDED = 18
+    LOG_IN_DOUBT = 19
 
     @classmethod
     def from_wire(cls, value: int) -> "WireCode":

@@ -59,6 +59,19 @@ def binary(most: int, *, optional: bool = False) -> Any:
     return _field(check, optional)
 
 
+def hashes(most: int) -> Any:
+    """List of at most `most` binaries of 32 bytes each."""
+
+    def check(value: Any) -> tuple[bytes, ...]:
+        if not isinstance(value, list) or len(value) > most:
+            raise RemoteProtocolError(f"must be a list of at most {most}")
+        if not all(isinstance(item, bytes) and len(item) == 32 for item in value):
+            raise RemoteProtocolError("must hold 32 bytes each")
+        return tuple(value)
+
+    return _field(check, False)
+
+
 def number(most: int = 2**53 - 1, *, least: int = 0, optional: bool = False) -> Any:
     """Integer from `least` to `most`, both included."""
 

@@ -57,6 +57,30 @@ MANIFEST_ITEMS = 16 * 1024 * 1024
 MANIFEST_INSTANCES = 500_000
 """Most instances in one study; the largest seen in practice are near 30,000."""
 
+# --- the audit log ------------------------------------------------------------
+
+CHECKPOINT_BYTES = 32 * 1024
+"""Most bytes of a signed checkpoint in a message: a note with a hundred signature
+lines has about 20 KiB."""
+
+COSIGNATURE_BYTES = 1024
+"""Most bytes of one signature line: the name of a witness (90) and 76 bytes in base64."""
+
+PROOF_HASHES = 64
+"""Most hashes of a proof; a log of 2^53 entries needs 54."""
+
+AUDIT_STREAMS_PER_PEER = 4
+"""Most requests of one peer about logs that are answered at once; who keeps to one at
+a time, as a log's owner does, never sees the bound."""
+
+EXCHANGES_ENTRIES = 128
+"""Most entries in one part of a list for a comparison of two logs; with proofs of 20
+hashes and entries of a kilobyte it has about 250 KiB."""
+
+RECONCILE_ENTRIES = 200_000
+"""Most entries that a peer may list in one comparison: 50,000 transfers. Both sides
+hold some 3 KB for each; who has more compares exported logs."""
+
 # --- text ---------------------------------------------------------------------
 
 UID_CHARACTERS = 64

@@ -6,6 +6,7 @@ inside `Signed`: the signature covers the bytes as received, under a domain per
 type, so unknown fields of a later version stay covered.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -245,8 +246,14 @@ def encode(message: Message) -> bytes:
     return wire.pack(fields)
 
 
-def decode_untrusted(data: bytes | bytearray) -> Message:
+def decode_untrusted(
+    data: bytes | bytearray, known: Mapping[str, type[Message]] = _TYPES
+) -> Message:
     """Read one message.
+
+    Args:
+        data: strict MessagePack.
+        known: the types that may come, by their words; by default those above.
 
     Raises:
         RemoteProtocolError: not a message that we know, or one that breaks its rules.
@@ -255,7 +262,7 @@ def decode_untrusted(data: bytes | bytearray) -> Message:
     if not isinstance(value, dict):
         raise RemoteProtocolError("a message must be a map")
     kind = value.get("type")
-    found = _TYPES.get(kind) if isinstance(kind, str) else None
+    found = known.get(kind) if isinstance(kind, str) else None
     if found is None:
         raise RemoteProtocolError("the message type is unknown", WireCode.UNEXPECTED)
     message: Message = from_map_untrusted(found, value)

@@ -12,7 +12,7 @@ import keys.errors
 from keys import identity
 from protocol import wire
 from protocol.errors import RemoteProtocolError, WireCode
-from protocol.fields import choice, from_map_untrusted, number, octets, text, to_map
+from protocol.fields import binary, choice, from_map_untrusted, number, octets, text, to_map
 
 SIGNING_DOMAIN = b"radmesh-receipt-v1"
 
@@ -98,3 +98,24 @@ class SignedReceipt:
     def digest(self) -> bytes:
         """SHA-256 of `encode()`: how the audit logs refer to it."""
         return hashlib.sha256(self.encode()).digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    body: bytes = binary(4096)
+    recipient_signature: bytes = octets(64)
+    source_signature: bytes = octets(64)
+
+
+def decode_signed_untrusted(data: bytes) -> SignedReceipt:
+    """The inverse of `SignedReceipt.encode`; signatures are not checked.
+
+    Raises:
+        RemoteProtocolError: not a receipt with two signatures.
+    """
+    parts: _Parts = from_map_untrusted(_Parts, wire.decode_untrusted(data))
+    return SignedReceipt(
+        body=parts.body,
+        recipient_signature=parts.recipient_signature,
+        source_signature=parts.source_signature,
+    )

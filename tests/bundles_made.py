@@ -1,37 +1,47 @@
-"""Audit bundles as a second implementation would write them, for tests of the verifier."""
+"""Audit bundles as a second implementation writes them, for tests of the verifier."""
 
-import base64
 import hashlib
 import io
-import json
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from keys.card import issue_card
+import second_log as second
+
+from keys.card import issue_card, parse_card_untrusted, sign_card
+from keys.card_fields import SizedKey, TimedKey
 from keys.fingerprint import fingerprint, parse_fingerprint
 from keys.identity import KeyPair
-from protocol.log.checkpoint import Checkpoint, sign_checkpoint
-from protocol.log.entry import Event, Opening, encode_entry
-from protocol.log.note import Signer
-from protocol.log.tree import leaf_hash, range_root
-from protocol.receipt import Receipt, SignedReceipt, sign_receipt
+from protocol.log.entry import Event
 from protocol.verify import Evidence, verify_bundle
 
-FACILITY, NODE, LOG, WITNESS, NEXT_LOG, PEER, PEER_NODE, STRANGER = (
-    KeyPair.from_seed(bytes([number]) * 32) for number in range(1, 9)
-)
+(
+    FACILITY,
+    NODE,
+    LOG,
+    WITNESS,
+    NEXT_LOG,
+    PEER,
+    PEER_NODE,
+    STRANGER,
+    NEXT_NODE,
+    NEXT_WITNESS,
+    *WITNESSING,
+) = (KeyPair.from_seed(bytes([number]) * 32) for number in range(1, 17))
 ORIGIN = f"radmesh.log/{fingerprint(FACILITY.public)}"
 FINGERPRINT = parse_fingerprint(fingerprint(FACILITY.public))
 START_MS = 1_795_512_718_123
+SIGNED_AT = START_MS // 1000 + 60
+"""When witnesses cosign, seconds since the epoch."""
 
 
-def _card(facility, node, log, name="North General"):
+def _card(facility, node, log, name="North General", witness=None):
+    witness = witness or KeyPair.from_seed(facility.seed[::-1][:31] + b"w")
     return issue_card(
         facility,
         name=name,
         node_key=node.public,
         log_key=log.public,
-        witness_key=KeyPair.from_seed(facility.seed[::-1][:31] + b"w").public,
+        witness_key=witness.public,
         addresses=(),
         serial=1,
         issued=START_MS // 1000 - 1000,
@@ -39,35 +49,75 @@ def _card(facility, node, log, name="North General"):
     )
 
 
-CARD = _card(FACILITY, NODE, LOG)
+CARD = _card(FACILITY, NODE, LOG, witness=WITNESS)
 PEER_CARD = _card(PEER, PEER_NODE, STRANGER, "Lakeside")
 
 
-def make_receipt(number, *, recipient=PEER_NODE, instances=12, facility=FACILITY):
-    body = Receipt(
-        transfer=bytes([number]) * 16,
-        source_facility=facility.public,
-        recipient_facility=PEER.public,
-        source_node=NODE.public,
-        recipient_node=recipient.public,
-        manifest=b"m" * 32,
-        content_root=b"r" * 32,
-        instances=instances,
-        bytes=70_000,
-        batches=2,
-        encoded_bytes=30_000,
-        purpose="treatment",
-        time=START_MS,
-        status="received",
-    ).encode()
-    return SignedReceipt(
-        body=body,
-        recipient_signature=sign_receipt(body, recipient),
-        source_signature=sign_receipt(body, NODE),
-    ).encode()
+@dataclass(frozen=True)
+class Cosigner:
+    """A facility that witnesses."""
+
+    card: object
+    key: KeyPair
+
+    @property
+    def name(self):
+        return f"radmesh.witness/{self.card.fingerprint}"
+
+    def line(self, text, seconds=SIGNED_AT):
+        return second.cosignature_line(self.name, self.key, text, seconds)
+
+
+def _cosigner(number, name):
+    facility, node, log, key = (
+        KeyPair.from_seed(bytes([number, place]) * 16) for place in range(4)
+    )
+    return Cosigner(_card(facility, node, log, name, witness=key), key)
+
+
+COSIGNERS = tuple(
+    _cosigner(number, name) for number, name in ((101, "Lakeside"), (102, "Hill"), (103, "Bay"))
+)
+TWO_OF_THREE = {"quorum": 2, "witness_cards": [each.card for each in COSIGNERS]}
+
+
+def receipt_body(number, *, instances=12, facility=FACILITY, recipient=PEER_NODE):
+    return {
+        "transfer": bytes([number]) * 16,
+        "source_facility": facility.public,
+        "recipient_facility": PEER.public,
+        "source_node": NODE.public,
+        "recipient_node": recipient.public,
+        "manifest": b"m" * 32,
+        "content_root": b"r" * 32,
+        "instances": instances,
+        "bytes": 70_000,
+        "batches": 2,
+        "encoded_bytes": 30_000,
+        "purpose": "treatment",
+        "time": START_MS,
+        "status": "received",
+    }
+
+
+def make_receipt(number, *, recipient=PEER_NODE, **changes):
+    return second.receipt(receipt_body(number, recipient=recipient, **changes), NODE, recipient)
 
 
 RECEIPT = make_receipt(1)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A subject in clear, and the salt of its commitment."""
+
+    kind: str
+    value: str
+    salt: bytes
+
+    @property
+    def commitment(self):
+        return second.commitment(self.kind, self.value, self.salt)
 
 
 @dataclass
@@ -92,18 +142,85 @@ class Log:
             for place, (kind, value) in enumerate(event.subjects)
         ]
         time_ms = START_MS + 1000 * index if time_ms is None else time_ms
-        self.entries.append(encode_entry(event, index=index, time_ms=time_ms, openings=opened))
+        self.entries.append(
+            second.entry(
+                index,
+                time_ms,
+                subjects=[(each.kind, each.value, each.salt) for each in opened],
+                peer=event.peer,
+                type=event.type,
+                actor=event.actor,
+                purpose=event.purpose,
+                outcome=event.outcome,
+                details=dict(event.details),
+            )
+        )
         self.openings += [(index, each) for each in opened]
         return self
 
     def sign(self, size=None, key=None, name=None, origin=None):
         size = len(self.entries) if size is None else size
-        root = range_root([leaf_hash(entry) for entry in self.entries])(0, size)
-        checkpoint = Checkpoint(origin or self.origin, size, root)
-        note = sign_checkpoint(checkpoint, Signer(checkpoint.origin, key or self.key))
+        note = second.checkpoint(origin or self.origin, self.entries[:size], key or self.key)
         self.checkpoints[name or f"checkpoints/{size}"] = note
-        self.leaves = b"".join(map(leaf_hash, self.entries))
+        self.leaves = b"".join(second.mth([entry]) for entry in self.entries)
         return self
+
+    def cosign(self, *cosigners, size=None, seconds=SIGNED_AT):
+        name = f"checkpoints/{len(self.entries) if size is None else size}"
+        text = self.checkpoints[name].split("\n\n")[0] + "\n"
+        self.checkpoints[name] += "".join(each.line(text, seconds) for each in cosigners)
+        return self
+
+    def change_key(
+        self, new, *, trusted_size=None, role="log", old=None, card=None, signers=None, details=()
+    ):
+        """Add a rotation, or with `trusted_size` a revocation; the card follows.
+
+        `signers` sign instead of the right ones; `details` stand instead of the true ones.
+        """
+        old = old or self.key
+        card = card or self.card_with(new, role=role, trusted_size=trusted_size)
+        true = second.key_change(
+            self.entries,
+            facility=FACILITY,
+            old=old,
+            new=new,
+            card=card,
+            role=role,
+            origin=self.origin,
+            trusted_size=trusted_size,
+            signers=signers,
+        )
+        kind = "rotation" if trusted_size is None else "key-revoked"
+        self.add(Event(type=kind, actor="operator", details={**true, **dict(details)}))
+        self.card = card.encoded
+        if role == "log":
+            self.key = new
+        return self
+
+    def card_with(self, new, *, role="log", trusted_size=None, facility=FACILITY):
+        """The next card, on which a key of this role is replaced now."""
+        card = parse_card_untrusted(self.card)
+        lists = {name: getattr(card, name) for name in ("log_keys", "node_keys", "witness_keys")}
+        if role == "log":
+            size = len(self.entries) if trusted_size is None else trusted_size
+            *older, last = card.log_keys
+            ended = replace(last, until_size=size + 1)
+            lists["log_keys"] = (*older, ended, SizedKey(new.public, size + 1))
+        else:
+            now = START_MS // 1000 + len(self.entries)
+            *older, last = lists[f"{role}_keys"]
+            ended = replace(last, until=now)
+            lists[f"{role}_keys"] = (*older, ended, TimedKey(new.public, now))
+        return sign_card(
+            facility,
+            name=card.name,
+            addresses=card.addresses,
+            serial=card.serial + 1,
+            issued=card.issued + 1,
+            expires=card.expires,
+            **lists,
+        )
 
     def members(self):
         header = {
@@ -114,7 +231,7 @@ class Log:
             **self.header,
         }
         return [
-            ("bundle.json", json.dumps(header).encode()),
+            ("bundle.json", second.canonical(header)),
             ("card", self.card),
             *((name, note.encode()) for name, note in self.checkpoints.items()),
             ("entries.jsonl", b"".join(entry + b"\n" for entry in self.entries)),
@@ -143,11 +260,11 @@ def _opening_line(pair):
 
 def _receipt_line(pair):
     index, receipt = pair
-    return _line({"index": index, "receipt": base64.b64encode(receipt).decode()})
+    return _line({"index": index, "receipt": second.base64_of(receipt)})
 
 
 def _line(value):
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    return second.canonical(value) + b"\n"
 
 
 def zip_of(members):
@@ -189,6 +306,25 @@ def honest():
     return fill(Log().add(init_event())).sign()
 
 
+def rotated(**changed):
+    """A log whose key changes at size 7 (entry 7), with a checkpoint of each key."""
+    log = fill(Log().add(init_event()), range(1, 7)).sign()
+    log.change_key(NEXT_LOG, **changed)
+    return fill(log, range(8, 12)).sign()
+
+
+def revoked():
+    """A log whose key was stolen when it had 5 entries, which was noticed at 7."""
+    log = fill(Log().add(init_event()), range(1, 7)).sign(5)
+    log.change_key(NEXT_LOG, trusted_size=5)
+    return fill(log, range(8, 12)).sign()
+
+
+def witnessed():
+    """The honest log, cosigned by two of the three witnesses."""
+    return honest().cosign(*COSIGNERS[:2])
+
+
 def verify(log, **evidence):
     data = log if isinstance(log, bytes) else log.bundle()
     return verify_bundle(
@@ -197,4 +333,4 @@ def verify(log, **evidence):
 
 
 def pin_of(log, size):
-    return size, range_root([leaf_hash(entry) for entry in log.entries])(0, size)
+    return size, second.mth(log.entries[:size])

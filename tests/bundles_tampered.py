@@ -8,25 +8,27 @@ import json
 from dataclasses import replace
 
 from bundles_made import (
-    CARD,
-    FACILITY,
+    COSIGNERS,
     LOG,
     NEXT_LOG,
     PEER,
     PEER_CARD,
     RECEIPT,
+    SIGNED_AT,
     START_MS,
     STRANGER,
+    TWO_OF_THREE,
     Log,
     fill,
     honest,
     init_event,
     make_receipt,
     pin_of,
+    rotated,
+    witnessed,
 )
 
-from keys.card import sign_card
-from keys.card_fields import SizedKey
+from keys.card import parse_card_untrusted
 from keys.fingerprint import fingerprint
 from protocol.log.entry import Event
 
@@ -138,24 +140,8 @@ def rebuilt_with_nothing_from_outside():
     return rebuilt(), {}, None
 
 
-def two_log_keys():
-    card = sign_card(
-        FACILITY,
-        name="North General",
-        node_keys=CARD.node_keys,
-        log_keys=(SizedKey(LOG.public, 0, 8), SizedKey(NEXT_LOG.public, 8)),
-        witness_keys=CARD.witness_keys,
-        addresses=(),
-        serial=2,
-        issued=START_MS // 1000,
-        expires=START_MS // 1000 + 10**8,
-    )
-    log = replace(honest(), card=card.encoded, checkpoints={})
-    return log.sign(5, LOG).sign(12, NEXT_LOG)
-
-
 def old_size_signed_by_newer_key():
-    log = two_log_keys()
+    log = rotated()
     return log.sign(5, NEXT_LOG), {}, None
 
 
@@ -246,3 +232,98 @@ def no_entries():
     log = honest()
     log.entries, log.openings, log.receipts = [], [], []
     return log, {}, 0
+
+
+# --- witnesses ---------------------------------------------------------------------
+
+
+def rebuilt_against_quorum():
+    return rebuilt(), TWO_OF_THREE, None
+
+
+def rebuilt_with_old_cosignatures():
+    """The same, with the cosignatures of the true log put under the false checkpoint."""
+    log = rebuilt()
+    lines = [line for line in witnessed().checkpoints["checkpoints/12"].split("\n") if line]
+    log.checkpoints["checkpoints/12"] += "".join(f"{line}\n" for line in lines[-2:])
+    return log, TWO_OF_THREE, None
+
+
+def extended_and_not_yet_cosigned():
+    log = witnessed()
+    return log.add(Event(type="stop")).sign(), TWO_OF_THREE, None
+
+
+def rewritten_against_quorum():
+    log, _, _ = rewritten_against_pin()
+    return log, TWO_OF_THREE, None
+
+
+def cosigned_at_another_time():
+    log = honest().cosign(COSIGNERS[0])
+    note = log.checkpoints["checkpoints/12"]
+    head, line = note.rstrip("\n").rsplit(" ", 1)
+    raw = bytearray(base64.b64decode(line))
+    assert int.from_bytes(raw[4:12], "big") == SIGNED_AT
+    raw[4:12] = (SIGNED_AT - 1).to_bytes(8, "big")
+    log.checkpoints["checkpoints/12"] = f"{head} {base64.b64encode(raw).decode()}\n"
+    return log, TWO_OF_THREE, None
+
+
+def cosignatures_stripped():
+    log = witnessed()
+    lines = log.checkpoints["checkpoints/12"].split("\n")
+    log.checkpoints["checkpoints/12"] = "\n".join(lines[:5]) + "\n"
+    return log, TWO_OF_THREE, None
+
+
+# --- changes of keys ---------------------------------------------------------------
+
+
+def history_rewritten_with_newer_key():
+    """The rotation entry stays as it was signed; a newer key cannot make another."""
+    log = rotated()
+    log.entries[3] = log.entries[3].replace(b'"instances":3', b'"instances":2')
+    log.checkpoints.clear()
+    return log.sign(), {}, 7
+
+
+def history_rewritten_and_handed_over_anew():
+    """The same, with a rotation entry that fits, and no signature of the older key."""
+    log = fill(Log().add(init_event()), range(1, 7), without=3)
+    honest_log = rotated()
+    log.card, log.key = honest_log.card, NEXT_LOG
+    log.add(Event(type="stop"))
+    return _hand_over(log, {"old": NEXT_LOG, "facility": NEXT_LOG}), {}, 7
+
+
+def history_rewritten_without_a_rotation():
+    """The same, without a rotation entry, and with old sizes signed anew."""
+    honest_log = rotated()
+    log = fill(Log(card=honest_log.card, key=NEXT_LOG).add(init_event()), without=3)
+    return log.add(Event(type="stop")).sign(5).sign(), {}, 7
+
+
+def _hand_over(log, signers):
+    card = parse_card_untrusted(log.card)
+    log.change_key(NEXT_LOG, old=LOG, card=card, signers=signers)
+    return fill(log, range(8, 12)).sign()
+
+
+def rotation_without_old_key():
+    return rotated(signers={"old": STRANGER}), {}, 7
+
+
+def rotation_by_a_stranger():
+    """Somebody with the log key names the next one himself, and signs as the facility."""
+    log = fill(Log().add(init_event()), range(1, 7))
+    card = parse_card_untrusted(log.card)
+    log.change_key(NEXT_LOG, card=card, signers={"facility": STRANGER})
+    return fill(log, range(8, 12)).sign(), {}, 7
+
+
+def rotation_by_a_stranger_with_his_card():
+    log = fill(Log().add(init_event()), range(1, 7))
+    card = log.card_with(NEXT_LOG, facility=STRANGER)
+    log.change_key(NEXT_LOG, card=card, signers={"facility": STRANGER})
+    return fill(log, range(8, 12)).sign(), {}, None

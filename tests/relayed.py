@@ -241,7 +241,12 @@ class Between:
         def closed() -> bool:
             begun = len(entries(self.north, "disclosure-begun"))
             ends = ("disclosed", "disclosure-failed")
-            ended = sum(len(entries(self.north, kind)) for kind in ends)
+            # What was confirmed after its session is told beside the session's own end.
+            ended = sum(
+                not entry["details"].get("late")
+                for kind in ends
+                for entry in entries(self.north, kind)
+            )
             return ended <= begun <= ended + crashes
 
         wait_until(closed, NOTICED_SECONDS, "North's books on the transfer closed")

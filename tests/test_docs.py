@@ -15,7 +15,15 @@ from node.errors import ExitCode
 from node.home import ROLES, Home
 from node.operations import OPERATIONS
 from node.transfers import TransferState
-from protocol import encoding, limits, messages, receipt
+from protocol import (
+    audit_messages,
+    encoding,
+    limits,
+    messages,
+    receipt,
+    receipt_messages,
+    reconcile_messages,
+)
 from protocol.errors import WireCode
 from protocol.states import TRANSITIONS, Role, State
 
@@ -87,35 +95,50 @@ def test_states_of_a_transfer() -> None:
     assert len(rows) == len(TRANSITIONS)
 
 
-def _documented_types() -> dict[str, str]:
-    """Message type to the heading of its section."""
-    text = (DOCS / "protocol.md").read_text()
+MESSAGES = [
+    message
+    for message in messages.Message.__subclasses__()
+    if message.__module__.startswith("protocol.")
+]
+
+
+MAPS: dict[str, type] = {
+    "record": messages.Record,
+    "receipt body": receipt.Receipt,
+    "proven entry": reconcile_messages.ProvenEntry,
+    "result body": reconcile_messages.Result,
+}
+
+
+def _documented_types() -> dict[str, tuple[Path, str]]:
+    """Message type to the document and the heading of its section."""
     return {
-        found[2]: found[1]
+        found[2]: (document, found[1])
+        for document in (DOCS / "protocol.md", DOCS / "protocol-audit.md")
         for found in re.finditer(
-            r"^#+ ((?:[0-9.]+ )?(?:Message|Map) `([a-z ]+)`)$", text, re.MULTILINE
+            r"^#+ ((?:[0-9.]+ )?(?:Message|Map) `([a-z -]+)`)$", document.read_text(), re.MULTILINE
         )
     }
 
 
 def test_every_message_has_its_section() -> None:
-    types = {message.TYPE for message in messages.Message.__subclasses__()}
-    assert set(_documented_types()) == types | {"record", "receipt body"}
+    types = {message.TYPE for message in MESSAGES}
+    assert {audit_messages.Cosigned, receipt_messages.AskReceipt} <= set(MESSAGES)
+    assert set(_documented_types()) == types | set(MAPS)
 
 
 @pytest.mark.parametrize(
     ("name", "described"),
-    [(message.TYPE, message) for message in messages.Message.__subclasses__()]
-    + [("record", messages.Record), ("receipt body", receipt.Receipt)],
+    [(message.TYPE, message) for message in MESSAGES] + list(MAPS.items()),
 )
 def test_fields_of_a_message(name: str, described: type) -> None:
-    tables = _tables(_section(DOCS / "protocol.md", _documented_types()[name]))
+    tables = _tables(_section(*_documented_types()[name]))
     documented = {row[0]: "optional" in row[1] for row in tables[0]} if tables else {}
     in_code = {
         field.name: field.metadata["optional"]
         for field in dataclasses.fields(described)  # type: ignore[arg-type]
     }
-    if name == "receipt body":
+    if name in ("receipt body", "result body"):
         in_code["version"] = False
     assert documented == in_code
 

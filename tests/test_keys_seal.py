@@ -113,6 +113,27 @@ def test_round_trip(kind, index, data):
     assert sealer.open(kind, index, memoryview(bytearray(sealed))) == data
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, 63, 64, 65, 4096, 300_000])
+def test_any_size_is_sealed_as_pynacl_does_it(size):
+    data, sealer = b"A" * size, seal.Sealer(KEY, TRANSFER, MANIFEST)
+    place = b"\0\0\0\x02" + bytes(8)
+    expected = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
+        data, b"radmesh-chunk-v1" + TRANSFER + MANIFEST + place, bytes(12) + place, KEY
+    )
+    for form in (data, bytearray(data), memoryview(b"." + data + b".")[1 : 1 + size]):
+        assert sealer.seal(2, 0, form) == expected
+    for form in (expected, bytearray(expected), memoryview(b"." + expected)[1:]):
+        assert sealer.open(2, 0, form) == data
+
+
+def test_bytes_that_others_have_are_not_written_to():
+    sealer = seal.Sealer(KEY, TRANSFER, MANIFEST)
+    zeros = [bytes(size) for size in range(3)]
+    opened = [sealer.open(2, 0, sealer.seal(2, 0, b"A" * size)) for size in range(3)]
+    assert opened == [b"", b"A", b"AA"]
+    assert [bytes(size) for size in range(3)] == zeros == [b"", b"\0", b"\0\0"]
+
+
 @pytest.mark.parametrize(
     ("sealer", "kind", "index"),
     [

@@ -58,10 +58,13 @@ def test_entries_survive_closing(directory, clock):
 def test_frames_on_disk_are_as_documented(directory):
     log = create(directory)
     log.append(event(1))
-    data = (directory / "log").read_bytes()
     expected = b"".join(frame(entry) for entry in log.entries())
+    open_log = (directory / "log").read_bytes()
     log.close()
+    data = (directory / "log").read_bytes()
     assert data == expected
+    assert open_log.startswith(expected)
+    assert set(open_log[len(expected) :]) == {0}
     length, _ = FRAME_HEADER.unpack(data[:8])
     assert json.loads(data[8 : 8 + length])["type"] == "init"
 

@@ -1,5 +1,6 @@
 """The audit log in crashes at every byte, on full and failing disks, under kill -9."""
 
+import errno
 import os
 import shutil
 import signal
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from logs_made import CARD, LOG, NODE, ORIGIN, START_MS, create, entries_of, event, reopen, verified
 
+from node import audit_appending
 from node.audit import AuditLog
-from node.audit_files import LogFile, frame
+from node.audit_files import frame
 from node.errors import ExitCode, NodeError
 from protocol.log.entry import Event
 from protocol.log.tree import Frontier, leaf_hash
@@ -44,22 +46,37 @@ def test_a_tail_torn_at_any_byte_is_cut_and_noted(crashed, tmp_path):
     last = len(frame(list(log.entries())[2]))
     log.close()
     for kept in range(1, last):
+        # Zeros at the end are no different from those that are written ahead.
+        left = data[len(data) - last :][:kept].rstrip(b"\0")
         directory = tmp_path / f"torn-{kept}"
         shutil.copytree(source, directory)
         (directory / "log").write_bytes(data[: len(data) - last + kept])
         (directory / "checkpoint").write_bytes(lagging)
         log = reopen(directory)
         entries = entries_of(log)
-        assert [entry.type for entry in entries] == ["init", "ingest", "torn-tail-cut"]
-        assert entries[2].details["bytes"] == kept
-        tail = (directory / "torn-tail-2").read_bytes()
-        assert tail == data[len(data) - last :][:kept]
+        if left:
+            assert [entry.type for entry in entries] == ["init", "ingest", "torn-tail-cut"]
+            assert entries[2].details["bytes"] == len(left)
+            assert (directory / "torn-tail-2").read_bytes() == left
+        else:
+            assert [entry.type for entry in entries] == ["init", "ingest"]
         assert verified(log).sound is True
         log.close()
         shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("garbage", [b"\0" * 100, b"\xff" * 100, b"\0\0\0\5\0\0\0\0hello"])
+def test_zeros_written_ahead_are_cut_without_a_note(crashed):
+    directory, _ = crashed
+    size = (directory / "log").stat().st_size
+    os.truncate(directory / "log", size + 5000)
+    log = reopen(directory)
+    assert log.size == 3
+    log.close()
+    assert (directory / "log").stat().st_size == size
+    assert not list(directory.glob("torn-tail*"))
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 100 + b"x", b"\xff" * 100, b"\0\0\0\5\0\0\0\0hello"])
 def test_garbage_behind_the_end_is_cut_and_noted(crashed, garbage):
     directory, _ = crashed
     with (directory / "log").open("ab") as file:
@@ -179,14 +196,18 @@ from pathlib import Path
 from logs_made import create, event
 from node.errors import NodeError
 from protocol.log.entry import Event
-log = create(Path(sys.argv[1]))
-limit = (Path(sys.argv[1]) / "log").stat().st_size + 1000
+directory = Path(sys.argv[1])
+log = create(directory)
+log.append(event(0))
+subjects = (("study", "1.2.3"),) if sys.argv[2] == "openings" else ()
+limit = max(path.stat().st_size for path in directory.iterdir()) + 20_000
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 written = []
 try:
     while True:
-        written.append(log.append(Event(type="start", details={"n": len(written)})))
+        one = Event(type="start", subjects=subjects, details={"n": len(written)})
+        written.append(log.append(one))
 except NodeError as error:
     print(error.code.name, len(written), log.size, flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -203,41 +224,115 @@ def _run(code, *arguments, **options):
 
 
 @pytest.mark.slow
-def test_on_a_full_disk_nothing_is_logged_and_later_all_is_well(directory):
-    with _run(_FULL_DISK, directory) as process:
+@pytest.mark.parametrize("what", ["entries", "openings"])
+def test_on_a_full_disk_nothing_is_logged_and_later_all_is_well(directory, what):
+    """Each file may grow by 20 kB: the log is full first, or the openings are."""
+    with _run(_FULL_DISK, directory, what) as process:
         output = process.stdout.read().split()
     assert process.returncode == 0
     code, appended, size, later = output
     assert code == "DISK"
     assert int(appended) > 0
-    assert int(size) == int(appended) + 1
+    assert int(size) == int(appended) + 2
     assert int(later) == int(size)
     log = reopen(directory)
     assert log.size == int(size) + 1
+    for entry in entries_of(log):
+        for _, commitment in entry.subjects:
+            assert log.opening_of(commitment) is not None
     assert verified(log).sound is True
     log.close()
 
 
-def test_after_a_failed_flush_the_file_takes_nothing_more(tmp_path):
-    failing = False
+class _Disk:
+    """Flushes as told: a real flush, or an error with the given number."""
 
-    def sync(descriptor):
-        if failing:
-            raise OSError(5, "Input/output error")
-        os.fdatasync(descriptor)
+    def __init__(self):
+        self.error = 0
+        self._flush = os.fdatasync
 
-    file = LogFile(tmp_path / "log", create=True, sync=sync)
-    file.append([b"one"])
-    failing = True
+    def __call__(self, descriptor):
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        self._flush(descriptor)
+
+
+@pytest.fixture
+def failing(directory, monkeypatch):
+    """A log of two entries and the disk below it."""
+    log = create(directory)
+    disk = _Disk()
+    monkeypatch.setattr(os, "fdatasync", disk)
+    log.append(event(1))
+    yield log, disk
+    log.close()
+
+
+def test_after_a_failed_flush_the_log_is_read_again_and_goes_on(failing, directory):
+    log, disk = failing
+    disk.error = errno.EIO
     with pytest.raises(NodeError) as caught:
-        file.append([b"two"])
+        log.append(event(2))
     assert caught.value.code == ExitCode.DISK
-    failing = False
+    assert log._file.is_broken
+    disk.error = 0
+    assert log.append(event(3)) == 2
+    assert [entry.details.get("n") for entry in entries_of(log)] == [None, 1, 3]
+    assert verified(log).sound is True
+    log.close()
+    log = reopen(directory)
+    assert [entry.details.get("n") for entry in entries_of(log)] == [None, 1, 3]
+    log.close()
+
+
+def test_a_disk_that_lost_what_it_had_taken_ends_the_log(failing, directory):
+    log, disk = failing
+    disk.error = errno.EIO
     with pytest.raises(NodeError):
-        file.append([b"three"])
-    assert list(file.read(0, file.count)) == [b"one"]
-    file.close()
-    assert (tmp_path / "log").read_bytes() == frame(b"one")
+        log.append(event(2))
+    disk.error = 0
+    data = (directory / "log").read_bytes()
+    (directory / "log").write_bytes(data.replace(b'"n":1', b'"n":7'))
+    with pytest.raises(NodeError, match="has lost entries") as caught:
+        log.append(event(3))
+    assert caught.value.code == ExitCode.INTEGRITY
+    # The next attempt waits: each reads the whole log.
+    with pytest.raises(NodeError, match="a moment ago"):
+        log.append(event(3))
+    assert log.size == 2
+
+
+def test_a_disk_that_goes_on_failing_takes_nothing(failing, directory, monkeypatch):
+    log, disk = failing
+    monkeypatch.setattr(audit_appending, "MEND_PAUSE_SECONDS", 0.0)
+    disk.error = errno.EIO
+    for _ in range(3):
+        with pytest.raises(NodeError) as caught:
+            log.append(event(2))
+        assert caught.value.code == ExitCode.DISK
+    assert log.size == 2
+    disk.error = 0
+    assert log.append(event(3)) == 2
+
+
+def test_a_disk_too_full_for_zeros_takes_entries(directory, monkeypatch):
+    write = os.pwrite
+
+    def without_zeros(descriptor, data, offset):
+        if not any(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", without_zeros)
+    log = create(directory)
+    assert log.append_many([event(1), event(2)]) == range(1, 3)
+    monkeypatch.setattr(os, "pwrite", write)
+    assert log.append(event(3)) == 3
+    assert [entry.details.get("n") for entry in entries_of(log)] == [None, 1, 2, 3]
+    log.close()
+    log = reopen(directory)
+    assert verified(log).sound is True
+    log.close()
 
 
 def test_a_checkpoint_that_cannot_be_written_stops_no_entry(directory):
@@ -283,6 +378,9 @@ def test_what_was_acknowledged_survives_kill_9(directory):
             acknowledged = max([acknowledged, *(int(line) for line in rest[:-1])])
         log = reopen(directory)
         assert log.size > acknowledged
+        for entry in entries_of(log):
+            for _, commitment in entry.subjects:
+                assert log.opening_of(commitment) is not None
         tree = Frontier()
         for data in log.entries():
             tree.append(leaf_hash(data))

@@ -101,8 +101,9 @@ async def test_revoked_trust_cuts_the_connection_and_its_streams() -> None:
         stream = await alice.network.open_stream(BOB.public, FLOOD)
         await stream.read(timeout_seconds=5)
         bob.trusted.clear()
-        with pytest.raises(StreamLost):
-            await alice.network.open_stream(BOB.public, ECHO)
+        opened = await alice.network.open_stream(BOB.public, ECHO)
+        with pytest.raises(StreamLost, match="does not take"):
+            await opened.read(timeout_seconds=5)
         await bob.network.close_untrusted()
         assert not bob.network.connected()
         assert bob.went == {ALICE.public: 1}

@@ -40,11 +40,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 class Muxed:
     """One end of a stream in memory, as `PeerStream` uses libp2p's."""
 
-    send_window = 1 << 30
-
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream
-        self.closed = self.send_closed = False
+
+    def take(self, n: int) -> bytes:
+        return b""
 
     async def read(self, n: int) -> bytes:
         try:
@@ -55,15 +55,14 @@ class Muxed:
             raise EOFError
         return data
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: memoryview) -> int:
         await self._stream.send_all(bytes(data))
+        return len(data)
 
     async def close(self) -> None:
-        self.send_closed = True
         await self._stream.send_eof()
 
     def abandon(self) -> None:
-        self.closed = True
         trio.lowlevel.spawn_system_task(trio.aclose_forcefully, self._stream)
 
 
@@ -77,7 +76,6 @@ def stream_pair(first: bytes, second: bytes) -> tuple[PeerStream, PeerStream]:
                 muxed,
                 peer=peer,
                 protocol_id=STUDY_PROTOCOL,
-                block_bytes=65_507,
                 abandon=muxed.abandon,
                 linger=lambda: None,
             )
@@ -176,6 +174,7 @@ class World:
             facility_key=node.card.facility_key,
             append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
+            exchanging=lambda receipt: contextlib.nullcontext(),
         )
         self.attempts = [self._attempts(source) for source in sources]
 

@@ -163,8 +163,9 @@ async def test_a_reader_that_pauses_for_seven_seconds_keeps_its_stream() -> None
 
 async def test_an_unknown_protocol_is_declined() -> None:
     async with two_sites() as (alice, _):
-        with pytest.raises(StreamLost, match="/test/none/1"):
-            await alice.network.open_stream(BOB.public, "/test/none/1")
+        stream = await alice.network.open_stream(BOB.public, "/test/none/1")
+        with pytest.raises(StreamLost, match="does not take a stream of /test/none/1"):
+            await stream.read(timeout_seconds=5)
         with pytest.raises(StreamLost, match="not connected"):
             await alice.network.open_stream(CAROL.public, ECHO)
 
@@ -206,10 +207,10 @@ async def test_the_librarys_log_is_ours_without_tracebacks(
 
 
 def _streams(site: Site) -> list[int]:
-    """Ids of the streams that the library keeps for a site, over all connections."""
+    """Ids of the streams that a site keeps, over all connections."""
     return [
         stream_id
         for group in site.network._connections.values()
         for connection in group
-        for stream_id in connection._muxed.streams
+        for stream_id in connection._muxer.streams
     ]

@@ -1,5 +1,6 @@
 """One receiving session against a source in memory: what is kept when it breaks off."""
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,14 +37,13 @@ SOURCE, RECIPIENT = (KeyPair.from_seed(bytes([n]) * 32) for n in (31, 32))
 class MemoryMuxed:
     """A stream of a muxer whose other end is the test."""
 
-    send_window = 1 << 30
-    closed = False
-    send_closed = False
-
     def __init__(self) -> None:
         self.feed, self._arriving = trio.open_memory_channel[bytes](1000)
         self._leaving, self.written = trio.open_memory_channel[bytes](1000)
         self.events: deque[Event] = deque()
+
+    def take(self, n: int) -> bytes:
+        return b""
 
     async def read(self, n: int) -> bytes:
         try:
@@ -51,8 +51,9 @@ class MemoryMuxed:
         except trio.EndOfChannel:
             raise EOFError from None
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: memoryview) -> int:
         await self._leaving.send(bytes(data))
+        return len(data)
 
     async def close(self) -> None:
         self._leaving.close()
@@ -130,7 +131,6 @@ def session(tmp_path: Path, home: ImageHome, incoming: SlowDisk) -> Iterator[Ses
         muxed,
         peer=SOURCE.public,
         protocol_id="",
-        block_bytes=65_507,
         abandon=lambda: None,
         linger=lambda: None,
     )
@@ -139,6 +139,7 @@ def session(tmp_path: Path, home: ImageHome, incoming: SlowDisk) -> Iterator[Ses
         facility_key=b"R" * 32,
         append=home.audit_many,
         add_receipt=lambda receipt: "",
+        exchanging=lambda receipt: contextlib.nullcontext(),
     )
     shelves = Shelves(home.catalog, incoming, home.audit_many, transfers, lambda: 1 << 40)
     peer = Peer(FACILITY.public, "North General", CARD)

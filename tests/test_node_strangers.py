@@ -16,7 +16,8 @@ from libp2p.transport.upgrader import TransportUpgrader
 from network_nodes import ALICE, BOB, FAST, MALLORY, Site, resident_bytes, until, victim
 
 from node import hardening
-from node.hardening import NetworkLimits, SocketConnection
+from node.bounds import NetworkLimits
+from node.hardening import SocketConnection
 from node.network import Unreachable
 
 pytestmark = pytest.mark.integration

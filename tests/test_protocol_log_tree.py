@@ -51,7 +51,7 @@ def test_reference_tree(shared):
         assert verifier.root().hex() == root
         if size < len(leaves):
             writer.append(tree.leaf_hash(leaves[size]))
-            verifier.add(leaf(leaves[size]))
+            verifier.extend([leaf(leaves[size])])
     for level, hashes in enumerate(vectors["node_hashes_by_level"]):
         root_of = tree.range_root([tree.leaf_hash(data) for data in leaves])
         width = 1 << level
@@ -67,7 +67,7 @@ def test_golden_roots(shared):
     for index in range(max(roots)):
         data = bytes([index & 0xFF, index >> 8])
         writer.append(tree.leaf_hash(data))
-        verifier.add(leaf(data))
+        verifier.extend([leaf(data)])
         if index + 1 in roots:
             assert writer.root() == verifier.root() == roots[index + 1]
             seen += 1
@@ -152,7 +152,7 @@ def test_frontier_is_its_slow_twin(size):
     frontier, verifier = tree.Frontier(), Tree()
     for each in leaves:
         frontier.append(each)
-        verifier.add(each)
+        verifier.extend([each])
     assert frontier.root() == verifier.root() == _slow_root(leaves)
     assert frontier.size == verifier.size == size
 
@@ -228,3 +228,22 @@ def test_what_cannot_be_proven_is_refused():
 def test_any_proof_holds_or_is_refused(index, size, proof, root):
     _holds(tree.check_inclusion, b"l" * 32, index, size, proof, root)
     _holds(tree.check_consistency, index, size, root, root, proof)
+
+
+def test_kept_nodes_give_what_all_leaves_give():
+    leaves = _leaves(max(SIZES))
+    frontier = tree.Frontier()
+    nodes = []
+    for size in range(len(leaves) + 1):
+        assert tree.node_count(size) == len(nodes)
+        kept, slow = tree.kept_root(nodes.__getitem__), tree.range_root(leaves)
+        assert kept(0, size) == slow(0, size) == _slow_root(leaves[:size])
+        for index in range(size):
+            assert tree.inclusion_proof(index, size, kept) == tree.inclusion_proof(
+                index, size, slow
+            )
+            assert tree.consistency_proof(index + 1, size, kept) == tree.consistency_proof(
+                index + 1, size, slow
+            )
+        if size < len(leaves):
+            nodes += frontier.append(leaves[size])

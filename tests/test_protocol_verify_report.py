@@ -1,5 +1,6 @@
 """The verdict in its two forms, the command, and what docs/auditing.md shows of both."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -7,25 +8,44 @@ import sys
 from pathlib import Path
 
 import pytest
-from bundles_made import CARD, FACILITY, PEER_CARD, RECEIPT, honest, pin_of, verify
-from bundles_tampered import bit_flipped, tail_cut, untouched
+from bundles_made import (
+    CARD,
+    COSIGNERS,
+    FACILITY,
+    LOG,
+    ORIGIN,
+    PEER,
+    PEER_CARD,
+    RECEIPT,
+    TWO_OF_THREE,
+    honest,
+    pin_of,
+    rotated,
+    verify,
+    witnessed,
+)
+from bundles_tampered import bit_flipped, rewritten_against_quorum, tail_cut, untouched
+from second_log import vkey
+from test_protocol_verify_proof import check, prove
 
 from keys.fingerprint import fingerprint
 from protocol.verify import report_lines, to_json
+from protocol.verify.command import main
 
 BUNDLE = honest().bundle()
 
 
 def test_report_and_json_say_the_same():
-    for build in (untouched, bit_flipped, tail_cut):
-        verdict = verify(build()[0])
+    for log in (untouched()[0], bit_flipped()[0], tail_cut()[0], rotated(), b"junk"):
+        verdict = verify(log)
         value = json.loads(to_json(verdict))
         text = "\n".join(report_lines(verdict))
         assert value["code"] == verdict.code
         assert value["index"] == verdict.index
         assert value["reason"] in text
         assert all(note in text for note in value["notes"])
-        assert (value["verdict"] == "sound") is text.startswith("SOUND")
+        assert text.startswith(value["verdict"].upper() + ": ")
+        assert ("changed and checked: 1" in text) is (value["key_changes"] == 1)
 
 
 @pytest.fixture
@@ -78,13 +98,65 @@ def test_command(files):
     assert "neither a fingerprint" in wrong.stderr
 
 
+def test_command_with_a_proof_and_witnesses(files):
+    facility = ("--facility", fingerprint(FACILITY.public))
+    (files / "w.zip").write_bytes(witnessed().bundle())
+    (files / "w.tlog-proof").write_text(prove(witnessed(), 3).text())
+    policy = "".join(
+        f"witness w{number} {vkey(each.name, each.key.public, 4)}\n"
+        for number, each in enumerate(COSIGNERS)
+    )
+    (files / "policy").write_text(policy + "group g 2 w0 w1 w2\nquorum g\n")
+    (files / "all").write_text(policy + "group g all w0 w1 w2\nquorum g\n")
+    cards = []
+    for number, each in enumerate(COSIGNERS):
+        (files / f"w{number}").write_bytes(each.card.encoded)
+        cards += ["--witness-card", str(files / f"w{number}")]
+    for name in ("w.zip", "w.tlog-proof"):
+        name = str(files / name)
+        for words, code in (
+            ((), 0),
+            (("--policy", str(files / "policy")), 0),
+            (("--policy", str(files / "all")), 1),
+            (("--quorum", "2", *cards), 0),
+            (("--quorum", "3", *cards), 1),
+            (("--quorum", "4", *cards), 2),
+            (("--policy", str(files / "card")), 2),
+            (("--pin", "12:" + "0" * 64), 1),
+        ):
+            assert (
+                main([name, *facility, *words]) == code
+                if code < 2
+                else _refused([name, *facility, *words])
+            )
+
+
+def _refused(words):
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    return error.value.code == 2
+
+
+def test_what_is_shown_cannot_drive_a_terminal(files, capsys):
+    log = honest()
+    log.entries[3] = log.entries[3].replace(b"ingest", b"in\x1b[2J")
+    (files / "odd.zip").write_bytes(log.sign().bundle())
+    main([str(files / "odd.zip"), "--facility", fingerprint(FACILITY.public)])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_the_console_script_is_this_command():
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    [(module, name)] = re.findall(r'^radmesh-verify = "([a-z.]+):(\w+)"$', text, re.MULTILINE)
+    assert getattr(importlib.import_module(module), name) is main
+
+
 @pytest.mark.slow
 def test_the_verifier_loads_nothing_of_the_writer_or_the_node():
     code = (
-        "import sys, protocol.verify.__main__; "
-        "print([m for m in sys.modules if m.split('.')[0] in "
-        "('trio', 'libp2p', 'sqlite3', 'msgpack', 'pydicom', 'node') or "
-        "m.startswith(('protocol.log', 'protocol.wire', 'protocol.receipt'))])"
+        "import sys; before = set(sys.modules); import protocol.verify.command; "
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}), '|', "
+        "*sorted(m for m in sys.modules if m.startswith(('keys', 'protocol'))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -93,7 +165,20 @@ def test_the_verifier_loads_nothing_of_the_writer_or_the_node():
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "[]"
+    packages, _, ours = (part.split() for part in done.stdout.partition("|"))
+    others = {name for name in packages if name not in sys.stdlib_module_names}
+    # PyNaCl and what it is made of; `keys` and this part of `protocol`.
+    assert {name.strip("_") for name in others} <= {
+        "nacl",
+        "sodium",
+        "cffi_backend",
+        "keys",
+        "protocol",
+    }
+    assert not {"sqlite3", "socket", "ssl", "asyncio", "subprocess"} & set(packages)
+    allowed = ("protocol.verify", "keys.card", "keys.fingerprint")
+    below = {"keys", "keys.canonical", "keys.errors", "keys.identity", "protocol"}
+    assert [name for name in ours if not name.startswith(allowed) and name not in below] == []
 
 
 # --- docs/auditing.md ----------------------------------------------------------
@@ -103,21 +188,56 @@ AUDITING = Path(__file__).resolve().parents[1] / "docs" / "auditing.md"
 
 def test_the_outputs_shown_to_auditors_are_real():
     blocks = re.findall(r"^```text output=([a-z]+)\n(.*?)^```$", AUDITING.read_text(), re.S | re.M)
+    rewritten, against, _ = rewritten_against_quorum()
+    known = {"peer_cards": [PEER_CARD], **TWO_OF_THREE}
+    verdicts = {
+        "sound": verify(untouched()[0]),
+        "witnessed": verify(witnessed(), **known),
+        "proof": check(prove(witnessed(), 5), **known),
+        "changed": verify(bit_flipped()[0]),
+        "cut": verify(tail_cut()[0]),
+        "rewritten": verify(rewritten, **against),
+    }
     real = {
-        name: "".join(f"{line}\n" for line in report_lines(verify(build()[0])))
-        for name, build in (("sound", untouched), ("changed", bit_flipped), ("cut", tail_cut))
+        name: "".join(f"{line}\n" for line in report_lines(verdict))
+        for name, verdict in verdicts.items()
     }
     assert dict(blocks) == real
 
 
-@pytest.mark.slow
-def test_the_program_shown_to_auditors_computes_the_signed_root(files):
+@pytest.fixture
+def shown(files):
+    """What the program shown to auditors prints, as words."""
     (program,) = re.findall(r"^```python\n(.*?)^```$", AUDITING.read_text(), re.S | re.M)
+    (files / "cosigned.zip").write_bytes(witnessed().bundle())
     done = subprocess.run(
-        [sys.executable, "-c", program, str(files / "good.zip")],
+        [sys.executable, "-c", program, str(files / "cosigned.zip")],
         capture_output=True,
         text=True,
         check=True,
     )
-    computed, signed = (line.split() for line in done.stdout.splitlines())
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_the_program_shown_to_auditors_computes_the_signed_root(shown):
+    computed, signed, facility, key = shown
     assert computed[1:] == signed[1:] == ["12", pin_of(honest(), 12)[1].hex()]
+    letters = CARD.fingerprint.replace("-", "")
+    assert facility[1].rstrip("=") == "".join(letters[at : at + 13] for at in (0, 14, 28, 42))
+    assert key[1] == vkey(ORIGIN, LOG.public)
+
+
+@pytest.mark.slow
+def test_the_other_program_shown_to_auditors_takes_that_key(shown, files, capsys):
+    cli = pytest.importorskip("aics_tlog.cli")
+    (files / "note").write_text(witnessed().checkpoints["checkpoints/12"])
+    words = ["verify-checkpoint", "--note", str(files / "note"), "--log-key", shown[3][1]]
+    witnesses = [word for each in COSIGNERS for word in ("--witness-key", _witness_key(each))]
+    assert cli.main([*words, *witnesses, "--quorum", "2"]) == 0
+    assert cli.main([*words, *witnesses, "--quorum", "3"]) != 0
+    assert cli.main([*words[:-1], vkey(ORIGIN, PEER.public)]) != 0
+
+
+def _witness_key(cosigner):
+    return vkey(cosigner.name, cosigner.key.public, 4)

@@ -1,5 +1,6 @@
 """The examples of docs/protocol-log.md are what the code makes and what the verifier takes."""
 
+import dataclasses
 import hashlib
 import io
 import re
@@ -11,9 +12,12 @@ from keys.fingerprint import fingerprint, parse_fingerprint
 from keys.identity import KeyPair
 from node.audit_files import frame
 from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted, sign_checkpoint
+from protocol.log.cosignature import Cosigner, cosign, cosignatures_untrusted, witness_name
 from protocol.log.entry import TYPES, Event, Opening, decode_entry_untrusted, encode_entry
-from protocol.log.note import Signer
+from protocol.log.note import Signer, Verifier
+from protocol.log.policy import format_policy, k_of_n, parse_policy_untrusted
 from protocol.log.proof import TlogProof, parse_proof_untrusted
+from protocol.log.rotation import KeyChange
 from protocol.log.tree import (
     check_inclusion,
     inclusion_proof,
@@ -26,8 +30,10 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "protocol-log.md"
 AUDITING = DOCUMENT.with_name("auditing.md")
 
 FACILITY, NODE, LOG, WITNESS, PEER = (KeyPair.from_seed(bytes([n]) * 32) for n in range(1, 6))
+COSIGNING = KeyPair.from_seed(bytes([6]) * 32)
 ORIGIN = f"radmesh.log/{fingerprint(FACILITY.public)}"
 TIME_MS = 1_795_512_718_123
+NEW_LOG = KeyPair.from_seed(bytes([7]) * 32)
 
 
 def examples():
@@ -57,9 +63,13 @@ def examples():
     root = range_root(leaves)(0, 2)
     signer = Signer(ORIGIN, LOG)
     note = sign_checkpoint(Checkpoint(ORIGIN, 2, root), signer)
+    cosigner = Cosigner(witness_name(PEER.public), COSIGNING.public)
+    line = cosign(Checkpoint(ORIGIN, 2, root).encode(), cosigner.name, COSIGNING, 1_795_512_720)
+    policy = k_of_n(signer.verifier, [cosigner], 1)
     proof = TlogProof(1, tuple(inclusion_proof(1, 2, range_root(leaves))), note)
     hashed = opening.commitment
     return {
+        **_changes_of_keys(root),
         "entry-0": entries[0].decode() + "\n",
         "entry-1": entries[1].decode() + "\n",
         "opening": (
@@ -77,9 +87,31 @@ def examples():
             f"vkey         {signer.verifier.vkey}\n"
         ),
         "checkpoint": note,
+        "cosigned": note + line,
+        "policy": format_policy(policy),
         "frame": frame(entries[1])[:16].hex(" ") + "\n",
         "proof": proof.encode(),
     }
+
+
+def _changes_of_keys(root):
+    """The log key replaced by entry 2, and, as another third entry, taken back."""
+    rotation = KeyChange(
+        origin=ORIGIN,
+        facility_key=FACILITY.public,
+        role="log",
+        old_key=LOG.public,
+        new_key=NEW_LOG.public,
+        size=2,
+        root=root,
+    )
+    revoked = dataclasses.replace(rotation, trusted=(2, root))
+    made = {}
+    for change, old in ((rotation, LOG), (revoked, None)):
+        event = change.event(old=old, new=NEW_LOG, facility=FACILITY, card="ab" * 32, serial=2)
+        entry = encode_entry(event, index=2, time_ms=TIME_MS + 2000, openings=())
+        made[change.type] = entry.decode() + "\n"
+    return made
 
 
 def documented():
@@ -101,6 +133,15 @@ def test_the_shown_checkpoint_and_proof_hold_together():
     leaf = leaf_hash(shown["entry-1"].rstrip("\n").encode())
     check_inclusion(leaf, proof.index, checkpoint.size, proof.hashes, checkpoint.root)
     assert decode_entry_untrusted(shown["entry-0"].rstrip("\n").encode()).type == "init"
+
+
+def test_the_shown_cosignature_meets_the_shown_policy():
+    shown = documented()
+    policy = parse_policy_untrusted(shown["policy"].encode())
+    found = cosignatures_untrusted(shown["cosigned"].encode(), policy.witnesses.values())
+    assert policy.is_met_by([one.cosigner for one in found])
+    assert not policy.is_met_by([])
+    assert policy.logs == (Verifier(ORIGIN, LOG.public),)
 
 
 def test_a_bundle_of_the_shown_parts_is_sound():

@@ -17,15 +17,15 @@ class HomeBusy(NodeError):
     """Another process has the home."""
 
 
-def open_node(home: Home) -> Node:
-    """Open a home.
+def open_node(home: Home, *, log_key_may_be_lost: bool = False) -> Node:
+    """Open a home, see `Node.open`.
 
     Raises:
         HomeBusy: another process has it now.
         NodeError: it cannot be opened.
     """
     try:
-        return Node.open(home)
+        return Node.open(home, log_key_may_be_lost=log_key_may_be_lost)
     except NodeError as error:
         if error.code is not ExitCode.BUSY:
             raise
@@ -67,7 +67,7 @@ def run_offline(
                 nursery.cancel_scope.cancel()
         return result
 
-    with open_node(home) as node:
+    with open_node(home, log_key_may_be_lost=chosen.without_log_key) as node:
         try:
             result = trio.run(main, node)
         except Exception as error:

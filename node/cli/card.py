@@ -117,6 +117,32 @@ def show_card(session: Session, file: Path | None) -> None:
         output.note(f"warning: {phrases.clean(problem)}")
 
 
+def read_facility(text: str) -> "tuple[bytes, Card | None]":
+    """Whose log something must be, from a card file or a spoken fingerprint.
+
+    Returns:
+        SHA-256 of the facility key (32 bytes), and the card where that was given.
+
+    Raises:
+        NodeError: it is neither.
+    """
+    import hashlib
+
+    from keys.errors import BadFingerprint
+    from keys.fingerprint import parse_fingerprint
+
+    if Path(text).is_file():
+        card = read_card(Path(text))
+        return hashlib.sha256(card.facility_key).digest(), card
+    try:
+        return parse_fingerprint(text), None
+    except BadFingerprint as error:
+        raise NodeError(
+            f"{text} is neither a card file nor a fingerprint: {error}",
+            hint="a fingerprint has 8 groups of 7 characters",
+        ) from error
+
+
 def read_card(file: Path) -> "Card":
     """The card in a file, "-" for standard input; its signature holds.
 

@@ -12,7 +12,21 @@ from pathlib import Path
 import click
 
 from node.api.failures import describe_unexpected, single_node_error
-from node.cli import audit, card, demo, output, serve, studies, transfers, trust
+from node.cli import (
+    audit,
+    audit_reports,
+    card,
+    demo,
+    keys,
+    output,
+    pending,
+    reconcile,
+    serve,
+    studies,
+    transfers,
+    trust,
+    witness,
+)
 from node.cli.session import Session
 from node.errors import ExitCode, NodeError
 
@@ -58,9 +72,21 @@ for command in (
     serve.serve,
     serve.status,
     audit.audit,
+    keys.keys,
     demo.demo,
 ):
     radmesh.add_command(command)
+for command in (
+    audit_reports.report,
+    audit_reports.send,
+    audit_reports.erase,
+    pending.pending,
+    reconcile.reconcile,
+    witness.witness,
+    witness.policy,
+    witness.forks,
+):
+    audit.audit.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

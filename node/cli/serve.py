@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node import phrases
-from node.cli import output
+from node.cli import output, witness
 from node.cli.session import Session, json_option, pass_session
 from node.cli.transfers import transfer_table
 from node.cli.trust import peer_table
@@ -167,6 +167,8 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
+    lines += witness.status_lines(found["witnessing"])
+    lines += _collector_lines(found)
     lines.append("")
     if found["peers"]:
         lines += peer_table(found["peers"])
@@ -192,3 +194,15 @@ def _cap_lines(peers: list[dict[str, Any]]) -> list[str]:
             f"{when}{urgent}"
         )
     return ["", *lines] if lines else []
+
+
+def _collector_lines(found: dict[str, Any]) -> list[str]:
+    collector = found["collector"]
+    if collector is None:
+        return []
+    told = (
+        f"the collector {collector['address']} has {collector['delivered']} of "
+        f"{phrases.count(found['log_size'], 'entry', 'entries')}"
+    )
+    error = collector["last_error"]
+    return [phrases.clean(told), *([phrases.clean(f"  {error}")] if error else [])]

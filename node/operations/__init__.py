@@ -1,7 +1,19 @@
 """What a node can be asked to do, by name: the one table behind the local API and
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
-from node.operations import facility, images, log, transfer
+from node.operations import (
+    erase,
+    facility,
+    images,
+    keys,
+    log,
+    pending,
+    proofs,
+    reconcile,
+    reports,
+    transfer,
+    witness,
+)
 from node.operations.base import Operation
 
 OPERATIONS: dict[str, Operation] = {
@@ -9,6 +21,13 @@ OPERATIONS: dict[str, Operation] = {
     **images.OPERATIONS,
     **transfer.OPERATIONS,
     **log.OPERATIONS,
+    **reports.OPERATIONS,
+    **erase.OPERATIONS,
+    **pending.OPERATIONS,
+    **reconcile.OPERATIONS,
+    **keys.OPERATIONS,
+    **proofs.OPERATIONS,
+    **witness.OPERATIONS,
 }
 
 __all__ = ["OPERATIONS", "Operation"]

@@ -22,10 +22,12 @@ class Operation:
     Attributes:
         run: the work; raises NodeError.
         needs_network: whether the node must be serving.
+        without_log_key: whether it can be done on a home whose log key is lost.
     """
 
     run: Callable[[Node, dict[str, Any], Report], Awaitable[Result]]
     needs_network: bool = False
+    without_log_key: bool = False
 
 
 def text(parameters: dict[str, Any], name: str, default: str | None = None) -> str:

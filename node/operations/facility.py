@@ -13,6 +13,7 @@ from node.errors import ExitCode, NodeError
 from node.home import now_ms
 from node.operations.base import Operation, Report, Result, text, texts
 from node.operations.transfer import describe_transfer
+from node.operations.witness import describe_witnessing
 
 
 def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:
@@ -139,6 +140,10 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
             describe_transfer(node, transfer) for transfer in node.transfers.active.values()
         ],
         "quarantined": quarantined,
+        "collector": None
+        if serving is None or serving.forwarder is None
+        else serving.forwarder.describe(),
+        "witnessing": await trio.to_thread.run_sync(describe_witnessing, node),
         "started": node.started_ms,
     }
 

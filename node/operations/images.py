@@ -14,7 +14,7 @@ from node.catalog import StudyRow
 from node.errors import ExitCode, NodeError
 from node.export import export_study
 from node.operations.base import Operation, Report, Result, text, texts
-from protocol.log.entry import Event
+from protocol.log.entry import Event, subjects_of
 from protocol.messages import Record
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ async def _set_shared(node: Node, parameters: dict[str, Any], shared: bool) -> R
                 Event(
                     type="shared" if shared else "withdrawn",
                     actor="operator",
-                    subjects=(("study", row.study_uid),),
+                    subjects=subjects_of(row.study_uid, node.catalog.patient(row.study_uid)),
                     details={"content_root": row.content_root.hex()},
                 )
             )

@@ -1,72 +1,142 @@
 """Operations on the audit log: show and export."""
 
-import json
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import trio
 
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
+from node.operations.selecting import optional, read_selection
+from node.reports.records import Record, records, records_between
+from node.reports.selection import Selection
+from node.reports.writing import export_event, write_logged
+from node.witness_bundle import members, newest_cosigned
+from protocol.log.checkpoint import Checkpoint
+from protocol.log.entry import Event, Opening
+
+log = logging.getLogger("radmesh.operations")
+
+ROUND_SECONDS = 3.0
+"""Longest wait for witnesses to cosign the head that is going to be exported."""
 
 
 async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Entries of the log, oldest first, with what their commitments stand for."""
-    last, kind = parameters.get("last"), parameters.get("type")
+    last = parameters.get("last")
+    if last is not None and (type(last) is not int or last < 0):
+        raise NodeError("the parameter last must be a number", code=ExitCode.USAGE)
 
     def read() -> Result:
-        start = 0
-        if isinstance(last, int) and kind is None:
-            start = max(0, node.audit.size - last)
-        entries = []
-        for encoded in node.audit.entries(start):
-            entry = json.loads(encoded)
-            if kind is None or entry["type"] == kind:
-                entries.append(entry)
-        if isinstance(last, int):
-            entries = entries[-last:] if last > 0 else []
-        for entry in entries:
-            entry["opened"] = [
-                {"kind": opening.kind, "value": opening.value}
-                for subject in entry.get("subjects", [])
-                if (opening := node.audit.opening_of(subject["commitment"])) is not None
-            ]
-        return {"size": node.audit.size, "entries": entries}
+        kind = optional(parameters, "type")
+        selection = dataclasses.replace(
+            read_selection(node, parameters), types=frozenset((kind,) if kind else ())
+        )
+        size = node.audit.size
+        found: Iterable[Record]
+        if last is not None and selection == Selection():
+            found = records_between(node.audit, max(0, size - last), size)
+        else:
+            chosen = records(node.audit, selection, size=size)
+            found = chosen if last is None else deque(chosen, maxlen=last)
+        return {"size": size, "entries": [_described(record) for record in found]}
 
     return await trio.to_thread.run_sync(read)
+
+
+def _described(record: Record) -> dict[str, Any]:
+    opened = [
+        {"kind": subject.kind, "value": subject.value}
+        for subject in record.subjects
+        if subject.value is not None
+    ]
+    return {**record.entry, "opened": opened}
 
 
 async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Write a bundle for an auditor."""
     path = Path(text(parameters, "path"))
+    names = bool(parameters.get("openings", True))
+    asked_at = node.audit.size
+    if node.serving_parts is not None:
+        try:
+            await node.serving_parts.witnessing.round(ROUND_SECONDS)
+        except NodeError as error:
+            log.warning("the log is exported as it is cosigned now: %s", error.message)
 
     def write() -> Result:
-        if path.exists():
+        selection = read_selection(node, parameters)
+        if selection.since is not None or selection.until is not None or selection.patient:
             raise NodeError(
-                f"{path} exists already",
-                hint="choose another name; an exported log is never overwritten",
+                "a bundle is always of the whole log",
+                hint="name a peer or a study to limit whom and what it names",
                 code=ExitCode.USAGE,
             )
-        try:
-            checkpoint = node.audit.export(
-                path,
-                card=node.card.encoded,
-                include_openings=bool(parameters.get("openings", True)),
+        cosigned = newest_cosigned(node)
+        checkpoints: list[Checkpoint] = []
+
+        def bundle(file: BinaryIO) -> None:
+            checkpoints.append(
+                node.audit.export(
+                    file,
+                    card=node.card.encoded,
+                    include_openings=names and _named_by(node, selection),
+                    # One that witnesses vouch for, if it holds all that was there when asked.
+                    head=cosigned.merged if cosigned and cosigned.size >= asked_at else None,
+                    further=members(node),
+                )
             )
-            return {
-                "path": str(path),
-                "size": checkpoint.size,
-                "entries": checkpoint.size,
-                "root": checkpoint.root.hex(),
-                "bytes": path.stat().st_size,
-            }
-        except OSError as error:
-            raise NodeError(
-                f"{path} cannot be written: {error.strerror}", code=ExitCode.DISK
-            ) from error
+
+        def event() -> Event:
+            size = checkpoints[-1].size
+            some = "some" if selection != Selection() else "all"
+            return export_event(
+                "bundle",
+                selection,
+                {
+                    "first": 0,
+                    "end": size,
+                    "count": size,
+                    "openings": some if names else "none",
+                },
+            )
+
+        written = write_logged(path, bundle, event, node.audit, salted=False)
+        checkpoint = checkpoints[-1]
+        return {
+            "path": str(path),
+            "size": checkpoint.size,
+            "entries": checkpoint.size,
+            "root": checkpoint.root.hex(),
+            "bytes": written.bytes,
+            "sha256": written.sha256,
+            "entry": written.entry,
+        }
 
     return await trio.to_thread.run_sync(write)
+
+
+def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening], bool]:
+    """Which openings an auditor gets who may learn of a part only; True is all."""
+    if selection == Selection():
+        return True
+    # A byte an entry: far smaller than a set, which may hold each of a million.
+    chosen = bytearray(node.audit.size)
+    for record in records(node.audit, selection, size=len(chosen)):
+        chosen[record.index] = 1
+
+    def is_named(entry: int, opening: Opening) -> bool:
+        if entry >= len(chosen) or not chosen[entry]:
+            return False
+        # An entry may be about other studies too.
+        return not selection.study or opening.kind != "study" or opening.value == selection.study
+
+    return is_named
 
 
 OPERATIONS = {"audit.show": Operation(show), "audit.export": Operation(export)}

@@ -107,6 +107,12 @@ class Event:
                 raise LocalProtocolError(f"{name!r} is no detail of an entry")
 
 
+def subjects_of(study: str, patient: str) -> tuple[tuple[str, str], ...]:
+    """Subjects of an event about one study; `patient` is "" where it is not known."""
+    subjects = (("study", study),)
+    return (*subjects, ("patient", patient)) if patient else subjects
+
+
 @dataclass(frozen=True)
 class Opening:
     """What a commitment commits to; kept outside the log."""

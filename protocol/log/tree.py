@@ -40,14 +40,22 @@ class Frontier:
         # Perfect subtrees from the largest, leftmost one; one for each bit of size.
         self._roots: list[bytes] = []
 
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf hash."""
+    def append(self, leaf: bytes) -> list[bytes]:
+        """Add one leaf hash.
+
+        Returns:
+            The roots of the perfect subtrees that end with this leaf, from the leaf
+            itself up: what a log that keeps its nodes adds to them (`node_count`).
+        """
         size = self.size
+        nodes = [leaf]
         while size & 1:
             leaf = node_hash(self._roots.pop(), leaf)
+            nodes.append(leaf)
             size >>= 1
         self._roots.append(leaf)
         self.size += 1
+        return nodes
 
     def root(self) -> bytes:
         """Root of the tree; that of the empty tree is SHA-256 of nothing."""
@@ -74,6 +82,34 @@ def range_root(leaves: Sequence[bytes]) -> RangeRoot:
         for index in range(start, stop):
             frontier.append(leaves[index])
         return frontier.root()
+
+    return root_of
+
+
+def node_count(size: int) -> int:
+    """How many nodes a tree of `size` keeps, when each leaf is followed by the perfect
+    subtrees that end with it: the order in which `Frontier.append` returns them."""
+    return 2 * size - size.bit_count()
+
+
+def kept_root(node_at: Callable[[int], bytes]) -> RangeRoot:
+    """A `RangeRoot` from kept nodes, with as many reads as the tree is deep.
+
+    Args:
+        node_at: gives the node at a place in the order of `node_count`.
+    """
+
+    def root_of(start: int, stop: int) -> bytes:
+        # Ranges of proofs start at a multiple of their largest perfect subtree, so the
+        # bits of the width are the subtrees, the largest one first.
+        root = b""
+        end = stop
+        while end > start:
+            level = ((end - start) & (start - end)).bit_length() - 1
+            node = node_at(node_count(end - 1) + level)
+            root = node_hash(node, root) if root else node
+            end -= 1 << level
+        return root or EMPTY_ROOT
 
     return root_of
 

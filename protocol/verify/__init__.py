@@ -1,4 +1,4 @@
-"""The auditor's verifier of an exported audit log.
+"""The auditor's verifier of exported audit logs and of proofs of single entries.
 
 Shares no code with `protocol.log`, which writes the log, and needs neither node,
 network nor database: standard library, PyNaCl, and `keys` for the facility card
@@ -7,14 +7,20 @@ and its fingerprint. Formats: docs/protocol-log.md; use: docs/auditing.md.
 
 from protocol.verify.check import verify_bundle
 from protocol.verify.evidence import Evidence
+from protocol.verify.policy import Policy, PolicyProblem, parse_policy
+from protocol.verify.proof import verify_proof
 from protocol.verify.verdict import Code, Finding, Verdict, report_lines, to_json
 
 __all__ = [
     "Code",
     "Evidence",
     "Finding",
+    "Policy",
+    "PolicyProblem",
     "Verdict",
+    "parse_policy",
     "report_lines",
     "to_json",
     "verify_bundle",
+    "verify_proof",
 ]

@@ -16,11 +16,23 @@ from typing import BinaryIO, Self
 FORMAT = "radmesh-audit-bundle/1"
 
 MEMBERS = 10_000
-"""Most files in a bundle: five, and a checkpoint for each day of 27 years."""
+"""Most files in a bundle: some, and a checkpoint for each day of 27 years."""
 
 CHECKPOINT_NAME = re.compile(r"checkpoints/(0|[1-9][0-9]{0,18})(\.[1-9][0-9]{0,3})?")
 
-_KNOWN = ("bundle.json", "card", "entries.jsonl", "leaves", "openings.jsonl", "receipts.jsonl")
+WITNESS_NAME = re.compile(r"witnesses/[A-Za-z0-9._-]{1,100}")
+
+EVIDENCE_NAME = re.compile(r"witnessed/([1-9][0-9]{0,8})/(held|shown|card)")
+
+_KNOWN = (
+    "bundle.json",
+    "card",
+    "entries.jsonl",
+    "leaves",
+    "openings.jsonl",
+    "policy",
+    "receipts.jsonl",
+)
 
 # What zipfile raises for files that are no ZIP files, or damaged ones.
 _DAMAGE = (
@@ -36,7 +48,11 @@ _DAMAGE = (
     KeyError,
 )
 
+# End of the central directory: signature, members in all, length of a comment.
+_END = struct.Struct("<4s6xH8xH")
+
 _BUFFER_BYTES = 1 << 20
+_BATCH_BYTES = 1 << 18
 
 
 class BundleDamaged(Exception):
@@ -57,15 +73,21 @@ class Bundle:
         try:
             self._zip = zipfile.ZipFile(file)
             members = self._zip.infolist()
+            listed = _members_listed(file)
         except _DAMAGE as error:
             raise BundleDamaged("the file is not an audit bundle, or is damaged") from error
         if len(members) > MEMBERS:
             raise BundleDamaged(f"the bundle holds more than {MEMBERS} files")
+        # A damaged length makes one member swallow the next; zipfile does not mind.
+        if listed != len(members) or any(member.comment for member in members):
+            raise BundleDamaged("the list of files in the bundle is damaged")
         self._members: dict[str, zipfile.ZipInfo] = {}
         for member in members:
-            name = member.filename
+            name = member.orig_filename
             if name in self._members:
                 raise BundleDamaged(f"the bundle holds two files named {name!a}")
+            if not name.isprintable():
+                raise BundleDamaged(f"the bundle holds a file named {name!a}")
             if name.startswith("/") or "\\" in name or ".." in name.split("/") or ":" in name:
                 raise BundleDamaged(f"the bundle holds a file named {name!a}, which is a path")
             self._members[name] = member
@@ -91,9 +113,19 @@ class Bundle:
         return [name for name in self._members if CHECKPOINT_NAME.fullmatch(name)]
 
     @property
+    def witnesses(self) -> list[str]:
+        """Names of the cards of witnesses."""
+        return [name for name in self._members if WITNESS_NAME.fullmatch(name)]
+
+    @property
+    def evidence(self) -> list[str]:
+        """Names of files about logs that contradicted themselves."""
+        return [name for name in self._members if EVIDENCE_NAME.fullmatch(name)]
+
+    @property
     def unknown(self) -> list[str]:
         """Names of files that this version does not read."""
-        known = {*_KNOWN, *self.checkpoints}
+        known = {*_KNOWN, *self.checkpoints, *self.witnesses, *self.evidence}
         return [name for name in self._members if name not in known]
 
     def read(self, name: str, most: int) -> bytes:
@@ -129,16 +161,41 @@ class Bundle:
         except _DAMAGE as error:
             raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
 
-    def blocks(self, name: str, size: int) -> Iterator[bytes]:
-        """Consecutive blocks of `size` bytes; what is left over is dropped.
+    def batches(self, name: str, most: int) -> Iterator[tuple[list[bytes], bool]]:
+        """The lines of a large file, many at a time and without their line ends.
+
+        With them comes whether the file is whole so far. When it is not, the last line
+        has no end, or is longer than `most` bytes and cut there; the iteration ends.
 
         Raises:
             BundleDamaged: missing, or damaged at that point.
         """
         try:
             with self._open(name) as stream:
-                while len(block := stream.read(size)) == size:
-                    yield block
+                rest = b""
+                while block := stream.read(_BATCH_BYTES):
+                    *lines, rest = (rest + block).split(b"\n")
+                    long = [at for at, line in enumerate(lines) if len(line) > most]
+                    if long:
+                        lines, rest = lines[: long[0]], lines[long[0]]
+                    if len(rest) > most:
+                        yield [*lines, rest[: most + 1]], False
+                        return
+                    if lines:
+                        yield lines, True
+                if rest:
+                    yield [rest], False
+        except _DAMAGE as error:
+            raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
+
+    def stream(self, name: str) -> "Pieces":
+        """A file to be read piece by piece; see `Pieces`.
+
+        Raises:
+            BundleDamaged: missing, or damaged at its beginning.
+        """
+        try:
+            return Pieces(self._open(name))
         except _DAMAGE as error:
             raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
 
@@ -151,3 +208,26 @@ class Bundle:
         # ZipExtFile reads like a raw stream; its stub does not say so.
         raw: io.RawIOBase = self._zip.open(member)  # type: ignore[assignment]
         return io.BufferedReader(raw, _BUFFER_BYTES)
+
+
+def _members_listed(file: BinaryIO) -> int:
+    """How many members the end of the file says there are (APPNOTE.TXT section 4.3.16)."""
+    file.seek(-_END.size, 2)
+    signature, count, comment = _END.unpack(file.read(_END.size))
+    if signature != b"PK\5\6" or comment:
+        raise ValueError("no end of a ZIP file without a comment")
+    return int(count)
+
+
+class Pieces:
+    """A file of the bundle that is an aid: it ends early where it is damaged."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self._stream = stream
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes, or fewer at the end."""
+        try:
+            return self._stream.read(count)
+        except _DAMAGE:
+            return b""

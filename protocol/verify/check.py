@@ -7,8 +7,9 @@ once; at each size for which somebody signed or remembers a root, the root over
 the entries so far is compared. Side files are read in step with the entries, so
 that memory does not grow with the log.
 
-Findings about the log come before those about receipts and openings; the first
-of all is the cause.
+The first finding is the cause: a broken chain of keys, then bad checkpoints, then
+entries that are not the signed ones, missing cosignatures, and at last receipts
+and openings.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from typing import BinaryIO
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
 from keys.fingerprint import format_hash
+from protocol.verify import coverage
 from protocol.verify.bundle import CHECKPOINT_NAME, FORMAT, Bundle, BundleDamaged
 from protocol.verify.checkpoints import (
     CHECKPOINT_BYTES,
@@ -27,8 +29,12 @@ from protocol.verify.checkpoints import (
     open_checkpoint,
 )
 from protocol.verify.evidence import Evidence, Openings, Receipts
+from protocol.verify.forks import read_forks
+from protocol.verify.note import NamedKey
+from protocol.verify.policy import POLICY_BYTES
 from protocol.verify.stream import EntryStream, Expected
 from protocol.verify.verdict import Code, Finding, Verdict
+from protocol.verify.witnesses import Cosigned, Witnesses, card_keys, missing_quorum
 
 _HEADER_BYTES = 4096
 
@@ -50,6 +56,8 @@ def verify_bundle(
 
     Raises:
         ValueError: the fingerprint has not 32 bytes.
+        PolicyProblem: the evidence asks for witnesses that cannot be; see
+            `Evidence.policies`.
     """
     if len(facility_fingerprint) != 32:
         raise ValueError("a facility's fingerprint is 32 bytes")
@@ -67,13 +75,19 @@ class _Check:
     def __init__(self, fingerprint: bytes, evidence: Evidence) -> None:
         self._fingerprint = fingerprint
         self._evidence = evidence
+        self._policies = evidence.policies(fingerprint)
         self._origin = f"radmesh.log/{format_hash(fingerprint)}"
         self._findings: list[Finding] = []
         self._card: Card | None = None
+        self._witnesses = Witnesses()
+        self._witnesses.add_trusted([*evidence.witness_cards, *evidence.peer_cards], self._policies)
         self._expected: dict[int, list[Expected]] = {}
         self._signed_size = -1
-        self._cosignatures = 0
+        self._claimed_size = -1
+        self._signed: list[tuple[SignedCheckpoint, list[Cosigned]]] = []
         self._unknown_files = 0
+        self._own_policy = ""
+        self._forks: list[str] = []
         self._stream: EntryStream | None = None
         self._openings: Openings | None = None
         self._receipts: Receipts | None = None
@@ -81,11 +95,13 @@ class _Check:
     def run(self, bundle: Bundle) -> None:
         said_origin, said_size = _read_header(bundle)
         self._unknown_files = len(bundle.unknown)
-        self._card = self._read_card(bundle)
-        if self._card is None:
+        self._card = card = self._read_card(bundle)
+        if card is None:
             return
-        self._read_checkpoints(bundle, self._card)
-        if self._signed_size < 0:
+        self._read_witnesses(bundle)
+        self._read_checkpoints(bundle, card)
+        limit = max(self._claimed_size, *self._expected, -1)
+        if limit < 0:
             # Without a signed size there is no end to what a file may claim.
             if not self._findings:
                 self._find(Code.UNSIGNED_TAIL, 0, "the bundle holds no signed checkpoint")
@@ -93,9 +109,14 @@ class _Check:
         for size, root in self._evidence.pins:
             self._expected.setdefault(size, []).append(Expected(root, "your pin", True))
         self._openings = Openings(bundle)
-        self._receipts = Receipts(bundle, self._card, self._evidence)
+        self._receipts = Receipts(bundle, card, self._evidence)
         self._stream = EntryStream(
-            bundle, self._card, self._origin, self._expected, self._signed_size
+            bundle,
+            card,
+            self._origin,
+            self._expected,
+            self._signed_size,
+            max(limit, *self._expected, 0),
         )
         self._stream.read(self._openings, self._receipts)
         self._openings.finish()
@@ -128,17 +149,44 @@ class _Check:
                 "not of the one you asked about",
             )
             return None
-        return card
+        own = self._evidence.own_card
+        if own is None or own.facility_key != card.facility_key or own.serial < card.serial:
+            return card
+        if own.serial == card.serial and own.encoded != card.encoded:
+            self._find(
+                Code.KEY_CHAIN,
+                None,
+                f"the card in the bundle and yours are two cards of serial {card.serial}",
+            )
+            return None
+        return own
+
+    def _read_witnesses(self, bundle: Bundle) -> None:
+        for name in bundle.witnesses:
+            try:
+                card = parse_card_untrusted(bundle.read(name, CARD_BYTES))
+            except KeysError as error:
+                self._find(
+                    Code.BUNDLE, None, f"the card of a witness in the bundle is bad: {error}"
+                )
+            else:
+                self._witnesses.add(card_keys(card, trusted=False))
+        if bundle.has("policy"):
+            self._own_policy = coverage.policy_words(bundle.read("policy", POLICY_BYTES))
 
     def _read_checkpoints(self, bundle: Bundle, card: Card) -> None:
         sources = [(name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints]
         sources += [("your checkpoint", data) for data in self._evidence.checkpoints]
-        held: list[tuple[str, SignedCheckpoint]] = []
+        trusted = [*self._evidence.peer_cards, *self._evidence.witness_cards]
+        self._forks, own = read_forks(bundle, card, trusted)
+        sources += [("shown to a witness", data) for data in own]
         for source, data in sources:
             try:
                 checkpoint = open_checkpoint(data, self._origin, log_keys(card))
+                cosigned = self._witnesses.check(checkpoint)
             except CheckpointProblem as problem:
                 self._find(problem.code, None, f"the checkpoint ({source}) {problem.reason}")
+                self._claimed_size = max(self._claimed_size, problem.size)
                 continue
             named = CHECKPOINT_NAME.fullmatch(source)
             if named is not None and int(named[1]) != checkpoint.size:
@@ -147,33 +195,63 @@ class _Check:
                     None,
                     f"the file {source} is a checkpoint of size {checkpoint.size}",
                 )
-            held.append((source, checkpoint))
-        for source, checkpoint in held:
-            self._cosignatures += checkpoint.others
+            self._signed.append((checkpoint, cosigned))
             known = self._expected.setdefault(checkpoint.size, [])
-            if any(each.root != checkpoint.root for each in known):
+            known.append(Expected(checkpoint.root, source, False))
+            self._signed_size = max(self._signed_size, checkpoint.size)
+        for size, known in self._expected.items():
+            if len({each.root for each in known}) > 1:
                 self._find(
                     Code.FORK,
                     None,
-                    f"the log key signed two different logs of {checkpoint.size:,} entries: "
+                    f"the log key signed two different logs of {size:,} entries: "
                     "proof that somebody was shown another log",
                 )
-            known.append(Expected(checkpoint.root, source, False))
-            self._signed_size = max(self._signed_size, checkpoint.size)
+
+    def _missing_quorum(self, card: Card) -> list[Finding]:
+        """Whether the checkpoint of the full size has the cosignatures that are asked for."""
+        cosigned: dict[int, list[Cosigned]] = {}
+        for checkpoint, held in self._signed:
+            cosigned.setdefault(checkpoint.size, []).extend(held)
+        size = self._signed_size
+        # The key that a policy names may have handed over to another since.
+        signers = {
+            NamedKey(self._origin, key.public) for key in log_keys(card) if key.since <= size
+        }
+        found = []
+        for policy in self._policies:
+            reason = missing_quorum(policy, signers, cosigned.get(size, []))
+            if reason is None:
+                continue
+            enough = [
+                at for at, held in cosigned.items() if not missing_quorum(policy, signers, held)
+            ]
+            if enough:
+                reason += f"; enough saw {max(enough):,} entries"
+            reason = f"too few others saw the log of {max(size, 0):,} entries: {reason}"
+            found.append(Finding(Code.QUORUM, None, reason))
+        return found
+
+    def _ordered(self) -> list[Finding]:
+        entries = list(self._stream.findings) if self._stream is not None else []
+        # Who rewrites a history with a newer key also signs what that key may not sign.
+        first = entries[:1] if entries and entries[0].code == Code.KEY_CHAIN else []
+        findings = [*first, *self._findings, *entries[len(first) :]]
+        if self._stream is not None and self._card is not None:
+            findings += self._missing_quorum(self._card)
+        for part in (self._receipts, self._openings):
+            findings += part.findings if part is not None else []
+        return findings
 
     def verdict(self, damage: str) -> Verdict:
         """Sum up; `damage` says why the bundle could not be read to its end, or is ""."""
-        findings = list(self._findings)
-        for part in (self._stream, self._receipts, self._openings):
-            if part is not None:
-                findings.extend(part.findings)
-        unsure = Finding(Code.BUNDLE, None, damage) if damage else self._unsure()
+        findings = self._ordered()
         sound: bool | None = True
         cause = Finding(Code.OK, None, "all entries are there, unchanged, in order and signed")
-        if unsure is not None:
-            sound, cause = None, unsure
-            findings.append(unsure)
-        if findings and findings[0] is not unsure:
+        if damage:
+            sound, cause = None, Finding(Code.BUNDLE, None, damage)
+            findings.append(cause)
+        if findings and findings[0] is not cause:
             sound, cause = False, findings[0]
         stream = self._stream
         has_entries = stream is not None and stream.tree.size > 0
@@ -191,75 +269,20 @@ class _Check:
             first_time=stream.first_time if stream is not None else "",
             last_time=stream.last_time if stream is not None else "",
             counts=dict(stream.counts) if stream is not None else {},
+            key_changes=stream.chain.changes if stream is not None else 0,
+            witnesses=coverage.witness_words(self._witnesses.cosigned),
+            forks=tuple(self._forks),
         )
-
-    def _unsure(self) -> Finding | None:
-        if self._stream is None or self._card is None:
-            return None
-        used = [key for key in log_keys(self._card) if key.since <= self._stream.tree.size]
-        if self._stream.rotated or len(used) > 1:
-            return Finding(
-                Code.ROTATION_UNCHECKED,
-                None,
-                "the log changes its key, and this version cannot check how; all else holds",
-            )
-        return None
 
     def _notes(self) -> list[str]:
-        notes: list[str] = []
-        if self._stream is None:
-            return notes
-        if not self._evidence.pins and not self._evidence.checkpoints:
-            notes.append(
-                "somebody who holds the log key can write the whole log anew; only something "
-                "from outside shows that: an earlier size and root (--pin), a checkpoint from "
-                "another facility (--checkpoint), receipts from its peers (--receipt)"
-            )
-        notes.append(
-            "an act that the node never logged is not in the log; receipts at the other "
-            "facility show exchanges that are missing here"
-        )
-        notes.append("the times are those of the node's own clock")
-        notes.append(
-            "whether a newer card exists that takes back a key is not known; ask the facility"
-        )
-        if self._cosignatures:
-            notes.append(
-                f"cosignatures of witnesses, not checked by this version: {self._cosignatures:,}"
-            )
-        notes.extend(self._side_notes())
-        if self._unknown_files:
-            notes.append(
-                "files of the bundle that this version does not know and did not look at: "
-                f"{self._unknown_files:,}"
-            )
-        return notes
-
-    def _side_notes(self) -> list[str]:
-        notes: list[str] = []
-        openings, receipts, stream = self._openings, self._receipts, self._stream
-        if openings is not None and openings.opened < openings.commitments:
-            notes.append(
-                f"of {openings.commitments:,} studies and patients, "
-                f"{openings.commitments - openings.opened:,} named by commitments only; without "
-                "their openings the log does not say who or what they are"
-            )
-        if receipts is not None and receipts.held < receipts.named:
-            notes.append(
-                f"of {receipts.named:,} receipts named in the log, "
-                f"{receipts.named - receipts.held:,} not in the bundle"
-            )
-        if receipts is not None and receipts.half_checked:
-            notes.append(
-                "receipts signed at the other side by a key that was not compared with that "
-                f"facility's card (--peer-card): {receipts.half_checked:,}"
-            )
-        if stream is not None and stream.first_difference is not None and not stream.findings:
-            notes.append(
-                f"the file `leaves` of the bundle is wrong from entry {stream.first_difference} "
-                "on; it is an aid for finding errors, and nothing depends on it"
-            )
-        return notes
+        if self._stream is None or self._openings is None or self._receipts is None:
+            return []
+        return [
+            *coverage.outside_notes(self._evidence, self._policies),
+            *coverage.witness_notes(self._policies, self._witnesses, self._own_policy),
+            *coverage.side_notes(self._openings, self._receipts),
+            *coverage.file_notes(self._stream, self._unknown_files),
+        ]
 
 
 def _read_header(bundle: Bundle) -> tuple[str, int]:

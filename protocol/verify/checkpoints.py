@@ -1,22 +1,24 @@
 """Signed checkpoints as a verifier reads them (docs/protocol-log.md section 5)."""
 
-import base64
-import binascii
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import nacl.bindings
-import nacl.exceptions
-
 from keys.card import Card
+from protocol.verify.note import (
+    SIGNED,
+    NoteProblem,
+    Signature,
+    decode_base64,
+    key_hash,
+    split_note,
+    verifies,
+)
 from protocol.verify.verdict import Code
 
 CHECKPOINT_BYTES = 1_000_000
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
-_SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+={0,2})")
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,52 @@ def log_keys(card: Card) -> tuple[LogKey, ...]:
 
 @dataclass(frozen=True)
 class SignedCheckpoint:
-    """A checkpoint that holds; `others` counts the signatures that were not checked."""
+    """A checkpoint.
+
+    Attributes:
+        size: entries.
+        root: over them, 32 bytes.
+        text: what was signed.
+        others: the signatures by other keys than the log's.
+    """
 
     size: int
     root: bytes
-    others: int
+    text: str
+    others: tuple[Signature, ...]
 
 
 class CheckpointProblem(Exception):
-    """A checkpoint does not hold."""
+    """A checkpoint does not hold; `size` is the one that it claims, -1 when it has none."""
 
-    def __init__(self, code: Code, reason: str) -> None:
+    def __init__(self, code: Code, reason: str, size: int = -1) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.size = size
+
+
+def read_checkpoint(data: bytes, origin: str) -> SignedCheckpoint:
+    """Read a checkpoint of the log `origin`; checks no signature.
+
+    Raises:
+        CheckpointProblem: CP_ORIGIN or CP_BAD.
+    """
+    try:
+        text, signatures = split_note(data)
+        lines = text[:-1].split("\n")
+        if len(lines) < 3 or not all(lines):
+            raise NoteProblem("has not the lines it must have")
+        if lines[0] != origin:
+            raise CheckpointProblem(Code.CP_ORIGIN, f"is of the log {lines[0]!a}, not of this one")
+        if _SIZE.fullmatch(lines[1]) is None:
+            raise NoteProblem("has a malformed size")
+        root = decode_base64(lines[2])
+        if len(root) != 32:
+            raise NoteProblem("has a malformed root")
+    except NoteProblem as problem:
+        raise CheckpointProblem(Code.CP_BAD, str(problem)) from None
+    return SignedCheckpoint(int(lines[1]), root, text, tuple(signatures))
 
 
 def open_checkpoint(data: bytes, origin: str, keys: Sequence[LogKey]) -> SignedCheckpoint:
@@ -61,71 +95,32 @@ def open_checkpoint(data: bytes, origin: str, keys: Sequence[LogKey]) -> SignedC
     Raises:
         CheckpointProblem: CP_ORIGIN or CP_BAD.
     """
-    text, signatures = _split(data)
-    lines = text[:-1].split("\n")
-    if len(lines) < 3 or not all(lines):
-        raise _bad("has not the lines it must have")
-    if lines[0] != origin:
-        raise CheckpointProblem(Code.CP_ORIGIN, f"is of the log {lines[0]!a}, not of this one")
-    if _SIZE.fullmatch(lines[1]) is None:
-        raise _bad("has a malformed size")
-    size, root = int(lines[1]), _decode(lines[2])
-    if len(root) != 32:
-        raise _bad("has a malformed root")
-    valid = {key.public for key in keys if key.in_force(size)}
-    held = 0
-    for name, signature in signatures:
-        for key in keys:
-            if name != origin or signature[:4] != _key_hash(origin, key.public):
-                continue
-            if not _verifies(key.public, text.encode(), signature[4:]):
-                raise _bad("has a signature that does not hold")
-            if key.public not in valid:
-                raise _bad(f"of size {size} is signed by a log key not in force at that size")
-            held += 1
-    if not held:
-        raise _bad("is not signed by a key of this log")
-    return SignedCheckpoint(size, root, len(signatures) - held)
+    checkpoint = read_checkpoint(data, origin)
+    size, message = checkpoint.size, checkpoint.text.encode()
+    signed, others = False, []
+    for signature in checkpoint.others:
+        key = _by_hash(signature, origin, keys)
+        if key is None:
+            others.append(signature)
+        elif not verifies(key.public, message, signature.raw):
+            raise _bad("has a signature that does not hold", size)
+        elif not key.in_force(size):
+            raise _bad(f"of size {size} is signed by a log key not in force at that size", size)
+        else:
+            signed = True
+    if not signed:
+        raise _bad("is not signed by a key of this log", size)
+    return SignedCheckpoint(size, checkpoint.root, checkpoint.text, tuple(others))
 
 
-def _split(data: bytes) -> tuple[str, list[tuple[str, bytes]]]:
-    try:
-        note = data.decode()
-    except UnicodeDecodeError:
-        raise _bad("is not text") from None
-    text, gap, block = note.rpartition("\n\n")
-    if not gap or not block.endswith("\n") or any(c < " " and c != "\n" for c in note):
-        raise _bad("is not a signed note")
-    signatures = []
-    for line in block[:-1].split("\n"):
-        found = _SIGNATURE_LINE.fullmatch(line)
-        if found is None:
-            raise _bad("has a malformed signature line")
-        signatures.append((found[1], _decode(found[2])))
-    return text + "\n", signatures
+def _by_hash(signature: Signature, origin: str, keys: Sequence[LogKey]) -> LogKey | None:
+    if signature.name != origin:
+        return None
+    for key in keys:
+        if signature.key == key_hash(origin, key.public, SIGNED):
+            return key
+    return None
 
 
-def _bad(reason: str) -> CheckpointProblem:
-    return CheckpointProblem(Code.CP_BAD, reason)
-
-
-def _decode(text: str) -> bytes:
-    try:
-        decoded = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise _bad("has malformed base64") from None
-    if base64.b64encode(decoded).decode() != text:
-        raise _bad("has base64 that is not canonical")
-    return decoded
-
-
-def _key_hash(name: str, public: bytes) -> bytes:
-    return hashlib.sha256(name.encode() + b"\n\1" + public).digest()[:4]
-
-
-def _verifies(public: bytes, message: bytes, signature: bytes) -> bool:
-    try:
-        nacl.bindings.crypto_sign_open(signature + message, public)
-    except (nacl.exceptions.CryptoError, ValueError):
-        return False
-    return len(signature) == 64
+def _bad(reason: str, size: int) -> CheckpointProblem:
+    return CheckpointProblem(Code.CP_BAD, reason, size)

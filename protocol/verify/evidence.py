@@ -1,21 +1,27 @@
 """What stands beside the entries and is read in step with them: openings and receipts."""
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keys.card import Card
+from keys.fingerprint import format_hash
 from protocol.verify.bundle import Bundle
-from protocol.verify.entries import OPENING_BYTES, EntryProblem, parse_object, parse_opening
+from protocol.verify.entries import Entry, EntryProblem, parse_object
+from protocol.verify.note import NamedKey, NoteProblem, decode_base64
+from protocol.verify.openings import OPENING_BYTES, parse_opening
+from protocol.verify.policy import Policy, PolicyProblem, any_of
 from protocol.verify.receipts import RECEIPT_BYTES, ReceiptProblem, open_receipt
 from protocol.verify.verdict import Code, Finding
+from protocol.verify.witnesses import NAME_PREFIX, witness_name
 
 _RECEIPT_LINE_BYTES = RECEIPT_BYTES * 4 // 3 + 256
 _FINDINGS = 20
 """Most findings of each kind that are kept; a bundle may hold a million bad receipts."""
+
+_NOWHERE = 1 << 63
+"""Beyond every entry."""
 
 # An entry of type `receipt` that carries one of these says the same as its receipt.
 _REPEATED = (
@@ -38,12 +44,63 @@ class Evidence:
         checkpoints: signed checkpoints of this log from elsewhere.
         receipts: signed receipts that another facility holds.
         peer_cards: cards of other facilities, whose fingerprints the auditor compared.
+        witness_cards: the same, of those whose cosignatures `quorum` counts.
+        quorum: how many of these must have cosigned; None for no such rule.
+        policy: who must have cosigned, in another form; None for no such rule.
+        own_card: a card of the facility itself that the auditor has; the newer of this
+            and the one in the bundle counts.
     """
 
     pins: Sequence[tuple[int, bytes]] = ()
     checkpoints: Sequence[bytes] = ()
     receipts: Sequence[bytes] = ()
     peer_cards: Sequence[Card] = ()
+    witness_cards: Sequence[Card] = ()
+    quorum: int | None = None
+    policy: Policy | None = None
+    own_card: Card | None = None
+
+    def policies(self, facility_fingerprint: bytes) -> list[Policy]:
+        """All rules about who must have cosigned the log of a facility.
+
+        Raises:
+            PolicyProblem: the quorum is larger than the number of witnesses, two of
+                these have one key, or one is that facility itself.
+        """
+        asked = [] if self.policy is None else [self.policy]
+        if self.quorum is not None:
+            keys = {
+                f"{card.name} {number}": [
+                    NamedKey(witness_name(card), key.key) for key in card.witness_keys
+                ]
+                for number, card in enumerate(self.witness_cards, 1)
+            }
+            asked.append(any_of(self.quorum, keys))
+        own = NAME_PREFIX + format_hash(facility_fingerprint)
+        if any(key.name == own for policy in asked for key in policy.witnesses.values()):
+            raise PolicyProblem("a facility cannot be a witness of its own log")
+        return asked
+
+
+def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[str]:
+    """What an entry says otherwise than the receipt that it names; in order.
+
+    Args:
+        entry: its fields.
+        fields: of the receipt's body.
+    """
+    facilities = {fields["source_facility"].hex(), fields["recipient_facility"].hex()}
+    wrong = {"peer"} if entry["peer"] and entry["peer"] not in facilities else set()
+    if entry["type"] == "receipt":
+        if entry["purpose"] != fields["purpose"]:
+            wrong.add("purpose")
+        for name in _REPEATED:
+            said = entry["details"].get(name)
+            value = fields.get(name)
+            signed = value.hex() if isinstance(value, bytes) else value
+            if said is not None and said != signed:
+                wrong.add(name)
+    return sorted(wrong)
 
 
 class _SideFile:
@@ -53,8 +110,9 @@ class _SideFile:
         self._lines: Iterator[bytes] = iter(())
         if bundle.has(name):
             self._lines = bundle.lines(name, most)
-        self._name = name
         self.findings: list[Finding] = []
+        self.at = _NOWHERE
+        """The entry to which the next line belongs."""
 
     def find(self, code: Code, index: int | None, reason: str) -> None:
         if len(self.findings) < _FINDINGS:
@@ -80,20 +138,19 @@ class Openings(_SideFile):
         except EntryProblem as problem:
             self.find(Code.OPENING_BAD, None, f"a line of openings.jsonl {problem.reason}")
             self._current = None
+        self.at = _NOWHERE if self._current is None else self._current.place
 
-    def match(self, index: int, subjects: Sequence[dict[str, str]]) -> None:
-        """Check the openings of entry `index` against its subjects."""
-        self.commitments += len(subjects)
-        while self._current is not None and self._current.index <= index:
+    def match(self, index: int, entry: Entry) -> None:
+        """Check the openings of entry `index`."""
+        while self._current is not None and self._current.place <= index:
             opening = self._current
-            subject = {"commitment": opening.commitment, "kind": opening.kind}
-            if opening.index == index and subject in subjects and opening.holds:
+            if opening.place == index and opening.holds and entry.has_subject(opening.subject):
                 self.opened += 1
             else:
                 self.find(
                     Code.OPENING_BAD,
-                    opening.index,
-                    f"an opening claims to be of entry {opening.index} and is not",
+                    opening.place,
+                    f"an opening claims to be of entry {opening.place} and is not",
                 )
             self._advance()
 
@@ -102,8 +159,8 @@ class Openings(_SideFile):
         if self._current is not None:
             self.find(
                 Code.OPENING_BAD,
-                self._current.index,
-                f"an opening is of entry {self._current.index}, which was not read",
+                self._current.place,
+                f"an opening is of entry {self._current.place}, which was not read",
             )
 
 
@@ -136,16 +193,16 @@ class Receipts(_SideFile):
 
     def _advance(self) -> None:
         line = self._next_line()
-        self._current = None
+        self._current, self.at = None, _NOWHERE
         if line is None:
             return
         try:
             value = parse_object(line.removesuffix(b"\n"))
-            index, blob = value["index"], base64.b64decode(value["receipt"], validate=True)
+            index, blob = value["index"], decode_base64(value["receipt"])
             if isinstance(index, bool) or not isinstance(index, int) or not line.endswith(b"\n"):
                 raise ValueError
-            self._current = index, blob
-        except (EntryProblem, KeyError, TypeError, ValueError, binascii.Error):
+            self._current, self.at = (index, blob), index
+        except (EntryProblem, KeyError, TypeError, ValueError, NoteProblem):
             self.find(Code.RECEIPT_SIG, None, "a line of receipts.jsonl is malformed")
 
     def match(self, index: int, entry: dict[str, Any]) -> None:
@@ -167,22 +224,12 @@ class Receipts(_SideFile):
             self._advance()
 
     def _compare(self, index: int, entry: dict[str, Any], fields: dict[str, Any]) -> None:
-        facilities = {fields["source_facility"].hex(), fields["recipient_facility"].hex()}
-        wrong = {"peer"} if entry["peer"] and entry["peer"] not in facilities else set()
-        if entry["type"] == "receipt":
-            if entry["purpose"] != fields["purpose"]:
-                wrong.add("purpose")
-            for name in _REPEATED:
-                said = entry["details"].get(name)
-                value = fields.get(name)
-                signed = value.hex() if isinstance(value, bytes) else value
-                if said is not None and said != signed:
-                    wrong.add(name)
+        wrong = receipt_differences(entry, fields)
         if wrong:
             self.find(
                 Code.RECEIPT_MISMATCH,
                 index,
-                f"entry {index} and its receipt differ in {', '.join(sorted(wrong))}",
+                f"entry {index} and its receipt differ in {', '.join(wrong)}",
             )
 
     def finish(self) -> None:

@@ -1,15 +1,15 @@
-"""The entries of a bundle, read once: form, order, time, and the root at each known size."""
+"""The entries of a bundle, read once: form, order, time, keys, and the root at each
+known size."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from keys.card import Card
-from protocol.verify.bundle import Bundle, BundleDamaged
-from protocol.verify.checkpoints import log_keys
-from protocol.verify.entries import ENTRY_BYTES, EntryProblem, parse_entry
+from protocol.verify.bundle import Bundle, BundleDamaged, Pieces
+from protocol.verify.entries import ENTRY_BYTES, Entry, EntryProblem, parse_entry
 from protocol.verify.evidence import Openings, Receipts
+from protocol.verify.key_chain import CHANGES, KeyChain
 from protocol.verify.tree import Tree, leaf
 from protocol.verify.verdict import Code, Finding
 
@@ -34,8 +34,9 @@ class EntryStream:
         bundle: where the entries are.
         card: the facility's card.
         origin: the log's origin.
-        expected: size to the roots the log must have there; reading ends at the largest.
-        signed_size: size of the largest signed checkpoint.
+        expected: size to the roots the log must have there.
+        signed_size: size of the largest signed checkpoint, or -1.
+        limit: where reading ends: the largest size that anything names.
     """
 
     def __init__(
@@ -45,22 +46,29 @@ class EntryStream:
         origin: str,
         expected: dict[int, list[Expected]],
         signed_size: int,
+        limit: int,
     ) -> None:
         self.tree = Tree()
         self.findings: list[Finding] = []
         self.first_time = ""
         self.last_time = ""
         self.counts: Counter[str] = Counter()
-        self.rotated = False
+        self.chain = KeyChain(card, origin)
         # First place where the hashes in `leaves` differ from the entries.
         self.first_difference: int | None = None
+        # Whether they are there, and end before the entries do.
+        self.leaves_end_early = False
         self._bundle = bundle
         self._card = card
         self._origin = origin
         self._expected = expected
         self._signed_size = signed_size
+        self._limit = limit
+        # Sizes at which the root is needed, the next one last.
+        self._stops = sorted(expected.keys() | self.chain.sizes, reverse=True)
         self._good_size = 0
         self._bad_entries = 0
+        self._has_leaves = bundle.has("leaves")
         self._leaves = self._open_leaves()
         # The tree of `leaves` from that difference on: when that tree, and not that
         # of the entries, has the signed root, the difference is the culprit.
@@ -72,86 +80,116 @@ class EntryStream:
         Raises:
             BundleDamaged: the bundle breaks off; what was found till then is in `findings`.
         """
-        limit = max(self._expected)
-        self._compare_roots()
-        for line in self._bundle.lines("entries.jsonl", ENTRY_BYTES + 1):
-            index = self.tree.size
-            if index >= limit:
-                self._find_tail(index)
-                break
-            if not line.endswith(b"\n"):
+        self._stop_here()
+        for lines, whole in self._bundle.batches("entries.jsonl", ENTRY_BYTES):
+            room = self._limit - self.tree.size
+            if not whole and len(lines) <= room:
+                self._take(lines[:-1], openings, receipts)
+                index = self.tree.size
                 self._find(Code.ENTRY_PARSE, index, f"entry {index} is torn or too large")
                 break
-            self._take(line[:-1], index, openings, receipts)
+            self._take(lines[:room], openings, receipts)
+            if len(lines) > room:
+                self._find_tail(self._limit)
+                break
             if self._bad_entries > _BAD_ENTRIES:
                 break
         self._check_end()
 
-    def _open_leaves(self) -> Iterator[bytes]:
+    def _open_leaves(self) -> Pieces | None:
         # An aid that nothing depends on: damage to it is not damage to the log.
         try:
-            if self._bundle.has("leaves"):
-                yield from self._bundle.blocks("leaves", 32)
+            return self._bundle.stream("leaves") if self._has_leaves else None
         except BundleDamaged:
-            return
+            return None
 
-    def _take(self, data: bytes, index: int, openings: Openings, receipts: Receipts) -> None:
-        try:
-            entry = parse_entry(data)
-            self._check_entry(entry, index)
-        except EntryProblem as problem:
-            # What follows a first bad entry is mostly its consequence.
-            self._bad_entries += 1
-            if self._bad_entries == 1:
-                self._find(problem.code, index, f"entry {index} {problem.reason}")
-        else:
-            openings.match(index, entry["subjects"])
-            receipts.match(index, entry)
-        hashed = leaf(data)
-        recorded = next(self._leaves, None)
-        if self._recorded is None and recorded is not None and recorded != hashed:
-            self._recorded = self.tree.branch()
-            self.first_difference = index
-        if self._recorded is not None and recorded is not None:
-            self._recorded.add(recorded)
-        self.tree.add(hashed)
-        if self.tree.size in self._expected:
-            self._compare_roots()
+    def _take(self, lines: Sequence[bytes], openings: Openings, receipts: Receipts) -> None:
+        index = first = self.tree.size
+        for data in lines:
+            try:
+                entry = parse_entry(data)
+                if entry.type in CHANGES:
+                    # The root in front of it is part of what it says.
+                    self._hash(lines[self.tree.size - first : index - first])
+                self._check_entry(entry, index)
+            except EntryProblem as problem:
+                # What follows a first bad entry is mostly its consequence.
+                self._bad_entries += 1
+                if self._bad_entries == 1:
+                    self._find(problem.code, index, f"entry {index} {problem.reason}")
+                elif self._bad_entries > _BAD_ENTRIES:
+                    lines = lines[: index - first]
+                    break
+            else:
+                if entry.subjects:
+                    openings.commitments += entry.commitments
+                if openings.at <= index:
+                    openings.match(index, entry)
+                if entry.names_receipt or receipts.at <= index:
+                    receipts.match(index, entry.fields)
+            index += 1
+            if self._stops and self._stops[-1] == index:
+                self._hash(lines[self.tree.size - first : index - first])
+                self._stop_here()
+        self._hash(lines[self.tree.size - first :])
 
-    def _check_entry(self, entry: dict[str, Any], index: int) -> None:
-        kind: str = entry["type"]
+    def _check_entry(self, entry: Entry, index: int) -> None:
+        kind = entry.type
         if kind not in self.counts and len(self.counts) >= _TYPES_COUNTED:
             kind = "other"
         self.counts[kind] += 1
-        last, self.last_time = self.last_time, entry["time"]
+        last, self.last_time = self.last_time, entry.time
         if index == 0:
-            self.first_time = entry["time"]
+            self.first_time = entry.time
             self._check_genesis(entry)
-        if entry["index"] != index:
-            raise EntryProblem(Code.ENTRY_INDEX, f"calls itself entry {entry['index']}")
-        if entry["time"] < last:
+        if entry.place != index:
+            raise EntryProblem(Code.ENTRY_INDEX, f"calls itself entry {entry.place}")
+        if entry.time < last:
             raise EntryProblem(Code.TIME_BACKWARDS, f"is dated before entry {index - 1}")
-        if kind == "rotation":
-            self.rotated = True
+        # After a bad entry, what a change of keys says cannot be judged.
+        if entry.type in CHANGES and not self._bad_entries:
+            details = entry.fields["details"]
+            self.chain.check_change(entry.type, details, index, self.tree.root())
 
-    def _check_genesis(self, entry: dict[str, Any]) -> None:
-        details = entry["details"]
-        if entry["type"] != "init" or entry["index"] != 0:
+    def _check_genesis(self, entry: Entry) -> None:
+        details = entry.fields["details"]
+        if entry.type != "init" or entry.place != 0:
             raise EntryProblem(Code.GENESIS, "is not the beginning of a log")
         if (
             details.get("facility_key") != self._card.facility_key.hex()
             or details.get("origin") != self._origin
         ):
             raise EntryProblem(Code.GENESIS, "begins the log of another facility")
-        first = [key.public.hex() for key in log_keys(self._card) if key.in_force(1)]
-        if details.get("log_key") not in first:
-            raise EntryProblem(
-                Code.KEY_CHAIN, "names a first log key that is not that of the facility's card"
-            )
+        self.chain.check_first(details)
 
-    def _compare_roots(self) -> None:
+    def _hash(self, lines: Sequence[bytes]) -> None:
+        """Add entries to the tree, comparing their hashes with those in `leaves`."""
+        hashes = [leaf(line) for line in lines]
+        recorded = self._leaves.read(32 * len(hashes)) if self._leaves is not None else b""
+        recorded = recorded[: len(recorded) // 32 * 32]
+        if self._has_leaves and len(recorded) < 32 * len(hashes):
+            self.leaves_end_early = True
+        if self._recorded is None and not b"".join(hashes).startswith(recorded):
+            held = _split(recorded)
+            same = next(at for at, each in enumerate(held) if each != hashes[at])
+            self.first_difference = self.tree.size + same
+            self._recorded = self.tree.branch()
+            self._recorded.extend(hashes[:same])
+            self._recorded.extend(held[same:])
+        elif self._recorded is not None:
+            self._recorded.extend(_split(recorded))
+        self.tree.extend(hashes)
+
+    def _stop_here(self) -> None:
+        """Compare the roots that are known at this size."""
         size = self.tree.size
-        wrong = [each for each in self._expected.get(size, ()) if each.root != self.tree.root()]
+        while self._stops and self._stops[-1] <= size:
+            self._stops.pop()
+        root = self.tree.root()
+        if size in self.chain.sizes:
+            self.chain.note_root(size, root)
+        known = self._expected.get(size, ())
+        wrong = [each for each in known if each.root != root]
         for each in wrong:
             index, place = self._place(each.root)
             if each.pinned:
@@ -166,7 +204,7 @@ class EntryStream:
                     index,
                     f"the first {size:,} entries are not those that were signed: {place}",
                 )
-        if not wrong:
+        if known and not wrong:
             self._good_size = size
 
     def _place(self, root: bytes) -> tuple[int | None, str]:
@@ -198,18 +236,23 @@ class EntryStream:
                 size,
                 f"by your pin the log had {max(pins):,} entries, and only {size:,} are here",
             )
-        if size > self._signed_size:
+        if size > self._signed_size >= 0:
             self._find_tail(self._signed_size)
+        # Where the log is not the signed one, so are its changes of keys.
+        if all(each.code in _AGAINST_PINS for each in self.findings):
+            broken = self.chain.finish(size)
+            if broken is not None:
+                self.findings.insert(0, broken)
 
     def _check_removal(self) -> None:
         """Tell an entry taken out, the rest renumbered, from a tail cut off."""
         recorded = self._recorded
-        if recorded is None:
+        if recorded is None or self._leaves is None:
             return
-        for each in self._leaves:
-            if recorded.size == self._signed_size:
-                break
-            recorded.add(each)
+        rest = self._signed_size - recorded.size
+        while rest > 0 and (held := _split(self._leaves.read(32 * min(rest, 4096)))):
+            recorded.extend(held)
+            rest -= len(held)
         signed = self._expected.get(self._signed_size, ())
         if any(not each.pinned and each.root == recorded.root() for each in signed):
             index = self.first_difference
@@ -232,3 +275,10 @@ class EntryStream:
     def _find_once(self, code: Code, index: int | None, reason: str) -> None:
         if all(each.code != code for each in self.findings):
             self._find(code, index, reason)
+
+
+_AGAINST_PINS = (Code.FORK_VS_PIN, Code.TRUNCATED_VS_PIN)
+
+
+def _split(hashes: bytes) -> list[bytes]:
+    return [hashes[at : at + 32] for at in range(0, len(hashes) // 32 * 32, 32)]

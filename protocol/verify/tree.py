@@ -1,5 +1,6 @@
-"""The RFC 6962 tree as a verifier needs it: leaves in, root out."""
+"""The RFC 6962 tree as a verifier needs it: leaves in, root out, a proof checked."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 
 
@@ -10,14 +11,18 @@ class Tree:
         self.size = 0
         self.subtrees: list[bytes] = []
 
-    def add(self, leaf: bytes) -> None:
-        """Add a leaf hash (32 bytes)."""
-        self.size += 1
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add leaf hashes (32 bytes each)."""
+        subtrees = self.subtrees
         size = self.size
-        while size % 2 == 0:
-            leaf = sha256(b"\1" + self.subtrees.pop() + leaf).digest()
-            size //= 2
-        self.subtrees.append(leaf)
+        for leaf in leaves:
+            size += 1
+            rest = size
+            while not rest & 1:
+                leaf = sha256(b"\1" + subtrees.pop() + leaf).digest()
+                rest >>= 1
+            subtrees.append(leaf)
+        self.size = size
 
     def root(self) -> bytes:
         """Root over all leaves so far (RFC 6962 section 2.1)."""
@@ -38,3 +43,31 @@ class Tree:
 def leaf(entry: bytes) -> bytes:
     """Leaf hash of an entry (RFC 6962 section 2.1)."""
     return sha256(b"\0" + entry).digest()
+
+
+def root_by_proof(hashed: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes | None:
+    """The root to which an inclusion proof leads (RFC 6962 section 2.1.1).
+
+    Args:
+        hashed: the leaf hash.
+        index: place of the leaf, less than `size`.
+        size: of the tree.
+        proof: hashes of 32 bytes, from the leaf's sibling upwards.
+
+    Returns:
+        The root, or None when a tree of this size has no proof of this length there.
+    """
+    # Which side each sibling stands on, from the top of the tree down to the leaf.
+    sides: list[bool] = []
+    start, stop = 0, size
+    while stop - start > 1:
+        middle = start + (1 << (stop - start - 1).bit_length() - 1)
+        on_left = index >= middle
+        sides.append(on_left)
+        start, stop = (middle, stop) if on_left else (start, middle)
+    if len(sides) != len(proof):
+        return None
+    for on_left, sibling in zip(reversed(sides), proof, strict=True):
+        pair = sibling + hashed if on_left else hashed + sibling
+        hashed = sha256(b"\1" + pair).digest()
+    return hashed

@@ -52,8 +52,10 @@ class Code(enum.StrEnum):
     """An entry says something else than the receipt it names."""
     OPENING_BAD = "OPENING_BAD"
     """An opening is not that of the entry it claims to open."""
-    ROTATION_UNCHECKED = "ROTATION_UNCHECKED"
-    """The log changes its key in a way that this version cannot check."""
+    QUORUM = "QUORUM"
+    """The log has not the cosignatures that the auditor asks for."""
+    PROOF_BAD = "PROOF_BAD"
+    """A proof of one entry is malformed or leads to another root."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ class Verdict:
         root: root over them, 64 hex digits.
         first_time, last_time: of the first and last entry, or "".
         counts: entries by type.
+        key_changes: how often a key of the facility changed, all of them checked.
+        witnesses: who cosigned which size and when, as sentences; all of them hold.
+        forks: what the bundle proves about other logs that contradict themselves.
+        is_proof: whether this is about one entry and not a whole log; `size` and `root`
+            are then those of the checkpoint that it was proven by.
+        entry: that entry, or "".
+        opened: what its commitments stand for.
     """
 
     sound: bool | None
@@ -95,6 +104,12 @@ class Verdict:
     first_time: str = ""
     last_time: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    key_changes: int = 0
+    witnesses: tuple[str, ...] = ()
+    forks: tuple[str, ...] = ()
+    is_proof: bool = False
+    entry: str = ""
+    opened: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -102,10 +117,16 @@ class Verdict:
         return 2 if self.sound is None else 0 if self.sound else 1
 
 
+def _word(verdict: Verdict) -> str:
+    if verdict.sound is None:
+        return "cannot tell"
+    good = "proven" if verdict.is_proof else "sound"
+    return good if verdict.sound else f"not {good}"
+
+
 def report_lines(verdict: Verdict) -> list[str]:
     """The verdict for a person, one line each, without line ends."""
-    head = {True: "SOUND", False: "NOT SOUND", None: "CANNOT TELL"}[verdict.sound]
-    lines = [f"{head}: {verdict.reason}"]
+    lines = [f"{_word(verdict).upper()}: {verdict.reason}"]
     if verdict.sound is not True:
         place = "" if verdict.index is None else f", first bad entry {verdict.index}"
         lines.append(f"  code      {verdict.code}{place}")
@@ -113,13 +134,21 @@ def report_lines(verdict: Verdict) -> list[str]:
         lines.append(f"  facility  {verdict.name}")
     if verdict.origin:
         lines.append(f"  log       {verdict.origin}")
-    if verdict.size:
+    if verdict.entry:
+        lines.extend(_entry_lines(verdict))
+    elif verdict.size and not verdict.is_proof:
         lines.append(
             f"  entries   {verdict.size:,}, from {verdict.first_time} to {verdict.last_time}"
         )
         lines.append(f"  root      {verdict.root}")
         counts = ", ".join(f"{count:,} {name}" for name, count in sorted(verdict.counts.items()))
         lines.append(f"  of these  {counts}")
+    if verdict.key_changes:
+        lines.append(f"  keys      changed and checked: {verdict.key_changes:,}")
+    lines.extend(f"  witness   {witness}" for witness in verdict.witnesses)
+    if verdict.forks:
+        lines.append("evidence about other logs in the bundle:")
+        lines.extend(f"  - {each}" for each in verdict.forks)
     if len(verdict.findings) > 1:
         lines.append("what follows from it, or is wrong besides:")
         lines.extend(f"  - {each.code}: {each.reason}" for each in verdict.findings[1:])
@@ -129,11 +158,21 @@ def report_lines(verdict: Verdict) -> list[str]:
     return lines
 
 
+def _entry_lines(verdict: Verdict) -> list[str]:
+    entry = json.loads(verdict.entry)
+    pairs = [("entry", f"{entry['index']} {entry['type']}, {entry['outcome']}")]
+    pairs += [(name, entry[name]) for name in ("time", "actor", "peer", "purpose") if entry[name]]
+    pairs += [("detail", f"{name}={value}") for name, value in entry["details"].items()]
+    pairs += [("opened", each) for each in verdict.opened]
+    pairs += [("signed", f"{verdict.size:,} entries"), ("root", verdict.root)]
+    return [f"  {name:9} {value}" for name, value in pairs]
+
+
 def to_json(verdict: Verdict) -> str:
     """The verdict for a program: one JSON object on one line."""
     return json.dumps(
         {
-            "verdict": {True: "sound", False: "not sound", None: "cannot tell"}[verdict.sound],
+            "verdict": _word(verdict),
             "code": verdict.code,
             "index": verdict.index,
             "reason": verdict.reason,
@@ -149,6 +188,11 @@ def to_json(verdict: Verdict) -> str:
             "first_time": verdict.first_time,
             "last_time": verdict.last_time,
             "counts": dict(verdict.counts),
+            "key_changes": verdict.key_changes,
+            "witnesses": list(verdict.witnesses),
+            "forks": list(verdict.forks),
+            "entry": json.loads(verdict.entry) if verdict.entry else None,
+            "opened": list(verdict.opened),
         },
         ensure_ascii=False,
     )

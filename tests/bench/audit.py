@@ -1,18 +1,25 @@
-"""Speed and memory of the audit log: appending, opening, exporting, verifying.
+"""Speed and memory of the audit log: appending, opening, proving, exporting, verifying.
 
-    python tests/bench/audit.py [ENTRIES]
+    python tests/bench/audit.py [--sizes N,N,...] [--directory DIR]
 
-Run from the top of the repository. Every phase runs in a process of its own, so
-that its peak memory is its own.
+Run from the top of the repository. Every phase runs in a process of its own, so that
+its peak memory is its own. Appends are durable each, on the disk of DIR (by default
+the working folder); how fast that disk flushes a write is measured beside them.
 """
 
+import argparse
+import json
+import os
+import random
 import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -22,67 +29,140 @@ from keys.identity import KeyPair
 from node.audit import AuditLog
 from node.home import now_ms
 from protocol.log.entry import Event
+from protocol.log.tree import check_consistency, check_inclusion, leaf_hash
 from protocol.verify import verify_bundle
 
 FACILITY, NODE, LOG, WITNESS = (KeyPair.from_seed(bytes([n]) * 32) for n in range(1, 5))
 ORIGIN = f"radmesh.log/{fingerprint(FACILITY.public)}"
+SIZES = "1000,100000,1000000"
 SINGLE = 5000
+THREADS = 4
 BATCH = 1000
+PROOFS = 1000
+FLUSH_BYTES = 512
 
 
-def _event(number, *, opened=False):
+def _event(number: int, *, opened: bool = False) -> Event:
     subjects = (("study", f"1.2.840.113619.2.55.{number}"),) if opened else ()
     details = {"transfer": f"{number:032x}", "bytes": 263_000_000, "instances": 500}
     return Event(type="disclosed", peer=NODE.public, subjects=subjects, details=details)
 
 
-def _open(directory):
+def _create(directory: Path) -> AuditLog:
+    details = {"facility_key": FACILITY.public.hex(), "log_key": LOG.public.hex(), "origin": ORIGIN}
+    first = Event(type="init", actor="operator", details=details)
+    return AuditLog.create(directory, log_key=LOG, origin=ORIGIN, clock_ms=now_ms, first=first)
+
+
+def _open(directory: Path) -> AuditLog:
     return AuditLog.open(directory, log_key=LOG, origin=ORIGIN, clock_ms=now_ms)
 
 
-def _say(what, seconds, count=0):
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    rate = f"{count / seconds:12,.0f}/s" if count else " " * 14
-    print(f"{what:36}{seconds:9.2f} s{rate}{peak:7} MiB", flush=True)
+def _seconds(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
 
 
-def make(directory, count):
-    details = {"facility_key": FACILITY.public.hex(), "log_key": LOG.public.hex(), "origin": ORIGIN}
-    first = Event(type="init", actor="operator", details=details)
-    log = AuditLog.create(directory, log_key=LOG, origin=ORIGIN, clock_ms=now_ms, first=first)
-    for name, opened in (("single appends", False), ("single appends with an opening", True)):
-        begun = time.perf_counter()
-        for number in range(SINGLE):
-            log.append(_event(number, opened=opened))
-        _say(name, time.perf_counter() - begun, SINGLE)
+# --- phases: each prints one row of figures as JSON ------------------------------------
 
-    def work():
-        for number in range(SINGLE):
-            log.append(_event(number))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    begun = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    _say("single appends, 4 threads", time.perf_counter() - begun, 4 * SINGLE)
-    begun = time.perf_counter()
-    rest = count - log.size
-    for start in range(0, rest, BATCH):
-        log.append_many([_event(start + number) for number in range(min(BATCH, rest - start))])
-    _say(f"appends in batches of {BATCH}", time.perf_counter() - begun, rest)
+def appends(directory: Path, _: int) -> Iterator[tuple[str, str]]:
+    """Durable appends a second."""
+    path = directory.with_name("flushes")
+    with path.open("w+b", buffering=0) as file:
+        file.write(bytes(FLUSH_BYTES * SINGLE))
+        os.fsync(file.fileno())
+
+        def flushes() -> None:
+            for number in range(SINGLE):
+                os.pwrite(file.fileno(), b"x" * FLUSH_BYTES, number * FLUSH_BYTES)
+                os.fdatasync(file.fileno())
+
+        flushed = _seconds(flushes)
+    yield "a write of 512 bytes and its flush, nothing else", f"{SINGLE / flushed:,.0f}"
+    log = _create(directory)
+    for name, opened in (("one at a time", False), ("one at a time, each with an opening", True)):
+
+        def single(opened: bool = opened) -> None:
+            for number in range(SINGLE):
+                log.append(_event(number, opened=opened))
+
+        yield name, f"{SINGLE / _seconds(single):,.0f}"
+
+    def threads() -> None:
+        def work() -> None:
+            for number in range(SINGLE):
+                log.append(_event(number))
+
+        started = [threading.Thread(target=work) for _ in range(THREADS)]
+        for thread in started:
+            thread.start()
+        for thread in started:
+            thread.join()
+
+    yield f"one at a time in {THREADS} threads", f"{THREADS * SINGLE / _seconds(threads):,.0f}"
+
+    def batches() -> None:
+        for start in range(0, 100 * BATCH, BATCH):
+            log.append_many([_event(start + number) for number in range(BATCH)])
+
+    yield f"{BATCH} at once", f"{100 * BATCH / _seconds(batches):,.0f}"
     log.close()
 
 
-def reopen(directory, _):
-    begun = time.perf_counter()
+def make(directory: Path, size: int) -> Iterator[tuple[str, str]]:
+    """A log of a size, for the phases that follow."""
+    log = _create(directory)
+    while log.size < size:
+        start = log.size
+        log.append_many([_event(start + number) for number in range(min(BATCH, size - start))])
+    log.close()
+    yield "entries", f"{size:,}"
+    yield "log, MB", f"{(directory / 'log').stat().st_size / 1e6:,.1f}"
+
+
+def opening(directory: Path, _: int) -> Iterator[tuple[str, str]]:
+    """Reading all of it."""
+    began = time.perf_counter()
     log = _open(directory)
-    _say("open", time.perf_counter() - begun, log.size)
+    yield "open, s", f"{time.perf_counter() - began:.2f}"
     log.close()
 
 
-def export(directory, _):
+def proving(directory: Path, size: int) -> Iterator[tuple[str, str]]:
+    """Proofs of entries and of growth, made and checked."""
+    log = _open(directory)
+    chance = random.Random(1)
+    places = [chance.randrange(size) for _ in range(PROOFS)]
+    made: list[tuple[bytes, ...]] = []
+    grown: list[tuple[bytes, ...]] = []
+    root = log.root()
+
+    def prove() -> None:
+        made.extend(log.inclusion_proof(index, size) for index in places)
+
+    def grow() -> None:
+        grown.extend(log.consistency_proof(index + 1, size) for index in places)
+
+    yield "proof of an entry, us", f"{_seconds(prove) / PROOFS * 1e6:.0f}"
+    yield "proof of growth, us", f"{_seconds(grow) / PROOFS * 1e6:.0f}"
+    leaves = [leaf_hash(next(log.entries(index, index + 1))) for index in places]
+    roots = [log.root_at(index + 1) for index in places]
+
+    def check() -> None:
+        for index, leaf, proof in zip(places, leaves, made, strict=True):
+            check_inclusion(leaf, index, size, proof, root)
+
+    for index, old_root, proof in zip(places, roots, grown, strict=True):
+        check_consistency(index + 1, size, old_root, root, proof)
+    yield "check of an entry, us", f"{_seconds(check) / PROOFS * 1e6:.0f}"
+    log.close()
+
+
+def export(directory: Path, _: int) -> Iterator[tuple[str, str]]:
+    """The bundle for an auditor."""
+    now = now_ms() // 1000
     card = issue_card(
         FACILITY,
         name="Bench",
@@ -91,36 +171,76 @@ def export(directory, _):
         witness_key=WITNESS.public,
         addresses=(),
         serial=1,
-        issued=now_ms() // 1000,
-        expires=now_ms() // 1000 + 1000,
+        issued=now,
+        expires=now + 1000,
     )
     log = _open(directory)
-    begun = time.perf_counter()
-    count = log.export(directory / "bundle.zip", card=card.encoded)
-    _say("export", time.perf_counter() - begun, count)
+    target = directory / "bundle.zip"
+    yield "export, s", f"{_seconds(lambda: log.export(target, card=card.encoded)):.2f}"
+    yield "bundle, MB", f"{target.stat().st_size / 1e6:,.1f}"
     log.close()
 
 
-def verify(directory, _):
+def verify(directory: Path, _: int) -> Iterator[tuple[str, str]]:
+    """What the auditor does."""
     digest = parse_fingerprint(fingerprint(FACILITY.public))
-    begun = time.perf_counter()
+    began = time.perf_counter()
     with (directory / "bundle.zip").open("rb") as file:
         verdict = verify_bundle(file, facility_fingerprint=digest)
-    _say(f"verify ({verdict.code})", time.perf_counter() - begun, verdict.size)
+    yield "verify, s", f"{time.perf_counter() - began:.2f}"
+    assert verdict.sound, verdict
 
 
-PHASES = {each.__name__: each for each in (make, reopen, export, verify)}
+PHASES = {each.__name__: each for each in (appends, make, opening, proving, export, verify)}
+WITH_MEMORY = {"make", "opening", "export", "verify"}
 
 
-def main(count):
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        for phase in PHASES:
-            arguments = [sys.executable, __file__, phase, f"{folder}/audit", str(count)]
-            subprocess.run(arguments, check=True)
+def _run(phase: str, directory: Path, size: int) -> dict[str, str]:
+    command = [sys.executable, __file__, "--phase", phase, str(directory), str(size)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, str] = json.loads(done.stdout)
+    return figures
+
+
+def _phase(name: str, directory: Path, size: int) -> None:
+    figures = dict(PHASES[name](directory, size))
+    if name in WITH_MEMORY:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        figures[f"{name}, MB memory"] = f"{peak * 1024 / 1e6:.0f}"
+    print(json.dumps(figures))
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> None:
+    print("\n| " + " | ".join(headings) + " |\n|" + "---|" * len(headings))
+    for row in rows:
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+def main(sizes: list[int], parent: Path) -> None:
+    """Run all phases and print the tables."""
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        figures = _run("appends", Path(folder, "appends"), 0)
+        _table(["durable appends", "a second"], [list(each) for each in figures.items()])
+        columns = []
+        for size in sizes:
+            column: dict[str, str] = {}
+            for phase in ("make", "opening", "proving", "export", "verify"):
+                column |= _run(phase, Path(folder, str(size)), size)
+            columns.append(column)
+        first, *rest = list(columns[0])
+        _table(
+            [first, *(column[first] for column in columns)],
+            [[name, *(column[name] for column in columns)] for name in rest],
+        )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        PHASES[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__, prog="audit.py")
+    parser.add_argument("--sizes", default=SIZES, help=f"entries of the logs; {SIZES}")
+    parser.add_argument("--directory", type=Path, default=Path(), help="on which disk")
+    parser.add_argument("--phase", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.phase:
+        _phase(given.phase[0], Path(given.phase[1]), int(given.phase[2]))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) == 2 else 1_000_000)
+        main([int(size) for size in given.sizes.split(",")], given.directory)

@@ -21,11 +21,12 @@ import catalogs_made
 from facilities import Facility, two_facilities, wait_until
 from large_made import many_instances, one_instance
 from peers_simulated import card, crowd
+from sites import Usage
 from studies_made import make_study
-from transfer import MB, Usage
 
 from node.app import Node
 
+MB = 1e6
 STUDIES, INSTANCES = 5000, 200
 LARGE_STUDY = 10_000
 FED_PEERS, CONNECTED_PEERS = 50, 200

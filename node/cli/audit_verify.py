@@ -1,0 +1,173 @@
+"""`radmesh audit verify`: the check of anybody's log, with the words of `radmesh-verify`."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from node import phrases
+from node.cli import output
+from node.cli.card import read_card, read_facility
+from node.cli.session import Session, json_option, pass_session
+from node.errors import ExitCode, NodeError
+
+if TYPE_CHECKING:
+    from keys.card import Card
+    from protocol.verify import Evidence, Policy, Verdict
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PIN = re.compile(r"([0-9]{1,18}):([0-9a-fA-F]{64})")
+_CANNOT_TELL = 2
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_EVIDENCE_BYTES = 1 << 20
+"""Most bytes of a checkpoint, receipt or policy; all are a few kilobytes."""
+
+
+def _files(name: str, text: str) -> Callable[[F], F]:
+    return click.option(name, multiple=True, type=_FILE, metavar="FILE", help=text)
+
+
+def evidence_options(function: F) -> F:
+    """Give a command `--facility` and what an auditor holds besides the file."""
+    for option in reversed(
+        (
+            click.option(
+                "--facility",
+                required=True,
+                metavar="FINGERPRINT-OR-CARD",
+                help="Whose log it must be: the fingerprint, or a card file, from somebody "
+                "else than the file's maker.",
+            ),
+            click.option(
+                "--pin",
+                multiple=True,
+                metavar="SIZE:ROOT",
+                help="Size and root (hex) of the log that you noted down earlier. "
+                "Can be repeated, as the options for files.",
+            ),
+            _files("--checkpoint", "A signed checkpoint of this log that you got elsewhere."),
+            _files("--receipt", "A receipt that another facility holds."),
+            _files("--peer-card", "The card of another facility, whose fingerprint you compared."),
+            _files("--witness-card", "The same, of a facility whose cosignature --quorum counts."),
+            click.option(
+                "--quorum",
+                type=click.IntRange(1),
+                metavar="K",
+                help="How many of the facilities of --witness-card must have cosigned.",
+            ),
+            click.option(
+                "--policy",
+                type=_FILE,
+                metavar="FILE",
+                help="Who must have cosigned, as `radmesh audit policy` prints it.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("bundle", type=_FILE)
+@evidence_options
+@json_option
+@pass_session
+def verify(session: Session, /, bundle: Path, facility: str, **given: Any) -> int:
+    """Check a BUNDLE; needs no node and no home.
+
+    Exit code 0: sound. 1: not sound, with the first bad entry and why. 2: cannot tell.
+    """
+
+    def check(fingerprint: bytes, evidence: "Evidence") -> "Verdict":
+        from protocol.verify import verify_bundle
+
+        with bundle.open("rb") as file:
+            return verify_bundle(file, facility_fingerprint=fingerprint, evidence=evidence)
+
+    return run_check(session, bundle, facility, given, check)
+
+
+def run_check(
+    session: Session,
+    path: Path,
+    facility: str,
+    given: dict[str, Any],
+    check: Callable[[bytes, "Evidence"], "Verdict"],
+) -> int:
+    """Read the evidence, have `check` give its verdict, show it; returns the exit code.
+
+    Raises:
+        NodeError: no check could be made; with the code of "cannot tell".
+    """
+    from protocol.verify import PolicyProblem, report_lines, to_json
+
+    try:
+        fingerprint, card = read_facility(facility)
+        evidence = _evidence(given, card)
+        try:
+            verdict = check(fingerprint, evidence)
+        except OSError as error:
+            raise NodeError(f"the file {path} cannot be read: {error.strerror}") from error
+        except PolicyProblem as error:
+            raise NodeError(
+                str(error),
+                hint="name facilities other than the log's own, each once, by --witness-card",
+            ) from error
+    except NodeError as error:
+        # A check that could not be made must never look like a verdict.
+        error.code = ExitCode(_CANNOT_TELL)
+        raise
+    if session.as_json:
+        click.echo(to_json(verdict))
+    else:
+        for line in report_lines(verdict):
+            output.say(phrases.clean(line))
+    return verdict.exit_code
+
+
+def _evidence(given: dict[str, Any], own_card: "Card | None") -> "Evidence":
+    from protocol.verify import Evidence
+
+    return Evidence(
+        pins=[_pin(text) for text in given["pin"]],
+        checkpoints=[_content(path) for path in given["checkpoint"]],
+        receipts=[_content(path) for path in given["receipt"]],
+        peer_cards=[read_card(path) for path in given["peer_card"]],
+        witness_cards=[read_card(path) for path in given["witness_card"]],
+        quorum=given["quorum"],
+        policy=None if given["policy"] is None else _policy(given["policy"]),
+        own_card=own_card,
+    )
+
+
+def _pin(text: str) -> tuple[int, bytes]:
+    found = _PIN.fullmatch(text)
+    if found is None:
+        raise NodeError(
+            f"the pin {text} is not SIZE:ROOT",
+            hint="take it as `radmesh audit export` printed it: a number, a colon, 64 hex digits",
+        )
+    return int(found[1]), bytes.fromhex(found[2])
+
+
+def _policy(path: Path) -> "Policy":
+    from protocol.verify import PolicyProblem, parse_policy
+
+    try:
+        return parse_policy(_content(path))
+    except PolicyProblem as error:
+        raise NodeError(
+            f"the file {path} is no witness policy: {error}",
+            hint="`radmesh audit policy` of a facility prints one; see c2sp.org/tlog-policy",
+        ) from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_EVIDENCE_BYTES)
+    except OSError as error:
+        raise NodeError(f"the file {path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,129 @@
+"""`radmesh keys`: the keys of this facility, and how each is replaced."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node import phrases
+from node.cli import output
+from node.cli.session import Session, json_option, pass_session
+from node.errors import ExitCode, NodeError
+
+_KEY_FILE_BYTES = 4096
+
+_facility_key = click.option(
+    "--facility-key",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help='The file of the facility key, where it was taken offline ("-" for standard '
+    "input). It is read once and not kept.",
+)
+
+
+@click.group()
+def keys() -> None:
+    """The keys of this facility, and how each is replaced."""
+
+
+@keys.command()
+@json_option
+@pass_session
+def show(session: Session) -> None:
+    """Show our keys, the replaced ones too, and for when each counts."""
+    shown = session.call("keys.show")
+    if session.as_json:
+        output.emit_json(shown)
+        return
+    here = "in this home" if shown["facility_key_here"] else "offline"
+    pairs = [("facility", f"{shown['fingerprint']} ({here})")]
+    for role in ("node", "log", "witness"):
+        pairs += [(role, _line(key)) for key in shown[role]]
+    for line in output.fields(pairs):
+        output.say(line)
+
+
+def _line(key: dict[str, Any]) -> str:
+    if "since" in key:
+        since = f"since {phrases.moment(key['since'])}"
+        until = key["until"]
+        return f"{key['key']} {since}" + (f" until {phrases.moment(until)}" if until else "")
+    text = f"{key['key']} from size {key['since_size']}"
+    return text + (f" to size {key['until_size'] - 1}" if key["until_size"] is not None else "")
+
+
+@keys.command()
+@click.argument("role", type=click.Choice(["log", "node", "witness"]))
+@_facility_key
+@click.option(
+    "--compromised",
+    is_flag=True,
+    help="The old key may be in wrong hands: it ends now, not in an hour.",
+)
+@json_option
+@pass_session
+def rotate(session: Session, role: str, facility_key: Path | None, compromised: bool) -> None:
+    """Replace the ROLE key by a new one, while the node runs or not.
+
+    The change is an entry of the log, signed by the old key, the new one and the
+    facility key. Peers get the newer card by themselves and need not pair again.
+    """
+    parameters = {"role": role, "compromised": compromised, **_read_key(facility_key)}
+    _report(session, session.call("keys.rotate", parameters))
+
+
+@keys.command()
+@click.argument("role", type=click.Choice(["log"]))
+@click.option(
+    "--trusted",
+    required=True,
+    metavar="SIZE:ROOT",
+    help="The last size that the old key signed in our hands, and the root at it.",
+)
+@_facility_key
+@json_option
+@pass_session
+def revoke(session: Session, role: str, trusted: str, facility_key: Path | None) -> None:
+    """Take back a log key that is in wrong hands.
+
+    What it signed beyond the trusted size counts no more; a new key signs the log from
+    there on.
+    """
+    parameters = {"role": role, "trusted": trusted, **_read_key(facility_key)}
+    _report(session, session.call("keys.revoke", parameters))
+
+
+def _read_key(file: Path | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    try:
+        if str(file) == "-":
+            data = sys.stdin.buffer.read(_KEY_FILE_BYTES)
+        else:
+            with file.open("rb") as opened:
+                data = opened.read(_KEY_FILE_BYTES)
+    except OSError as error:
+        raise NodeError(
+            f"the facility key {file} cannot be read: {error.strerror}", code=ExitCode.NOT_FOUND
+        ) from error
+    return {"facility_key": data.decode("ascii", "replace")}
+
+
+def _report(session: Session, changed: dict[str, Any]) -> None:
+    if session.as_json:
+        output.emit_json(changed)
+        return
+    output.say(f"the {changed['role']} key was replaced by entry {changed['entry']} of the log")
+    output.say(f"old  {changed['old_key']}")
+    output.say(f"new  {changed['new_key']}")
+    output.say(f"card serial {changed['serial']}")
+    if changed["role"] == "node":
+        output.say(f"node {changed['peer_id']}")
+    told, away = changed["peers_told"], changed["peers_away"]
+    if told or away:
+        output.say(
+            f"the new card was sent to {told} connected peer{'' if told == 1 else 's'}; "
+            f"{away} other{'' if away == 1 else 's'} will get it when they connect"
+        )
+    output.say("next: back up the folder `keys` and the file `card`.")

@@ -1,0 +1,61 @@
+"""Erasing what names a study or a patient beside the audit log."""
+
+from typing import Any
+
+import trio
+
+from node.app import Node
+from node.audit_erasure import Found, erase
+from node.errors import ExitCode, NodeError
+from node.operations.base import Operation, Report, Result, text
+from node.operations.selecting import optional
+
+
+def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
+    """What is meant: a Study Instance UID, else a patient's identity."""
+    for tried in (kind,) if kind else ("study", "patient"):
+        found = node.audit.evidence.erasures.find(tried, wanted, node.audit.size)
+        if found.openings:
+            return tried, found
+    raise NodeError(
+        "nothing beside the log names this study or patient",
+        hint="give the whole Study Instance UID, or the Patient ID as in the images",
+        code=ExitCode.NOT_FOUND,
+    )
+
+
+async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Erase the openings of a study or a patient; without `confirmed` only count them."""
+    wanted, kind = text(parameters, "what").strip(), optional(parameters, "kind")
+    if kind not in ("", "study", "patient"):
+        raise NodeError("the parameter kind must be study or patient", code=ExitCode.USAGE)
+    if not wanted:
+        raise NodeError("no study or patient is named", code=ExitCode.USAGE)
+
+    def work() -> Result:
+        chosen, found = _find(node, wanted, kind)
+        result: Result = {
+            "kind": chosen,
+            "openings": found.openings,
+            "entries": found.entries,
+            "studies": len(found.studies),
+            "patients": len(found.patients),
+            "in_catalog": sum(node.catalog.study(study) is not None for study in found.studies),
+            "erased": False,
+        }
+        if parameters.get("confirmed") is True:
+            erasure, entry, salt = erase(node.audit, chosen, wanted, node.transfers.forget)
+            result |= {
+                "erased": True,
+                "openings": erasure.openings,
+                "entries": erasure.entries,
+                "entry": entry,
+                "commitment": erasure.commitment,
+                "salt": salt.hex(),
+            }
+        return result
+
+    return await trio.to_thread.run_sync(work)
+
+
+OPERATIONS = {"audit.erase": Operation(erase_openings)}

@@ -1,0 +1,145 @@
+"""Operations on our keys: show, rotate, revoke."""
+
+from typing import Any
+
+import trio
+
+from keys.card_fields import SizedKey, TimedKey
+from keys.errors import KeysError
+from keys.identity import KeyPair, peer_id
+from keys.keyfile import decode_key
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.operations.base import Operation, Report, Result, text
+from node.rotation import Changed, Request
+from protocol.log.rotation import ROLES
+from protocol.log.tree import HASH_BYTES
+
+
+async def show(node: Node, _: dict[str, Any], __: Report) -> Result:
+    """The keys on our card, oldest first, and whether the facility key is here."""
+    card = node.card
+    return {
+        "facility_key": card.facility_key.hex(),
+        "fingerprint": card.fingerprint,
+        "facility_key_here": node.keys.facility is not None,
+        "serial": card.serial,
+        "expires": card.expires,
+        "peer_id": peer_id(card.node_key),
+        "node": [_timed(key) for key in card.node_keys],
+        "log": [_sized(key) for key in card.log_keys],
+        "witness": [_timed(key) for key in card.witness_keys],
+    }
+
+
+async def rotate(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Replace the node, log or witness key; connected peers get the newer card."""
+    role = text(parameters, "role")
+    if role not in ROLES:
+        raise NodeError(
+            f"there is no key {role} to rotate",
+            hint=f"the keys are {', '.join(ROLES)}; a facility key is never replaced: its "
+            "peers pair anew",
+            code=ExitCode.USAGE,
+        )
+    compromised = bool(parameters.get("compromised"))
+    if compromised and role == "log":
+        raise NodeError(
+            "a log key in wrong hands is taken back from a size on",
+            hint="use `radmesh keys revoke log --trusted SIZE:ROOT`",
+            code=ExitCode.USAGE,
+        )
+    return await _change(
+        node, Request(role=role, facility=_facility(node, parameters), compromised=compromised)
+    )
+
+
+async def revoke(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Take the log key back: what it signed beyond a size counts no more."""
+    if text(parameters, "role") != "log":
+        raise NodeError(
+            "only a log key can be revoked so",
+            hint="use `radmesh keys rotate node --compromised`, or witness",
+            code=ExitCode.USAGE,
+        )
+    trusted = _pin(text(parameters, "trusted"))
+    return await _change(
+        node, Request(role="log", facility=_facility(node, parameters), trusted=trusted)
+    )
+
+
+async def _change(node: Node, request: Request) -> Result:
+    # Half of a change helps nobody: whoever asked for it may go, it goes on.
+    with trio.CancelScope(shield=True):
+        changed = await trio.to_thread.run_sync(node.rotator.change, request)
+        told, away = 0, 0
+        serving = node.serving_parts
+        if serving is not None:
+            told, away = await serving.keys_changed(request.role)
+    return {**_describe(changed), "peers_told": told, "peers_away": away}
+
+
+def _describe(changed: Changed) -> Result:
+    change = changed.change
+    return {
+        "role": change.role,
+        "old_key": change.old_key.hex(),
+        "new_key": change.new_key.hex(),
+        "entry": change.size,
+        "root": change.root.hex(),
+        "since_size": change.since_size if change.role == "log" else None,
+        "peer_id": peer_id(changed.card.node_key),
+        "serial": changed.card.serial,
+        "card": changed.card.digest,
+    }
+
+
+def _facility(node: Node, parameters: dict[str, Any]) -> KeyPair:
+    given = parameters.get("facility_key")
+    if given is None:
+        if node.keys.facility is None:
+            raise NodeError(
+                "the facility key is not in this home, and a change of keys needs it",
+                hint="name its file with --facility-key; it is read once and not kept",
+                code=ExitCode.NOT_FOUND,
+            )
+        return node.keys.facility
+    try:
+        return decode_key("facility", text(parameters, "facility_key").encode())
+    except KeysError as error:
+        raise NodeError(
+            f"the facility key cannot be used: {error}",
+            hint="name the file `facility` of the folder `keys`, as it was taken offline",
+            code=ExitCode.USAGE,
+        ) from error
+
+
+def _pin(given: str) -> tuple[int, bytes]:
+    size, separator, root = given.partition(":")
+    try:
+        decoded = bytes.fromhex(root)
+    except ValueError:
+        decoded = b""
+    known = size.isascii() and size.isdigit() and len(size) < 20
+    if not separator or not known or len(decoded) != HASH_BYTES:
+        raise NodeError(
+            "the last trusted state of the log is named as SIZE:ROOT, the root in 64 hex digits",
+            hint="take both from a checkpoint that was noted before the key left your hands",
+            code=ExitCode.USAGE,
+        )
+    return int(size), decoded
+
+
+def _timed(key: TimedKey) -> dict[str, Any]:
+    return {"key": key.key.hex(), "since": key.since, "until": key.until}
+
+
+def _sized(key: SizedKey) -> dict[str, Any]:
+    return {"key": key.key.hex(), "since_size": key.since_size, "until_size": key.until_size}
+
+
+OPERATIONS = {
+    "keys.show": Operation(show),
+    "keys.rotate": Operation(rotate),
+    "keys.revoke": Operation(revoke, without_log_key=True),
+}

@@ -1,0 +1,54 @@
+"""Operation on transfers whose receipt is missing."""
+
+from typing import Any
+
+import trio
+
+from node.app import Node
+from node.operations.base import Operation, Report, Result
+from node.pending import PendingItem
+from protocol.log.entry import format_time
+
+
+def _describe(node: Node, item: PendingItem) -> dict[str, Any]:
+    entry = None if item.entry < 0 else node.exchanges.entry(item.entry)
+    state = "waiting"
+    if node.transfers.is_under_way(item.transfer, outgoing=item.outgoing):
+        state = "under way"
+    elif item.is_settled:
+        state = "not received"
+    elif item.answer:
+        state = "refused"
+    return {
+        "direction": "out" if item.outgoing else "in",
+        "peer": node.petname(item.peer),
+        "facility_key": item.peer.hex(),
+        "transfer": item.transfer.hex(),
+        "study": "" if entry is None else node.pending.study_of(entry),
+        "missing": "receipt" if item.outgoing else "countersignature",
+        "state": state,
+        "answer": item.answer,
+        "answered": item.answered,
+        "entry": None if entry is None else entry.index,
+        "time": "" if entry is None else format_time(entry.time_ms),
+    }
+
+
+async def pending(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Transfers that lack a receipt or its countersignature, oldest first.
+
+    Without `all`, those under way and those that did not arrive, as the recipient
+    says, are left out.
+    """
+    everything = bool(parameters.get("all"))
+
+    def read() -> Result:
+        items = [_describe(node, item) for item in node.pending.items()]
+        if not everything:
+            items = [item for item in items if item["state"] in ("waiting", "refused")]
+        return {"pending": items}
+
+    return await trio.to_thread.run_sync(read)
+
+
+OPERATIONS = {"audit.pending": Operation(pending)}

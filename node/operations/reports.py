@@ -1,0 +1,204 @@
+"""Operations that write the audit log in other formats, or send it to a collector."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.home import log_origin
+from node.operations.base import Operation, Report, Result, text
+from node.operations.images import run_work
+from node.operations.selecting import read_selection
+from node.reports import dicom, fhir
+from node.reports.accounting import Accounting
+from node.reports.collector import parse_collector
+from node.reports.delivery import open_delivery
+from node.reports.facilities import Facilities
+from node.reports.happenings import Happening, happenings
+from node.reports.records import Record, records, span
+from node.reports.selection import Selection
+from node.reports.syslog import framed, messages
+from node.reports.writing import export_event, write_logged, write_parts
+
+FORMATS = ("dicom", "fhir", "accounting")
+
+_SEND_BYTES = 256 * 1024
+
+
+def facilities_of(node: Node) -> Facilities:
+    """Who is who, as this node knows it now."""
+    return Facilities(node.card, node.peers.store.peers)
+
+
+class _Report:
+    """One report that is being written; `count` is the messages or lines so far."""
+
+    def __init__(
+        self,
+        node: Node,
+        form: str,
+        selection: Selection,
+        *,
+        with_exempt: bool,
+        progress: Callable[[int], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._node = node
+        self._selection = selection
+        self._progress = progress
+        self._cancelled = cancelled
+        self.size = node.audit.size
+        self.count = 0
+        self._accounting: Accounting | None = None
+        if form == "accounting":
+            self._accounting = Accounting(
+                node.audit, selection, facilities_of(node), with_exempt=with_exempt
+            )
+            self.parts = self._watched(self._accounting.lines())
+        else:
+            write = dicom.document if form == "dicom" else fhir.lines
+            self.parts = write(self._happenings())
+
+    @property
+    def left_out(self) -> int:
+        """Disclosures that need no accounting and are not in it."""
+        return 0 if self._accounting is None else self._accounting.left_out
+
+    def _happenings(self) -> Iterator[Happening]:
+        origin = log_origin(self._node.card.facility_key)
+        facilities = facilities_of(self._node)
+        for record in records(self._node.audit, self._selection, size=self.size):
+            for happening in happenings(record, facilities, origin):
+                self._step()
+                yield happening
+
+    def _watched(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        yield next(lines)  # the titles
+        for line in lines:
+            self._step()
+            yield line
+
+    def _step(self) -> None:
+        if self._cancelled():
+            raise NodeError("the report was not finished", code=ExitCode.INTERRUPTED)
+        self.count += 1
+        self._progress(self.count)
+
+
+async def report(node: Node, parameters: dict[str, Any], progress: Report) -> Result:
+    """Write a report to a file."""
+    form = text(parameters, "format")
+    path = Path(text(parameters, "path"))
+    if form not in FORMATS:
+        raise NodeError(
+            f"there is no report {form!r}",
+            hint=f"the reports are {', '.join(FORMATS)}",
+            code=ExitCode.USAGE,
+        )
+
+    def work(on_progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Result:
+        selection = read_selection(node, parameters)
+        made = _Report(
+            node,
+            form,
+            selection,
+            with_exempt=bool(parameters.get("exempt")),
+            progress=on_progress,
+            cancelled=cancelled,
+        )
+        first, last = span(node.audit, selection, made.size)
+        written = write_logged(
+            path,
+            write_parts(made.parts),
+            lambda: export_event(
+                form,
+                selection,
+                {"first": first, "end": last, "count": made.count, "left_out": made.left_out},
+            ),
+            node.audit,
+            salted=True,
+        )
+        return {
+            "path": str(path),
+            "format": form,
+            "count": made.count,
+            "left_out": made.left_out,
+            "bytes": written.bytes,
+            "sha256": written.sha256,
+            "salt": written.salt,
+            "entry": written.entry,
+        }
+
+    return await run_work(work, progress, lambda count: {"count": count})
+
+
+async def send(node: Node, parameters: dict[str, Any], progress: Report) -> Result:
+    """Send entries to a syslog collector, once."""
+    collector = parse_collector(
+        text(parameters, "to"),
+        text(parameters, "ca"),
+        text(parameters, "certificate", ""),
+        text(parameters, "key", ""),
+        text(parameters, "format", "dicom"),
+    )
+    facilities, origin = facilities_of(node), log_origin(node.card.facility_key)
+
+    def select() -> tuple[Selection, int]:
+        return read_selection(node, parameters), node.audit.size
+
+    def record_export(selection: Selection, size: int) -> int:
+        first, last = span(node.audit, selection, size)
+        return node.audit.append(
+            export_event(
+                "syslog",
+                selection,
+                {
+                    "first": first,
+                    "end": last,
+                    "messages": collector.form,
+                    "to": collector.address,
+                },
+            )
+        )
+
+    def made(record: Record) -> list[bytes]:
+        host = socket.gethostname()
+        return [
+            framed(message)
+            for message in messages(record, collector.form, facilities, origin, host)
+        ]
+
+    selection, size = await trio.to_thread.run_sync(select)
+    count = 0
+    async with open_delivery(collector) as delivery:
+        entry = await trio.to_thread.run_sync(record_export, selection, size)
+        chosen = records(node.audit, selection, size=size)
+        while True:
+            portion = await trio.to_thread.run_sync(_portion, chosen, made)
+            if not portion:
+                break
+            await delivery.send(b"".join(portion))
+            count += len(portion)
+            progress({"count": count})
+        await delivery.confirm()
+    return {"to": collector.address, "count": count, "entry": entry}
+
+
+def _portion(chosen: Iterator[Record], made: Callable[[Record], list[bytes]]) -> list[bytes]:
+    """The next messages, about `_SEND_BYTES` of them; none when there are no more."""
+    portion: list[bytes] = []
+    size = 0
+    for record in chosen:
+        framed_ones = made(record)
+        portion += framed_ones
+        size += sum(map(len, framed_ones))
+        if size >= _SEND_BYTES:
+            break
+    return portion
+
+
+OPERATIONS = {"audit.report": Operation(report), "audit.send": Operation(send)}

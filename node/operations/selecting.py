@@ -1,0 +1,60 @@
+"""Which part of the log an operation is about, from its parameters."""
+
+from typing import Any
+
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.operations.base import text
+from node.reports.selection import Selection, parse_moment
+
+
+def read_selection(node: Node, parameters: dict[str, Any]) -> Selection:
+    """The parameters `since`, `until`, `peer`, `study` and `patient`, as people write them.
+
+    Raises:
+        NodeError: a moment is malformed, or nobody and nothing of that name is known.
+    """
+    since, until = optional(parameters, "since"), optional(parameters, "until")
+    peer, study = optional(parameters, "peer"), optional(parameters, "study")
+    patient = optional(parameters, "patient")
+    return Selection(
+        since=parse_moment(since, end=False) if since else None,
+        until=parse_moment(until, end=True) if until else None,
+        peer=node.peers.find(peer).facility_key.hex() if peer else "",
+        study=find_study(node, study) if study else "",
+        patient=find_patient(node, patient) if patient else "",
+    )
+
+
+def optional(parameters: dict[str, Any], name: str) -> str:
+    """A text parameter that may be missing or null."""
+    return "" if parameters.get(name) is None else text(parameters, name)
+
+
+def find_study(node: Node, wanted: str) -> str:
+    """The Study Instance UID of a study that is here or that the log can name.
+
+    Raises:
+        NodeError: there is none.
+    """
+    uid = wanted.strip()
+    if node.audit.evidence.entries_about(study=uid):
+        return uid
+    return node.catalog.find_study(uid).study_uid
+
+
+def find_patient(node: Node, wanted: str) -> str:
+    """The identity of a patient whom the log can name.
+
+    Raises:
+        NodeError: there is none; the text does not repeat the identity.
+    """
+    identity = wanted.strip()
+    if not identity or not node.audit.evidence.entries_about(patient=identity):
+        raise NodeError(
+            "the log has nothing that names this patient",
+            hint="give the Patient ID as it stands in the images; what was erased, or never "
+            "came in here, cannot be found",
+            code=ExitCode.NOT_FOUND,
+        )
+    return identity

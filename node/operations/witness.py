@@ -1,0 +1,176 @@
+"""Operations on witnesses: a round, the policy, and logs that contradict themselves."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.home import now_ms, write_durable
+from node.operations.base import Operation, Report, Result, require_serving, text
+from node.witness import alert_event, sentence
+from node.witness_bundle import counted, evidence, newest_cosigned, own_policy, witnesses
+from node.witness_store import Alert
+from protocol.log.entry import Event
+
+ROUND_SECONDS = 10.0
+"""Longest wait for witnesses when somebody asks for a round."""
+
+
+def describe_witnessing(node: Node) -> dict[str, Any]:
+    """Who cosigns our log and how far, whose logs we cosign, and what is wrong, as JSON."""
+    serving = node.serving_parts
+    cosigners = []
+    for peer in witnesses(node):
+        newest = node.witness_store.newest_by(peer.facility_key)
+        cosigners.append(
+            {
+                "petname": peer.petname,
+                "connected": None if serving is None else serving.is_connected(peer.card.node_key),
+                "size": None if newest is None else newest[0],
+                "time": None if newest is None else newest[1],
+                "why": "" if serving is None else serving.witnessing.failure(peer.facility_key),
+            }
+        )
+    newest_enough = newest_cosigned(node)
+    halted = node.audit.halt.reason
+    return {
+        "quorum": node.settings.audit.witness_quorum,
+        "size": node.audit.size,
+        "witnesses": cosigners,
+        "cosigned_size": None if newest_enough is None else newest_enough.size,
+        "cosigned_by": 0 if newest_enough is None else counted(node, newest_enough),
+        "logs": [
+            {"petname": node.petname(facility), "size": size, "time": time}
+            for facility, size, time in node.witness_store.all_held()
+        ],
+        "in_doubt": None if halted is None else halted.message,
+        "alerts": [
+            describe_alert(node, alert) for alert in node.witness_store.alerts(open_only=True)
+        ],
+    }
+
+
+def describe_alert(node: Node, alert: Alert) -> dict[str, Any]:
+    """A log that contradicts itself, as JSON."""
+    is_own = alert.facility == node.card.facility_key
+    held, shown = alert.held_checkpoint, alert.shown_checkpoint
+    held_digest, shown_digest = alert.digests
+    what = (
+        node.doubt.sentence(alert)
+        if is_own
+        else f"{node.petname(alert.facility)} {sentence(alert)}"
+    )
+    return {
+        "number": alert.number,
+        "own": is_own,
+        "kind": alert.kind,
+        "what": what,
+        "origin": held.origin,
+        "held": {"size": held.size, "root": held.root.hex(), "sha256": held_digest},
+        "shown": {"size": shown.size, "root": shown.root.hex(), "sha256": shown_digest},
+        "seen": alert.seen,
+        "settled": alert.settled,
+    }
+
+
+async def witness(node: Node, _: dict[str, Any], __: Report) -> Result:
+    """Hold a round with the witnesses now, and tell who cosigned what."""
+    serving = require_serving(node)
+    await serving.witnessing.round(ROUND_SECONDS)
+    return await trio.to_thread.run_sync(describe_witnessing, node)
+
+
+async def policy(node: Node, _: dict[str, Any], __: Report) -> Result:
+    """Our policy in the form of C2SP tlog-policy."""
+    return {"policy": await trio.to_thread.run_sync(own_policy, node)}
+
+
+async def forks(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Logs that contradict themselves, settled ones too; with `directory`, the evidence."""
+    directory = parameters.get("directory")
+
+    def run() -> Result:
+        alerts = node.witness_store.alerts()
+        if directory is not None:
+            _write(node, alerts, Path(text(parameters, "directory")))
+        return {"alerts": [describe_alert(node, alert) for alert in alerts]}
+
+    return await trio.to_thread.run_sync(run)
+
+
+def _write(node: Node, alerts: list[Alert], directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for alert in alerts:
+            folder = directory / str(alert.number)
+            folder.mkdir(exist_ok=True)
+            for name, content in evidence(node, alert).items():
+                write_durable(folder / name, content)
+    except OSError as error:
+        raise NodeError(
+            f"the evidence cannot be written to {directory}: {os.strerror(error.errno or 0)}",
+            hint="check that the folder can be written and the disk has space",
+            code=ExitCode.DISK,
+        ) from error
+
+
+async def settle(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """An operator has looked at an alert; with `start_over`, a peer's log begins anew for us."""
+    number, start_over = parameters.get("number"), bool(parameters.get("start_over", False))
+
+    def run() -> Result:
+        found = [alert for alert in node.witness_store.alerts() if alert.number == number]
+        if not found:
+            raise NodeError(
+                f"there is no alert {number}", hint="see `radmesh audit forks`",
+                code=ExitCode.NOT_FOUND,
+            )  # fmt: skip
+        [alert] = found
+        if alert.facility == node.card.facility_key:
+            _settle_own(node, alert, start_over)
+        else:
+            _settle_peer(node, alert, start_over)
+        [alert] = [one for one in node.witness_store.alerts() if one.number == number]
+        return describe_alert(node, alert)
+
+    result = await trio.to_thread.run_sync(run)
+    if node.serving_parts is not None:
+        node.serving_parts.witnessing.poke()
+    return result
+
+
+def _settle_own(node: Node, alert: Alert, start_over: bool) -> None:
+    if start_over:
+        raise NodeError(
+            "a node's own log does not start over",
+            hint="--start-over is for the log of another facility, on the nodes that witness it",
+            code=ExitCode.USAGE,
+        )
+    node.doubt.settle(alert.number)
+
+
+def _settle_peer(node: Node, alert: Alert, start_over: bool) -> None:
+    # The entry of the decision is there before the decision.
+    event = alert_event(alert)
+    node.audit.append(
+        Event(
+            type=event.type,
+            actor="operator",
+            peer=event.peer,
+            details={**event.details, "settled": True, "start_over": start_over},
+        )
+    )
+    node.witness_store.settle([alert.number], now_ms() // 1000)
+    if start_over:
+        node.witness_store.forget(alert.facility)
+
+
+OPERATIONS = {
+    "audit.witness": Operation(witness, needs_network=True),
+    "audit.policy": Operation(policy),
+    "audit.forks": Operation(forks),
+    "audit.settle": Operation(settle),
+}

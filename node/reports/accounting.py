@@ -1,0 +1,150 @@
+"""Accounting of disclosures as CSV (45 CFR 164.528): when, to whom, what, why.
+
+A disclosure has one line, dated by its `disclosure-begun`: from that moment on something
+may have left. How it ended stands in the column `outcome`. Disclosures for treatment,
+payment and health care operations need not be accounted for (164.528(a)(1)(i)); they are
+counted and left out unless they are wanted.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+from node.audit import AuditLog
+from node.phrases import clean
+from node.reports.facilities import Facilities
+from node.reports.records import Record, records
+from node.reports.selection import Selection
+from protocol.log.entry import format_time
+
+COLUMNS = (
+    "date_utc",
+    "recipient_name",
+    "recipient_address",
+    "patient",
+    "description",
+    "purpose",
+    "outcome",
+    "study",
+    "instances",
+    "recipient_fingerprint",
+    "transfer",
+    "entry",
+)
+
+EXEMPT = frozenset(("treatment", "second-opinion", "operations"))
+"""Purposes that need no accounting. A second opinion is treatment (45 CFR 164.501)."""
+
+_BEGUN = "disclosure-begun"
+_ENDS = {
+    "disclosed": "received by the recipient",
+    "disclosure-failed": "broke off; some of it may have arrived",
+}
+_NO_END = "begun, its end is not in the log; some of it may have arrived"
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+"""What a spreadsheet takes for a formula at the beginning of a cell."""
+
+
+class Accounting:
+    """One accounting; `left_out` counts once `lines` has ended.
+
+    Args:
+        audit: the log.
+        selection: of the disclosures; its types do not count.
+        facilities: their names and addresses.
+        with_exempt: take in disclosures that need no accounting.
+
+    Attributes:
+        count: disclosures written.
+        left_out: disclosures left out, because they need no accounting.
+    """
+
+    def __init__(
+        self,
+        audit: AuditLog,
+        selection: Selection,
+        facilities: Facilities,
+        *,
+        with_exempt: bool,
+    ) -> None:
+        self._audit = audit
+        self._selection = selection
+        self._facilities = facilities
+        self._with_exempt = with_exempt
+        self.count = 0
+        self.left_out = 0
+
+    def lines(self) -> Iterator[bytes]:
+        """The file, line by line (RFC 4180, UTF-8), oldest end first.
+
+        Raises:
+            NodeError: the log is damaged on disk.
+        """
+        yield _line(COLUMNS)
+        for begun, outcome in self._disclosures():
+            if begun.entry["purpose"] in EXEMPT and not self._with_exempt:
+                self.left_out += 1
+                continue
+            self.count += 1
+            yield _line(self._cells(begun, outcome))
+
+    def _disclosures(self) -> Iterator[tuple[Record, str]]:
+        """Each disclosure that began in the selected time, with how it ended, at whatever time."""
+        wanted = replace(self._selection, until=None, types=frozenset((_BEGUN, *_ENDS)))
+        until = None if self._selection.until is None else format_time(self._selection.until)
+        open_ones: dict[object, Record] = {}
+        for record in records(self._audit, wanted):
+            transfer = record.details.get("transfer")
+            is_late = until is not None and record.time >= until
+            if is_late and not open_ones:
+                return
+            if record.type != _BEGUN:
+                begun = open_ones.pop(transfer, None)
+                if begun is not None:
+                    yield begun, _ENDS[record.type]
+            elif not is_late:
+                # One transfer may be begun again after a crash left no end of it.
+                earlier = open_ones.pop(transfer, None)
+                if earlier is not None:
+                    yield earlier, _NO_END
+                open_ones[transfer] = record
+        for begun in open_ones.values():
+            yield begun, _NO_END
+
+    def _cells(self, begun: Record, outcome: str) -> tuple[str, ...]:
+        recipient = self._facilities.of(begun.entry["peer"])
+        study, patient = begun.first("study"), begun.first("patient")
+        count = begun.details.get("instances", "")
+        number = f"{count} images of " if count != "" else ""
+        return (
+            begun.time,
+            recipient.name,
+            " ".join(recipient.addresses) or "not known",
+            _named(patient.value, patient.commitment) if patient else "not named by the images",
+            f"{number}one imaging study (DICOM images with their headers)",
+            begun.entry["purpose"] or "not given",
+            outcome,
+            _named(study.value, study.commitment) if study else "",
+            str(count),
+            recipient.fingerprint,
+            str(begun.details.get("transfer", "")),
+            str(begun.index),
+        )
+
+
+def _named(value: str | None, commitment: str) -> str:
+    return value if value is not None else f"erased (commitment {commitment})"
+
+
+def _line(cells: tuple[str, ...]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerow([safe_cell(cell) for cell in cells])
+    return buffer.getvalue().encode()
+
+
+def safe_cell(text: str) -> str:
+    """Text that a spreadsheet shows and never runs: a formula gets an apostrophe in front."""
+    cleaned = clean(text)
+    return f"'{cleaned}" if cleaned.lstrip().startswith(_FORMULA) else cleaned

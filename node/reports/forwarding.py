@@ -1,0 +1,201 @@
+"""Sends the log on to a syslog collector, while the node runs and without holding it up.
+
+Theory. A cursor in the node's database says how many entries were delivered, which is
+known when a connection was ended in order (`node/reports/delivery.py`). After anything
+else, a crash of ours too, sending starts again at the cursor: at least once, in order.
+A connection is held while entries come and ended when none came for a moment, or when it
+has carried many, so that the cursor never lags far behind.
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from node.api.failures import describe_unexpected
+from node.audit import AuditLog
+from node.database import Database
+from node.errors import NodeError
+from node.home import log_origin
+from node.reports.collector import Collector
+from node.reports.delivery import Delivery, open_delivery
+from node.reports.facilities import Facilities
+from node.reports.records import records_between
+from node.reports.selection import Selection
+from node.reports.syslog import framed, messages
+from node.reports.writing import export_event
+
+if TYPE_CHECKING:
+    from node.app import Node
+
+log = logging.getLogger("radmesh.collector")
+
+FORWARDING_SCHEMA = """
+CREATE TABLE IF NOT EXISTS forwarded (
+    collector TEXT PRIMARY KEY,     -- message format and address
+    entries INTEGER NOT NULL        -- that were delivered
+) STRICT, WITHOUT ROWID;
+"""
+
+POLL_SECONDS = 1.0
+"""Between two looks at the size of the log: a look costs a microsecond."""
+
+IDLE_SECONDS = 3.0
+"""Without new entries, after which a connection is ended and what it carried counts."""
+
+CONNECTION_ENTRIES = 5_000
+"""Entries that one connection carries at most; they are sent again if it breaks."""
+
+PORTION_ENTRIES = 256
+
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
+
+
+class Forwarder:
+    """Forwards the log to one collector.
+
+    Args:
+        audit: the log.
+        database: keeps the cursor; opened with `FORWARDING_SCHEMA`.
+        collector: where to.
+        facilities: gives who is known now.
+        origin: of the log.
+        idle_seconds: see `IDLE_SECONDS`.
+        retry_seconds: first and longest pause after a failure.
+    """
+
+    def __init__(
+        self,
+        audit: AuditLog,
+        database: Database,
+        collector: Collector,
+        facilities: Callable[[], Facilities],
+        origin: str,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        retry_seconds: tuple[float, float] = (FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS),
+    ) -> None:
+        self._audit = audit
+        self._database = database
+        self._collector = collector
+        self._facilities = facilities
+        self._origin = origin
+        self._idle_seconds = idle_seconds
+        self._retry_seconds = retry_seconds
+        self._name = f"{collector.form} {collector.address}"
+        self._delivered = 0
+        self._error = ""
+
+    def describe(self) -> dict[str, Any]:
+        """How it stands, as JSON."""
+        return {
+            "address": self._collector.address,
+            "format": self._collector.form,
+            "delivered": self._delivered,
+            "last_error": self._error or None,
+        }
+
+    async def run(self) -> None:
+        """Forward until cancelled; what goes wrong is tried again, ever more slowly."""
+        pause = self._retry_seconds[0]
+        started = False
+        while True:
+            try:
+                if not started:
+                    self._delivered = await trio.to_thread.run_sync(self._begin)
+                    started = True
+                await self._wait_for_entries(self._delivered)
+                await self._connect_and_send()
+            except Exception as error:
+                # Whatever it is, a fault of ours too: the node goes on without its collector.
+                self._failed(error)
+                await trio.sleep(pause)
+                pause = min(2 * pause, self._retry_seconds[1])
+            else:
+                if self._error:
+                    log.info("the log is forwarded again to %s", self._collector.address)
+                self._error = ""
+                pause = self._retry_seconds[0]
+
+    def _failed(self, error: Exception) -> None:
+        what = error.message if isinstance(error, NodeError) else describe_unexpected(error)
+        if what != self._error:
+            log.warning("the log is not forwarded: %s", what)
+        self._error = what
+
+    def _begin(self) -> int:
+        """The cursor. That entries begin to go to a new collector is an entry itself."""
+        row = self._database.query_one(
+            "SELECT entries FROM forwarded WHERE collector = ?", (self._name,)
+        )
+        if row is not None:
+            return min(int(row["entries"]), self._audit.size)
+        self._audit.append(
+            export_event(
+                "syslog",
+                Selection(),
+                {
+                    "continuous": True,
+                    "first": 0,
+                    "messages": self._collector.form,
+                    "to": self._collector.address,
+                },
+            )
+        )
+        self._keep(0)
+        return 0
+
+    def _keep(self, entries: int) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO forwarded VALUES (?, ?)"
+                " ON CONFLICT (collector) DO UPDATE SET entries = excluded.entries",
+                (self._name, entries),
+            )
+
+    async def _wait_for_entries(self, sent: int) -> None:
+        while self._audit.size <= sent:  # noqa: ASYNC110 (entries come from any thread)
+            await trio.sleep(POLL_SECONDS)
+
+    async def _connect_and_send(self) -> None:
+        """Carry what there is over one connection, then move the cursor."""
+        sent = self._delivered
+        async with open_delivery(self._collector) as delivery:
+            while sent - self._delivered < CONNECTION_ENTRIES:
+                with trio.move_on_after(self._idle_seconds) as patience:
+                    await self._wait_for_entries(sent)
+                if patience.cancelled_caught:
+                    break
+                sent = await self._send_portion(delivery, sent)
+            await delivery.confirm()
+        await trio.to_thread.run_sync(self._keep, sent)
+        self._delivered = sent
+
+    async def _send_portion(self, delivery: Delivery, sent: int) -> int:
+        stop = min(self._audit.size, sent + PORTION_ENTRIES)
+        data = await trio.to_thread.run_sync(self._portion, sent, stop)
+        await delivery.send(data)
+        return stop
+
+    def _portion(self, start: int, stop: int) -> bytes:
+        facilities, host = self._facilities(), socket.gethostname()
+        parts: list[bytes] = []
+        for record in records_between(self._audit, start, stop):
+            parts += messages(record, self._collector.form, facilities, self._origin, host)
+        return b"".join(map(framed, parts))
+
+
+def forwarder_of(node: "Node") -> Forwarder | None:
+    """The forwarder to the collector of `config.toml`; None when it names none."""
+    collector = node.settings.audit.syslog
+    if collector is None:
+        return None
+    return Forwarder(
+        node.audit,
+        node.database,
+        collector,
+        lambda: Facilities(node.card, node.peers.store.peers),
+        log_origin(node.card.facility_key),
+    )

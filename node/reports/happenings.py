@@ -1,0 +1,280 @@
+"""What each entry of the log means in the terms of DICOM PS3.15 section A.5.
+
+FHIR's AuditEvent has the same terms, so both formats are written from a `Happening`.
+The table `EVENTS` stands in docs/reports.md too; a test compares the two.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from keys.canonical import canonical_json
+from node.reports.facilities import Facilities, Facility
+from node.reports.records import Record
+
+CODES = {
+    "110100": "Application Activity",
+    "110101": "Audit Log Used",
+    "110102": "Begin Transferring DICOM Instances",
+    "110104": "DICOM Instances Transferred",
+    "110105": "DICOM Study Deleted",
+    "110107": "Import",
+    "110112": "Query",
+    "110113": "Security Alert",
+    "110114": "User Authentication",
+    "110120": "Application Start",
+    "110121": "Application Stop",
+    "110122": "Login",
+    "110123": "Logout",
+    "110126": "Node Authentication",
+    "110129": "Security Configuration",
+    "110132": "Use of Restricted Function",
+    "110133": "Audit Recording Stopped",
+    "110135": "Object Security Attributes Changed",
+    "110136": "Security Roles Changed",
+    "110147": "Access Control Decision",
+    "110150": "Application",
+    "110151": "Application Launcher",
+    "110152": "Destination Role ID",
+    "110153": "Source Role ID",
+}
+"""Codes of DICOM (PS3.16 CID 400, 401, 402, 403) that are used, with their meanings."""
+
+SOURCE, DESTINATION, APPLICATION, LAUNCHER = "110153", "110152", "110150", "110151"
+
+SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = "0", "4", "8"
+"""Outcomes (PS3.15 section A.5.1)."""
+
+_OUTCOMES = {"success": SUCCESS, "refused": MINOR_FAILURE, "failed": SERIOUS_FAILURE}
+
+MESSAGE_STUDIES = 50
+"""Most studies of one message: collectors may cut what is longer than 32 KiB, and an entry
+may be about hundreds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What entries of one type mean.
+
+    Attributes:
+        event: code of the event (CID 400).
+        kind: code of its type (CID 401, 403), or "".
+        action: C, R, U, D or E.
+        lifecycle: of the studies and patients in it (PS3.15 section A.5.1), or "".
+        outcome: where it does not follow from that of the entry.
+    """
+
+    event: str
+    kind: str = ""
+    action: str = "E"
+    lifecycle: str = ""
+    outcome: str = ""
+
+
+EVENTS: dict[str, Meaning] = {
+    "init": Meaning(event="110113", kind="110129", action="C"),
+    "start": Meaning(event="110100", kind="110120"),
+    "stop": Meaning(event="110100", kind="110121"),
+    "ingest": Meaning(event="110107", action="C", lifecycle="2"),
+    "trust-added": Meaning(event="110114", kind="110122"),
+    "trust-granted": Meaning(event="110113", kind="110136", action="U"),
+    "trust-ungranted": Meaning(event="110113", kind="110136", action="U"),
+    "trust-revoked": Meaning(event="110114", kind="110123"),
+    "card-updated": Meaning(event="110113", kind="110129", action="U"),
+    "announced": Meaning(event="110112", lifecycle="11"),
+    "requested": Meaning(event="110112", lifecycle="6"),
+    "refused": Meaning(event="110113", kind="110147"),
+    "disclosure-begun": Meaning(event="110102", lifecycle="11"),
+    "disclosed": Meaning(event="110104", action="C", lifecycle="11"),
+    "disclosure-failed": Meaning(event="110104", action="C", lifecycle="11"),
+    "received": Meaning(event="110104", action="C", lifecycle="12"),
+    "receive-failed": Meaning(event="110104", action="C", lifecycle="12"),
+    "withdrawn": Meaning(event="110105", action="D", lifecycle="14"),
+    "shared": Meaning(event="110113", kind="110135", action="U"),
+    "torn-tail-cut": Meaning(event="110113", kind="110133", outcome=MINOR_FAILURE),
+    "rotation": Meaning(event="110113", kind="110129", action="U"),
+    "key-revoked": Meaning(event="110113", kind="110129", action="U", outcome=MINOR_FAILURE),
+    "fork-seen": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
+    "rollback-seen": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
+    "reconciled": Meaning(event="110101", action="R"),
+    "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
+    "log-exported": Meaning(event="110101", action="R"),
+}
+"""Entry types by what they mean. Those that are not here have no message: `receipt` says
+again what `disclosed` and `received` say, and a heartbeat is no event."""
+
+_TRANSFERS = frozenset(
+    (
+        "announced", "requested", "refused", "disclosure-begun", "disclosed",
+        "disclosure-failed", "received", "receive-failed",
+    )
+)  # fmt: skip
+_INCOMING = frozenset(("received", "receive-failed"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """Who took part.
+
+    Attributes:
+        name: for people.
+        identity: fingerprint of a facility, or `operator`.
+        node: PeerID, or "".
+        role: a code of `CODES`, or "".
+        is_requestor: whether it wanted this to happen.
+        access_point: network address and its kind; ("", "") for a person.
+    """
+
+    name: str
+    identity: str
+    node: str = ""
+    role: str = ""
+    is_requestor: bool
+    access_point: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """What it was about: a study, a patient, a facility or a query.
+
+    Attributes:
+        kind: `study`, `patient`, `instance`, `facility` or `query`.
+        identity: in clear, or the commitment when `is_open` is false.
+        name: for people; never a patient's.
+        is_open: whether `identity` is in clear.
+        query: what was asked.
+    """
+
+    kind: str
+    identity: str
+    name: str
+    is_open: bool = True
+    query: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Happening:
+    """One entry, or a part of one that is about very many studies.
+
+    Attributes:
+        record: the entry.
+        meaning: of its type.
+        outcome: `SUCCESS`, `MINOR_FAILURE` or `SERIOUS_FAILURE`.
+        origin: of the log.
+        own: our facility.
+        agents: who took part.
+        things: what it was about.
+        part: from 0.
+    """
+
+    record: Record
+    meaning: Meaning
+    outcome: str
+    origin: str
+    own: Facility
+    agents: tuple[Agent, ...]
+    things: tuple[Thing, ...] = field(default=())
+    part: int = 0
+
+    @property
+    def reference(self) -> str:
+        """Where in which log it stands, as a URI reference."""
+        return f"{self.origin}#{self.record.index}"
+
+    def of_kind(self, *kinds: str) -> list[Thing]:
+        """What it was about, of some kinds."""
+        return [thing for thing in self.things if thing.kind in kinds]
+
+
+def happenings(record: Record, facilities: Facilities, origin: str) -> Iterator[Happening]:
+    """What an entry means: nothing, one happening, or several with a part of its studies each."""
+    meaning = EVENTS.get(record.type)
+    if meaning is None:
+        return
+    whole = Happening(
+        record=record,
+        meaning=meaning,
+        outcome=meaning.outcome or _OUTCOMES.get(record.entry["outcome"], SERIOUS_FAILURE),
+        origin=origin,
+        own=facilities.own,
+        agents=tuple(_agents(record, facilities)),
+    )
+    about = [
+        Thing(
+            kind=subject.kind,
+            identity=subject.commitment if subject.value is None else subject.value,
+            name=_NAMES.get(subject.kind, subject.kind),
+            is_open=subject.value is not None,
+        )
+        for subject in record.subjects
+    ]
+    others = _others(record, facilities, about)
+    for part, start in enumerate(range(0, max(len(about), 1), MESSAGE_STUDIES)):
+        chosen = about[start : start + MESSAGE_STUDIES]
+        yield replace(whole, things=(*others, *chosen), part=part)
+
+
+_NAMES = {"study": "study", "patient": "the name is not in the log", "instance": "instance"}
+
+
+def _agents(record: Record, facilities: Facilities) -> Iterator[Agent]:
+    own, peer = facilities.own, record.entry["peer"]
+    if record.type in _TRANSFERS and peer:
+        yield from _transfer_agents(record, own, facilities.of(peer))
+        return
+    is_operator = record.entry["actor"] == "operator"
+    role = APPLICATION if record.type in ("start", "stop") else ""
+    if record.type == "ingest":
+        role = DESTINATION
+    yield _node(own, role=role, is_requestor=not is_operator)
+    if is_operator:
+        yield Agent(name="operator of the node", identity="operator", is_requestor=True)
+    if record.type in ("trust-added", "trust-revoked") and peer:
+        yield _node(facilities.of(peer), role="", is_requestor=False)
+
+
+def _transfer_agents(record: Record, own: Facility, peer: Facility) -> Iterator[Agent]:
+    """Source and destination; who asks is the source of a query (PS3.15 section A.5.3)."""
+    is_incoming = record.type in _INCOMING or record.details.get("direction") == "in"
+    recipient, sender = (own, peer) if is_incoming else (peer, own)
+    first, second = (
+        (recipient, sender)
+        if record.type in ("announced", "requested")
+        else (
+            sender,
+            recipient,
+        )
+    )
+    yield _node(first, role=SOURCE, is_requestor=first is recipient)
+    yield _node(second, role=DESTINATION, is_requestor=second is recipient)
+
+
+def _node(facility: Facility, *, role: str, is_requestor: bool) -> Agent:
+    return Agent(
+        name=facility.name,
+        identity=facility.fingerprint,
+        node=facility.node,
+        role=role,
+        is_requestor=is_requestor,
+        access_point=facility.access_point,
+    )
+
+
+def _others(record: Record, facilities: Facilities, about: list[Thing]) -> list[Thing]:
+    found = []
+    peer = record.entry["peer"]
+    if peer and record.type not in _TRANSFERS:
+        facility = facilities.of(peer)
+        found.append(Thing(kind="facility", identity=facility.fingerprint, name=facility.name))
+    if EVENTS[record.type].event == "110112":
+        asked: dict[str, object] = {"purpose": record.entry["purpose"], "type": record.type}
+        if record.type == "requested":
+            asked["studies"] = [thing.identity for thing in about if thing.kind == "study"]
+        found.append(
+            Thing(
+                kind="query",
+                identity=str(record.details.get("transfer", "catalog")),
+                name="query",
+                query=canonical_json(asked),
+            )
+        )
+    return found

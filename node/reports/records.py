@@ -1,0 +1,158 @@
+"""Reads the selected entries of the log, with what their commitments stand for."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from node.audit import AuditLog
+from node.reports.selection import Selection
+from protocol.log.entry import format_time
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A study, patient or instance of an entry; `value` is None when its opening is not here."""
+
+    kind: str
+    commitment: str
+    value: str | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry of the log.
+
+    Attributes:
+        entry: its fields, as in docs/protocol-log.md section 2.2.
+        subjects: what it is about, of the selection.
+    """
+
+    entry: dict[str, Any]
+    subjects: tuple[Subject, ...]
+
+    @property
+    def index(self) -> int:
+        """Its place in the log."""
+        index: int = self.entry["index"]
+        return index
+
+    @property
+    def time(self) -> str:
+        """When, `2026-11-24T09:31:58.123Z`."""
+        return str(self.entry["time"])
+
+    @property
+    def type(self) -> str:
+        """What it records."""
+        return str(self.entry["type"])
+
+    @property
+    def details(self) -> dict[str, str | int | bool]:
+        """Its details."""
+        details: dict[str, str | int | bool] = self.entry["details"]
+        return details
+
+    def first(self, kind: str) -> Subject | None:
+        """Its first subject of a kind."""
+        return next((subject for subject in self.subjects if subject.kind == kind), None)
+
+
+def span(audit: AuditLog, selection: Selection, size: int) -> tuple[int, int]:
+    """First entry of a selection by time, and the one behind its last.
+
+    Args:
+        audit: the log.
+        selection: since and until of it count.
+        size: entries that are looked at.
+    """
+    first = 0 if selection.since is None else _first_at(audit, selection.since, size)
+    last = size if selection.until is None else _first_at(audit, selection.until, size)
+    return first, max(first, last)
+
+
+def _first_at(audit: AuditLog, moment: int, size: int) -> int:
+    """The first entry at or behind a moment: times in the log never go back."""
+    wanted = format_time(max(moment, 0))
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) // 2
+        [encoded] = audit.entries(middle, middle + 1)
+        if json.loads(encoded)["time"] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def records(audit: AuditLog, selection: Selection, *, size: int | None = None) -> Iterator[Record]:
+    """The selected entries in their order.
+
+    Args:
+        audit: the log.
+        selection: which.
+        size: entries that are looked at; all when None.
+
+    Raises:
+        NodeError: an entry is damaged on disk.
+    """
+    size = audit.size if size is None else size
+    first, last = span(audit, selection, size)
+    keep = _keeper(audit, selection)
+    if selection.study or selection.patient:
+        about = audit.evidence.entries_about(study=selection.study, patient=selection.patient)
+        runs: Iterator[tuple[int, int]] = (
+            (index, index + 1) for index in about if first <= index < last
+        )
+    else:
+        runs = iter([(first, last)])
+    for start, stop in runs:
+        yield from _run(audit, start, stop, selection, keep)
+
+
+def records_between(audit: AuditLog, start: int, stop: int) -> Iterator[Record]:
+    """Entries `start` to `stop - 1`, all of them.
+
+    Raises:
+        NodeError: an entry is damaged on disk.
+    """
+    return _run(audit, start, stop, Selection(), lambda kind, value: True)
+
+
+def _run(
+    audit: AuditLog,
+    start: int,
+    stop: int,
+    selection: Selection,
+    keep: Callable[[str, str | None], bool],
+) -> Iterator[Record]:
+    openings = audit.evidence.placed_openings(start, stop)
+    opened = next(openings, None)
+    for encoded in audit.entries(start, stop):
+        entry: dict[str, Any] = json.loads(encoded)
+        values: dict[int, str] = {}
+        while opened is not None and opened[0] <= entry["index"]:
+            values[opened[1]] = opened[2].value
+            opened = next(openings, None)
+        if selection.types and entry["type"] not in selection.types:
+            continue
+        if selection.peer and entry["peer"] != selection.peer:
+            continue
+        yield Record(
+            entry,
+            tuple(
+                Subject(subject["kind"], subject["commitment"], values.get(place))
+                for place, subject in enumerate(entry["subjects"])
+                if keep(subject["kind"], values.get(place))
+            ),
+        )
+
+
+def _keeper(audit: AuditLog, selection: Selection) -> Callable[[str, str | None], bool]:
+    """Whether a subject belongs to the selection: an entry may be about other studies too."""
+    if selection.study:
+        return lambda kind, value: kind != "study" or value == selection.study
+    if selection.patient:
+        studies = audit.evidence.studies_of(selection.patient)
+        return lambda kind, value: kind != "study" or value in studies
+    return lambda kind, value: True

@@ -1,0 +1,138 @@
+"""Writes an export or report to a file, and says so in the log before anybody has it."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from node.audit import AuditLog
+from node.audit_files import sync_directory
+from node.errors import ExitCode, NodeError
+from node.reports.selection import Selection
+from protocol.log.entry import SALT_BYTES, Event, format_time
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written.
+
+    Attributes:
+        bytes: its size.
+        sha256: of the file, hex.
+        salt: hex; "" where the log has the digest itself.
+        entry: index of the entry `log-exported`; None where the log takes none, because it
+            is in doubt: then it must be possible to hand it to an auditor all the same.
+    """
+
+    bytes: int
+    sha256: str
+    salt: str
+    entry: int | None
+
+
+def export_event(form: str, selection: Selection, details: dict[str, str | int | bool]) -> Event:
+    """The entry `log-exported`: which part of the log left, in which form.
+
+    A study or a patient that was asked for stands in it as a commitment.
+
+    Args:
+        form: `bundle`, `proof`, `dicom`, `fhir`, `accounting` or `syslog`.
+        selection: what was asked for.
+        details: range, counts and digest.
+    """
+    moments = {"since": selection.since, "until": selection.until}
+    return Event(
+        type="log-exported",
+        actor="operator",
+        peer=bytes.fromhex(selection.peer),
+        subjects=tuple(
+            (kind, value)
+            for kind, value in (("study", selection.study), ("patient", selection.patient))
+            if value
+        ),
+        details={
+            "format": form,
+            **{
+                name: format_time(max(moment, 0))
+                for name, moment in moments.items()
+                if moment is not None
+            },
+            **details,
+        },
+    )
+
+
+def write_logged(
+    path: Path,
+    write: Callable[[BinaryIO], None],
+    event: Callable[[], Event],
+    audit: AuditLog,
+    *,
+    salted: bool,
+) -> Written:
+    """Write a file whole or not at all; its entry is durable before it has its name.
+
+    Args:
+        path: where; must not exist.
+        write: writes the file.
+        event: gives the entry, once all is written; its size and digest are added.
+        audit: takes the entry.
+        salted: log a salted digest. That of a report, which holds little but what the log
+            holds and a name, would let anybody with the log try names, for ever.
+
+    Raises:
+        NodeError: there is such a file already, or it cannot be written or logged.
+    """
+    if not path.is_absolute():
+        raise NodeError(f"the path {path} must be absolute", code=ExitCode.USAGE)
+    if path.exists():
+        raise NodeError(
+            f"{path} exists already",
+            hint="choose another name; an export never overwrites a file",
+            code=ExitCode.USAGE,
+        )
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        salt = secrets.token_bytes(SALT_BYTES) if salted else b""
+        named = {"digest": salted_digest(salt, digest)} if salted else {"sha256": digest}
+        made = event()
+        entry = None
+        if audit.halt.reason is None:
+            entry = audit.append(replace(made, details={**made.details, "bytes": size, **named}))
+        temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise NodeError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="check that the folder exists, has space and is the node's to write to",
+            code=ExitCode.DISK,
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Written(size, digest, salt.hex(), entry)
+
+
+def salted_digest(salt: bytes, sha256: str) -> str:
+    """The digest of a report as the log has it: SHA-256 of salt and SHA-256 of the file."""
+    return hashlib.sha256(salt + bytes.fromhex(sha256)).hexdigest()
+
+
+def write_parts(parts: Iterable[bytes]) -> Callable[[BinaryIO], None]:
+    """A writer for `write_logged` that writes one part after the other."""
+
+    def write(file: BinaryIO) -> None:
+        for part in parts:
+            file.write(part)
+
+    return write

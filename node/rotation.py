@@ -1,0 +1,323 @@
+"""Replacing the node, log or witness key of a home.
+
+Order of writes: new key and new card in the folder `rotation`; the entry in the log,
+which is the moment at which the new key is in force; key file and card in their
+places; the folder away. A crash before the entry leaves the old key in force, one
+after it the new one: `settle` undoes or finishes when the home is opened next.
+"""
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from keys.card import Card, parse_card_untrusted, sign_card
+from keys.card_fields import SizedKey, TimedKey
+from keys.errors import KeysError
+from keys.identity import KeyPair
+from keys.keyfile import decode_key, encode_key
+from node.audit import AuditLog
+from node.audit_files import sync_directory
+from node.errors import ExitCode, NodeError
+from node.home import CARD_LIFETIME_SECONDS, Home, Keys, now_ms, write_durable
+from protocol.log.entry import Event
+from protocol.log.rotation import ROLES, KeyChange
+
+OVERLAP_SECONDS = 3600
+"""How long a node or witness key that was replaced still counts: for receipts and
+cosignatures on their way. A key that may be in wrong hands gets none of it."""
+
+_NAMES = ("role", "key", "card")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A new key and the card that names it, not in force or not in their places yet."""
+
+    role: str
+    key: KeyPair
+    card: Card
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What an operator wants.
+
+    Attributes:
+        role: `log`, `node` or `witness`.
+        facility: the facility key.
+        compromised: the old key may be in wrong hands and ends at once.
+        trusted: take a log key back: the last size and root signed by it that count.
+    """
+
+    role: str
+    facility: KeyPair
+    compromised: bool = False
+    trusted: tuple[int, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The outcome: what is in force now, and the entry that says so."""
+
+    keys: Keys
+    card: Card
+    change: KeyChange
+
+
+def read_staged(home: Home) -> Staged | None:
+    """What a rotation that was not finished left.
+
+    Raises:
+        NodeError: it is damaged.
+    """
+    folder = home.rotation_path
+    if not folder.is_dir():
+        return None
+    try:
+        role, key, card = ((folder / name).read_bytes() for name in _NAMES)
+        name = role.decode("ascii").strip()
+        return Staged(name, decode_key(name, key), parse_card_untrusted(card))
+    except (OSError, ValueError, KeysError) as error:
+        raise NodeError(
+            f"a change of keys that was begun cannot be read from {folder}: {error}",
+            hint="restore the home from its backup",
+            code=ExitCode.NO_HOME,
+        ) from error
+
+
+def _stage(home: Home, staged: Staged) -> None:
+    making = home.rotation_path.with_name(".rotation.new")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(mode=0o700)
+    contents = (
+        staged.role.encode(),
+        encode_key(staged.role, staged.key),
+        staged.card.encoded,
+    )
+    for name, data in zip(_NAMES, contents, strict=True):
+        write_durable(making / name, data, mode=0o600)
+    making.rename(home.rotation_path)
+    sync_directory(home.path)
+
+
+def _install(home: Home, staged: Staged) -> None:
+    """Put the key and the card in their places; may be done again after a crash."""
+    write_durable(home.keys_path / staged.role, encode_key(staged.role, staged.key), mode=0o600)
+    # An earlier try may have failed on the disk, and addresses have changed since.
+    if home.read_card().serial < staged.card.serial:
+        write_durable(home.card_path, staged.card.encoded)
+    _discard(home)
+
+
+def _discard(home: Home) -> None:
+    # Renamed first: a folder of which half is gone could not be read.
+    leaving = home.rotation_path.with_name(".rotation.old")
+    shutil.rmtree(leaving, ignore_errors=True)
+    home.rotation_path.rename(leaving)
+    sync_directory(home.path)
+    shutil.rmtree(leaving)
+
+
+def settle(home: Home, audit: AuditLog, staged: Staged) -> None:
+    """Finish a rotation whose entry is in the log, undo any other.
+
+    Raises:
+        NodeError: the disk is full or failing.
+    """
+    known = audit.has_change_to(staged.key.public)
+    try:
+        if known:
+            # The key in force at this size signs before the card says that it must.
+            audit.latest_checkpoint()
+            _install(home, staged)
+        else:
+            _discard(home)
+    except OSError as error:
+        raise _disk_error(home, error) from error
+
+
+def sweep(home: Home) -> None:
+    """Remove what a crash left half made; it holds keys that were never in force, or
+    copies of those that are."""
+    for name in (".rotation.new", ".rotation.old"):
+        shutil.rmtree(home.path / name, ignore_errors=True)
+    for leftover in (*home.keys_path.glob(".*.tmp"), *home.path.glob(".card.*.tmp")):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def require_agreement(
+    keys: Keys, card: Card, audit: AuditLog, *, log_key_is_lost: bool = False
+) -> None:
+    """Check that key files, card and log name the same keys.
+
+    Args:
+        keys: of the home.
+        card: of the home.
+        audit: its log.
+        log_key_is_lost: there is none to compare.
+
+    Raises:
+        NodeError: they do not; a part of an older backup came back.
+    """
+    for role in ROLES:
+        if role == "log" and log_key_is_lost:
+            continue
+        public = getattr(keys, role).public
+        named = {getattr(card, f"{role}_key"), audit.newest_key(role) or public}
+        if named != {public}:
+            raise NodeError(
+                f"the {role} key of this home is not the one that its card and its log name",
+                hint="restore the folders `audit` and `keys` and the file `card` from the same "
+                "backup",
+                code=ExitCode.INTEGRITY,
+            )
+
+
+class Rotator:
+    """Replaces keys of an open home, one at a time. Thread-safe.
+
+    Args:
+        home: which.
+        audit: its log.
+        get: gives the keys and the card in force.
+        put: takes the new ones.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        audit: AuditLog,
+        get: Callable[[], tuple[Keys, Card]],
+        put: Callable[[Keys, Card], None],
+    ) -> None:
+        self._home = home
+        self._audit = audit
+        self._get = get
+        self._put = put
+        self.lock = threading.Lock()
+
+    def change(self, request: Request) -> Changed:
+        """Replace a key; the new one is in force when this returns.
+
+        Raises:
+            NodeError: the facility key is another one, the trusted root is not that of
+                this log, or the disk fails.
+        """
+        with self.lock:
+            leftover = read_staged(self._home)
+            if leftover is not None:
+                # An earlier try failed on the disk; whether its entry is there is known now.
+                settle(self._home, self._audit, leftover)
+                self._put(self._home.read_keys(), self._home.read_card())
+            keys, card = self._get()
+            self._require_fit(request, card)
+            return self._change(request, keys, card)
+
+    def _require_fit(self, request: Request, card: Card) -> None:
+        if request.facility.public != card.facility_key:
+            raise NodeError(
+                "this is the facility key of another facility",
+                hint=f"the key of {card.name} has the fingerprint {card.fingerprint}",
+                code=ExitCode.INTEGRITY,
+            )
+        if request.trusted is None:
+            return
+        size, root = request.trusted
+        if not 0 < size <= self._audit.size:
+            raise NodeError(
+                f"the log has {self._audit.size} entries and never had size {size}",
+                code=ExitCode.USAGE,
+            )
+        if self._audit.root_at(size) != root:
+            raise NodeError(
+                f"the log of this home has another root at size {size}",
+                hint="a checkpoint with that root is not of this log: keep it, and this home, "
+                "for an examination",
+                code=ExitCode.INTEGRITY,
+            )
+        since = card.log_keys[-1].since_size
+        if size + 1 < since:
+            raise NodeError(
+                f"the log key is in force from size {since} on and signed nothing at size {size}",
+                hint=f"to take back all that it signed, name size {since - 1} and its root",
+                code=ExitCode.USAGE,
+            )
+
+    def _change(self, request: Request, keys: Keys, card: Card) -> Changed:
+        role, new = request.role, KeyPair.generate()
+        old: KeyPair = getattr(keys, role)
+        # That of a lost log key is known from the log.
+        old_public = self._audit.log_key if role == "log" else old.public
+        changes: list[KeyChange] = []
+        staged: list[Staged] = []
+
+        def make(size: int, root: bytes) -> Event:
+            change = KeyChange(
+                origin=self._audit.origin,
+                facility_key=card.facility_key,
+                role=role,
+                old_key=old_public,
+                new_key=new.public,
+                size=size,
+                root=root,
+                trusted=request.trusted,
+            )
+            newer = _newer_card(card, change, request)
+            try:
+                _stage(self._home, Staged(role, new, newer))
+            except OSError as error:
+                raise _disk_error(self._home, error) from error
+            changes.append(change)
+            staged.append(Staged(role, new, newer))
+            return change.event(
+                old=old if request.trusted is None else None,
+                new=new,
+                facility=request.facility,
+                card=newer.digest,
+                serial=newer.serial,
+            )
+
+        self._audit.change_key(make, role, new, revoked=request.trusted is not None)
+        self._put(replace(keys, **{role: new}), staged[0].card)
+        settle(self._home, self._audit, staged[0])
+        return Changed(replace(keys, **{role: new}), staged[0].card, changes[0])
+
+
+def _newer_card(card: Card, change: KeyChange, request: Request) -> Card:
+    now = max(now_ms() // 1000, card.issued)
+    lists = {role: getattr(card, f"{role}_keys") for role in ROLES}
+    if change.role == "log":
+        *earlier, last = lists["log"]
+        ended = replace(last, until_size=change.since_size)
+        lists["log"] = (*earlier, ended, SizedKey(change.new_key, change.since_size))
+    else:
+        *earlier, last = lists[change.role]
+        until = now if request.compromised else now + OVERLAP_SECONDS
+        ended = replace(last, until=max(until, last.since))
+        lists[change.role] = (*earlier, ended, TimedKey(change.new_key, now))
+    try:
+        return sign_card(
+            request.facility,
+            name=card.name,
+            node_keys=lists["node"],
+            log_keys=lists["log"],
+            witness_keys=lists["witness"],
+            addresses=card.addresses,
+            serial=card.serial + 1,
+            issued=now,
+            expires=now + CARD_LIFETIME_SECONDS,
+        )
+    except KeysError as error:
+        raise NodeError(f"the facility card cannot be made: {error}") from error
+
+
+def _disk_error(home: Home, error: OSError) -> NodeError:
+    return NodeError(
+        f"the change of keys cannot be written to {home.path}: {error.strerror}",
+        hint="free disk space or repair the disk; the next start of the node finishes or "
+        "undoes the change",
+        code=ExitCode.DISK,
+    )

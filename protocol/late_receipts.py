@@ -1,0 +1,113 @@
+"""Receipts that are exchanged after their transfer: made from one log, checked against another.
+
+The recipient's log says what arrived, the source's what was sent; a receipt that
+agrees with both may be signed at any later time (docs/protocol-audit.md section 3).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from protocol.errors import DigestMismatch, LocalProtocolError, RemoteProtocolError, WireCode
+from protocol.log.entry import Entry
+from protocol.receipt import Receipt
+
+DETAILS = ("manifest", "content_root", "instances", "bytes", "batches", "encoded_bytes")
+"""What an entry of the type `receipt` repeats of its receipt."""
+
+_CONTENT = ("manifest", "content_root", "instances", "bytes")
+
+
+def details_of(receipt: Receipt) -> dict[str, str | int | bool]:
+    """The details of a log entry about a receipt, its transfer included."""
+    found: dict[str, str | int | bool] = {"transfer": receipt.transfer.hex()}
+    for name in DETAILS:
+        value: Any = getattr(receipt, name)
+        found[name] = value.hex() if isinstance(value, bytes) else value
+    return found
+
+
+def receipt_of_received(
+    received: Entry,
+    *,
+    recipient_facility: bytes,
+    source_node: bytes,
+    recipient_node: bytes,
+    time_ms: int,
+) -> Receipt:
+    """The receipt of what an entry `received` of our log says has arrived.
+
+    Args:
+        received: the entry; its peer is the source.
+        recipient_facility: our facility key (32 bytes).
+        source_node, recipient_node: node keys in force now (32 bytes).
+        time_ms: now, milliseconds since the epoch, UTC.
+
+    Raises:
+        LocalProtocolError: the entry does not say all that a receipt holds.
+    """
+    said = received.details
+    try:
+        octets: dict[str, Any] = {
+            name: bytes.fromhex(str(said[name]))
+            for name in ("transfer", "manifest", "content_root")
+        }
+        numbers: dict[str, Any] = {name: int(said[name]) for name in DETAILS[2:]}
+    except (KeyError, ValueError):
+        raise LocalProtocolError("the entry does not say what has arrived") from None
+    return Receipt(
+        **octets,
+        **numbers,
+        source_facility=received.peer,
+        recipient_facility=recipient_facility,
+        source_node=source_node,
+        recipient_node=recipient_node,
+        purpose=received.purpose,
+        time=time_ms,
+        status="received",
+    )
+
+
+def check_late_untrusted(receipt: Receipt, said: Sequence[Entry]) -> Entry:
+    """Check a recipient's receipt against what the source's log says of the transfer.
+
+    Args:
+        receipt: its signature and its two facilities have been checked.
+        said: the entries of the source's log about that transfer to that recipient.
+
+    Returns:
+        The entry `disclosure-begun` that it confirms.
+
+    Raises:
+        RemoteProtocolError: no such transfer was ever begun, or not with this content,
+            or the receipt is for more than was sent.
+    """
+    begun = [entry for entry in said if entry.type == "disclosure-begun"]
+    if not begun:
+        raise RemoteProtocolError("a receipt for a transfer that never was", WireCode.NOT_AVAILABLE)
+    claimed = details_of(receipt)
+    same = [
+        entry
+        for entry in begun
+        if entry.purpose == receipt.purpose
+        and all(entry.details.get(name) == claimed[name] for name in _CONTENT)
+    ]
+    if not same:
+        raise DigestMismatch("a receipt for something else than was sent in that transfer")
+    ended = [
+        entry
+        for entry in said
+        if entry.type in ("disclosed", "disclosure-failed") and not entry.details.get("late")
+    ]
+    sent = sum(int(entry.details.get("batches", 0)) for entry in ended)
+    # What was sent in a session that a crash ended is known to nobody.
+    if len(ended) >= len(begun) and receipt.batches > sent:
+        raise RemoteProtocolError("a receipt for more batches than were sent")
+    return same[-1]
+
+
+def is_confirmed(said: Sequence[Entry], receipt: Receipt) -> bool:
+    """Whether the source's log says already that the recipient has this content."""
+    return any(
+        entry.type == "disclosed" and entry.details.get("manifest") == receipt.manifest.hex()
+        for entry in said
+    )

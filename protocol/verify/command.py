@@ -1,0 +1,193 @@
+"""`radmesh-verify FILE --facility FINGERPRINT-OR-CARD`: the auditor's program.
+
+FILE is a bundle or the proof of one entry; its first bytes tell which. Exit code: 0
+sound or proven, 1 not so, 2 cannot tell.
+"""
+
+import argparse
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from keys.card import CARD_BYTES, Card, parse_card_untrusted
+from keys.errors import KeysError
+from keys.fingerprint import parse_fingerprint
+from protocol.verify.check import verify_bundle
+from protocol.verify.checkpoints import CHECKPOINT_BYTES
+from protocol.verify.evidence import Evidence
+from protocol.verify.policy import POLICY_BYTES, Policy, PolicyProblem, parse_policy
+from protocol.verify.proof import HEADER, PROOF_BYTES, verify_proof
+from protocol.verify.receipts import RECEIPT_BYTES
+from protocol.verify.verdict import Verdict, report_lines, to_json
+
+_PIN = re.compile(r"([0-9]{1,18}):([0-9a-fA-F]{64})")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the verifier; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    fingerprint, card = options.facility
+    evidence = Evidence(
+        pins=options.pin,
+        checkpoints=options.checkpoint,
+        receipts=options.receipt,
+        peer_cards=options.peer_card,
+        witness_cards=options.witness_card,
+        quorum=options.quorum,
+        policy=options.policy,
+        own_card=card,
+    )
+    try:
+        verdict = verify_file(options.file, fingerprint, evidence)
+    except PolicyProblem as problem:
+        parser.error(str(problem))
+    except OSError as error:
+        parser.error(f"{options.file}: {error.strerror}")
+    lines = [to_json(verdict)] if options.json else report_lines(verdict)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout.write("".join(f"{_printable(line)}\n" for line in lines))
+    return verdict.exit_code
+
+
+def verify_file(path: str, facility_fingerprint: bytes, evidence: Evidence) -> Verdict:
+    """Verify the bundle or proof in a file.
+
+    Raises:
+        OSError: it cannot be read.
+        PolicyProblem: the evidence asks for witnesses that cannot be.
+    """
+    # Packages below `node` do not import pathlib.
+    with open(path, "rb") as file:  # noqa: PTH123
+        if file.read(len(HEADER)) == HEADER:
+            file.seek(0)
+            return verify_proof(
+                file.read(PROOF_BYTES + 1),
+                facility_fingerprint=facility_fingerprint,
+                evidence=evidence,
+            )
+        file.seek(0)
+        return verify_bundle(file, facility_fingerprint=facility_fingerprint, evidence=evidence)
+
+
+def parse_pin(text: str) -> tuple[int, bytes]:
+    """A pin, `SIZE:ROOT` with the root in hex.
+
+    Raises:
+        ValueError: something else.
+    """
+    found = _PIN.fullmatch(text)
+    if found is None:
+        raise ValueError("a pin is SIZE:ROOT, the root in 64 hex digits")
+    return int(found[1]), bytes.fromhex(found[2])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="radmesh-verify",
+        description="Verify an exported Radmesh audit log, or the proof of one of its entries.",
+        epilog="Exit code: 0 sound or proven, 1 not so, 2 cannot tell.",
+    )
+    parser.add_argument("file", metavar="FILE", help="the bundle or proof")
+    parser.add_argument(
+        "--facility",
+        required=True,
+        type=_facility,
+        metavar="FINGERPRINT-OR-CARD",
+        help="whose log it is, learned from somebody else than the maker of the file",
+    )
+
+    def repeated(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
+        parser.add_argument(
+            name, action="append", default=[], type=kind, metavar=metavar, help=text
+        )
+
+    repeated("--pin", _pin, "SIZE:ROOT", "a size and root that you noted earlier")
+    repeated(
+        "--checkpoint",
+        _checkpoint,
+        "FILE",
+        "a signed checkpoint of this log that you got elsewhere",
+    )
+    repeated("--receipt", _receipt, "FILE", "a receipt that another facility holds")
+    repeated(
+        "--peer-card", _card, "FILE", "the card of another facility, whose fingerprint you compared"
+    )
+    repeated(
+        "--witness-card",
+        _card,
+        "FILE",
+        "the same, of a facility whose cosignature --quorum counts",
+    )
+    parser.add_argument(
+        "--quorum",
+        type=int,
+        metavar="K",
+        help="how many of the facilities of --witness-card must have cosigned",
+    )
+    parser.add_argument(
+        "--policy",
+        type=_policy,
+        metavar="FILE",
+        help="who must have cosigned, as a policy of the form c2sp.org/tlog-policy",
+    )
+    parser.add_argument("--json", action="store_true", help="the verdict as one JSON object")
+    return parser
+
+
+def _content(path: str, most: int) -> bytes:
+    """The file, or of a longer one its first `most` bytes and one more."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(most + 1)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from error
+
+
+def _checkpoint(path: str) -> bytes:
+    return _content(path, CHECKPOINT_BYTES)
+
+
+def _receipt(path: str) -> bytes:
+    return _content(path, RECEIPT_BYTES)
+
+
+def _facility(text: str) -> tuple[bytes, Card | None]:
+    """The fingerprint, and the card where one was given."""
+    try:
+        return parse_fingerprint(text), None
+    except KeysError as error:
+        try:
+            card = _card(text)
+        except argparse.ArgumentTypeError:
+            raise argparse.ArgumentTypeError(
+                f"neither a fingerprint ({error}) nor the file of a facility card"
+            ) from None
+        return hashlib.sha256(card.facility_key).digest(), card
+
+
+def _card(path: str) -> Card:
+    try:
+        return parse_card_untrusted(_content(path, CARD_BYTES))
+    except KeysError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error}") from error
+
+
+def _policy(path: str) -> Policy:
+    try:
+        return parse_policy(_content(path, POLICY_BYTES))
+    except PolicyProblem as problem:
+        raise argparse.ArgumentTypeError(f"{path}: {problem}") from problem
+
+
+def _pin(text: str) -> tuple[int, bytes]:
+    try:
+        return parse_pin(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _printable(line: str) -> str:
+    """What a file names must not move the cursor or turn the direction of writing."""
+    return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in line)

@@ -1,0 +1,112 @@
+"""What a verdict does not cover, in sentences for the auditor, and who cosigned."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from protocol.verify.evidence import Evidence, Openings, Receipts
+from protocol.verify.policy import Policy, PolicyProblem, parse_policy
+from protocol.verify.stream import EntryStream
+from protocol.verify.witnesses import Cosigned, Witnesses
+
+_WITNESSES_SHOWN = 20
+
+
+def policy_words(data: bytes) -> str:
+    """What the policy in a bundle asks for, which is the word of the log's own facility."""
+    try:
+        return parse_policy(data).words
+    except PolicyProblem as problem:
+        return f"nothing that can be read ({problem})"
+
+
+def witness_words(cosigned: Iterable[Cosigned]) -> tuple[str, ...]:
+    """The newest cosignature of each witness that the auditor knows, as a sentence."""
+    newest: dict[bytes, Cosigned] = {}
+    for each in cosigned:
+        known = newest.get(each.witness.public)
+        if each.witness.trusted and (known is None or known.size <= each.size):
+            newest[each.witness.public] = each
+    return tuple(
+        f"{each.witness.label} saw {each.size:,} entries at {each.moment}"
+        for each in list(newest.values())[:_WITNESSES_SHOWN]
+    )
+
+
+def outside_notes(evidence: Evidence, policies: Sequence[Policy]) -> Iterator[str]:
+    """What nothing inside a bundle can show."""
+    asks = any(policy.quorum for policy in policies)
+    if not evidence.pins and not evidence.checkpoints and not asks:
+        yield (
+            "somebody who holds the log key can write the whole log anew; only something "
+            "from outside shows that: an earlier size and root (--pin), a checkpoint from "
+            "another facility (--checkpoint), receipts from its peers (--receipt), "
+            "cosignatures of witnesses that you know (--policy, --quorum)"
+        )
+    yield (
+        "an act that the node never logged is not in the log; receipts at the other "
+        "facility show exchanges that are missing here"
+    )
+    yield "the times are those of the node's own clock"
+    yield "whether a newer card exists that takes back a key is not known; ask the facility"
+
+
+def witness_notes(
+    policies: Sequence[Policy], witnesses: Witnesses, own_policy: str
+) -> Iterator[str]:
+    """Cosignatures that are there and count for nothing."""
+    unnamed = {each.witness for each in witnesses.cosigned if not each.witness.trusted}
+    if unnamed:
+        yield (
+            "cosignatures by facilities whose cards are in the bundle only, which prove "
+            "nothing until you compare fingerprints and name them (--witness-card): "
+            + ", ".join(sorted(f"{each.label} ({_fingerprint(each.name)})" for each in unnamed))
+        )
+    if witnesses.unknown:
+        yield f"cosignatures by keys that are not known, not checked: {witnesses.unknown:,}"
+    if own_policy and not policies:
+        yield (
+            f"the facility's own policy asks for {own_policy}; whether that is enough is for "
+            "you to say (--policy, or --quorum and --witness-card)"
+        )
+
+
+def _fingerprint(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def side_notes(openings: Openings, receipts: Receipts) -> Iterator[str]:
+    """Openings and receipts that are not there, or half checked."""
+    if openings.opened < openings.commitments:
+        yield (
+            f"of {openings.commitments:,} studies and patients, "
+            f"{openings.commitments - openings.opened:,} named by commitments only; without "
+            "their openings the log does not say who or what they are"
+        )
+    if receipts.held < receipts.named:
+        yield (
+            f"of {receipts.named:,} receipts named in the log, "
+            f"{receipts.named - receipts.held:,} not in the bundle"
+        )
+    if receipts.half_checked:
+        yield (
+            "receipts signed at the other side by a key that was not compared with that "
+            f"facility's card (--peer-card): {receipts.half_checked:,}"
+        )
+
+
+def file_notes(stream: EntryStream, unknown_files: int) -> Iterator[str]:
+    """Files of the bundle that are wrong and harmless, or not known."""
+    wrong = None
+    if stream.first_difference is not None:
+        wrong = f"wrong from entry {stream.first_difference} on"
+    elif stream.leaves_end_early:
+        wrong = "not whole"
+    if wrong is not None and not stream.findings:
+        yield (
+            f"the file `leaves` of the bundle is {wrong}; it is an aid for finding errors, and "
+            "nothing depends on it"
+        )
+    if unknown_files:
+        yield (
+            "files of the bundle that this version does not know and did not look at: "
+            f"{unknown_files:,}"
+        )

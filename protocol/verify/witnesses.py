@@ -1,0 +1,147 @@
+"""Cosignatures: who saw which checkpoint, and when (<https://c2sp.org/tlog-cosignature>).
+
+A witness is known by a policy, by a facility card that the auditor trusts, or by a
+card in the bundle. The last is the word of the log's own facility: cosignatures by
+such witnesses must hold, and count for nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from keys.card import Card
+from protocol.verify.checkpoints import CheckpointProblem, SignedCheckpoint
+from protocol.verify.note import COSIGNED, NamedKey, key_hash, verifies
+from protocol.verify.policy import Policy
+from protocol.verify.verdict import Code
+
+NAME_PREFIX = "radmesh.witness/"
+
+_TIME_LIMIT = 2**63 - 1
+_LATEST = 253_402_300_799
+"""The last second of the year 9999, the last that can be shown as a date."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A key that cosigns, and when it counts, in seconds since the epoch.
+
+    Attributes:
+        name: in signature lines.
+        public: 32 bytes.
+        label: for people.
+        since, until: `until` is None while the key counts without end.
+        trusted: whether the auditor knows it from elsewhere than the bundle.
+    """
+
+    name: str
+    public: bytes
+    label: str
+    since: int = 0
+    until: int | None = None
+    trusted: bool = True
+
+
+@dataclass(frozen=True)
+class Cosigned:
+    """A cosignature that holds. `time` is seconds since the epoch by the witness's clock."""
+
+    witness: Witness
+    size: int
+    time: int
+
+    @property
+    def moment(self) -> str:
+        """The time for people, UTC."""
+        moment = datetime.fromtimestamp(min(self.time, _LATEST), UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def witness_name(card: Card) -> str:
+    """The name under which a facility cosigns."""
+    return NAME_PREFIX + card.fingerprint
+
+
+def card_keys(card: Card, *, trusted: bool) -> list[Witness]:
+    """The witness keys on a card."""
+    return [
+        Witness(witness_name(card), key.key, card.name, key.since, key.until, trusted)
+        for key in card.witness_keys
+    ]
+
+
+class Witnesses:
+    """All witnesses that are known, and what they cosigned."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes], list[Witness]] = {}
+        self.cosigned: list[Cosigned] = []
+        self.unknown = 0
+
+    def add(self, witnesses: Iterable[Witness]) -> None:
+        """Know some more; the first to be added under one key is the one that counts."""
+        for witness in witnesses:
+            at = witness.name, key_hash(witness.name, witness.public, COSIGNED)
+            same = self._known.setdefault(at, [])
+            if all(each.public != witness.public for each in same):
+                same.append(witness)
+
+    def add_trusted(self, cards: Iterable[Card], policies: Iterable[Policy]) -> None:
+        """Know those on cards that the auditor trusts, and those of the auditor's policies."""
+        for card in cards:
+            self.add(card_keys(card, trusted=True))
+        for policy in policies:
+            self.add(
+                Witness(key.name, key.public, label=name) for name, key in policy.witnesses.items()
+            )
+
+    def check(self, checkpoint: SignedCheckpoint) -> list[Cosigned]:
+        """Check the cosignatures under a checkpoint; those by unknown keys are counted.
+
+        Raises:
+            CheckpointProblem: CP_BAD, one of a known witness does not hold.
+        """
+        found = []
+        for signature in checkpoint.others:
+            known = self._known.get((signature.name, signature.key))
+            if known is None:
+                self.unknown += 1
+                continue
+            time, raw = int.from_bytes(signature.raw[:8], "big"), signature.raw[8:]
+            message = f"cosignature/v1\ntime {time}\n{checkpoint.text}".encode()
+            signers = [each for each in known if verifies(each.public, message, raw)]
+            if not signers or time > _TIME_LIMIT:
+                raise _bad(f"has a cosignature of {known[0].label} that does not hold", checkpoint)
+            witness = signers[0]
+            if time < witness.since or (witness.until is not None and time >= witness.until):
+                raise _bad(
+                    f"has a cosignature of {witness.label} from a time when its key did not count",
+                    checkpoint,
+                )
+            found.append(Cosigned(witness, checkpoint.size, time))
+        self.cosigned += found
+        return found
+
+
+def missing_quorum(
+    policy: Policy, signers: set[NamedKey], cosigned: Iterable[Cosigned]
+) -> str | None:
+    """Why a checkpoint does not satisfy a policy, or None when it does.
+
+    Args:
+        policy: the auditor's.
+        signers: the keys of the log, one of which signed it.
+        cosigned: the cosignatures under it that hold.
+    """
+    if policy.logs and not signers & set(policy.logs):
+        return "the policy does not name the key that signed the log"
+    seen = {(each.witness.name, each.witness.public): each.witness.label for each in cosigned}
+    asked = {name: (key.name, key.public) for name, key in policy.witnesses.items()}
+    if policy.holds({name for name, key in asked.items() if key in seen}):
+        return None
+    labels = sorted({seen[key] for key in asked.values() if key in seen})
+    return f"the policy asks for {policy.words}; these cosigned: {', '.join(labels) or 'none'}"
+
+
+def _bad(reason: str, checkpoint: SignedCheckpoint) -> CheckpointProblem:
+    return CheckpointProblem(Code.CP_BAD, reason, checkpoint.size)

@@ -1,0 +1,143 @@
+"""Two networks in this process that ask each other about logs, each with one trusted facility."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import trio
+from network_nodes import ALICE, BOB, LOOPBACK, WAIT_SECONDS
+
+from keys.card import Card, issue_card
+from keys.identity import KeyPair
+from keys.trust import Peer
+from node.auditing import Answer, Auditing
+from node.database import Database
+from node.home import now_ms
+from node.network import Network
+from node.peers import PEERS_SCHEMA, Peers
+from node.witness_store import WITNESS_SCHEMA
+from protocol import messages
+from protocol.fields import number
+from protocol.messages import Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question(Message):
+    """A number."""
+
+    TYPE: ClassVar[str] = "question"
+    value: int = number()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply(Message):
+    """Twice the number."""
+
+    TYPE: ClassVar[str] = "reply"
+    value: int = number()
+
+
+class Side:
+    """A network that answers questions of the one facility that it trusts.
+
+    Args:
+        directory: for its database.
+        key: its node key, from which `derived` makes the others.
+        other: the node key of the facility that it trusts.
+        answers: what answers what.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        key: KeyPair,
+        other: KeyPair,
+        answers: Mapping[type[Message], Answer],
+    ) -> None:
+        self.key = key
+        self.own_card = card_of(key)
+        self.database = Database(
+            directory / f"{key.public.hex()[:8]}.db", (PEERS_SCHEMA, WITNESS_SCHEMA)
+        )
+        self.peers = Peers(
+            self.database, derived(key, b"f").public, lambda event: 0, lambda peer: None
+        )
+        card = card_of(other)
+        self.other = self.peers.add(
+            card.encoded, card.fingerprint, ("witness",), "", now_ms() // 1000
+        )
+        self.auditing = Auditing(
+            self.peers,
+            lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
+            answers,
+        )
+        self.network = Network(
+            key,
+            listen=[LOOPBACK],
+            is_trusted=lambda public: public == other.public,
+            handlers={messages.AUDIT_PROTOCOL: self.auditing.serve},
+        )
+
+    async def ask(self, value: int = 1, seconds: float = WAIT_SECONDS) -> int:
+        """Ask the other side a question."""
+        reply = await self.auditing.ask(
+            self.other, Question(value=value), Reply, timeout_seconds=seconds
+        )
+        return reply.value
+
+
+def derived(key: KeyPair, role: bytes) -> KeyPair:
+    """The key of a role (one byte: f, l or w) of the facility with this node key."""
+    return KeyPair.from_seed(key.seed[:31] + role)
+
+
+def card_of(key: KeyPair) -> Card:
+    """The card of the facility with this node key."""
+    now = now_ms() // 1000
+    return issue_card(
+        derived(key, b"f"),
+        name=f"site {key.public.hex()[:4]}",
+        node_key=key.public,
+        log_key=derived(key, b"l").public,
+        witness_key=derived(key, b"w").public,
+        addresses=(),
+        serial=1,
+        issued=now,
+        expires=now + 1000,
+    )
+
+
+async def double(peer: Peer, request: Message) -> Message:
+    """The answer to a question."""
+    assert isinstance(request, Question)
+    return Reply(value=2 * request.value)
+
+
+@contextlib.asynccontextmanager
+async def sides(
+    directory: Path,
+    answer: Answer = double,
+    answers: Mapping[type[Message], Answer] | None = None,
+) -> AsyncIterator[tuple[Side, Side]]:
+    """Alice, who asks; and Bob, who answers."""
+    alice = Side(directory, ALICE, BOB, {Question: double})
+    bob = Side(directory, BOB, ALICE, {Question: answer, **(answers or {})})
+    try:
+        async with bob.network.running(), alice.network.running():
+            await alice.network.connect(BOB.public, bob.network.addresses)
+            yield alice, bob
+    finally:
+        alice.database.close()
+        bob.database.close()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test that must end soon."""
+
+    async def bounded() -> None:
+        with trio.fail_after(WAIT_SECONDS):
+            await test()
+
+    trio.run(bounded)

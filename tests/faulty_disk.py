@@ -1,0 +1,221 @@
+"""A disk that fails or loses power at a chosen system call.
+
+Python's calls on files below one folder are counted: opening to write, writing,
+flushing, cutting, renaming. What is durable by the letter of POSIX is remembered:
+the bytes of a file as of its last flush, the names of a folder as of its last flush.
+From that `survivors` makes the folders that may be found after a power cut. SQLite's
+calls are not seen; its files are taken as they are, since it flushes by itself.
+"""
+
+import errno
+import os
+import random
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+UNSEEN = (".db", ".db-wal", ".db-shm", "lock", ".sock")
+_CHUNK = 64
+
+
+class FaultyDisk:
+    """Counts the calls below `root`, and lets one of them fail.
+
+    Attributes:
+        calls: so far.
+        fail_at: the call (from 0) that fails; None for none.
+        error: its errno; 0 for a power cut: it and all later calls do nothing and fail.
+        half: a write that fails writes its first half.
+    """
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root.resolve()
+        self.calls = 0
+        self.fail_at: int | None = None
+        self.error = 0
+        self.half = False
+        self.is_dead = False
+        self._lock = threading.RLock()
+        self._paths: dict[int, Path] = {}
+        self._names = self._all_names()
+        self._durable = {
+            inode: self._read(path) for path, inode in self._names.items() if path.is_file()
+        }
+        self._real = {
+            name: getattr(os, name)
+            for name in (
+                "open",
+                "close",
+                "pwrite",
+                "write",
+                "fsync",
+                "fdatasync",
+                "ftruncate",
+                "rename",
+                "dup2",
+            )
+        }
+        for name in self._real:
+            monkeypatch.setattr(os, name, getattr(self, f"_{name}"))
+
+    def fail(self, at: int | None, error: int = 0, *, half: bool = False) -> None:
+        """Let a call fail, counted from now."""
+        self.calls, self.fail_at, self.error, self.half = 0, at, error, half
+
+    def _read(self, path: Path) -> bytes:
+        return b"" if path.name.endswith(UNSEEN) else path.read_bytes()
+
+    def _all_names(self) -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in self.root.rglob("*")}
+
+    def _is_ours(self, path: object) -> bool:
+        return isinstance(path, str | os.PathLike) and Path(path).is_relative_to(self.root)
+
+    def _count(self) -> None:
+        """One call; raises when it is the one to fail."""
+        at, self.calls = self.calls, self.calls + 1
+        if self.is_dead:
+            raise OSError(errno.EIO, "the power is off")
+        if at == self.fail_at:
+            self.is_dead = self.error == 0
+            raise OSError(self.error or errno.EIO, os.strerror(self.error or errno.EIO))
+
+    # --- the calls -----------------------------------------------------------------
+
+    def _open(self, path, flags, mode=0o777, **kwargs):  # type: ignore[no-untyped-def]
+        with self._lock:
+            ours = self._is_ours(path) and not str(path).endswith(UNSEEN)
+            if ours and flags & os.O_CREAT:
+                self._count()
+            descriptor = self._real["open"](path, flags, mode, **kwargs)
+            if ours:
+                self._paths[descriptor] = Path(path)
+                if flags & os.O_CREAT:
+                    self._durable.setdefault(os.fstat(descriptor).st_ino, b"")
+            return descriptor
+
+    def _close(self, descriptor):  # type: ignore[no-untyped-def]
+        with self._lock:
+            self._paths.pop(descriptor, None)
+            self._real["close"](descriptor)
+
+    def _dup2(self, descriptor, target, **kwargs):  # type: ignore[no-untyped-def]
+        with self._lock:
+            self._real["dup2"](descriptor, target, **kwargs)
+            if descriptor in self._paths:
+                self._paths[target] = self._paths[descriptor]
+
+    def _pwrite(self, descriptor, data, offset):  # type: ignore[no-untyped-def]
+        return self._written("pwrite", descriptor, data, offset)
+
+    def _write(self, descriptor, data):  # type: ignore[no-untyped-def]
+        return self._written("write", descriptor, data)
+
+    def _written(self, name, descriptor, data, *rest):  # type: ignore[no-untyped-def]
+        with self._lock:
+            if descriptor in self._paths:
+                try:
+                    self._count()
+                except OSError:
+                    if self.half and not self.is_dead:
+                        self._real[name](descriptor, data[: len(data) // 2], *rest)
+                    raise
+            return self._real[name](descriptor, data, *rest)
+
+    def _ftruncate(self, descriptor, size):  # type: ignore[no-untyped-def]
+        with self._lock:
+            if descriptor in self._paths:
+                self._count()
+            self._real["ftruncate"](descriptor, size)
+
+    def _fsync(self, descriptor):  # type: ignore[no-untyped-def]
+        self._flushed(descriptor)
+
+    def _fdatasync(self, descriptor):  # type: ignore[no-untyped-def]
+        self._flushed(descriptor)
+
+    def _flushed(self, descriptor: int) -> None:
+        # No real flush: what is durable is decided here, and the tests run faster.
+        with self._lock:
+            path = self._paths.get(descriptor)
+            if path is None:
+                return
+            self._count()
+            if path.is_dir():
+                kept = {name: at for name, at in self._names.items() if name.parent != path}
+                here = {name: at for name, at in self._all_names().items() if name.parent == path}
+                self._names = kept | here
+            else:
+                # Not through the descriptor, which may be for writing only.
+                data = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+                self._durable[os.fstat(descriptor).st_ino] = data
+
+    def _rename(self, source, target, **kwargs):  # type: ignore[no-untyped-def]
+        with self._lock:
+            if self._is_ours(source):
+                self._count()
+                if Path(source).is_dir():
+                    # Names below a folder go with it.
+                    moved = {
+                        Path(target) / name.relative_to(source): at
+                        for name, at in self._names.items()
+                        if name.is_relative_to(source) and name != Path(source)
+                    }
+                    self._names |= moved
+            self._real["rename"](source, target, **kwargs)
+
+    # --- what may be left ------------------------------------------------------------
+
+    def survivors(self, directory: Path, seed: int) -> Iterator[tuple[str, Path]]:
+        """Folders as they may be found when the power went off now, with their kind."""
+        now = self._all_names()
+        content = {inode: self._read(path) for path, inode in now.items() if path.is_file()}
+        newest = self._durable | content
+        torn = {
+            inode: _torn(self._durable.get(inode, b""), data, random.Random(seed))
+            for inode, data in newest.items()
+        }
+        log_inodes = {inode for path, inode in now.items() if path.name == "log"}
+        behind = {
+            inode: self._durable.get(inode, b"") if inode in log_inodes else data
+            for inode, data in newest.items()
+        }
+        for kind, names, contents in (
+            ("killed", now, newest),
+            ("all that was not flushed is lost", self._names, self._durable),
+            ("names are there before their bytes", now, self._durable),
+            ("bytes are there before their names", self._names, newest),
+            ("torn", now, torn),
+            ("the log alone is behind", now, behind),
+        ):
+            target = directory / kind.replace(" ", "-")
+            self._make(target, names, contents)
+            yield kind, target
+            shutil.rmtree(target)
+
+    def _make(self, target: Path, names: dict[Path, int], contents: dict[int, bytes]) -> None:
+        target.mkdir(parents=True)
+        for path, inode in sorted(names.items()):
+            copy = target / path.relative_to(self.root)
+            if not copy.parent.is_dir():
+                continue
+            if path.name.endswith(UNSEEN):
+                if path.is_file():
+                    shutil.copyfile(path, copy)
+            elif inode in contents:
+                copy.write_bytes(contents[inode])
+            else:
+                copy.mkdir(exist_ok=True)
+
+
+def _torn(durable: bytes, newest: bytes, chance: random.Random) -> bytes:
+    """Some of the chunks that were written since the last flush, and not the others."""
+    durable = durable.ljust(len(newest), b"\0")
+    parts = [
+        chance.choice((durable, newest))[start : start + _CHUNK]
+        for start in range(0, len(newest), _CHUNK)
+    ]
+    return b"".join(parts)

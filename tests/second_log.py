@@ -1,0 +1,206 @@
+"""The log's formats a second time, written from the standards' texts, for tests.
+
+Imports nothing of `protocol` or `node`. Clear rather than fast: the tree is the
+recursion of RFC 6962 section 2.1, word by word.
+"""
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+
+import msgpack
+from nacl.signing import SigningKey
+
+# --- RFC 6962 section 2.1 -----------------------------------------------------------
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+def split(n):
+    """k: the largest power of two smaller than n."""
+    k = 1
+    while 2 * k < n:
+        k *= 2
+    return k
+
+
+def mth(d):
+    """Merkle Tree Hash of a list of entries."""
+    n = len(d)
+    if n == 0:
+        return sha256(b"")
+    if n == 1:
+        return sha256(b"\0" + d[0])
+    k = split(n)
+    return sha256(b"\1" + mth(d[:k]) + mth(d[k:]))
+
+
+def path(m, d):
+    """PATH(m, D[n]): the proof that entry m is in the list (section 2.1.1)."""
+    n = len(d)
+    if n == 1:
+        return []
+    k = split(n)
+    if m < k:
+        return [*path(m, d[:k]), mth(d[k:])]
+    return [*path(m - k, d[k:]), mth(d[:k])]
+
+
+def proof(m, d):
+    """PROOF(m, D[n]): the proof that the first m entries are a prefix (section 2.1.2)."""
+    return subproof(m, d, True)
+
+
+def subproof(m, d, b):
+    n = len(d)
+    if m == n:
+        return [] if b else [mth(d)]
+    k = split(n)
+    if m <= k:
+        return [*subproof(m, d[:k], b), mth(d[k:])]
+    return [*subproof(m - k, d[k:], False), mth(d[:k])]
+
+
+# --- C2SP signed-note, tlog-checkpoint, tlog-cosignature, tlog-proof ----------------
+
+
+def base64_of(data):
+    return base64.b64encode(data).decode()
+
+
+def sign_raw(seed, message):
+    return SigningKey(seed).sign(message).signature
+
+
+def key_id(name, public, kind):
+    return sha256(name.encode() + b"\n" + bytes([kind]) + public)[:4]
+
+
+def vkey(name, public, kind=1):
+    return f"{name}+{key_id(name, public, kind).hex()}+{base64_of(bytes([kind]) + public)}"
+
+
+def signature_line(name, key, text):
+    raw = key_id(name, key.public, 1) + sign_raw(key.seed, text.encode())
+    return f"— {name} {base64_of(raw)}\n"
+
+
+def checkpoint_text(origin, size, root, *extensions):
+    return "".join(f"{line}\n" for line in (origin, size, base64_of(root), *extensions))
+
+
+def checkpoint(origin, entries, key):
+    text = checkpoint_text(origin, len(entries), mth(entries))
+    return text + "\n" + signature_line(origin, key, text)
+
+
+def cosignature_line(name, key, text, seconds):
+    message = f"cosignature/v1\ntime {seconds}\n{text}".encode()
+    raw = key_id(name, key.public, 4) + seconds.to_bytes(8, "big") + sign_raw(key.seed, message)
+    return f"— {name} {base64_of(raw)}\n"
+
+
+def tlog_proof(index, hashes, note, extra=None):
+    lines = ["c2sp.org/tlog-proof@v1"]
+    if extra is not None:
+        lines.append(f"extra {base64_of(extra)}")
+    lines += [f"index {index}", *map(base64_of, hashes), "", note]
+    return "\n".join(lines)
+
+
+# --- docs/protocol-log.md ----------------------------------------------------------
+
+
+def canonical(value):
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def time_text(milliseconds):
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03}Z"
+
+
+def commitment(kind, value, salt):
+    subject = canonical({"kind": kind, "value": value})
+    return hashlib.sha256(b"radmesh-commitment-v1\0" + salt + subject).hexdigest()
+
+
+def entry(index, milliseconds, *, subjects=(), peer=b"", **fields):
+    """`subjects` are (kind, value, salt)."""
+    whole = {
+        "actor": "node",
+        "details": {},
+        "index": index,
+        "outcome": "success",
+        "peer": peer.hex(),
+        "purpose": "",
+        "subjects": [
+            {"commitment": commitment(*subject), "kind": subject[0]} for subject in subjects
+        ],
+        "time": time_text(milliseconds),
+        "v": 1,
+        **fields,
+    }
+    return canonical(whole)
+
+
+def sign_domain(key, domain, message):
+    return sign_raw(key.seed, domain + b"\0" + message)
+
+
+def key_change(
+    entries, *, facility, old, new, card, role="log", origin, trusted_size=None, signers=None
+):
+    """Details of `rotation`, or of `key-revoked` when `trusted_size` is given."""
+    root = mth(entries)
+    signed = {
+        "facility_key": facility.public.hex(),
+        "new_key": new.public.hex(),
+        "old_key": old.public.hex(),
+        "origin": origin,
+        "role": role,
+        "root": root.hex(),
+        "size": len(entries),
+    }
+    signers = {"facility": facility, "new": new, "old": old, **(signers or {})}
+    domain = b"radmesh-rotation-v1"
+    more = {}
+    if trusted_size is not None:
+        del signers["old"]
+        domain = b"radmesh-key-revoked-v1"
+        more = {"trusted_root": mth(entries[:trusted_size]).hex(), "trusted_size": trusted_size}
+        signed |= more
+    return {
+        "card": card.digest,
+        "new_key": new.public.hex(),
+        "old_key": old.public.hex(),
+        "role": role,
+        "root": root.hex(),
+        "serial": card.serial,
+        "size": len(entries),
+        **more,
+        **{
+            f"signature_{name}": base64_of(sign_domain(key, domain, canonical(signed)))
+            for name, key in signers.items()
+        },
+    }
+
+
+def message(fields):
+    """Strict MessagePack: a map in the order of its names (docs/protocol.md section 3)."""
+    return msgpack.packb({name: fields[name] for name in sorted(fields)}, use_bin_type=True)
+
+
+def receipt(body, source_node, recipient_node):
+    encoded = message({**body, "version": 1})
+    return message(
+        {
+            "body": encoded,
+            "recipient_signature": sign_domain(recipient_node, b"radmesh-receipt-v1", encoded),
+            "source_signature": sign_domain(source_node, b"radmesh-receipt-v1", encoded),
+        }
+    )

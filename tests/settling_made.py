@@ -1,0 +1,225 @@
+"""Two facilities that settle receipts with each other without a network; logs are real."""
+
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from keys.card import issue_card
+from keys.fingerprint import fingerprint
+from keys.identity import KeyPair
+from keys.peer import Peer
+from node.audit import AuditLog
+from node.auditing import AuditRefused
+from node.database import Database
+from node.exchanges import EXCHANGES_SCHEMA, Exchanges
+from node.home import now_ms
+from node.network import StreamLost
+from node.pending import PENDING_SCHEMA, Pending
+from node.reconciling import Reconciling
+from node.settling import Settling
+from node.transfers import TRANSFERS_SCHEMA, Transfers
+from protocol import messages
+from protocol.errors import RemoteProtocolError
+from protocol.log.entry import Entry, Event, decode_entry_untrusted
+from protocol.receipt import Receipt, sign_receipt
+
+STUDY = "1.2.826.0.1.3680043.8.498.77"
+TRANSFER = b"t" * 16
+MANIFEST, ROOT = b"m" * 32, b"r" * 32
+
+
+class Site:
+    """One facility: its keys, log, database and settling; `card` may be replaced."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        self.directory = directory / name
+        self.facility, self.node, self.log_key, witness = (
+            KeyPair.from_seed(f"{name} {role}".encode().ljust(32, b".")) for role in "fnlw"
+        )
+        now = now_ms() // 1000
+        self.card = issue_card(
+            self.facility,
+            name=name,
+            node_key=self.node.public,
+            log_key=self.log_key.public,
+            witness_key=witness.public,
+            addresses=(),
+            serial=1,
+            issued=now,
+            expires=now + 10**6,
+        )
+        self.origin = f"radmesh.log/{fingerprint(self.facility.public)}"
+        self.other: Site
+        self.audit = AuditLog.create(
+            self.directory / "audit",
+            log_key=self.log_key,
+            origin=self.origin,
+            clock_ms=now_ms,
+            first=Event(
+                type="init",
+                actor="operator",
+                details={
+                    "facility_key": self.facility.public.hex(),
+                    "log_key": self.log_key.public.hex(),
+                    "origin": self.origin,
+                },
+            ),
+        )
+        self._build()
+
+    def _build(self) -> None:
+        self.database = Database(
+            self.directory / "node.db", (TRANSFERS_SCHEMA, EXCHANGES_SCHEMA, PENDING_SCHEMA)
+        )
+        self.exchanges = Exchanges(self.database, self.audit)
+        self.pending = Pending(self.database, self.audit, self.exchanges)
+        self.transfers = Transfers(self.database)
+        self.settling = Settling(
+            key=lambda: self.node,
+            own_facility=self.facility.public,
+            pending=self.pending,
+            audit=self.audit,
+            transfers=self.transfers,
+            connected=lambda facility: self.other.peer if facility == self.other_key else None,
+        )
+        self.direct = Direct(self)
+        self.reconciling = Reconciling(
+            key=lambda: self.node,
+            own_facility=self.facility.public,
+            audit=self.audit,
+            index=self.exchanges,
+            auditing=lambda: self.direct,  # type: ignore[arg-type, return-value]
+        )
+        self.answers = {**self.settling.answers, **self.reconciling.answers}
+
+    @property
+    def peer(self) -> Peer:
+        """This facility as the other one trusts it."""
+        return Peer(self.facility.public, self.name, self.card)
+
+    @property
+    def other_key(self) -> bytes:
+        return self.other.facility.public
+
+    def restart(self) -> None:
+        """All that was in memory is gone."""
+        self.close()
+        self.audit = AuditLog.open(
+            self.directory / "audit", log_key=self.log_key, origin=self.origin, clock_ms=now_ms
+        )
+        self._build()
+
+    def close(self) -> None:
+        self.audit.close()
+        self.database.close()
+
+    def log(self, kind: str, **more: Any) -> int:
+        """An entry about the study between the two, with all that a node writes."""
+        details = {
+            "transfer": TRANSFER.hex(),
+            "manifest": MANIFEST.hex(),
+            "content_root": ROOT.hex(),
+            "instances": 12,
+            "bytes": 70_000,
+            **more,
+        }
+        if kind not in ("disclosure-begun", "requested"):
+            details = {"batches": 2, "encoded_bytes": 30_000, **details}
+        return self.audit.append(
+            Event(
+                type=kind,
+                peer=self.other_key,
+                purpose="treatment",
+                subjects=(("study", STUDY),),
+                details=details,
+            )
+        )
+
+    def entries(self, *kinds: str) -> list[Entry]:
+        """Entries of the log, of these types."""
+        found = [decode_entry_untrusted(data) for data in self.audit.entries()]
+        return [entry for entry in found if not kinds or entry.type in kinds]
+
+    def states(self) -> list[tuple[bool, str]]:
+        """What is pending: whether we are the source, and the answer so far."""
+        return [(item.outgoing, item.answer) for item in self.pending.items()]
+
+
+class Direct:
+    """Asks the other site without a network; `lost` cuts what is on its way.
+
+    Attributes:
+        asked: the types of all requests.
+        lost: "request" or "answer": what never arrives.
+    """
+
+    def __init__(self, own: Site) -> None:
+        self._own = own
+        self.asked: list[str] = []
+        self.lost = ""
+
+    async def ask(self, peer: Peer, request: Any, *expected: Any, **_: Any) -> Any:
+        assert peer.facility_key == self._own.other_key
+        self.asked.append(request.TYPE)
+        if self.lost == "request":
+            raise StreamLost("cut")
+        known = {type(request).TYPE: type(request)}
+        arrived = messages.decode_untrusted(messages.encode(request), known)
+        try:
+            answer = await self._own.other.answers[type(request)](self._own.peer, arrived)
+        except RemoteProtocolError as error:
+            raise AuditRefused(error.code) from None
+        if self.lost == "answer":
+            raise StreamLost("cut")
+        return messages.decode_untrusted(
+            messages.encode(answer), {one.TYPE: one for one in expected}
+        )
+
+
+def two_sites(directory: Path) -> tuple[Site, Site]:
+    """North, who sends; and South, who receives."""
+    north, south = Site(directory, "north"), Site(directory, "south")
+    north.other, south.other = south, north
+    return north, south
+
+
+def settle(site: Site, lost: str = "") -> Direct:
+    """One round of settling with the other site."""
+    direct = Direct(site)
+    direct.lost = lost
+
+    async def run() -> None:
+        with trio.fail_after(20):
+            await site.settling._settle(direct, site.other.peer)  # type: ignore[arg-type]
+
+    trio.run(run)
+    return direct
+
+
+def receipt(north: Site, south: Site, **changes: Any) -> Receipt:
+    """The receipt of South for what North sent."""
+    fields: dict[str, Any] = {
+        "transfer": TRANSFER,
+        "source_facility": north.facility.public,
+        "recipient_facility": south.facility.public,
+        "source_node": north.node.public,
+        "recipient_node": south.node.public,
+        "manifest": MANIFEST,
+        "content_root": ROOT,
+        "instances": 12,
+        "bytes": 70_000,
+        "batches": 2,
+        "encoded_bytes": 30_000,
+        "purpose": "treatment",
+        "time": now_ms(),
+        "status": "received",
+        **changes,
+    }
+    return Receipt(**fields)
+
+
+def signed_by(site: Site, one: Receipt) -> tuple[bytes, bytes]:
+    """A receipt's body and the site's signature."""
+    return one.encode(), sign_receipt(one.encode(), site.node)

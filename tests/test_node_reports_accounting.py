@@ -1,0 +1,171 @@
+"""Accounting of disclosures: one line each, with its end, safe in a spreadsheet."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from logs_made import CARD, Clock, create
+from reports_made import (
+    FACILITIES,
+    OTHER_PATIENT,
+    OTHER_STUDY,
+    PATIENT,
+    SOUTH_CARD,
+    SOUTH_KEY,
+    STEP_MS,
+    STRANGER,
+    STUDY,
+    event_of,
+)
+
+from keys.fingerprint import fingerprint
+from keys.trust import Peer
+from node.audit import AuditLog
+from node.audit_erasure import erase
+from node.reports.accounting import COLUMNS, Accounting, safe_cell
+from node.reports.facilities import Facilities
+from node.reports.selection import Selection, parse_moment
+from protocol.log.entry import subjects_of
+
+
+def _transfer(log: AuditLog, clock: Clock, name: int, end: str = "disclosed", **fields) -> None:
+    details = {"transfer": f"{name:032x}", "instances": 2}
+    for kind in ("disclosure-begun", end):
+        if kind:
+            clock.now += STEP_MS
+            log.append(event_of(kind, details=details, **fields))
+
+
+def _rows(log: AuditLog, selection: Selection | None = None, **options) -> list[dict[str, str]]:
+    options.setdefault("with_exempt", True)
+    facilities = options.pop("facilities", FACILITIES)
+    made = Accounting(log, selection or Selection(), facilities, **options)
+    text = b"".join(made.lines()).decode()
+    assert text.endswith("\r\n")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of the log."""
+    return Clock()
+
+
+@pytest.fixture
+def log(tmp_path: Path, clock: Clock):
+    """A log with nothing in it yet."""
+    made = create(tmp_path, clock)
+    yield made
+    made.close()
+
+
+def test_a_line_says_when_to_whom_what_and_why(log: AuditLog, clock: Clock) -> None:
+    _transfer(log, clock, 1, purpose="research")
+    assert _rows(log) == [
+        {
+            "date_utc": "2026-11-24T10:31:58.123Z",
+            "recipient_name": "South",
+            "recipient_address": "/dns4/radmesh.south.example/tcp/4101",
+            "patient": PATIENT,
+            "description": "2 images of one imaging study (DICOM images with their headers)",
+            "purpose": "research",
+            "outcome": "received by the recipient",
+            "study": STUDY,
+            "instances": "2",
+            "recipient_fingerprint": SOUTH_CARD.fingerprint,
+            "transfer": f"{1:032x}",
+            "entry": "1",
+        }
+    ]
+
+
+def test_what_needs_no_accounting_is_counted_and_left_out(log: AuditLog, clock: Clock) -> None:
+    for number, purpose in enumerate(("treatment", "research", "operations", "second-opinion")):
+        _transfer(log, clock, number, purpose=purpose)
+    made = Accounting(log, Selection(), FACILITIES, with_exempt=False)
+    assert len(list(made.lines())) == 2
+    assert (made.count, made.left_out) == (1, 3)
+    assert [row["purpose"] for row in _rows(log)] == [
+        "treatment", "research", "operations", "second-opinion",
+    ]  # fmt: skip
+
+
+def test_a_disclosure_that_broke_off_or_has_no_end_is_in_it(log: AuditLog, clock: Clock) -> None:
+    _transfer(log, clock, 1, "disclosure-failed")
+    _transfer(log, clock, 2, "")
+    _transfer(log, clock, 2)
+    _transfer(log, clock, 3, "")
+    assert [row["outcome"].split(";")[0] for row in _rows(log)] == [
+        "broke off",
+        "begun, its end is not in the log",
+        "received by the recipient",
+        "begun, its end is not in the log",
+    ]
+
+
+def test_the_beginning_counts_and_the_end_is_found_later(log: AuditLog, clock: Clock) -> None:
+    _transfer(log, clock, 1)  # begins 10:31, ends 11:31
+    _transfer(log, clock, 2)  # begins 12:31, ends 13:31
+    _transfer(log, clock, 3)
+    chosen = Selection(
+        since=parse_moment("2026-11-24T11:00Z", end=False),
+        until=parse_moment("2026-11-24T13:00Z", end=True),
+    )
+    [row] = _rows(log, chosen)
+    assert row["transfer"] == f"{2:032x}"
+    assert row["outcome"] == "received by the recipient"
+
+
+@pytest.mark.parametrize("patient", ["PID-1001", PATIENT])
+def test_of_one_patient(log: AuditLog, clock: Clock, patient: str) -> None:
+    _transfer(log, clock, 1)
+    _transfer(log, clock, 2, subjects=subjects_of(OTHER_STUDY, OTHER_PATIENT))
+    [row] = _rows(log, Selection(patient=patient))
+    assert row["patient"] == PATIENT
+
+
+def test_of_a_patient_whose_disclosure_names_the_study_alone(log: AuditLog, clock: Clock) -> None:
+    log.append(event_of("ingest"))
+    _transfer(log, clock, 1, subjects=subjects_of(STUDY, ""))
+    [row] = _rows(log, Selection(patient=PATIENT))
+    assert row["study"] == STUDY
+    assert row["patient"] == "not named by the images"
+
+
+def test_of_one_study_and_one_peer(log: AuditLog, clock: Clock) -> None:
+    _transfer(log, clock, 1)
+    _transfer(log, clock, 2, peer=STRANGER)
+    _transfer(log, clock, 3, subjects=subjects_of(OTHER_STUDY, OTHER_PATIENT))
+    assert len(_rows(log, Selection(study=STUDY))) == 2
+    [row] = _rows(log, Selection(study=STUDY, peer=STRANGER.hex()))
+    assert row["recipient_name"] == row["recipient_fingerprint"] == fingerprint(STRANGER)
+    assert row["recipient_address"] == "not known"
+
+
+def test_what_was_erased_is_told_without_a_name(log: AuditLog, clock: Clock) -> None:
+    _transfer(log, clock, 1)
+    erase(log, "patient", PATIENT, lambda _: None)
+    [row] = _rows(log)
+    assert row["patient"].startswith("erased (commitment ")
+    assert row["study"].startswith("erased (commitment ")
+    assert row["recipient_name"] == "South"
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1+1", "\t=1", "\r=1", "＝1", "\u202e=1"]
+)
+def test_no_cell_is_a_formula(text: str) -> None:
+    assert not safe_cell(text).lstrip().startswith(("=", "+", "-", "@"))
+
+
+def test_hostile_names_stay_in_their_cells(log: AuditLog, clock: Clock) -> None:
+    hostile = '=HYPERLINK("http://x")\r\n"a",b'
+    _transfer(log, clock, 1, subjects=subjects_of(STUDY, hostile))
+    peer = Peer(SOUTH_KEY.public, hostile, SOUTH_CARD)
+    [row] = _rows(log, facilities=Facilities(CARD, [peer]))
+    assert set(row) == set(COLUMNS)
+    for name in ("patient", "recipient_name"):
+        assert row[name].startswith("'=HYPERLINK")
+        assert "\n" not in row[name]
+    assert row["study"] == STUDY

@@ -1,0 +1,215 @@
+"""Which card makes an unknown node key known, and handshakes that carry one."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from network_nodes import ALICE, BOB, CAROL, HANDLERS, LOOPBACK, MALLORY, Site, until
+
+from keys.card import Card, sign_card
+from keys.card_fields import SizedKey, TimedKey
+from keys.fingerprint import fingerprint
+from keys.identity import KeyPair
+from node.app import Node
+from node.home import Home, now_ms
+from node.introduction import PRESENTED_BYTES
+from node.network import Network, Unreachable
+from node.vouching import PRESENTED_SECONDS, Introductions, introductions
+
+FACILITY = KeyPair.from_seed(b"f" * 32)
+NEW = KeyPair.from_seed(b"n" * 32)
+NOW = now_ms() // 1000
+
+
+def _card(*node_keys: TimedKey, serial: int = 2, facility: KeyPair = FACILITY) -> Card:
+    return sign_card(
+        facility,
+        name="South Clinic",
+        node_keys=node_keys,
+        log_keys=(SizedKey(CAROL.public, 0),),
+        witness_keys=(TimedKey(MALLORY.public, NOW),),
+        addresses=(),
+        serial=serial,
+        issued=NOW,
+        expires=NOW + 1000,
+    )
+
+
+OLD_CARD = _card(TimedKey(BOB.public, NOW), serial=1)
+NEW_CARD = _card(TimedKey(BOB.public, NOW, NOW + 500), TimedKey(NEW.public, NOW))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with Node.open(Home.create(tmp_path / "home", name="North")) as opened:
+        opened.peers.add(OLD_CARD.encoded, fingerprint(FACILITY.public), ["see"], "", NOW)
+        yield opened
+
+
+def _introductions(node: Node, card: Callable[[], Card] | None = None) -> Introductions:
+    own = card or (lambda: node.card)
+    return introductions(node.peers, node.card.facility_key, own)
+
+
+def test_a_newer_card_vouches_for_the_key_that_it_adds(node: Node) -> None:
+    said = _introductions(node)
+    assert said.vouches(NEW_CARD.encoded, NEW.public, None)
+    assert said.vouches(NEW_CARD.encoded, NEW.public, BOB.public)
+    assert node.peers.store.by_node_key(NEW.public, NOW) is None
+    said.take(NEW_CARD.encoded)
+    peer = node.peers.store.by_node_key(NEW.public, NOW)
+    assert peer is not None
+    assert peer.grants == {"see"}
+    # Known now: nothing is left to vouch for.
+    assert not said.vouches(NEW_CARD.encoded, NEW.public, None)
+
+
+ENDED_CARD = _card(TimedKey(NEW.public, NOW - 9, NOW - 1), TimedKey(ALICE.public, NOW))
+STRANGER = KeyPair.from_seed(b"s" * 32)
+
+
+@pytest.mark.parametrize(
+    ("card", "key", "expected"),
+    [
+        (b"", NEW, None),
+        (b"nonsense", NEW, None),
+        (NEW_CARD.encoded.replace(b"South", b"North"), NEW, None),
+        (NEW_CARD.encoded, MALLORY, None),
+        (NEW_CARD.encoded, NEW, ALICE),
+        (_card(TimedKey(NEW.public, NOW), serial=1).encoded, NEW, None),
+        (_card(TimedKey(NEW.public, NOW), facility=STRANGER).encoded, NEW, None),
+        (
+            _card(TimedKey(NEW.public, NOW - 9, NOW - 1), TimedKey(ALICE.public, NOW)).encoded,
+            NEW,
+            None,
+        ),
+    ],
+    ids=[
+        "no card",
+        "nonsense",
+        "forged",
+        "a key that is not on it",
+        "another facility is expected",
+        "not newer",
+        "of a facility that is not trusted",
+        "a key that has ended",
+    ],
+)
+def test_what_does_not_vouch(
+    node: Node, card: bytes, key: KeyPair, expected: KeyPair | None
+) -> None:
+    said = _introductions(node)
+    assert not said.vouches(card, key.public, expected.public if expected else None)
+
+
+def test_a_card_of_a_facility_whose_trust_was_revoked_does_not_vouch(node: Node) -> None:
+    node.peers.revoke("South Clinic", [], NOW)
+    said = _introductions(node)
+    assert not said.vouches(NEW_CARD.encoded, NEW.public, None)
+    said.take(NEW_CARD.encoded)
+    assert node.peers.store.by_node_key(NEW.public, NOW) is None
+
+
+def test_our_card_is_presented_only_after_a_change_and_to_strangers_for_a_while(node: Node) -> None:
+    old = NOW - PRESENTED_SECONDS - 60
+    long_ago = _card(TimedKey(BOB.public, old - 9, old), TimedKey(NEW.public, old))
+    for card, known, unknown in (
+        (OLD_CARD, False, False),
+        (NEW_CARD, True, True),
+        (long_ago, True, False),
+    ):
+        said = _introductions(node, lambda card=card: card)  # type: ignore[misc]
+        assert said.own_card(True) == (card.encoded if known else b"")
+        assert said.own_card(False) == (card.encoded if unknown else b"")
+
+
+class _Met(Site):
+    """A site that takes cards, or presents one."""
+
+    def __init__(
+        self, key: KeyPair, *trusted: KeyPair, listen: str = LOOPBACK, card: bytes = b""
+    ) -> None:
+        super().__init__(key, *trusted, listen=listen)
+        self.vouched: dict[bytes, bytes] = {}
+        self.network = Network(
+            key,
+            listen=[listen] if listen else [],
+            is_trusted=lambda public: public in self.trusted,
+            handlers=HANDLERS,
+            on_connected=lambda public: self.came.update([public]),
+            introductions=Introductions(
+                own_card=lambda _: card,
+                vouches=lambda card, public, _: self.vouched.get(public) == card != b"",
+                take=lambda card: self.trusted.update(
+                    public for public, its in self.vouched.items() if its == card
+                ),
+            ),
+        )
+
+
+async def test_a_caller_with_a_new_key_is_let_in_by_its_card() -> None:
+    bob = _Met(BOB)
+    bob.vouched[NEW.public] = b"card"
+    new = _Met(NEW, BOB, listen="", card=b"card")
+    async with bob.network.running(), new.network.running():
+        await new.network.connect(BOB.public, bob.addresses)
+        await until(lambda: bob.came == {NEW.public: 1})
+
+
+@pytest.mark.parametrize("card", [b"", b"another card", bytes(PRESENTED_BYTES + 1)])
+async def test_a_caller_without_a_card_that_counts_is_refused(card: bytes) -> None:
+    bob = _Met(BOB)
+    bob.vouched[NEW.public] = b"card"
+    new = _Met(NEW, BOB, listen="", card=card)
+    async with bob.network.running(), new.network.running():
+        with pytest.raises(Unreachable):
+            await new.network.connect(BOB.public, bob.addresses)
+        assert bob.came == {}
+
+
+async def test_a_called_node_with_a_new_key_is_known_by_its_card() -> None:
+    new = _Met(NEW, ALICE, card=b"card")
+    alice = _Met(ALICE, BOB, listen="")
+    alice.vouched[NEW.public] = b"card"
+    async with new.network.running(), alice.network.running():
+        # This dial is for the old key and fails; the next one is for the new key.
+        with pytest.raises(Unreachable):
+            await alice.network.connect(BOB.public, new.addresses)
+        assert NEW.public in alice.trusted
+        await alice.network.connect(NEW.public, new.addresses)
+        await until(lambda: new.came == {ALICE.public: 1})
+
+
+async def test_an_impostor_with_another_card_does_not_even_learn_who_calls() -> None:
+    heard: list[bytes] = []
+    mallory = _Met(MALLORY, card=b"card of somebody")
+    mallory.network._introductions = Introductions(
+        own_card=lambda _: b"card of somebody",
+        vouches=lambda _, public, __: bool(heard.append(public)),  # type: ignore[func-returns-value]
+        take=lambda _: None,
+    )
+    mallory.network._shared = mallory.network._as(MALLORY)
+    alice = _Met(ALICE, BOB, listen="", card=b"card of Alice")
+    async with mallory.network.running(), alice.network.running():
+        with pytest.raises(Unreachable, match="another key"):
+            await alice.network.connect(BOB.public, mallory.addresses)
+    assert heard == []
+
+
+async def test_with_another_key_all_connections_are_made_anew() -> None:
+    bob = _Met(BOB, ALICE, NEW)
+    alice = _Met(ALICE, BOB)
+    async with bob.network.running(), alice.network.running():
+        await alice.network.connect(BOB.public, bob.addresses)
+        await until(lambda: bob.came == {ALICE.public: 1})
+        await alice.network.use_key(NEW)
+        assert alice.network.connected() == set()
+        await until(lambda: bob.network.connected() == set())
+        await alice.network.connect(BOB.public, bob.addresses)
+        await until(lambda: bob.network.connected() == {NEW.public})
+        bob.trusted.discard(ALICE.public)
+        await bob.network.close_peer(NEW.public)
+        alice.trusted.add(BOB.public)
+        await until(lambda: alice.network.connected() == set())
+        await bob.network.connect(NEW.public, alice.addresses)
+        assert bob.network.connected() == {NEW.public}

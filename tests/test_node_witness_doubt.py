@@ -1,0 +1,182 @@
+"""Our own log against what it signed: when it halts, and when it goes on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from logs_made import CARD, FACILITY, LOG, ORIGIN, WITNESS, create, event, reopen
+
+from keys.card import Card, sign_card
+from keys.card_fields import SizedKey
+from keys.identity import KeyPair
+from node.audit import AuditLog
+from node.database import Database
+from node.errors import ExitCode, NodeError
+from node.witness_doubt import Doubt
+from node.witness_store import FORK, ROLLBACK, WITNESS_SCHEMA, WitnessStore
+from protocol.errors import RemoteProtocolError
+from protocol.log.checkpoint import Checkpoint, sign_checkpoint
+from protocol.log.entry import Event, decode_entry_untrusted
+from protocol.log.note import Signer
+
+NOW = 1_790_000_100
+PEER = b"p" * 32
+
+
+def signed(size: int, root: bytes) -> bytes:
+    return sign_checkpoint(Checkpoint(ORIGIN, size, root), Signer(ORIGIN, LOG)).encode()
+
+
+class Home:
+    """A log of six entries and its doubts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log = create(directory / "audit")
+        for number in range(5):
+            self.log.append(event(number))
+        self.database = Database(directory / "node.db", (WITNESS_SCHEMA,))
+        self.store = WitnessStore(self.database)
+        self.card: Card = CARD
+        self.doubt = self._doubt(self.log)
+
+    def _doubt(self, log: AuditLog) -> Doubt:
+        return Doubt(
+            self.store, log, card=lambda: self.card, petname=lambda key: "South", now=lambda: NOW
+        )
+
+    def restart(self) -> None:
+        self.log.close()
+        self.log = reopen(self.directory / "audit")
+        self.doubt = self._doubt(self.log)
+        self.doubt.check_kept()
+
+    def kinds(self) -> list[str]:
+        return [decode_entry_untrusted(data).type for data in self.log.entries()]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = Home(tmp_path)
+    yield made
+    made.log.close()
+    made.database.close()
+
+
+def test_what_the_log_has_is_no_doubt(home: Home) -> None:
+    for size in range(7):
+        assert not home.doubt.judge(PEER, signed(size, home.log.root_at(size)))
+    assert home.log.halt.reason is None
+    assert home.store.alerts() == []
+
+
+def test_a_larger_size_that_we_signed_halts_the_log_across_starts(home: Home) -> None:
+    assert home.doubt.judge(PEER, signed(9, b"r" * 32))
+    for _ in range(2):
+        with pytest.raises(NodeError) as caught:
+            home.log.append(event(9))
+        assert caught.value.code is ExitCode.INTEGRITY
+        assert caught.value.message == (
+            "this node's audit log has 6 entries, but had 9 when South cosigned it: it was cut, "
+            "or comes from an old backup"
+        )
+        assert caught.value.hint
+        assert home.log.size == 6
+        home.restart()
+    [alert] = home.doubt.alerts()
+    assert (alert.kind, alert.witness) == (ROLLBACK, PEER)
+    assert alert.shown == home.log.latest_checkpoint().encode()
+
+
+def test_another_root_at_a_size_that_we_have_is_a_fork(home: Home) -> None:
+    assert home.doubt.judge(PEER, signed(4, b"r" * 32))
+    assert [alert.kind for alert in home.doubt.alerts()] == [FORK]
+    with pytest.raises(NodeError, match="the first 4 entries of this node's audit log are not"):
+        home.log.append(event(9))
+
+
+def test_what_we_did_not_sign_proves_nothing(home: Home) -> None:
+    forged = sign_checkpoint(Checkpoint(ORIGIN, 9, b"r" * 32), Signer(ORIGIN, WITNESS)).encode()
+    for note in (forged, b"nonsense"):
+        with pytest.raises(RemoteProtocolError):
+            home.doubt.judge(PEER, note)
+    assert home.log.halt.reason is None
+
+
+def test_our_own_memory_is_enough(home: Home) -> None:
+    """The log was put back, the database was not: no witness is needed to see it."""
+    note = signed(8, b"r" * 32).decode()
+    home.store.add_cosignature(8, note, PEER, "— x AAAAAAAA\n", NOW, NOW)
+    home.restart()
+    assert home.log.halt.reason is not None
+    assert "when South cosigned it" in home.log.halt.reason.message
+
+
+def test_the_right_copy_ends_the_doubt_and_the_log_tells_it(home: Home) -> None:
+    cut = (home.directory / "audit" / "log").read_bytes()
+    checkpoint = (home.directory / "audit" / "checkpoint").read_bytes()
+    for number in range(3):
+        home.log.append(event(number))
+    note = home.log.latest_checkpoint().encode()
+    home.log.close()
+    whole = (home.directory / "audit" / "log").read_bytes()
+    (home.directory / "audit" / "log").write_bytes(cut)
+    (home.directory / "audit" / "checkpoint").write_bytes(checkpoint)
+    home.log = reopen(home.directory / "audit")
+    home.doubt = home._doubt(home.log)
+    assert home.log.size == 6
+    assert home.doubt.judge(PEER, note)
+    home.log.close()
+    (home.directory / "audit" / "log").write_bytes(whole)
+    (home.directory / "audit" / "checkpoint").write_bytes(note)
+    home.restart()
+    assert home.log.halt.reason is None
+    assert home.kinds()[-1] == "rollback-seen"
+    last = decode_entry_untrusted(list(home.log.entries())[-1])
+    assert (last.peer, last.details["size"], last.details["shown_size"]) == (PEER, 9, 6)
+    home.restart()
+    assert home.kinds().count("rollback-seen") == 1
+
+
+def test_a_key_revoked_from_before_ends_the_doubt(home: Home) -> None:
+    home.doubt.judge(PEER, signed(9, b"r" * 32))
+    new = KeyPair.from_seed(b"n" * 32)
+
+    def revocation(size: int, root: bytes) -> Event:
+        return Event(type="key-revoked", actor="operator")
+
+    with pytest.raises(NodeError):
+        home.log.change_key(revocation, "log", new, revoked=False)
+    # The one entry that a log in doubt takes.
+    home.log.change_key(revocation, "log", new, revoked=True)
+    home.card = sign_card(
+        FACILITY,
+        name=CARD.name,
+        node_keys=CARD.node_keys,
+        log_keys=(SizedKey(LOG.public, 0, 7), SizedKey(new.public, 7)),
+        witness_keys=CARD.witness_keys,
+        addresses=(),
+        serial=2,
+        issued=CARD.issued,
+        expires=CARD.expires,
+    )
+    home.doubt.review()
+    assert home.log.halt.reason is None
+    assert home.kinds()[-2:] == ["key-revoked", "rollback-seen"]
+
+
+def test_an_operator_can_settle_it(home: Home) -> None:
+    note = signed(8, b"r" * 32)
+    home.store.add_cosignature(8, note.decode(), PEER, "— x AAAAAAAA\n", NOW, NOW)
+    home.store.add_cosignature(
+        5, signed(5, home.log.root_at(5)).decode(), PEER, "— x AAAAAAAA\n", NOW, NOW
+    )
+    home.doubt.check_kept()
+    [alert] = home.doubt.alerts()
+    home.doubt.settle(alert.number)
+    assert home.log.halt.reason is None
+    assert [one.size for one in home.store.cosigned()] == [5]
+    home.restart()
+    assert home.log.halt.reason is None
+    assert home.doubt.judge(PEER, note)
+    assert home.log.halt.reason is not None

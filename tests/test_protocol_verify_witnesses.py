@@ -1,0 +1,360 @@
+"""Cosignatures and witness policies as the verifier reads them, and evidence of forks."""
+
+import base64
+import json
+
+import pytest
+import second_log as second
+from bundles_made import (
+    CARD,
+    COSIGNERS,
+    LOG,
+    NEXT_LOG,
+    ORIGIN,
+    PEER,
+    PEER_CARD,
+    PEER_NODE,
+    SIGNED_AT,
+    STRANGER,
+    TWO_OF_THREE,
+    WITNESS,
+    honest,
+    rotated,
+    verify,
+    witnessed,
+)
+from bundles_tampered import rebuilt
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keys.card import issue_card
+from protocol.verify import Code, PolicyProblem, parse_policy, report_lines
+from protocol.verify.checkpoints import CheckpointProblem, read_checkpoint
+from protocol.verify.policy import any_of
+from protocol.verify.witnesses import Witnesses
+
+LAKESIDE, HILL, BAY = COSIGNERS
+PEER_ORIGIN = f"radmesh.log/{PEER_CARD.fingerprint}"
+
+
+def policy_text(quorum="two", log=None, kinds=(4, 4, 4)):
+    lines = [] if log is None else [f"log {second.vkey(ORIGIN, log.public)}"]
+    lines += ["# who must have seen it", ""]
+    for number, (cosigner, kind) in enumerate(zip(COSIGNERS, kinds, strict=True), 1):
+        lines.append(f"witness w{number} {second.vkey(cosigner.name, cosigner.key.public, kind)}")
+    lines += ["group two 2 w1 w2 w3", "group\tall-three  all w1 w2 w3", "group one any w2 two"]
+    lines += [f"quorum {quorum}", ""]
+    return "\n".join(lines).encode()
+
+
+def code(log, **evidence):
+    return verify(log, **evidence).code
+
+
+def test_two_of_three_by_cards():
+    verdict = verify(witnessed(), **TWO_OF_THREE)
+    assert verdict.sound is True
+    assert [words.split(" at ")[0] for words in verdict.witnesses] == [
+        "Lakeside saw 12 entries",
+        "Hill saw 12 entries",
+    ]
+    assert "write the whole log anew" not in " ".join(verdict.notes)
+    assert code(honest().cosign(LAKESIDE), **TWO_OF_THREE) == Code.QUORUM
+    assert code(honest().cosign(LAKESIDE, LAKESIDE), **TWO_OF_THREE) == Code.QUORUM
+    assert code(honest().cosign(HILL, BAY), **TWO_OF_THREE) == Code.OK
+
+
+def test_what_is_missing_is_said():
+    verdict = verify(honest().sign(7).cosign(LAKESIDE, HILL, size=7), **TWO_OF_THREE)
+    assert verdict.reason == (
+        "too few others saw the log of 12 entries: the policy asks for 2 of 3 witnesses; "
+        "these cosigned: none; enough saw 7 entries"
+    )
+    verdict = verify(honest().cosign(HILL), **TWO_OF_THREE)
+    assert verdict.reason.endswith("2 of 3 witnesses; these cosigned: Hill")
+
+
+def test_cosignatures_under_two_files_of_one_size_count_together():
+    log = witnessed()
+    first, second_line = log.checkpoints["checkpoints/12"].splitlines(keepends=True)[-2:]
+    note = honest().checkpoints["checkpoints/12"]
+    log.checkpoints = {"checkpoints/12": note + first, "checkpoints/12.1": note + second_line}
+    assert code(log, **TWO_OF_THREE) == Code.OK
+
+
+def test_cosignatures_from_outside_count():
+    shown = witnessed().checkpoints["checkpoints/12"].encode()
+    assert code(honest(), checkpoints=[shown], **TWO_OF_THREE) == Code.OK
+
+
+@pytest.mark.parametrize("kinds", [(4, 4, 4), (1, 4, 1)])
+def test_a_policy_file(kinds):
+    for quorum, cosigners, expected in (
+        ("two", (LAKESIDE, HILL), Code.OK),
+        ("two", (LAKESIDE,), Code.QUORUM),
+        ("all-three", (LAKESIDE, HILL), Code.QUORUM),
+        ("all-three", COSIGNERS, Code.OK),
+        ("one", (HILL,), Code.OK),
+        ("one", (LAKESIDE, BAY), Code.OK),
+        ("one", (BAY,), Code.QUORUM),
+        ("w3", (BAY,), Code.OK),
+        ("none", (), Code.OK),
+    ):
+        policy = parse_policy(policy_text(quorum, kinds=kinds))
+        assert code(honest().cosign(*cosigners), policy=policy) == expected
+
+
+def test_policy_and_quorum_must_both_hold():
+    policy = parse_policy(policy_text("all-three"))
+    assert code(witnessed(), policy=policy, **TWO_OF_THREE) == Code.QUORUM
+    assert code(honest().cosign(*COSIGNERS), policy=policy, **TWO_OF_THREE) == Code.OK
+
+
+def test_a_policy_that_names_the_log():
+    for key, expected in ((LOG, Code.OK), (STRANGER, Code.QUORUM)):
+        assert code(witnessed(), policy=parse_policy(policy_text(log=key))) == expected
+    # A key that was replaced since, as the log itself shows, is good enough.
+    log = rotated().cosign(LAKESIDE, HILL)
+    for key, expected in ((LOG, Code.OK), (NEXT_LOG, Code.OK), (STRANGER, Code.QUORUM)):
+        assert code(log, policy=parse_policy(policy_text(log=key))) == expected
+
+
+def test_a_quorum_beyond_the_witnesses_is_the_auditors_mistake():
+    for evidence in ({"quorum": 1}, {"quorum": 4}, {"quorum": 0}):
+        with pytest.raises(PolicyProblem, match="quorum of"):
+            verify(honest(), **{**TWO_OF_THREE, "witness_cards": [], **evidence})
+
+
+def test_one_key_counts_once_under_whatever_names():
+    twin = issue_card(
+        PEER,
+        name="Twin",
+        node_key=PEER_NODE.public,
+        log_key=STRANGER.public,
+        witness_key=LAKESIDE.key.public,
+        addresses=(),
+        serial=1,
+        issued=SIGNED_AT - 100,
+        expires=SIGNED_AT + 100,
+    )
+    for cards in ([LAKESIDE.card, twin], [LAKESIDE.card, LAKESIDE.card]):
+        with pytest.raises(PolicyProblem, match="same key"):
+            verify(honest().cosign(LAKESIDE), witness_cards=cards, quorum=2)
+
+
+def test_a_facility_is_no_witness_of_its_own_log():
+    own = f"radmesh.witness/{CARD.fingerprint}"
+    policy = parse_policy(f"witness w {second.vkey(own, WITNESS.public, 4)}\nquorum w\n".encode())
+    for evidence in ({"witness_cards": [CARD], "quorum": 1}, {"policy": policy}):
+        with pytest.raises(PolicyProblem, match="its own log"):
+            verify(honest(), **evidence)
+
+
+def test_witnesses_that_only_the_bundle_names_prove_nothing():
+    log = witnessed()
+    log.extra = [("witnesses/1", LAKESIDE.card.encoded), ("policy", policy_text("w1"))]
+    verdict = verify(log)
+    assert verdict.sound is True
+    assert verdict.witnesses == ()
+    notes = " ".join(verdict.notes)
+    assert f"Lakeside ({LAKESIDE.card.fingerprint})" in notes
+    assert "not known, not checked: 1" in notes
+    assert "own policy asks for the witness w1" in notes
+    assert "write the whole log anew" in notes
+    assert verify(log, **{**TWO_OF_THREE, "witness_cards": [BAY.card], "quorum": 1}).code == (
+        Code.QUORUM
+    )
+
+
+def test_a_cosignature_of_a_witness_in_the_bundle_must_hold():
+    log = honest().cosign(LAKESIDE)
+    log.checkpoints["checkpoints/12"] = _flip_last(log.checkpoints["checkpoints/12"])
+    assert code(log) == Code.OK
+    log.extra = [("witnesses/1", LAKESIDE.card.encoded)]
+    assert code(log) == Code.CP_BAD
+
+
+def _flip_last(note):
+    head, line = note.rstrip("\n").rsplit(" ", 1)
+    raw = bytearray(base64.b64decode(line))
+    raw[-1] ^= 1
+    return f"{head} {base64.b64encode(raw).decode()}\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (SIGNED_AT, Code.OK),
+        (LAKESIDE.card.witness_keys[0].since, Code.OK),
+        (LAKESIDE.card.witness_keys[0].since - 1, Code.CP_BAD),
+        (0, Code.CP_BAD),
+        (2**63, Code.CP_BAD),
+    ],
+)
+def test_a_cosignature_counts_while_its_key_did(seconds, expected):
+    log = honest().cosign(LAKESIDE, seconds=seconds)
+    assert code(log, witness_cards=[LAKESIDE.card], quorum=1) == expected
+
+
+def test_policies_and_cards_in_the_bundle_that_are_none():
+    log = honest()
+    log.extra = [("policy", b"quorum two\n")]
+    verdict = verify(log)
+    assert verdict.sound is True
+    assert "nothing that can be read (line 1 of the policy names a witness" in str(verdict.notes)
+    log.extra = [("witnesses/1", b"junk")]
+    assert code(log) == Code.BUNDLE
+
+
+def test_published_policies(shared):
+    vectors = json.loads((shared / "vectors/policy/policy.json").read_text())
+    for case in vectors["good"]:
+        policy = parse_policy(case["text"].encode())
+        assert len(policy.witnesses) == case["n"]
+        names = list(policy.witnesses)
+        assert policy.holds(set(names[: case["k"]]))
+        assert not policy.holds(set(names[: case["k"] - 1]))
+    for case in vectors["bad"]:
+        with pytest.raises(PolicyProblem):
+            parse_policy(case["text"].encode())
+
+
+def test_published_cosignatures(shared):
+    vectors = json.loads((shared / "vectors/cosignature/ed25519_v1.json").read_text())
+    lines = [f"witness {at} {vkey}" for at, vkey in enumerate(vectors["witness_vkeys"])]
+    policy = parse_policy("\n".join([*lines, "quorum none", ""]).encode())
+    for case in vectors["cases"]:
+        witnesses = Witnesses()
+        witnesses.add_trusted([], [policy])
+        note = case["note"]
+        origin = note.split("\n")[0]
+        found = witnesses.check(read_checkpoint(note.encode(), origin))
+        assert [each.time for each in found] == case["timestamps"]
+        assert witnesses.unknown == 1  # the log's own
+        with pytest.raises(CheckpointProblem):
+            witnesses.check(read_checkpoint(_flip_last(note).encode(), origin))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "witness w1",
+        "witness w1 x+00000000+AAAA",
+        "witness w1 " + second.vkey(LAKESIDE.name, LAKESIDE.key.public, 4)[:-4],
+        "witness w1 " + second.vkey(LAKESIDE.name, LAKESIDE.key.public, 2),
+        "witness w1 " + second.vkey(LAKESIDE.name, LAKESIDE.key.public, 4).replace("+", "+0", 1),
+        "witness w " + second.vkey("other", LAKESIDE.key.public, 4),
+        "witness u " + second.vkey("other", LAKESIDE.key.public, 4),
+        "witness u " + second.vkey("other", BAY.key.public, 4).replace("other", "another"),
+        "log " + second.vkey(ORIGIN, LOG.public, 4),
+        "group w 1 v",
+        "group g 1",
+        "group g 3 w v",
+        "group g 0 w v",
+        "group g ² w v",
+        "group g 1 w w",
+        "group all 1 w",
+        "group g 1 later",
+        "quorum later",
+        "quorum w\nquorum w",
+        "hello w",
+        "witness\x00",
+    ],
+)
+def test_lines_that_no_policy_has(line):
+    witness = "\n".join(
+        f"witness {name} {second.vkey(each.name, each.key.public, 4)}"
+        for name, each in (("w", LAKESIDE), ("v", HILL))
+    )
+    good = f"{witness}\n%s\nquorum w\n"
+    parse_policy((good % "").encode())
+    with pytest.raises(PolicyProblem):
+        parse_policy((good % line).encode())
+
+
+def test_a_policy_of_endless_lines_is_refused():
+    with pytest.raises(PolicyProblem):
+        parse_policy(b"#" * 100_001)
+    lines = [f"witness w {second.vkey(LAKESIDE.name, LAKESIDE.key.public, 4)}"]
+    lines += [f"group g{number} 1 w" for number in range(1000)]
+    with pytest.raises(PolicyProblem):
+        parse_policy("\n".join([*lines, "quorum w", ""]).encode())
+
+
+@given(st.binary(max_size=200))
+def test_any_text_is_a_policy_or_refused(data):
+    try:
+        parse_policy(data)
+    except PolicyProblem:
+        return
+    assert b"quorum" in data
+
+
+def test_a_policy_of_cards_says_what_it_asks_for():
+    policy = any_of(1, {"Lakeside": [], "Hill": []})
+    assert policy.words == "1 of 2 witnesses"
+    assert parse_policy(policy_text("two")).words == "2 of 3 witnesses"
+    assert parse_policy(policy_text("one")).words == "1 of 2 groups and witnesses"
+    assert parse_policy(policy_text("none")).words == "no witness"
+    assert parse_policy(policy_text("w2")).words == "the witness w2"
+
+
+# --- logs that contradict themselves -----------------------------------------------
+
+
+def _peer_note(*entries):
+    return second.checkpoint(PEER_ORIGIN, list(entries), STRANGER).encode()
+
+
+def _with_evidence(log, held, shown, card=PEER_CARD.encoded):
+    log.extra = [
+        ("witnessed/1/held", held),
+        ("witnessed/1/shown", shown),
+        ("witnessed/1/card", card),
+    ]
+    return log
+
+
+def test_a_fork_of_another_log_is_reported_and_is_none_of_this_one():
+    log = _with_evidence(honest(), _peer_note(b"a", b"b"), _peer_note(b"a", b"c"))
+    verdict = verify(log)
+    assert verdict.sound is True
+    [words] = verdict.forks
+    assert words.startswith(f"Lakeside ({PEER_CARD.fingerprint}), if that is its fingerprint, ")
+    assert "signed two histories of its log at 2 entries" in words
+    assert any("two histories" in line for line in report_lines(verdict))
+    [words] = verify(log, peer_cards=[PEER_CARD]).forks
+    assert words.startswith(f"Lakeside ({PEER_CARD.fingerprint}) signed two histories")
+
+
+def test_a_log_that_went_back_is_reported_as_what_it_is():
+    log = _with_evidence(honest(), _peer_note(b"a", b"b"), _peer_note(b"a"))
+    [words] = verify(log).forks
+    assert "signed 2 entries" in words
+    assert "later showed 1 (" in words
+
+
+def test_evidence_that_does_not_hold_is_said_to_be_so():
+    signed = _peer_note(b"a", b"b")
+    by_another = second.checkpoint(PEER_ORIGIN, [b"a"], PEER).encode()
+    for shown, card in (
+        (by_another, PEER_CARD.encoded),
+        (b"junk", PEER_CARD.encoded),
+        (signed, b"junk"),
+    ):
+        verdict = verify(_with_evidence(honest(), signed, shown, card))
+        assert verdict.sound is True
+        assert "does not hold" in verdict.forks[0] or "bad card" in verdict.forks[0]
+    log = honest()
+    log.extra = [("witnessed/1/held", signed)]
+    assert "not complete" in verify(log).forks[0]
+
+
+def test_evidence_against_this_very_log_is_a_fork():
+    held = honest().checkpoints["checkpoints/12"].encode()
+    other = rebuilt().checkpoints["checkpoints/12"].encode()
+    verdict = verify(_with_evidence(honest(), held, other, CARD.encoded))
+    assert (verdict.sound, verdict.code, verdict.forks) == (False, Code.FORK, ())
+    shorter = rebuilt().sign(9).checkpoints["checkpoints/9"].encode()
+    verdict = verify(_with_evidence(honest(), held, shorter, CARD.encoded))
+    assert verdict.code == Code.ROOT_MISMATCH
