@@ -11,18 +11,24 @@ _ARENAS = 2
 """Each keeps what was freed in it; one for each thread would keep as many times as much."""
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """Make the C library use again what was freed, instead of giving it back at once.
 
     A batch passes through a dozen buffers of megabytes. glibc gets such ones from the
     system and returns them, and the system clears each page of fresh memory: a tenth of
-    what a fetch costs. Where the C library is another, nothing happens. To be called
-    before threads are started.
+    what a fetch costs. To be called before threads are started.
+
+    Returns:
+        Whether the C library took it; where it is another than glibc, nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
-    mallopt(_M_ARENA_MAX, _ARENAS)
+        return False
+    settings = {
+        _M_MMAP_THRESHOLD: _MMAP_BYTES,
+        _M_TRIM_THRESHOLD: _TRIM_BYTES,
+        _M_ARENA_MAX: _ARENAS,
+    }
+    taken = [mallopt(name, value) for name, value in settings.items()]
+    return all(taken)

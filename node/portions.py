@@ -51,7 +51,7 @@ class _Source:
     def arrived(self, batch: int, now: float) -> None:
         passed = now - self.heard
         kept = math.exp(-passed / _MEMORY_SECONDS)
-        self._bytes = self._bytes * kept + self.under_way.pop(batch)
+        self._bytes = self._bytes * kept + self.under_way.pop(batch, 0)
         self._seconds = self._seconds * kept + passed
         self.heard = now
 
@@ -135,7 +135,10 @@ class Portions:
         return sorted(portion), not (self._free if not self._several else self._missing)
 
     def arrived(self, source: bytes, batch: int, now: float) -> bool:
-        """A batch came from a source and is stored; False when it was here before."""
+        """A batch came from a source and is stored; False when it was here before.
+
+        What comes with a whole study may never have been asked for.
+        """
         self._sources[source].arrived(batch, now)
         return self._missing.pop(batch, None) is not None
 

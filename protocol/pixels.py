@@ -195,8 +195,14 @@ def _sum_lines(lines: Lines, scratch: Line) -> None:
     each word gets the sum of all words before it, a line of a quarter of the length.
     """
     count = lines.shape[1]
-    if count % 4 or count < _FEW_SUMS or lines.size > scratch.size:
+    if count < _FEW_SUMS or lines.size > scratch.size:
         np.add.accumulate(lines, axis=1, dtype=SAMPLE, out=lines)
+        return
+    if count % 4:
+        whole = np.zeros((len(lines), count + -count % 4), SAMPLE)
+        whole[:, :count] = lines
+        _sum_lines(whole, np.empty(whole.size, SAMPLE))
+        lines[:] = whole[:, :count]
         return
     shifted = scratch[: lines.size].reshape(lines.shape)
     words, others = lines.view(_WORD), shifted.view(_WORD)

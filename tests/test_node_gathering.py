@@ -151,9 +151,7 @@ class Source:
 class World:
     """A recipient's node, and sources that it fetches one study from."""
 
-    def __init__(
-        self, node: Node, nursery: trio.Nursery, *sources: Source, several: bool | None = None
-    ) -> None:
+    def __init__(self, node: Node, nursery: trio.Nursery, *sources: Source) -> None:
         self.node = node
         self.sources = {source.key.public: source for source in sources}
         self.nursery = nursery
@@ -169,7 +167,7 @@ class World:
                 free_bytes=node.free_bytes,
             ),
             self.transfer,
-            several=len(sources) > 1 if several is None else several,
+            several=len(sources) > 1,
         )
         self.receiver = Receiver(
             key=node.keys.node,
@@ -319,29 +317,6 @@ async def test_a_silent_source_is_not_waited_for_and_its_part_comes_from_the_oth
         silent.peer.facility_key.hex(): 1,
         other.peer.facility_key.hex(): other.sent,
     }
-    assert _originals(node, study)
-
-
-async def test_a_source_that_comes_later_brings_what_a_lone_silent_one_owes(
-    node: Node, tmp_path: Path, study: SmallStudy
-) -> None:
-    silent = Source(tmp_path, "Silent", study)
-    silent.silent_after = 1
-    later = Source(tmp_path, "Later", _shuffled(study))
-    async with trio.open_nursery() as nursery:
-        world = World(node, nursery, silent, later, several=False)
-        with trio.fail_after(10):
-            async with trio.open_nursery() as fetch:
-                fetch.start_soon(world.run, 0)
-                while not world.transfer.bytes_done:
-                    await world.gathering.wait_change()
-                world.gathering.expect_several()
-                fetch.start_soon(world.run, 1)
-                while not world.gathering.receipts:
-                    await world.gathering.wait_change()
-                fetch.cancel_scope.cancel()
-        nursery.cancel_scope.cancel()
-    assert (silent.sent, later.sent) == (1, len(study.encoded) - 1)
     assert _originals(node, study)
 
 

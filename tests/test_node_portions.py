@@ -153,3 +153,30 @@ def test_what_two_were_asked_for_counts_once_and_is_not_given_again() -> None:
     assert not portions.is_missing(0)
     assert not portions.arrived(b"a", 0, 2.2)
     assert portions.next_portion(b"a", 2.2) == ([], True)
+
+
+def test_a_source_that_comes_later_helps_a_lone_one_from_the_end() -> None:
+    portions = Portions(dict.fromkeys(range(10), MB), several=False)
+    portions.join(b"one", 0.0)
+    assert portions.next_portion(b"one", 0.0) == (list(range(10)), True)
+    for second in (1, 2):
+        portions.arrived(b"one", second - 1, float(second))
+    portions.join(b"later", 2.0)
+    portions.expect_several()
+    # It is asked for what is expected last, and not told that this is all.
+    assert portions.next_portion(b"later", 2.0) == ([9], False)
+    portions.arrived(b"later", 9, 2.5)
+    assert portions.next_portion(b"later", 2.5) == ([8], False)
+    assert portions.next_portion(b"one", 2.5) == ([], False)
+    for batch in range(2, 9):
+        portions.arrived(b"one", batch, 3.0)
+    assert portions.next_portion(b"later", 3.0) == ([], True)
+
+
+def test_what_comes_unasked_and_is_here_already_counts_for_nothing() -> None:
+    portions = Portions({1: MB}, several=False)
+    portions.join(b"one", 0.0)
+    assert portions.next_portion(b"one", 0.0) == ([1], True)
+    assert not portions.arrived(b"one", 0, 1.0)
+    assert portions.arrived(b"one", 1, 2.0)
+    assert portions.missing == frozenset()

@@ -2,7 +2,9 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -17,14 +19,17 @@ from studies_made import make_instance
 
 from keys.identity import KeyPair
 from keys.peer import Peer
+from node.catalog import LOCAL
 from node.database import Database
 from node.gathering import Gathering, Shelves
 from node.incoming import Incoming
 from node.network import PeerStream, StreamLost
 from node.receiving import BATCHES_AT_WORK, Receiver
+from node.studies import read_header
 from node.transfers import TRANSFERS_SCHEMA, Transfers
+from protocol import encoding
 from protocol.source import SourceTransfer
-from protocol.transfer import Event, Requested
+from protocol.transfer import Credited, Event, Receipted, Requested
 
 SOURCE, RECIPIENT = (KeyPair.from_seed(bytes([n]) * 32) for n in (31, 32))
 
@@ -35,6 +40,7 @@ class MemoryMuxed:
     def __init__(self) -> None:
         self.feed, self._arriving = trio.open_memory_channel[bytes](1000)
         self._leaving, self.written = trio.open_memory_channel[bytes](1000)
+        self.events: deque[Event] = deque()
 
     def take(self, n: int) -> bytes:
         return b""
@@ -91,18 +97,35 @@ def study_of(count: int) -> SmallStudy:
 
 async def event(source: SourceTransfer, muxed: MemoryMuxed) -> Event:
     """The next event at the source."""
-    while True:
-        events = source.receive_untrusted(await muxed.written.receive())
-        if events:
-            return events[0]
+    while not muxed.events:
+        muxed.events.extend(source.receive_untrusted(await muxed.written.receive()))
+    return muxed.events.popleft()
 
 
-async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
-    tmp_path: Path, home: ImageHome, incoming: SlowDisk
-) -> None:
+@dataclass
+class Session:
+    """A receiver in a session with a source in memory that the test plays."""
+
+    study: SmallStudy
+    muxed: MemoryMuxed
+    source: SourceTransfer
+    gathering: Gathering
+    receive: Callable[[], Awaitable[None]]
+
+    async def offer_and_send(self) -> None:
+        for frame in self.source.offer_manifest(self.study.manifest, time_ms=exchange_pair.NOW):
+            await self.muxed.feed.send(frame)
+        assert self.source.asked_all
+        for index, encoded in enumerate(self.study.encoded):
+            sealed = self.source.seal_batch(index, encoded)
+            header = self.source.connection.data_header(index, len(sealed))
+            await self.muxed.feed.send(header + sealed)
+
+
+@pytest.fixture
+def session(tmp_path: Path, home: ImageHome, incoming: SlowDisk) -> Iterator[Session]:
     database = Database(tmp_path / "transfers.db", (TRANSFERS_SCHEMA,))
     transfers = Transfers(database)
-    study = study_of(BATCHES_AT_WORK + 3)
     muxed = MemoryMuxed()
     stream = PeerStream(
         muxed,
@@ -125,27 +148,54 @@ async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
     )
     gathering = Gathering(shelves, transfer, several=False)
     contribution = transfers.contribution(transfer, peer.facility_key)
+
+    async def receive() -> None:
+        await receiver.receive(stream, gathering, contribution, peer)
+
+    study = study_of(BATCHES_AT_WORK + 3)
+    yield Session(study, muxed, SourceTransfer(SOURCE, RECIPIENT.public), gathering, receive)
+    database.close()
+
+
+async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
+    incoming: SlowDisk, session: Session
+) -> None:
     lost: list[StreamLost] = []
 
     async def receive() -> None:
         try:
-            await receiver.receive(stream, gathering, contribution, peer)
+            await session.receive()
         except StreamLost as error:
             lost.append(error)
 
-    source = SourceTransfer(SOURCE, RECIPIENT.public)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
-        assert isinstance(await event(source, muxed), Requested)
-        for frame in source.offer_manifest(study.manifest, time_ms=exchange_pair.NOW):
-            await muxed.feed.send(frame)
-        assert source.asked_all
-        for index, encoded in enumerate(study.encoded):
-            sealed = source.seal_batch(index, encoded)
-            await muxed.feed.send(source.connection.data_header(index, len(sealed)) + sealed)
-        muxed.feed.close()
+        assert isinstance(await event(session.source, session.muxed), Requested)
+        await session.offer_and_send()
+        session.muxed.feed.close()
         await trio.testing.wait_all_tasks_blocked()
         incoming.may_write.set()
-    database.close()
     assert lost
-    assert all(incoming.has(batch.digest) for batch in study.manifest.batches)
+    assert all(incoming.has(batch.digest) for batch in session.study.manifest.batches)
+
+
+async def test_a_study_that_was_stored_here_after_it_was_asked_for_whole(
+    home: ImageHome, incoming: SlowDisk, session: Session
+) -> None:
+    study = session.study
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.receive)
+        assert isinstance(await event(session.source, session.muxed), Requested)
+        home.store.put_many(study.encoded)
+        header = read_header(encoding.decode_untrusted(study.encoded[0]))
+        home.catalog.publish(study.manifest, {0: header}, origin=LOCAL, shared=False)
+        await session.offer_and_send()
+        await session.muxed.feed.send(session.source.end())
+        while not isinstance(receipted := await event(session.source, session.muxed), Receipted):
+            assert isinstance(receipted, Credited)
+        assert receipted.receipt.batches == len(study.encoded)
+        await session.muxed.feed.send(session.source.countersign(receipted)[0])
+    assert session.gathering.receipts == 1
+    # What came was here: nothing was written.
+    assert incoming.is_empty()
+    assert not incoming.may_write.is_set()
