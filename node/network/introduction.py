@@ -104,8 +104,16 @@ class _Pattern(PatternXX):
         return self._heard.id_pubkey.to_bytes(), self._heard.get_early_data() or b""
 
     async def take_card(self) -> None:
-        """After the handshake: keep the card that the peer presented, if it counts."""
+        """After the handshake: keep the card that the peer presented, if it counts.
+
+        Raises:
+            HandshakeFailure: it is of another facility than the one that we know the key of.
+        """
         public, card = self._presented()
+        # A card proves no node key. A peer gone bad could list the new key of another
+        # facility, and have what that one does counted as its own.
+        if card and self.introductions.contests(card, public):
+            raise HandshakeFailure("the key stands on the cards of two facilities")
         if card and self.introductions.vouches(card, public, None):
             await trio.to_thread.run_sync(self.introductions.take, card)
 
