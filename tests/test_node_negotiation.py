@@ -100,12 +100,14 @@ def test_what_a_peer_may_ask_for_and_how_it_is_answered() -> None:
 
 
 def test_a_peer_may_not_ask_without_end() -> None:
-    choice, data = Choice([ECHO]), encode_line(HEADER) + encode_line("") * (PROPOSALS + 1)
+    choice, line = Choice([ECHO]), encode_line("/")
+    asked = encode_line(HEADER) + line * PROPOSALS
+    while asked:
+        step, asked = asked[: choice.missing], asked[choice.missing :]
+        choice.receive_untrusted(step)
+    choice.receive_untrusted(line[:1])
     with pytest.raises(BadLine, match="too many"):
-        while data:
-            step, data = data[: choice.missing], data[choice.missing :]
-            choice.receive_untrusted(step)
-    assert data == b""
+        choice.receive_untrusted(line[1:])
 
 
 # --- with libp2p's own multistream-select, step by step -----------------------------------
