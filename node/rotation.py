@@ -47,7 +47,7 @@ class Request:
     Attributes:
         role: `log`, `node` or `witness`.
         facility: the facility key.
-        compromised: the old key may be in wrong hands and ends at once.
+        compromised: the old key may be in wrong hands; it and those before it end at once.
         trusted: take a log key back: the last size and root signed by it that count.
     """
 
@@ -296,6 +296,9 @@ def _newer_card(card: Card, change: KeyChange, request: Request) -> Card:
     else:
         *earlier, last = lists[change.role]
         until = now if request.compromised else now + OVERLAP_SECONDS
+        if request.compromised:
+            # One that was replaced within the hour may be the one in wrong hands.
+            earlier = [_ended_by(key, now) for key in earlier]
         ended = replace(last, until=max(until, last.since))
         lists[change.role] = (*earlier, ended, TimedKey(change.new_key, now))
     try:
@@ -312,6 +315,10 @@ def _newer_card(card: Card, change: KeyChange, request: Request) -> Card:
         )
     except KeysError as error:
         raise NodeError(f"the facility card cannot be made: {error}") from error
+
+
+def _ended_by(key: TimedKey, now: int) -> TimedKey:
+    return key if key.until is None or key.until <= now else replace(key, until=max(now, key.since))
 
 
 def _disk_error(home: Home, error: OSError) -> NodeError:

@@ -11,6 +11,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.utils import encode_delim
 from libp2p_peer import libp2p_peer, muxer
 from network_nodes import (
@@ -27,6 +28,7 @@ from node.network.negotiation import (
     HEADER,
     LINE_BYTES,
     NOT_HERE,
+    PROPOSALS,
     Answers,
     BadLine,
     Choice,
@@ -95,6 +97,17 @@ def test_what_a_peer_may_ask_for_and_how_it_is_answered() -> None:
         answers += choice.receive_untrusted(step)
     assert choice.chosen == ECHO
     assert _lines(answers, 4) == ([HEADER, NOT_HERE, NOT_HERE, ECHO], b"")
+
+
+def test_a_peer_may_not_ask_without_end() -> None:
+    choice, line = Choice([ECHO]), encode_line("/")
+    asked = encode_line(HEADER) + line * PROPOSALS
+    while asked:
+        step, asked = asked[: choice.missing], asked[choice.missing :]
+        choice.receive_untrusted(step)
+    choice.receive_untrusted(line[:1])
+    with pytest.raises(BadLine, match="too many"):
+        choice.receive_untrusted(line[1:])
 
 
 # --- with libp2p's own multistream-select, step by step -----------------------------------
@@ -241,6 +254,15 @@ async def test_a_caller_that_asks_for_nothing_is_not_waited_for() -> None:
         await muxed.open_stream()
         await until(lambda: muxer(bob).streams)
         await until(lambda: not muxer(bob).streams, seconds=2)
+
+
+async def test_a_caller_that_asks_without_end_loses_its_stream() -> None:
+    async with victim() as bob, libp2p_peer(bob) as muxed:
+        stream = await muxed.open_stream()
+        with trio.fail_after(5):
+            with contextlib.suppress(MuxedStreamError):
+                await stream.write(encode_line(HEADER) + encode_line("") * 100_000)
+            await until(lambda: not muxer(bob).streams)
 
 
 def _open_streams(site: Site) -> list[int]:

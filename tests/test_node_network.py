@@ -23,7 +23,7 @@ from network_nodes import (
     write_on,
 )
 
-from node.network.network import NetworkLimits, PeerTimeout, StreamLost
+from node.network.network import NetworkLimits, PeerTimeout, StreamLost, Unreachable
 
 pytestmark = pytest.mark.integration
 
@@ -214,3 +214,11 @@ def _streams(site: Site) -> list[int]:
         for connection in group
         for stream_id in connection._muxer.streams
     ]
+
+
+async def test_a_node_does_not_talk_to_itself() -> None:
+    alice = Site(ALICE, ALICE)
+    async with alice.network.running():
+        with pytest.raises(Unreachable):
+            await alice.network.connect(ALICE.public, alice.addresses)
+        assert alice.came == {}

@@ -127,6 +127,17 @@ def test_a_compromised_key_ends_at_once(home: Home) -> None:
         assert node.card.is_current_node_key(node.keys.node.public, now)
 
 
+@pytest.mark.parametrize("role", ["node", "witness"])
+def test_a_compromised_key_ends_its_predecessors_hour_too(home: Home, role: str) -> None:
+    with Node.open(home) as node:
+        _rotate(node, role)
+        _rotate(node, role, compromised=True)
+        now = now_ms() // 1000
+        *replaced, current = getattr(node.card, f"{role}_keys")
+        assert [key.until is not None and key.until <= now for key in replaced] == [True, True]
+        assert current.until is None
+
+
 def test_each_checkpoint_is_signed_by_the_key_in_force_at_its_size(home: Home) -> None:
     with Node.open(home) as node:
         old = node.keys.log.public

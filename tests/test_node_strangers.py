@@ -8,7 +8,17 @@ import time
 
 import pytest
 import trio
+from Crypto.Util.asn1 import DerSequence
+from libp2p.abc import IRawConnection, ISecureConn
+from libp2p.crypto.pb import crypto_pb2
+from libp2p.crypto.x25519 import create_new_key_pair
+from libp2p.peer.id import ID
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+from libp2p.security.noise.messages import NoiseExtensions, NoiseHandshakePayload
+from libp2p.security.noise.patterns import PatternXX
+from libp2p.security.noise.pb import noise_pb2
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
@@ -66,6 +76,73 @@ async def test_a_plaintext_peer_is_refused_whoever_it_says_it_is() -> None:
             await plain.upgrade_security(raw, True, hardening.node_id(BOB.public))
         raw.abort()
         assert bob.came == {ALICE.public: 1}
+
+
+class _RsaPayload(NoiseHandshakePayload):
+    """Names a private RSA key whose factors take libp2p seconds to test."""
+
+    def serialize(self) -> bytes:
+        p, q = (1 << 11_213) - 1, (1 << 4_423) - 1
+        der = DerSequence([0, p * q, 5, 5, p, q, 1, 1, 1]).encode()
+        key = crypto_pb2.PublicKey(key_type=crypto_pb2.KeyType.RSA, data=der)
+        return noise_pb2.NoiseHandshakePayload(
+            identity_key=key.SerializeToString(), identity_sig=bytes(64)
+        ).SerializeToString()
+
+
+class _RsaPattern(PatternXX):
+    def make_handshake_payload(
+        self, extensions: NoiseExtensions | None = None
+    ) -> NoiseHandshakePayload:
+        payload = super().make_handshake_payload(extensions)
+        return _RsaPayload(payload.id_pubkey, payload.id_sig)
+
+
+class _RsaNoise(Noise):
+    async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
+        return await self._pattern().handshake_inbound(conn)
+
+    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
+        return await self._pattern().handshake_outbound(conn, None)
+
+    def _pattern(self) -> PatternXX:
+        return _RsaPattern(self.local_peer, self.libp2p_privkey, self.noise_privkey)
+
+
+def _rsa_upgrader() -> TransportUpgrader:
+    static = create_new_key_pair().private_key
+    noise = _RsaNoise(hardening.host_keys(MALLORY.seed), noise_privkey=static)
+    return TransportUpgrader({NOISE: noise}, {YAMUX: Yamux})
+
+
+async def test_a_callers_key_of_another_kind_is_refused_unread() -> None:
+    async with victim() as bob:
+        stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
+        raw = SocketConnection(stream, is_initiator=True, limits=FAST)
+        started = time.monotonic()
+        await _rsa_upgrader().upgrade_security(raw, True, hardening.node_id(BOB.public))
+        assert await raw.receive_into(memoryview(bytearray(1))) == 0
+        assert time.monotonic() - started < 2
+        raw.abort()
+
+
+async def test_a_key_of_another_kind_at_an_address_that_we_call_is_refused_unread() -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        raw = SocketConnection(stream, is_initiator=False, limits=FAST)
+        with pytest.raises(SecurityUpgradeFailure):
+            await _rsa_upgrader().upgrade_security(raw, False)
+        raw.abort()
+
+    alice = Site(ALICE, BOB, listen="")
+    async with alice.network.running(), trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer, listeners)
+        port = listeners[0].socket.getsockname()[1]
+        started = time.monotonic()
+        with pytest.raises(Unreachable):
+            await alice.network.connect(BOB.public, [f"/ip4/127.0.0.1/tcp/{port}"])
+        assert time.monotonic() - started < 2
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.slow

@@ -110,6 +110,40 @@ def test_a_card_of_a_facility_whose_trust_was_revoked_does_not_vouch(node: Node)
     assert node.peers.store.by_node_key(NEW.public, NOW) is None
 
 
+def test_a_card_of_another_facility_contests_a_key_that_is_known(node: Node) -> None:
+    said = _introductions(node)
+    theirs = _card(TimedKey(BOB.public, NOW), facility=STRANGER)
+    assert said.contests(theirs.encoded, BOB.public)
+    for card in (OLD_CARD.encoded, NEW_CARD.encoded, b"nonsense"):
+        assert not said.contests(card, BOB.public)
+    assert not said.contests(theirs.encoded, NEW.public)
+
+
+async def test_a_peer_cannot_have_anothers_new_key_count_as_its_own(tmp_path: Path) -> None:
+    """South lists the key that East has just got, before we hear of it from East."""
+    east = KeyPair.from_seed(b"e" * 32)
+    with Node.open(Home.create(tmp_path / "home", name="North")) as north:
+        old = _card(TimedKey(ALICE.public, NOW), serial=1, facility=east)
+        north.peers.add(OLD_CARD.encoded, fingerprint(FACILITY.public), ["fetch"], "south", NOW)
+        north.peers.add(old.encoded, fingerprint(east.public), [], "east", NOW)
+        north.peers.take_newer_card(NEW_CARD.encoded, FACILITY.public, NOW)
+        its_card = _card(
+            TimedKey(ALICE.public, NOW, NOW + 500), TimedKey(NEW.public, NOW), facility=east
+        )
+        listens = Network(
+            BOB,
+            listen=[LOOPBACK],
+            is_trusted=lambda key: north.peers.store.by_node_key(key, NOW) is not None,
+            handlers=HANDLERS,
+            introductions=_introductions(north),
+        )
+        caller = _Met(NEW, BOB, listen="", card=its_card.encoded)
+        async with listens.running(), caller.network.running():
+            with pytest.raises(Unreachable):
+                await caller.network.connect(BOB.public, listens.addresses)
+            assert listens.connected() == set()
+
+
 def test_our_card_is_presented_only_after_a_change_and_to_strangers_for_a_while(node: Node) -> None:
     old = NOW - PRESENTED_SECONDS - 60
     long_ago = _card(TimedKey(BOB.public, old - 9, old), TimedKey(NEW.public, old))

@@ -19,7 +19,9 @@ What remains to repair in what we do use:
   whole connection (decryption fails for ever after); a frozen peer blocks a
   writer without end; a message in more than 101 TCP segments is an error; and
   a stranger's length prefix decides how much memory we set aside.
-- `TrustedNoise`: any key may connect, and the plaintext protocol is on offer.
+- `TrustedNoise`: any key may connect, and the plaintext protocol is on offer; and
+  a stranger's key of another kind is read, which takes seconds
+  (`node/network/introduction.py`).
 - `tame_logging`: the library takes its loggers out of any configuration, and a
   peer that hangs up is a warning or an error to it.
 

@@ -14,6 +14,9 @@ NOT_HERE = "na"
 LINE_BYTES = 1024
 """Most bytes of one line; the longest protocol name of ours has 20."""
 
+PROPOSALS = 16
+"""Most protocols that may be asked for on a stream; we ask for one."""
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -137,6 +140,7 @@ class Choice:
         self._protocols = protocols
         self._lines = LineReader()
         self._greeted = False
+        self._proposals = 0
 
     @property
     def missing(self) -> int:
@@ -147,7 +151,7 @@ class Choice:
         """Take up to `missing` bytes; returns what to answer.
 
         Raises:
-            BadLine: the peer does not speak multistream-select 1.0.
+            BadLine: the peer does not speak multistream-select 1.0, or asks without end.
         """
         line = self._lines.receive_untrusted(data)
         if line is None:
@@ -157,6 +161,9 @@ class Choice:
                 raise BadLine("the peer does not speak multistream-select")
             self._greeted = True
             return encode_line(HEADER)
+        self._proposals += 1
+        if self._proposals > PROPOSALS:
+            raise BadLine("the peer asks for too many protocols")
         if line not in self._protocols:
             return encode_line(NOT_HERE)
         self.chosen = line

@@ -209,6 +209,9 @@ class Network:
             await self.close_peer(node_public)
 
     def _may_connect(self, node_public: bytes) -> bool:
+        # A card with our key and our address on it would have us talk to ourselves.
+        if node_public == self._node_key.public:
+            return False
         if len(self._connections.get(node_public, ())) >= self.limits.connections_per_peer:
             return False
         return self._is_trusted(node_public)

@@ -31,11 +31,14 @@ class Introductions:
         vouches: whether a card makes a node key (32 bytes) one of a trusted facility:
             of the one that the expected node key stands for, if that is given.
         take: keeps such a card; blocks.
+        contests: whether a card gives a node key to another facility than the one that
+            we know it of.
     """
 
     own_card: Callable[[bool], bytes]
     vouches: Callable[[bytes, bytes, bytes | None], bool]
     take: Callable[[bytes], None]
+    contests: Callable[[bytes, bytes], bool] = lambda *_: False
 
 
 NOBODY = Introductions(lambda _: b"", lambda *_: False, lambda _: None)
@@ -80,7 +83,25 @@ def introductions(peers: Peers, own_facility: bytes, own_card: Callable[[], Card
         except (NodeError, KeysError) as error:
             log.warning("a card that came with a handshake is not taken: %s", error)
 
-    return Introductions(own_card=present, vouches=vouches, take=take)
+    def contests(card_untrusted: bytes, node_key: bytes) -> bool:
+        known = peers.store.by_node_key(node_key, _now())
+        if known is None or card_untrusted == known.card.encoded:
+            return False
+        try:
+            card = parse_card_untrusted(card_untrusted)
+        except KeysError:
+            return False
+        if card.facility_key == known.facility_key:
+            return False
+        log.warning(
+            "a node of %s calls with a key that stands on the card of %s: one of the two is "
+            "not what it says",
+            card.name,
+            known.petname,
+        )
+        return True
+
+    return Introductions(own_card=present, vouches=vouches, take=take, contests=contests)
 
 
 def _now() -> int:

@@ -68,7 +68,8 @@ class Greeting:
             await channel.send(self._hello())
             sent()
             await self._take(channel, peer)
-            await stream.close()
+            # A peer that never ends its half would have such streams pile up.
+            await stream.finish()
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await stream.reset()
