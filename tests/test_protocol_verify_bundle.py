@@ -307,3 +307,47 @@ def test_a_receipt_of_a_later_version_with_more_fields():
     later = receipt(body, NODE, PEER_NODE)
     fields, known = open_receipt(later, CARD, [PEER_CARD])
     assert (fields["more"], known) == ("x", True)
+
+
+def _peak_of(data):
+    tracemalloc.start()
+    verdict = verify(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return verdict, peak
+
+
+def test_many_large_checkpoints_are_not_held_at_once():
+    """Who holds the log key can sign as many as he likes, and they pack well."""
+    log = honest()
+    [root] = [line for line in NOTE.split("\n") if line.endswith("=") and "—" not in line]
+    text = f"{ORIGIN}\n12\n{root}\n{'x' * 900_000}\n"
+    note = sign_note(text, [Signer(ORIGIN, LOG)]).encode()
+    log.extra = [(f"checkpoints/12.{number}", note) for number in range(1, 60)]
+    verdict, peak = _peak_of(log.bundle())
+    assert verdict.sound is True
+    assert peak < 20_000_000
+
+
+def test_a_list_of_files_without_end_is_not_read():
+    """The number of files at the end is a claim; zipfile reads what is there."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(60_000):
+            archive.writestr(f"{number:06}" + "x" * 60, b"")
+    verdict, peak = _peak_of(buffer.getvalue())
+    assert (verdict.sound, verdict.code) == (None, Code.BUNDLE)
+    assert peak < 5_000_000
+
+
+def test_an_opening_and_a_receipt_do_not_count_twice():
+    """Else they would hide that others are missing."""
+    log = honest()
+    log.openings[1] = log.openings[0]
+    verdict = verify(log)
+    assert (verdict.code, verdict.index) == (Code.OPENING_BAD, log.openings[0][0])
+    log = honest()
+    log.receipts.append(log.receipts[0])
+    verdict = verify(log)
+    assert (verdict.code, verdict.index) == (Code.BUNDLE, log.receipts[0][0])
+    assert "there twice" in verdict.reason

@@ -14,6 +14,7 @@ and openings.
 
 import hashlib
 import json
+from itertools import chain
 from typing import BinaryIO
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
@@ -24,7 +25,6 @@ from protocol.verify.bundle import CHECKPOINT_NAME, FORMAT, Bundle, BundleDamage
 from protocol.verify.checkpoints import (
     CHECKPOINT_BYTES,
     CheckpointProblem,
-    SignedCheckpoint,
     log_keys,
     open_checkpoint,
 )
@@ -84,7 +84,7 @@ class _Check:
         self._expected: dict[int, list[Expected]] = {}
         self._signed_size = -1
         self._claimed_size = -1
-        self._signed: list[tuple[SignedCheckpoint, list[Cosigned]]] = []
+        self._cosigned: dict[int, list[Cosigned]] = {}
         self._unknown_files = 0
         self._own_policy = ""
         self._forks: Forks | None = None
@@ -182,9 +182,10 @@ class _Check:
             self._own_policy = coverage.policy_words(bundle.read("policy", POLICY_BYTES))
 
     def _read_checkpoints(self, bundle: Bundle, card: Card) -> None:
-        sources = [(name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints]
-        sources += [("your checkpoint", data) for data in self._evidence.checkpoints]
-        for source, data in sources:
+        # One at a time: together they may be large.
+        inside = ((name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints)
+        outside = (("your checkpoint", data) for data in self._evidence.checkpoints)
+        for source, data in chain(inside, outside):
             try:
                 checkpoint = open_checkpoint(data, self._origin, log_keys(card))
                 cosigned = self._witnesses.check(checkpoint)
@@ -199,7 +200,7 @@ class _Check:
                     None,
                     f"the file {source} is a checkpoint of size {checkpoint.size}",
                 )
-            self._signed.append((checkpoint, cosigned))
+            self._cosigned.setdefault(checkpoint.size, []).extend(cosigned)
             known = self._expected.setdefault(checkpoint.size, [])
             known.append(Expected(checkpoint.root, source, False))
             self._signed_size = max(self._signed_size, checkpoint.size)
@@ -214,10 +215,7 @@ class _Check:
 
     def _missing_quorum(self, card: Card) -> list[Finding]:
         """Whether the checkpoint of the full size has the cosignatures that are asked for."""
-        cosigned: dict[int, list[Cosigned]] = {}
-        for checkpoint, held in self._signed:
-            cosigned.setdefault(checkpoint.size, []).extend(held)
-        size = self._signed_size
+        cosigned, size = self._cosigned, self._signed_size
         # The key that a policy names may have handed over to another since.
         signers = {
             NamedKey(self._origin, key.public) for key in log_keys(card) if key.since <= size

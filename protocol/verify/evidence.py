@@ -142,9 +142,14 @@ class Openings(_SideFile):
 
     def match(self, index: int, entry: Entry) -> None:
         """Check the openings of entry `index`."""
+        seen: set[bytes] = set()
         while self._current is not None and self._current.place <= index:
             opening = self._current
-            if opening.place == index and opening.holds and entry.has_subject(opening.subject):
+            # A second opening of one subject would hide that another has none.
+            is_new = opening.subject not in seen
+            holds = is_new and opening.holds and entry.has_subject(opening.subject)
+            if opening.place == index and holds:
+                seen.add(opening.subject)
                 self.opened += 1
             else:
                 self.find(
@@ -212,13 +217,18 @@ class Receipts(_SideFile):
             self.named += 1
             if logged in self._outside:
                 self._outside[logged] = True
+        seen = False
         while self._current is not None and self._current[0] <= index:
             at, blob = self._current
             fields = self._open(blob, at, f"the receipt of entry {at},")
             if fields is not None:
                 if at != index or hashlib.sha256(blob).hexdigest() != logged:
                     self.find(Code.RECEIPT_NOT_LOGGED, at, f"entry {at} does not name its receipt")
+                elif seen:
+                    # Counted twice, it would hide that another is missing.
+                    self.find(Code.BUNDLE, at, f"the receipt of entry {at} is there twice")
                 else:
+                    seen = True
                     self.held += 1
                     self._compare(index, entry, fields)
             self._advance()
