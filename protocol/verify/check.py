@@ -8,8 +8,8 @@ the entries so far is compared. Side files are read in step with the entries, so
 that memory does not grow with the log.
 
 The first finding is the cause: a broken chain of keys, then bad checkpoints, then
-entries that are not the signed ones, missing cosignatures, and at last receipts
-and openings.
+entries that are not the signed ones, missing cosignatures, what the log says that it
+lost, and at last receipts and openings.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class _Check:
         self._unknown_files = 0
         self._own_policy = ""
         self._forks: Forks | None = None
-        self._hidden: list[Finding] = []
+        self._against_itself: list[Finding] = []
         self._stream: EntryStream | None = None
         self._openings: Openings | None = None
         self._receipts: Receipts | None = None
@@ -128,9 +128,7 @@ class _Check:
         if said_origin != self._origin:
             self._find(Code.BUNDLE, None, "the bundle says that it is of another log")
         size = self._stream.tree.size
-        hidden = forks.judge_own(size, self._stream.roots, self._stream.told)
-        if hidden:
-            self._hidden.append(Finding(Code.FORK, None, hidden))
+        self._against_itself = forks.judge_own(size, self._stream.roots, self._stream.told)
         if not self._stream.findings and said_size != size:
             self._find(
                 Code.BUNDLE,
@@ -238,9 +236,12 @@ class _Check:
         entries = list(self._stream.findings) if self._stream is not None else []
         # Who rewrites a history with a newer key also signs what that key may not sign.
         first = entries[:1] if entries and entries[0].code == Code.KEY_CHAIN else []
-        findings = [*first, *self._findings, *entries[len(first) :], *self._hidden]
+        hidden = [each for each in self._against_itself if each.code == Code.FORK]
+        findings = [*first, *self._findings, *entries[len(first) :], *hidden]
         if self._stream is not None and self._card is not None:
             findings += self._missing_quorum(self._card)
+        # Told by the log, it is less than what the auditor's own evidence shows.
+        findings += self._against_itself[len(hidden) :]
         for part in (self._receipts, self._openings):
             findings += part.findings if part is not None else []
         return findings
