@@ -103,6 +103,16 @@ def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[s
     return sorted(wrong)
 
 
+def _tells_all(entry: dict[str, Any], fields: dict[str, Any]) -> bool:
+    """Whether an entry says all that a receipt does, by whatever digest it names it."""
+    is_whole = entry["type"] == "receipt" and bool(entry["peer"])
+    return (
+        is_whole
+        and entry["details"].keys() >= set(_REPEATED)
+        and not receipt_differences(entry, fields)
+    )
+
+
 class _SideFile:
     """Lines of a side file, each of which belongs to one entry, in the order of entries."""
 
@@ -179,10 +189,15 @@ class Receipts(_SideFile):
         self.half_checked = 0
         self._own = own
         self._peers = evidence.peer_cards
+        # Digest to whether the log knows of it; and these by their transfers.
         self._outside: dict[str, bool] = {}
+        self._transfers: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for blob in evidence.receipts:
-            if self._open(blob, None, "your receipt") is not None:
-                self._outside[hashlib.sha256(blob).hexdigest()] = False
+            opened = self._open(blob, None, "your receipt")
+            if opened is not None:
+                digest = hashlib.sha256(blob).hexdigest()
+                self._outside[digest] = False
+                self._transfers.setdefault(opened["transfer"].hex(), []).append((digest, opened))
         self._current: tuple[int, bytes] | None = None
         self._advance()
 
@@ -217,6 +232,10 @@ class Receipts(_SideFile):
             self.named += 1
             if logged in self._outside:
                 self._outside[logged] = True
+            for digest, fields in self._transfers.get(entry["details"].get("transfer"), ()):
+                # Each side can sign one body in many ways, and so make another digest.
+                if _tells_all(entry, fields):
+                    self._outside[digest] = True
         seen = False
         while self._current is not None and self._current[0] <= index:
             at, blob = self._current
