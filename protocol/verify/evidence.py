@@ -232,9 +232,9 @@ class Receipts(_SideFile):
             self.named += 1
             if logged in self._outside:
                 self._outside[logged] = True
-            for digest, fields in self._transfers.get(entry["details"].get("transfer"), ()):
+            for digest, opened in self._transfers.get(entry["details"].get("transfer"), ()):
                 # Each side can sign one body in many ways, and so make another digest.
-                if _tells_all(entry, fields):
+                if _tells_all(entry, opened):
                     self._outside[digest] = True
         seen = False
         while self._current is not None and self._current[0] <= index:
