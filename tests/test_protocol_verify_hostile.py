@@ -5,6 +5,7 @@ import hashlib
 import io
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import msgpack
 import nacl.bindings
@@ -24,6 +25,7 @@ from bundles_made import (
 )
 from second_log import receipt
 
+from protocol.log.entry import Event
 from protocol.log.note import Signer, sign_note
 from protocol.verify import Code
 
@@ -72,6 +74,25 @@ def test_an_opening_and_a_receipt_do_not_count_twice():
     verdict = verify(log)
     assert (verdict.code, verdict.index) == (Code.BUNDLE, log.receipts[0][0])
     assert "there twice" in verdict.reason
+
+
+def test_an_auditors_receipt_is_compared_with_its_entry():
+    """A log that was rewritten may name its digest, and leave it out of the bundle."""
+    true = receipt_event(RECEIPT)
+    in_disguise = Event(type="trust-granted", details={"receipt": true.details["receipt"]})
+    for event, code in (
+        (true, Code.OK),
+        (in_disguise, Code.RECEIPT_NOT_LOGGED),
+        (replace(true, purpose="research"), Code.RECEIPT_MISMATCH),
+        (replace(true, peer=b""), Code.RECEIPT_MISMATCH),
+        (receipt_event(RECEIPT, bytes=5), Code.RECEIPT_MISMATCH),
+    ):
+        log = Log().add(init_event()).add(event).sign()
+        verdict = verify(log, receipts=[RECEIPT], peer_cards=[PEER_CARD])
+        assert [finding.code for finding in verdict.findings] == [code] * (code != Code.OK)
+        log.receipts.append((1, RECEIPT))
+        codes = [each.code for each in verify(log, receipts=[RECEIPT]).findings]
+        assert codes == [code] * (code != Code.OK)
 
 
 def test_a_receipt_in_another_form_accuses_nobody():

@@ -92,6 +92,8 @@ def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[s
     facilities = {fields["source_facility"].hex(), fields["recipient_facility"].hex()}
     wrong = {"peer"} if entry["peer"] and entry["peer"] not in facilities else set()
     if entry["type"] == "receipt":
+        if not entry["peer"]:
+            wrong.add("peer")
         if entry["purpose"] != fields["purpose"]:
             wrong.add("purpose")
         for name in _REPEATED:
@@ -105,9 +107,8 @@ def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[s
 
 def _tells_all(entry: dict[str, Any], fields: dict[str, Any]) -> bool:
     """Whether an entry says all that a receipt does, by whatever digest it names it."""
-    is_whole = entry["type"] == "receipt" and bool(entry["peer"])
     return (
-        is_whole
+        entry["type"] == "receipt"
         and entry["details"].keys() >= set(_REPEATED)
         and not receipt_differences(entry, fields)
     )
@@ -189,14 +190,15 @@ class Receipts(_SideFile):
         self.half_checked = 0
         self._own = own
         self._peers = evidence.peer_cards
-        # Digest to whether the log knows of it; and these by their transfers.
-        self._outside: dict[str, bool] = {}
+        # The auditor's, by digest and by transfer; and those that the log knows of.
+        self._outside: dict[str, dict[str, Any]] = {}
+        self._known: set[str] = set()
         self._transfers: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for blob in evidence.receipts:
             opened = self._open(blob, None, "your receipt")
             if opened is not None:
                 digest = hashlib.sha256(blob).hexdigest()
-                self._outside[digest] = False
+                self._outside[digest] = opened
                 self._transfers.setdefault(opened["transfer"].hex(), []).append((digest, opened))
         self._current: tuple[int, bytes] | None = None
         self._advance()
@@ -230,12 +232,13 @@ class Receipts(_SideFile):
         logged = entry["details"].get("receipt")
         if isinstance(logged, str):
             self.named += 1
-            if logged in self._outside:
-                self._outside[logged] = True
+            if logged in self._outside and entry["type"] == "receipt":
+                self._known.add(logged)
+                self._compare(index, entry, self._outside[logged])
             for digest, opened in self._transfers.get(entry["details"].get("transfer"), ()):
                 # Each side can sign one body in many ways, and so make another digest.
                 if _tells_all(entry, opened):
-                    self._outside[digest] = True
+                    self._known.add(digest)
         seen = False
         while self._current is not None and self._current[0] <= index:
             at, blob = self._current
@@ -249,7 +252,8 @@ class Receipts(_SideFile):
                 else:
                     seen = True
                     self.held += 1
-                    self._compare(index, entry, fields)
+                    if logged not in self._known:
+                        self._compare(index, entry, fields)
             self._advance()
 
     def _compare(self, index: int, entry: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -269,8 +273,8 @@ class Receipts(_SideFile):
                 self._current[0],
                 f"a receipt is of entry {self._current[0]}, which was not read",
             )
-        for digest, seen in self._outside.items():
-            if not seen:
+        for digest in self._outside:
+            if digest not in self._known:
                 self.find(
                     Code.RECEIPT_NOT_LOGGED,
                     None,
