@@ -173,6 +173,7 @@ class Serving:
                 await self.witnessing.wait_started()
                 addresses = self._node.settings.addresses or reachable(self.network.addresses)
                 await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
+                await trio.to_thread.run_sync(self.witness.log_alerts)
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.witnessing.run)

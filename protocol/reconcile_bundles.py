@@ -15,7 +15,7 @@ from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
 from protocol.log.tree import Frontier, leaf_hash
 from protocol.reconcile import GRACE_SECONDS, Comparison, Ledger, compare, time_ms
-from protocol.verify import Evidence, Verdict, verify_bundle
+from protocol.verify import Code, Evidence, Verdict, verify_bundle
 from protocol.verify.bundle import Bundle, BundleDamaged
 from protocol.verify.entries import ENTRY_BYTES
 
@@ -37,10 +37,12 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 nothing differs, 1 something does, 2 cannot tell."""
+        """0 nothing differs, 1 something does or is lost, 2 cannot tell."""
         if self.comparison is None:
             return 2
-        return 1 if self.comparison.differences else 0
+        if self.comparison.differences or not (self.verdict_a.sound and self.verdict_b.sound):
+            return 1
+        return 0
 
 
 def reconcile_bundles(
@@ -81,7 +83,9 @@ def reconcile_bundles(
     ]
     reason = ""
     for name, verdict in zip("AB", verdicts, strict=True):
-        if not verdict.sound and not reason:
+        # What a log tells that it lost is what the other one shows.
+        told = all(finding.code == Code.LOST for finding in verdict.findings)
+        if not told and not reason:
             reason = f"the log of {name} cannot be relied on: {verdict.reason}"
     if fingerprint_a == fingerprint_b:
         reason = "both logs are of one facility"

@@ -5,7 +5,7 @@ from typing import Any
 
 from protocol.reconcile import DIFFERENCES, Class, Comparison, Finding
 from protocol.reconcile_bundles import Outcome
-from protocol.verify import Verdict
+from protocol.verify import Code, Verdict
 
 MEANINGS = {
     Class.MATCHED: "in both logs, with the same receipt",
@@ -27,11 +27,19 @@ def outcome_lines(outcome: Outcome) -> list[str]:
     """The outcome for two bundles, one line each, without line ends."""
     comparison = outcome.comparison
     lines = [f"CANNOT TELL: {outcome.reason}"] if comparison is None else [headline(comparison)]
+    if _word(outcome) == "lost":
+        lines = ["LOST: nothing else differs, and a log lacks entries that had been signed"]
     for name, verdict in (("A", outcome.verdict_a), ("B", outcome.verdict_b)):
         lines.append(f"  {name}  {_log(verdict)}")
     if comparison is not None:
         lines += comparison_lines(comparison)
     return lines
+
+
+def _word(outcome: Outcome) -> str:
+    if outcome.comparison is not None and outcome.exit_code and not outcome.comparison.differences:
+        return "lost"
+    return {0: "agreed", 1: "differences", 2: "cannot tell"}[outcome.exit_code]
 
 
 def headline(comparison: Comparison) -> str:
@@ -100,10 +108,9 @@ def comparison_json(comparison: Comparison, *, everything: bool = False) -> dict
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
     """The outcome for two bundles as JSON values."""
-    outcomes = {0: "agreed", 1: "differences", 2: "cannot tell"}
     compared = {} if outcome.comparison is None else comparison_json(outcome.comparison)
     return {
-        "outcome": outcomes[outcome.exit_code],
+        "outcome": _word(outcome),
         "reason": outcome.reason,
         "a": _log_json(outcome.verdict_a),
         "b": _log_json(outcome.verdict_b),
@@ -114,7 +121,10 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 def _log(verdict: Verdict) -> str:
     if not verdict.sound:
         head = "cannot tell" if verdict.sound is None else "not sound"
-        return f"{verdict.name or 'unknown facility'}: {head} ({verdict.code})"
+        head = f"{verdict.name or 'unknown facility'}: {head} ({verdict.code})"
+        if verdict.code != Code.LOST:
+            return head
+        return f"{head}, {verdict.size:,} entries, to {verdict.last_time}"
     return f"{verdict.name}: sound, {verdict.size:,} entries, to {verdict.last_time}"
 
 

@@ -17,7 +17,7 @@ from keys.fingerprint import parse_fingerprint
 from node.api.client import call
 from node.errors import NodeError
 from node.home import Home
-from protocol.verify import verify_bundle
+from protocol.verify import Code, verify_bundle
 
 RADMESH = [sys.executable, "-m", "node.cli"]
 START_SECONDS = 20.0
@@ -191,14 +191,14 @@ class Facility:
         found: list[dict[str, Any]] = self.call("audit.show", type=kind)["entries"]
         return found
 
-    def check_log(self, directory: Path, name: str = "") -> None:
+    def check_log(self, directory: Path, name: str = "", code: Code = Code.OK) -> None:
         """Export the audit log to a new file and verify it as an auditor does."""
         bundle = directory / f"{name or self.home.path.name}-log.zip"
         self.call("audit.export", path=str(bundle))
         fingerprint = parse_fingerprint(self.home.read_card().fingerprint)
         with bundle.open("rb") as file:
             verdict = verify_bundle(file, facility_fingerprint=fingerprint)
-        assert verdict.sound, verdict
+        assert verdict.code == code, verdict
 
 
 @contextlib.contextmanager

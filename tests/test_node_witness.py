@@ -296,3 +296,17 @@ def _judge_and_die(directory: Path) -> None:
 
 if __name__ == "__main__":
     _judge_and_die(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("ask", ["add", "get"])
+def test_a_log_of_no_entries_with_another_root_accuses_nobody(bench: Bench, ask: str) -> None:
+    text = Checkpoint(ORIGIN, 0, b"\1" * 32)
+    empty = sign_checkpoint(text, Signer(ORIGIN, LOG)).encode()
+    if ask == "add":
+        with pytest.raises(RemoteProtocolError):
+            bench.judge(AddCheckpoint(old=0, proof=(), checkpoint=empty))
+    else:
+        answer = bench.witness.show(PEER, GetCheckpoint(checkpoint=empty))
+        assert answer == CheckpointHeld(size=0, checkpoint=b"")
+    assert (bench.store.alerts(), bench.events) == ([], [])
+    _assert_cosigns(bench.judge(add(0, 5)), note(5))

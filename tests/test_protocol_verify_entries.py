@@ -1,5 +1,6 @@
 """The verifier's two ways of reading an entry agree, whatever the bytes."""
 
+import contextlib
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from protocol.verify.entries import (
     EntryProblem,
     parse_any_entry,
     parse_entry,
+    parse_object,
 )
 from protocol.verify.openings import parse_any_opening, parse_opening
 
@@ -210,3 +212,12 @@ def test_half_a_character_has_no_canonical_form():
     data = second.entry(0, 0, type="init", purpose="x").replace(b'"x"', b'"\\ud800"')
     assert outcome(parse_entry, data) == Code.ENTRY_NOT_CANONICAL
     assert outcome(parse_entry, b"\xed\xa0\x80") == Code.ENTRY_PARSE
+
+
+def test_no_depth_of_nesting_gets_through():
+    """Near the interpreter's own limit decoding may succeed where encoding does not."""
+    for depth in range(900, 1001):
+        for opening, closing in (("[", "]"), ('{"a":', "}")):
+            deep = f'{{"a":{opening * depth}1{closing * depth}}}'.encode()
+            with contextlib.suppress(EntryProblem):
+                parse_object(deep)

@@ -4,12 +4,15 @@ import pytest
 import second_log as second
 from bundles_made import (
     CARD,
+    COSIGNERS,
     LOG,
     ORIGIN,
     PEER,
     PEER_CARD,
     STRANGER,
+    TWO_OF_THREE,
     honest,
+    pin_of,
     revoked,
     verify,
 )
@@ -87,18 +90,43 @@ def test_evidence_against_this_very_log_is_a_fork(sizes):
     assert "as the bundle itself shows" in verdict.reason
 
 
-def test_a_log_that_tells_what_it_lost_is_sound_and_reported():
-    log = _against_itself(honest(), 12, 9)
-    verdict = verify(log)
-    assert verdict.sound is True
-    assert len(verdict.forks) == 2
-    for size, words in zip((12, 9), verdict.forks, strict=True):
-        assert words.startswith(f"this log had been signed with {size} entries (")
-        assert "as its entry 12 says" in words
+def test_a_log_that_tells_what_it_lost_lacks_it_all_the_same():
+    verdict = verify(_against_itself(honest(), 12, 9))
+    assert (verdict.sound, verdict.code, verdict.exit_code) == (False, Code.LOST, 1)
+    assert len(verdict.findings) == 2
+    for size, finding in zip((12, 9), verdict.findings, strict=True):
+        assert finding.reason.startswith(f"this log had been signed with {size} entries (")
+        assert "as its entry 12 says" in finding.reason
     # An entry about another alert tells nothing of this one.
     log = honest()
     log.add(Event(type="rollback-seen", details={"digest": "00" * 32}))
     assert verify(_against_itself(log, 12, 9, told=False)).code == Code.FORK
+
+
+def test_what_the_auditor_holds_weighs_more_than_what_the_log_admits():
+    """Nobody rewrites a log and has it pass for an accident by an entry."""
+    cut = honest()
+    del cut.entries[7:]
+    cut.checkpoints.clear()
+    cut.openings = [pair for pair in cut.openings if pair[0] < 7]
+    cut = _against_itself(cut, 12, 9)
+    assert verify(cut).code == Code.LOST
+    for evidence, code in (
+        ({"pins": [pin_of(honest(), 12)]}, Code.TRUNCATED_VS_PIN),
+        ({"pins": [pin_of(honest(), 8)]}, Code.FORK_VS_PIN),
+        (TWO_OF_THREE, Code.QUORUM),
+    ):
+        verdict = verify(cut, **evidence)
+        assert verdict.code == code
+        assert Code.LOST in [finding.code for finding in verdict.findings]
+    # Even cosigned anew, it lacks what it lost.
+    assert verify(cut.cosign(*COSIGNERS), **TWO_OF_THREE).code == Code.LOST
+
+
+def test_of_endless_evidence_the_rest_is_counted():
+    log = honest()
+    log.extra = [(f"witnessed/{number}/held", b"x") for number in range(1, 131)]
+    assert verify(log).forks[-1] == "more evidence, not looked at: 30"
 
 
 def test_evidence_about_this_log_that_goes_well_with_it_is_nothing():
@@ -117,3 +145,4 @@ def test_what_a_thief_signed_with_a_key_that_was_taken_back_counts_for_nothing()
         "does not hold: a checkpoint of size 7 is signed by a log key not in force"
         in (verdict.forks[0])
     )
+    assert any("took back the log key from size 5 on" in note for note in verdict.notes)

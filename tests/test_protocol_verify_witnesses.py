@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from keys.card import issue_card
 from protocol.verify import Code, PolicyProblem, parse_policy
 from protocol.verify.checkpoints import CheckpointProblem, read_checkpoint
+from protocol.verify.note import NamedKey
 from protocol.verify.policy import any_of
 from protocol.verify.witnesses import Witnesses
 
@@ -294,3 +295,14 @@ def test_a_policy_of_cards_says_what_it_asks_for():
     assert parse_policy(policy_text("one")).words == "1 of 2 groups and witnesses"
     assert parse_policy(policy_text("none")).words == "no witness"
     assert parse_policy(policy_text("w2")).words == "the witness w2"
+
+
+def test_no_name_on_a_card_makes_a_key_count_for_two():
+    """A facility may call itself what a policy of cards calls another one's key."""
+    first, second_key, third = (
+        NamedKey(f"radmesh.witness/{name}", name.encode() * 32) for name in "abc"
+    )
+    for name in ("A 1 key 2", "key 2 of A 2"):
+        policy = any_of(2, {"A 1": [first, second_key], name: [third]})
+        held = [at for at, key in policy.witnesses.items() if key == second_key]
+        assert not policy.holds(set(held))

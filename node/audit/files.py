@@ -186,6 +186,7 @@ class LogFile:
         except OSError as error:
             # A disk too full for zeros may still take the entries.
             if error.errno not in _DISK_FULL:
+                self.is_broken = True
                 raise
 
     def _undo(self) -> None:

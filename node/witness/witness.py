@@ -133,7 +133,11 @@ class Witness:
         return CheckpointHeld(size=held.size, checkpoint=note)
 
     def _open(self, peer: Peer, note: bytes) -> Checkpoint:
-        return open_in_force_untrusted(note, log_origin(peer.facility_key), peer.card.log_keys)
+        shown = open_in_force_untrusted(note, log_origin(peer.facility_key), peer.card.log_keys)
+        if shown.size == 0:
+            # Each log begins with an entry that nobody signs it without.
+            raise RemoteProtocolError("the checkpoint is of a log without entries")
+        return shown
 
     def _cosigned(self, note: bytes) -> Cosigned:
         text, _ = parse_note_untrusted(note)

@@ -51,6 +51,9 @@ _DAMAGE = (
 # End of the central directory: signature, members in all, length of a comment.
 _END = struct.Struct("<4s6xH8xH")
 
+# Longest list of the members: as many as may be, with names of 300 bytes.
+_DIRECTORY_BYTES = 4_000_000
+
 _BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 1 << 18
 
@@ -71,7 +74,7 @@ class Bundle:
 
     def __init__(self, file: BinaryIO) -> None:
         try:
-            self._zip = zipfile.ZipFile(file)
+            self._zip = zipfile.ZipFile(_Bounded(file))
             members = self._zip.infolist()
             listed = _members_listed(file)
         except _DAMAGE as error:
@@ -208,6 +211,20 @@ class Bundle:
         # ZipExtFile reads like a raw stream; its stub does not say so.
         raw: io.RawIOBase = self._zip.open(member)  # type: ignore[assignment]
         return io.BufferedReader(raw, _BUFFER_BYTES)
+
+
+class _Bounded:
+    """A file as zipfile reads it, who takes the list of members into memory at once,
+    however long the file says it is."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        if count > _DIRECTORY_BYTES:
+            raise ValueError
+        return self._file.read(count if count >= 0 else _DIRECTORY_BYTES)
 
 
 def _members_listed(file: BinaryIO) -> int:

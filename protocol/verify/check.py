@@ -8,12 +8,13 @@ the entries so far is compared. Side files are read in step with the entries, so
 that memory does not grow with the log.
 
 The first finding is the cause: a broken chain of keys, then bad checkpoints, then
-entries that are not the signed ones, missing cosignatures, and at last receipts
-and openings.
+entries that are not the signed ones, missing cosignatures, what the log says that it
+lost, and at last receipts and openings.
 """
 
 import hashlib
 import json
+from itertools import chain
 from typing import BinaryIO
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
@@ -24,7 +25,6 @@ from protocol.verify.bundle import CHECKPOINT_NAME, FORMAT, Bundle, BundleDamage
 from protocol.verify.checkpoints import (
     CHECKPOINT_BYTES,
     CheckpointProblem,
-    SignedCheckpoint,
     log_keys,
     open_checkpoint,
 )
@@ -84,11 +84,11 @@ class _Check:
         self._expected: dict[int, list[Expected]] = {}
         self._signed_size = -1
         self._claimed_size = -1
-        self._signed: list[tuple[SignedCheckpoint, list[Cosigned]]] = []
+        self._cosigned: dict[int, list[Cosigned]] = {}
         self._unknown_files = 0
         self._own_policy = ""
         self._forks: Forks | None = None
-        self._hidden: list[Finding] = []
+        self._against_itself: list[Finding] = []
         self._stream: EntryStream | None = None
         self._openings: Openings | None = None
         self._receipts: Receipts | None = None
@@ -128,9 +128,7 @@ class _Check:
         if said_origin != self._origin:
             self._find(Code.BUNDLE, None, "the bundle says that it is of another log")
         size = self._stream.tree.size
-        hidden = forks.judge_own(size, self._stream.roots, self._stream.told)
-        if hidden:
-            self._hidden.append(Finding(Code.FORK, None, hidden))
+        self._against_itself = forks.judge_own(size, self._stream.roots, self._stream.told)
         if not self._stream.findings and said_size != size:
             self._find(
                 Code.BUNDLE,
@@ -182,9 +180,10 @@ class _Check:
             self._own_policy = coverage.policy_words(bundle.read("policy", POLICY_BYTES))
 
     def _read_checkpoints(self, bundle: Bundle, card: Card) -> None:
-        sources = [(name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints]
-        sources += [("your checkpoint", data) for data in self._evidence.checkpoints]
-        for source, data in sources:
+        # One at a time: together they may be large.
+        inside = ((name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints)
+        outside = (("your checkpoint", data) for data in self._evidence.checkpoints)
+        for source, data in chain(inside, outside):
             try:
                 checkpoint = open_checkpoint(data, self._origin, log_keys(card))
                 cosigned = self._witnesses.check(checkpoint)
@@ -199,7 +198,7 @@ class _Check:
                     None,
                     f"the file {source} is a checkpoint of size {checkpoint.size}",
                 )
-            self._signed.append((checkpoint, cosigned))
+            self._cosigned.setdefault(checkpoint.size, []).extend(cosigned)
             known = self._expected.setdefault(checkpoint.size, [])
             known.append(Expected(checkpoint.root, source, False))
             self._signed_size = max(self._signed_size, checkpoint.size)
@@ -214,10 +213,7 @@ class _Check:
 
     def _missing_quorum(self, card: Card) -> list[Finding]:
         """Whether the checkpoint of the full size has the cosignatures that are asked for."""
-        cosigned: dict[int, list[Cosigned]] = {}
-        for checkpoint, held in self._signed:
-            cosigned.setdefault(checkpoint.size, []).extend(held)
-        size = self._signed_size
+        cosigned, size = self._cosigned, self._signed_size
         # The key that a policy names may have handed over to another since.
         signers = {
             NamedKey(self._origin, key.public) for key in log_keys(card) if key.since <= size
@@ -240,9 +236,12 @@ class _Check:
         entries = list(self._stream.findings) if self._stream is not None else []
         # Who rewrites a history with a newer key also signs what that key may not sign.
         first = entries[:1] if entries and entries[0].code == Code.KEY_CHAIN else []
-        findings = [*first, *self._findings, *entries[len(first) :], *self._hidden]
+        hidden = [each for each in self._against_itself if each.code == Code.FORK]
+        findings = [*first, *self._findings, *entries[len(first) :], *hidden]
         if self._stream is not None and self._card is not None:
             findings += self._missing_quorum(self._card)
+        # Told by the log, it is less than what the auditor's own evidence shows.
+        findings += self._against_itself[len(hidden) :]
         for part in (self._receipts, self._openings):
             findings += part.findings if part is not None else []
         return findings

@@ -78,7 +78,9 @@ def read_checkpoint(data: bytes, origin: str) -> SignedCheckpoint:
         if len(lines) < 3 or not all(lines):
             raise NoteProblem("has not the lines it must have")
         if lines[0] != origin:
-            raise CheckpointProblem(Code.CP_ORIGIN, f"is of the log {lines[0]!a}, not of this one")
+            raise CheckpointProblem(
+                Code.CP_ORIGIN, f"is of the log {lines[0][:200]!a}, not of this one"
+            )
         if _SIZE.fullmatch(lines[1]) is None:
             raise NoteProblem("has a malformed size")
         root = decode_base64(lines[2])

@@ -8,6 +8,7 @@ from protocol.verify.stream import EntryStream
 from protocol.verify.witnesses import Cosigned, Witnesses
 
 _WITNESSES_SHOWN = 20
+_REVOCATIONS_SHOWN = 20
 
 
 def policy_words(data: bytes) -> str:
@@ -95,6 +96,11 @@ def side_notes(openings: Openings, receipts: Receipts) -> Iterator[str]:
 
 def file_notes(stream: EntryStream, unknown_files: int) -> Iterator[str]:
     """Files of the bundle that are wrong and harmless, or not known."""
+    for index, size in stream.chain.taken_back[:_REVOCATIONS_SHOWN]:
+        yield (
+            f"by entry {index} the facility key took back the log key from size {size:,} on: "
+            "what that key signed beyond does not count, and whether this log holds it is not told"
+        )
     wrong = None
     if stream.first_difference is not None:
         wrong = f"wrong from entry {stream.first_difference} on"

@@ -186,6 +186,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
             raise EntryProblem(Code.ENTRY_NOT_CANONICAL, "is not in canonical form")
     except UnicodeEncodeError:
         raise EntryProblem(Code.ENTRY_NOT_CANONICAL, "holds half of a character") from None
+    except RecursionError:
+        # Encoding takes a little more of the stack than decoding.
+        raise EntryProblem(Code.ENTRY_PARSE, "is nested too deep") from None
     return value
 
 

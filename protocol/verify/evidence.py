@@ -92,6 +92,8 @@ def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[s
     facilities = {fields["source_facility"].hex(), fields["recipient_facility"].hex()}
     wrong = {"peer"} if entry["peer"] and entry["peer"] not in facilities else set()
     if entry["type"] == "receipt":
+        if not entry["peer"]:
+            wrong.add("peer")
         if entry["purpose"] != fields["purpose"]:
             wrong.add("purpose")
         for name in _REPEATED:
@@ -101,6 +103,15 @@ def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[s
             if said is not None and said != signed:
                 wrong.add(name)
     return sorted(wrong)
+
+
+def _tells_all(entry: dict[str, Any], fields: dict[str, Any]) -> bool:
+    """Whether an entry says all that a receipt does, by whatever digest it names it."""
+    return (
+        entry["type"] == "receipt"
+        and entry["details"].keys() >= set(_REPEATED)
+        and not receipt_differences(entry, fields)
+    )
 
 
 class _SideFile:
@@ -142,9 +153,14 @@ class Openings(_SideFile):
 
     def match(self, index: int, entry: Entry) -> None:
         """Check the openings of entry `index`."""
+        seen: set[bytes] = set()
         while self._current is not None and self._current.place <= index:
             opening = self._current
-            if opening.place == index and opening.holds and entry.has_subject(opening.subject):
+            # A second opening of one subject would hide that another has none.
+            is_new = opening.subject not in seen
+            holds = is_new and opening.holds and entry.has_subject(opening.subject)
+            if opening.place == index and holds:
+                seen.add(opening.subject)
                 self.opened += 1
             else:
                 self.find(
@@ -174,10 +190,16 @@ class Receipts(_SideFile):
         self.half_checked = 0
         self._own = own
         self._peers = evidence.peer_cards
-        self._outside: dict[str, bool] = {}
+        # The auditor's, by digest and by transfer; and those that the log knows of.
+        self._outside: dict[str, dict[str, Any]] = {}
+        self._known: set[str] = set()
+        self._transfers: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for blob in evidence.receipts:
-            if self._open(blob, None, "your receipt") is not None:
-                self._outside[hashlib.sha256(blob).hexdigest()] = False
+            opened = self._open(blob, None, "your receipt")
+            if opened is not None:
+                digest = hashlib.sha256(blob).hexdigest()
+                self._outside[digest] = opened
+                self._transfers.setdefault(opened["transfer"].hex(), []).append((digest, opened))
         self._current: tuple[int, bytes] | None = None
         self._advance()
 
@@ -210,17 +232,28 @@ class Receipts(_SideFile):
         logged = entry["details"].get("receipt")
         if isinstance(logged, str):
             self.named += 1
-            if logged in self._outside:
-                self._outside[logged] = True
+            if logged in self._outside and entry["type"] == "receipt":
+                self._known.add(logged)
+                self._compare(index, entry, self._outside[logged])
+            for digest, opened in self._transfers.get(entry["details"].get("transfer"), ()):
+                # Each side can sign one body in many ways, and so make another digest.
+                if _tells_all(entry, opened):
+                    self._known.add(digest)
+        seen = False
         while self._current is not None and self._current[0] <= index:
             at, blob = self._current
             fields = self._open(blob, at, f"the receipt of entry {at},")
             if fields is not None:
                 if at != index or hashlib.sha256(blob).hexdigest() != logged:
                     self.find(Code.RECEIPT_NOT_LOGGED, at, f"entry {at} does not name its receipt")
+                elif seen:
+                    # Counted twice, it would hide that another is missing.
+                    self.find(Code.BUNDLE, at, f"the receipt of entry {at} is there twice")
                 else:
+                    seen = True
                     self.held += 1
-                    self._compare(index, entry, fields)
+                    if logged not in self._known:
+                        self._compare(index, entry, fields)
             self._advance()
 
     def _compare(self, index: int, entry: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -240,8 +273,8 @@ class Receipts(_SideFile):
                 self._current[0],
                 f"a receipt is of entry {self._current[0]}, which was not read",
             )
-        for digest, seen in self._outside.items():
-            if not seen:
+        for digest in self._outside:
+            if digest not in self._known:
                 self.find(
                     Code.RECEIPT_NOT_LOGGED,
                     None,

@@ -20,6 +20,7 @@ from protocol.verify.checkpoints import (
     log_keys,
     open_checkpoint,
 )
+from protocol.verify.verdict import Code, Finding
 
 _PAIRS = 100
 
@@ -57,6 +58,8 @@ class Forks:
         numbers = {found[1] for name in bundle.evidence if (found := EVIDENCE_NAME.fullmatch(name))}
         for number in sorted(numbers, key=int)[:_PAIRS]:
             self._read(bundle, number)
+        if len(numbers) > _PAIRS:
+            self.sentences.append(f"more evidence, not looked at: {len(numbers) - _PAIRS:,}")
 
     def _read(self, bundle: Bundle, number: str) -> None:
         names = [f"witnessed/{number}/{part}" for part in ("card", "held", "shown")]
@@ -94,10 +97,10 @@ class Forks:
         else:
             self.sentences.append(f"{whose} {_contradiction(held, shown)}")
 
-    def judge_own(self, size: int, roots: Mapping[int, bytes], told: Mapping[str, int]) -> str:
+    def judge_own(
+        self, size: int, roots: Mapping[int, bytes], told: Mapping[str, int]
+    ) -> list[Finding]:
         """Compare the log that was read with what its alerts show that it had signed.
-
-        A contradiction that the log itself tells of is a sentence more.
 
         Args:
             size: of the log.
@@ -105,22 +108,26 @@ class Forks:
             told: digest to the index of the entry that names it.
 
         Returns:
-            What the log hides, or "".
+            FORK for what the log hides, before LOST for what it tells of.
         """
+        hidden: dict[Finding, None] = {}
+        lost: dict[Finding, None] = {}
         for claim in self.own:
             if claim.size <= size and roots.get(claim.size) == claim.root:
                 continue
             words = f"{claim.size:,} entries ({claim.root.hex()})"
             places = [told[digest] for digest in claim.digests if digest in told]
-            if not places:
-                return f"the log key signed another log of {words}, as the bundle itself shows"
-            sentence = (
-                f"this log had been signed with {words}, which are not in it any more, as its "
-                f"entry {min(places)} says: ask the facility what was lost"
-            )
-            if sentence not in self.sentences:
-                self.sentences.append(sentence)
-        return ""
+            if places:
+                reason = (
+                    f"this log had been signed with {words}, which are not in it any more, as its "
+                    f"entry {min(places)} says: what else they told, nothing here shows; ask the "
+                    "facility, and the other side of each exchange for its receipts"
+                )
+                lost[Finding(Code.LOST, None, reason)] = None
+            else:
+                reason = f"the log key signed another log of {words}, as the bundle itself shows"
+                hidden[Finding(Code.FORK, None, reason)] = None
+        return [*hidden, *lost]
 
 
 def _contradiction(held: SignedCheckpoint, shown: SignedCheckpoint) -> str:

@@ -58,6 +58,8 @@ class KeyChain:
         # A change whose signatures hold for another history than the one that is here.
         self._foreign: Finding | None = None
         self.changes = 0
+        self.taken_back: list[tuple[int, int]] = []
+        """Of each log key that was revoked: index of the entry, and the trusted size."""
         self.sizes = {key.since - 1 for key in self._log_keys if key.since > 0}
         """Sizes at which `note_root` is to be called."""
 
@@ -100,6 +102,8 @@ class KeyChain:
         self._check_signatures(kind, change)
         if change.role == "log":
             self._place += 1
+        if kind == "key-revoked":
+            self.taken_back.append((index, change.trusted_size))
         self.changes += 1
         if change.root != root and self._foreign is None:
             self._foreign = Finding(

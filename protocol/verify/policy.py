@@ -89,7 +89,8 @@ def any_of(least: int, witnesses: Mapping[str, Sequence[NamedKey]]) -> Policy:
     keys: dict[str, NamedKey] = {}
     groups: dict[str, Group] = {}
     for name, listed in witnesses.items():
-        numbered = {f"{name} key {number}": key for number, key in enumerate(listed, 1)}
+        # No name of a witness, whatever stands on its card, is that of a key.
+        numbered = {f"key {number} of {name}": key for number, key in enumerate(listed, 1)}
         keys.update(numbered)
         groups[name] = Group(1, tuple(numbered))
     groups["the witnesses given"] = Group(least, tuple(witnesses))

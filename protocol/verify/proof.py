@@ -198,7 +198,7 @@ class _Check:
             fields, both = open_receipt(blob, card, self._evidence.peer_cards)
         except ReceiptProblem as problem:
             raise _Wrong(problem.code, self.index, f"{source} {problem.reason}") from None
-        self._half_checked = not both
+        self._half_checked |= not both
         assert self._entry is not None
         entry = self._entry.fields
         if hashlib.sha256(blob).hexdigest() != entry["details"].get("receipt"):

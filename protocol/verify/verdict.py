@@ -52,6 +52,8 @@ class Code(enum.StrEnum):
     """An entry says something else than the receipt it names."""
     OPENING_BAD = "OPENING_BAD"
     """An opening is not that of the entry it claims to open."""
+    LOST = "LOST"
+    """The log says itself that it lacks entries that had been signed."""
     QUORUM = "QUORUM"
     """The log has not the cosignatures that the auditor asks for."""
     PROOF_BAD = "PROOF_BAD"
