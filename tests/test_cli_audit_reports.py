@@ -48,13 +48,13 @@ def test_reports_and_erasing_on_the_terminal(log: Terminal, tmp_path: Path) -> N
         f"""
         $ radmesh audit report dicom --output DIR/report.dicom
         wrote 2 messages (SIZE) to DIR/report.dicom
-        entry 2 says so; its digest is of salt SALT and the file
+        entry 2 says so; to show later that it is this file, keep: salt SALT
         $ radmesh audit report fhir --output DIR/report.fhir
         wrote 3 messages (SIZE) to DIR/report.fhir
-        entry 3 says so; its digest is of salt SALT and the file
+        entry 3 says so; to show later that it is this file, keep: salt SALT
         $ radmesh audit report accounting --output DIR/report.accounting
         wrote 0 disclosures (SIZE) to DIR/report.accounting
-        entry 4 says so; its digest is of salt SALT and the file
+        entry 4 says so; to show later that it is this file, keep: salt SALT
         $ radmesh audit erase {STUDY} --yes
         erased 2 openings of 1 entry; entry 5 says so
         to show later what was erased, keep: commitment HEX salt SALT
@@ -169,6 +169,9 @@ def test_a_bundle_names_only_what_it_may(log: Terminal, images: Path, tmp_path: 
 
 
 def test_erasing_asks_first(log: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = log.run("audit", "erase", PATIENT)
+    assert (nobody.code, "--yes" in nobody.err) == (ExitCode.USAGE, True)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     for answer, code in (("n", ExitCode.INTERRUPTED), ("y", ExitCode.OK)):
         monkeypatch.setattr("click.termui.visible_prompt_func", lambda _, given=answer: given)
         ran = log.run("audit", "erase", PATIENT)

@@ -80,7 +80,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     with collector(authority.issue("localhost")) as server:
         port = server.port
-    with pytest.raises(NodeError, match="cannot be reached"):
+    with pytest.raises(NodeError, match="cannot be reached: connection refused"):
         async with open_delivery(_of(port, authority.ca)):
             pass
 

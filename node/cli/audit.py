@@ -40,6 +40,9 @@ def show(
     if session.as_json:
         output.emit_json(found)
         return
+    if not found["entries"]:
+        output.note("no entry of our log is selected")
+        return
     for line in _entry_lines(found["entries"]):
         output.say(line)
 
@@ -72,7 +75,7 @@ def _entry_lines(entries: list[dict[str, Any]]) -> list[str]:
         lines.append(line)
         details = [f"{name}={value}" for name, value in sorted(entry["details"].items())]
         if entry["peer"]:
-            details.insert(0, f"peer={entry['peer']}")
+            details.insert(0, f"peer: {entry['peer_name']}")
         lines.extend(f"       {phrases.clean(detail)}" for detail in details)
         lines.extend(
             f"       {phrases.clean(opened['kind'])}: {phrases.clean(opened['value'])}"

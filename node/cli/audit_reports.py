@@ -1,5 +1,6 @@
 """`radmesh audit report`, `send` and `erase`: the log in other formats, and forgetting."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from node import phrases
 from node.cli import output
 from node.cli.selecting import patient_option, selection_options
 from node.cli.session import Session, json_option, pass_session
+from node.errors import ExitCode, NodeError
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _REPORTS = ("dicom", "fhir", "accounting")
@@ -61,7 +63,8 @@ def report(
     )
     if made["entry"] is not None:
         output.say(
-            f"entry {made['entry']} says so; its digest is of salt {made['salt']} and the file"
+            f"entry {made['entry']} says so; to show later that it is this file, keep: "
+            f"salt {made['salt']}"
         )
     if made["left_out"]:
         output.say(
@@ -140,6 +143,12 @@ def erase(session: Session, what: str, kind: str | None, yes: bool) -> None:
     if not yes:
         found = session.call("audit.erase", parameters)
         output.note(_question(found))
+        if not sys.stdin.isatty():
+            raise NodeError(
+                "nothing was erased: nobody is at a terminal who could be asked",
+                hint="give --yes to erase it without being asked",
+                code=ExitCode.USAGE,
+            )
         click.confirm("erase it for ever?", abort=True, err=True)
     done = session.call("audit.erase", {**parameters, "confirmed": True})
     if session.as_json:

@@ -67,10 +67,10 @@ def export_card(session: Session, file: Path) -> None:
     """
     own = session.call("card.own")
     if str(file) == "-":
-        click.echo(own["card"], nl=False)
+        click.echo(own["card"].encode(), nl=False)
         return
     try:
-        file.write_text(own["card"], encoding="ascii", newline="\n")
+        file.write_bytes(own["card"].encode())
     except OSError as error:
         raise NodeError(
             f"the card cannot be written to {file}: {error.strerror}", code=ExitCode.DISK
@@ -193,7 +193,7 @@ def _describe(shown: "Card") -> dict[str, object]:
     from keys.identity import peer_id
 
     return {
-        "card": shown.encoded.decode("ascii", "backslashreplace"),
+        "card": shown.encoded.decode(),
         "name": shown.name,
         "fingerprint": shown.fingerprint,
         "peer_id": peer_id(shown.node_key),

@@ -122,8 +122,6 @@ def _report(session: Session, changed: dict[str, Any]) -> None:
         output.say(f"node {changed['peer_id']}")
     told, away = changed["peers_told"], changed["peers_away"]
     if told or away:
-        output.say(
-            f"the new card was sent to {told} connected peer{'' if told == 1 else 's'}; "
-            f"{away} other{'' if away == 1 else 's'} will get it when they connect"
-        )
+        later = f"; {phrases.count(away, 'other')} will get it on connecting" if away else ""
+        output.say(f"the new card was sent to {phrases.count(told, 'connected peer')}{later}")
     output.say("next: back up the folder `keys` and the file `card`.")

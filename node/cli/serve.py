@@ -41,6 +41,7 @@ def serve(session: Session) -> None:
     from node.memory import keep_freed_memory
 
     keep_freed_memory()
+    _start_logging("warning")
     with _open_when_free(session.home()) as node:
         _start_logging(node.settings.log_level)
         trio.run(_serve, node)

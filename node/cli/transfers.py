@@ -146,6 +146,9 @@ def transfer_table(transfers: list[dict[str, Any]]) -> list[str]:
 def _percent(transfer: dict[str, Any]) -> str:
     if not transfer["bytes"]:
         return "-"
+    if transfer["state"] == "complete":
+        # A source counts what it sent since the last interruption only.
+        return "100 %"
     return f"{100 * transfer['bytes_done'] // transfer['bytes']} %"
 
 

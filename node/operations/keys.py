@@ -22,7 +22,7 @@ async def show(node: Node, _: dict[str, Any], __: Report) -> Result:
     return {
         "facility_key": card.facility_key.hex(),
         "fingerprint": card.fingerprint,
-        "facility_key_here": node.keys.facility is not None,
+        "facility_key_here": node.home.has_key("facility"),
         "serial": card.serial,
         "expires": card.expires,
         "peer_id": peer_id(card.node_key),
@@ -97,7 +97,8 @@ def _describe(changed: Changed) -> Result:
 def _facility(node: Node, parameters: dict[str, Any]) -> KeyPair:
     given = parameters.get("facility_key")
     if given is None:
-        if node.keys.facility is None:
+        # The node may hold a key from its start that somebody has taken offline since.
+        if node.keys.facility is None or not node.home.has_key("facility"):
             raise NodeError(
                 "the facility key is not in this home, and a change of keys needs it",
                 hint="name its file with --facility-key; it is read once and not kept",

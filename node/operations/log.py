@@ -13,12 +13,13 @@ from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
 from node.operations.selecting import optional, read_selection
+from node.reports.facilities import Facilities
 from node.reports.records import Record, records, records_between
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged
 from node.witness.bundle import members, newest_cosigned
 from protocol.log.checkpoint import Checkpoint
-from protocol.log.entry import Event, Opening
+from protocol.log.entry import TYPES, Event, Opening
 
 log = logging.getLogger("radmesh.operations")
 
@@ -34,6 +35,12 @@ async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
 
     def read() -> Result:
         kind = optional(parameters, "type")
+        if kind and kind not in TYPES:
+            raise NodeError(
+                f"there is no entry type {kind}",
+                hint=f"the types are {', '.join(TYPES)}",
+                code=ExitCode.USAGE,
+            )
         selection = dataclasses.replace(
             read_selection(node, parameters), types=frozenset((kind,) if kind else ())
         )
@@ -44,18 +51,21 @@ async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
         else:
             chosen = records(node.audit, selection, size=size)
             found = chosen if last is None else deque(chosen, maxlen=last)
-        return {"size": size, "entries": [_described(record) for record in found]}
+        facilities = Facilities(node.card, node.peers.store.peers)
+        return {"size": size, "entries": [_described(record, facilities) for record in found]}
 
     return await trio.to_thread.run_sync(read)
 
 
-def _described(record: Record) -> dict[str, Any]:
+def _described(record: Record, facilities: Facilities) -> dict[str, Any]:
     opened = [
         {"kind": subject.kind, "value": subject.value}
         for subject in record.subjects
         if subject.value is not None
     ]
-    return {**record.entry, "opened": opened}
+    peer = record.entry["peer"]
+    name = facilities.of(peer).name if peer else None
+    return {**record.entry, "peer_name": name, "opened": opened}
 
 
 async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:

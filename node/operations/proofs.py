@@ -174,7 +174,7 @@ def _find(audit: AuditLog, what: str) -> int:
             found[transfer] = max(rank, found.get(transfer, rank))
     if len(found) != 1:
         raise NodeError(
-            f"the log has no entry of a transfer {what}"
+            f"the log has no entry {what}, and none of a transfer whose name begins so"
             if not found
             else f"{len(found)} transfers begin with {what}",
             hint="see `radmesh transfers` and `radmesh audit show`",

@@ -12,14 +12,19 @@ def read_selection(node: Node, parameters: dict[str, Any]) -> Selection:
     """The parameters `since`, `until`, `peer`, `study` and `patient`, as people write them.
 
     Raises:
-        NodeError: a moment is malformed, or nobody and nothing of that name is known.
+        NodeError: a moment is malformed, the end is before the beginning, or nobody and
+            nothing of that name is known.
     """
     since, until = optional(parameters, "since"), optional(parameters, "until")
     peer, study = optional(parameters, "peer"), optional(parameters, "study")
     patient = optional(parameters, "patient")
+    first = parse_moment(since, end=False) if since else None
+    end = parse_moment(until, end=True) if until else None
+    if first is not None and end is not None and end <= first:
+        raise NodeError(f"{until} is before {since}", code=ExitCode.USAGE)
     return Selection(
-        since=parse_moment(since, end=False) if since else None,
-        until=parse_moment(until, end=True) if until else None,
+        since=first,
+        until=end,
         peer=node.peers.find(peer).facility_key.hex() if peer else "",
         study=find_study(node, study) if study else "",
         patient=find_patient(node, patient) if patient else "",

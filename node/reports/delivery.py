@@ -8,6 +8,7 @@ and none is left out.
 """
 
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 
@@ -95,7 +96,7 @@ def _tls_context(collector: Collector) -> ssl.SSLContext:
 def _translated(collector: Collector, seconds: float) -> Iterator[None]:
     """Bound a step in time, and say in words what goes wrong in it."""
     where = f"the collector {collector.address}"
-    hint = "what was not delivered is sent again"
+    hint = "check its address and that it runs; what it did not take can be sent again"
     try:
         with trio.fail_after(seconds):
             yield
@@ -118,7 +119,14 @@ def _translated(collector: Collector, seconds: float) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise NodeError(
-            f"{where} cannot be reached: {error.strerror or error}",
-            hint=hint,
-            code=ExitCode.UNREACHABLE,
+            f"{where} cannot be reached: {_reason(error)}", hint=hint, code=ExitCode.UNREACHABLE
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """Why; what trio raises for all addresses of a host has the reasons of each as cause."""
+    cause: BaseException | None = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    told = cause if isinstance(cause, OSError) else error
+    return (os.strerror(told.errno).lower() if told.errno else told.strerror) or str(error)

@@ -59,7 +59,7 @@ def witness_notes(
         yield (
             "cosignatures by facilities whose cards are in the bundle only, which prove "
             "nothing until you compare fingerprints and name them (--witness-card): "
-            + ", ".join(sorted(f"{each.label} ({_fingerprint(each.name)})" for each in unnamed))
+            + ", ".join(sorted({f"{each.label} ({_fingerprint(each.name)})" for each in unnamed}))
         )
     if witnesses.unknown:
         yield f"cosignatures by keys that are not known, not checked: {witnesses.unknown:,}"

@@ -85,7 +85,9 @@ def any_of(least: int, witnesses: Mapping[str, Sequence[NamedKey]]) -> Policy:
     if len(set(publics)) != len(publics):
         raise PolicyProblem("two of the witnesses have the same key, or one is named twice")
     if not 1 <= least <= len(witnesses):
-        raise PolicyProblem(f"a quorum of {least} cannot be had of {len(witnesses)} witnesses")
+        raise PolicyProblem(
+            f"a quorum of {least} is not possible; witnesses named: {len(witnesses)}"
+        )
     keys: dict[str, NamedKey] = {}
     groups: dict[str, Group] = {}
     for name, listed in witnesses.items():
