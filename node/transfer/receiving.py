@@ -193,25 +193,31 @@ class _Session:
 
     async def _take_batches(self, helpers: trio.Nursery, member: Member) -> None:
         finish, jobs = trio.open_memory_channel[_Job](256)
-        finished = trio.Event()
-        helpers.start_soon(self._finish_batches, jobs, member, finished)
+        finished, taking = trio.Event(), trio.CancelScope()
+        helpers.start_soon(self._finish_batches, helpers, jobs, member, finished, taking)
         if self._comes_whole:
             self._ours = {index: index for index in range(len(member.manifest.batches))}
         helpers.start_soon(self._ask, member)
         async with finish:
-            while True:
-                match await self._study.event(limits.STALL_SECONDS):
-                    case BatchArrived() as batch:
-                        job = _Job(batch, self._ours[batch.index], len(batch.sealed))
-                        helpers.start_soon(self._work, job)
-                        await finish.send(job)
-                    case Ended():
-                        break
-                    case _:
-                        raise RemoteProtocolError("the source's messages are out of order")
+            with taking:
+                await self._take_until_end(helpers, finish)
         await finished.wait()
         if self._failure is not None:
             raise self._failure
+
+    async def _take_until_end(
+        self, helpers: trio.Nursery, finish: trio.MemorySendChannel[_Job]
+    ) -> None:
+        while True:
+            match await self._study.event(limits.STALL_SECONDS):
+                case BatchArrived() as batch:
+                    job = _Job(batch, self._ours[batch.index], len(batch.sealed))
+                    helpers.start_soon(self._work, job)
+                    await finish.send(job)
+                case Ended():
+                    return
+                case _:
+                    raise RemoteProtocolError("the source's messages are out of order")
 
     async def _ask(self, member: Member) -> None:
         """Say what is wanted, portion by portion, until that is all."""
@@ -259,8 +265,15 @@ class _Session:
         self._gathering.store(job.index, self._end.open_batch(batch))
 
     async def _finish_batches(
-        self, jobs: trio.MemoryReceiveChannel[_Job], member: Member, finished: trio.Event
+        self,
+        helpers: trio.Nursery,
+        jobs: trio.MemoryReceiveChannel[_Job],
+        member: Member,
+        finished: trio.Event,
+        taking: trio.CancelScope,
     ) -> None:
+        """Count what is stored, in order; what fails ends the `taking` of the main line."""
+        is_lost = False
         try:
             async for job in jobs:
                 await job.done.wait()
@@ -268,12 +281,18 @@ class _Session:
                     raise job.failure
                 self._gathering.stored(member, job.index)
                 self._study.watchdog.progress()
-                await self._give_credit(job.sealed_bytes)
-        except (RemoteProtocolError, NodeError, StreamLost) as error:
-            # The main line waits for the next event, or for the end of this task.
+                if not is_lost:
+                    try:
+                        await self._give_credit(job.sealed_bytes)
+                    except StreamLost as error:
+                        # Told behind what has arrived, which may be a better reason. What
+                        # has arrived is still taken, or the main line could not go on.
+                        is_lost = True
+                        helpers.start_soon(self._study.fail, error)
+        except (RemoteProtocolError, NodeError) as error:
+            # The main line may wait for an event, or for room among the jobs.
             self._failure = error
-            finished.set()
-            await self._study.fail(error)
+            taking.cancel()
         finished.set()
 
     async def _give_credit(self, sealed_bytes: int) -> None:
