@@ -27,7 +27,7 @@ from node.network.network import PeerStream, StreamLost
 from node.transfer.gathering import Gathering, Shelves
 from node.transfer.incoming import Incoming
 from node.transfer.receiving import BATCHES_AT_WORK, Receiver
-from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
+from node.transfer.transfers import TRANSFERS_SCHEMA, Contribution, Transfers
 from protocol import encoding
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.source import SourceTransfer
@@ -209,9 +209,7 @@ async def test_what_does_not_hold_ends_a_session_that_has_hundreds_of_batches_be
     incoming.may_write.set()
     study = study_of(400, rows=8)
     first, *rest = study.manifest.instances
-    wrong = dataclasses.replace(
-        study.manifest, instances=(first._replace(digest=bytes(32)), *rest)
-    )
+    wrong = dataclasses.replace(study.manifest, instances=(first._replace(digest=bytes(32)), *rest))
     session.study = SmallStudy(wrong, study.encoded)
     failed: list[RemoteProtocolError] = []
 
@@ -231,3 +229,32 @@ async def test_what_does_not_hold_ends_a_session_that_has_hundreds_of_batches_be
             session.muxed.feed.close()
     assert told.code is WireCode.BAD_DIGEST
     assert [error.code for error in failed] == [WireCode.BAD_DIGEST]
+
+
+async def test_a_study_that_comes_whole_after_another_source_has_joined_with_its_own_order(
+    incoming: SlowDisk, session: Session
+) -> None:
+    """What both call batch 0 is not the same batch."""
+    incoming.may_write.set()
+    study, last = session.study, len(session.study.encoded) - 1
+    turned = dataclasses.replace(
+        study.manifest,
+        batches=study.manifest.batches[::-1],
+        instances=tuple(
+            one._replace(first_batch=last - one.first_batch) for one in study.manifest.instances
+        ),
+    )
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.receive)
+            assert isinstance(await event(session.source, session.muxed), Requested)
+            session.gathering.expect_several()
+            await session.gathering.join(Contribution(b"B" * 32, bytes(16)), turned)
+            await session.offer_and_send()
+            await session.muxed.feed.send(session.source.end())
+            while not isinstance(told := await event(session.source, session.muxed), Receipted):
+                assert isinstance(told, Credited)
+            await session.muxed.feed.send(session.source.countersign(told)[0])
+    assert told.receipt.batches == len(study.encoded)
+    for batch, encoded in zip(study.manifest.batches, study.encoded, strict=True):
+        assert incoming.read(batch.digest) == encoded
