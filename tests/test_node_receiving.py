@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -258,3 +259,26 @@ async def test_a_study_that_comes_whole_after_another_source_has_joined_with_its
     assert told.receipt.batches == len(study.encoded)
     for batch, encoded in zip(study.manifest.batches, study.encoded, strict=True):
         assert incoming.read(batch.digest) == encoded
+
+
+async def test_what_a_crash_left_without_a_flush_is_flushed_before_it_counts_as_held(
+    tmp_path: Path, incoming: SlowDisk, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incoming.may_write.set()
+    digest = session.study.manifest.batches[0].digest
+    incoming.write(digest, session.study.encoded[0])
+    flushed: set[int] = set()
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        fsync(descriptor)
+        flushed.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    member = await session.gathering.join(
+        Contribution(b"B" * 32, bytes(16)), session.study.manifest
+    )
+    folder = tmp_path / "incoming"
+    assert not session.gathering.is_missing(0)
+    assert {(folder / digest.hex()).stat().st_ino, folder.stat().st_ino} <= flushed
+    session.gathering.leave(member)

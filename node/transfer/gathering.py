@@ -226,6 +226,8 @@ class Gathering:
                     encoded = incoming.read(batch.digest)
                     with self._shelves.workspaces.borrowed() as workspace:
                         check.check(index, encoded, workspace)
+                    # A crash may have come between its write and its flush.
+                    incoming.flush(batch.digest)
                     continue
                 except RemoteProtocolError:
                     incoming.discard(batch.digest)
