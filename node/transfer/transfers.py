@@ -254,12 +254,16 @@ class Transfers:
 
         The audit log names transfers: this list would tell which entries are about a study
         when nothing beside the log does any more.
+
+        Raises:
+            NodeError: the disk is full or failing, or another process reads the database.
         """
-        with self._database.overwriting() as connection:
+        with self._database.transaction() as connection:
             connection.executemany(
                 "DELETE FROM transfers WHERE study = ? AND ended IS NOT NULL",
                 [(study,) for study in studies],
             )
+        self._database.empty_write_ahead_log()
 
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:
