@@ -98,8 +98,8 @@ def test_a_disclosure_that_broke_off_or_has_no_end_is_in_it(log: AuditLog, clock
     _transfer(log, clock, 3, "")
     assert [row["outcome"].split(";")[0] for row in _rows(log)] == [
         "broke off",
-        "begun, its end is not in the log",
         "received by the recipient",
+        "begun, its end is not in the log",
         "begun, its end is not in the log",
     ]
 
@@ -131,6 +131,23 @@ def test_of_a_patient_whose_disclosure_names_the_study_alone(log: AuditLog, cloc
     [row] = _rows(log, Selection(patient=PATIENT))
     assert row["study"] == STUDY
     assert row["patient"] == "not named by the images"
+
+
+def test_a_transfer_that_is_begun_again_while_its_first_session_breaks_off(
+    log: AuditLog, clock: Clock
+) -> None:
+    _transfer(log, clock, 1, end="")
+    _transfer(log, clock, 1, end="")
+    # Another facility may call its transfer the same.
+    _transfer(log, clock, 1, end="", peer=STRANGER)
+    for kind in ("disclosure-failed", "disclosed"):
+        clock.now += STEP_MS
+        log.append(event_of(kind, details={"transfer": f"{1:032x}", "instances": 2}))
+    assert [(row["entry"], row["outcome"][:8]) for row in _rows(log)] == [
+        ("1", "broke of"),
+        ("2", "received"),
+        ("3", "begun, i"),
+    ]
 
 
 def test_of_one_study_and_one_peer(log: AuditLog, clock: Clock) -> None:

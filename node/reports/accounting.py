@@ -94,24 +94,23 @@ class Accounting:
         """Each disclosure that began in the selected time, with how it ended, at whatever time."""
         wanted = replace(self._selection, until=None, types=frozenset((_BEGUN, *_ENDS)))
         until = None if self._selection.until is None else format_time(self._selection.until)
-        open_ones: dict[object, Record] = {}
+        open_ones: dict[tuple[str, object], list[Record]] = {}
         for record in records(self._audit, wanted):
-            transfer = record.details.get("transfer")
+            transfer = (str(record.entry["peer"]), record.details.get("transfer"))
             is_late = until is not None and record.time >= until
             if is_late and not open_ones:
                 return
-            if record.type != _BEGUN:
-                begun = open_ones.pop(transfer, None)
-                if begun is not None:
-                    yield begun, _ENDS[record.type]
-            elif not is_late:
-                # One transfer may be begun again after a crash left no end of it.
-                earlier = open_ones.pop(transfer, None)
-                if earlier is not None:
-                    yield earlier, _NO_END
-                open_ones[transfer] = record
+            if record.type == _BEGUN:
+                if not is_late:
+                    # It may be begun again while the source has not noticed that it broke off.
+                    open_ones.setdefault(transfer, []).append(record)
+            elif begun := open_ones.get(transfer):
+                yield begun.pop(-1 if record.type == "disclosed" else 0), _ENDS[record.type]
+                if not begun:
+                    del open_ones[transfer]
         for begun in open_ones.values():
-            yield begun, _NO_END
+            for record in begun:
+                yield record, _NO_END
 
     def _cells(self, begun: Record, outcome: str) -> tuple[str, ...]:
         recipient = self._facilities.of(begun.entry["peer"])
