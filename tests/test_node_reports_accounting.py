@@ -176,6 +176,14 @@ def test_no_cell_is_a_formula(text: str) -> None:
     assert not safe_cell(text).lstrip().startswith(("=", "+", "-", "@"))
 
 
+@pytest.mark.parametrize("text", ["P1;=1+1", "P1; @SUM(A1)", "P1,+1", "a;b;-1|=2", "x;＝1"])
+def test_no_cell_is_a_formula_where_another_sign_ends_cells(text: str) -> None:
+    for separator in (";", ",", "|"):
+        for cell in safe_cell(text).split(separator):
+            assert not cell.lstrip().startswith(("=", "+", "-", "@", "＝"))
+    assert safe_cell("PID-7;B,C") == "PID-7;B,C"
+
+
 def test_hostile_names_stay_in_their_cells(log: AuditLog, clock: Clock) -> None:
     hostile = '=HYPERLINK("http://x")\r\n"a",b'
     _transfer(log, clock, 1, subjects=subjects_of(STUDY, hostile))

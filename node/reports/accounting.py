@@ -8,6 +8,7 @@ counted and left out unless they are wanted.
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -45,6 +46,10 @@ _NO_END = "begun, its end is not in the log; some of it may have arrived"
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 """What a spreadsheet takes for a formula at the beginning of a cell."""
+
+
+_LATER_FORMULA = re.compile(rf"([;,|]\s*)(?=[{re.escape(''.join(_FORMULA))}])")
+"""The same behind what some spreadsheets, by their country, end a cell at."""
 
 
 class Accounting:
@@ -145,5 +150,5 @@ def _line(cells: tuple[str, ...]) -> bytes:
 
 def safe_cell(text: str) -> str:
     """Text that a spreadsheet shows and never runs: a formula gets an apostrophe in front."""
-    cleaned = clean(text)
+    cleaned = _LATER_FORMULA.sub(r"\1'", clean(text))
     return f"'{cleaned}" if cleaned.lstrip().startswith(_FORMULA) else cleaned
