@@ -44,6 +44,8 @@ class Database:
                 "synchronous=FULL",
                 "foreign_keys=ON",
                 "cache_size=-16384",
+                # What is deleted or replaced is overwritten: it may name a person.
+                "secure_delete=ON",
             ):
                 self._connection.execute(f"PRAGMA {pragma}")
             version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
@@ -104,21 +106,6 @@ class Database:
         with self._lock:
             row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
             return row
-
-    @contextlib.contextmanager
-    def overwriting(self) -> Iterator[sqlite3.Connection]:
-        """As `transaction`; what is deleted in it is overwritten, not only given back.
-
-        Raises:
-            NodeError: the disk is full or the database cannot be written.
-        """
-        with self._lock:
-            self._connection.execute("PRAGMA secure_delete=ON")
-            try:
-                with self.transaction() as connection:
-                    yield connection
-            finally:
-                self._connection.execute("PRAGMA secure_delete=OFF")
 
     def empty_write_ahead_log(self) -> None:
         """Bring all into the file itself and cut the `-wal` file to nothing.

@@ -98,10 +98,12 @@ def check_late_untrusted(receipt: Receipt, said: Sequence[Entry]) -> Entry:
         for entry in said
         if entry.type in ("disclosed", "disclosure-failed") and not entry.details.get("late")
     ]
-    sent = sum(int(entry.details.get("batches", 0)) for entry in ended)
     # What was sent in a session that a crash ended is known to nobody.
-    if len(ended) >= len(begun) and receipt.batches > sent:
-        raise RemoteProtocolError("a receipt for more batches than were sent")
+    if len(ended) >= len(begun):
+        for name in ("batches", "encoded_bytes"):
+            sent = sum(int(entry.details.get(name, 0)) for entry in ended)
+            if getattr(receipt, name) > sent:
+                raise RemoteProtocolError("a receipt for more than was sent")
     return same[-1]
 
 

@@ -34,6 +34,9 @@ _BAND_ROWS = 16
 SCRATCH_SAMPLES = 256 * 1024
 """What is worked on at a time, so that it stays in a core's cache from step to step."""
 _FEW_SUMS = 64
+_FEW_COLUMNS = 16
+_SMALL_PLANE = 1024
+"""Planes of fewer samples are summed by one call: a table may claim millions of them."""
 _TO_EACH_SAMPLE = 0x0001_0001_0001_0001
 """Times a sample is a word of four such samples."""
 
@@ -169,8 +172,11 @@ def restore(block: Pixels, scratch: Line, predictor: Predictor) -> None:
     if predictor is Predictor.PREVIOUS:
         _sum_rows(block[:1], scratch)
         _sum_columns(block[:1])
-        for plane in range(1, len(block)):
-            np.add(block[plane], block[plane - 1], out=block[plane])
+        if block[0].size < _SMALL_PLANE:
+            np.add.accumulate(block, axis=0, dtype=SAMPLE, out=block)
+        else:
+            for plane in range(1, len(block)):
+                np.add(block[plane], block[plane - 1], out=block[plane])
     if predictor in (Predictor.UP, Predictor.GRADIENT):
         _sum_columns(block)
     if predictor in (Predictor.LEFT, Predictor.GRADIENT):
@@ -225,6 +231,9 @@ def _sum_columns(block: Pixels) -> None:
     additions, and few of them.
     """
     planes, rows, columns = block.shape
+    if columns < _FEW_COLUMNS:
+        np.add.accumulate(block, axis=1, dtype=SAMPLE, out=block)
+        return
     bands = rows // _BAND_ROWS
     if bands:
         banded = block[:, : bands * _BAND_ROWS].reshape(planes, bands, _BAND_ROWS, columns)

@@ -12,7 +12,9 @@ from logs_made import create, entries_of, reopen, verified
 
 from node.audit.erasure import Erasures, erase, finish_erasures, go_on_erasing
 from node.audit.log import AuditLog
+from node.database import Database
 from node.errors import NodeError
+from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers, TransferState
 from protocol.log.entry import Event, commitment, subjects_of
 
 STUDY = "1.2.826.0.1.3680043.8.498.77777777777"
@@ -104,6 +106,23 @@ def test_no_byte_of_the_name_is_left_in_the_folder(tmp_path: Path) -> None:
     assert b"PID-55555" not in left
     log.close()
     assert b"77777777777" not in _bytes_beside(tmp_path)
+
+
+async def test_no_byte_of_a_transfer_is_left_in_the_database(tmp_path: Path) -> None:
+    database = Database(tmp_path / "node.db", (TRANSFERS_SCHEMA,))
+    transfers = Transfers(database)
+    for number in range(40):
+        study = STUDY if number == 7 else f"1.2.{number}"
+        fetch = transfers.begin_incoming(study, bytes(32), "treatment", only_peer=False, stat=False)
+        for state, why in (("waiting", "x" * 9 * number), ("receiving", ""), ("complete", "")):
+            await transfers.enter(fetch, TransferState(state), why)
+        if number == 20:
+            database.empty_write_ahead_log()
+    assert b"77777777777" in _bytes_beside(tmp_path)
+    transfers.forget([STUDY])
+    assert b"77777777777" not in _bytes_beside(tmp_path)
+    assert len(transfers.recent()) == 39
+    database.close()
 
 
 def _cut_in(monkeypatch: pytest.MonkeyPatch, step: str, *, after: bool) -> None:

@@ -261,3 +261,12 @@ def test_other_bytes_in_a_large_instance_are_found(study: SmallStudy) -> None:
         large.add(batch, _whole(original))
     with pytest.raises(DigestMismatch):
         large.add(parts[-1][0], _whole(parts[-1][1]))
+
+
+def test_an_instance_that_calls_itself_a_media_directory_is_the_fault_of_its_source() -> None:
+    named, other = b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.1.3.10"
+    content = CONTENTS[0].replace(named, other.ljust(len(named), b"\0"), 1)
+    assert content != CONTENTS[0]
+    odd = exchange_pair.make_study([content])
+    with pytest.raises(RemoteProtocolError, match="header"):
+        _check(odd).check(0, odd.encoded[0])

@@ -255,6 +255,25 @@ def test_a_session_that_still_logs_it_is_waited_for(sites: tuple[Site, Site]) ->
     assert len(north.entries("receipt")) == 1
 
 
+def test_nothing_is_signed_for_what_a_session_is_still_sending(sites: tuple[Site, Site]) -> None:
+    """The manifest is there, no batch is; and a second session of the same name is over."""
+    north, south = sites
+    north.log("disclosure-begun", direction="out")
+    for begins in (True, True, False):
+        north.transfers.serve(TRANSFER, begins=begins)
+    body, signature = signed_by(south, receipt(north, south))
+    with pytest.raises(RemoteProtocolError) as caught:
+        countersign(north, south, body, signature)
+    assert caught.value.code is WireCode.BUSY
+    assert not north.entries("disclosed", "receipt")
+    north.log("disclosure-failed", direction="out", batches=0, encoded_bytes=0)
+    north.transfers.serve(TRANSFER, begins=False)
+    with pytest.raises(RemoteProtocolError) as caught:
+        countersign(north, south, body, signature)
+    assert caught.value.code is WireCode.MALFORMED
+    assert not north.entries("disclosed", "receipt")
+
+
 def test_a_session_does_not_log_what_was_presented_meanwhile(sites: tuple[Site, Site]) -> None:
     north, south = sites
     begin(north, south)
@@ -412,6 +431,7 @@ def test_a_transfer_under_way_is_not_answered_for(sites: tuple[Site, Site]) -> N
         ({"bytes": 1}, WireCode.BAD_DIGEST),
         ({"purpose": "research"}, WireCode.BAD_DIGEST),
         ({"batches": 3}, WireCode.MALFORMED),
+        ({"encoded_bytes": 30_001}, WireCode.MALFORMED),
         ({"source_facility": b"x" * 32}, WireCode.MALFORMED),
         ({"recipient_facility": b"x" * 32}, WireCode.MALFORMED),
         ({"recipient_node": b"x" * 32}, WireCode.BAD_SIGNATURE),

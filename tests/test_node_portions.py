@@ -180,3 +180,26 @@ def test_what_comes_unasked_and_is_here_already_counts_for_nothing() -> None:
     assert not portions.arrived(b"one", 0, 1.0)
     assert portions.arrived(b"one", 1, 2.0)
     assert portions.missing == frozenset()
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_what_comes_unasked_with_a_whole_study_is_asked_of_nobody(several: bool) -> None:
+    count = limits.WANT_RUNS + 2
+    portions = Portions(dict.fromkeys(range(count), MB), several=several)
+    portions.join(b"whole", 0.0)
+    portions.join(b"other", 0.0)
+    first, _ = portions.next_portion(b"other", 0.0)
+    unasked = count - 1
+    assert portions.arrived(b"whole", unasked, 0.1)
+    assert not portions.arrived(b"whole", unasked, 0.2)
+    asked = set(first)
+    for batch in first:
+        portions.arrived(b"other", batch, 0.3)
+    is_last = False
+    while not is_last:
+        portion, is_last = portions.next_portion(b"other", 0.4)
+        assert asked.isdisjoint(portion)
+        asked.update(portion)
+        for batch in portion:
+            portions.arrived(b"other", batch, 0.5)
+    assert asked == set(range(unasked))

@@ -1,6 +1,8 @@
 """One receiving session against a source in memory: what is kept when it breaks off."""
 
 import contextlib
+import dataclasses
+import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -26,10 +28,11 @@ from node.network.network import PeerStream, StreamLost
 from node.transfer.gathering import Gathering, Shelves
 from node.transfer.incoming import Incoming
 from node.transfer.receiving import BATCHES_AT_WORK, Receiver
-from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
+from node.transfer.transfers import TRANSFERS_SCHEMA, Contribution, Transfers
 from protocol import encoding
+from protocol.errors import RemoteProtocolError, WireCode
 from protocol.source import SourceTransfer
-from protocol.transfer import Credited, Event, Receipted, Requested
+from protocol.transfer import Credited, Event, Receipted, Refused, Requested
 
 SOURCE, RECIPIENT = (KeyPair.from_seed(bytes([n]) * 32) for n in (31, 32))
 
@@ -84,12 +87,12 @@ def incoming(tmp_path: Path, home: ImageHome) -> SlowDisk:
     return one
 
 
-def study_of(count: int) -> SmallStudy:
+def study_of(count: int, rows: int = 32) -> SmallStudy:
     """A study of so many instances, each in a batch of its own."""
     contents = []
     for number in range(1, count + 1):
         buffer = BytesIO()
-        instance = make_instance(exchange_pair.STUDY, number, rows=32, seed=number)
+        instance = make_instance(exchange_pair.STUDY, number, rows=rows, seed=number)
         instance.save_as(buffer, enforce_file_format=True)
         contents.append(buffer.getvalue())
     return exchange_pair.make_study(contents, batch_bytes=len(contents[0]))
@@ -199,3 +202,83 @@ async def test_a_study_that_was_stored_here_after_it_was_asked_for_whole(
     # What came was here: nothing was written.
     assert incoming.is_empty()
     assert not incoming.may_write.is_set()
+
+
+async def test_what_does_not_hold_ends_a_session_that_has_hundreds_of_batches_behind_it(
+    incoming: SlowDisk, session: Session
+) -> None:
+    incoming.may_write.set()
+    study = study_of(400, rows=8)
+    first, *rest = study.manifest.instances
+    wrong = dataclasses.replace(study.manifest, instances=(first._replace(digest=bytes(32)), *rest))
+    session.study = SmallStudy(wrong, study.encoded)
+    failed: list[RemoteProtocolError] = []
+
+    async def receive() -> None:
+        try:
+            await session.receive()
+        except RemoteProtocolError as error:
+            failed.append(error)
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            assert isinstance(await event(session.source, session.muxed), Requested)
+            await session.offer_and_send()
+            while not isinstance(told := await event(session.source, session.muxed), Refused):
+                assert isinstance(told, Credited)
+            session.muxed.feed.close()
+    assert told.code is WireCode.BAD_DIGEST
+    assert [error.code for error in failed] == [WireCode.BAD_DIGEST]
+
+
+async def test_a_study_that_comes_whole_after_another_source_has_joined_with_its_own_order(
+    incoming: SlowDisk, session: Session
+) -> None:
+    """What both call batch 0 is not the same batch."""
+    incoming.may_write.set()
+    study, last = session.study, len(session.study.encoded) - 1
+    turned = dataclasses.replace(
+        study.manifest,
+        batches=study.manifest.batches[::-1],
+        instances=tuple(
+            one._replace(first_batch=last - one.first_batch) for one in study.manifest.instances
+        ),
+    )
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.receive)
+            assert isinstance(await event(session.source, session.muxed), Requested)
+            session.gathering.expect_several()
+            await session.gathering.join(Contribution(b"B" * 32, bytes(16)), turned)
+            await session.offer_and_send()
+            await session.muxed.feed.send(session.source.end())
+            while not isinstance(told := await event(session.source, session.muxed), Receipted):
+                assert isinstance(told, Credited)
+            await session.muxed.feed.send(session.source.countersign(told)[0])
+    assert told.receipt.batches == len(study.encoded)
+    for batch, encoded in zip(study.manifest.batches, study.encoded, strict=True):
+        assert incoming.read(batch.digest) == encoded
+
+
+async def test_what_a_crash_left_without_a_flush_is_flushed_before_it_counts_as_held(
+    tmp_path: Path, incoming: SlowDisk, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incoming.may_write.set()
+    digest = session.study.manifest.batches[0].digest
+    incoming.write(digest, session.study.encoded[0])
+    flushed: set[int] = set()
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        fsync(descriptor)
+        flushed.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    member = await session.gathering.join(
+        Contribution(b"B" * 32, bytes(16)), session.study.manifest
+    )
+    folder = tmp_path / "incoming"
+    assert not session.gathering.is_missing(0)
+    assert {(folder / digest.hex()).stat().st_ino, folder.stat().st_ino} <= flushed
+    session.gathering.leave(member)

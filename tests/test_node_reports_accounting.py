@@ -98,8 +98,8 @@ def test_a_disclosure_that_broke_off_or_has_no_end_is_in_it(log: AuditLog, clock
     _transfer(log, clock, 3, "")
     assert [row["outcome"].split(";")[0] for row in _rows(log)] == [
         "broke off",
-        "begun, its end is not in the log",
         "received by the recipient",
+        "begun, its end is not in the log",
         "begun, its end is not in the log",
     ]
 
@@ -133,6 +133,23 @@ def test_of_a_patient_whose_disclosure_names_the_study_alone(log: AuditLog, cloc
     assert row["patient"] == "not named by the images"
 
 
+def test_a_transfer_that_is_begun_again_while_its_first_session_breaks_off(
+    log: AuditLog, clock: Clock
+) -> None:
+    _transfer(log, clock, 1, end="")
+    _transfer(log, clock, 1, end="")
+    # Another facility may call its transfer the same.
+    _transfer(log, clock, 1, end="", peer=STRANGER)
+    for kind in ("disclosure-failed", "disclosed"):
+        clock.now += STEP_MS
+        log.append(event_of(kind, details={"transfer": f"{1:032x}", "instances": 2}))
+    assert [(row["entry"], row["outcome"][:8]) for row in _rows(log)] == [
+        ("1", "broke of"),
+        ("2", "received"),
+        ("3", "begun, i"),
+    ]
+
+
 def test_of_one_study_and_one_peer(log: AuditLog, clock: Clock) -> None:
     _transfer(log, clock, 1)
     _transfer(log, clock, 2, peer=STRANGER)
@@ -157,6 +174,14 @@ def test_what_was_erased_is_told_without_a_name(log: AuditLog, clock: Clock) -> 
 )
 def test_no_cell_is_a_formula(text: str) -> None:
     assert not safe_cell(text).lstrip().startswith(("=", "+", "-", "@"))
+
+
+@pytest.mark.parametrize("text", ["P1;=1+1", "P1; @SUM(A1)", "P1,+1", "a;b;-1|=2", "x;＝1"])
+def test_no_cell_is_a_formula_where_another_sign_ends_cells(text: str) -> None:
+    for separator in (";", ",", "|"):
+        for cell in safe_cell(text).split(separator):
+            assert not cell.lstrip().startswith(("=", "+", "-", "@", "＝"))
+    assert safe_cell("PID-7;B,C") == "PID-7;B,C"
 
 
 def test_hostile_names_stay_in_their_cells(log: AuditLog, clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_residuals_are_what_the_definition_says(predictor: Predictor) -> None:
 # Around the band height of 16 rows, and single rows, columns and planes.
 SHAPES = [
     (1, 1, 1), (1, 1, 9), (1, 9, 1), (4, 1, 1), (2, 15, 3), (1, 16, 5), (3, 17, 2), (1, 31, 2),
-    (1, 32, 3), (2, 33, 4), (1, 50, 7), (5, 64, 64),
+    (1, 32, 3), (2, 33, 4), (1, 50, 7), (5, 64, 64), (3, 17, 16), (2, 33, 20), (4, 15, 30),
     # Rows that are summed by words: of one level, of two and of three.
     (2, 3, 68), (1, 2, 256), (3, 2, 260), (1, 2, 1028), (1, 3, 4096), (1, 2, 65), (2, 3, 1034),
 ]  # fmt: skip
@@ -254,6 +255,26 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
     payload = b"".join(len(part).to_bytes(4, "big") + part for part in (table, bomb, bomb)) + bomb
     with pytest.raises(RemoteProtocolError):
         decode_untrusted(_encoded(10, payload))
+
+
+@pytest.mark.parametrize(
+    ("predictor", "columns", "rows"),
+    [(Predictor.PREVIOUS, 1, 1), (Predictor.PREVIOUS, 4, 4), (Predictor.GRADIENT, 1, 2**21)],
+)
+def test_a_table_of_millions_of_planes_costs_no_more_than_its_bytes(
+    predictor: Predictor, columns: int, rows: int
+) -> None:
+    zeros = bytes(limits.BATCH_BYTES // 2)
+
+    def seconds(columns: int, rows: int) -> float:
+        table = [[int(predictor), columns, rows, 0, len(zeros) // (columns * rows)]]
+        batch = _encoded(limits.BATCH_BYTES, _payload(table, b"", zeros, zeros))
+        began = time.thread_time()
+        decode_untrusted(batch)
+        return time.thread_time() - began
+
+    # One call for each plane or row is hundreds of times as slow.
+    assert seconds(columns, rows) < 60 * max(0.01, seconds(512, 512))
 
 
 @settings(deadline=None)

@@ -5,7 +5,7 @@ done (`finish`). After a crash in between it is found by `pending` and gone on w
 the next start: a person has confirmed it, so it is never dropped. Entries stay as they
 are; their commitments are numbers that nothing opens any more.
 
-What is deleted is overwritten (`secure_delete`, set where the file is opened), and the
+What is deleted is overwritten (`secure_delete`, set for every database), and the
 database's write-ahead log, where older pages stand, is emptied. What a disk keeps
 underneath its file system is out of reach here.
 """

@@ -49,8 +49,6 @@ class EvidenceStore:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, [EVIDENCE_SCHEMA, ERASURES_SCHEMA])
-        # What is deleted is overwritten, not only unlinked.
-        self._database.query("PRAGMA secure_delete=ON")
         self.erasures = Erasures(self._database)
 
     def add_openings(self, first: int, openings: Iterable[tuple[int, int, Opening]]) -> None:

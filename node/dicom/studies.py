@@ -141,12 +141,15 @@ def read_header(original: bytes | memoryview) -> InstanceHeader:
         original: the file, or its first bytes up to the pixel data.
 
     Raises:
-        BadInstance: no DICOM file, or required UIDs are missing.
+        BadInstance: no DICOM file, a DICOMDIR, or required UIDs are missing.
     """
     read = reader_of(original)
     if read(DICOM_MARK_OFFSET, 4) != b"DICM":
         raise BadInstance("has no DICOM mark")
-    return _read(read, len(original), complete=False)
+    try:
+        return _read(read, len(original), complete=False)
+    except MediaDirectory as error:
+        raise BadInstance(str(error)) from None
 
 
 def _without_mark(head: bytes, name: str) -> Exception:

@@ -123,12 +123,16 @@ class Countersigner:
 
     def _countersign(self, receipt: Receipt, body: bytes, signature: bytes) -> bytes:
         with self._recording:
+            # Asked before the log is: what a session has sent is known when it has ended.
+            is_sending = self._is_sending(receipt.transfer)
             said = self._exchanges.entries(
                 receipt.recipient_facility, receipt.transfer, outgoing=True
             )
             for known in self.signed_of(said):
                 if known.body == body:
                     return known.source_signature
+            if is_sending:
+                raise RemoteProtocolError("the transfer is under way", WireCode.BUSY)
             check_late_untrusted(receipt, said)
             if receipt.source_node != self._key().public:
                 raise RemoteProtocolError(

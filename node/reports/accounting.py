@@ -8,6 +8,7 @@ counted and left out unless they are wanted.
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -45,6 +46,10 @@ _NO_END = "begun, its end is not in the log; some of it may have arrived"
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 """What a spreadsheet takes for a formula at the beginning of a cell."""
+
+
+_LATER_FORMULA = re.compile(rf"([;,|]\s*)(?=[{re.escape(''.join(_FORMULA))}])")
+"""The same behind what some spreadsheets, by their country, end a cell at."""
 
 
 class Accounting:
@@ -94,24 +99,23 @@ class Accounting:
         """Each disclosure that began in the selected time, with how it ended, at whatever time."""
         wanted = replace(self._selection, until=None, types=frozenset((_BEGUN, *_ENDS)))
         until = None if self._selection.until is None else format_time(self._selection.until)
-        open_ones: dict[object, Record] = {}
+        open_ones: dict[tuple[str, object], list[Record]] = {}
         for record in records(self._audit, wanted):
-            transfer = record.details.get("transfer")
+            transfer = (str(record.entry["peer"]), record.details.get("transfer"))
             is_late = until is not None and record.time >= until
             if is_late and not open_ones:
                 return
-            if record.type != _BEGUN:
-                begun = open_ones.pop(transfer, None)
-                if begun is not None:
-                    yield begun, _ENDS[record.type]
-            elif not is_late:
-                # One transfer may be begun again after a crash left no end of it.
-                earlier = open_ones.pop(transfer, None)
-                if earlier is not None:
-                    yield earlier, _NO_END
-                open_ones[transfer] = record
+            if record.type == _BEGUN:
+                if not is_late:
+                    # It may be begun again while the source has not noticed that it broke off.
+                    open_ones.setdefault(transfer, []).append(record)
+            elif begun := open_ones.get(transfer):
+                yield begun.pop(-1 if record.type == "disclosed" else 0), _ENDS[record.type]
+                if not begun:
+                    del open_ones[transfer]
         for begun in open_ones.values():
-            yield begun, _NO_END
+            for record in begun:
+                yield record, _NO_END
 
     def _cells(self, begun: Record, outcome: str) -> tuple[str, ...]:
         recipient = self._facilities.of(begun.entry["peer"])
@@ -146,5 +150,5 @@ def _line(cells: tuple[str, ...]) -> bytes:
 
 def safe_cell(text: str) -> str:
     """Text that a spreadsheet shows and never runs: a formula gets an apostrophe in front."""
-    cleaned = clean(text)
+    cleaned = _LATER_FORMULA.sub(r"\1'", clean(text))
     return f"'{cleaned}" if cleaned.lstrip().startswith(_FORMULA) else cleaned

@@ -33,7 +33,7 @@ from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Event as LogEvent
 from protocol.log.entry import subjects_of
-from protocol.manifest import Manifest
+from protocol.manifest import BatchEntry, Manifest
 
 _DISK_RESERVE_BYTES = 256 * 1024 * 1024
 
@@ -83,6 +83,12 @@ class Member:
     def to_theirs(self, batch: int) -> int:
         """The index in its manifest of a batch of ours."""
         return batch if self.theirs is None else self.theirs[batch]
+
+    def ours(self) -> dict[int, int]:
+        """Our index of each batch of its manifest that it can help with."""
+        if self.theirs is None:
+            return {index: index for index in range(len(self.manifest.batches))}
+        return {theirs: ours for ours, theirs in self.theirs.items()}
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,8 @@ class Gathering:
                     encoded = incoming.read(batch.digest)
                     with self._shelves.workspaces.borrowed() as workspace:
                         check.check(index, encoded, workspace)
+                    # A crash may have come between its write and its flush.
+                    incoming.flush(batch.digest)
                     continue
                 except RemoteProtocolError:
                     incoming.discard(batch.digest)
@@ -281,10 +289,16 @@ class Gathering:
         """
         self._shelves.incoming.flush(self._manifest.batches[batch].digest)
 
-    def stored(self, member: Member, batch: int) -> None:
-        """Count a batch that is on disk, or was discarded as it was here already."""
-        entry = self._manifest.batches[batch]
-        if self._portions.arrived(member.contribution.peer, batch, trio.current_time()):
+    def stored(self, member: Member, batch: int | None, entry: BatchEntry) -> None:
+        """Count a batch that is on disk, or was discarded as it was here already.
+
+        Args:
+            member: who sent it.
+            batch: our index; None for one that was not missing when the source joined.
+            entry: what the manifest says of it.
+        """
+        now, source = trio.current_time(), member.contribution.peer
+        if batch is not None and self._portions.arrived(source, batch, now):
             self.transfer.bytes_done += entry.original_size
         self.transfer.wire_bytes += entry.encoded_size
         member.contribution.batches += 1
@@ -316,7 +330,8 @@ class Gathering:
         self.patient = named[0] if named else self._shelves.catalog.patient(self.transfer.study)
         received = [
             self._received(contribution, manifest)
-            for contribution in self.transfer.contributions.values()
+            # A source may come meanwhile.
+            for contribution in list(self.transfer.contributions.values())
             if contribution is lead or contribution.batches
         ]
         self._shelves.append(received)

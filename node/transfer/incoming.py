@@ -3,7 +3,7 @@
 A batch is written only after it was opened and every instance in it was
 compared with its digest, and it is flushed, with its name, before credit is
 given for it. A file here is a claim all the same: after a restart each is
-verified again.
+verified and flushed again.
 All functions are synchronous; many threads may use them.
 """
 

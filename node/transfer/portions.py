@@ -128,6 +128,7 @@ class Portions:
         if not self._several:
             portion = self._free[: limits.WANT_RUNS]
             del self._free[: limits.WANT_RUNS]
+            self._free_bytes -= sum(self._missing[batch] for batch in portion)
         else:
             portion = self._fresh(one, now) or self._late(one, now)
         for batch in portion:
@@ -139,8 +140,15 @@ class Portions:
 
         What comes with a whole study may never have been asked for.
         """
-        self._sources[source].arrived(batch, now)
-        return self._missing.pop(batch, None) is not None
+        one = self._sources[source]
+        was_asked = batch in one.under_way
+        one.arrived(batch, now)
+        size = self._missing.pop(batch, None)
+        if size is not None and not was_asked and batch in self._free:
+            self._free.remove(batch)
+            heapq.heapify(self._free)
+            self._free_bytes -= size
+        return size is not None
 
     def _fresh(self, one: _Source, now: float) -> list[int]:
         """Batches that nobody was asked for, as many as the source is to have."""

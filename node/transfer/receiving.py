@@ -27,6 +27,7 @@ from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
 from protocol.log.entry import subjects_of
+from protocol.manifest import BatchEntry
 from protocol.receipt import Receipt
 from protocol.recipient import RecipientTransfer
 from protocol.transfer import (
@@ -46,10 +47,15 @@ FLUSHES_AT_WORK = 4
 
 @dataclass
 class _Job:
-    """One batch at work; `index` is ours."""
+    """One batch at work.
+
+    `index` is ours, None when it was not missing as the source joined; `entry` is what
+    the manifest says of it.
+    """
 
     batch: BatchArrived | None
-    index: int
+    index: int | None
+    entry: BatchEntry
     sealed_bytes: int
     done: trio.Event = field(default_factory=trio.Event)
     failure: Exception | None = None
@@ -193,25 +199,33 @@ class _Session:
 
     async def _take_batches(self, helpers: trio.Nursery, member: Member) -> None:
         finish, jobs = trio.open_memory_channel[_Job](256)
-        finished = trio.Event()
-        helpers.start_soon(self._finish_batches, jobs, member, finished)
+        finished, taking = trio.Event(), trio.CancelScope()
+        helpers.start_soon(self._finish_batches, helpers, jobs, member, finished, taking)
         if self._comes_whole:
-            self._ours = {index: index for index in range(len(member.manifest.batches))}
+            self._ours = member.ours()
         helpers.start_soon(self._ask, member)
         async with finish:
-            while True:
-                match await self._study.event(limits.STALL_SECONDS):
-                    case BatchArrived() as batch:
-                        job = _Job(batch, self._ours[batch.index], len(batch.sealed))
-                        helpers.start_soon(self._work, job)
-                        await finish.send(job)
-                    case Ended():
-                        break
-                    case _:
-                        raise RemoteProtocolError("the source's messages are out of order")
+            with taking:
+                await self._take_until_end(helpers, member, finish)
         await finished.wait()
         if self._failure is not None:
             raise self._failure
+
+    async def _take_until_end(
+        self, helpers: trio.Nursery, member: Member, finish: trio.MemorySendChannel[_Job]
+    ) -> None:
+        while True:
+            match await self._study.event(limits.STALL_SECONDS):
+                case BatchArrived() as batch:
+                    ours = self._ours.get(batch.index)
+                    entry = member.manifest.batches[batch.index]
+                    job = _Job(batch, ours, entry, len(batch.sealed))
+                    helpers.start_soon(self._work, job)
+                    await finish.send(job)
+                case Ended():
+                    return
+                case _:
+                    raise RemoteProtocolError("the source's messages are out of order")
 
     async def _ask(self, member: Member) -> None:
         """Say what is wanted, portion by portion, until that is all."""
@@ -240,12 +254,14 @@ class _Session:
     async def _work(self, job: _Job) -> None:
         stat = self._gathering.transfer.stat
         limiter = self._owner._stat_at_work if stat else self._owner._at_work
-        if self._gathering.is_missing(job.index):
+        if job.index is not None and self._gathering.is_missing(job.index):
             try:
                 # A batch that has arrived is kept, also when the connection has just
                 # ended: credit bounds how many wait here.
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._store_batch, job, limiter=limiter)
+                    await trio.to_thread.run_sync(
+                        self._store_batch, job, job.index, limiter=limiter
+                    )
                     await trio.to_thread.run_sync(
                         self._gathering.flush, job.index, limiter=self._owner._flushing
                     )
@@ -253,27 +269,40 @@ class _Session:
                 job.failure = error
         job.done.set()
 
-    def _store_batch(self, job: _Job) -> None:
+    def _store_batch(self, job: _Job, index: int) -> None:
         batch, job.batch = job.batch, None
         assert batch is not None
-        self._gathering.store(job.index, self._end.open_batch(batch))
+        self._gathering.store(index, self._end.open_batch(batch))
 
     async def _finish_batches(
-        self, jobs: trio.MemoryReceiveChannel[_Job], member: Member, finished: trio.Event
+        self,
+        helpers: trio.Nursery,
+        jobs: trio.MemoryReceiveChannel[_Job],
+        member: Member,
+        finished: trio.Event,
+        taking: trio.CancelScope,
     ) -> None:
+        """Count what is stored, in order; what fails ends the `taking` of the main line."""
+        is_lost = False
         try:
             async for job in jobs:
                 await job.done.wait()
                 if job.failure is not None:
                     raise job.failure
-                self._gathering.stored(member, job.index)
+                self._gathering.stored(member, job.index, job.entry)
                 self._study.watchdog.progress()
-                await self._give_credit(job.sealed_bytes)
-        except (RemoteProtocolError, NodeError, StreamLost) as error:
-            # The main line waits for the next event, or for the end of this task.
+                if not is_lost:
+                    try:
+                        await self._give_credit(job.sealed_bytes)
+                    except StreamLost as error:
+                        # Told behind what has arrived, which may be a better reason. What
+                        # has arrived is still taken, or the main line could not go on.
+                        is_lost = True
+                        helpers.start_soon(self._study.fail, error)
+        except (RemoteProtocolError, NodeError) as error:
+            # The main line may wait for an event, or for room among the jobs.
             self._failure = error
-            finished.set()
-            await self._study.fail(error)
+            taking.cancel()
         finished.set()
 
     async def _give_credit(self, sealed_bytes: int) -> None:

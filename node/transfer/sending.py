@@ -91,8 +91,14 @@ class Sender:
         if peer is None:
             await stream.reset()
             return
+        session = _Session(self, stream, peer)
+        try:
+            await self._serve(session, peer)
+        finally:
+            session.leave()
+
+    async def _serve(self, session: "_Session", peer: Peer) -> None:
         with self._revocable(peer.facility_key) as scope:
-            session = _Session(self, stream, peer)
             try:
                 async with trio.open_nursery() as nursery:
                     await session.run(nursery)
@@ -171,6 +177,9 @@ class _Session:
             stat=request.stat,
         )
         self._transfer = transfer
+        # Before the log says that it begins: until it says how that ended, nobody but this
+        # session gets a receipt for it signed.
+        self._owner.transfers.serve(transfer.transfer, begins=True)
         if refusal is not None:
             await self._refuse(refusal)
             return
@@ -195,6 +204,11 @@ class _Session:
         self._patient = self._owner.catalog.patient(study)
         self._owner.append([requested, self._entry("disclosure-begun", manifest)])
         return manifest
+
+    def leave(self) -> None:
+        """The session is over, and so is what the log says of it."""
+        if self._transfer is not None:
+            self._owner.transfers.serve(self._transfer.transfer, begins=False)
 
     async def failed(self, error: BaseException | None) -> None:
         """Close the books on a session that did not end well; None means it was revoked."""

@@ -9,6 +9,7 @@ import builtins
 import enum
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,6 +151,7 @@ class Transfers:
         self._database = database
         self.active: dict[bytes, Transfer] = {}
         self.on_end: Callable[[], None] = lambda: None
+        self._served: Counter[bytes] = Counter()
 
     def find_incoming(self, study: str, peer: bytes, *, only_peer: bool) -> Transfer | None:
         """The fetch of this study that is under way: from this peer alone, or from any."""
@@ -204,11 +206,19 @@ class Transfers:
             transfer.over.set()
             self.on_end()
 
+    def serve(self, transfer: bytes, *, begins: bool) -> None:
+        """A session of a transfer from us begins or is over; a peer may open several."""
+        self._served[transfer] += 1 if begins else -1
+        if not self._served[transfer]:
+            del self._served[transfer]
+
     def is_under_way(self, transfer: bytes, *, outgoing: bool) -> bool:
         """Whether a transfer, or the part of a fetch that has this name, is under way.
 
         Any thread may ask.
         """
+        if outgoing and transfer in self._served:
+            return True
         for one in list(self.active.values()):
             if outgoing == (one.direction == "out"):
                 parts = [part.transfer for part in list(one.contributions.values())]
@@ -244,12 +254,16 @@ class Transfers:
 
         The audit log names transfers: this list would tell which entries are about a study
         when nothing beside the log does any more.
+
+        Raises:
+            NodeError: the disk is full or failing, or another process reads the database.
         """
-        with self._database.overwriting() as connection:
+        with self._database.transaction() as connection:
             connection.executemany(
                 "DELETE FROM transfers WHERE study = ? AND ended IS NOT NULL",
                 [(study,) for study in studies],
             )
+        self._database.empty_write_ahead_log()
 
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:
