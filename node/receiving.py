@@ -194,6 +194,7 @@ class _Session:
     async def _take_batches(self, helpers: trio.Nursery, member: Member) -> None:
         finish, jobs = trio.open_memory_channel[_Job](256)
         finished = trio.Event()
+        helpers.start_soon(self._gathering.enter, TransferState.RECEIVING)
         helpers.start_soon(self._finish_batches, jobs, member, finished)
         if self._comes_whole:
             self._ours = {index: index for index in range(len(member.manifest.batches))}
