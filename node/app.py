@@ -14,23 +14,23 @@ import trio
 from keys.card import Card
 from keys.trust import Peer
 from node import VERSION, rotation
-from node.audit import AuditLog
-from node.audit_erasure import go_on_erasing
-from node.catalog import CATALOG_SCHEMA, Catalog
+from node.audit.erasure import go_on_erasing
+from node.audit.log import AuditLog
+from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
-from node.exchanges import EXCHANGES_SCHEMA, Exchanges
-from node.feeds import FEEDS_SCHEMA, Feeds
 from node.home import Home, Keys, log_origin, now_ms
-from node.incoming import Incoming
-from node.peers import PEERS_SCHEMA, Peers
-from node.pending import PENDING_SCHEMA, Pending
+from node.images.store import BatchStore
+from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
+from node.receipts.pending import PENDING_SCHEMA, Pending
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
-from node.store import BatchStore
-from node.transfers import TRANSFERS_SCHEMA, Transfers
-from node.witness_doubt import Doubt
-from node.witness_store import WITNESS_SCHEMA, WitnessStore
+from node.sharing.feeds import FEEDS_SCHEMA, Feeds
+from node.sharing.peers import PEERS_SCHEMA, Peers
+from node.transfer.incoming import Incoming
+from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
+from node.witness.doubt import Doubt
+from node.witness.store import WITNESS_SCHEMA, WitnessStore
 from protocol.log.entry import Event
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node.bandwidth import BadRule, BandwidthRule, read_rule
 from node.errors import ExitCode, NodeError
 from node.reports.collector import Collector, parse_collector
+from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule
 from protocol import limits
 
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/4101",)

@@ -31,8 +31,8 @@ from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from keys.keyfile import decode_key, encode_key
 from node import config
-from node.audit import AuditLog
-from node.audit_files import sync_directory
+from node.audit.files import sync_directory
+from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from protocol.log.entry import Event
 

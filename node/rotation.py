@@ -17,8 +17,8 @@ from keys.card_fields import SizedKey, TimedKey
 from keys.errors import KeysError
 from keys.identity import KeyPair
 from keys.keyfile import decode_key, encode_key
-from node.audit import AuditLog
-from node.audit_files import sync_directory
+from node.audit.files import sync_directory
+from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from node.home import CARD_LIFETIME_SECONDS, Home, Keys, now_ms, write_durable
 from protocol.log.entry import Event

@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING
 import trio
 
 from keys.trust import Peer
-from node.addresses import reachable
-from node.announcer import Announcer
-from node.attempts import Reach
-from node.auditing import Auditing
-from node.bandwidth import EVERYONE
 from node.errors import NodeError
-from node.fetching import Fetcher
-from node.gathering import Shelves
-from node.greeting import Greeting
 from node.home import now_ms
-from node.line import Line
-from node.links import Links, LinkTarget
-from node.network import Network, NetworkLimits, PeerStream, StreamLost
-from node.receiving import Receiver
-from node.reconciling import reconciling_of
+from node.network.addresses import reachable
+from node.network.links import Links, LinkTarget
+from node.network.network import Network, NetworkLimits, PeerStream, StreamLost
+from node.network.vouching import introductions
+from node.receipts.reconciling import reconciling_of
+from node.receipts.settling import settling_of
 from node.reports.forwarding import forwarder_of
-from node.sending import Sender
-from node.settling import settling_of
-from node.vouching import introductions
-from node.witness import Witness
-from node.witnessing import Witnessing
+from node.sharing.announcer import Announcer
+from node.sharing.greeting import Greeting
+from node.transfer.attempts import Reach
+from node.transfer.bandwidth import EVERYONE
+from node.transfer.fetching import Fetcher
+from node.transfer.gathering import Shelves
+from node.transfer.line import Line
+from node.transfer.receiving import Receiver
+from node.transfer.sending import Sender
+from node.witness.auditing import Auditing
+from node.witness.rounds import Witnessing
+from node.witness.witness import Witness
 from protocol import messages
 from protocol.errors import RemoteProtocolError
 

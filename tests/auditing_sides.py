@@ -12,12 +12,12 @@ from network_nodes import ALICE, BOB, LOOPBACK, WAIT_SECONDS
 from keys.card import Card, issue_card
 from keys.identity import KeyPair
 from keys.trust import Peer
-from node.auditing import Answer, Auditing
 from node.database import Database
 from node.home import now_ms
-from node.network import Network
-from node.peers import PEERS_SCHEMA, Peers
-from node.witness_store import WITNESS_SCHEMA
+from node.network.network import Network
+from node.sharing.peers import PEERS_SCHEMA, Peers
+from node.witness.auditing import Answer, Auditing
+from node.witness.store import WITNESS_SCHEMA
 from protocol import messages
 from protocol.fields import number
 from protocol.messages import Message

@@ -3,8 +3,8 @@
 import blake3
 
 from node.app import Node
-from node.catalog import LOCAL, Catalog
-from node.headers import InstanceHeader, SeriesAttributes, StudyAttributes
+from node.catalog.catalog import LOCAL, Catalog
+from node.dicom.headers import InstanceHeader, SeriesAttributes, StudyAttributes
 from protocol.encoding import Encoding
 from protocol.limits import BATCH_BYTES
 from protocol.manifest import BatchEntry, InstanceEntry, Manifest, SeriesEntry

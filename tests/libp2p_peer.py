@@ -7,10 +7,10 @@ import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from network_nodes import MALLORY, Site, until
 
-from node import hardening
-from node.bounds import NetworkLimits
-from node.hardening import SocketConnection
-from node.muxer import Muxer
+from node.network import hardening
+from node.network.bounds import NetworkLimits
+from node.network.hardening import SocketConnection
+from node.network.muxer import Muxer
 
 
 @contextlib.asynccontextmanager

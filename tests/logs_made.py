@@ -5,7 +5,7 @@ import io
 from keys.card import issue_card
 from keys.fingerprint import fingerprint, parse_fingerprint
 from keys.identity import KeyPair
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from protocol.log.entry import Event, decode_entry_untrusted
 from protocol.verify import verify_bundle
 

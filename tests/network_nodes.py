@@ -15,8 +15,8 @@ from pathlib import Path
 import trio
 
 from keys.identity import KeyPair
-from node.network import Network, NetworkLimits, PeerStream, StreamLost
-from node.sockets import parse_address
+from node.network.network import Network, NetworkLimits, PeerStream, StreamLost
+from node.network.sockets import parse_address
 
 ECHO = "/test/echo/1"
 FLOOD = "/test/flood/1"

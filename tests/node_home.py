@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.catalog import CATALOG_SCHEMA, Catalog
+from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.database import Database
-from node.ingest import IngestReport, ingest
-from node.store import BatchStore
+from node.images.ingest import IngestReport, ingest
+from node.images.store import BatchStore
 from protocol.log.entry import Event
 
 NOW = 1_790_000_000

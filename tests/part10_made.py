@@ -13,8 +13,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
 )
 
-from node import elements, studies
-from node.studies import BadInstance
+from node.dicom import elements, studies
+from node.dicom.studies import BadInstance
 
 STUDY = "1.2.826.0.1.3680043.8.498.7"
 

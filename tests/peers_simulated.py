@@ -19,8 +19,8 @@ import trio
 
 from keys.card import Card, issue_card
 from keys.identity import KeyPair
-from node.messaging import MessageStream
-from node.network import Network, NetworkLimits, PeerStream, StreamLost
+from node.network.messaging import MessageStream
+from node.network.network import Network, NetworkLimits, PeerStream, StreamLost
 from protocol import limits, messages
 from protocol.messages import Announcement, Heartbeat, Hello, Signed, Subscribe
 

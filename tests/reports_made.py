@@ -7,7 +7,7 @@ from logs_made import CARD, ORIGIN, Clock, create
 from keys.card import issue_card
 from keys.identity import KeyPair
 from keys.trust import Peer
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.reports.facilities import Facilities
 from protocol.log.entry import TYPES, Event, subjects_of
 

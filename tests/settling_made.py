@@ -9,16 +9,16 @@ from keys.card import issue_card
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from keys.peer import Peer
-from node.audit import AuditLog
-from node.auditing import AuditRefused
+from node.audit.log import AuditLog
 from node.database import Database
-from node.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.home import now_ms
-from node.network import StreamLost
-from node.pending import PENDING_SCHEMA, Pending
-from node.reconciling import Reconciling
-from node.settling import Settling
-from node.transfers import TRANSFERS_SCHEMA, Transfers
+from node.network.network import StreamLost
+from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
+from node.receipts.pending import PENDING_SCHEMA, Pending
+from node.receipts.reconciling import Reconciling
+from node.receipts.settling import Settling
+from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
+from node.witness.auditing import AuditRefused
 from protocol import messages
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Entry, Event, decode_entry_untrusted

@@ -13,7 +13,7 @@ from audit_message_schema import problems
 from certificates_made import Authority, collector
 from terminal import STUDY, Terminal, images, north, terminal
 
-from node.audit_erasure import Erasures
+from node.audit.erasure import Erasures
 from node.errors import ExitCode
 from node.home import Home
 from protocol.log.entry import commitment

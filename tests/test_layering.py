@@ -20,7 +20,7 @@ FORBIDDEN = [
     ),
     ("The auditor's verifier takes cards", "protocol/verify/tree.py", "import keys.canonical"),
     ("msgpack is called", "protocol/messages.py", "import msgpack"),
-    ("zstandard is called", "node/store.py", "import zstandard"),
+    ("zstandard is called", "node/images/store.py", "import zstandard"),
     ("libp2p is called", "node/app.py", "import libp2p"),
     ("pydicom is called", "node/app.py", "import pydicom"),
     ("The web server is called", "node/app.py", "import starlette"),

@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from node.addresses import reachable
+from node.network.addresses import reachable
 
 
 def test_real_addresses_stay() -> None:

@@ -22,7 +22,7 @@ from logs_made import (
 )
 
 from keys.fingerprint import fingerprint, parse_fingerprint
-from node.audit_files import FRAME_HEADER, frame
+from node.audit.files import FRAME_HEADER, frame
 from node.errors import ExitCode, NodeError
 from protocol.errors import LocalProtocolError
 from protocol.log.checkpoint import open_checkpoint_untrusted

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from logs_made import CARD, LOG, NODE, ORIGIN, START_MS, create, entries_of, event, reopen, verified
 
-from node import audit_appending
-from node.audit import AuditLog
-from node.audit_files import frame
+from node.audit import appending as audit_appending
+from node.audit.files import frame
+from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from protocol.log.entry import Event
 from protocol.log.tree import Frontier, leaf_hash

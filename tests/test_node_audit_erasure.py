@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from logs_made import create, entries_of, reopen, verified
 
-from node.audit import AuditLog
-from node.audit_erasure import Erasures, erase, finish_erasures, go_on_erasing
+from node.audit.erasure import Erasures, erase, finish_erasures, go_on_erasing
+from node.audit.log import AuditLog
 from node.errors import NodeError
 from protocol.log.entry import Event, commitment, subjects_of
 
@@ -203,8 +203,8 @@ KILLED = textwrap.dedent(
     import os, signal, sys
     from pathlib import Path
     from logs_made import reopen
-    from node.audit import AuditLog
-    from node.audit_erasure import Erasures, erase
+    from node.audit.log import AuditLog
+    from node.audit.erasure import Erasures, erase
     from node.database import Database
 
     owner, step, when = {"AuditLog": AuditLog, "Erasures": Erasures, "Database": Database}[

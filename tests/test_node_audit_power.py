@@ -11,7 +11,7 @@ import pytest
 from faulty_disk import FaultyDisk
 from logs_made import LOG, ORIGIN, create, entries_of, event, reopen, verified
 
-from node import audit_appending
+from node.audit import appending as audit_appending
 from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import open_checkpoint_untrusted
 from protocol.log.entry import Event

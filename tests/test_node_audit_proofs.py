@@ -5,7 +5,7 @@ import os
 import pytest
 from logs_made import create, event, reopen
 
-from node.audit_tree import NodeFile
+from node.audit.tree import NodeFile
 from node.errors import ExitCode, NodeError
 from protocol.errors import LocalProtocolError
 from protocol.log import tree

@@ -10,7 +10,7 @@ import pytest
 from bundles_made import CARD, LOG, ORIGIN, RECEIPT, START_MS, Log, Opening, init_event, verify
 from test_protocol_verify import CASES
 
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 
 # Those that start from the honest log; the others start from keys or witnesses that
 # the node alone does not have.

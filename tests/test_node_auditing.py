@@ -8,10 +8,10 @@ from auditing_sides import Question, Reply, run, sides
 from network_nodes import until
 
 from keys.trust import Peer
-from node.auditing import AuditRefused
 from node.errors import NodeError
 from node.home import now_ms
-from node.network import StreamLost
+from node.network.network import StreamLost
+from node.witness.auditing import AuditRefused
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Heartbeat, Message

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.bandwidth import BadRule, BandwidthRule, read_rule, rule_in_force
-from node.pacing import BURST_SECONDS, LEAST_STEP_BYTES, Pace, step_bytes
+from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule, rule_in_force
+from node.transfer.pacing import BURST_SECONDS, LEAST_STEP_BYTES, Pace, step_bytes
 
 FINGERPRINT = "663WO3E-U357I7H-WMZRY4P-T77QJWZ-CYRMAND-AAXMTRU-7DB32H7-VOIR3Q3"
 

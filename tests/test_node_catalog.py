@@ -7,10 +7,10 @@ import pytest
 from node_home import NOW, ImageHome
 from studies_made import make_study
 
-from node.catalog import CATALOG_SCHEMA, LOCAL, Added, Catalog, StudyRow
+from node.catalog.catalog import CATALOG_SCHEMA, LOCAL, Added, Catalog, StudyRow
 from node.database import Database
+from node.dicom.headers import InstanceHeader, SeriesAttributes, StudyAttributes
 from node.errors import ExitCode, NodeError
-from node.headers import InstanceHeader, SeriesAttributes, StudyAttributes
 from protocol.encoding import Encoding
 from protocol.manifest import BatchEntry, InstanceEntry, Manifest, SeriesEntry
 

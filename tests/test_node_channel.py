@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.channel import PLAIN_BYTES, Bytes, Channel, ChannelBroken, Cipher
+from node.network.channel import PLAIN_BYTES, Bytes, Channel, ChannelBroken, Cipher
 
 SIZES = [0, 1, 17, 65_518, PLAIN_BYTES]
 

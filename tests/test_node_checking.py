@@ -10,11 +10,11 @@ import pytest
 from exchange_pair import SmallStudy
 from studies_made import make_instance
 
-from node import checking
-from node.checking import Cut, LargeInstances, StudyCheck, is_split
-from node.incoming import Incoming
-from node.store import BatchStore
-from node.studies import read_header
+from node.dicom.studies import read_header
+from node.images.store import BatchStore
+from node.transfer import checking
+from node.transfer.checking import Cut, LargeInstances, StudyCheck, is_split
+from node.transfer.incoming import Incoming
 from protocol import encoding
 from protocol.errors import DigestMismatch, RemoteProtocolError
 from protocol.pixels import PixelRun, Workspace

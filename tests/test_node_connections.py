@@ -24,7 +24,7 @@ from network_nodes import (
 from relay import CONTROL_BYTES, Fault, Point, Relay, Way
 
 from node.errors import ExitCode, NodeError
-from node.network import NetworkLimits, PeerTimeout, StreamLost, Unreachable
+from node.network.network import NetworkLimits, PeerTimeout, StreamLost, Unreachable
 
 pytestmark = pytest.mark.integration
 

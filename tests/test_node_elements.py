@@ -21,8 +21,8 @@ from pydicom.uid import (
 )
 from studies_made import make_instance
 
-from node import elements
-from node.studies import BadInstance, NotDicom
+from node.dicom import elements
+from node.dicom.studies import BadInstance, NotDicom
 
 # --- structure ----------------------------------------------------------------
 

@@ -3,7 +3,7 @@ from node_home import ImageHome
 from studies_made import contents, make_study
 
 from node.errors import ExitCode, NodeError
-from node.export import export_study, read_instance
+from node.images.export import export_study, read_instance
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from studies_made import make_study
 
 from node.app import Node
 from node.errors import NodeError
-from node.feeds import Pending
 from node.home import Home
 from node.operations import OPERATIONS
+from node.sharing.feeds import Pending
 from protocol import limits
 from protocol.feed import NO_EPOCH, Subscription
 from protocol.messages import Announcement, Record

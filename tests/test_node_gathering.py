@@ -18,15 +18,15 @@ from exchange_pair import SmallStudy
 from studies_made import make_instance
 
 from keys.peer import Peer
-from node import attempts
 from node.app import Node
-from node.attempts import Attempts, Reach
 from node.errors import ExitCode
-from node.gathering import Gathering, Shelves, _same_batches
 from node.home import Home, now_ms
-from node.receiving import Receiver
-from node.streams import PeerStream, StreamLost
-from node.transfers import Transfer, TransferState
+from node.network.streams import PeerStream, StreamLost
+from node.transfer import attempts
+from node.transfer.attempts import Attempts, Reach
+from node.transfer.gathering import Gathering, Shelves, _same_batches
+from node.transfer.receiving import Receiver
+from node.transfer.transfers import Transfer, TransferState
 from protocol import encoding
 from protocol.errors import WireCode
 from protocol.manifest import Manifest

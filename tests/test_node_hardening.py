@@ -18,10 +18,10 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p_peer import libp2p_peer, muxer
 from network_nodes import BOB, ECHO, FAST, MALLORY, Site, resident_bytes, until, victim
 
-from node import hardening
-from node.bounds import NetworkLimits
-from node.hardening import SocketConnection
-from node.network import StreamLost, Unreachable
+from node.network import hardening
+from node.network.bounds import NetworkLimits
+from node.network.hardening import SocketConnection
+from node.network.network import StreamLost, Unreachable
 
 pytestmark = pytest.mark.integration
 

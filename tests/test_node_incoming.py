@@ -10,8 +10,8 @@ from exchange_pair import SmallStudy
 from studies_made import make_instance
 
 from node.errors import NodeError
-from node.incoming import KEEP_SECONDS, Incoming
-from node.store import BatchStore
+from node.images.store import BatchStore
+from node.transfer.incoming import KEEP_SECONDS, Incoming
 from protocol.errors import DigestMismatch
 
 STUDY = exchange_pair.STUDY

@@ -10,9 +10,9 @@ import pytest
 from node_home import ImageHome
 from studies_made import contents, make_instance, make_study
 
-from node import ingest, ingest_batches, sources
 from node.errors import ExitCode, NodeError
-from node.export import export_study
+from node.images import ingest, ingest_batches, sources
+from node.images.export import export_study
 from protocol import encoding, limits
 from protocol.manifest import Manifest
 

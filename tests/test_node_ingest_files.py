@@ -10,10 +10,10 @@ import pytest
 from node_home import ImageHome
 from studies_made import contents, make_instance, make_study
 
-from node import quarantine, sources
 from node.errors import ExitCode, NodeError
-from node.export import export_study
-from node.ingest_report import IngestReport
+from node.images import quarantine, sources
+from node.images.export import export_study
+from node.images.ingest_report import IngestReport
 
 
 @pytest.fixture

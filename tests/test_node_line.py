@@ -11,10 +11,10 @@ import trio.testing
 from keys.card import issue_card
 from keys.identity import KeyPair
 from keys.trust import Peer
-from node.bandwidth import BandwidthRule, read_rule
-from node.line import Line
-from node.streams import PeerStream
-from node.turns import TRICKLE_SECONDS
+from node.network.streams import PeerStream
+from node.transfer.bandwidth import BandwidthRule, read_rule
+from node.transfer.line import Line
+from node.transfer.turns import TRICKLE_SECONDS
 
 BATCH = bytes(1_000_000)
 

@@ -6,8 +6,8 @@ import pytest
 import trio
 from network_nodes import ALICE, BOB, CAROL, ECHO, Site, until
 
-from node import links
-from node.links import Links, LinkTarget
+from node.network import links
+from node.network.links import Links, LinkTarget
 
 pytestmark = pytest.mark.integration
 

@@ -25,12 +25,12 @@ from network_nodes import (
     victim,
 )
 
-from node.bounds import NetworkLimits
-from node.channel import Channel, Cipher
-from node.muxed import INITIAL_WINDOW_BYTES, MuxedStream
-from node.muxer import Muxer, PeerMisbehaved
-from node.negotiation import proposal
-from node.network import StreamLost
+from node.network.bounds import NetworkLimits
+from node.network.channel import Channel, Cipher
+from node.network.muxed import INITIAL_WINDOW_BYTES, MuxedStream
+from node.network.muxer import Muxer, PeerMisbehaved
+from node.network.negotiation import proposal
+from node.network.network import StreamLost
 
 pytestmark = pytest.mark.integration
 

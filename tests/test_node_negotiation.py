@@ -23,7 +23,7 @@ from network_nodes import (
     victim,
 )
 
-from node.negotiation import (
+from node.network.negotiation import (
     HEADER,
     LINE_BYTES,
     NOT_HERE,
@@ -35,7 +35,7 @@ from node.negotiation import (
     encode_line,
     proposal,
 )
-from node.network import NetworkLimits, PeerStream, PeerTimeout, StreamLost
+from node.network.network import NetworkLimits, PeerStream, PeerTimeout, StreamLost
 
 pytestmark = pytest.mark.integration
 

@@ -23,7 +23,7 @@ from network_nodes import (
     write_on,
 )
 
-from node.network import NetworkLimits, PeerTimeout, StreamLost
+from node.network.network import NetworkLimits, PeerTimeout, StreamLost
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ from keys.identity import KeyPair
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home, now_ms
-from node.policy import decide_fetch
+from node.sharing.policy import decide_fetch
 from protocol.errors import WireCode
 from protocol.messages import Request
 

@@ -20,10 +20,10 @@ from settling_made import (
 
 from keys.card import issue_card
 from keys.identity import KeyPair
-from node import settling
 from node.errors import NodeError
-from node.pending import AGAIN_SECONDS, PendingItem
-from node.transfers import Transfer
+from node.receipts import settling
+from node.receipts.pending import AGAIN_SECONDS, PendingItem
+from node.transfer.transfers import Transfer
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.receipt import (
     Receipt,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from node.portions import LATE_SECONDS, LEAST_BATCHES, WORK_SECONDS, Portions
+from node.transfer.portions import LATE_SECONDS, LEAST_BATCHES, WORK_SECONDS, Portions
 from protocol import limits
 
 MB = 1_000_000

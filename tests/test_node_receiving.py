@@ -19,14 +19,14 @@ from studies_made import make_instance
 
 from keys.identity import KeyPair
 from keys.peer import Peer
-from node.catalog import LOCAL
+from node.catalog.catalog import LOCAL
 from node.database import Database
-from node.gathering import Gathering, Shelves
-from node.incoming import Incoming
-from node.network import PeerStream, StreamLost
-from node.receiving import BATCHES_AT_WORK, Receiver
-from node.studies import read_header
-from node.transfers import TRANSFERS_SCHEMA, Transfers
+from node.dicom.studies import read_header
+from node.network.network import PeerStream, StreamLost
+from node.transfer.gathering import Gathering, Shelves
+from node.transfer.incoming import Incoming
+from node.transfer.receiving import BATCHES_AT_WORK, Receiver
+from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
 from protocol import encoding
 from protocol.source import SourceTransfer
 from protocol.transfer import Credited, Event, Receipted, Requested

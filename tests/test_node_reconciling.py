@@ -13,7 +13,7 @@ from settling_made import Site, settle, two_sites
 
 from keys.canonical import canonical_json
 from node.errors import ExitCode, NodeError
-from node.reconciling import SESSIONS_PER_PEER, Reconciled
+from node.receipts.reconciling import SESSIONS_PER_PEER, Reconciled
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event

@@ -21,8 +21,8 @@ from reports_made import (
 
 from keys.fingerprint import fingerprint
 from keys.trust import Peer
-from node.audit import AuditLog
-from node.audit_erasure import erase
+from node.audit.erasure import erase
+from node.audit.log import AuditLog
 from node.reports.accounting import COLUMNS, Accounting, safe_cell
 from node.reports.facilities import Facilities
 from node.reports.selection import Selection, parse_moment

@@ -26,8 +26,8 @@ from reports_made import (
 
 from keys.card import Card
 from keys.fingerprint import fingerprint
-from node.audit import AuditLog
-from node.audit_erasure import erase
+from node.audit.erasure import erase
+from node.audit.log import AuditLog
 from node.reports.dicom import audit_message, document
 from node.reports.facilities import Facilities
 from node.reports.happenings import CODES, EVENTS, MESSAGE_STUDIES, happenings

@@ -11,7 +11,7 @@ from certificates_made import Authority, collector
 from logs_made import create, entries_of, event
 from reports_made import FACILITIES, ORIGIN, STUDY, log_of_everything
 
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.database import Database
 from node.errors import NodeError
 from node.reports import forwarding

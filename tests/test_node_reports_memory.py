@@ -7,7 +7,7 @@ import pytest
 from logs_made import create
 from reports_made import FACILITIES, ORIGIN, event_of
 
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.reports import dicom, fhir
 from node.reports.accounting import Accounting
 from node.reports.facilities import Facility

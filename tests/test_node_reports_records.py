@@ -14,7 +14,7 @@ from reports_made import (
     log_of_everything,
 )
 
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from node.reports.records import records, records_between, span
 from node.reports.selection import Selection, parse_moment

@@ -16,7 +16,7 @@ from keys.keyfile import encode_key
 from node import rotation
 from node.api.client import call
 from node.app import Node
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from node.home import Home, log_origin, now_ms, write_durable
 from node.rotation import OVERLAP_SECONDS, Changed, Request

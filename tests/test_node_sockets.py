@@ -4,7 +4,7 @@ import pytest
 import trio
 from network_nodes import until
 
-from node.sockets import Doorstep, Unreachable, dial, parse_address, remote_host
+from node.network.sockets import Doorstep, Unreachable, dial, parse_address, remote_host
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import blake3
 import pytest
 
 from node.errors import ExitCode, NodeError
-from node.store import BatchStore
+from node.images.store import BatchStore
 from protocol.encoding import encode
 
 ONE, TWO = encode(b"one" * 1000), encode(b"two" * 1000)
@@ -111,7 +111,7 @@ def test_reserve_is_left_free(tmp_path):
 FULL = """
 import signal, resource, sys
 from pathlib import Path
-from node.store import BatchStore
+from node.images.store import BatchStore
 from node.errors import NodeError, ExitCode
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = BatchStore(Path(sys.argv[1]), reserve_bytes=0)

@@ -15,10 +15,10 @@ from libp2p.transport.exceptions import SecurityUpgradeFailure
 from libp2p.transport.upgrader import TransportUpgrader
 from network_nodes import ALICE, BOB, FAST, MALLORY, Site, resident_bytes, until, victim
 
-from node import hardening
-from node.bounds import NetworkLimits
-from node.hardening import SocketConnection
-from node.network import Unreachable
+from node.network import hardening
+from node.network.bounds import NetworkLimits
+from node.network.hardening import SocketConnection
+from node.network.network import Unreachable
 
 pytestmark = pytest.mark.integration
 

@@ -32,9 +32,9 @@ from pydicom.uid import (
 )
 from studies_made import make_instance
 
-from node import part10
-from node.part10 import HeaderMatcher, matches_header
-from node.studies import BadInstance, MediaDirectory, NotDicom, read_header
+from node.dicom import part10
+from node.dicom.part10 import HeaderMatcher, matches_header
+from node.dicom.studies import BadInstance, MediaDirectory, NotDicom, read_header
 
 # --- attributes -------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.turns import STAT_GRACE_SECONDS, TRICKLE_SECONDS, TURN_SECONDS, Place, Turns
+from node.transfer.turns import STAT_GRACE_SECONDS, TRICKLE_SECONDS, TURN_SECONDS, Place, Turns
 
 NORTH, SOUTH = b"north", b"south"
 

@@ -12,9 +12,9 @@ from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from node.app import Node
 from node.home import Home, now_ms
-from node.introduction import PRESENTED_BYTES
-from node.network import Network, Unreachable
-from node.vouching import PRESENTED_SECONDS, Introductions, introductions
+from node.network.introduction import PRESENTED_BYTES
+from node.network.network import Network, Unreachable
+from node.network.vouching import PRESENTED_SECONDS, Introductions, introductions
 
 FACILITY = KeyPair.from_seed(b"f" * 32)
 NEW = KeyPair.from_seed(b"n" * 32)

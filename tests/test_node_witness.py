@@ -16,8 +16,7 @@ from keys.identity import KeyPair
 from keys.trust import Peer
 from node.database import Database
 from node.errors import ExitCode, NodeError
-from node.witness import Witness
-from node.witness_store import (
+from node.witness.store import (
     FORK,
     KEPT_CHECKPOINTS,
     ROLLBACK,
@@ -25,6 +24,7 @@ from node.witness_store import (
     WITNESS_SCHEMA,
     WitnessStore,
 )
+from node.witness.witness import Witness
 from protocol.audit_messages import AddCheckpoint, CheckpointHeld, Cosigned, GetCheckpoint
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.checkpoint import Checkpoint, sign_checkpoint

@@ -9,11 +9,11 @@ from logs_made import CARD, FACILITY, LOG, ORIGIN, WITNESS, create, event, reope
 from keys.card import Card, sign_card
 from keys.card_fields import SizedKey
 from keys.identity import KeyPair
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.database import Database
 from node.errors import ExitCode, NodeError
-from node.witness_doubt import Doubt
-from node.witness_store import FORK, ROLLBACK, WITNESS_SCHEMA, WitnessStore
+from node.witness.doubt import Doubt
+from node.witness.store import FORK, ROLLBACK, WITNESS_SCHEMA, WitnessStore
 from protocol.errors import RemoteProtocolError
 from protocol.log.checkpoint import Checkpoint, sign_checkpoint
 from protocol.log.entry import Event, decode_entry_untrusted

@@ -12,13 +12,13 @@ from network_nodes import ALICE, BOB, until
 
 from keys.identity import KeyPair
 from keys.trust import Peer
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.config import AuditSettings
 from node.home import log_origin, now_ms
-from node.witness import Witness
-from node.witness_doubt import Doubt
-from node.witness_store import WitnessStore
-from node.witnessing import Witnessing
+from node.witness.doubt import Doubt
+from node.witness.rounds import Witnessing
+from node.witness.store import WitnessStore
+from node.witness.witness import Witness
 from protocol.audit_messages import AddCheckpoint, CheckpointHeld, Cosigned, GetCheckpoint
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.checkpoint import Checkpoint, sign_checkpoint

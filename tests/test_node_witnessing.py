@@ -13,7 +13,7 @@ import pytest
 from facilities import Facility, wait_until
 from studies_made import make_study
 
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.home import log_origin, now_ms
@@ -334,7 +334,7 @@ def _rewrite(facility: Facility, keep: int, further: int) -> None:
 
 def _sign(facility: Facility, size: int) -> None:
     """Write a checkpoint over what the log holds, by the stolen log key."""
-    from node.audit_files import LogFile
+    from node.audit.files import LogFile
     from protocol.log.checkpoint import Checkpoint, sign_checkpoint
     from protocol.log.note import Signer
     from protocol.log.tree import Frontier, leaf_hash

@@ -1,4 +1,4 @@
-"""Cosignatures and witness policies as the verifier reads them, and evidence of forks."""
+"""Cosignatures and witness policies as the verifier reads them."""
 
 import base64
 import json
@@ -12,7 +12,6 @@ from bundles_made import (
     NEXT_LOG,
     ORIGIN,
     PEER,
-    PEER_CARD,
     PEER_NODE,
     SIGNED_AT,
     STRANGER,
@@ -23,18 +22,16 @@ from bundles_made import (
     verify,
     witnessed,
 )
-from bundles_tampered import rebuilt
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.card import issue_card
-from protocol.verify import Code, PolicyProblem, parse_policy, report_lines
+from protocol.verify import Code, PolicyProblem, parse_policy
 from protocol.verify.checkpoints import CheckpointProblem, read_checkpoint
 from protocol.verify.policy import any_of
 from protocol.verify.witnesses import Witnesses
 
 LAKESIDE, HILL, BAY = COSIGNERS
-PEER_ORIGIN = f"radmesh.log/{PEER_CARD.fingerprint}"
 
 
 def policy_text(quorum="two", log=None, kinds=(4, 4, 4)):
@@ -297,64 +294,3 @@ def test_a_policy_of_cards_says_what_it_asks_for():
     assert parse_policy(policy_text("one")).words == "1 of 2 groups and witnesses"
     assert parse_policy(policy_text("none")).words == "no witness"
     assert parse_policy(policy_text("w2")).words == "the witness w2"
-
-
-# --- logs that contradict themselves -----------------------------------------------
-
-
-def _peer_note(*entries):
-    return second.checkpoint(PEER_ORIGIN, list(entries), STRANGER).encode()
-
-
-def _with_evidence(log, held, shown, card=PEER_CARD.encoded):
-    log.extra = [
-        ("witnessed/1/held", held),
-        ("witnessed/1/shown", shown),
-        ("witnessed/1/card", card),
-    ]
-    return log
-
-
-def test_a_fork_of_another_log_is_reported_and_is_none_of_this_one():
-    log = _with_evidence(honest(), _peer_note(b"a", b"b"), _peer_note(b"a", b"c"))
-    verdict = verify(log)
-    assert verdict.sound is True
-    [words] = verdict.forks
-    assert words.startswith(f"Lakeside ({PEER_CARD.fingerprint}), if that is its fingerprint, ")
-    assert "signed two histories of its log at 2 entries" in words
-    assert any("two histories" in line for line in report_lines(verdict))
-    [words] = verify(log, peer_cards=[PEER_CARD]).forks
-    assert words.startswith(f"Lakeside ({PEER_CARD.fingerprint}) signed two histories")
-
-
-def test_a_log_that_went_back_is_reported_as_what_it_is():
-    log = _with_evidence(honest(), _peer_note(b"a", b"b"), _peer_note(b"a"))
-    [words] = verify(log).forks
-    assert "signed 2 entries" in words
-    assert "later showed 1 (" in words
-
-
-def test_evidence_that_does_not_hold_is_said_to_be_so():
-    signed = _peer_note(b"a", b"b")
-    by_another = second.checkpoint(PEER_ORIGIN, [b"a"], PEER).encode()
-    for shown, card in (
-        (by_another, PEER_CARD.encoded),
-        (b"junk", PEER_CARD.encoded),
-        (signed, b"junk"),
-    ):
-        verdict = verify(_with_evidence(honest(), signed, shown, card))
-        assert verdict.sound is True
-        assert "does not hold" in verdict.forks[0] or "bad card" in verdict.forks[0]
-    log = honest()
-    log.extra = [("witnessed/1/held", signed)]
-    assert "not complete" in verify(log).forks[0]
-
-
-def test_evidence_against_this_very_log_is_a_fork():
-    held = honest().checkpoints["checkpoints/12"].encode()
-    other = rebuilt().checkpoints["checkpoints/12"].encode()
-    verdict = verify(_with_evidence(honest(), held, other, CARD.encoded))
-    assert (verdict.sound, verdict.code, verdict.forks) == (False, Code.FORK, ())
-    shorter = rebuilt().sign(9).checkpoints["checkpoints/9"].encode()
-    verdict = verify(_with_evidence(honest(), held, shorter, CARD.encoded))
-    assert verdict.code == Code.ROOT_MISMATCH

@@ -10,7 +10,7 @@ from pathlib import Path
 from keys.card import issue_card
 from keys.fingerprint import fingerprint, parse_fingerprint
 from keys.identity import KeyPair
-from node.audit_files import frame
+from node.audit.files import frame
 from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted, sign_checkpoint
 from protocol.log.cosignature import Cosigner, cosign, cosignatures_untrusted, witness_name
 from protocol.log.entry import TYPES, Event, Opening, decode_entry_untrusted, encode_entry

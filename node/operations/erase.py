@@ -5,7 +5,7 @@ from typing import Any
 import trio
 
 from node.app import Node
-from node.audit_erasure import Found, erase
+from node.audit.erasure import Found, erase
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
 from node.operations.selecting import optional

@@ -8,12 +8,12 @@ from keys.identity import peer_id
 from keys.trust import Peer
 from node import VERSION
 from node.app import Node
-from node.bandwidth import local_minute, rule_in_force
 from node.errors import ExitCode, NodeError
 from node.home import now_ms
 from node.operations.base import Operation, Report, Result, text, texts
 from node.operations.transfer import describe_transfer
 from node.operations.witness import describe_witnessing
+from node.transfer.bandwidth import local_minute, rule_in_force
 
 
 def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:

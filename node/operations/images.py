@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import trio
 
 from node.app import Node
-from node.catalog import StudyRow
+from node.catalog.catalog import StudyRow
 from node.errors import ExitCode, NodeError
-from node.export import export_study
+from node.images.export import export_study
 from node.operations.base import Operation, Report, Result, text, texts
 from protocol.log.entry import Event, subjects_of
 from protocol.messages import Record
@@ -114,7 +114,7 @@ async def run_work(
 
 async def ingest_paths(node: Node, parameters: dict[str, Any], report: Report) -> Result:
     """Take files and folders into the store."""
-    from node.ingest import ingest  # here, since pydicom is slow to load
+    from node.images.ingest import ingest  # here, since pydicom is slow to load
 
     paths = [Path(path) for path in texts(parameters, "paths")]
 

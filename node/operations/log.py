@@ -16,7 +16,7 @@ from node.operations.selecting import optional, read_selection
 from node.reports.records import Record, records, records_between
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged
-from node.witness_bundle import members, newest_cosigned
+from node.witness.bundle import members, newest_cosigned
 from protocol.log.checkpoint import Checkpoint
 from protocol.log.entry import Event, Opening
 

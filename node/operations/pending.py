@@ -6,7 +6,7 @@ import trio
 
 from node.app import Node
 from node.operations.base import Operation, Report, Result
-from node.pending import PendingItem
+from node.receipts.pending import PendingItem
 from protocol.log.entry import format_time
 
 

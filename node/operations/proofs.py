@@ -11,12 +11,12 @@ import trio
 
 from keys.canonical import canonical_json
 from node.app import Node
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged, write_parts
-from node.witness_bundle import newest_cosigned
+from node.witness.bundle import newest_cosigned
 from protocol.log.checkpoint import parse_checkpoint_untrusted
 from protocol.log.entry import Entry, decode_entry_untrusted
 from protocol.log.note import parse_note_untrusted

@@ -8,7 +8,7 @@ from keys.trust import PURPOSES
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, require_serving, text
-from node.transfers import Transfer, TransferState
+from node.transfer.transfers import Transfer, TransferState
 
 _PROGRESS_SECONDS = 0.1
 

@@ -10,9 +10,9 @@ from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import now_ms, write_durable
 from node.operations.base import Operation, Report, Result, require_serving, text
-from node.witness import alert_event, sentence
-from node.witness_bundle import counted, evidence, newest_cosigned, own_policy, witnesses
-from node.witness_store import Alert
+from node.witness.bundle import counted, evidence, newest_cosigned, own_policy, witnesses
+from node.witness.store import Alert
+from node.witness.witness import alert_event, sentence
 from protocol.log.entry import Event
 
 ROUND_SECONDS = 10.0

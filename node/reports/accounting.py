@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.phrases import clean
 from node.reports.facilities import Facilities
 from node.reports.records import Record, records

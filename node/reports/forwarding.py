@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from node.api.failures import describe_unexpected
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.database import Database
 from node.errors import NodeError
 from node.home import log_origin

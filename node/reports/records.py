@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.reports.selection import Selection
 from protocol.log.entry import format_time
 

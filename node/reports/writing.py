@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from node.audit import AuditLog
-from node.audit_files import sync_directory
+from node.audit.files import sync_directory
+from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from node.reports.selection import Selection
 from protocol.log.entry import SALT_BYTES, Event, format_time

@@ -29,7 +29,7 @@ from protocol.verify.checkpoints import (
     open_checkpoint,
 )
 from protocol.verify.evidence import Evidence, Openings, Receipts
-from protocol.verify.forks import read_forks
+from protocol.verify.forks import Forks
 from protocol.verify.note import NamedKey
 from protocol.verify.policy import POLICY_BYTES
 from protocol.verify.stream import EntryStream, Expected
@@ -87,7 +87,8 @@ class _Check:
         self._signed: list[tuple[SignedCheckpoint, list[Cosigned]]] = []
         self._unknown_files = 0
         self._own_policy = ""
-        self._forks: list[str] = []
+        self._forks: Forks | None = None
+        self._hidden: list[Finding] = []
         self._stream: EntryStream | None = None
         self._openings: Openings | None = None
         self._receipts: Receipts | None = None
@@ -99,6 +100,8 @@ class _Check:
         if card is None:
             return
         self._read_witnesses(bundle)
+        trusted = [*self._evidence.peer_cards, *self._evidence.witness_cards]
+        self._forks = forks = Forks(bundle, card, trusted)
         self._read_checkpoints(bundle, card)
         limit = max(self._claimed_size, *self._expected, -1)
         if limit < 0:
@@ -117,6 +120,7 @@ class _Check:
             self._expected,
             self._signed_size,
             max(limit, *self._expected, 0),
+            forks.own,
         )
         self._stream.read(self._openings, self._receipts)
         self._openings.finish()
@@ -124,6 +128,9 @@ class _Check:
         if said_origin != self._origin:
             self._find(Code.BUNDLE, None, "the bundle says that it is of another log")
         size = self._stream.tree.size
+        hidden = forks.judge_own(size, self._stream.roots, self._stream.told)
+        if hidden:
+            self._hidden.append(Finding(Code.FORK, None, hidden))
         if not self._stream.findings and said_size != size:
             self._find(
                 Code.BUNDLE,
@@ -177,9 +184,6 @@ class _Check:
     def _read_checkpoints(self, bundle: Bundle, card: Card) -> None:
         sources = [(name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints]
         sources += [("your checkpoint", data) for data in self._evidence.checkpoints]
-        trusted = [*self._evidence.peer_cards, *self._evidence.witness_cards]
-        self._forks, own = read_forks(bundle, card, trusted)
-        sources += [("shown to a witness", data) for data in own]
         for source, data in sources:
             try:
                 checkpoint = open_checkpoint(data, self._origin, log_keys(card))
@@ -236,7 +240,7 @@ class _Check:
         entries = list(self._stream.findings) if self._stream is not None else []
         # Who rewrites a history with a newer key also signs what that key may not sign.
         first = entries[:1] if entries and entries[0].code == Code.KEY_CHAIN else []
-        findings = [*first, *self._findings, *entries[len(first) :]]
+        findings = [*first, *self._findings, *entries[len(first) :], *self._hidden]
         if self._stream is not None and self._card is not None:
             findings += self._missing_quorum(self._card)
         for part in (self._receipts, self._openings):
@@ -271,7 +275,7 @@ class _Check:
             counts=dict(stream.counts) if stream is not None else {},
             key_changes=stream.chain.changes if stream is not None else 0,
             witnesses=coverage.witness_words(self._witnesses.cosigned),
-            forks=tuple(self._forks),
+            forks=() if self._forks is None else tuple(self._forks.sentences),
         )
 
     def _notes(self) -> list[str]:

@@ -2,10 +2,13 @@
 
 The facility of the bundle keeps, as a witness of its peers, pairs of checkpoints
 that one log signed and that do not go together. Two roots for one size prove, to
-anybody who knows that facility's key, that it kept two histories.
+anybody who knows that facility's key, that it kept two histories. It also keeps what
+its own witnesses showed it of its own log.
 """
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
@@ -21,55 +24,103 @@ from protocol.verify.checkpoints import (
 _PAIRS = 100
 
 
-def read_forks(bundle: Bundle, own: Card, trusted: Iterable[Card]) -> tuple[list[str], list[bytes]]:
-    """What the bundle shows of logs that contradict themselves.
+@dataclass(frozen=True)
+class OwnClaim:
+    """A checkpoint of the very log that is verified, from its alerts; its signature holds.
+
+    `digests` are the SHA-256, in hex, of the files of its alert; an entry of the log
+    that tells of the alert names them.
+    """
+
+    size: int
+    root: bytes
+    digests: frozenset[str]
+
+
+class Forks:
+    """What a bundle shows of logs that contradict themselves.
 
     Args:
         bundle: the bundle.
         own: the card of the facility whose log is verified.
         trusted: cards of other facilities that the auditor compared.
 
-    Returns:
-        A sentence for each pair about another log, and the checkpoints of the pairs
-        about this log, which are to be verified like all others.
-
     Raises:
         BundleDamaged: a file of the bundle is damaged or too large.
     """
-    numbers = {found[1] for name in bundle.evidence if (found := EVIDENCE_NAME.fullmatch(name))}
-    sentences: list[str] = []
-    checkpoints: list[bytes] = []
-    for number in sorted(numbers, key=int)[:_PAIRS]:
+
+    def __init__(self, bundle: Bundle, own: Card, trusted: Iterable[Card]) -> None:
+        self.sentences: list[str] = []
+        self.own: list[OwnClaim] = []
+        self._own_card = own
+        self._trusted = list(trusted)
+        numbers = {found[1] for name in bundle.evidence if (found := EVIDENCE_NAME.fullmatch(name))}
+        for number in sorted(numbers, key=int)[:_PAIRS]:
+            self._read(bundle, number)
+
+    def _read(self, bundle: Bundle, number: str) -> None:
         names = [f"witnessed/{number}/{part}" for part in ("card", "held", "shown")]
         if not all(bundle.has(name) for name in names):
-            sentences.append(f"the evidence {number} in the bundle is not complete")
-            continue
+            self.sentences.append(f"the evidence {number} in the bundle is not complete")
+            return
         data = bundle.read(names[0], CARD_BYTES)
         pair = [bundle.read(name, CHECKPOINT_BYTES) for name in names[1:]]
         try:
             card = parse_card_untrusted(data)
         except KeysError as error:
-            sentences.append(f"the evidence {number} in the bundle has a bad card: {error}")
-            continue
-        if card.facility_key == own.facility_key:
-            checkpoints += pair
-            continue
-        known = [each for each in trusted if each.facility_key == card.facility_key]
+            words = f"the evidence {number} in the bundle has a bad card: {error}"
+            self.sentences.append(words)
+            return
+        known = [
+            each
+            for each in (*self._trusted, self._own_card)
+            if each.facility_key == card.facility_key
+        ]
         newest = max([card, *known], key=lambda each: each.serial)
-        sentences.append(_sentence(number, newest, pair, is_known=bool(known)))
-    return sentences, checkpoints
+        whose = f"{newest.name} ({newest.fingerprint})"
+        if not known:
+            whose += ", if that is its fingerprint,"
+        origin = f"radmesh.log/{newest.fingerprint}"
+        try:
+            held, shown = (open_checkpoint(each, origin, log_keys(newest)) for each in pair)
+        except CheckpointProblem as problem:
+            self.sentences.append(
+                f"the evidence {number} about {whose} does not hold: a checkpoint {problem.reason}"
+            )
+            return
+        if newest.facility_key == self._own_card.facility_key:
+            digests = frozenset(hashlib.sha256(each).hexdigest() for each in pair)
+            self.own += [OwnClaim(each.size, each.root, digests) for each in (held, shown)]
+        else:
+            self.sentences.append(f"{whose} {_contradiction(held, shown)}")
 
+    def judge_own(self, size: int, roots: Mapping[int, bytes], told: Mapping[str, int]) -> str:
+        """Compare the log that was read with what its alerts show that it had signed.
 
-def _sentence(number: str, card: Card, pair: list[bytes], *, is_known: bool) -> str:
-    whose = f"{card.name} ({card.fingerprint})"
-    if not is_known:
-        whose += ", if that is its fingerprint,"
-    origin = f"radmesh.log/{card.fingerprint}"
-    try:
-        held, shown = (open_checkpoint(data, origin, log_keys(card)) for data in pair)
-    except CheckpointProblem as problem:
-        return f"the evidence {number} about {whose} does not hold: a checkpoint {problem.reason}"
-    return f"{whose} {_contradiction(held, shown)}"
+        A contradiction that the log itself tells of is a sentence more.
+
+        Args:
+            size: of the log.
+            roots: at the sizes of `own`, as far as the log goes.
+            told: digest to the index of the entry that names it.
+
+        Returns:
+            What the log hides, or "".
+        """
+        for claim in self.own:
+            if claim.size <= size and roots.get(claim.size) == claim.root:
+                continue
+            words = f"{claim.size:,} entries ({claim.root.hex()})"
+            places = [told[digest] for digest in claim.digests if digest in told]
+            if not places:
+                return f"the log key signed another log of {words}, as the bundle itself shows"
+            sentence = (
+                f"this log had been signed with {words}, which are not in it any more, as its "
+                f"entry {min(places)} says: ask the facility what was lost"
+            )
+            if sentence not in self.sentences:
+                self.sentences.append(sentence)
+        return ""
 
 
 def _contradiction(held: SignedCheckpoint, shown: SignedCheckpoint) -> str:

@@ -9,10 +9,12 @@ from keys.card import Card
 from protocol.verify.bundle import Bundle, BundleDamaged, Pieces
 from protocol.verify.entries import ENTRY_BYTES, Entry, EntryProblem, parse_entry
 from protocol.verify.evidence import Openings, Receipts
+from protocol.verify.forks import OwnClaim
 from protocol.verify.key_chain import CHANGES, KeyChain
 from protocol.verify.tree import Tree, leaf
 from protocol.verify.verdict import Code, Finding
 
+_ALERTS = ("fork-seen", "rollback-seen")
 _TYPES_COUNTED = 100
 _BAD_ENTRIES = 1000
 """After so many entries that are none, reading on tells nothing."""
@@ -37,6 +39,7 @@ class EntryStream:
         expected: size to the roots the log must have there.
         signed_size: size of the largest signed checkpoint, or -1.
         limit: where reading ends: the largest size that anything names.
+        claims: what alerts show of this log; fills `roots` and `told`.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class EntryStream:
         expected: dict[int, list[Expected]],
         signed_size: int,
         limit: int,
+        claims: Sequence[OwnClaim],
     ) -> None:
         self.tree = Tree()
         self.findings: list[Finding] = []
@@ -54,6 +58,9 @@ class EntryStream:
         self.last_time = ""
         self.counts: Counter[str] = Counter()
         self.chain = KeyChain(card, origin)
+        # Roots at the sizes of the claims; and which entry names a digest of theirs.
+        self.roots: dict[int, bytes] = {}
+        self.told: dict[str, int] = {}
         # First place where the hashes in `leaves` differ from the entries.
         self.first_difference: int | None = None
         # Whether they are there, and end before the entries do.
@@ -64,8 +71,10 @@ class EntryStream:
         self._expected = expected
         self._signed_size = signed_size
         self._limit = limit
+        self._claimed_sizes = {claim.size for claim in claims}
+        self._claimed_digests = {digest for claim in claims for digest in claim.digests}
         # Sizes at which the root is needed, the next one last.
-        self._stops = sorted(expected.keys() | self.chain.sizes, reverse=True)
+        self._stops = sorted(expected.keys() | self.chain.sizes | self._claimed_sizes, reverse=True)
         self._good_size = 0
         self._bad_entries = 0
         self._has_leaves = bundle.has("leaves")
@@ -150,6 +159,11 @@ class EntryStream:
         if entry.type in CHANGES and not self._bad_entries:
             details = entry.fields["details"]
             self.chain.check_change(entry.type, details, index, self.tree.root())
+        if entry.type in _ALERTS and self._claimed_digests:
+            details = entry.fields["details"]
+            for name in ("digest", "shown_digest"):
+                if details.get(name) in self._claimed_digests:
+                    self.told.setdefault(details[name], index)
 
     def _check_genesis(self, entry: Entry) -> None:
         details = entry.fields["details"]
@@ -188,6 +202,8 @@ class EntryStream:
         root = self.tree.root()
         if size in self.chain.sizes:
             self.chain.note_root(size, root)
+        if size in self._claimed_sizes:
+            self.roots[size] = root
         known = self._expected.get(size, ())
         wrong = [each for each in known if each.root != root]
         for each in wrong:

@@ -84,7 +84,7 @@ class Verdict:
         counts: entries by type.
         key_changes: how often a key of the facility changed, all of them checked.
         witnesses: who cosigned which size and when, as sentences; all of them hold.
-        forks: what the bundle proves about other logs that contradict themselves.
+        forks: what the bundle shows of logs that contradict themselves.
         is_proof: whether this is about one entry and not a whole log; `size` and `root`
             are then those of the checkpoint that it was proven by.
         entry: that entry, or "".
@@ -147,7 +147,7 @@ def report_lines(verdict: Verdict) -> list[str]:
         lines.append(f"  keys      changed and checked: {verdict.key_changes:,}")
     lines.extend(f"  witness   {witness}" for witness in verdict.witnesses)
     if verdict.forks:
-        lines.append("evidence about other logs in the bundle:")
+        lines.append("evidence in the bundle of logs that contradict themselves:")
         lines.extend(f"  - {each}" for each in verdict.forks)
     if len(verdict.findings) > 1:
         lines.append("what follows from it, or is wrong besides:")

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from keys.card import issue_card
 from keys.fingerprint import fingerprint, parse_fingerprint
 from keys.identity import KeyPair
-from node.audit import AuditLog
+from node.audit.log import AuditLog
 from node.home import now_ms
 from protocol.log.entry import Event
 from protocol.log.tree import check_consistency, check_inclusion, leaf_hash

@@ -13,7 +13,7 @@ import trio
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from keys.identity import KeyPair
-from node.network import Network, PeerStream
+from node.network.network import Network, PeerStream
 
 PROTOCOL = "/radmesh/bench/1"
 SERVER, CLIENT = KeyPair.from_seed(b"a" * 32), KeyPair.from_seed(b"b" * 32)

@@ -1,0 +1,136 @@
+"""Writes the audit bundle that an auditor verifies (docs/protocol-log.md section 7)."""
+
+import base64
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from keys.canonical import canonical_json
+from node.audit.evidence import EvidenceStore
+from node.audit.files import sync_directory
+from node.errors import ExitCode, NodeError
+from protocol.log.checkpoint import Checkpoint
+from protocol.log.entry import Opening, decode_entry_untrusted
+from protocol.log.tree import leaf_hash
+
+FORMAT = "radmesh-audit-bundle/1"
+
+
+def write_bundle_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Have a bundle written to `path`, whole or not at all; an older file is replaced.
+
+    Raises:
+        NodeError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise NodeError(
+            f"the bundle {path} cannot be written: {error.strerror}",
+            hint="check that the folder exists and has space",
+            code=ExitCode.DISK,
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bundle(
+    file: BinaryIO,
+    *,
+    checkpoint: Checkpoint,
+    signed: str,
+    card: bytes,
+    exported: str,
+    entries: Callable[[], Iterator[bytes]],
+    evidence: EvidenceStore,
+    include_openings: bool | Callable[[int, Opening], bool],
+    further: Mapping[str, bytes],
+) -> None:
+    """Write a bundle of the entries that one checkpoint covers.
+
+    Args:
+        file: where to; written from its position on.
+        checkpoint: what is signed.
+        signed: the signed note of it.
+        card: the facility card.
+        exported: when, for people.
+        entries: gives the `checkpoint.size` entries, each time anew.
+        evidence: openings and receipts.
+        include_openings: whether the auditor may learn who and what; a function decides
+            by entry and opening.
+        further: members of other files; checkpoints of this size and above are left out.
+    """
+    size = checkpoint.size
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        header = {
+            "exported": exported,
+            "format": FORMAT,
+            "origin": checkpoint.origin,
+            "size": size,
+        }
+        _add(archive, "bundle.json", [canonical_json(header) + b"\n"])
+        _add(archive, "card", [card])
+        _add(archive, f"checkpoints/{size}", [signed.encode()])
+        _add(archive, "entries.jsonl", (entry + b"\n" for entry in entries()))
+        # Hashes do not compress.
+        _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED)
+        _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence))
+        for name, content in further.items():
+            folder, _, rest = name.partition("/")
+            if folder != "checkpoints" or int(rest) < size:
+                _add(archive, name, [content])
+        if include_openings:
+            _add(archive, "openings.jsonl", _opening_lines(size, evidence, include_openings))
+
+
+def _add(
+    archive: zipfile.ZipFile,
+    name: str,
+    parts: Iterable[bytes],
+    compression: int = zipfile.ZIP_DEFLATED,
+) -> None:
+    # The default date of ZipInfo, 1980, keeps equal logs equal as files.
+    member = zipfile.ZipInfo(name)
+    member.compress_type = compression
+    member.external_attr = 0o644 << 16
+    with archive.open(member, "w", force_zip64=True) as stream:
+        for part in parts:
+            stream.write(part)
+
+
+def _receipt_lines(entries: Iterable[bytes], evidence: EvidenceStore) -> Iterator[bytes]:
+    for index, encoded in enumerate(entries):
+        # Most entries name no receipt, and parsing each would cost most of the export.
+        if b'"receipt":"' not in encoded:
+            continue
+        digest = decode_entry_untrusted(encoded).details.get("receipt")
+        if not isinstance(digest, str) or len(digest) != 64:
+            continue
+        receipt = evidence.receipt(digest)
+        if receipt is not None:
+            line = {"index": index, "receipt": base64.b64encode(receipt).decode()}
+            yield canonical_json(line) + b"\n"
+
+
+def _opening_lines(
+    size: int, evidence: EvidenceStore, chosen: bool | Callable[[int, Opening], bool]
+) -> Iterator[bytes]:
+    for index, opening in evidence.openings(size):
+        if callable(chosen) and not chosen(index, opening):
+            continue
+        line = {
+            "commitment": opening.commitment,
+            "index": index,
+            "kind": opening.kind,
+            "salt": opening.salt.hex(),
+            "value": opening.value,
+        }
+        yield canonical_json(line) + b"\n"

@@ -1,0 +1,111 @@
+"""Keeps the signed checkpoint of the audit log up with the log.
+
+A checkpoint costs two flushes more than an entry, so it is written by a thread
+of its own, once for all entries that came meanwhile. What is on disk may lag by
+a quarter of a second; what is shown to anybody is written first, so that no crash
+makes the log fall behind what others have seen.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from node.audit.files import replace_durable
+from node.errors import ExitCode, NodeError
+from protocol.log.checkpoint import Checkpoint, sign_checkpoint
+from protocol.log.note import Signer
+from protocol.log.tree import Frontier
+
+PAUSE_SECONDS = 0.25
+"""Least time between two checkpoints that nobody asked for."""
+
+RETRY_SECONDS = 1.0
+"""After a write that failed; the entries meet the same disk and report it."""
+
+
+class CheckpointKeeper:
+    """Signs and writes checkpoints.
+
+    Args:
+        path: the file of the newest checkpoint.
+        signer: the log key in force now, named by the origin; None when it is lost, and
+            nothing can be signed before `hand_over`.
+        durable: gives the tree over the entries that are on disk; never a larger one.
+    """
+
+    def __init__(self, path: Path, signer: Signer | None, durable: Callable[[], Frontier]) -> None:
+        self._path = path
+        # Each with the first size that it signs; the last one is the current key.
+        self._signers: list[tuple[int, Signer | None]] = [(0, signer)]
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._size = -1
+        self._text = ""
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="radmesh-checkpoint", daemon=True)
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Say that there are new entries."""
+        if not self._wanted.is_set():
+            self._wanted.set()
+
+    def current(self) -> str:
+        """The signed checkpoint over all durable entries; on disk before it is returned.
+
+        Raises:
+            NodeError: it cannot be written.
+        """
+        with self._lock:
+            tree = self._durable()
+            if tree.size != self._size:
+                signer = next(
+                    signer for since, signer in reversed(self._signers) if since <= tree.size
+                )
+                if signer is None:
+                    raise NodeError("the log key is lost", code=ExitCode.NO_HOME)
+                checkpoint = Checkpoint(signer.name, tree.size, tree.root())
+                text = sign_checkpoint(checkpoint, signer)
+                replace_durable(self._path, text.encode())
+                self._size, self._text = tree.size, text
+            return self._text
+
+    def hand_over(self, signer: Signer, since_size: int) -> None:
+        """From `since_size` on another key signs; to be said before the log is so large."""
+        with self._lock:
+            self._signers.append((since_size, signer))
+
+    def take_back(self, public: bytes) -> None:
+        """Undo a `hand_over` to a key (32 bytes), if there was one: the log did not grow
+        to that size."""
+        with self._lock:
+            signer = self._signers[-1][1]
+            if signer is not None and signer.keypair.public == public:
+                self._signers.pop()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self._stopping.is_set():
+                return
+            self._wanted.clear()
+            try:
+                self.current()
+                pause = PAUSE_SECONDS
+            except NodeError:
+                self._wanted.set()
+                pause = RETRY_SECONDS
+            if self._stopping.wait(pause):
+                return
+
+    def close(self) -> None:
+        """Stop, after a last checkpoint if the disk takes one."""
+        self._stopping.set()
+        self._wanted.set()
+        self._thread.join()
+        try:
+            self.current()
+        except NodeError:
+            # The next start signs it; the entries themselves are durable.
+            return

@@ -1,0 +1,283 @@
+"""Erasing what names a person beside the audit log, so that a crash cannot leave half of it.
+
+Theory. An erasure is written down (`begin`), then logged by the entry `erased`, then
+done (`finish`). After a crash in between it is found by `pending` and gone on with at
+the next start: a person has confirmed it, so it is never dropped. Entries stay as they
+are; their commitments are numbers that nothing opens any more.
+
+What is deleted is overwritten (`secure_delete`, set where the file is opened), and the
+database's write-ahead log, where older pages stand, is emptied. What a disk keeps
+underneath its file system is out of reach here.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from node.database import Database
+from node.errors import ExitCode, NodeError
+from protocol.log.entry import SALT_BYTES, Event, commitment
+
+if TYPE_CHECKING:
+    from node.audit.log import AuditLog
+
+log = logging.getLogger("radmesh.audit")
+
+Forget = Callable[[Sequence[str]], None]
+"""Takes Study Instance UIDs."""
+
+ERASURES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS erasures (
+    name BLOB PRIMARY KEY,      -- 16 random bytes
+    since INTEGER NOT NULL,     -- size of the log when it began
+    kind TEXT NOT NULL,
+    commitment BLOB NOT NULL,
+    openings INTEGER NOT NULL,
+    entries INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS erasing (
+    name BLOB NOT NULL REFERENCES erasures,
+    entry INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    PRIMARY KEY (name, entry, place)
+) STRICT, WITHOUT ROWID;
+"""
+
+_IS_PATIENT = "kind = 'patient' AND (value = ?1 OR substr(value, 1, length(?1) + 3) = ?1 || '^^^')"
+"""A Patient ID without its issuer stands for that Patient ID of every issuer."""
+
+STUDIES_OF_PATIENT = f"""
+SELECT value FROM openings WHERE kind = 'study' AND entry IN (
+    SELECT entry FROM openings WHERE {_IS_PATIENT})
+"""
+"""SQL: studies (with repetitions) of the patient ?1, as far as openings tell."""
+
+OF_PATIENT = f"""(
+    ({_IS_PATIENT})
+    OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
+    OR (kind = 'instance' AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
+)"""
+"""SQL: whether an opening names the patient ?1 or a study of this patient."""
+
+OF_STUDY = """(
+    (kind = 'study' AND value = ?1)
+    OR (kind <> 'study' AND entry IN (
+        SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
+)"""
+"""SQL: whether an opening names the study ?1, or says whose it is."""
+
+_CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What an erasure would erase.
+
+    Attributes:
+        openings: how many.
+        entries: of how many entries.
+        studies: Study Instance UIDs that they name.
+        patients: identities that they name.
+    """
+
+    openings: int
+    entries: int
+    studies: tuple[str, ...]
+    patients: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """An erasure that has begun.
+
+    Attributes:
+        name: 16 random bytes.
+        since: size of the log when it began; its entry is behind.
+        kind: `study` or `patient`.
+        commitment: to what was asked to be erased, 64 hex digits.
+        openings: how many it erases.
+        entries: of how many entries.
+    """
+
+    name: bytes
+    since: int
+    kind: str
+    commitment: str
+    openings: int
+    entries: int
+
+    def event(self) -> Event:
+        """The entry that records it; it names nobody."""
+        return Event(
+            type="erased",
+            actor="operator",
+            details={
+                "commitment": self.commitment,
+                "entries": self.entries,
+                "erasure": self.name.hex(),
+                "kind": self.kind,
+                "openings": self.openings,
+            },
+        )
+
+
+class Erasures:
+    """Erasures of openings, in the same file as those. Thread-safe.
+
+    Args:
+        database: `evidence.db`.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, kind: str, value: str, size: int) -> Found:
+        """What would be erased with a `study` or `patient`, of the first `size` entries."""
+        chosen = f"FROM openings WHERE entry < ?2 AND {_CHOICES[kind]}"
+        parameters = (value, size)
+        [counts] = self._database.query(
+            f"SELECT count(*), count(DISTINCT entry) {chosen}", parameters
+        )
+        named = self._database.query(f"SELECT DISTINCT kind, value {chosen}", parameters)
+        return Found(
+            openings=counts[0],
+            entries=counts[1],
+            studies=tuple(sorted(row["value"] for row in named if row["kind"] == "study")),
+            patients=tuple(sorted(row["value"] for row in named if row["kind"] == "patient")),
+        )
+
+    def begin(self, kind: str, value: str, size: int) -> tuple[Erasure, bytes]:
+        """Write down durably what is going to be erased; nothing is erased yet.
+
+        Args:
+            kind: `study` or `patient`.
+            value: the Study Instance UID or the patient's identity.
+            size: of the log now.
+
+        Returns:
+            The erasure, and the salt of its commitment, which is kept nowhere.
+        """
+        name, salt = secrets.token_bytes(16), secrets.token_bytes(SALT_BYTES)
+        found = self.find(kind, value, size)
+        erasure = Erasure(
+            name=name,
+            since=size,
+            kind=kind,
+            commitment=commitment(kind, value, salt),
+            openings=found.openings,
+            entries=found.entries,
+        )
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO erasures VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    name, size, kind, bytes.fromhex(erasure.commitment),
+                    found.openings, found.entries,
+                ),
+            )  # fmt: skip
+            connection.execute(
+                "INSERT INTO erasing SELECT ?3, entry, place FROM openings"
+                f" WHERE entry < ?2 AND {_CHOICES[kind]}",
+                (value, size, name),
+            )
+        return erasure, salt
+
+    def pending(self) -> list[Erasure]:
+        """Erasures that have begun and are not finished."""
+        return [
+            Erasure(
+                name=row["name"],
+                since=row["since"],
+                kind=row["kind"],
+                commitment=row["commitment"].hex(),
+                openings=row["openings"],
+                entries=row["entries"],
+            )
+            for row in self._database.query("SELECT * FROM erasures ORDER BY since, name")
+        ]
+
+    def studies(self, erasure: Erasure) -> list[str]:
+        """Study Instance UIDs that an erasure erases, as long as it is not finished."""
+        rows = self._database.query(
+            "SELECT DISTINCT value FROM erasing JOIN openings USING (entry, place)"
+            " WHERE name = ? AND kind = 'study' ORDER BY value",
+            (erasure.name,),
+        )
+        return [row["value"] for row in rows]
+
+    def finish(self, erasure: Erasure) -> None:
+        """Erase, and overwrite what was there; to be called when the entry is durable.
+
+        Raises:
+            NodeError: the disk is full or failing; the next start goes on.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                "DELETE FROM openings WHERE (entry, place) IN"
+                " (SELECT entry, place FROM erasing WHERE name = ?)",
+                (erasure.name,),
+            )
+        self._database.empty_write_ahead_log()
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM erasing WHERE name = ?", (erasure.name,))
+            connection.execute("DELETE FROM erasures WHERE name = ?", (erasure.name,))
+
+
+def erase(audit: "AuditLog", kind: str, value: str, forget: Forget) -> tuple[Erasure, int, bytes]:
+    """Erase the openings of a study or a patient.
+
+    Args:
+        audit: the log.
+        kind: `study` or `patient`.
+        value: the Study Instance UID or the patient's identity.
+        forget: forgets elsewhere what tells which entries are about a study.
+
+    Returns:
+        What was erased, the index of its entry, and the salt of its commitment.
+
+    Raises:
+        NodeError: the disk is full or failing; the erasure is gone on with at the
+            next start.
+    """
+    erasure, salt = audit.evidence.erasures.begin(kind, value, audit.size)
+    try:
+        index = audit.append(erasure.event())
+        _finish(audit, erasure, forget)
+    except NodeError as error:
+        raise NodeError(
+            f"the erasure is not finished: {error.message}",
+            hint="it goes on by itself at the next start of the node, or with the next command",
+            code=ExitCode.DISK,
+        ) from error
+    return erasure, index, salt
+
+
+def _finish(audit: "AuditLog", erasure: Erasure, forget: Forget) -> None:
+    # First, since the openings say which studies these are.
+    forget(audit.evidence.erasures.studies(erasure))
+    audit.evidence.erasures.finish(erasure)
+
+
+def finish_erasures(audit: "AuditLog", forget: Forget) -> None:
+    """Go on with the erasures that a crash left unfinished; see `erase`.
+
+    Raises:
+        NodeError: the disk is full or failing.
+    """
+    for erasure in audit.evidence.erasures.pending():
+        mark = f'"erasure":"{erasure.name.hex()}"'.encode()
+        if not any(mark in entry for entry in audit.entries(erasure.since)):
+            audit.append(erasure.event())
+        _finish(audit, erasure, forget)
+
+
+def go_on_erasing(audit: "AuditLog", forget: Forget) -> None:
+    """As `finish_erasures`, at the start of a node, which must not fail because of it."""
+    try:
+        finish_erasures(audit, forget)
+    except NodeError as error:
+        log.warning(
+            "an erasure is not finished and is tried again at the next start: %s", error.message
+        )

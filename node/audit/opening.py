@@ -1,0 +1,246 @@
+"""Makes and opens the audit log: what is on disk is compared with what was signed.
+
+A log that is shorter than its signed size, or has another root there, does not open:
+somebody cut or changed it, or an old backup came back. What lies behind the last
+whole frame is cut off and kept beside the log (docs/protocol-log.md section 6).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keys.card_fields import SizedKey
+from node.audit.files import LogFile, read_file, replace_durable
+from node.audit.tree import NodeFile
+from node.errors import ExitCode, NodeError
+from protocol.errors import RemoteProtocolError
+from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted, sign_checkpoint
+from protocol.log.entry import Entry, Event, decode_entry_untrusted, encode_entry
+from protocol.log.note import Signer
+from protocol.log.rotation import KEY_REVOKED, ROTATION, KeyChange, parse_change_untrusted
+from protocol.log.tree import Frontier, leaf_hash
+
+LOG_NAME = "log"
+CHECKPOINT_NAME = "checkpoint"
+TREE_NAME = "tree"
+TORN_NAME = "torn-tail"
+
+_ROTATION, _KEY_REVOKED = (f'"type":"{name}"'.encode() for name in (ROTATION, KEY_REVOKED))
+_NODES_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A log that was found whole.
+
+    Attributes:
+        file: behind it lies nothing that is not an entry; all of it is durable.
+        nodes: of the tree.
+        tree: over all entries.
+        last_ms: time of the last entry.
+        torn: what was cut off, under a name that says that it is not noted yet.
+        noted: SHA-256 in hex of what the last entry notes as cut off, and its index.
+        first_key: the log key that the first entry names, 32 bytes.
+        changes: of keys, all roles, oldest first.
+    """
+
+    file: LogFile
+    nodes: NodeFile
+    tree: Frontier
+    last_ms: int
+    torn: Path | None
+    noted: tuple[str, int] | None
+    first_key: bytes
+    changes: tuple[KeyChange, ...] = ()
+
+    @property
+    def log_key(self) -> bytes:
+        """The log key that these entries put in force, 32 bytes."""
+        keys = [change.new_key for change in self.changes if change.role == "log"]
+        return keys[-1] if keys else self.first_key
+
+
+def make_log(directory: Path, signer: Signer, first: Event, time_ms: int) -> Opened:
+    """Make the files of a log of one entry.
+
+    Args:
+        directory: must not hold a log yet; made if it does not exist.
+        signer: signs its checkpoint.
+        first: the entry.
+        time_ms: its time.
+
+    Raises:
+        NodeError: the disk is full, or there is a log already.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = LogFile(directory / LOG_NAME, create=True)
+    entry = encode_entry(first, index=0, time_ms=time_ms, openings=())
+    file.append([entry])
+    tree = Frontier()
+    nodes = NodeFile(directory / TREE_NAME)
+    nodes.add(tree.append(leaf_hash(entry)))
+    signed = sign_checkpoint(Checkpoint(signer.name, tree.size, tree.root()), signer)
+    # With the folder, and so the name of the log, flushed.
+    replace_durable(directory / CHECKPOINT_NAME, signed.encode())
+    return Opened(
+        file=file,
+        nodes=nodes,
+        tree=tree,
+        last_ms=time_ms,
+        torn=None,
+        noted=None,
+        first_key=signer.keypair.public,
+    )
+
+
+def torn_tail_event(torn: Path) -> Event:
+    """What notes a torn tail that was kept in a file.
+
+    Raises:
+        NodeError: the file cannot be read.
+    """
+    data = read_file(torn)
+    digest = hashlib.sha256(data).hexdigest()
+    return Event(type="torn-tail-cut", details={"bytes": len(data), "sha256": digest})
+
+
+def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
+    """Open the files of a log.
+
+    Args:
+        directory: where it lies.
+        origin: its name.
+        keys: log keys and the sizes for which their checkpoints count.
+
+    Raises:
+        NodeError: the log is not what was signed, is held by another process, or
+            cannot be read.
+    """
+    checkpoint = _read_checkpoint(directory / CHECKPOINT_NAME, origin, keys)
+    file = LogFile(directory / LOG_NAME)
+    nodes: NodeFile | None = None
+    try:
+        nodes = NodeFile(directory / TREE_NAME)
+        replay = _Replay(file, nodes, checkpoint)
+        torn = directory / TORN_NAME
+        tail = file.torn_tail()
+        if tail:
+            # Kept before it is cut, so that a crash in between loses neither; what an
+            # earlier crash left there is not noted yet.
+            earlier = read_file(torn)
+            replace_durable(torn, earlier if earlier.endswith(tail) else earlier + tail)
+        file.cut()
+    except BaseException:
+        if nodes is not None:
+            nodes.close()
+        file.close()
+        raise
+    return Opened(
+        file=file,
+        nodes=nodes,
+        tree=replay.tree,
+        last_ms=replay.last.time_ms,
+        noted=_noted(replay.last),
+        torn=torn if torn.exists() else None,
+        first_key=replay.first_key,
+        changes=tuple(replay.changes),
+    )
+
+
+def _read_checkpoint(path: Path, origin: str, keys: Sequence[SizedKey]) -> Checkpoint:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _integrity(f"its checkpoint cannot be read: {error.strerror}") from error
+    reason, misplaced = "no key is known that may have signed its checkpoint", ""
+    for listed in keys:
+        try:
+            checkpoint = open_checkpoint_untrusted(data, origin, listed.key)
+        except RemoteProtocolError as error:
+            reason = f"its checkpoint does not hold: {error}"
+            continue
+        until = listed.until_size
+        if listed.since_size <= checkpoint.size and (until is None or checkpoint.size < until):
+            return checkpoint
+        misplaced = (
+            f"its checkpoint of size {checkpoint.size} is signed by a key not in force there"
+        )
+    raise _integrity(misplaced or reason)
+
+
+class _Replay:
+    """Reads the whole log: its tree, its last entry, its changes of keys."""
+
+    def __init__(self, file: LogFile, nodes: NodeFile, checkpoint: Checkpoint) -> None:
+        self.tree = tree = Frontier()
+        self.first_key = self._facility_key = b""
+        self.changes: list[KeyChange] = []
+        self._origin = checkpoint.origin
+        last = b""
+        new_nodes: list[bytes] = []
+        for entry in file.scan():
+            if tree.size >= checkpoint.size:
+                _decode(entry, tree.size)
+            if tree.size == 0:
+                self._take_first(_decode(entry, 0))
+            elif _ROTATION in entry or _KEY_REVOKED in entry:
+                self._take_change(_decode(entry, tree.size))
+            new_nodes += tree.append(leaf_hash(entry))
+            if len(new_nodes) > _NODES_AT_ONCE:
+                nodes.add(new_nodes)
+                new_nodes.clear()
+            if tree.size == checkpoint.size and tree.root() != checkpoint.root:
+                raise _integrity(f"its first {tree.size} entries are not those that were signed")
+            last = entry
+        nodes.add(new_nodes)
+        if tree.size < checkpoint.size or not last:
+            raise _integrity(
+                f"{checkpoint.size} entries were signed, and {tree.size} whole ones are there"
+            )
+        self.last = _decode(last, tree.size - 1)
+
+    def _take_first(self, entry: Entry) -> None:
+        try:
+            self.first_key = bytes.fromhex(str(entry.details.get("log_key")))
+            self._facility_key = bytes.fromhex(str(entry.details.get("facility_key")))
+        except ValueError:
+            raise _integrity("its first entry does not name the keys") from None
+
+    def _take_change(self, entry: Entry) -> None:
+        if entry.type not in (ROTATION, KEY_REVOKED):
+            return
+        try:
+            change = parse_change_untrusted(
+                entry, origin=self._origin, facility_key=self._facility_key
+            )
+        except RemoteProtocolError as error:
+            raise _integrity(f"entry {entry.index} changes no key: {error}") from error
+        if change.root != self.tree.root():
+            raise _integrity(f"entry {entry.index} changes a key of another log")
+        self.changes.append(change)
+
+
+def _noted(entry: Entry) -> tuple[str, int] | None:
+    if entry.type != "torn-tail-cut":
+        return None
+    return str(entry.details.get("sha256")), entry.index
+
+
+def _decode(entry: bytes, index: int) -> Entry:
+    try:
+        decoded = decode_entry_untrusted(entry)
+    except RemoteProtocolError as error:
+        raise _integrity(f"entry {index} cannot be read: {error}") from error
+    if decoded.index != index:
+        raise _integrity(f"entry {index} calls itself entry {decoded.index}")
+    return decoded
+
+
+def _integrity(reason: str) -> NodeError:
+    return NodeError(
+        f"the audit log is not what this node wrote: {reason}",
+        hint="keep the folder `audit` as it is for an examination and find out who changed it; "
+        "restore it only from a backup that is as new as the log",
+        code=ExitCode.INTEGRITY,
+    )

@@ -1,0 +1,378 @@
+"""The catalog: which studies, series and instances this node has, and in which batches.
+
+A study grows and is never rewritten: new instances bring new batches at new
+positions, and what is there keeps its place. An instance whose SOP Instance UID
+the study has already is either the same bytes, and nothing happens, or other
+bytes, and then the study keeps what it has and the other version is recorded as
+a conflict. SOP Instance UIDs are compared within their study only, so that a
+peer cannot occupy the UIDs of a study that it does not send.
+
+Every change is one transaction; `before_commit` runs inside it, so that an audit
+entry can be durable before the change is. All functions are synchronous and
+thread-safe.
+"""
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+
+from node.catalog.changes import insert_conflict, insert_manifest
+from node.catalog.rows import (
+    LOCAL,
+    SCHEMA,
+    Added,
+    ConflictRow,
+    InstanceRow,
+    SeriesRow,
+    StudyRow,
+    Totals,
+    conflict_row,
+    instance_row,
+    study_row,
+)
+from node.catalog.search import find_study, patient_of
+from node.database import Database
+from node.dicom.headers import InstanceHeader
+from node.errors import ExitCode, NodeError
+from protocol.encoding import Encoding
+from protocol.manifest import (
+    BatchEntry,
+    InstanceEntry,
+    Manifest,
+    SeriesEntry,
+)
+
+__all__ = [
+    "CATALOG_SCHEMA",
+    "LOCAL",
+    "Added",
+    "Catalog",
+    "ConflictRow",
+    "InstanceRow",
+    "SeriesRow",
+    "StudyRow",
+    "Totals",
+]
+
+CATALOG_SCHEMA = SCHEMA
+
+_CACHED_MANIFESTS = 4
+"""A manifest of 30,000 instances takes about 15 MB."""
+
+
+class Catalog:
+    """The catalog tables of the node's database.
+
+    Args:
+        database: opened with `CATALOG_SCHEMA`.
+        clock: seconds since the epoch, UTC.
+
+    Attributes:
+        on_change: called with the Study Instance UID after each committed change,
+            in the thread that made it.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+        self.on_change: Callable[[str], None] | None = None
+        self._manifests: OrderedDict[str, tuple[int, Manifest]] = OrderedDict()
+        self._manifests_lock = threading.Lock()
+
+    # --- reading ---------------------------------------------------------------
+
+    def studies(self, state: str | None = None, *, limit: int | None = None) -> list[StudyRow]:
+        """Studies, newest study date first.
+
+        Args:
+            state: only those that are "shared" or "withheld".
+            limit: at most so many.
+        """
+        where = "" if state is None else f"WHERE shared = {int(state == 'shared')}"
+        rows = self._database.query(
+            f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid LIMIT ?",
+            (-1 if limit is None else limit,),
+        )
+        return [study_row(row) for row in rows]
+
+    def content_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
+        """The content root of each of these studies that is here."""
+        wanted = json.dumps(list(study_uids))
+        rows = self._database.query(
+            "SELECT study_uid, content_root FROM studies"
+            " WHERE study_uid IN (SELECT value FROM json_each(?))",
+            (wanted,),
+        )
+        return {row["study_uid"]: row["content_root"] for row in rows}
+
+    def study(self, study_uid: str) -> StudyRow | None:
+        """One study by its Study Instance UID."""
+        row = self._database.query_one("SELECT * FROM studies WHERE study_uid = ?", (study_uid,))
+        return None if row is None else study_row(row)
+
+    def patient(self, study_uid: str) -> str:
+        """Who the patient of a study is, as in `StudyAttributes.patient`; "" if unknown."""
+        return patient_of(self._database, study_uid)
+
+    def study_count(self) -> int:
+        """How many studies there are."""
+        return int(self._database.query("SELECT count(*) FROM studies")[0][0])
+
+    def totals(self) -> Totals:
+        """How much there is."""
+        row = self._database.query_one(
+            "SELECT count(*) AS studies, coalesce(sum(instance_count), 0) AS instances,"
+            " (SELECT coalesce(sum(encoded_size), 0) FROM batches) AS encoded_bytes FROM studies"
+        )
+        assert row is not None
+        return Totals(**{name: row[name] for name in Totals.__slots__})
+
+    def find_study(self, text: str) -> StudyRow:
+        """The study that a person means.
+
+        Args:
+            text: Study Instance UID, the beginning of one (6 characters or more),
+                or accession number.
+
+        Raises:
+            NodeError: none, or several (the message lists their UIDs).
+        """
+        return find_study(self._database, text)
+
+    def series(self, study_uid: str) -> list[SeriesRow]:
+        """The series of a study, by number."""
+        rows = self._database.query(
+            "SELECT s.*, (SELECT count(*) FROM instances i WHERE i.study_uid = s.study_uid"
+            " AND i.series_uid = s.series_uid) AS instance_count FROM series s"
+            " WHERE s.study_uid = ?"
+            " ORDER BY s.series_number IS NULL, s.series_number, s.series_uid",
+            (study_uid,),
+        )
+        return [SeriesRow(**{name: row[name] for name in SeriesRow.__slots__}) for row in rows]
+
+    def instances(self, study_uid: str) -> list[InstanceRow]:
+        """The instances of a study, by series and number."""
+        rows = self._database.query(
+            "SELECT * FROM instances WHERE study_uid = ? ORDER BY series_uid, number, sop_uid",
+            (study_uid,),
+        )
+        return [instance_row(row) for row in rows]
+
+    def conflicts(self, study_uid: str | None = None) -> list[ConflictRow]:
+        """Versions kept aside, of one study or of all."""
+        rows = self._database.query(
+            "SELECT * FROM conflicts WHERE ?1 IS NULL OR study_uid = ?1"
+            " ORDER BY study_uid, sop_uid, digest",
+            (study_uid,),
+        )
+        return [conflict_row(row) for row in rows]
+
+    def held_instances(self, study_uid: str) -> dict[str, bytes]:
+        """Digest of each instance of a study, by SOP Instance UID."""
+        rows = self._database.query(
+            "SELECT sop_uid, digest FROM instances WHERE study_uid = ?", (study_uid,)
+        )
+        return {row["sop_uid"]: row["digest"] for row in rows}
+
+    def study_batches(self, study_uid: str) -> list[BatchEntry]:
+        """The batches of a study, in order of position."""
+        rows = self._database.query(
+            "SELECT b.* FROM study_batches p JOIN batches b USING (digest)"
+            " WHERE p.study_uid = ? ORDER BY p.position",
+            (study_uid,),
+        )
+        return [
+            BatchEntry(
+                row["digest"], row["encoded_size"], row["original_size"], Encoding(row["encoding"])
+            )
+            for row in rows
+        ]
+
+    def has_batch(self, digest: bytes) -> bool:
+        """Whether a study or a conflict needs this batch."""
+        return (
+            self._database.query_one("SELECT 1 FROM batches WHERE digest = ?", (digest,))
+            is not None
+        )
+
+    def batches_needed(self, manifest: Manifest) -> list[int]:
+        """Batches (indices) of a manifest that hold an instance which we do not have.
+
+        What we have under another SOP Instance UID or with other bytes does not
+        count; a version kept aside as a conflict does.
+        """
+        held = {*self.held_instances(manifest.study_instance_uid).items()}
+        aside = self._database.query(
+            "SELECT sop_uid, digest FROM conflicts WHERE study_uid = ?",
+            (manifest.study_instance_uid,),
+        )
+        held.update((row["sop_uid"], row["digest"]) for row in aside)
+        return [
+            index
+            for index in range(len(manifest.batches))
+            if any(
+                (entry.sop_instance_uid, entry.digest) not in held
+                for entry in (manifest.instances[place[0]] for place in manifest.segments(index))
+            )
+        ]
+
+    def manifest(self, study_uid: str) -> Manifest:
+        """The manifest of a study as it is now.
+
+        Raises:
+            NodeError: there is no such study.
+        """
+        with self._database.transaction():
+            row = self._database.query_one(
+                "SELECT revision FROM studies WHERE study_uid = ?", (study_uid,)
+            )
+            if row is None:
+                raise _no_study(study_uid)
+            revision = int(row["revision"])
+            with self._manifests_lock:
+                cached = self._manifests.get(study_uid)
+                if cached is not None and cached[0] == revision:
+                    self._manifests.move_to_end(study_uid)
+                    return cached[1]
+            manifest = self._build_manifest(study_uid)
+        with self._manifests_lock:
+            self._manifests[study_uid] = (revision, manifest)
+            self._manifests.move_to_end(study_uid)
+            while len(self._manifests) > _CACHED_MANIFESTS:
+                self._manifests.popitem(last=False)
+        return manifest
+
+    def _build_manifest(self, study_uid: str) -> Manifest:
+        series = self._database.query(
+            "SELECT series_uid, modality FROM series WHERE study_uid = ? ORDER BY series_uid",
+            (study_uid,),
+        )
+        index = {row["series_uid"]: position for position, row in enumerate(series)}
+        # In the order of the fields of an entry: thousands of them are read by place.
+        rows = self._database.query(
+            "SELECT series_uid, sop_uid, sop_class_uid, transfer_syntax_uid, size, digest,"
+            " first_position, byte_offset, number, image_rows, image_columns, frames"
+            " FROM instances WHERE study_uid = ? ORDER BY series_uid, number, sop_uid",
+            (study_uid,),
+        )
+        return Manifest(
+            study_uid,
+            tuple(SeriesEntry(row["series_uid"], row["modality"]) for row in series),
+            tuple(InstanceEntry(index[row[0]], *row[1:]) for row in map(tuple, rows)),
+            tuple(self.study_batches(study_uid)),
+        )
+
+    # --- changes ---------------------------------------------------------------
+
+    def publish(
+        self,
+        manifest: Manifest,
+        headers: Mapping[int, InstanceHeader],
+        *,
+        origin: str,
+        shared: bool,
+        before_commit: Callable[[Added], None] | None = None,
+    ) -> Added:
+        """Add the instances of a manifest, whose batches are in the store, in one transaction.
+
+        Idempotent. A study that is here already keeps its attributes and its state.
+
+        Args:
+            manifest: the new instances; others may be among them.
+            headers: by series index, the header of one instance of each series that
+                has a new one.
+            origin: `LOCAL`, or the facility key (hex) of the source.
+            shared: state of a study that was not here before.
+            before_commit: called when all is written and nothing is visible; what it
+                raises undoes all. Not called when there is nothing to change.
+
+        Raises:
+            NodeError: the disk is full; nothing has changed.
+        """
+        with self._database.transaction() as connection:
+            added = insert_manifest(
+                connection, manifest, headers, origin=origin, shared=shared, now=int(self._clock())
+            )
+            if before_commit is not None and (added.new or added.conflicting):
+                before_commit(added)
+        if added.new:
+            self._changed(manifest.study_instance_uid)
+        return added
+
+    def publish_received(
+        self,
+        manifest: Manifest,
+        headers: Mapping[int, InstanceHeader],
+        origin_facility: bytes,
+        *,
+        before_commit: Callable[[Added], None] | None = None,
+    ) -> Added:
+        """As `publish`, for a study from the facility with this key; it is not shared on."""
+        return self.publish(
+            manifest,
+            headers,
+            origin=origin_facility.hex(),
+            shared=False,
+            before_commit=before_commit,
+        )
+
+    def record_conflict(
+        self,
+        *,
+        study_uid: str,
+        series_uid: str,
+        sop_uid: str,
+        kept_digest: bytes,
+        digest: bytes,
+        size: int,
+        kept_at: str,
+    ) -> None:
+        """Record a file with other bytes that lies in the quarantine folder `kept_at`."""
+        with self._database.transaction() as connection:
+            insert_conflict(
+                connection,
+                ConflictRow(
+                    study_uid=study_uid,
+                    sop_uid=sop_uid,
+                    digest=digest,
+                    kept_digest=kept_digest,
+                    series_uid=series_uid,
+                    size=size,
+                    origin=LOCAL,
+                    received=int(self._clock()),
+                    batches=(),
+                    byte_offset=0,
+                    kept_at=kept_at,
+                ),
+            )
+
+    def set_shared(self, study_uid: str, shared: bool) -> bool:
+        """Share a study with the peers that may see, or withhold it.
+
+        Returns:
+            Whether that is a change.
+
+        Raises:
+            NodeError: there is no such study.
+        """
+        with self._database.transaction() as connection:
+            if self.study(study_uid) is None:
+                raise _no_study(study_uid)
+            changed = connection.execute(
+                "UPDATE studies SET shared = ?1, revision = revision + 1"
+                " WHERE study_uid = ?2 AND shared <> ?1",
+                (shared, study_uid),
+            ).rowcount
+        if changed:
+            self._changed(study_uid)
+        return bool(changed)
+
+    def _changed(self, study_uid: str) -> None:
+        if self.on_change is not None:
+            self.on_change(study_uid)
+
+
+def _no_study(study_uid: str) -> NodeError:
+    return NodeError(f"there is no study {study_uid} here", code=ExitCode.NOT_FOUND)

@@ -1,0 +1,219 @@
+"""Writes to the catalog's tables, each inside a transaction of `node.catalog.catalog`.
+
+Decides what of a manifest is new, known, or in conflict with what the study has.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+from node.catalog.rows import Added, ConflictRow
+from node.dicom.headers import InstanceHeader
+from protocol.manifest import BatchEntry, Manifest, content_root
+
+
+def insert_manifest(
+    connection: sqlite3.Connection,
+    manifest: Manifest,
+    headers: Mapping[int, InstanceHeader],
+    *,
+    origin: str,
+    shared: bool,
+    now: int,
+) -> Added:
+    """Add what is new of a manifest and record what is in conflict; see `Catalog.publish`."""
+    study_uid = manifest.study_instance_uid
+    held = _held(connection, study_uid)
+    new, conflicting, known = _compare(connection, manifest, held)
+    if new:
+        new_series = sorted({manifest.instances[index].series_index for index in new})
+        _insert_study(connection, headers[new_series[0]], origin, shared, now)
+        _insert_series(connection, study_uid, (headers[index] for index in new_series))
+        _insert_instances(connection, manifest, new)
+        _count(connection, study_uid, None if held else manifest)
+    for index in conflicting:
+        one = manifest.instances[index]
+        batches = [manifest.batches[batch] for batch, _ in manifest.places(index)]
+        _insert_batches(connection, batches)
+        insert_conflict(
+            connection,
+            ConflictRow(
+                study_uid=study_uid,
+                sop_uid=one.sop_instance_uid,
+                digest=one.digest,
+                kept_digest=held[one.sop_instance_uid],
+                series_uid=manifest.series[one.series_index].series_instance_uid,
+                size=one.size,
+                origin=origin,
+                received=now,
+                batches=tuple(batch.digest for batch in batches),
+                byte_offset=one.offset,
+                kept_at="",
+            ),
+        )
+    return Added(new=len(new), known=known, conflicting=len(conflicting))
+
+
+def insert_conflict(connection: sqlite3.Connection, row: ConflictRow) -> None:
+    """Record a version kept aside; one that is recorded stays as it is."""
+    connection.execute(
+        "INSERT OR IGNORE INTO conflicts VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            row.study_uid, row.sop_uid, row.digest, row.kept_digest, row.series_uid, row.size,
+            row.origin, row.received, b"".join(row.batches), row.byte_offset, row.kept_at,
+        ),
+    )  # fmt: skip
+
+
+def _held(connection: sqlite3.Connection, study_uid: str) -> dict[str, bytes]:
+    return {
+        row["sop_uid"]: row["digest"]
+        for row in connection.execute(
+            "SELECT sop_uid, digest FROM instances WHERE study_uid = ?", (study_uid,)
+        )
+    }
+
+
+def _compare(
+    connection: sqlite3.Connection, manifest: Manifest, held: Mapping[str, bytes]
+) -> tuple[list[int], list[int], int]:
+    """Instances (indices) that are new, those with other bytes, and how many are known."""
+    recorded = {
+        (row["sop_uid"], row["digest"])
+        for row in connection.execute(
+            "SELECT sop_uid, digest FROM conflicts WHERE study_uid = ?",
+            (manifest.study_instance_uid,),
+        )
+    }
+    new, conflicting, known = [], [], 0
+    for index, entry in enumerate(manifest.instances):
+        here = held.get(entry.sop_instance_uid)
+        if here is None:
+            new.append(index)
+        elif here == entry.digest or (entry.sop_instance_uid, entry.digest) in recorded:
+            known += 1
+        else:
+            conflicting.append(index)
+    return new, conflicting, known
+
+
+def _insert_study(
+    connection: sqlite3.Connection,
+    header: InstanceHeader,
+    origin: str,
+    shared: bool,
+    now: int,
+) -> None:
+    study = header.study
+    inserted = connection.execute(
+        "INSERT OR IGNORE INTO studies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,x'',0,0,0,0,'')",
+        (
+            study.study_uid, study.patient_id, study.patient_name, study.patient_birth_date,
+            study.patient_sex, study.accession_number, study.study_id, study.study_date,
+            study.study_time, study.study_description, study.referring_physician,
+            study.institution, shared, origin, now,
+        ),
+    )  # fmt: skip
+    if inserted.rowcount == 1 and study.patient_id_issuer:
+        connection.execute(
+            "INSERT INTO patient_id_issuers VALUES (?,?)",
+            (study.study_uid, study.patient_id_issuer),
+        )
+
+
+def _insert_series(
+    connection: sqlite3.Connection, study_uid: str, headers: Iterable[InstanceHeader]
+) -> None:
+    for header in headers:
+        series = header.series
+        connection.execute(
+            "INSERT OR IGNORE INTO series VALUES (?,?,?,?,?,?,?,?,?)",
+            (
+                study_uid, series.series_uid, series.series_number, series.modality,
+                series.series_description, series.body_part, series.series_date,
+                series.manufacturer, series.station,
+            ),
+        )  # fmt: skip
+
+
+def _insert_instances(connection: sqlite3.Connection, manifest: Manifest, new: list[int]) -> None:
+    positions = _append_batches(connection, manifest, new)
+    connection.executemany(
+        "INSERT INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            (
+                manifest.study_instance_uid, one.sop_instance_uid,
+                manifest.series[one.series_index].series_instance_uid,
+                one.sop_class_uid, one.transfer_syntax_uid, one.size, one.digest, one.number,
+                one.rows, one.columns, one.frames, positions[one.first_batch], one.offset,
+            )
+            for one in (manifest.instances[index] for index in new)
+        ),
+    )  # fmt: skip
+
+
+def _append_batches(
+    connection: sqlite3.Connection, manifest: Manifest, new: list[int]
+) -> dict[int, int]:
+    """Append the batches that hold new instances; position in the study by batch index.
+
+    All batches of an instance are appended in order, so that those of a split one
+    stand side by side in the study as they do in the manifest.
+    """
+    study_uid = manifest.study_instance_uid
+    new_ones = set(new)
+    wanted = [
+        batch
+        for batch in range(len(manifest.batches))
+        if any(place.instance in new_ones for place in manifest.segments(batch))
+    ]
+    first = connection.execute(
+        "SELECT coalesce(max(position) + 1, 0) FROM study_batches WHERE study_uid = ?",
+        (study_uid,),
+    ).fetchone()[0]
+    positions = {batch: first + count for count, batch in enumerate(wanted)}
+    _insert_batches(connection, [manifest.batches[batch] for batch in wanted])
+    connection.executemany(
+        "INSERT INTO study_batches VALUES (?,?,?)",
+        (
+            (study_uid, position, manifest.batches[batch].digest)
+            for batch, position in positions.items()
+        ),
+    )
+    return positions
+
+
+def _insert_batches(connection: sqlite3.Connection, entries: list[BatchEntry]) -> None:
+    connection.executemany(
+        "INSERT OR IGNORE INTO batches VALUES (?,?,?,?)",
+        ((one.digest, one.encoded_size, one.original_size, int(one.encoding)) for one in entries),
+    )
+
+
+def _count(connection: sqlite3.Connection, study_uid: str, whole: Manifest | None) -> None:
+    """Bring the study's counts, content root and revision up to date.
+
+    Args:
+        connection: in a transaction.
+        study_uid: Study Instance UID.
+        whole: a manifest of exactly what is here, which saves reading it again.
+    """
+    if whole is not None:
+        root, count, size = whole.content_root, len(whole.instances), whole.total_original_bytes
+    else:
+        rows = connection.execute(
+            "SELECT sop_uid, size, digest FROM instances WHERE study_uid = ?", (study_uid,)
+        ).fetchall()
+        root = content_root(study_uid, (tuple(row) for row in rows))
+        count, size = len(rows), sum(row["size"] for row in rows)
+    connection.execute(
+        "UPDATE studies SET revision = revision + 1, content_root = ?2, instance_count = ?3,"
+        " original_bytes = ?4,"
+        " series_count = (SELECT count(*) FROM series WHERE study_uid = ?1),"
+        " encoded_bytes = (SELECT coalesce(sum(b.encoded_size), 0) FROM study_batches p"
+        "  JOIN batches b USING (digest) WHERE p.study_uid = ?1),"
+        " modalities = (SELECT coalesce(group_concat(modality, char(10)), '') FROM"
+        "  (SELECT DISTINCT modality FROM series WHERE study_uid = ?1 AND modality <> ''"
+        "   ORDER BY modality))"
+        " WHERE study_uid = ?1",
+        (study_uid, root, count, size),
+    )

@@ -1,0 +1,60 @@
+"""Finding the study that a person means, and whose it is."""
+
+from node.catalog.rows import StudyRow, study_row
+from node.database import Database
+from node.dicom.headers import patient_identity
+from node.errors import ExitCode, NodeError
+
+_PREFIX_CHARACTERS = 6
+"""Shortest beginning of a Study Instance UID that is looked for."""
+
+_LISTED_MATCHES = 5
+_AFTER_UIDS = "\x7f"
+"""Stands behind all characters of a UID: a prefix is a range of the index."""
+
+
+def find_study(database: Database, text: str) -> StudyRow:
+    """See `Catalog.find_study`."""
+    wanted = text.strip()
+    exact = database.query_one("SELECT * FROM studies WHERE study_uid = ?", (wanted,))
+    if exact is not None:
+        return study_row(exact)
+    prefix = wanted if len(wanted) >= _PREFIX_CHARACTERS else _AFTER_UIDS
+    parameters = (wanted, prefix, prefix + _AFTER_UIDS)
+    # Two searches of an index each; OR would make it one walk over all studies.
+    matching = (
+        "SELECT study_uid FROM studies WHERE accession_number = ?1 AND ?1 <> ''"
+        " UNION SELECT study_uid FROM studies WHERE study_uid >= ?2 AND study_uid < ?3"
+    )
+    rows = database.query(
+        f"SELECT * FROM studies WHERE study_uid IN ({matching})"
+        f" ORDER BY study_uid LIMIT {_LISTED_MATCHES}",
+        parameters,
+    )
+    if len(rows) == 1:
+        return study_row(rows[0])
+    if not rows:
+        raise NodeError(
+            f"there is no study {wanted!r} here",
+            hint="see `radmesh studies`; a study is named by its UID, at least"
+            f" {_PREFIX_CHARACTERS} characters of its beginning, or its accession number",
+            code=ExitCode.NOT_FOUND,
+        )
+    count = database.query(f"SELECT count(*) FROM ({matching})", parameters)[0][0]
+    listed = ", ".join(row["study_uid"] for row in rows)
+    more = f" and {count - len(rows)} more" if count > len(rows) else ""
+    raise NodeError(
+        f"{wanted!r} may be any of {count} studies: {listed}{more}",
+        hint="give more of the Study Instance UID",
+        code=ExitCode.NOT_FOUND,
+    )
+
+
+def patient_of(database: Database, study_uid: str) -> str:
+    """See `Catalog.patient`."""
+    row = database.query_one(
+        "SELECT patient_id, coalesce(issuer, '') AS issuer FROM studies"
+        " LEFT JOIN patient_id_issuers USING (study_uid) WHERE study_uid = ?",
+        (study_uid,),
+    )
+    return "" if row is None else patient_identity(row["patient_id"], row["issuer"])

@@ -1,0 +1,247 @@
+"""The structure of a DICOM Part 10 file (PS3.10 section 7): file meta, then a data set.
+
+Owns where the parts of a file stand and whose instance it says to be; what the
+catalog shows of it is for `node.dicom.studies`.
+"""
+
+import struct
+
+from node.dicom.elements import BadInstance, Inflater, Read, Walked, walk
+from protocol.fields import is_uid
+
+DICOM_MARK_OFFSET = 128
+META_OFFSET = 132
+IMPLICIT = ("1.2.840.10008.1.2", "1.2.840.113619.5.2")
+"""Implicit VR Little Endian, and GE's private one that differs in the pixels only."""
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+
+SOP_INSTANCE = 0x00080018
+STUDY = 0x0020000D
+SERIES = 0x0020000E
+META_SOP_CLASS = 0x00020002
+META_SOP_INSTANCE = 0x00020003
+META_TRANSFER_SYNTAX = 0x00020010
+_META_WANTED = (META_SOP_CLASS, META_SOP_INSTANCE, META_TRANSFER_SYNTAX)
+
+_QUICK_BYTES = 16 * 1024
+_EXPLICIT_LITTLE = b"1.2.840.10008.1.2.1\0"
+_LONG_FORM = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+"""Value representations with a length of 32 bits (PS3.5 section 7.1.2)."""
+_SHORT_FORM = frozenset(
+    (
+        b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT",
+        b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
+    )
+)  # fmt: skip
+_UNDEFINED = 0xFFFFFFFF
+
+
+def reader_of(data: bytes | memoryview) -> Read:
+    """Bytes in memory as the walker reads them."""
+
+    def read(offset: int, length: int) -> bytes:
+        return bytes(data[offset : offset + length])
+
+    return read
+
+
+def uid_of(values: dict[int, bytes], tag: int) -> str:
+    """A UID without its padding; bytes beyond ASCII make it no UID."""
+    return values.get(tag, b"").rstrip(b"\0 ").decode("latin-1")
+
+
+def read_meta(read: Read) -> tuple[Walked, str]:
+    """The file meta group, always Explicit VR Little Endian (PS3.10 section 7.1)."""
+    meta = walk(
+        read,
+        META_OFFSET,
+        None,
+        implicit=False,
+        wanted=_META_WANTED,
+        until=0x00030000,
+        complete=False,
+    )
+    transfer_syntax = uid_of(meta.values, META_TRANSFER_SYNTAX)
+    if not transfer_syntax:
+        raise BadInstance("has file meta without a Transfer Syntax UID")
+    if not is_uid(transfer_syntax):
+        raise BadInstance("has a Transfer Syntax UID that is no UID")
+    return meta, transfer_syntax
+
+
+def walk_data_set(
+    read: Read,
+    start: int,
+    size: int,
+    transfer_syntax: str,
+    *,
+    wanted: tuple[int, ...] | frozenset[int],
+    until: int | None,
+    complete: bool,
+) -> Walked:
+    """Walk a data set in whatever encoding its transfer syntax says; as `elements.walk`."""
+    if transfer_syntax in DEFLATED:
+        inflater = Inflater(read, start, complete=complete)
+        walked = walk(
+            inflater.read,
+            0,
+            None,
+            implicit=False,
+            wanted=wanted,
+            until=until,
+            complete=complete,
+        )
+        if complete and inflater.check_end():
+            walked.notes.append("a few bytes follow the deflated data")
+        return walked
+    return walk(
+        read,
+        start,
+        size,
+        implicit=transfer_syntax in IMPLICIT,
+        big_endian=transfer_syntax == BIG_ENDIAN,
+        wanted=wanted,
+        until=until,
+        complete=complete,
+    )
+
+
+def matches_header(
+    original: bytes | memoryview, study_uid: str, series_uid: str, sop_instance_uid: str
+) -> bool:
+    """Whether an instance carries these three UIDs.
+
+    Args:
+        original: the file, or its first bytes up to the Series Instance UID.
+    """
+    read = reader_of(original)
+    try:
+        if read(DICOM_MARK_OFFSET, 4) != b"DICM":
+            return False
+        meta, transfer_syntax = read_meta(read)
+        # The three stand below 0020,000F, far in front of the pixels.
+        found = walk_data_set(
+            read,
+            meta.end,
+            len(original),
+            transfer_syntax,
+            wanted=(STUDY, SERIES, SOP_INSTANCE),
+            until=SERIES + 1,
+            complete=False,
+        ).values
+    except BadInstance:
+        return False
+    return (uid_of(found, STUDY), uid_of(found, SERIES), uid_of(found, SOP_INSTANCE)) == (
+        study_uid,
+        series_uid,
+        sop_instance_uid,
+    )
+
+
+class HeaderMatcher:
+    """As `matches_header`, for many instances of which most are laid out as the one before.
+
+    It runs once for each instance that arrives, beside a network that waits for the
+    interpreter, and knows what most files are: Explicit VR Little Endian. What is
+    anything else, or odd, is for the walker.
+    """
+
+    def __init__(self) -> None:
+        self._layout: _Layout | None = None
+
+    def matches(
+        self, original: bytes | memoryview, study_uid: str, series_uid: str, sop_instance_uid: str
+    ) -> bool:
+        """Whether an instance carries these three UIDs; see `matches_header`."""
+        layout = self._layout
+        if layout is None or not layout.is_of(original):
+            layout = _Layout.of(bytes(original[:_QUICK_BYTES]))
+            if layout is None:
+                return matches_header(original, study_uid, series_uid, sop_instance_uid)
+            self._layout = layout
+        return layout.match(original, study_uid, series_uid, sop_instance_uid)
+
+
+class _Layout:
+    """Where the elements of a file stand, up to the first one behind the Series Instance UID.
+
+    A file that has the same element headers at the same places is walked in the same
+    way, so that only values may differ: one comparison tells, and no walk is needed.
+    """
+
+    def __init__(self, headers: list[tuple[int, bytes]], uids: dict[int, tuple[int, int]]) -> None:
+        self._headers = _pieces([(place, len(header)) for place, header in headers])
+        self._expected = tuple(header for _, header in headers)
+        self._is_complete = len(uids) == len(_UIDS)
+        self._uids = _pieces(list(uids.values())) if self._is_complete else struct.Struct("")
+
+    @classmethod
+    def of(cls, head: bytes) -> "_Layout | None":
+        """The layout of a file that begins so; None where the walker has to look at it."""
+        mark = head[DICOM_MARK_OFFSET:META_OFFSET]
+        if mark != b"DICM":
+            return None
+        headers = [(DICOM_MARK_OFFSET, mark)]
+        uids: dict[int, tuple[int, int]] = {}
+        has_syntax = False
+        position = META_OFFSET
+        last = 0
+        try:
+            while last <= SERIES:
+                group, element, vr, length = _ELEMENT.unpack_from(head, position)
+                tag = group << 16 | element
+                size = 8
+                if vr in _LONG_FORM:
+                    size = 12
+                    length = int.from_bytes(head[position + 8 : position + 12], "little")
+                elif vr not in _SHORT_FORM:
+                    return None
+                if tag <= last or length == _UNDEFINED:
+                    return None
+                if tag == META_TRANSFER_SYNTAX:
+                    # The value is part of the layout.
+                    has_syntax = head[position + 8 : position + 8 + length] == _EXPLICIT_LITTLE
+                    headers.append((position, head[position : position + 8 + length]))
+                else:
+                    headers.append((position, head[position : position + size]))
+                last = tag
+                position += size
+                if tag in _UIDS:
+                    uids[tag] = (position, length)
+                position += length
+        except struct.error:
+            return None
+        return cls(headers, uids) if has_syntax else None
+
+    def is_of(self, original: bytes | memoryview) -> bool:
+        """Whether a file is laid out so."""
+        if len(original) < self._headers.size:
+            return False
+        return self._headers.unpack_from(original) == self._expected
+
+    def match(
+        self, original: bytes | memoryview, study_uid: str, series_uid: str, sop_instance_uid: str
+    ) -> bool:
+        """Whether a file that is laid out so carries these UIDs."""
+        if not self._is_complete:
+            return False
+        found = [value.rstrip(b"\0 ") for value in self._uids.unpack_from(original)]
+        return found == [uid.encode() for uid in (sop_instance_uid, study_uid, series_uid)]
+
+
+def _pieces(places: list[tuple[int, int]]) -> struct.Struct:
+    """Reads pieces at (offset, length), ascending and apart, of a buffer."""
+    parts = ["<"]
+    position = 0
+    for offset, length in places:
+        parts.append(f"{offset - position}x{length}s")
+        position = offset + length
+    return struct.Struct("".join(parts))
+
+
+_ELEMENT = struct.Struct("<HH2sH")
+_UIDS = (SOP_INSTANCE, STUDY, SERIES)
+"""In the order of a data set."""

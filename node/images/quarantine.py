@@ -1,0 +1,129 @@
+"""Files kept aside: bad input, and other versions of instances that we have.
+
+Each is a folder `<date>-<digest>` with the bytes in `file` and, in `reason.json`,
+why, from where and when. No name comes from a file's content. The same bytes are
+kept once. All functions are synchronous; one thread uses an object at a time.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+import blake3
+
+from node.images.sources import open_file, shown
+from node.images.store import disk_error, sync_directory
+
+MAX_FILE_BYTES = 1024 * 1024 * 1024
+"""Larger files stay where they are and are only reported: a quarantine that fills
+the disk would stop the node."""
+
+_BLOCK_BYTES = 4 * 1024 * 1024
+_DIGEST_CHARACTERS = 32
+_NAME_PARTS = 2
+
+
+class Quarantine:
+    """The quarantine folder; made when it does not exist.
+
+    Args:
+        root: the folder.
+        now: seconds since the epoch, UTC, for names and reasons.
+
+    Raises:
+        NodeError: the folder cannot be made.
+    """
+
+    def __init__(self, root: Path, *, now: float) -> None:
+        self._root = root
+        self._now = now
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._kept = {
+                path.name.split("-")[-1]: path.name
+                for path in root.iterdir()
+                if len(path.name.split("-")) == _NAME_PARTS
+            }
+        except OSError as error:
+            raise disk_error(f"the quarantine {root} cannot be used", error) from error
+
+    def keep(self, path: Path, reason: str, *, free_bytes: int) -> str:
+        """Copy a file into the quarantine, durably.
+
+        Args:
+            path: the file; it stays where it is.
+            reason: why, without patient data.
+            free_bytes: disk space that may be used.
+
+        Returns:
+            The name of its folder, or "" when the file is too large to keep.
+
+        Raises:
+            OSError: the file cannot be read.
+            NodeError: the quarantine cannot be written.
+        """
+        descriptor = open_file(path)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size > min(MAX_FILE_BYTES, free_bytes):
+                return ""
+            temporary = self._root / f".{secrets.token_hex(8)}.tmp"
+            try:
+                return self._copy(descriptor, temporary, path, reason)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+    def _copy(self, descriptor: int, temporary: Path, path: Path, reason: str) -> str:
+        hasher = blake3.blake3()
+        size = 0
+        try:
+            temporary.mkdir(mode=0o700)
+            target = (temporary / "file").open("xb")
+        except OSError as error:
+            raise disk_error("a file cannot be put to quarantine", error) from error
+        with target:
+            # An OSError of the read is about the source and is for the caller.
+            while block := os.pread(descriptor, _BLOCK_BYTES, size):
+                hasher.update(block)
+                size += len(block)
+                if size > MAX_FILE_BYTES:
+                    return ""
+                try:
+                    target.write(block)
+                except OSError as error:
+                    raise disk_error("a file cannot be put to quarantine", error) from error
+            digest = hasher.hexdigest()
+            known = self._kept.get(digest[:_DIGEST_CHARACTERS])
+            if known is not None:
+                return known
+            try:
+                target.flush()
+                os.fsync(target.fileno())
+                with (temporary / "reason.json").open("x", encoding="utf-8") as file:
+                    json.dump(
+                        {
+                            "reason": reason,
+                            "path": shown(path),
+                            "size": size,
+                            "blake3": digest,
+                            "time": int(self._now),
+                        },
+                        file,
+                        indent=1,
+                    )
+                    file.flush()
+                    os.fsync(file.fileno())
+                sync_directory(temporary)
+                date = time.strftime("%Y%m%d", time.gmtime(self._now))
+                name = f"{date}-{digest[:_DIGEST_CHARACTERS]}"
+                temporary.rename(self._root / name)
+                sync_directory(self._root)
+            except OSError as error:
+                raise disk_error("a file cannot be put to quarantine", error) from error
+        self._kept[digest[:_DIGEST_CHARACTERS]] = name
+        return name

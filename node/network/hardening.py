@@ -1,0 +1,351 @@
+"""The handshake of a connection by libp2p 0.8.1, and what is wrong in it put right.
+
+Owns everything that touches the library. Radmesh takes from libp2p the choice of a
+security protocol by multistream-select, Noise's handshake, and identities, and leaves
+the rest aside. Its swarm and host
+
+- die with the process when a stream handler raises (three bytes that are not
+  UTF-8 are enough), or end without a word,
+- keep the slot of every inbound connection for ever: none is accepted after 250,
+- refuse to dial for 60 s after one failure, and hand out dead connections,
+- dial peers again that were closed on purpose, and run identify with strangers;
+
+its messages and its yamux copy each byte eight times and buffer what a peer sends
+beyond its window (`node/network/channel.py` and `node/network/muxer.py` take their place).
+
+What remains to repair in what we do use:
+
+- `SocketConnection`: a Noise message that is cut by a cancellation kills the
+  whole connection (decryption fails for ever after); a frozen peer blocks a
+  writer without end; a message in more than 101 TCP segments is an error; and
+  a stranger's length prefix decides how much memory we set aside.
+- `TrustedNoise`: any key may connect, and the plaintext protocol is on offer.
+- `tame_logging`: the library takes its loggers out of any configuration, and a
+  peer that hangs up is a warning or an error to it.
+
+All of this leans on private parts of one version: the version is pinned, and
+every repair has a test that fails without it (tests/test_node_strangers.py,
+test_node_hardening.py, test_node_connections.py and test_node_network.py).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+from libp2p.abc import IRawConnection, ISecureConn
+from libp2p.connection_types import ConnectionType
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.io.exceptions import IOException
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectError
+from libp2p.security.exceptions import HandshakeFailure
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.exceptions import SecurityUpgradeFailure
+from libp2p.transport.upgrader import TransportUpgrader
+
+from node.network.bounds import NetworkLimits
+from node.network.channel import Bytes, Channel, Cipher
+from node.network.introduction import IntroducingNoise
+from node.network.sockets import Unreachable
+from node.network.vouching import NOBODY, Introductions
+
+log = logging.getLogger("radmesh.libp2p")
+
+Upgrader = TransportUpgrader
+"""The way from a TCP connection to an encrypted one, of `make_upgrader`."""
+
+SEED_BYTES = 32
+_LOG_LINE_CHARACTERS = 300
+_EXPECTED_LOG = ("clos", "reset", "incomplete", "handshake", "negotiat", "multiselect", "eof")
+_PEER_ID_PREFIX = bytes.fromhex("002408011220")
+_RECEIVE_BYTES = 256 * 1024
+
+
+class SocketConnection(IRawConnection):
+    """A TCP connection as libp2p's upgrader wants it.
+
+    Reads are exact (short only at the end), so that no count of small segments
+    breaks a message, and come from a buffer, which saves two of three system
+    calls. Writes are whole: a caller's cancellation waits until the message is
+    out, and when it does not go out within the stall limit the connection ends.
+
+    Attributes:
+        received: bytes received so far, the sign of life.
+        ended: the peer, or the line, has ended it.
+        partial_since: trio's time at which the first part of what is being read had
+            come; None when nothing is, or nothing of it has come.
+    """
+
+    def __init__(
+        self, stream: trio.SocketStream, *, is_initiator: bool, limits: NetworkLimits
+    ) -> None:
+        self.is_initiator = is_initiator
+        self.received = 0
+        self.ended = False
+        self.partial_since: float | None = None
+        self._stream = stream
+        self._stall_seconds = limits.stall_seconds
+        self._budget: int | None = limits.unproved_bytes
+        self._buffer = memoryview(b"")
+
+    def trust(self) -> None:
+        """The peer has proved its key and is trusted: lift the stranger's limit."""
+        self._budget = None
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Exactly n bytes, fewer only when the connection ends."""
+        if n is None:
+            n = len(self._buffer) or 1
+        if self._budget is not None:
+            self._budget -= n
+            if self._budget < 0:
+                raise IOException("too many bytes before the peer is known")
+        if n <= len(self._buffer):
+            return self._take(n)
+        parts = [self._take(len(self._buffer))]
+        missing = n - len(parts[0])
+        self.partial_since = trio.current_time() if parts[0] else None
+        while missing > 0:
+            try:
+                data = await self._stream.receive_some(max(_RECEIVE_BYTES, missing))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                self.ended = True
+                break
+            self.received += len(data)
+            self._buffer = memoryview(data)
+            parts.append(self._take(min(missing, len(data))))
+            missing -= len(parts[-1])
+            if self.partial_since is None:
+                self.partial_since = trio.current_time()
+        self.partial_since = None
+        return b"".join(parts)
+
+    def _take(self, n: int) -> bytes:
+        data = bytes(self._buffer[:n])
+        self._buffer = self._buffer[n:]
+        return data
+
+    def take_rest(self) -> bytes:
+        """What was read from the socket and not asked for yet."""
+        return self._take(len(self._buffer))
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes; returns how many came, 0 when the connection has ended."""
+        try:
+            count = await self._stream.socket.recv_into(buffer)
+        except (OSError, trio.ClosedResourceError):
+            count = 0
+        self.received += count
+        self.ended = self.ended or not count
+        return count
+
+    async def write(self, data: bytes) -> None:
+        """As `send`, for the handshake.
+
+        Raises:
+            RawConnError: what libp2p takes for the end of a connection.
+        """
+        try:
+            await self.send([data])
+        except ConnectionError as error:
+            raise RawConnError("connection closed") from error
+
+    async def send(self, parts: Sequence[Bytes]) -> None:
+        """Send all of it, cancelled or not; end the connection when that stalls.
+
+        Raises:
+            ConnectionError: the connection has ended.
+        """
+        left = list(parts)
+        deadline = trio.current_time() + self._stall_seconds
+        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+            while left:
+                try:
+                    count = await self._stream.socket.sendmsg(left)
+                except (OSError, trio.ClosedResourceError) as error:
+                    # A part may be out; nothing can follow it.
+                    self.abort()
+                    raise ConnectionResetError("the connection is closed") from error
+                left = _after(left, count)
+                if left:
+                    scope.deadline = trio.current_time() + self._stall_seconds
+        if scope.cancelled_caught:
+            self.abort()
+            raise ConnectionResetError("the peer takes no data")
+
+    def abort(self) -> None:
+        """Close the socket now; every reader and writer wakes up, and nothing more is read."""
+        self._buffer = memoryview(b"")
+        self._stream.socket.close()
+
+    async def close(self) -> None:
+        """As `abort`."""
+        self.abort()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Host and port of the peer, when it is still there."""
+        try:
+            host, port = self._stream.socket.getpeername()[:2]
+        except OSError:
+            return None
+        return host, port
+
+    def get_transport_addresses(self) -> list[Any]:
+        """None are kept; part of the interface."""
+        return []
+
+    def get_connection_type(self) -> ConnectionType:
+        """Always direct; part of the interface."""
+        return ConnectionType.DIRECT
+
+
+class TrustedNoise(IntroducingNoise):
+    """Noise that ends with a peer we trust, or not at all.
+
+    The earliest point at which a PeerID is proved: before yamux, before any
+    handler, before the peer learns a protocol name.
+    """
+
+    def __init__(
+        self, seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions
+    ) -> None:
+        # The Noise static key is vouched for by the node key in the handshake, so
+        # that a fresh one for each process is as good as a stored one.
+        super().__init__(host_keys(seed), noise_privkey=create_noise_key_pair().private_key)
+        self._admit = admit
+        self.introductions = introductions
+
+    async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
+        """Answer a handshake; refuse strangers."""
+        return self._check(conn, await super().secure_inbound(conn))
+
+    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
+        """Start a handshake; refuse strangers."""
+        return self._check(conn, await super().secure_outbound(conn, peer_id))
+
+    def _check(self, conn: IRawConnection, session: ISecureConn) -> ISecureConn:
+        public = node_public(session.get_remote_peer())
+        if public is None or not self._admit(public) or not isinstance(conn, SocketConnection):
+            raise HandshakeFailure("not a trusted peer")
+        conn.trust()
+        return session
+
+
+def _after(parts: list[Bytes], count: int) -> list[Bytes]:
+    """What is left of parts after their first bytes."""
+    for index, part in enumerate(parts):
+        if count < len(part):
+            return [memoryview(part)[count:], *parts[index + 1 :]]
+        count -= len(part)
+    return []
+
+
+async def handshake(
+    raw: SocketConnection, expected: bytes | None, upgrader: Upgrader
+) -> tuple[bytes, Channel]:
+    """Agree on Noise and yamux over a TCP connection.
+
+    Args:
+        raw: a fresh connection; closing it on failure stays with the caller.
+        expected: node public key of the peer we dialled; None for a caller.
+        upgrader: of `make_upgrader`.
+
+    Returns:
+        The node public key that the peer has proved, and the channel to it.
+
+    Raises:
+        Unreachable: with the reason.
+    """
+    wanted = node_id(expected) if expected is not None else None
+    try:
+        secured = await upgrader.upgrade_security(raw, raw.is_initiator, wanted)
+        await upgrader.muxer_multistream.select_transport(secured)
+    except SecurityUpgradeFailure as error:
+        if raw.ended:
+            raise Unreachable("the peer hung up while connecting") from error
+        raise Unreachable("the node there has another key or does not speak Noise") from error
+    except MultiselectError as error:
+        raise Unreachable("the peer hung up: it may not trust this node yet") from error
+    except Exception as error:
+        raise Unreachable("the peer hung up while connecting") from error
+    public = node_public(secured.get_remote_peer())
+    if public is None:
+        raise Unreachable("the peer has a key of another kind")
+    return public, _channel(raw, secured)
+
+
+def _channel(raw: SocketConnection, session: Any) -> Channel:
+    """Take the ciphers, and what was read too far, out of libp2p's session."""
+    noise = session.conn.noise_state.noise_protocol
+    sending, receiving = (
+        Cipher(state.cipher.cipher, state.n)
+        for state in (noise.cipher_state_encrypt, noise.cipher_state_decrypt)
+    )
+    opened = session._drain(None)
+    return Channel(raw, sending=sending, receiving=receiving, opened=opened, rest=raw.take_rest())
+
+
+def make_upgrader(
+    seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions = NOBODY
+) -> Upgrader:
+    """The way from a TCP connection to yamux over Noise; nothing else is on offer.
+
+    Args:
+        seed: of the node key, 32 bytes.
+        admit: whether a node public key may connect now.
+        introductions: cards that make a new node key known.
+    """
+    noise = TrustedNoise(seed, admit, introductions)
+    return TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux})
+
+
+def host_keys(seed: bytes) -> Any:
+    """The libp2p key pair of a node key.
+
+    Raises:
+        ValueError: the seed is not 32 bytes; the library would silently make a
+            random key of an empty one.
+    """
+    if len(seed) != SEED_BYTES:
+        raise ValueError("a node key seed has 32 bytes")
+    return create_new_key_pair(seed)
+
+
+def node_id(public: bytes) -> ID:
+    """PeerID of a node public key of 32 bytes."""
+    return ID(_PEER_ID_PREFIX + public)
+
+
+def node_public(peer: ID) -> bytes | None:
+    """Node public key in a PeerID; None for any key that is not Ed25519."""
+    raw = peer.to_bytes()
+    if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):
+        return None
+    return raw[len(_PEER_ID_PREFIX) :]
+
+
+class _Relay(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage().partition("\n")[0][:_LOG_LINE_CHARACTERS]
+        expected = any(word in line.lower() for word in _EXPECTED_LOG)
+        log.log(logging.DEBUG if expected else logging.WARNING, "%s: %s", record.name, line)
+
+
+def tame_logging() -> None:
+    """Send libp2p's log to the logger `radmesh.libp2p`, one line each, no tracebacks.
+
+    What every peer may cause at any time (it hangs up, it does not speak our
+    protocol) becomes DEBUG; `node/network/network.py` logs what an operator should see.
+    """
+    library = logging.getLogger("libp2p")
+    library.handlers = [_Relay()]
+    library.propagate = False
+    library.setLevel(logging.WARNING)

@@ -1,0 +1,104 @@
+"""Cards in the handshake: how a peer whose node key was replaced is known again.
+
+Noise proves a node key. A node whose key was replaced adds its facility card to its
+part of the handshake, so that a peer that was away meanwhile learns of the new key
+from the only thing that it trusts, the facility key. Who presents no such card, or
+one that changes nothing, is refused at the same point as every stranger: before
+yamux, and by a dialler before it says who it is itself (docs/protocol.md section 2.2).
+"""
+
+import trio
+from libp2p.abc import IRawConnection, ISecureConn
+from libp2p.crypto.keys import KeyType
+from libp2p.peer.id import ID
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from libp2p.security.noise.messages import NoiseExtensions, NoiseHandshakePayload
+from libp2p.security.noise.patterns import PatternXX
+from libp2p.security.noise.transport import Transport as Noise
+
+from node.network.vouching import NOBODY, Introductions
+
+PRESENTED_BYTES = 60_000
+"""Largest card that fits into a message of the handshake with the rest of it."""
+
+
+class IntroducingNoise(Noise):
+    """Noise with cards in its handshakes; set `introductions` once it is made."""
+
+    introductions: Introductions = NOBODY
+
+    async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
+        """Answer a handshake."""
+        pattern = self._pattern(None)
+        session = await pattern.handshake_inbound(conn)
+        await pattern.take_card()
+        return session
+
+    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
+        """Start a handshake with the holder of a key.
+
+        Where another key replaced it, this fails all the same; the card is kept, and the
+        next dial is for the new key.
+        """
+        pattern = self._pattern(peer_id)
+        # Without the expected peer: it is compared by the pattern, which reads the card.
+        session = await pattern.handshake_outbound(conn, None)
+        await pattern.take_card()
+        if session.get_remote_peer() != peer_id:
+            raise PeerIDMismatchesPubkey("the key was replaced; the new one is known now")
+        return session
+
+    def _pattern(self, expected: ID | None) -> "_Pattern":
+        pattern = _Pattern(self.local_peer, self.libp2p_privkey, self.noise_privkey)
+        pattern.expected = expected
+        pattern.introductions = self.introductions
+        return pattern
+
+
+class _Pattern(PatternXX):
+    expected: ID | None = None
+    introductions: Introductions = NOBODY
+    _heard: NoiseHandshakePayload | None = None
+
+    def create_noise_state(self, prologue: bytes | None = None) -> object:
+        """The state of one handshake; what the peer says in it is remembered."""
+        state = super().create_noise_state(prologue)
+        read = state.read_message
+
+        def read_and_remember(data: bytes) -> bytearray:
+            payload: bytearray = read(data)
+            if payload:
+                self._heard = NoiseHandshakePayload.deserialize(bytes(payload))
+            return payload
+
+        state.read_message = read_and_remember
+        return state
+
+    def make_handshake_payload(
+        self, extensions: NoiseExtensions | None = None
+    ) -> NoiseHandshakePayload:
+        """Our part. A dialler has checked the signature of the other part by now."""
+        if self.expected is not None:
+            self._require_expected()
+        card = self.introductions.own_card(self.expected is not None)
+        if card and len(card) <= PRESENTED_BYTES:
+            extensions = NoiseExtensions(early_data=card)
+        return super().make_handshake_payload(extensions)
+
+    def _require_expected(self) -> None:
+        public, card = self._presented()
+        expected = self.expected.to_bytes()[-32:] if self.expected is not None else b""
+        if public == expected or self.introductions.vouches(card, public, expected):
+            return
+        raise PeerIDMismatchesPubkey("the peer has another key, and no card that explains it")
+
+    def _presented(self) -> tuple[bytes, bytes]:
+        if self._heard is None or self._heard.id_pubkey.get_type() != KeyType.Ed25519:
+            return b"", b""
+        return self._heard.id_pubkey.to_bytes(), self._heard.get_early_data() or b""
+
+    async def take_card(self) -> None:
+        """After the handshake: keep the card that the peer presented, if it counts."""
+        public, card = self._presented()
+        if card and self.introductions.vouches(card, public, None):
+            await trio.to_thread.run_sync(self.introductions.take, card)

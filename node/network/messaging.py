@@ -1,0 +1,70 @@
+"""Whole messages over a peer stream, for the protocols without bulk data."""
+
+from collections.abc import Mapping
+
+import trio
+
+from node.network.network import PeerStream
+from protocol import limits, messages
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.messages import Message
+from protocol.wire import FrameKind, FrameReader, frame_header
+
+
+class MessageStream:
+    """Sends and receives one message at a time.
+
+    Args:
+        stream: to a trusted peer; closing it stays with the caller.
+    """
+
+    def __init__(self, stream: PeerStream) -> None:
+        self.peer = stream.peer
+        self._stream = stream
+        self._reader = FrameReader()
+        self._rest: bytes | memoryview = b""
+
+    async def send(
+        self, message: Message, *, timeout_seconds: float = limits.PEER_REPLY_SECONDS
+    ) -> None:
+        """Write one message.
+
+        Raises:
+            StreamLost: the stream is gone, or the peer did not take it in time.
+        """
+        payload = messages.encode(message)
+        await self._stream.write(
+            frame_header(FrameKind.MESSAGE, len(payload)) + payload,
+            timeout_seconds=timeout_seconds,
+        )
+
+    async def receive_untrusted(
+        self,
+        known: Mapping[str, type[Message]] | None = None,
+        *,
+        timeout_seconds: float = limits.PEER_REPLY_SECONDS,
+    ) -> Message:
+        """Read one message.
+
+        Args:
+            known: the types that may come, by their words; by default those of
+                `protocol.messages`.
+            timeout_seconds: longest wait for all of it.
+
+        Raises:
+            StreamLost: the stream is gone, or nothing came in time.
+            RemoteProtocolError: what came is not a message.
+        """
+        deadline = trio.current_time() + timeout_seconds
+        while True:
+            frame, used = self._reader.receive_untrusted(self._rest)
+            self._rest = self._rest[used:]
+            if frame is not None:
+                if frame.kind is not FrameKind.MESSAGE:
+                    raise RemoteProtocolError("a data frame here", WireCode.UNEXPECTED)
+                if known is None:
+                    return messages.decode_untrusted(frame.payload)
+                return messages.decode_untrusted(frame.payload, known)
+            self._rest = await self._stream.read(
+                64 * 1024, timeout_seconds=max(0.001, deadline - trio.current_time())
+            )

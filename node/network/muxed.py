@@ -1,0 +1,213 @@
+"""One yamux stream: what has come and was not read, and both windows.
+
+`node/network/muxer.py` owns the connection that it is a part of, and the frames.
+
+Windows (yamux specification, "Flow control"): each side may send 256 KiB on a new
+stream, and more as the other grants it, first in the frame that opens it. We grant
+when half of the window has been read, so that one frame of grant serves many reads,
+and double the window while the reader keeps up, since then the window is what holds
+the peer back.
+
+What came is kept as it was decrypted, without a copy, unless it is a small part of
+its message: a peer that sends one byte in a frame must not make us hold more than
+that byte and its share.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from node.network.muxer import Muxer
+
+INITIAL_WINDOW_BYTES = 256 * 1024
+OPENED_WINDOW_BYTES = 1024 * 1024
+"""Of a stream that we open, to ask for something: at 12.5 MB/s and 40 ms round trip the
+first 256 KiB would be through before the peer hears that there may be more."""
+_LEAST_VIEW_BYTES = 2048
+_COLLECTED_BYTES = 64 * 1024
+
+
+class MuxedStream:
+    """One end of a yamux stream; one task may read while another writes.
+
+    Attributes:
+        stream_id: of yamux.
+        buffered: bytes that came and were not read yet.
+        is_over: reset by either side, or its connection is gone.
+    """
+
+    def __init__(self, muxer: "Muxer", stream_id: int) -> None:
+        self.stream_id = stream_id
+        self.buffered = 0
+        self.is_over = False
+        self._muxer = muxer
+        self._chunks: deque[memoryview | bytearray] = deque()
+        self._target = INITIAL_WINDOW_BYTES
+        self._granted = INITIAL_WINDOW_BYTES
+        self._room = INITIAL_WINDOW_BYTES
+        self._ended_by_peer = False
+        self._ended_by_us = False
+        self._came = trio.lowlevel.ParkingLot()
+        self._may_send = trio.lowlevel.ParkingLot()
+
+    @property
+    def grown_bytes(self) -> int:
+        """How much its window is larger than that of a new stream."""
+        return self._target - INITIAL_WINDOW_BYTES
+
+    # --- for who reads and writes --------------------------------------------------
+
+    async def wait_data(self) -> None:
+        """Wait until there is something to take.
+
+        Raises:
+            EOFError: the peer has ended its half, and all of it was read.
+            ConnectionError: the stream is over.
+        """
+        while not self._chunks:
+            if self._ended_by_peer:
+                raise EOFError("the peer has ended its half")
+            if self.is_over:
+                raise ConnectionResetError("the stream is over")
+            await self._came.park()
+
+    def take(self, most: int) -> bytes | memoryview:
+        """Some of what is there, at most so many bytes; b"" when nothing is."""
+        if not self._chunks:
+            return b""
+        chunk = memoryview(self._chunks.popleft())
+        if len(chunk) > most:
+            self._chunks.appendleft(chunk[most:])
+            chunk = chunk[:most]
+        self._release(len(chunk))
+        self._grant()
+        return chunk
+
+    async def read(self, most: int) -> bytes | memoryview:
+        """Wait for data and take some of it; raises as `wait_data` does."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self.wait_data()
+        return self.take(most)
+
+    async def write(self, data: memoryview) -> int:
+        """Send the beginning of data, as much as the peer has room for.
+
+        Returns:
+            How many bytes were sent, at least one.
+
+        Raises:
+            ConnectionError: the stream is over, or our half of it.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        block_bytes = self._muxer.block_bytes
+        while self._room < min(len(data), block_bytes):
+            self.check_open()
+            await self._may_send.park()
+        if self._room < len(data):
+            # Whole blocks: a frame that fills no message costs as much as one that does.
+            data = data[: self._room - self._room % block_bytes]
+        return await self._muxer.send_data(self, data)
+
+    async def close(self) -> None:
+        """End our half; what was written before still goes out."""
+        if not self._ended_by_us and not self.is_over:
+            self._ended_by_us = True
+            self._muxer.send_end(self)
+            if self._ended_by_peer:
+                self._muxer.forget(self)
+
+    def reset(self) -> None:
+        """End both halves and forget what came."""
+        if not self.is_over:
+            self._muxer.send_reset(self)
+        self.lose()
+
+    # --- for the connection -----------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise ConnectionError when nothing more can be sent."""
+        if self.is_over or self._ended_by_us:
+            raise ConnectionResetError("the stream is over")
+
+    def widen(self) -> int:
+        """Make the window of a stream that we open larger; returns by how much."""
+        while self._target < OPENED_WINDOW_BYTES and self._muxer.may_grow(self._target):
+            self._target *= 2
+        self._granted = self._target
+        return self.grown_bytes
+
+    def spend(self, size: int) -> None:
+        """So many bytes were sent."""
+        self._room -= size
+
+    def add_room(self, size: int) -> None:
+        """The peer takes so many bytes more."""
+        self._room += size
+        self._may_send.unpark_all()
+
+    def admits(self, size: int) -> bool:
+        """Whether the peer may send a frame of so many bytes now; they count as sent."""
+        if size > self._granted:
+            return False
+        self._granted -= size
+        return True
+
+    def put(self, chunk: memoryview, message_bytes: int) -> None:
+        """A part of a frame has come, in a message of so many bytes."""
+        if self.is_over or self._ended_by_peer:
+            return
+        if len(chunk) >= max(_LEAST_VIEW_BYTES, message_bytes // 2):
+            self._chunks.append(chunk)
+        elif self._chunks and isinstance(last := self._chunks[-1], bytearray):
+            last += chunk
+            if len(last) >= _COLLECTED_BYTES:
+                # A view cannot grow: what comes next begins another collection.
+                self._chunks[-1] = memoryview(last)
+        else:
+            self._chunks.append(bytearray(chunk))
+        self.buffered += len(chunk)
+        self._came.unpark_all()
+        self._muxer.hold(len(chunk))
+
+    def end_by_peer(self) -> None:
+        """The peer has ended its half."""
+        self._ended_by_peer = True
+        self._came.unpark_all()
+        if self._ended_by_us:
+            self._muxer.forget(self)
+
+    def reset_by_peer(self) -> None:
+        """The peer has reset the stream; what it had ended before may still be read."""
+        if self._ended_by_peer:
+            self._end()
+        else:
+            self.lose()
+
+    def lose(self) -> None:
+        """The stream is over, and what came is forgotten."""
+        self._chunks.clear()
+        self._release(self.buffered)
+        self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._muxer.forget(self)
+        self._came.unpark_all()
+        self._may_send.unpark_all()
+
+    def _release(self, size: int) -> None:
+        self.buffered -= size
+        self._muxer.release(size)
+
+    def _grant(self) -> None:
+        if self._ended_by_peer or self.is_over:
+            return
+        if self._target - self._granted - self.buffered < self._target // 2:
+            return
+        if 4 * self.buffered <= self._target and self._muxer.may_grow(self._target):
+            self._target *= 2
+        more = self._target - self._granted - self.buffered
+        self._granted += more
+        self._muxer.send_grant(self, more)

@@ -1,0 +1,201 @@
+"""The source's part after a transfer: whether a receipt is true, and its countersignature.
+
+What a recipient claims is checked against our own log (`protocol/late_receipts.py`).
+The entries `disclosed`, unless the log has it, and `receipt` are durable before the
+countersignature is given, and a receipt that the log names already is signed again
+without a second entry. A session that is
+about to log a receipt itself claims it first (`take_receipt`).
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import trio
+
+from keys.identity import KeyPair
+from keys.trust import Peer
+from node.audit.log import AuditLog
+from node.errors import NodeError
+from node.receipts.pending import Pending
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.late_receipts import check_late_untrusted, details_of, is_confirmed
+from protocol.log.entry import Entry, Event
+from protocol.receipt import (
+    Receipt,
+    SignedReceipt,
+    check_signature,
+    decode_receipt_untrusted,
+    decode_signed_untrusted,
+    sign_receipt,
+)
+
+_CLAIMS = 4096
+"""Claims that are remembered; a session needs its own for some milliseconds."""
+
+
+class Countersigner:
+    """Countersigns receipts that come on their own, and records complete ones.
+
+    Args:
+        key: gives our node key, which may be replaced while the node runs.
+        own_facility: our facility key (32 bytes).
+        pending: what our log says of exchanges.
+        audit: our log.
+        is_sending: whether a transfer (its id) from us is under way.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: Callable[[], KeyPair],
+        own_facility: bytes,
+        pending: Pending,
+        audit: AuditLog,
+        is_sending: Callable[[bytes], bool],
+    ) -> None:
+        self._key = key
+        self._own_facility = own_facility
+        self._exchanges = pending.exchanges
+        self._pending = pending
+        self._audit = audit
+        self._is_sending = is_sending
+        # One at a time looks whether the log names a receipt, and logs it.
+        self._recording = threading.Lock()
+        self._claiming = threading.Lock()
+        self._claimed: dict[bytes, None] = {}
+
+    def take_receipt(self, signed: bytes) -> str:
+        """Keep a receipt beside the log for a session that is about to log it (synchronous).
+
+        Returns:
+            Its SHA-256 in hex.
+
+        Raises:
+            NodeError: it was presented meanwhile, and is in the log.
+        """
+        if not self._claim(signed):
+            raise NodeError("the receipt of this transfer was given again on another stream")
+        return self._audit.add_receipt(signed)
+
+    async def countersign(self, peer: Peer, body: bytes, signature: bytes) -> bytes:
+        """Check a recipient's receipt, log it once, and sign it.
+
+        Args:
+            peer: who presents it, or was asked for it.
+            body: of the receipt.
+            signature: the recipient's.
+
+        Returns:
+            Our signature; the entry is durable.
+
+        Raises:
+            RemoteProtocolError: it is not true, which is logged, or must wait (BUSY).
+            NodeError: it could not be logged.
+        """
+        receipt: Receipt | None = None
+        try:
+            receipt = self._read_untrusted(peer, body, signature)
+            return await trio.to_thread.run_sync(self._countersign, receipt, body, signature)
+        except RemoteProtocolError as error:
+            if error.code is not WireCode.BUSY:
+                await trio.to_thread.run_sync(self._log_refused, peer, receipt, str(error))
+            raise
+
+    def _read_untrusted(self, peer: Peer, body: bytes, signature: bytes) -> Receipt:
+        receipt = decode_receipt_untrusted(body)
+        facilities = (receipt.source_facility, receipt.recipient_facility)
+        if facilities != (self._own_facility, peer.facility_key):
+            raise RemoteProtocolError("the receipt names other facilities")
+        in_force = {
+            key.key
+            for key in peer.card.node_keys
+            if key.until is None or receipt.time // 1000 < key.until
+        }
+        if receipt.recipient_node not in in_force:
+            raise RemoteProtocolError(
+                "the receipt is by a node that is not on the facility's card",
+                WireCode.BAD_SIGNATURE,
+            )
+        check_signature(body, signature, receipt.recipient_node)
+        return receipt
+
+    def _countersign(self, receipt: Receipt, body: bytes, signature: bytes) -> bytes:
+        with self._recording:
+            said = self._exchanges.entries(
+                receipt.recipient_facility, receipt.transfer, outgoing=True
+            )
+            for known in self.signed_of(said):
+                if known.body == body:
+                    return known.source_signature
+            check_late_untrusted(receipt, said)
+            if receipt.source_node != self._key().public:
+                raise RemoteProtocolError(
+                    "the receipt is for a node key of ours that was replaced",
+                    WireCode.BAD_SIGNATURE,
+                )
+            signed = SignedReceipt(
+                body=body,
+                recipient_signature=signature,
+                source_signature=sign_receipt(body, self._key()),
+            )
+            if not self._claim(signed.encode()) and self._is_sending(receipt.transfer):
+                raise RemoteProtocolError("the receipt is being logged", WireCode.BUSY)
+            self._record(receipt, signed, outgoing=True)
+            return signed.source_signature
+
+    def record_received(self, receipt: Receipt, signed: SignedReceipt) -> None:
+        """Keep and log a receipt of a study that we received, unless that was done."""
+        with self._recording:
+            self._record(receipt, signed, outgoing=False)
+
+    def _record(self, receipt: Receipt, signed: SignedReceipt, *, outgoing: bool) -> None:
+        peer = receipt.recipient_facility if outgoing else receipt.source_facility
+        said = self._exchanges.entries(peer, receipt.transfer, outgoing=outgoing)
+        digest = self._audit.add_receipt(signed.encode())
+        if any(entry.details.get("receipt") == digest for entry in said):
+            return
+        details = {**details_of(receipt), "late": True}
+        if outgoing:
+            details["direction"] = "out"
+        event = Event(
+            type="receipt",
+            peer=peer,
+            purpose=receipt.purpose,
+            subjects=max(map(self._pending.subjects_of, said), key=len, default=()),
+            details={**details, "receipt": digest},
+        )
+        events = [event]
+        if outgoing and not is_confirmed(said, receipt):
+            events = [replace(event, type="disclosed", details=details), event]
+        self._audit.append_many(events)
+
+    def signed_of(self, said: Iterable[Entry]) -> list[SignedReceipt]:
+        """The receipts that entries of our log name, as far as they are kept here."""
+        found = []
+        for entry in said:
+            digest = entry.details.get("receipt")
+            kept = self._audit.receipt(digest) if isinstance(digest, str) else None
+            if kept is not None:
+                found.append(decode_signed_untrusted(kept))
+        return found
+
+    def _claim(self, signed: bytes) -> bool:
+        """Whether nobody has claimed this receipt lately."""
+        digest = hashlib.sha256(signed).digest()
+        with self._claiming:
+            if digest in self._claimed:
+                return False
+            self._claimed[digest] = None
+            while len(self._claimed) > _CLAIMS:
+                del self._claimed[next(iter(self._claimed))]
+            return True
+
+    def _log_refused(self, peer: Peer, receipt: Receipt | None, why: str) -> None:
+        details: dict[str, str | int | bool] = {"what": "receipt", "why": why}
+        if receipt is not None:
+            details["transfer"] = receipt.transfer.hex()
+        self._audit.append(
+            Event(type="refused", peer=peer.facility_key, outcome="refused", details=details)
+        )

@@ -1,0 +1,193 @@
+"""Which entries of our log are about which exchange with which peer.
+
+An index in SQLite, made from the log and never the other way round: it is brought up
+to date before each question, and made anew when the log is not the one that it was
+made from. So no crash can leave it saying something that the log does not.
+
+An exchange is one transfer id with one peer in one direction. It is *open* while the
+log says that something went over (`disclosure-begun`, `received`) and names no receipt.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from node.audit.log import AuditLog
+from node.database import Database
+from protocol.errors import RemoteProtocolError
+from protocol.log.entry import Entry, decode_entry_untrusted
+from protocol.log.tree import leaf_hash
+from protocol.reconcile import TYPES
+
+EXCHANGES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS exchange_entries (
+    entry INTEGER PRIMARY KEY,          -- its index in the log
+    peer BLOB NOT NULL,                 -- facility key
+    outgoing INTEGER NOT NULL,          -- whether we are the source
+    transfer BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS exchange_entries_by_transfer
+    ON exchange_entries (peer, outgoing, transfer);
+CREATE INDEX IF NOT EXISTS exchange_entries_by_peer ON exchange_entries (peer);
+CREATE TABLE IF NOT EXISTS exchanges (
+    peer BLOB NOT NULL,
+    outgoing INTEGER NOT NULL,
+    transfer BLOB NOT NULL,
+    told INTEGER NOT NULL,              -- last entry that something went over; -1 none
+    confirmed INTEGER NOT NULL,         -- whether a receipt is named
+    PRIMARY KEY (peer, outgoing, transfer)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS exchanges_open ON exchanges (told) WHERE confirmed = 0 AND told >= 0;
+CREATE TABLE IF NOT EXISTS exchanges_read (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    size INTEGER NOT NULL,              -- entries of the log that the index covers
+    last BLOB NOT NULL                  -- leaf hash of the last of them
+) STRICT;
+"""
+
+_TELLING = frozenset({"disclosure-begun", "received"})
+_OF_A_SOURCE = frozenset({"disclosure-begun", "disclosed", "disclosure-failed"})
+_MARKS = tuple(f'"type":"{kind}"'.encode() for kind in sorted(TYPES))
+_AT_ONCE = 5_000
+"""Entries that are read in one transaction."""
+
+
+@dataclass(frozen=True)
+class OpenExchange:
+    """An exchange without its receipt.
+
+    Attributes:
+        peer: facility key of the other side.
+        outgoing: whether we are the source.
+        transfer: its id.
+        entry: index of the last entry that says that something went over.
+    """
+
+    peer: bytes
+    outgoing: bool
+    transfer: bytes
+    entry: int
+
+
+class Exchanges:
+    """The index. All methods are synchronous and thread-safe.
+
+    Args:
+        database: where it is kept.
+        audit: the log.
+    """
+
+    def __init__(self, database: Database, audit: AuditLog) -> None:
+        self._database = database
+        self._audit = audit
+        self._lock = threading.Lock()
+
+    def open(self, peer: bytes | None = None) -> list[OpenExchange]:
+        """Exchanges without a receipt, oldest first; of one peer, or of all.
+
+        Raises:
+            NodeError: the log or the disk is damaged.
+        """
+        self._catch_up()
+        rows = self._database.query(
+            "SELECT peer, outgoing, transfer, told FROM exchanges "
+            "WHERE confirmed = 0 AND told >= 0 AND (? IS NULL OR peer = ?) ORDER BY told",
+            (peer, peer),
+        )
+        return [OpenExchange(row[0], bool(row[1]), row[2], row[3]) for row in rows]
+
+    def entries(self, peer: bytes, transfer: bytes, *, outgoing: bool) -> list[Entry]:
+        """What the log says of one exchange, in its order; empty when it knows none."""
+        self._catch_up()
+        rows = self._database.query(
+            "SELECT entry FROM exchange_entries "
+            "WHERE peer = ? AND outgoing = ? AND transfer = ? ORDER BY entry",
+            (peer, int(outgoing), transfer),
+        )
+        return [self.entry(row[0]) for row in rows]
+
+    def entry(self, index: int) -> Entry:
+        """One entry of the log."""
+        return decode_entry_untrusted(self.encoded(index))
+
+    def encoded(self, index: int) -> bytes:
+        """One entry of the log as it is stored."""
+        return next(self._audit.entries(index, index + 1))
+
+    def about(self, peer: bytes, start: int, stop: int, most: int) -> list[int]:
+        """The first `most` entries about a peer from `start` to `stop - 1`: their indexes."""
+        self._catch_up()
+        rows = self._database.query(
+            "SELECT entry FROM exchange_entries WHERE peer = ? AND entry >= ? AND entry < ? "
+            "ORDER BY entry LIMIT ?",
+            (peer, start, stop, most),
+        )
+        return [row[0] for row in rows]
+
+    # --- keeping up with the log ----------------------------------------------------
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            done = self._start()
+            size = self._audit.size
+            while done < size:
+                upto = min(done + _AT_ONCE, size)
+                self._read(done, upto)
+                done = upto
+
+    def _start(self) -> int:
+        """How much of this log the index covers; makes it empty when it is of another."""
+        row = self._database.query_one("SELECT size, last FROM exchanges_read")
+        if row is None:
+            return 0
+        size, last = int(row["size"]), bytes(row["last"])
+        if size <= self._audit.size and leaf_hash(self.encoded(size - 1)) == last:
+            return size
+        with self._database.transaction() as connection:
+            for table in ("exchange_entries", "exchanges", "exchanges_read"):
+                connection.execute(f"DELETE FROM {table}")
+        return 0
+
+    def _read(self, start: int, stop: int) -> None:
+        found: list[Entry] = []
+        last = b""
+        for last in self._audit.entries(start, stop):
+            # Most entries are others, and parsing each would cost most of the reading.
+            if any(mark in last for mark in _MARKS):
+                found += _parse(last)
+        with self._database.transaction() as connection:
+            for entry in found:
+                outgoing = int(is_outgoing(entry))
+                key = (entry.peer, outgoing, bytes.fromhex(str(entry.details["transfer"])))
+                connection.execute(
+                    "INSERT OR IGNORE INTO exchange_entries VALUES (?, ?, ?, ?)",
+                    (entry.index, *key),
+                )
+                connection.execute(
+                    "INSERT INTO exchanges VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                    "told = max(told, excluded.told), "
+                    "confirmed = max(confirmed, excluded.confirmed)",
+                    (
+                        *key,
+                        entry.index if entry.type in _TELLING else -1,
+                        int(entry.type == "receipt"),
+                    ),
+                )
+            connection.execute(
+                "INSERT OR REPLACE INTO exchanges_read VALUES (1, ?, ?)", (stop, leaf_hash(last))
+            )
+
+
+def is_outgoing(entry: Entry) -> bool:
+    """Whether an entry is of the way from us to the peer."""
+    return entry.type in _OF_A_SOURCE or entry.details.get("direction") == "out"
+
+
+def _parse(encoded: bytes) -> Iterator[Entry]:
+    try:
+        entry = decode_entry_untrusted(encoded)
+        named = len(bytes.fromhex(str(entry.details.get("transfer", "")))) == 16
+    except (RemoteProtocolError, ValueError):
+        return
+    if named and len(entry.peer) == 32 and entry.type in TYPES:
+        yield entry

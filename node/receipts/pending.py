@@ -1,0 +1,171 @@
+"""Transfers that lack a receipt or its countersignature: what is kept about them, and the list.
+
+What is missing follows from the log (`node/receipts/exchanges.py`). What cannot follow from it
+is kept here, durably: our receipts that the source has not countersigned, so that the
+same one is presented again and never a second one; and what peers answered, so that
+nobody is asked for ever.
+
+Order of writes, at the recipient: entry `received` -> receipt kept here -> receipt
+sent -> countersigned receipt kept beside the log -> entry `receipt` -> forgotten here.
+A crash at any arrow leaves something that is presented again. The source logs a
+receipt before it countersigns, and finds it in its log when it is presented again.
+"""
+
+from dataclasses import dataclass
+
+from node.audit.log import AuditLog
+from node.database import Database
+from node.home import now_ms
+from node.receipts.exchanges import Exchanges
+from protocol.log.entry import Entry
+from protocol.receipt import Receipt, decode_receipt_untrusted
+
+PENDING_SCHEMA = """
+CREATE TABLE IF NOT EXISTS receipts_kept (
+    body BLOB PRIMARY KEY,              -- of our receipt, as it was signed
+    signature BLOB NOT NULL,            -- ours
+    peer BLOB NOT NULL,                 -- facility key of the source
+    transfer BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS receipt_answers (
+    peer BLOB NOT NULL,                 -- facility key of who was asked
+    outgoing INTEGER NOT NULL,          -- whether we are the source
+    transfer BLOB NOT NULL,
+    entry INTEGER NOT NULL,             -- of our log that the question was about
+    answer TEXT NOT NULL,               -- a word of the wire codes
+    time INTEGER NOT NULL,              -- milliseconds since the epoch, UTC
+    PRIMARY KEY (peer, outgoing, transfer)
+) STRICT, WITHOUT ROWID;
+"""
+
+AGAIN_SECONDS = 24 * 3600
+"""After a peer said no. It may have been mended, and a node that asks is not to be a burden."""
+
+NOT_RECEIVED = "not_available"
+"""The answer of a recipient that never got the study; it will not change."""
+
+
+@dataclass(frozen=True)
+class KeptReceipt:
+    """A receipt of ours that lacks its countersignature."""
+
+    receipt: Receipt
+    body: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class PendingItem:
+    """One exchange that lacks a receipt, for people.
+
+    Attributes:
+        peer: facility key of the other side.
+        outgoing: whether we are the source.
+        transfer: its id.
+        entry: the entry of our log that says that something went over.
+        answer: what the peer said when it was asked, a word of the wire codes, or "".
+        answered: when, milliseconds since the epoch, or None.
+    """
+
+    peer: bytes
+    outgoing: bool
+    transfer: bytes
+    entry: int
+    answer: str = ""
+    answered: int | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no receipt will come: the study did not arrive."""
+        return self.outgoing and self.answer == NOT_RECEIVED
+
+    def is_due(self, time_ms: int) -> bool:
+        """Whether the peer may be asked (again)."""
+        if self.answered is None:
+            return True
+        return not self.is_settled and time_ms - self.answered > 1000 * AGAIN_SECONDS
+
+
+class Pending:
+    """What is missing. All methods are synchronous and thread-safe; they raise NodeError
+    when the disk or the log is damaged.
+
+    Args:
+        database: where it is kept.
+        audit: our log.
+        exchanges: its index.
+    """
+
+    def __init__(self, database: Database, audit: AuditLog, exchanges: Exchanges) -> None:
+        self.exchanges = exchanges
+        self._database = database
+        self._audit = audit
+
+    def items(self, peer: bytes | None = None) -> list[PendingItem]:
+        """All exchanges that lack a receipt, oldest first; of one peer, or of all."""
+        answers = {
+            (row["peer"], bool(row["outgoing"]), row["transfer"], row["entry"]): row
+            for row in self._database.query("SELECT * FROM receipt_answers")
+        }
+        found = [
+            (one.peer, one.outgoing, one.transfer, one.entry) for one in self.exchanges.open(peer)
+        ]
+        known = {(one[0], one[2]) for one in found if not one[1]}
+        for kept in self.kept(peer):
+            key = kept.receipt.source_facility, kept.receipt.transfer
+            if key not in known:
+                # Beside another receipt of its transfer, which is complete.
+                said = self.exchanges.entries(*key, outgoing=False)
+                found.append((key[0], False, key[1], said[-1].index if said else -1))
+        return [
+            PendingItem(*one)
+            if one not in answers
+            else PendingItem(*one, answers[one]["answer"], answers[one]["time"])
+            for one in found
+        ]
+
+    def subjects_of(self, entry: Entry) -> tuple[tuple[str, str], ...]:
+        """What an entry is about in clear, as (kind, value), as far as openings are here."""
+        openings = [self._audit.opening_of(commitment) for _, commitment in entry.subjects]
+        return tuple((one.kind, one.value) for one in openings if one is not None)
+
+    def study_of(self, entry: Entry) -> str:
+        """The Study Instance UID that an entry is about, or "" when its opening was erased."""
+        return dict(self.subjects_of(entry)).get("study", "")
+
+    # --- receipts without countersignature ---------------------------------------------
+
+    def keep(self, receipt: Receipt, signature: bytes) -> None:
+        """Keep a receipt of ours, durably, before it is shown to its source."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO receipts_kept VALUES (?, ?, ?, ?)",
+                (receipt.encode(), signature, receipt.source_facility, receipt.transfer),
+            )
+
+    def kept(self, peer: bytes | None = None, transfer: bytes | None = None) -> list[KeptReceipt]:
+        """The receipts that lack a countersignature; of one peer and transfer, or of all."""
+        rows = self._database.query(
+            "SELECT body, signature FROM receipts_kept "
+            "WHERE (? IS NULL OR peer = ?) AND (? IS NULL OR transfer = ?)",
+            (peer, peer, transfer, transfer),
+        )
+        return [
+            KeptReceipt(decode_receipt_untrusted(row["body"]), row["body"], row["signature"])
+            for row in rows
+        ]
+
+    def forget(self, body: bytes) -> None:
+        """A receipt is in the log with both signatures, or was replaced."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM receipts_kept WHERE body = ?", (body,))
+
+    # --- answers --------------------------------------------------------------------------
+
+    def answered(self, item: PendingItem, answer: str) -> None:
+        """Remember what a peer said about an exchange."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO receipt_answers VALUES (?, ?, ?, ?, ?, ?)",
+                (item.peer, int(item.outgoing), item.transfer, item.entry, answer, now_ms()),
+            )

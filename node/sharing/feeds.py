@@ -1,0 +1,325 @@
+"""The feeds in SQLite: what each peer is told of our studies, and what peers told us.
+
+Outgoing: table `feed` holds per peer one row a study, `sequence` moving to the
+end at each change. Incoming: `remote_studies` holds the latest record of each
+announced study. Synchronous and thread-safe; deciding is `protocol.feed`'s.
+"""
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from node.catalog.catalog import Catalog
+from node.database import Database
+from protocol import limits
+from protocol.feed import Change, Subscription, Told, next_change
+from protocol.fields import from_map_untrusted, to_map
+from protocol.messages import Announcement, Record
+
+FEEDS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS feed_heads (
+    peer BLOB PRIMARY KEY,              -- facility key
+    epoch BLOB NOT NULL,
+    last_sequence INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS feed (
+    peer BLOB NOT NULL,
+    study TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    kind TEXT NOT NULL,                 -- available, changed, withdrawn
+    content_root BLOB NOT NULL,
+    told INTEGER NOT NULL,              -- whether the peer ever learned of it
+    PRIMARY KEY (peer, study)
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS feed_by_sequence ON feed (peer, sequence);
+CREATE INDEX IF NOT EXISTS feed_by_study ON feed (study);
+CREATE TABLE IF NOT EXISTS remote_feeds (
+    peer BLOB PRIMARY KEY,
+    epoch BLOB NOT NULL,
+    cursor INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS remote_studies (
+    peer BLOB NOT NULL,
+    study TEXT NOT NULL,
+    record TEXT NOT NULL,               -- protocol.messages.Record as JSON
+    PRIMARY KEY (peer, study)
+) STRICT;
+CREATE INDEX IF NOT EXISTS remote_studies_by_study ON remote_studies (study);
+CREATE INDEX IF NOT EXISTS remote_studies_by_date
+    ON remote_studies (json_extract(record, '$.study_date') DESC, study DESC);
+"""
+
+_NO_ROOT = bytes(32)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What a peer has not been told yet."""
+
+    epoch: bytes
+    reset: bool
+    cursor: int
+    records: tuple[Record, ...]
+    more: bool
+
+
+class Feeds:
+    """Outgoing and incoming announcements.
+
+    Args:
+        database: where they are kept.
+        catalog: what there is to tell.
+    """
+
+    def __init__(self, database: Database, catalog: Catalog) -> None:
+        self._database = database
+        self._catalog = catalog
+
+    # --- outgoing ------------------------------------------------------------
+
+    def study_changed(self, study: str, seeing: Iterable[bytes]) -> None:
+        """Bring every feed up to date with one study.
+
+        Args:
+            study: Study Instance UID.
+            seeing: facility keys of the peers that may learn of studies now.
+        """
+        allowed = set(seeing)
+        row = self._catalog.study(study)
+        shared = row is not None and row.state == "shared"
+        root = row.content_root if row is not None else _NO_ROOT
+        with self._database.transaction() as connection:
+            places = {
+                found["peer"]: found
+                for found in connection.execute("SELECT * FROM feed WHERE study=?", (study,))
+            }
+            for peer in allowed | places.keys():
+                visible = root if shared and peer in allowed else None
+                _refresh(connection, peer, [(study, places.get(peer), visible)])
+
+    def peer_changed(self, peer: bytes, sees: bool) -> None:
+        """Bring one peer's feed up to date with the whole catalog, after a change of grants."""
+        with self._database.transaction() as connection:
+            shared = {
+                row["study_uid"]: row["content_root"]
+                for row in connection.execute(
+                    "SELECT study_uid, content_root FROM studies WHERE shared AND ?", (sees,)
+                )
+            }
+            places = {
+                found["study"]: found
+                for found in connection.execute("SELECT * FROM feed WHERE peer=?", (peer,))
+            }
+            _refresh(
+                connection,
+                peer,
+                [
+                    (study, places.get(study), shared.get(study))
+                    for study in sorted(shared.keys() | places.keys())
+                ],
+            )
+
+    def pending(self, peer: bytes, epoch: bytes, cursor: int) -> Pending:
+        """The next records for a peer that stands at `cursor` of `epoch`.
+
+        A subscriber that stands nowhere in this feed is to start anew.
+        """
+        with self._database.transaction() as connection:
+            head = connection.execute(
+                "SELECT epoch, last_sequence FROM feed_heads WHERE peer=?", (peer,)
+            ).fetchone()
+            if head is None:
+                head = {"epoch": secrets.token_bytes(16), "last_sequence": 0}
+                connection.execute(
+                    "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?, ?, 0)",
+                    (peer, head["epoch"]),
+                )
+            reset = epoch != head["epoch"] or cursor > head["last_sequence"]
+            start = 0 if reset else cursor
+            rows = connection.execute(
+                "SELECT f.study, f.sequence, f.kind, s.study_uid, s.content_root, "
+                "s.series_count, s.instance_count, s.original_bytes, s.encoded_bytes, "
+                "s.modalities, s.study_date "
+                "FROM feed f LEFT JOIN studies s ON s.study_uid=f.study "
+                "WHERE f.peer=? AND f.sequence>? ORDER BY f.sequence LIMIT ?",
+                (peer, start, limits.ANNOUNCE_RECORDS + 1),
+            ).fetchall()
+        more = len(rows) > limits.ANNOUNCE_RECORDS
+        rows = rows[: limits.ANNOUNCE_RECORDS]
+        records = tuple(_record(row) for row in rows if not (reset and row["kind"] == "withdrawn"))
+        end = rows[-1]["sequence"] if rows else max(start, 0 if reset else cursor)
+        return Pending(head["epoch"], reset, end, records, more)
+
+    def mark_told(self, peer: bytes, records: Iterable[Record]) -> None:
+        """Remember that these records are on their way to the peer."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE feed SET told=1 WHERE peer=? AND study=?",
+                [(peer, record.study) for record in records],
+            )
+
+    # --- incoming ------------------------------------------------------------
+
+    def subscription(self, peer: bytes, own_node: bytes) -> Subscription:
+        """Where we stand in a peer's feed."""
+        row = self._database.query_one(
+            "SELECT epoch, cursor FROM remote_feeds WHERE peer=?", (peer,)
+        )
+        if row is None:
+            return Subscription(own_node)
+        return Subscription(own_node, row["epoch"], row["cursor"])
+
+    def store_announcement(
+        self, peer: bytes, announcement: Announcement, subscription: Subscription
+    ) -> None:
+        """Keep what a peer announced, with the new cursor, in one transaction."""
+        with self._database.transaction() as connection:
+            if announcement.reset:
+                connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
+            for record in announcement.records:
+                if record.kind == "withdrawn":
+                    connection.execute(
+                        "DELETE FROM remote_studies WHERE peer=? AND study=?", (peer, record.study)
+                    )
+                else:
+                    connection.execute(
+                        "INSERT OR REPLACE INTO remote_studies (peer, study, record) "
+                        "VALUES (?, ?, ?)",
+                        (peer, record.study, _to_json(record)),
+                    )
+            connection.execute(
+                "INSERT OR REPLACE INTO remote_feeds (peer, epoch, cursor) VALUES (?, ?, ?)",
+                (peer, subscription.epoch, subscription.cursor),
+            )
+
+    def announced(
+        self, *, peer: bytes | None = None, study: str = "", limit: int | None = None
+    ) -> list[tuple[bytes, Record]]:
+        """What peers announced, as (facility key, record), by study date, newest first.
+
+        Args:
+            peer: only of this peer.
+            study: only studies whose UID begins so.
+            limit: at most so many.
+        """
+        rows = self._database.query(
+            f"SELECT peer, record FROM remote_studies {_where(peer, study)} "
+            "ORDER BY json_extract(record, '$.study_date') DESC, study DESC LIMIT :limit",
+            {
+                "peer": peer,
+                "study": study,
+                "end": study + "\x7f",
+                "limit": -1 if limit is None else limit,
+            },
+        )
+        return [(row["peer"], _from_json(row["record"])) for row in rows]
+
+    def announced_count(self, peer: bytes | None = None) -> int:
+        """How many studies peers announced, or one peer did."""
+        [row] = self._database.query(
+            f"SELECT count(*) FROM remote_studies {_where(peer, '')}", {"peer": peer}
+        )
+        return int(row[0])
+
+    def forget_peer(self, peer: bytes) -> None:
+        """Forget all that a peer announced: it is not trusted any more."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
+            connection.execute("DELETE FROM remote_feeds WHERE peer=?", (peer,))
+
+
+def _where(peer: bytes | None, study: str) -> str:
+    """Only the conditions that there are: one that might be there keeps SQLite off its indexes."""
+    conditions = ["peer=:peer"] if peer is not None else []
+    conditions += ["study>=:study", "study<:end"] if study else []
+    return "WHERE " + " AND ".join(conditions) if conditions else ""
+
+
+def _refresh(
+    connection: sqlite3.Connection,
+    peer: bytes,
+    studies: Iterable[tuple[str, sqlite3.Row | None, bytes | None]],
+) -> None:
+    """Bring one feed up to date.
+
+    Args:
+        studies: Study Instance UID, its place in the feed, and its content root where
+            the peer may know of it now.
+    """
+    moved, forgotten = [], []
+    for study, place, root in studies:
+        if place is None:
+            told = Told.NOTHING
+        elif place["kind"] == "withdrawn":
+            told = Told.WITHDRAWN
+        else:
+            told = Told.TOLD if place["told"] else Told.PENDING
+        content = root or _NO_ROOT
+        same = place is not None and place["content_root"] == content
+        change = next_change(told, visible=root is not None, same_content=same)
+        if change is Change.FORGET:
+            forgotten.append((peer, study))
+        elif change is not Change.NONE:
+            moved.append((study, change.value, content, int(told is Told.TOLD)))
+    connection.executemany("DELETE FROM feed WHERE peer=? AND study=?", forgotten)
+    if not moved:
+        return
+    [last] = connection.execute(
+        "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?1, ?2, ?3) "
+        "ON CONFLICT (peer) DO UPDATE SET last_sequence=last_sequence+?3 "
+        "RETURNING last_sequence",
+        (peer, secrets.token_bytes(16), len(moved)),
+    ).fetchone()
+    first = last - len(moved) + 1
+    connection.executemany(
+        "INSERT INTO feed (peer, study, sequence, kind, content_root, told) "
+        "VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (peer, study) DO UPDATE SET sequence=excluded.sequence, "
+        "kind=excluded.kind, content_root=excluded.content_root",
+        [(peer, one[0], sequence, *one[1:]) for sequence, one in enumerate(moved, first)],
+    )
+
+
+def _record(row: sqlite3.Row) -> Record:
+    """The record of a place in a feed, joined with its study."""
+    if row["kind"] == "withdrawn" or row["study_uid"] is None:
+        return Record(
+            sequence=row["sequence"],
+            kind="withdrawn",
+            study=row["study"],
+            content_root=_NO_ROOT,
+            series=0,
+            instances=0,
+            bytes=0,
+            encoded_bytes=0,
+            modalities=(),
+            study_date="",
+        )
+    return Record(
+        sequence=row["sequence"],
+        kind=row["kind"],
+        study=row["study"],
+        content_root=row["content_root"],
+        series=row["series_count"],
+        instances=row["instance_count"],
+        bytes=row["original_bytes"],
+        encoded_bytes=row["encoded_bytes"],
+        modalities=tuple(row["modalities"].split("\n")) if row["modalities"] else (),
+        study_date=row["study_date"],
+    )
+
+
+def _to_json(record: Record) -> str:
+    fields: dict[str, Any] = to_map(record)
+    fields["content_root"] = record.content_root.hex()
+    return json.dumps(fields)
+
+
+def _from_json(text: str) -> Record:
+    fields = json.loads(text)
+    fields["content_root"] = bytes.fromhex(fields["content_root"])
+    record: Record = from_map_untrusted(Record, fields)
+    return record

@@ -1,0 +1,99 @@
+"""The hello of two connected nodes: which versions they speak, and their newest cards."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+import keys.errors
+from keys.card import Card
+from keys.trust import Peer
+from node import VERSION
+from node.errors import NodeError
+from node.home import now_ms
+from node.network.messaging import MessageStream
+from node.network.network import PeerStream
+from node.sharing.peers import Peers
+from protocol import messages
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.messages import Hello
+
+log = logging.getLogger("radmesh.greeting")
+
+
+class Greeting:
+    """Both directions of the hello protocol.
+
+    Args:
+        peers: who is trusted; takes their newer cards.
+        card: gives our newest card.
+        open_stream: opens a hello stream to a connected node key (32 bytes).
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        card: Callable[[], Card],
+        open_stream: Callable[[bytes], Awaitable[PeerStream]],
+    ) -> None:
+        self._peers = peers
+        self._card = card
+        self._open_stream = open_stream
+        self._software = f"radmesh {VERSION}"
+
+    def _hello(self) -> Hello:
+        return Hello(
+            versions=(messages.PROTOCOL_VERSION,),
+            software=self._software,
+            card=self._card().encoded,
+        )
+
+    async def greet(
+        self, node_key: bytes, peer: Peer, sent: Callable[[], None] = lambda: None
+    ) -> None:
+        """Say hello to a connected peer and hear its own.
+
+        Args:
+            node_key: by which it is connected, 32 bytes.
+            peer: who it is.
+            sent: called when it has been told our card.
+
+        Raises:
+            StreamLost: the connection broke.
+            RemoteProtocolError: the peer broke a rule.
+        """
+        stream = await self._open_stream(node_key)
+        try:
+            channel = MessageStream(stream)
+            await channel.send(self._hello())
+            sent()
+            await self._take(channel, peer)
+            await stream.close()
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await stream.reset()
+            raise
+
+    async def serve(self, stream: PeerStream) -> None:
+        """Handle one inbound stream of the hello protocol."""
+        peer = self._peers.store.by_node_key(stream.peer, now_ms() // 1000)
+        if peer is None:
+            await stream.reset()
+            return
+        channel = MessageStream(stream)
+        await self._take(channel, peer)
+        await channel.send(self._hello())
+        await stream.close()
+
+    async def _take(self, channel: MessageStream, peer: Peer) -> None:
+        hello = await channel.receive_untrusted()
+        if not isinstance(hello, Hello):
+            raise RemoteProtocolError("a hello must come first", WireCode.UNEXPECTED)
+        if messages.PROTOCOL_VERSION not in hello.versions:
+            raise RemoteProtocolError("the peer speaks no version that we speak")
+        try:
+            await trio.to_thread.run_sync(
+                self._peers.take_newer_card, hello.card, peer.facility_key, now_ms() // 1000
+            )
+        except (NodeError, keys.errors.KeysError) as error:
+            log.warning("the card that %s sent is not taken: %s", peer.petname, error)

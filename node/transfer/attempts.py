@@ -1,0 +1,254 @@
+"""One source of a fetch: when it is asked, when it is tried again, when it is given up.
+
+The sources of a fetch share a `Gathering`. That one of them is lost, refuses or
+sends what does not hold changes nothing for the others; the fetch fails when none
+is left.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from keys.trust import Peer
+from node.errors import ExitCode, NodeError
+from node.network.network import PeerStream, StreamLost
+from node.sharing.policy import sentence
+from node.transfer.gathering import Gathering, NotNeededError
+from node.transfer.receiving import Receiver
+from node.transfer.sessions import TransferRefused
+from node.transfer.transfers import Contribution, TransferState
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.log.entry import Event, subjects_of
+
+log = logging.getLogger("radmesh.fetching")
+
+RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses between attempts without progress; the last one repeats."""
+
+BAD_DATA_ATTEMPTS = 3
+"""The last source of a fetch is given up when it sends wrong data so often; another
+one at once."""
+
+STAND_IN_SECONDS = 10.0
+"""A source whose batches are of no use for what has come from others takes over, from
+the beginning, when the others are away for so long."""
+
+_TRY_AGAIN = frozenset({WireCode.BUSY, WireCode.SHUTTING_DOWN, WireCode.OTHER})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why a source was given up, for the fetch to end with if it was the last."""
+
+    state: TransferState
+    why: str
+    hint: str = ""
+    code: ExitCode = ExitCode.FAILED
+    is_ours: bool = False
+    time: float = field(default_factory=trio.current_time)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How peers are reached.
+
+    Attributes:
+        find: the trusted peer with a facility key, None when it is not trusted.
+        open_stream: opens a study stream to a node key.
+        wait_connected: waits until a node key is connected.
+        is_connected: whether it is now.
+    """
+
+    find: Callable[[bytes], Peer | None]
+    open_stream: Callable[[bytes], Awaitable[PeerStream]]
+    wait_connected: Callable[[bytes], Awaitable[None]]
+    is_connected: Callable[[bytes], bool]
+
+
+class Attempts:
+    """Sessions with one source of a fetch until it is done or given up.
+
+    Args:
+        receiver: runs one session.
+        reach: how the source is reached.
+        append: writes audit entries durably with one flush (synchronous).
+        gathering: what the sources of the fetch share.
+        contribution: this one.
+
+    Attributes:
+        outcome: why it was given up, None before and when it did its part.
+        is_over: whether it will not be asked any more.
+        in_session: whether a stream to it is open.
+    """
+
+    def __init__(
+        self,
+        *,
+        receiver: Receiver,
+        reach: Reach,
+        append: Callable[[Sequence[Event]], object],
+        gathering: Gathering,
+        contribution: Contribution,
+    ) -> None:
+        self.outcome: Outcome | None = None
+        self.is_over = False
+        self.in_session = False
+        self._receiver = receiver
+        self._reach = reach
+        self._append = append
+        self._gathering = gathering
+        self._contribution = contribution
+        self._scope = trio.CancelScope()
+        self._session_scope: trio.CancelScope | None = None
+
+    @property
+    def peer(self) -> bytes:
+        """The source's facility key."""
+        return self._contribution.peer
+
+    def cancel(self, why: str) -> None:
+        """Ask this source no more, also in the middle of a session."""
+        self.outcome = Outcome(TransferState.CANCELLED, why)
+        self._scope.cancel()
+
+    def ask_again(self) -> None:
+        """End the session for another that goes on from here; too late once all is here."""
+        if self._session_scope is not None and self._gathering.transfer.state in (
+            TransferState.REQUESTING,
+            TransferState.RECEIVING,
+        ):
+            self._session_scope.cancel()
+
+    def stop_waiting(self) -> None:
+        """The study is here: ask this source no more; a session may come to its end."""
+        if not self.in_session:
+            self._scope.cancel()
+
+    async def run(self, others_left: Callable[[], bool], delay_seconds: float) -> None:
+        """Ask until the study is here, or this source is given up.
+
+        Args:
+            others_left: whether another source may still bring the study.
+            delay_seconds: a head start for others.
+        """
+        with self._scope:
+            await trio.sleep(delay_seconds)
+            await self._repeat(others_left)
+        self.is_over = True
+        self._gathering.notify()
+
+    async def _repeat(self, others_left: Callable[[], bool]) -> None:
+        idle, bad = 0, 0
+        while not self._gathering.receipts:
+            peer = self._reach.find(self.peer)
+            if peer is None:
+                self._give_up("its peer is not trusted any more")
+                return
+            before = self._contribution.encoded_bytes
+            most_bad = 1 if others_left() else BAD_DATA_ATTEMPTS
+            try:
+                await self._session(peer)
+                return
+            except NotNeededError:
+                await self._wait_needed(others_left)
+                continue
+            except TransferRefused as refused:
+                what, hint = sentence(refused.code, peer.petname)
+                if refused.code in (WireCode.BAD_DIGEST, WireCode.SOURCE_DISK):
+                    await self._failed(peer, what)
+                    self._give_up(what, hint)
+                    return
+                bad += refused.code is WireCode.OTHER
+                if refused.code not in _TRY_AGAIN or bad >= most_bad:
+                    await self._log("refused", what)
+                    self._give_up(what, hint, ExitCode.REFUSED, TransferState.REFUSED)
+                    return
+            except StreamLost:
+                what = f"the connection to {peer.petname} was lost"
+            except RemoteProtocolError as error:
+                what = f"{peer.petname} sent wrong data: {error}"
+                bad += 1
+                await self._failed(peer, str(error))
+                if bad >= most_bad:
+                    self._give_up(what, "", ExitCode.INTEGRITY, TransferState.FAILED)
+                    return
+            except NodeError as error:
+                await self._log("receive-failed", "a local error")
+                self.outcome = Outcome(
+                    TransferState.FAILED, error.message, error.hint, error.code, is_ours=True
+                )
+                return
+            if self._contribution.encoded_bytes > before:
+                idle = 0
+            await self._gathering.enter(TransferState.WAITING, what)
+            await trio.sleep(RETRY_SECONDS[min(idle, len(RETRY_SECONDS) - 1)])
+            idle += 1
+
+    async def _wait_needed(self, others_left: Callable[[], bool]) -> None:
+        """Wait until the others are given up, or none has been at work for a while."""
+        idle_since = trio.current_time()
+        while others_left() and trio.current_time() - idle_since < STAND_IN_SECONDS:
+            if not self._gathering.is_idle:
+                idle_since = trio.current_time()
+            await self._gathering.wait_change(1.0)
+
+    async def _session(self, peer: Peer) -> None:
+        node_key = peer.card.node_key
+        if not self._reach.is_connected(node_key):
+            await self._gathering.enter(TransferState.WAITING, f"{peer.petname} is not connected")
+            await self._reach.wait_connected(node_key)
+        stream = await self._reach.open_stream(node_key)
+        self.in_session = True
+        self._gathering.open_sessions += 1
+        is_done = False
+        try:
+            with trio.CancelScope() as self._session_scope:
+                await self._receiver.receive(stream, self._gathering, self._contribution, peer)
+                await stream.close()
+                is_done = True
+            if not is_done:
+                raise StreamLost("it is asked for again")
+        finally:
+            self.in_session = False
+            self._session_scope = None
+            self._gathering.open_sessions -= 1
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                if not is_done:
+                    await stream.reset()
+
+    def _give_up(
+        self,
+        why: str,
+        hint: str = "",
+        code: ExitCode = ExitCode.REFUSED,
+        state: TransferState = TransferState.FAILED,
+    ) -> None:
+        self.outcome = Outcome(state, why, hint, code)
+
+    async def _failed(self, peer: Peer, why: str) -> None:
+        """What a source sent does not hold: say who it was, in both logs of ours."""
+        name = self._contribution.transfer.hex()[:8]
+        log.warning("transfer %s from %s: %s", name, peer.petname, why)
+        await self._log("receive-failed", why)
+
+    async def _log(self, kind: str, why: str) -> None:
+        event = Event(
+            type=kind,
+            peer=self.peer,
+            purpose=self._gathering.transfer.purpose,
+            outcome="refused" if kind == "refused" else "failed",
+            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patient),
+            details={
+                "transfer": self._contribution.transfer.hex(),
+                "direction": "in",
+                "why": why,
+                **self._gathering.transfer.stat_detail,
+            },
+        )
+        try:
+            await trio.to_thread.run_sync(self._append, [event])
+        except NodeError as error:
+            # The fetch ends all the same; a full disk must not take the node with it.
+            log.error("the end of a session could not be logged: %s", error.message)

@@ -1,0 +1,282 @@
+"""What has arrived of a study, compared with its manifest.
+
+Each batch is decoded once: the instances in it are compared with their digests and
+UIDs, the parts of large instances hashed, and the header read that the catalog
+needs of each series. Thread-safe: several threads check batches of one study.
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import blake3
+
+from node.dicom import studies
+from node.dicom.elements import BadInstance
+from node.dicom.headers import InstanceHeader
+from node.dicom.part10 import HeaderMatcher
+from node.transfer.incoming import Incoming
+from protocol import encoding
+from protocol.errors import DigestMismatch, RemoteProtocolError
+from protocol.manifest import InstanceEntry, Manifest
+
+if TYPE_CHECKING:
+    from protocol.pixels import Workspace
+
+_SMALL_BYTES = 128 * 1024
+"""Smaller instances are put together before they are hashed: BLAKE3 is quicker with them
+in one piece, by more than the copy costs."""
+
+_PARTS_KEPT = 2
+"""Parts of large instances (4 MiB each) that may wait for what comes before them."""
+
+_WAIT_SECONDS = 1.0
+"""Longest wait of a thread for the one that has the part before; then its own is read
+again in the end. A thread that is at work is done sooner, unless the manifest is made so
+that two wait for each other."""
+
+
+Parts = Sequence[memoryview]
+"""Bytes that follow one another, where they lie."""
+
+Cut = Callable[[int, int], Parts]
+"""Gives the original bytes of a batch from an offset, so many."""
+
+
+def _cutter(pieces: Parts) -> Cut:
+    starts = list(accumulate(map(len, pieces[:-1]), initial=0))
+
+    def cut(offset: int, length: int) -> Parts:
+        parts = []
+        index = bisect_right(starts, offset) - 1
+        at = offset - starts[index]
+        while length:
+            part = pieces[index][at : at + length]
+            parts.append(part)
+            length -= len(part)
+            index, at = index + 1, 0
+        return parts
+
+    return cut
+
+
+def _digest(parts: Parts, length: int) -> bytes:
+    if length < _SMALL_BYTES:
+        return blake3.blake3(b"".join(parts)).digest()
+    hasher = blake3.blake3()
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
+
+
+class StudyCheck:
+    """The check of one study on its way in.
+
+    Args:
+        manifest: of the study.
+        needed: batches (indices) that will be checked.
+    """
+
+    def __init__(self, manifest: Manifest, needed: Iterable[int]) -> None:
+        self._manifest = manifest
+        self._needed = list(needed)
+        self._matcher = HeaderMatcher()
+        self._large = LargeInstances(manifest)
+        self._representatives = _representatives(manifest, self._needed)
+        self._headers: dict[int, InstanceHeader] = {}
+
+    @property
+    def headers(self) -> dict[int, InstanceHeader]:
+        """By series index, the header of the first new instance of each series, once checked."""
+        return self._headers
+
+    def check(self, index: int, encoded: bytes, workspace: "Workspace | None" = None) -> None:
+        """Decode a batch and compare what is in it.
+
+        Args:
+            index: which batch.
+            encoded: its encoded bytes, digest compared already.
+            workspace: of the caller, to be quicker with many batches.
+
+        Raises:
+            RemoteProtocolError: the batch does not hold what the manifest says.
+        """
+        with self._large.under_way(index):
+            self._check(index, encoded, workspace)
+
+    def _check(self, index: int, encoded: bytes, workspace: "Workspace | None") -> None:
+        manifest = self._manifest
+        entry = manifest.batches[index]
+        pieces = encoding.decode_pieces_untrusted(encoded, workspace, entry.original_size)
+        if sum(map(len, pieces)) != entry.original_size:
+            raise RemoteProtocolError(f"batch {index} is not of its promised original size")
+        cut = _cutter(pieces)
+        has_part = False
+        for instance_index, start, offset, length in manifest.segments(index):
+            instance = manifest.instances[instance_index]
+            parts = cut(offset, length)
+            if start == 0 and not self._matches(instance, parts):
+                raise RemoteProtocolError(
+                    "an instance carries other UIDs than its manifest entry says"
+                )
+            if length < instance.size:
+                has_part = True
+            elif _digest(parts, length) != instance.digest:
+                raise DigestMismatch("an instance does not have its promised digest")
+        if has_part:
+            self._large.add(index, cut)
+        for instance_index in self._representatives.get(index, ()):
+            instance = manifest.instances[instance_index]
+            length = min(instance.size, entry.original_size - instance.offset)
+            try:
+                header = studies.read_header(b"".join(cut(instance.offset, length)))
+            except BadInstance as error:
+                raise RemoteProtocolError("the header of an instance cannot be read") from error
+            self._headers[instance.series_index] = header
+
+    def _matches(self, instance: InstanceEntry, parts: Parts) -> bool:
+        uids = (
+            self._manifest.study_instance_uid,
+            self._manifest.series[instance.series_index].series_instance_uid,
+            instance.sop_instance_uid,
+        )
+        # The first part is all in front of the pixels, unless the batch was made oddly.
+        return self._matcher.matches(parts[0], *uids) or (
+            len(parts) > 1 and self._matcher.matches(b"".join(parts), *uids)
+        )
+
+    def check_rest(self, incoming: Incoming) -> None:
+        """Compare the large instances whose parts did not come in order, from disk.
+
+        Raises:
+            DigestMismatch: one has another digest.
+            NodeError: a batch cannot be read.
+        """
+        manifest = self._manifest
+        among = {place[0] for index in self._needed for place in manifest.segments(index)}
+        for instance_index in self._large.unverified(among):
+            self._large.verify_from_disk(instance_index, incoming)
+
+
+def _representatives(manifest: Manifest, needed: Iterable[int]) -> dict[int, list[int]]:
+    """The first instance of each series that begins in a needed batch, by that batch."""
+    wanted = set(needed)
+    found: dict[int, list[int]] = {}
+    seen = set()
+    for index, instance in enumerate(manifest.instances):
+        if instance.series_index not in seen and instance.first_batch in wanted:
+            seen.add(instance.series_index)
+            found.setdefault(instance.first_batch, []).append(index)
+    return found
+
+
+def is_split(manifest: Manifest, instance_index: int) -> bool:
+    """Whether an instance goes on in another batch than the one it begins in."""
+    instance = manifest.instances[instance_index]
+    first = manifest.batches[instance.first_batch]
+    return instance.offset + instance.size > first.original_size
+
+
+class LargeInstances:
+    """Hashes instances that span several batches, from batches given about in order.
+
+    What was not seen in order (a resumed transfer) is listed by `unverified` and
+    verified from disk by `verify_from_disk`.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._changed = threading.Condition()
+        self._at_work: set[int] = set()
+        self._hashers: dict[int, tuple[blake3.blake3, int]] = {}
+        self._early: dict[tuple[int, int], bytes] = {}
+        self._verified: set[int] = set()
+
+    @contextmanager
+    def under_way(self, index: int) -> Iterator[None]:
+        """While a thread decodes batch `index` and adds what is in it."""
+        with self._changed:
+            self._at_work.add(index)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._at_work.discard(index)
+                self._changed.notify_all()
+
+    def add(self, index: int, cut: Cut) -> None:
+        """Take the original bytes of batch `index`.
+
+        Raises:
+            DigestMismatch: an instance of which all parts are there has another digest.
+        """
+        for instance_index, start, offset, length in self._manifest.segments(index):
+            if length < self._manifest.instances[instance_index].size:
+                with self._changed:
+                    self._take(instance_index, start, cut(offset, length))
+                    self._changed.notify_all()
+
+    def _take(self, instance_index: int, start: int, parts: Parts) -> None:
+        is_late = False
+        while True:
+            hasher, position = self._hashers.get(instance_index) or (blake3.blake3(), 0)
+            if start <= position:
+                break
+            if len(self._early) < _PARTS_KEPT:
+                self._early[instance_index, start] = b"".join(parts)
+                return
+            if is_late or not self._is_coming(instance_index, position):
+                return
+            is_late = not self._changed.wait(_WAIT_SECONDS)
+        if start < position:
+            return
+        for part in parts:
+            hasher.update(part)
+            position += len(part)
+        while (early := self._early.pop((instance_index, position), None)) is not None:
+            hasher.update(early)
+            position += len(early)
+        self._hashers[instance_index] = (hasher, position)
+        instance = self._manifest.instances[instance_index]
+        if position == instance.size:
+            if hasher.digest() != instance.digest:
+                raise DigestMismatch("a large instance does not have its promised digest")
+            self._verified.add(instance_index)
+
+    def _is_coming(self, instance_index: int, position: int) -> bool:
+        """Whether a thread has the part that begins at this position."""
+        return any(
+            place.instance == instance_index and place.start == position
+            for batch in self._at_work
+            for place in self._manifest.segments(batch)
+        )
+
+    def unverified(self, among: set[int]) -> list[int]:
+        """Large instances (indices) of `among` that were not seen whole and in order."""
+        return sorted(index for index in among - self._verified if is_split(self._manifest, index))
+
+    def verify_from_disk(self, instance_index: int, incoming: Incoming) -> None:
+        """Read the batches of one large instance and compare its digest.
+
+        Raises:
+            DigestMismatch: it has another one.
+        """
+        instance = self._manifest.instances[instance_index]
+        hasher = blake3.blake3()
+        position = 0
+        batch = instance.first_batch
+        while position < instance.size:
+            original = encoding.decode_untrusted(
+                incoming.read(self._manifest.batches[batch].digest)
+            )
+            for found, start, offset, length in self._manifest.segments(batch):
+                if found == instance_index and start == position:
+                    hasher.update(memoryview(original)[offset : offset + length])
+                    position += length
+            batch += 1
+        if hasher.digest() != instance.digest:
+            raise DigestMismatch("a large instance does not have its promised digest")
+        self._verified.add(instance_index)

@@ -1,0 +1,277 @@
+"""Fetching studies: from which peers, and how a fetch ends.
+
+A fetch belongs to the node, not to the command that started it: it goes on when
+the command ends, over broken connections, and after a restart. It asks all peers
+that announced the study under the same content root, unless a person named one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from keys.trust import Peer
+from node.errors import ExitCode, NodeError
+from node.sharing.feeds import Feeds
+from node.sharing.peers import Peers
+from node.transfer.attempts import Attempts, Reach
+from node.transfer.gathering import Gathering, Shelves
+from node.transfer.receiving import Receiver
+from node.transfer.transfers import Transfer, TransferState
+from protocol.messages import Record
+
+SOURCES = 4
+"""Most sources of one fetch. More would not be faster, and each learns of the study."""
+
+HEAD_START_SECONDS = 0.3
+"""Between the first requests to two sources: a small study is here before a second
+facility is asked, so that it learns nothing."""
+
+RECEIPTS_SECONDS = 0.5
+"""How long a published study waits for the receipts of slower sources before the fetch
+counts as complete; they go on in the background."""
+
+
+@dataclass
+class _Fetch:
+    """A fetch under way.
+
+    Attributes:
+        content_root: what its sources announced; None where the chosen one announced nothing.
+        sources: all that were asked.
+        is_over: whether nobody is asked any more.
+    """
+
+    gathering: Gathering
+    content_root: bytes | None
+    nursery: trio.Nursery
+    sources: list[Attempts] = field(default_factory=list)
+    is_over: bool = False
+
+
+class Fetcher:
+    """Starts and ends incoming transfers.
+
+    Args:
+        receiver: runs one session.
+        shelves: where studies go.
+        peers: who is trusted.
+        feeds: who announced what.
+        reach: how peers are reached.
+    """
+
+    def __init__(
+        self,
+        *,
+        receiver: Receiver,
+        shelves: Shelves,
+        peers: Peers,
+        feeds: Feeds,
+        reach: Reach,
+    ) -> None:
+        self._receiver = receiver
+        self._shelves = shelves
+        self._transfers = shelves.transfers
+        self._peers = peers
+        self._feeds = feeds
+        self._reach = reach
+        self._fetches: dict[bytes, _Fetch] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Own all fetches until cancelled; those that a stop interrupted go on at once."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for transfer in await trio.to_thread.run_sync(self._transfers.unfinished_incoming):
+                self._transfers.active[transfer.transfer] = transfer
+                nursery.start_soon(self._fetch, transfer)
+            await trio.sleep_forever()
+
+    def choose(self, text: str, peer_text: str | None) -> tuple[str, Peer]:
+        """The study and the peer that a person means.
+
+        Args:
+            text: Study Instance UID, or the beginning of an announced one.
+            peer_text: the peer, or None for any that announced it.
+
+        Raises:
+            NodeError: nobody announced it, it is ambiguous, or no such peer is trusted.
+        """
+        peer = self._peers.find(peer_text) if peer_text else None
+        found = self._feeds.announced(peer=peer.facility_key if peer else None, study=text)
+        studies = sorted({record.study for _, record in found})
+        if text in studies:
+            studies = [text]
+        if len(studies) > 1:
+            raise NodeError(
+                f"{len(studies)} announced studies begin with {text}",
+                hint="give more of the Study Instance UID",
+                code=ExitCode.NOT_FOUND,
+            )
+        if not studies:
+            if peer is not None:
+                return text, peer
+            raise NodeError(
+                f"no peer has announced a study {text}",
+                hint="see `radmesh studies --all`; or name the peer with --from",
+                code=ExitCode.NOT_FOUND,
+            )
+        if peer is None:
+            holders = {
+                known.facility_key: known
+                for known in self._peers.store.peers
+                if known.revoked is None
+            }
+            candidates = [
+                holders[key]
+                for key, record in found
+                if record.study == studies[0] and key in holders
+            ]
+            candidates.sort(key=lambda known: not self._reach.is_connected(known.card.node_key))
+            peer = candidates[0]
+        return studies[0], peer
+
+    async def start(
+        self, study: str, peer: Peer, purpose: str, *, only_peer: bool, stat: bool = False
+    ) -> Transfer:
+        """Start a fetch, or join the one that is under way.
+
+        Args:
+            study: Study Instance UID.
+            peer: who is asked first.
+            purpose: why, for both logs.
+            only_peer: no other peer is asked.
+            stat: it is urgent. A routine fetch that becomes so is asked for again, so
+                that its sources know.
+        """
+        transfer = self._transfers.find_incoming(study, peer.facility_key, only_peer=only_peer)
+        if transfer is None:
+            if self._nursery is None:
+                raise NodeError("the node is not ready yet", code=ExitCode.BUSY)
+            transfer = self._transfers.begin_incoming(
+                study, peer.facility_key, purpose, only_peer=only_peer, stat=stat
+            )
+            await self._transfers.enter(transfer, TransferState.WAITING)
+            self._nursery.start_soon(self._fetch, transfer)
+        elif stat and not transfer.stat:
+            transfer.stat = True
+            if transfer.transfer in self._fetches:
+                for source in self._fetches[transfer.transfer].sources:
+                    source.ask_again()
+        return transfer
+
+    async def cancel(self, transfer: Transfer) -> None:
+        """Stop a fetch; what was received stays and is not fetched again later."""
+        if transfer.scope is not None:
+            transfer.scope.cancel()
+        if not transfer.is_ended:
+            await self._transfers.enter(transfer, TransferState.CANCELLED, "by an operator")
+
+    def cancel_peer(self, facility_key: bytes) -> None:
+        """Ask a peer no more: its trust was revoked. Other sources go on."""
+        for fetch in self._fetches.values():
+            for source in fetch.sources:
+                if source.peer == facility_key:
+                    source.cancel("its trust was revoked")
+
+    def heard(self, facility_key: bytes, records: Iterable[Record]) -> None:
+        """A peer has announced studies: it helps with those that are being fetched."""
+        announced = {record.study: record.content_root for record in records}
+        for fetch in self._fetches.values():
+            transfer = fetch.gathering.transfer
+            if (
+                not (fetch.is_over or transfer.only_peer)
+                and fetch.content_root is not None
+                and announced.get(transfer.study) == fetch.content_root
+                and len(fetch.sources) < SOURCES
+                and all(source.peer != facility_key for source in fetch.sources)
+            ):
+                fetch.gathering.expect_several()
+                self._add_source(fetch, facility_key, HEAD_START_SECONDS)
+
+    async def _fetch(self, transfer: Transfer) -> None:
+        with trio.CancelScope() as scope:
+            transfer.scope = scope
+            try:
+                await self._gather(transfer)
+            finally:
+                self._fetches.pop(transfer.transfer, None)
+        if scope.cancelled_caught and not transfer.is_ended:
+            await self._transfers.enter(transfer, TransferState.CANCELLED, "by an operator")
+
+    async def _gather(self, transfer: Transfer) -> None:
+        root, peers = await trio.to_thread.run_sync(self._holders, transfer)
+        gathering = Gathering(self._shelves, transfer, several=len(peers) > 1)
+        async with trio.open_nursery() as nursery:
+            fetch = self._fetches[transfer.transfer] = _Fetch(gathering, root, nursery)
+            for number, peer in enumerate(peers):
+                self._add_source(fetch, peer, number * HEAD_START_SECONDS)
+            await self._wait_end(gathering, fetch.sources)
+            is_complete = gathering.receipts > 0
+            fetch.is_over = True
+            if is_complete:
+                await self._transfers.enter(transfer, TransferState.COMPLETE)
+                for source in fetch.sources:
+                    source.stop_waiting()
+            else:
+                nursery.cancel_scope.cancel()
+        if not is_complete:
+            await self._fail(transfer, fetch.sources)
+
+    def _add_source(self, fetch: _Fetch, peer: bytes, delay_seconds: float) -> None:
+        source = Attempts(
+            receiver=self._receiver,
+            reach=self._reach,
+            append=self._shelves.append,
+            gathering=fetch.gathering,
+            contribution=self._transfers.contribution(fetch.gathering.transfer, peer),
+        )
+        fetch.sources.append(source)
+
+        def others_left() -> bool:
+            return any(not other.is_over for other in fetch.sources if other is not source)
+
+        fetch.nursery.start_soon(source.run, others_left, delay_seconds)
+
+    async def _wait_end(self, gathering: Gathering, sources: list[Attempts]) -> None:
+        """Until there is a receipt and the slower sources had time for theirs, or no hope."""
+        while not gathering.receipts:
+            if all(source.is_over for source in sources) or any(map(_is_our_fault, sources)):
+                return
+            await gathering.wait_change()
+        with trio.move_on_after(RECEIPTS_SECONDS):
+            while any(source.in_session for source in sources):
+                await gathering.wait_change()
+
+    async def _fail(self, transfer: Transfer, sources: list[Attempts]) -> None:
+        """End with the reason of our own, or that of the source given up last."""
+        outcomes = [source.outcome for source in sources if source.outcome is not None]
+        last = max(outcomes, key=lambda outcome: (outcome.is_ours, outcome.time))
+        transfer.exit_code = last.code
+        await self._transfers.enter(transfer, last.state, last.why, last.hint)
+
+    def _holders(self, transfer: Transfer) -> tuple[bytes | None, list[bytes]]:
+        """The content root, and whom to ask: the chosen peer first, then who is connected."""
+        chosen = transfer.peer
+        if transfer.only_peer:
+            return None, [chosen]
+        announced = {
+            key: record.content_root
+            for key, record in self._feeds.announced(study=transfer.study)
+            if record.study == transfer.study
+        }
+        roots = [announced[chosen]] if chosen in announced else list(announced.values())
+        others = [
+            known
+            for known in self._peers.store.peers
+            if known.revoked is None
+            and known.facility_key != chosen
+            and announced.get(known.facility_key) in roots[:1]
+        ]
+        others.sort(key=lambda known: not self._reach.is_connected(known.card.node_key))
+        holders = [chosen, *(known.facility_key for known in others[: SOURCES - 1])]
+        return next(iter(roots), None), holders
+
+
+def _is_our_fault(source: Attempts) -> bool:
+    return source.outcome is not None and source.outcome.is_ours

@@ -1,0 +1,160 @@
+"""Batches of unfinished transfers, in `incoming/` under their digests.
+
+A batch is written only after it was opened and every instance in it was
+compared with its digest, and it is flushed, with its name, before credit is
+given for it. A file here is a claim all the same: after a restart each is
+verified again.
+All functions are synchronous; many threads may use them.
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+import blake3
+
+from node.errors import ExitCode, NodeError
+from node.images.store import BatchStore, sync_directory
+from protocol.errors import DigestMismatch
+
+KEEP_SECONDS = 7 * 24 * 3600
+"""What a cancelled transfer left is kept so long, so that fetching again starts there."""
+
+
+class Incoming:
+    """The directory of batches that have arrived and are not in the store yet."""
+
+    def __init__(self, root: Path, store: BatchStore) -> None:
+        self._root = root
+        self._store = store
+
+    def has(self, digest: bytes) -> bool:
+        """Whether a batch lies here or in the store."""
+        return self._path(digest).exists() or self._store.has(digest)
+
+    def is_empty(self) -> bool:
+        """Whether nothing of any unfinished transfer lies here."""
+        with os.scandir(self._root) as found:
+            return next(found, None) is None
+
+    def write(self, digest: bytes, encoded: bytes) -> None:
+        """Keep a verified batch; `flush` makes it durable.
+
+        Raises:
+            NodeError: the disk is full but for the reserve of the log and the database,
+                or cannot be written.
+        """
+        self._store.require_free(len(encoded))
+        path = self._path(digest)
+        if path.exists():
+            # From another source, a moment ago. What is flushed is not put at risk again.
+            return
+        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(encoded)
+            temporary.rename(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise _cannot_write(error) from error
+
+    def flush(self, digest: bytes) -> None:
+        """Make a batch that was written durable, and its name.
+
+        Raises:
+            NodeError: the disk cannot be written.
+        """
+        try:
+            descriptor = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync_directory(self._root)
+        except FileNotFoundError as error:
+            # With a study that is published meanwhile it has moved to the store.
+            if not self._store.has(digest):
+                raise _cannot_write(error) from error
+        except OSError as error:
+            raise _cannot_write(error) from error
+
+    def read(self, digest: bytes) -> bytes:
+        """A batch from here or the store, its digest compared.
+
+        Raises:
+            DigestMismatch: what lies here is damaged and was removed, or the store has
+                it damaged or not at all.
+            NodeError: it cannot be read.
+        """
+        path = self._path(digest)
+        try:
+            encoded = path.read_bytes()
+        except FileNotFoundError:
+            return self._read_store(digest)
+        except OSError as error:
+            raise NodeError(
+                f"a received batch cannot be read: {error.strerror}", code=ExitCode.DISK
+            ) from error
+        if blake3.blake3(encoded).digest() != digest:
+            path.unlink(missing_ok=True)
+            raise DigestMismatch("a received batch was damaged on our disk")
+        return encoded
+
+    def _read_store(self, digest: bytes) -> bytes:
+        try:
+            return self._store.read(digest)
+        except NodeError as error:
+            if error.code is not ExitCode.INTEGRITY:
+                raise
+            # It will be received again, and takes the place of the damaged one.
+            raise DigestMismatch("a batch of ours was damaged on our disk") from error
+
+    def discard(self, digest: bytes) -> None:
+        """Remove a batch that does not hold what it should; the store is left alone."""
+        self._path(digest).unlink(missing_ok=True)
+
+    def adopt(self, digests: Iterable[bytes]) -> None:
+        """Move batches that were verified and flushed into the store, durably.
+
+        Raises:
+            NodeError: one is neither here nor in the store, or the disk cannot be written.
+        """
+        moved = []
+        for digest in dict.fromkeys(digests):
+            path = self._path(digest)
+            if path.exists() or not self._store.has(digest):
+                moved.append((path, digest))
+        self._store.adopt(moved)
+        sync_directory(self._root)
+
+    def sweep(self, *, unfinished: bool, now: float) -> int:
+        """Remove what no transfer will use, at start: how many files that was.
+
+        Args:
+            unfinished: whether a transfer is going to go on; then only half-written
+                files go.
+            now: seconds since the epoch, UTC.
+        """
+        count = 0
+        for path in self._root.iterdir():
+            half_written = path.name.startswith(".")
+            old = now - path.stat().st_mtime > KEEP_SECONDS
+            if half_written or (old and not unfinished):
+                path.unlink(missing_ok=True)
+                count += 1
+        return count
+
+    def _path(self, digest: bytes) -> Path:
+        return self._root / digest.hex()
+
+
+def _cannot_write(error: OSError) -> NodeError:
+    return NodeError(
+        f"a received batch cannot be written: {error.strerror}",
+        hint="free disk space; the transfer goes on from what it has"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else "check the disk of the node's home",
+        code=ExitCode.DISK,
+    )

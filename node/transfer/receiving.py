@@ -1,0 +1,344 @@
+"""One session with one source of a fetch: ask, take batches, sign the receipt.
+
+What the sessions of a fetch share, and when the study is published, is
+`node/transfer/gathering.py`'s; this file speaks with one peer.
+
+Tasks of a session: a reader that always drains the stream (credit bounds what it
+can bring), threads that open, decode, compare and write batches and others that
+flush them, a finisher that takes their results in order and gives credit, an asker
+that says what is wanted next, and the main line.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+import trio
+
+from keys.identity import KeyPair
+from keys.trust import Peer
+from node.errors import ExitCode, NodeError
+from node.home import now_ms
+from node.network.network import PeerStream, StreamLost
+from node.transfer.gathering import POLL_SECONDS, Gathering, Member, NotNeededError
+from node.transfer.sessions import StudyStream, first_error
+from node.transfer.transfers import Contribution, TransferState
+from protocol import limits
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.log.entry import Event as LogEvent
+from protocol.log.entry import subjects_of
+from protocol.receipt import Receipt
+from protocol.recipient import RecipientTransfer
+from protocol.transfer import (
+    BatchArrived,
+    Countersigned,
+    Ended,
+    ManifestArrived,
+    Offered,
+)
+
+BATCHES_AT_WORK = 2
+"""Threads that decode and write: as many as there are cores on a small machine."""
+
+FLUSHES_AT_WORK = 4
+"""Threads that wait for the disk, which does several flushes at the price of one."""
+
+
+@dataclass
+class _Job:
+    """One batch at work; `index` is ours."""
+
+    batch: BatchArrived | None
+    index: int
+    sealed_bytes: int
+    done: trio.Event = field(default_factory=trio.Event)
+    failure: Exception | None = None
+
+
+class Receiver:
+    """Receives from sources.
+
+    Args:
+        key: our node key.
+        facility_key: our facility key (32 bytes).
+        append: writes audit entries durably with one flush (synchronous).
+        add_receipt: keeps a signed receipt beside the log (synchronous).
+        exchanging: keeps a receipt that lacks its countersignature, and within it leaves
+            the exchange to us.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: KeyPair,
+        facility_key: bytes,
+        append: Callable[[Sequence[LogEvent]], object],
+        add_receipt: Callable[[bytes], str],
+        exchanging: Callable[[Receipt], AbstractAsyncContextManager[None]],
+    ) -> None:
+        self._key = key
+        self._facility_key = facility_key
+        self._append = append
+        self._add_receipt = add_receipt
+        self._exchanging = exchanging
+        self._at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
+        # Urgent batches never queue behind routine ones.
+        self._stat_at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
+        self._flushing = trio.CapacityLimiter(FLUSHES_AT_WORK)
+
+    def use_key(self, key: KeyPair) -> None:
+        """Ask and sign with another node key from now on."""
+        self._key = key
+
+    async def receive(
+        self, stream: PeerStream, gathering: Gathering, contribution: Contribution, peer: Peer
+    ) -> None:
+        """Run one session; on return the study is published and both sides have its receipt.
+
+        Raises:
+            TransferRefused: the source said no.
+            NotNeededError: the source may be needed when others are gone.
+            StreamLost: the connection broke; another session goes on from here.
+            RemoteProtocolError: the source broke a rule or sent wrong data.
+            NodeError: our disk, or a study too large for it.
+        """
+        session = _Session(self, stream, gathering, contribution, peer)
+        try:
+            async with trio.open_nursery() as nursery:
+                await session.run(nursery)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+
+
+class _Session:
+    """The state of one session on one stream."""
+
+    def __init__(
+        self,
+        owner: Receiver,
+        stream: PeerStream,
+        gathering: Gathering,
+        contribution: Contribution,
+        peer: Peer,
+    ) -> None:
+        self._owner = owner
+        self._gathering = gathering
+        self._contribution = contribution
+        self._peer = peer
+        self._stream = stream
+        self._end = RecipientTransfer(owner._key, stream.peer, contribution.transfer)
+        self._study = StudyStream(stream, self._end)
+        self._ours: dict[int, int] = {}
+        self._stored_bytes = 0
+        self._credited_bytes = 0
+        self._failure: Exception | None = None
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        await self._gathering.enter(TransferState.REQUESTING)
+        request = await trio.to_thread.run_sync(self._make_request)
+        await self._stream.write(request, timeout_seconds=limits.PEER_REPLY_SECONDS)
+        self._study.start(nursery)
+        try:
+            await self._receive()
+        except RemoteProtocolError as error:
+            await self._study.refuse(error.code)
+            raise
+        except NotNeededError:
+            await self._study.refuse(WireCode.NOT_NEEDED)
+            raise
+        except NodeError as error:
+            disk = error.code is ExitCode.DISK
+            await self._study.refuse(WireCode.STORAGE_FULL if disk else WireCode.OTHER)
+            raise
+
+    def _make_request(self) -> bytes:
+        """The request, which is in the log on return."""
+        transfer = self._gathering.transfer
+        self._owner._append([self._entry("requested", {"direction": "in"})])
+        return self._end.ask(
+            transfer.study,
+            transfer.purpose,
+            time_ms=now_ms(),
+            stat=transfer.stat,
+            whole=self._gathering.holds_nothing(),
+        )
+
+    async def _receive(self) -> None:
+        offer = (await self._study.expect(Offered, limits.PEER_REPLY_SECONDS)).offer
+        await self._study.expect(ManifestArrived, limits.PEER_REPLY_SECONDS)
+        manifest = await trio.to_thread.run_sync(self._end.open_manifest)
+        self._contribution.manifest = offer.manifest
+        member = await self._gathering.join(self._contribution, manifest)
+        try:
+            await self._receive_batches(member)
+            await self._gathering.publish()
+            await self._exchange_receipts()
+        finally:
+            self._gathering.leave(member)
+
+    @property
+    def _comes_whole(self) -> bool:
+        """Whether all batches come without our `want`."""
+        return self._end.offer is not None and self._end.offer.whole
+
+    # --- the batches -------------------------------------------------------------
+
+    async def _receive_batches(self, member: Member) -> None:
+        try:
+            async with trio.open_nursery() as helpers:
+                await self._take_batches(helpers, member)
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+
+    async def _take_batches(self, helpers: trio.Nursery, member: Member) -> None:
+        finish, jobs = trio.open_memory_channel[_Job](256)
+        finished = trio.Event()
+        helpers.start_soon(self._gathering.enter, TransferState.RECEIVING)
+        helpers.start_soon(self._finish_batches, jobs, member, finished)
+        if self._comes_whole:
+            self._ours = {index: index for index in range(len(member.manifest.batches))}
+        helpers.start_soon(self._ask, member)
+        async with finish:
+            while True:
+                match await self._study.event(limits.STALL_SECONDS):
+                    case BatchArrived() as batch:
+                        job = _Job(batch, self._ours[batch.index], len(batch.sealed))
+                        helpers.start_soon(self._work, job)
+                        await finish.send(job)
+                    case Ended():
+                        break
+                    case _:
+                        raise RemoteProtocolError("the source's messages are out of order")
+        await finished.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _ask(self, member: Member) -> None:
+        """Say what is wanted, portion by portion, until that is all."""
+        try:
+            is_last = False
+            while not is_last:
+                portion, is_last = self._gathering.next_portion(member)
+                if portion or is_last:
+                    await self._want(portion, member, is_last)
+                elif not self._gathering.owes(member):
+                    # The source owes us nothing, so its silence is right.
+                    self._study.watchdog.progress()
+                if not is_last:
+                    await self._gathering.wait_change(POLL_SECONDS)
+        except StreamLost as error:
+            await self._study.fail(error)
+
+    async def _want(self, portion: list[int], member: Member, is_last: bool) -> None:
+        theirs = {member.to_theirs(index): index for index in portion}
+        self._ours.update(theirs)
+        if self._comes_whole:
+            # It is under way already; what is here nevertheless is discarded.
+            return
+        await self._study.send(lambda: self._end.want(theirs, last=is_last))
+
+    async def _work(self, job: _Job) -> None:
+        stat = self._gathering.transfer.stat
+        limiter = self._owner._stat_at_work if stat else self._owner._at_work
+        if self._gathering.is_missing(job.index):
+            try:
+                # A batch that has arrived is kept, also when the connection has just
+                # ended: credit bounds how many wait here.
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._store_batch, job, limiter=limiter)
+                    await trio.to_thread.run_sync(
+                        self._gathering.flush, job.index, limiter=self._owner._flushing
+                    )
+            except (RemoteProtocolError, NodeError) as error:
+                job.failure = error
+        job.done.set()
+
+    def _store_batch(self, job: _Job) -> None:
+        batch, job.batch = job.batch, None
+        assert batch is not None
+        self._gathering.store(job.index, self._end.open_batch(batch))
+
+    async def _finish_batches(
+        self, jobs: trio.MemoryReceiveChannel[_Job], member: Member, finished: trio.Event
+    ) -> None:
+        try:
+            async for job in jobs:
+                await job.done.wait()
+                if job.failure is not None:
+                    raise job.failure
+                self._gathering.stored(member, job.index)
+                self._study.watchdog.progress()
+                await self._give_credit(job.sealed_bytes)
+        except (RemoteProtocolError, NodeError, StreamLost) as error:
+            # The main line waits for the next event, or for the end of this task.
+            self._failure = error
+            finished.set()
+            await self._study.fail(error)
+        finished.set()
+
+    async def _give_credit(self, sealed_bytes: int) -> None:
+        """Credit what is stored, less what other sources need of the room there is."""
+        self._stored_bytes += sealed_bytes
+        withheld = limits.CREDIT_BYTES - self._gathering.window_bytes
+        due = self._stored_bytes - withheld - self._credited_bytes
+        if due > 0:
+            self._credited_bytes += due
+            await self._study.send(lambda: self._end.credit(due))
+
+    # --- the receipt ---------------------------------------------------------------
+
+    async def _exchange_receipts(self) -> None:
+        offer, manifest = self._end.offer, self._end.manifest
+        assert offer is not None
+        assert manifest is not None
+        receipt = Receipt(
+            transfer=self._contribution.transfer,
+            source_facility=self._peer.facility_key,
+            recipient_facility=self._owner._facility_key,
+            source_node=self._stream.peer,
+            recipient_node=self._owner._key.public,
+            manifest=offer.manifest,
+            content_root=manifest.content_root,
+            instances=len(manifest.instances),
+            bytes=manifest.total_original_bytes,
+            batches=len(self._end.asked),
+            encoded_bytes=self._end.asked_encoded_bytes,
+            purpose=self._gathering.transfer.purpose,
+            time=now_ms(),
+            status="received",
+        )
+        async with self._owner._exchanging(receipt):
+            await self._finish_exchange(receipt)
+        self._gathering.receipts += 1
+        self._gathering.notify()
+
+    async def _finish_exchange(self, receipt: Receipt) -> None:
+        await self._study.send(lambda: self._end.sign_receipt(receipt))
+        event = await self._study.expect(Countersigned, limits.PEER_REPLY_SECONDS)
+        await trio.to_thread.run_sync(self._keep_receipt, receipt, event.receipt.encode())
+
+    def _keep_receipt(self, receipt: Receipt, signed: bytes) -> None:
+        details: dict[str, str | int | bool] = {
+            "manifest": receipt.manifest.hex(),
+            "content_root": receipt.content_root.hex(),
+            "instances": receipt.instances,
+            "bytes": receipt.bytes,
+            "batches": receipt.batches,
+            "encoded_bytes": receipt.encoded_bytes,
+            "receipt": self._owner._add_receipt(signed),
+        }
+        self._owner._append([self._entry("receipt", details)])
+
+    def _entry(self, kind: str, details: dict[str, str | int | bool]) -> LogEvent:
+        return LogEvent(
+            type=kind,
+            peer=self._peer.facility_key,
+            purpose=self._gathering.transfer.purpose,
+            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patient),
+            details={
+                "transfer": self._contribution.transfer.hex(),
+                **details,
+                **self._gathering.transfer.stat_detail,
+            },
+        )

@@ -1,0 +1,373 @@
+"""Serving one study over one stream: decide, log, offer, send, take the receipt.
+
+The log entries `requested`, `refused` and `disclosure-begun` are durable before
+their effect; nothing is compressed here, since batches are stored as they are
+sent. Tasks of a session: a reader, a thread that reads and seals ahead by two
+batches, and the main line that takes portions and writes within the recipient's
+credit, when `node.transfer.line` lets it.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import trio
+
+from keys.identity import KeyPair
+from keys.trust import Peer
+from node.catalog.catalog import Catalog
+from node.errors import ExitCode, NodeError
+from node.home import now_ms
+from node.images.store import BatchStore
+from node.network.network import PeerStream, StreamLost
+from node.sharing.peers import Peers
+from node.sharing.policy import Refusal, decide_fetch
+from node.transfer.line import Line, Sending
+from node.transfer.sessions import StudyStream, TransferRefused, first_error
+from node.transfer.transfers import Transfer, Transfers, TransferState
+from protocol import limits
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.log.entry import Event as LogEvent
+from protocol.log.entry import subjects_of
+from protocol.manifest import Manifest
+from protocol.source import SourceTransfer
+from protocol.transfer import Credited, Event, Receipted, Requested, Wanted
+
+log = logging.getLogger("radmesh.sending")
+
+SEALED_AHEAD = 2
+TRANSFERS_PER_PEER = 8
+
+_EXPECTED = (StreamLost, TransferRefused, RemoteProtocolError, NodeError)
+"""What a peer, a disk or a network can cause; anything else is a fault of ours."""
+
+
+class Sender:
+    """Serves studies of this node to peers.
+
+    Args:
+        key: our node key.
+        own_facility: our facility key (32 bytes).
+        peers: who may have what.
+        catalog: what there is.
+        store: its batches.
+        append: writes audit entries durably with one flush (synchronous).
+        add_receipt: keeps a signed receipt beside the log (synchronous).
+        transfers: the register of transfers.
+        line: when bulk data may be written, and how fast.
+        in_doubt: whether our own log is not what we signed.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: KeyPair,
+        own_facility: bytes,
+        peers: Peers,
+        catalog: Catalog,
+        store: BatchStore,
+        append: Callable[[Sequence[LogEvent]], object],
+        add_receipt: Callable[[bytes], str],
+        transfers: Transfers,
+        line: Line,
+        in_doubt: Callable[[], bool],
+    ) -> None:
+        self.key = key
+        self.own_facility = own_facility
+        self.peers = peers
+        self.catalog = catalog
+        self.store = store
+        self.append = append
+        self.add_receipt = add_receipt
+        self.transfers = transfers
+        self.line = line
+        self.in_doubt = in_doubt
+        self._scopes: dict[bytes, set[trio.CancelScope]] = {}
+
+    async def serve(self, stream: PeerStream) -> None:
+        """Handle one inbound stream of the study protocol; never raises for a peer's doing."""
+        peer = self.peers.store.by_node_key(stream.peer, now_ms() // 1000)
+        if peer is None:
+            await stream.reset()
+            return
+        with self._revocable(peer.facility_key) as scope:
+            session = _Session(self, stream, peer)
+            try:
+                async with trio.open_nursery() as nursery:
+                    await session.run(nursery)
+                    nursery.cancel_scope.cancel()
+            except BaseExceptionGroup as group:
+                error = first_error(group)
+                if isinstance(error, trio.Cancelled):
+                    raise
+                await session.failed(error)
+        if scope.cancelled_caught:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                await session.failed(None)
+
+    def stop_peer(self, facility_key: bytes) -> None:
+        """End all transfers to a peer at once: its trust was revoked."""
+        for scope in self._scopes.get(facility_key, ()):
+            scope.cancel()
+
+    def sessions(self, facility_key: bytes) -> int:
+        """How many transfers to this peer are under way."""
+        return len(self._scopes.get(facility_key, ()))
+
+    @contextmanager
+    def _revocable(self, facility_key: bytes) -> Iterator[trio.CancelScope]:
+        scopes = self._scopes.setdefault(facility_key, set())
+        with trio.CancelScope() as scope:
+            scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                scopes.discard(scope)
+
+
+class _Session:
+    """The state of one session on one stream."""
+
+    def __init__(self, owner: Sender, stream: PeerStream, peer: Peer) -> None:
+        self._owner = owner
+        self._stream = stream
+        self._peer = peer
+        self._end = SourceTransfer(owner.key, stream.peer)
+        self._study = StudyStream(stream, self._end)
+        self._transfer: Transfer | None = None
+        self._patient = ""
+        self._disclosing = False
+        self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
+        self._asked_all = False
+        self._unsent = 0
+        self._sent = 0
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        self._study.start(nursery)
+        try:
+            await self._serve(nursery)
+        except RemoteProtocolError as error:
+            await self._study.refuse(error.code)
+            raise
+        except NodeError as error:
+            disk = error.code in (ExitCode.INTEGRITY, ExitCode.DISK)
+            code = WireCode.SOURCE_DISK if disk else WireCode.OTHER
+            await self._study.refuse(WireCode.LOG_IN_DOUBT if self._owner.in_doubt() else code)
+            raise
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        request = (await self._study.expect(Requested, limits.PEER_REPLY_SECONDS)).request
+        study = await trio.to_thread.run_sync(self._owner.catalog.study, request.study)
+        refusal = decide_fetch(self._owner.peers.store, self._peer, request, study, now_ms=now_ms())
+        if refusal is None and self._owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
+            refusal = Refusal(WireCode.BUSY, "too many transfers of this peer at once")
+        transfer = Transfer(
+            request.transfer,
+            "out",
+            request.study,
+            self._peer.facility_key,
+            request.purpose,
+            stat=request.stat,
+        )
+        self._transfer = transfer
+        if refusal is not None:
+            await self._refuse(refusal)
+            return
+        manifest = await trio.to_thread.run_sync(self._begin, request.study)
+        transfer.instances = len(manifest.instances)
+        transfer.bytes = manifest.total_original_bytes
+        transfer.wire_bytes_total = manifest.total_encoded_bytes
+        self._disclosing = True
+        await self._owner.transfers.enter(transfer, TransferState.SENDING)
+        with self._owner.line.sending(self._peer, stat=request.stat) as place:
+            await self._send(nursery, manifest, place)
+        await self._take_receipt(manifest)
+
+    def _begin(self, study: str) -> Manifest:
+        """The manifest, encoded; on return the log says what is going to be done with it."""
+        requested = self._entry("requested")
+        try:
+            manifest = self._owner.catalog.manifest(study)
+        except NodeError:
+            self._owner.append([requested])
+            raise
+        self._patient = self._owner.catalog.patient(study)
+        self._owner.append([requested, self._entry("disclosure-begun", manifest)])
+        return manifest
+
+    async def failed(self, error: BaseException | None) -> None:
+        """Close the books on a session that did not end well; None means it was revoked."""
+        why = "an error of this node"
+        if error is None:
+            why = "its trust was revoked"
+        elif isinstance(error, StreamLost):
+            why = "the connection was lost"
+        elif isinstance(error, TransferRefused):
+            why = f"the recipient gave up ({error.code.name.lower()})"
+        elif isinstance(error, RemoteProtocolError):
+            why = str(error)
+        elif isinstance(error, NodeError):
+            why = error.message
+        if self._disclosing:
+            try:
+                entry = self._entry("disclosure-failed", outcome="failed", why=why)
+                await trio.to_thread.run_sync(self._owner.append, [entry])
+            except NodeError as failure:
+                # As after a crash, the log has the beginning of this disclosure alone.
+                log.error("a failed disclosure could not be logged: %s", failure.message)
+        if self._transfer is not None and not self._transfer.is_ended:
+            await self._owner.transfers.enter(self._transfer, TransferState.FAILED, why)
+        await self._stream.reset()
+        if error is not None and not isinstance(error, _EXPECTED):
+            raise error
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        assert self._transfer is not None
+        refused = self._entry("refused", outcome="refused", why=refusal.reason)
+        entries = [self._entry("requested"), refused]
+        await trio.to_thread.run_sync(self._owner.append, entries)
+        await self._owner.transfers.enter(self._transfer, TransferState.REFUSED, refusal.reason)
+        await self._study.refuse(refusal.code)
+
+    # --- sending -----------------------------------------------------------------
+
+    async def _send(self, nursery: trio.Nursery, manifest: Manifest, place: Sending) -> None:
+        transfer = self._transfer
+        assert transfer is not None
+        for frame in self._end.offer_manifest(manifest, time_ms=now_ms()):
+            await place.write(self._stream, frame)
+        transfer.wire_bytes_total = 0
+        ahead, sealed_batches = trio.open_memory_channel[tuple[int, bytes] | NodeError](
+            SEALED_AHEAD
+        )
+        nursery.start_soon(self._seal_ahead, manifest, ahead)
+        if self._end.asked_all:
+            self._take(Wanted(tuple(sorted(self._end.asked)), True), manifest)
+        while True:
+            while (event := self._study.event_nowait()) is not None:
+                self._take(event, manifest)
+            if self._unsent:
+                item = await sealed_batches.receive()
+                if isinstance(item, NodeError):
+                    raise item
+                await self._send_batch(*item, manifest, place)
+            elif self._asked_all:
+                break
+            else:
+                self._take(await self._study.event(limits.VERIFY_SECONDS), manifest)
+        await self._study.send(self._end.end)
+
+    def _take(self, event: Event, manifest: Manifest) -> None:
+        """A portion is handed to the sealing task; credit has done its work already."""
+        match event:
+            case Wanted():
+                assert self._transfer is not None
+                # What is asked is bounded by the manifest: each batch once.
+                self._asked.send_nowait(event.batches)
+                self._unsent += len(event.batches)
+                self._asked_all = event.last
+                self._transfer.wire_bytes_total += sum(
+                    manifest.batches[index].encoded_size for index in event.batches
+                )
+            case Credited():
+                pass
+            case _:
+                raise RemoteProtocolError(
+                    "the recipient's messages are out of order", WireCode.UNEXPECTED
+                )
+
+    async def _send_batch(
+        self, index: int, sealed: bytes, manifest: Manifest, place: Sending
+    ) -> None:
+        assert self._transfer is not None
+        while not self._end.connection.may_send_batch(len(sealed)):
+            self._take(await self._study.event(limits.STALL_SECONDS), manifest)
+        await self._study.send_bulk(
+            lambda: self._end.connection.data_header(index, len(sealed)) + sealed, place
+        )
+        self._unsent -= 1
+        self._sent += 1
+        self._transfer.wire_bytes += manifest.batches[index].encoded_size
+        self._transfer.bytes_done += manifest.batches[index].original_size
+
+    async def _seal_ahead(
+        self,
+        manifest: Manifest,
+        ahead: trio.MemorySendChannel[tuple[int, bytes] | NodeError],
+    ) -> None:
+        try:
+            async for portion in self._to_seal:
+                for index in portion:
+                    sealed = await trio.to_thread.run_sync(self._read_and_seal, manifest, index)
+                    await ahead.send((index, sealed))
+        except NodeError as error:
+            await ahead.send(error)
+
+    def _read_and_seal(self, manifest: Manifest, index: int) -> bytes:
+        return self._end.seal_batch(index, self._owner.store.read(manifest.batches[index].digest))
+
+    async def _take_receipt(self, manifest: Manifest) -> None:
+        transfer = self._transfer
+        assert transfer is not None
+        await self._owner.transfers.enter(transfer, TransferState.VERIFYING)
+        while not isinstance(event := await self._study.event(limits.VERIFY_SECONDS), Receipted):
+            if not isinstance(event, Credited):
+                raise RemoteProtocolError("the recipient's messages are out of order")
+        receipted = event
+        if receipted.receipt.source_facility != self._owner.own_facility or (
+            receipted.receipt.recipient_facility != self._peer.facility_key
+        ):
+            raise RemoteProtocolError("the receipt names other facilities")
+        frame, signed = self._end.countersign(receipted)
+        await trio.to_thread.run_sync(self._keep_receipt, manifest, signed.encode())
+        self._disclosing = False
+        await self._stream.write(frame, timeout_seconds=limits.STALL_SECONDS)
+        await self._owner.transfers.enter(transfer, TransferState.COMPLETE)
+        await self._study.finish()
+
+    def _keep_receipt(self, manifest: Manifest, signed: bytes) -> None:
+        digest = self._owner.add_receipt(signed)
+        disclosed = self._entry("disclosed", manifest)
+        self._owner.append([disclosed, self._entry("receipt", manifest, receipt=digest)])
+
+    def _entry(
+        self,
+        kind: str,
+        manifest: Manifest | None = None,
+        *,
+        outcome: str = "success",
+        why: str = "",
+        receipt: str = "",
+    ) -> LogEvent:
+        request = self._end.request
+        assert request is not None
+        details: dict[str, str | int | bool] = {
+            "transfer": request.transfer.hex(),
+            "direction": "out",
+        }
+        if request.stat:
+            details["stat"] = True
+        if manifest is not None:
+            details["content_root"] = manifest.content_root.hex()
+            details["instances"] = len(manifest.instances)
+            details["bytes"] = manifest.total_original_bytes
+            details["manifest"] = manifest.digest.hex()
+        elif self._end.offer is not None:
+            details["manifest"] = self._end.offer.manifest.hex()
+        if kind in ("disclosed", "disclosure-failed", "receipt"):
+            details["batches"] = self._sent
+            details["encoded_bytes"] = 0 if self._transfer is None else self._transfer.wire_bytes
+        if why:
+            details["why"] = why
+        if receipt:
+            details["receipt"] = receipt
+        return LogEvent(
+            type=kind,
+            actor="node",
+            peer=self._peer.facility_key,
+            purpose=request.purpose,
+            outcome=outcome,
+            subjects=subjects_of(request.study, self._patient),
+            details=details,
+        )

@@ -1,0 +1,181 @@
+"""One study stream to a peer as events: what sending and receiving share.
+
+A reader task always drains the stream, so that a pause of ours never looks like
+a dead reader to the peer; credit bounds what it can bring. That the stream is
+lost comes as the last event, after everything that arrived before.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from node.network.network import PeerStream, StreamLost
+from node.network.watchdog import Watchdog
+from node.transfer.line import Sending
+from protocol import limits
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.recipient import RecipientTransfer
+from protocol.source import SourceTransfer
+from protocol.states import FINAL
+from protocol.transfer import Event, Refused
+
+READ_BYTES = 1024 * 1024
+_EVENTS_WAITING = 64
+
+GOODBYE_SECONDS = 3.0
+"""Longest wait for a peer to take our last words."""
+
+E = TypeVar("E", bound=Event)
+
+
+class TransferRefused(Exception):
+    """The peer ended the transfer.
+
+    Attributes:
+        code: its reason.
+    """
+
+    def __init__(self, code: WireCode) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+class StudyStream:
+    """A stream and the transfer end that gives its bytes a meaning.
+
+    Args:
+        stream: to the peer.
+        end: our end of the transfer.
+    """
+
+    def __init__(self, stream: PeerStream, end: SourceTransfer | RecipientTransfer) -> None:
+        self.stream = stream
+        self.watchdog = Watchdog(stream)
+        self._end = end
+        self._writing = trio.Lock()
+        self._is_leaving = False
+        self._into, self._events = trio.open_memory_channel[Event | Exception](_EVENTS_WAITING)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the reader and the watchdog; they end with the nursery."""
+        nursery.start_soon(self._read)
+        nursery.start_soon(self.watchdog.run)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                data = await self.stream.read(READ_BYTES, timeout_seconds=float("inf"))
+                self.watchdog.progress()
+                if self._is_leaving:
+                    # What crosses our goodbye on the way; the peer does not know yet.
+                    continue
+                for event in self._end.receive_untrusted(data):
+                    await self._into.send(event)
+        except (StreamLost, RemoteProtocolError) as error:
+            await self._into.send(error)
+
+    async def send(self, make_frame: Callable[[], bytes]) -> None:
+        """Make a frame and write it; several tasks may.
+
+        Nothing is written when the transfer is over: the main line finds the reason
+        as its next event.
+
+        Raises:
+            StreamLost: the stream is gone, or the peer takes nothing.
+        """
+        async with self._writing:
+            if self._end.state not in FINAL:
+                await self.stream.write(make_frame(), timeout_seconds=limits.STALL_SECONDS)
+
+    async def send_bulk(self, make_frame: Callable[[], bytes], place: Sending) -> None:
+        """As `send`, when a place on the line lets it."""
+        async with self._writing:
+            if self._end.state not in FINAL:
+                await place.write(self.stream, make_frame())
+
+    async def fail(self, error: Exception) -> None:
+        """Give an error of a helping task to the main line, as its next event."""
+        await self._into.send(error)
+
+    async def event(self, limit_seconds: float) -> Event:
+        """The next event; something must come from the peer every `limit_seconds`.
+
+        Raises:
+            StreamLost: the connection broke, or nothing came in time.
+            TransferRefused: the peer ended the transfer.
+            RemoteProtocolError: the peer broke a rule.
+            Exception: what a helping task gave to `fail`.
+        """
+        with self.watchdog.expect(limit_seconds):
+            return _told(await self._events.receive())
+
+    def event_nowait(self) -> Event | None:
+        """The next event if it is here already; raises as `event` does."""
+        try:
+            return _told(self._events.receive_nowait())
+        except trio.WouldBlock:
+            return None
+
+    async def expect(self, expected: type[E], limit_seconds: float) -> E:
+        """The next event, which must be of one type.
+
+        Raises:
+            RemoteProtocolError: it is of another.
+        """
+        event = await self.event(limit_seconds)
+        if not isinstance(event, expected):
+            raise RemoteProtocolError("the peer's messages are out of order", WireCode.UNEXPECTED)
+        return event
+
+    async def refuse(self, code: WireCode) -> None:
+        """Tell the peer why the transfer ends, as far as it listens."""
+        if self._end.state in FINAL:
+            return
+        self._is_leaving = True
+        with trio.move_on_after(GOODBYE_SECONDS):
+            try:
+                await self.send(lambda: self._end.refuse(code))
+            except StreamLost:
+                return
+            await self.finish()
+
+    async def finish(self) -> None:
+        """End our half and wait until the peer has ended its own.
+
+        A stream that is dropped while the peer still reads can lose what was
+        written last.
+        """
+        with trio.move_on_after(GOODBYE_SECONDS):
+            try:
+                await self.stream.close()
+                while not isinstance(await self._events.receive(), StreamLost):
+                    pass
+            except StreamLost:
+                return
+
+
+def _told(event: Event | Exception) -> Event:
+    if isinstance(event, Exception):
+        raise event
+    if isinstance(event, Refused):
+        raise TransferRefused(event.code)
+    return event
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of a session's nursery to act on: the first that is no cancellation.
+
+    A lost stream is what other failures look like from beside, so it comes last.
+    """
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending = [*error.exceptions, *pending]
+        else:
+            leaves.append(error)
+    fatal = [error for error in leaves if not isinstance(error, trio.Cancelled | StreamLost)]
+    lost = [error for error in leaves if isinstance(error, StreamLost)]
+    return (fatal or lost or leaves)[0]

@@ -1,0 +1,94 @@
+"""What witnessing adds to an audit bundle (docs/protocol-log.md section 7)."""
+
+from collections.abc import Iterator, Mapping
+
+from keys.trust import Peer
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.home import log_origin, now_ms
+from node.witness.store import Alert, Cosigned
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.log.cosignature import Cosigner, witness_name
+from protocol.log.note import Verifier
+from protocol.log.policy import format_policy, k_of_n
+
+
+def witnesses(node: Node) -> list[Peer]:
+    """Peers whose cosignature counts for our log now."""
+    store, now = node.peers.store, now_ms() // 1000
+    return [peer for peer in store.peers if store.why_not(peer, "witness", now) is None]
+
+
+def own_policy(node: Node) -> str:
+    """Our policy in the text form of C2SP tlog-policy.
+
+    Raises:
+        NodeError: it asks for more witnesses than there are.
+    """
+    log = Verifier(log_origin(node.card.facility_key), node.card.log_key)
+    known = [
+        Cosigner(witness_name(peer.facility_key), peer.card.witness_key) for peer in witnesses(node)
+    ]
+    quorum = node.settings.audit.witness_quorum
+    try:
+        return format_policy(k_of_n(log, known, quorum))
+    except LocalProtocolError as error:
+        raise NodeError(
+            f"config.toml asks for {quorum} witnesses, and {len(known)} have the grant",
+            hint="see `radmesh trust grant --help`, or lower witness_quorum in config.toml",
+            code=ExitCode.USAGE,
+        ) from error
+
+
+def counted(node: Node, cosigned: Cosigned) -> int:
+    """How many of the witnesses that count now cosigned a checkpoint."""
+    return sum(peer.facility_key in cosigned.lines for peer in witnesses(node))
+
+
+def newest_cosigned(node: Node) -> Cosigned | None:
+    """Our newest checkpoint that enough witnesses cosigned, and at least one; or None."""
+    least = max(1, node.settings.audit.witness_quorum)
+    return next((one for one in sound_cosigned(node) if counted(node, one) >= least), None)
+
+
+def sound_cosigned(node: Node) -> Iterator[Cosigned]:
+    """Our cosigned checkpoints, largest first, without those that our log does not have."""
+    for cosigned in node.witness_store.cosigned():
+        try:
+            if node.doubt.contradiction(cosigned.merged.encode()) is None:
+                yield cosigned
+        except RemoteProtocolError:
+            continue
+
+
+def members(node: Node) -> Mapping[str, bytes]:
+    """Names and contents of the members."""
+    found: dict[str, bytes] = {}
+    cosigners: set[bytes] = {peer.facility_key for peer in witnesses(node)}
+    for cosigned in sound_cosigned(node):
+        found[f"checkpoints/{cosigned.size}"] = cosigned.merged.encode()
+        cosigners |= set(cosigned.lines)
+    cards = [peer.card for peer in node.peers.store.peers if peer.facility_key in cosigners]
+    for number, card in enumerate(cards, 1):
+        found[f"witnesses/{number}"] = card.encoded
+    if cards:
+        try:
+            found["policy"] = own_policy(node).encode()
+        except NodeError:
+            # A quorum that cannot be reached is told by `status`, not by half a bundle.
+            found.pop("policy", None)
+    for alert in node.witness_store.alerts():
+        for name, content in evidence(node, alert).items():
+            found[f"witnessed/{alert.number}/{name}"] = content
+    return found
+
+
+def evidence(node: Node, alert: Alert) -> Mapping[str, bytes]:
+    """The files that prove an alert to anybody: two checkpoints, and the card of the log."""
+    files = {"held": alert.held, "shown": alert.shown}
+    if alert.facility == node.card.facility_key:
+        files["card"] = node.card.encoded
+    for peer in node.peers.store.peers:
+        if peer.facility_key == alert.facility:
+            files["card"] = peer.card.encoded
+    return files

@@ -1,0 +1,194 @@
+"""This node as the witness of its peers' logs.
+
+Any trusted peer may have its own log cosigned; what it is worth, its grants say
+elsewhere. Invariant: of each log there is one history that this node has cosigned,
+and it only grows. The state is on disk before a cosignature leaves, so a crash can
+lose an answer, never the memory of it; then the peer asks again and is answered.
+
+A log that contradicts what was cosigned is never cosigned further on that branch.
+Both signed checkpoints are kept, logged and told to the operator, and the peer is
+shown the one that it signed before.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from keys.identity import KeyPair
+from keys.trust import Peer
+from node.errors import NodeError
+from node.home import log_origin
+from node.witness.store import FORK, ROLLBACK, UNPROVEN, Alert, WitnessStore
+from protocol.audit_messages import AddCheckpoint, CheckpointHeld, Cosigned, GetCheckpoint
+from protocol.errors import RemoteProtocolError, WireCode
+from protocol.log.checkpoint import Checkpoint
+from protocol.log.cosignature import cosign, witness_name
+from protocol.log.entry import Event
+from protocol.log.note import parse_note_untrusted
+from protocol.log.witness import Held, Verdict, compare, decide, open_in_force_untrusted
+from protocol.messages import Message
+
+if TYPE_CHECKING:
+    # The network is slow to load, and small commands need none of it.
+    from node.witness.auditing import Answer
+
+log = logging.getLogger("radmesh.witness")
+
+_KINDS = {Verdict.FORK: FORK, Verdict.BEHIND: ROLLBACK, Verdict.UNPROVEN: UNPROVEN}
+
+SENTENCES = {
+    FORK: "signed two histories of its log at {held} entries",
+    ROLLBACK: "shows a log of {shown} entries, and had signed {held}",
+    UNPROVEN: "shows a log of {shown} entries that does not extend the {held} it had signed",
+}
+"""What an operator is told about a log, by the kind of the alert."""
+
+
+class Witness:
+    """Answers the requests of peers to cosign their logs.
+
+    Args:
+        store: what was cosigned.
+        own_facility: our facility key (32 bytes).
+        key: gives the witness key in force now.
+        append: writes one audit entry durably (synchronous).
+        now: seconds since the epoch, UTC.
+    """
+
+    def __init__(
+        self,
+        store: WitnessStore,
+        *,
+        own_facility: bytes,
+        key: Callable[[], KeyPair],
+        append: Callable[[Event], int],
+        now: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._own = own_facility
+        self._name = witness_name(own_facility)
+        self._key = key
+        self._append = append
+        self._now = now
+        self._turns: dict[bytes, trio.Lock] = {}
+
+    @property
+    def answers(self) -> "dict[type[Message], Answer]":
+        """What answers which request."""
+        return {GetCheckpoint: self._get, AddCheckpoint: self._add}
+
+    async def _get(self, peer: Peer, request: Message) -> Message:
+        assert isinstance(request, GetCheckpoint)
+        # Requests of one log are judged in the order in which they came: out of it, a
+        # late one would look like a log that went back.
+        async with self._turn(peer):
+            return await trio.to_thread.run_sync(self.show, peer, request)
+
+    async def _add(self, peer: Peer, request: Message) -> Message:
+        assert isinstance(request, AddCheckpoint)
+        async with self._turn(peer):
+            return await trio.to_thread.run_sync(self.judge, peer, request)
+
+    def _turn(self, peer: Peer) -> trio.Lock:
+        return self._turns.setdefault(peer.facility_key, trio.Lock())
+
+    def show(self, peer: Peer, request: GetCheckpoint) -> CheckpointHeld:
+        """What was cosigned of the log of `peer`; takes note when it is behind that."""
+        held, note = self._store.held(peer.facility_key)
+        try:
+            shown = self._open(peer, request.checkpoint)
+        except RemoteProtocolError as error:
+            # Its newest card, with the key that signed, may come a moment later.
+            log.debug("the checkpoint of %s is not compared: %s", peer.petname, error)
+            return CheckpointHeld(size=held.size, checkpoint=note)
+        verdict = compare(held, shown)
+        if verdict in (Verdict.FORK, Verdict.BEHIND):
+            self._alarm(peer, verdict, note, request.checkpoint)
+        return CheckpointHeld(size=held.size, checkpoint=note)
+
+    def judge(self, peer: Peer, request: AddCheckpoint) -> Message:
+        """Cosign a checkpoint of the log of `peer`, or show what speaks against it.
+
+        Raises:
+            RemoteProtocolError: the checkpoint or the proof does not hold.
+            NodeError: the state cannot be written; nothing is cosigned.
+        """
+        shown = self._open(peer, request.checkpoint)
+        # One transaction from the state that is compared to the state that is kept.
+        with self._store.database.transaction():
+            held, note = self._store.held(peer.facility_key)
+            verdict = decide(held, request.old, shown, request.proof)
+            if verdict is Verdict.ADVANCE:
+                self._store.keep(peer.facility_key, shown, request.checkpoint, self._now())
+        if verdict in (Verdict.ADVANCE, Verdict.SAME):
+            return self._cosigned(request.checkpoint)
+        if verdict is Verdict.UNPROVEN:
+            if _is_evidence(held, shown):
+                self._alarm(peer, verdict, note, request.checkpoint)
+            raise RemoteProtocolError("the proof does not hold", WireCode.BAD_PROOF)
+        if verdict is not Verdict.STALE:
+            self._alarm(peer, verdict, note, request.checkpoint)
+        return CheckpointHeld(size=held.size, checkpoint=note)
+
+    def _open(self, peer: Peer, note: bytes) -> Checkpoint:
+        return open_in_force_untrusted(note, log_origin(peer.facility_key), peer.card.log_keys)
+
+    def _cosigned(self, note: bytes) -> Cosigned:
+        text, _ = parse_note_untrusted(note)
+        line = cosign(text, self._name, self._key(), self._now())
+        return Cosigned(line=line.encode())
+
+    def _alarm(self, peer: Peer, verdict: Verdict, held: bytes, shown: bytes) -> None:
+        alert = self._store.add_alert(
+            peer.facility_key, self._own, _KINDS[verdict], held, shown, self._now()
+        )
+        if alert is None:
+            return
+        log.error("%s %s; see `radmesh audit forks`", peer.petname, sentence(alert))
+        self.log_alerts()
+
+    def log_alerts(self) -> None:
+        """Write the entries of alerts on peers' logs that have none yet, as after a crash."""
+        for alert in self._store.alerts(unlogged_only=True):
+            if alert.facility == self._own:
+                continue
+            try:
+                self._append(alert_event(alert))
+            except NodeError as error:
+                log.error("an alert cannot be logged now: %s", error.message)
+                return
+            self._store.mark_logged(alert.number)
+
+
+def _is_evidence(held: Held, shown: Checkpoint) -> bool:
+    """Whether a failed proof speaks against the log, not only against the request."""
+    return 0 < held.size < shown.size
+
+
+def sentence(alert: Alert) -> str:
+    """What an alert says, after the name of whose log it is."""
+    return SENTENCES[alert.kind].format(
+        held=alert.held_checkpoint.size, shown=alert.shown_checkpoint.size
+    )
+
+
+def alert_event(alert: Alert) -> Event:
+    """The entry of an alert: two sizes, two roots, and the digests of the evidence."""
+    held, shown = alert.held_checkpoint, alert.shown_checkpoint
+    held_digest, shown_digest = alert.digests
+    return Event(
+        type="rollback-seen" if alert.kind == ROLLBACK else "fork-seen",
+        peer=alert.facility,
+        outcome="failed",
+        details={
+            "origin": held.origin,
+            "size": held.size,
+            "root": held.root.hex(),
+            "digest": held_digest,
+            "shown_size": shown.size,
+            "shown_root": shown.root.hex(),
+            "shown_digest": shown_digest,
+        },
+    )
