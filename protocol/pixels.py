@@ -31,7 +31,7 @@ SAMPLE = np.dtype("<u2")
 _SIGNED = np.dtype("<i2")
 _WORD = np.dtype("<u8")
 _BAND_ROWS = 16
-SCRATCH_SAMPLES = 256 * 1024
+SCRATCH_SAMPLES = 512 * 1024
 """What is worked on at a time, so that it stays in a core's cache from step to step."""
 _FEW_SUMS = 64
 _FEW_COLUMNS = 16

@@ -190,7 +190,6 @@ class Gathering:
             member = Member(contribution, manifest, theirs)
             self._members[contribution.peer] = member
             self._portions.join(contribution.peer, trio.current_time())
-            await self.enter(TransferState.RECEIVING)
             return member
 
     def leave(self, member: Member) -> None:
@@ -316,6 +315,7 @@ class Gathering:
         """
         async with self._publishing:
             if not self._is_published:
+                # Durable before batches move, so that a crash does not look like a new fetch.
                 await self.enter(TransferState.VERIFYING)
                 await trio.to_thread.run_sync(self._publish)
                 self._is_published = True

@@ -200,6 +200,7 @@ class _Session:
     async def _take_batches(self, helpers: trio.Nursery, member: Member) -> None:
         finish, jobs = trio.open_memory_channel[_Job](256)
         finished, taking = trio.Event(), trio.CancelScope()
+        helpers.start_soon(self._gathering.enter, TransferState.RECEIVING)
         helpers.start_soon(self._finish_batches, helpers, jobs, member, finished, taking)
         if self._comes_whole:
             self._ours = member.ours()

@@ -10,7 +10,7 @@ from typing import Any
 import nacl.bindings
 import nacl.exceptions
 
-from keys.card import Card
+from keys.card import CLOCK_SKEW_SECONDS, Card
 from protocol.verify.verdict import Code
 
 RECEIPT_BYTES = 16_384
@@ -88,9 +88,13 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
 
 
 def _names(card: Card, node_key: bytes, time: int) -> bool:
-    """Whether the card names the key as one that counted at that time, or later did."""
+    """Whether the card names the key as one that counted at that time, or later did.
+
+    The time is of the recipient's clock, and the card's of another.
+    """
     return any(
-        key.key == node_key and (key.until is None or time < key.until) for key in card.node_keys
+        key.key == node_key and (key.until is None or time < key.until + CLOCK_SKEW_SECONDS)
+        for key in card.node_keys
     )
 
 
