@@ -65,6 +65,8 @@ class Point:
         nth: which of those that begin after `arm`, from 1.
         offset: bytes of it that still pass before the fault.
         slack: how far its size may be off.
+        after_full: so many full messages of the same way come first; what has the size
+            by chance before that is not meant.
     """
 
     way: Way
@@ -72,6 +74,7 @@ class Point:
     nth: int = 1
     offset: int = 0
     slack: int = 0
+    after_full: int = 0
 
 
 class Relay:
@@ -93,6 +96,7 @@ class Relay:
         self._lock = threading.Lock()
         self._armed: tuple[Fault, Point] | None = None
         self._matches = 0
+        self._full = 0
         self._closed = False
         self._cut = False
         self._thawed = {way: threading.Event() for way in Way}
@@ -116,7 +120,7 @@ class Relay:
         """Let a fault happen at a point of what is still to come."""
         with self._lock:
             self.struck.clear()
-            self._matches = 0
+            self._matches = self._full = 0
             self._armed = (fault, point)
 
     def strike(self, fault: Fault, way: Way = Way.DOWN) -> None:
@@ -273,7 +277,11 @@ class Relay:
             if self._armed is None:
                 return None
             fault, point = self._armed
-            if way is not point.way or abs(point.bytes - begins) > point.slack:
+            if way is not point.way:
+                return None
+            early = self._full < point.after_full
+            self._full += begins == FULL_BYTES
+            if early or abs(point.bytes - begins) > point.slack:
                 return None
             self._matches += 1
             if self._matches != point.nth:

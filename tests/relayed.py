@@ -375,10 +375,12 @@ def _points(
         "first-batch": Point(Way.DOWN, FULL_BYTES, 2, FULL_BYTES // 2),
         "middle-batch": Point(Way.DOWN, FULL_BYTES, blocks // 2, FULL_BYTES // 2),
         "last-batch": Point(Way.DOWN, FULL_BYTES, blocks, FULL_BYTES // 2),
-        "end": Point(Way.DOWN, end, 1, end // 2),
-        "verifying": Point(Way.DOWN, end, 1, end),
+        "end": Point(Way.DOWN, end, 1, end // 2, after_full=blocks // 2),
+        "verifying": Point(Way.DOWN, end, 1, end, after_full=blocks // 2),
         "receipt": Point(Way.UP, receipt, 1, receipt // 2, slack=4),
-        "countersignature": Point(Way.DOWN, countersignature, 1, countersignature // 2),
+        "countersignature": Point(
+            Way.DOWN, countersignature, 1, countersignature // 2, after_full=blocks // 2
+        ),
     }
 
 
