@@ -12,6 +12,7 @@ from keys.identity import KeyPair
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home, now_ms
+from node.sharing.peers import CARDS_PER_HOUR
 from node.sharing.policy import decide_fetch
 from protocol.errors import WireCode
 from protocol.messages import Request
@@ -154,3 +155,14 @@ def test_a_request_is_decided(node: Node, grants: list[str], skew_ms: int, code:
     )
     assert refusal is not None
     assert refusal.code is code
+
+
+def test_a_peer_cannot_fill_the_log_with_new_cards(node: Node) -> None:
+    node.peers.add(_card(), _spoken(), [], "", NOW)
+    for serial in range(2, 2 + CARDS_PER_HOUR):
+        assert node.peers.take_newer_card(_card(serial), FACILITY.public, NOW) is not None
+    size, one_more = node.audit.size, _card(2 + CARDS_PER_HOUR)
+    with pytest.raises(NodeError, match="more than 30 new cards an hour"):
+        node.peers.take_newer_card(one_more, FACILITY.public, NOW + 3599)
+    assert node.audit.size == size
+    assert node.peers.take_newer_card(one_more, FACILITY.public, NOW + 3600) is not None

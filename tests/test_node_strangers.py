@@ -188,6 +188,18 @@ async def test_a_strangers_length_prefix_does_not_decide_what_we_read() -> None:
         assert resident_bytes() - before < 32 * MIB
 
 
+async def test_a_stranger_that_asks_without_end_is_not_answered_for_long() -> None:
+    async with victim() as bob:
+        stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
+        answered = 0
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(b"\x13/multistream/1.0.0\n" + b"\x01\n" * 50_000)
+            while answer := await stream.receive_some(65_536):
+                answered += len(answer)
+        await stream.aclose()
+        assert answered < 8192
+
+
 @pytest.mark.slow
 async def test_a_dripping_stranger_is_cut_off_in_time() -> None:
     limits = NetworkLimits(upgrade_seconds=1.0)

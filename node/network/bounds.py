@@ -37,7 +37,10 @@ class NetworkLimits:
     """Connections of one address on which no key has been proved yet."""
     unproved_total: int = 150
     unproved_bytes: int = 128 * 1024
-    """Read from one connection before the peer is known; a handshake takes 1 KiB."""
+    """Read of one handshake before the peer is known; it takes 1 KiB, and its card."""
+    greeting_bytes: int = 1024
+    """Read from one connection before its handshake begins: each proposal of a caller that
+    we answer costs far more than it costs him."""
     connections_per_peer: int = 4
     """Two arise when both sides dial at once; more serve nobody."""
     streams_per_peer: int = 64

@@ -93,8 +93,13 @@ class SocketConnection(IRawConnection):
         self.partial_since: float | None = None
         self._stream = stream
         self._stall_seconds = limits.stall_seconds
-        self._budget: int | None = limits.unproved_bytes
+        self._budget: int | None = limits.greeting_bytes
+        self._handshake_bytes = limits.unproved_bytes
         self._buffer = memoryview(b"")
+
+    def begin_handshake(self) -> None:
+        """Noise was agreed on: allow what its messages take."""
+        self._budget = self._handshake_bytes
 
     def trust(self) -> None:
         """The peer has proved its key and is trusted: lift the stranger's limit."""
@@ -227,10 +232,12 @@ class TrustedNoise(IntroducingNoise):
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         """Answer a handshake; refuse strangers."""
+        _begin(conn)
         return self._check(conn, await super().secure_inbound(conn))
 
     async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
         """Start a handshake; refuse strangers."""
+        _begin(conn)
         return self._check(conn, await super().secure_outbound(conn, peer_id))
 
     def _check(self, conn: IRawConnection, session: ISecureConn) -> ISecureConn:
@@ -239,6 +246,11 @@ class TrustedNoise(IntroducingNoise):
             raise HandshakeFailure("not a trusted peer")
         conn.trust()
         return session
+
+
+def _begin(conn: IRawConnection) -> None:
+    if isinstance(conn, SocketConnection):
+        conn.begin_handshake()
 
 
 def _after(parts: list[Bytes], count: int) -> list[Bytes]:

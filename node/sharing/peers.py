@@ -6,6 +6,7 @@ thread-safe; `on_change` is called after each change, in the calling thread.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from keys.card import check_card, parse_card_untrusted
@@ -22,6 +23,10 @@ from keys.trust import GRANTS, Peer, TrustStore
 from node.database import Database
 from node.errors import ExitCode, NodeError
 from protocol.log.entry import Event
+
+CARDS_PER_HOUR = 30
+"""Most newer cards that are taken of one peer: each is an entry, and has all peers that are
+away dialled anew."""
 
 PEERS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS peers (
@@ -54,6 +59,7 @@ class Peers:
         self._append = append
         self._on_change = on_change
         self._lock = threading.Lock()
+        self._cards_taken: dict[bytes, deque[int]] = {}
         rows = database.query("SELECT state FROM peers")
         self._store = TrustStore([Peer.from_json(row["state"]) for row in rows], own)
 
@@ -113,7 +119,7 @@ class Peers:
         """A card that a trusted peer sent of itself; None when it changes nothing.
 
         Raises:
-            NodeError: it is not a valid card of this peer.
+            NodeError: it is not a valid card of this peer, or one of too many.
         """
         known = next(
             (peer for peer in self._store.peers if peer.facility_key == facility_key), None
@@ -129,12 +135,21 @@ class Peers:
                 return None
         except KeysError as error:
             raise _card_refused(error) from error
-        return self._change(
+        taken = self._cards_taken.setdefault(facility_key, deque(maxlen=CARDS_PER_HOUR))
+        if len(taken) == CARDS_PER_HOUR and now - taken[0] < 3600:
+            raise NodeError(
+                f"{known.petname} sends more than {CARDS_PER_HOUR} new cards an hour",
+                hint="tell its admin: its node may be in wrong hands",
+                code=ExitCode.REFUSED,
+            )
+        peer = self._change(
             lambda store: store.update_card(card, now),
             "card-updated",
             {"card": card.digest, "serial": card.serial},
             actor="node",
         )
+        taken.append(now)
+        return peer
 
     def grant(self, text: str, grants: Iterable[str]) -> Peer:
         """Give a peer more grants."""
