@@ -10,6 +10,8 @@ import trio
 from auditing_sides import Question, Reply, Side, derived, run, sides
 from network_nodes import ALICE, BOB, until
 
+from keys.card import sign_card
+from keys.card_fields import SizedKey
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
@@ -57,8 +59,10 @@ class Owner:
         )
         self.store = WitnessStore(side.database)
         self.doubted = 0
-        card = side.own_card
-        doubt = Doubt(self.store, self.log, card=lambda: card, petname=lambda _: "Bob", now=_now)
+        self.card = side.own_card
+        doubt = Doubt(
+            self.store, self.log, card=lambda: self.card, petname=lambda _: "Bob", now=_now
+        )
         self.witnessing = Witnessing(
             audit=self.log,
             store=self.store,
@@ -248,6 +252,49 @@ def test_a_witness_that_does_not_answer_in_time_is_told_of(tmp_path: Path) -> No
             await alice.witnessing.round(0.2)
             why = alice.witnessing.failure(alice.bob.facility_key)
             assert why == "it has not answered in time"
+
+    run(main)
+
+
+@pytest.mark.parametrize("held_size", [6, 9])
+def test_what_a_key_that_was_taken_back_signed_is_no_end_of_cosigning(
+    tmp_path: Path, held_size: int
+) -> None:
+    """Bob cosigned it, and Alice never heard; then she took the key back from before."""
+    held = sign_checkpoint(Checkpoint(ORIGIN, held_size, b"r" * 32), Signer(ORIGIN, LOG_KEY))
+
+    def add(request: AddCheckpoint) -> Message:
+        if request.old != held_size:
+            return CheckpointHeld(size=held_size, checkpoint=held.encode())
+        text, _ = parse_note_untrusted(request.checkpoint)
+        return Cosigned(line=cosign(text, BOB_NAME, derived(BOB, b"w"), _now()).encode())
+
+    async def main() -> None:
+        async with owner(tmp_path, add) as (alice, _):
+            alice.append(5)
+            new = KeyPair.from_seed(b"n" * 32)
+            event = Event(type="key-revoked", actor="operator")
+            alice.log.change_key(lambda *_: event, "log", new, revoked=True)
+            old = alice.card
+            alice.card = sign_card(
+                derived(ALICE, b"f"),
+                name=old.name,
+                node_keys=old.node_keys,
+                log_keys=(SizedKey(LOG_KEY.public, 0, 4), SizedKey(new.public, 4)),
+                witness_keys=old.witness_keys,
+                addresses=(),
+                serial=old.serial + 1,
+                issued=old.issued,
+                expires=old.expires,
+            )
+            await alice.witnessing.round()
+            failure = alice.witnessing.failure(alice.bob.facility_key)
+            assert alice.doubted == 0
+            if held_size == 6:
+                assert (alice.cosigned, failure) == (7, "")
+            else:
+                assert alice.cosigned is None
+                assert "taken back; its operator has to start over" in failure
 
     run(main)
 

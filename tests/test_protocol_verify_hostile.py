@@ -10,6 +10,7 @@ from dataclasses import replace
 import msgpack
 import nacl.bindings
 from bundles_made import (
+    COSIGNERS,
     LOG,
     NODE,
     ORIGIN,
@@ -50,6 +51,14 @@ def test_many_large_checkpoints_are_not_held_at_once():
     verdict, peak = _peak_of(log.bundle())
     assert verdict.sound is True
     assert peak < 20_000_000
+
+
+def test_endless_witnesses_are_counted_and_not_kept():
+    log = honest().cosign(COSIGNERS[0])
+    log.extra = [(f"witnesses/{number}", COSIGNERS[0].card.encoded) for number in range(1, 131)]
+    verdict = verify(log)
+    assert any("did not look at: 30" in note for note in verdict.notes)
+    assert any("in the bundle only" in note and "Lakeside" in note for note in verdict.notes)
 
 
 def test_a_list_of_files_without_end_is_not_read():

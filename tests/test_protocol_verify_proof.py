@@ -243,6 +243,19 @@ def test_what_the_auditor_holds_is_compared():
     assert result(proof, checkpoints=[b"junk"]) == (False, Code.CP_BAD)
 
 
+def test_what_the_auditor_holds_of_another_size_is_no_help():
+    proof = prove(honest(), 3)
+    nine = honest().sign(9).checkpoints["checkpoints/9"].encode()
+    anew, unused = "write the whole log anew", "of other sizes, which only the whole log"
+    for evidence, is_compared in (
+        ({"pins": [pin_of(honest(), 12)]}, True),
+        ({"pins": [(5, b"x" * 32)]}, False),
+        ({"checkpoints": [nine]}, False),
+    ):
+        notes = " ".join(check(proof, **evidence).notes)
+        assert (anew not in notes, unused not in notes) == (is_compared, is_compared)
+
+
 def test_another_facility():
     data = prove(honest(), 3).text().encode()
     verdict = verify_proof(data, facility_fingerprint=parse_fingerprint(PEER_CARD.fingerprint))

@@ -22,6 +22,7 @@ from node.home import log_origin
 from node.witness.store import FORK, ROLLBACK, Alert, WitnessStore
 from node.witness.witness import alert_event
 from protocol.errors import RemoteProtocolError
+from protocol.log.checkpoint import open_checkpoint_untrusted
 from protocol.log.witness import open_in_force_untrusted
 
 log = logging.getLogger("radmesh.witness")
@@ -73,6 +74,17 @@ class Doubt:
         if self._audit.root_at(checkpoint.size) != checkpoint.root:
             return FORK
         return None
+
+    def is_void(self, note: bytes) -> bool:
+        """Whether a log key of ours signed a checkpoint, from the size on at which that key
+        was taken back: it speaks neither for our log nor against it."""
+        for listed in self._card().log_keys:
+            try:
+                checkpoint = open_checkpoint_untrusted(note, log_origin(self._own), listed.key)
+            except RemoteProtocolError:
+                continue
+            return listed.until_size is not None and checkpoint.size >= listed.until_size
+        return False
 
     def judge(self, witness: bytes, note: bytes) -> bool:
         """Compare our log with a checkpoint of it that a witness holds.

@@ -262,7 +262,13 @@ class Witnessing:
             assert isinstance(answer, CheckpointHeld)
             if await self._judge(peer, answer):
                 return
-            if answer.size > checkpoint.size:
+            if await trio.to_thread.run_sync(self._doubt.is_void, answer.checkpoint):
+                if answer.size > checkpoint.size:
+                    raise RemoteProtocolError(
+                        "it holds more of our log, signed by a key that was taken back; its "
+                        "operator has to start over"
+                    )
+            elif answer.size > checkpoint.size:
                 # We have grown and been cosigned since this round began.
                 return
             old = answer.size
@@ -301,8 +307,8 @@ class Witnessing:
         """Whether what a peer holds puts our log in doubt."""
         if held.size == 0:
             return False
-        in_doubt = await trio.to_thread.run_sync(
-            self._doubt.judge, peer.facility_key, held.checkpoint
+        in_doubt = not await trio.to_thread.run_sync(self._doubt.is_void, held.checkpoint) and (
+            await trio.to_thread.run_sync(self._doubt.judge, peer.facility_key, held.checkpoint)
         )
         claimed = parse_checkpoint_untrusted(parse_note_untrusted(held.checkpoint)[0])
         if claimed.size != held.size:

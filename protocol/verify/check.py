@@ -37,6 +37,8 @@ from protocol.verify.verdict import Code, Finding, Verdict
 from protocol.verify.witnesses import Cosigned, Witnesses, card_keys, missing_quorum
 
 _HEADER_BYTES = 4096
+_WITNESSES = 100
+"""Most cards of witnesses that are read; each may name hundreds of keys."""
 
 
 def verify_bundle(
@@ -167,7 +169,9 @@ class _Check:
         return own
 
     def _read_witnesses(self, bundle: Bundle) -> None:
-        for name in bundle.witnesses:
+        names = bundle.witnesses
+        self._unknown_files += len(names[_WITNESSES:])
+        for name in names[:_WITNESSES]:
             try:
                 card = parse_card_untrusted(bundle.read(name, CARD_BYTES))
             except KeysError as error:
@@ -198,7 +202,8 @@ class _Check:
                     None,
                     f"the file {source} is a checkpoint of size {checkpoint.size}",
                 )
-            self._cosigned.setdefault(checkpoint.size, []).extend(cosigned)
+            counted = [each for each in cosigned if each.witness.trusted]
+            self._cosigned.setdefault(checkpoint.size, []).extend(counted)
             known = self._expected.setdefault(checkpoint.size, [])
             known.append(Expected(checkpoint.root, source, False))
             self._signed_size = max(self._signed_size, checkpoint.size)

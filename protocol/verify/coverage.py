@@ -20,15 +20,11 @@ def policy_words(data: bytes) -> str:
 
 
 def witness_words(cosigned: Iterable[Cosigned]) -> tuple[str, ...]:
-    """The newest cosignature of each witness that the auditor knows, as a sentence."""
-    newest: dict[bytes, Cosigned] = {}
-    for each in cosigned:
-        known = newest.get(each.witness.public)
-        if each.witness.trusted and (known is None or known.size <= each.size):
-            newest[each.witness.public] = each
+    """Cosignatures of witnesses that the auditor knows, as sentences."""
+    shown = [each for each in cosigned if each.witness.trusted]
     return tuple(
         f"{each.witness.label} saw {each.size:,} entries at {each.moment}"
-        for each in list(newest.values())[:_WITNESSES_SHOWN]
+        for each in shown[:_WITNESSES_SHOWN]
     )
 
 

@@ -8,7 +8,7 @@ in it, since the hashes alone fit many sizes.
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keys.card import Card, parse_card_untrusted
@@ -100,6 +100,7 @@ class _Check:
         self._root = b""
         self._opened: list[str] = []
         self._half_checked = False
+        self._same_size: list[bytes] = []
         self.index = 0
 
     def run(self, data: bytes) -> None:
@@ -172,9 +173,12 @@ class _Check:
                 other = open_checkpoint(data, self._origin, log_keys(card))
             except CheckpointProblem as problem:
                 raise _Wrong(problem.code, None, f"your checkpoint {problem.reason}") from None
-            if other.size == self._size and other.root != self._root:
+            if other.size != self._size:
+                continue
+            if other.root != self._root:
                 words = f"the log key signed two different logs of {self._size:,} entries"
                 raise _Wrong(Code.FORK, None, words)
+            self._same_size.append(data)
         signers = {NamedKey(self._origin, key.public) for key in log_keys(card)}
         for policy in self._policies:
             reason = missing_quorum(policy, signers, cosigned)
@@ -247,12 +251,21 @@ class _Check:
         )
 
     def _notes(self) -> list[str]:
+        held = self._evidence
+        pins = [pin for pin in held.pins if pin[0] == self._size]
+        compared = replace(held, pins=pins, checkpoints=self._same_size)
         notes = [
             "it is about this entry alone: what else is in the log, or is missing there, it "
             "does not tell",
-            *coverage.outside_notes(self._evidence, self._policies),
+            *coverage.outside_notes(compared, self._policies),
             *coverage.witness_notes(self._policies, self._witnesses, ""),
         ]
+        others = len(held.pins) + len(held.checkpoints) - len(pins) - len(self._same_size)
+        if others:
+            notes.append(
+                "your pins and checkpoints of other sizes, which only the whole log can be "
+                f"compared with: {others:,}"
+            )
         if self._half_checked:
             notes.append(
                 "the receipt is signed at the other side by a key that was not compared with "

@@ -75,8 +75,13 @@ class Witnesses:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bytes], list[Witness]] = {}
-        self.cosigned: list[Cosigned] = []
+        self._newest: dict[tuple[str, bytes], Cosigned] = {}
         self.unknown = 0
+
+    @property
+    def cosigned(self) -> list[Cosigned]:
+        """Of each that cosigned, the largest size."""
+        return list(self._newest.values())
 
     def add(self, witnesses: Iterable[Witness]) -> None:
         """Know some more; the first to be added under one key is the one that counts."""
@@ -119,7 +124,10 @@ class Witnesses:
                     checkpoint,
                 )
             found.append(Cosigned(witness, checkpoint.size, time))
-        self.cosigned += found
+        for each in found:
+            at = each.witness.name, each.witness.public
+            if at not in self._newest or self._newest[at].size <= each.size:
+                self._newest[at] = each
         return found
 
 
