@@ -133,7 +133,9 @@ class Home:
                 f"{home.path} cannot be made: {error.strerror}", code=ExitCode.NO_HOME
             ) from error
         except KeysError as error:
-            raise NodeError(f"the facility card cannot be made: {error}") from error
+            raise NodeError(
+                f"the facility card cannot be made: {error}", code=ExitCode.USAGE
+            ) from error
         finally:
             shutil.rmtree(made.path, ignore_errors=True)
         return home
@@ -263,7 +265,11 @@ class Home:
             missing = next(role for role in ROLES[1:] if found[role] is None)
             raise NodeError(
                 f"the {missing} key is missing from {self.keys_path}",
-                hint="restore it from the backup of this home",
+                hint="restore it from the backup of this home"
+                + (
+                    "; a lost log key is replaced with `radmesh keys revoke log`"
+                    * (missing == "log")
+                ),
                 code=ExitCode.NO_HOME,
             )
         return Keys(found["facility"], node, log, witness)

@@ -57,6 +57,16 @@ def test_the_exported_card_is_the_shown_one(north: Terminal) -> None:
     assert north.run("card", "export", "-").out == path.read_text()
 
 
+def test_a_facility_may_have_letters_beyond_ascii(terminal: Terminal) -> None:
+    name = "Röntgen 山田"
+    made = json.loads(terminal.run("init", "--name", name, "--json").out)
+    path = terminal.home.parent / "card"
+    exported = json.loads(terminal.run("card", "export", str(path), "--json").out)
+    assert path.read_text(encoding="utf-8") == exported["card"] == made["card"]
+    assert terminal.run("card", "export", "-").out == exported["card"]
+    assert name in terminal.run("card", "show", str(path)).out
+
+
 def test_a_card_without_address_is_exported_with_a_warning(north: Terminal) -> None:
     assert "names no address yet" in north.run("card", "export", str(north.home / "c")).err
 

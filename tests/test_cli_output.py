@@ -96,6 +96,15 @@ def test_a_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
+def test_no_column_of_a_narrow_table_is_lost_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "terminal_width", lambda: 22)
+    columns = tuple(output.Column(title, flexible=True) for title in ("AT", "WHAT", "WHO"))
+    assert output.table(columns, [("South Clinic", "CT of the whole head", "Doe^A")]) == [
+        "AT      WHAT     WHO",
+        "South…  CT of …  Doe^A",
+    ]
+
+
 def test_a_fetch_from_several_sources_says_what_came_from_whom() -> None:
     transfer = {
         "peer": "North General",
