@@ -115,7 +115,6 @@ def test_trust(north: Terminal, card_file: Callable[..., Path]) -> None:
         card           serial 1, valid until TIME
         $ radmesh trust revoke South
         South: not trusted any more
-        it may: revoked
         $ radmesh trust list
         NAME   MAY      CONNECTED    LAST SEEN
         South  revoked  not running  never
