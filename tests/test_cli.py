@@ -122,6 +122,16 @@ def test_trust(north: Terminal, card_file: Callable[..., Path]) -> None:
     )
 
 
+def test_the_log_shows_a_facility_by_our_name_for_it(
+    north: Terminal, card_file: Callable[..., Path]
+) -> None:
+    north.run("trust", "add", str(card_file()), "--fingerprint", SOUTH_FINGERPRINT)
+    north.run("trust", "rename", "South Clinic", "South")
+    assert "       peer: South\n" in north.run("audit", "show", "--type", "trust-added").out
+    nothing = north.run("audit", "show", "--type", "disclosed")
+    assert (nothing.out, "no entry" in nothing.err) == ("", True)
+
+
 def test_images_come_in_and_go_out(north: Terminal, images: Path) -> None:
     north.run("studies")
     first = north.run("ingest", str(images))
