@@ -11,8 +11,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
-import sys
+import textwrap
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from keys.canonical import canonical_json
-from node.demo_site import Site, free_ports
+from node.demo_site import Site, free_ports, typed_command
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.phrases import clean, count, duration, ratio, size
@@ -69,8 +70,9 @@ def run_demo(source: Path | None, directory: Path, say: Say) -> None:
         _announced(south, report, say)
         _fetch(south, report, say)
         _compare(south, sources, report, directory, say)
-        bundles = [_verify(site, directory, say) for site in (north, south)]
-        _forge(north, bundles[0], directory, say)
+        bundle = _verify(north, directory, say, witness=south)
+        _verify(south, directory, say)
+        _forge(north, bundle, directory, say)
     say("")
     say(f"All of it held. It took {duration(time.monotonic() - began)}; both nodes are stopped.")
     _by_hand(north, south, report, say)
@@ -108,24 +110,25 @@ def _not_ours(directory: Path) -> NodeError:
 
 
 def _make(north: Site, south: Site, say: Say) -> None:
-    _step(say, 1, "Two facilities, each with its own keys and its own node")
+    _step(say, 1, "Two facilities, each with its own keys; a fingerprint names them")
     for site in (north, south):
         made = site.run(
             "init", "--name", site.name, "--listen", site.address, "--address", site.address
         )
         site.fingerprint = made["fingerprint"]
         site.run("card", "export", os.fspath(site.card_path))
-        say(f"   {site.name:14} fingerprint {site.fingerprint}")
+        say(f"   {site.name:13} {site.fingerprint}")
 
 
 def _trust(north: Site, south: Site, say: Say) -> None:
     _step(say, 2, "Trust by key: the admins swap cards and compare the fingerprints by phone")
-    for site, other, grants in ((north, south, ("--grant", "see,fetch")), (south, north, ())):
+    given = ("--grant", "see,fetch,witness")
+    for site, other, grants in ((north, south, given), (south, north, ())):
         added = site.run(
             "trust", "add", os.fspath(other.card_path), "--fingerprint", other.fingerprint, *grants
         )
-        may = " and ".join(sorted(added["grants"], reverse=True)) or "do nothing with"
-        say(f"   {site.name} trusts {other.name}, which may {may} its studies")
+        may = ", ".join(sorted(added["grants"], key=("see", "fetch", "witness").index))
+        say(f"   {site.name} trusts {other.name}; it may: {may or 'nothing'}")
 
 
 def _start(north: Site, south: Site, say: Say) -> None:
@@ -216,8 +219,9 @@ def _announced(south: Site, report: dict[str, Any], say: Say) -> None:
         kinds = "/".join(study["modalities"])
         say(
             f"   {clean(kinds):5} {clean(study['study_date']):8}  "
-            f"{count(study['instances'], 'image'):>10}  {size(study['bytes']):>8}  {clean(uid)}"
+            f"{count(study['instances'], 'image'):>10}  {size(study['bytes']):>8}"
         )
+        say(f"     {clean(uid)}")
     if len(wanted) > 5:
         say(f"   and {len(wanted) - 5} more")
     if any(study["patient_name"] or study["patient_id"] for study in listed.values()):
@@ -270,25 +274,31 @@ def _compare(
     say(f"   {count(total, 'file')} exported at {south.name}: {same} identical with the originals")
 
 
-def _verify(site: Site, directory: Path, say: Say) -> Path:
+def _verify(site: Site, directory: Path, say: Say, witness: Site | None = None) -> Path:
     bundle = directory / f"{site.home.name}-log.zip"
     exported = site.run("audit", "export", os.fspath(bundle.absolute()))
-    if site.home.name == "north":
+    seen: tuple[str, ...] = ()
+    if witness is not None:
+        seen = ("--quorum", "1", "--witness-card", os.fspath(witness.card_path.absolute()))
         _step(say, 8, "Who got what, and why, is in two signed logs that anybody can check")
         for entry in site.run("audit", "show", "--type", "disclosed")["entries"][-1:]:
             say(
-                f"   {site.name} wrote: {entry['time']} {entry['type']}, purpose "
+                f"   {site.name} wrote: {entry['time']} {entry['type']}, "
                 f"{entry['purpose']}, {entry['outcome']}"
             )
-    verdict = _check_bundle(site, bundle, accept=())
+    verdict = _check_bundle(site, bundle, *seen)
     say(
         f"   {site.name:14} {count(exported['entries'], 'entry', 'entries')}: "
         f"{verdict['verdict'].upper()}"
     )
+    for line in verdict["witnesses"]:
+        say(f"   witness        {clean(line)}")
     return bundle
 
 
-def _check_bundle(site: Site, bundle: Path, accept: tuple[int, ...]) -> dict[str, Any]:
+def _check_bundle(
+    site: Site, bundle: Path, *further: str, accept: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """What an auditor does: the bundle, and the fingerprint from the phone call."""
     return site.run(
         "audit",
@@ -296,6 +306,7 @@ def _check_bundle(site: Site, bundle: Path, accept: tuple[int, ...]) -> dict[str
         os.fspath(bundle.absolute()),
         "--facility",
         site.fingerprint,
+        *further,
         accept=accept,
     )
 
@@ -309,7 +320,8 @@ def _forge(north: Site, bundle: Path, directory: Path, say: Say) -> None:
     verdict = _check_bundle(north, forged, accept=(ExitCode.FAILED,))
     if verdict["exit_code"] != ExitCode.FAILED or verdict["index"] != index:
         raise NodeError("the forged log was not caught", code=ExitCode.INTEGRITY)
-    say(f"   the verifier: {verdict['verdict'].upper()}: {clean(verdict['reason'])}")
+    told = f"the verifier: {verdict['verdict'].upper()}: {clean(verdict['reason'])}"
+    say(textwrap.fill(told, 80, initial_indent="   ", subsequent_indent="   "))
     say(f"   ({verdict['code']}, first bad entry {verdict['index']})")
 
 
@@ -334,32 +346,23 @@ def forge_bundle(bundle: Path, forged: Path) -> int:
 
 
 def _by_hand(north: Site, south: Site, report: dict[str, Any], say: Say) -> None:
-    radmesh = _command()
+    radmesh = typed_command()
     study = report["studies"][0]["study"]
     say("")
     say("Go on by hand, in two terminals:")
-    say(f"   {radmesh} --home {north.home} serve")
-    say(f"   {radmesh} --home {south.home} serve")
+    at_north, at_south = (f"--home {shlex.quote(str(site.home))}" for site in (north, south))
+    say(f"   {radmesh} {at_north} serve")
+    say(f"   {radmesh} {at_south} serve")
     say("and in a third:")
     for words in (
-        f"--home {north.home} status",
-        f"--home {south.home} studies --all",
-        f"--home {north.home} withdraw {study}",
-        f"--home {north.home} audit show",
-        f"--home {north.home} trust revoke '{south.name}'",
+        f"{at_north} status",
+        f"{at_south} studies --all",
+        f"{at_north} withdraw {study}",
+        f"{at_north} audit show",
+        f"{at_north} trust revoke '{south.name}'",
     ):
         say(f"   {radmesh} {words}")
     say("The nodes' own words are in the files *.log beside the two homes.")
-
-
-def _command() -> str:
-    """How a person calls `radmesh` from here."""
-    if shutil.which("radmesh"):
-        return "radmesh"
-    script = Path(sys.executable).with_name("radmesh")
-    with contextlib.suppress(ValueError):
-        return os.fspath(script.relative_to(Path.cwd()))
-    return os.fspath(script)
 
 
 def _step(say: Say, number: int, title: str) -> None:

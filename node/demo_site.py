@@ -3,8 +3,11 @@
 Everything is done through the command line, as an operator would do it.
 """
 
+import contextlib
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -166,6 +169,16 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+def typed_command() -> str:
+    """How a person calls `radmesh` from here, in a shell."""
+    if shutil.which("radmesh"):
+        return "radmesh"
+    script = Path(sys.executable).with_name("radmesh")
+    with contextlib.suppress(ValueError):
+        return shlex.quote(os.fspath(script.relative_to(Path.cwd())))
+    return shlex.quote(os.fspath(script))
 
 
 def _radmesh() -> list[str]:

@@ -133,7 +133,9 @@ class Home:
                 f"{home.path} cannot be made: {error.strerror}", code=ExitCode.NO_HOME
             ) from error
         except KeysError as error:
-            raise NodeError(f"the facility card cannot be made: {error}") from error
+            raise NodeError(
+                f"the facility card cannot be made: {error}", code=ExitCode.USAGE
+            ) from error
         finally:
             shutil.rmtree(made.path, ignore_errors=True)
         return home
@@ -261,9 +263,12 @@ class Home:
         node, log, witness = found["node"], found["log"], found["witness"]
         if node is None or log is None or witness is None:
             missing = next(role for role in ROLES[1:] if found[role] is None)
+            hint = "restore it from the backup of this home"
+            if missing == "log":
+                hint += "; a lost one is replaced by `radmesh keys revoke log`"
             raise NodeError(
                 f"the {missing} key is missing from {self.keys_path}",
-                hint="restore it from the backup of this home",
+                hint=hint,
                 code=ExitCode.NO_HOME,
             )
         return Keys(found["facility"], node, log, witness)

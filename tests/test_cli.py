@@ -57,6 +57,16 @@ def test_the_exported_card_is_the_shown_one(north: Terminal) -> None:
     assert north.run("card", "export", "-").out == path.read_text()
 
 
+def test_a_facility_may_have_letters_beyond_ascii(terminal: Terminal) -> None:
+    name = "Röntgen 山田"
+    made = json.loads(terminal.run("init", "--name", name, "--json").out)
+    path = terminal.home.parent / "card"
+    exported = json.loads(terminal.run("card", "export", str(path), "--json").out)
+    assert path.read_text(encoding="utf-8") == exported["card"] == made["card"]
+    assert terminal.run("card", "export", "-").out == exported["card"]
+    assert name in terminal.run("card", "show", str(path)).out
+
+
 def test_a_card_without_address_is_exported_with_a_warning(north: Terminal) -> None:
     assert "names no address yet" in north.run("card", "export", str(north.home / "c")).err
 
@@ -105,12 +115,21 @@ def test_trust(north: Terminal, card_file: Callable[..., Path]) -> None:
         card           serial 1, valid until TIME
         $ radmesh trust revoke South
         South: not trusted any more
-        it may: revoked
         $ radmesh trust list
         NAME   MAY      CONNECTED    LAST SEEN
         South  revoked  not running  never
         """
     )
+
+
+def test_the_log_shows_a_facility_by_our_name_for_it(
+    north: Terminal, card_file: Callable[..., Path]
+) -> None:
+    north.run("trust", "add", str(card_file()), "--fingerprint", SOUTH_FINGERPRINT)
+    north.run("trust", "rename", "South Clinic", "South")
+    assert "       peer: South\n" in north.run("audit", "show", "--type", "trust-added").out
+    nothing = north.run("audit", "show", "--type", "disclosed")
+    assert (nothing.out, "no entry" in nothing.err) == ("", True)
 
 
 def test_images_come_in_and_go_out(north: Terminal, images: Path) -> None:

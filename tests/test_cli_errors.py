@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from terminal import SOUTH_FINGERPRINT, Ran, Terminal, card_file, images, north, terminal
 
+from node.cli import main
 from node.errors import ExitCode
 
 __all__ = ["card_file", "images", "north", "terminal"]
@@ -56,6 +57,9 @@ def test_without_a_home(terminal: Terminal, words: tuple[str, ...]) -> None:
         ("cancel abcd", 4, "the node of this home is not running"),
         ("nonsense", 2, "No such command 'nonsense'."),
         ("init", 2, "Missing option '--name'."),
+        ("init --name X --listen 127.0.0.1:4101", 2, "cannot listen: '127.0.0.1:4101' is not"),
+        ("audit show --type disclose", 2, "there is no entry type disclose"),
+        ("audit show --since 2026-11-24 --until 2026-11-23", 2, "2026-11-23 is before 2026-11-24"),
         ("trust grant Nobody", 2, "Missing argument 'GRANTS...'."),
         ("audit show --last 0", 2, "Invalid value for '--last'"),
         ("audit verify none.zip --facility F", 2, "F is neither a card file nor a fingerprint"),
@@ -67,6 +71,17 @@ def test_errors(north: Terminal, words: str, code: int, error: str) -> None:
     assert (ran.code, ran.out) == (code, "")
     assert ran.err.startswith(f"radmesh: error: {error.format(home=north.home)}")
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("words", [(), ("trust",), ("audit",)], ids=" ".join)
+def test_a_group_without_a_command_shows_its_help(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert main(words) == ExitCode.USAGE
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines()[0].startswith(f"Usage: {' '.join(('radmesh', *words))} [OPTIONS]")
+    assert "Commands:" in shown.err.splitlines()
 
 
 def test_errors_as_json(north: Terminal) -> None:

@@ -9,7 +9,7 @@ from terminal import Terminal, card_file, images, north, terminal
 
 from node import phrases
 from node.cli import main, output
-from node.cli.transfers import fetched_lines
+from node.cli.transfers import fetched_lines, transfer_table
 
 __all__ = ["card_file", "images", "north", "terminal"]
 
@@ -94,6 +94,32 @@ def test_a_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None
         "a long name …      5",
         "山田太郎山田…  12345",
     ]
+
+
+def test_no_column_of_a_narrow_table_is_lost_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "terminal_width", lambda: 22)
+    columns = tuple(output.Column(title, flexible=True) for title in ("AT", "WHAT", "WHO"))
+    assert output.table(columns, [("South Clinic", "CT of the whole head", "Doe^A")]) == [
+        "AT      WHAT     WHO",
+        "South…  CT of …  Doe^A",
+    ]
+
+
+def test_a_source_that_was_interrupted_shows_a_complete_transfer_as_done() -> None:
+    transfer = {
+        "transfer": "acdfb8b4",
+        "study": "1.2.3",
+        "started": 0,
+        "direction": "out",
+        "state": "complete",
+        "why": "",
+        "stat": False,
+        "bytes": 400,
+        "bytes_done": 100,
+        "peer": "South Clinic",
+    }
+    assert " complete  100 % " in transfer_table([transfer])[1]
+    assert " sending  25 % " in transfer_table([{**transfer, "state": "sending"}])[1]
 
 
 def test_a_fetch_from_several_sources_says_what_came_from_whom() -> None:

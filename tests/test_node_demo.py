@@ -46,6 +46,7 @@ def test_it_shows_the_whole_way_and_can_be_run_again(tmp_path: Path) -> None:
     assert "17 files exported at South Clinic: 17 identical with the originals" in ran.stdout
     assert re.search(r"North General +\d+ entries: SOUND\n", ran.stdout)
     assert re.search(r"South Clinic +\d+ entries: SOUND\n", ran.stdout)
+    assert re.search(r"witness +South Clinic saw \d+ entries at ", ran.stdout)
     assert "the verifier: NOT SOUND: " in ran.stdout
     assert _no_node_runs(directory)
 

@@ -19,6 +19,7 @@ from node.app import Node
 from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from node.home import Home, log_origin, now_ms, write_durable
+from node.operations import keys
 from node.rotation import OVERLAP_SECONDS, Changed, Request
 from protocol.errors import RemoteProtocolError
 from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted, sign_checkpoint
@@ -241,6 +242,16 @@ def test_the_facility_key_may_be_offline_and_must_be_the_right_one(home: Home) -
     shown = call(home, "keys.show", {})
     assert shown["facility_key_here"] is False
     assert [key["key"] for key in shown["node"]] == [done["old_key"], done["new_key"]]
+
+
+async def test_a_facility_key_that_was_taken_offline_since_the_start_is_not_used(
+    home: Home,
+) -> None:
+    with Node.open(home) as node:
+        (home.keys_path / "facility").unlink()
+        assert (await keys.show(node, {}, lambda _: None))["facility_key_here"] is False
+        with pytest.raises(NodeError, match="not in this home"):
+            await keys.rotate(node, {"role": "node"}, lambda _: None)
 
 
 @pytest.mark.parametrize(

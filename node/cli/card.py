@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 def init(session: Session, name: str, addresses: tuple[str, ...], listen: tuple[str, ...]) -> None:
     """Make the home of a node: its four keys, its facility card and its log."""
     from node.home import Home
+    from node.network.sockets import parse_address
 
+    for address in listen:
+        try:
+            parse_address(address)
+        except ValueError as error:
+            raise NodeError(f"cannot listen: {error}", code=ExitCode.USAGE) from error
     home = Home.create(session.home_path, name=name, listen=listen, addresses=addresses)
     card = home.read_card()
     if session.as_json:

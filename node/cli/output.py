@@ -59,11 +59,13 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> list[s
         for index, column in enumerate(columns)
     ]
     spare = terminal_width() - sum(widths) - 2 * (len(widths) - 1)
-    for index, column in enumerate(columns):
-        if column.flexible and spare < 0:
-            kept = max(_width(column.title), widths[index] + spare)
-            spare += widths[index] - kept
-            widths[index] = kept
+    flexible = [index for index, column in enumerate(columns) if column.flexible]
+    for _ in range(-spare):
+        # The widest gives way, so that none is lost while another is whole.
+        wide = [index for index in flexible if widths[index] > _width(columns[index].title)]
+        if not wide:
+            break
+        widths[max(wide, key=lambda index: widths[index])] -= 1
     titles = [column.title for column in columns]
     return [
         "  ".join(

@@ -166,7 +166,8 @@ def _show_change(session: Session, peer: dict[str, Any], sentence: str) -> None:
         output.emit_json(peer)
         return
     output.say(sentence)
-    output.say(f"it may: {_grants(peer)}")
+    if peer["revoked"] is None:
+        output.say(f"it may: {_grants(peer)}")
 
 
 def peer_table(peers: list[dict[str, Any]]) -> list[str]:
