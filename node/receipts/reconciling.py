@@ -361,6 +361,8 @@ class Reconciling:
                     "result": digest,
                     "side": side,
                     "disclosures": len(comparison.findings),
+                    # The side that asks chooses it, and what it puts off nobody looks into.
+                    "grace_seconds": decode_result_untrusted(signed.body).grace_seconds,
                     **counts_of(comparison),
                 },
             )
