@@ -19,6 +19,7 @@ from studies_made import make_instance
 
 from keys.peer import Peer
 from node.app import Node
+from node.dicom.part10 import HeaderMatcher
 from node.errors import ExitCode
 from node.home import Home, now_ms
 from node.network.streams import PeerStream, StreamLost
@@ -289,6 +290,31 @@ async def test_the_only_source_is_given_up_after_three_lies(
     assert liar.refused == [WireCode.BAD_DIGEST] * 3
     # What was good is not sent again.
     assert liar.sent == len(study.encoded) + 2
+    assert node.catalog.study(exchange_pair.STUDY) is None
+
+
+async def test_a_fault_of_ours_ends_the_source_and_not_the_node(
+    node: Node,
+    tmp_path: Path,
+    study: SmallStudy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def stumble(*_: object) -> None:
+        raise KeyError("DOE^JANE")
+
+    monkeypatch.setattr(HeaderMatcher, "matches", stumble)
+    source = Source(tmp_path, "North", study)
+    async with trio.open_nursery() as nursery:
+        world = World(node, nursery, source)
+        nursery.start_soon(world.run, 0)
+    outcome = world.attempts[0].outcome
+    assert outcome is not None
+    assert (outcome.state, outcome.code) == (TransferState.FAILED, ExitCode.FAILED)
+    [entry] = world.entries("receive-failed")
+    assert entry["details"]["why"] == "an error of this node"
+    assert "KeyError in test_node_gathering.py" in caplog.text
+    assert "DOE" not in caplog.text + outcome.why
     assert node.catalog.study(exchange_pair.STUDY) is None
 
 

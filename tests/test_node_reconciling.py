@@ -76,6 +76,7 @@ def check_signed(asker: Site, asked: Site, done: Reconciled) -> None:
         assert (entry.details["result"], entry.details["side"]) == (done.digest, side)
         assert (entry.peer, entry.outcome) == (site.other_key, "success")
         assert entry.details["disclosures"] == len(done.comparison.findings)
+        assert entry.details["grace_seconds"] == result.grace_seconds
         assert entry.details["only_a"] == done.comparison.counts[Class.ONLY_A]
 
 

@@ -145,7 +145,7 @@ class Reconciling:
         """
         session = nacl.utils.random(16)
         try:
-            pin = await trio.to_thread.run_sync(self._make_pin, peer.facility_key, session)
+            pin = await self._make_pin(peer.facility_key, session)
             theirs = await self._list_of(peer, session)
             ours = await trio.to_thread.run_sync(self._own_side, peer.facility_key, pin)
             return await self._finish(peer, session, ours, theirs, grace_seconds)
@@ -227,7 +227,7 @@ class Reconciling:
         if pin is None:
             if request.start:
                 raise RemoteProtocolError("a comparison that is over", WireCode.NOT_AVAILABLE)
-            pin = await trio.to_thread.run_sync(self._make_pin, peer.facility_key, request.session)
+            pin = await self._make_pin(peer.facility_key, request.session)
         return await trio.to_thread.run_sync(self._part, peer.facility_key, pin, request.start)
 
     async def _answer_result(self, peer: Peer, request: Message) -> Message:
@@ -282,9 +282,10 @@ class Reconciling:
 
     # --- lists ------------------------------------------------------------------------------
 
-    def _make_pin(self, peer: bytes, session: bytes) -> _Pin:
+    async def _make_pin(self, peer: bytes, session: bytes) -> _Pin:
         time = now_ms()
-        note = self._audit.latest_checkpoint().encode()
+        signed = await trio.to_thread.run_sync(self._audit.latest_checkpoint)
+        note = signed.encode()
         pin = _Pin(note, parse_checkpoint_untrusted(parse_note_untrusted(note)[0]), time)
         pins = self._pins.setdefault(peer, {})
         pins[session] = pin
@@ -360,6 +361,8 @@ class Reconciling:
                     "result": digest,
                     "side": side,
                     "disclosures": len(comparison.findings),
+                    # The side that asks chooses it, and what it puts off nobody looks into.
+                    "grace_seconds": decode_result_untrusted(signed.body).grace_seconds,
                     **counts_of(comparison),
                 },
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import trio
 
 from keys.trust import Peer
+from node.api.failures import describe_unexpected
 from node.errors import ExitCode, NodeError
 from node.network.network import PeerStream, StreamLost
 from node.sharing.policy import sentence
@@ -178,6 +179,18 @@ class Attempts:
                 await self._log("receive-failed", "a local error")
                 self.outcome = Outcome(
                     TransferState.FAILED, error.message, error.hint, error.code, is_ours=True
+                )
+                return
+            except Exception as error:
+                # A fault of ours that the bytes of a peer have found: it ends this source
+                # of this fetch. The node would meet it again at each start.
+                where = describe_unexpected(error)
+                log.error("transfer from %s: unexpected %s", peer.petname, where)
+                await self._log("receive-failed", "an error of this node")
+                self._give_up(
+                    f"an error of this node ({where})",
+                    "report this, with the log of the node",
+                    ExitCode.FAILED,
                 )
                 return
             if self._contribution.encoded_bytes > before:

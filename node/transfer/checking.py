@@ -113,6 +113,8 @@ class StudyCheck:
         pieces = encoding.decode_pieces_untrusted(encoded, workspace, entry.original_size)
         if sum(map(len, pieces)) != entry.original_size:
             raise RemoteProtocolError(f"batch {index} is not of its promised original size")
+        if encoding.encoding_of(encoded) is not entry.encoding:
+            raise RemoteProtocolError(f"batch {index} is not of its promised encoding")
         cut = _cutter(pieces)
         has_part = False
         for instance_index, start, offset, length in manifest.segments(index):
