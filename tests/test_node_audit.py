@@ -1,6 +1,8 @@
 """The audit log on a real disk: what it keeps, shows and exports; threads."""
 
+import errno
 import json
+import os
 import threading
 import zipfile
 
@@ -243,4 +245,26 @@ def test_threads_share_the_log(directory):
             1000 * thread + number for number in range(60)
         ]
     assert verified(log).sound is True
+    log.close()
+
+
+def test_a_failed_flush_of_zeros_is_a_failed_flush(directory, monkeypatch):
+    log = create(directory)
+    flush, descriptor = os.fsync, log._file._descriptor
+    failures = [errno.EIO]
+
+    def once(at):
+        if at == descriptor and failures:
+            raise OSError(failures.pop(), "no")
+        flush(at)
+
+    monkeypatch.setattr(os, "fsync", once)
+    log._file._reserved = log._file._end
+    with pytest.raises(NodeError):
+        log.append(event(1))
+    assert (failures, log._file.is_broken) == ([], True)
+    assert log.append(event(2)) == 1
+    log.close()
+    log = reopen(directory)
+    assert [entry.details.get("n") for entry in entries_of(log)] == [None, 2]
     log.close()

@@ -285,28 +285,6 @@ def test_after_a_failed_flush_the_log_is_read_again_and_goes_on(failing, directo
     log.close()
 
 
-def test_a_failed_flush_of_zeros_is_a_failed_flush(directory, monkeypatch):
-    log = create(directory)
-    flush, descriptor = os.fsync, log._file._descriptor
-    failures = [errno.EIO]
-
-    def once(at):
-        if at == descriptor and failures:
-            raise OSError(failures.pop(), "no")
-        flush(at)
-
-    monkeypatch.setattr(os, "fsync", once)
-    log._file._reserved = log._file._end
-    with pytest.raises(NodeError):
-        log.append(event(1))
-    assert (failures, log._file.is_broken) == ([], True)
-    assert log.append(event(2)) == 1
-    log.close()
-    log = reopen(directory)
-    assert [entry.details.get("n") for entry in entries_of(log)] == [None, 2]
-    log.close()
-
-
 def test_a_disk_that_lost_what_it_had_taken_ends_the_log(failing, directory):
     log, disk = failing
     disk.error = errno.EIO

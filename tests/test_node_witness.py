@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -310,3 +312,17 @@ def test_a_log_of_no_entries_with_another_root_accuses_nobody(bench: Bench, ask:
         assert answer == CheckpointHeld(size=0, checkpoint=b"")
     assert (bench.store.alerts(), bench.events) == ([], [])
     _assert_cosigns(bench.judge(add(0, 5)), note(5))
+
+
+def test_two_histories_at_the_same_moment_are_not_both_cosigned(bench: Bench) -> None:
+    start = threading.Barrier(8)
+
+    def ask(leaves: list[bytes]) -> bool:
+        start.wait()
+        return isinstance(bench.judge(add(0, 5, leaves)), Cosigned)
+
+    with ThreadPoolExecutor(8) as pool:
+        cosigned = list(pool.map(ask, [LEAVES, REWRITTEN] * 4))
+    # The others start from another size than the one that is held by then.
+    assert cosigned.count(True) == 1
+    assert [alert.kind for alert in bench.store.alerts()] == [FORK]

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import second_log as second
-from bundles_made import CARD, FACILITY, LOG, ORIGIN, PEER
+from bundles_made import FACILITY, PEER
 from exchanges_made import (
     CONTENT,
     FINGERPRINT,
@@ -22,7 +21,6 @@ from exchanges_made import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.log.entry import Event
 from protocol.reconcile import TYPES, Class, Comparison, Ledger, compare, time_ms
 from protocol.reconcile_bundles import reconcile_bundles
 from protocol.reconcile_report import MEANINGS, outcome_json, outcome_lines
@@ -317,21 +315,6 @@ def test_logs_that_are_not_sound_are_not_compared():
     assert found.comparison is None
     assert outcome_lines(found)[0].startswith("CANNOT TELL: the log of B cannot be relied on")
     assert outcome_json(found)["outcome"] == "cannot tell"
-
-
-def test_a_log_that_tells_of_its_loss_is_compared_and_never_agrees():
-    pair = Pair().whole(1)
-    lost = second.checkpoint(ORIGIN, [b"x"] * 9, LOG).encode()
-    details = {"digest": second.sha256(lost).hex(), "shown_digest": "00" * 32}
-    pair.a.add(Event(type="rollback-seen", outcome="failed", details=details), pair.now_ms)
-    pair.close()
-    pair.a.extra = [(f"witnessed/1/{name}", lost) for name in ("held", "shown")]
-    pair.a.extra.append(("witnessed/1/card", CARD.encoded))
-    found = outcome(pair)
-    assert (found.exit_code, found.comparison.differences) == (1, 0)
-    assert outcome_lines(found)[0].startswith("LOST: ")
-    assert "not sound (LOST), " in outcome_lines(found)[1]
-    assert outcome_json(found)["outcome"] == "lost"
 
 
 @pytest.mark.parametrize(

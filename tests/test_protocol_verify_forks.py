@@ -1,5 +1,7 @@
 """Evidence in a bundle that a log contradicts itself: another one, or this very one."""
 
+import io
+
 import pytest
 import second_log as second
 from bundles_made import (
@@ -17,8 +19,11 @@ from bundles_made import (
     verify,
 )
 from bundles_tampered import rebuilt
+from exchanges_made import FINGERPRINT, PEER_FINGERPRINT, Pair
 
 from protocol.log.entry import Event
+from protocol.reconcile_bundles import reconcile_bundles
+from protocol.reconcile_report import outcome_json, outcome_lines
 from protocol.verify import Code, report_lines
 
 PEER_ORIGIN = f"radmesh.log/{PEER_CARD.fingerprint}"
@@ -146,3 +151,22 @@ def test_what_a_thief_signed_with_a_key_that_was_taken_back_counts_for_nothing()
         in (verdict.forks[0])
     )
     assert any("took back the log key from size 5 on" in note for note in verdict.notes)
+
+
+def test_a_log_that_tells_of_its_loss_is_compared_and_never_agrees():
+    pair = Pair().whole(1)
+    lost = second.checkpoint(ORIGIN, [b"x"] * 9, LOG).encode()
+    details = {"digest": second.sha256(lost).hex(), "shown_digest": "00" * 32}
+    pair.a.add(Event(type="rollback-seen", outcome="failed", details=details), pair.now_ms)
+    pair.close()
+    pair.a.extra = [(f"witnessed/1/{name}", lost) for name in ("held", "shown")]
+    pair.a.extra.append(("witnessed/1/card", CARD.encoded))
+    found = reconcile_bundles(
+        *map(io.BytesIO, pair.bundles()),
+        fingerprint_a=FINGERPRINT,
+        fingerprint_b=PEER_FINGERPRINT,
+    )
+    assert (found.exit_code, found.comparison.differences) == (1, 0)
+    assert outcome_lines(found)[0].startswith("LOST: ")
+    assert "not sound (LOST), " in outcome_lines(found)[1]
+    assert outcome_json(found)["outcome"] == "lost"
