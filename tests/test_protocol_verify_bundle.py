@@ -84,13 +84,16 @@ def test_anything_else_is_no_receipt(data):
         open_receipt(data, CARD, [])
 
 
-def test_a_receipt_signed_after_a_key_was_taken_back():
+@pytest.mark.parametrize(
+    ("ended", "sound"), [(START_MS // 1000 - 1, False), (START_MS // 1000, True)]
+)
+def test_a_receipt_signed_after_a_key_was_taken_back(ended, sound):
     newer = sign_card(
         FACILITY,
         name="North General",
         node_keys=(
-            TimedKey(NODE.public, 1, START_MS // 1000),
-            TimedKey(STRANGER.public, START_MS // 1000),
+            TimedKey(NODE.public, 1, ended),
+            TimedKey(STRANGER.public, ended),
         ),
         log_keys=CARD.log_keys,
         witness_keys=CARD.witness_keys,
@@ -100,7 +103,11 @@ def test_a_receipt_signed_after_a_key_was_taken_back():
         expires=START_MS // 1000 + 10**8,
     )
     verdict = verify(replace(honest(), card=newer.encoded))
-    assert (verdict.code, verdict.index) == (Code.RECEIPT_UNKNOWN_KEY, 5)
+    if sound:
+        # In the second in which it ended.
+        assert verdict.sound, verdict
+    else:
+        assert (verdict.code, verdict.index) == (Code.RECEIPT_UNKNOWN_KEY, 5)
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b"junk", b'{"index":5,"receipt":"!"}\n'])

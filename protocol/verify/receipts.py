@@ -86,9 +86,12 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
 
 
 def _names(card: Card, node_key: bytes, time: int) -> bool:
-    """Whether the card names the key as one that counted at that time, or later did."""
+    """Whether the card names the key as one that counted at that time, or later did.
+
+    Both are whole seconds: one that was given up at once signed in the second of its end too.
+    """
     return any(
-        key.key == node_key and (key.until is None or time < key.until) for key in card.node_keys
+        key.key == node_key and (key.until is None or time <= key.until) for key in card.node_keys
     )
 
 
