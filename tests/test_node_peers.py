@@ -80,7 +80,7 @@ def test_trust_outlives_the_process(tmp_path: Path) -> None:
     ("card", "spoken", "said"),
     [
         (_card(), _spoken(KeyPair.from_seed(b"x" * 32)), "not the confirmed one"),
-        (_card(), "AAAA", "refused"),
+        (_card(), "AAAA", "fingerprint given cannot be right"),
         (_card(expires=NOW - 1), _spoken(), "expired"),
         (_card().replace(b"South", b"North"), _spoken(), "refused"),
         (b"nonsense", _spoken(), "refused"),

@@ -41,8 +41,10 @@ def serve(session: Session) -> None:
     from node.memory import keep_freed_memory
 
     keep_freed_memory()
+    home = session.home()
+    home.require()
     _start_logging("warning")
-    with _open_when_free(session.home()) as node:
+    with _open_when_free(home) as node:
         _start_logging(node.settings.log_level)
         trio.run(_serve, node)
     output.say("the node has stopped")
@@ -57,7 +59,6 @@ def _open_when_free(home: "Home") -> "Node":
     from node.api.client import LOCK_POLL_SECONDS, LOCK_SECONDS, is_running
     from node.api.offline import HomeBusy, open_node
 
-    home.require()
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         if is_running(home.socket_path):

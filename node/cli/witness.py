@@ -128,7 +128,7 @@ def policy(session: Session) -> None:
     "number",
     type=click.IntRange(1),
     metavar="NUMBER",
-    help="You have looked into this alert; it is shown no more. The evidence stays.",
+    help="You have looked into this alert; it is no alert any more. The evidence stays.",
 )
 @click.option(
     "--start-over",

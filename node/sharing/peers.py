@@ -231,12 +231,14 @@ def _checked(grants: Iterable[str]) -> frozenset[str]:
 
 
 def _card_refused(error: KeysError) -> NodeError:
+    what = "the card is refused"
     if isinstance(error, CardExpired):
         hint = "ask the facility for its newest card (`radmesh card export`)"
     elif isinstance(error, CardSuperseded):
         hint = "a newer card of this facility is known already; nothing was changed"
     elif isinstance(error, BadFingerprint):
+        what = "the fingerprint given cannot be right"
         hint = "type the fingerprint as the other admin reads it: 8 groups of 7 characters"
     else:
         hint = "do not trust this card; ask the facility for it again"
-    return NodeError(f"the card is refused: {error}", hint=hint, code=ExitCode.INTEGRITY)
+    return NodeError(f"{what}: {error}", hint=hint, code=ExitCode.INTEGRITY)
