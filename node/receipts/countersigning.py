@@ -111,7 +111,7 @@ class Countersigner:
         in_force = {
             key.key
             for key in peer.card.node_keys
-            if key.until is None or receipt.time // 1000 < key.until
+            if key.until is None or receipt.time // 1000 <= key.until
         }
         if receipt.recipient_node not in in_force:
             raise RemoteProtocolError(
