@@ -160,10 +160,10 @@ def _entity(thing: Thing, happening: Happening) -> dict[str, Any]:
         entity["what"] = _what(thing)
     entity |= _place(thing.kind)
     if happening.meaning.lifecycle and thing.kind in ("study", "patient", "instance"):
-        entity["lifecycle"] = _coding(
-            f"{_TERMS}/dicom-audit-lifecycle", happening.meaning.lifecycle, ""
-        )
-        del entity["lifecycle"]["display"]
+        entity["lifecycle"] = {
+            "system": f"{_TERMS}/dicom-audit-lifecycle",
+            "code": happening.meaning.lifecycle,
+        }
     return entity
 
 
