@@ -76,6 +76,7 @@ def _require_canonical(value: Any, depth: int) -> None:
                 raise NotCanonical("a member name is not a string")
         value = value.values()
     for item in value:
-        # Most are text, and a call for each would cost more than encoding them.
-        if type(item) is not str:
+        # Most are text or small numbers: a call for each would cost more than encoding them.
+        kind = type(item)
+        if kind is not str and not (kind is int and -MAX_INTEGER <= item <= MAX_INTEGER):
             _require_canonical(item, depth - 1)

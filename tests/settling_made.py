@@ -22,7 +22,13 @@ from node.witness.auditing import AuditRefused
 from protocol import messages
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Entry, Event, decode_entry_untrusted
-from protocol.receipt import Receipt, sign_receipt
+from protocol.receipt import (
+    Receipt,
+    SignedReceipt,
+    check_signature,
+    decode_signed_untrusted,
+    sign_receipt,
+)
 
 STUDY = "1.2.826.0.1.3680043.8.498.77"
 TRANSFER = b"t" * 16
@@ -223,3 +229,48 @@ def receipt(north: Site, south: Site, **changes: Any) -> Receipt:
 def signed_by(site: Site, one: Receipt) -> tuple[bytes, bytes]:
     """A receipt's body and the site's signature."""
     return one.encode(), sign_receipt(one.encode(), site.node)
+
+
+def begin(north: Site, south: Site, *, arrived: bool = True) -> None:
+    """A transfer that broke off; `arrived`: after its last batch."""
+    north.log("requested", direction="out")
+    north.log("disclosure-begun", direction="out")
+    south.log("requested", direction="in")
+    if arrived:
+        south.log("received")
+        north.log("disclosure-failed", direction="out")
+    else:
+        north.log("disclosure-failed", direction="out", batches=1)
+
+
+def check_settled(*sites: Site) -> None:
+    """One receipt, the same in both logs, once in each, and nothing pending."""
+    digests = []
+    for site in sites:
+        assert site.states() == []
+        assert site.pending.kept() == []
+        [entry] = site.entries("receipt")
+        assert entry.details["late"] is True
+        assert site.pending.study_of(entry) == STUDY
+        digests.append(entry.details["receipt"])
+        signed = decode_signed_untrusted(site.audit.receipt(str(digests[-1])) or b"")
+        check_signature(signed.body, signed.source_signature, sites[0].node.public)
+        check_signature(signed.body, signed.recipient_signature, sites[1].node.public)
+    assert len(set(digests)) == 1
+    confirmed = sites[0].entries("disclosed")
+    assert [entry.details["manifest"] for entry in confirmed] == [MANIFEST.hex()]
+
+
+def countersign(north: Site, south: Site, body: bytes, signature: bytes) -> bytes:
+    async def run() -> bytes:
+        return await north.settling.countersigner.countersign(south.peer, body, signature)
+
+    return trio.run(run)
+
+
+def complete(north: Site, body: bytes, signature: bytes) -> bytes:
+    return SignedReceipt(
+        body=body,
+        recipient_signature=signature,
+        source_signature=sign_receipt(body, north.node),
+    ).encode()

@@ -5,6 +5,7 @@ patients and instances; indexes, times and salts are given by the caller
 (docs/protocol-log.md sections 2 and 3).
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -149,8 +150,14 @@ def format_time(time_ms: int) -> str:
     """Milliseconds since the epoch as `2026-11-24T09:31:58.123Z`."""
     if not 0 <= time_ms <= _LATEST_MS:
         raise LocalProtocolError("the time is outside the years 1970 to 9999")
-    moment = _EPOCH + timedelta(milliseconds=time_ms)
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return f"{_format_second(seconds)}.{milliseconds:03}Z"
+
+
+@functools.lru_cache(maxsize=16)
+def _format_second(seconds: int) -> str:
+    # Entries come many to a second, and this is a good part of what one costs.
+    return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
 
 
 def parse_time_untrusted(text: str) -> int:
