@@ -1,12 +1,16 @@
 """`radmesh audit reconcile` on two exported logs: what is printed, and the exit code."""
 
+import base64
+import hashlib
 import json
 
 import pytest
 from bundles_made import CARD, PEER_CARD
 from exchanges_made import Pair
 
+from keys.identity import verify
 from node.cli.main import main
+from node.home import Home
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def test_the_grace_is_an_option(files, capsys):
         (lambda words: words[:3], "two bundles and their two facilities are needed"),
         (lambda words: words[:4], "two bundles and their two facilities are needed"),
         (lambda words: [*words, "--peer", "X"], "two bundles and their two facilities are needed"),
-        (lambda words: [*words, "--save", "X"], "two bundles and their two facilities are needed"),
+        (lambda words: [*words[:3], "--save", "X"], "two bundles and their two facilities"),
         (lambda words: [*words[:3], "none.zip", *words[4:]], "cannot be read"),
         (lambda words: [*words[:-1], "AAAA"], "neither a card file nor a fingerprint"),
     ],
@@ -74,3 +78,24 @@ def test_a_log_that_is_not_sound_cannot_tell(files, capsys, tmp_path):
     (tmp_path / "b.zip").write_bytes(b"no bundle")
     assert main(words) == 2
     assert "CANNOT TELL: the log of B cannot be relied on" in capsys.readouterr().out
+
+
+def test_a_result_that_is_signed_and_logged(files, tmp_path, capsys, monkeypatch):
+    home = Home.create(tmp_path / "home", name="Auditing General")
+    monkeypatch.setenv("RADMESH_HOME", str(home.path))
+    words = files(Pair().whole(1).wait().source("A", "disclosure-begun", 2))
+    saved = tmp_path / "result"
+    assert main([*words, "--save", str(saved)]) == 1
+    assert "ONLY_A: A to B" in capsys.readouterr().out
+    head, result, end = saved.read_bytes().split(b"\n")
+    domain, signature = head.split(b" ")
+    assert end == b""
+    verify(home.read_card().node_key, domain, result, base64.b64decode(signature))
+    assert json.loads(result)["counts"]["ONLY_A"] == 1
+    assert main(["audit", "show", "--type", "reconciled", "--json"]) == 0
+    [entry] = json.loads(capsys.readouterr().out)["entries"]
+    assert entry["details"]["only_a"] == 1
+    assert entry["details"]["sha256"] == hashlib.sha256(saved.read_bytes()).hexdigest()
+    # Neither the file nor the log is written over.
+    assert main([*words, "--save", str(saved)]) == 2
+    assert "exists already" in capsys.readouterr().err

@@ -40,7 +40,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--save",
     type=_FILE,
     metavar="FILE",
-    help="With --peer: write the result with both signatures to this new file.",
+    help="Write the signed result to this new file: with --peer signed by both, with two "
+    "bundles by our node, whose log then tells of it.",
 )
 @click.option(
     "--grace",
@@ -64,9 +65,9 @@ def reconcile(
 ) -> int:
     """Compare what two facilities' logs say about each other.
 
-    Give two exported logs, each with its facility, which needs no node, no home and
-    no openings; or a peer, and both nodes compare. Each disclosure from one to the
-    other is matched, or named: ONLY_A, ONLY_B, MISMATCH, BROKEN_OFF, NOT_YET.
+    Give two exported logs, each with its facility, which needs no openings and, without
+    --save, no node and no home; or a peer, and both nodes compare. Each disclosure from
+    one to the other is matched, or named: ONLY_A, ONLY_B, MISMATCH, BROKEN_OFF, NOT_YET.
 
     Exit code 0: nothing differs. 1: something does. 2: cannot tell.
     """
@@ -75,11 +76,13 @@ def reconcile(
         facilities = [text for text in (facility_a, facility_b) if text is not None]
         if peer is not None and not bundles and not facilities:
             return _live(session, peer, save, grace)
-        if peer is not None or save is not None or len(bundles) < 2 or len(facilities) < 2:
+        if peer is not None or len(bundles) < 2 or len(facilities) < 2:
             raise NodeError(
                 "two bundles and their two facilities are needed, or a peer",
                 hint="give BUNDLE_A and BUNDLE_B with --facility-a and --facility-b, or --peer",
             )
+        if save is not None:
+            return _saved(session, bundles, facilities, save, grace)
         return _bundles(session, bundles, facilities, grace)
     except NodeError as error:
         # A comparison that could not be made must never look like a result.
@@ -108,6 +111,27 @@ def _bundles(session: Session, paths: Sequence[Path], facilities: Sequence[str],
         for line in outcome_lines(outcome):
             output.say(phrases.clean(line))
     return outcome.exit_code
+
+
+def _saved(
+    session: Session, paths: Sequence[Path], facilities: Sequence[str], save: Path, grace: int
+) -> int:
+    parameters: dict[str, object] = {"path": str(Path.cwd() / save), "grace": grace}
+    for name, path, facility in zip("ab", paths, facilities, strict=True):
+        fingerprint, card = read_facility(facility)
+        parameters[f"bundle_{name}"] = str(Path.cwd() / path)
+        parameters[f"fingerprint_{name}"] = fingerprint.hex()
+        parameters[f"card_{name}"] = None if card is None else card.encoded.decode()
+    done = session.call("audit.reconcile-files", parameters)
+    lines = done.pop("lines")
+    code = int(done.pop("exit_code"))
+    if session.as_json:
+        output.emit_json(done)
+    else:
+        for line in lines:
+            output.say(phrases.clean(line))
+        output.say(f"signed by our node and logged: {save}")
+    return code
 
 
 def _live(session: Session, peer: str, save: Path | None, grace: int) -> int:
