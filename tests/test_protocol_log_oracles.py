@@ -39,7 +39,7 @@ class Second:
 
 
 class Tamperlog:
-    """<https://pypi.org/project/tamperlog/>, MIT."""
+    """The package `tamperlog`, MIT."""
 
     def __init__(self):
         self._module = pytest.importorskip("tamperlog")
@@ -59,7 +59,7 @@ class Tamperlog:
 
 
 class Aics:
-    """<https://pypi.org/project/aics-tlog/>, Apache-2.0."""
+    """The package `aics-tlog`, Apache-2.0."""
 
     def __init__(self):
         self._module = pytest.importorskip("aics_tlog")
