@@ -99,3 +99,15 @@ def test_a_result_that_is_signed_and_logged(files, tmp_path, capsys, monkeypatch
     # Neither the file nor the log is written over.
     assert main([*words, "--save", str(saved)]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_logs_that_cannot_be_compared_are_logged_as_such(files, tmp_path, capsys, monkeypatch):
+    home = Home.create(tmp_path / "home", name="Auditing General")
+    monkeypatch.setenv("RADMESH_HOME", str(home.path))
+    words = files(Pair().whole(1))
+    (tmp_path / "b.zip").write_bytes((tmp_path / "a.zip").read_bytes())
+    assert main([*words, "--save", str(tmp_path / "result")]) == 2
+    assert capsys.readouterr().out.startswith("CANNOT TELL")
+    assert main(["audit", "show", "--type", "reconciled", "--json"]) == 0
+    [entry] = json.loads(capsys.readouterr().out)["entries"]
+    assert (entry["outcome"], entry["details"]["why"]) == ("failed", "a log is not sound")

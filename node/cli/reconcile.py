@@ -130,7 +130,9 @@ def _saved(
     else:
         for line in lines:
             output.say(phrases.clean(line))
-        output.say(f"signed by our node and logged: {save}")
+        entry = done["entry"]
+        told = "our log is in doubt and does not tell of it" if entry is None else f"entry {entry}"
+        output.say(f"signed by our node: {save} ({told})")
     return code
 
 

@@ -96,14 +96,24 @@ def _reconcile_files(node: Node, parameters: dict[str, Any]) -> Result:
     result = json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
     signature = base64.b64encode(node.keys.node.sign(RESULT_DOMAIN, result))
     details = _details(outcome, _grace(parameters))
-    write_logged(
+    written = write_logged(
         Path(text(parameters, "path")),
         write_parts([RESULT_DOMAIN, b" ", signature, b"\n", result, b"\n"]),
-        lambda: Event(type="reconciled", actor="operator", details=details),
+        lambda: Event(
+            type="reconciled",
+            actor="operator",
+            outcome="failed" if outcome.comparison is None else "success",
+            details=details,
+        ),
         node.audit,
         salted=False,
     )
-    return {**found, "lines": outcome_lines(outcome), "exit_code": outcome.exit_code}
+    return {
+        **found,
+        "lines": outcome_lines(outcome),
+        "exit_code": outcome.exit_code,
+        "entry": written.entry,
+    }
 
 
 def _bundle(parameters: dict[str, Any], name: str) -> tuple[Path, bytes, Card | None]:
