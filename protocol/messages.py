@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import keys.errors
 from keys import identity
 from protocol import limits, wire
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
@@ -29,6 +28,7 @@ from protocol.fields import (
     to_map,
     uid,
 )
+from protocol.signatures import check_signature_untrusted
 
 HELLO_PROTOCOL = "/radmesh/hello/1"
 CATALOG_PROTOCOL = "/radmesh/catalog/1"
@@ -289,12 +289,9 @@ def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M
     message = decode_untrusted(signed.body)
     if not isinstance(message, expected):
         raise RemoteProtocolError("the signed message is of another type", WireCode.UNEXPECTED)
-    try:
-        identity.verify(signer, _domain(message.TYPE), signed.body, signed.signature)
-    except keys.errors.KeysError:
-        raise RemoteProtocolError(
-            f"the signature of the {message.TYPE} does not hold", WireCode.BAD_SIGNATURE
-        ) from None
+    check_signature_untrusted(
+        signer, _domain(message.TYPE), signed.body, signed.signature, message.TYPE
+    )
     return message
 
 

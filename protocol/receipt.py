@@ -8,11 +8,10 @@ import builtins
 import hashlib
 from dataclasses import dataclass
 
-import keys.errors
 from keys import identity
 from protocol import wire
-from protocol.errors import RemoteProtocolError, WireCode
 from protocol.fields import binary, choice, from_map_untrusted, number, octets, text, to_map
+from protocol.signatures import check_signature_untrusted
 
 SIGNING_DOMAIN = b"radmesh-receipt-v1"
 
@@ -68,12 +67,7 @@ def check_signature(body: bytes, signature: bytes, signer: bytes) -> None:
     Raises:
         RemoteProtocolError: it does not hold.
     """
-    try:
-        identity.verify(signer, SIGNING_DOMAIN, body, signature)
-    except keys.errors.KeysError:
-        raise RemoteProtocolError(
-            "the signature of the receipt does not hold", WireCode.BAD_SIGNATURE
-        ) from None
+    check_signature_untrusted(signer, SIGNING_DOMAIN, body, signature, "receipt")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import keys.errors
 from keys import identity
 from keys.card_fields import SizedKey
 from protocol import limits, wire
-from protocol.errors import RemoteProtocolError, WireCode
+from protocol.errors import RemoteProtocolError
 from protocol.fields import binary, flag, from_map_untrusted, hashes, maps, number, octets, to_map
 from protocol.log.checkpoint import Checkpoint
 from protocol.log.entry import ENTRY_BYTES, Entry, decode_entry_untrusted
@@ -24,6 +23,7 @@ from protocol.log.tree import check_inclusion, leaf_hash
 from protocol.log.witness import open_in_force_untrusted
 from protocol.messages import Message
 from protocol.reconcile import TYPES, Comparison, Finding
+from protocol.signatures import check_signature_untrusted
 
 SIGNING_DOMAIN = b"radmesh-reconciled-v1"
 
@@ -135,12 +135,7 @@ def check_result_signature(body: bytes, signature: bytes, signer: bytes) -> None
     Raises:
         RemoteProtocolError: it does not hold.
     """
-    try:
-        identity.verify(signer, SIGNING_DOMAIN, body, signature)
-    except keys.errors.KeysError:
-        raise RemoteProtocolError(
-            "the signature of the result does not hold", WireCode.BAD_SIGNATURE
-        ) from None
+    check_signature_untrusted(signer, SIGNING_DOMAIN, body, signature, "result")
 
 
 @dataclass(frozen=True, kw_only=True)
