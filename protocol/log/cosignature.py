@@ -14,6 +14,7 @@ from keys.fingerprint import fingerprint
 from keys.identity import SIGNATURE_BYTES, KeyPair, verify_raw
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.log.note import (
+    NamedKey,
     Signature,
     decode_base64_untrusted,
     is_key_name,
@@ -36,26 +37,10 @@ def witness_name(facility_key: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Cosigner:
-    """A named public key that may cosign checkpoints."""
+class Cosigner(NamedKey):
+    """A key that may cosign checkpoints."""
 
-    name: str
-    public: bytes
-
-    def __post_init__(self) -> None:
-        if not is_key_name(self.name) or len(self.public) != 32:
-            raise LocalProtocolError("not a name and an Ed25519 key")
-
-    @property
-    def hash(self) -> bytes:
-        """The four bytes by which signature lines refer to this key."""
-        return key_hash(self.name, self.public, ED25519_COSIGNATURE)
-
-    @property
-    def vkey(self) -> str:
-        """The text form, `name+hash+base64`."""
-        encoded = base64.b64encode(bytes([ED25519_COSIGNATURE]) + self.public).decode()
-        return f"{self.name}+{self.hash.hex()}+{encoded}"
+    ALGORITHM = ED25519_COSIGNATURE
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from keys.errors import KeysError
 from keys.identity import KeyPair, verify_raw
@@ -54,8 +55,10 @@ def key_hash(name: str, key: bytes, algorithm: int = ED25519) -> bytes:
 
 
 @dataclass(frozen=True)
-class Verifier:
-    """A named public key that may sign notes."""
+class NamedKey:
+    """A public key with a name; its kind is `ALGORITHM`."""
+
+    ALGORITHM: ClassVar[int]
 
     name: str
     public: bytes
@@ -67,13 +70,20 @@ class Verifier:
     @property
     def hash(self) -> bytes:
         """The four bytes by which signature lines refer to this key."""
-        return key_hash(self.name, self.public)
+        return key_hash(self.name, self.public, self.ALGORITHM)
 
     @property
     def vkey(self) -> str:
         """The text form, `name+hash+base64`."""
-        encoded = base64.b64encode(bytes([ED25519]) + self.public).decode()
+        encoded = base64.b64encode(bytes([self.ALGORITHM]) + self.public).decode()
         return f"{self.name}+{self.hash.hex()}+{encoded}"
+
+
+@dataclass(frozen=True)
+class Verifier(NamedKey):
+    """A key that may sign notes."""
+
+    ALGORITHM = ED25519
 
 
 @dataclass(frozen=True)
