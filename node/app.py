@@ -16,6 +16,7 @@ from keys.trust import Peer
 from node import VERSION, rotation
 from node.audit.erasure import go_on_erasing
 from node.audit.log import AuditLog
+from node.blocking import in_thread
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
@@ -197,20 +198,18 @@ class Node:
         """
         from node.serving import Serving
 
-        await trio.to_thread.run_sync(self._clean_up)
+        await in_thread(self._clean_up)
         serving = Serving(self)
         self.serving_parts = serving
         try:
             async with serving.running():
                 self.started_ms = now_ms()
-                await trio.to_thread.run_sync(
-                    self._record, Event(type="start", details={"version": VERSION})
-                )
+                await in_thread(self._record, Event(type="start", details={"version": VERSION}))
                 try:
                     yield serving
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
-                        await trio.to_thread.run_sync(self._record, Event(type="stop"))
+                        await in_thread(self._record, Event(type="stop"))
         finally:
             self.serving_parts = None
             self.started_ms = None

@@ -2,7 +2,7 @@
 
 Owns the connection, the transaction and the schema version; what the tables
 mean belongs to the files that declare them. All functions are synchronous and
-thread-safe: async owners call them through `trio.to_thread.run_sync`.
+thread-safe: async owners call them through `in_thread`.
 
 WAL with `synchronous=FULL`: a committed transaction survives a power cut.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from node.blocking import must_be_in_thread
 from node.errors import ExitCode, NodeError
 
 SCHEMA_VERSION = 1
@@ -74,6 +75,7 @@ class Database:
         Raises:
             NodeError: the disk is full or the database cannot be written.
         """
+        must_be_in_thread()
         with self._lock:
             if self._connection.in_transaction:
                 yield self._connection
@@ -98,11 +100,13 @@ class Database:
 
     def query(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """All rows of a read."""
+        must_be_in_thread()
         with self._lock:
             return self._connection.execute(sql, parameters).fetchall()
 
     def query_one(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """The first row of a read, or None."""
+        must_be_in_thread()
         with self._lock:
             row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
             return row

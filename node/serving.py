@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from keys.trust import Peer
+from node.blocking import in_thread
 from node.errors import NodeError
 from node.home import now_ms
 from node.network.addresses import reachable
@@ -172,8 +173,8 @@ class Serving:
                 # Nothing is logged before those have spoken who may know more of our log.
                 await self.witnessing.wait_started()
                 addresses = self._node.settings.addresses or reachable(self.network.addresses)
-                await trio.to_thread.run_sync(self._node.publish_addresses, addresses)
-                await trio.to_thread.run_sync(self.witness.log_alerts)
+                await in_thread(self._node.publish_addresses, addresses)
+                await in_thread(self.witness.log_alerts)
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.witnessing.run)
@@ -298,9 +299,7 @@ class Serving:
         peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
         if peer is not None:
             try:
-                await trio.to_thread.run_sync(
-                    self._node.peers.saw, peer.facility_key, now_ms() // 1000
-                )
+                await in_thread(self._node.peers.saw, peer.facility_key, now_ms() // 1000)
             except NodeError as error:
                 log.error("when %s was seen could not be kept: %s", peer.petname, error.message)
 

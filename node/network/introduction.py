@@ -7,7 +7,6 @@ one that changes nothing, is refused at the same point as every stranger: before
 yamux, and by a dialler before it says who it is itself (docs/protocol.md section 2.2).
 """
 
-import trio
 from libp2p.abc import IRawConnection, ISecureConn
 from libp2p.crypto.keys import KeyType
 from libp2p.peer.id import ID
@@ -18,6 +17,7 @@ from libp2p.security.noise.patterns import PatternXX
 from libp2p.security.noise.pb import noise_pb2
 from libp2p.security.noise.transport import Transport as Noise
 
+from node.blocking import in_thread
 from node.network.vouching import NOBODY, Introductions
 
 PRESENTED_BYTES = 60_000
@@ -115,7 +115,7 @@ class _Pattern(PatternXX):
         if card and self.introductions.contests(card, public):
             raise HandshakeFailure("the key stands on the cards of two facilities")
         if card and self.introductions.vouches(card, public, None):
-            await trio.to_thread.run_sync(self.introductions.take, card)
+            await in_thread(self.introductions.take, card)
 
 
 def _require_ed25519(payload_untrusted: bytes) -> None:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import trio
-
 from node.app import Node
 from node.audit.erasure import Found, erase
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
 from node.operations.selecting import optional
@@ -55,7 +54,7 @@ async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> R
             }
         return result
 
-    return await trio.to_thread.run_sync(work)
+    return await in_thread(work)
 
 
 OPERATIONS = {"audit.erase": Operation(erase_openings)}

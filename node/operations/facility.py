@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import trio
-
 from keys.identity import peer_id
 from keys.trust import Peer
 from node import VERSION
 from node.app import Node
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.home import now_ms
 from node.operations.base import Operation, Report, Result, text, texts
@@ -71,7 +70,7 @@ async def trust_add(node: Node, parameters: dict[str, Any], _: Report) -> Result
             now_ms() // 1000,
         )
 
-    return describe_peer(node, await trio.to_thread.run_sync(add))
+    return describe_peer(node, await in_thread(add))
 
 
 async def trust_list(node: Node, _: dict[str, Any], __: Report) -> Result:
@@ -90,13 +89,13 @@ async def trust_grant(node: Node, parameters: dict[str, Any], _: Report) -> Resu
     grants = texts(parameters, "grants")
     if not grants:
         raise NodeError("no grant is named", code=ExitCode.USAGE)
-    peer = await trio.to_thread.run_sync(node.peers.grant, text(parameters, "peer"), grants)
+    peer = await in_thread(node.peers.grant, text(parameters, "peer"), grants)
     return describe_peer(node, peer)
 
 
 async def trust_revoke(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Take grants, or all trust, from a peer."""
-    peer = await trio.to_thread.run_sync(
+    peer = await in_thread(
         node.peers.revoke,
         text(parameters, "peer"),
         texts(parameters, "grants"),
@@ -107,17 +106,15 @@ async def trust_revoke(node: Node, parameters: dict[str, Any], _: Report) -> Res
 
 async def trust_rename(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Give a peer another petname."""
-    peer = await trio.to_thread.run_sync(
-        node.peers.rename, text(parameters, "peer"), text(parameters, "petname")
-    )
+    peer = await in_thread(node.peers.rename, text(parameters, "peer"), text(parameters, "petname"))
     return describe_peer(node, peer)
 
 
 async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
     """How the node is: identity, addresses, peers, transfers, log, disk."""
     serving = node.serving_parts
-    totals = await trio.to_thread.run_sync(node.catalog.totals)
-    quarantined = await trio.to_thread.run_sync(
+    totals = await in_thread(node.catalog.totals)
+    quarantined = await in_thread(
         lambda: sum(1 for path in node.home.quarantine_path.iterdir() if path.is_dir())
     )
     peers = sorted(node.peers.store.peers, key=lambda peer: peer.petname.casefold())
@@ -143,7 +140,7 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),
-        "witnessing": await trio.to_thread.run_sync(describe_witnessing, node),
+        "witnessing": await in_thread(describe_witnessing, node),
         "started": node.started_ms,
     }
 

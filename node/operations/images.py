@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import trio
 
 from node.app import Node
+from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
@@ -103,7 +104,7 @@ async def run_work(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stop_with_us)
         try:
-            result = await trio.to_thread.run_sync(work, progress, stopped.is_set)
+            result = await in_thread(work, progress, stopped.is_set)
         except Exception as error:
             failure = error
         nursery.cancel_scope.cancel()
@@ -140,7 +141,7 @@ async def ingest_paths(node: Node, parameters: dict[str, Any], report: Report) -
 
 async def export(node: Node, parameters: dict[str, Any], report: Report) -> Result:
     """Write the original files of a study."""
-    row = await trio.to_thread.run_sync(node.catalog.find_study, text(parameters, "study"))
+    row = await in_thread(node.catalog.find_study, text(parameters, "study"))
     directory = Path(text(parameters, "directory"))
 
     def work(progress: Callable[[Any], None], _: Callable[[], bool]) -> Any:
@@ -183,7 +184,7 @@ async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
             total += node.feeds.announced_count(peer)
         return {"studies": found, "total": total}
 
-    return await trio.to_thread.run_sync(read)
+    return await in_thread(read)
 
 
 async def _set_shared(node: Node, parameters: dict[str, Any], shared: bool) -> Result:
@@ -201,7 +202,7 @@ async def _set_shared(node: Node, parameters: dict[str, Any], shared: bool) -> R
             node.catalog.set_shared(row.study_uid, shared)
         return node.catalog.find_study(row.study_uid)
 
-    return describe_study(node, await trio.to_thread.run_sync(change))
+    return describe_study(node, await in_thread(change))
 
 
 async def share(node: Node, parameters: dict[str, Any], _: Report) -> Result:

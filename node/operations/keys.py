@@ -9,6 +9,7 @@ from keys.errors import KeysError
 from keys.identity import KeyPair, peer_id
 from keys.keyfile import decode_key
 from node.app import Node
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
 from node.rotation import Changed, Request
@@ -71,7 +72,7 @@ async def revoke(node: Node, parameters: dict[str, Any], _: Report) -> Result:
 async def _change(node: Node, request: Request) -> Result:
     # Half of a change helps nobody: whoever asked for it may go, it goes on.
     with trio.CancelScope(shield=True):
-        changed = await trio.to_thread.run_sync(node.rotator.change, request)
+        changed = await in_thread(node.rotator.change, request)
         told, away = 0, 0
         serving = node.serving_parts
         if serving is not None:

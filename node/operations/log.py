@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import trio
-
 from node.app import Node
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
 from node.operations.selecting import optional, read_selection
@@ -54,7 +53,7 @@ async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
         facilities = Facilities(node.card, node.peers.store.peers)
         return {"size": size, "entries": [_described(record, facilities) for record in found]}
 
-    return await trio.to_thread.run_sync(read)
+    return await in_thread(read)
 
 
 def _described(record: Record, facilities: Facilities) -> dict[str, Any]:
@@ -128,7 +127,7 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
             "entry": written.entry,
         }
 
-    return await trio.to_thread.run_sync(write)
+    return await in_thread(write)
 
 
 def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening], bool]:

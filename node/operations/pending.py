@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import trio
-
 from node.app import Node
+from node.blocking import in_thread
 from node.operations.base import Operation, Report, Result
 from node.receipts.pending import PendingItem
 from protocol.log.entry import format_time
@@ -48,7 +47,7 @@ async def pending(node: Node, parameters: dict[str, Any], _: Report) -> Result:
             items = [item for item in items if item["state"] in ("waiting", "refused")]
         return {"pending": items}
 
-    return await trio.to_thread.run_sync(read)
+    return await in_thread(read)
 
 
 OPERATIONS = {"audit.pending": Operation(pending)}

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from keys.canonical import canonical_json
 from node.app import Node
 from node.audit.log import AuditLog
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
 from node.reports.selection import Selection
@@ -37,10 +36,8 @@ async def prove(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     path = Path(text(parameters, "path"))
     openings = bool(parameters.get("openings", True))
 
-    index = await trio.to_thread.run_sync(_find, node.audit, what)
-    if node.serving_parts is not None and not await trio.to_thread.run_sync(
-        _is_cosigned, node, index
-    ):
+    index = await in_thread(_find, node.audit, what)
+    if node.serving_parts is not None and not await in_thread(_is_cosigned, node, index):
         try:
             await node.serving_parts.witnessing.round(ROUND_SECONDS)
         except NodeError as error:
@@ -82,7 +79,7 @@ async def prove(node: Node, parameters: dict[str, Any], _: Report) -> Result:
             "entry": written.entry,
         }
 
-    return await trio.to_thread.run_sync(write)
+    return await in_thread(write)
 
 
 def _is_cosigned(node: Node, index: int) -> bool:

@@ -10,6 +10,7 @@ import trio
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError
 from node.app import Node
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, require_serving, text
 from node.reports.writing import write_logged, write_parts
@@ -77,7 +78,7 @@ async def reconcile_files(node: Node, parameters: dict[str, Any], _: Report) -> 
     The file has two lines: the domain and the node key's signature (base64), and the
     result in JSON, which is what is signed.
     """
-    return await trio.to_thread.run_sync(_reconcile_files, node, parameters)
+    return await in_thread(_reconcile_files, node, parameters)
 
 
 def _reconcile_files(node: Node, parameters: dict[str, Any]) -> Result:

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from node.app import Node
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.home import log_origin
 from node.operations.base import Operation, Report, Result, text
@@ -172,13 +171,13 @@ async def send(node: Node, parameters: dict[str, Any], progress: Report) -> Resu
             for message in messages(record, collector.form, facilities, origin, host)
         ]
 
-    selection, size = await trio.to_thread.run_sync(select)
+    selection, size = await in_thread(select)
     count = 0
     async with open_delivery(collector) as delivery:
-        entry = await trio.to_thread.run_sync(record_export, selection, size)
+        entry = await in_thread(record_export, selection, size)
         chosen = records(node.audit, selection, size=size)
         while True:
-            portion = await trio.to_thread.run_sync(_portion, chosen, made)
+            portion = await in_thread(_portion, chosen, made)
             if not portion:
                 break
             await delivery.send(b"".join(portion))

@@ -6,6 +6,7 @@ import trio
 
 from keys.trust import PURPOSES
 from node.app import Node
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, require_serving, text
 from node.transfer.transfers import Transfer, TransferState
@@ -83,7 +84,7 @@ async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Resul
 
 async def transfers(node: Node, _: dict[str, Any], __: Report) -> Result:
     """The newest transfers, active ones included."""
-    recent = await trio.to_thread.run_sync(node.transfers.recent)
+    recent = await in_thread(node.transfers.recent)
     return {"transfers": [describe_transfer(node, transfer) for transfer in recent]}
 
 

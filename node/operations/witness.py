@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from node.app import Node
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.home import now_ms, write_durable
 from node.operations.base import Operation, Report, Result, require_serving, text
@@ -80,12 +79,12 @@ async def witness(node: Node, _: dict[str, Any], __: Report) -> Result:
     """Hold a round with the witnesses now, and tell who cosigned what."""
     serving = require_serving(node)
     await serving.witnessing.round(ROUND_SECONDS)
-    return await trio.to_thread.run_sync(describe_witnessing, node)
+    return await in_thread(describe_witnessing, node)
 
 
 async def policy(node: Node, _: dict[str, Any], __: Report) -> Result:
     """Our policy in the form of C2SP tlog-policy."""
-    return {"policy": await trio.to_thread.run_sync(own_policy, node)}
+    return {"policy": await in_thread(own_policy, node)}
 
 
 async def forks(node: Node, parameters: dict[str, Any], _: Report) -> Result:
@@ -98,7 +97,7 @@ async def forks(node: Node, parameters: dict[str, Any], _: Report) -> Result:
             _write(node, alerts, Path(text(parameters, "directory")))
         return {"alerts": [describe_alert(node, alert) for alert in alerts]}
 
-    return await trio.to_thread.run_sync(run)
+    return await in_thread(run)
 
 
 def _write(node: Node, alerts: list[Alert], directory: Path) -> None:
@@ -136,7 +135,7 @@ async def settle(node: Node, parameters: dict[str, Any], _: Report) -> Result:
         [alert] = [one for one in node.witness_store.alerts() if one.number == number]
         return describe_alert(node, alert)
 
-    result = await trio.to_thread.run_sync(run)
+    result = await in_thread(run)
     if node.serving_parts is not None:
         node.serving_parts.witnessing.poke()
     return result

@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-import trio
-
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
+from node.blocking import in_thread
 from node.errors import NodeError
 from node.receipts.pending import Pending
 from protocol.errors import RemoteProtocolError, WireCode
@@ -97,10 +96,10 @@ class Countersigner:
         receipt: Receipt | None = None
         try:
             receipt = self._read_untrusted(peer, body, signature)
-            return await trio.to_thread.run_sync(self._countersign, receipt, body, signature)
+            return await in_thread(self._countersign, receipt, body, signature)
         except RemoteProtocolError as error:
             if error.code is not WireCode.BUSY:
-                await trio.to_thread.run_sync(self._log_refused, peer, receipt, str(error))
+                await in_thread(self._log_refused, peer, receipt, str(error))
             raise
 
     def _read_untrusted(self, peer: Peer, body: bytes, signature: bytes) -> Receipt:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import nacl.utils
-import trio
 
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.home import log_origin, now_ms
 from node.network.network import StreamLost
@@ -147,7 +147,7 @@ class Reconciling:
         try:
             pin = await self._make_pin(peer.facility_key, session)
             theirs = await self._list_of(peer, session)
-            ours = await trio.to_thread.run_sync(self._own_side, peer.facility_key, pin)
+            ours = await in_thread(self._own_side, peer.facility_key, pin)
             return await self._finish(peer, session, ours, theirs, grace_seconds)
         except StreamLost as error:
             raise NodeError(
@@ -170,7 +170,7 @@ class Reconciling:
     async def _finish(
         self, peer: Peer, session: bytes, ours: _Side, theirs: _Side, grace_seconds: int
     ) -> Reconciled:
-        comparison = await trio.to_thread.run_sync(
+        comparison = await in_thread(
             lambda: compare(ours.ledger, theirs.ledger, grace_seconds=grace_seconds)
         )
         own_node = self._key()
@@ -191,7 +191,7 @@ class Reconciling:
         )
         check_result_signature(body, answer.signature, peer.card.node_key)
         signed = SignedResult(body=body, signature_a=signature, signature_b=answer.signature)
-        entry = await trio.to_thread.run_sync(self._record, peer, signed, comparison, "a")
+        entry = await in_thread(self._record, peer, signed, comparison, "a")
         return Reconciled(comparison, signed.encode(), entry, ours.listed, theirs.listed)
 
     async def _refused(self, peer: Peer, code: WireCode) -> NodeError:
@@ -228,7 +228,7 @@ class Reconciling:
             if request.start:
                 raise RemoteProtocolError("a comparison that is over", WireCode.NOT_AVAILABLE)
             pin = await self._make_pin(peer.facility_key, request.session)
-        return await trio.to_thread.run_sync(self._part, peer.facility_key, pin, request.start)
+        return await in_thread(self._part, peer.facility_key, pin, request.start)
 
     async def _answer_result(self, peer: Peer, request: Message) -> Message:
         assert isinstance(request, PresentResult)
@@ -254,14 +254,14 @@ class Reconciling:
         if pin is None:
             raise RemoteProtocolError("a result of no comparison", WireCode.NOT_AVAILABLE)
         theirs = await self._list_of(peer, result.session)
-        comparison, body = await trio.to_thread.run_sync(self._result_of, peer, pin, theirs, result)
+        comparison, body = await in_thread(self._result_of, peer, pin, theirs, result)
         own_node = self._key()
         if body != request.body:
             raise RemoteProtocolError("the peer's result is not what we found", WireCode.BAD_DIGEST)
         signed = SignedResult(
             body=body, signature_a=request.signature, signature_b=sign_result(body, own_node)
         )
-        await trio.to_thread.run_sync(self._record, peer, signed, comparison, "b")
+        await in_thread(self._record, peer, signed, comparison, "b")
         return Countersignature(signature=signed.signature_b)
 
     def _result_of(
@@ -284,7 +284,7 @@ class Reconciling:
 
     async def _make_pin(self, peer: bytes, session: bytes) -> _Pin:
         time = now_ms()
-        signed = await trio.to_thread.run_sync(self._audit.latest_checkpoint)
+        signed = await in_thread(self._audit.latest_checkpoint)
         note = signed.encode()
         pin = _Pin(note, parse_checkpoint_untrusted(parse_note_untrusted(note)[0]), time)
         pins = self._pins.setdefault(peer, {})
@@ -339,7 +339,7 @@ class Reconciling:
         while more:
             request = AskExchanges(session=session, start=reader.next_index)
             part = await self._ask(peer, request, Exchanges, limits.PEER_REPLY_SECONDS)
-            await trio.to_thread.run_sync(_take, reader, part, ledger)
+            await in_thread(_take, reader, part, ledger)
             more = part.more
         listed = reader.listed()
         ledger.reaches(listed.time)
@@ -372,7 +372,7 @@ class Reconciling:
         event = Event(
             type="reconciled", peer=peer.facility_key, outcome="failed", details={"why": why}
         )
-        await trio.to_thread.run_sync(self._audit.append, event)
+        await in_thread(self._audit.append, event)
 
 
 def _take(reader: ListReader, part: Exchanges, ledger: Ledger) -> list[Entry]:

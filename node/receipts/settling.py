@@ -17,6 +17,7 @@ import trio
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
+from node.blocking import in_thread
 from node.errors import NodeError
 from node.home import now_ms
 from node.network.network import StreamLost
@@ -126,8 +127,8 @@ class Settling:
         try:
             while self._complete:
                 # One that cannot be forgotten now is presented again, which forgets it.
-                await trio.to_thread.run_sync(self._pending.forget, self._complete.pop())
-            items = await trio.to_thread.run_sync(self._pending.items)
+                await in_thread(self._pending.forget, self._complete.pop())
+            items = await in_thread(self._pending.items)
         except NodeError as error:
             log.error("what is pending cannot be read: %s", error.message)
             return set()
@@ -152,7 +153,7 @@ class Settling:
     async def _settle_all(self, auditing: Auditing, peer: Peer) -> bool:
         """One thing after the other; whether one must be asked again soon."""
         is_busy = False
-        for item in await trio.to_thread.run_sync(self._pending.items, peer.facility_key):
+        for item in await in_thread(self._pending.items, peer.facility_key):
             under_way = self._transfers.is_under_way(item.transfer, outgoing=item.outgoing)
             if under_way or not item.is_due(now_ms()):
                 continue
@@ -170,7 +171,7 @@ class Settling:
                 log.warning("a receipt pending with %s: %s", peer.petname, error)
                 answer = WireCode.OTHER.name.lower()
             if answer:
-                await trio.to_thread.run_sync(self._pending.answered, item, answer)
+                await in_thread(self._pending.answered, item, answer)
         return is_busy
 
     # --- as the recipient -----------------------------------------------------------------
@@ -185,7 +186,7 @@ class Settling:
         body, key = receipt.encode(), self._key()
         if key.public == receipt.recipient_node:
             # Else our key was replaced in the session: the log will give another receipt.
-            await trio.to_thread.run_sync(self._pending.keep, receipt, sign_receipt(body, key))
+            await in_thread(self._pending.keep, receipt, sign_receipt(body, key))
         self._exchanging.add(body)
         try:
             yield
@@ -196,7 +197,7 @@ class Settling:
             self.poke()
 
     async def _present(self, auditing: Auditing, peer: Peer, item: PendingItem) -> None:
-        for one in await trio.to_thread.run_sync(self._kept_or_made, peer, item.transfer):
+        for one in await in_thread(self._kept_or_made, peer, item.transfer):
             if one.body in self._exchanging:
                 continue
             try:
@@ -205,7 +206,7 @@ class Settling:
                 if refused.code is not WireCode.BAD_SIGNATURE or not self._is_outdated(peer, one):
                     raise
                 # A node key was replaced since: what was signed for the old one is void.
-                await trio.to_thread.run_sync(self._pending.forget, one.body)
+                await in_thread(self._pending.forget, one.body)
                 self.poke()
 
     async def _present_one(self, auditing: Auditing, peer: Peer, kept: KeptReceipt) -> None:
@@ -217,8 +218,8 @@ class Settling:
             recipient_signature=kept.signature,
             source_signature=answer.signature,
         )
-        await trio.to_thread.run_sync(self.countersigner.record_received, kept.receipt, signed)
-        await trio.to_thread.run_sync(self._pending.forget, kept.body)
+        await in_thread(self.countersigner.record_received, kept.receipt, signed)
+        await in_thread(self._pending.forget, kept.body)
         log.info("%s has countersigned a receipt that was pending", peer.petname)
 
     def _is_outdated(self, peer: Peer, kept: KeptReceipt) -> bool:
@@ -250,7 +251,7 @@ class Settling:
         if self._transfers.is_under_way(request.transfer, outgoing=False):
             raise RemoteProtocolError("the transfer is under way", WireCode.BUSY)
         try:
-            found = await trio.to_thread.run_sync(self._receipt_for, peer, request.transfer)
+            found = await in_thread(self._receipt_for, peer, request.transfer)
         except LocalProtocolError:
             found = None
         if found is None:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import trio
 
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.reports.collector import Collector
 from node.reports.tls import TlsClient
@@ -61,7 +62,7 @@ async def open_delivery(collector: Collector) -> AsyncIterator[Delivery]:
     Raises:
         NodeError: it cannot be reached, or is not who it should be.
     """
-    context = await trio.to_thread.run_sync(_tls_context, collector)
+    context = await in_thread(_tls_context, collector)
     with _translated(collector, CONNECT_SECONDS):
         transport = await trio.open_tcp_stream(collector.host, collector.port)
     try:

@@ -16,6 +16,7 @@ import trio
 
 from node.api.failures import describe_unexpected
 from node.audit.log import AuditLog
+from node.blocking import in_thread
 from node.database import Database
 from node.errors import NodeError
 from node.home import log_origin
@@ -104,7 +105,7 @@ class Forwarder:
         while True:
             try:
                 if not started:
-                    self._delivered = await trio.to_thread.run_sync(self._begin)
+                    self._delivered = await in_thread(self._begin)
                     started = True
                 await self._wait_for_entries(self._delivered)
                 await self._connect_and_send()
@@ -170,12 +171,12 @@ class Forwarder:
                     break
                 sent = await self._send_portion(delivery, sent)
             await delivery.confirm()
-        await trio.to_thread.run_sync(self._keep, sent)
+        await in_thread(self._keep, sent)
         self._delivered = sent
 
     async def _send_portion(self, delivery: Delivery, sent: int) -> int:
         stop = min(self._audit.size, sent + PORTION_ENTRIES)
-        data = await trio.to_thread.run_sync(self._portion, sent, stop)
+        data = await in_thread(self._portion, sent, stop)
         await delivery.send(data)
         return stop
 

@@ -11,6 +11,7 @@ import trio
 
 from keys.identity import KeyPair
 from keys.trust import Peer
+from node.blocking import in_thread
 from node.home import now_ms
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
@@ -88,11 +89,9 @@ class Announcer:
                 await stream.reset()
                 return
             news = self._news
-            pending = await trio.to_thread.run_sync(
-                self._feeds.pending, peer.facility_key, epoch, cursor
-            )
+            pending = await in_thread(self._feeds.pending, peer.facility_key, epoch, cursor)
             if pending.reset or pending.records or pending.cursor != cursor:
-                await trio.to_thread.run_sync(self._log_announced, peer, pending.records)
+                await in_thread(self._log_announced, peer, pending.records)
                 announcement = Announcement(
                     recipient=stream.peer,
                     epoch=pending.epoch,
@@ -140,7 +139,7 @@ class Announcer:
         stream = await open_stream(messages.CATALOG_PROTOCOL)
         try:
             channel = MessageStream(stream)
-            subscription = await trio.to_thread.run_sync(
+            subscription = await in_thread(
                 self._feeds.subscription, peer.facility_key, self._key.public
             )
             await channel.send(Subscribe(epoch=subscription.epoch, cursor=subscription.cursor))
@@ -154,7 +153,7 @@ class Announcer:
                     raise RemoteProtocolError("an unsigned announcement", WireCode.BAD_SIGNATURE)
                 announcement = messages.open_signed_untrusted(message, Announcement, stream.peer)
                 subscription.take_untrusted(announcement)
-                await trio.to_thread.run_sync(
+                await in_thread(
                     self._feeds.store_announcement, peer.facility_key, announcement, subscription
                 )
                 self.on_heard(peer.facility_key, announcement.records)

@@ -9,6 +9,7 @@ import keys.errors
 from keys.card import Card
 from keys.trust import Peer
 from node import VERSION
+from node.blocking import in_thread
 from node.errors import NodeError
 from node.home import now_ms
 from node.network.messaging import MessageStream
@@ -93,7 +94,7 @@ class Greeting:
         if messages.PROTOCOL_VERSION not in hello.versions:
             raise RemoteProtocolError("the peer speaks no version that we speak")
         try:
-            await trio.to_thread.run_sync(
+            await in_thread(
                 self._peers.take_newer_card, hello.card, peer.facility_key, now_ms() // 1000
             )
         except (NodeError, keys.errors.KeysError) as error:

@@ -13,6 +13,7 @@ import trio
 
 from keys.trust import Peer
 from node.api.failures import describe_unexpected
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.network.network import PeerStream, StreamLost
 from node.sharing.policy import sentence
@@ -261,7 +262,7 @@ class Attempts:
             },
         )
         try:
-            await trio.to_thread.run_sync(self._append, [event])
+            await in_thread(self._append, [event])
         except NodeError as error:
             # The fetch ends all the same; a full disk must not take the node with it.
             log.error("the end of a session could not be logged: %s", error.message)

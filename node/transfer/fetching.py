@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import trio
 
 from keys.trust import Peer
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
@@ -82,7 +83,7 @@ class Fetcher:
         """Own all fetches until cancelled; those that a stop interrupted go on at once."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for transfer in await trio.to_thread.run_sync(self._transfers.unfinished_incoming):
+            for transfer in await in_thread(self._transfers.unfinished_incoming):
                 self._transfers.active[transfer.transfer] = transfer
                 nursery.start_soon(self._fetch, transfer)
             await trio.sleep_forever()
@@ -200,7 +201,7 @@ class Fetcher:
             await self._transfers.enter(transfer, TransferState.CANCELLED, "by an operator")
 
     async def _gather(self, transfer: Transfer) -> None:
-        root, peers = await trio.to_thread.run_sync(self._holders, transfer)
+        root, peers = await in_thread(self._holders, transfer)
         gathering = Gathering(self._shelves, transfer, several=len(peers) > 1)
         async with trio.open_nursery() as nursery:
             fetch = self._fetches[transfer.transfer] = _Fetch(gathering, root, nursery)

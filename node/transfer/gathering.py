@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from node.blocking import in_thread
 from node.catalog.catalog import Catalog
 from node.errors import ExitCode, NodeError
 from node.images.workspaces import Workspaces
@@ -180,9 +181,9 @@ class Gathering:
         async with self._joining:
             theirs = None
             if self.is_idle:
-                await trio.to_thread.run_sync(self._make_plan, contribution, manifest)
+                await in_thread(self._make_plan, contribution, manifest)
             else:
-                theirs = await trio.to_thread.run_sync(
+                theirs = await in_thread(
                     _same_batches, self._manifest, manifest, self._portions.missing
                 )
                 if not theirs:
@@ -317,7 +318,7 @@ class Gathering:
             if not self._is_published:
                 # Durable before batches move, so that a crash does not look like a new fetch.
                 await self.enter(TransferState.VERIFYING)
-                await trio.to_thread.run_sync(self._publish)
+                await in_thread(self._publish)
                 self._is_published = True
 
     def _publish(self) -> None:

@@ -17,6 +17,7 @@ import trio
 
 from keys.identity import KeyPair
 from keys.trust import Peer
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.home import now_ms
 from node.network.network import PeerStream, StreamLost
@@ -142,7 +143,7 @@ class _Session:
 
     async def run(self, nursery: trio.Nursery) -> None:
         await self._gathering.enter(TransferState.REQUESTING)
-        request = await trio.to_thread.run_sync(self._make_request)
+        request = await in_thread(self._make_request)
         await self._stream.write(request, timeout_seconds=limits.PEER_REPLY_SECONDS)
         self._study.start(nursery)
         try:
@@ -173,7 +174,7 @@ class _Session:
     async def _receive(self) -> None:
         offer = (await self._study.expect(Offered, limits.PEER_REPLY_SECONDS)).offer
         await self._study.expect(ManifestArrived, limits.PEER_REPLY_SECONDS)
-        manifest = await trio.to_thread.run_sync(self._end.open_manifest)
+        manifest = await in_thread(self._end.open_manifest)
         self._contribution.manifest = offer.manifest
         member = await self._gathering.join(self._contribution, manifest)
         try:
@@ -260,12 +261,8 @@ class _Session:
                 # A batch that has arrived is kept, also when the connection has just
                 # ended: credit bounds how many wait here.
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(
-                        self._store_batch, job, job.index, limiter=limiter
-                    )
-                    await trio.to_thread.run_sync(
-                        self._gathering.flush, job.index, limiter=self._owner._flushing
-                    )
+                    await in_thread(self._store_batch, job, job.index, limiter=limiter)
+                    await in_thread(self._gathering.flush, job.index, limiter=self._owner._flushing)
             except (RemoteProtocolError, NodeError) as error:
                 job.failure = error
         job.done.set()
@@ -345,7 +342,7 @@ class _Session:
     async def _finish_exchange(self, receipt: Receipt) -> None:
         await self._study.send(lambda: self._end.sign_receipt(receipt))
         event = await self._study.expect(Countersigned, limits.PEER_REPLY_SECONDS)
-        await trio.to_thread.run_sync(self._keep_receipt, receipt, event.receipt.encode())
+        await in_thread(self._keep_receipt, receipt, event.receipt.encode())
 
     def _keep_receipt(self, receipt: Receipt, signed: bytes) -> None:
         details: dict[str, str | int | bool] = {

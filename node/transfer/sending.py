@@ -16,6 +16,7 @@ import trio
 
 from keys.identity import KeyPair
 from keys.trust import Peer
+from node.blocking import in_thread
 from node.catalog.catalog import Catalog
 from node.errors import ExitCode, NodeError
 from node.home import now_ms
@@ -164,7 +165,7 @@ class _Session:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         request = (await self._study.expect(Requested, limits.PEER_REPLY_SECONDS)).request
-        study = await trio.to_thread.run_sync(self._owner.catalog.study, request.study)
+        study = await in_thread(self._owner.catalog.study, request.study)
         refusal = decide_fetch(self._owner.peers.store, self._peer, request, study, now_ms=now_ms())
         if refusal is None and self._owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
             refusal = Refusal(WireCode.BUSY, "too many transfers of this peer at once")
@@ -183,7 +184,7 @@ class _Session:
         if refusal is not None:
             await self._refuse(refusal)
             return
-        manifest = await trio.to_thread.run_sync(self._begin, request.study)
+        manifest = await in_thread(self._begin, request.study)
         transfer.instances = len(manifest.instances)
         transfer.bytes = manifest.total_original_bytes
         transfer.wire_bytes_total = manifest.total_encoded_bytes
@@ -226,7 +227,7 @@ class _Session:
         if self._disclosing:
             try:
                 entry = self._entry("disclosure-failed", outcome="failed", why=why)
-                await trio.to_thread.run_sync(self._owner.append, [entry])
+                await in_thread(self._owner.append, [entry])
             except NodeError as failure:
                 # As after a crash, the log has the beginning of this disclosure alone.
                 log.error("a failed disclosure could not be logged: %s", failure.message)
@@ -240,7 +241,7 @@ class _Session:
         assert self._transfer is not None
         refused = self._entry("refused", outcome="refused", why=refusal.reason)
         entries = [self._entry("requested"), refused]
-        await trio.to_thread.run_sync(self._owner.append, entries)
+        await in_thread(self._owner.append, entries)
         await self._owner.transfers.enter(self._transfer, TransferState.REFUSED, refusal.reason)
         await self._study.refuse(refusal.code)
 
@@ -313,7 +314,7 @@ class _Session:
         try:
             async for portion in self._to_seal:
                 for index in portion:
-                    sealed = await trio.to_thread.run_sync(self._read_and_seal, manifest, index)
+                    sealed = await in_thread(self._read_and_seal, manifest, index)
                     await ahead.send((index, sealed))
         except NodeError as error:
             await ahead.send(error)
@@ -334,7 +335,7 @@ class _Session:
         ):
             raise RemoteProtocolError("the receipt names other facilities")
         frame, signed = self._end.countersign(receipted)
-        await trio.to_thread.run_sync(self._keep_receipt, manifest, signed.encode())
+        await in_thread(self._keep_receipt, manifest, signed.encode())
         self._disclosing = False
         await self._stream.write(frame, timeout_seconds=limits.STALL_SECONDS)
         await self._owner.transfers.enter(transfer, TransferState.COMPLETE)

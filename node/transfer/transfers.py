@@ -17,6 +17,7 @@ from typing import Any
 import blake3
 import trio
 
+from node.blocking import in_thread
 from node.database import Database
 from node.errors import NodeError
 from node.home import now_ms
@@ -199,7 +200,7 @@ class Transfers:
         else:
             self.active[transfer.transfer] = transfer
         try:
-            await trio.to_thread.run_sync(self._store, transfer)
+            await in_thread(self._store, transfer)
         except NodeError as error:
             log.error("the state of a transfer could not be kept: %s", error.message)
         if transfer.is_ended:

@@ -16,6 +16,7 @@ import trio
 
 from keys.trust import Peer
 from node.audit.log import AuditLog
+from node.blocking import in_thread
 from node.config import AuditSettings
 from node.errors import NodeError
 from node.network.network import StreamLost
@@ -115,7 +116,7 @@ class Witnessing:
     async def _compare(self, peer: Peer) -> None:
         try:
             async with self._turn(peer):
-                note = await trio.to_thread.run_sync(self._audit.latest_checkpoint)
+                note = await in_thread(self._audit.latest_checkpoint)
                 held = await self._auditing.ask(
                     peer, GetCheckpoint(checkpoint=note.encode()), CheckpointHeld
                 )
@@ -169,7 +170,7 @@ class Witnessing:
         while True:
             self._poked = trio.Event()
             try:
-                await trio.to_thread.run_sync(self._beat, trio.current_time())
+                await in_thread(self._beat, trio.current_time())
                 await self.round()
             except NodeError as error:
                 log.error("our log cannot be cosigned now: %s", error.message)
@@ -201,12 +202,12 @@ class Witnessing:
             NodeError: our log or database cannot be read or written.
         """
         if self._audit.halt.reason is not None:
-            await trio.to_thread.run_sync(self._doubt.review)
+            await in_thread(self._doubt.review)
         if self._audit.halt.reason is not None:
             return
         event, self._sound = self._sound, trio.Event()
         event.set()
-        note = await trio.to_thread.run_sync(self._audit.latest_checkpoint)
+        note = await in_thread(self._audit.latest_checkpoint)
         checkpoint = parse_checkpoint_untrusted(parse_note_untrusted(note.encode())[0])
         errors: list[NodeError] = []
 
@@ -244,12 +245,12 @@ class Witnessing:
         self._failures[peer.facility_key] = failure
 
     async def _ask_in_turn(self, peer: Peer, note: str, checkpoint: Checkpoint) -> None:
-        newest = await trio.to_thread.run_sync(self._store.newest_by, peer.facility_key)
+        newest = await in_thread(self._store.newest_by, peer.facility_key)
         old = 0 if newest is None else newest[0]
         if old >= checkpoint.size:
             return
         for _ in range(TRIES):
-            proof = await trio.to_thread.run_sync(self._proof, old, checkpoint.size)
+            proof = await in_thread(self._proof, old, checkpoint.size)
             answer = await self._auditing.ask(
                 peer,
                 AddCheckpoint(old=old, proof=proof, checkpoint=note.encode()),
@@ -257,12 +258,12 @@ class Witnessing:
                 CheckpointHeld,
             )
             if isinstance(answer, Cosigned):
-                await trio.to_thread.run_sync(self._keep, peer, note, checkpoint.size, answer)
+                await in_thread(self._keep, peer, note, checkpoint.size, answer)
                 return
             assert isinstance(answer, CheckpointHeld)
             if await self._judge(peer, answer):
                 return
-            if await trio.to_thread.run_sync(self._doubt.is_void, answer.checkpoint):
+            if await in_thread(self._doubt.is_void, answer.checkpoint):
                 if answer.size > checkpoint.size:
                     raise RemoteProtocolError(
                         "it holds more of our log, signed by a key that was taken back; its "
@@ -307,8 +308,8 @@ class Witnessing:
         """Whether what a peer holds puts our log in doubt."""
         if held.size == 0:
             return False
-        in_doubt = not await trio.to_thread.run_sync(self._doubt.is_void, held.checkpoint) and (
-            await trio.to_thread.run_sync(self._doubt.judge, peer.facility_key, held.checkpoint)
+        in_doubt = not await in_thread(self._doubt.is_void, held.checkpoint) and (
+            await in_thread(self._doubt.judge, peer.facility_key, held.checkpoint)
         )
         claimed = parse_checkpoint_untrusted(parse_note_untrusted(held.checkpoint)[0])
         if claimed.size != held.size:

@@ -18,6 +18,7 @@ import trio
 
 from keys.identity import KeyPair
 from keys.trust import Peer
+from node.blocking import in_thread
 from node.errors import NodeError
 from node.home import log_origin
 from node.witness.store import FORK, ROLLBACK, UNPROVEN, Alert, WitnessStore
@@ -84,12 +85,12 @@ class Witness:
         # Requests of one log are judged in the order in which they came: out of it, a
         # late one would look like a log that went back.
         async with self._turn(peer):
-            return await trio.to_thread.run_sync(self.show, peer, request)
+            return await in_thread(self.show, peer, request)
 
     async def _add(self, peer: Peer, request: Message) -> Message:
         assert isinstance(request, AddCheckpoint)
         async with self._turn(peer):
-            return await trio.to_thread.run_sync(self.judge, peer, request)
+            return await in_thread(self.judge, peer, request)
 
     def _turn(self, peer: Peer) -> trio.Lock:
         return self._turns.setdefault(peer.facility_key, trio.Lock())
