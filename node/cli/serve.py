@@ -171,6 +171,8 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
+    if found["alerts"]:
+        lines += ["", *(f"ALERT: {phrases.clean(alert)}" for alert in found["alerts"])]
     lines += witness.status_lines(found["witnessing"])
     lines += _collector_lines(found)
     lines.append("")
