@@ -286,11 +286,11 @@ class Node:
             renewed = self.home.renew_card(self.card, self.keys, addresses)
             if renewed is self.card:
                 return
-            self.audit.append(
-                Event(
-                    type="card-updated",
-                    actor="node",
-                    details={"card": renewed.digest, "serial": renewed.serial},
-                )
+            event = Event(
+                type="card-updated",
+                actor="node",
+                details={"card": renewed.digest, "serial": renewed.serial},
             )
+            with self.effects.after_entry(event):
+                self.home.write_card(renewed)
             self.card = renewed

@@ -284,7 +284,7 @@ class Home:
         return (self.keys_path / role).is_file()
 
     def renew_card(self, card: Card, keys: Keys, addresses: tuple[str, ...]) -> Card:
-        """A card for `addresses` with the next serial, if that changes anything.
+        """A card for `addresses` with the next serial, if that changes anything; not written.
 
         Keys that a card of an older release does not prove are proven by it. Without the
         facility key the old card stays, and works.
@@ -294,7 +294,7 @@ class Home:
         fresh = fresh and not card.lacks_proof_by(keys.proving)
         if keys.facility is None or (card.addresses == addresses and fresh):
             return card
-        renewed = sign_card(
+        return sign_card(
             keys.facility,
             name=card.name,
             node_keys=card.node_keys,
@@ -306,8 +306,21 @@ class Home:
             expires=now + CARD_LIFETIME_SECONDS,
             proving=keys.proving,
         )
-        write_durable(self.card_path, renewed.encoded)
-        return renewed
+
+    def write_card(self, card: Card) -> None:
+        """Put a card of ours in the place of the one before.
+
+        Raises:
+            NodeError: the disk is full or cannot be written; the old card stays.
+        """
+        try:
+            write_durable(self.card_path, card.encoded)
+        except OSError as error:
+            raise NodeError(
+                f"the facility card cannot be written: {error.strerror}",
+                hint="check free disk space and the permissions of the node's home",
+                code=ExitCode.DISK,
+            ) from error
 
 
 def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:

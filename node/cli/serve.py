@@ -182,7 +182,6 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
         lines.append("no facility is trusted yet: see `radmesh trust add --help`")
     lines += _cap_lines(found["peers"])
     lines += _over_lines(found["peers"])
-    lines += [phrases.clean(f"alert: {alert}") for alert in found["alerts"]]
     if found["transfers"]:
         lines += ["", *transfer_table(found["transfers"])]
     return lines
