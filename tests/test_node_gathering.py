@@ -179,6 +179,7 @@ class World:
             append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
             exchanging=lambda receipt: contextlib.nullcontext(),
+            announced=lambda peer, study: None,
             clock=SYSTEM_CLOCK,
         )
         self.attempts = [self._attempts(source) for source in sources]

@@ -96,7 +96,7 @@ def study_of(count: int, rows: int = 32) -> SmallStudy:
         instance = make_instance(exchange_pair.STUDY, number, rows=rows, seed=number)
         instance.save_as(buffer, enforce_file_format=True)
         contents.append(buffer.getvalue())
-    return exchange_pair.make_study(contents, batch_bytes=len(contents[0]))
+    return exchange_pair.make_study(contents, batch_bytes=max(map(len, contents)))
 
 
 async def event(source: SourceTransfer, muxed: MemoryMuxed) -> Event:
@@ -144,6 +144,7 @@ def session(tmp_path: Path, home: ImageHome, incoming: SlowDisk) -> Iterator[Ses
         append=home.audit_many,
         add_receipt=lambda receipt: "",
         exchanging=lambda receipt: contextlib.nullcontext(),
+        announced=lambda peer, study: None,
         clock=SYSTEM_CLOCK,
     )
     shelves = Shelves(home.catalog, incoming, home.audit_many, transfers, lambda: 1 << 40)
