@@ -73,6 +73,18 @@ async def test_places_go_by_time_where_they_are_fewer_than_sources() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_who_has_no_place_goes_before_who_has_one_though_it_used_more() -> None:
+    async with trio.open_nursery() as nursery:
+        work = Work(2, nursery)
+        await work.ask(b"quick", 5)
+        await work.ask(b"long", 5)
+        await work.finish(b"quick", 0)
+        assert sorted(work.running) == [b"long", b"quick"]
+        await work.finish(b"long", 500)
+        assert sorted(work.running) == [b"long", b"quick"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_was_away_is_owed_nothing() -> None:
     async with trio.open_nursery() as nursery:
         work = Work(1, nursery)
