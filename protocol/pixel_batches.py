@@ -162,7 +162,7 @@ def decode_pixels_untrusted(
 
 def _part_untrusted(payload: memoryview) -> tuple[memoryview, memoryview]:
     length = int.from_bytes(payload[:4], "big")
-    if len(payload) < 4 or length > len(payload) - 4:
+    if length > len(payload) - 4:
         raise RemoteProtocolError("a batch ends in the middle of a part")
     return payload[4 : 4 + length], payload[4 + length :]
 
