@@ -299,6 +299,18 @@ def test_a_large_manifest_is_read_in_steps(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(map(len, rows)) <= limits.MANIFEST_ROW_BYTES
 
 
+def test_a_row_may_be_so_long_and_no_longer() -> None:
+    row = ["x" * 200, bytes(60)]
+    size = len(wire.pack(row))
+    for most, good in ((size, True), (size - 1, False)):
+        reader = wire.Reader(wire.pack([row]))
+        if good:
+            assert list(reader.rows(1, 2, most)) == [[row]]
+        else:
+            with pytest.raises(RemoteProtocolError, match="too long"):
+                list(reader.rows(1, 2, most))
+
+
 @given(st.lists(st.lists(st.text(max_size=3), min_size=2, max_size=2), max_size=40))
 def test_arrays_that_are_packed_in_pieces_are_the_same_bytes(rows: list[list[str]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
