@@ -32,7 +32,7 @@ from protocol.verify.forks import Forks
 from protocol.verify.note import NamedKey
 from protocol.verify.policy import POLICY_BYTES
 from protocol.verify.stream import EntryStream, Expected
-from protocol.verify.verdict import Code, Finding, Verdict
+from protocol.verify.verdict import Code, Finding, Verdict, are_whole
 from protocol.verify.witnesses import Cosigned, Witnesses, card_keys, missing_quorum
 
 _HEADER_BYTES = 4096
@@ -136,7 +136,8 @@ class _Check:
                 None,
                 f"the bundle says that it holds {said_size:,} entries, and holds {size:,}",
             )
-        bundle.read_rest()
+        if are_whole(self._ordered()):
+            bundle.read_rest()
 
     def _find(self, code: Code, index: int | None, reason: str) -> None:
         self._findings.append(Finding(code, index, reason))
