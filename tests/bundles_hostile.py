@@ -129,6 +129,15 @@ def repeated_key_changes(count=3_000):
     return _bundle(log.sign())
 
 
+def long_transfers(count=2_000):
+    """Disclosures whose transfers have names of 60,000 characters."""
+    log = Log().add(init_event())
+    for number in range(count):
+        name = f"{number}{'x' * 60_000}"
+        log.add(Event(type="disclosure-begun", details={"transfer": name}), START_MS)
+    return _bundle(log.sign())
+
+
 MADE = {
     each.__name__: each
     for each in (
@@ -143,5 +152,6 @@ MADE = {
         bad_checkpoints,
         zeros,
         repeated_key_changes,
+        long_transfers,
     )
 }

@@ -7,6 +7,7 @@ import tracemalloc
 import zipfile
 from dataclasses import replace
 
+import msgpack
 import pytest
 from bundles_made import (
     CARD,
@@ -28,15 +29,18 @@ from bundles_made import (
     zip_of,
 )
 from bundles_tampered import removed, unsigned_tail
-from containers_made import changed, container, parts_of
+from containers_made import changed, container, deflate, parts_of
 from hypothesis import given
 from hypothesis import strategies as st
-from second_log import receipt
+from second_log import base64_of, key_id, receipt, vkey
+from test_protocol_verify_proof import check, prove
 
 from keys.card import CLOCK_SKEW_SECONDS, sign_card
-from keys.card_fields import TimedKey
+from keys.card_fields import SizedKey, TimedKey
 from protocol.log.note import Signer, sign_note
 from protocol.verify import Code, verify_bundle
+from protocol.verify.bundle import Bundle, BundleDamaged
+from protocol.verify.note import NoteProblem, parse_vkey
 from protocol.verify.receipts import ReceiptProblem, open_receipt
 
 ENTRY_INDEX = Code.ENTRY_INDEX
@@ -315,3 +319,137 @@ def test_a_receipt_of_a_later_version_with_more_fields():
     later = receipt(body, NODE, PEER_NODE)
     fields, known = open_receipt(later, CARD, [PEER_CARD])
     assert (fields["more"], known) == ("x", True)
+
+
+@pytest.mark.parametrize("name", ["entries.jsonl", "openings.jsonl", "receipts.jsonl", "card"])
+def test_a_file_whose_content_is_damaged_does_not_read_as_if_it_ended_early(name):
+    """Cut within what is packed, or of another CRC: nothing can be told."""
+    data = dict(honest().members())[name]
+    for changes in (
+        {"deflated": True, "packed_as": deflate(data)[:-4]},
+        {"deflated": True, "packed_as": deflate(data[:-40])},
+        {"listed": {"crc": 0}, "local": {"crc": 0}},
+    ):
+        parts = changed(parts_of(honest().members()), name.encode(), **changes)
+        with pytest.raises(BundleDamaged, match=f"the file {name} of the bundle is damaged"):
+            read_all(container(parts), name)
+        assert verify(container(parts)).sound is not True
+
+
+def read_all(data, name):
+    with Bundle(io.BytesIO(data)) as bundle:
+        return [lines for lines, _ in bundle.batches(name, 70_000)]
+
+
+def test_the_bounds_of_lines_and_files_are_met_exactly():
+    data = zip_of([("entries.jsonl", b"a" * 9 + b"\n" + b"b" * 10 + b"\n")])
+    with Bundle(io.BytesIO(data)) as bundle:
+        assert list(bundle.batches("entries.jsonl", 10)) == [([b"a" * 9, b"b" * 10], True)]
+        assert list(bundle.batches("entries.jsonl", 9)) == [([b"a" * 9, b"b" * 10], False)]
+        assert list(bundle.lines("entries.jsonl", 11)) == [b"a" * 9 + b"\n", b"b" * 10 + b"\n"]
+        assert list(bundle.lines("entries.jsonl", 9)) == [b"a" * 9 + b"\n", b"b" * 10]
+        assert bundle.read("entries.jsonl", 21) == b"a" * 9 + b"\n" + b"b" * 10 + b"\n"
+        with pytest.raises(BundleDamaged, match="too large"):
+            bundle.read("entries.jsonl", 20)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_checkpoint_of_fewer_lines_than_it_must_have(lines):
+    text = "".join(f"{line}\n" for line in [ORIGIN, "12"][:lines])
+    note = sign_note(text or "\n", [Signer(ORIGIN, LOG)]).encode()
+    verdict = verify(honest(), checkpoints=[note])
+    assert (verdict.sound, verdict.code) == (False, Code.CP_BAD)
+
+
+def test_a_receipt_that_says_something_twice_is_none():
+    """Readers differ in which of the two counts."""
+    body = msgpack.packb(receipt_body(1))
+    count = body[0]
+    twice = bytes([0xDE, 0, (count & 15 if count != 0xDE else body[2]) + 1])
+    rest = body[1:] if count != 0xDE else body[3:]
+    double = twice + rest + msgpack.packb("instances") + msgpack.packb(99)
+    good = twice[:2] + bytes([twice[2] - 1]) + rest
+    signatures = {
+        "recipient_signature": PEER_NODE.sign(b"radmesh-receipt-v1", double),
+        "source_signature": NODE.sign(b"radmesh-receipt-v1", double),
+    }
+    with pytest.raises(ReceiptProblem, match="malformed"):
+        open_receipt(msgpack.packb({"body": double, **signatures}), CARD, [PEER_CARD])
+    signatures = {
+        "recipient_signature": PEER_NODE.sign(b"radmesh-receipt-v1", good),
+        "source_signature": NODE.sign(b"radmesh-receipt-v1", good),
+    }
+    fields, _ = open_receipt(msgpack.packb({"body": good, **signatures}), CARD, [PEER_CARD])
+    assert fields["instances"] == 12
+
+
+@pytest.mark.parametrize(
+    ("began", "code"),
+    [(CLOCK_SKEW_SECONDS, Code.OK), (CLOCK_SKEW_SECONDS + 1, Code.RECEIPT_UNKNOWN_KEY)],
+)
+def test_a_receipt_signed_before_a_key_began(began, code):
+    """Its time is of another clock than the card's, which may be a day off."""
+    newer = sign_card(
+        FACILITY,
+        name="North General",
+        node_keys=(TimedKey(NODE.public, START_MS // 1000 + began),),
+        log_keys=CARD.log_keys,
+        witness_keys=CARD.witness_keys,
+        addresses=(),
+        serial=2,
+        issued=START_MS // 1000,
+        expires=START_MS // 1000 + 10**8,
+    )
+    assert verify(replace(honest(), card=newer.encoded)).code == code
+
+
+def test_a_card_that_has_expired_since_says_nothing_about_the_log():
+    """The verifier has no clock; a bundle of ten years ago stays what it was."""
+    old = sign_card(
+        FACILITY,
+        name="North General",
+        node_keys=CARD.node_keys,
+        log_keys=CARD.log_keys,
+        witness_keys=CARD.witness_keys,
+        addresses=(),
+        serial=2,
+        issued=1,
+        expires=2,
+    )
+    assert verify(replace(honest(), card=old.encoded)).sound is True
+
+
+def test_a_log_whose_first_key_counts_later_has_no_beginning():
+    late = sign_card(
+        FACILITY,
+        name="North General",
+        node_keys=CARD.node_keys,
+        log_keys=(SizedKey(LOG.public, 1),),
+        witness_keys=CARD.witness_keys,
+        addresses=(),
+        serial=2,
+        issued=1,
+        expires=2,
+    )
+    verdict = verify(replace(honest(), card=late.encoded))
+    assert (verdict.code, verdict.index) == (Code.KEY_CHAIN, 0)
+
+
+@pytest.mark.parametrize(
+    "opening", [1, [], "x", {}, {"index": "1"}, {"index": True}, {"index": -1}, {"salt": 1}]
+)
+def test_an_opening_in_a_proof_that_is_none(opening):
+    good = prove(honest(), 1)
+    [true] = good.extra["openings"]
+    good.extra["openings"] = [{**true, **opening} if opening and type(opening) is dict else opening]
+    verdict = check(good)
+    assert (verdict.sound, verdict.code) == (False, Code.OPENING_BAD)
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\u00a0", "\u2028"])
+def test_a_key_whose_name_has_a_space_is_none(space):
+    name = f"radmesh{space}log"
+    text = f"{name}+{key_id(name, LOG.public, 1).hex()}+{base64_of(bytes([1]) + LOG.public)}"
+    with pytest.raises(NoteProblem, match="not a key of the form"):
+        parse_vkey(text, (1,))
+    assert parse_vkey(vkey("radmesh.log", LOG.public), (1,)).public == LOG.public

@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_no_half_of_a_log(bundle, tmp_path):
 
 
 def test_a_proof_holds_no_files(tmp_path):
-    (tmp_path / "proof").write_bytes(prove(witnessed(), 5).text())
+    (tmp_path / "proof").write_text(prove(witnessed(), 5).text())
     done = run(tmp_path / "proof", "--print", "entries")
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"the proof of one entry" in done.stderr

@@ -72,8 +72,8 @@ class Finding:
 
 
 def are_whole(findings: Iterable[Finding]) -> bool:
-    """Whether all that is wrong is that the log lacks something."""
-    return all(each.code in (Code.LOST, Code.QUORUM) for each in findings)
+    """Whether nothing is wrong with what is there: only with what lacks, or with what was done."""
+    return all(each.code in (Code.LOST, Code.QUORUM, Code.AFTER_REVOCATION) for each in findings)
 
 
 @dataclass(frozen=True, kw_only=True)

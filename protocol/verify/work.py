@@ -2,7 +2,7 @@
 
 One unit is about what one byte of a plain entry costs: unpacking, matching and hashing it,
 some 16 ns. What is dearer is counted as so many bytes. The numbers were measured
-(`tests/bench/audit.py --hostile` prints seconds), and what our nodes write stays far below:
+(`tests/bench/hostile.py` prints seconds), and what our nodes write stays far below:
 each entry brings 32 bytes of `leaves` that do not compress, each receipt 128 bytes of
 signatures, each opening a salt and a hash.
 """
