@@ -453,3 +453,38 @@ def test_a_key_whose_name_has_a_space_is_none(space):
     with pytest.raises(NoteProblem, match="not a key of the form"):
         parse_vkey(text, (1,))
     assert parse_vkey(vkey("radmesh.log", LOG.public), (1,)).public == LOG.public
+
+
+@pytest.mark.parametrize("rest", ["\n", "\nmore\n", "more\n\nmore\n"])
+def test_a_checkpoint_with_an_empty_line_is_refused(rest):
+    root = NOTE.split("\n")[2]
+    note = sign_note(f"{ORIGIN}\n12\n{root}\n{rest}", [Signer(ORIGIN, LOG)]).encode()
+    assert verify(honest(), checkpoints=[note]).code == Code.CP_BAD
+
+
+def test_a_signature_line_without_a_signature_is_refused():
+    """The name of a key alone, as a cosignature that nobody knows."""
+    for raw, code in ((b"abcd", Code.CP_BAD), (b"abcde", Code.OK)):
+        log = honest()
+        log.checkpoints["checkpoints/12"] += f"— x {base64_of(raw)}\n"
+        assert verify(log).code == code
+
+
+def test_bytes_behind_the_body_of_a_receipt_are_refused():
+    body = msgpack.packb(receipt_body(1)) + b"\0"
+    signed = {
+        "recipient_signature": PEER_NODE.sign(b"radmesh-receipt-v1", body),
+        "source_signature": NODE.sign(b"radmesh-receipt-v1", body),
+    }
+    with pytest.raises(ReceiptProblem, match="malformed"):
+        open_receipt(msgpack.packb({"body": body, **signed}), CARD, [PEER_CARD])
+
+
+def test_a_line_of_the_longest_length_may_end_in_the_next_block():
+    lines = [b"z" * 43, *[b"x" * 99] * 2620, b"y" * 100]
+    data = b"".join(line + b"\n" for line in lines)
+    assert data.index(b"y") + 100 == 1 << 18
+    with Bundle(io.BytesIO(zip_of([("entries.jsonl", data)]))) as bundle:
+        read = list(bundle.batches("entries.jsonl", 100))
+    assert [line for block, _ in read for line in block] == lines
+    assert all(whole for _, whole in read)

@@ -174,6 +174,7 @@ def test_kinds_are_a_closed_list_and_a_subject_has_two_members(purpose):
 def test_the_bounds_of_integers_and_entries_are_met_exactly():
     plain = json.loads(second.entry(0, 0, type="init"))
     limit = 2**53 - 1
+    assert ENTRY_BYTES == 65_535
     for number, fits in ((limit, True), (limit + 1, False), (-limit, True), (-limit - 1, False)):
         data = second.canonical({**plain, "details": {"a": number}})
         assert (outcome(parse_entry, data) != Code.ENTRY_PARSE) is fits
@@ -245,7 +246,7 @@ def test_a_large_entry_is_read_in_time_that_grows_with_it():
         {"actor": None},
         {"v": True},
         {"later": None},
-        {"later": [[[[[[[[[1]]]]]]]]]},
+        {"later": [[[[[[[[1]]]]]]]]},
         {"later": 2**53},
     ],
 )
