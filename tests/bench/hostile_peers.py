@@ -1,6 +1,6 @@
 """What a peer's bytes may cost: milliseconds, how long other threads wait, and memory.
 
-python tests/bench/hostile.py
+python tests/bench/hostile_peers.py
 
 Each case runs in a process of its own. "others wait" is the longest time in which another
 thread of the process, as the event loop is one, did not run: the aim is under 100 ms. "MiB"
