@@ -1,6 +1,8 @@
 # make demo    two facilities exchange a study on this machine
 # make bench   Radmesh beside the tools in use today, over loopback and a slow line
 # make test    everything that CI needs; CI=true adds the slow tests
+# make oracles the log's formats beside a package that needs Python 3.12; CI runs it where there is one
+# make mutants FILE=node/images/store.py   which small wrong changes of a file no test notices
 # Needs Python 3.11 or newer with venv, and make; no compiler.
 
 PYTHON ?= python3
@@ -24,7 +26,7 @@ else
 PYTEST_MARKS := -m "not slow"
 endif
 
-.PHONY: setup demo check test test-all bench lock clean
+.PHONY: setup demo check test test-all oracles mutants bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -58,6 +60,18 @@ test: check
 test-all: check
 	$(BIN)/python -m pytest
 
+ORACLE_PYTHON ?= python3.12
+ORACLES := .venv-oracles
+oracles:
+	@$(MAKE) --no-print-directory setup PYTHON=$(ORACLE_PYTHON) VENV=$(ORACLES)
+	@$(ORACLES)/bin/python -c 'import aics_tlog'
+	$(ORACLES)/bin/python -m pytest tests/test_protocol_log_oracles.py tests/test_protocol_verify_report.py
+
+COUNT ?= 20
+SEED ?= 1
+mutants: setup
+	$(BIN)/python tests/mutants/run.py $(FILE) --count $(COUNT) --seed $(SEED)
+
 bench: setup
 	$(BIN)/python tests/bench/transfer.py
 	$(BIN)/python tests/bench/wan.py
@@ -72,6 +86,6 @@ lock:
 		--extra dev pyproject.toml --output-file requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) demo-home build *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf $(VENV) $(ORACLES) demo-home build *.egg-info .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache .hypothesis .coverage
 	find keys protocol node tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 """Batches on their way in: kept, flushed, moved, swept."""
 
+import errno
 import os
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from exchange_pair import SmallStudy
 from studies_made import make_instance
 
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
 from node.transfer.incoming import KEEP_SECONDS, Incoming
 from protocol.errors import DigestMismatch
@@ -137,3 +138,18 @@ def test_sweeping_spares_what_a_transfer_may_use(
     assert incoming.sweep(unfinished=True, now=now) == 0
     assert incoming.sweep(unfinished=False, now=now) == 1
     assert not incoming.has(digest)
+
+
+def test_a_damaged_batch_that_cannot_be_removed_is_told(
+    study: SmallStudy, incoming: Incoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = study.manifest.batches[0].digest
+    incoming.write(digest, b"damaged")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "unlink", fail)
+    with pytest.raises(NodeError, match="Read-only") as caught:
+        incoming.read(digest)
+    assert caught.value.code is ExitCode.DISK

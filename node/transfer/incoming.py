@@ -17,7 +17,7 @@ from pathlib import Path
 import blake3
 
 from node.errors import ExitCode, NodeError
-from node.images.store import BatchStore, sync_directory
+from node.images.store import BatchStore, discard, sync_directory, sync_file
 from protocol.errors import DigestMismatch
 
 KEEP_SECONDS = 7 * 24 * 3600
@@ -58,7 +58,7 @@ class Incoming:
                 file.write(encoded)
             temporary.rename(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise _cannot_write(error) from error
 
     def flush(self, digest: bytes) -> None:
@@ -68,17 +68,17 @@ class Incoming:
             NodeError: the disk cannot be written.
         """
         try:
-            descriptor = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.utime(descriptor)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            path = self._path(digest)
+            # Young again: a transfer goes on with it.
+            os.utime(path)
+            sync_file(path)
             sync_directory(self._root)
         except FileNotFoundError as error:
-            # With a study that is published meanwhile it has moved to the store.
+            # With a study that is published meanwhile it has moved to the store, or before a
+            # crash, which may have come before the store's flush.
             if not self._store.has(digest):
                 raise _cannot_write(error) from error
+            self._store.flush([digest])
         except OSError as error:
             raise _cannot_write(error) from error
 
@@ -100,7 +100,7 @@ class Incoming:
                 f"a received batch cannot be read: {error.strerror}", code=ExitCode.DISK
             ) from error
         if blake3.blake3(encoded).digest() != digest:
-            path.unlink(missing_ok=True)
+            self.discard(digest)
             raise DigestMismatch("a received batch was damaged on our disk")
         return encoded
 
@@ -114,8 +114,15 @@ class Incoming:
             raise DigestMismatch("a batch of ours was damaged on our disk") from error
 
     def discard(self, digest: bytes) -> None:
-        """Remove a batch that does not hold what it should; the store is left alone."""
-        self._path(digest).unlink(missing_ok=True)
+        """Remove a batch that does not hold what it should; the store is left alone.
+
+        Raises:
+            NodeError: the disk cannot be written.
+        """
+        try:
+            self._path(digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_write(error) from error
 
     def adopt(self, digests: Iterable[bytes]) -> None:
         """Move batches that were verified and flushed into the store, durably.
@@ -123,13 +130,16 @@ class Incoming:
         Raises:
             NodeError: one is neither here nor in the store, or the disk cannot be written.
         """
-        moved = []
+        moved, there = [], []
         for digest in dict.fromkeys(digests):
             path = self._path(digest)
             if path.exists() or not self._store.has(digest):
                 moved.append((path, digest))
+            else:
+                there.append(digest)
         self._store.adopt(moved)
-        sync_directory(self._root)
+        # A process that was killed may have moved these, and not flushed them.
+        self._store.flush(there)
 
     def sweep(self, *, unfinished: bool, now: float) -> int:
         """Remove what no transfer will use, at start: how many files that was.
