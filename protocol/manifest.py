@@ -25,7 +25,6 @@ from protocol.fields import is_uid
 
 _CONTENT_DOMAIN = b"radmesh-content-v1\0"
 _DIGEST_BYTES = 32
-_MODALITY_CHARACTERS = 16
 _LARGEST_COUNT = 2**31 - 1
 NO_NUMBER = -1
 """Stands for an instance without an Instance Number."""
@@ -291,7 +290,7 @@ def _series(row: list[Any]) -> SeriesEntry:
     modality = row[1]
     if (
         not isinstance(modality, str)
-        or len(modality) > _MODALITY_CHARACTERS
+        or len(modality) > limits.MODALITY_CHARACTERS
         or not modality.isprintable()
     ):
         raise RemoteProtocolError("a modality in the manifest is malformed")
