@@ -236,6 +236,29 @@ async def test_too_many_requests_are_told_busy_and_urgent_ones_have_their_own(
     assert await _ask(north, south, 2, stat=True) is WireCode.NOT_GRANTED
 
 
+async def test_a_ninth_transfer_at_once_is_told_busy(north: Node) -> None:
+    south = Other("South Clinic", north.clock.now())
+    south.pair(north, "see", "fetch")
+    sender = sender_of(north)
+    streams = [stream_pair(north.keys.node.public, south.node.public) for _ in range(9)]
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for ours, _ in streams:
+                nursery.start_soon(sender.serve, ours)
+            while sender.sessions(south.key) < 9:
+                await trio.lowlevel.checkpoint()
+            _, theirs = streams[0]
+            end = RecipientTransfer(south.node, north.keys.node.public, bytes(16))
+            asked = end.ask(exchange_pair.STUDY, "treatment", time_ms=north.clock.now_ms())
+            await theirs.write(asked, timeout_seconds=20)
+            events = end.receive_untrusted(await theirs.read(timeout_seconds=20))
+            assert [event.code for event in events if isinstance(event, Refused)] == [WireCode.BUSY]
+            for _, one in streams:
+                await one.reset()
+    assert not entries(north, "requested", "refused")
+    assert north.transfers.recent() == []
+
+
 async def test_on_a_disk_without_room_peers_wait_and_the_operator_does_not(
     north: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,9 +218,7 @@ class _Session:
         # Before the log says that it begins: until it says how that ended, nobody but this
         # session gets a receipt for it signed.
         self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
-        kind = "urgent-request" if request.stat else "request"
-        budgets = self._owner.budgets
-        if not budgets.take(transfer.peer, kind) or not await in_thread(budgets.has_room):
+        if not await self._may_ask(request):
             # It waits and asks again; nothing is written about that.
             await self._study.refuse(WireCode.BUSY)
             return
@@ -238,6 +236,13 @@ class _Session:
         with self._owner.line.sending(self._peer, stat=request.stat) as place:
             await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
+
+    async def _may_ask(self, request: Request) -> bool:
+        owner, peer = self._owner, self._peer.facility_key
+        kind = "urgent-request" if request.stat else "request"
+        if owner.sessions(peer) > TRANSFERS_PER_PEER or not owner.budgets.take(peer, kind):
+            return False
+        return await in_thread(owner.budgets.has_room)
 
     def _begin(self, request: Request) -> Manifest | Refusal:
         """The manifest, encoded, or a no; on return the log says what is going to be done."""
@@ -268,12 +273,9 @@ class _Session:
     def _refusal(self, request: Request) -> Refusal | None:
         owner = self._owner
         study = owner.catalog.study(request.study)
-        refusal = decide_fetch(
+        return decide_fetch(
             owner.peers.store, self._peer, request, study, now_ms=owner.clock.now_ms()
         )
-        if refusal is None and owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
-            return Refusal(WireCode.BUSY, "too many transfers of this peer at once")
-        return refusal
 
     def _require_right(self, purpose: str) -> None:
         """Ask again, as each batch is made ready: a date may have come, or a change was lost.

@@ -56,6 +56,7 @@ TYPES = (
     "key-revoked",
     "fork-seen",
     "rollback-seen",
+    "key-contested",
     "reconciled",
     "erased",
     "log-exported",

@@ -8,6 +8,7 @@ from typing import Any
 from keys.card import Card
 from keys.fingerprint import format_hash
 from protocol.verify.bundle import Bundle
+from protocol.verify.claims import held_witness_keys, is_unproven_twin
 from protocol.verify.entries import Entry, EntryProblem, parse_object
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
 from protocol.verify.openings import OPENING_BYTES, parse_opening
@@ -63,19 +64,27 @@ class Evidence:
     def policies(self, facility_fingerprint: bytes) -> list[Policy]:
         """All rules about who must have cosigned the log of a facility.
 
+        A key that two cards list counts for the facility that alone proves it.
+
         Raises:
             PolicyProblem: the quorum is larger than the number of witnesses, two of
-                these have one key, or one is that facility itself.
+                these have one key that neither proves, or one is that facility itself.
         """
         asked = [] if self.policy is None else [self.policy]
         if self.quorum is not None:
+            known = [*self.witness_cards, *self.peer_cards]
             keys = {
                 f"{card.name} {number}": [
-                    NamedKey(witness_name(card), key.key) for key in card.witness_keys
+                    NamedKey(witness_name(card), key.key) for key in held_witness_keys(card, known)
                 ]
                 for number, card in enumerate(self.witness_cards, 1)
             }
-            asked.append(any_of(self.quorum, keys))
+            if any(is_unproven_twin(card, known) for card in self.witness_cards):
+                raise PolicyProblem(
+                    "two of the witnesses have the same key, and no card proves whose it is; "
+                    "ask for newer cards"
+                )
+            asked.append(any_of(self.quorum, {name: each for name, each in keys.items() if each}))
         own = NAME_PREFIX + format_hash(facility_fingerprint)
         if any(key.name == own for policy in asked for key in policy.witnesses.values()):
             raise PolicyProblem("a facility cannot be a witness of its own log")
