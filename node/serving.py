@@ -143,6 +143,7 @@ class Serving:
             append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
             exchanging=self.settling.exchanging,
+            announced=node.feeds.announced_by,
             clock=node.clock,
         )
         self.fetcher = Fetcher(

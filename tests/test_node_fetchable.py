@@ -93,11 +93,14 @@ def _promised(study: SmallStudy, header: InstanceHeader) -> SmallStudy:
         ),
         study.manifest.batches,
     )
-    return SmallStudy(Manifest.decode_untrusted(manifest.encode()), study.encoded)
+    return SmallStudy(manifest, study.encoded)
 
 
 def _arrive(data: bytes, header: InstanceHeader, batch_bytes: int, incoming: Incoming) -> None:
     """Bring a file that was taken to a recipient, which must take it and read it alike."""
+    sent = _promised(exchange_pair.make_study([data], limits.BATCH_BYTES), header).manifest
+    assert Manifest.decode_untrusted(sent.encode()) == sent
+    # The same in batches that are smaller than real ones, as if the file were larger.
     study = _promised(exchange_pair.make_study([data], batch_bytes), header)
     check = StudyCheck(study.manifest, range(len(study.encoded)))
     for index, encoded in enumerate(study.encoded):

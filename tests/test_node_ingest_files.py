@@ -292,15 +292,20 @@ def test_a_study_grows_no_larger_than_a_peer_takes(home, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("portion", [1, 100])
-def test_a_manifest_grows_no_larger_than_a_peer_takes(home, tmp_path, monkeypatch, portion):
-    monkeypatch.setattr(limits, "MANIFEST_BYTES", 1000)
+@pytest.mark.parametrize(("bound", "most"), [("MANIFEST_BYTES", 1000), ("MANIFEST_BATCHES", 2)])
+def test_a_manifest_grows_no_larger_than_a_peer_takes(
+    home, tmp_path, monkeypatch, portion, bound, most
+):
+    monkeypatch.setattr(limits, bound, most)
     monkeypatch.setattr(ingest, "_PORTION_FILES", portion)
     study = make_study(tmp_path / "in", 20)
     report = home.ingest(tmp_path / "in")
     row = home.catalog.study(study)
     held = row.instance_count if row is not None else 0
     assert len(report.quarantined) == 20 - held
-    assert (held > 0) == (portion == 1)
+    # In one portion they are one batch.
+    assert held == (20 if portion == 100 and bound == "MANIFEST_BATCHES" else held)
+    assert (held > 0) == (portion == 1 or bound == "MANIFEST_BATCHES")
     assert held == 0 or Manifest.decode_untrusted(home.catalog.manifest(study).encode())
 
 

@@ -263,13 +263,20 @@ class _Ingest:
         """
         study_uid = manifest.study_instance_uid
         row = self._catalog.study(study_uid)
-        count = len(manifest.instances) + (row.instance_count if row is not None else 0)
-        if count * _LONGEST_ROW_BYTES <= limits.MANIFEST_BYTES:
-            return True
-        size = len(manifest.encode())
+        count, original = len(manifest.instances), manifest.total_original_bytes
         if row is not None:
-            size += len(self._catalog.manifest(study_uid).encode())
-        return size <= limits.MANIFEST_BYTES
+            count, original = count + row.instance_count, original + row.original_bytes
+        most_batches = count + original // limits.BATCH_LEAST_BYTES + 1
+        if (
+            count * _LONGEST_ROW_BYTES <= limits.MANIFEST_BYTES
+            and most_batches <= limits.MANIFEST_BATCHES
+        ):
+            return True
+        size, batches = len(manifest.encode()), len(manifest.batches)
+        if row is not None:
+            held = self._catalog.manifest(study_uid)
+            size, batches = size + len(held.encode()), batches + len(held.batches)
+        return size <= limits.MANIFEST_BYTES and batches <= limits.MANIFEST_BATCHES
 
     def _refuse(self, study_uid: str, sources: list[SourceFile]) -> None:
         self.report.quarantined += [

@@ -18,7 +18,7 @@ from node.errors import ExitCode, NodeError
 from node.network.network import PeerStream, StreamLost
 from node.sharing.policy import sentence
 from node.transfer.gathering import Gathering, NotNeededError
-from node.transfer.receiving import Receiver
+from node.transfer.receiving import NotAnnouncedError, Receiver
 from node.transfer.sessions import TransferRefused
 from node.transfer.transfers import Contribution, TransferState
 from protocol.errors import RemoteProtocolError, WireCode
@@ -191,6 +191,8 @@ class Attempts:
                 what = f"the connection to {peer.petname} was lost"
                 if not self._reach.speaks_for(peer):
                     what = f"another facility claims the key of {peer.petname} (`radmesh status`)"
+            except NotAnnouncedError:
+                what = f"{peer.petname} offers more of it than it has announced so far"
             except RemoteProtocolError as error:
                 what = f"{peer.petname} sent wrong data: {error}"
                 bad += 1
