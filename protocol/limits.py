@@ -121,6 +121,13 @@ TEXT_CHARACTERS = 1024
 """Longest free text in a message, such as a Study Description (64 in PS3.5, but
 real files break that)."""
 
+MODALITY_CHARACTERS = 16
+"""Longest modality: a Code String, PS3.5 section 6.2."""
+
+MODALITIES = 64
+"""Most modalities that a record of a study names; a source leaves out the rest. A study
+has one to five; what has hundreds was made by a faulty tool."""
+
 ANNOUNCE_RECORDS = 256
 """Most records in one announcement; its audit entry (one commitment of 64 hex
 digits a record) stays well under the 65,535 bytes of an entry."""

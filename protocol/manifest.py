@@ -30,7 +30,6 @@ _PAIR = b"\x92"
 """How a MessagePack array of two begins."""
 _SORTED_AT_ONCE = 16 * 1024
 _DIGEST_BYTES = 32
-_MODALITY_CHARACTERS = 16
 _LARGEST_COUNT = 2**31 - 1
 NO_NUMBER = -1
 """Stands for an instance without an Instance Number."""
@@ -372,7 +371,7 @@ def _series(rows: list[list[Any]]) -> list[SeriesEntry]:
     for _, modality in rows:
         if (
             not isinstance(modality, str)
-            or len(modality) > _MODALITY_CHARACTERS
+            or len(modality) > limits.MODALITY_CHARACTERS
             or not modality.isprintable()
         ):
             raise RemoteProtocolError("a modality in the manifest is malformed")

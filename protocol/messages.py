@@ -80,7 +80,7 @@ class Record:
     instances: int = number()
     bytes: int = number()
     encoded_bytes: int = number()
-    modalities: tuple[str, ...] = texts(64, 16)
+    modalities: tuple[str, ...] = texts(limits.MODALITIES, limits.MODALITY_CHARACTERS)
     study_date: str = text(16)
     description: str | None = text(optional=True)
     patient_id: str | None = text(optional=True)

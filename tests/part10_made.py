@@ -47,15 +47,28 @@ def element(tag: int, vr: bytes, value: bytes) -> bytes:
     return head + struct.pack("<H", len(value)) + value
 
 
-META = (
-    bytes(128)
-    + b"DICM"
-    + element(0x00020002, b"UI", b"1.2.840.10008.5.1.4.1.1.7\0")
-    + element(0x00020003, b"UI", b"1.2.3.4\0")
-    + element(0x00020010, b"UI", b"1.2.840.10008.1.2.1\0")
-)
+RAW_DATA = b"1.2.840.10008.5.1.4.1.1.66"
+"""A storage class of which no pixels are asked (PS3.4 section B.5)."""
+CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2\0"
+
+
+def implicit_element(tag: int, value: bytes) -> bytes:
+    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
+
+
+def meta(syntax: bytes = b"1.2.840.10008.1.2.1\0") -> bytes:
+    return (
+        bytes(128)
+        + b"DICM"
+        + element(0x00020002, b"UI", RAW_DATA)
+        + element(0x00020003, b"UI", b"1.2.3.4\0")
+        + element(0x00020010, b"UI", syntax)
+    )
+
+
+META = meta()
 IDENTITY = (
-    element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.7\0")
+    element(0x00080016, b"UI", RAW_DATA)
     + element(0x00080018, b"UI", b"1.2.3.4\0")
     + element(0x0020000D, b"UI", b"1.2.3.5\0")
     + element(0x0020000E, b"UI", b"1.2.3.6\0")
@@ -80,8 +93,4 @@ END_SEQUENCE = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 def deflated(body: bytes, tail: bytes = b"") -> bytes:
     compress = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = compress.compress(body) + compress.flush()
-    meta = META.replace(
-        element(0x00020010, b"UI", b"1.2.840.10008.1.2.1\0"),
-        element(0x00020010, b"UI", b"1.2.840.10008.1.2.1.99"),
-    )
-    return meta + packed + tail
+    return meta(b"1.2.840.10008.1.2.1.99") + packed + tail

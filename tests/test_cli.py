@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from part10_made import element
 from terminal import SOUTH_FINGERPRINT, STUDY, Ran, Terminal, card_file, images, north, terminal
 
 from node.errors import ExitCode
@@ -181,6 +182,26 @@ def test_bad_files_are_named_and_make_exit_code_9(north: Terminal, images: Path)
     ran = north.run("ingest", str(images), "--json")
     assert ran.code == ExitCode.PARTLY
     assert [Path(each["file"]).name for each in json.loads(ran.out)["conflicts"]] == ["cut.dcm"]
+
+
+def test_lost_files_and_members_of_a_medium_make_exit_code_9(north: Terminal, images: Path) -> None:
+    (images / "IM000002").write_bytes(b"")
+    ran = north.run("ingest", str(images))
+    assert ran.code == ExitCode.PARTLY
+    assert f"  {images / 'IM000002'} is empty\n" in ran.out
+    (images / "IM000002").unlink()
+    assert north.run("ingest", str(images)).code == ExitCode.OK
+    meta = (images / "ct.dcm").read_bytes()[:132] + element(
+        0x00020002, b"UI", b"1.2.840.10008.1.3.10"
+    )
+    meta += element(0x00020010, b"UI", b"1.2.840.10008.1.2.1\0")
+    (images / "DICOMDIR").write_bytes(meta + element(0x00041500, b"CS", b"DIR\\IM3 "))
+    ran = north.run("ingest", str(images))
+    assert ran.code == ExitCode.PARTLY
+    assert "missing: 1 file" in ran.out
+    assert (
+        f"  {images / 'DIR' / 'IM3'} is listed in {images / 'DICOMDIR'} and is not there" in ran.out
+    )
 
 
 def test_the_log_is_shown_exported_and_verified(north: Terminal, images: Path) -> None:

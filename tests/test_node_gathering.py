@@ -306,7 +306,7 @@ async def test_a_fault_of_ours_ends_the_source_and_not_the_node(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def stumble(*_: object) -> None:
+    def stumble(*_: object, **__: object) -> None:
         raise KeyError("DOE^JANE")
 
     monkeypatch.setattr(HeaderMatcher, "matches", stumble)

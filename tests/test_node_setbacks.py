@@ -85,13 +85,13 @@ def north(tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
-def _share(node: Node, study: str, modalities: str = "CT") -> None:
+def _share(node: Node, study: str, date: str = "") -> None:
     """A shared study as an ingest of an older release may have left it."""
     with node.database.transaction() as connection:
         connection.execute(
-            "INSERT INTO studies VALUES (?,'','','','','','','','','','','',1,'local',0,1,"
-            "zeroblob(32),1,1,10,10,?)",
-            (study, modalities),
+            "INSERT INTO studies VALUES (?,'','','','','','',?,'','','','',1,'local',0,1,"
+            "zeroblob(32),1,1,10,10,'CT')",
+            (study, date),
         )
     node.feeds.study_changed(study)
 
@@ -99,14 +99,14 @@ def _share(node: Node, study: str, modalities: str = "CT") -> None:
 def test_what_our_own_decoder_refuses_is_never_sent_and_the_rest_is_told(north: Node) -> None:
     for number in range(3):
         _share(north, f"1.2.{number}")
-    _share(north, "1.2.99", "\n".join(f"M{number}" for number in range(70)))
+    _share(north, "1.2.99", date="20260301" * 3)
     _share(north, "1.2.100")
     announcer = announcer_of(north)
     told = {record.study for record in told_to(north, SOUTH, announcer)}
     assert told == {"1.2.0", "1.2.1", "1.2.2", "1.2.100"}
     [(peer, study, why)] = announcer.aside()
     assert (peer, study) == (SOUTH.key, "1.2.99")
-    assert "modalities" in why
+    assert "study_date" in why
     [entry] = entries(north, "announced")
     assert entry["details"]["available"] == 4
 

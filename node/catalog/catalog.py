@@ -37,6 +37,7 @@ from node.catalog.search import find_study, patient_of
 from node.database import Database
 from node.dicom.headers import InstanceHeader
 from node.errors import ExitCode, NodeError
+from protocol import modalities
 from protocol.encoding import Encoding
 from protocol.manifest import (
     BatchEntry,
@@ -287,7 +288,10 @@ class Catalog:
         )
         return Manifest(
             study_uid,
-            tuple(SeriesEntry(row["series_uid"], row["modality"]) for row in series),
+            # A home of an earlier release may have others.
+            tuple(
+                SeriesEntry(row["series_uid"], modalities.clean(row["modality"])) for row in series
+            ),
             tuple(InstanceEntry(index[row[0]], *row[1:]) for row in map(tuple, rows)),
             tuple(self.study_batches(study_uid)),
         )

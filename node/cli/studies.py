@@ -26,7 +26,8 @@ def ingest(session: Session, paths: tuple[Path, ...]) -> int:
     """Take DICOM files, and folders with all that is in them, into the node.
 
     The files themselves stay where they are. Exit code 9 says that the rest was
-    taken, but something was put aside or to quarantine, with its reason.
+    taken, but something was put aside or to quarantine, with its reason, or is
+    missing although a DICOMDIR lists it.
     """
     absolute = [Path.cwd() / path for path in paths]
     for path in absolute:
@@ -57,8 +58,17 @@ def ingest(session: Session, paths: tuple[Path, ...]) -> int:
             output.say(line)
     if report["cancelled"]:
         return ExitCode.INTERRUPTED
-    aside = report["quarantined"] or report["conflicts"] or report["unreadable"]
-    return ExitCode.PARTLY if aside else ExitCode.OK
+    is_partial = any(report[kind] for kind, _ in _NOT_TAKEN)
+    return ExitCode.PARTLY if is_partial else ExitCode.OK
+
+
+_NOT_TAKEN = (
+    ("quarantined", "quarantined, not taken"),
+    ("conflicts", "set aside: another image with the same UID is here already"),
+    ("unreadable", "could not be read"),
+    ("missing", "missing"),
+)
+"""Kinds of problems in a report of an ingest, and their titles."""
 
 
 def _ingest_lines(report: dict[str, Any]) -> list[str]:
@@ -91,11 +101,8 @@ def _ingest_lines(report: dict[str, Any]) -> list[str]:
     ):
         if number:
             lines.append(f"left alone: {phrases.count(number, 'file')}, {what}")
-    for title, problems in (
-        ("quarantined, not taken", report["quarantined"]),
-        ("set aside: another image with the same UID is here already", report["conflicts"]),
-        ("could not be read", report["unreadable"]),
-    ):
+    for kind, title in _NOT_TAKEN:
+        problems = report[kind]
         if problems:
             lines.append(f"{title}: {phrases.count(len(problems), 'file')}")
             lines.extend(_problem_line(problem) for problem in problems[:_SHOWN])

@@ -8,7 +8,6 @@ that the file claims, nothing recurses, and every failure is one exception.
 What the values mean is for `node.dicom.studies`.
 """
 
-import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -22,9 +21,30 @@ _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 
-_LONG_VRS = frozenset(
+LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
+"""Value representations with a length of 32 bits (PS3.5 section 7.1.2)."""
+
+SHORT_VRS = frozenset(
+    (
+        b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT",
+        b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
+    )
+)  # fmt: skip
+"""Those with a length of 16 bits; the standard keeps 32 bits for all that may come."""
+
+_TEXT_VRS = frozenset(
+    (
+        b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"PN", b"SH", b"ST",
+        b"TM", b"UC", b"UI", b"UR", b"UT",
+    )
+)  # fmt: skip
+"""Values that end in one byte of zero at most."""
+
+_ITEM_VR = b"item"
+_ANY_VR = b"any"
+"""Stand for an item, and for an element in implicit form, where it is asked what ended."""
 
 WINDOW_BYTES = 64 * 1024
 """Read at once from a large file; a header of 8 to 60 KiB is one read."""
@@ -39,16 +59,13 @@ has 2 million; ten million take about ten seconds."""
 MAX_DEPTH = 256
 """Deepest nesting of undefined-length sequences and items."""
 
-MAX_INFLATED_BYTES = 256 * 1024 * 1024
-"""Most bytes that a deflated data set may grow to. They are walked, not kept; the
-bound is on time, since a zip bomb grows by a thousand."""
-
-_TRAILER_BYTES = 8
-"""A gzip trailer: CRC-32 and size."""
+_DELIMITER_BYTES = 8
+_STRAY_DELIMITERS = 64
+"""Delimiters at the end of a file that close nothing; writers in use leave one or two."""
 
 Read = Callable[[int, int], bytes]
 """(offset, length) -> at most `length` bytes; fewer only at the end of the data.
-Offsets never go back by more than one window."""
+Offsets never go back by more than one window where the size is not known."""
 
 
 class BadInstance(Exception):
@@ -69,18 +86,32 @@ class Walked:
 
     Attributes:
         values: the raw values of the wanted elements that are there.
-        pixel_data: whether the top level has pixel data.
+        noticed: which of the tags to be noticed are there and not empty.
+        pixel_data: whether the top level has pixel data, and not empty.
         pixels_at: offset and length of native Pixel Data, None where it is
             encapsulated or not there.
+        zeros_at: offset from which on there are only zero bytes, None where the data
+            set goes on to the end.
+        is_filled: whether those zeros plainly begin inside of the last element.
+        last: tag of the last element in front of those zeros.
         notes: oddities that do not make the data set unusable.
         end: offset behind the last element.
     """
 
     values: dict[int, bytes] = field(default_factory=dict)
+    noticed: set[int] = field(default_factory=set)
     pixel_data: bool = False
     pixels_at: tuple[int, int] | None = None
+    zeros_at: int | None = None
+    is_filled: bool = False
+    last: int = 0
     notes: list[str] = field(default_factory=list)
     end: int = 0
+
+    def note(self, text: str) -> None:
+        """Add an oddity, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 def tag_text(tag: int) -> str:
@@ -118,6 +149,8 @@ def walk(
     implicit: bool,
     big_endian: bool = False,
     wanted: Collection[int],
+    unique: Collection[int] = (),
+    noticed: Collection[int] = (),
     until: int | None = None,
     complete: bool = True,
 ) -> Walked:
@@ -130,6 +163,8 @@ def walk(
         implicit: Implicit VR is expected; a data set that plainly has the other
             form is read as that, as every reader in use does.
         wanted: tags of the top level whose values are handed out.
+        unique: those of them that must not stand twice; of the others the first counts.
+        noticed: tags of the top level of which only is told that they are there.
         until: stop before the first element of the top level with this tag or a
             higher one.
         complete: False for the first bytes of a larger file: running out of bytes
@@ -138,11 +173,16 @@ def walk(
     Raises:
         BadInstance: the data set is cut, or is not one.
     """
-    return _Walk(read, size, big_endian, wanted, until, complete).run(start, implicit)
+    walk = _Walk(read, size, big_endian, wanted, until, complete)
+    walk.unique, walk.noticed = unique, noticed
+    return walk.run(start, implicit)
 
 
 class _Walk:
     """The state of one walk; `stack` holds what is open below the top level."""
+
+    unique: Collection[int] = ()
+    noticed: Collection[int] = ()
 
     def __init__(
         self,
@@ -153,6 +193,7 @@ class _Walk:
         until: int | None,
         complete: bool,
     ) -> None:
+        self._read = read
         self._window = _Window(read)
         self._size = size
         self._big_endian = big_endian
@@ -160,6 +201,10 @@ class _Walk:
         self._until = until
         self._complete = complete
         self._found = Walked()
+        self._implicit = False
+        self._last_tag = 0
+        self._last_value = (b"", 0, 0)
+        self._pixels_end = 0
 
     def run(self, position: int, implicit: bool) -> Walked:
         found = self._found
@@ -167,8 +212,9 @@ class _Walk:
         big = self._big_endian
         # (is an item and not a sequence, how its elements are written)
         stack: list[tuple[bool, bool]] = []
-        implicit = top_implicit = self._is_implicit(position, implicit, nested=False)
+        implicit = top_implicit = self._implicit = self._is_implicit(position, implicit)
         elements = 0
+        ended = b""
         while True:
             elements += 1
             if elements > MAX_ELEMENTS:
@@ -189,20 +235,33 @@ class _Walk:
                 if tag == _ITEM and not in_item:
                     if length != _UNDEFINED:
                         position = self._skip(position, length, tag)
+                        ended = _ITEM_VR
                     else:
                         if len(stack) >= MAX_DEPTH:
                             raise BadInstance(f"is nested deeper than {MAX_DEPTH}")
-                        nested = self._is_implicit(position, stack[-1][1], nested=True)
+                        nested = self._is_nested_implicit(position, stack[-1][1])
                         stack.append((True, nested))
                         implicit = nested
+                        ended = b""
                     continue
                 closes = (tag == _SEQUENCE_END and not in_item) or (
                     tag == _ITEM_END and in_item and bool(stack)
                 )
                 if not closes:
+                    if self._is_redundant(tag, ended):
+                        found.note("a delimiter follows a sequence or item of stated length")
+                        ended = b""
+                        continue
+                    if not stack and self._only_delimiters(position - 8):
+                        found.note("stray delimiters follow the data set")
+                        found.end = position - 8
+                        return found
                     raise BadInstance(f"has a misplaced delimiter at byte {position - 8}")
                 stack.pop()
                 implicit = stack[-1][1] if stack else top_implicit
+                ended = b""
+                if not stack and self._last_tag == PIXEL_DATA:
+                    self._pixels_end = position
                 continue
             if not in_item:
                 raise BadInstance(f"has an element where an item belongs, at byte {position}")
@@ -211,44 +270,55 @@ class _Walk:
                     found.end = position
                     return found
                 if tag == 0 and self._is_padding(position):
-                    found.notes.append("zero bytes follow the data set")
-                    found.end = position
-                    return found
+                    return self._zeros(position)
             vr = data[at + 4 : at + 6]
             value = position + 8
-            if implicit or not (0x41 <= vr[0] <= 0x5A and 0x41 <= vr[1] <= 0x5A):
+            if implicit:
                 vr = b""
                 length = self._length(data[at + 4 : at + 8])
-            elif vr in _LONG_VRS:
+            elif vr in SHORT_VRS:
+                length = (
+                    data[at + 6] << 8 | data[at + 7] if big else data[at + 6] | data[at + 7] << 8
+                )
+            elif vr in LONG_VRS:
                 if left < 12:
                     return self._ended(position, left, stack)
                 length = self._length(data[at + 8 : at + 12])
                 value = position + 12
-            elif big:
-                length = data[at + 6] << 8 | data[at + 7]
             else:
-                length = data[at + 6] | data[at + 7] << 8
+                vr, value, length = self._odd_form(position, tag)
             if length == _UNDEFINED:
                 if len(stack) >= MAX_DEPTH:
                     raise BadInstance(f"is nested deeper than {MAX_DEPTH}")
-                if not stack and tag == PIXEL_DATA:
-                    found.pixel_data = True
+                if not stack:
+                    self._last_tag = tag
+                    if tag == PIXEL_DATA:
+                        found.pixel_data = True
                 # PS3.5 section 6.2.2 note 2: unknown values of undefined length
                 # are sequences in implicit form.
                 stack.append((False, implicit or vr in (b"UN", b"")))
                 position = value
+                ended = b""
                 continue
             if not stack:
-                if tag == PIXEL_DATA:
-                    found.pixel_data = True
-                    found.pixels_at = (value, length)
-                elif tag in _FLOAT_PIXEL_DATA:
-                    found.pixel_data = True
+                if tag == PIXEL_DATA or tag in _FLOAT_PIXEL_DATA:
+                    found.pixel_data = found.pixel_data or length > 0
+                    if tag == PIXEL_DATA:
+                        found.pixels_at = (value, length)
                 elif tag == _PADDING:
-                    found.notes.append("trailing padding follows the data set")
+                    found.note("trailing padding follows the data set")
                 elif tag in self._wanted:
                     self._keep(tag, value, length)
-            position = self._skip(value, length, tag)
+                elif length and tag in self.noticed:
+                    found.noticed.add(tag)
+                position = self._skip(value, length, tag, header=position)
+                self._last_tag = tag
+                self._last_value = (vr, value, length)
+                if tag == PIXEL_DATA:
+                    self._pixels_end = position
+            else:
+                position = self._skip(value, length, tag)
+            ended = vr or _ANY_VR
             if not self._complete and self._beyond(position):
                 found.end = position
                 return found
@@ -256,22 +326,126 @@ class _Walk:
     def _length(self, four: bytes) -> int:
         return int.from_bytes(four, "big" if self._big_endian else "little")
 
-    def _is_implicit(self, position: int, expected: bool, *, nested: bool) -> bool:
+    def _tag(self, four: bytes) -> int:
+        if self._big_endian:
+            return int.from_bytes(four, "big")
+        return four[0] << 16 | four[1] << 24 | four[2] | four[3] << 8
+
+    # --- how an element is written ---------------------------------------------
+
+    def _is_implicit(self, position: int, expected: bool) -> bool:
         """How the elements from `position` are really written, by the first one's VR."""
-        if not (nested and expected):
-            at = self._window.at(position, 8)
-            vr = self._window.data[at + 4 : at + 6]
-            if len(vr) == 2:
-                expected = not (0x41 <= vr[0] <= 0x5A and 0x41 <= vr[1] <= 0x5A)
-        return expected
+        at = self._window.at(position, 8)
+        vr = self._window.data[at + 4 : at + 6]
+        return not _is_capital(vr) if len(vr) == 2 else expected
+
+    def _is_nested_implicit(self, position: int, expected: bool) -> bool:
+        """The same for the elements of an item of undefined length."""
+        if self._implicit:
+            return True
+        if not expected:
+            first = self._peek(position, position, 8) or b""
+            if len(first) < 8 or _is_capital(first[4:6]):
+                return False
+            length = self._length(first[4:8])
+            return self._leads_on(position, 8, length, self._tag(first[:4]))
+        # A value of unknown kind: its items should be in implicit form, and some
+        # writers leave them in explicit form. The one that leads on is right.
+        header = self._peek(position, position, 12)
+        if header is None or len(header) < 12 or header[4:6] not in SHORT_VRS | LONG_VRS:
+            return True
+        tag, vr = self._tag(header[:4]), header[4:6]
+        if self._leads_on(position, 8, self._length(header[4:8]), tag):
+            return True
+        if vr in LONG_VRS:
+            value, length = 12, self._length(header[8:12])
+        else:
+            value, length = 8, int.from_bytes(header[6:8], "big" if self._big_endian else "little")
+        if length != _UNDEFINED and not self._leads_on(position, value, length, tag):
+            return True
+        self._found.note("an unknown value has items in explicit form")
+        return False
+
+    def _odd_form(self, position: int, tag: int) -> tuple[bytes, int, int]:
+        """VR, offset and length of the value of an element with an unknown or blank VR.
+
+        A VR of later editions has a length of 32 bits (PS3.5 section 7.1.2); older
+        writers gave unknown ones 16. What is no VR at all may be an element in implicit
+        form, or a blank. The first way of reading that leads on to another element, or
+        to the end, is taken.
+        """
+        header = self._peek(position, position, 12) or b""
+        vr = header[4:6]
+        short = (8, int.from_bytes(header[6:8], "big" if self._big_endian else "little"))
+        long = [(12, self._length(header[8:12]))] if header[6:8] == b"\0\0" else []
+        implicit = (8, self._length(header[4:8]))
+        is_capital = _is_capital(vr)
+        forms = [*long, short] if is_capital else [implicit, short, *long]
+        for form in forms:
+            if self._leads_on(position, *form, tag, vr):
+                if form is not implicit or is_capital:
+                    self._found.note("a value representation is unknown or blank")
+                break
+        else:
+            form = short if is_capital else implicit
+        kept = vr if is_capital else b""
+        return kept, position + form[0], form[1]
+
+    def _leads_on(
+        self, position: int, header_bytes: int, length: int, tag: int, odd_vr: bytes = b""
+    ) -> bool:
+        """Whether an element at `position` is followed by another one, or by the end."""
+        value = position + header_bytes
+        if length == _UNDEFINED:
+            begin = self._peek(position, value, 4) or b""
+            return len(begin) == 4 and self._tag(begin) in (_ITEM, _SEQUENCE_END)
+        end = value + length
+        if self._size is not None and end >= self._size:
+            if not self._complete:
+                raise BadInstance("has an element whose form its first bytes do not tell")
+            return end == self._size
+        # The byte in front tells the end of the data from a place behind it.
+        header = self._peek(position, end - 1, 9)
+        if not header:
+            return False
+        header = header[1:]
+        if header.count(0) == len(header):
+            return True
+        if len(header) < 8:
+            return False
+        following = self._tag(header[:4])
+        if following >> 16 == 0xFFFE:
+            return True
+        vr = header[4:6]
+        is_vr = vr in SHORT_VRS or vr in LONG_VRS or vr == odd_vr
+        return following > tag and (is_vr or (not odd_vr and not _is_capital(vr)))
+
+    def _peek(self, position: int, there: int, length: int) -> bytes | None:
+        """Bytes further on; None where they cannot be had without losing those here."""
+        if self._size is not None:
+            return self._read(there, length)
+        needed = there + length - position
+        if needed > WINDOW_BYTES:
+            return None
+        at = self._window.at(position, needed)
+        return self._window.data[at + there - position : at + needed]
+
+    # --- values ------------------------------------------------------------------
 
     def _keep(self, tag: int, position: int, length: int) -> None:
         if tag in self._found.values:
-            raise BadInstance(f"has the element {tag_text(tag)} twice")
+            if tag in self.unique:
+                raise BadInstance(f"has the element {tag_text(tag)} twice")
+            self._found.note(f"the element {tag_text(tag)} stands twice; the first counts")
+            return
         if length > WANTED_VALUE_BYTES:
+            self._check_whole(position, length, tag)
             raise BadInstance(f"has {length} bytes in the element {tag_text(tag)}")
         at = self._window.at(position, length)
-        self._found.values[tag] = self._window.data[at : at + length]
+        value = self._window.data[at : at + length]
+        # The first bytes of a larger file may end within it.
+        if self._complete or len(value) == length:
+            self._found.values[tag] = value
 
     def _beyond(self, position: int) -> bool:
         """Whether the bytes that there are end before `position`."""
@@ -280,116 +454,122 @@ class _Walk:
         at = self._window.at(position, 1)
         return len(self._window.data) - at < 1
 
-    def _skip(self, position: int, length: int, tag: int) -> int:
-        """The offset behind a value, which must be there."""
+    def _skip(self, position: int, length: int, tag: int, header: int | None = None) -> int:
+        """The offset behind a value, which must be there.
+
+        Args:
+            position, length: the value.
+            tag: of the element or item.
+            header: where the element begins, if it is one of the top level.
+        """
         end = position + length
         if not self._complete:
             return end
         if self._size is not None:
             if end > self._size:
-                raise BadInstance(
-                    f"is cut: the element {tag_text(tag)} should have {length} bytes,"
-                    f" {self._size - position} are there"
-                )
+                if header is not None:
+                    self._check_dicom(header)
+                self._check_whole(position, length, tag)
             return end
         at = self._window.at(end - 1, 1) if length else 0
         if length and len(self._window.data) - at < 1:
             raise BadInstance(f"is cut: the element {tag_text(tag)} is not whole")
         return end
 
+    def _check_whole(self, position: int, length: int, tag: int) -> None:
+        if self._complete and self._size is not None and position + length > self._size:
+            raise BadInstance(
+                f"is cut: the element {tag_text(tag)} should have {length} bytes,"
+                f" {max(0, self._size - position)} are there"
+            )
+
+    # --- the end -------------------------------------------------------------------
+
+    def _is_redundant(self, tag: int, ended: bytes) -> bool:
+        """Whether a delimiter closes what its stated length has closed just before."""
+        if tag == _ITEM_END:
+            return ended == _ITEM_VR
+        return tag == _SEQUENCE_END and ended in (b"SQ", b"UN", _ANY_VR)
+
+    def _only_delimiters(self, position: int) -> bool:
+        """Whether only delimiters follow to the end of the data, and few of them."""
+        there = position
+        for _ in range(_STRAY_DELIMITERS):
+            one = self._peek(position, there, _DELIMITER_BYTES)
+            if not one:
+                return one is not None
+            if one.count(0) == len(one):
+                return self._is_padding(there)
+            if len(one) < _DELIMITER_BYTES or any(one[4:]):
+                return False
+            if self._tag(one[:4]) not in (_ITEM_END, _SEQUENCE_END):
+                return False
+            there += _DELIMITER_BYTES
+        return False
+
     def _is_padding(self, position: int) -> bool:
         """Whether only zero bytes follow; group 0000 has no place in a file."""
         while True:
-            data = self._window.data[self._window.at(position, 1) :]
+            at = self._window.at(position, 1)
+            data = self._window.data[at:]
             if not data:
                 return True
             if data.count(0) != len(data):
                 return False
             position += len(data)
 
+    def _zeros(self, position: int) -> Walked:
+        """The walk ends at `position`, from where on all is zero."""
+        found = self._found
+        found.note("zero bytes follow the data set")
+        found.end = found.zeros_at = position
+        found.last = self._last_tag
+        vr, value, length = self._last_value
+        if length >= 2 and vr in _TEXT_VRS and self._size is not None:
+            found.is_filled = not any(self._read(value + length - 2, 2))
+        return found
+
+    def _check_dicom(self, position: int) -> None:
+        """Raise where what stands at `position`, or behind the pixels, is no element.
+
+        Asked once an element turned out not to be whole: bytes too many are no cut file.
+        """
+        last = self._last_tag
+        for place, behind in ((self._pixels_end, PIXEL_DATA), (position, last)):
+            if place and behind and not self._is_element(place, behind):
+                what = "the pixel data" if behind == PIXEL_DATA else f"element {tag_text(behind)}"
+                raise BadInstance(f"has bytes that are no DICOM behind {what}, from byte {place}")
+
+    def _is_element(self, position: int, last: int) -> bool:
+        """Whether an element may begin here, as far as bytes tell, behind the tag `last`."""
+        header = self._peek(position, position, 8) or b""
+        if len(header) < 4:
+            group = int.from_bytes(header[:2], "big" if self._big_endian else "little")
+            return group >= last >> 16 if len(header) >= 2 else last < PIXEL_DATA
+        if self._tag(header[:4]) <= last:
+            return False
+        vr = header[4:6]
+        return self._implicit or len(vr) < 2 or vr in SHORT_VRS or vr in LONG_VRS
+
     def _ended(self, position: int, left: int, stack: list[tuple[bool, bool]]) -> Walked:
         self._found.end = position
         if not self._complete:
             return self._found
         if stack:
+            if self._last_tag == PIXEL_DATA and not left:
+                raise BadInstance(
+                    "is cut, or lacks the end of its pixel data: it ends behind a fragment"
+                )
             raise BadInstance("is cut: it ends inside a sequence")
         if left:
             at = self._window.at(position, left)
             if self._window.data[at:].count(0) != left:
+                self._check_dicom(position)
                 raise BadInstance("is cut: it ends inside the header of an element")
-            self._found.notes.append("zero bytes follow the data set")
+            return self._zeros(position)
         return self._found
 
 
-class Inflater:
-    """Reads a deflated data set forward, keeping one window (PS3.5 section A.5)."""
-
-    def __init__(self, read: Read, start: int, *, complete: bool) -> None:
-        self._read = read
-        self._complete = complete
-        self._source = start
-        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._data = bytearray()
-        self._base = 0
-        self._pending = b""
-
-    def read(self, position: int, length: int) -> bytes:
-        """Bytes of the inflated data; forward only.
-
-        Raises:
-            BadInstance: it is cut, is no deflated data, or grows beyond the bound.
-        """
-        if position < self._base:
-            raise BadInstance("cannot be read backwards")
-        while self._base + len(self._data) < position + length:
-            drop = min(position - self._base, len(self._data))
-            if drop > 0:
-                del self._data[:drop]
-                self._base += drop
-            if not self._more():
-                break
-        begin = position - self._base
-        return bytes(self._data[begin : begin + length])
-
-    def _more(self) -> bool:
-        if self._inflate.eof:
-            return False
-        if not self._pending:
-            self._pending = self._read(self._source, WINDOW_BYTES)
-            self._source += len(self._pending)
-            if not self._pending:
-                if not self._complete:
-                    return False
-                raise BadInstance("is cut: the deflated data has no end")
-        try:
-            self._data += self._inflate.decompress(self._pending, WINDOW_BYTES)
-        except zlib.error:
-            raise BadInstance("has deflated data that cannot be inflated") from None
-        self._pending = self._inflate.unconsumed_tail
-        if self._base + len(self._data) > MAX_INFLATED_BYTES:
-            raise BadInstance(f"inflates to more than {MAX_INFLATED_BYTES} bytes")
-        return True
-
-    def check_end(self) -> int:
-        """Inflate to the end of the deflated data and count what follows it.
-
-        Returns:
-            How many bytes other than zero follow. Writers in use leave a gzip
-            trailer there, which readers skip.
-
-        Raises:
-            BadInstance: the data has no end, or more than a trailer follows.
-        """
-        while not self._inflate.eof:
-            self._base += len(self._data)
-            self._data.clear()
-            self._more()
-        rest = self._inflate.unused_data
-        count = 0
-        while rest:
-            count += len(rest) - rest.count(0)
-            if count > _TRAILER_BYTES:
-                raise BadInstance("has bytes behind its deflated data")
-            rest = self._read(self._source, WINDOW_BYTES)
-            self._source += len(rest)
-        return count
+def _is_capital(vr: bytes) -> bool:
+    """Whether two bytes may be a value representation."""
+    return len(vr) == 2 and 0x41 <= vr[0] <= 0x5A and 0x41 <= vr[1] <= 0x5A

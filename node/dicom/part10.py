@@ -5,8 +5,10 @@ catalog shows of it is for `node.dicom.studies`.
 """
 
 import struct
+from collections.abc import Collection
 
-from node.dicom.elements import BadInstance, Inflater, Read, Walked, walk
+from node.dicom.elements import LONG_VRS, SHORT_VRS, BadInstance, Read, Walked, walk
+from node.dicom.inflating import Inflater
 from protocol.fields import is_uid
 
 DICOM_MARK_OFFSET = 128
@@ -19,6 +21,8 @@ DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1
 SOP_INSTANCE = 0x00080018
 STUDY = 0x0020000D
 SERIES = 0x0020000E
+UIDS = (SOP_INSTANCE, STUDY, SERIES)
+"""In the order of a data set."""
 META_SOP_CLASS = 0x00020002
 META_SOP_INSTANCE = 0x00020003
 META_TRANSFER_SYNTAX = 0x00020010
@@ -26,16 +30,6 @@ _META_WANTED = (META_SOP_CLASS, META_SOP_INSTANCE, META_TRANSFER_SYNTAX)
 
 _QUICK_BYTES = 16 * 1024
 _EXPLICIT_LITTLE = b"1.2.840.10008.1.2.1\0"
-_LONG_FORM = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
-"""Value representations with a length of 32 bits (PS3.5 section 7.1.2)."""
-_SHORT_FORM = frozenset(
-    (
-        b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT",
-        b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
-    )
-)  # fmt: skip
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -54,7 +48,10 @@ def uid_of(values: dict[int, bytes], tag: int) -> str:
 
 
 def read_meta(read: Read) -> tuple[Walked, str]:
-    """The file meta group, always Explicit VR Little Endian (PS3.10 section 7.1)."""
+    """The file meta group, always Explicit VR Little Endian (PS3.10 section 7.1).
+
+    Some tools have written it twice, one behind the other; then the first counts.
+    """
     meta = walk(
         read,
         META_OFFSET,
@@ -78,7 +75,9 @@ def walk_data_set(
     size: int,
     transfer_syntax: str,
     *,
-    wanted: tuple[int, ...] | frozenset[int],
+    wanted: Collection[int],
+    unique: Collection[int],
+    noticed: Collection[int] = (),
     until: int | None,
     complete: bool,
 ) -> Walked:
@@ -91,6 +90,8 @@ def walk_data_set(
             None,
             implicit=False,
             wanted=wanted,
+            unique=unique,
+            noticed=noticed,
             until=until,
             complete=complete,
         )
@@ -104,41 +105,72 @@ def walk_data_set(
         implicit=transfer_syntax in IMPLICIT,
         big_endian=transfer_syntax == BIG_ENDIAN,
         wanted=wanted,
+        unique=unique,
+        noticed=noticed,
         until=until,
         complete=complete,
     )
 
 
 def matches_header(
-    original: bytes | memoryview, study_uid: str, series_uid: str, sop_instance_uid: str
-) -> bool:
+    original: bytes | memoryview,
+    study_uid: str,
+    series_uid: str,
+    sop_instance_uid: str,
+    *,
+    size: int | None = None,
+) -> bool | None:
     """Whether an instance carries these three UIDs.
 
+    Elements should stand in ascending order, and then a look at the beginning tells.
+    What an ingest takes may have them in any order, so that a file is read to its end
+    before it is said not to carry them.
+
     Args:
-        original: the file, or its first bytes up to the Series Instance UID.
+        original: the file, or its first bytes.
+        size: bytes of the file, where these are only the first of it.
+
+    Returns:
+        None where these bytes do not tell and the rest has to be looked at.
     """
     read = reader_of(original)
+    uids = (study_uid, series_uid, sop_instance_uid)
     try:
-        if read(DICOM_MARK_OFFSET, 4) != b"DICM":
-            return False
-        meta, transfer_syntax = read_meta(read)
         # The three stand below 0020,000F, far in front of the pixels.
-        found = walk_data_set(
-            read,
-            meta.end,
-            len(original),
-            transfer_syntax,
-            wanted=(STUDY, SERIES, SOP_INSTANCE),
-            until=SERIES + 1,
-            complete=False,
-        ).values
+        found = _identity(read, len(original), until=SERIES + 1, complete=False)
+        if all(found):
+            return found == uids
+    except BadInstance:
+        pass
+    if size is not None and size > len(original):
+        return None
+    return carries(read, len(original), *uids)
+
+
+def carries(read: Read, size: int, study_uid: str, series_uid: str, sop_instance_uid: str) -> bool:
+    """Whether a whole file carries these three UIDs, wherever in it they stand."""
+    try:
+        found = _identity(read, size, until=None, complete=True)
     except BadInstance:
         return False
-    return (uid_of(found, STUDY), uid_of(found, SERIES), uid_of(found, SOP_INSTANCE)) == (
-        study_uid,
-        series_uid,
-        sop_instance_uid,
-    )
+    return found == (study_uid, series_uid, sop_instance_uid)
+
+
+def _identity(read: Read, size: int, *, until: int | None, complete: bool) -> tuple[str, str, str]:
+    if read(DICOM_MARK_OFFSET, 4) != b"DICM":
+        raise BadInstance("has no DICOM mark")
+    meta, transfer_syntax = read_meta(read)
+    found = walk_data_set(
+        read,
+        meta.end,
+        size,
+        transfer_syntax,
+        wanted=UIDS,
+        unique=UIDS,
+        until=until,
+        complete=complete,
+    ).values
+    return uid_of(found, STUDY), uid_of(found, SERIES), uid_of(found, SOP_INSTANCE)
 
 
 class HeaderMatcher:
@@ -153,14 +185,20 @@ class HeaderMatcher:
         self._layout: _Layout | None = None
 
     def matches(
-        self, original: bytes | memoryview, study_uid: str, series_uid: str, sop_instance_uid: str
-    ) -> bool:
+        self,
+        original: bytes | memoryview,
+        study_uid: str,
+        series_uid: str,
+        sop_instance_uid: str,
+        *,
+        size: int | None = None,
+    ) -> bool | None:
         """Whether an instance carries these three UIDs; see `matches_header`."""
         layout = self._layout
         if layout is None or not layout.is_of(original):
             layout = _Layout.of(bytes(original[:_QUICK_BYTES]))
             if layout is None:
-                return matches_header(original, study_uid, series_uid, sop_instance_uid)
+                return matches_header(original, study_uid, series_uid, sop_instance_uid, size=size)
             self._layout = layout
         return layout.match(original, study_uid, series_uid, sop_instance_uid)
 
@@ -175,8 +213,7 @@ class _Layout:
     def __init__(self, headers: list[tuple[int, bytes]], uids: dict[int, tuple[int, int]]) -> None:
         self._headers = _pieces([(place, len(header)) for place, header in headers])
         self._expected = tuple(header for _, header in headers)
-        self._is_complete = len(uids) == len(_UIDS)
-        self._uids = _pieces(list(uids.values())) if self._is_complete else struct.Struct("")
+        self._uids = _pieces(list(uids.values()))
 
     @classmethod
     def of(cls, head: bytes) -> "_Layout | None":
@@ -194,10 +231,10 @@ class _Layout:
                 group, element, vr, length = _ELEMENT.unpack_from(head, position)
                 tag = group << 16 | element
                 size = 8
-                if vr in _LONG_FORM:
+                if vr in LONG_VRS:
                     size = 12
                     length = int.from_bytes(head[position + 8 : position + 12], "little")
-                elif vr not in _SHORT_FORM:
+                elif vr not in SHORT_VRS:
                     return None
                 if tag <= last or length == _UNDEFINED:
                     return None
@@ -209,12 +246,13 @@ class _Layout:
                     headers.append((position, head[position : position + size]))
                 last = tag
                 position += size
-                if tag in _UIDS:
+                if tag in UIDS:
                     uids[tag] = (position, length)
                 position += length
         except struct.error:
             return None
-        return cls(headers, uids) if has_syntax else None
+        # Where one of them is missing, it stands behind, out of order.
+        return cls(headers, uids) if has_syntax and len(uids) == len(UIDS) else None
 
     def is_of(self, original: bytes | memoryview) -> bool:
         """Whether a file is laid out so."""
@@ -226,8 +264,6 @@ class _Layout:
         self, original: bytes | memoryview, study_uid: str, series_uid: str, sop_instance_uid: str
     ) -> bool:
         """Whether a file that is laid out so carries these UIDs."""
-        if not self._is_complete:
-            return False
         found = [value.rstrip(b"\0 ") for value in self._uids.unpack_from(original)]
         return found == [uid.encode() for uid in (sop_instance_uid, study_uid, series_uid)]
 
@@ -243,5 +279,3 @@ def _pieces(places: list[tuple[int, int]]) -> struct.Struct:
 
 
 _ELEMENT = struct.Struct("<HH2sH")
-_UIDS = (SOP_INSTANCE, STUDY, SERIES)
-"""In the order of a data set."""

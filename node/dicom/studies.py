@@ -13,12 +13,12 @@ worse than a file that waits for a person.
 """
 
 import re
-import struct
 import threading
 import warnings
 
 import pydicom.charset
 
+from node.dicom import unmarked
 from node.dicom.elements import BadInstance, Read, Walked
 from node.dicom.headers import InstanceHeader, PixelLayout, SeriesAttributes, StudyAttributes
 from node.dicom.part10 import (
@@ -31,11 +31,20 @@ from node.dicom.part10 import (
     SERIES,
     SOP_INSTANCE,
     STUDY,
+    UIDS,
     read_meta,
     reader_of,
     uid_of,
     walk_data_set,
 )
+from node.dicom.sop_classes import (
+    IMAGE_CLASSES,
+    PRIVATE_CREATORS,
+    PRIVATE_PIXEL_TAGS,
+    private_pixels,
+)
+from node.dicom.unmarked import MediaDirectory, NotDicom
+from protocol import modalities
 from protocol.fields import is_uid
 from protocol.limits import TEXT_CHARACTERS
 
@@ -49,15 +58,23 @@ __all__ = [
 ]
 
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _CHARACTER_SET = 0x00080005
 _SOP_CLASS = 0x00080016
 _ROWS, _COLUMNS, _FRAMES, _NUMBER = 0x00280010, 0x00280011, 0x00280008, 0x00200013
 _SERIES_NUMBER = 0x00200011
 _SAMPLES_PER_PIXEL, _BITS_ALLOCATED = 0x00280002, 0x00280100
+_IMAGE_PIXELS = (
+    _SAMPLES_PER_PIXEL, 0x00280004, _ROWS, _COLUMNS, _BITS_ALLOCATED, 0x00280101, 0x00280102,
+    0x00280103,
+)  # fmt: skip
+"""What stands in front of pixels and describes them (PS3.3 section C.7.6.3)."""
 _PIXEL_URL = 0x00287FE0
 """Pixel Data Provider URL: the pixels are elsewhere by design (PS3.5 section A.6)."""
+
+_BULK_GROUPS = 0x56000000
+"""From here on stands what an object is about where that is no pixels: spectra (5600,0020),
+private data in group 7FE1."""
 
 _STUDY_TEXTS = {
     "patient_id": 0x00100020,
@@ -81,38 +98,34 @@ _SERIES_TEXTS = {
     "manufacturer": 0x00080070,
     "station": 0x00081010,
 }
-_WANTED = frozenset(
+_UNIQUE = frozenset(
     (
         _CHARACTER_SET,
         _SOP_CLASS,
-        SOP_INSTANCE,
-        STUDY,
-        SERIES,
-        _ROWS,
-        _COLUMNS,
+        *UIDS,
+        *(_STUDY_TEXTS[name] for name in ("patient_id", "patient_id_issuer", "patient_name")),
+        _STUDY_TEXTS["patient_birth_date"],
+        *_IMAGE_PIXELS,
         _FRAMES,
-        _NUMBER,
-        _SERIES_NUMBER,
-        _SAMPLES_PER_PIXEL,
-        _BITS_ALLOCATED,
-        _PIXEL_URL,
-        *_STUDY_TEXTS.values(),
-        *_SERIES_TEXTS.values(),
     )
 )
+"""Who and what it is: said twice, nobody knows which of them counts."""
+
+_WANTED = _UNIQUE | {
+    _NUMBER,
+    _SERIES_NUMBER,
+    _PIXEL_URL,
+    *_STUDY_TEXTS.values(),
+    *_SERIES_TEXTS.values(),
+    *PRIVATE_CREATORS,
+}
 
 _SHORT_CHARACTERS = 16
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_DESIGNATORS = re.compile("\x1b[\x20-\x2f]+[\x30-\x7e]")
+"""Escape sequences that switch character sets (ISO 2022); decoders leave some behind."""
 _CHARSET_LOCK = threading.Lock()
 """pydicom warns about odd text; silencing a warning changes the process for a moment."""
-
-
-class NotDicom(Exception):
-    """A file that plainly is something else: counted and left alone."""
-
-
-class MediaDirectory(NotDicom):
-    """A DICOMDIR: it lists instances and is none."""
 
 
 def read_dataset(read: Read, size: int, name: str = "") -> InstanceHeader:
@@ -130,51 +143,54 @@ def read_dataset(read: Read, size: int, name: str = "") -> InstanceHeader:
     """
     head = read(0, META_OFFSET)
     if head[DICOM_MARK_OFFSET:META_OFFSET] != b"DICM":
-        raise _without_mark(head, name)
-    return _read(read, size, complete=True)
+        raise unmarked.why_not_taken(read, size, name)
+    walked, transfer_syntax, notes = _walk(read, size, complete=True)
+    _check_uids(walked.values, walked.zeros_at)
+    notes += _check_pixels(walked)
+    return _header(walked, transfer_syntax, notes)
 
 
-def read_header(original: bytes | memoryview) -> InstanceHeader:
+def read_header(original: bytes | memoryview, size: int | None = None) -> InstanceHeader | None:
     """Read the attributes of an instance whose content is verified elsewhere.
 
+    They are the ones that an ingest of the same bytes finds, wherever they stand.
+
     Args:
-        original: the file, or its first bytes up to the pixel data.
+        original: the file, or its first bytes.
+        size: bytes of the file, where these are only the first of it.
+
+    Returns:
+        None where these bytes do not tell and the rest has to be looked at.
 
     Raises:
         BadInstance: no DICOM file, a DICOMDIR, or required UIDs are missing.
     """
-    read = reader_of(original)
+    if size is None or size <= len(original):
+        return header_of(reader_of(original), len(original))
+    try:
+        walked, transfer_syntax, notes = _walk(reader_of(original), len(original), complete=False)
+        if walked.end != size:
+            return None
+        _check_uids(walked.values, None)
+    except (BadInstance, NotDicom):
+        return None
+    return _header(walked, transfer_syntax, notes)
+
+
+def header_of(read: Read, size: int) -> InstanceHeader:
+    """As `read_header`, of a whole file that is read piece by piece."""
     if read(DICOM_MARK_OFFSET, 4) != b"DICM":
         raise BadInstance("has no DICOM mark")
     try:
-        return _read(read, len(original), complete=False)
+        walked, transfer_syntax, notes = _walk(read, size, complete=True)
     except MediaDirectory as error:
         raise BadInstance(str(error)) from None
+    _check_uids(walked.values, None)
+    return _header(walked, transfer_syntax, notes)
 
 
-def _without_mark(head: bytes, name: str) -> Exception:
-    """Why a file without the DICOM mark is not taken."""
-    if head[:2] == b"\x02\x00" and head[4:6] in (b"UL", b"OB", b"UI"):
-        return BadInstance("has its file meta without preamble and DICOM mark in front")
-    group, element = struct.unpack_from("<HH", head) if len(head) >= 8 else (0, 0)
-    little = (group, element) in _FIRST_ELEMENTS
-    group, element = struct.unpack_from(">HH", head) if len(head) >= 8 else (0, 0)
-    if little or (group, element) in _FIRST_ELEMENTS:
-        return BadInstance("is a bare data set without file meta: its encoding is not stated")
-    if name.lower().endswith(_DICOM_SUFFIXES):
-        return BadInstance(
-            "is named as DICOM and is empty" if not head else "is named as DICOM and is none"
-        )
-    return NotDicom("empty" if not head else "has no DICOM mark")
-
-
-_FIRST_ELEMENTS = frozenset(
-    (0x0008, element) for element in (0x0000, 0x0001, 0x0005, 0x0006, 0x0008, 0x0012, 0x0016)
-)
-"""What a data set begins with: group length, character set, image type, SOP class."""
-
-
-def _read(read: Read, size: int, *, complete: bool) -> InstanceHeader:
+def _walk(read: Read, size: int, *, complete: bool) -> tuple[Walked, str, list[str]]:
+    """What stands in a file, its transfer syntax, and what is odd about it."""
     meta, transfer_syntax = read_meta(read)
     if uid_of(meta.values, META_SOP_CLASS) == _MEDIA_DIRECTORY:
         raise MediaDirectory("is a DICOMDIR")
@@ -184,10 +200,18 @@ def _read(read: Read, size: int, *, complete: bool) -> InstanceHeader:
         size,
         transfer_syntax,
         wanted=_WANTED,
-        until=None if complete else 0x7FE00000,
+        unique=_UNIQUE,
+        noticed=PRIVATE_PIXEL_TAGS,
+        until=None,
         complete=complete,
     )
-    values = walked.values
+    notes = meta.notes + walked.notes
+    if uid_of(meta.values, META_SOP_INSTANCE) != uid_of(walked.values, SOP_INSTANCE):
+        notes.append("the file meta names another SOP Instance UID; the data set counts")
+    return walked, transfer_syntax, notes
+
+
+def _check_uids(values: dict[int, bytes], zeros_at: int | None) -> None:
     for tag, what in (
         (STUDY, "Study Instance UID"),
         (SERIES, "Series Instance UID"),
@@ -195,24 +219,50 @@ def _read(read: Read, size: int, *, complete: bool) -> InstanceHeader:
         (_SOP_CLASS, "SOP Class UID"),
     ):
         uid = uid_of(values, tag)
+        if not uid and zeros_at is not None:
+            raise BadInstance(f"is cut: it has no {what}, and only zero bytes from {zeros_at} on")
         if not uid:
             raise BadInstance(f"has no {what}")
         if not is_uid(uid):
             raise BadInstance(f"has a {what} that is no UID")
-    has_rows = _short(values, _ROWS, transfer_syntax == BIG_ENDIAN) > 0
-    if complete and has_rows and not walked.pixel_data and _PIXEL_URL not in values:
-        # What a file cut just in front of its pixels looks like.
-        raise BadInstance("describes an image and has no pixel data")
-    notes = list(walked.notes)
-    if uid_of(meta.values, META_SOP_INSTANCE) != uid_of(values, SOP_INSTANCE):
-        notes.append("the file meta names another SOP Instance UID; the data set counts")
-    return _header(walked, transfer_syntax, transfer_syntax == BIG_ENDIAN, tuple(notes))
 
 
-def _header(
-    walked: Walked, transfer_syntax: str, big_endian: bool, notes: tuple[str, ...]
-) -> InstanceHeader:
+def _check_pixels(walked: Walked) -> list[str]:
+    """Whether what is there is all of the object; what is odd about it.
+
+    A tail of zeros inside of pixel data cannot be told from black.
+    """
     values = walked.values
+    if walked.pixel_data or _PIXEL_URL in values:
+        return []
+    is_image = uid_of(values, _SOP_CLASS) in IMAGE_CLASSES
+    describes_pixels = any(tag in values for tag in _IMAGE_PIXELS)
+    maker = private_pixels(values, walked.noticed)
+    if walked.zeros_at is not None:
+        if is_image or (describes_pixels and walked.last < _BULK_GROUPS):
+            raise BadInstance(
+                f"is cut: there are only zero bytes from byte {walked.zeros_at} on, and no pixel"
+                " data"
+            )
+        if walked.is_filled:
+            raise BadInstance(
+                "is cut: zero bytes to the end begin inside of an element, before byte"
+                f" {walked.zeros_at}"
+            )
+    if not is_image:
+        return []
+    if maker:
+        return [f"the pixels are in a private block of {maker}, which others may not show"]
+    if describes_pixels:
+        # What a file cut just in front of its pixels looks like.
+        raise BadInstance("is of an image class, describes an image and has no pixel data")
+    # Headers without image are made on purpose, too, and nothing tells the two apart.
+    return ["an image class without pixels or what describes them (it may be cut)"]
+
+
+def _header(walked: Walked, transfer_syntax: str, notes: list[str]) -> InstanceHeader:
+    values = walked.values
+    big_endian = transfer_syntax == BIG_ENDIAN
     encodings = _encodings(values.get(_CHARACTER_SET, b""))
 
     def text(tag: int, name: str) -> str:
@@ -241,7 +291,7 @@ def _header(
         rows=rows,
         columns=_short(values, _COLUMNS, big_endian),
         frames=max(0, _integer(values, _FRAMES) or (1 if rows else 0)),
-        notes=notes,
+        notes=tuple(notes),
         pixels=None if transfer_syntax in DEFLATED else _pixels(walked),
     )
 
@@ -260,16 +310,17 @@ def _pixels(walked: Walked) -> PixelLayout | None:
 
 
 _PERSON_NAMES = (0x00100010, 0x00080090)
-_SHORT_NAMES = ("modality", "patient_sex")
 
 
 def _clean(name: str, text: str) -> str:
     """One line of printable text, bounded: it goes to terminals and to peers."""
-    text = _CONTROL.sub(" ", text).strip()
+    if name == "modality":
+        return modalities.clean(text)
+    text = _CONTROL.sub(" ", _DESIGNATORS.sub("", text)).strip()
     if name.endswith("_date"):
         digits = text.replace(".", "")
         return digits if len(digits) == 8 and digits.isascii() and digits.isdigit() else ""
-    if name in _SHORT_NAMES:
+    if name == "patient_sex":
         return text[:_SHORT_CHARACTERS]
     return text[:TEXT_CHARACTERS]
 
@@ -292,10 +343,31 @@ def _encodings(value: bytes) -> tuple[str, ...]:
     """Python's names of a Specific Character Set (PS3.3 section C.12.1.1.2)."""
     names = []
     for term in value.decode("latin-1").split("\\"):
-        name = pydicom.charset.python_encoding.get(term.strip(" \0"))
+        term = term.strip(" \0")
+        known = pydicom.charset.python_encoding
+        name = known.get(term) or known.get(_spelled(term))
         if name is not None:
             names.append(name)
     return tuple(names) or ("iso8859",)
+
+
+_REPERTOIRE = re.compile(r"ISO(2022)?IR(\d{1,3})")
+_OTHER_SPELLINGS = {
+    "GB18030": "GB18030", "GBK": "GBK", "GB2312": "GBK", "UTF8": "ISO_IR 192",
+    "ISO88591": "ISO_IR 100", "LATIN1": "ISO_IR 100", "ISO88592": "ISO_IR 101",
+    "ISO88593": "ISO_IR 109", "ISO88594": "ISO_IR 110", "ISO88595": "ISO_IR 144",
+    "ISO88596": "ISO_IR 127", "ISO88597": "ISO_IR 126", "ISO88598": "ISO_IR 138",
+    "ISO88599": "ISO_IR 148",
+}  # fmt: skip
+
+
+def _spelled(term: str) -> str:
+    """A defined term that writers spell with other signs and cases; "" where it is none."""
+    letters = re.sub(r"[\s_.:-]", "", term).upper()
+    found = _REPERTOIRE.fullmatch(letters)
+    if found is None:
+        return _OTHER_SPELLINGS.get(letters, "")
+    return f"ISO 2022 IR {found[2]}" if found[1] else f"ISO_IR {found[2]}"
 
 
 def _decode(value: bytes, encodings: tuple[str, ...], *, is_name: bool) -> str:

@@ -21,9 +21,11 @@ from node.dicom.headers import SeriesAttributes, StudyAttributes
 from node.dicom.studies import BadInstance, MediaDirectory, NotDicom
 from node.images.ingest_batches import BatchWriter, Cancelled, Written
 from node.images.ingest_report import IngestProgress, IngestReport, Problem, StudyIngested
+from node.images.media import missing_members
 from node.images.quarantine import Quarantine
 from node.images.sources import FileChanged, Found, SourceFile, find_files, read_source, shown
 from node.images.store import BatchStore
+from protocol import limits
 from protocol.log.entry import Event, subjects_of
 from protocol.manifest import BatchEntry, Manifest
 
@@ -37,6 +39,10 @@ _ENCODING_THREADS = 2
 """More do not help beside the one thread that reads; zstd takes 250 MB/s in each."""
 
 _PROGRESS_SECONDS = 0.1
+
+_LONGEST_ROW_BYTES = 512
+"""Of a manifest for one instance: its row with three UIDs of 64 characters, and a series
+and a batch of its own, are 407 bytes."""
 
 
 def ingest(
@@ -150,6 +156,10 @@ class _Ingest:
             source = read_source(found.path)
         except MediaDirectory:
             report.skipped_media_directories += 1
+            report.missing += [
+                Problem(shown(path), f"is listed in {shown(found.path)} and is not there")
+                for path in missing_members(found.path)
+            ]
         except NotDicom:
             report.skipped_not_dicom += 1
         except BadInstance as error:
@@ -207,6 +217,9 @@ class _Ingest:
             written = self._writer.write(study_uid, new, on_batch)
             for source, why in written.lost:
                 self.report.unreadable.append(Problem(shown(source.path), why))
+            if written.manifest is not None and not self._fits(written.manifest):
+                self._refuse(study_uid, new)
+                written = Written()
             self._publish(study_uid, written, known, conflicting)
         self._studies.clear()
         self._series.clear()
@@ -219,10 +232,13 @@ class _Ingest:
         row = self._catalog.study(study_uid)
         patient_id = sources[0].header.study.patient_id if row is None else row.patient_id
         new, known, conflicting, strangers = [], 0, 0, 0
+        too_many = []
         for source in sources:
             header = source.header
             kept = held.get(header.sop_instance_uid)
-            if kept is None:
+            if kept is None and len(held) >= limits.MANIFEST_INSTANCES:
+                too_many.append(source)
+            elif kept is None:
                 held[header.sop_instance_uid] = source.digest
                 new.append(source)
                 strangers += header.study.patient_id != patient_id
@@ -236,8 +252,41 @@ class _Ingest:
                 f"study {study_uid}: {strangers} new instances name another Patient ID than"
                 " the study; look at them before the study is used"
             )
+        self._refuse(study_uid, too_many)
         self.report.instances_known += known
         return new, known, conflicting
+
+    def _fits(self, manifest: Manifest) -> bool:
+        """Whether a study can still be fetched once this part of it is published.
+
+        A peer takes no larger manifest; what most studies have is far below.
+        """
+        study_uid = manifest.study_instance_uid
+        row = self._catalog.study(study_uid)
+        count, original = len(manifest.instances), manifest.total_original_bytes
+        if row is not None:
+            count, original = count + row.instance_count, original + row.original_bytes
+        most_batches = count + original // limits.BATCH_LEAST_BYTES + 1
+        if (
+            count * _LONGEST_ROW_BYTES <= limits.MANIFEST_BYTES
+            and most_batches <= limits.MANIFEST_BATCHES
+        ):
+            return True
+        size, batches = len(manifest.encode()), len(manifest.batches)
+        if row is not None:
+            held = self._catalog.manifest(study_uid)
+            size, batches = size + len(held.encode()), batches + len(held.batches)
+        return size <= limits.MANIFEST_BYTES and batches <= limits.MANIFEST_BATCHES
+
+    def _refuse(self, study_uid: str, sources: list[SourceFile]) -> None:
+        self.report.quarantined += [
+            Problem(
+                shown(source.path),
+                f"is of study {study_uid}, which has as many instances as can be sent to a"
+                " peer; no copy was kept",
+            )
+            for source in sources
+        ]
 
     def _record_conflict(self, source: SourceFile, kept_digest: bytes) -> None:
         header = source.header
@@ -270,6 +319,7 @@ class _Ingest:
                 shared=self._shared,
                 before_commit=lambda _: self._audit(event),
             )
+            self._note_modalities(study_uid)
         encoded_bytes = manifest.total_encoded_bytes if manifest is not None else 0
         original_bytes = manifest.total_original_bytes if manifest is not None else 0
         self.report.instances_new += added.new
@@ -285,6 +335,14 @@ class _Ingest:
                 encoded_bytes=encoded_bytes,
             )
         )
+
+    def _note_modalities(self, study_uid: str) -> None:
+        row = self._catalog.study(study_uid)
+        if row is not None and len(row.modalities) > limits.MODALITIES:
+            self.report.notes.append(
+                f"study {study_uid}: it has {len(row.modalities)} modalities, of which peers are"
+                f" told the first {limits.MODALITIES}; look at what wrote it"
+            )
 
     def _tell(self, phase: str, done: int, total: int, encoded: int) -> None:
         moment = time.monotonic()

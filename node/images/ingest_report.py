@@ -61,6 +61,7 @@ class IngestReport:
         instances_new, instances_known: added, and those that were here already.
         original_bytes, encoded_bytes: of the new instances, and of their batches.
         skipped_not_dicom, skipped_media_directories, skipped_links: counted, left alone.
+        missing: files that a DICOMDIR lists and that are not there.
         quarantined: bad input, kept in the quarantine.
         conflicts: other bytes under a known SOP Instance UID, kept in the quarantine.
         unreadable: files that could not be read, or changed meanwhile.
@@ -80,14 +81,17 @@ class IngestReport:
     quarantined: list[Problem] = field(default_factory=list)
     conflicts: list[Problem] = field(default_factory=list)
     unreadable: list[Problem] = field(default_factory=list)
+    missing: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     cancelled: bool = False
 
     @property
     def is_complete(self) -> bool:
-        """Whether every DICOM file that was found is in the catalog now."""
-        return not (self.quarantined or self.conflicts or self.unreadable or self.cancelled)
+        """Whether every DICOM file that was found, or listed, is in the catalog now."""
+        return not (
+            self.quarantined or self.conflicts or self.unreadable or self.missing or self.cancelled
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""

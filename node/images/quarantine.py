@@ -5,6 +5,7 @@ why, from where and when. No name comes from a file's content. The same bytes ar
 kept once. All functions are synchronous; one thread uses an object at a time.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -126,9 +127,18 @@ class Quarantine:
                 sync_directory(temporary)
                 date = time.strftime("%Y%m%d", time.gmtime(self._now))
                 name = f"{date}-{digest[:_DIGEST_CHARACTERS]}"
-                temporary.rename(self._root / name)
+                _rename_unless_there(temporary, self._root / name)
                 sync_directory(self._root)
             except OSError as error:
                 raise disk_error("a file cannot be put to quarantine", error) from error
         self._kept[digest[:_DIGEST_CHARACTERS]] = name
         return name
+
+
+def _rename_unless_there(temporary: Path, target: Path) -> None:
+    """Give a finished folder its name; another ingest may have kept the same bytes just now."""
+    try:
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise

@@ -16,7 +16,7 @@ from typing import Any
 
 from node.catalog.catalog import Catalog
 from node.database import Database
-from protocol import limits
+from protocol import limits, modalities
 from protocol.feed import Change, Subscription, Told, next_change
 from protocol.fields import from_map_untrusted, to_map
 from protocol.messages import Announcement, Record
@@ -435,7 +435,7 @@ def _record(row: sqlite3.Row) -> Record:
         instances=row["instance_count"],
         bytes=row["original_bytes"],
         encoded_bytes=row["encoded_bytes"],
-        modalities=tuple(row["modalities"].split("\n")) if row["modalities"] else (),
+        modalities=modalities.of_study(row["modalities"].split("\n")),
         study_date=row["study_date"],
     )
 

@@ -2,22 +2,25 @@
 
 Each batch is decoded once: the instances in it are compared with their digests and
 UIDs, the parts of large instances hashed, and the header read that the catalog
-needs of each series. Thread-safe: several threads check batches of one study.
+needs of each series. What the first batch of a large instance does not tell of its
+header is looked for on disk in the end, since an ingest takes elements in any order.
+Thread-safe: several threads check batches of one study.
 """
 
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import blake3
 
 from node.dicom import studies
-from node.dicom.elements import BadInstance
+from node.dicom.elements import BadInstance, Read
 from node.dicom.headers import InstanceHeader
-from node.dicom.part10 import HeaderMatcher
+from node.dicom.part10 import HeaderMatcher, carries
 from node.transfer.incoming import Incoming
 from protocol import encoding
 from protocol.errors import DigestMismatch, RemoteProtocolError
@@ -32,6 +35,12 @@ in one piece, by more than the copy costs."""
 
 _PARTS_KEPT = 2
 """Parts of large instances (4 MiB each) that may wait for what comes before them."""
+
+_BATCHES_AT_HAND = 2
+"""Decoded batches that are kept while the header of a large instance is read from disk;
+the walker goes forward, with a look back of less than a batch."""
+
+_OTHER_UIDS = "an instance carries other UIDs than its manifest entry says"
 
 _WAIT_SECONDS = 1.0
 """Longest wait of a thread for the one that has the part before; then its own is read
@@ -87,6 +96,10 @@ class StudyCheck:
         self._large = LargeInstances(manifest)
         self._representatives = _representatives(manifest, self._needed)
         self._headers: dict[int, InstanceHeader] = {}
+        # Large instances whose first batch does not tell, and whether it is their UIDs,
+        # or the header of their series, that is looked for.
+        self._untold_uids: set[int] = set()
+        self._untold_headers: set[int] = set()
 
     @property
     def headers(self) -> dict[int, InstanceHeader]:
@@ -120,10 +133,12 @@ class StudyCheck:
         for instance_index, start, offset, length in manifest.segments(index):
             instance = manifest.instances[instance_index]
             parts = cut(offset, length)
-            if start == 0 and not self._matches(instance, parts):
-                raise RemoteProtocolError(
-                    "an instance carries other UIDs than its manifest entry says"
-                )
+            if start == 0:
+                matches = self._matches(instance, parts)
+                if matches is None:
+                    self._untold_uids.add(instance_index)
+                elif not matches:
+                    raise RemoteProtocolError(_OTHER_UIDS)
             if length < instance.size:
                 has_part = True
             elif _digest(parts, length) != instance.digest:
@@ -133,34 +148,93 @@ class StudyCheck:
         for instance_index in self._representatives.get(index, ()):
             instance = manifest.instances[instance_index]
             length = min(instance.size, entry.original_size - instance.offset)
-            try:
-                header = studies.read_header(b"".join(cut(instance.offset, length)))
-            except BadInstance as error:
-                raise RemoteProtocolError("the header of an instance cannot be read") from error
-            self._headers[instance.series_index] = header
+            original = b"".join(cut(instance.offset, length))
+            with _header_errors():
+                header = studies.read_header(original, instance.size)
+            if header is None:
+                self._untold_headers.add(instance_index)
+            else:
+                self._headers[instance.series_index] = header
 
-    def _matches(self, instance: InstanceEntry, parts: Parts) -> bool:
-        uids = (
+    def _uids(self, instance: InstanceEntry) -> tuple[str, str, str]:
+        return (
             self._manifest.study_instance_uid,
             self._manifest.series[instance.series_index].series_instance_uid,
             instance.sop_instance_uid,
         )
+
+    def _matches(self, instance: InstanceEntry, parts: Parts) -> bool | None:
+        """Whether the UIDs are the promised ones; None where the rest has to be looked at."""
+        uids = self._uids(instance)
+        size = instance.size
         # The first part is all in front of the pixels, unless the batch was made oddly.
-        return self._matcher.matches(parts[0], *uids) or (
-            len(parts) > 1 and self._matcher.matches(b"".join(parts), *uids)
-        )
+        matches = self._matcher.matches(parts[0], *uids, size=size)
+        if matches or len(parts) == 1:
+            return matches
+        return self._matcher.matches(b"".join(parts), *uids, size=size)
 
     def check_rest(self, incoming: Incoming) -> None:
-        """Compare the large instances whose parts did not come in order, from disk.
+        """Compare what was not told by batches as they came, from disk.
+
+        Those are large instances whose parts did not come in order, and headers whose
+        elements stand behind the first batch.
 
         Raises:
-            DigestMismatch: one has another digest.
+            DigestMismatch: an instance has another digest.
+            RemoteProtocolError: one has other UIDs, or no header.
             NodeError: a batch cannot be read.
         """
         manifest = self._manifest
         among = {place[0] for index in self._needed for place in manifest.segments(index)}
         for instance_index in self._large.unverified(among):
             self._large.verify_from_disk(instance_index, incoming)
+        for instance_index in sorted(self._untold_uids | self._untold_headers):
+            self._read_untold(instance_index, incoming)
+
+    def _read_untold(self, instance_index: int, incoming: Incoming) -> None:
+        instance = self._manifest.instances[instance_index]
+        read = _reader_on_disk(self._manifest, instance_index, incoming)
+        is_untold = instance_index in self._untold_uids
+        if is_untold and not carries(read, instance.size, *self._uids(instance)):
+            raise RemoteProtocolError(_OTHER_UIDS)
+        if instance_index in self._untold_headers:
+            with _header_errors():
+                header = studies.header_of(read, instance.size)
+            self._headers[instance.series_index] = header
+
+
+@contextmanager
+def _header_errors() -> Iterator[None]:
+    try:
+        yield
+    except BadInstance as error:
+        raise RemoteProtocolError("the header of an instance cannot be read") from error
+
+
+def _reader_on_disk(manifest: Manifest, instance_index: int, incoming: Incoming) -> Read:
+    """Reads pieces of a large instance whose batches have arrived."""
+    places = manifest.places(instance_index)
+    starts = [place.start for _, place in places]
+
+    @lru_cache(_BATCHES_AT_HAND)
+    def part(number: int) -> memoryview:
+        batch, place = places[number]
+        encoded = incoming.read(manifest.batches[batch].digest)
+        original = memoryview(encoding.decode_untrusted(encoded))
+        return original[place.offset : place.offset + place.length]
+
+    def read(offset: int, length: int) -> bytes:
+        pieces: list[memoryview] = []
+        number = bisect_right(starts, offset) - 1
+        at = offset - starts[number]
+        while length > 0 and number < len(places):
+            piece = part(number)[at : at + length]
+            pieces.append(piece)
+            length -= len(piece)
+            number, at = number + 1, 0
+        return b"".join(pieces)
+
+    return read
 
 
 def _representatives(manifest: Manifest, needed: Iterable[int]) -> dict[int, list[int]]:
