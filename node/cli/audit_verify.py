@@ -1,6 +1,5 @@
 """`radmesh audit verify`: the check of anybody's log, with the words of `radmesh-verify`."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,14 +11,15 @@ from node.cli import output
 from node.cli.card import read_card, read_facility
 from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
+from node.home import now_ms
 
 if TYPE_CHECKING:
     from keys.card import Card
     from protocol.verify import Evidence, Policy, Verdict
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
-_PIN = re.compile(r"([0-9]{1,18}):([0-9a-fA-F]{64})")
 _CANNOT_TELL = 2
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EVIDENCE_BYTES = 1 << 20
@@ -64,6 +64,11 @@ def evidence_options(function: F) -> F:
                 metavar="FILE",
                 help="Who must have cosigned, as `radmesh audit policy` prints it.",
             ),
+            click.option(
+                "--not-older-than",
+                metavar="AGE",
+                help="How lately your witnesses must have seen the log: 90min, 36h or 7d.",
+            ),
         )
     ):
         function = option(function)
@@ -73,12 +78,19 @@ def evidence_options(function: F) -> F:
 @click.command()
 @click.argument("bundle", type=_FILE)
 @evidence_options
+@click.option(
+    "--since",
+    metavar="SIZE|TIME",
+    help="Judge a log that says that it lost entries by what came after: from this entry on, "
+    "or from the first that is not older.",
+)
 @json_option
 @pass_session
 def verify(session: Session, /, bundle: Path, facility: str, **given: Any) -> int:
     """Check a BUNDLE; needs no node and no home.
 
     Exit code 0: sound. 1: not sound, with the first bad entry and why. 2: cannot tell.
+    3: sound since the entry of --since, and lost before it.
     """
 
     def check(fingerprint: bytes, evidence: "Evidence") -> "Verdict":
@@ -130,9 +142,15 @@ def run_check(
 
 def _evidence(given: dict[str, Any], own_card: "Card | None") -> "Evidence":
     from protocol.verify import Evidence
+    from protocol.verify.command import parse_pin
+    from protocol.verify.moments import parse_age, parse_since
 
+    since, age = given.get("since"), given["not_older_than"]
     return Evidence(
-        pins=[_pin(text) for text in given["pin"]],
+        pins=[
+            _parsed(parse_pin, text, "pin", "take it as `radmesh audit export` printed it")
+            for text in given["pin"]
+        ],
         checkpoints=[_content(path) for path in given["checkpoint"]],
         receipts=[_content(path) for path in given["receipt"]],
         peer_cards=[read_card(path) for path in given["peer_card"]],
@@ -140,17 +158,21 @@ def _evidence(given: dict[str, Any], own_card: "Card | None") -> "Evidence":
         quorum=given["quorum"],
         policy=None if given["policy"] is None else _policy(given["policy"]),
         own_card=own_card,
+        since=None
+        if since is None
+        else _parsed(parse_since, since, "option --since", "see `radmesh audit verify --help`"),
+        not_older_than=None
+        if age is None
+        else _parsed(parse_age, age, "option --not-older-than", "such as --not-older-than 36h"),
+        now=now_ms() // 1000,
     )
 
 
-def _pin(text: str) -> tuple[int, bytes]:
-    found = _PIN.fullmatch(text)
-    if found is None:
-        raise NodeError(
-            f"the pin {text} is not SIZE:ROOT",
-            hint="take it as `radmesh audit export` printed it: a number, a colon, 64 hex digits",
-        )
-    return int(found[1]), bytes.fromhex(found[2])
+def _parsed(parse: Callable[[str], T], text: str, what: str, hint: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise NodeError(f"the {what} {text}: {error}", hint=hint) from error
 
 
 def _policy(path: Path) -> "Policy":

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
 from keys.fingerprint import format_hash
-from protocol.verify import coverage
+from protocol.verify import coverage, seen
 from protocol.verify.bundle import CHECKPOINT_NAME, FORMAT, Bundle, BundleDamaged
 from protocol.verify.checkpoints import (
     CHECKPOINT_BYTES,
@@ -30,6 +30,7 @@ from protocol.verify.checkpoints import (
 )
 from protocol.verify.evidence import Evidence, Openings, Receipts
 from protocol.verify.forks import Forks
+from protocol.verify.losses import Loss
 from protocol.verify.note import NamedKey
 from protocol.verify.policy import POLICY_BYTES
 from protocol.verify.stream import EntryStream, Expected
@@ -90,7 +91,8 @@ class _Check:
         self._unknown_files = 0
         self._own_policy = ""
         self._forks: Forks | None = None
-        self._against_itself: list[Finding] = []
+        self._hidden: list[Finding] = []
+        self._lost: list[Loss] = []
         self._stream: EntryStream | None = None
         self._openings: Openings | None = None
         self._receipts: Receipts | None = None
@@ -123,6 +125,8 @@ class _Check:
             self._signed_size,
             max(limit, *self._expected, 0),
             forks.own,
+            self._evidence.since,
+            {at for each in self._counted for at in (each.size - 1, each.size)},
         )
         self._stream.read(self._openings, self._receipts)
         self._openings.finish()
@@ -130,7 +134,8 @@ class _Check:
         if said_origin != self._origin:
             self._find(Code.BUNDLE, None, "the bundle says that it is of another log")
         size = self._stream.tree.size
-        self._against_itself = forks.judge_own(size, self._stream.roots, self._stream.told)
+        stream = self._stream
+        self._hidden, self._lost = forks.judge_own(size, stream.losses, stream.chain.taken_back)
         if not self._stream.findings and said_size != size:
             self._find(
                 Code.BUNDLE,
@@ -237,16 +242,32 @@ class _Check:
             found.append(Finding(Code.QUORUM, None, reason))
         return found
 
+    @property
+    def _counted(self) -> list[Cosigned]:
+        """All cosignatures of the auditor's witnesses."""
+        return [each for listed in self._cosigned.values() for each in listed]
+
+    @property
+    def _last_seen(self) -> Cosigned | None:
+        return seen.newest(self._counted)
+
     def _ordered(self) -> list[Finding]:
         entries = list(self._stream.findings) if self._stream is not None else []
         # Who rewrites a history with a newer key also signs what that key may not sign.
         first = entries[:1] if entries and entries[0].code == Code.KEY_CHAIN else []
-        hidden = [each for each in self._against_itself if each.code == Code.FORK]
-        findings = [*first, *self._findings, *entries[len(first) :], *hidden]
+        findings = [*first, *self._findings, *entries[len(first) :], *self._hidden]
         if self._stream is not None and self._card is not None:
-            findings += self._missing_quorum(self._card)
+            missing = self._missing_quorum(self._card)
+            old = seen.too_old(
+                self._evidence,
+                self._policies,
+                self._cosigned.get(self._signed_size, []),
+                self._last_seen,
+            )
+            # Without a quorum there is no time at which it saw the log.
+            findings += missing or ([old] if old is not None else [])
         # Told by the log, it is less than what the auditor's own evidence shows.
-        findings += self._against_itself[len(hidden) :]
+        findings += [each.finding for each in self._lost]
         for part in (self._receipts, self._openings):
             findings += part.findings if part is not None else []
         return findings
@@ -262,6 +283,9 @@ class _Check:
         if findings and findings[0] is not cause:
             sound, cause = False, findings[0]
         stream = self._stream
+        since = None
+        if findings and not damage and all(each.code == Code.LOST for each in findings):
+            since = self._judged_since()
         has_entries = stream is not None and stream.tree.size > 0
         return Verdict(
             sound=sound,
@@ -279,15 +303,27 @@ class _Check:
             counts=dict(stream.counts) if stream is not None else {},
             key_changes=stream.chain.changes if stream is not None else 0,
             witnesses=coverage.witness_words(self._witnesses.cosigned),
+            last_seen=seen.seen_words(self._last_seen, self._evidence.now),
+            since=since,
             forks=() if self._forks is None else tuple(self._forks.sentences),
         )
+
+    def _judged_since(self) -> int | None:
+        """The entry from which on the auditor judges, if all losses were told before it."""
+        stream = self._stream
+        since = None if stream is None else stream.since
+        if stream is None or since is None or since >= stream.tree.size:
+            return None
+        return since if all(each.entry < since for each in self._lost) else None
 
     def _notes(self) -> list[str]:
         if self._stream is None or self._openings is None or self._receipts is None:
             return []
         return [
             *coverage.outside_notes(self._evidence, self._policies),
+            *coverage.loss_notes(self._evidence, self._stream, [each.entry for each in self._lost]),
             *coverage.witness_notes(self._policies, self._witnesses, self._own_policy),
+            *seen.time_notes(self._counted, self._stream.times),
             *coverage.side_notes(self._openings, self._receipts),
             *coverage.file_notes(self._stream, self._unknown_files),
         ]

@@ -1,7 +1,8 @@
 """`radmesh-verify FILE --facility FINGERPRINT-OR-CARD`: the auditor's program.
 
 FILE is a bundle or the proof of one entry; its first bytes tell which. Exit code: 0
-sound or proven, 1 not so, 2 cannot tell.
+sound or proven, 1 not so, 2 cannot tell, 3 sound since the entry of --since and lost
+before it.
 """
 
 import argparse
@@ -9,6 +10,8 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
@@ -16,10 +19,13 @@ from keys.fingerprint import parse_fingerprint
 from protocol.verify.check import verify_bundle
 from protocol.verify.checkpoints import CHECKPOINT_BYTES
 from protocol.verify.evidence import Evidence
+from protocol.verify.moments import parse_age, parse_since
 from protocol.verify.policy import POLICY_BYTES, Policy, PolicyProblem, parse_policy
 from protocol.verify.proof import HEADER, PROOF_BYTES, verify_proof
 from protocol.verify.receipts import RECEIPT_BYTES
 from protocol.verify.verdict import Verdict, report_lines, to_json
+
+T = TypeVar("T")
 
 _PIN = re.compile(r"([0-9]{1,18}):([0-9a-fA-F]{64})")
 
@@ -38,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quorum=options.quorum,
         policy=options.policy,
         own_card=card,
+        since=options.since,
+        not_older_than=options.not_older_than,
+        now=int(datetime.now(UTC).timestamp()),
     )
     try:
         verdict = verify_file(options.file, fingerprint, evidence)
@@ -87,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="radmesh-verify",
         description="Verify an exported Radmesh audit log, or the proof of one of its entries.",
-        epilog="Exit code: 0 sound or proven, 1 not so, 2 cannot tell.",
+        epilog="Exit code: 0 sound or proven, 1 not so, 2 cannot tell, 3 sound since the entry "
+        "of --since and lost before it.",
     )
     parser.add_argument("file", metavar="FILE", help="the bundle or proof")
     parser.add_argument(
@@ -103,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
             name, action="append", default=[], type=kind, metavar=metavar, help=text
         )
 
-    repeated("--pin", _pin, "SIZE:ROOT", "a size and root that you noted earlier")
+    repeated("--pin", _checked(parse_pin), "SIZE:ROOT", "a size and root that you noted earlier")
     repeated(
         "--checkpoint",
         _checkpoint,
@@ -131,6 +141,18 @@ def _parser() -> argparse.ArgumentParser:
         type=_policy,
         metavar="FILE",
         help="who must have cosigned, as a policy of the form c2sp.org/tlog-policy",
+    )
+    parser.add_argument(
+        "--since",
+        type=_checked(parse_since),
+        metavar="SIZE|TIME",
+        help="judge a log that says that it lost entries by what came after: from this entry on",
+    )
+    parser.add_argument(
+        "--not-older-than",
+        type=_checked(parse_age),
+        metavar="AGE",
+        help="how lately your witnesses must have seen the log: 90min, 36h or 7d",
     )
     parser.add_argument("--json", action="store_true", help="the verdict as one JSON object")
     return parser
@@ -181,11 +203,14 @@ def _policy(path: str) -> Policy:
         raise argparse.ArgumentTypeError(f"{path}: {problem}") from problem
 
 
-def _pin(text: str) -> tuple[int, bytes]:
-    try:
-        return parse_pin(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed
 
 
 def _printable(line: str) -> str:

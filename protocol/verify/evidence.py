@@ -49,6 +49,13 @@ class Evidence:
         policy: who must have cosigned, in another form; None for no such rule.
         own_card: a card of the facility itself that the auditor has; the newer of this
             and the one in the bundle counts.
+        since: from which entry on the log is judged: its index, or the least time (as
+            entries have it) of that entry; None for from the beginning. What the log
+            says in front of it that it lost is told, and is not the cause.
+        not_older_than: seconds; so lately the witnesses must have seen the log. None for
+            no such rule.
+        now: seconds since the epoch, UTC, from which ages are counted; None when they
+            are not.
     """
 
     pins: Sequence[tuple[int, bytes]] = ()
@@ -59,6 +66,13 @@ class Evidence:
     quorum: int | None = None
     policy: Policy | None = None
     own_card: Card | None = None
+    since: int | str | None = None
+    not_older_than: int | None = None
+    now: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.not_older_than is not None and self.now is None:
+            raise ValueError("an age is counted from now, which is not given")
 
     def policies(self, facility_fingerprint: bytes) -> list[Policy]:
         """All rules about who must have cosigned the log of a facility.

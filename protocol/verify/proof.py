@@ -14,7 +14,7 @@ from typing import Any
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError
 from keys.fingerprint import format_hash
-from protocol.verify import coverage
+from protocol.verify import coverage, seen
 from protocol.verify.checkpoints import CheckpointProblem, log_keys, open_checkpoint
 from protocol.verify.entries import Entry, EntryProblem, parse_entry, parse_object
 from protocol.verify.evidence import Evidence, receipt_differences
@@ -101,6 +101,7 @@ class _Check:
         self._opened: list[str] = []
         self._half_checked = False
         self._same_size: list[bytes] = []
+        self._counted: list[Cosigned] = []
         self.index = 0
 
     def run(self, data: bytes) -> None:
@@ -185,6 +186,12 @@ class _Check:
             if reason is not None:
                 words = f"too few others saw the log of {self._size:,} entries: {reason}"
                 raise _Wrong(Code.QUORUM, None, words)
+        self._counted = [each for each in cosigned if each.witness.trusted]
+        old = seen.too_old(
+            self._evidence, self._policies, self._counted, seen.newest(self._counted)
+        )
+        if old is not None:
+            raise _Wrong(old.code, old.index, old.reason)
 
     def _check_receipts(self, extra: dict[str, Any], card: Card) -> None:
         """Check the receipt in the proof, and those that the auditor has."""
@@ -245,6 +252,7 @@ class _Check:
             size=self._size,
             root=self._root.hex(),
             witnesses=coverage.witness_words(self._witnesses.cosigned),
+            last_seen=seen.seen_words(seen.newest(self._counted), self._evidence.now),
             is_proof=True,
             entry="" if entry is None else entry.data.decode(),
             opened=tuple(self._opened),
@@ -256,10 +264,15 @@ class _Check:
         compared = replace(held, pins=pins, checkpoints=self._same_size)
         notes = [
             "it is about this entry alone: what else is in the log, or is missing there, it "
-            "does not tell",
+            "does not tell, nor whether that log lost entries",
             *coverage.outside_notes(compared, self._policies),
             *coverage.witness_notes(self._policies, self._witnesses, ""),
         ]
+        if self._entry is not None:
+            notes += coverage.alert_notes(self._entry, self._origin)
+            # Whoever saw the whole log saw this entry in it.
+            times = {each.size - 1: self._entry.time for each in self._counted}
+            notes += seen.time_notes(self._counted, times, entry=self.index)
         others = len(held.pins) + len(held.checkpoints) - len(pins) - len(self._same_size)
         if others:
             notes.append(
