@@ -16,12 +16,13 @@ from keys.trust import Peer
 from node import VERSION, rotation
 from node.audit.erasure import go_on_erasing
 from node.audit.log import AuditLog
-from node.blocking import in_thread
+from node.blocking import in_thread, watch_loop
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
-from node.home import Home, Keys, log_origin, now_ms
+from node.home import Home, Keys, log_origin
 from node.images.store import BatchStore
+from node.migrations import NODE_MIGRATIONS
 from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.receipts.pending import PENDING_SCHEMA, Pending
 from node.reports.forwarding import FORWARDING_SCHEMA
@@ -48,6 +49,7 @@ class Node:
         self, home: Home, unlock: Callable[[], None], log_key_may_be_lost: bool = False
     ) -> None:
         self.home = home
+        self.clock = home.clock
         self._unlock = unlock
         self.settings = read_settings(home.config_path)
         is_lost = log_key_may_be_lost and not home.has_key("log")
@@ -67,14 +69,15 @@ class Node:
                 EXCHANGES_SCHEMA,
                 PENDING_SCHEMA,
             ),
+            NODE_MIGRATIONS,
         )
-        self.catalog = Catalog(self.database)
+        self.catalog = Catalog(self.database, clock=lambda: self.clock.now_ms() / 1000)
         self.store = BatchStore(home.store_path)
         self.incoming = Incoming(home.incoming_path, self.store)
         self.feeds = Feeds(self.database, self.catalog)
-        self.transfers = Transfers(self.database)
+        self.transfers = Transfers(self.database, clock=self.clock)
         self.exchanges = Exchanges(self.database, self.audit)
-        self.pending = Pending(self.database, self.audit, self.exchanges)
+        self.pending = Pending(self.database, self.audit, self.exchanges, clock=self.clock)
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self._peer_changed
         )
@@ -85,7 +88,7 @@ class Node:
             self.audit,
             card=lambda: self.card,
             petname=self.petname,
-            now=lambda: now_ms() // 1000,
+            now=self.clock.now,
         )
         self.doubt.check_kept()
         if self.audit.halt.reason is None:
@@ -101,7 +104,7 @@ class Node:
             self.home.audit_path,
             log_key=self.keys.log,
             origin=log_origin(self.card.facility_key),
-            clock_ms=now_ms,
+            clock_ms=self.clock.now_ms,
             log_keys=self.card.log_keys + (staged.card.log_keys if staged else ()),
             successor=staged.key if staged and staged.role == "log" else None,
             is_lost=log_key_is_lost,
@@ -165,7 +168,7 @@ class Node:
 
     def seeing(self) -> list[bytes]:
         """Facility keys of the peers that may learn of our studies now."""
-        store, now = self.peers.store, now_ms() // 1000
+        store, now = self.peers.store, self.clock.now()
         return [
             peer.facility_key for peer in store.peers if store.why_not(peer, "see", now) is None
         ]
@@ -175,7 +178,7 @@ class Node:
         self._wake(lambda serving: serving.announcer.announce())
 
     def _peer_changed(self, peer: Peer) -> None:
-        sees = self.peers.store.why_not(peer, "see", now_ms() // 1000) is None
+        sees = self.peers.store.why_not(peer, "see", self.clock.now()) is None
         self.feeds.peer_changed(peer.facility_key, sees)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
@@ -198,12 +201,13 @@ class Node:
         """
         from node.serving import Serving
 
+        watch_loop()
         await in_thread(self._clean_up)
         serving = Serving(self)
         self.serving_parts = serving
         try:
             async with serving.running():
-                self.started_ms = now_ms()
+                self.started_ms = self.clock.now_ms()
                 await in_thread(self._record, Event(type="start", details={"version": VERSION}))
                 try:
                     yield serving
@@ -223,7 +227,7 @@ class Node:
         """Put away what a crash left."""
         self.transfers.close_interrupted_outgoing()
         unfinished = bool(self.transfers.unfinished_incoming())
-        self.incoming.sweep(unfinished=unfinished, now=now_ms() / 1000)
+        self.incoming.sweep(unfinished=unfinished, now=self.clock.now())
         self.store.sweep()
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:

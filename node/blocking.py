@@ -5,6 +5,7 @@ which the tests make strict: a database call in the loop's thread holds up every
 """
 
 import os
+import threading
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
@@ -14,9 +15,9 @@ Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 CHECK_VARIABLE = "RADMESH_CHECK_BLOCKING"
-"""Set in the environment by the tests, for their own process and the nodes they start."""
+"""In the environment of a node that the tests start: see `watch_loop`."""
 
-_checks = bool(os.environ.get(CHECK_VARIABLE))
+_loop: int | None = None
 
 
 async def in_thread(
@@ -39,16 +40,21 @@ async def in_thread(
     return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
 
 
+def watch_loop() -> None:
+    """From here on this thread is the event loop's, where nothing may block.
+
+    Costs nothing unless the environment asks for the check.
+    """
+    global _loop
+    if os.environ.get(CHECK_VARIABLE):
+        _loop = threading.get_ident()
+
+
 def must_be_in_thread() -> None:
     """Say that the caller blocks, so it has no place in the event loop's thread.
 
     Raises:
-        AssertionError: it runs in a task all the same; under the tests only.
+        AssertionError: it runs there all the same; under the tests only.
     """
-    if not _checks:
-        return
-    try:
-        trio.lowlevel.current_trio_token()
-    except RuntimeError:
-        return
-    raise AssertionError("a blocking call in the event loop's thread")
+    if _loop is not None and threading.get_ident() == _loop:
+        raise AssertionError("a blocking call in the event loop's thread")

@@ -1,25 +1,41 @@
-"""The node's one SQLite database, `node.db`.
+"""One SQLite file of the node: `node.db`, or the evidence beside the log.
 
-Owns the connection, the transaction and the schema version; what the tables
-mean belongs to the files that declare them. All functions are synchronous and
-thread-safe: async owners call them through `in_thread`.
+Owns the connection, the transaction and the schema's version; what the tables mean
+belongs to the files that declare them, what a version changed to `node/migrations.py`.
+All functions are synchronous and thread-safe: async owners call them through `in_thread`.
 
 WAL with `synchronous=FULL`: a committed transaction survives a power cut.
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from node.blocking import must_be_in_thread
 from node.errors import ExitCode, NodeError
 
-SCHEMA_VERSION = 1
+FIRST_VERSION = 1
+"""The schema that the first homes have."""
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One step from a schema to the next.
+
+    Attributes:
+        why: what it is for.
+        apply: changes the tables, in a transaction; runs again when that was cut short.
+    """
+
+    why: str
+    apply: Callable[[sqlite3.Connection], None]
 
 
 class Database:
@@ -27,44 +43,98 @@ class Database:
 
     Args:
         path: the database file; made when it does not exist.
-        schema: `CREATE TABLE IF NOT EXISTS` statements of every table owner.
+        schema: `CREATE TABLE IF NOT EXISTS` statements of every table owner, as they are
+            today.
+        migrations: what leads an older file there; the first one makes version 2. Each
+            is one transaction, after a copy of the file was put beside it.
 
     Raises:
-        NodeError: the file cannot be opened, or is of a newer version.
+        NodeError: the file cannot be opened, is damaged, or is of a newer version.
     """
 
-    def __init__(self, path: Path, schema: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, schema: Sequence[str], migrations: Sequence[Migration] = ()
+    ) -> None:
+        self._path = path
         self._lock = threading.RLock()
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=10.0
             )
-            self._connection.row_factory = sqlite3.Row
-            for pragma in (
-                "journal_mode=WAL",
-                "synchronous=FULL",
-                "foreign_keys=ON",
-                "cache_size=-16384",
-                # What is deleted or replaced is overwritten: it may name a person.
-                "secure_delete=ON",
-            ):
-                self._connection.execute(f"PRAGMA {pragma}")
-            version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-            if version > SCHEMA_VERSION:
-                raise NodeError(
-                    f"the database {path} was written by a newer radmesh (schema {version})",
-                    hint="install that version again, or restore the backup made before it",
-                    code=ExitCode.NO_HOME,
-                )
-            for statement in schema:
-                self._connection.executescript(statement)
-            self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        except sqlite3.Error as error:
+            try:
+                self._open(schema, migrations)
+            except BaseException:
+                self._connection.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
             raise NodeError(
                 f"the database {path} cannot be opened: {error}",
                 hint="check the disk and its permissions; restore the home from its backup",
                 code=ExitCode.NO_HOME,
             ) from error
+
+    def _open(self, schema: Sequence[str], migrations: Sequence[Migration]) -> None:
+        self._connection.row_factory = sqlite3.Row
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "cache_size=-16384",
+            # What is deleted or replaced is overwritten: it may name a person.
+            "secure_delete=ON",
+        ):
+            self._connection.execute(f"PRAGMA {pragma}")
+        newest = FIRST_VERSION + len(migrations)
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > newest:
+            raise NodeError(
+                f"the database {self._path} was written by a newer radmesh (schema {version})",
+                hint="install that version again, or restore the backup made before it",
+                code=ExitCode.NO_HOME,
+            )
+        if 0 < version < newest:
+            self._migrate(version, migrations)
+        for statement in schema:
+            self._connection.executescript(statement)
+        if version != newest:
+            self._connection.execute(f"PRAGMA user_version={newest}")
+
+    def _migrate(self, version: int, migrations: Sequence[Migration]) -> None:
+        self._copy(self._path.with_name(f"{self._path.name}{COPY_MARK}{version}"))
+        for number, migration in enumerate(migrations, FIRST_VERSION + 1):
+            if number <= version:
+                continue
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                migration.apply(self._connection)
+                self._connection.execute(f"PRAGMA user_version={number}")
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _copy(self, path: Path) -> None:
+        """Keep the file as it is, whole or not at all; a copy that is there already stays."""
+        if path.exists():
+            return
+        making = path.with_name(f".{path.name}.tmp")
+        making.unlink(missing_ok=True)
+        os.close(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        copy = sqlite3.connect(making, isolation_level=None)
+        try:
+            copy.execute("PRAGMA synchronous=FULL")
+            self._connection.backup(copy)
+            # Or else the copy needs a -wal file of its own.
+            copy.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            copy.close()
+        making.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -73,7 +143,7 @@ class Database:
         Nested use joins the outer transaction.
 
         Raises:
-            NodeError: the disk is full or the database cannot be written.
+            NodeError: the disk is full, or the database cannot be written or is damaged.
         """
         must_be_in_thread()
         with self._lock:
@@ -89,26 +159,36 @@ class Database:
                         self._connection.execute("ROLLBACK")
                     raise
                 self._connection.execute("COMMIT")
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-                raise NodeError(
-                    f"the node's database cannot be written: {error}",
-                    hint="check free disk space; nothing that was committed is lost",
-                    code=ExitCode.DISK,
-                ) from error
+                raise _sentence(error, self._path) from error
 
     def query(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
-        """All rows of a read."""
+        """All rows of a read.
+
+        Raises:
+            NodeError: the database cannot be read or is damaged.
+        """
         must_be_in_thread()
         with self._lock:
-            return self._connection.execute(sql, parameters).fetchall()
+            try:
+                return self._connection.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise _sentence(error, self._path) from error
 
     def query_one(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
-        """The first row of a read, or None."""
+        """The first row of a read, or None.
+
+        Raises:
+            NodeError: the database cannot be read or is damaged.
+        """
         must_be_in_thread()
         with self._lock:
-            row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+            try:
+                row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+            except sqlite3.Error as error:
+                raise _sentence(error, self._path) from error
             return row
 
     def empty_write_ahead_log(self) -> None:
@@ -117,14 +197,7 @@ class Database:
         Raises:
             NodeError: the disk is full or failing, or another process reads the file.
         """
-        try:
-            row = self.query_one("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.OperationalError as error:
-            raise NodeError(
-                f"the node's database cannot be written: {error}",
-                hint="check free disk space; nothing that was committed is lost",
-                code=ExitCode.DISK,
-            ) from error
+        row = self.query_one("PRAGMA wal_checkpoint(TRUNCATE)")
         if row is None or row[0]:
             raise NodeError(
                 "another process reads the node's database",
@@ -132,7 +205,52 @@ class Database:
                 code=ExitCode.BUSY,
             )
 
+    def drop_copies(self) -> None:
+        """Delete the copies that migrations left beside the file: they name patients.
+
+        Raises:
+            NodeError: the disk is failing.
+        """
+        try:
+            for path in old_copies(self._path):
+                path.unlink()
+        except OSError as error:
+            raise NodeError(
+                f"an old copy of the database cannot be deleted: {error.strerror}",
+                hint="check the disk and the permissions of the node's home",
+                code=ExitCode.DISK,
+            ) from error
+
     def close(self) -> None:
         """Close the connection; committed data is on disk already."""
         with self._lock:
             self._connection.close()
+
+
+COPY_MARK = ".before-schema-"
+"""In the name of a copy that was made before a migration; the old version follows."""
+
+
+def old_copies(path: Path) -> list[Path]:
+    """The copies that migrations of a database left beside it. They name patients."""
+    return sorted(path.parent.glob(f"{path.name}{COPY_MARK}*"))
+
+
+def _sentence(error: sqlite3.Error, path: Path) -> Exception:
+    """What a disk or a damaged file caused, for people; a fault of ours stays as it is.
+
+    SQLite's own text never holds a value of a row.
+    """
+    if isinstance(error, sqlite3.OperationalError):
+        return NodeError(
+            f"the node's database cannot be used: {error}",
+            hint="check free disk space; nothing that was committed is lost",
+            code=ExitCode.DISK,
+        )
+    if type(error) is sqlite3.DatabaseError:
+        return NodeError(
+            f"the database {path} is damaged: {error}",
+            hint="stop the node and restore the home from its backup",
+            code=ExitCode.NO_HOME,
+        )
+    return error

@@ -20,7 +20,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from keys.keyfile import decode_key, encode_key
 from node import config
 from node.audit.files import sync_directory
 from node.audit.log import AuditLog
+from node.clock import SYSTEM_CLOCK, Clock
 from node.errors import ExitCode, NodeError
 from protocol.log.entry import Event
 
@@ -43,11 +43,6 @@ ROLES = ("facility", "node", "log", "witness")
 
 _SOCKET_PATH_BYTES = 100
 """sockaddr_un holds 108 bytes; a little is left for a temporary name."""
-
-
-def now_ms() -> int:
-    """The time, milliseconds since the epoch, UTC."""
-    return time.time_ns() // 1_000_000
 
 
 def log_origin(facility_key: bytes) -> str:
@@ -70,10 +65,12 @@ class Home:
 
     Args:
         path: the directory.
+        clock: dates its cards, and all that a node on it does.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.path = path.absolute()
+        self.clock = clock
         self.config_path = self.path / "config.toml"
         self.card_path = self.path / "card"
         self.keys_path = self.path / "keys"
@@ -108,6 +105,7 @@ class Home:
         name: str,
         listen: tuple[str, ...] = (),
         addresses: tuple[str, ...] = (),
+        clock: Clock = SYSTEM_CLOCK,
     ) -> "Home":
         """Make a home with four new keys, a signed card and the first log entry.
 
@@ -115,14 +113,16 @@ class Home:
             NodeError: it exists, cannot be written, or the name or an address is
                 not fit for a card.
         """
-        home = cls(path)
+        home = cls(path, clock=clock)
         if home.path.exists() and (not home.path.is_dir() or any(home.path.iterdir())):
             raise NodeError(
                 f"{home.path} exists already and is not empty",
                 hint="choose another home with --home; keys are never overwritten",
                 code=ExitCode.NO_HOME,
             )
-        made = cls(home.path.with_name(f".{home.path.name}.{secrets.token_hex(4)}.new"))
+        made = cls(
+            home.path.with_name(f".{home.path.name}.{secrets.token_hex(4)}.new"), clock=clock
+        )
         try:
             made.path.mkdir(parents=True, mode=0o700)
             made._fill(name, listen or config.DEFAULT_LISTEN, addresses)
@@ -143,7 +143,7 @@ class Home:
     def _fill(self, name: str, listen: tuple[str, ...], addresses: tuple[str, ...]) -> None:
         keypairs = {role: KeyPair.generate() for role in ROLES}
         facility = keypairs["facility"]
-        now = now_ms() // 1000
+        now = self.clock.now()
         card = issue_card(
             facility,
             name=name,
@@ -171,7 +171,7 @@ class Home:
             self.audit_path,
             log_key=keypairs["log"],
             origin=origin,
-            clock_ms=now_ms,
+            clock_ms=self.clock.now_ms,
             first=Event(
                 type="init",
                 actor="operator",
@@ -282,7 +282,7 @@ class Home:
 
         Without the facility key the old card stays.
         """
-        now = now_ms() // 1000
+        now = self.clock.now()
         fresh = card.expires - now > CARD_LIFETIME_SECONDS // 2
         if keys.facility is None or (card.addresses == addresses and fresh):
             return card

@@ -20,7 +20,7 @@ from keys.keyfile import decode_key, encode_key
 from node.audit.files import sync_directory
 from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
-from node.home import CARD_LIFETIME_SECONDS, Home, Keys, now_ms, write_durable
+from node.home import CARD_LIFETIME_SECONDS, Home, Keys, write_durable
 from protocol.log.entry import Event
 from protocol.log.rotation import ROLES, KeyChange
 
@@ -265,7 +265,7 @@ class Rotator:
                 root=root,
                 trusted=request.trusted,
             )
-            newer = _newer_card(card, change, request)
+            newer = _newer_card(card, change, request, self._home.clock.now())
             try:
                 _stage(self._home, Staged(role, new, newer))
             except OSError as error:
@@ -286,8 +286,8 @@ class Rotator:
         return Changed(replace(keys, **{role: new}), staged[0].card, changes[0])
 
 
-def _newer_card(card: Card, change: KeyChange, request: Request) -> Card:
-    now = max(now_ms() // 1000, card.issued)
+def _newer_card(card: Card, change: KeyChange, request: Request, now: int) -> Card:
+    now = max(now, card.issued)
     lists = {role: getattr(card, f"{role}_keys") for role in ROLES}
     if change.role == "log":
         *earlier, last = lists["log"]

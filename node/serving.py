@@ -13,7 +13,6 @@ import trio
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.errors import NodeError
-from node.home import now_ms
 from node.network.addresses import reachable
 from node.network.links import Links, LinkTarget
 from node.network.network import Network, NetworkLimits, PeerStream, StreamLost
@@ -56,7 +55,7 @@ class Serving:
         self.token = trio.lowlevel.current_trio_token()
         key = node.keys.node
         self.announcer = Announcer(
-            key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append
+            key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append, clock=node.clock
         )
         self.line = Line(node.settings.bandwidth)
         self.settling = settling_of(node, self._connected_peer)
@@ -72,13 +71,14 @@ class Serving:
             transfers=node.transfers,
             line=self.line,
             in_doubt=lambda: node.audit.halt.reason is not None,
+            clock=node.clock,
         )
         self.witness = Witness(
             node.witness_store,
             own_facility=node.card.facility_key,
             key=lambda: node.keys.witness,
             append=node.audit.append,
-            now=lambda: now_ms() // 1000,
+            now=node.clock.now,
         )
         self.auditing = Auditing(
             node.peers,
@@ -88,6 +88,7 @@ class Serving:
                 **self.settling.answers,
                 **self.reconciling.answers,
             },
+            clock=node.clock,
         )
         self.witnessing = Witnessing(
             audit=node.audit,
@@ -99,12 +100,13 @@ class Serving:
             is_connected=self.is_connected,
             is_unreachable=lambda peer: bool(self.links.status(peer).last_error),
             on_doubt=self._stop_disclosing,
-            now=lambda: now_ms() // 1000,
+            now=node.clock.now,
         )
         self.greeting = Greeting(
             node.peers,
             lambda: node.card,
             lambda peer: self.network.open_stream(peer, messages.HELLO_PROTOCOL),
+            clock=node.clock,
         )
         self.network = Network(
             key,
@@ -120,7 +122,7 @@ class Serving:
             on_disconnected=self._disconnected,
             limits=NetworkLimits(block_bytes=node.settings.write_block_bytes),
             introductions=introductions(
-                node.peers, node.card.facility_key, lambda: self._node.card
+                node.peers, node.card.facility_key, lambda: self._node.card, clock=node.clock
             ),
         )
         self.links = Links(self.network, self._targets)
@@ -130,6 +132,7 @@ class Serving:
             append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
             exchanging=self.settling.exchanging,
+            clock=node.clock,
         )
         self.fetcher = Fetcher(
             receiver=self._receiver,
@@ -197,7 +200,7 @@ class Serving:
     # --- who is there --------------------------------------------------------------
 
     def _is_trusted(self, node_key: bytes) -> bool:
-        return self._node.peers.store.by_node_key(node_key, now_ms() // 1000) is not None
+        return self._node.peers.store.by_node_key(node_key, self._node.clock.now()) is not None
 
     def _trusted_peer(self, facility_key: bytes) -> Peer | None:
         for peer in self._node.peers.store.peers:
@@ -234,7 +237,7 @@ class Serving:
         Returns:
             How many trusted peers were told now, and how many were not.
         """
-        now = now_ms() // 1000
+        now = self._node.clock.now()
         store = self._node.peers.store
         peers = [peer for peer in store.peers if peer.is_trusted(now)]
         told: set[bytes] = set()
@@ -265,7 +268,7 @@ class Serving:
     def peer_changed(self, peer: Peer) -> None:
         """A peer's card or grants have changed; revocation takes effect at once."""
         self._wake_waiters()
-        now = now_ms() // 1000
+        now = self._node.clock.now()
         store = self._node.peers.store
         if store.by_node_key(peer.card.node_key, now) is None and self._nursery is not None:
             self.fetcher.cancel_peer(peer.facility_key)
@@ -296,10 +299,10 @@ class Serving:
             self._nursery.start_soon(self._saw, node_key)
 
     async def _saw(self, node_key: bytes) -> None:
-        peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
+        peer = self._node.peers.store.by_node_key(node_key, self._node.clock.now())
         if peer is not None:
             try:
-                await in_thread(self._node.peers.saw, peer.facility_key, now_ms() // 1000)
+                await in_thread(self._node.peers.saw, peer.facility_key, self._node.clock.now())
             except NodeError as error:
                 log.error("when %s was seen could not be kept: %s", peer.petname, error.message)
 
@@ -333,12 +336,12 @@ class Serving:
         """Greet a connected peer and listen to its feed while the connection lasts."""
         with scope:
             await self._saw(node_key)
-            known = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
+            known = self._node.peers.store.by_node_key(node_key, self._node.clock.now())
             if known is not None:
                 await self.witnessing.check(known, node_key)
             await self._ready.wait()
             while True:
-                peer = self._node.peers.store.by_node_key(node_key, now_ms() // 1000)
+                peer = self._node.peers.store.by_node_key(node_key, self._node.clock.now())
                 if peer is None:
                     return
                 try:

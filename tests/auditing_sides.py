@@ -12,8 +12,8 @@ from network_nodes import ALICE, BOB, LOOPBACK, WAIT_SECONDS
 from keys.card import Card, issue_card
 from keys.identity import KeyPair
 from keys.trust import Peer
+from node.clock import SYSTEM_CLOCK
 from node.database import Database
-from node.home import now_ms
 from node.network.network import Network
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.witness.auditing import Answer, Auditing
@@ -66,12 +66,13 @@ class Side:
         )
         card = card_of(other)
         self.other = self.peers.add(
-            card.encoded, card.fingerprint, ("witness",), "", now_ms() // 1000
+            card.encoded, card.fingerprint, ("witness",), "", SYSTEM_CLOCK.now()
         )
         self.auditing = Auditing(
             self.peers,
             lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
             answers,
+            clock=SYSTEM_CLOCK,
         )
         self.network = Network(
             key,
@@ -95,7 +96,7 @@ def derived(key: KeyPair, role: bytes) -> KeyPair:
 
 def card_of(key: KeyPair) -> Card:
     """The card of the facility with this node key."""
-    now = now_ms() // 1000
+    now = SYSTEM_CLOCK.now()
     return issue_card(
         derived(key, b"f"),
         name=f"site {key.public.hex()[:4]}",

@@ -1,13 +1,19 @@
 """Fixtures that several test files use."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from node.blocking import CHECK_VARIABLE
+
 # Hypothesis's deadline of 200 ms an example measures the machine, not the code.
 settings.register_profile("radmesh", deadline=None, print_blob=True)
 settings.load_profile("radmesh")
+
+# For the nodes that tests start as processes; what a test calls itself may block.
+os.environ[CHECK_VARIABLE] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -10,8 +10,8 @@ from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from keys.peer import Peer
 from node.audit.log import AuditLog
+from node.clock import SYSTEM_CLOCK
 from node.database import Database
-from node.home import now_ms
 from node.network.network import StreamLost
 from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.receipts.pending import PENDING_SCHEMA, Pending
@@ -44,7 +44,7 @@ class Site:
         self.facility, self.node, self.log_key, witness = (
             KeyPair.from_seed(f"{name} {role}".encode().ljust(32, b".")) for role in "fnlw"
         )
-        now = now_ms() // 1000
+        now = SYSTEM_CLOCK.now()
         self.card = issue_card(
             self.facility,
             name=name,
@@ -62,7 +62,7 @@ class Site:
             self.directory / "audit",
             log_key=self.log_key,
             origin=self.origin,
-            clock_ms=now_ms,
+            clock_ms=SYSTEM_CLOCK.now_ms,
             first=Event(
                 type="init",
                 actor="operator",
@@ -80,8 +80,8 @@ class Site:
             self.directory / "node.db", (TRANSFERS_SCHEMA, EXCHANGES_SCHEMA, PENDING_SCHEMA)
         )
         self.exchanges = Exchanges(self.database, self.audit)
-        self.pending = Pending(self.database, self.audit, self.exchanges)
-        self.transfers = Transfers(self.database)
+        self.pending = Pending(self.database, self.audit, self.exchanges, clock=SYSTEM_CLOCK)
+        self.transfers = Transfers(self.database, clock=SYSTEM_CLOCK)
         self.settling = Settling(
             key=lambda: self.node,
             own_facility=self.facility.public,
@@ -89,6 +89,7 @@ class Site:
             audit=self.audit,
             transfers=self.transfers,
             connected=lambda facility: self.other.peer if facility == self.other_key else None,
+            clock=SYSTEM_CLOCK,
         )
         self.direct = Direct(self)
         self.reconciling = Reconciling(
@@ -97,6 +98,7 @@ class Site:
             audit=self.audit,
             index=self.exchanges,
             auditing=lambda: self.direct,  # type: ignore[arg-type, return-value]
+            clock=SYSTEM_CLOCK,
         )
         self.answers = {**self.settling.answers, **self.reconciling.answers}
 
@@ -113,7 +115,10 @@ class Site:
         """All that was in memory is gone."""
         self.close()
         self.audit = AuditLog.open(
-            self.directory / "audit", log_key=self.log_key, origin=self.origin, clock_ms=now_ms
+            self.directory / "audit",
+            log_key=self.log_key,
+            origin=self.origin,
+            clock_ms=SYSTEM_CLOCK.now_ms,
         )
         self._build()
 
@@ -219,7 +224,7 @@ def receipt(north: Site, south: Site, **changes: Any) -> Receipt:
         "batches": 2,
         "encoded_bytes": 30_000,
         "purpose": "treatment",
-        "time": now_ms(),
+        "time": SYSTEM_CLOCK.now_ms(),
         "status": "received",
         **changes,
     }

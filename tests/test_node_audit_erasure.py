@@ -12,6 +12,7 @@ from logs_made import create, entries_of, reopen, verified
 
 from node.audit.erasure import Erasures, erase, finish_erasures, go_on_erasing
 from node.audit.log import AuditLog
+from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.errors import NodeError
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers, TransferState
@@ -110,7 +111,7 @@ def test_no_byte_of_the_name_is_left_in_the_folder(tmp_path: Path) -> None:
 
 async def test_no_byte_of_a_transfer_is_left_in_the_database(tmp_path: Path) -> None:
     database = Database(tmp_path / "node.db", (TRANSFERS_SCHEMA,))
-    transfers = Transfers(database)
+    transfers = Transfers(database, clock=SYSTEM_CLOCK)
     for number in range(40):
         study = STUDY if number == 7 else f"1.2.{number}"
         fetch = transfers.begin_incoming(study, bytes(32), "treatment", only_peer=False, stat=False)

@@ -8,8 +8,8 @@ from auditing_sides import Question, Reply, run, sides
 from network_nodes import until
 
 from keys.trust import Peer
+from node.clock import SYSTEM_CLOCK
 from node.errors import NodeError
-from node.home import now_ms
 from node.network.network import StreamLost
 from node.witness.auditing import AuditRefused
 from protocol import limits
@@ -108,7 +108,7 @@ def test_one_peer_has_few_requests_answered_at_once(tmp_path: Path) -> None:
 def test_a_facility_that_is_not_trusted_any_more_is_not_answered(tmp_path: Path) -> None:
     async def main() -> None:
         async with sides(tmp_path) as (alice, bob):
-            bob.peers.revoke(bob.other.petname, (), now_ms() // 1000)
+            bob.peers.revoke(bob.other.petname, (), SYSTEM_CLOCK.now())
             with pytest.raises(StreamLost):
                 await alice.ask()
 

@@ -19,9 +19,10 @@ from studies_made import make_instance
 
 from keys.peer import Peer
 from node.app import Node
+from node.clock import SYSTEM_CLOCK
 from node.dicom.part10 import HeaderMatcher
 from node.errors import ExitCode
-from node.home import Home, now_ms
+from node.home import Home
 from node.network.streams import PeerStream, StreamLost
 from node.transfer import attempts
 from node.transfer.attempts import Attempts, Reach
@@ -120,7 +121,9 @@ class Source:
                 events.extend(end.receive_untrusted(await stream.read(timeout_seconds=60)))
             match events.popleft():
                 case Requested():
-                    for frame in end.offer_manifest(self.study.manifest, time_ms=now_ms()):
+                    for frame in end.offer_manifest(
+                        self.study.manifest, time_ms=SYSTEM_CLOCK.now_ms()
+                    ):
                         await stream.write(frame, timeout_seconds=60)
                     if end.asked_all:
                         events.append(Wanted(tuple(sorted(end.asked)), True))
@@ -176,6 +179,7 @@ class World:
             append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
             exchanging=lambda receipt: contextlib.nullcontext(),
+            clock=SYSTEM_CLOCK,
         )
         self.attempts = [self._attempts(source) for source in sources]
 

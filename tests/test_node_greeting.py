@@ -8,7 +8,8 @@ from network_nodes import ALICE, BOB, LOOPBACK, until
 
 from keys.fingerprint import fingerprint
 from node.app import Node
-from node.home import Home, now_ms
+from node.clock import SYSTEM_CLOCK
+from node.home import Home
 from node.network.bounds import NetworkLimits
 from node.network.messaging import MessageStream
 from node.network.network import Network
@@ -27,7 +28,7 @@ async def test_a_peer_that_does_not_end_its_half_keeps_no_stream(tmp_path: Path)
     ):
         card = south.card
         peer = north.peers.add(
-            card.encoded, fingerprint(card.facility_key), [], "", now_ms() // 1000
+            card.encoded, fingerprint(card.facility_key), [], "", SYSTEM_CLOCK.now()
         )
 
         async def answer_and_stay(stream: PeerStream) -> None:
@@ -55,6 +56,7 @@ async def test_a_peer_that_does_not_end_its_half_keeps_no_stream(tmp_path: Path)
             north.peers,
             lambda: north.card,
             lambda key: good.open_stream(key, messages.HELLO_PROTOCOL),
+            clock=SYSTEM_CLOCK,
         )
         async with bad.running(), good.running():
             await good.connect(BOB.public, bad.addresses)

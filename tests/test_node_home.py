@@ -9,9 +9,10 @@ import pytest
 
 from keys.card import issue_card, parse_card_untrusted
 from node.app import Node
+from node.clock import SYSTEM_CLOCK
 from node.config import read_settings
 from node.errors import ExitCode, NodeError
-from node.home import CARD_LIFETIME_SECONDS, Home, now_ms
+from node.home import CARD_LIFETIME_SECONDS, Home
 
 ADDRESS = "/ip4/192.0.2.1/tcp/4101"
 
@@ -106,7 +107,7 @@ def test_a_new_address_makes_a_newer_card_with_the_same_keys(home: Home) -> None
 def test_a_card_past_half_its_life_is_renewed(home: Home) -> None:
     keys = home.read_keys()
     assert keys.facility is not None
-    now = now_ms() // 1000
+    now = SYSTEM_CLOCK.now()
     for left, serial in ((CARD_LIFETIME_SECONDS // 2 + 60, 7), (CARD_LIFETIME_SECONDS // 2, 8)):
         card = issue_card(
             keys.facility,

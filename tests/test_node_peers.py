@@ -10,8 +10,9 @@ from keys.card import issue_card
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from node.app import Node
+from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
-from node.home import Home, now_ms
+from node.home import Home
 from node.sharing.peers import CARDS_PER_HOUR
 from node.sharing.policy import decide_fetch
 from protocol.errors import WireCode
@@ -19,7 +20,7 @@ from protocol.messages import Request
 
 FACILITY = KeyPair.from_seed(b"f" * 32)
 KEYS = {role: KeyPair.from_seed(role.encode().ljust(32, b"-")) for role in ("n", "l", "w")}
-NOW = now_ms() // 1000
+NOW = SYSTEM_CLOCK.now()
 
 
 def _card(serial: int = 1, expires: int = NOW + 10**7, facility: KeyPair = FACILITY) -> bytes:

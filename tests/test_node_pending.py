@@ -197,12 +197,13 @@ def test_a_session_that_still_logs_it_is_waited_for(sites: tuple[Site, Site]) ->
     begin(north, south)
     body, signature = signed_by(south, receipt(north, south))
     north.settling.countersigner.take_receipt(complete(north, body, signature))
-    north.transfers.active[TRANSFER] = Transfer(TRANSFER, "out", STUDY, south.facility.public, "")
+    going = Transfer(TRANSFER, "out", STUDY, south.facility.public, "")
+    north.transfers.active[going.key] = going
     with pytest.raises(RemoteProtocolError) as caught:
         countersign(north, south, body, signature)
     assert caught.value.code is WireCode.BUSY
     assert not north.entries("refused")
-    del north.transfers.active[TRANSFER]
+    del north.transfers.active["out", south.facility.public, TRANSFER]
     countersign(north, south, body, signature)
     assert len(north.entries("receipt")) == 1
 
@@ -212,14 +213,14 @@ def test_nothing_is_signed_for_what_a_session_is_still_sending(sites: tuple[Site
     north, south = sites
     north.log("disclosure-begun", direction="out")
     for begins in (True, True, False):
-        north.transfers.serve(TRANSFER, begins=begins)
+        north.transfers.serve(south.facility.public, TRANSFER, begins=begins)
     body, signature = signed_by(south, receipt(north, south))
     with pytest.raises(RemoteProtocolError) as caught:
         countersign(north, south, body, signature)
     assert caught.value.code is WireCode.BUSY
     assert not north.entries("disclosed", "receipt")
     north.log("disclosure-failed", direction="out", batches=0, encoded_bytes=0)
-    north.transfers.serve(TRANSFER, begins=False)
+    north.transfers.serve(south.facility.public, TRANSFER, begins=False)
     with pytest.raises(RemoteProtocolError) as caught:
         countersign(north, south, body, signature)
     assert caught.value.code is WireCode.MALFORMED
@@ -271,9 +272,10 @@ def test_what_is_being_exchanged_is_left_alone(sites: tuple[Site, Site]) -> None
 def test_a_transfer_under_way_is_left_alone(sites: tuple[Site, Site]) -> None:
     north, south = sites
     begin(north, south)
-    south.transfers.active[TRANSFER] = Transfer(TRANSFER, "in", STUDY, north.facility.public, "")
+    coming = Transfer(TRANSFER, "in", STUDY, north.facility.public, "")
+    south.transfers.active[coming.key] = coming
     assert settle(south).asked == []
-    del south.transfers.active[TRANSFER]
+    del south.transfers.active[coming.key]
     assert settle(south).asked == ["present-receipt"]
 
 
@@ -289,14 +291,14 @@ def test_the_task_settles_what_it_is_told_of_and_waits_for_a_busy_peer(
     # A session of North still has the receipt in its hands.
     north.settling.countersigner.take_receipt(complete(north, body, signature))
     under_way = Transfer(TRANSFER, "out", STUDY, south.facility.public, "")
-    north.transfers.active[TRANSFER] = under_way
+    north.transfers.active[under_way.key] = under_way
 
     async def main() -> None:
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(south.settling.run, south.direct)
                 await _until(lambda: len(south.direct.asked) >= 2)
-                del north.transfers.active[TRANSFER]
+                del north.transfers.active["out", south.facility.public, TRANSFER]
                 await _until(lambda: not south.pending.kept())
                 # A task that has nothing to do hears of the next one.
                 south.log("received", transfer=b"u".hex() * 16)
@@ -363,7 +365,8 @@ def test_an_entry_that_does_not_say_what_arrived_gives_no_receipt(
 def test_a_transfer_under_way_is_not_answered_for(sites: tuple[Site, Site]) -> None:
     north, south = sites
     begin(north, south)
-    south.transfers.active[TRANSFER] = Transfer(TRANSFER, "in", STUDY, north.facility.public, "")
+    coming = Transfer(TRANSFER, "in", STUDY, north.facility.public, "")
+    south.transfers.active[coming.key] = coming
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settling, "BUSY_SECONDS", 0.0)
         assert settle(north).asked == ["ask-receipt"]

@@ -22,6 +22,7 @@ from studies_made import make_instance
 from keys.identity import KeyPair
 from keys.peer import Peer
 from node.catalog.catalog import LOCAL
+from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.dicom.studies import read_header
 from node.network.network import PeerStream, StreamLost
@@ -128,7 +129,7 @@ class Session:
 @pytest.fixture
 def session(tmp_path: Path, home: ImageHome, incoming: SlowDisk) -> Iterator[Session]:
     database = Database(tmp_path / "transfers.db", (TRANSFERS_SCHEMA,))
-    transfers = Transfers(database)
+    transfers = Transfers(database, clock=SYSTEM_CLOCK)
     muxed = MemoryMuxed()
     stream = PeerStream(
         muxed,
@@ -143,6 +144,7 @@ def session(tmp_path: Path, home: ImageHome, incoming: SlowDisk) -> Iterator[Ses
         append=home.audit_many,
         add_receipt=lambda receipt: "",
         exchanging=lambda receipt: contextlib.nullcontext(),
+        clock=SYSTEM_CLOCK,
     )
     shelves = Shelves(home.catalog, incoming, home.audit_many, transfers, lambda: 1 << 40)
     peer = Peer(FACILITY.public, "North General", CARD)

@@ -17,8 +17,9 @@ from node import rotation
 from node.api.client import call
 from node.app import Node
 from node.audit.log import AuditLog
+from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
-from node.home import Home, log_origin, now_ms, write_durable
+from node.home import Home, log_origin, write_durable
 from node.operations import keys
 from node.rotation import OVERLAP_SECONDS, Changed, Request
 from protocol.errors import RemoteProtocolError
@@ -123,7 +124,7 @@ def test_a_compromised_key_ends_at_once(home: Home) -> None:
     with Node.open(home) as node:
         old = node.keys.node.public
         _rotate(node, "node", compromised=True)
-        now = now_ms() // 1000
+        now = SYSTEM_CLOCK.now()
         assert not node.card.is_current_node_key(old, now)
         assert node.card.is_current_node_key(node.keys.node.public, now)
 
@@ -133,7 +134,7 @@ def test_a_compromised_key_ends_its_predecessors_hour_too(home: Home, role: str)
     with Node.open(home) as node:
         _rotate(node, role)
         _rotate(node, role, compromised=True)
-        now = now_ms() // 1000
+        now = SYSTEM_CLOCK.now()
         *replaced, current = getattr(node.card, f"{role}_keys")
         assert [key.until is not None and key.until <= now for key in replaced] == [True, True]
         assert current.until is None
@@ -179,7 +180,7 @@ def test_an_old_log_key_seals_no_new_entry(home: Home) -> None:
             home.audit_path,
             log_key=old,
             origin=log_origin(home.read_card().facility_key),
-            clock_ms=now_ms,
+            clock_ms=SYSTEM_CLOCK.now_ms,
             log_keys=home.read_card().log_keys,
         )
 

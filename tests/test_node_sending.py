@@ -13,8 +13,9 @@ from test_node_gathering import stream_pair
 
 from node.app import Node
 from node.catalog.catalog import LOCAL
+from node.clock import SYSTEM_CLOCK
 from node.dicom.studies import read_header
-from node.home import Home, now_ms
+from node.home import Home
 from node.transfer.line import Line
 from node.transfer.sending import Sender
 from protocol import encoding
@@ -50,18 +51,18 @@ async def test_a_session_is_under_way_from_before_its_beginning_is_logged_to_its
 ) -> None:
     south = Home.create(tmp_path / "south", name="South")
     card, key = south.read_card(), south.read_keys().node
-    north.peers.add(
+    peer = north.peers.add(
         card.encoded,
         confirmed=card.fingerprint,
         grants=("fetch",),
         petname="",
-        now=now_ms() // 1000,
+        now=SYSTEM_CLOCK.now(),
     )
     under_way: list[tuple[str, bool]] = []
 
     def append(events: object) -> object:
         written = north.audit.append_many(events)  # type: ignore[arg-type]
-        is_under_way = north.transfers.is_under_way(TRANSFER, outgoing=True)
+        is_under_way = north.transfers.is_under_way(peer.facility_key, TRANSFER, outgoing=True)
         under_way.extend((event.type, is_under_way) for event in events)  # type: ignore[attr-defined]
         return written
 
@@ -76,13 +77,16 @@ async def test_a_session_is_under_way_from_before_its_beginning_is_logged_to_its
         transfers=north.transfers,
         line=Line(),
         in_doubt=lambda: False,
+        clock=SYSTEM_CLOCK,
     )
     ours, theirs = stream_pair(north.keys.node.public, key.public)
     end = RecipientTransfer(key, north.keys.node.public, TRANSFER)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sender.serve, ours)
-            asked = end.ask(exchange_pair.STUDY, "treatment", time_ms=now_ms(), whole=True)
+            asked = end.ask(
+                exchange_pair.STUDY, "treatment", time_ms=SYSTEM_CLOCK.now_ms(), whole=True
+            )
             await theirs.write(asked, timeout_seconds=20)
             data = await theirs.read(timeout_seconds=20)
             # Not a byte came before the entry.
@@ -99,4 +103,4 @@ async def test_a_session_is_under_way_from_before_its_beginning_is_logged_to_its
         ("disclosure-begun", True),
         ("disclosure-failed", True),
     ]
-    assert not north.transfers.is_under_way(TRANSFER, outgoing=True)
+    assert not north.transfers.is_under_way(peer.facility_key, TRANSFER, outgoing=True)

@@ -11,14 +11,15 @@ from keys.card_fields import SizedKey, TimedKey
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from node.app import Node
-from node.home import Home, now_ms
+from node.clock import SYSTEM_CLOCK
+from node.home import Home
 from node.network.introduction import PRESENTED_BYTES
 from node.network.network import Network, Unreachable
 from node.network.vouching import PRESENTED_SECONDS, Introductions, introductions
 
 FACILITY = KeyPair.from_seed(b"f" * 32)
 NEW = KeyPair.from_seed(b"n" * 32)
-NOW = now_ms() // 1000
+NOW = SYSTEM_CLOCK.now()
 
 
 def _card(*node_keys: TimedKey, serial: int = 2, facility: KeyPair = FACILITY) -> Card:
@@ -48,7 +49,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def _introductions(node: Node, card: Callable[[], Card] | None = None) -> Introductions:
     own = card or (lambda: node.card)
-    return introductions(node.peers, node.card.facility_key, own)
+    return introductions(node.peers, node.card.facility_key, own, clock=SYSTEM_CLOCK)
 
 
 def test_a_newer_card_vouches_for_the_key_that_it_adds(node: Node) -> None:

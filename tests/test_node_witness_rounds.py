@@ -15,8 +15,9 @@ from keys.card_fields import SizedKey
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
+from node.clock import SYSTEM_CLOCK
 from node.config import AuditSettings
-from node.home import log_origin, now_ms
+from node.home import log_origin
 from node.witness.doubt import Doubt
 from node.witness.rounds import Witnessing
 from node.witness.store import WitnessStore
@@ -37,7 +38,7 @@ LOG_KEY = derived(ALICE, b"l")
 
 
 def _now() -> int:
-    return now_ms() // 1000
+    return SYSTEM_CLOCK.now()
 
 
 class Owner:
@@ -55,7 +56,11 @@ class Owner:
             },
         )
         self.log = AuditLog.create(
-            directory / "audit", log_key=LOG_KEY, origin=ORIGIN, clock_ms=now_ms, first=first
+            directory / "audit",
+            log_key=LOG_KEY,
+            origin=ORIGIN,
+            clock_ms=SYSTEM_CLOCK.now_ms,
+            first=first,
         )
         self.store = WitnessStore(side.database)
         self.doubted = 0

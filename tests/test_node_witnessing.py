@@ -14,9 +14,10 @@ from facilities import Facility, wait_until
 from studies_made import make_study
 
 from node.audit.log import AuditLog
+from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.errors import ExitCode, NodeError
-from node.home import log_origin, now_ms
+from node.home import log_origin
 from protocol.log.cosignature import cosignatures_untrusted
 from protocol.log.entry import Event
 from protocol.log.policy import parse_policy_untrusted
@@ -305,7 +306,7 @@ def _rewrite(facility: Facility, keep: int, further: int) -> None:
     origin = log_origin(card.facility_key)
 
     def open_log(path: Path) -> AuditLog:
-        return AuditLog.open(path, log_key=keys.log, origin=origin, clock_ms=now_ms)
+        return AuditLog.open(path, log_key=keys.log, origin=origin, clock_ms=SYSTEM_CLOCK.now_ms)
 
     old = open_log(facility.home.audit_path)
     frames, size = [], 0

@@ -219,6 +219,7 @@ class Erasures:
                 " (SELECT entry, place FROM erasing WHERE name = ?)",
                 (erasure.name,),
             )
+        self._database.drop_copies()
         self._database.empty_write_ahead_log()
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM erasing WHERE name = ?", (erasure.name,))

@@ -18,6 +18,7 @@ from node.audit.erasure import (
     Erasures,
 )
 from node.database import Database
+from node.migrations import EVIDENCE_MIGRATIONS
 from protocol.log.entry import Opening
 
 EVIDENCE_SCHEMA = """
@@ -48,7 +49,7 @@ class EvidenceStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, [EVIDENCE_SCHEMA, ERASURES_SCHEMA])
+        self._database = Database(path, [EVIDENCE_SCHEMA, ERASURES_SCHEMA], EVIDENCE_MIGRATIONS)
         self.erasures = Erasures(self._database)
 
     def add_openings(self, first: int, openings: Iterable[tuple[int, int, Opening]]) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError
 from keys.trust import TrustStore
+from node.clock import Clock
 from node.errors import NodeError
-from node.home import now_ms
 from node.sharing.peers import Peers
 
 log = logging.getLogger("radmesh.vouching")
@@ -44,13 +44,16 @@ class Introductions:
 NOBODY = Introductions(lambda _: b"", lambda *_: False, lambda _: None)
 
 
-def introductions(peers: Peers, own_facility: bytes, own_card: Callable[[], Card]) -> Introductions:
+def introductions(
+    peers: Peers, own_facility: bytes, own_card: Callable[[], Card], *, clock: Clock
+) -> Introductions:
     """The introductions of a node.
 
     Args:
         peers: whom it trusts.
         own_facility: its facility key, 32 bytes.
         own_card: gives its card.
+        clock: what decides whether a card counts.
     """
 
     def present(is_known: bool) -> bytes:
@@ -59,11 +62,11 @@ def introductions(peers: Peers, own_facility: bytes, own_card: Callable[[], Card
             return b""
         # A caller hears our part of the handshake before it says who it is: what stands
         # on the card is told to strangers no longer than peers may need it.
-        recent = _now() < card.node_keys[-1].since + PRESENTED_SECONDS
+        recent = clock.now() < card.node_keys[-1].since + PRESENTED_SECONDS
         return card.encoded if is_known or recent else b""
 
     def vouches(card_untrusted: bytes, node_key: bytes, expected: bytes | None) -> bool:
-        now, store = _now(), peers.store
+        now, store = clock.now(), peers.store
         if not card_untrusted or store.by_node_key(node_key, now) is not None:
             return False
         try:
@@ -79,12 +82,12 @@ def introductions(peers: Peers, own_facility: bytes, own_card: Callable[[], Card
     def take(card_bytes: bytes) -> None:
         try:
             facility_key = parse_card_untrusted(card_bytes).facility_key
-            peers.take_newer_card(card_bytes, facility_key, _now())
+            peers.take_newer_card(card_bytes, facility_key, clock.now())
         except (NodeError, KeysError) as error:
             log.warning("a card that came with a handshake is not taken: %s", error)
 
     def contests(card_untrusted: bytes, node_key: bytes) -> bool:
-        known = peers.store.by_node_key(node_key, _now())
+        known = peers.store.by_node_key(node_key, clock.now())
         if known is None or card_untrusted == known.card.encoded:
             return False
         try:
@@ -102,7 +105,3 @@ def introductions(peers: Peers, own_facility: bytes, own_card: Callable[[], Card
         return True
 
     return Introductions(own_card=present, vouches=vouches, take=take, contests=contests)
-
-
-def _now() -> int:
-    return now_ms() // 1000

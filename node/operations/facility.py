@@ -1,5 +1,6 @@
 """Operations on who we are, whom we trust, and how the node is."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from keys.identity import peer_id
@@ -8,15 +9,25 @@ from node import VERSION
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.home import now_ms
 from node.operations.base import Operation, Report, Result, text, texts
 from node.operations.transfer import describe_transfer
 from node.operations.witness import describe_witnessing
 from node.transfer.bandwidth import local_minute, rule_in_force
 
 
-def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:
+async def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:
     """A peer as JSON."""
+    [described] = await describe_peers(node, [peer])
+    return described
+
+
+async def describe_peers(node: Node, peers: Iterable[Peer]) -> list[dict[str, Any]]:
+    """Peers as JSON."""
+    last_seen = await in_thread(node.peers.last_seen)
+    return [_describe(node, peer, last_seen.get(peer.facility_key)) for peer in peers]
+
+
+def _describe(node: Node, peer: Peer, last_seen: int | None) -> dict[str, Any]:
     serving = node.serving_parts
     connected, last_error = None, None
     if serving is not None:
@@ -37,7 +48,7 @@ def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:
         "card_serial": peer.card.serial,
         "card_expires": peer.card.expires,
         "connected": connected,
-        "last_seen": now_ms() // 1000 if connected else node.peers.last_seen(peer.facility_key),
+        "last_seen": node.clock.now() if connected else last_seen,
         "last_error": None if connected else last_error,
         "cap": None if cap is None else cap.to_json(),
     }
@@ -67,21 +78,21 @@ async def trust_add(node: Node, parameters: dict[str, Any], _: Report) -> Result
             text(parameters, "fingerprint"),
             texts(parameters, "grants"),
             text(parameters, "petname", ""),
-            now_ms() // 1000,
+            node.clock.now(),
         )
 
-    return describe_peer(node, await in_thread(add))
+    return await describe_peer(node, await in_thread(add))
 
 
 async def trust_list(node: Node, _: dict[str, Any], __: Report) -> Result:
     """All peers, by petname."""
     peers = sorted(node.peers.store.peers, key=lambda peer: peer.petname.casefold())
-    return {"peers": [describe_peer(node, peer) for peer in peers]}
+    return {"peers": await describe_peers(node, peers)}
 
 
 async def trust_show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """One peer."""
-    return describe_peer(node, node.peers.find(text(parameters, "peer")))
+    return await describe_peer(node, node.peers.find(text(parameters, "peer")))
 
 
 async def trust_grant(node: Node, parameters: dict[str, Any], _: Report) -> Result:
@@ -90,7 +101,7 @@ async def trust_grant(node: Node, parameters: dict[str, Any], _: Report) -> Resu
     if not grants:
         raise NodeError("no grant is named", code=ExitCode.USAGE)
     peer = await in_thread(node.peers.grant, text(parameters, "peer"), grants)
-    return describe_peer(node, peer)
+    return await describe_peer(node, peer)
 
 
 async def trust_revoke(node: Node, parameters: dict[str, Any], _: Report) -> Result:
@@ -99,15 +110,15 @@ async def trust_revoke(node: Node, parameters: dict[str, Any], _: Report) -> Res
         node.peers.revoke,
         text(parameters, "peer"),
         texts(parameters, "grants"),
-        now_ms() // 1000,
+        node.clock.now(),
     )
-    return describe_peer(node, peer)
+    return await describe_peer(node, peer)
 
 
 async def trust_rename(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Give a peer another petname."""
     peer = await in_thread(node.peers.rename, text(parameters, "peer"), text(parameters, "petname"))
-    return describe_peer(node, peer)
+    return await describe_peer(node, peer)
 
 
 async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
@@ -132,7 +143,7 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
         "free_bytes": node.free_bytes(),
         "log_size": node.audit.size,
         "log_root": node.audit.root().hex(),
-        "peers": [describe_peer(node, peer) for peer in peers],
+        "peers": await describe_peers(node, peers),
         "transfers": [
             describe_transfer(node, transfer) for transfer in node.transfers.active.values()
         ],

@@ -12,7 +12,7 @@ from protocol.log.entry import format_time
 def _describe(node: Node, item: PendingItem) -> dict[str, Any]:
     entry = None if item.entry < 0 else node.exchanges.entry(item.entry)
     state = "waiting"
-    if node.transfers.is_under_way(item.transfer, outgoing=item.outgoing):
+    if node.transfers.is_under_way(item.peer, item.transfer, outgoing=item.outgoing):
         state = "under way"
     elif item.is_settled:
         state = "not received"

@@ -58,7 +58,7 @@ async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Resul
         )
     named = parameters.get("peer")
     named = named if isinstance(named, str) and named else None
-    study, peer = serving.fetcher.choose(text(parameters, "study"), named)
+    study, peer = await in_thread(serving.fetcher.choose, text(parameters, "study"), named)
     stat = parameters.get("stat", False)
     if type(stat) is not bool:
         raise NodeError("the parameter stat must be true or false", code=ExitCode.USAGE)

@@ -7,7 +7,7 @@ from typing import Any
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.home import now_ms, write_durable
+from node.home import write_durable
 from node.operations.base import Operation, Report, Result, require_serving, text
 from node.witness.bundle import counted, evidence, newest_cosigned, own_policy, witnesses
 from node.witness.store import Alert
@@ -162,7 +162,7 @@ def _settle_peer(node: Node, alert: Alert, start_over: bool) -> None:
             details={**event.details, "settled": True, "start_over": start_over},
         )
     )
-    node.witness_store.settle([alert.number], now_ms() // 1000)
+    node.witness_store.settle([alert.number], node.clock.now())
     if start_over:
         node.witness_store.forget(alert.facility)
 

@@ -42,7 +42,7 @@ class Countersigner:
         own_facility: our facility key (32 bytes).
         pending: what our log says of exchanges.
         audit: our log.
-        is_sending: whether a transfer (its id) from us is under way.
+        is_sending: whether a transfer from us to a peer (facility key, id) is under way.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Countersigner:
         own_facility: bytes,
         pending: Pending,
         audit: AuditLog,
-        is_sending: Callable[[bytes], bool],
+        is_sending: Callable[[bytes, bytes], bool],
     ) -> None:
         self._key = key
         self._own_facility = own_facility
@@ -123,10 +123,9 @@ class Countersigner:
     def _countersign(self, receipt: Receipt, body: bytes, signature: bytes) -> bytes:
         with self._recording:
             # Asked before the log is: what a session has sent is known when it has ended.
-            is_sending = self._is_sending(receipt.transfer)
-            said = self._exchanges.entries(
-                receipt.recipient_facility, receipt.transfer, outgoing=True
-            )
+            recipient, transfer = receipt.recipient_facility, receipt.transfer
+            is_sending = self._is_sending(recipient, transfer)
+            said = self._exchanges.entries(recipient, transfer, outgoing=True)
             for known in self.signed_of(said):
                 if known.body == body:
                     return known.source_signature
@@ -143,7 +142,7 @@ class Countersigner:
                 recipient_signature=signature,
                 source_signature=sign_receipt(body, self._key()),
             )
-            if not self._claim(signed.encode()) and self._is_sending(receipt.transfer):
+            if not self._claim(signed.encode()) and self._is_sending(recipient, transfer):
                 raise RemoteProtocolError("the receipt is being logged", WireCode.BUSY)
             self._record(receipt, signed, outgoing=True)
             return signed.source_signature

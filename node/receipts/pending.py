@@ -14,8 +14,8 @@ receipt before it countersigns, and finds it in its log when it is presented aga
 from dataclasses import dataclass
 
 from node.audit.log import AuditLog
+from node.clock import Clock
 from node.database import Database
-from node.home import now_ms
 from node.receipts.exchanges import Exchanges
 from protocol.log.entry import Entry
 from protocol.receipt import Receipt, decode_receipt_untrusted
@@ -94,10 +94,14 @@ class Pending:
         database: where it is kept.
         audit: our log.
         exchanges: its index.
+        clock: when an answer came.
     """
 
-    def __init__(self, database: Database, audit: AuditLog, exchanges: Exchanges) -> None:
+    def __init__(
+        self, database: Database, audit: AuditLog, exchanges: Exchanges, *, clock: Clock
+    ) -> None:
         self.exchanges = exchanges
+        self._clock = clock
         self._database = database
         self._audit = audit
 
@@ -164,8 +168,9 @@ class Pending:
 
     def answered(self, item: PendingItem, answer: str) -> None:
         """Remember what a peer said about an exchange."""
+        now = self._clock.now_ms()
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO receipt_answers VALUES (?, ?, ?, ?, ?, ?)",
-                (item.peer, int(item.outgoing), item.transfer, item.entry, answer, now_ms()),
+                (item.peer, int(item.outgoing), item.transfer, item.entry, answer, now),
             )

@@ -18,8 +18,9 @@ from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
 from node.blocking import in_thread
+from node.clock import Clock
 from node.errors import ExitCode, NodeError
-from node.home import log_origin, now_ms
+from node.home import log_origin
 from node.network.network import StreamLost
 from node.receipts.exchanges import Exchanges as Index
 from node.witness.auditing import Answer, Auditing, AuditRefused
@@ -108,6 +109,7 @@ class Reconciling:
         audit: our log.
         index: which of its entries are about whom.
         auditing: gives what asks peers.
+        clock: dates comparisons.
 
     Attributes:
         answers: what answers the questions of peers.
@@ -121,7 +123,9 @@ class Reconciling:
         audit: AuditLog,
         index: Index,
         auditing: Callable[[], Auditing],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._key = key
         self._own_facility = own_facility
         self._audit = audit
@@ -283,7 +287,7 @@ class Reconciling:
     # --- lists ------------------------------------------------------------------------------
 
     async def _make_pin(self, peer: bytes, session: bytes) -> _Pin:
-        time = now_ms()
+        time = self._clock.now_ms()
         signed = await in_thread(self._audit.latest_checkpoint)
         note = signed.encode()
         pin = _Pin(note, parse_checkpoint_untrusted(parse_note_untrusted(note)[0]), time)
@@ -331,9 +335,8 @@ class Reconciling:
 
     async def _list_of(self, peer: Peer, session: bytes) -> _Side:
         """The peer's list, part by part, checked."""
-        reader = ListReader(
-            log_origin(peer.facility_key), peer.card.log_keys, self._own_facility, now_ms()
-        )
+        now, origin = self._clock.now_ms(), log_origin(peer.facility_key)
+        reader = ListReader(origin, peer.card.log_keys, self._own_facility, now)
         ledger = Ledger(peer=self._own_facility)
         more = True
         while more:
@@ -390,4 +393,5 @@ def reconciling_of(node: "Node", auditing: Callable[[], Auditing]) -> Reconcilin
         audit=node.audit,
         index=node.exchanges,
         auditing=auditing,
+        clock=node.clock,
     )

@@ -18,8 +18,8 @@ from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
 from node.blocking import in_thread
+from node.clock import Clock
 from node.errors import NodeError
-from node.home import now_ms
 from node.network.network import StreamLost
 from node.receipts.countersigning import Countersigner
 from node.receipts.pending import KeptReceipt, Pending, PendingItem
@@ -62,6 +62,7 @@ class Settling:
         audit: our log.
         transfers: which transfers are under way.
         connected: the trusted peer with a facility key if it is connected now, or None.
+        clock: decides what is due, and dates receipts.
 
     Attributes:
         countersigner: our part as a source.
@@ -77,13 +78,15 @@ class Settling:
         audit: AuditLog,
         transfers: Transfers,
         connected: Callable[[bytes], Peer | None],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self.countersigner = Countersigner(
             key=key,
             own_facility=own_facility,
             pending=pending,
             audit=audit,
-            is_sending=lambda transfer: transfers.is_under_way(transfer, outgoing=True),
+            is_sending=lambda peer, transfer: transfers.is_under_way(peer, transfer, outgoing=True),
         )
         self.answers: dict[type[Message], Answer] = {
             PresentReceipt: self._answer_presented,
@@ -132,7 +135,7 @@ class Settling:
         except NodeError as error:
             log.error("what is pending cannot be read: %s", error.message)
             return set()
-        return {item.peer for item in items if item.is_due(now_ms())}
+        return {item.peer for item in items if item.is_due(self._clock.now_ms())}
 
     async def _settle(self, auditing: Auditing, peer: Peer) -> None:
         """Ask one peer about all that is due."""
@@ -154,8 +157,10 @@ class Settling:
         """One thing after the other; whether one must be asked again soon."""
         is_busy = False
         for item in await in_thread(self._pending.items, peer.facility_key):
-            under_way = self._transfers.is_under_way(item.transfer, outgoing=item.outgoing)
-            if under_way or not item.is_due(now_ms()):
+            under_way = self._transfers.is_under_way(
+                item.peer, item.transfer, outgoing=item.outgoing
+            )
+            if under_way or not item.is_due(self._clock.now_ms()):
                 continue
             answer = ""
             try:
@@ -240,7 +245,7 @@ class Settling:
             recipient_facility=self._own_facility,
             source_node=peer.card.node_key,
             recipient_node=self._key().public,
-            time_ms=now_ms(),
+            time_ms=self._clock.now_ms(),
         )
         self._pending.keep(receipt, sign_receipt(receipt.encode(), self._key()))
         return self._pending.kept(peer.facility_key, transfer)
@@ -248,7 +253,7 @@ class Settling:
     async def _answer_asked(self, peer: Peer, request: Message) -> Message:
         """A source asks whether what it sent has arrived."""
         assert isinstance(request, AskReceipt)
-        if self._transfers.is_under_way(request.transfer, outgoing=False):
+        if self._transfers.is_under_way(peer.facility_key, request.transfer, outgoing=False):
             raise RemoteProtocolError("the transfer is under way", WireCode.BUSY)
         try:
             found = await in_thread(self._receipt_for, peer, request.transfer)
@@ -292,6 +297,7 @@ def settling_of(node: "Node", connected: Callable[[bytes], Peer | None]) -> Sett
         audit=node.audit,
         transfers=node.transfers,
         connected=connected,
+        clock=node.clock,
     )
     node.transfers.on_end = settling.poke
     return settling

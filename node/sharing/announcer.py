@@ -12,7 +12,7 @@ import trio
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.blocking import in_thread
-from node.home import now_ms
+from node.clock import Clock
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.sharing.feeds import Feeds
@@ -34,15 +34,23 @@ class Announcer:
         peers: who may see what.
         feeds: what each was told, and what they told.
         append: writes one audit entry durably (synchronous).
+        clock: decides whether a peer may be told.
 
     Attributes:
         on_heard: called with the facility key of a peer and what it has just announced.
     """
 
     def __init__(
-        self, *, key: KeyPair, peers: Peers, feeds: Feeds, append: Callable[[Event], int]
+        self,
+        *,
+        key: KeyPair,
+        peers: Peers,
+        feeds: Feeds,
+        append: Callable[[Event], int],
+        clock: Clock,
     ) -> None:
         self._key = key
+        self._clock = clock
         self._peers = peers
         self._feeds = feeds
         self._append = append
@@ -84,7 +92,7 @@ class Announcer:
     async def _tell(self, channel: MessageStream, stream: PeerStream, first: Subscribe) -> None:
         epoch, cursor = first.epoch, first.cursor
         while True:
-            peer = self._peers.store.by_node_key(stream.peer, now_ms() // 1000)
+            peer = self._peers.store.by_node_key(stream.peer, self._clock.now())
             if peer is None:
                 await stream.reset()
                 return
@@ -97,7 +105,7 @@ class Announcer:
                     epoch=pending.epoch,
                     reset=pending.reset,
                     cursor=pending.cursor,
-                    time=now_ms(),
+                    time=self._clock.now_ms(),
                     records=pending.records,
                 )
                 await channel.send(messages.sign(announcement, self._key))

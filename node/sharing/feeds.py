@@ -202,7 +202,7 @@ class Feeds:
 
         Args:
             peer: only of this peer.
-            study: only studies whose UID begins so.
+            study: only the study with this UID.
             limit: at most so many.
         """
         rows = self._database.query(
@@ -211,11 +211,26 @@ class Feeds:
             {
                 "peer": peer,
                 "study": study,
-                "end": study + "\x7f",
                 "limit": -1 if limit is None else limit,
             },
         )
         return [(row["peer"], _from_json(row["record"])) for row in rows]
+
+    def announced_studies(self, prefix: str, *, peer: bytes | None, limit: int) -> list[str]:
+        """The first Study Instance UIDs, in their order, that begin so and that peers announced.
+
+        Args:
+            prefix: the UID, or its beginning.
+            peer: only of this peer.
+            limit: at most so many.
+        """
+        of_peer = "" if peer is None else "AND peer=:peer"
+        rows = self._database.query(
+            "SELECT DISTINCT study FROM remote_studies "
+            f"WHERE study>=:study AND study<:end {of_peer} ORDER BY study LIMIT :limit",
+            {"study": prefix, "end": prefix + "\x7f", "peer": peer, "limit": limit},
+        )
+        return [row["study"] for row in rows]
 
     def announced_count(self, peer: bytes | None = None) -> int:
         """How many studies peers announced, or one peer did."""
@@ -234,7 +249,7 @@ class Feeds:
 def _where(peer: bytes | None, study: str) -> str:
     """Only the conditions that there are: one that might be there keeps SQLite off its indexes."""
     conditions = ["peer=:peer"] if peer is not None else []
-    conditions += ["study>=:study", "study<:end"] if study else []
+    conditions += ["study=:study"] if study else []
     return "WHERE " + " AND ".join(conditions) if conditions else ""
 
 

@@ -10,8 +10,8 @@ from keys.card import Card
 from keys.trust import Peer
 from node import VERSION
 from node.blocking import in_thread
+from node.clock import Clock
 from node.errors import NodeError
-from node.home import now_ms
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream
 from node.sharing.peers import Peers
@@ -29,6 +29,7 @@ class Greeting:
         peers: who is trusted; takes their newer cards.
         card: gives our newest card.
         open_stream: opens a hello stream to a connected node key (32 bytes).
+        clock: decides whether a card counts.
     """
 
     def __init__(
@@ -36,8 +37,11 @@ class Greeting:
         peers: Peers,
         card: Callable[[], Card],
         open_stream: Callable[[bytes], Awaitable[PeerStream]],
+        *,
+        clock: Clock,
     ) -> None:
         self._peers = peers
+        self._clock = clock
         self._card = card
         self._open_stream = open_stream
         self._software = f"radmesh {VERSION}"
@@ -78,7 +82,7 @@ class Greeting:
 
     async def serve(self, stream: PeerStream) -> None:
         """Handle one inbound stream of the hello protocol."""
-        peer = self._peers.store.by_node_key(stream.peer, now_ms() // 1000)
+        peer = self._peers.store.by_node_key(stream.peer, self._clock.now())
         if peer is None:
             await stream.reset()
             return
@@ -95,7 +99,7 @@ class Greeting:
             raise RemoteProtocolError("the peer speaks no version that we speak")
         try:
             await in_thread(
-                self._peers.take_newer_card, hello.card, peer.facility_key, now_ms() // 1000
+                self._peers.take_newer_card, hello.card, peer.facility_key, self._clock.now()
             )
         except (NodeError, keys.errors.KeysError) as error:
             log.warning("the card that %s sent is not taken: %s", peer.petname, error)

@@ -183,12 +183,15 @@ class Peers:
                 "UPDATE peers SET last_seen=? WHERE facility_key=?", (now, facility_key)
             )
 
-    def last_seen(self, facility_key: bytes) -> int | None:
-        """Seconds since the epoch, UTC; None when never."""
-        row = self._database.query_one(
-            "SELECT last_seen FROM peers WHERE facility_key=?", (facility_key,)
+    def last_seen(self) -> dict[bytes, int]:
+        """When each peer was last here, by facility key, seconds since the epoch, UTC.
+
+        Who never was is left out.
+        """
+        rows = self._database.query(
+            "SELECT facility_key, last_seen FROM peers WHERE last_seen IS NOT NULL"
         )
-        return None if row is None else row["last_seen"]
+        return {row["facility_key"]: row["last_seen"] for row in rows}
 
     def _change(
         self,

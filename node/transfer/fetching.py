@@ -28,6 +28,9 @@ HEAD_START_SECONDS = 0.3
 """Between the first requests to two sources: a small study is here before a second
 facility is asked, so that it learns nothing."""
 
+_SAID_AT_MOST = 20
+"""So many studies that begin alike are counted for a person; beyond that it says "more"."""
+
 RECEIPTS_SECONDS = 0.5
 """How long a published study waits for the receipts of slower sources before the fetch
 counts as complete; they go on in the background."""
@@ -84,12 +87,12 @@ class Fetcher:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for transfer in await in_thread(self._transfers.unfinished_incoming):
-                self._transfers.active[transfer.transfer] = transfer
+                self._transfers.active[transfer.key] = transfer
                 nursery.start_soon(self._fetch, transfer)
             await trio.sleep_forever()
 
     def choose(self, text: str, peer_text: str | None) -> tuple[str, Peer]:
-        """The study and the peer that a person means.
+        """The study and the peer that a person means; reads the database.
 
         Args:
             text: Study Instance UID, or the beginning of an announced one.
@@ -99,13 +102,15 @@ class Fetcher:
             NodeError: nobody announced it, it is ambiguous, or no such peer is trusted.
         """
         peer = self._peers.find(peer_text) if peer_text else None
-        found = self._feeds.announced(peer=peer.facility_key if peer else None, study=text)
-        studies = sorted({record.study for _, record in found})
+        by = peer.facility_key if peer else None
+        studies = self._feeds.announced_studies(text, peer=by, limit=_SAID_AT_MOST + 1)
         if text in studies:
             studies = [text]
         if len(studies) > 1:
+            many = len(studies) > _SAID_AT_MOST
+            count = f"more than {_SAID_AT_MOST}" if many else str(len(studies))
             raise NodeError(
-                f"{len(studies)} announced studies begin with {text}",
+                f"{count} announced studies begin with {text}",
                 hint="give more of the Study Instance UID",
                 code=ExitCode.NOT_FOUND,
             )
@@ -123,11 +128,14 @@ class Fetcher:
                 for known in self._peers.store.peers
                 if known.revoked is None
             }
-            candidates = [
-                holders[key]
-                for key, record in found
-                if record.study == studies[0] and key in holders
-            ]
+            found = self._feeds.announced(study=studies[0])
+            candidates = [holders[key] for key, _ in found if key in holders]
+            if not candidates:
+                raise NodeError(
+                    f"who announced the study {studies[0]} is not trusted any more",
+                    hint="see `radmesh trust list`; or name a peer with --from",
+                    code=ExitCode.NOT_FOUND,
+                )
             candidates.sort(key=lambda known: not self._reach.is_connected(known.card.node_key))
             peer = candidates[0]
         return studies[0], peer
@@ -257,9 +265,7 @@ class Fetcher:
         if transfer.only_peer:
             return None, [chosen]
         announced = {
-            key: record.content_root
-            for key, record in self._feeds.announced(study=transfer.study)
-            if record.study == transfer.study
+            key: record.content_root for key, record in self._feeds.announced(study=transfer.study)
         }
         roots = [announced[chosen]] if chosen in announced else list(announced.values())
         others = [

@@ -18,8 +18,8 @@ import trio
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.blocking import in_thread
+from node.clock import Clock
 from node.errors import ExitCode, NodeError
-from node.home import now_ms
 from node.network.network import PeerStream, StreamLost
 from node.transfer.gathering import POLL_SECONDS, Gathering, Member, NotNeededError
 from node.transfer.sessions import StudyStream, first_error
@@ -72,6 +72,7 @@ class Receiver:
         add_receipt: keeps a signed receipt beside the log (synchronous).
         exchanging: keeps a receipt that lacks its countersignature, and within it leaves
             the exchange to us.
+        clock: dates requests and receipts.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Receiver:
         append: Callable[[Sequence[LogEvent]], object],
         add_receipt: Callable[[bytes], str],
         exchanging: Callable[[Receipt], AbstractAsyncContextManager[None]],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._key = key
         self._facility_key = facility_key
         self._append = append
@@ -166,7 +169,7 @@ class _Session:
         return self._end.ask(
             transfer.study,
             transfer.purpose,
-            time_ms=now_ms(),
+            time_ms=self._owner._clock.now_ms(),
             stat=transfer.stat,
             whole=self._gathering.holds_nothing(),
         )
@@ -331,7 +334,7 @@ class _Session:
             batches=len(self._end.asked),
             encoded_bytes=self._end.asked_encoded_bytes,
             purpose=self._gathering.transfer.purpose,
-            time=now_ms(),
+            time=self._owner._clock.now_ms(),
             status="received",
         )
         async with self._owner._exchanging(receipt):

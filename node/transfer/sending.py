@@ -18,8 +18,8 @@ from keys.identity import KeyPair
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog
+from node.clock import Clock
 from node.errors import ExitCode, NodeError
-from node.home import now_ms
 from node.images.store import BatchStore
 from node.network.network import PeerStream, StreamLost
 from node.sharing.peers import Peers
@@ -58,6 +58,7 @@ class Sender:
         transfers: the register of transfers.
         line: when bulk data may be written, and how fast.
         in_doubt: whether our own log is not what we signed.
+        clock: decides what a peer may have now.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Sender:
         transfers: Transfers,
         line: Line,
         in_doubt: Callable[[], bool],
+        clock: Clock,
     ) -> None:
         self.key = key
         self.own_facility = own_facility
@@ -84,11 +86,12 @@ class Sender:
         self.transfers = transfers
         self.line = line
         self.in_doubt = in_doubt
+        self.clock = clock
         self._scopes: dict[bytes, set[trio.CancelScope]] = {}
 
     async def serve(self, stream: PeerStream) -> None:
         """Handle one inbound stream of the study protocol; never raises for a peer's doing."""
-        peer = self.peers.store.by_node_key(stream.peer, now_ms() // 1000)
+        peer = self.peers.store.by_node_key(stream.peer, self.clock.now())
         if peer is None:
             await stream.reset()
             return
@@ -166,7 +169,8 @@ class _Session:
     async def _serve(self, nursery: trio.Nursery) -> None:
         request = (await self._study.expect(Requested, limits.PEER_REPLY_SECONDS)).request
         study = await in_thread(self._owner.catalog.study, request.study)
-        refusal = decide_fetch(self._owner.peers.store, self._peer, request, study, now_ms=now_ms())
+        now_ms = self._owner.clock.now_ms()
+        refusal = decide_fetch(self._owner.peers.store, self._peer, request, study, now_ms=now_ms)
         if refusal is None and self._owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
             refusal = Refusal(WireCode.BUSY, "too many transfers of this peer at once")
         transfer = Transfer(
@@ -175,12 +179,13 @@ class _Session:
             request.study,
             self._peer.facility_key,
             request.purpose,
+            started=now_ms,
             stat=request.stat,
         )
         self._transfer = transfer
         # Before the log says that it begins: until it says how that ended, nobody but this
         # session gets a receipt for it signed.
-        self._owner.transfers.serve(transfer.transfer, begins=True)
+        self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
         if refusal is not None:
             await self._refuse(refusal)
             return
@@ -209,7 +214,8 @@ class _Session:
     def leave(self) -> None:
         """The session is over, and so is what the log says of it."""
         if self._transfer is not None:
-            self._owner.transfers.serve(self._transfer.transfer, begins=False)
+            one = self._transfer
+            self._owner.transfers.serve(one.peer, one.transfer, begins=False)
 
     async def failed(self, error: BaseException | None) -> None:
         """Close the books on a session that did not end well; None means it was revoked."""
@@ -250,7 +256,7 @@ class _Session:
     async def _send(self, nursery: trio.Nursery, manifest: Manifest, place: Sending) -> None:
         transfer = self._transfer
         assert transfer is not None
-        for frame in self._end.offer_manifest(manifest, time_ms=now_ms()):
+        for frame in self._end.offer_manifest(manifest, time_ms=self._owner.clock.now_ms()):
             await place.write(self._stream, frame)
         transfer.wire_bytes_total = 0
         ahead, sealed_batches = trio.open_memory_channel[tuple[int, bytes] | NodeError](

@@ -18,15 +18,15 @@ import blake3
 import trio
 
 from node.blocking import in_thread
+from node.clock import Clock
 from node.database import Database
 from node.errors import NodeError
-from node.home import now_ms
 
 log = logging.getLogger("radmesh.transfers")
 
 TRANSFERS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS transfers (
-    transfer BLOB PRIMARY KEY,
+    transfer BLOB NOT NULL,             -- its id, chosen by who asks
     direction TEXT NOT NULL,            -- in, out
     study TEXT NOT NULL,
     peer BLOB NOT NULL,                 -- facility key
@@ -42,11 +42,15 @@ CREATE TABLE IF NOT EXISTS transfers (
     held_bytes INTEGER NOT NULL,
     started INTEGER NOT NULL,           -- milliseconds since the epoch, UTC
     ended INTEGER,
-    stat INTEGER NOT NULL               -- whether it is urgent
+    stat INTEGER NOT NULL,              -- whether it is urgent
+    PRIMARY KEY (direction, peer, transfer)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
 """
 
+
+TransferKey = tuple[str, bytes, bytes]
+"""Direction, facility key of the peer, id. The id alone names nothing: who asks chooses it."""
 
 _NAME_DOMAIN = b"radmesh-source-of-transfer\0"
 
@@ -117,7 +121,7 @@ class Transfer:
     wire_bytes: int = 0
     wire_bytes_total: int = 0
     held_bytes: int = 0
-    started: int = field(default_factory=now_ms)
+    started: int = 0
     ended: int | None = None
     stat: bool = False
     exit_code: int = 1
@@ -125,6 +129,11 @@ class Transfer:
     contributions: dict[builtins.bytes, Contribution] = field(default_factory=dict, repr=False)
     scope: trio.CancelScope | None = field(default=None, repr=False)
     over: trio.Event = field(default_factory=trio.Event, repr=False)
+
+    @property
+    def key(self) -> TransferKey:
+        """What names it here."""
+        return self.direction, self.peer, self.transfer
 
     @property
     def is_ended(self) -> bool:
@@ -142,17 +151,19 @@ class Transfers:
 
     Args:
         database: where their states are kept.
+        clock: when one began and ended.
 
     Attributes:
-        active: those under way, by their ids.
+        active: those under way.
         on_end: called when one has ended, in the trio thread.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, clock: Clock) -> None:
         self._database = database
-        self.active: dict[bytes, Transfer] = {}
+        self._clock = clock
+        self.active: dict[TransferKey, Transfer] = {}
         self.on_end: Callable[[], None] = lambda: None
-        self._served: Counter[bytes] = Counter()
+        self._served: Counter[tuple[bytes, bytes]] = Counter()
 
     def find_incoming(self, study: str, peer: bytes, *, only_peer: bool) -> Transfer | None:
         """The fetch of this study that is under way: from this peer alone, or from any."""
@@ -170,7 +181,16 @@ class Transfers:
     ) -> Transfer:
         """A new transfer to us, under a new random name."""
         name = secrets.token_bytes(16)
-        return Transfer(name, "in", study, peer, purpose, only_peer=only_peer, stat=stat)
+        return Transfer(
+            name,
+            "in",
+            study,
+            peer,
+            purpose,
+            only_peer=only_peer,
+            started=self._clock.now_ms(),
+            stat=stat,
+        )
 
     def contribution(self, transfer: Transfer, peer: bytes) -> Contribution:
         """What comes from one source of a fetch.
@@ -195,10 +215,11 @@ class Transfers:
         """
         transfer.state, transfer.why, transfer.hint = state, why, hint
         if transfer.is_ended:
-            transfer.ended = now_ms()
-            self.active.pop(transfer.transfer, None)
+            transfer.ended = self._clock.now_ms()
+            if self.active.get(transfer.key) is transfer:
+                del self.active[transfer.key]
         else:
-            self.active[transfer.transfer] = transfer
+            self.active[transfer.key] = transfer
         try:
             await in_thread(self._store, transfer)
         except NodeError as error:
@@ -207,25 +228,28 @@ class Transfers:
             transfer.over.set()
             self.on_end()
 
-    def serve(self, transfer: bytes, *, begins: bool) -> None:
+    def serve(self, peer: bytes, transfer: bytes, *, begins: bool) -> None:
         """A session of a transfer from us begins or is over; a peer may open several."""
-        self._served[transfer] += 1 if begins else -1
-        if not self._served[transfer]:
-            del self._served[transfer]
+        self._served[peer, transfer] += 1 if begins else -1
+        if not self._served[peer, transfer]:
+            del self._served[peer, transfer]
 
-    def is_under_way(self, transfer: bytes, *, outgoing: bool) -> bool:
-        """Whether a transfer, or the part of a fetch that has this name, is under way.
+    def is_under_way(self, peer: bytes, transfer: bytes, *, outgoing: bool) -> bool:
+        """Whether a transfer with a peer, or the peer's part of a fetch, is under way.
 
         Any thread may ask.
         """
-        if outgoing and transfer in self._served:
+        if ("out" if outgoing else "in", peer, transfer) in self.active:
             return True
-        for one in list(self.active.values()):
-            if outgoing == (one.direction == "out"):
-                parts = [part.transfer for part in list(one.contributions.values())]
-                if transfer in (one.transfer, *parts):
-                    return True
-        return False
+        if outgoing:
+            return (peer, transfer) in self._served
+        return any(
+            part.transfer == transfer
+            for one in list(self.active.values())
+            if one.direction == "in"
+            for part in list(one.contributions.values())
+            if part.peer == peer
+        )
 
     def unfinished_incoming(self) -> list[Transfer]:
         """Transfers to us that a stop or a crash interrupted."""
@@ -240,7 +264,7 @@ class Transfers:
             connection.execute(
                 "UPDATE transfers SET state='failed', why='the node stopped', ended=? "
                 "WHERE direction='out' AND ended IS NULL",
-                (now_ms(),),
+                (self._clock.now_ms(),),
             )
 
     def recent(self, count: int = 100) -> list[Transfer]:
@@ -248,7 +272,8 @@ class Transfers:
         rows = self._database.query(
             "SELECT * FROM transfers ORDER BY started DESC LIMIT ?", (count,)
         )
-        return [self.active.get(row["transfer"]) or _from_row(row) for row in rows]
+        found = [_from_row(row) for row in rows]
+        return [self.active.get(one.key, one) for one in found]
 
     def forget(self, studies: Sequence[str]) -> None:
         """Delete the transfers of these studies that are over, and overwrite them.
@@ -264,6 +289,7 @@ class Transfers:
                 "DELETE FROM transfers WHERE study = ? AND ended IS NOT NULL",
                 [(study,) for study in studies],
             )
+        self._database.drop_copies()
         self._database.empty_write_ahead_log()
 
     def _store(self, transfer: Transfer) -> None:

@@ -13,8 +13,8 @@ from typing import TypeVar
 import trio
 
 from keys.trust import Peer
+from node.clock import Clock
 from node.errors import NodeError
-from node.home import now_ms
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.sharing.peers import Peers
@@ -50,6 +50,7 @@ class Auditing:
         peers: who is trusted.
         open_stream: opens a stream to a connected peer (node key, 32 bytes).
         answers: what answers each type of request.
+        clock: decides whether trust in a caller still counts.
     """
 
     def __init__(
@@ -57,8 +58,11 @@ class Auditing:
         peers: Peers,
         open_stream: Callable[[bytes], Awaitable[PeerStream]],
         answers: Mapping[type[Message], Answer],
+        *,
+        clock: Clock,
     ) -> None:
         self._peers = peers
+        self._clock = clock
         self._open_stream = open_stream
         self._answers = dict(answers)
         self._requests = {request.TYPE: request for request in self._answers}
@@ -66,7 +70,7 @@ class Auditing:
 
     async def serve(self, stream: PeerStream) -> None:
         """Answer the one request of an inbound stream; never raises for a peer's doing."""
-        peer = self._peers.store.by_node_key(stream.peer, now_ms() // 1000)
+        peer = self._peers.store.by_node_key(stream.peer, self._clock.now())
         if peer is None:
             await stream.reset()
             return

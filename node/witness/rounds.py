@@ -139,7 +139,7 @@ class Witnessing:
 
     async def wait_started(self) -> None:
         """At start, give those who may know more of our log a moment to say so."""
-        known = [p.card.node_key for p in self._peers.store.peers if self._may_know(p)]
+        known = await in_thread(self._who_may_know)
         with trio.move_on_after(START_SECONDS):
             # Two conditions, of which the second has no event.
             while not all(map(self._has_its_say, known)):  # noqa: ASYNC110
@@ -148,6 +148,9 @@ class Witnessing:
     def _has_its_say(self, node_key: bytes) -> bool:
         checked = self._checked.get(node_key)
         return (checked is not None and checked.is_set()) or self._is_unreachable(node_key)
+
+    def _who_may_know(self) -> list[bytes]:
+        return [peer.card.node_key for peer in self._peers.store.peers if self._may_know(peer)]
 
     def _may_know(self, peer: Peer) -> bool:
         if self._peers.store.by_node_key(peer.card.node_key, self._now()) is None:

@@ -27,7 +27,7 @@ from keys.card import issue_card
 from keys.fingerprint import fingerprint, parse_fingerprint
 from keys.identity import KeyPair
 from node.audit.log import AuditLog
-from node.home import now_ms
+from node.clock import SYSTEM_CLOCK
 from protocol.log.entry import Event
 from protocol.log.tree import check_consistency, check_inclusion, leaf_hash
 from protocol.verify import verify_bundle
@@ -51,11 +51,12 @@ def _event(number: int, *, opened: bool = False) -> Event:
 def _create(directory: Path) -> AuditLog:
     details = {"facility_key": FACILITY.public.hex(), "log_key": LOG.public.hex(), "origin": ORIGIN}
     first = Event(type="init", actor="operator", details=details)
-    return AuditLog.create(directory, log_key=LOG, origin=ORIGIN, clock_ms=now_ms, first=first)
+    clock_ms = SYSTEM_CLOCK.now_ms
+    return AuditLog.create(directory, log_key=LOG, origin=ORIGIN, clock_ms=clock_ms, first=first)
 
 
 def _open(directory: Path) -> AuditLog:
-    return AuditLog.open(directory, log_key=LOG, origin=ORIGIN, clock_ms=now_ms)
+    return AuditLog.open(directory, log_key=LOG, origin=ORIGIN, clock_ms=SYSTEM_CLOCK.now_ms)
 
 
 def _seconds(action: Callable[[], Any]) -> float:
@@ -162,7 +163,7 @@ def proving(directory: Path, size: int) -> Iterator[tuple[str, str]]:
 
 def export(directory: Path, _: int) -> Iterator[tuple[str, str]]:
     """The bundle for an auditor."""
-    now = now_ms() // 1000
+    now = SYSTEM_CLOCK.now()
     card = issue_card(
         FACILITY,
         name="Bench",

@@ -1,0 +1,38 @@
+"""What changed in the node's databases since the first homes, one numbered step each.
+
+A step's number is its place, counted from 2; steps are only ever added at the end. The
+tables as they are today stand with their owners, and a test compares: a migrated file
+and a new one have the same columns and indexes.
+"""
+
+import sqlite3
+
+from node.database import Migration
+
+
+def _transfers_by_side(connection: sqlite3.Connection) -> None:
+    """The id of a transfer is the requester's choice: it names one only with its side and peer."""
+    connection.execute("ALTER TABLE transfers RENAME TO transfers_1")
+    connection.execute("DROP INDEX transfers_by_start")
+    connection.execute(
+        "CREATE TABLE transfers ("
+        " transfer BLOB NOT NULL, direction TEXT NOT NULL, study TEXT NOT NULL,"
+        " peer BLOB NOT NULL, purpose TEXT NOT NULL, state TEXT NOT NULL, why TEXT NOT NULL,"
+        " only_peer INTEGER NOT NULL, instances INTEGER NOT NULL, bytes INTEGER NOT NULL,"
+        " bytes_done INTEGER NOT NULL, wire_bytes INTEGER NOT NULL,"
+        " wire_bytes_total INTEGER NOT NULL, held_bytes INTEGER NOT NULL,"
+        " started INTEGER NOT NULL, ended INTEGER, stat INTEGER NOT NULL,"
+        " PRIMARY KEY (direction, peer, transfer)) STRICT"
+    )
+    connection.execute("INSERT INTO transfers SELECT * FROM transfers_1")
+    connection.execute("DROP TABLE transfers_1")
+    connection.execute("CREATE INDEX transfers_by_start ON transfers (started)")
+
+
+NODE_MIGRATIONS = (
+    Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
+)
+"""Of `node.db`."""
+
+EVIDENCE_MIGRATIONS: tuple[Migration, ...] = ()
+"""Of `audit/evidence.db`."""
