@@ -10,8 +10,8 @@ from node import phrases
 from node.cli import output
 from node.cli.card import read_card, read_facility
 from node.cli.session import Session, json_option, pass_session
+from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
-from node.home import now_ms
 
 if TYPE_CHECKING:
     from keys.card import Card
@@ -164,7 +164,7 @@ def _evidence(given: dict[str, Any], own_card: "Card | None") -> "Evidence":
         not_older_than=None
         if age is None
         else _parsed(parse_age, age, "option --not-older-than", "such as --not-older-than 36h"),
-        now=now_ms() // 1000,
+        now=SYSTEM_CLOCK.now(),
     )
 
 

@@ -13,6 +13,7 @@ import trio
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
+from node.receipts.exchanges import Exchanges
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
 from node.transfer.attempts import Attempts, Reach
@@ -62,6 +63,7 @@ class Fetcher:
         peers: who is trusted.
         feeds: who announced what.
         reach: how peers are reached.
+        index: what our log says of exchanges.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Fetcher:
         peers: Peers,
         feeds: Feeds,
         reach: Reach,
+        index: Exchanges,
     ) -> None:
+        self._index = index
         self._receiver = receiver
         self._shelves = shelves
         self._transfers = shelves.transfers
@@ -86,10 +90,33 @@ class Fetcher:
         """Own all fetches until cancelled; those that a stop interrupted go on at once."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for transfer in await in_thread(self._transfers.unfinished_incoming):
-                self._transfers.active[transfer.key] = transfer
-                nursery.start_soon(self._fetch, transfer)
+            unfinished = await in_thread(self._transfers.unfinished_incoming)
+            # All of them first: nobody settles the receipt of one that goes on.
+            self._transfers.active.update({one.key: one for one in unfinished})
+            for transfer in unfinished:
+                if await in_thread(self._is_here, transfer):
+                    await self._transfers.enter(transfer, TransferState.COMPLETE)
+                else:
+                    nursery.start_soon(self._fetch, transfer)
             await trio.sleep_forever()
+
+    def _is_here(self, transfer: Transfer) -> bool:
+        """Whether a crash came between the publication of a study and the end of its fetch.
+
+        What is missing of its receipts is settled without another session.
+        """
+        study = self._shelves.catalog.study(transfer.study)
+        if study is None:
+            return False
+        sources = {transfer.peer, *(peer.facility_key for peer in self._peers.store.peers)}
+        return any(
+            entry.type == "received"
+            and entry.details.get("content_root") == study.content_root.hex()
+            for source in sources
+            for entry in self._index.entries(
+                source, self._transfers.name_for(transfer, source), outgoing=False
+            )
+        )
 
     def choose(self, text: str, peer_text: str | None) -> tuple[str, Peer]:
         """The study and the peer that a person means; reads the database.
