@@ -14,6 +14,14 @@ witness: cosigns our log."""
 PURPOSES = ("treatment", "second-opinion", "research", "operations")
 """What a study may be asked for."""
 
+ADDRESS_CHARACTERS = 300
+"""Most characters of a postal address, which stands on one line."""
+
+
+def is_postal_address(text: str) -> bool:
+    """Whether it can be a postal address: printable, on one line, or nothing."""
+    return len(text) <= ADDRESS_CHARACTERS and text.isprintable() and text == text.strip()
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -29,6 +37,8 @@ class Peer:
         expires: when trust ends, seconds since the epoch, UTC; None never.
         added: when it was paired, seconds since the epoch, UTC.
         revoked: when trust was withdrawn, seconds since the epoch, UTC; None not.
+        postal_address: where letters reach it, as a person gave it, for reports to
+            patients; "" not known.
     """
 
     facility_key: bytes
@@ -40,6 +50,7 @@ class Peer:
     expires: int | None = None
     added: int = 0
     revoked: int | None = None
+    postal_address: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -63,6 +74,7 @@ class Peer:
                 "filters": self.filters,
                 "grants": sorted(self.grants),
                 "petname": self.petname,
+                "postal_address": self.postal_address,
                 "purposes": sorted(self.purposes),
                 "revoked": self.revoked,
             },
@@ -89,6 +101,8 @@ class Peer:
                 expires=fields["expires"],
                 added=fields["added"],
                 revoked=fields["revoked"],
+                # Not in what the first releases wrote.
+                postal_address=str(fields.get("postal_address", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError, KeysError) as error:
             raise TrustError("the record of a peer in the trust store is damaged") from error

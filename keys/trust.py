@@ -14,7 +14,7 @@ from keys.card import Card, check_card, check_newer
 from keys.card_fields import is_name
 from keys.errors import BadFingerprint, TrustError
 from keys.fingerprint import matches, parse_fingerprint
-from keys.peer import GRANTS, PURPOSES, Peer
+from keys.peer import ADDRESS_CHARACTERS, GRANTS, PURPOSES, Peer, is_postal_address
 
 __all__ = ["GRANTS", "PURPOSES", "Peer", "TrustStore"]
 
@@ -64,7 +64,10 @@ class TrustStore:
         name = petname or (known.petname if known else card.name)
         self._require_free_petname(name, card.facility_key)
         if known is None or known.revoked is not None:
-            peer = Peer(card.facility_key, name, card, grants=chosen, added=now)
+            address = "" if known is None else known.postal_address
+            peer = Peer(
+                card.facility_key, name, card, grants=chosen, added=now, postal_address=address
+            )
         else:
             peer = replace(known, petname=name, card=card, grants=known.grants | chosen)
         return self._put(peer)
@@ -118,6 +121,21 @@ class TrustStore:
         known = self._trusted(facility_key)
         self._require_free_petname(petname, facility_key)
         return self._put(replace(known, petname=petname))
+
+    def set_postal_address(self, facility_key: bytes, address: str) -> Peer:
+        """Note where letters reach a peer, trusted or not any more; "" for not known.
+
+        Raises:
+            TrustError: it is no peer, or the text is no line of a letter.
+        """
+        known = self._peers.get(facility_key)
+        if known is None:
+            raise TrustError("no such facility is known")
+        if not is_postal_address(address):
+            raise TrustError(
+                f"a postal address is at most {ADDRESS_CHARACTERS} printable characters on one line"
+            )
+        return self._put(replace(known, postal_address=address))
 
     def find(self, text: str) -> Peer:
         """The peer with this petname or fingerprint; trusted ones come before revoked ones.

@@ -41,6 +41,7 @@ def _describe(node: Node, peer: Peer, last_seen: int | None) -> dict[str, Any]:
         "peer_id": peer_id(peer.card.node_key),
         "facility_key": peer.facility_key.hex(),
         "addresses": list(peer.card.addresses),
+        "postal_address": peer.postal_address,
         "grants": sorted(peer.grants),
         "purposes": sorted(peer.purposes),
         "added": peer.added,
@@ -121,6 +122,16 @@ async def trust_rename(node: Node, parameters: dict[str, Any], _: Report) -> Res
     return await describe_peer(node, peer)
 
 
+async def trust_address(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Note the postal address of a peer; an empty one is not known."""
+    peer = await in_thread(
+        node.peers.set_postal_address,
+        text(parameters, "peer"),
+        text(parameters, "postal_address", ""),
+    )
+    return await describe_peer(node, peer)
+
+
 async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
     """How the node is: identity, addresses, peers, transfers, log, disk."""
     serving = node.serving_parts
@@ -164,5 +175,6 @@ OPERATIONS = {
     "trust.grant": Operation(trust_grant),
     "trust.revoke": Operation(trust_revoke),
     "trust.rename": Operation(trust_rename),
+    "trust.address": Operation(trust_address),
     "status": Operation(status),
 }

@@ -176,6 +176,13 @@ class Peers:
         peer = self.find(text)
         return self._change(lambda store: store.rename(peer.facility_key, petname), "", {})
 
+    def set_postal_address(self, text: str, address: str) -> Peer:
+        """Note where letters reach a peer, for accountings; ours as petnames, and not logged."""
+        peer = self.find(text)
+        return self._change(
+            lambda store: store.set_postal_address(peer.facility_key, address), "", {}
+        )
+
     def saw(self, facility_key: bytes, now: int) -> None:
         """Remember when a peer was last connected (seconds since the epoch, UTC)."""
         with self._database.transaction() as connection:
