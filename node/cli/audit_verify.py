@@ -1,8 +1,8 @@
 """`radmesh audit verify`: the check of anybody's log, with the words of `radmesh-verify`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 _CANNOT_TELL = 2
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EVIDENCE_BYTES = 1 << 20
-"""Most bytes of a checkpoint, receipt or policy; all are a few kilobytes."""
+"""Most bytes of a policy; all are a few kilobytes."""
 
 
 def _files(name: str, text: str) -> Callable[[F], F]:
@@ -48,8 +48,16 @@ def evidence_options(function: F) -> F:
                 help="Size and root (hex) of the log that you noted down earlier. "
                 "Can be repeated, as the options for files.",
             ),
-            _files("--checkpoint", "A signed checkpoint of this log that you got elsewhere."),
-            _files("--receipt", "A receipt that another facility holds."),
+            _files(
+                "--checkpoint",
+                "Signed checkpoints of this log that you got elsewhere: one, what `radmesh "
+                "audit witness --export` wrote, another bundle, or a proof.",
+            ),
+            _files(
+                "--receipt",
+                "Receipts that another facility holds: one, what `radmesh audit receipts "
+                "--export` wrote, its bundle, or a proof.",
+            ),
             _files("--peer-card", "The card of another facility, whose fingerprint you compared."),
             _files("--witness-card", "The same, of a facility whose cosignature --quorum counts."),
             click.option(
@@ -118,7 +126,7 @@ def run_check(
 
     try:
         fingerprint, card = read_facility(facility)
-        evidence = _evidence(given, card)
+        evidence = _evidence(given, fingerprint, card)
         try:
             verdict = check(fingerprint, evidence)
         except OSError as error:
@@ -140,9 +148,10 @@ def run_check(
     return verdict.exit_code
 
 
-def _evidence(given: dict[str, Any], own_card: "Card | None") -> "Evidence":
+def _evidence(given: dict[str, Any], fingerprint: bytes, own_card: "Card | None") -> "Evidence":
     from protocol.verify import Evidence
     from protocol.verify.command import parse_pin
+    from protocol.verify.handed import checkpoints_in, receipts_in
     from protocol.verify.moments import parse_age, parse_since
 
     since, age = given.get("since"), given["not_older_than"]
@@ -151,8 +160,8 @@ def _evidence(given: dict[str, Any], own_card: "Card | None") -> "Evidence":
             _parsed(parse_pin, text, "pin", "take it as `radmesh audit export` printed it")
             for text in given["pin"]
         ],
-        checkpoints=[_content(path) for path in given["checkpoint"]],
-        receipts=[_content(path) for path in given["receipt"]],
+        checkpoints=_handed(given["checkpoint"], checkpoints_in, fingerprint),
+        receipts=_handed(given["receipt"], receipts_in, fingerprint),
         peer_cards=[read_card(path) for path in given["peer_card"]],
         witness_cards=[read_card(path) for path in given["witness_card"]],
         quorum=given["quorum"],
@@ -185,6 +194,27 @@ def _policy(path: Path) -> "Policy":
             f"the file {path} is no witness policy: {error}",
             hint="`radmesh audit policy` of a facility prints one; see c2sp.org/tlog-policy",
         ) from error
+
+
+def _handed(
+    paths: Sequence[Path], read: Callable[[BinaryIO, bytes], list[bytes]], fingerprint: bytes
+) -> list[bytes]:
+    """What files hold about the log at hand."""
+    from protocol.verify.handed import HandedProblem
+
+    found = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                found += read(file, fingerprint)
+        except OSError as error:
+            raise NodeError(f"the file {path} cannot be read: {error.strerror}") from error
+        except HandedProblem as problem:
+            raise NodeError(
+                f"the file {path} {problem}",
+                hint="ask its maker for what is about the facility that you named by --facility",
+            ) from problem
+    return found
 
 
 def _content(path: Path) -> bytes:

@@ -27,6 +27,7 @@ from protocol.verify.checkpoints import (
     CheckpointProblem,
     log_keys,
     open_checkpoint,
+    signer_of,
 )
 from protocol.verify.evidence import Evidence, Openings, Receipts
 from protocol.verify.forks import Forks
@@ -38,6 +39,7 @@ from protocol.verify.verdict import Code, Finding, Verdict
 from protocol.verify.witnesses import Cosigned, Witnesses, card_keys, missing_quorum
 
 _HEADER_BYTES = 4096
+_OUTSIDE = "your checkpoint"
 _WITNESSES = 100
 """Most cards of witnesses that are read; each may name hundreds of keys."""
 
@@ -91,6 +93,8 @@ class _Check:
         self._unknown_files = 0
         self._own_policy = ""
         self._forks: Forks | None = None
+        # Checkpoints from outside whose key is not in force at their size, and till where it is.
+        self._by_old_keys: list[tuple[int | None, Finding]] = []
         self._hidden: list[Finding] = []
         self._lost: list[Loss] = []
         self._stream: EntryStream | None = None
@@ -130,11 +134,13 @@ class _Check:
         )
         self._stream.read(self._openings, self._receipts)
         self._openings.finish()
-        self._receipts.finish()
+        self._receipts.finish(self._stream.last_time)
         if said_origin != self._origin:
             self._find(Code.BUNDLE, None, "the bundle says that it is of another log")
         size = self._stream.tree.size
         stream = self._stream
+        void = {trusted + 1 for _, trusted in stream.chain.taken_back}
+        self._findings += [each for until, each in self._by_old_keys if until not in void]
         self._hidden, self._lost = forks.judge_own(size, stream.losses, stream.chain.taken_back)
         if not self._stream.findings and said_size != size:
             self._find(
@@ -191,13 +197,19 @@ class _Check:
     def _read_checkpoints(self, bundle: Bundle, card: Card) -> None:
         # One at a time: together they may be large.
         inside = ((name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints)
-        outside = (("your checkpoint", data) for data in self._evidence.checkpoints)
+        outside = ((_OUTSIDE, data) for data in self._evidence.checkpoints)
         for source, data in chain(inside, outside):
             try:
                 checkpoint = open_checkpoint(data, self._origin, log_keys(card))
                 cosigned = self._witnesses.check(checkpoint)
             except CheckpointProblem as problem:
-                self._find(problem.code, None, f"the checkpoint ({source}) {problem.reason}")
+                reason = f"the checkpoint ({source}) {problem.reason}"
+                signer = signer_of(data, self._origin, log_keys(card))
+                if source == _OUTSIDE and signer is not None and not signer.in_force(problem.size):
+                    # What the key meant that was taken back, the entries tell.
+                    self._by_old_keys.append((signer.until, Finding(problem.code, None, reason)))
+                    continue
+                self._find(problem.code, None, reason)
                 self._claimed_size = max(self._claimed_size, problem.size)
                 continue
             named = CHECKPOINT_NAME.fullmatch(source)

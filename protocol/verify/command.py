@@ -11,18 +11,17 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
 from keys.fingerprint import parse_fingerprint
 from protocol.verify.check import verify_bundle
-from protocol.verify.checkpoints import CHECKPOINT_BYTES
 from protocol.verify.evidence import Evidence
+from protocol.verify.handed import HandedProblem, checkpoints_in, receipts_in
 from protocol.verify.moments import parse_age, parse_since
 from protocol.verify.policy import POLICY_BYTES, Policy, PolicyProblem, parse_policy
 from protocol.verify.proof import HEADER, PROOF_BYTES, verify_proof
-from protocol.verify.receipts import RECEIPT_BYTES
 from protocol.verify.verdict import Verdict, report_lines, to_json
 
 T = TypeVar("T")
@@ -37,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fingerprint, card = options.facility
     evidence = Evidence(
         pins=options.pin,
-        checkpoints=options.checkpoint,
-        receipts=options.receipt,
+        checkpoints=_handed(parser, options.checkpoint, checkpoints_in, fingerprint),
+        receipts=_handed(parser, options.receipt, receipts_in, fingerprint),
         peer_cards=options.peer_card,
         witness_cards=options.witness_card,
         quorum=options.quorum,
@@ -116,11 +115,18 @@ def _parser() -> argparse.ArgumentParser:
     repeated("--pin", _checked(parse_pin), "SIZE:ROOT", "a size and root that you noted earlier")
     repeated(
         "--checkpoint",
-        _checkpoint,
+        str,
         "FILE",
-        "a signed checkpoint of this log that you got elsewhere",
+        "signed checkpoints of this log that you got elsewhere: one, what `radmesh audit "
+        "witness --export` wrote, another bundle, or a proof",
     )
-    repeated("--receipt", _receipt, "FILE", "a receipt that another facility holds")
+    repeated(
+        "--receipt",
+        str,
+        "FILE",
+        "receipts that another facility holds: one, what `radmesh audit receipts --export` "
+        "wrote, its bundle, or a proof",
+    )
     repeated(
         "--peer-card", _card, "FILE", "the card of another facility, whose fingerprint you compared"
     )
@@ -167,12 +173,23 @@ def _content(path: str, most: int) -> bytes:
         raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from error
 
 
-def _checkpoint(path: str) -> bytes:
-    return _content(path, CHECKPOINT_BYTES)
-
-
-def _receipt(path: str) -> bytes:
-    return _content(path, RECEIPT_BYTES)
+def _handed(
+    parser: argparse.ArgumentParser,
+    paths: Sequence[str],
+    read: Callable[[BinaryIO, bytes], list[bytes]],
+    facility_fingerprint: bytes,
+) -> list[bytes]:
+    """What files hold about the log at hand; ends the program when one holds nothing."""
+    found = []
+    for path in paths:
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                found += read(file, facility_fingerprint)
+        except OSError as error:
+            parser.error(f"{path}: {error.strerror}")
+        except HandedProblem as problem:
+            parser.error(f"the file {path} {problem}")
+    return found
 
 
 def _facility(text: str) -> tuple[bytes, Card | None]:

@@ -9,6 +9,7 @@ from keys.card import Card
 from keys.fingerprint import format_hash
 from protocol.verify.bundle import Bundle
 from protocol.verify.entries import Entry, EntryProblem, parse_object
+from protocol.verify.moments import entry_seconds
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
 from protocol.verify.openings import OPENING_BYTES, parse_opening
 from protocol.verify.policy import Policy, PolicyProblem, any_of
@@ -279,19 +280,21 @@ class Receipts(_SideFile):
                 f"entry {index} and its receipt differ in {', '.join(wrong)}",
             )
 
-    def finish(self) -> None:
-        """Say which receipts the log never named."""
+    def finish(self, last_time: str) -> None:
+        """Say which receipts the log, whose last entry has this time, never named."""
         if self._current is not None:
             self.find(
                 Code.RECEIPT_NOT_LOGGED,
                 self._current[0],
                 f"a receipt is of entry {self._current[0]}, which was not read",
             )
-        for digest in self._outside:
+        for digest, opened in self._outside.items():
             if digest not in self._known:
+                newer = not last_time or opened["time"] > 1000 * entry_seconds(last_time)
                 self.find(
                     Code.RECEIPT_NOT_LOGGED,
                     None,
                     f"your receipt {digest[:16]} is good, and the log does not name it: "
-                    "an exchange took place that is missing here",
+                    "an exchange took place that is missing here"
+                    + ("; it is newer than this log: ask for a newer bundle" if newer else ""),
                 )

@@ -35,7 +35,7 @@ _CARDS = 100
 _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 
 
-class _Unreadable(Exception):
+class ProofUnreadable(Exception):
     """It cannot be told whether the proof holds; the text says why."""
 
 
@@ -48,7 +48,16 @@ class _Wrong(Exception):
 
 
 @dataclass(frozen=True)
-class _Proof:
+class Proof:
+    """A proof as its file has it; nothing in it is checked yet.
+
+    Attributes:
+        index: of the entry.
+        hashes: of the inclusion proof, 32 bytes each.
+        checkpoint: the signed note.
+        extra: what the proof is about (docs/protocol-log.md section 5.3).
+    """
+
     index: int
     hashes: tuple[bytes, ...]
     checkpoint: bytes
@@ -78,7 +87,7 @@ def verify_proof(
     check = _Check(facility_fingerprint, evidence or Evidence())
     try:
         check.run(data)
-    except _Unreadable as problem:
+    except ProofUnreadable as problem:
         return check.verdict(None, Finding(Code.BUNDLE, None, str(problem)))
     except _Wrong as problem:
         return check.verdict(False, problem.finding)
@@ -105,7 +114,7 @@ class _Check:
         self.index = 0
 
     def run(self, data: bytes) -> None:
-        proof = _parse(data)
+        proof = parse_proof(data)
         self.index = proof.index
         self._card = card = self._find_card(proof.extra)
         for text in _texts(proof.extra.get("witnesses", []), "witnesses"):
@@ -126,7 +135,7 @@ class _Check:
             if hashlib.sha256(card.facility_key).digest() == self._fingerprint
         ]
         if not cards:
-            raise _Unreadable("the proof holds no facility card; give the card as --facility")
+            raise ProofUnreadable("the proof holds no facility card; give the card as --facility")
         if not ours:
             raise _Wrong(Code.KEY_CHAIN, None, "the proof is of another facility's log")
         return max(ours, key=lambda card: card.serial)
@@ -140,10 +149,10 @@ class _Check:
         self._size, self._root = checkpoint.size, checkpoint.root
         return cosigned
 
-    def _check_entry(self, proof: _Proof) -> None:
+    def _check_entry(self, proof: Proof) -> None:
         text = proof.extra.get("entry")
         if not isinstance(text, str):
-            raise _Unreadable("the proof does not hold the entry that it is about")
+            raise ProofUnreadable("the proof does not hold the entry that it is about")
         data = text.encode()
         try:
             self._entry = entry = parse_entry(data)
@@ -287,36 +296,41 @@ class _Check:
         return notes
 
 
-def _parse(data: bytes) -> _Proof:
+def parse_proof(data: bytes) -> Proof:
+    """Read the file of a proof.
+
+    Raises:
+        ProofUnreadable: it is none, or damaged.
+    """
     if len(data) > PROOF_BYTES:
-        raise _Unreadable("the proof is too large")
+        raise ProofUnreadable("the proof is too large")
     head, gap, checkpoint = data.partition(b"\n\n")
     try:
         lines = head.decode("ascii").split("\n")
         if not gap or lines.pop(0).encode() != HEADER:
-            raise _Unreadable("the file is no proof of an entry, or is damaged")
+            raise ProofUnreadable("the file is no proof of an entry, or is damaged")
         extra: dict[str, Any] = {}
         if lines and lines[0].startswith("extra "):
             extra = parse_object(decode_base64(lines.pop(0).removeprefix("extra ")))
         found = _INDEX.fullmatch(lines.pop(0)) if lines else None
         hashes = tuple(decode_base64(line) for line in lines)
     except (UnicodeDecodeError, NoteProblem, EntryProblem):
-        raise _Unreadable("a line of the proof is damaged") from None
+        raise ProofUnreadable("a line of the proof is damaged") from None
     if found is None or len(hashes) > _HASHES or any(len(each) != 32 for each in hashes):
-        raise _Unreadable("a line of the proof is damaged")
-    return _Proof(int(found[1]), hashes, checkpoint, extra)
+        raise ProofUnreadable("a line of the proof is damaged")
+    return Proof(int(found[1]), hashes, checkpoint, extra)
 
 
 def _texts(value: object, name: str) -> list[str]:
     if not isinstance(value, list) or len(value) > _CARDS:
-        raise _Unreadable(f"what the proof holds as {name} is damaged")
+        raise ProofUnreadable(f"what the proof holds as {name} is damaged")
     return value
 
 
 def _card(text: object, whose: str) -> Card:
     try:
         if not isinstance(text, str):
-            raise _Unreadable(f"the card {whose} in the proof is damaged")
+            raise ProofUnreadable(f"the card {whose} in the proof is damaged")
         return parse_card_untrusted(text.encode())
     except KeysError as error:
         raise _Wrong(
