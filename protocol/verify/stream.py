@@ -14,6 +14,7 @@ from protocol.verify.evidence import Openings, Receipts
 from protocol.verify.forks import OwnClaim
 from protocol.verify.key_chain import CHANGES, KeyChain
 from protocol.verify.losses import ALERTS, Losses
+from protocol.verify.revocations import Revocations
 from protocol.verify.tree import Tree, leaf
 from protocol.verify.verdict import Code, Finding
 
@@ -81,6 +82,9 @@ class EntryStream:
         self._expected = expected
         self._signed_size = signed_size
         self._limit = limit
+        # The first disclosure to somebody who was not trusted any more.
+        self.disclosures: list[Finding] = []
+        self._revocations = Revocations()
         claimed = {claim.size for claim in claims}
         # Sizes at which the root is needed, the next one last.
         self._stops = sorted(expected.keys() | self.chain.sizes | claimed, reverse=True)
@@ -173,6 +177,11 @@ class EntryStream:
         if entry.type in CHANGES and not self._bad_entries:
             details = entry.fields["details"]
             self.chain.check_change(entry.type, details, index, self.tree.root())
+        after_revocation = self._revocations.check(entry, index)
+        if after_revocation is not None and not self.disclosures:
+            self.disclosures.append(
+                Finding(Code.AFTER_REVOCATION, index, f"entry {index} {after_revocation}")
+            )
         if entry.type in ALERTS:
             details = entry.fields["details"]
             for size in self.losses.take(index, details):

@@ -56,6 +56,8 @@ class Code(enum.StrEnum):
     """The log says itself that it lacks entries that had been signed."""
     OLD = "OLD"
     """The witnesses have not seen the log as lately as the auditor asks for."""
+    AFTER_REVOCATION = "AFTER_REVOCATION"
+    """An entry tells of a disclosure to a facility whose trust was revoked before."""
     QUORUM = "QUORUM"
     """The log has not the cosignatures that the auditor asks for."""
     PROOF_BAD = "PROOF_BAD"
