@@ -9,10 +9,11 @@ from facilities import Facility
 from keys.fingerprint import parse_fingerprint
 from node.app import Node
 from node.errors import ExitCode
-from node.witness.store import ROLLBACK
+from node.operations.reconcile import known_losses
+from node.witness.store import FORK, ROLLBACK
 from protocol.log.checkpoint import parse_checkpoint_untrusted
 from protocol.log.entry import Event
-from protocol.log.note import parse_note_untrusted
+from protocol.log.note import Signer, parse_note_untrusted, sign_note
 from protocol.verify import parse_policy
 from protocol.verify.command import main
 from protocol.verify.handed import checkpoints_in, receipts_in
@@ -161,3 +162,28 @@ def test_a_postal_address_is_noted_and_taken_away(north: Facility, south: Facili
     assert done.returncode == ExitCode.REFUSED
     assert "not known" in north.cli("trust", "address", "South Clinic", "").stdout
     assert north.peer(south)["postal_address"] == ""
+
+
+def test_a_log_that_lost_entries_never_agrees_live(north: Facility, south: Facility) -> None:
+    """Settled or not; unless the entries are there again."""
+    north.trust(south, "witness")
+    peer = south.home.read_card().facility_key
+    with Node.open(north.home) as node:
+        text = f"{node.audit.origin}\n99\n{second.base64_of(b'x' * 32)}\n"
+        signer = Signer(node.audit.origin, node.keys.log)
+        lost = sign_note(text, [signer]).encode()
+        there = node.audit.latest_checkpoint().encode()
+        store, now = node.witness_store, node.clock.now()
+        [south_here] = node.peers.store.peers
+        store.add_alert(node.card.facility_key, peer, FORK, there, there, now)
+        assert known_losses(node, south_here) == []
+        alert = store.add_alert(node.card.facility_key, peer, ROLLBACK, lost, there, now)
+        assert alert is not None
+        for _ in range(2):
+            [said] = known_losses(node, south_here)
+            assert "had 99 when South Clinic cosigned it" in said
+            store.settle([alert.number], now)
+        store.add_alert(peer, peer, ROLLBACK, lost, there, now)
+        assert len(known_losses(node, south_here)) == 2
+        store.settle([one.number for one in store.alerts()], now)
+        assert len(known_losses(node, south_here)) == 1
