@@ -4,6 +4,7 @@ the command line. Each operation takes and gives JSON values (docs/operations.md
 from node.operations import (
     erase,
     facility,
+    handing,
     images,
     keys,
     log,
@@ -23,6 +24,7 @@ OPERATIONS: dict[str, Operation] = {
     **log.OPERATIONS,
     **reports.OPERATIONS,
     **erase.OPERATIONS,
+    **handing.OPERATIONS,
     **pending.OPERATIONS,
     **reconcile.OPERATIONS,
     **keys.OPERATIONS,
