@@ -20,7 +20,7 @@ TEMPLATE = """\
 listen = [{listen}]
 
 # Where peers reach the node, as written into the facility card. Empty: the
-# addresses that it listens on.
+# addresses that it listens on, without private ones (10.x, 192.168.x, ...).
 addresses = [{addresses}]
 
 # Bytes per write to the network. Lower it to 16384 behind a proxy or VPN that
