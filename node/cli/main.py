@@ -16,6 +16,7 @@ from node.cli import (
     audit,
     audit_reports,
     card,
+    check,
     demo,
     keys,
     output,
@@ -73,6 +74,7 @@ for command in (
     serve.status,
     audit.audit,
     keys.keys,
+    check.check,
     demo.demo,
 ):
     radmesh.add_command(command)
