@@ -14,6 +14,8 @@ import trio
 from keys.card import Card
 from keys.trust import Peer
 from node import VERSION, rotation
+from node.alerts import alerts_of
+from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasure import go_on_erasing
 from node.audit.log import AuditLog
 from node.blocking import in_thread, watch_loop
@@ -27,8 +29,10 @@ from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.receipts.pending import PENDING_SCHEMA, Pending
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
+from node.sharing.decisions import Decisions
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.peers import PEERS_SCHEMA, Peers
+from node.sharing.studies import SharedStudies
 from node.transfer.incoming import Incoming
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
 from node.witness.doubt import Doubt
@@ -50,6 +54,8 @@ class Node:
     ) -> None:
         self.home = home
         self.clock = home.clock
+        self.started_ms: int | None = None
+        self.serving_parts: Serving | None = None
         self._unlock = unlock
         self.settings = read_settings(home.config_path)
         is_lost = log_key_may_be_lost and not home.has_key("log")
@@ -68,20 +74,30 @@ class Node:
                 FORWARDING_SCHEMA,
                 EXCHANGES_SCHEMA,
                 PENDING_SCHEMA,
+                EFFECTS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
         self.catalog = Catalog(self.database, clock=lambda: self.clock.now_ms() / 1000)
         self.store = BatchStore(home.store_path)
         self.incoming = Incoming(home.incoming_path, self.store)
-        self.feeds = Feeds(self.database, self.catalog)
         self.transfers = Transfers(self.database, clock=self.clock)
         self.exchanges = Exchanges(self.database, self.audit)
         self.pending = Pending(self.database, self.audit, self.exchanges, clock=self.clock)
+        self.effects = Effects(self.database, self.audit)
+        self.decisions = Decisions()
         self.peers = Peers(
-            self.database, self.card.facility_key, self.audit.append, self._peer_changed
+            self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
         )
-        self.catalog.on_change = self._study_changed
+        self.feeds = Feeds(self.database, self.catalog, self.seeing)
+        self.shared_studies = SharedStudies(
+            self.database, self.catalog, self.audit, self.effects, self.decisions
+        )
+        self.catalog.mark = self.effects.mark
+        self.catalog.in_change = self.feeds.study_changed
+        self.catalog.on_change = lambda study: self._wake(lambda s: s.study_changed(study))
+        self.peers.in_change = self._peer_in_change
+        self.peers.on_change = lambda peer: self._wake(lambda s: s.peer_changed(peer))
         self.witness_store = WitnessStore(self.database)
         self.doubt = Doubt(
             self.witness_store,
@@ -92,9 +108,8 @@ class Node:
         )
         self.doubt.check_kept()
         if self.audit.halt.reason is None:
+            self._compare_effects()
             go_on_erasing(self.audit, self.transfers.forget)
-        self.started_ms: int | None = None
-        self.serving_parts: Serving | None = None
 
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""
@@ -166,23 +181,33 @@ class Node:
                 return peer.petname
         return facility_key.hex()[:16]
 
-    def seeing(self) -> list[bytes]:
+    def seeing(self) -> frozenset[bytes]:
         """Facility keys of the peers that may learn of our studies now."""
         store, now = self.peers.store, self.clock.now()
-        return [
+        return frozenset(
             peer.facility_key for peer in store.peers if store.why_not(peer, "see", now) is None
-        ]
+        )
 
-    def _study_changed(self, study: str) -> None:
-        self.feeds.study_changed(study, self.seeing())
-        self._wake(lambda serving: serving.announcer.announce())
-
-    def _peer_changed(self, peer: Peer) -> None:
-        sees = self.peers.store.why_not(peer, "see", self.clock.now()) is None
-        self.feeds.peer_changed(peer.facility_key, sees)
+    def _peer_in_change(self, peer: Peer) -> None:
+        """What follows from a change of trust, in its transaction."""
+        self.feeds.peer_changed(peer.facility_key)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
-        self._wake(lambda serving: serving.peer_changed(peer))
+
+    def _compare_effects(self) -> None:
+        self.effects.compare(
+            {
+                "trust-revoked": self.peers.make_true,
+                "trust-ungranted": self.peers.make_true,
+                "withdrawn": self.shared_studies.make_true,
+                # The card lies in a file of its own.
+                "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
+            }
+        )
+
+    def alerts(self) -> list[str]:
+        """What needs an operator now, each as a sentence with what it blocks; blocks."""
+        return alerts_of(self)
 
     def _wake(self, action: Callable[["Serving"], None]) -> None:
         """Run something in the trio thread, from whichever thread a change came."""
@@ -226,6 +251,8 @@ class Node:
     def _clean_up(self) -> None:
         """Put away what a crash left."""
         self.transfers.close_interrupted_outgoing()
+        # What a crash or an older release left in the feeds, or time has ended since.
+        self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
         unfinished = bool(self.transfers.unfinished_incoming())
         self.incoming.sweep(unfinished=unfinished, now=self.clock.now())
         self.store.sweep()

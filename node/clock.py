@@ -1,14 +1,15 @@
 """The node's clock: the wall clock of the machine, passed in wherever time decides.
 
-What ends by a date (a card, a trust, a grant) ends by the wall clock. A suspended
-machine or a clock that was set must not prolong it, so `sleep_until` never waits for a
-date in one piece: it looks again each second.
+What ends by a date (a card, a trust, a grant) ends by the wall clock, and a clock that
+is set back must not prolong it. So `now`, by which rights are decided, is never less than
+the wall clock at the start plus the time since. Dates in the log are those of the wall.
+A suspended machine stops the time since, not the wall clock; so nobody waits for a date
+in one piece, but looks again each second.
 """
 
 import time
+from collections.abc import Callable
 from typing import Protocol
-
-import trio
 
 LOOK_SECONDS = 1.0
 """How long a wait for a date goes on without a look at the wall clock."""
@@ -21,27 +22,33 @@ class Clock(Protocol):
         """Milliseconds since the epoch, UTC."""
 
     def now(self) -> int:
-        """Whole seconds since the epoch, UTC."""
+        """Whole seconds since the epoch, UTC, for decisions: a clock set back is passed over."""
 
 
 class SystemClock:
-    """The machine's wall clock."""
+    """The machine's wall clock.
+
+    Args:
+        wall: gives nanoseconds since the epoch, UTC.
+        running: gives nanoseconds that never go back.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], int] = time.time_ns,
+        running: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._wall, self._running = wall, running
+        self._ahead = wall() - running()
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch, UTC."""
-        return time.time_ns() // 1_000_000
+        return self._wall() // 1_000_000
 
     def now(self) -> int:
-        """Whole seconds since the epoch, UTC."""
-        return self.now_ms() // 1000
+        """Whole seconds since the epoch, UTC, for decisions: a clock set back is passed over."""
+        return max(self._wall(), self._running() + self._ahead) // 1_000_000_000
 
 
 SYSTEM_CLOCK = SystemClock()
 """What a node has unless it is given another."""
-
-
-async def sleep_until(clock: Clock, seconds: float) -> None:
-    """Wait until the clock shows a date, seconds since the epoch, UTC."""
-    # A wall clock gives no event to wait for.
-    while (left := seconds - clock.now_ms() / 1000) > 0:  # noqa: ASYNC110
-        await trio.sleep(min(left, LOOK_SECONDS))

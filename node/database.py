@@ -57,6 +57,7 @@ class Database:
     ) -> None:
         self._path = path
         self._lock = threading.RLock()
+        self._after_commit: list[Callable[[], None]] = []
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=10.0
@@ -154,15 +155,28 @@ class Database:
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._connection
+                    self._connection.execute("COMMIT")
                 except BaseException:
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
+                    self._after_commit.clear()
                     raise
-                self._connection.execute("COMMIT")
             except sqlite3.Error as error:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
                 raise _sentence(error, self._path) from error
+            due, self._after_commit = self._after_commit, []
+        for act in due:
+            act()
+
+    def after_commit(self, act: Callable[[], None]) -> None:
+        """Do something when the transaction at hand is committed; never when it is not.
+
+        What must not be lost belongs into the transaction: a kill loses this.
+        """
+        with self._lock:
+            if self._connection.in_transaction:
+                self._after_commit.append(act)
+                return
+        act()
 
     def query(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """All rows of a read.

@@ -21,6 +21,7 @@ from node.receipts.reconciling import reconciling_of
 from node.receipts.settling import settling_of
 from node.reports.forwarding import forwarder_of
 from node.sharing.announcer import Announcer
+from node.sharing.endings import Endings
 from node.sharing.greeting import Greeting
 from node.transfer.attempts import Reach
 from node.transfer.bandwidth import EVERYONE
@@ -153,6 +154,15 @@ class Serving:
             ),
         )
         self.announcer.on_heard = self.fetcher.heard
+        self.endings = Endings(
+            peers=node.peers,
+            studies=node.shared_studies,
+            feeds=node.feeds,
+            connected=self.network.connected,
+            peer_changed=self.peer_changed,
+            node_key_ended=self.node_key_ended,
+            clock=node.clock,
+        )
         self.forwarder = forwarder_of(node)
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
@@ -181,6 +191,7 @@ class Serving:
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.witnessing.run)
+                nursery.start_soon(self.endings.run)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.auditing)
@@ -273,11 +284,27 @@ class Serving:
         if store.by_node_key(peer.card.node_key, now) is None and self._nursery is not None:
             self.fetcher.cancel_peer(peer.facility_key)
             self._nursery.start_soon(self.network.close_peer, peer.card.node_key)
-        if store.why_not(peer, "fetch", now) is not None:
+        if any(store.why_not(peer, grant, now) is not None for grant in ("fetch", "see")):
             self.sender.stop_peer(peer.facility_key)
         self.links.poke()
         self.witnessing.poke()
         self.announcer.announce()
+
+    def study_changed(self, study: str) -> None:
+        """A study is here, was shared, or was withdrawn, which takes effect at once."""
+        self.announcer.announce()
+        if self._nursery is not None and self.sender.is_sending(study):
+            self._nursery.start_soon(self._stop_unless_shared, study)
+
+    async def _stop_unless_shared(self, study: str) -> None:
+        row = await in_thread(self._node.catalog.study, study)
+        if row is None or row.state != "shared":
+            self.sender.stop_study(study)
+
+    def node_key_ended(self, node_key: bytes) -> None:
+        """Nobody speaks with this node key any more: its connection ends."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self.network.close_peer, node_key)
 
     def _wake_waiters(self) -> None:
         event, self._connections_changed = self._connections_changed, trio.Event()

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import trio
 from network_nodes import ALICE, BOB, LOOPBACK, WAIT_SECONDS
@@ -12,14 +12,17 @@ from network_nodes import ALICE, BOB, LOOPBACK, WAIT_SECONDS
 from keys.card import Card, issue_card
 from keys.identity import KeyPair
 from keys.trust import Peer
+from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.network.network import Network
+from node.sharing.decisions import Decisions
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.witness.auditing import Answer, Auditing
 from node.witness.store import WITNESS_SCHEMA
 from protocol import messages
 from protocol.fields import number
+from protocol.log.entry import Event
 from protocol.messages import Message
 
 
@@ -37,6 +40,13 @@ class Reply(Message):
 
     TYPE: ClassVar[str] = "reply"
     value: int = number()
+
+
+class NoLog:
+    """Takes entries and keeps none."""
+
+    def append(self, event: Event) -> int:
+        return 0
 
 
 class Side:
@@ -59,10 +69,15 @@ class Side:
         self.key = key
         self.own_card = card_of(key)
         self.database = Database(
-            directory / f"{key.public.hex()[:8]}.db", (PEERS_SCHEMA, WITNESS_SCHEMA)
+            directory / f"{key.public.hex()[:8]}.db", (PEERS_SCHEMA, WITNESS_SCHEMA, EFFECTS_SCHEMA)
         )
+        no_log: Any = NoLog()
         self.peers = Peers(
-            self.database, derived(key, b"f").public, lambda event: 0, lambda peer: None
+            self.database,
+            derived(key, b"f").public,
+            no_log.append,
+            Effects(self.database, no_log),
+            Decisions(),
         )
         card = card_of(other)
         self.other = self.peers.add(

@@ -81,9 +81,9 @@ def publish(catalog: Catalog, number: int, instances: int, *, shared: bool = Tru
 
 def fill(node: Node, studies: int, instances: int) -> None:
     """Publish studies 0 to `studies` - 1, many in a transaction; nobody is told of them."""
-    told, node.catalog.on_change = node.catalog.on_change, None
+    told, node.catalog.in_change = node.catalog.in_change, lambda study: None
     for first in range(0, studies, _A_TRANSACTION):
         with node.database.transaction():
             for number in range(first, min(first + _A_TRANSACTION, studies)):
                 publish(node.catalog, number, instances)
-    node.catalog.on_change = told
+    node.catalog.in_change = told

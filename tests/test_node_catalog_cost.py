@@ -20,10 +20,11 @@ class Costs:
     def __init__(self, node: Node, studies: int) -> None:
         self.node = node
         self.studies = studies
-        node.catalog.on_change = None
         fill(node, studies, 1)
+        node.feeds.sees = lambda: frozenset(PEERS)
+        node.catalog.in_change = lambda study: None
         for peer in PEERS:
-            node.feeds.peer_changed(peer, True)
+            node.feeds.peer_changed(peer)
             pending = node.feeds.pending(peer, bytes(16), 0)
             while pending.more:
                 pending = node.feeds.pending(peer, pending.epoch, pending.cursor)
@@ -59,7 +60,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Costs, Cos
 
 def _study_changed(costs: Costs) -> Callable[[], None]:
     publish(costs.node.catalog, costs.studies, 1)
-    return lambda: costs.node.feeds.study_changed(study_uid(costs.studies), PEERS)
+    return lambda: costs.node.feeds.study_changed(study_uid(costs.studies))
 
 
 QUESTIONS: dict[str, Callable[[Costs], Callable[[], Any]]] = {

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from facilities import Facility, two_facilities, wait_until
 from studies_made import contents, make_study
 
 from node.errors import ExitCode, NodeError
+from node.transfer.sending import REVOKED, WITHDRAWN
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -109,22 +111,50 @@ def test_a_frozen_source_is_noticed_and_the_fetch_goes_on_when_it_thaws(tmp_path
         _check_identical(south, study, tmp_path / "in", tmp_path / "out")
 
 
+def _revoke(facility: Facility, other: Facility, *grants: str) -> None:
+    facility.call("trust.revoke", peer=other.name, grants=list(grants))
+
+
+ENDS: dict[str, tuple[Callable[[Facility, Facility, str], object], str]] = {
+    "fetch taken": (lambda north, south, study: _revoke(north, south, "fetch"), REVOKED),
+    "see taken": (lambda north, south, study: _revoke(north, south, "see"), REVOKED),
+    "trust revoked": (lambda north, south, study: _revoke(north, south), REVOKED),
+    "withdrawn": (lambda north, south, study: north.call("withdraw", study=study), WITHDRAWN),
+}
+
+
 @pytest.mark.timeout(120)
-def test_revoking_the_grant_ends_a_transfer_under_way(tmp_path: Path) -> None:
-    with two_facilities(tmp_path) as (north, south):
-        study = make_study(tmp_path / "in", 300, rows=512)
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("how", ENDS)
+def test_what_may_not_be_had_any_more_stops_within_a_second(
+    tmp_path: Path, how: str, frozen: bool
+) -> None:
+    """For that reason, not because a limit for stalled peers comes by; whoever reads or not."""
+    act, why = ENDS[how]
+    with two_facilities(tmp_path, start=False) as (north, south):
+        with north.home.config_path.open("a") as settings:
+            settings.write('\n[[bandwidth]]\npeer = "*"\nmbit_per_second = 8\n')
+        for facility in (north, south):
+            facility.start()
+        study = make_study(tmp_path / "in", 60, rows=512)
         north.call("ingest", paths=[str(tmp_path / "in")])
-        wait_until(lambda: study in south.announced(north))
+        wait_until(lambda: study in south.announced(north), what="announcement")
         _begin_fetch(south, study, 1)
         assert south.process is not None
-        south.process.send_signal(signal.SIGSTOP)
+        if frozen:
+            south.process.send_signal(signal.SIGSTOP)
         try:
-            north.call("trust.revoke", peer=south.name, grants=["fetch"])
-            wait_until(lambda: north.entries("disclosure-failed"), 40.0, "the end of it logged")
+            act(north, south, study)
+            began = time.monotonic()
+            wait_until(lambda: north.entries("disclosure-failed"), 5.0, "the end of it logged")
+            assert time.monotonic() - began < 5.0, "far below every limit for a stalled peer"
         finally:
             south.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: not _active(south), 20.0, "South learns that it may not")
-        assert south.call("transfers")["transfers"][0]["state"] == "refused"
+        lost = {"the connection was lost"} if how == "trust revoked" else set()
+        assert north.entries("disclosure-failed")[-1]["details"]["why"] in {why} | lost
+        if how != "trust revoked":
+            wait_until(lambda: not _active(south), 30.0, "South learns that it may not")
+            assert south.call("transfers")["transfers"][0]["state"] == "refused"
         assert not south.call("studies")["studies"]
         assert not north.entries("disclosed")
         for facility in (north, south):

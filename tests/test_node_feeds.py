@@ -27,7 +27,7 @@ PEER, OTHER = b"p" * 32, b"o" * 32
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     with Node.open(Home.create(tmp_path / "home", name="North")) as opened:
-        opened.catalog.on_change = None
+        opened.feeds.sees = lambda: frozenset({PEER})
         yield opened
 
 
@@ -35,7 +35,6 @@ def _ingest(node: Node, directory: Path, study: str = "", first: int = 1) -> str
     study = make_study(directory, 1, study=study, rows=8, first=first)
     parameters = {"paths": [str(directory)]}
     trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
-    node.feeds.study_changed(study, [PEER])
     return study
 
 
@@ -74,8 +73,7 @@ def test_a_withdrawal_is_told_once(node: Node, tmp_path: Path) -> None:
     study = _ingest(node, tmp_path / "a")
     start = _tell(node, NO_EPOCH, 0)
     node.catalog.set_shared(study, False)
-    node.feeds.study_changed(study, [PEER])
-    node.feeds.study_changed(study, [PEER])
+    node.feeds.study_changed(study)
     news = _tell(node, start.epoch, start.cursor)
     assert _kinds(news) == [("withdrawn", study)]
     assert news.records[0].content_root == bytes(32)
@@ -86,17 +84,18 @@ def test_what_was_withdrawn_before_it_was_told_is_never_told(node: Node, tmp_pat
     start = _tell(node, NO_EPOCH, 0)
     study = _ingest(node, tmp_path / "a")
     node.catalog.set_shared(study, False)
-    node.feeds.study_changed(study, [PEER])
     assert _tell(node, start.epoch, start.cursor).records == ()
 
 
 def test_losing_the_grant_withdraws_and_getting_it_announces(node: Node, tmp_path: Path) -> None:
     study = _ingest(node, tmp_path / "a")
     start = _tell(node, NO_EPOCH, 0)
-    node.feeds.peer_changed(PEER, sees=False)
+    node.feeds.sees = frozenset
+    node.feeds.peer_changed(PEER)
     lost = _tell(node, start.epoch, start.cursor)
     assert _kinds(lost) == [("withdrawn", study)]
-    node.feeds.peer_changed(PEER, sees=True)
+    node.feeds.sees = lambda: frozenset({PEER})
+    node.feeds.peer_changed(PEER)
     assert _kinds(_tell(node, start.epoch, lost.cursor)) == [("available", study)]
 
 

@@ -25,7 +25,8 @@ def test_an_announcement_names_no_patient_and_no_description(tmp_path: Path) -> 
         assert "MARKER" in row.patient_id
         assert "Marker" in row.patient_name
         assert row.description == "MADE FOR A TEST"
-        node.feeds.study_changed(study, [PEER])
+        node.feeds.sees = lambda: frozenset({PEER})
+        node.feeds.peer_changed(PEER)
         pending = node.feeds.pending(PEER, NO_EPOCH, 0)
     sent = messages.encode(
         Announcement(

@@ -144,7 +144,8 @@ def _request(time_ms: int) -> Request:
     [
         ([], 0, WireCode.NOT_GRANTED),
         (["see"], 0, WireCode.NOT_GRANTED),
-        (["fetch"], 0, WireCode.NOT_AVAILABLE),
+        (["fetch"], 0, WireCode.NOT_GRANTED),
+        (["see", "fetch"], 0, WireCode.NOT_AVAILABLE),
         (["fetch"], 25 * 3600 * 1000, WireCode.CLOCK_SKEW),
         (["fetch"], -25 * 3600 * 1000, WireCode.CLOCK_SKEW),
     ],

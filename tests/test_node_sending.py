@@ -54,7 +54,7 @@ async def test_a_session_is_under_way_from_before_its_beginning_is_logged_to_its
     peer = north.peers.add(
         card.encoded,
         confirmed=card.fingerprint,
-        grants=("fetch",),
+        grants=("see", "fetch"),
         petname="",
         now=SYSTEM_CLOCK.now(),
     )

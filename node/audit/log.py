@@ -64,6 +64,7 @@ class AuditLog:
         self._file = opened.file
         self._nodes = opened.nodes
         self.halt = Halt()
+        self.failure: NodeError | None = None
         self._evidence = evidence
         self._clock_ms = clock_ms
         self._origin = origin
@@ -265,7 +266,13 @@ class AuditLog:
     def append_many(self, events: Sequence[Event]) -> range:
         """Log events one after the other with one flush, all or none; see `append`."""
         self.halt.require_none()
-        return self._appender.append_many(events)
+        try:
+            indexes = self._appender.append_many(events)
+        except NodeError as error:
+            self.failure = error
+            raise
+        self.failure = None
+        return indexes
 
     @property
     def evidence(self) -> EvidenceStore:

@@ -13,6 +13,7 @@ thread-safe.
 """
 
 import json
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
@@ -70,14 +71,19 @@ class Catalog:
         clock: seconds since the epoch, UTC.
 
     Attributes:
-        on_change: called with the Study Instance UID after each committed change,
-            in the thread that made it.
+        in_change: called with the Study Instance UID in the transaction of each change.
+        on_change: called with it after that is committed, and when it is held back; in
+            the thread that made the change.
+        mark: called in a transaction with the index of the entry whose effect it is.
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
-        self.on_change: Callable[[str], None] | None = None
+        self.in_change: Callable[[str], None] = lambda study_uid: None
+        self.on_change: Callable[[str], None] = lambda study_uid: None
+        self.mark: Callable[[sqlite3.Connection, int], None] = lambda connection, entry: None
+        self._held_back: set[str] = set()
         self._manifests: OrderedDict[str, tuple[int, Manifest]] = OrderedDict()
         self._manifests_lock = threading.Lock()
 
@@ -95,7 +101,8 @@ class Catalog:
             f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid LIMIT ?",
             (-1 if limit is None else limit,),
         )
-        return [study_row(row) for row in rows]
+        found = [self._row(row) for row in rows]
+        return [row for row in found if state is None or row.state == state]
 
     def content_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
         """The content root of each of these studies that is here."""
@@ -110,7 +117,27 @@ class Catalog:
     def study(self, study_uid: str) -> StudyRow | None:
         """One study by its Study Instance UID."""
         row = self._database.query_one("SELECT * FROM studies WHERE study_uid = ?", (study_uid,))
-        return None if row is None else study_row(row)
+        return None if row is None else self._row(row)
+
+    def _row(self, row: sqlite3.Row) -> StudyRow:
+        found = study_row(row)
+        if found.study_uid in self._held_back and found.state == "shared":
+            return found._replace(state="withheld")
+        return found
+
+    def shared_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
+        """The content root of each of these studies that is shared now."""
+        wanted = json.dumps(list(study_uids))
+        rows = self._database.query(
+            "SELECT study_uid, content_root FROM studies"
+            " WHERE shared AND study_uid IN (SELECT value FROM json_each(?))",
+            (wanted,),
+        )
+        return {
+            row["study_uid"]: row["content_root"]
+            for row in rows
+            if row["study_uid"] not in self._held_back
+        }
 
     def patient(self, study_uid: str) -> str:
         """Who the patient of a study is, as in `StudyAttributes.patient`; "" if unknown."""
@@ -139,7 +166,8 @@ class Catalog:
         Raises:
             NodeError: none, or several (the message lists their UIDs).
         """
-        return find_study(self._database, text)
+        found = find_study(self._database, text)
+        return self.study(found.study_uid) or found
 
     def series(self, study_uid: str) -> list[SeriesRow]:
         """The series of a study, by number."""
@@ -273,7 +301,7 @@ class Catalog:
         *,
         origin: str,
         shared: bool,
-        before_commit: Callable[[Added], None] | None = None,
+        before_commit: Callable[[Added], int | None] | None = None,
     ) -> Added:
         """Add the instances of a manifest, whose batches are in the store, in one transaction.
 
@@ -286,7 +314,8 @@ class Catalog:
             origin: `LOCAL`, or the facility key (hex) of the source.
             shared: state of a study that was not here before.
             before_commit: called when all is written and nothing is visible; what it
-                raises undoes all. Not called when there is nothing to change.
+                raises undoes all. Not called when there is nothing to change. It may give
+                the index of the entry that it wrote.
 
         Raises:
             NodeError: the disk is full; nothing has changed.
@@ -295,10 +324,12 @@ class Catalog:
             added = insert_manifest(
                 connection, manifest, headers, origin=origin, shared=shared, now=int(self._clock())
             )
+            if added.new:
+                self._changed(manifest.study_instance_uid)
             if before_commit is not None and (added.new or added.conflicting):
-                before_commit(added)
-        if added.new:
-            self._changed(manifest.study_instance_uid)
+                entry = before_commit(added)
+                if entry is not None:
+                    self.mark(connection, entry)
         return added
 
     def publish_received(
@@ -307,7 +338,7 @@ class Catalog:
         headers: Mapping[int, InstanceHeader],
         origin_facility: bytes,
         *,
-        before_commit: Callable[[Added], None] | None = None,
+        before_commit: Callable[[Added], int | None] | None = None,
     ) -> Added:
         """As `publish`, for a study from the facility with this key; it is not shared on."""
         return self.publish(
@@ -365,13 +396,22 @@ class Catalog:
                 " WHERE study_uid = ?2 AND shared <> ?1",
                 (shared, study_uid),
             ).rowcount
-        if changed:
-            self._changed(study_uid)
+            if changed:
+                self._changed(study_uid)
         return bool(changed)
 
+    def hold_back(self, study_uid: str) -> None:
+        """Treat a study as withheld from now on, whatever the table says; no disk is needed."""
+        self._held_back.add(study_uid)
+        self.on_change(study_uid)
+
+    def let_go(self, study_uid: str) -> None:
+        """The table says itself again how a study is."""
+        self._held_back.discard(study_uid)
+
     def _changed(self, study_uid: str) -> None:
-        if self.on_change is not None:
-            self.on_change(study_uid)
+        self.in_change(study_uid)
+        self._database.after_commit(lambda: self.on_change(study_uid))
 
 
 def _no_study(study_uid: str) -> NodeError:

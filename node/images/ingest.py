@@ -268,7 +268,7 @@ class _Ingest:
                 written.headers,
                 origin=LOCAL,
                 shared=self._shared,
-                before_commit=lambda _: self._record(event),
+                before_commit=lambda _: self._audit(event),
             )
         encoded_bytes = manifest.total_encoded_bytes if manifest is not None else 0
         original_bytes = manifest.total_original_bytes if manifest is not None else 0
@@ -285,9 +285,6 @@ class _Ingest:
                 encoded_bytes=encoded_bytes,
             )
         )
-
-    def _record(self, event: Event) -> None:
-        self._audit(event)
 
     def _tell(self, phase: str, done: int, total: int, encoded: int) -> None:
         moment = time.monotonic()

@@ -153,6 +153,7 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
         else serving.forwarder.describe(),
         "witnessing": await in_thread(describe_witnessing, node),
         "started": node.started_ms,
+        "alerts": await in_thread(node.alerts),
     }
 
 

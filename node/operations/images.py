@@ -16,7 +16,6 @@ from node.config import parse_mode
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
 from node.operations.base import Operation, Report, Result, text, texts
-from protocol.log.entry import Event, subjects_of
 from protocol.messages import Record
 
 T = TypeVar("T")
@@ -195,21 +194,8 @@ async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
 
 
 async def _set_shared(node: Node, parameters: dict[str, Any], shared: bool) -> Result:
-    def change() -> StudyRow:
-        row = node.catalog.find_study(text(parameters, "study"))
-        if (row.state == "shared") != shared:
-            node.audit.append(
-                Event(
-                    type="shared" if shared else "withdrawn",
-                    actor="operator",
-                    subjects=subjects_of(row.study_uid, node.catalog.patient(row.study_uid)),
-                    details={"content_root": row.content_root.hex()},
-                )
-            )
-            node.catalog.set_shared(row.study_uid, shared)
-        return node.catalog.find_study(row.study_uid)
-
-    return describe_study(node, await in_thread(change))
+    change = node.shared_studies.share if shared else node.shared_studies.withdraw
+    return describe_study(node, await in_thread(change, text(parameters, "study")))
 
 
 async def share(node: Node, parameters: dict[str, Any], _: Report) -> Result:

@@ -6,6 +6,7 @@ until it is granted, and then goes live without another request.
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -15,7 +16,7 @@ from node.blocking import in_thread
 from node.clock import Clock
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
-from node.sharing.feeds import Feeds
+from node.sharing.feeds import Feeds, Pending
 from node.sharing.peers import Peers
 from node.transfer.sessions import first_error
 from protocol import limits, messages
@@ -92,14 +93,12 @@ class Announcer:
     async def _tell(self, channel: MessageStream, stream: PeerStream, first: Subscribe) -> None:
         epoch, cursor = first.epoch, first.cursor
         while True:
-            peer = self._peers.store.by_node_key(stream.peer, self._clock.now())
-            if peer is None:
+            news = self._news
+            pending = await in_thread(self._next, stream.peer, epoch, cursor)
+            if pending is None:
                 await stream.reset()
                 return
-            news = self._news
-            pending = await in_thread(self._feeds.pending, peer.facility_key, epoch, cursor)
             if pending.reset or pending.records or pending.cursor != cursor:
-                await in_thread(self._log_announced, peer, pending.records)
                 announcement = Announcement(
                     recipient=stream.peer,
                     epoch=pending.epoch,
@@ -116,7 +115,22 @@ class Announcer:
             if waited.cancelled_caught:
                 await channel.send(Heartbeat())
 
-    def _log_announced(self, peer: Peer, records: tuple[messages.Record, ...]) -> None:
+    def _next(self, node_key: bytes, epoch: bytes, cursor: int) -> Pending | None:
+        """What a peer is told next, in the log on return; None when it is not trusted."""
+        with self._peers.decisions.made():
+            peer = self._peers.store.by_node_key(node_key, self._clock.now())
+            if peer is None:
+                return None
+            pending = self._feeds.pending(peer.facility_key, epoch, cursor)
+            # Asked once more: a feed is derived, and what is derived can be late.
+            records = self._feeds.may_tell(peer.facility_key, pending.records)
+            if len(records) != len(pending.records):
+                log.warning("the feed of %s held what it may not be told", peer.petname)
+                self._feeds.peer_changed(peer.facility_key)
+            self._log_announced(peer, records)
+            return replace(pending, records=records)
+
+    def _log_announced(self, peer: Peer, records: tuple[Record, ...]) -> None:
         """What a peer learns is in the log before it learns it."""
         if not records:
             return

@@ -1,14 +1,16 @@
 """The feeds in SQLite: what each peer is told of our studies, and what peers told us.
 
-Outgoing: table `feed` holds per peer one row a study, `sequence` moving to the
-end at each change. Incoming: `remote_studies` holds the latest record of each
-announced study. Synchronous and thread-safe; deciding is `protocol.feed`'s.
+Outgoing: table `feed` holds per peer one row a study, `sequence` moving to the end at
+each change. It follows from grants and catalog, and is written in the transaction that
+changes one of them; `derive` writes all of it again. Incoming: `remote_studies` holds the
+latest record of each announced study. Synchronous and thread-safe; deciding is
+`protocol.feed`'s.
 """
 
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +56,19 @@ CREATE INDEX IF NOT EXISTS remote_studies_by_date
 
 _NO_ROOT = bytes(32)
 
+_DIFFERENT = """
+SELECT s.study_uid AS study, f.kind, f.content_root, f.told FROM studies s
+    LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
+    WHERE :sees AND s.shared
+    AND (f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
+UNION ALL
+SELECT f.study, f.kind, f.content_root, f.told FROM feed f
+    LEFT JOIN studies s ON s.study_uid = f.study
+    WHERE f.peer = :peer AND f.kind <> 'withdrawn'
+    AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
+"""
+"""Studies whose place in a peer's feed is not what grants and catalog say."""
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -72,55 +87,67 @@ class Feeds:
     Args:
         database: where they are kept.
         catalog: what there is to tell.
+        sees: gives the facility keys of the peers that may learn of our studies now.
     """
 
-    def __init__(self, database: Database, catalog: Catalog) -> None:
+    def __init__(
+        self, database: Database, catalog: Catalog, sees: Callable[[], frozenset[bytes]]
+    ) -> None:
         self._database = database
         self._catalog = catalog
+        self.sees = sees
 
     # --- outgoing ------------------------------------------------------------
 
-    def study_changed(self, study: str, seeing: Iterable[bytes]) -> None:
-        """Bring every feed up to date with one study.
-
-        Args:
-            study: Study Instance UID.
-            seeing: facility keys of the peers that may learn of studies now.
-        """
-        allowed = set(seeing)
-        row = self._catalog.study(study)
-        shared = row is not None and row.state == "shared"
-        root = row.content_root if row is not None else _NO_ROOT
+    def study_changed(self, study: str) -> None:
+        """Bring every feed up to date with one study (UID); in the transaction at hand."""
         with self._database.transaction() as connection:
+            allowed = self.sees()
+            row = self._catalog.study(study)
+            shared = row is not None and row.state == "shared"
+            root = row.content_root if row is not None else _NO_ROOT
             places = {
                 found["peer"]: found
                 for found in connection.execute("SELECT * FROM feed WHERE study=?", (study,))
             }
-            for peer in allowed | places.keys():
+            for peer in sorted(allowed | places.keys()):
                 visible = root if shared and peer in allowed else None
                 _refresh(connection, peer, [(study, places.get(peer), visible)])
 
-    def peer_changed(self, peer: bytes, sees: bool) -> None:
-        """Bring one peer's feed up to date with the whole catalog, after a change of grants."""
+    def peer_changed(self, peer: bytes) -> None:
+        """Bring one peer's feed up to date with all studies; in the transaction at hand."""
         with self._database.transaction() as connection:
-            shared = {
-                row["study_uid"]: row["content_root"]
-                for row in connection.execute(
-                    "SELECT study_uid, content_root FROM studies WHERE shared AND ?", (sees,)
-                )
-            }
-            places = {
-                found["study"]: found
-                for found in connection.execute("SELECT * FROM feed WHERE peer=?", (peer,))
-            }
+            sees = peer in self.sees()
+            rows = connection.execute(_DIFFERENT, {"peer": peer, "sees": sees}).fetchall()
+            if not rows:
+                return
+            visible = self._catalog.shared_roots(row["study"] for row in rows) if sees else {}
+            places = {row["study"]: row if row["kind"] is not None else None for row in rows}
             _refresh(
                 connection,
                 peer,
-                [
-                    (study, places.get(study), shared.get(study))
-                    for study in sorted(shared.keys() | places.keys())
-                ],
+                [(study, place, visible.get(study)) for study, place in sorted(places.items())],
             )
+
+    def derive(self, peers: Iterable[bytes]) -> None:
+        """Write anew what follows from grants and catalog: for these peers (facility keys),
+        and for all that have a feed."""
+        with self._database.transaction() as connection:
+            known = {row["peer"] for row in connection.execute("SELECT peer FROM feed_heads")}
+            for peer in sorted(known | set(peers)):
+                self.peer_changed(peer)
+
+    def may_tell(self, peer: bytes, records: Iterable[Record]) -> tuple[Record, ...]:
+        """Of these records those that the peer may still be told of, asked directly.
+
+        That a study is gone may be told to whoever was told of the study.
+        """
+        chosen = tuple(records)
+        told = [record.study for record in chosen if record.kind != "withdrawn"]
+        shared = self._catalog.shared_roots(told) if told and peer in self.sees() else {}
+        return tuple(
+            record for record in chosen if record.kind == "withdrawn" or record.study in shared
+        )
 
     def pending(self, peer: bytes, epoch: bytes, cursor: int) -> Pending:
         """The next records for a peer that stands at `cursor` of `epoch`.

@@ -1,13 +1,16 @@
 """The trusted peers: the trust store of `keys.trust`, kept in SQLite, every change audited.
 
-The entry of a change is durable before the change is: a crash in between leaves
-an entry without effect, never an effect without entry. Synchronous and
-thread-safe; `on_change` is called after each change, in the calling thread.
+The entry of a change is durable before the change is (`node/audit/effects.py`). What takes
+rights away takes effect before that: it is gone from memory, connection and transfers are
+cut, and then it is written, so a full disk delays the writing and not the cut. What could
+not be written is tried again, and stays cut meanwhile. Synchronous and thread-safe.
 """
 
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from keys.card import check_card, parse_card_untrusted
 from keys.errors import (
@@ -20,9 +23,11 @@ from keys.errors import (
 )
 from keys.fingerprint import matches
 from keys.trust import GRANTS, Peer, TrustStore
+from node.audit.effects import Effects
 from node.database import Database
 from node.errors import ExitCode, NodeError
-from protocol.log.entry import Event
+from node.sharing.decisions import Decisions
+from protocol.log.entry import Entry, Event
 
 CARDS_PER_HOUR = 30
 """Most newer cards that are taken of one peer: each is an entry, and has all peers that are
@@ -37,6 +42,18 @@ CREATE TABLE IF NOT EXISTS peers (
 """
 
 
+_CUTS = ("trust-ungranted", "trust-revoked")
+
+
+@dataclass
+class _Cut:
+    """A cut that is not written whole; `entry` is the index of its entry, when it has one."""
+
+    peer: Peer
+    event: Event
+    entry: int | None = None
+
+
 class Peers:
     """Who is trusted, and with what.
 
@@ -44,7 +61,14 @@ class Peers:
         database: where the peers are kept.
         own: our facility key (32 bytes).
         append: writes one audit entry durably.
-        on_change: called with the peer after each change.
+        effects: joins entries to what they do.
+        decisions: those that rest on these rights.
+
+    Attributes:
+        in_change: called with the changed peer in the transaction of a change, when the
+            store has it already.
+        on_change: called with the peer after each change, and at a cut before it too;
+            in the calling thread.
     """
 
     def __init__(
@@ -52,13 +76,18 @@ class Peers:
         database: Database,
         own: bytes,
         append: Callable[[Event], int],
-        on_change: Callable[[Peer], None],
+        effects: Effects,
+        decisions: Decisions,
     ) -> None:
         self._database = database
         self._own = own
         self._append = append
-        self._on_change = on_change
+        self._effects = effects
+        self.decisions = decisions
+        self.in_change: Callable[[Peer], None] = lambda peer: None
+        self.on_change: Callable[[Peer], None] = lambda peer: None
         self._lock = threading.Lock()
+        self._unwritten: list[_Cut] = []
         self._cards_taken: dict[bytes, deque[int]] = {}
         rows = database.query("SELECT state FROM peers")
         self._store = TrustStore([Peer.from_json(row["state"]) for row in rows], own)
@@ -173,8 +202,7 @@ class Peers:
 
     def rename(self, text: str, petname: str) -> Peer:
         """Give a peer another petname; petnames are ours and not logged."""
-        peer = self.find(text)
-        return self._change(lambda store: store.rename(peer.facility_key, petname), "", {})
+        return self._rename(self.find(text), petname)
 
     def saw(self, facility_key: bytes, now: int) -> None:
         """Remember when a peer was last connected (seconds since the epoch, UTC)."""
@@ -193,6 +221,38 @@ class Peers:
         )
         return {row["facility_key"]: row["last_seen"] for row in rows}
 
+    # --- changes ----------------------------------------------------------------------
+
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Petnames of peers that were cut, and whose cut could not be written yet."""
+        return tuple(dict.fromkeys(cut.peer.petname for cut in self._unwritten))
+
+    def write_unwritten(self) -> None:
+        """Try again to write what was cut.
+
+        Raises:
+            NodeError: it still cannot be written.
+        """
+        with self._lock:
+            self._write_cuts()
+
+    def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
+        """Take away what an entry of the log says was taken; see `Effects.compare`."""
+        with self._lock:
+            changed = TrustStore(self._store.peers, self._own)
+            try:
+                if entry.type == "trust-revoked":
+                    peer = changed.revoke(entry.peer, entry.time_ms // 1000)
+                else:
+                    taken = str(entry.details.get("grants", "")).split(",")
+                    peer = changed.ungrant(entry.peer, taken)
+            except (KeysError, ValueError):
+                return False
+            self._store = changed
+            self._keep(connection, peer)
+            return True
+
     def _change(
         self,
         change: Callable[[TrustStore], Peer],
@@ -201,6 +261,8 @@ class Peers:
         actor: str = "operator",
     ) -> Peer:
         with self._lock:
+            if kind not in _CUTS:
+                self._write_cuts()
             changed = TrustStore(self._store.peers, self._own)
             try:
                 peer = change(changed)
@@ -208,17 +270,88 @@ class Peers:
                 raise _card_refused(error) from error
             except KeysError as error:
                 raise NodeError(str(error), code=ExitCode.REFUSED) from error
-            if kind:
-                self._append(Event(type=kind, actor=actor, peer=peer.facility_key, details=details))
-            with self._database.transaction() as connection:
-                connection.execute(
-                    "INSERT INTO peers (facility_key, state) VALUES (?, ?) "
-                    "ON CONFLICT (facility_key) DO UPDATE SET state=excluded.state",
-                    (peer.facility_key, peer.to_json()),
-                )
-            self._store = changed
-        self._on_change(peer)
+            event = Event(type=kind, actor=actor, peer=peer.facility_key, details=details)
+            if kind in _CUTS:
+                self._cut(changed, peer, event)
+            else:
+                self._give(changed, peer, event)
+        self.on_change(peer)
         return peer
+
+    def _give(self, changed: TrustStore, peer: Peer, event: Event) -> None:
+        """What is no cut counts from its commit on."""
+        before = self._store
+        try:
+            with self._effects.after_entry(event) as connection:
+                # In the transaction, so that whoever is in the next one sees it.
+                self._store = changed
+                self._keep(connection, peer)
+        except BaseException:
+            self._store = before
+            raise
+
+    def _rename(self, peer: Peer, petname: str) -> Peer:
+        """Petnames are ours: no entry tells of them."""
+        with self._lock:
+            self._write_cuts()
+            changed = TrustStore(self._store.peers, self._own)
+            try:
+                renamed = changed.rename(peer.facility_key, petname)
+            except KeysError as error:
+                raise NodeError(str(error), code=ExitCode.REFUSED) from error
+            with self._database.transaction() as connection:
+                self._keep(connection, renamed)
+            self._store = changed
+        self.on_change(renamed)
+        return renamed
+
+    def _cut(self, changed: TrustStore, peer: Peer, event: Event) -> None:
+        """A cut counts at once, whatever the disk does."""
+        self._store = changed
+        self.on_change(peer)
+        self.decisions.wait_earlier()
+        cut = _Cut(peer, event)
+        self._unwritten.append(cut)
+        try:
+            self._write_cuts()
+        except NodeError as error:
+            raise self._unwritten_error(cut, error) from error
+
+    @staticmethod
+    def _unwritten_error(cut: _Cut, error: NodeError) -> NodeError:
+        name = cut.peer.petname
+        if cut.entry is None:
+            return NodeError(
+                f"{name} is cut off by this process, but it could not be written: {error.message}",
+                hint="make room on the disk: a running node then writes it by itself; after a "
+                "restart the facility is trusted as before, so look with `radmesh trust list`",
+                code=error.code,
+            )
+        return NodeError(
+            f"{name} is cut off, and the log says so, but the database could not be written: "
+            f"{error.message}",
+            hint="make room on the disk: a running node then writes it by itself, and so does the "
+            "next start",
+            code=error.code,
+        )
+
+    def _write_cuts(self) -> None:
+        while self._unwritten:
+            cut = self._unwritten[0]
+            if cut.entry is None:
+                cut.entry = self._append(cut.event)
+            with self._database.transaction() as connection:
+                self._keep(connection, cut.peer)
+                self._effects.mark(connection, cut.entry)
+            del self._unwritten[0]
+
+    def _keep(self, connection: sqlite3.Connection, peer: Peer) -> None:
+        connection.execute(
+            "INSERT INTO peers (facility_key, state) VALUES (?, ?) "
+            "ON CONFLICT (facility_key) DO UPDATE SET state=excluded.state",
+            (peer.facility_key, peer.to_json()),
+        )
+        self.in_change(peer)
 
 
 def _checked(grants: Iterable[str]) -> frozenset[str]:

@@ -1,7 +1,8 @@
 """Who may receive what: a pure decision with its reason.
 
 Whether a study exists is told only to those who may fetch: without the grant
-the answer is the same for every study.
+the answer is the same for every study. Who may not see our studies may not fetch them
+either, or taking `see` would leave a peer with what it was told before.
 """
 
 from dataclasses import dataclass
@@ -35,10 +36,27 @@ def decide_fetch(
     """
     if abs(request.time - now_ms) > limits.CLOCK_SKEW_SECONDS * 1000:
         return Refusal(WireCode.CLOCK_SKEW, "the clocks of the two nodes differ by more than a day")
-    why = store.why_not(peer, "fetch", now_ms // 1000)
+    return decide_having(store, peer, request.purpose, study, now=now_ms // 1000)
+
+
+def decide_having(
+    store: TrustStore, peer: Peer, purpose: str, study: StudyRow | None, *, now: int
+) -> Refusal | None:
+    """Decide whether a peer may have a study, or go on to get it; None allows it.
+
+    Asked at the request, and again at each batch.
+
+    Args:
+        store: the trust store.
+        peer: who.
+        purpose: what for.
+        study: the catalog's row of the study, None when there is none.
+        now: seconds since the epoch, UTC.
+    """
+    why = store.why_not(peer, "fetch", now) or store.why_not(peer, "see", now)
     if why is not None:
         return Refusal(WireCode.NOT_GRANTED, why)
-    why = store.why_not(peer, "fetch", now_ms // 1000, request.purpose)
+    why = store.why_not(peer, "fetch", now, purpose)
     if why is not None:
         return Refusal(WireCode.PURPOSE_NOT_ALLOWED, why)
     if study is None or study.state != "shared":

@@ -9,8 +9,7 @@ credit, when `node.transfer.line` lets it.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -23,7 +22,7 @@ from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
 from node.network.network import PeerStream, StreamLost
 from node.sharing.peers import Peers
-from node.sharing.policy import Refusal, decide_fetch
+from node.sharing.policy import Refusal, decide_fetch, decide_having
 from node.transfer.line import Line, Sending
 from node.transfer.sessions import StudyStream, TransferRefused, first_error
 from node.transfer.transfers import Transfer, Transfers, TransferState
@@ -32,6 +31,7 @@ from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
 from protocol.log.entry import subjects_of
 from protocol.manifest import Manifest
+from protocol.messages import Request
 from protocol.source import SourceTransfer
 from protocol.transfer import Credited, Event, Receipted, Requested, Wanted
 
@@ -40,7 +40,24 @@ log = logging.getLogger("radmesh.sending")
 SEALED_AHEAD = 2
 TRANSFERS_PER_PEER = 8
 
-_EXPECTED = (StreamLost, TransferRefused, RemoteProtocolError, NodeError)
+WITHDRAWN = "the study was withdrawn"
+
+REVOKED = "its trust was revoked"
+
+
+class RightEnded(Exception):
+    """The peer may not have the study any more.
+
+    Attributes:
+        refusal: what it is told, and why.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+_EXPECTED = (StreamLost, TransferRefused, RemoteProtocolError, NodeError, RightEnded)
 """What a peer, a disk or a network can cause; anything else is a fault of ours."""
 
 
@@ -87,7 +104,7 @@ class Sender:
         self.line = line
         self.in_doubt = in_doubt
         self.clock = clock
-        self._scopes: dict[bytes, set[trio.CancelScope]] = {}
+        self._sessions: dict[bytes, set[_Session]] = {}
 
     async def serve(self, stream: PeerStream) -> None:
         """Handle one inbound stream of the study protocol; never raises for a peer's doing."""
@@ -96,13 +113,16 @@ class Sender:
             await stream.reset()
             return
         session = _Session(self, stream, peer)
+        sessions = self._sessions.setdefault(peer.facility_key, set())
+        sessions.add(session)
         try:
-            await self._serve(session, peer)
+            await self._serve(session)
         finally:
+            sessions.discard(session)
             session.leave()
 
-    async def _serve(self, session: "_Session", peer: Peer) -> None:
-        with self._revocable(peer.facility_key) as scope:
+    async def _serve(self, session: "_Session") -> None:
+        with session.scope as scope:
             try:
                 async with trio.open_nursery() as nursery:
                     await session.run(nursery)
@@ -116,24 +136,25 @@ class Sender:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
                 await session.failed(None)
 
-    def stop_peer(self, facility_key: bytes) -> None:
-        """End all transfers to a peer at once: its trust was revoked."""
-        for scope in self._scopes.get(facility_key, ()):
-            scope.cancel()
+    def stop_peer(self, facility_key: bytes, why: str = REVOKED) -> None:
+        """End all transfers to a peer at once: its right to them ended."""
+        for session in self._sessions.get(facility_key, ()):
+            session.stop(why)
+
+    def stop_study(self, study: str) -> None:
+        """End all transfers of a study (UID) at once: it was withdrawn."""
+        for sessions in self._sessions.values():
+            for session in sessions:
+                if session.study == study:
+                    session.stop(WITHDRAWN)
+
+    def is_sending(self, study: str) -> bool:
+        """Whether a study (UID) is on its way to anybody."""
+        return any(one.study == study for many in self._sessions.values() for one in many)
 
     def sessions(self, facility_key: bytes) -> int:
         """How many transfers to this peer are under way."""
-        return len(self._scopes.get(facility_key, ()))
-
-    @contextmanager
-    def _revocable(self, facility_key: bytes) -> Iterator[trio.CancelScope]:
-        scopes = self._scopes.setdefault(facility_key, set())
-        with trio.CancelScope() as scope:
-            scopes.add(scope)
-            try:
-                yield scope
-            finally:
-                scopes.discard(scope)
+        return len(self._sessions.get(facility_key, ()))
 
 
 class _Session:
@@ -143,6 +164,9 @@ class _Session:
         self._owner = owner
         self._stream = stream
         self._peer = peer
+        self.scope = trio.CancelScope()
+        self.study = ""
+        self._stopped = REVOKED
         self._end = SourceTransfer(owner.key, stream.peer)
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
@@ -160,6 +184,9 @@ class _Session:
         except RemoteProtocolError as error:
             await self._study.refuse(error.code)
             raise
+        except RightEnded as error:
+            await self._study.refuse(error.refusal.code)
+            raise
         except NodeError as error:
             disk = error.code in (ExitCode.INTEGRITY, ExitCode.DISK)
             code = WireCode.SOURCE_DISK if disk else WireCode.OTHER
@@ -168,28 +195,25 @@ class _Session:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         request = (await self._study.expect(Requested, limits.PEER_REPLY_SECONDS)).request
-        study = await in_thread(self._owner.catalog.study, request.study)
-        now_ms = self._owner.clock.now_ms()
-        refusal = decide_fetch(self._owner.peers.store, self._peer, request, study, now_ms=now_ms)
-        if refusal is None and self._owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
-            refusal = Refusal(WireCode.BUSY, "too many transfers of this peer at once")
+        self.study = request.study
         transfer = Transfer(
             request.transfer,
             "out",
             request.study,
             self._peer.facility_key,
             request.purpose,
-            started=now_ms,
+            started=self._owner.clock.now_ms(),
             stat=request.stat,
         )
         self._transfer = transfer
         # Before the log says that it begins: until it says how that ended, nobody but this
         # session gets a receipt for it signed.
         self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
-        if refusal is not None:
-            await self._refuse(refusal)
+        manifest = await in_thread(self._begin, request)
+        if isinstance(manifest, Refusal):
+            await self._owner.transfers.enter(transfer, TransferState.REFUSED, manifest.reason)
+            await self._study.refuse(manifest.code)
             return
-        manifest = await in_thread(self._begin, request.study)
         transfer.instances = len(manifest.instances)
         transfer.bytes = manifest.total_original_bytes
         transfer.wire_bytes_total = manifest.total_encoded_bytes
@@ -199,17 +223,58 @@ class _Session:
             await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
 
-    def _begin(self, study: str) -> Manifest:
-        """The manifest, encoded; on return the log says what is going to be done with it."""
+    def _begin(self, request: Request) -> Manifest | Refusal:
+        """The manifest, encoded, or a no; on return the log says what is going to be done."""
+        refusal, manifest = self._refusal(request), None
         requested = self._entry("requested")
-        try:
-            manifest = self._owner.catalog.manifest(study)
-        except NodeError:
-            self._owner.append([requested])
-            raise
-        self._patient = self._owner.catalog.patient(study)
-        self._owner.append([requested, self._entry("disclosure-begun", manifest)])
+        if refusal is None:
+            try:
+                manifest = self._owner.catalog.manifest(request.study)
+            except NodeError:
+                self._owner.append([requested])
+                raise
+            self._patient = self._owner.catalog.patient(request.study)
+        # Making a large manifest takes a while; the decision that counts is the one here.
+        with self._owner.peers.decisions.made():
+            refusal = refusal or self._refusal(request)
+            if refusal is not None:
+                refused = self._entry("refused", outcome="refused", why=refusal.reason)
+                self._owner.append([requested, refused])
+                return refusal
+            assert manifest is not None
+            self._owner.append([requested, self._entry("disclosure-begun", manifest)])
         return manifest
+
+    def _refusal(self, request: Request) -> Refusal | None:
+        owner = self._owner
+        study = owner.catalog.study(request.study)
+        refusal = decide_fetch(
+            owner.peers.store, self._peer, request, study, now_ms=owner.clock.now_ms()
+        )
+        if refusal is None and owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
+            return Refusal(WireCode.BUSY, "too many transfers of this peer at once")
+        return refusal
+
+    def _require_right(self, purpose: str) -> None:
+        """Ask again, as each batch is made ready: a date may have come, or a change was lost.
+
+        Raises:
+            RightEnded: the peer may not have the study any more.
+        """
+        owner, now = self._owner, self._owner.clock.now()
+        study = owner.catalog.study(self.study)
+        store = owner.peers.store
+        refusal = decide_having(store, self._peer, purpose, study, now=now)
+        speaker = store.by_node_key(self._stream.peer, now)
+        if refusal is None and (speaker is None or speaker.facility_key != self._peer.facility_key):
+            refusal = Refusal(WireCode.NOT_GRANTED, "its node key does not count any more")
+        if refusal is not None:
+            raise RightEnded(refusal)
+
+    def stop(self, why: str) -> None:
+        """End the session at once, for this reason."""
+        self._stopped = why
+        self.scope.cancel()
 
     def leave(self) -> None:
         """The session is over, and so is what the log says of it."""
@@ -221,7 +286,9 @@ class _Session:
         """Close the books on a session that did not end well; None means it was revoked."""
         why = "an error of this node"
         if error is None:
-            why = "its trust was revoked"
+            why = self._stopped
+        elif isinstance(error, RightEnded):
+            why = error.refusal.reason
         elif isinstance(error, StreamLost):
             why = "the connection was lost"
         elif isinstance(error, TransferRefused):
@@ -243,14 +310,6 @@ class _Session:
         if error is not None and not isinstance(error, _EXPECTED):
             raise error
 
-    async def _refuse(self, refusal: Refusal) -> None:
-        assert self._transfer is not None
-        refused = self._entry("refused", outcome="refused", why=refusal.reason)
-        entries = [self._entry("requested"), refused]
-        await in_thread(self._owner.append, entries)
-        await self._owner.transfers.enter(self._transfer, TransferState.REFUSED, refusal.reason)
-        await self._study.refuse(refusal.code)
-
     # --- sending -----------------------------------------------------------------
 
     async def _send(self, nursery: trio.Nursery, manifest: Manifest, place: Sending) -> None:
@@ -259,7 +318,7 @@ class _Session:
         for frame in self._end.offer_manifest(manifest, time_ms=self._owner.clock.now_ms()):
             await place.write(self._stream, frame)
         transfer.wire_bytes_total = 0
-        ahead, sealed_batches = trio.open_memory_channel[tuple[int, bytes] | NodeError](
+        ahead, sealed_batches = trio.open_memory_channel[tuple[int, bytes] | Exception](
             SEALED_AHEAD
         )
         nursery.start_soon(self._seal_ahead, manifest, ahead)
@@ -270,7 +329,7 @@ class _Session:
                 self._take(event, manifest)
             if self._unsent:
                 item = await sealed_batches.receive()
-                if isinstance(item, NodeError):
+                if isinstance(item, Exception):
                     raise item
                 await self._send_batch(*item, manifest, place)
             elif self._asked_all:
@@ -315,17 +374,19 @@ class _Session:
     async def _seal_ahead(
         self,
         manifest: Manifest,
-        ahead: trio.MemorySendChannel[tuple[int, bytes] | NodeError],
+        ahead: trio.MemorySendChannel[tuple[int, bytes] | Exception],
     ) -> None:
         try:
             async for portion in self._to_seal:
                 for index in portion:
                     sealed = await in_thread(self._read_and_seal, manifest, index)
                     await ahead.send((index, sealed))
-        except NodeError as error:
+        except (NodeError, RightEnded) as error:
             await ahead.send(error)
 
     def _read_and_seal(self, manifest: Manifest, index: int) -> bytes:
+        assert self._transfer is not None
+        self._require_right(self._transfer.purpose)
         return self._end.seal_batch(index, self._owner.store.read(manifest.batches[index].digest))
 
     async def _take_receipt(self, manifest: Manifest) -> None:

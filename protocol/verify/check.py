@@ -249,6 +249,8 @@ class _Check:
         findings += self._against_itself[len(hidden) :]
         for part in (self._receipts, self._openings):
             findings += part.findings if part is not None else []
+        # The log is faithful; what it tells of should not have been.
+        findings += self._stream.disclosures if self._stream is not None else []
         return findings
 
     def verdict(self, damage: str) -> Verdict:

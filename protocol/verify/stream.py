@@ -11,6 +11,7 @@ from protocol.verify.entries import ENTRY_BYTES, Entry, EntryProblem, parse_entr
 from protocol.verify.evidence import Openings, Receipts
 from protocol.verify.forks import OwnClaim
 from protocol.verify.key_chain import CHANGES, KeyChain
+from protocol.verify.revocations import Revocations
 from protocol.verify.tree import Tree, leaf
 from protocol.verify.verdict import Code, Finding
 
@@ -71,6 +72,9 @@ class EntryStream:
         self._expected = expected
         self._signed_size = signed_size
         self._limit = limit
+        # The first disclosure to somebody who was not trusted any more.
+        self.disclosures: list[Finding] = []
+        self._revocations = Revocations()
         self._claimed_sizes = {claim.size for claim in claims}
         self._claimed_digests = {digest for claim in claims for digest in claim.digests}
         # Sizes at which the root is needed, the next one last.
@@ -159,6 +163,11 @@ class EntryStream:
         if entry.type in CHANGES and not self._bad_entries:
             details = entry.fields["details"]
             self.chain.check_change(entry.type, details, index, self.tree.root())
+        after_revocation = self._revocations.check(entry, index)
+        if after_revocation is not None and not self.disclosures:
+            self.disclosures.append(
+                Finding(Code.AFTER_REVOCATION, index, f"entry {index} {after_revocation}")
+            )
         if entry.type in _ALERTS and self._claimed_digests:
             details = entry.fields["details"]
             for name in ("digest", "shown_digest"):

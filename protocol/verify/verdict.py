@@ -54,6 +54,8 @@ class Code(enum.StrEnum):
     """An opening is not that of the entry it claims to open."""
     LOST = "LOST"
     """The log says itself that it lacks entries that had been signed."""
+    AFTER_REVOCATION = "AFTER_REVOCATION"
+    """An entry tells of a disclosure to a facility whose trust was revoked before."""
     QUORUM = "QUORUM"
     """The log has not the cosignatures that the auditor asks for."""
     PROOF_BAD = "PROOF_BAD"

@@ -116,8 +116,10 @@ def feeds(directory: Path) -> None:
             catalogs_made.fill(node, studies, 2)
             peers = [bytes([number]) * 32 for number in range(FED_PEERS)]
             granting = iter(peers)
+            node.feeds.sees = lambda peers=peers: frozenset(peers)
+            node.catalog.in_change = lambda study: None
             granted = milliseconds(
-                lambda node=node, granting=granting: node.feeds.peer_changed(next(granting), True),
+                lambda node=node, granting=granting: node.feeds.peer_changed(next(granting)),
                 FED_PEERS,
             )
             row("a peer gets the grant `see`", f"{studies:,}", granted)
@@ -130,9 +132,7 @@ def feeds(directory: Path) -> None:
             row(
                 "one new study, the feeds of 50 peers", f"{studies:,}",
                 milliseconds(
-                    lambda node=node, told=told, peers=peers: node.feeds.study_changed(
-                        next(told), peers
-                    ),
+                    lambda node=node, told=told: node.feeds.study_changed(next(told)),
                     len(changes),
                 ),
             )  # fmt: skip

@@ -1,0 +1,45 @@
+"""What needs an operator now: one sentence each, with what it blocks and what to do."""
+
+from typing import TYPE_CHECKING
+
+from node.errors import ExitCode
+from node.images.store import RESERVE_BYTES
+from node.phrases import size
+
+if TYPE_CHECKING:
+    from node.app import Node
+
+FULL_BYTES = 16 * 1024 * 1024
+"""Free space below which a disk counts as full: the log writes ahead in steps of megabytes."""
+
+
+def alerts_of(node: "Node") -> list[str]:
+    """The alerts of a node; reads the disk."""
+    found = []
+    free, failure = node.free_bytes(), node.audit.failure
+    if free < FULL_BYTES or (failure is not None and failure.code is ExitCode.DISK):
+        found.append(
+            f"the disk is full ({size(free)} free): nothing can be logged, so nothing is "
+            "announced, sent, received or ingested, and no trust can be given; make room"
+        )
+    elif free < RESERVE_BYTES:
+        found.append(
+            f"the disk is nearly full ({size(free)} free): no study is received or ingested; "
+            "make room"
+        )
+    elif failure is not None:
+        found.append(
+            f"nothing can be logged ({failure.message}), so nothing is announced, sent, received "
+            "or ingested; look at the disk of the home"
+        )
+    found += [
+        f"{petname} is cut off, and that is not written yet: it is tried again while this node "
+        "runs; after a restart look with `radmesh trust list`"
+        for petname in node.peers.unwritten
+    ]
+    found += [
+        f"study {study} is held back, and its withdrawal is not written yet: it is tried again "
+        "while this node runs; after a restart look with `radmesh studies`"
+        for study in node.shared_studies.unwritten
+    ]
+    return found

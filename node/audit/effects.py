@@ -1,0 +1,168 @@
+"""What an entry said first, and the database did after: that the two never stay apart.
+
+A change that is logged is logged before it takes effect. A full disk or a kill in between
+leaves an entry without effect. So the transaction of an effect also stores the index of
+its entry, and the next start compares: what narrows rights is made true (the log decides),
+of all else a second entry says that it failed. A database that comes from an older backup
+than its log is brought up in the same way.
+
+Order of writes: entry -> effect with the entry's index, in one transaction.
+"""
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+
+from node.audit.log import AuditLog
+from node.database import Database
+from node.errors import NodeError
+from protocol.errors import RemoteProtocolError
+from protocol.log.entry import Entry, Event, decode_entry_untrusted
+
+log = logging.getLogger("radmesh.effects")
+
+EFFECTS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS effects (
+    entry INTEGER PRIMARY KEY           -- index of an entry whose effect is in this file
+) STRICT;
+CREATE TABLE IF NOT EXISTS effects_compared (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    size INTEGER NOT NULL               -- of the log, up to which the two agree
+) STRICT;
+"""
+
+ENTRY_FIRST = (
+    "trust-added",
+    "trust-granted",
+    "trust-ungranted",
+    "trust-revoked",
+    "card-updated",
+    "shared",
+    "withdrawn",
+    "ingest",
+)
+"""Types of entries that a change of `node.db` follows. What is not here has its own way:
+`received` (the fetch goes on), `erased` and key changes (finished by the next start)."""
+
+_MARKS = tuple(f'"type":"{kind}"'.encode() for kind in ENTRY_FIRST)
+
+Handler = Callable[[Entry, sqlite3.Connection], bool]
+"""Makes true, in a transaction, what an entry says; whether it could."""
+
+
+class Effects:
+    """The register of effects. Synchronous and thread-safe.
+
+    Args:
+        database: where effects take place.
+        audit: the log.
+    """
+
+    def __init__(self, database: Database, audit: AuditLog) -> None:
+        self._database = database
+        self._audit = audit
+
+    @contextlib.contextmanager
+    def after_entry(self, event: Event) -> Iterator[sqlite3.Connection]:
+        """Log an event, then hold a transaction for its effect.
+
+        When the effect fails, an entry says so, now or at the next start.
+
+        Raises:
+            NodeError: the log or the database cannot be written.
+        """
+        index = self._audit.append(event)
+        try:
+            with self._database.transaction() as connection:
+                yield connection
+                self.mark(connection, index)
+        except NodeError as error:
+            self._say_failed(_failure(event, index, error.message))
+            raise
+
+    def mark(self, connection: sqlite3.Connection, index: int) -> None:
+        """The effect of an entry is part of the transaction at hand."""
+        connection.execute("INSERT OR IGNORE INTO effects VALUES (?)", (index,))
+
+    def compare(self, handlers: Mapping[str, Handler]) -> None:
+        """Bring log and database together after a stop, whatever ended it.
+
+        Args:
+            handlers: by type of entry, what makes it true. Of an entry without one, or
+                that its handler cannot make true, a new entry says that it failed.
+
+        Raises:
+            NodeError: the log or the database cannot be read or written.
+        """
+        size = self._audit.size
+        for entry in self._without_effect(size):
+            if not self._made_true(entry, handlers.get(entry.type)):
+                self._audit.append(self._failure_of(entry))
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO effects_compared VALUES (1, ?)", (self._audit.size,)
+            )
+            connection.execute("DELETE FROM effects")
+
+    def _made_true(self, entry: Entry, handler: Handler | None) -> bool:
+        if handler is None:
+            return False
+        with self._database.transaction() as connection:
+            done = handler(entry, connection)
+            self.mark(connection, entry.index)
+        if done:
+            log.warning("entry %d had no effect, and has it now: %s", entry.index, entry.type)
+        return done
+
+    def _without_effect(self, size: int) -> list[Entry]:
+        row = self._database.query_one("SELECT size FROM effects_compared")
+        if row is None:
+            # A home from before this register: nobody knows, and all was well until now.
+            return []
+        done = {row["entry"] for row in self._database.query("SELECT entry FROM effects")}
+        found: dict[int, Entry] = {}
+        for encoded in self._audit.entries(min(int(row["size"]), size), size):
+            # Most entries are others, and parsing each would cost most of the reading.
+            if not any(mark in encoded for mark in _MARKS):
+                continue
+            try:
+                entry = decode_entry_untrusted(encoded)
+            except RemoteProtocolError:
+                continue
+            if entry.outcome == "failed":
+                of = entry.details.get("of")
+                found.pop(of if isinstance(of, int) else -1, None)
+            elif entry.outcome == "success" and entry.index not in done:
+                found[entry.index] = entry
+        return list(found.values())
+
+    def _failure_of(self, entry: Entry) -> Event:
+        openings = [self._audit.opening_of(commitment) for _, commitment in entry.subjects]
+        subjects = tuple((one.kind, one.value) for one in openings if one is not None)
+        event = Event(
+            type=entry.type,
+            actor=entry.actor,
+            peer=entry.peer,
+            purpose=entry.purpose,
+            subjects=subjects,
+        )
+        return _failure(event, entry.index, "the node ended before it took effect")
+
+    def _say_failed(self, event: Event) -> None:
+        try:
+            self._audit.append(event)
+        except NodeError as error:
+            log.error("that a change failed could not be logged: %s", error.message)
+
+
+def _failure(event: Event, index: int, why: str) -> Event:
+    return Event(
+        type=event.type,
+        actor=event.actor,
+        peer=event.peer,
+        purpose=event.purpose,
+        outcome="failed",
+        subjects=event.subjects,
+        details={"of": index, "why": why},
+    )

@@ -1,0 +1,110 @@
+"""What ends by a date: cards, trust, node keys; and what a full disk kept from being written.
+
+Nothing announces that a date has come. So the clock is looked at each second, and what
+differs from the last look is treated like any other change of trust: feeds, connections
+and transfers follow. The clock never goes back (`node/clock.py`).
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import trio
+
+from keys.trust import Peer, TrustStore
+from node.blocking import in_thread
+from node.clock import LOOK_SECONDS, Clock
+from node.errors import NodeError
+from node.sharing.feeds import Feeds
+from node.sharing.peers import Peers
+from node.sharing.studies import SharedStudies
+
+log = logging.getLogger("radmesh.endings")
+
+AGAIN_SECONDS = 5.0
+"""Until what could not be written is tried again."""
+
+_LOOKED_AT = ("see", "fetch", "witness")
+
+
+class Endings:
+    """The task that looks.
+
+    Args:
+        peers: whose rights may end.
+        studies: whose withdrawals may be unwritten.
+        feeds: follow from the rights.
+        connected: gives the node keys (32 bytes) of the connections.
+        peer_changed: called with a peer whose rights differ.
+        node_key_ended: called with the node key of a connection that does not count any more.
+        clock: tells the date.
+    """
+
+    def __init__(
+        self,
+        *,
+        peers: Peers,
+        studies: SharedStudies,
+        feeds: Feeds,
+        connected: Callable[[], Iterable[bytes]],
+        peer_changed: Callable[[Peer], None],
+        node_key_ended: Callable[[bytes], None],
+        clock: Clock,
+    ) -> None:
+        self._peers = peers
+        self._studies = studies
+        self._feeds = feeds
+        self._connected = connected
+        self._peer_changed = peer_changed
+        self._node_key_ended = node_key_ended
+        self._clock = clock
+        self._rights = self._now()
+        self._underived: set[bytes] = set()
+        self._again = 0.0
+
+    async def run(self) -> None:
+        """Look each second, until cancelled."""
+        while True:
+            await self.look()
+            await trio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Look once; a disk that fails is tried again at the next look."""
+        before, self._rights = self._rights, self._now()
+        changed = [peer for peer, rights in self._rights.items() if before.get(peer) != rights]
+        # First what needs no disk.
+        for peer in self._peers.store.peers:
+            if peer.facility_key in changed:
+                self._peer_changed(peer)
+        now = self._clock.now()
+        for node_key in list(self._connected()):
+            if self._peers.store.by_node_key(node_key, now) is None:
+                self._node_key_ended(node_key)
+        self._underived |= set(changed)
+        await self._write()
+
+    async def _write(self) -> None:
+        due = trio.current_time() >= self._again
+        unwritten = self._peers.unwritten or self._studies.unwritten
+        if not (self._underived or (unwritten and due)):
+            return
+        self._again = trio.current_time() + AGAIN_SECONDS
+        try:
+            await in_thread(self._write_all, list(self._underived))
+            self._underived.clear()
+        except NodeError as error:
+            log.error("what has ended cannot be written now: %s", error.message)
+
+    def _write_all(self, underived: list[bytes]) -> None:
+        self._peers.write_unwritten()
+        self._studies.write_unwritten()
+        for facility_key in underived:
+            self._feeds.peer_changed(facility_key)
+
+    def _now(self) -> dict[bytes, tuple[bool, ...]]:
+        store, now = self._peers.store, self._clock.now()
+        return {peer.facility_key: _rights(store, peer, now) for peer in store.peers}
+
+
+def _rights(store: TrustStore, peer: Peer, now: int) -> tuple[bool, ...]:
+    """What may change with time alone."""
+    return tuple(store.why_not(peer, grant, now) is None for grant in _LOOKED_AT)

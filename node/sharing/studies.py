@@ -1,0 +1,147 @@
+"""Which studies are shared, by an operator's word: each change with its entry.
+
+A study that is withdrawn is held back in memory first: it is announced and sent no more,
+whatever the disk does. Then come the entry and the table; what could not be written is
+tried again. Synchronous and thread-safe.
+"""
+
+import sqlite3
+import threading
+from dataclasses import dataclass
+
+from node.audit.effects import Effects
+from node.audit.log import AuditLog
+from node.catalog.catalog import Catalog, StudyRow
+from node.database import Database
+from node.errors import NodeError
+from node.sharing.decisions import Decisions
+from protocol.log.entry import Entry, Event, subjects_of
+
+
+@dataclass
+class _Withdrawal:
+    """One that is not written whole; `entry` is the index of its entry, when it has one."""
+
+    study: str
+    event: Event
+    entry: int | None = None
+
+
+class SharedStudies:
+    """Sharing and withdrawing.
+
+    Args:
+        database: holds the catalog.
+        catalog: what there is.
+        audit: the log.
+        effects: joins entries to what they do.
+        decisions: those that rest on what is shared.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        catalog: Catalog,
+        audit: AuditLog,
+        effects: Effects,
+        decisions: Decisions,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._audit = audit
+        self._effects = effects
+        self._decisions = decisions
+        self._lock = threading.Lock()
+        self._unwritten: list[_Withdrawal] = []
+
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Studies (UIDs) that are held back, and whose withdrawal could not be written yet."""
+        return tuple(one.study for one in self._unwritten)
+
+    def share(self, text: str) -> StudyRow:
+        """Announce a study to all peers that may see.
+
+        Raises:
+            NodeError: there is no such study, or the disk is full.
+        """
+        with self._lock:
+            self._write_withdrawals()
+            row = self._catalog.find_study(text)
+            if row.state != "shared":
+                with self._effects.after_entry(self._event("shared", row)):
+                    self._catalog.set_shared(row.study_uid, True)
+            return self._catalog.find_study(row.study_uid)
+
+    def withdraw(self, text: str, details: dict[str, str] | None = None) -> StudyRow:
+        """Stop sharing a study, at once.
+
+        Args:
+            text: as for `Catalog.find_study`.
+            details: what else its entry says.
+
+        Raises:
+            NodeError: there is no such study; or that it is withdrawn could not be
+                written. It is held back all the same while this process runs.
+        """
+        with self._lock:
+            row = self._catalog.find_study(text)
+            if row.state == "shared":
+                self._catalog.hold_back(row.study_uid)
+                self._decisions.wait_earlier()
+                event = self._event("withdrawn", row, details)
+                self._unwritten.append(_Withdrawal(row.study_uid, event))
+            self._write_or_say()
+            return self._catalog.find_study(row.study_uid)
+
+    def write_unwritten(self) -> None:
+        """Try again to write what was withdrawn.
+
+        Raises:
+            NodeError: it still cannot be written.
+        """
+        with self._lock:
+            self._write_withdrawals()
+
+    def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
+        """Withdraw what an entry of the log says was withdrawn; see `Effects.compare`."""
+        openings = [self._audit.opening_of(commitment) for _, commitment in entry.subjects]
+        studies = [one.value for one in openings if one is not None and one.kind == "study"]
+        if not studies:
+            return False
+        try:
+            self._catalog.set_shared(studies[0], False)
+        except NodeError:
+            return False
+        return True
+
+    def _event(self, kind: str, row: StudyRow, details: dict[str, str] | None = None) -> Event:
+        return Event(
+            type=kind,
+            actor="operator",
+            subjects=subjects_of(row.study_uid, self._catalog.patient(row.study_uid)),
+            details={"content_root": row.content_root.hex(), **(details or {})},
+        )
+
+    def _write_or_say(self) -> None:
+        try:
+            self._write_withdrawals()
+        except NodeError as error:
+            raise NodeError(
+                "the study is held back by this process, but that could not be written: "
+                f"{error.message}",
+                hint="make room on the disk: a running node then writes it by itself; after a "
+                "restart look with `radmesh studies` how it stands",
+                code=error.code,
+            ) from error
+
+    def _write_withdrawals(self) -> None:
+        while self._unwritten:
+            one = self._unwritten[0]
+            if one.entry is None:
+                one.entry = self._audit.append(one.event)
+            with self._database.transaction() as connection:
+                self._catalog.set_shared(one.study, False)
+                self._effects.mark(connection, one.entry)
+            self._catalog.let_go(one.study)
+            del self._unwritten[0]

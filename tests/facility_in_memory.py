@@ -1,0 +1,154 @@
+"""A node without its network, with peers whose keys the test has, for in-process tests."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import exchange_pair
+import trio
+from studies_made import make_instance
+from test_node_gathering import stream_pair
+
+from keys.card import Card, issue_card
+from keys.identity import KeyPair
+from keys.trust import Peer
+from node.app import Node
+from node.catalog.catalog import LOCAL
+from node.clock import Clock
+from node.dicom.studies import read_header
+from node.network.messaging import MessageStream
+from node.network.network import StreamLost
+from node.sharing.announcer import Announcer
+from node.transfer.line import Line
+from node.transfer.sending import Sender
+from protocol import encoding, messages
+from protocol.messages import Announcement, Record, Signed, Subscribe
+
+YEAR = 365 * 24 * 3600
+
+
+class Other:
+    """Another facility, of which there is nothing but keys and a card."""
+
+    def __init__(self, name: str, now: int, *, expires: int | None = None) -> None:
+        self.name = name
+        self.facility, self.node, self.log, self.witness = (
+            KeyPair.from_seed(f"{role} of {name}".encode().ljust(32)[:32])
+            for role in ("facility", "node", "log", "witness")
+        )
+        self.card: Card = issue_card(
+            self.facility,
+            name=name,
+            node_key=self.node.public,
+            log_key=self.log.public,
+            witness_key=self.witness.public,
+            addresses=(),
+            serial=1,
+            issued=now - 60,
+            expires=now + YEAR if expires is None else expires,
+        )
+
+    @property
+    def key(self) -> bytes:
+        """Its facility key."""
+        return self.facility.public
+
+    def pair(self, node: Node, *grants: str) -> Peer:
+        """Have a node trust it."""
+        return node.peers.add(
+            self.card.encoded, self.card.fingerprint, grants, "", node.clock.now()
+        )
+
+
+def publish_study(node: Node, study: str = exchange_pair.STUDY, instances: int = 12) -> str:
+    """A shared study of small instances, one batch each; its UID."""
+    contents = []
+    for number in range(1, instances + 1):
+        buffer = BytesIO()
+        make_instance(exchange_pair.STUDY, number, rows=16).save_as(
+            buffer, enforce_file_format=True
+        )
+        contents.append(buffer.getvalue())
+    made = exchange_pair.make_study(contents, batch_bytes=len(contents[0]))
+    node.store.put_many(made.encoded)
+    header = read_header(encoding.decode_untrusted(made.encoded[0]))
+    node.catalog.publish(made.manifest, {0: header}, origin=LOCAL, shared=True)
+    return exchange_pair.STUDY
+
+
+def entries(node: Node, *kinds: str) -> list[dict[str, Any]]:
+    """Entries of the log of these types, or all."""
+    found = [json.loads(entry) for entry in node.audit.entries()]
+    return [entry for entry in found if not kinds or entry["type"] in kinds]
+
+
+def announcer_of(node: Node) -> Announcer:
+    """The announcer as a serving node has it."""
+    return Announcer(
+        key=node.keys.node,
+        peers=node.peers,
+        feeds=node.feeds,
+        append=node.audit.append,
+        clock=node.clock,
+    )
+
+
+def sender_of(node: Node) -> Sender:
+    """The sender as a serving node has it."""
+    return Sender(
+        key=node.keys.node,
+        own_facility=node.card.facility_key,
+        peers=node.peers,
+        catalog=node.catalog,
+        store=node.store,
+        append=node.audit.append_many,
+        add_receipt=node.audit.add_receipt,
+        transfers=node.transfers,
+        line=Line(),
+        in_doubt=lambda: False,
+        clock=node.clock,
+    )
+
+
+def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> list[Record]:
+    """What the real announcer tells a new subscriber until it has nothing more to say."""
+    found: list[Record] = []
+    speaker = announcer or announcer_of(node)
+
+    async def main() -> None:
+        ours, theirs = stream_pair(node.keys.node.public, other.node.public)
+        channel = MessageStream(theirs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(speaker.serve, ours)
+            await channel.send(Subscribe(epoch=bytes(16), cursor=0))
+            while True:
+                try:
+                    message = await channel.receive_untrusted(timeout_seconds=60)
+                except StreamLost:
+                    break
+                if not isinstance(message, Signed):
+                    break
+                announcement = messages.open_signed_untrusted(
+                    message, Announcement, node.keys.node.public
+                )
+                found.extend(announcement.records)
+            nursery.cancel_scope.cancel()
+
+    # What there is to say comes at once; the heartbeat says that there is no more.
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))
+    return found
+
+
+def clock_of(node: Node) -> Clock:
+    """The clock of a node."""
+    return node.clock
+
+
+def open_node(path: Path) -> Node:
+    """Open a home and do what a serving node does at its start."""
+    from node.home import Home
+
+    node = Node.open(Home(path))
+    node._clean_up()
+    return node

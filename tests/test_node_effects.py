@@ -1,0 +1,319 @@
+"""Entry first, then the change: at each point of failure the log and the database agree.
+
+One row for every change that is logged before it takes effect. What takes rights away is
+made true by the next start; of all else an entry says that it failed.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import exchange_pair
+import pytest
+import trio
+from facility_in_memory import Other, entries, publish_study
+from studies_made import make_study
+
+from keys.card import issue_card
+from node.app import Node
+from node.audit.appending import Appender
+from node.audit.effects import ENTRY_FIRST
+from node.clock import SYSTEM_CLOCK
+from node.errors import ExitCode, NodeError
+from node.home import Home
+from node.operations import OPERATIONS
+from node.sharing.endings import Endings
+
+NOW = SYSTEM_CLOCK.now()
+SOUTH, EAST = Other("South Clinic", NOW), Other("East Imaging", NOW)
+STUDY = exchange_pair.STUDY
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change.
+
+    Attributes:
+        kind: the type of its entry.
+        make: makes it, on a node where South has `see` and `fetch` and a study is shared.
+        state: what it changes, as a value that can be compared.
+        cuts: whether it takes rights away.
+    """
+
+    kind: str
+    make: Callable[[Node], object]
+    state: Callable[[Node], object]
+    cuts: bool = False
+
+
+def _grants(node: Node) -> object:
+    return sorted(node.peers.find("South Clinic").grants)
+
+
+def _newer_card(node: Node) -> object:
+    card = issue_card(
+        SOUTH.facility,
+        name=SOUTH.name,
+        node_key=SOUTH.node.public,
+        log_key=SOUTH.log.public,
+        witness_key=SOUTH.witness.public,
+        addresses=(),
+        serial=2,
+        issued=NOW,
+        expires=NOW + 10**7,
+    )
+    return node.peers.take_newer_card(card.encoded, SOUTH.key, NOW)
+
+
+def _state_of_study(node: Node) -> object:
+    row = node.catalog.study(STUDY)
+    return None if row is None else row.state
+
+
+def _share_again(node: Node) -> object:
+    return node.shared_studies.share(STUDY)
+
+
+def _ingest(node: Node) -> object:
+    folder = node.home.path.parent / "in"
+    if not folder.exists():
+        make_study(folder, 2, study="1.2.826.0.1.3680043.8.498.77", rows=8)
+    parameters = {"paths": [str(folder)]}
+    return trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
+
+
+CHANGES = [
+    Change(
+        "trust-added",
+        lambda node: EAST.pair(node, "see"),
+        lambda node: [peer.petname for peer in node.peers.store.peers],
+    ),
+    Change("trust-granted", lambda node: node.peers.grant("South Clinic", ["witness"]), _grants),
+    Change(
+        "trust-ungranted",
+        lambda node: node.peers.revoke("South Clinic", ["see"], NOW),
+        _grants,
+        cuts=True,
+    ),
+    Change(
+        "trust-revoked",
+        lambda node: node.peers.revoke("South Clinic", [], NOW),
+        lambda node: node.peers.find("South Clinic").revoked is not None,
+        cuts=True,
+    ),
+    Change("card-updated", _newer_card, lambda node: node.peers.find("South Clinic").card.serial),
+    Change(
+        "withdrawn",
+        lambda node: node.shared_studies.withdraw(STUDY),
+        _state_of_study,
+        cuts=True,
+    ),
+    Change("shared", _share_again, _state_of_study),
+    Change("ingest", _ingest, lambda node: node.catalog.study_count()),
+]
+
+
+def test_every_change_that_has_an_entry_first_is_in_the_table() -> None:
+    assert {change.kind for change in CHANGES} == set(ENTRY_FIRST)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home.create(tmp_path / "north", name="North")
+    with Node.open(made) as node:
+        publish_study(node)
+        SOUTH.pair(node, "see", "fetch")
+    return made
+
+
+def _prepared(home: Home, change: Change) -> Iterator[Node]:
+    with Node.open(home) as node:
+        if change.kind == "shared":
+            node.shared_studies.withdraw(STUDY)
+        yield node
+
+
+@pytest.fixture(params=CHANGES, ids=lambda change: change.kind)
+def change(request: pytest.FixtureRequest) -> Change:
+    found: Change = request.param
+    return found
+
+
+def _fail_entry(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise NodeError("the audit log cannot be written", code=ExitCode.DISK)
+
+    monkeypatch.setattr(Appender, "append_many", full)
+
+
+def _fail_database(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.database.query("PRAGMA query_only=ON")
+
+
+def _let_write(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    node.database.query("PRAGMA query_only=OFF")
+
+
+@pytest.mark.parametrize("fail", [_fail_entry, _fail_database])
+def test_a_change_that_cannot_be_written(
+    home: Home, change: Change, fail: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for node in _prepared(home, change):
+        before, size = change.state(node), node.audit.size
+        fail(node, monkeypatch)
+        with pytest.raises(NodeError) as caught:
+            change.make(node)
+        assert caught.value.code is ExitCode.DISK
+        # What cuts is cut; what gives is not given.
+        assert (change.state(node) != before) is change.cuts
+        _let_write(node, monkeypatch)
+        tail = [entry for entry in entries(node)[size:] if entry["type"] == change.kind]
+        if fail is _fail_entry:
+            assert tail == []
+        elif change.cuts:
+            assert [entry["outcome"] for entry in tail] == ["success"]
+        elif change.kind != "ingest":
+            assert [entry["outcome"] for entry in tail] == ["success", "failed"]
+            assert tail[1]["details"]["of"] == tail[0]["index"]
+    with Node.open(home) as node:
+        written = fail is _fail_database
+        assert (change.state(node) != before) is (change.cuts and written)
+        _check_told(node, change, size)
+
+
+@pytest.mark.parametrize("at", ["entry", "commit"])
+def test_killed_between_entry_and_effect(home: Home, change: Change, at: str) -> None:
+    for node in _prepared(home, change):
+        before, size = change.state(node), node.audit.size
+    child = os.fork()
+    if child == 0:
+        _make_and_die(home, change, at)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    with Node.open(home) as node:
+        done = change.cuts or at == "commit"
+        assert (change.state(node) != before) is done
+        _check_told(node, change, size)
+    with Node.open(home) as node:
+        assert node.audit.size == len(entries(node))
+        count = len(entries(node, change.kind))
+    with Node.open(home) as node:
+        assert len(entries(node, change.kind)) == count, "told once"
+
+
+def _make_and_die(home: Home, change: Change, at: str) -> None:
+    try:
+        with Node.open(home) as node:
+            if at == "entry":
+                _die_after_entry(change.kind)
+            else:
+                node.effects.mark = _mark_and_die(node)  # type: ignore[method-assign]
+                node.catalog.mark = node.effects.mark
+            change.make(node)
+    finally:
+        os._exit(1)
+
+
+def _die_after_entry(kind: str) -> None:
+    original = Appender.append_many
+
+    def append_and_die(self: Appender, events: Any) -> Any:
+        written = original(self, events)
+        if any(event.type == kind for event in events):
+            os._exit(9)
+        return written
+
+    Appender.append_many = append_and_die  # type: ignore[method-assign]
+
+
+def _mark_and_die(node: Node) -> Callable[[sqlite3.Connection, int], None]:
+    mark = node.effects.mark
+
+    def both(connection: sqlite3.Connection, index: int) -> None:
+        mark(connection, index)
+        node.database.after_commit(lambda: os._exit(9))
+
+    return both
+
+
+def _check_told(node: Node, change: Change, size: int) -> None:
+    """Each entry of the change has its effect, or one that says that it failed."""
+    tail = [entry for entry in entries(node)[size:] if entry["type"] == change.kind]
+    failed = {entry["details"]["of"] for entry in tail if entry["outcome"] == "failed"}
+    standing = [e for e in tail if e["outcome"] == "success" and e["index"] not in failed]
+    if change.cuts:
+        assert not failed
+    assert len(standing) <= 1
+
+
+def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node.open(home) as node:
+        _fail_entry(node, monkeypatch)
+        with pytest.raises(NodeError, match="South Clinic is cut off"):
+            node.peers.revoke("South Clinic", [], NOW)
+        with pytest.raises(NodeError, match="held back"):
+            node.shared_studies.withdraw(STUDY)
+        assert any("South Clinic is cut off" in alert for alert in node.alerts())
+        assert any("is held back" in alert for alert in node.alerts())
+        assert any("the disk is full" in alert for alert in node.alerts())
+        _let_write(node, monkeypatch)
+        endings = Endings(
+            peers=node.peers,
+            studies=node.shared_studies,
+            feeds=node.feeds,
+            connected=lambda: (),
+            peer_changed=lambda peer: None,
+            node_key_ended=lambda key: None,
+            clock=node.clock,
+        )
+        trio.run(endings.look)
+        assert [entry["type"] for entry in entries(node)][-2:] == ["trust-revoked", "withdrawn"]
+        assert node.alerts() == []
+    with Node.open(home) as node:
+        assert node.peers.find("South Clinic").revoked is not None
+        assert _state_of_study(node) == "withheld"
+
+
+def test_connections_are_cut_before_anything_is_written(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node.open(home) as node:
+        cut: list[str] = []
+        node.peers.on_change = lambda peer: cut.append(peer.petname)
+        _fail_entry(node, monkeypatch)
+        with pytest.raises(NodeError):
+            node.peers.revoke("South Clinic", [], NOW)
+        assert cut == ["South Clinic"]
+        assert node.peers.store.by_node_key(SOUTH.node.public, NOW) is None
+
+
+def test_a_second_cut_is_not_held_up_by_the_first(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node.open(home) as node:
+        EAST.pair(node, "see")
+        _fail_entry(node, monkeypatch)
+        for name in ("South Clinic", "East Imaging"):
+            with pytest.raises(NodeError):
+                node.peers.revoke(name, [], NOW)
+        assert node.peers.unwritten == ("South Clinic", "East Imaging")
+        assert not node.seeing()
+
+
+def test_a_database_of_an_older_backup_follows_the_log(home: Home) -> None:
+    older = home.database_path.read_bytes()
+    with Node.open(home) as node:
+        node.peers.revoke("South Clinic", [], NOW)
+        EAST.pair(node, "see")
+    home.database_path.write_bytes(older)
+    with Node.open(home) as node:
+        assert node.peers.find("South Clinic").revoked is not None
+        assert [peer.petname for peer in node.peers.store.peers] == ["South Clinic"]
+        failed = [entry for entry in entries(node, "trust-added") if entry["outcome"] == "failed"]
+        assert len(failed) == 1
