@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killed import killed_at
 
 from keys.card import issue_card, parse_card_untrusted
 from node.app import Node
@@ -100,34 +100,6 @@ def test_a_folder_of_another_user_is_refused(
     assert _members(tmp_path) == set()
 
 
-def _killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Run work in a process that ends at its call number `step` to the file system's names."""
-    child = os.fork()
-    if child == 0:
-        left = step
-
-        def counted(real: Callable[..., object]) -> Callable[..., object]:
-            def call(*args: object, **kwargs: object) -> object:
-                nonlocal left
-                if left == 0:
-                    os._exit(77)
-                left -= 1
-                return real(*args, **kwargs)
-
-            return call
-
-        for name in ("rename", "fsync", "rmdir", "mkdir"):
-            setattr(os, name, counted(getattr(os, name)))
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 77)
-    return code == 77
-
-
 @pytest.mark.slow
 def test_an_init_that_was_killed_leaves_no_home_and_is_run_again(tmp_path: Path) -> None:
     """Killed at each rename, flush and folder."""
@@ -135,7 +107,7 @@ def test_an_init_that_was_killed_leaves_no_home_and_is_run_again(tmp_path: Path)
     while True:
         home = Home(tmp_path / f"home{step}")
         (home.path / "lost+found").mkdir(parents=True)
-        killed = _killed_at(step, lambda path=home.path: Home.create(path, name="First"))
+        killed = killed_at(step, home.path.resolve, lambda path: Home.create(path, name="First"))
         if home.exists:
             wholes += 1
             assert _members(home.path) >= WHOLE

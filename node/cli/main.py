@@ -15,6 +15,7 @@ from node.api.failures import describe_unexpected, single_node_error
 from node.cli import (
     audit,
     audit_reports,
+    backup,
     card,
     check,
     demo,
@@ -74,6 +75,8 @@ for command in (
     serve.status,
     audit.audit,
     keys.keys,
+    backup.backup,
+    backup.restore,
     check.check,
     demo.demo,
 ):

@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from node.fsck.findings import CannotCheck, Finding, Missing
@@ -39,6 +40,19 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
         raise CannotCheck(f"{path.name} cannot be read: {error}") from error
     finally:
         connection.close()
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """The rows of a query.
+
+    Raises:
+        CannotCheck: the file is damaged or cannot be read.
+    """
+    try:
+        with snapshot(path) as connection:
+            return connection.execute(query).fetchall()
+    except sqlite3.DatabaseError as error:
+        raise CannotCheck(f"{path.name} is damaged: {error}") from error
 
 
 def damage(name: str, connection: sqlite3.Connection, *, fast: bool) -> Iterator[Finding]:

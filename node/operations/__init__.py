@@ -2,6 +2,7 @@
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
 from node.operations import (
+    backup,
     erase,
     facility,
     images,
@@ -28,6 +29,7 @@ OPERATIONS: dict[str, Operation] = {
     **keys.OPERATIONS,
     **proofs.OPERATIONS,
     **witness.OPERATIONS,
+    **backup.OPERATIONS,
 }
 
 __all__ = ["OPERATIONS", "Operation"]
