@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from node.errors import ExitCode
 from node.images.store import RESERVE_BYTES
 from node.phrases import size
+from protocol.limits import FEED_BYTES, FEED_RECORDS
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -42,4 +43,16 @@ def alerts_of(node: "Node") -> list[str]:
         "while this node runs; after a restart look with `radmesh studies`"
         for study in node.shared_studies.unwritten
     ]
+    found += [
+        f"{node.petname(peer)} announced {count} studies more than are kept of a feed "
+        f"({FEED_RECORDS} studies, {size(FEED_BYTES)}): ask its admin what it shares"
+        for peer, count in node.feeds.left_out().items()
+    ]
+    serving = node.serving_parts
+    if serving is not None:
+        found += [
+            f"study {study} is not announced to {node.petname(peer)} for now: {why}; it is tried "
+            "again by itself"
+            for peer, study, why in serving.announcer.aside()
+        ]
     return found

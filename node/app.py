@@ -6,6 +6,7 @@ serving, it adds the network. One process has a home at a time.
 
 import contextlib
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,11 @@ from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.receipts.pending import PENDING_SCHEMA, Pending
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
+from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.peers import PEERS_SCHEMA, Peers
+from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
 from node.transfer.incoming import Incoming
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
@@ -93,6 +96,10 @@ class Node:
         self.shared_studies = SharedStudies(
             self.database, self.catalog, self.audit, self.effects, self.decisions
         )
+        self.budgets = Budgets(
+            self.find_peer, self.settings.limits, self.clock, time.monotonic, self.free_bytes
+        )
+        self.refusals = Refusals(self.audit.append_many, self.budgets, self.clock)
         self.catalog.mark = self.effects.mark
         self.catalog.in_change = self.feeds.study_changed
         self.catalog.on_change = lambda study: self._wake(lambda s: s.study_changed(study))
@@ -174,12 +181,17 @@ class Node:
         """Free space on the home's disk, bytes."""
         return shutil.disk_usage(self.home.path).free
 
-    def petname(self, facility_key: bytes) -> str:
-        """A peer's name for people; the beginning of its key when it is unknown."""
+    def find_peer(self, facility_key: bytes) -> Peer | None:
+        """The peer with a facility key, trusted or not; None when it was never paired."""
         for peer in self.peers.store.peers:
             if peer.facility_key == facility_key:
-                return peer.petname
-        return facility_key.hex()[:16]
+                return peer
+        return None
+
+    def petname(self, facility_key: bytes) -> str:
+        """A peer's name for people; the beginning of its key when it is unknown."""
+        peer = self.find_peer(facility_key)
+        return facility_key.hex()[:16] if peer is None else peer.petname
 
     def seeing(self) -> frozenset[bytes]:
         """Facility keys of the peers that may learn of our studies now."""
@@ -238,7 +250,7 @@ class Node:
                     yield serving
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
-                        await in_thread(self._record, Event(type="stop"))
+                        await in_thread(self._record_stop)
         finally:
             self.serving_parts = None
             self.started_ms = None
@@ -247,6 +259,10 @@ class Node:
         """Log an event that is no reason to stop a node whose log is in doubt."""
         if self.audit.halt.reason is None:
             self.audit.append(event)
+
+    def _record_stop(self) -> None:
+        self.refusals.write(all_of_it=True)
+        self._record(Event(type="stop"))
 
     def _clean_up(self) -> None:
         """Put away what a crash left."""

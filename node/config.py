@@ -2,12 +2,13 @@
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from node.errors import ExitCode, NodeError
 from node.reports.collector import Collector, parse_collector
+from node.sharing.budgets import BadBudget, Overrides, read_overrides
 from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule
 from protocol import limits
 
@@ -47,6 +48,10 @@ log_level = "info"
 # address = "logs.hospital.example:6514"
 # ca = "/etc/radmesh/logs-ca.pem"
 # format = "dicom"
+
+# How much a facility may cause here, a pair [an hour, at once] a kind (protocol.md 3.6).
+# [limits."South Clinic"]
+# request = [72000, 2000]
 
 # The most that is sent to a facility, in 10^6 bits a second, at a time of day (local
 # time); without from and to at all times. "*" is each facility without an entry of
@@ -91,6 +96,7 @@ class Settings:
     export_mode: int = 0o600
     bandwidth: tuple[BandwidthRule, ...] = ()
     audit: AuditSettings = AuditSettings()
+    limits: Overrides = field(default_factory=dict)
 
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
@@ -143,6 +149,7 @@ def read_settings(path: Path) -> Settings:
         export_mode=_mode(path, values.get("export_mode", "0600")),
         bandwidth=_rules(path, values.get("bandwidth", [])),
         audit=_audit(path, values.get("audit", {})),
+        limits=_overrides(path, values.get("limits", {})),
     )
 
 
@@ -165,6 +172,17 @@ def _mode(path: Path, value: Any) -> int:
         return parse_mode(value if isinstance(value, str) else "")
     except ValueError:
         raise _wrong(path, "export_mode", 'permissions as a text, such as "0640"') from None
+
+
+def _overrides(path: Path, table: Any) -> Overrides:
+    try:
+        return read_overrides(table)
+    except BadBudget as error:
+        raise NodeError(
+            f"limits in {path} {error}",
+            hint="see docs/operations.md section 4",
+            code=ExitCode.USAGE,
+        ) from error
 
 
 def _audit(path: Path, table: Any) -> AuditSettings:

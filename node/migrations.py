@@ -29,8 +29,25 @@ def _transfers_by_side(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX transfers_by_start ON transfers (started)")
 
 
+def _feeds_within_budgets(connection: sqlite3.Connection) -> None:
+    """What was announced is logged once a sequence; what is kept of a peer's feed is counted."""
+    connection.execute("ALTER TABLE feed ADD COLUMN logged INTEGER NOT NULL DEFAULT 0")
+    for column in ("records", "bytes", "left_out"):
+        connection.execute(
+            f"ALTER TABLE remote_feeds ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0"
+        )
+    connection.execute(
+        "UPDATE remote_feeds SET (records, bytes) ="
+        " (SELECT count(*), coalesce(sum(length(record)), 0) FROM remote_studies s"
+        "  WHERE s.peer = remote_feeds.peer)"
+    )
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
+    Migration(
+        "announcements are logged once, and feeds of peers are bounded", _feeds_within_budgets
+    ),
 )
 """Of `node.db`."""
 

@@ -56,7 +56,12 @@ class Serving:
         self.token = trio.lowlevel.current_trio_token()
         key = node.keys.node
         self.announcer = Announcer(
-            key=key, peers=node.peers, feeds=node.feeds, append=node.audit.append, clock=node.clock
+            budgets=node.budgets,
+            key=key,
+            peers=node.peers,
+            feeds=node.feeds,
+            append=node.audit.append,
+            clock=node.clock,
         )
         self.line = Line(node.settings.bandwidth)
         self.settling = settling_of(node, self._connected_peer)
@@ -73,6 +78,8 @@ class Serving:
             line=self.line,
             in_doubt=lambda: node.audit.halt.reason is not None,
             clock=node.clock,
+            budgets=node.budgets,
+            refusals=node.refusals,
         )
         self.witness = Witness(
             node.witness_store,
@@ -90,6 +97,7 @@ class Serving:
                 **self.reconciling.answers,
             },
             clock=node.clock,
+            budgets=node.budgets,
         )
         self.witnessing = Witnessing(
             audit=node.audit,
@@ -108,6 +116,7 @@ class Serving:
             lambda: node.card,
             lambda peer: self.network.open_stream(peer, messages.HELLO_PROTOCOL),
             clock=node.clock,
+            budgets=node.budgets,
         )
         self.network = Network(
             key,
@@ -162,6 +171,7 @@ class Serving:
             peer_changed=self.peer_changed,
             node_key_ended=self.node_key_ended,
             clock=node.clock,
+            refusals=node.refusals,
         )
         self.forwarder = forwarder_of(node)
         self._sessions: dict[bytes, trio.CancelScope] = {}
@@ -322,6 +332,9 @@ class Serving:
         if scope is not None:
             scope.cancel()
         self.witnessing.disconnected(node_key)
+        peer = self._node.peers.store.by_node_key(node_key, self._node.clock.now())
+        if peer is not None:
+            self.announcer.disconnected(peer.facility_key)
         if self._nursery is not None:
             self._nursery.start_soon(self._saw, node_key)
 

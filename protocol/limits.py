@@ -4,6 +4,8 @@ A limit that a peer can run into is part of docs/protocol.md; changing one is a
 protocol change.
 """
 
+from dataclasses import dataclass
+
 # --- batches and data ------------------------------------------------------
 
 BATCH_BYTES = 4 * 1024 * 1024
@@ -124,3 +126,48 @@ CLOCK_SKEW_SECONDS = 24 * 3600
 """Largest difference between a request's time and ours. Hospital clocks drift,
 and replay is already prevented by the transfer's ephemeral keys; the bound only
 keeps nonsense out of the log."""
+
+# --- budgets of a peer ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of one kind a facility may cause at a node, whatever its keys and connections.
+
+    Attributes:
+        per_hour: the rate, on average.
+        burst: what a quiet time saves up; so much may come at once.
+        over: what happens beyond it: `busy` (the code BUSY), `wait` (it is served later),
+            or `count` (it is done, and counted in place of being written down each).
+        why: the reason for the numbers.
+    """
+
+    per_hour: float
+    burst: float
+    over: str
+    why: str
+
+
+BUDGETS = {
+    "hello": Budget(60, 20, "wait", "one a connection; a line that flaps makes a few an hour"),
+    "subscription": Budget(120, 20, "wait", "one a connection, and one is open at a time"),
+    "feed-reset": Budget(0.25, 4, "wait", "the whole feed again: after a restored backup"),
+    "announcement-bytes": Budget(
+        64 * 1024 * 1024, 64 * 1024 * 1024, "wait", "150,000 records of 400 bytes at once"
+    ),
+    "request": Budget(36_000, 600, "busy", "ten studies a second, without end"),
+    "urgent-request": Budget(3_600, 100, "busy", "never behind routine requests"),
+    "audit-request": Budget(7_200, 300, "busy", "a round a minute, and receipts of an outage"),
+    "comparison": Budget(12, 4, "busy", "two logs are compared now and then, by a person"),
+    "logged-refusal": Budget(20, 20, "count", "one entry each; then one an hour with the count"),
+    "log-line": Budget(60, 20, "count", "lines of one kind about one peer in the process log"),
+}
+"""One row a kind, for each facility. A node may set others for a peer (`[limits]` in its
+settings). What is over a budget is never a reason to cut a trusted peer, and what it may
+have it gets: transfers themselves are bounded by their number and the line alone."""
+
+FEED_RECORDS = 500_000
+"""Most studies of one peer's feed that are kept; a hospital archives some 100,000 a year."""
+
+FEED_BYTES = 256 * 1024 * 1024
+"""Most bytes of one peer's feed that are kept, as they lie in the database."""

@@ -1,6 +1,7 @@
 """Two networks in this process that ask each other about logs, each with one trusted facility."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.network.network import Network
+from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.witness.auditing import Answer, Auditing
@@ -40,6 +42,11 @@ class Reply(Message):
 
     TYPE: ClassVar[str] = "reply"
     value: int = number()
+
+
+def budgets() -> Budgets:
+    """Those of the protocol, on an endless disk."""
+    return Budgets(lambda key: None, {}, SYSTEM_CLOCK, time.monotonic, lambda: 1 << 40)
 
 
 class NoLog:
@@ -88,6 +95,7 @@ class Side:
             lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
             answers,
             clock=SYSTEM_CLOCK,
+            budgets=budgets(),
         )
         self.network = Network(
             key,

@@ -91,6 +91,7 @@ def announcer_of(node: Node) -> Announcer:
         feeds=node.feeds,
         append=node.audit.append,
         clock=node.clock,
+        budgets=node.budgets,
     )
 
 
@@ -108,6 +109,8 @@ def sender_of(node: Node) -> Sender:
         line=Line(),
         in_doubt=lambda: False,
         clock=node.clock,
+        budgets=node.budgets,
+        refusals=node.refusals,
     )
 
 

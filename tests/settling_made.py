@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from auditing_sides import budgets
 
 from keys.card import issue_card
 from keys.fingerprint import fingerprint
@@ -17,6 +18,7 @@ from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.receipts.pending import PENDING_SCHEMA, Pending
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
+from node.sharing.refusals import Refusals
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
 from node.witness.auditing import AuditRefused
 from protocol import messages
@@ -90,6 +92,7 @@ class Site:
             transfers=self.transfers,
             connected=lambda facility: self.other.peer if facility == self.other_key else None,
             clock=SYSTEM_CLOCK,
+            refusals=Refusals(self.audit.append_many, budgets(), SYSTEM_CLOCK),
         )
         self.direct = Direct(self)
         self.reconciling = Reconciling(

@@ -88,8 +88,20 @@ def test_wire_codes() -> None:
 
 def test_limits() -> None:
     documented = {row[0]: float(row[1]) for row in _table(DOCS / "protocol.md", "3.5 Limits")}
-    in_code = {name: float(value) for name, value in vars(limits).items() if name.isupper()}
+    in_code = {
+        name: float(value)
+        for name, value in vars(limits).items()
+        if name.isupper() and name != "BUDGETS"
+    }
     assert documented == in_code
+
+
+def test_budgets() -> None:
+    rows = _table(DOCS / "protocol.md", "3.6 Budgets of a peer")
+    documented = {row[0]: (float(row[1]), float(row[2]), row[3].strip("`")) for row in rows}
+    assert documented == {
+        kind: (one.per_hour, one.burst, one.over) for kind, one in limits.BUDGETS.items()
+    }
 
 
 def test_states_of_a_transfer() -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.bucket import LEAST_STEP_BYTES, PACE_SECONDS, Bucket, step_bytes
 from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule, rule_in_force
-from node.transfer.pacing import BURST_SECONDS, LEAST_STEP_BYTES, Pace, step_bytes
 
 FINGERPRINT = "663WO3E-U357I7H-WMZRY4P-T77QJWZ-CYRMAND-AAXMTRU-7DB32H7-VOIR3Q3"
 
@@ -101,16 +101,16 @@ def test_no_window_of_time_carries_more_than_the_rate(
     rate: float, demands: list[tuple[int, float, float]]
 ) -> None:
     """Whoever asks whenever, and wakes as late as it will."""
-    pace, now, left = Pace(), 100.0, []
+    pace, now, left = Bucket(), 100.0, []
     for size, pause, late in demands:
         now += pause
-        now += pace.reserve(size, rate, now)
+        now += pace.reserve(size, rate, PACE_SECONDS * rate, now)
         left.append((now, size))
         now += late
     for first in range(len(left)):
         carried = 0
         for time, size in left[first:]:
-            allowed = rate * (time - left[first][0] + BURST_SECONDS) + 65_507
+            allowed = rate * (time - left[first][0] + PACE_SECONDS) + 65_507
             assert carried <= allowed * (1 + 1e-9)
             carried += size
 
@@ -120,32 +120,32 @@ def test_whoever_always_has_something_to_send_gets_the_rate(
     rate: float, sizes: list[int], late_percent: int
 ) -> None:
     """Waking late by less than the burst costs nothing."""
-    pace, now = Pace(), 100.0
+    pace, now = Bucket(), 100.0
     for size in sizes:
-        now += pace.reserve(size, rate, now)
-        now += min(BURST_SECONDS, size / rate) * late_percent / 100
-    assert sum(sizes[:-1]) >= rate * (now - 100 - 2 * BURST_SECONDS) * (1 - 1e-9)
+        now += pace.reserve(size, rate, PACE_SECONDS * rate, now)
+        now += min(PACE_SECONDS, size / rate) * late_percent / 100
+    assert sum(sizes[:-1]) >= rate * (now - 100 - 2 * PACE_SECONDS) * (1 - 1e-9)
 
 
 def test_two_that_share_a_pace_share_the_rate() -> None:
-    pace = Pace()
-    waits = [pace.reserve(1000, 10_000, 0.0) for _ in range(6)]
+    pace = Bucket()
+    waits = [pace.reserve(1000, 10_000, PACE_SECONDS * 10_000, 0.0) for _ in range(6)]
     assert waits == pytest.approx([0, 0.05, 0.15, 0.25, 0.35, 0.45])
 
 
 def test_a_quiet_peer_saves_nothing_up() -> None:
-    pace = Pace()
-    pace.reserve(1000, 10_000, 0.0)
-    assert pace.reserve(1000, 10_000, 1000.0) == 0
-    assert pace.reserve(1000, 10_000, 1000.0) == pytest.approx(0.05)
-    assert pace.reserve(1000, 10_000, 1000.0) == pytest.approx(0.15)
+    pace = Bucket()
+    pace.reserve(1000, 10_000, PACE_SECONDS * 10_000, 0.0)
+    assert pace.reserve(1000, 10_000, PACE_SECONDS * 10_000, 1000.0) == 0
+    assert pace.reserve(1000, 10_000, PACE_SECONDS * 10_000, 1000.0) == pytest.approx(0.05)
+    assert pace.reserve(1000, 10_000, PACE_SECONDS * 10_000, 1000.0) == pytest.approx(0.15)
 
 
 def test_a_new_rate_counts_from_the_next_piece() -> None:
-    pace = Pace()
-    pace.reserve(1000, 1000, 0.0)
-    assert pace.reserve(1000, 100_000, 0.0) == pytest.approx(0.95)
-    assert pace.reserve(1000, 100_000, 0.95) == pytest.approx(0.01)
+    pace = Bucket()
+    pace.reserve(1000, 1000, PACE_SECONDS * 1000, 0.0)
+    assert pace.reserve(1000, 100_000, PACE_SECONDS * 100_000, 0.0) == pytest.approx(0.95)
+    assert pace.reserve(1000, 100_000, PACE_SECONDS * 100_000, 0.95) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

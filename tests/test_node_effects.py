@@ -271,6 +271,7 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
             peer_changed=lambda peer: None,
             node_key_ended=lambda key: None,
             clock=node.clock,
+            refusals=node.refusals,
         )
         trio.run(endings.look)
         assert [entry["type"] for entry in entries(node)][-2:] == ["trust-revoked", "withdrawn"]

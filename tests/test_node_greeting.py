@@ -57,6 +57,7 @@ async def test_a_peer_that_does_not_end_its_half_keeps_no_stream(tmp_path: Path)
             lambda: north.card,
             lambda key: good.open_stream(key, messages.HELLO_PROTOCOL),
             clock=SYSTEM_CLOCK,
+            budgets=north.budgets,
         )
         async with bad.running(), good.running():
             await good.connect(BOB.public, bad.addresses)

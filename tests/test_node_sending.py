@@ -78,6 +78,8 @@ async def test_a_session_is_under_way_from_before_its_beginning_is_logged_to_its
         line=Line(),
         in_doubt=lambda: False,
         clock=SYSTEM_CLOCK,
+        budgets=north.budgets,
+        refusals=north.refusals,
     )
     ours, theirs = stream_pair(north.keys.node.public, key.public)
     end = RecipientTransfer(key, north.keys.node.public, TRANSFER)

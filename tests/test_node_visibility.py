@@ -204,6 +204,7 @@ def _endings(node: Node, heard: Heard, *connected: bytes) -> Endings:
         peer_changed=peer_changed,
         node_key_ended=heard.ended.append,
         clock=node.clock,
+        refusals=node.refusals,
     )
 
 

@@ -61,12 +61,13 @@ def read_record_untrusted(path: Path) -> Record:
     try:
         with path.open("rb") as file:
             value = json.loads(file.read(_RECORD_BYTES))
-        record = _record(value)
+        found = value["format"]
+        record = _record(value) if found == FORMAT else None
     except OSError as error:
         raise NodeError(f"{path} cannot be read: {error.strerror}", code=ExitCode.DISK) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _bad(path) from error
-    if record.format != FORMAT:
+    if record is None:
         raise NodeError(
             f"the backup {path.parent} is of a format that this release does not know",
             hint="restore it with the release that made it, or a newer one",

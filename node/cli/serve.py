@@ -17,6 +17,7 @@ from node.cli.session import Session, json_option, pass_session
 from node.cli.transfers import transfer_table
 from node.cli.trust import peer_table
 from node.errors import ExitCode, NodeError
+from node.log_lines import LineLimit
 
 if TYPE_CHECKING:
     import trio
@@ -131,6 +132,7 @@ class _Formatter(logging.Formatter):
 def _start_logging(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
+    handler.addFilter(LineLimit())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("radmesh").setLevel(level.upper())
 
@@ -177,8 +179,24 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
     else:
         lines.append("no facility is trusted yet: see `radmesh trust add --help`")
     lines += _cap_lines(found["peers"])
+    lines += _over_lines(found["peers"])
+    lines += [phrases.clean(f"alert: {alert}") for alert in found["alerts"]]
     if found["transfers"]:
         lines += ["", *transfer_table(found["transfers"])]
+    return lines
+
+
+def _over_lines(peers: list[dict[str, Any]]) -> list[str]:
+    """What each facility that was over a budget caused today."""
+    lines = []
+    for peer in peers:
+        if not any(one["over"] for one in peer["today"].values()):
+            continue
+        kinds = ", ".join(
+            f"{kind} {one['count']}" + (f" ({one['over']} over its budget)" if one["over"] else "")
+            for kind, one in sorted(peer["today"].items())
+        )
+        lines.append(f"{phrases.clean(peer['petname'])} caused today: {kinds}")
     return lines
 
 

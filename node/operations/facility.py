@@ -51,6 +51,7 @@ def _describe(node: Node, peer: Peer, last_seen: int | None) -> dict[str, Any]:
         "last_seen": node.clock.now() if connected else last_seen,
         "last_error": None if connected else last_error,
         "cap": None if cap is None else cap.to_json(),
+        "today": node.budgets.today(peer.facility_key),
     }
 
 

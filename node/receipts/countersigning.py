@@ -18,6 +18,7 @@ from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.errors import NodeError
 from node.receipts.pending import Pending
+from node.sharing.refusals import Refusals
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.late_receipts import check_late_untrusted, details_of, is_confirmed
 from protocol.log.entry import Entry, Event
@@ -43,6 +44,7 @@ class Countersigner:
         pending: what our log says of exchanges.
         audit: our log.
         is_sending: whether a transfer from us to a peer (facility key, id) is under way.
+        refusals: writes down what was refused.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Countersigner:
         pending: Pending,
         audit: AuditLog,
         is_sending: Callable[[bytes, bytes], bool],
+        refusals: Refusals,
     ) -> None:
+        self._refusals = refusals
         self._key = key
         self._own_facility = own_facility
         self._exchanges = pending.exchanges
@@ -198,6 +202,5 @@ class Countersigner:
         details: dict[str, str | int | bool] = {"what": "receipt", "why": why}
         if receipt is not None:
             details["transfer"] = receipt.transfer.hex()
-        self._audit.append(
-            Event(type="refused", peer=peer.facility_key, outcome="refused", details=details)
-        )
+        event = Event(type="refused", peer=peer.facility_key, outcome="refused", details=details)
+        self._refusals.log(peer.facility_key, "receipt", [event])

@@ -23,6 +23,7 @@ from node.errors import NodeError
 from node.network.network import StreamLost
 from node.receipts.countersigning import Countersigner
 from node.receipts.pending import KeptReceipt, Pending, PendingItem
+from node.sharing.refusals import Refusals
 from node.transfer.transfers import Transfers
 from node.witness.auditing import Answer, Auditing, AuditRefused
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
@@ -63,6 +64,7 @@ class Settling:
         transfers: which transfers are under way.
         connected: the trusted peer with a facility key if it is connected now, or None.
         clock: decides what is due, and dates receipts.
+        refusals: writes down what was refused.
 
     Attributes:
         countersigner: our part as a source.
@@ -79,6 +81,7 @@ class Settling:
         transfers: Transfers,
         connected: Callable[[bytes], Peer | None],
         clock: Clock,
+        refusals: Refusals,
     ) -> None:
         self._clock = clock
         self.countersigner = Countersigner(
@@ -86,6 +89,7 @@ class Settling:
             own_facility=own_facility,
             pending=pending,
             audit=audit,
+            refusals=refusals,
             is_sending=lambda peer, transfer: transfers.is_under_way(peer, transfer, outgoing=True),
         )
         self.answers: dict[type[Message], Answer] = {
@@ -298,6 +302,7 @@ def settling_of(node: "Node", connected: Callable[[bytes], Peer | None]) -> Sett
         transfers=node.transfers,
         connected=connected,
         clock=node.clock,
+        refusals=node.refusals,
     )
     node.transfers.on_end = settling.poke
     return settling

@@ -16,15 +16,21 @@ from node.blocking import in_thread
 from node.clock import Clock
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
+from node.sharing.budgets import Budgets
 from node.sharing.feeds import Feeds, Pending
 from node.sharing.peers import Peers
+from node.sharing.setbacks import Place, Setbacks
 from node.transfer.sessions import first_error
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode
+from protocol.fields import from_map_untrusted, to_map
 from protocol.log.entry import Event
 from protocol.messages import Announcement, Heartbeat, Record, Signed, Subscribe
 
 log = logging.getLogger("radmesh.announcer")
+
+NO_ROOM_SECONDS = 5.0
+"""Until a disk that was full is looked at again."""
 
 
 class Announcer:
@@ -36,6 +42,7 @@ class Announcer:
         feeds: what each was told, and what they told.
         append: writes one audit entry durably (synchronous).
         clock: decides whether a peer may be told.
+        budgets: how often a peer may subscribe, and how much it may announce.
 
     Attributes:
         on_heard: called with the facility key of a peer and what it has just announced.
@@ -49,7 +56,11 @@ class Announcer:
         feeds: Feeds,
         append: Callable[[Event], int],
         clock: Clock,
+        budgets: Budgets,
     ) -> None:
+        self._budgets = budgets
+        self._setbacks: dict[bytes, Setbacks] = {}
+        self._serving: dict[bytes, trio.CancelScope] = {}
         self._key = key
         self._clock = clock
         self._peers = peers
@@ -67,17 +78,42 @@ class Announcer:
         event, self._news = self._news, trio.Event()
         event.set()
 
+    def disconnected(self, facility_key: bytes) -> None:
+        """A peer is gone: when it comes back, that says nothing of what it was told."""
+        if facility_key in self._setbacks:
+            self._setbacks[facility_key].forget_told()
+
+    def aside(self) -> list[tuple[bytes, str, str]]:
+        """What peers do not take now: facility key, study (UID), why."""
+        return [
+            (peer, study, one.reason)
+            for peer, setbacks in list(self._setbacks.items())
+            for study, one in list(setbacks.aside.items())
+        ]
+
     async def serve(self, stream: PeerStream) -> None:
         """Handle one inbound stream of the catalog protocol."""
         channel = MessageStream(stream)
         first = await channel.receive_untrusted()
         if not isinstance(first, Subscribe):
             raise RemoteProtocolError("a subscription must come first", WireCode.UNEXPECTED)
+        peer = self._peers.store.by_node_key(stream.peer, self._clock.now())
+        if peer is None:
+            await stream.reset()
+            return
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_gone, stream, nursery.cancel_scope)
-                await self._tell(channel, stream, first)
-                nursery.cancel_scope.cancel()
+                older = self._serving.get(peer.facility_key)
+                if older is not None:
+                    older.cancel()
+                self._serving[peer.facility_key] = nursery.cancel_scope
+                try:
+                    nursery.start_soon(self._wait_gone, stream, nursery.cancel_scope)
+                    await self._tell(channel, stream, peer.facility_key, first)
+                    nursery.cancel_scope.cancel()
+                finally:
+                    if self._serving.get(peer.facility_key) is nursery.cancel_scope:
+                        del self._serving[peer.facility_key]
         except BaseExceptionGroup as group:
             raise first_error(group) from None
 
@@ -90,15 +126,23 @@ class Announcer:
             return
         raise RemoteProtocolError("a subscriber has nothing more to say", WireCode.UNEXPECTED)
 
-    async def _tell(self, channel: MessageStream, stream: PeerStream, first: Subscribe) -> None:
-        epoch, cursor = first.epoch, first.cursor
+    async def _tell(
+        self, channel: MessageStream, stream: PeerStream, facility: bytes, first: Subscribe
+    ) -> None:
+        setbacks = self._setbacks.setdefault(facility, Setbacks())
+        place = (first.epoch, first.cursor)
+        has_refused = setbacks.comes_back(place, trio.current_time())
+        await self._pause(channel, self._budgets.wait(facility, "subscription"))
         while True:
             news = self._news
-            pending = await in_thread(self._next, stream.peer, epoch, cursor)
+            pending = await in_thread(self._next, stream.peer, setbacks, place, trio.current_time())
             if pending is None:
                 await stream.reset()
                 return
-            if pending.reset or pending.records or pending.cursor != cursor:
+            if pending.reset or pending.records or pending.cursor != place[1]:
+                if pending.reset and not has_refused:
+                    await self._pause(channel, self._budgets.wait(facility, "feed-reset"))
+                setbacks.tells(place, tuple(record.study for record in pending.records))
                 announcement = Announcement(
                     recipient=stream.peer,
                     epoch=pending.epoch,
@@ -108,44 +152,74 @@ class Announcer:
                     records=pending.records,
                 )
                 await channel.send(messages.sign(announcement, self._key))
-                epoch, cursor = pending.epoch, pending.cursor
+                place = (pending.epoch, pending.cursor)
                 continue
             with trio.move_on_after(limits.HEARTBEAT_SECONDS) as waited:
                 await news.wait()
             if waited.cancelled_caught:
                 await channel.send(Heartbeat())
 
-    def _next(self, node_key: bytes, epoch: bytes, cursor: int) -> Pending | None:
+    async def _pause(self, channel: MessageStream, seconds: float) -> None:
+        """Be slow, as a budget says, without being taken for dead."""
+        while seconds > 0:
+            await trio.sleep(min(seconds, limits.HEARTBEAT_SECONDS))
+            seconds -= limits.HEARTBEAT_SECONDS
+            if seconds > 0:
+                await channel.send(Heartbeat())
+
+    def _next(
+        self, node_key: bytes, setbacks: Setbacks, place: Place, now: float
+    ) -> Pending | None:
         """What a peer is told next, in the log on return; None when it is not trusted."""
         with self._peers.decisions.made():
             peer = self._peers.store.by_node_key(node_key, self._clock.now())
             if peer is None:
                 return None
-            pending = self._feeds.pending(peer.facility_key, epoch, cursor)
+            due = setbacks.take_due(now)
+            if due:
+                self._feeds.announce_again(peer.facility_key, due)
+            pending = self._feeds.pending(peer.facility_key, *place, setbacks.most)
             # Asked once more: a feed is derived, and what is derived can be late.
             records = self._feeds.may_tell(peer.facility_key, pending.records)
             if len(records) != len(pending.records):
                 log.warning("the feed of %s held what it may not be told", peer.petname)
                 self._feeds.peer_changed(peer.facility_key)
+            records = self._readable(records, setbacks, now)
             self._log_announced(peer, records)
             return replace(pending, records=records)
 
+    def _readable(
+        self, records: tuple[Record, ...], setbacks: Setbacks, now: float
+    ) -> tuple[Record, ...]:
+        """Those that a peer can read: our own decoder is asked first."""
+        chosen = []
+        for record in records:
+            try:
+                from_map_untrusted(Record, to_map(record))
+            except RemoteProtocolError as error:
+                setbacks.set_aside(record.study, str(error), now)
+            if record.study not in setbacks.aside:
+                chosen.append(record)
+        return tuple(chosen)
+
     def _log_announced(self, peer: Peer, records: tuple[Record, ...]) -> None:
-        """What a peer learns is in the log before it learns it."""
+        """What a peer learns is in the log before it learns it; once, however often it asks."""
         if not records:
             return
-        self._append(
-            Event(
-                type="announced",
-                peer=peer.facility_key,
-                subjects=tuple(("study", record.study) for record in records),
-                details={
-                    "available": sum(record.kind != "withdrawn" for record in records),
-                    "withdrawn": sum(record.kind == "withdrawn" for record in records),
-                },
+        unlogged = self._feeds.unlogged(peer.facility_key, records)
+        if unlogged:
+            self._append(
+                Event(
+                    type="announced",
+                    peer=peer.facility_key,
+                    subjects=tuple(("study", record.study) for record in unlogged),
+                    details={
+                        "available": sum(record.kind != "withdrawn" for record in unlogged),
+                        "withdrawn": sum(record.kind == "withdrawn" for record in unlogged),
+                    },
+                )
             )
-        )
-        self._feeds.mark_told(peer.facility_key, records)
+            self._feeds.mark_told(peer.facility_key, unlogged)
 
     async def listen(self, peer: Peer, open_stream: Callable[[str], Awaitable[PeerStream]]) -> None:
         """Subscribe to a connected peer and keep what it announces, until the stream is lost.
@@ -175,6 +249,12 @@ class Announcer:
                     raise RemoteProtocolError("an unsigned announcement", WireCode.BAD_SIGNATURE)
                 announcement = messages.open_signed_untrusted(message, Announcement, stream.peer)
                 subscription.take_untrusted(announcement)
+                # What is too much waits unread, so the peer waits too.
+                size = len(message.body)
+                await trio.sleep(self._budgets.wait(peer.facility_key, "announcement-bytes", size))
+                # A disk gives no event to wait for.
+                while not await in_thread(self._budgets.has_room):  # noqa: ASYNC110
+                    await trio.sleep(NO_ROOM_SECONDS)
                 await in_thread(
                     self._feeds.store_announcement, peer.facility_key, announcement, subscription
                 )

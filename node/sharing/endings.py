@@ -16,6 +16,7 @@ from node.clock import LOOK_SECONDS, Clock
 from node.errors import NodeError
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
+from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
 
 log = logging.getLogger("radmesh.endings")
@@ -37,6 +38,7 @@ class Endings:
         peer_changed: called with a peer whose rights differ.
         node_key_ended: called with the node key of a connection that does not count any more.
         clock: tells the date.
+        refusals: whose hours end.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Endings:
         peer_changed: Callable[[Peer], None],
         node_key_ended: Callable[[bytes], None],
         clock: Clock,
+        refusals: Refusals,
     ) -> None:
+        self._refusals = refusals
         self._peers = peers
         self._studies = studies
         self._feeds = feeds
@@ -81,6 +85,7 @@ class Endings:
                 self._node_key_ended(node_key)
         self._underived |= set(changed)
         await self._write()
+        await in_thread(self._refusals.write)
 
     async def _write(self) -> None:
         due = trio.current_time() >= self._again

@@ -11,7 +11,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from node.catalog.catalog import Catalog
@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS feed (
     kind TEXT NOT NULL,                 -- available, changed, withdrawn
     content_root BLOB NOT NULL,
     told INTEGER NOT NULL,              -- whether the peer ever learned of it
+    logged INTEGER NOT NULL DEFAULT 0,  -- the sequence for which the log has an entry
     PRIMARY KEY (peer, study)
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS feed_by_sequence ON feed (peer, sequence);
@@ -41,7 +42,10 @@ CREATE INDEX IF NOT EXISTS feed_by_study ON feed (study);
 CREATE TABLE IF NOT EXISTS remote_feeds (
     peer BLOB PRIMARY KEY,
     epoch BLOB NOT NULL,
-    cursor INTEGER NOT NULL
+    cursor INTEGER NOT NULL,
+    records INTEGER NOT NULL DEFAULT 0, -- kept of it
+    bytes INTEGER NOT NULL DEFAULT 0,   -- of those, as they lie in remote_studies
+    left_out INTEGER NOT NULL DEFAULT 0 -- announced beyond what is kept
 ) STRICT;
 CREATE TABLE IF NOT EXISTS remote_studies (
     peer BLOB NOT NULL,
@@ -149,8 +153,10 @@ class Feeds:
             record for record in chosen if record.kind == "withdrawn" or record.study in shared
         )
 
-    def pending(self, peer: bytes, epoch: bytes, cursor: int) -> Pending:
-        """The next records for a peer that stands at `cursor` of `epoch`.
+    def pending(
+        self, peer: bytes, epoch: bytes, cursor: int, most: int = limits.ANNOUNCE_RECORDS
+    ) -> Pending:
+        """The next records for a peer that stands at `cursor` of `epoch`, at most so many.
 
         A subscriber that stands nowhere in this feed is to start anew.
         """
@@ -172,21 +178,52 @@ class Feeds:
                 "s.modalities, s.study_date "
                 "FROM feed f LEFT JOIN studies s ON s.study_uid=f.study "
                 "WHERE f.peer=? AND f.sequence>? ORDER BY f.sequence LIMIT ?",
-                (peer, start, limits.ANNOUNCE_RECORDS + 1),
+                (peer, start, most + 1),
             ).fetchall()
-        more = len(rows) > limits.ANNOUNCE_RECORDS
-        rows = rows[: limits.ANNOUNCE_RECORDS]
+        more = len(rows) > most
+        rows = rows[:most]
         records = tuple(_record(row) for row in rows if not (reset and row["kind"] == "withdrawn"))
         end = rows[-1]["sequence"] if rows else max(start, 0 if reset else cursor)
         return Pending(head["epoch"], reset, end, records, more)
 
+    def unlogged(self, peer: bytes, records: Iterable[Record]) -> tuple[Record, ...]:
+        """Those of the records that no entry of the log tells of as they are now.
+
+        A feed that is read anew by its peer is not logged anew: each place in it has a
+        sequence, and that was logged once.
+        """
+        chosen = tuple(records)
+        wanted = json.dumps([record.study for record in chosen])
+        logged = {
+            row["study"]: row["logged"]
+            for row in self._database.query(
+                "SELECT study, logged FROM feed WHERE peer=? "
+                "AND study IN (SELECT value FROM json_each(?))",
+                (peer, wanted),
+            )
+        }
+        return tuple(one for one in chosen if logged.get(one.study) != one.sequence)
+
     def mark_told(self, peer: bytes, records: Iterable[Record]) -> None:
-        """Remember that these records are on their way to the peer."""
+        """Remember that these records are logged, and on their way to the peer."""
         with self._database.transaction() as connection:
             connection.executemany(
-                "UPDATE feed SET told=1 WHERE peer=? AND study=?",
-                [(peer, record.study) for record in records],
+                "UPDATE feed SET told=1, logged=? WHERE peer=? AND study=?",
+                [(record.sequence, peer, record.study) for record in records],
             )
+
+    def announce_again(self, peer: bytes, studies: Iterable[str]) -> None:
+        """Move studies (UIDs) to the end of a peer's feed, to be told of once more."""
+        with self._database.transaction() as connection:
+            for study in studies:
+                connection.execute(
+                    "UPDATE feed_heads SET last_sequence=last_sequence+1 WHERE peer=?", (peer,)
+                )
+                connection.execute(
+                    "UPDATE feed SET sequence=(SELECT last_sequence FROM feed_heads WHERE peer=?1)"
+                    " WHERE peer=?1 AND study=?2",
+                    (peer, study),
+                )
 
     # --- incoming ------------------------------------------------------------
 
@@ -204,23 +241,28 @@ class Feeds:
     ) -> None:
         """Keep what a peer announced, with the new cursor, in one transaction."""
         with self._database.transaction() as connection:
+            kept = _Kept.read(connection, peer)
             if announcement.reset:
                 connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
+                kept = _Kept()
             for record in announcement.records:
-                if record.kind == "withdrawn":
-                    connection.execute(
-                        "DELETE FROM remote_studies WHERE peer=? AND study=?", (peer, record.study)
-                    )
-                else:
-                    connection.execute(
-                        "INSERT OR REPLACE INTO remote_studies (peer, study, record) "
-                        "VALUES (?, ?, ?)",
-                        (peer, record.study, _to_json(record)),
-                    )
+                kept.take(connection, peer, record)
             connection.execute(
-                "INSERT OR REPLACE INTO remote_feeds (peer, epoch, cursor) VALUES (?, ?, ?)",
-                (peer, subscription.epoch, subscription.cursor),
+                "INSERT OR REPLACE INTO remote_feeds VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    peer,
+                    subscription.epoch,
+                    subscription.cursor,
+                    kept.records,
+                    kept.size,
+                    kept.left_out,
+                ),
             )
+
+    def left_out(self) -> dict[bytes, int]:
+        """By facility key, how many records were announced beyond what is kept of a feed."""
+        rows = self._database.query("SELECT peer, left_out FROM remote_feeds WHERE left_out > 0")
+        return {row["peer"]: row["left_out"] for row in rows}
 
     def announced(
         self, *, peer: bytes | None = None, study: str = "", limit: int | None = None
@@ -271,6 +313,43 @@ class Feeds:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
             connection.execute("DELETE FROM remote_feeds WHERE peer=?", (peer,))
+
+
+@dataclass
+class _Kept:
+    """How much of one peer's feed is kept, within `FEED_RECORDS` and `FEED_BYTES`."""
+
+    records: int = 0
+    size: int = 0
+    left_out: int = 0
+
+    @classmethod
+    def read(cls, connection: sqlite3.Connection, peer: bytes) -> "_Kept":
+        row = connection.execute(
+            "SELECT records, bytes, left_out FROM remote_feeds WHERE peer=?", (peer,)
+        ).fetchone()
+        return cls() if row is None else cls(*row)
+
+    def take(self, connection: sqlite3.Connection, peer: bytes, record: Record) -> None:
+        """Replace what is kept of a study by what was announced of it."""
+        gone = connection.execute(
+            "DELETE FROM remote_studies WHERE peer=? AND study=? RETURNING length(record)",
+            (peer, record.study),
+        ).fetchall()
+        self.records -= len(gone)
+        self.size -= sum(row[0] for row in gone)
+        if record.kind == "withdrawn":
+            return
+        # No release announces who the patient is; what came all the same is not kept.
+        text = _to_json(replace(record, description=None, patient_id=None, patient_name=None))
+        if self.records >= limits.FEED_RECORDS or self.size + len(text) > limits.FEED_BYTES:
+            self.left_out += 1
+            return
+        connection.execute(
+            "INSERT INTO remote_studies VALUES (?, ?, ?)", (peer, record.study, text)
+        )
+        self.records += 1
+        self.size += len(text)
 
 
 def _where(peer: bytes | None, study: str) -> str:

@@ -14,6 +14,7 @@ from node.clock import Clock
 from node.errors import NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream
+from node.sharing.budgets import Budgets
 from node.sharing.peers import Peers
 from protocol import messages
 from protocol.errors import RemoteProtocolError, WireCode
@@ -30,6 +31,7 @@ class Greeting:
         card: gives our newest card.
         open_stream: opens a hello stream to a connected node key (32 bytes).
         clock: decides whether a card counts.
+        budgets: how often a facility may greet.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class Greeting:
         open_stream: Callable[[bytes], Awaitable[PeerStream]],
         *,
         clock: Clock,
+        budgets: Budgets,
     ) -> None:
+        self._budgets = budgets
         self._peers = peers
         self._clock = clock
         self._card = card
@@ -86,6 +90,7 @@ class Greeting:
         if peer is None:
             await stream.reset()
             return
+        await trio.sleep(self._budgets.wait(peer.facility_key, "hello"))
         channel = MessageStream(stream)
         await self._take(channel, peer)
         await channel.send(self._hello())

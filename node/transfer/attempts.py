@@ -29,6 +29,14 @@ log = logging.getLogger("radmesh.fetching")
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses between attempts without progress; the last one repeats."""
 
+BUSY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+"""Pauses after a source said BUSY: its budgets fill up by themselves."""
+
+ROUTINE_PLACES = 6
+URGENT_PLACES = 2
+"""Most sessions with one source at once, urgent ones apart: together not more than a
+source serves to one peer, so that a long list of fetches is never told BUSY for that."""
+
 BAD_DATA_ATTEMPTS = 3
 """The last source of a fetch is given up when it sends wrong data so often; another
 one at once."""
@@ -61,12 +69,19 @@ class Reach:
         open_stream: opens a study stream to a node key.
         wait_connected: waits until a node key is connected.
         is_connected: whether it is now.
+        places: for sessions, by facility key and whether they are urgent.
     """
 
     find: Callable[[bytes], Peer | None]
     open_stream: Callable[[bytes], Awaitable[PeerStream]]
     wait_connected: Callable[[bytes], Awaitable[None]]
     is_connected: Callable[[bytes], bool]
+    places: dict[tuple[bytes, bool], trio.CapacityLimiter] = field(default_factory=dict)
+
+    def place(self, facility_key: bytes, *, stat: bool) -> trio.CapacityLimiter:
+        """The places for sessions with a source."""
+        most = URGENT_PLACES if stat else ROUTINE_PLACES
+        return self.places.setdefault((facility_key, stat), trio.CapacityLimiter(most))
 
 
 class Attempts:
@@ -150,8 +165,10 @@ class Attempts:
                 return
             before = self._contribution.encoded_bytes
             most_bad = 1 if others_left() else BAD_DATA_ATTEMPTS
+            is_busy = False
             try:
-                await self._session(peer)
+                async with self._reach.place(self.peer, stat=self._gathering.transfer.stat):
+                    await self._session(peer)
                 return
             except NotNeededError:
                 await self._wait_needed(others_left)
@@ -163,6 +180,7 @@ class Attempts:
                     self._give_up(what, hint)
                     return
                 bad += refused.code is WireCode.OTHER
+                is_busy = refused.code is WireCode.BUSY
                 if refused.code not in _TRY_AGAIN or bad >= most_bad:
                     await self._log("refused", what)
                     self._give_up(what, hint, ExitCode.REFUSED, TransferState.REFUSED)
@@ -197,7 +215,8 @@ class Attempts:
             if self._contribution.encoded_bytes > before:
                 idle = 0
             await self._gathering.enter(TransferState.WAITING, what)
-            await trio.sleep(RETRY_SECONDS[min(idle, len(RETRY_SECONDS) - 1)])
+            pauses = BUSY_SECONDS if is_busy else RETRY_SECONDS
+            await trio.sleep(pauses[min(idle, len(pauses) - 1)])
             idle += 1
 
     async def _wait_needed(self, others_left: Callable[[], bool]) -> None:

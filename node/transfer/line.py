@@ -1,6 +1,6 @@
 """Writing bulk data: in turns with the other transfers, and no faster than a peer's cap.
 
-Owns the waiting; whose turn it is decides `node.transfer.turns`, how fast `node.transfer.pacing`,
+Owns the waiting; whose turn it is decides `node.transfer.turns`, how fast `node.bucket`,
 under which cap `node.transfer.bandwidth`.
 """
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import trio
 
 from keys.trust import Peer
+from node.bucket import PACE_SECONDS, Bucket, step_bytes
 from node.network.streams import PeerStream
 from node.transfer.bandwidth import BandwidthRule, local_minute, rule_in_force
-from node.transfer.pacing import Pace, step_bytes
 from node.transfer.turns import Place, Turns
 from protocol import limits
 
@@ -37,7 +37,7 @@ class Line:
     ) -> None:
         self._rules = rules
         self._minute = minute
-        self._paces: dict[bytes, Pace] = {}
+        self._paces: dict[bytes, Bucket] = {}
         self._turns = Turns()
         self._changed = trio.Event()
 
@@ -122,8 +122,8 @@ class Sending:
             return min(left, most)
         rate = rule.bytes_per_second
         size = min(left, step_bytes(rate, limits.WRITE_BLOCK_BYTES))
-        pace = line._paces.setdefault(self._peer.facility_key, Pace())
-        wait = pace.reserve(size, rate, trio.current_time())
+        pace = line._paces.setdefault(self._peer.facility_key, Bucket())
+        wait = pace.reserve(size, rate, PACE_SECONDS * rate, trio.current_time())
         if wait > 0:
             line._turns.rest(place)
             line._wake()

@@ -21,8 +21,10 @@ from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
 from node.network.network import PeerStream, StreamLost
+from node.sharing.budgets import Budgets
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal, decide_fetch, decide_having
+from node.sharing.refusals import Refusals
 from node.transfer.line import Line, Sending
 from node.transfer.sessions import StudyStream, TransferRefused, first_error
 from node.transfer.transfers import Transfer, Transfers, TransferState
@@ -76,6 +78,8 @@ class Sender:
         line: when bulk data may be written, and how fast.
         in_doubt: whether our own log is not what we signed.
         clock: decides what a peer may have now.
+        budgets: how often a peer may ask.
+        refusals: writes down what was refused.
     """
 
     def __init__(
@@ -92,7 +96,11 @@ class Sender:
         line: Line,
         in_doubt: Callable[[], bool],
         clock: Clock,
+        budgets: Budgets,
+        refusals: Refusals,
     ) -> None:
+        self.budgets = budgets
+        self.refusals = refusals
         self.key = key
         self.own_facility = own_facility
         self.peers = peers
@@ -167,6 +175,7 @@ class _Session:
         self.scope = trio.CancelScope()
         self.study = ""
         self._stopped = REVOKED
+        self._is_logged = False
         self._end = SourceTransfer(owner.key, stream.peer)
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
@@ -209,9 +218,14 @@ class _Session:
         # Before the log says that it begins: until it says how that ended, nobody but this
         # session gets a receipt for it signed.
         self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
+        if not await self._may_ask(request):
+            # It waits and asks again; nothing is written about that.
+            await self._study.refuse(WireCode.BUSY)
+            return
         manifest = await in_thread(self._begin, request)
         if isinstance(manifest, Refusal):
-            await self._owner.transfers.enter(transfer, TransferState.REFUSED, manifest.reason)
+            if self._is_logged:
+                await self._owner.transfers.enter(transfer, TransferState.REFUSED, manifest.reason)
             await self._study.refuse(manifest.code)
             return
         transfer.instances = len(manifest.instances)
@@ -223,6 +237,13 @@ class _Session:
             await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
 
+    async def _may_ask(self, request: Request) -> bool:
+        owner, peer = self._owner, self._peer.facility_key
+        kind = "urgent-request" if request.stat else "request"
+        if owner.sessions(peer) > TRANSFERS_PER_PEER or not owner.budgets.take(peer, kind):
+            return False
+        return await in_thread(owner.budgets.has_room)
+
     def _begin(self, request: Request) -> Manifest | Refusal:
         """The manifest, encoded, or a no; on return the log says what is going to be done."""
         refusal, manifest = self._refusal(request), None
@@ -231,6 +252,7 @@ class _Session:
             try:
                 manifest = self._owner.catalog.manifest(request.study)
             except NodeError:
+                self._is_logged = True
                 self._owner.append([requested])
                 raise
             self._patient = self._owner.catalog.patient(request.study)
@@ -239,21 +261,21 @@ class _Session:
             refusal = refusal or self._refusal(request)
             if refusal is not None:
                 refused = self._entry("refused", outcome="refused", why=refusal.reason)
-                self._owner.append([requested, refused])
+                self._is_logged = self._owner.refusals.log(
+                    self._peer.facility_key, "study", [requested, refused]
+                )
                 return refusal
             assert manifest is not None
+            self._is_logged = True
             self._owner.append([requested, self._entry("disclosure-begun", manifest)])
         return manifest
 
     def _refusal(self, request: Request) -> Refusal | None:
         owner = self._owner
         study = owner.catalog.study(request.study)
-        refusal = decide_fetch(
+        return decide_fetch(
             owner.peers.store, self._peer, request, study, now_ms=owner.clock.now_ms()
         )
-        if refusal is None and owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
-            return Refusal(WireCode.BUSY, "too many transfers of this peer at once")
-        return refusal
 
     def _require_right(self, purpose: str) -> None:
         """Ask again, as each batch is made ready: a date may have come, or a change was lost.
@@ -304,7 +326,7 @@ class _Session:
             except NodeError as failure:
                 # As after a crash, the log has the beginning of this disclosure alone.
                 log.error("a failed disclosure could not be logged: %s", failure.message)
-        if self._transfer is not None and not self._transfer.is_ended:
+        if self._transfer is not None and self._is_logged and not self._transfer.is_ended:
             await self._owner.transfers.enter(self._transfer, TransferState.FAILED, why)
         await self._stream.reset()
         if error is not None and not isinstance(error, _EXPECTED):

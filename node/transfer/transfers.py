@@ -269,10 +269,16 @@ class Transfers:
 
     def recent(self, count: int = 100) -> list[Transfer]:
         """The newest transfers, live state where there is one."""
+        # A peer that is refused again and again does not hide what others do.
         rows = self._database.query(
-            "SELECT * FROM transfers ORDER BY started DESC LIMIT ?", (count,)
+            "SELECT * FROM (SELECT * FROM transfers WHERE NOT (direction='out' AND "
+            "state='refused') ORDER BY started DESC LIMIT ?1) UNION ALL "
+            "SELECT * FROM (SELECT * FROM transfers WHERE direction='out' AND state='refused' "
+            "ORDER BY started DESC LIMIT ?2)",
+            (count, count // 10),
         )
         found = [_from_row(row) for row in rows]
+        found.sort(key=lambda one: one.started, reverse=True)
         return [self.active.get(one.key, one) for one in found]
 
     def forget(self, studies: Sequence[str]) -> None:

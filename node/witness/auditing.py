@@ -17,10 +17,12 @@ from node.clock import Clock
 from node.errors import NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
+from node.sharing.budgets import Budgets
 from node.sharing.peers import Peers
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Message, Refusal
+from protocol.reconcile_messages import AskExchanges
 
 log = logging.getLogger("radmesh.auditing")
 
@@ -51,6 +53,7 @@ class Auditing:
         open_stream: opens a stream to a connected peer (node key, 32 bytes).
         answers: what answers each type of request.
         clock: decides whether trust in a caller still counts.
+        budgets: how much a facility may ask.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Auditing:
         answers: Mapping[type[Message], Answer],
         *,
         clock: Clock,
+        budgets: Budgets,
     ) -> None:
+        self._budgets = budgets
         self._peers = peers
         self._clock = clock
         self._open_stream = open_stream
@@ -90,6 +95,11 @@ class Auditing:
             request = await channel.receive_untrusted(self._requests)
             if self._answering[channel.peer] > limits.AUDIT_STREAMS_PER_PEER:
                 raise RemoteProtocolError("too many requests at once", WireCode.BUSY)
+            kinds = ["audit-request"]
+            if isinstance(request, AskExchanges) and not request.start:
+                kinds.append("comparison")
+            if not all(self._budgets.take(peer.facility_key, kind) for kind in kinds):
+                raise RemoteProtocolError("more requests than its budget", WireCode.BUSY)
             return await self._answers[type(request)](peer, request)
         except RemoteProtocolError as error:
             log.info("a request of %s about a log is refused: %s", peer.petname, error)
