@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -392,6 +393,28 @@ def test_erased_openings_are_not_missed(home: Made) -> None:
     assert kinds(check(home)) == {"evidence-missing"}
 
 
+def test_what_is_gone_at_the_second_look_was_a_change_under_way(home: Made) -> None:
+    """As a batch that is replaced by a whole one while the check runs."""
+    digests = sorted(home.rows("SELECT digest FROM batches"))
+    name = digests[-1][0].hex()
+    path = home.path / "store" / name[:2] / name
+    whole = path.read_bytes()
+    flip(path)
+    looks = []
+
+    def mend(done: int, total: int) -> None:
+        looks.append(done)
+        if done == total:
+            path.write_bytes(whole)
+
+    assert len(digests) > 1
+    assert check_home(home.path, now=now_of(home), progress=mend).findings == ()
+    assert len(looks) == 2 * len(digests)
+    # One that stays is found by both.
+    flip(path)
+    assert kinds(check(home)) == {"batch-changed"}
+
+
 def test_zeros_written_ahead_are_no_torn_tail(home: Made) -> None:
     rewrite_log(home, lambda found: [*found, bytes(4096)])
     assert check(home).findings == ()
@@ -401,6 +424,19 @@ def test_a_database_of_another_release_cannot_be_checked(home: Made) -> None:
     home.sql("ALTER TABLE feed RENAME COLUMN content_root TO root")
     with pytest.raises(CannotCheck, match=r"node\.db cannot be read: no such column"):
         check(home)
+
+
+@pytest.mark.parametrize("name", ["north", "south"])
+def test_a_home_of_8dfb4af_is_checked_before_and_after_it_opens(tmp_path: Path, name: str) -> None:
+    """It traded, refused, set aside, withdrew and erased."""
+    with tarfile.open(Path(__file__).parent / "homes" / "8dfb4af.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    path = tmp_path / name
+    now = (path / "config.toml").stat().st_mtime
+    assert check_home(path, now=now).findings == ()
+    path.chmod(0o700)
+    Node.open(Home(path)).close()
+    assert check_home(path, now=now).findings == ()
 
 
 def test_a_check_writes_nothing(home: Made) -> None:
