@@ -107,7 +107,9 @@ def save(
     """
     _require_outside(directory, node.home.path)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+            sync_directory(directory.parent)
         with _alone(directory):
             _require_ours(directory, node.card.fingerprint)
             return _save(node, directory, seal, progress, cancelled)
