@@ -5,14 +5,16 @@ facility key signs the second line, as it stands, under the domain
 `radmesh-card-v1`. Fields that this release does not know are covered by the
 signature and ignored. Peers pin the facility key; a card with a higher serial
 replaces the older one. Keys that were replaced stay listed with the time or log
-size from which they no longer count.
+size from which they no longer count. Each key proves that the facility holds it
+(`keys.possession`), but on cards of the first releases.
 """
 
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from keys.canonical import canonical_json, parse_canonical_untrusted
 from keys.card_fields import (
@@ -28,6 +30,7 @@ from keys.card_fields import (
 from keys.errors import BadCard, BadSignature, CardExpired, CardSuperseded, NotCanonical
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair, verify
+from keys.possession import is_proof, prove
 
 CARD_BYTES = 64 * 1024
 """Most bytes of a card: hundreds of replaced keys, and still one small message."""
@@ -36,6 +39,8 @@ CLOCK_SKEW_SECONDS = 24 * 3600
 """Largest time that a card may seem to come from the future: hospital clocks drift."""
 
 _DOMAIN = b"radmesh-card-v1"
+
+_Listed = TypeVar("_Listed", TimedKey, SizedKey)
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,21 @@ class Card:
         """SHA-256 of the whole file, hex."""
         return hashlib.sha256(self.encoded).hexdigest()
 
+    @property
+    def listed(self) -> Iterator[tuple[str, TimedKey | SizedKey]]:
+        """The role and entry of each node, log and witness key."""
+        for key in self.node_keys:
+            yield "node", key
+        for log_key in self.log_keys:
+            yield "log", log_key
+        for key in self.witness_keys:
+            yield "witness", key
+
+    def lacks_proof_by(self, keypairs: Iterable[KeyPair]) -> bool:
+        """Whether one of these key pairs could prove a key here that has no proof yet."""
+        at_hand = {pair.public for pair in keypairs}
+        return any(key.proof is None and key.key in at_hand for _, key in self.listed)
+
     def is_current_node_key(self, public: bytes, now: int) -> bool:
         """Whether a node with this key (32 bytes) speaks for the facility now.
 
@@ -118,8 +138,12 @@ def issue_card(
     serial: int,
     issued: int,
     expires: int,
+    proving: Iterable[KeyPair] = (),
 ) -> Card:
     """Sign the first card of a facility, with keys that were never replaced.
+
+    Args:
+        proving: see `sign_card`.
 
     Raises:
         BadCard: a value that no card may have, such as a name with a line break.
@@ -134,6 +158,7 @@ def issue_card(
         serial=serial,
         issued=issued,
         expires=expires,
+        proving=proving,
     )
 
 
@@ -148,12 +173,22 @@ def sign_card(
     serial: int,
     issued: int,
     expires: int,
+    proving: Iterable[KeyPair] = (),
 ) -> Card:
     """Sign a card with full lists of keys, oldest first.
+
+    Args:
+        proving: key pairs at hand; those of them that are listed prove themselves on the
+            card. Proofs that the entries have are kept: they hold on every card.
 
     Raises:
         BadCard: a value that no card may have.
     """
+    at_hand = {pair.public: pair for pair in proving}
+
+    def fields(role: str, listed: tuple[_Listed, ...]) -> list[dict[str, Any]]:
+        return [_proven(key, role, at_hand, facility.public).to_fields() for key in listed]
+
     try:
         body = canonical_json(
             {
@@ -161,12 +196,12 @@ def sign_card(
                 "expires": expires,
                 "facility_key": facility.public.hex(),
                 "issued": issued,
-                "log_keys": [key.to_fields() for key in log_keys],
+                "log_keys": fields("log", log_keys),
                 "name": name,
-                "node_keys": [key.to_fields() for key in node_keys],
+                "node_keys": fields("node", node_keys),
                 "serial": serial,
                 "version": 1,
-                "witness_keys": [key.to_fields() for key in witness_keys],
+                "witness_keys": fields("witness", witness_keys),
             }
         )
     except NotCanonical as error:
@@ -212,9 +247,24 @@ def parse_card_untrusted(data: bytes) -> Card:
         encoded=bytes(data),
     )
     _require_one_role_per_key(card)
+    _require_proofs(card)
     if card.expires <= card.issued:
         raise BadCard("the card expires before it was issued")
     return card
+
+
+def facility_of_untrusted(data: bytes) -> bytes | None:
+    """The facility key that a card names, 32 bytes, before anything of the card is checked.
+
+    For those who ask whom a card concerns before they take the trouble to check it.
+    None for what is no card.
+    """
+    try:
+        _, body = _split(bytes(data[: CARD_BYTES + 1]))
+        fields = parse_canonical_untrusted(body)
+        return read_key(fields, "facility_key") if isinstance(fields, dict) else None
+    except (BadCard, NotCanonical):
+        return None
 
 
 def check_card(card: Card, now: int) -> None:
@@ -266,8 +316,19 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
     return signature, lines[1]
 
 
+def _proven(key: _Listed, role: str, at_hand: dict[bytes, KeyPair], facility_key: bytes) -> _Listed:
+    if key.proof is not None or key.key not in at_hand:
+        return key
+    return replace(key, proof=prove(at_hand[key.key], role, facility_key))
+
+
 def _require_one_role_per_key(card: Card) -> None:
-    listed: list[Any] = [*card.node_keys, *card.log_keys, *card.witness_keys]
-    keys = [card.facility_key, *(key.key for key in listed)]
+    keys = [card.facility_key, *(key.key for _, key in card.listed)]
     if len(set(keys)) != len(keys):
         raise BadCard("the card names one key twice")
+
+
+def _require_proofs(card: Card) -> None:
+    for role, key in card.listed:
+        if key.proof is not None and not is_proof(key.proof, key.key, role, card.facility_key):
+            raise BadCard(f"the card does not prove that its facility holds the {role} key on it")

@@ -16,36 +16,43 @@ ADDRESSES = 16
 """Most addresses: a dialler tries them all in turn."""
 
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")
+_HEX_PROOF = re.compile(r"[0-9a-f]{128}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
 class TimedKey:
-    """A node or witness key and when it counts, in seconds since the epoch, UTC."""
+    """A node or witness key and when it counts, in seconds since the epoch, UTC.
+
+    `proof` is that of `keys.possession`, 64 bytes; None on cards of older releases.
+    """
 
     key: bytes
     since: int
     until: int | None = None
+    proof: bytes | None = None
 
     def to_fields(self) -> dict[str, Any]:
         """The form in the card."""
         until = {} if self.until is None else {"until": self.until}
-        return {"key": self.key.hex(), "since": self.since, **until}
+        return {"key": self.key.hex(), "since": self.since, **until, **_proof_field(self.proof)}
 
 
 @dataclass(frozen=True)
 class SizedKey:
-    """A log key and for which log sizes (entries) its checkpoints count."""
+    """A log key and for which log sizes (entries) its checkpoints count; `proof` as above."""
 
     key: bytes
     since_size: int
     until_size: int | None = None
+    proof: bytes | None = None
 
     def to_fields(self) -> dict[str, Any]:
         """The form in the card."""
         until = {} if self.until_size is None else {"until_size": self.until_size}
-        return {"key": self.key.hex(), "since_size": self.since_size, **until}
+        proof = _proof_field(self.proof)
+        return {"key": self.key.hex(), "since_size": self.since_size, **until, **proof}
 
 
 def is_name(text: str) -> bool:
@@ -140,7 +147,7 @@ def _read_entries(fields: dict[str, Any], name: str) -> list[tuple[Any, bool]]:
 
 def _read_entry(
     entry: Any, name: str, since_name: str, until_name: str, *, last: bool
-) -> tuple[bytes, int, int | None]:
+) -> tuple[bytes, int, int | None, bytes | None]:
     if not isinstance(entry, dict):
         raise BadCard(f"an entry of {name} in the card is not an object")
     if (until_name not in entry) != last:
@@ -148,7 +155,21 @@ def _read_entry(
     key = read_key(entry, "key")
     since = read_integer(entry, since_name, least=0)
     until = None if last else read_integer(entry, until_name, least=since)
-    return key, since, until
+    return key, since, until, _read_proof(entry)
+
+
+def _read_proof(entry: dict[str, Any]) -> bytes | None:
+    """Its form alone; whether it holds is asked when the facility key is known."""
+    if "proof" not in entry:
+        return None
+    value = entry["proof"]
+    if not isinstance(value, str) or not _HEX_PROOF.fullmatch(value):
+        raise BadCard("a proof of the card is not a signature in hex")
+    return bytes.fromhex(value)
+
+
+def _proof_field(proof: bytes | None) -> dict[str, Any]:
+    return {} if proof is None else {"proof": proof.hex()}
 
 
 def _read_list(fields: dict[str, Any], name: str) -> list[Any]:

@@ -15,6 +15,11 @@ PURPOSES = ("treatment", "second-opinion", "research", "operations")
 """What a study may be asked for."""
 
 
+SHOWN = -1
+"""The place of a claim to a node key without proof, when a node that proved the key in a
+handshake showed the card there."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """A facility that was paired, and what it may do.
@@ -29,6 +34,9 @@ class Peer:
         expires: when trust ends, seconds since the epoch, UTC; None never.
         added: when it was paired, seconds since the epoch, UTC.
         revoked: when trust was withdrawn, seconds since the epoch, UTC; None not.
+        claimed: keys on its card that it does not prove, to the place of the claim among
+            all that came without proof (`keys.claims`); absent ones came first, and
+            `SHOWN` comes before these.
     """
 
     facility_key: bytes
@@ -40,6 +48,7 @@ class Peer:
     expires: int | None = None
     added: int = 0
     revoked: int | None = None
+    claimed: dict[bytes, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -59,6 +68,7 @@ class Peer:
             {
                 "added": self.added,
                 "card": self.card.encoded.decode(),
+                "claimed": {key.hex(): place for key, place in self.claimed.items()},
                 "expires": self.expires,
                 "filters": self.filters,
                 "grants": sorted(self.grants),
@@ -89,6 +99,11 @@ class Peer:
                 expires=fields["expires"],
                 added=fields["added"],
                 revoked=fields["revoked"],
+                # Records of the first releases have none.
+                claimed={
+                    bytes.fromhex(key): int(place)
+                    for key, place in fields.get("claimed", {}).items()
+                },
             )
         except (ValueError, KeyError, TypeError, AttributeError, KeysError) as error:
             raise TrustError("the record of a peer in the trust store is damaged") from error

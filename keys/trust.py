@@ -3,20 +3,25 @@
 In memory and without effects: every change returns the changed peer, and the caller
 keeps it. What is not granted is refused, and a peer that is not known, revoked or
 expired has nothing. A facility key is pinned when a person pairs; a card may
-replace all other keys, never that one.
+replace all other keys, never that one. A key that several cards name counts for the
+facility that proves it (`keys.claims`); the cards are taken all the same.
 """
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 from keys.card import Card, check_card, check_newer
-from keys.card_fields import is_name
+from keys.card_fields import SizedKey, TimedKey
+from keys.claims import Claims, Contested
 from keys.errors import BadFingerprint, TrustError
 from keys.fingerprint import matches, parse_fingerprint
-from keys.peer import GRANTS, PURPOSES, Peer
+from keys.peer import GRANTS, PURPOSES, SHOWN, Peer
+from keys.petname import folded, is_petname, look_alike
 
-__all__ = ["GRANTS", "PURPOSES", "Peer", "TrustStore"]
+__all__ = ["GRANTS", "PURPOSES", "Contested", "Peer", "TrustStore"]
+
+_Listed = TypeVar("_Listed", TimedKey, SizedKey)
 
 
 class TrustStore:
@@ -30,6 +35,7 @@ class TrustStore:
     def __init__(self, peers: Iterable[Peer], own_facility_key: bytes) -> None:
         self._peers = {peer.facility_key: peer for peer in peers}
         self._own = own_facility_key
+        self._claims = Claims(self._peers.values())
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -50,8 +56,8 @@ class TrustStore:
 
         Raises:
             CardExpired, CardSuperseded, BadCard: the card does not count.
-            TrustError: our own card, a petname in use, an unknown grant, or a card that
-                claims keys of another peer.
+            TrustError: our own card, a petname that is in use, blank or looks like one
+                in use, or an unknown grant.
         """
         chosen = _checked_grants(grants)
         if card.facility_key == self._own:
@@ -60,27 +66,36 @@ class TrustStore:
         known = self._peers.get(card.facility_key)
         if known is not None:
             check_newer(known.card, card)
-        self._require_own_keys(card)
         name = petname or (known.petname if known else card.name)
         self._require_free_petname(name, card.facility_key)
         if known is None or known.revoked is not None:
             peer = Peer(card.facility_key, name, card, grants=chosen, added=now)
-        else:
-            peer = replace(known, petname=name, card=card, grants=known.grants | chosen)
-        return self._put(peer)
+            return self._put(replace(peer, claimed=self._claimed(card, None)))
+        claimed = self._claimed(card, known)
+        grants = known.grants | chosen
+        return self._put(replace(known, petname=name, card=card, grants=grants, claimed=claimed))
 
-    def update_card(self, card: Card, now: int) -> Peer:
-        """Take a newer card of a trusted peer (seconds since the epoch, UTC).
+    def update_card(self, card: Card, now: int, *, shown_by: bytes | None = None) -> Peer:
+        """Take a newer card of a trusted peer, or look at the one that is known anew.
+
+        Args:
+            card: which.
+            now: seconds since the epoch, UTC.
+            shown_by: the node key (32 bytes) with which a handshake was made that held
+                the card. Its holder says there whose it is: as good as a proof against
+                claims without one.
 
         Raises:
             CardExpired, CardSuperseded, BadCard: the card does not count.
-            TrustError: the facility is not trusted, or its card claims keys of another.
+            TrustError: the facility is not trusted.
         """
         known = self._trusted(card.facility_key)
         check_newer(known.card, card)
         check_card(card, now)
-        self._require_own_keys(card)
-        return self._put(replace(known, card=card))
+        claimed = self._claimed(card, known)
+        if shown_by in claimed and any(key.key == shown_by for key in card.node_keys):
+            claimed[shown_by] = SHOWN
+        return self._put(replace(known, card=card, claimed=claimed))
 
     def grant(self, facility_key: bytes, grants: Iterable[str]) -> Peer:
         """Give a trusted peer more grants.
@@ -113,7 +128,8 @@ class TrustStore:
         """Give a trusted peer another petname.
 
         Raises:
-            TrustError: it is not trusted, or the petname is in use or unfit.
+            TrustError: it is not trusted, or the petname is unfit, in use, or looks like
+                one in use.
         """
         known = self._trusted(facility_key)
         self._require_free_petname(petname, facility_key)
@@ -129,7 +145,7 @@ class TrustStore:
             # Never a petname: a facility might have called itself like another's fingerprint.
             found = [peer for peer in self.peers if matches(peer.facility_key, text)]
         else:
-            named = [peer for peer in self.peers if _folded(peer.petname) == _folded(text)]
+            named = [peer for peer in self.peers if folded(peer.petname) == folded(text)]
             found = [peer for peer in named if peer.revoked is None] or named
         if len(found) > 1:
             raise TrustError("several revoked peers have this petname; name the fingerprint")
@@ -148,13 +164,39 @@ class TrustStore:
 
         Returns:
             None when there is none, its trust was revoked or has ended, its card has
-            expired, or the key is not one of its current ones.
+            expired, or the key is not one of its current ones, or is contested.
         """
         for peer in self._peers.values():
             speaks = peer.card.is_current_node_key(node_public, now)
-            if speaks and _why_not_trusted(peer, now) is None:
+            if not speaks or _why_not_trusted(peer, now) is not None:
+                continue
+            if self._claims.holds(peer.facility_key, node_public, now):
                 return peer
         return None
+
+    def speaks_for(self, node_public: bytes, peer: Peer, now: int) -> bool:
+        """Whether a node with this key (32 bytes) speaks for this peer now; see `by_node_key`."""
+        found = self.by_node_key(node_public, now)
+        return found is not None and found.facility_key == peer.facility_key
+
+    def held(self, peer: Peer, keys: Iterable[_Listed], now: int) -> tuple[_Listed, ...]:
+        """Those of the keys on a peer's card that count for it, and for nobody else.
+
+        Args:
+            peer: whose.
+            keys: some of a list of its card.
+            now: seconds since the epoch, UTC.
+        """
+        holds = self._claims.holds
+        return tuple(key for key in keys if holds(peer.facility_key, key.key, now))
+
+    def contested(self, now: int) -> tuple[Contested, ...]:
+        """Keys in force that several cards name, and that are thus lost for one or for both.
+
+        Args:
+            now: seconds since the epoch, UTC.
+        """
+        return self._claims.contested(now)
 
     def why_not(self, peer: Peer, grant: str, now: int, purpose: str | None = None) -> str | None:
         """Whether a peer may do something now.
@@ -186,7 +228,22 @@ class TrustStore:
 
     def _put(self, peer: Peer) -> Peer:
         self._peers[peer.facility_key] = peer
+        self._claims = Claims(self._peers.values())
         return peer
+
+    def _claimed(self, card: Card, known: Peer | None) -> dict[bytes, int]:
+        """The places of the claims without proof on a card: those of the card before, or the last.
+
+        Of a record of the first releases, which has no places, the claims came first.
+        """
+        before: dict[bytes, int] = {}
+        if known is not None:
+            before = {key.key: 0 for _, key in known.card.listed if key.proof is None}
+            before |= known.claimed
+        places = (place for peer in self._peers.values() for place in peer.claimed.values())
+        last = 1 + max(places, default=0)
+        unproven = (key.key for _, key in card.listed if key.proof is None)
+        return {key: before.get(key, last) for key in unproven}
 
     def _trusted(self, facility_key: bytes) -> Peer:
         known = self._peers.get(facility_key)
@@ -197,24 +254,19 @@ class TrustStore:
         return known
 
     def _require_free_petname(self, petname: str, facility_key: bytes) -> None:
-        if not is_name(petname):
-            raise TrustError("a petname is 1 to 128 printable characters on one line")
+        if not is_petname(petname):
+            raise TrustError(
+                "a petname is 1 to 128 printable characters on one line, "
+                "with a letter or digit among them"
+            )
         for peer in self._peers.values():
-            taken = _folded(peer.petname) == _folded(petname)
-            if taken and peer.revoked is None and peer.facility_key != facility_key:
-                raise TrustError(f"the petname {peer.petname} is taken; choose another")
-
-    def _require_own_keys(self, card: Card) -> None:
-        # A card proves only that its facility key was there. One that lists a node key
-        # of another facility would have that facility's requests judged by its grants.
-        claimed = {listed.key for listed in card.node_keys}
-        for peer in self._peers.values():
-            if peer.facility_key == card.facility_key or peer.revoked is not None:
+            if peer.revoked is not None or peer.facility_key == facility_key:
                 continue
-            if claimed & {listed.key for listed in peer.card.node_keys}:
+            if folded(peer.petname) == folded(petname):
+                raise TrustError(f"the petname {peer.petname} is taken; choose another")
+            if look_alike(peer.petname, petname):
                 raise TrustError(
-                    f"the card of {card.name} claims a node key of {peer.petname}; "
-                    "one of the two is not what it says"
+                    f"the petname looks like {peer.petname}, which is taken; choose another"
                 )
 
 
@@ -234,10 +286,6 @@ def _checked_grants(grants: Iterable[str]) -> frozenset[str]:
     if unknown:
         raise TrustError(f"there is no grant {unknown[0]}; the grants are {', '.join(GRANTS)}")
     return chosen
-
-
-def _folded(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _is_fingerprint(text: str) -> bool:

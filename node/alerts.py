@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from keys.trust import Contested
 from node.errors import ExitCode
 from node.images.store import RESERVE_BYTES
 from node.phrases import size
@@ -44,6 +45,11 @@ def alerts_of(node: "Node") -> list[str]:
         for study in node.shared_studies.unwritten
     ]
     found += [
+        f"{contest_sentence(node, contested)}; call both facilities, see docs/operations.md "
+        "section 15"
+        for contested in node.peers.contested(node.clock.now())
+    ]
+    found += [
         f"{node.petname(peer)} announced {count} studies more than are kept of a feed "
         f"({FEED_RECORDS} studies, {size(FEED_BYTES)}): ask its admin what it shares"
         for peer, count in node.feeds.left_out().items()
@@ -56,3 +62,15 @@ def alerts_of(node: "Node") -> list[str]:
             for peer, study, why in serving.announcer.aside()
         ]
     return found
+
+
+def contest_sentence(node: "Node", contested: Contested) -> str:
+    """Which two facilities claim a key, and whose it is."""
+    first, second = (node.petname(key) for key in contested.facilities)
+    if contested.holder is None:
+        why = "both prove it, so the key is in two hands and counts for neither"
+    else:
+        why = f"it counts as the key of {node.petname(contested.holder)}"
+        why += ", which proves it" if contested.is_proven else ""
+    key = contested.key.hex()[:16]
+    return f"{first} and {second} both claim the {contested.role} key {key}: {why}"

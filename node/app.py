@@ -7,12 +7,13 @@ serving, it adds the network. One process has a home at a time.
 import contextlib
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from keys.card import Card
+from keys.card_fields import SizedKey
 from keys.trust import Peer
 from node import VERSION, rotation
 from node.alerts import alerts_of
@@ -193,6 +194,10 @@ class Node:
         peer = self.find_peer(facility_key)
         return facility_key.hex()[:16] if peer is None else peer.petname
 
+    def log_keys_of(self, peer: Peer) -> Sequence[SizedKey]:
+        """The log keys on a peer's card that count for it; see `keys.claims`."""
+        return self.peers.store.held(peer, peer.card.log_keys, self.clock.now())
+
     def seeing(self) -> frozenset[bytes]:
         """Facility keys of the peers that may learn of our studies now."""
         store, now = self.peers.store, self.clock.now()
@@ -281,11 +286,11 @@ class Node:
             renewed = self.home.renew_card(self.card, self.keys, addresses)
             if renewed is self.card:
                 return
-            self.audit.append(
-                Event(
-                    type="card-updated",
-                    actor="node",
-                    details={"card": renewed.digest, "serial": renewed.serial},
-                )
+            event = Event(
+                type="card-updated",
+                actor="node",
+                details={"card": renewed.digest, "serial": renewed.serial},
             )
+            with self.effects.after_entry(event):
+                self.home.write_card(renewed)
             self.card = renewed

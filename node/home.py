@@ -59,6 +59,11 @@ class Keys:
     log: KeyPair
     witness: KeyPair
 
+    @property
+    def proving(self) -> tuple[KeyPair, ...]:
+        """Those that prove themselves on the card."""
+        return self.node, self.log, self.witness
+
 
 class Home:
     """A node's home. Nothing is read or made before a method is called.
@@ -140,6 +145,7 @@ class Home:
             serial=1,
             issued=now,
             expires=now + CARD_LIFETIME_SECONDS,
+            proving=keypairs.values(),
         )
         for directory in (
             self.keys_path,
@@ -264,15 +270,17 @@ class Home:
         return (self.keys_path / role).is_file()
 
     def renew_card(self, card: Card, keys: Keys, addresses: tuple[str, ...]) -> Card:
-        """A card for `addresses` with the next serial, if that changes anything.
+        """A card for `addresses` with the next serial, if that changes anything; not written.
 
-        Without the facility key the old card stays.
+        Keys that a card of an older release does not prove are proven by it. Without the
+        facility key the old card stays, and works.
         """
         now = self.clock.now()
         fresh = card.expires - now > CARD_LIFETIME_SECONDS // 2
+        fresh = fresh and not card.lacks_proof_by(keys.proving)
         if keys.facility is None or (card.addresses == addresses and fresh):
             return card
-        renewed = sign_card(
+        return sign_card(
             keys.facility,
             name=card.name,
             node_keys=card.node_keys,
@@ -282,9 +290,23 @@ class Home:
             serial=card.serial + 1,
             issued=now,
             expires=now + CARD_LIFETIME_SECONDS,
+            proving=keys.proving,
         )
-        write_durable(self.card_path, renewed.encoded)
-        return renewed
+
+    def write_card(self, card: Card) -> None:
+        """Put a card of ours in the place of the one before.
+
+        Raises:
+            NodeError: the disk is full or cannot be written; the old card stays.
+        """
+        try:
+            write_durable(self.card_path, card.encoded)
+        except OSError as error:
+            raise NodeError(
+                f"the facility card cannot be written: {error.strerror}",
+                hint="check free disk space and the permissions of the node's home",
+                code=ExitCode.DISK,
+            ) from error
 
 
 def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:

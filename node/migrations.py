@@ -43,11 +43,22 @@ def _feeds_within_budgets(connection: sqlite3.Connection) -> None:
     )
 
 
+def _contested_keys(connection: sqlite3.Connection) -> None:
+    """What was told of keys that two facilities claim is remembered, so that it is told once."""
+    connection.execute(
+        "CREATE TABLE contests ("
+        " facility BLOB NOT NULL, other BLOB NOT NULL, key BLOB NOT NULL,"
+        " shown INTEGER NOT NULL, logged INTEGER NOT NULL,"
+        " PRIMARY KEY (facility, other)) STRICT, WITHOUT ROWID"
+    )
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
         "announcements are logged once, and feeds of peers are bounded", _feeds_within_budgets
     ),
+    Migration("what was told of contested keys", _contested_keys),
 )
 """Of `node.db`."""
 

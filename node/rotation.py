@@ -9,7 +9,7 @@ after it the new one: `settle` undoes or finishes when the home is opened next.
 import contextlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from keys.card import Card, parse_card_untrusted, sign_card
@@ -265,7 +265,8 @@ class Rotator:
                 root=root,
                 trusted=request.trusted,
             )
-            newer = _newer_card(card, change, request, self._home.clock.now())
+            proving = (*keys.proving, new)
+            newer = _newer_card(card, change, request, proving, self._home.clock.now())
             try:
                 _stage(self._home, Staged(role, new, newer))
             except OSError as error:
@@ -286,7 +287,9 @@ class Rotator:
         return Changed(replace(keys, **{role: new}), staged[0].card, changes[0])
 
 
-def _newer_card(card: Card, change: KeyChange, request: Request, now: int) -> Card:
+def _newer_card(
+    card: Card, change: KeyChange, request: Request, proving: Iterable[KeyPair], now: int
+) -> Card:
     now = max(now, card.issued)
     lists = {role: getattr(card, f"{role}_keys") for role in ROLES}
     if change.role == "log":
@@ -312,6 +315,7 @@ def _newer_card(card: Card, change: KeyChange, request: Request, now: int) -> Ca
             serial=card.serial + 1,
             issued=now,
             expires=now + CARD_LIFETIME_SECONDS,
+            proving=proving,
         )
     except KeysError as error:
         raise NodeError(f"the facility card cannot be made: {error}") from error

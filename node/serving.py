@@ -87,6 +87,7 @@ class Serving:
             key=lambda: node.keys.witness,
             append=node.audit.append,
             now=node.clock.now,
+            log_keys=node.log_keys_of,
         )
         self.auditing = Auditing(
             node.peers,
@@ -142,6 +143,7 @@ class Serving:
             append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
             exchanging=self.settling.exchanging,
+            announced=node.feeds.announced_by,
             clock=node.clock,
         )
         self.fetcher = Fetcher(
@@ -160,6 +162,7 @@ class Serving:
                 open_stream=self._open_study,
                 wait_connected=self.wait_connected,
                 is_connected=self.is_connected,
+                speaks_for=self._speaks_for,
             ),
         )
         self.announcer.on_heard = self.fetcher.heard
@@ -198,6 +201,7 @@ class Serving:
                 addresses = self._node.settings.addresses or reachable(self.network.addresses)
                 await in_thread(self._node.publish_addresses, addresses)
                 await in_thread(self.witness.log_alerts)
+                await in_thread(self._node.peers.review_contests, self._node.clock.now())
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.witnessing.run)
@@ -223,6 +227,11 @@ class Serving:
     def _is_trusted(self, node_key: bytes) -> bool:
         return self._node.peers.store.by_node_key(node_key, self._node.clock.now()) is not None
 
+    def _speaks_for(self, peer: Peer) -> bool:
+        """Whether the node key on a peer's card is that of the peer and trusted now."""
+        store, now = self._node.peers.store, self._node.clock.now()
+        return store.speaks_for(peer.card.node_key, peer, now)
+
     def _trusted_peer(self, facility_key: bytes) -> Peer | None:
         for peer in self._node.peers.store.peers:
             if peer.facility_key == facility_key and peer.revoked is None:
@@ -231,18 +240,22 @@ class Serving:
 
     def _connected_peer(self, facility_key: bytes) -> Peer | None:
         peer = self._trusted_peer(facility_key)
-        return peer if peer is not None and self.is_connected(peer.card.node_key) else None
+        return peer if peer is not None and self.is_peer_connected(peer) else None
 
     def _targets(self) -> list[LinkTarget]:
         return [
             LinkTarget(peer.card.node_key, peer.card.addresses, peer.petname)
             for peer in self._node.peers.store.peers
-            if self._is_trusted(peer.card.node_key)
+            if self._speaks_for(peer)
         ]
 
     def is_connected(self, node_key: bytes) -> bool:
         """Whether a peer is connected now."""
         return node_key in self.network.connected()
+
+    def is_peer_connected(self, peer: Peer) -> bool:
+        """Whether a peer is connected now, by a key that is its own."""
+        return self.is_connected(peer.card.node_key) and self._speaks_for(peer)
 
     async def wait_connected(self, node_key: bytes) -> None:
         """Wait until a peer is connected, or has another key; it is dialled at once."""
@@ -291,7 +304,8 @@ class Serving:
         self._wake_waiters()
         now = self._node.clock.now()
         store = self._node.peers.store
-        if store.by_node_key(peer.card.node_key, now) is None and self._nursery is not None:
+        speaks = store.speaks_for(peer.card.node_key, peer, now)
+        if not speaks and self._nursery is not None:
             self.fetcher.cancel_peer(peer.facility_key)
             self._nursery.start_soon(self.network.close_peer, peer.card.node_key)
         if any(store.why_not(peer, grant, now) is not None for grant in ("fetch", "see")):

@@ -12,7 +12,7 @@ import enum
 from dataclasses import dataclass, field
 
 from protocol.errors import RemoteProtocolError
-from protocol.messages import Announcement
+from protocol.messages import Announcement, Offer, Record
 
 NO_EPOCH = bytes(16)
 
@@ -56,6 +56,23 @@ def next_change(told: Told, *, visible: bool, same_content: bool) -> Change:
     if told is Told.TOLD:
         return Change.WITHDRAWN
     return Change.FORGET if told is Told.PENDING else Change.NONE
+
+
+def is_announced_untrusted(offer: Offer, record: Record) -> bool:
+    """Whether an offer keeps to what its source announced of the study.
+
+    A study may have grown since: then it offers more, and the news is on its way.
+
+    Raises:
+        RemoteProtocolError: the same content is of another size than was announced.
+    """
+    offered = (offer.series, offer.instances, offer.bytes)
+    announced = (record.series, record.instances, record.bytes)
+    if offer.content_root == record.content_root:
+        if offered != announced:
+            raise RemoteProtocolError("the offer has other counts than were announced")
+        return True
+    return all(one <= most for one, most in zip(offered, announced, strict=True))
 
 
 @dataclass

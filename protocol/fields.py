@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from protocol import limits
+from protocol import limits, wire
 from protocol.errors import RemoteProtocolError
 
 Check = Callable[[Any], Any]
@@ -191,7 +191,7 @@ def maps(of: type[Any], most: int) -> Any:
             raise RemoteProtocolError(f"must be a list of at most {most}")
         return tuple(from_map_untrusted(of, item) for item in value)
 
-    return _field(check, False)
+    return dataclasses.field(metadata={"check": check, "optional": False, "maps": True})
 
 
 def to_map(value: Any) -> dict[str, Any]:
@@ -219,11 +219,13 @@ def to_map(value: Any) -> dict[str, Any]:
 def from_map_untrusted(of: type[Any], value: Any) -> Any:
     """Read a map from a peer as the dataclass `of`; unknown keys are ignored.
 
+    Of `wire.Fields`, the values of unknown keys are not even built.
+
     Raises:
         RemoteProtocolError: a field is missing or breaks its kind; the text names
             the field, never its value.
     """
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | wire.Fields):
         raise RemoteProtocolError(f"{of.__name__} must be a map")
     arguments: dict[str, Any] = {}
     for field in dataclasses.fields(of):
@@ -232,7 +234,11 @@ def from_map_untrusted(of: type[Any], value: Any) -> Any:
                 continue
             raise RemoteProtocolError(f"{of.__name__} lacks {field.name}")
         try:
-            arguments[field.name] = field.metadata["check"](value[field.name])
+            if isinstance(value, wire.Fields) and "maps" in field.metadata:
+                item: Any = value.maps(field.name)
+            else:
+                item = value[field.name]
+            arguments[field.name] = field.metadata["check"](item)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{of.__name__}.{field.name} {error}") from None
     return of(**arguments)

@@ -53,11 +53,37 @@ MANIFEST_BYTES = 96 * 1024 * 1024
 """Most bytes of an encoded manifest: about 500,000 instances. A study beyond
 that is refused with a sentence rather than held in memory."""
 
-MANIFEST_ITEMS = 16 * 1024 * 1024
-"""Most values in a manifest: 500,000 instances of 13 fields, and their batches."""
-
 MANIFEST_INSTANCES = 500_000
 """Most instances in one study; the largest seen in practice are near 30,000."""
+
+MANIFEST_BATCHES = 500_000
+"""Most batches of one study: as many as instances, which each may have come alone."""
+
+MANIFEST_ROW_BYTES = 288
+"""Most bytes of one row of a manifest: that of an instance with three UIDs of 64
+characters and the largest numbers has 277."""
+
+MANIFEST_SPARE_ITEMS = 65_536
+"""Most values of a manifest beside its rows: what later versions may add."""
+
+MANIFEST_SPARE_BYTES = 1024 * 1024
+"""Most bytes of a manifest beside its rows."""
+
+BATCH_LEAST_BYTES = 1024 * 1024
+"""A study has at most one batch for each instance and one for each begun MiB. What the
+packing rule makes stays far below: a batch in which no instance begins is full, or the
+last one of its instance. Without a bound a study of two megabytes has two million."""
+
+DECODE_STEP_ROWS = 1024
+"""Rows of a manifest that are read or written by one step, between which other threads
+run: a step takes some milliseconds."""
+
+PIXEL_BLOCKS = 256
+"""Most blocks in the table of a pixel-aware batch, each at 0.13 ms beside its pixels. A
+block is a run of images of one size, so a series has one or a few."""
+
+PIXEL_RUNS = 8192
+"""Most runs of pixels in one batch; a file of 512 bytes fits in it so often."""
 
 # --- the audit log ------------------------------------------------------------
 

@@ -11,7 +11,9 @@ instances alone: every holder of the same originals computes the same one.
 """
 
 import functools
+import heapq
 import itertools
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +26,9 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
 from protocol.fields import is_uid
 
 _CONTENT_DOMAIN = b"radmesh-content-v1\0"
+_PAIR = b"\x92"
+"""How a MessagePack array of two begins."""
+_SORTED_AT_ONCE = 16 * 1024
 _DIGEST_BYTES = 32
 _MODALITY_CHARACTERS = 16
 _LARGEST_COUNT = 2**31 - 1
@@ -31,8 +36,7 @@ NO_NUMBER = -1
 """Stands for an instance without an Instance Number."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesEntry:
+class SeriesEntry(NamedTuple):
     """One series; `modality` is (0008,0060), at most 16 characters."""
 
     series_instance_uid: str
@@ -67,9 +71,11 @@ class InstanceEntry(NamedTuple):
     frames: int
 
 
-@dataclass(frozen=True, slots=True)
-class BatchEntry:
-    """One encoded batch; `digest` is BLAKE3 of the encoded bytes, sizes in bytes."""
+class BatchEntry(NamedTuple):
+    """One encoded batch, in the order of a manifest's columns.
+
+    `digest` is BLAKE3 of the encoded bytes, sizes are in bytes.
+    """
 
     digest: bytes
     encoded_size: int
@@ -93,6 +99,44 @@ class Place(NamedTuple):
     length: int
 
 
+class Counts(NamedTuple):
+    """How many rows a manifest has, as its offer says: nothing is read beyond them.
+
+    Attributes:
+        bytes: of all original files.
+    """
+
+    series: int
+    instances: int
+    batches: int
+    bytes: int
+
+    def check_untrusted(self) -> None:
+        """Check that a study may be so.
+
+        Raises:
+            RemoteProtocolError: more series or batches than its instances and bytes can
+                need, or more of anything than a study may have.
+        """
+        if self.series > self.instances:
+            raise RemoteProtocolError("a study has more series than instances")
+        if self.instances > limits.MANIFEST_INSTANCES or self.batches > limits.MANIFEST_BATCHES:
+            raise RemoteProtocolError(
+                "the study has too many instances or batches", WireCode.TOO_LARGE
+            )
+        if self.batches > self.instances - (-self.bytes // limits.BATCH_LEAST_BYTES):
+            raise RemoteProtocolError("the study is in too many small batches", WireCode.TOO_LARGE)
+
+    @property
+    def manifest_bytes(self) -> int:
+        """The largest encoded manifest with so many rows."""
+        rows = self.series + self.instances + self.batches
+        return min(
+            limits.MANIFEST_BYTES,
+            limits.MANIFEST_ROW_BYTES * rows + limits.MANIFEST_SPARE_BYTES,
+        )
+
+
 class WireForm(NamedTuple):
     """A manifest as it is offered and sent (docs/protocol.md section 4.8).
 
@@ -109,8 +153,16 @@ class WireForm(NamedTuple):
 
 def content_root(study_instance_uid: str, instances: Iterable[tuple[str, int, bytes]]) -> bytes:
     """The content root of (SOP Instance UID, size, digest) in any order; 32 bytes."""
-    rows = [[uid, size, digest] for uid, size, digest in sorted(instances)]
-    return blake3.blake3(_CONTENT_DOMAIN + wire.pack([study_instance_uid, rows])).digest()
+    hasher = blake3.blake3(_CONTENT_DOMAIN + _PAIR + wire.pack(study_instance_uid))
+    some = iter(instances)
+    parts = []
+    while part := sorted(itertools.islice(some, _SORTED_AT_ONCE)):
+        parts.append(part)
+    # In parts, since one call that sorts all would hold up every other thread.
+    rows = map(list, heapq.merge(*parts))
+    for piece in wire.pack_array(rows, sum(map(len, parts))):
+        hasher.update(piece)
+    return hasher.digest()
 
 
 @dataclass(frozen=True)
@@ -124,39 +176,78 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The strict MessagePack form."""
-        return wire.pack(
-            {
-                "v": 1,
-                "study": self.study_instance_uid,
-                "series": [[one.series_instance_uid, one.modality] for one in self.series],
-                "instances": [list(one) for one in self.instances],
-                "batches": [
-                    [one.digest, one.encoded_size, one.original_size, int(one.encoding)]
-                    for one in self.batches
-                ],
-            }
+        batches = ([one[0], one[1], one[2], int(one[3])] for one in self.batches)
+        parts = [
+            b"\x85",
+            wire.pack("batches"),
+            *wire.pack_array(batches, len(self.batches)),
+            wire.pack("instances"),
+            *wire.pack_array(map(list, self.instances), len(self.instances)),
+            wire.pack("series"),
+            *wire.pack_array(map(list, self.series), len(self.series)),
+            wire.pack("study"),
+            wire.pack(self.study_instance_uid),
+            wire.pack("v"),
+            wire.pack(1),
+        ]
+        return b"".join(parts)
+
+    @property
+    def counts(self) -> Counts:
+        """How many rows it has."""
+        return Counts(
+            len(self.series), len(self.instances), len(self.batches), self.total_original_bytes
         )
 
     @classmethod
-    def decode_untrusted(cls, data: bytes | bytearray | memoryview) -> "Manifest":
-        """Read and check a manifest.
+    def decode_untrusted(
+        cls, data: bytes | bytearray | memoryview, counts: Counts | None = None
+    ) -> "Manifest":
+        """Read and check a manifest, in steps of `limits.DECODE_STEP_ROWS` rows.
+
+        Args:
+            data: its encoded form.
+            counts: the rows that it must have, checked by `Counts.check_untrusted`; None
+                for one of our own, of which nothing is known beforehand.
 
         Raises:
             RemoteProtocolError: it breaks a rule of docs/protocol.md section 5.3.
         """
-        if len(data) > limits.MANIFEST_BYTES:
+        if len(data) > (limits.MANIFEST_BYTES if counts is None else counts.manifest_bytes):
             raise RemoteProtocolError("the manifest is too large", WireCode.TOO_LARGE)
-        value = wire.decode_untrusted(data, max_items=limits.MANIFEST_ITEMS)
-        if not isinstance(value, dict) or type(value.get("v")) is not int or value["v"] != 1:
+        reader = wire.Reader(data, max_items=limits.MANIFEST_SPARE_ITEMS)
+        series: list[SeriesEntry] = []
+        instances: list[InstanceEntry] = []
+        batches: list[BatchEntry] = []
+        study = version = None
+        for key in reader.entries():
+            match key:
+                case "series":
+                    for rows in reader.rows(counts and counts.series, 2, limits.MANIFEST_ROW_BYTES):
+                        series += _series(rows)
+                case "instances":
+                    for rows in reader.rows(
+                        counts and counts.instances, 12, limits.MANIFEST_ROW_BYTES
+                    ):
+                        instances += _instances(rows)
+                case "batches":
+                    for rows in reader.rows(
+                        counts and counts.batches, 4, limits.MANIFEST_ROW_BYTES
+                    ):
+                        batches += _batches(rows)
+                case "study":
+                    study = _uid(reader.scalar(), "study")
+                case "v":
+                    version = reader.scalar()
+                case _:
+                    reader.skip()
+        reader.end()
+        if type(version) is not int or version != 1 or study is None:
             raise RemoteProtocolError("the manifest is not a map of version 1")
-        study = _uid(value.get("study"), "study")
-        manifest = cls(
-            study,
-            tuple(_series(row) for row in _rows(value, "series", 2)),
-            _instances(_rows(value, "instances", 12)),
-            tuple(_batch(row) for row in _rows(value, "batches", 4)),
-        )
+        manifest = cls(study, tuple(series), tuple(instances), tuple(batches))
         manifest.check_untrusted()
+        if counts is not None and manifest.total_original_bytes != counts.bytes:
+            raise RemoteProtocolError("the instances are not of the announced size")
         return manifest
 
     def check_untrusted(self) -> None:
@@ -167,8 +258,7 @@ class Manifest:
         """
         if not self.instances:
             raise RemoteProtocolError("the manifest has no instances")
-        if len(self.instances) > limits.MANIFEST_INSTANCES:
-            raise RemoteProtocolError("the manifest has too many instances", WireCode.TOO_LARGE)
+        self.counts.check_untrusted()
         uids = [one.series_instance_uid for one in self.series]
         if any(later <= earlier for earlier, later in itertools.pairwise(uids)):
             raise RemoteProtocolError("the series are not in ascending order")
@@ -278,30 +368,19 @@ class Manifest:
         return sum(one.encoded_size for one in self.batches)
 
 
-def _rows(value: dict[str, Any], name: str, width: int) -> list[list[Any]]:
-    rows = value.get(name)
-    if not isinstance(rows, list):
-        raise RemoteProtocolError(f"the manifest lacks its {name}")
-    if any(not isinstance(row, list) or len(row) != width for row in rows):
-        raise RemoteProtocolError(f"a row of the manifest's {name} is malformed")
-    return rows
+def _series(rows: list[list[Any]]) -> list[SeriesEntry]:
+    for _, modality in rows:
+        if (
+            not isinstance(modality, str)
+            or len(modality) > _MODALITY_CHARACTERS
+            or not modality.isprintable()
+        ):
+            raise RemoteProtocolError("a modality in the manifest is malformed")
+    return [SeriesEntry(_uid(uid, "series"), modality) for uid, modality in rows]
 
 
-def _series(row: list[Any]) -> SeriesEntry:
-    modality = row[1]
-    if (
-        not isinstance(modality, str)
-        or len(modality) > _MODALITY_CHARACTERS
-        or not modality.isprintable()
-    ):
-        raise RemoteProtocolError("a modality in the manifest is malformed")
-    return SeriesEntry(_uid(row[0], "series"), modality)
-
-
-def _instances(rows: list[list[Any]]) -> tuple[InstanceEntry, ...]:
+def _instances(rows: list[list[Any]]) -> list[InstanceEntry]:
     """Check column by column, which for thousands of rows is many times as fast."""
-    if not rows:
-        return ()
     series, sop, sop_class, syntax, size, digest, batch, offset, *counts = zip(*rows, strict=True)
     _numbers(series, 0, limits.MANIFEST_INSTANCES)
     for what, uids in (
@@ -312,26 +391,37 @@ def _instances(rows: list[list[Any]]) -> tuple[InstanceEntry, ...]:
         if set(map(type, uids)) != {str} or not all(map(is_uid, set(uids))):
             raise RemoteProtocolError(f"a {what} UID in the manifest is malformed")
     _numbers(size, 1, 2**53 - 1)
-    if set(map(type, digest)) != {bytes} or set(map(len, digest)) != {_DIGEST_BYTES}:
-        raise RemoteProtocolError("a digest in the manifest is malformed")
+    _digests(digest)
     _numbers(batch, 0, _LARGEST_COUNT)
     _numbers(offset, 0, limits.BATCH_BYTES)
     for number, least in zip(counts, (-(2**31), 0, 0, 0), strict=True):
         _numbers(number, least, _LARGEST_COUNT)
-    return tuple(map(InstanceEntry._make, rows))
+    # There are few classes and syntaxes: one text of each for all rows.
+    columns = (series, sop, map(sys.intern, sop_class), map(sys.intern, syntax))
+    return list(
+        map(
+            InstanceEntry._make,
+            zip(*columns, size, digest, batch, offset, *counts, strict=True),
+        )
+    )
 
 
-def _batch(row: list[Any]) -> BatchEntry:
+def _batches(rows: list[list[Any]]) -> list[BatchEntry]:
+    digest, encoded_size, original_size, encoding = zip(*rows, strict=True)
+    _digests(digest)
+    _numbers(encoded_size, limits.BATCH_HEADER_BYTES, limits.ENCODED_BATCH_BYTES)
+    _numbers(original_size, 1, limits.BATCH_BYTES)
+    _numbers(encoding, 0, 255)
     try:
-        encoding = Encoding(_number(row[3], 0, 255))
+        encodings = map(Encoding, encoding)
+        return list(
+            map(
+                BatchEntry._make,
+                zip(digest, encoded_size, original_size, encodings, strict=True),
+            )
+        )
     except ValueError:
         raise RemoteProtocolError("the manifest has a batch of unknown encoding") from None
-    return BatchEntry(
-        digest=_digest(row[0]),
-        encoded_size=_number(row[1], limits.BATCH_HEADER_BYTES, limits.ENCODED_BATCH_BYTES),
-        original_size=_number(row[2], 1, limits.BATCH_BYTES),
-        encoding=encoding,
-    )
 
 
 def _uid(value: Any, what: str) -> str:
@@ -340,18 +430,11 @@ def _uid(value: Any, what: str) -> str:
     return str(value)
 
 
-def _digest(value: Any) -> bytes:
-    if not isinstance(value, bytes) or len(value) != _DIGEST_BYTES:
+def _digests(values: tuple[Any, ...]) -> None:
+    if set(map(type, values)) != {bytes} or set(map(len, values)) != {_DIGEST_BYTES}:
         raise RemoteProtocolError("a digest in the manifest is malformed")
-    return value
 
 
 def _numbers(values: tuple[Any, ...], least: int, most: int) -> None:
     if set(map(type, values)) != {int} or min(values) < least or max(values) > most:
         raise RemoteProtocolError("a number in the manifest is out of range")
-
-
-def _number(value: Any, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise RemoteProtocolError("a number in the manifest is out of range")
-    return value

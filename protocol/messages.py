@@ -145,7 +145,8 @@ class Offer(Message):
 
     `request` is the BLAKE3 digest of the signed request's body, so the offer is
     for one recipient, transfer and purpose. `manifest` is the BLAKE3 digest of
-    the encoded manifest, `manifest_bytes` its size; it follows in sealed pieces,
+    the encoded manifest, `manifest_bytes` its size, `series`, `instances` and `batches`
+    its rows, `bytes` the size of all original files; it follows in sealed pieces,
     and when `whole` all batches after it, as if they had been wanted.
     """
 
@@ -159,6 +160,10 @@ class Offer(Message):
     content_root: bytes = octets(32)
     time: int = number()
     whole: bool = flag(default=False)
+    series: int = number(limits.MANIFEST_INSTANCES, least=1)
+    instances: int = number(limits.MANIFEST_INSTANCES, least=1)
+    batches: int = number(limits.MANIFEST_BATCHES, least=1)
+    bytes: int = number(least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,9 +263,7 @@ def decode_untrusted(
     Raises:
         RemoteProtocolError: not a message that we know, or one that breaks its rules.
     """
-    value = wire.decode_untrusted(data)
-    if not isinstance(value, dict):
-        raise RemoteProtocolError("a message must be a map")
+    value = wire.map_untrusted(data)
     kind = value.get("type")
     found = known.get(kind) if isinstance(kind, str) else None
     if found is None:

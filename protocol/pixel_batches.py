@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from protocol import pixels, wire
+from protocol import limits, pixels, wire
 from protocol.encoding import ZSTD_LEVEL, compress, decompress_untrusted
-from protocol.errors import RemoteProtocolError
+from protocol.errors import RemoteProtocolError, WireCode
 from protocol.pixels import Block, PixelRun, Predictor, Workspace
 
 _RESIDUAL_LEVEL = 1
@@ -27,6 +27,9 @@ _FAST_BIAS = 1.02
 """UP is taken where it costs at most 2 % more than the best: it is undone fastest."""
 
 _LARGEST_SIDE = 2**31 - 1
+
+_TABLE_ITEMS = 1 + 4 * limits.PIXEL_BLOCKS + 2 * limits.PIXEL_RUNS
+"""Each block is a list and three numbers, each run two."""
 
 
 # --- encoding -----------------------------------------------------------------------
@@ -43,7 +46,8 @@ def encode_pixels(
     """
     blocks = []
     residuals = []
-    for group in pixels.blocks_of(runs):
+    # What goes beyond the bounds stays in the rest.
+    for group in pixels.blocks_of(runs[: limits.PIXEL_RUNS])[: limits.PIXEL_BLOCKS]:
         shape = Block(group, Predictor.NONE).shape
         count = shape[0] * shape[1] * shape[2]
         block = workspace.samples(count).reshape(shape)
@@ -158,19 +162,24 @@ def decode_pixels_untrusted(
 
 def _part_untrusted(payload: memoryview) -> tuple[memoryview, memoryview]:
     length = int.from_bytes(payload[:4], "big")
-    if len(payload) < 4 or length > len(payload) - 4:
+    if length > len(payload) - 4:
         raise RemoteProtocolError("a batch ends in the middle of a part")
     return payload[4 : 4 + length], payload[4 + length :]
 
 
 def _blocks_untrusted(table: memoryview, size: int) -> list[Block]:
-    rows = wire.decode_untrusted(table)
+    rows = wire.decode_untrusted(table, max_items=_TABLE_ITEMS)
     if not isinstance(rows, list) or not rows:
         raise RemoteProtocolError("the table of a batch is no list of blocks")
+    if len(rows) > limits.PIXEL_BLOCKS:
+        raise RemoteProtocolError("a batch has too many blocks of pixels", WireCode.TOO_LARGE)
     blocks = []
-    position = 0
+    position = count = 0
     for row in rows:
         predictor, columns, lines, places = _row_untrusted(row)
+        count += len(places) // 2
+        if count > limits.PIXEL_RUNS:
+            raise RemoteProtocolError("a batch has too many runs of pixels", WireCode.TOO_LARGE)
         runs = []
         for gap, planes in zip(places[::2], places[1::2], strict=True):
             run = PixelRun(position + gap, columns, lines, planes)

@@ -52,7 +52,7 @@ def decode_receipt_untrusted(body: bytes) -> Receipt:
     Raises:
         RemoteProtocolError: not a receipt.
     """
-    receipt: Receipt = from_map_untrusted(Receipt, wire.decode_untrusted(body))
+    receipt: Receipt = from_map_untrusted(Receipt, wire.map_untrusted(body))
     return receipt
 
 
@@ -107,7 +107,7 @@ def decode_signed_untrusted(data: bytes) -> SignedReceipt:
     Raises:
         RemoteProtocolError: not a receipt with two signatures.
     """
-    parts: _Parts = from_map_untrusted(_Parts, wire.decode_untrusted(data))
+    parts: _Parts = from_map_untrusted(_Parts, wire.map_untrusted(data))
     return SignedReceipt(
         body=parts.body,
         recipient_signature=parts.recipient_signature,

@@ -18,7 +18,7 @@ from keys import seal
 from keys.identity import KeyPair
 from protocol import encoding, limits, messages
 from protocol.errors import DigestMismatch, LocalProtocolError, RemoteProtocolError, WireCode
-from protocol.manifest import Manifest
+from protocol.manifest import Counts, Manifest
 from protocol.messages import (
     Countersignature,
     Credit,
@@ -158,16 +158,18 @@ class RecipientTransfer(TransferEnd):
         offer, request, sealer = self.offer, self.request, self._require_sealer()
         assert offer is not None
         assert request is not None
-        whole = bytearray()
+        pieces = []
         for index, piece in enumerate(self._pieces):
             opened = _open(sealer, seal.KIND_MANIFEST, index, piece)
-            whole += encoding.decode_untrusted(opened)
+            pieces.append(encoding.decode_untrusted(opened))
         self._pieces.clear()
+        whole = b"".join(pieces)
+        del pieces
         if len(whole) != offer.manifest_bytes:
             raise RemoteProtocolError("the manifest is not of the offered size")
         if blake3.blake3(whole).digest() != offer.manifest:
             raise DigestMismatch("the manifest is not the offered one")
-        manifest = Manifest.decode_untrusted(bytes(whole))
+        manifest = Manifest.decode_untrusted(whole, _counts(offer))
         if manifest.study_instance_uid != request.study:
             raise RemoteProtocolError("the manifest is of another study")
         if manifest.content_root != offer.content_root:
@@ -240,6 +242,12 @@ class RecipientTransfer(TransferEnd):
             if not request.whole:
                 raise RemoteProtocolError("the whole study is offered and was not asked for")
             self.asked_all = True
+        counts = _counts(offer)
+        counts.check_untrusted()
+        if offer.manifest_bytes > counts.manifest_bytes:
+            raise RemoteProtocolError(
+                "the manifest is larger than its rows can be", WireCode.TOO_LARGE
+            )
         self.offer = offer
         self._agree(request, offer, offer.ephemeral)
 
@@ -279,6 +287,10 @@ class RecipientTransfer(TransferEnd):
         count = len(manifest.batches)
         if self._arrived > count or (self._has_ended and self._arrived < count):
             raise RemoteProtocolError("not as many batches came as the manifest has")
+
+
+def _counts(offer: Offer) -> Counts:
+    return Counts(offer.series, offer.instances, offer.batches, offer.bytes)
 
 
 def _open(sealer: seal.Sealer, kind: int, index: int, sealed: memoryview) -> bytes:

@@ -120,7 +120,7 @@ def decode_result_untrusted(body: bytes) -> Result:
     Raises:
         RemoteProtocolError: not a result.
     """
-    result: Result = from_map_untrusted(Result, wire.decode_untrusted(body))
+    result: Result = from_map_untrusted(Result, wire.map_untrusted(body))
     return result
 
 

@@ -109,6 +109,7 @@ class SourceTransfer(TransferEnd):
             content_root=manifest.content_root,
             time=time_ms,
             whole=request.whole,
+            **manifest.counts._asdict(),
         )
         if request.whole:
             self.asked = set(range(len(manifest.batches)))

@@ -12,9 +12,11 @@ payload (docs/protocol.md section 3.1).
 
 import enum
 import functools
+import itertools
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -58,6 +60,17 @@ def _ordered(value: Any) -> Any:
     return value
 
 
+def pack_array(rows: Iterable[Any], count: int) -> Iterator[bytes]:
+    """As `pack(list(rows))`, in pieces of at most `limits.DECODE_STEP_ROWS` values.
+
+    One call for millions would hold up every other thread for seconds.
+    """
+    yield _array_header(count)
+    iterator = iter(rows)
+    while some := list(itertools.islice(iterator, limits.DECODE_STEP_ROWS)):
+        yield b"".join(map(pack, some))
+
+
 def decode_untrusted(
     data: bytes | bytearray | memoryview,
     *,
@@ -77,25 +90,246 @@ def decode_untrusted(
     Raises:
         RemoteProtocolError: anything else than one strict value.
     """
-    encoded = bytes(data)
-    try:
-        _check_structure(encoded, max_items, max_depth)
-    except IndexError:
-        raise RemoteProtocolError("message ends in the middle of a value") from None
+    reader = Reader(data, max_items=max_items, max_depth=max_depth)
+    value = reader.value()
+    reader.end()
+    return value
+
+
+def map_untrusted(data: bytes | bytearray | memoryview) -> "Fields":
+    """Check exactly one strict map that fills `data`; its values are built when asked for.
+
+    Raises:
+        RemoteProtocolError: anything else, or more than a message may hold.
+    """
+    reader = Reader(data)
+    fields = reader.fields()
+    reader.end()
+    return fields
+
+
+class Fields:
+    """The values of one checked map, by name. What nobody asks for is never built."""
+
+    def __init__(self, data: bytes, spans: dict[str, tuple[int, int]]) -> None:
+        self._data = data
+        self._spans = spans
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._spans
+
+    def __getitem__(self, name: str) -> Any:
+        start, end = self._spans[name]
+        return _build(self._data[start:end])
+
+    def get(self, name: str) -> Any:
+        """The value, or None when it is not there."""
+        return self[name] if name in self._spans else None
+
+    def maps(self, name: str) -> list["Fields"]:
+        """A value that must be a list of maps.
+
+        Raises:
+            RemoteProtocolError: it is something else.
+        """
+        start, end = self._spans[name]
+        reader = Reader(self._data[start:end])
+        return [reader.fields() for _ in range(reader.array())]
+
+
+class Reader:
+    """Goes through one strict value, builds what is asked for, and skips the rest.
+
+    What it has passed is checked. Each call but `array` and `entries` passes one value.
+
+    Args:
+        data: the bytes; bounding their length is up to the caller.
+        max_items: most values, map keys included, rows that `rows` gives not counted.
+        max_depth: deepest nesting of arrays and maps.
+    """
+
+    def __init__(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        max_items: int = limits.MESSAGE_ITEMS,
+        max_depth: int = limits.MESSAGE_DEPTH,
+    ) -> None:
+        self._data = bytes(data)
+        self._position = 0
+        self._left = max_items
+        self._max_depth = max_depth
+
+    def value(self) -> Any:
+        """One value, built.
+
+        Raises:
+            RemoteProtocolError: it is not strict, or too many or too deep.
+        """
+        start, end = self.skip()
+        return _build(self._data[start:end])
+
+    def skip(self) -> tuple[int, int]:
+        """Pass one value without building it: where it begins and ends.
+
+        Raises:
+            RemoteProtocolError: as `value`.
+        """
+        start = self._position
+        self._position, items = _walk(self._data, start, self._left, self._max_depth)
+        self._left -= items
+        return start, self._position
+
+    def array(self) -> int:
+        """Enter an array: how many values follow.
+
+        Raises:
+            RemoteProtocolError: it is none, or claims more values than there are bytes.
+        """
+        return self._container(_ARRAYS)
+
+    def entries(self) -> Iterator[str]:
+        """Enter a map: its keys, each before the caller passes its value.
+
+        Raises:
+            RemoteProtocolError: it is none, or its keys are not strict.
+        """
+        previous = None
+        # Values inside are one deeper.
+        self._max_depth -= 1
+        for _ in range(self._container(_MAPS)):
+            start, end = self.skip()
+            key = _build(self._data[start:end])
+            if not isinstance(key, str):
+                raise RemoteProtocolError("a map key is not a string")
+            encoded = key.encode()
+            if previous is not None and encoded <= previous:
+                raise RemoteProtocolError("map keys are not in ascending order")
+            previous = encoded
+            yield key
+        self._max_depth += 1
+
+    def fields(self) -> Fields:
+        """One map, of which nothing is built yet.
+
+        Raises:
+            RemoteProtocolError: it is none, or not strict.
+        """
+        return Fields(self._data, {key: self.skip() for key in self.entries()})
+
+    def scalar(self) -> Any:
+        """One value that is neither array nor map, built; at most a message's bytes.
+
+        Raises:
+            RemoteProtocolError: it is something else.
+        """
+        start = self._position
+        end, _ = _walk(self._data, start, 1, 0)
+        if end - start > limits.MESSAGE_BYTES:
+            raise RemoteProtocolError("a value is too long", WireCode.TOO_LARGE)
+        self._position = end
+        return _build(self._data[start:end])
+
+    def rows(self, count: int | None, width: int, row_bytes: int) -> Iterator[list[list[Any]]]:
+        """An array of so many rows, each an array of so many scalars, step by step.
+
+        A step has at most `limits.DECODE_STEP_ROWS` rows of at most `row_bytes` bytes:
+        what one call builds is bounded, whatever the count. With None any count is taken.
+
+        Raises:
+            RemoteProtocolError: another count, or a row that is anything else.
+        """
+        found = self._container(_ARRAYS)
+        if count is None:
+            count = found
+        if found != count:
+            raise RemoteProtocolError("a list has another length than was announced")
+        data, head, quick = self._data, 0x90 | width, _scalars(width)
+        while count:
+            start = position = self._position
+            step = min(count, limits.DECODE_STEP_ROWS)
+            for _ in range(step):
+                row = position
+                if row >= len(data) or data[row] != head:
+                    raise RemoteProtocolError("a row has another width")
+                plain = quick.match(data, row + 1)
+                position = plain.end() if plain else _walk(data, row, 1 + width, 1)[0]
+                if position - row > row_bytes:
+                    raise RemoteProtocolError("a row is too long", WireCode.TOO_LARGE)
+            yield _build(_array_header(step) + data[start:position])
+            self._position = position
+            count -= step
+
+    def end(self) -> None:
+        """Nothing follows.
+
+        Raises:
+            RemoteProtocolError: bytes follow.
+        """
+        if self._position != len(self._data):
+            raise RemoteProtocolError("bytes follow the message")
+
+    def _container(self, heads: "_Heads") -> int:
+        position, head = self._position + 1, self._data[self._position : self._position + 1]
+        self._left -= 1
+        if self._left < 0:
+            raise RemoteProtocolError("message holds too many values", WireCode.TOO_LARGE)
+        if not head:
+            raise RemoteProtocolError("message ends in the middle of a value")
+        if head[0] & 0xF0 == heads.short:
+            count = head[0] & 0x0F
+        elif head[0] in heads.widths:
+            width = heads.widths[head[0]]
+            count = int.from_bytes(self._data[position : position + width], "big")
+            position += width
+            if count < _SIZED[head[0]][1]:
+                raise RemoteProtocolError("value is not in its shortest form")
+        else:
+            raise RemoteProtocolError(f"a value is no {heads.name}")
+        if count * heads.values_each > len(self._data) - position:
+            raise RemoteProtocolError("message ends in the middle of a value")
+        self._position = position
+        return count
+
+
+def _array_header(count: int) -> bytes:
+    if count < 0x10:
+        return bytes((0x90 | count,))
+    return (
+        b"\xdc" + count.to_bytes(2, "big")
+        if count <= 0xFFFF
+        else b"\xdd" + count.to_bytes(4, "big")
+    )
+
+
+def _build(encoded: bytes) -> Any:
+    """The value of bytes that were checked."""
     try:
         return msgpack.unpackb(encoded, raw=False, strict_map_key=True)
     except _UNPACK_ERRORS:
         raise RemoteProtocolError("message is not strict MessagePack") from None
 
 
-def _check_structure(data: bytes, max_items: int, max_depth: int) -> None:
-    """Walk the headers: types, shortest forms, depth, counts, key order, exact length.
+def _walk(data: bytes, start: int, max_items: int, max_depth: int) -> tuple[int, int]:
+    """Pass one value: types, shortest forms, text, depth, counts, key order.
 
-    An index beyond the end raises IndexError, which the caller translates; a
-    payload length beyond the end is refused here.
+    Returns:
+        Where it ends, and how many values it has.
+    """
+    try:
+        return _walk_unbounded(data, start, max_items, max_depth)
+    except IndexError:
+        raise RemoteProtocolError("message ends in the middle of a value") from None
+    except UnicodeDecodeError:
+        raise RemoteProtocolError("text is not UTF-8") from None
+
+
+def _walk_unbounded(data: bytes, position: int, max_items: int, max_depth: int) -> tuple[int, int]:
+    """As `_walk`; an index beyond the end raises IndexError.
+
+    A payload length beyond the end is refused here.
     """
     length = len(data)
-    position = 0
     items = 0
     # One entry per open array or map: [values left, is map, previous key].
     open_containers: list[list[Any]] = []
@@ -140,6 +374,10 @@ def _check_structure(data: bytes, max_items: int, max_depth: int) -> None:
 
         if payload > length - position:
             raise RemoteProtocolError("message ends in the middle of a value")
+        if is_string:
+            if payload > limits.MESSAGE_BYTES:
+                raise RemoteProtocolError("a text is too long", WireCode.TOO_LARGE)
+            data[position : position + payload].decode()
         if open_containers:
             container = open_containers[-1]
             if container[1] and container[0] % 2 == 0:
@@ -169,9 +407,7 @@ def _check_structure(data: bytes, max_items: int, max_depth: int) -> None:
         while open_containers and open_containers[-1][0] == 0:
             open_containers.pop()
         if not open_containers:
-            break
-    if position != length:
-        raise RemoteProtocolError("bytes follow the message")
+            return position, items
 
 
 @functools.cache
@@ -181,9 +417,10 @@ def _scalars(count: int) -> re.Pattern[bytes]:
     The rows of a manifest are such: this looks at one at a sixth of the cost of
     walking its values.
     """
-    texts = b"|".join(b"%b.{%d}" % (re.escape(bytes((0xA0 + size,))), size) for size in range(32))
+    text = rb"%b[\x00-\x7f]{%d}"
+    texts = b"|".join(text % (re.escape(bytes((0xA0 + size,))), size) for size in range(32))
     # The longest common one is a UID; in binary it is a digest.
-    long = b"|".join(b"%b.{%d}" % (re.escape(bytes((size,))), size) for size in range(32, 65))
+    long = b"|".join(text % (re.escape(bytes((size,))), size) for size in range(32, 65))
     scalar = (
         rb"[\x00-\x7f\xc2\xc3\xe0-\xff]|\xcc[\x80-\xff]|\xcd[^\x00].|\xce(?!\x00\x00).{4}"
         rb"|\xc4\x20.{32}|\xd9(?:" + long + rb")|" + texts
@@ -213,6 +450,19 @@ _SIZED = {
     0xDE: (2, 0x10, "map"),
     0xDF: (4, 0x1_0000, "map"),
 }
+
+
+class _Heads(NamedTuple):
+    """How a kind of container begins: short, or with a size of so many bytes."""
+
+    name: str
+    short: int
+    widths: dict[int, int]
+    values_each: int
+
+
+_ARRAYS = _Heads("list", 0x90, {0xDC: 2, 0xDD: 4}, 1)
+_MAPS = _Heads("map", 0x80, {0xDE: 2, 0xDF: 4}, 2)
 
 
 class FrameKind(enum.IntEnum):

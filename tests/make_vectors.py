@@ -53,6 +53,34 @@ def keys():
     }
 
 
+def cards():
+    """Cards without proofs, as those of the first releases, and with; and false proofs."""
+    old = made.CARD.encoded
+    holders = {"node": made.NODE, "log": made.LOG, "witness": made.WITNESS}
+
+    def proven(**changed):
+        fields = json.loads(old.split(b"\n")[1])
+        for role, key in holders.items():
+            proof = changed.get(role, second.card_key_proof(key, role, made.FACILITY))
+            fields[f"{role}_keys"][0]["proof"] = proof.hex()
+        return second.card(made.FACILITY, fields).decode()
+
+    return {
+        "without_proofs": old.decode(),
+        "proven": proven(),
+        "false_proofs": {
+            "for another facility": proven(
+                node=second.card_key_proof(made.NODE, "node", made.PEER)
+            ),
+            "for another role": proven(log=second.card_key_proof(made.LOG, "node", made.FACILITY)),
+            "by another key": proven(
+                witness=second.card_key_proof(made.NODE, "witness", made.FACILITY)
+            ),
+            "of another length": proven(node=b""),
+        },
+    }
+
+
 def commitments():
     subjects = [
         OPENING,
@@ -251,6 +279,7 @@ def bundle():
 
 TABLES = {
     "keys.json": keys,
+    "cards.json": cards,
     "commitments.json": commitments,
     "entries.json": entries,
     "tree.json": tree,

@@ -153,7 +153,17 @@ def sign_domain(key, domain, message):
 
 
 def key_change(
-    entries, *, facility, old, new, card, role="log", origin, trusted_size=None, signers=None
+    entries,
+    *,
+    facility,
+    old,
+    new,
+    card,
+    role="log",
+    origin,
+    trusted_size=None,
+    trusted_root=None,
+    signers=None,
 ):
     """Details of `rotation`, or of `key-revoked` when `trusted_size` is given."""
     root = mth(entries)
@@ -172,7 +182,8 @@ def key_change(
     if trusted_size is not None:
         del signers["old"]
         domain = b"radmesh-key-revoked-v1"
-        more = {"trusted_root": mth(entries[:trusted_size]).hex(), "trusted_size": trusted_size}
+        root_then = trusted_root or mth(entries[:trusted_size])
+        more = {"trusted_root": root_then.hex(), "trusted_size": trusted_size}
         signed |= more
     return {
         "card": card.digest,
@@ -188,6 +199,18 @@ def key_change(
             for name, key in signers.items()
         },
     }
+
+
+def card_key_proof(key, role, facility):
+    """That a facility holds the key of a role on its card."""
+    return sign_domain(key, b"radmesh-card-key-v1", role.encode() + b"\0" + facility.public)
+
+
+def card(facility, fields):
+    """A card of a facility with these fields."""
+    body = canonical(fields)
+    signature = base64_of(sign_domain(facility, b"radmesh-card-v1", body))
+    return f"radmesh-card-v1 {signature}\n".encode() + body + b"\n"
 
 
 def message(fields):

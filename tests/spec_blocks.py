@@ -226,6 +226,7 @@ def make_blocks() -> dict[str, str]:
         serial=1,
         issued=now // 1000,
         expires=now // 1000 + 63_072_000,
+        proving=[pair.source_key, KeyPair.from_seed(b"l" * 32), KeyPair.from_seed(b"w" * 32)],
     )
 
     def frame(message: messages.Message) -> bytes:

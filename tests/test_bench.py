@@ -21,7 +21,9 @@ def _run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["transfer.py", "wan.py", "ratios.py", "scale.py", "audit.py"])
+@pytest.mark.parametrize(
+    "script", ["transfer.py", "wan.py", "ratios.py", "scale.py", "audit.py", "hostile.py"]
+)
 def test_a_bench_starts(script: str) -> None:
     done = _run(script, "--help")
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from keys.card import (
     CLOCK_SKEW_SECONDS,
     check_card,
     check_newer,
+    facility_of_untrusted,
     issue_card,
     parse_card_untrusted,
     sign_card,
@@ -22,6 +23,7 @@ from keys.card_fields import SizedKey, TimedKey, is_address, is_name
 from keys.errors import BadCard, CardExpired, CardSuperseded
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
+from keys.possession import prove
 
 FACILITY = KeyPair.from_seed(b"f" * 32)
 NODE, LOG, WITNESS, SPARE = (
@@ -322,3 +324,105 @@ def test_check_newer():
     )
     with pytest.raises(BadCard):
         check_newer(old, other)
+
+
+# --- proofs of possession -----------------------------------------------------------------
+
+PAIRS = {role: KeyPair.from_seed(role[:1].encode() * 32) for role in ("node", "log", "witness")}
+
+
+def proven(**changes):
+    return issue(proving=PAIRS.values(), **changes)
+
+
+def with_proof(role, proof):
+    """The fields of a card on which the key of a role has another proof."""
+    fields = json.loads(proven().encoded.split(b"\n")[1])
+    fields[f"{role}_keys"][-1]["proof"] = proof
+    return fields
+
+
+def test_keys_at_hand_prove_themselves():
+    card = proven()
+    assert parse_card_untrusted(card.encoded) == card
+    assert not card.lacks_proof_by(PAIRS.values())
+    for role, listed in card.listed:
+        message = role.encode() + b"\0" + FACILITY.public
+        assert listed.proof == PAIRS[role].sign(b"radmesh-card-key-v1", message)
+        assert listed.to_fields()["proof"] == listed.proof.hex()
+
+
+def test_a_card_without_proofs_is_read():
+    card = issue()
+    assert [listed.proof for _, listed in card.listed] == [None] * 3
+    assert "proof" not in card.encoded.decode()
+    assert card.lacks_proof_by([PAIRS["log"]])
+    assert not card.lacks_proof_by([KeyPair.from_seed(b"s" * 32)])
+
+
+def test_proofs_are_copied_to_the_next_card():
+    """A key that was replaced need not be there any more."""
+    card = proven()
+    spare = KeyPair.from_seed(b"s" * 32)
+    newer = sign_card(
+        FACILITY,
+        name=card.name,
+        node_keys=(
+            TimedKey(NODE, NOW, NOW + 9, card.node_keys[0].proof),
+            TimedKey(spare.public, NOW + 9),
+        ),
+        log_keys=card.log_keys,
+        witness_keys=card.witness_keys,
+        addresses=(),
+        serial=2,
+        issued=NOW,
+        expires=NOW + YEAR,
+        proving=[spare],
+    )
+    assert all(listed.proof for _, listed in newer.listed)
+    assert newer.node_keys[0].proof == card.node_keys[0].proof
+
+
+@pytest.mark.parametrize("role", PAIRS)
+def test_a_proof_that_does_not_hold(role):
+    other_facility = KeyPair.from_seed(b"x" * 32).public
+    other_role = next(each for each in PAIRS if each != role)
+    for proof in (
+        prove(PAIRS[role], role, other_facility),
+        prove(PAIRS[role], other_role, FACILITY.public),
+        prove(PAIRS[other_role], role, FACILITY.public),
+        bytes(64),
+    ):
+        with pytest.raises(BadCard, match=f"does not prove that its facility holds the {role} key"):
+            parse_card_untrusted(signed(canonical_json(with_proof(role, proof.hex()))))
+    good = prove(PAIRS[role], role, FACILITY.public).hex()
+    assert parse_card_untrusted(signed(canonical_json(with_proof(role, good)))) == proven()
+    for form in (good.upper(), good[:-2], good + "00", "", 5, [good], True):
+        with pytest.raises(BadCard, match="not a signature in hex"):
+            parse_card_untrusted(signed(canonical_json(with_proof(role, form))))
+
+
+def test_the_base64_of_a_signature_has_one_form():
+    """64 bytes leave four bits of the last character unused, which a reader might overlook."""
+    data = issue().encoded
+    first, rest = data.split(b"\n", 1)
+    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    last = alphabet.index(first[-3])
+    assert last % 16 == 0
+    for other in range(last + 1, last + 16):
+        line = first[:-3] + alphabet[other : other + 1] + b"=="
+        assert base64.b64decode(line.split()[1]) == base64.b64decode(first.split()[1])
+        with pytest.raises(BadCard, match="first line of the card is damaged"):
+            parse_card_untrusted(line + b"\n" + rest)
+
+
+@given(st.binary(max_size=300))
+def test_whose_card_it_claims_to_be(data):
+    assert facility_of_untrusted(issue().encoded) == FACILITY.public
+    # Nothing is checked: that is for those who go on.
+    forged = issue().encoded.replace(b"North", b"South")
+    assert facility_of_untrusted(forged) == FACILITY.public
+    assert facility_of_untrusted(data) is None
+    assert facility_of_untrusted(signed(canonical_json([1]))) is None
+    assert facility_of_untrusted(signed(canonical_json({"facility_key": "x"}))) is None
+    assert facility_of_untrusted(signed(b"x" * CARD_BYTES)) is None

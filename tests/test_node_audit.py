@@ -1,8 +1,10 @@
 """The audit log on a real disk: what it keeps, shows and exports; threads."""
 
 import errno
+import io
 import json
 import os
+import struct
 import threading
 import zipfile
 
@@ -268,3 +270,36 @@ def test_a_failed_flush_of_zeros_is_a_failed_flush(directory, monkeypatch):
     log = reopen(directory)
     assert [entry.details.get("n") for entry in entries_of(log)] == [None, 2]
     log.close()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_bundle_has_zip64_fields_only_where_a_file_may_be_larger_than_2_gib(
+    directory, clock, monkeypatch, large
+):
+    log = create(directory, clock)
+    log.append(Event(type="ingest", subjects=(("study", "1.2.3"),)))
+    if large:
+        monkeypatch.setattr("node.audit.bundle._LARGE_BYTES", 0)
+    log.export(directory / "bundle.zip", card=CARD.encoded, further={"policy": b"x"})
+    log.close()
+    data = (directory / "bundle.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        extras = {}
+        for each in archive.infolist():
+            assert (each.extra, each.flag_bits, each.comment) == (b"", 0, b"")
+            name_length, extra_length = struct.unpack_from("<2H", data, each.header_offset + 26)
+            start = each.header_offset + 30 + name_length
+            extras[each.filename] = data[start : start + extra_length]
+    streamed = {"entries.jsonl", "leaves", "openings.jsonl", "receipts.jsonl"}
+    assert {name for name, extra in extras.items() if extra} == (streamed if large else set())
+    with (directory / "bundle.zip").open("rb") as file:
+        digest = parse_fingerprint(fingerprint(FACILITY.public))
+        assert verify_bundle(file, facility_fingerprint=digest).sound is True
+
+
+@pytest.mark.parametrize("change", [{"outcome": "maybe"}, {"actor": "somebody"}, {"actor": ""}])
+def test_what_has_a_closed_list_is_not_logged_otherwise(change):
+    """A verifier would refuse the log that holds it."""
+    with pytest.raises(LocalProtocolError):
+        Event(type="start", **change)
+    assert Event(type="start", actor=fingerprint(FACILITY.public)).outcome == "success"

@@ -136,7 +136,7 @@ def test_known_instances_keep_their_place_and_bring_no_batch(catalog):
                 later.instances, [(0, 0), (1, 0), (1, 100), (2, 0)], strict=True
             )
         ),
-        batches=(*later.batches, dataclasses.replace(later.batches[0], digest=digest("third"))),
+        batches=(*later.batches, later.batches[0]._replace(digest=digest("third"))),
     )
     Manifest.decode_untrusted(overlapping.encode())
     assert catalog.batches_needed(overlapping) == [1, 2]
@@ -153,14 +153,14 @@ def test_known_instances_keep_their_place_and_bring_no_batch(catalog):
 
 def test_split_instances_keep_their_batches_side_by_side(catalog):
     publish(catalog, manifest(1))
-    entries = tuple(BatchEntry(digest("b", n), 60, 100, Encoding.RAW) for n in range(5))
+    entries = tuple(BatchEntry(digest("b", n), 60, 4_000_000, Encoding.ZSTD) for n in range(5))
     template = manifest(1).instances[0]
     instances = tuple(
         template._replace(
             sop_instance_uid=f"{STUDY}.1.{n}", number=n, size=size, digest=digest(n, ""),
             first_batch=first, offset=0,
         )
-        for n, size, first in ((1, 100, 0), (2, 250, 1), (3, 100, 4))
+        for n, size, first in ((1, 4_000_000, 0), (2, 10_000_000, 1), (3, 4_000_000, 4))
     )  # fmt: skip
     made = Manifest(STUDY, manifest(1).series, instances, entries)
     Manifest.decode_untrusted(made.encode())

@@ -162,7 +162,7 @@ def test_instances_of_which_headers_and_pixels_are_apart(early: int) -> None:
     encoded = encoding.encode(b"".join(contents), runs=runs)
     assert encoding.encoding_of(encoded) is encoding.Encoding.PIXELS
     [batch] = study.manifest.batches
-    promised = (dataclasses.replace(batch, encoding=encoding.Encoding.PIXELS),)
+    promised = (batch._replace(encoding=encoding.Encoding.PIXELS),)
     study = SmallStudy(dataclasses.replace(study.manifest, batches=promised), (encoded,))
     check = _check(study)
     check.check(0, encoded, Workspace())
@@ -279,8 +279,6 @@ def test_an_instance_that_calls_itself_a_media_directory_is_the_fault_of_its_sou
 def test_a_batch_of_another_encoding_than_promised_is_refused(study: SmallStudy) -> None:
     first, *rest = study.manifest.batches
     other = next(one for one in encoding.Encoding if one is not first.encoding)
-    promised = dataclasses.replace(
-        study.manifest, batches=(dataclasses.replace(first, encoding=other), *rest)
-    )
+    promised = dataclasses.replace(study.manifest, batches=(first._replace(encoding=other), *rest))
     with pytest.raises(RemoteProtocolError, match="encoding"):
         StudyCheck(promised, [0]).check(0, study.encoded[0])

@@ -4,6 +4,7 @@ One row for every change that is logged before it takes effect. What takes right
 made true by the next start; of all else an entry says that it failed.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import trio
 from facility_in_memory import Other, entries, publish_study
 from studies_made import make_study
 
+import node.home as home_module
 from keys.card import issue_card
 from node.app import Node
 from node.audit.appending import Appender
@@ -248,6 +250,53 @@ def _check_told(node: Node, change: Change, size: int) -> None:
     if change.cuts:
         assert not failed
     assert len(standing) <= 1
+
+
+@pytest.mark.parametrize("at", ["entry", "card", "commit"])
+def test_killed_as_our_own_card_is_renewed(home: Home, at: str) -> None:
+    before = home.read_card()
+    child = os.fork()
+    if child == 0:
+        try:
+            with Node.open(home) as node:
+                if at == "entry":
+                    _die_after_entry("card-updated")
+                elif at == "card":
+                    write = home.write_card
+                    home.write_card = lambda card: (write(card), os._exit(9))  # type: ignore[method-assign, assignment, return-value]
+                else:
+                    node.effects.mark = _mark_and_die(node)  # type: ignore[method-assign]
+                node.publish_addresses(("/ip4/192.0.2.9/tcp/4101",))
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    with Node.open(home) as node:
+        assert (node.card.serial > before.serial) is (at != "entry")
+        told = [entry["outcome"] for entry in entries(node, "card-updated")]
+        assert told == (["success", "failed"] if at == "entry" else ["success"])
+
+
+def test_a_card_that_cannot_be_written_is_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Node.open(home) as node:
+        before = node.card
+        monkeypatch.setattr(home_module, "write_durable", _no_space)
+        with pytest.raises(NodeError) as caught:
+            node.publish_addresses(("/ip4/192.0.2.9/tcp/4101",))
+        assert caught.value.code is ExitCode.DISK
+        assert node.card is before
+        assert [e["outcome"] for e in entries(node, "card-updated")] == ["success", "failed"]
+        monkeypatch.undo()
+        node.publish_addresses(("/ip4/192.0.2.9/tcp/4101",))
+        node.publish_addresses(("/ip4/192.0.2.8/tcp/4101",))
+    with Node.open(home) as node:
+        assert node.card.addresses == ("/ip4/192.0.2.8/tcp/4101",)
+        outcomes = [entry["outcome"] for entry in entries(node, "card-updated")]
+        assert outcomes == ["success", "failed", "success", "success"]
+
+
+def _no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(

@@ -32,7 +32,7 @@ from node.transfer.transfers import Transfer, TransferState
 from protocol import encoding
 from protocol.errors import WireCode
 from protocol.manifest import Manifest
-from protocol.messages import STUDY_PROTOCOL
+from protocol.messages import STUDY_PROTOCOL, Record
 from protocol.source import SourceTransfer
 from protocol.transfer import Event, Receipted, Refused, Requested, Wanted
 
@@ -159,6 +159,7 @@ class World:
         self.node = node
         self.sources = {source.key.public: source for source in sources}
         self.nursery = nursery
+        self.announced: Record | None = None
         self.transfer = Transfer(
             b"t" * 16, "in", exchange_pair.STUDY, sources[0].peer.facility_key, "treatment"
         )
@@ -179,6 +180,7 @@ class World:
             append=node.audit.append_many,
             add_receipt=node.audit.add_receipt,
             exchanging=lambda receipt: contextlib.nullcontext(),
+            announced=lambda peer, study: self.announced,
             clock=SYSTEM_CLOCK,
         )
         self.attempts = [self._attempts(source) for source in sources]
@@ -409,3 +411,53 @@ def test_batches_are_the_same_only_with_the_same_instances_at_the_same_places(
     assert _same_batches(ours, liar, everything - {0}) is not None
     smaller = dataclasses.replace(ours, instances=ours.instances[:-1])
     assert _same_batches(ours, smaller, frozenset()) is None
+
+
+def _announced(study: SmallStudy, **changes: Any) -> Record:
+    counts = study.manifest.counts
+    fields = {
+        "sequence": 1, "kind": "available", "study": exchange_pair.STUDY,
+        "content_root": study.manifest.content_root, "series": counts.series,
+        "instances": counts.instances, "bytes": counts.bytes, "encoded_bytes": 1,
+        "modalities": ("CT",), "study_date": "", **changes,
+    }  # fmt: skip
+    return Record(**fields)
+
+
+async def test_a_source_that_offers_more_than_it_announced_is_given_up(
+    node: Node, tmp_path: Path, study: SmallStudy
+) -> None:
+    source = Source(tmp_path, "North", study)
+    async with trio.open_nursery() as nursery:
+        world = World(node, nursery, source)
+        world.announced = _announced(study, instances=39)
+        nursery.start_soon(world.run, 0)
+    outcome = world.attempts[0].outcome
+    assert outcome is not None
+    assert (outcome.state, outcome.code) == (TransferState.FAILED, ExitCode.INTEGRITY)
+    assert source.refused == [WireCode.MALFORMED] * 3
+    # All batches were on their way; none was taken.
+    assert node.incoming.is_empty()
+
+
+async def test_a_study_that_has_grown_is_fetched_once_its_news_is_here(
+    node: Node, tmp_path: Path, study: SmallStudy
+) -> None:
+    source = Source(tmp_path, "North", study)
+    async with trio.open_nursery() as nursery:
+        world = World(node, nursery, source)
+        world.announced = _announced(study, content_root=bytes(32), instances=39)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as fetch:
+                fetch.start_soon(world.run, 0)
+                while not source.refused:
+                    await world.gathering.wait_change(0.1)
+                assert node.incoming.is_empty()
+                world.announced = _announced(study)
+                while not world.gathering.receipts:
+                    await world.gathering.wait_change()
+        nursery.cancel_scope.cancel()
+    # It is not blamed, and nothing was given up.
+    assert source.refused[0] is WireCode.OTHER
+    assert world.entries("receive-failed") == []
+    assert _originals(node, study)

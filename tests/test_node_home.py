@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from killed import killed_at
 
-from keys.card import issue_card, parse_card_untrusted
+from keys.card import Card, issue_card, parse_card_untrusted
 from node.app import Node
 from node.clock import SYSTEM_CLOCK
 from node.config import read_settings
@@ -31,6 +31,7 @@ def test_a_new_home_has_four_private_keys_and_a_card(home: Home) -> None:
     assert (card.node_key, card.log_key) == (keys.node.public, keys.log.public)
     assert card.witness_key == keys.witness.public
     assert card.addresses == (ADDRESS,)
+    assert all(listed.proof for _, listed in card.listed)
     for path in home.keys_path.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
     assert home.path.stat().st_mode & 0o777 == 0o700
@@ -186,6 +187,58 @@ def test_a_new_address_makes_a_newer_card_with_the_same_keys(home: Home) -> None
         assert node.audit.size == size + 1
 
 
+def test_no_two_homes_share_a_key(home: Home, tmp_path: Path) -> None:
+    """A new facility key comes with new keys of every role: one proven twice is dead."""
+    other = Home.create(tmp_path / "other", name="North General, anew")
+    pairs = [(one.read_card(), one.read_keys().facility) for one in (home, other)]
+    keys = [listed.key for card, _ in pairs for _, listed in card.listed]
+    keys += [facility.public for _, facility in pairs if facility is not None]
+    assert len(set(keys)) == 8
+
+
+def _without_proofs(home: Home) -> Card:
+    """Give a home the card that the first releases made."""
+    keys, card = home.read_keys(), home.read_card()
+    assert keys.facility is not None
+    old = issue_card(
+        keys.facility,
+        name=card.name,
+        node_key=keys.node.public,
+        log_key=keys.log.public,
+        witness_key=keys.witness.public,
+        addresses=card.addresses,
+        serial=1,
+        issued=card.issued,
+        expires=card.expires,
+    )
+    home.card_path.write_bytes(old.encoded)
+    return old
+
+
+def test_a_card_without_proofs_is_renewed_with_the_facility_key(home: Home) -> None:
+    old = _without_proofs(home)
+    with Node.open(home) as node:
+        size = node.audit.size
+        node.publish_addresses((ADDRESS,))
+        assert node.card.serial == 2
+        assert all(listed.proof for _, listed in node.card.listed)
+        assert [listed.key for _, listed in node.card.listed] == [
+            listed.key for _, listed in old.listed
+        ]
+        assert node.audit.size == size + 1
+        # Once; then there is nothing to prove.
+        node.publish_addresses((ADDRESS,))
+        assert node.card.serial == 2
+
+
+def test_a_card_without_proofs_stays_and_works_without_the_facility_key(home: Home) -> None:
+    old = _without_proofs(home)
+    (home.keys_path / "facility").unlink()
+    with Node.open(home) as node:
+        node.publish_addresses(("/ip4/192.0.2.2/tcp/4101",))
+        assert node.card == old
+
+
 def test_a_card_past_half_its_life_is_renewed(home: Home) -> None:
     keys = home.read_keys()
     assert keys.facility is not None
@@ -201,6 +254,7 @@ def test_a_card_past_half_its_life_is_renewed(home: Home) -> None:
             serial=7,
             issued=now - 1000,
             expires=now + left,
+            proving=keys.proving,
         )
         assert home.renew_card(card, keys, (ADDRESS,)).serial == serial
 

@@ -13,6 +13,7 @@ from faulty_disk import FaultyDisk
 
 from keys.identity import KeyPair
 from keys.keyfile import encode_key
+from keys.possession import is_proof
 from node import rotation
 from node.api.client import call
 from node.app import Node
@@ -71,6 +72,8 @@ def test_a_key_is_replaced_and_the_card_names_both(home: Home, role: str) -> Non
         assert (change.old_key, change.new_key) == (old.public, getattr(node.keys, role).public)
         assert entry.details["card"] == node.card.digest == changed.card.digest
         first, second = getattr(node.card, f"{role}_keys")
+        assert first.proof is not None
+        assert is_proof(second.proof or b"", second.key, role, facility_key)
         assert (first.key, second.key) == (old.public, change.new_key)
         if role == "log":
             assert (first.until_size, second.since_size) == (size + 1, size + 1)

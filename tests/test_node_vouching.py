@@ -1,6 +1,7 @@
 """Which card makes an unknown node key known, and handshakes that carry one."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,12 @@ NEW = KeyPair.from_seed(b"n" * 32)
 NOW = SYSTEM_CLOCK.now()
 
 
-def _card(*node_keys: TimedKey, serial: int = 2, facility: KeyPair = FACILITY) -> Card:
+def _card(
+    *node_keys: TimedKey,
+    serial: int = 2,
+    facility: KeyPair = FACILITY,
+    proving: Iterable[KeyPair] = (),
+) -> Card:
     return sign_card(
         facility,
         name="South Clinic",
@@ -33,6 +39,7 @@ def _card(*node_keys: TimedKey, serial: int = 2, facility: KeyPair = FACILITY) -
         serial=serial,
         issued=NOW,
         expires=NOW + 1000,
+        proving=proving,
     )
 
 
@@ -57,7 +64,7 @@ def test_a_newer_card_vouches_for_the_key_that_it_adds(node: Node) -> None:
     assert said.vouches(NEW_CARD.encoded, NEW.public, None)
     assert said.vouches(NEW_CARD.encoded, NEW.public, BOB.public)
     assert node.peers.store.by_node_key(NEW.public, NOW) is None
-    said.take(NEW_CARD.encoded)
+    said.take(NEW_CARD.encoded, NEW.public)
     peer = node.peers.store.by_node_key(NEW.public, NOW)
     assert peer is not None
     assert peer.grants == {"see"}
@@ -107,7 +114,7 @@ def test_a_card_of_a_facility_whose_trust_was_revoked_does_not_vouch(node: Node)
     node.peers.revoke("South Clinic", [], NOW)
     said = _introductions(node)
     assert not said.vouches(NEW_CARD.encoded, NEW.public, None)
-    said.take(NEW_CARD.encoded)
+    said.take(NEW_CARD.encoded, NEW.public)
     assert node.peers.store.by_node_key(NEW.public, NOW) is None
 
 
@@ -121,7 +128,11 @@ def test_a_card_of_another_facility_contests_a_key_that_is_known(node: Node) -> 
 
 
 async def test_a_peer_cannot_have_anothers_new_key_count_as_its_own(tmp_path: Path) -> None:
-    """South lists the key that East has just got, before we hear of it from East."""
+    """South lists the key that East has just got, before we hear of it from East.
+
+    Neither card proves anything, as those of the first releases: East has the key, and
+    says in the handshake whose it is.
+    """
     east = KeyPair.from_seed(b"e" * 32)
     with Node.open(Home.create(tmp_path / "home", name="North")) as north:
         old = _card(TimedKey(ALICE.public, NOW), serial=1, facility=east)
@@ -139,10 +150,70 @@ async def test_a_peer_cannot_have_anothers_new_key_count_as_its_own(tmp_path: Pa
             introductions=_introductions(north),
         )
         caller = _Met(NEW, BOB, listen="", card=its_card.encoded)
+        held = north.peers.store.by_node_key(NEW.public, NOW)
+        assert held is not None
+        assert held.petname == "south"
         async with listens.running(), caller.network.running():
-            with pytest.raises(Unreachable):
-                await caller.network.connect(BOB.public, listens.addresses)
-            assert listens.connected() == set()
+            await caller.network.connect(BOB.public, listens.addresses)
+            await until(lambda: listens.connected() == {NEW.public})
+        held = north.peers.store.by_node_key(NEW.public, NOW)
+        assert held is not None
+        assert held.petname == "east"
+        # South cannot have it back by another card.
+        more = _card(TimedKey(BOB.public, NOW, NOW + 500), TimedKey(NEW.public, NOW), serial=3)
+        north.peers.take_newer_card(more.encoded, FACILITY.public, NOW)
+        assert north.peers.store.by_node_key(NEW.public, NOW) == held
+        assert [one.holder for one in north.peers.contested(NOW)].count(held.facility_key)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a peer", "a stranger"])
+async def test_a_key_that_shows_anothers_card_is_refused_and_told(
+    tmp_path: Path, known: bool
+) -> None:
+    """The holder of a peer's proven key presents the card of another facility."""
+    east = KeyPair.from_seed(b"e" * 32)
+    with Node.open(Home.create(tmp_path / "home", name="North")) as north:
+        south = _card(TimedKey(NEW.public, NOW), proving=[NEW, CAROL, MALLORY])
+        north.peers.add(south.encoded, fingerprint(FACILITY.public), ["fetch"], "south", NOW)
+        old = _card(TimedKey(ALICE.public, NOW), serial=1, facility=east)
+        if known:
+            north.peers.add(old.encoded, fingerprint(east.public), [], "east", NOW)
+        size, told = north.audit.size, len(north.peers.contested(NOW))
+        its_card = _card(
+            TimedKey(ALICE.public, NOW, NOW + 500), TimedKey(NEW.public, NOW), facility=east
+        )
+        listens = Network(
+            BOB,
+            listen=[LOOPBACK],
+            is_trusted=lambda key: north.peers.store.by_node_key(key, NOW) is not None,
+            handlers=HANDLERS,
+            introductions=_introductions(north),
+        )
+        caller = _Met(NEW, BOB, listen="", card=its_card.encoded)
+        async with listens.running(), caller.network.running():
+            for _ in range(2):
+                with pytest.raises(Unreachable):
+                    await caller.network.connect(BOB.public, listens.addresses)
+                assert listens.connected() == set()
+        entries = [json.loads(entry) for entry in north.audit.entries(size)]
+        found = north.peers.contested(NOW)
+        if known:
+            # They share log and witness keys here, which was told when east was added.
+            assert entries == []
+            assert {frozenset(one.facilities) for one in found} == {
+                frozenset((east.public, FACILITY.public))
+            }
+            return
+        assert told == 0
+        assert [entry["type"] for entry in entries] == ["key-contested"]
+        assert entries[0]["details"]["facility"] == east.public.hex()
+        assert entries[0]["details"]["other"] == FACILITY.public.hex()
+        assert [(one.facilities, one.holder) for one in found] == [
+            ((east.public, FACILITY.public), FACILITY.public)
+        ]
+        # Settled when the peer has another key, or none.
+        north.peers.revoke("south", [], NOW)
+        assert north.peers.contested(NOW) == []
 
 
 def test_our_card_is_presented_only_after_a_change_and_to_strangers_for_a_while(node: Node) -> None:
@@ -175,7 +246,7 @@ class _Met(Site):
             introductions=Introductions(
                 own_card=lambda _: card,
                 vouches=lambda card, public, _: self.vouched.get(public) == card != b"",
-                take=lambda card: self.trusted.update(
+                take=lambda card, _: self.trusted.update(
                     public for public, its in self.vouched.items() if its == card
                 ),
             ),
@@ -221,7 +292,7 @@ async def test_an_impostor_with_another_card_does_not_even_learn_who_calls() -> 
     mallory.network._introductions = Introductions(
         own_card=lambda _: b"card of somebody",
         vouches=lambda _, public, __: bool(heard.append(public)),  # type: ignore[func-returns-value]
-        take=lambda _: None,
+        take=lambda *_: None,
     )
     mallory.network._shared = mallory.network._as(MALLORY)
     alice = _Met(ALICE, BOB, listen="", card=b"card of Alice")

@@ -1,12 +1,14 @@
 """What a peer is told next, and what a subscriber accepts."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
-from protocol.feed import Change, Subscription, Told, next_change
-from protocol.messages import Announcement, Record
+from protocol.feed import Change, Subscription, Told, is_announced_untrusted, next_change
+from protocol.messages import Announcement, Offer, Record
 
 EPOCH, OTHER = b"e" * 16, b"o" * 16
 US = b"u" * 32
@@ -126,3 +128,34 @@ def test_a_peer_is_never_told_of_a_study_that_it_must_not_know(
             told = Told.NOTHING
     if steps and not steps[-1]:
         assert told in (Told.NOTHING, Told.WITHDRAWN)
+
+
+def _offer(**changes: Any) -> Offer:
+    fields = {
+        "transfer": bytes(16), "recipient": bytes(32), "request": bytes(32),
+        "ephemeral": bytes(32), "manifest": bytes(32), "manifest_bytes": 100,
+        "content_root": b"r" * 32, "time": 1,
+        "series": 2, "instances": 10, "batches": 3, "bytes": 1000, **changes,
+    }  # fmt: skip
+    return Offer(**fields)
+
+
+_ANNOUNCED = Record(
+    sequence=1, kind="available", study="1.2.3", content_root=b"r" * 32, series=2,
+    instances=10, bytes=1000, encoded_bytes=500, modalities=(), study_date="",
+)  # fmt: skip
+
+
+def test_an_offer_of_what_was_announced() -> None:
+    assert is_announced_untrusted(_offer(), _ANNOUNCED)
+
+
+@pytest.mark.parametrize("field", ["series", "instances", "bytes"])
+@pytest.mark.parametrize("by", [-1, 1])
+def test_an_offer_keeps_to_what_was_announced(field: str, by: int) -> None:
+    changed = {field: getattr(_ANNOUNCED, field) + by}
+    with pytest.raises(RemoteProtocolError):
+        is_announced_untrusted(_offer(**changed), _ANNOUNCED)
+    # Of other content there may be less; of more there has to be news first.
+    grown = _offer(content_root=b"other".ljust(32), **changed)
+    assert is_announced_untrusted(grown, _ANNOUNCED) is (by < 0)

@@ -123,7 +123,16 @@ def test_k_of_n_is_written_and_read_again(k: int) -> None:
         assert again.is_met_by((A, B, C, D, E)[:count]) == (count >= k)
 
 
-@pytest.mark.parametrize(("witnesses", "k"), [((A,), 2), ((A,), -1), ((A, A), 1), ((), 1)])
+@pytest.mark.parametrize(
+    ("witnesses", "k"),
+    [
+        ((A,), 2),
+        ((A,), -1),
+        ((A, A), 1),
+        ((A, Cosigner("w/twin", A.public)), 1),
+        ((), 1),
+    ],
+)
 def test_a_quorum_that_cannot_be_is_refused(witnesses: tuple[Cosigner, ...], k: int) -> None:
     with pytest.raises(LocalProtocolError):
         k_of_n(LOG, witnesses, k)

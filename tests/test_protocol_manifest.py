@@ -64,7 +64,8 @@ def test_segments_and_places():
 def test_instance_may_be_split_anywhere():
     one = SAMPLE.instances[0]._replace(size=30, first_batch=0, offset=5)
     entries = tuple(BatchEntry(_digest(size), 50, size, Encoding.RAW) for size in (15, 8, 100))
-    manifest = Manifest("1.2.3", SAMPLE.series[:1], (one,), entries)
+    other = one._replace(sop_instance_uid="1.2.9", number=9, size=10, first_batch=2, offset=80)
+    manifest = Manifest("1.2.3", SAMPLE.series[:1], (one, other), entries)
     read = Manifest.decode_untrusted(manifest.encode())
     assert read.places(0) == [(0, (0, 0, 5, 10)), (1, (0, 10, 0, 8)), (2, (0, 18, 0, 12))]
 
@@ -192,9 +193,13 @@ def test_instances_that_all_claim_all_batches_are_refused_quickly():
 
 
 def test_too_many_bytes_or_instances_are_refused(monkeypatch):
-    monkeypatch.setattr(limits, "MANIFEST_INSTANCES", 4)
-    with pytest.raises(RemoteProtocolError, match="too many"):
-        Manifest.decode_untrusted(SAMPLE.encode())
+    for limit, held in (("MANIFEST_INSTANCES", 5), ("MANIFEST_BATCHES", 5)):
+        with monkeypatch.context() as patch:
+            patch.setattr(limits, limit, held)
+            Manifest.decode_untrusted(SAMPLE.encode())
+            patch.setattr(limits, limit, held - 1)
+            with pytest.raises(RemoteProtocolError, match="too many"):
+                Manifest.decode_untrusted(SAMPLE.encode())
     monkeypatch.setattr(limits, "MANIFEST_BYTES", 100)
     with pytest.raises(RemoteProtocolError, match="too large"):
         Manifest.decode_untrusted(SAMPLE.encode())

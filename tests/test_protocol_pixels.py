@@ -18,7 +18,7 @@ from protocol.encoding import (
     encode,
     encoding_of,
 )
-from protocol.errors import RemoteProtocolError
+from protocol.errors import RemoteProtocolError, WireCode
 from protocol.pixels import PixelRun, Predictor, Workspace
 
 
@@ -247,6 +247,60 @@ def test_bad_batches_are_refused(name: str) -> None:
     size, payload = BAD[name]
     with pytest.raises(RemoteProtocolError):
         decode_untrusted(_encoded(size, payload))
+
+
+def test_a_part_that_is_longer_than_the_batch_is_no_part() -> None:
+    for cut in (1, 3, 4, 5, len(wire.pack([[0, 2, 2, 1, 1]])) + 5):
+        with pytest.raises(RemoteProtocolError, match="in the middle of a part"):
+            decode_untrusted(_encoded(10, GOOD[:cut]))
+    with pytest.raises(RemoteProtocolError, match="in the middle of a part"):
+        decode_untrusted(_encoded(10, b"\xff\xff\xff\xff" + GOOD[4:]))
+
+
+def _many(blocks: int, runs: int) -> bytes:
+    """A batch of so many blocks of one sample, the last with more runs than one."""
+    table = [[0, 1, 1, 0, 1] for _ in range(blocks)]
+    table[-1] += [0, 1] * (runs - blocks)
+    return _encoded(2 * runs, _payload(table, b"", bytes(runs), bytes(runs)))
+
+
+def test_a_table_has_so_many_blocks_and_runs_and_no_more() -> None:
+    most_blocks, most_runs = limits.PIXEL_BLOCKS, limits.PIXEL_RUNS
+    assert decode_untrusted(_many(most_blocks, most_runs)) == bytes(2 * most_runs)
+    for blocks, runs in (
+        (most_blocks + 1, most_blocks + 1),
+        (1, most_runs + 1),
+        (most_blocks, most_runs + 1),
+        (10_900, 10_900),
+    ):
+        with pytest.raises(RemoteProtocolError) as caught:
+            decode_untrusted(_many(blocks, runs))
+        assert caught.value.code is WireCode.TOO_LARGE
+
+
+def test_images_of_more_sizes_than_there_may_be_blocks_are_encoded_within_the_bound() -> None:
+    # Each image has another size than the one before.
+    sizes = [(40 + number % 2, 20) for number in range(limits.PIXEL_BLOCKS + 40)]
+    runs, images, offset = [], [], 0
+    for number, (columns, rows) in enumerate(sizes):
+        image = _image(1, rows, columns, number)
+        runs.append(PixelRun(offset, columns, rows, 1))
+        images.append(image)
+        offset += len(image)
+    original = b"".join(images)
+    encoded = encode(original, runs=runs)
+    assert encoding_of(encoded) is Encoding.PIXELS
+    assert decode_untrusted(encoded) == original
+
+
+def test_more_small_images_than_there_may_be_runs_are_encoded_within_the_bound() -> None:
+    count, side = limits.PIXEL_RUNS + 500, 8
+    original = _image(count, side, side)
+    size = len(original) // count
+    runs = [PixelRun(number * size, side, side, 1) for number in range(count)]
+    encoded = encode(original, runs=runs)
+    assert encoding_of(encoded) is Encoding.PIXELS
+    assert decode_untrusted(encoded) == original
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked() -> None:

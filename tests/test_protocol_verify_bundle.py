@@ -7,6 +7,7 @@ import tracemalloc
 import zipfile
 from dataclasses import replace
 
+import msgpack
 import pytest
 from bundles_made import (
     CARD,
@@ -27,17 +28,22 @@ from bundles_made import (
     verify,
     zip_of,
 )
-from bundles_tampered import unsigned_tail
+from bundles_tampered import removed, unsigned_tail
+from containers_made import changed, container, deflate, parts_of
 from hypothesis import given
 from hypothesis import strategies as st
-from second_log import receipt
+from second_log import base64_of, key_id, receipt, vkey
+from test_protocol_verify_proof import check, prove
 
 from keys.card import CLOCK_SKEW_SECONDS, sign_card
-from keys.card_fields import TimedKey
+from keys.card_fields import SizedKey, TimedKey
 from protocol.log.note import Signer, sign_note
 from protocol.verify import Code, verify_bundle
+from protocol.verify.bundle import Bundle, BundleDamaged
+from protocol.verify.note import NoteProblem, parse_vkey
 from protocol.verify.receipts import ReceiptProblem, open_receipt
 
+ENTRY_INDEX = Code.ENTRY_INDEX
 NOTE = honest().checkpoints["checkpoints/12"]
 
 
@@ -285,18 +291,21 @@ def test_an_entry_that_is_too_large(place):
     assert (verdict.code, verdict.index, verdict.size) == (Code.ENTRY_PARSE, place, place)
 
 
-def test_leaves_that_cannot_be_read_are_said_to_be_so():
-    def squeeze(archive, name, data):
-        kind = zipfile.ZIP_LZMA if name == "leaves" else zipfile.ZIP_STORED
-        archive.writestr(name, data, kind)
+def test_leaves_that_are_damaged_hide_nothing_about_the_entries():
+    """They are an aid: their damage alone is that of a file, and a bad entry is still named."""
+    damaged = {"listed": {"crc": 0}, "local": {"crc": 0}}
+    for log, sound, code in ((honest(), None, Code.BUNDLE), (removed()[0], False, ENTRY_INDEX)):
+        for changes in (damaged, {"deflated": True, "packed_as": b"\xff" * 20}):
+            parts = changed(parts_of(log.members()), b"leaves", **changes)
+            verdict = verify(container(parts))
+            assert (verdict.sound, verdict.code) == (sound, code)
 
-    data = honest().bundle()
-    at = data.index(b"leaves") - 30
-    assert data[at : at + 4] == b"PK\3\4"
-    for changed in (_with_zip(squeeze), data[:at] + b"XX" + data[at + 2 :]):
-        verdict = verify(changed)
-        assert verdict.sound is True
-        assert any("`leaves` of the bundle is not whole" in note for note in verdict.notes)
+
+def test_leaves_that_end_early_are_said_to_do_so():
+    members = dict(honest().members())
+    verdict = verify(zip_of({**members, "leaves": members["leaves"][:-40]}.items()))
+    assert verdict.sound is True
+    assert any("`leaves` of the bundle is not whole" in note for note in verdict.notes)
 
 
 def test_a_checkpoint_of_endless_signatures_is_refused():
@@ -310,3 +319,172 @@ def test_a_receipt_of_a_later_version_with_more_fields():
     later = receipt(body, NODE, PEER_NODE)
     fields, known = open_receipt(later, CARD, [PEER_CARD])
     assert (fields["more"], known) == ("x", True)
+
+
+@pytest.mark.parametrize("name", ["entries.jsonl", "openings.jsonl", "receipts.jsonl", "card"])
+def test_a_file_whose_content_is_damaged_does_not_read_as_if_it_ended_early(name):
+    """Cut within what is packed, or of another CRC: nothing can be told."""
+    data = dict(honest().members())[name]
+    for changes in (
+        {"deflated": True, "packed_as": deflate(data)[:-4]},
+        {"deflated": True, "packed_as": deflate(data[:-40])},
+        {"listed": {"crc": 0}, "local": {"crc": 0}},
+    ):
+        parts = changed(parts_of(honest().members()), name.encode(), **changes)
+        with pytest.raises(BundleDamaged, match=f"the file {name} of the bundle is damaged"):
+            read_all(container(parts), name)
+        assert verify(container(parts)).sound is not True
+
+
+def read_all(data, name):
+    with Bundle(io.BytesIO(data)) as bundle:
+        return [lines for lines, _ in bundle.batches(name, 70_000)]
+
+
+def test_the_bounds_of_lines_and_files_are_met_exactly():
+    data = zip_of([("entries.jsonl", b"a" * 9 + b"\n" + b"b" * 10 + b"\n")])
+    with Bundle(io.BytesIO(data)) as bundle:
+        assert list(bundle.batches("entries.jsonl", 10)) == [([b"a" * 9, b"b" * 10], True)]
+        assert list(bundle.batches("entries.jsonl", 9)) == [([b"a" * 9, b"b" * 10], False)]
+        assert list(bundle.lines("entries.jsonl", 11)) == [b"a" * 9 + b"\n", b"b" * 10 + b"\n"]
+        assert list(bundle.lines("entries.jsonl", 9)) == [b"a" * 9 + b"\n", b"b" * 10]
+        assert bundle.read("entries.jsonl", 21) == b"a" * 9 + b"\n" + b"b" * 10 + b"\n"
+        with pytest.raises(BundleDamaged, match="too large"):
+            bundle.read("entries.jsonl", 20)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_checkpoint_of_fewer_lines_than_it_must_have(lines):
+    text = "".join(f"{line}\n" for line in [ORIGIN, "12"][:lines])
+    note = sign_note(text or "\n", [Signer(ORIGIN, LOG)]).encode()
+    verdict = verify(honest(), checkpoints=[note])
+    assert (verdict.sound, verdict.code) == (False, Code.CP_BAD)
+
+
+def test_a_receipt_that_says_something_twice_is_none():
+    """Readers differ in which of the two counts."""
+    body = msgpack.packb(receipt_body(1))
+    count = body[0]
+    twice = bytes([0xDE, 0, (count & 15 if count != 0xDE else body[2]) + 1])
+    rest = body[1:] if count != 0xDE else body[3:]
+    double = twice + rest + msgpack.packb("instances") + msgpack.packb(99)
+    good = twice[:2] + bytes([twice[2] - 1]) + rest
+    signatures = {
+        "recipient_signature": PEER_NODE.sign(b"radmesh-receipt-v1", double),
+        "source_signature": NODE.sign(b"radmesh-receipt-v1", double),
+    }
+    with pytest.raises(ReceiptProblem, match="malformed"):
+        open_receipt(msgpack.packb({"body": double, **signatures}), CARD, [PEER_CARD])
+    signatures = {
+        "recipient_signature": PEER_NODE.sign(b"radmesh-receipt-v1", good),
+        "source_signature": NODE.sign(b"radmesh-receipt-v1", good),
+    }
+    fields, _ = open_receipt(msgpack.packb({"body": good, **signatures}), CARD, [PEER_CARD])
+    assert fields["instances"] == 12
+
+
+@pytest.mark.parametrize(
+    ("began", "code"),
+    [(CLOCK_SKEW_SECONDS, Code.OK), (CLOCK_SKEW_SECONDS + 1, Code.RECEIPT_UNKNOWN_KEY)],
+)
+def test_a_receipt_signed_before_a_key_began(began, code):
+    """Its time is of another clock than the card's, which may be a day off."""
+    newer = sign_card(
+        FACILITY,
+        name="North General",
+        node_keys=(TimedKey(NODE.public, START_MS // 1000 + began),),
+        log_keys=CARD.log_keys,
+        witness_keys=CARD.witness_keys,
+        addresses=(),
+        serial=2,
+        issued=START_MS // 1000,
+        expires=START_MS // 1000 + 10**8,
+    )
+    assert verify(replace(honest(), card=newer.encoded)).code == code
+
+
+def test_a_card_that_has_expired_since_says_nothing_about_the_log():
+    """The verifier has no clock; a bundle of ten years ago stays what it was."""
+    old = sign_card(
+        FACILITY,
+        name="North General",
+        node_keys=CARD.node_keys,
+        log_keys=CARD.log_keys,
+        witness_keys=CARD.witness_keys,
+        addresses=(),
+        serial=2,
+        issued=1,
+        expires=2,
+    )
+    assert verify(replace(honest(), card=old.encoded)).sound is True
+
+
+def test_a_log_whose_first_key_counts_later_has_no_beginning():
+    late = sign_card(
+        FACILITY,
+        name="North General",
+        node_keys=CARD.node_keys,
+        log_keys=(SizedKey(LOG.public, 1),),
+        witness_keys=CARD.witness_keys,
+        addresses=(),
+        serial=2,
+        issued=1,
+        expires=2,
+    )
+    verdict = verify(replace(honest(), card=late.encoded))
+    assert (verdict.code, verdict.index) == (Code.KEY_CHAIN, 0)
+
+
+@pytest.mark.parametrize(
+    "opening", [1, [], "x", {}, {"index": "1"}, {"index": True}, {"index": -1}, {"salt": 1}]
+)
+def test_an_opening_in_a_proof_that_is_none(opening):
+    good = prove(honest(), 1)
+    [true] = good.extra["openings"]
+    good.extra["openings"] = [{**true, **opening} if opening and type(opening) is dict else opening]
+    verdict = check(good)
+    assert (verdict.sound, verdict.code) == (False, Code.OPENING_BAD)
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\u00a0", "\u2028"])
+def test_a_key_whose_name_has_a_space_is_none(space):
+    name = f"radmesh{space}log"
+    text = f"{name}+{key_id(name, LOG.public, 1).hex()}+{base64_of(bytes([1]) + LOG.public)}"
+    with pytest.raises(NoteProblem, match="not a key of the form"):
+        parse_vkey(text, (1,))
+    assert parse_vkey(vkey("radmesh.log", LOG.public), (1,)).public == LOG.public
+
+
+@pytest.mark.parametrize("rest", ["\n", "\nmore\n", "more\n\nmore\n"])
+def test_a_checkpoint_with_an_empty_line_is_refused(rest):
+    root = NOTE.split("\n")[2]
+    note = sign_note(f"{ORIGIN}\n12\n{root}\n{rest}", [Signer(ORIGIN, LOG)]).encode()
+    assert verify(honest(), checkpoints=[note]).code == Code.CP_BAD
+
+
+def test_a_signature_line_without_a_signature_is_refused():
+    """The name of a key alone, as a cosignature that nobody knows."""
+    for raw, code in ((b"abcd", Code.CP_BAD), (b"abcde", Code.OK)):
+        log = honest()
+        log.checkpoints["checkpoints/12"] += f"— x {base64_of(raw)}\n"
+        assert verify(log).code == code
+
+
+def test_bytes_behind_the_body_of_a_receipt_are_refused():
+    body = msgpack.packb(receipt_body(1)) + b"\0"
+    signed = {
+        "recipient_signature": PEER_NODE.sign(b"radmesh-receipt-v1", body),
+        "source_signature": NODE.sign(b"radmesh-receipt-v1", body),
+    }
+    with pytest.raises(ReceiptProblem, match="malformed"):
+        open_receipt(msgpack.packb({"body": body, **signed}), CARD, [PEER_CARD])
+
+
+def test_a_line_of_the_longest_length_may_end_in_the_next_block():
+    lines = [b"z" * 43, *[b"x" * 99] * 2620, b"y" * 100]
+    data = b"".join(line + b"\n" for line in lines)
+    assert data.index(b"y") + 100 == 1 << 18
+    with Bundle(io.BytesIO(zip_of([("entries.jsonl", data)]))) as bundle:
+        read = list(bundle.batches("entries.jsonl", 100))
+    assert [line for block, _ in read for line in block] == lines
+    assert all(whole for _, whole in read)

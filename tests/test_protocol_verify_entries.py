@@ -8,6 +8,7 @@ import second_log as second
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keys.fingerprint import fingerprint
 from protocol.verify import Code
 from protocol.verify.entries import (
     ENTRY_BYTES,
@@ -18,6 +19,8 @@ from protocol.verify.entries import (
 )
 from protocol.verify.openings import parse_any_opening, parse_opening
 
+KINDS = ("study", "patient", "instance")
+FINGERPRINT = fingerprint(bytes(32))
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
 VALUES = st.text(max_size=8) | st.integers(-(2**54), 2**54) | st.booleans()
 ENTRIES = st.builds(
@@ -119,22 +122,71 @@ def test_an_opening_holds_for_its_own_commitment_alone(kind, value, salt):
         assert not parse_opening(second.canonical({**fields, **change}) + b"\n").holds
 
 
-@given(st.text(max_size=9), st.text(max_size=9))
-def test_a_subject_is_found_only_where_it_is_one(kind, other):
-    hashed, text = "0" * 64, second.canonical({"commitment": "0" * 64, "kind": other}).decode()
-    for true, others in ((kind, [other]), (text, [other, kind]), (f"a{text}", [other])):
-        data = second.canonical(
-            {
-                **json.loads(second.entry(0, 0, type="init")),
-                "subjects": [{"commitment": hashed, "kind": true}],
-            }
-        )
-        read = parse_entry(data)
-        assert read.commitments == 1
-        assert read.has_subject(second.canonical({"commitment": hashed, "kind": true}))
-        for each in others:
-            subject = second.canonical({"commitment": hashed, "kind": each})
-            assert read.has_subject(subject) is (each == true)
+@given(st.sampled_from(KINDS), st.text(max_size=9), st.booleans())
+def test_a_subject_is_found_only_where_it_is_one(kind, text, plain):
+    """Not in the text of another field, and of no other kind."""
+    hashed, other = "0" * 64, "1" * 64
+    fake = second.canonical({"commitment": other, "kind": kind}).decode()
+    data = second.canonical(
+        {
+            **json.loads(second.entry(0, 0, type="init")),
+            "subjects": [{"commitment": hashed, "kind": kind}],
+            "purpose": fake + text + "é" * (not plain),
+        }
+    )
+    read = parse_entry(data)
+    assert read.commitments == 1
+    for commitment in (hashed, other):
+        for each in (*KINDS, text):
+            subject = second.canonical({"commitment": commitment, "kind": each})
+            assert read.has_subject(subject) is ((commitment, each) == (hashed, kind))
+
+
+@pytest.mark.parametrize("purpose", ["x", "é"])
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("outcome", ["success", "refused", "failed"], ["maybe", "", "Success", "success "]),
+        ("actor", ["node", "operator", FINGERPRINT], ["", "peer", FINGERPRINT[:-1], "node\n"]),
+    ],
+)
+def test_outcomes_and_actors_are_closed_lists(name, good, bad, purpose):
+    for values, code in ((good, None), (bad, Code.ENTRY_PARSE)):
+        for value in values:
+            data = second.entry(0, 0, type="init", purpose=purpose)
+            data = second.canonical({**json.loads(data), name: value})
+            read = outcome(parse_entry, data)
+            assert (read if code else read.place) == (code or 0), value
+
+
+@pytest.mark.parametrize("purpose", ["x", "é"])
+def test_kinds_are_a_closed_list_and_a_subject_has_two_members(purpose):
+    plain = json.loads(second.entry(0, 0, type="init", purpose=purpose))
+    for kind in KINDS:
+        subject = {"commitment": "0" * 64, "kind": kind}
+        good = second.canonical({**plain, "subjects": [subject]})
+        assert parse_entry(good).commitments == 1
+        for change in ({"kind": "series"}, {"kind": ""}, {"kind": None}, {"later": 1}):
+            bad = second.canonical({**plain, "subjects": [subject | change]})
+            assert outcome(parse_entry, bad) == Code.ENTRY_PARSE
+
+
+def test_the_bounds_of_integers_and_entries_are_met_exactly():
+    plain = json.loads(second.entry(0, 0, type="init"))
+    limit = 2**53 - 1
+    assert ENTRY_BYTES == 65_535
+    for number, fits in ((limit, True), (limit + 1, False), (-limit, True), (-limit - 1, False)):
+        data = second.canonical({**plain, "details": {"a": number}})
+        assert (outcome(parse_entry, data) != Code.ENTRY_PARSE) is fits
+    for index, fits in ((limit, True), (limit + 1, False)):
+        data = second.canonical({**plain, "index": index})
+        assert (outcome(parse_entry, data) != Code.ENTRY_PARSE) is fits
+    for text in ("x", "é"):
+        room = ENTRY_BYTES - len(second.canonical({**plain, "purpose": ""})) - len(text.encode())
+        for more, fits in ((0, True), (1, False)):
+            data = second.canonical({**plain, "purpose": text + "x" * (room + more)})
+            assert len(data) == ENTRY_BYTES + more
+            assert (outcome(parse_entry, data) != Code.ENTRY_PARSE) is fits
 
 
 @pytest.mark.parametrize(
@@ -194,7 +246,7 @@ def test_a_large_entry_is_read_in_time_that_grows_with_it():
         {"actor": None},
         {"v": True},
         {"later": None},
-        {"later": [[[[[[[[[1]]]]]]]]]},
+        {"later": [[[[[[[[1]]]]]]]]},
         {"later": 2**53},
     ],
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from bundles_made import (
     CARD,
+    FACILITY,
     LOG,
     NEXT_LOG,
     NEXT_NODE,
@@ -17,14 +18,16 @@ from bundles_made import (
     fill,
     honest,
     init_event,
+    pin_of,
     revoked,
     rotated,
     verify,
 )
-from second_log import canonical
+from second_log import canonical, key_change
 
 from keys.card import parse_card_untrusted
 from keys.identity import KeyPair
+from protocol.log.entry import Event
 from protocol.verify import Code
 
 THIRD_LOG = KeyPair.from_seed(b"l" * 32)
@@ -111,6 +114,42 @@ def test_a_rotation_that_says_something_else_than_was_signed(changed):
 def test_a_revocation_that_says_something_else_than_was_signed(changed):
     log = start().change_key(NEXT_LOG, trusted_size=5, details=changed)
     assert problem(fill(log, range(8, 12)).sign()) == (Code.KEY_CHAIN, 7)
+
+
+@pytest.mark.parametrize("size", [5, 8])
+def test_a_revocation_of_a_root_that_this_log_never_had(size):
+    """All signatures hold over it: what is wrong is only that the log says otherwise."""
+    log = start()
+    foreign = fill(Log().add(init_event()), range(101, 112))
+    card = log.card_with(NEXT_LOG, trusted_size=size)
+    entries = [*log.entries]
+    details = key_change(
+        entries,
+        facility=FACILITY,
+        old=log.key,
+        new=NEXT_LOG,
+        card=card,
+        origin=log.origin,
+        trusted_size=size,
+        trusted_root=pin_of(foreign, size)[1],
+    )
+    log.add(Event(type="key-revoked", actor="operator", details=details))
+    log = replace(log, card=card.encoded, key=NEXT_LOG)
+    verdict = verify(fill(log, range(8, 12)).sign())
+    assert (verdict.code, verdict.index) == (Code.KEY_CHAIN, 7)
+    assert "a size or root on that this log does not have" in verdict.reason
+
+
+def test_a_change_that_the_card_dates_at_the_very_end_of_the_log():
+    """The entry that changes the key is the last one, or it is missing."""
+    log = start()
+    card = log.card_with(NEXT_LOG)
+    longer = replace(fill(log, [7]), card=card.encoded, key=NEXT_LOG).sign()
+    assert len(longer.entries) == 8
+    assert problem(longer) == (Code.KEY_CHAIN, 7)
+    ending = start().change_key(NEXT_LOG).sign()
+    assert len(ending.entries) == 8
+    assert verify(ending).sound is True
 
 
 def test_a_detail_that_is_missing():

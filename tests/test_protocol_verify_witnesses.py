@@ -25,12 +25,16 @@ from bundles_made import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keys.card import issue_card
+from keys.card import issue_card, sign_card
+from keys.card_fields import SizedKey, TimedKey
+from keys.fingerprint import fingerprint
+from keys.identity import KeyPair
 from protocol.verify import Code, PolicyProblem, parse_policy
 from protocol.verify.checkpoints import CheckpointProblem, read_checkpoint
+from protocol.verify.claims import held_witness_keys
 from protocol.verify.note import NamedKey
 from protocol.verify.policy import any_of
-from protocol.verify.witnesses import Witnesses
+from protocol.verify.witnesses import Witness, Witnesses
 
 LAKESIDE, HILL, BAY = COSIGNERS
 
@@ -40,7 +44,11 @@ def policy_text(quorum="two", log=None, kinds=(4, 4, 4)):
     lines += ["# who must have seen it", ""]
     for number, (cosigner, kind) in enumerate(zip(COSIGNERS, kinds, strict=True), 1):
         lines.append(f"witness w{number} {second.vkey(cosigner.name, cosigner.key.public, kind)}")
-    lines += ["group two 2 w1 w2 w3", "group\tall-three  all w1 w2 w3", "group one any w2 two"]
+    lines += {
+        "two": ["group two 2 w1 w2 w3"],
+        "all-three": ["group\tall-three  all w1 w2 w3"],
+        "one": ["group pair all w1 w3", "group one any w2 pair"],
+    }.get(quorum, [])
     lines += [f"quorum {quorum}", ""]
     return "\n".join(lines).encode()
 
@@ -251,6 +259,7 @@ def test_published_cosignatures(shared):
         "group g 0 w v",
         "group g ² w v",
         "group g 1 w w",
+        "group g 1 w\ngroup h 1 w",
         "group all 1 w",
         "group g 1 later",
         "quorum later",
@@ -306,3 +315,167 @@ def test_no_name_on_a_card_makes_a_key_count_for_two():
         policy = any_of(2, {"A 1": [first, second_key], name: [third]})
         held = [at for at, key in policy.witnesses.items() if key == second_key]
         assert not policy.holds(set(held))
+
+
+# --- keys that two cards name --------------------------------------------------------------
+
+TWIN_NODE, TWIN_LOG, TWIN_KEY = (KeyPair.from_seed(bytes([n]) * 32) for n in (201, 202, 203))
+
+
+def two_keyed(name, facility, listed, proving):
+    """A card with witness keys, of which the last is the current one."""
+    *ended, last = listed
+    return sign_card(
+        facility,
+        name=name,
+        node_keys=(TimedKey(TWIN_NODE.public, SIGNED_AT - 100),),
+        log_keys=(SizedKey(TWIN_LOG.public, 0),),
+        witness_keys=(
+            *(TimedKey(key.public, SIGNED_AT - 100, SIGNED_AT + 50) for key in ended),
+            TimedKey(last.public, SIGNED_AT - 100),
+        ),
+        addresses=(),
+        serial=2,
+        issued=SIGNED_AT - 100,
+        expires=SIGNED_AT + 100,
+        proving=proving,
+    )
+
+
+def lakeside_card(proving):
+    facility = KeyPair.from_seed(bytes([101, 0]) * 16)
+    card = two_keyed("Lakeside", facility, [LAKESIDE.key], proving)
+    assert card.facility_key == LAKESIDE.card.facility_key
+    return card
+
+
+def relabelled(log, facility):
+    """A cosignature of Lakeside's, under the name of another facility."""
+    forged = f"radmesh.witness/{fingerprint(facility.public)}"
+    text = log.checkpoints["checkpoints/12"].split("\n\n")[0] + "\n"
+    line = second.cosignature_line(forged, LAKESIDE.key, text, SIGNED_AT)
+    log.checkpoints["checkpoints/12"] += line
+    return log
+
+
+def test_a_key_counts_for_the_facility_that_proves_it():
+    """Twin lists Lakeside's key; one signature of Lakeside must not make two."""
+    facility = KeyPair.from_seed(b"t" * 32)
+    twin = two_keyed("Twin", facility, [LAKESIDE.key, TWIN_KEY], [TWIN_KEY])
+    lakeside = lakeside_card([LAKESIDE.key])
+    log = relabelled(honest().cosign(LAKESIDE), facility)
+    for cards in ([lakeside, twin], [twin, lakeside]):
+        assert code(log, witness_cards=cards, quorum=2) == Code.QUORUM
+        verdict = verify(log, witness_cards=cards, quorum=1)
+        assert verdict.code == Code.OK
+        assert [words.split(" saw ")[0] for words in verdict.witnesses] == ["Lakeside"]
+    # A card that is not among the witnesses takes nothing either, nor gives it.
+    assert code(log, witness_cards=[lakeside], peer_cards=[twin], quorum=1) == Code.OK
+    assert code(log, witness_cards=[twin], peer_cards=[lakeside], quorum=1) == Code.QUORUM
+
+
+def test_a_key_that_two_facilities_prove_counts_for_neither():
+    facility = KeyPair.from_seed(b"t" * 32)
+    twin = two_keyed("Twin", facility, [LAKESIDE.key, TWIN_KEY], [LAKESIDE.key, TWIN_KEY])
+    lakeside = lakeside_card([LAKESIDE.key])
+    log = relabelled(honest().cosign(LAKESIDE), facility)
+    assert code(log, witness_cards=[lakeside, twin], quorum=1) == Code.QUORUM
+    assert code(log.cosign(HILL), witness_cards=[lakeside, twin, HILL.card], quorum=1) == Code.OK
+    with pytest.raises(PolicyProblem, match="quorum of 2"):
+        verify(log, witness_cards=[lakeside, twin], quorum=2)
+
+
+def test_a_key_of_which_no_card_proves_whose_it_is():
+    twin = two_keyed("Twin", KeyPair.from_seed(b"t" * 32), [LAKESIDE.key, TWIN_KEY], [])
+    for cards in ([LAKESIDE.card, twin, HILL.card], [twin, LAKESIDE.card, HILL.card]):
+        with pytest.raises(PolicyProblem, match="no card proves whose it is"):
+            verify(honest().cosign(LAKESIDE), witness_cards=cards, quorum=1)
+    # Beside a policy that names keys it is only not said whose the cosignature is.
+    verdict = verify(honest().cosign(LAKESIDE), peer_cards=[LAKESIDE.card, twin])
+    assert verdict.witnesses == ()
+
+
+def test_a_facility_key_is_no_witness_key_of_another():
+    facility = KeyPair.from_seed(bytes([101, 0]) * 16)
+    twin = two_keyed("Twin", KeyPair.from_seed(b"t" * 32), [facility, TWIN_KEY], [facility])
+    with pytest.raises(PolicyProblem, match="quorum of 3"):
+        verify(honest(), witness_cards=[LAKESIDE.card, twin], quorum=3)
+    assert [key.key for key in held_witness_keys(twin, [LAKESIDE.card])] == [TWIN_KEY.public]
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True),
+    st.data(),
+)
+def test_no_policy_that_is_read_counts_a_key_twice(least, numbers, data):
+    """Groups within groups too: to meet a quorum of k flat witnesses takes k keys."""
+    keys = [KeyPair.from_seed(bytes([number, 77]) * 16) for number in numbers]
+    names = [f"w{number}" for number in numbers]
+    lines = [
+        f"witness {name} {second.vkey('example.com/w', key.public, 4)}"
+        for name, key in zip(names, keys, strict=True)
+    ]
+    groups = data.draw(
+        st.lists(st.lists(st.sampled_from(names), min_size=1, max_size=4), max_size=4)
+    )
+    lines += [f"group g{at} any {' '.join(members)}" for at, members in enumerate(groups)]
+    lines.append(f"group all-of-them {least} " + " ".join(f"g{at}" for at in range(len(groups))))
+    lines.append("quorum all-of-them\n")
+    try:
+        policy = parse_policy("\n".join(lines).encode())
+    except PolicyProblem:
+        return
+    flat = [member for members in groups for member in members]
+    assert len(set(flat)) == len(flat)
+    for count in range(len(names) + 1):
+        if policy.holds(set(names[:count])):
+            assert count >= least
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"), [(2**63 - 1, True), (2**63, False)], ids=["last", "too late"]
+)
+def test_the_last_time_that_a_cosignature_may_have(time, expected):
+    text = honest().checkpoints["checkpoints/12"]
+    witnesses = Witnesses()
+    witnesses.add([Witness(LAKESIDE.name, LAKESIDE.key.public, "Lakeside")])
+    signed = text.split("\n\n")[0] + "\n"
+    note = read_checkpoint((text + LAKESIDE.line(signed, time)).encode(), ORIGIN)
+    if expected:
+        assert [each.time for each in witnesses.check(note)] == [time]
+    else:
+        with pytest.raises(CheckpointProblem):
+            witnesses.check(note)
+
+
+@pytest.mark.parametrize(("time", "counts"), [(99, False), (100, True), (199, True), (200, False)])
+def test_a_key_counts_from_its_first_second_to_before_its_last(time, counts):
+    text = honest().checkpoints["checkpoints/12"]
+    witnesses = Witnesses()
+    witnesses.add([Witness(LAKESIDE.name, LAKESIDE.key.public, "Lakeside", 100, 200)])
+    signed = text.split("\n\n")[0] + "\n"
+    note = read_checkpoint((text + LAKESIDE.line(signed, time)).encode(), ORIGIN)
+    if counts:
+        assert len(witnesses.check(note)) == 1
+    else:
+        with pytest.raises(CheckpointProblem, match="did not count"):
+            witnesses.check(note)
+
+
+def test_of_a_witness_the_largest_size_is_told_and_the_last_of_equal_ones():
+    log = honest().sign(7)
+    witnesses = Witnesses()
+    witnesses.add([Witness(LAKESIDE.name, LAKESIDE.key.public, "Lakeside")])
+
+    def check(size, seconds):
+        text = log.checkpoints[f"checkpoints/{size}"]
+        line = LAKESIDE.line(text.split("\n\n")[0] + "\n", seconds)
+        witnesses.check(read_checkpoint((text + line).encode(), ORIGIN))
+        [newest] = witnesses.cosigned
+        return newest.size, newest.time
+
+    assert check(7, 5) == (7, 5)
+    assert check(7, 6) == (7, 6)
+    assert check(12, 4) == (12, 4)
+    assert check(7, 9) == (12, 4)

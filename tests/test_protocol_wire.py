@@ -1,5 +1,7 @@
 """Strict MessagePack and frames: one encoding per value, one error for all bad bytes."""
 
+from collections.abc import Callable
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -81,8 +83,60 @@ def test_lists_that_are_looked_at_in_one_go_are_judged_alike(
         assert judged() == quick
 
 
+@pytest.mark.parametrize("size", [31, 32, 0xFF, 0x100, 0xFFFF, 0x1_0000, 0x1_0001])
+def test_sizes_of_every_width(size: int) -> None:
+    for value in ("x" * size, "é" * size, bytes(size)):
+        encoded = pack(value)
+        assert decode_untrusted(encoded) == value
+        assert encoded == msgpack.packb(value)
+        with pytest.raises(RemoteProtocolError):
+            decode_untrusted(encoded[:-1])
+    for values in ([1] * size, {f"{number:06}": number for number in range(size)}):
+        encoded = pack(values)
+        assert decode_untrusted(encoded, max_items=10**6) == values
+        assert encoded == msgpack.packb(values)
+
+
+def test_a_size_of_more_bytes_than_it_needs_is_refused() -> None:
+    for head, size in ((b"\xdb", 0xFFFF), (b"\xc6", 0xFFFF), (b"\xdd", 0xFFFF)):
+        filling = (b"x" if head == b"\xdb" else b"\x01") * size
+        with pytest.raises(RemoteProtocolError, match="shortest"):
+            decode_untrusted(head + size.to_bytes(4, "big") + filling, max_items=10**6)
+
+
+@given(st.dictionaries(st.text(max_size=5), VALUES), st.data())
+def test_a_map_whose_values_are_built_on_demand_is_judged_as_one_that_is_built(
+    value: dict[str, object], data: st.DataObject
+) -> None:
+    encoded = bytearray(pack(value))
+    if data.draw(st.booleans()):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+
+    def judged(read: Callable[[bytes], object]) -> object:
+        try:
+            return read(bytes(encoded))
+        except RemoteProtocolError:
+            return None
+
+    def on_demand(encoded: bytes) -> object:
+        fields = wire.map_untrusted(encoded)
+        names = decode_untrusted(encoded)
+        assert isinstance(names, dict)
+        assert "no such name" not in fields
+        assert fields.get("no such name") is None
+        return {name: fields[name] for name in names if name in fields}
+
+    whole = judged(decode_untrusted)
+    assert judged(on_demand) == (whole if isinstance(whole, dict) else None)
+
+
 def test_deepest_allowed_nesting_is_taken() -> None:
-    assert decode_untrusted(b"\x91" * limits.MESSAGE_DEPTH + b"\x01") is not None
+    deepest = b"\x91" * limits.MESSAGE_DEPTH + b"\x01"
+    assert decode_untrusted(deepest) is not None
+    # A map counts, whether its values are built or not.
+    assert "a" in wire.map_untrusted(b"\x81\xa1a" + deepest[1:])
+    with pytest.raises(RemoteProtocolError, match="deep"):
+        wire.map_untrusted(b"\x81\xa1a" + deepest)
 
 
 def test_too_many_values_are_refused_as_too_large() -> None:

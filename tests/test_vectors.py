@@ -4,11 +4,13 @@ verifier agree with them."""
 import io
 import json
 
+import bundles_made as made
 import make_vectors
 import pytest
 from bundles_made import FINGERPRINT
 
-from keys.card import parse_card_untrusted
+from keys.card import parse_card_untrusted, sign_card
+from keys.errors import BadCard
 from keys.identity import KeyPair
 from protocol.errors import RemoteProtocolError
 from protocol.log import tree
@@ -38,6 +40,10 @@ KEYS = read("keys.json")
 ORIGIN = KEYS["origin"]
 CARD = parse_card_untrusted(KEYS["card"].encode())
 
+CARD_FIELDS = (
+    "name", "node_keys", "log_keys", "witness_keys", "addresses", "serial", "issued", "expires",
+)  # fmt: skip
+
 
 def test_the_files_are_those_that_are_made():
     made = make_vectors.contents()
@@ -57,6 +63,26 @@ def test_keys():
         assert KeyPair.from_seed(bytes.fromhex(each["seed"])).public.hex() == each["public"]
     assert (CARD.fingerprint, CARD.digest) == (KEYS["fingerprint"], KEYS["card_sha256"])
     assert parse_vkey_untrusted(KEYS["log_vkey"]).public == CARD.log_key
+
+
+def test_cards():
+    vectors = read("cards.json")
+    old = parse_card_untrusted(vectors["without_proofs"].encode())
+    assert old == CARD
+    new = parse_card_untrusted(vectors["proven"].encode())
+    assert [(role, key.key) for role, key in new.listed] == [
+        (role, key.key) for role, key in old.listed
+    ]
+    assert all(key.proof for _, key in new.listed)
+    ours = sign_card(
+        made.FACILITY,
+        **{name: getattr(old, name) for name in CARD_FIELDS},
+        proving=[made.NODE, made.LOG, made.WITNESS],
+    )
+    assert ours == new
+    for text in vectors["false_proofs"].values():
+        with pytest.raises(BadCard):
+            parse_card_untrusted(text.encode())
 
 
 def test_commitments():

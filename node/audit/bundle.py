@@ -17,6 +17,9 @@ from protocol.log.tree import leaf_hash
 
 FORMAT = "radmesh-audit-bundle/1"
 
+_LARGE_BYTES = 200_000_000
+"""Bytes of entries above which a file of the bundle may be larger than 2 GiB."""
+
 
 def write_bundle_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Have a bundle written to `path`, whole or not at all; an older file is replaced.
@@ -69,6 +72,9 @@ def write_bundle(
         further: members of other files; checkpoints of this size and above are left out.
     """
     size = checkpoint.size
+    # ZIP64 fields stand only where they may be needed: an entry's openings and receipts are
+    # never ten times as long as the entry.
+    large = sum(len(entry) + 1 for entry in entries()) > _LARGE_BYTES
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         header = {
             "exported": exported,
@@ -79,16 +85,17 @@ def write_bundle(
         _add(archive, "bundle.json", [canonical_json(header) + b"\n"])
         _add(archive, "card", [card])
         _add(archive, f"checkpoints/{size}", [signed.encode()])
-        _add(archive, "entries.jsonl", (entry + b"\n" for entry in entries()))
+        _add(archive, "entries.jsonl", (entry + b"\n" for entry in entries()), large=large)
         # Hashes do not compress.
-        _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED)
-        _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence))
+        _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED, large=large)
+        _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence), large=large)
         for name, content in further.items():
             folder, _, rest = name.partition("/")
             if folder != "checkpoints" or int(rest) < size:
                 _add(archive, name, [content])
         if include_openings:
-            _add(archive, "openings.jsonl", _opening_lines(size, evidence, include_openings))
+            lines = _opening_lines(size, evidence, include_openings)
+            _add(archive, "openings.jsonl", lines, large=large)
 
 
 def _add(
@@ -96,12 +103,14 @@ def _add(
     name: str,
     parts: Iterable[bytes],
     compression: int = zipfile.ZIP_DEFLATED,
+    *,
+    large: bool = False,
 ) -> None:
     # The default date of ZipInfo, 1980, keeps equal logs equal as files.
     member = zipfile.ZipInfo(name)
     member.compress_type = compression
     member.external_attr = 0o644 << 16
-    with archive.open(member, "w", force_zip64=True) as stream:
+    with archive.open(member, "w", force_zip64=large) as stream:
         for part in parts:
             stream.write(part)
 

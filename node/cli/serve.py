@@ -171,6 +171,8 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
+    if found["alerts"]:
+        lines += ["", *(f"ALERT: {phrases.clean(alert)}" for alert in found["alerts"])]
     lines += witness.status_lines(found["witnessing"])
     lines += _collector_lines(found)
     lines.append("")
@@ -180,7 +182,6 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
         lines.append("no facility is trusted yet: see `radmesh trust add --help`")
     lines += _cap_lines(found["peers"])
     lines += _over_lines(found["peers"])
-    lines += [phrases.clean(f"alert: {alert}") for alert in found["alerts"]]
     if found["transfers"]:
         lines += ["", *transfer_table(found["transfers"])]
     return lines

@@ -62,11 +62,11 @@ def _state(one: dict[str, Any]) -> str:
 
 def summary(found: dict[str, Any]) -> str:
     """How far our log is cosigned, in one line."""
-    needed = found["quorum"]
-    if needed > len(found["witnesses"]):
+    needed, counting = found["quorum"], sum(one["counts"] for one in found["witnesses"])
+    if needed > counting:
         return (
             f"{phrases.count(needed, 'witness', 'witnesses')} must cosign, and "
-            f"{len(found['witnesses'])} have the grant: no checkpoint can be enough"
+            f"{counting} have the grant and a key of their own: no checkpoint can be enough"
         )
     if found["cosigned_size"] is None:
         return "no checkpoint is cosigned by enough witnesses yet"

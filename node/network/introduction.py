@@ -110,12 +110,13 @@ class _Pattern(PatternXX):
             HandshakeFailure: it is of another facility than the one that we know the key of.
         """
         public, card = self._presented()
-        # A card proves no node key. A peer gone bad could list the new key of another
-        # facility, and have what that one does counted as its own.
+        # A card may list keys that its facility does not hold. A peer gone bad could list the
+        # new key of another, and have what that one does counted as its own.
         if card and self.introductions.contests(card, public):
+            await in_thread(self.introductions.alarm, card, public)
             raise HandshakeFailure("the key stands on the cards of two facilities")
         if card and self.introductions.vouches(card, public, None):
-            await in_thread(self.introductions.take, card)
+            await in_thread(self.introductions.take, card, public)
 
 
 def _require_ed25519(payload_untrusted: bytes) -> None:

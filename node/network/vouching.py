@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keys.card import Card, parse_card_untrusted
+from keys.card import Card, facility_of_untrusted, parse_card_untrusted
 from keys.errors import KeysError
 from keys.trust import TrustStore
 from node.clock import Clock
@@ -30,18 +30,20 @@ class Introductions:
             peer that has proved who it is.
         vouches: whether a card makes a node key (32 bytes) one of a trusted facility:
             of the one that the expected node key stands for, if that is given.
-        take: keeps such a card; blocks.
+        take: keeps such a card, with the node key that was proved; blocks.
         contests: whether a card gives a node key to another facility than the one that
-            we know it of.
+            we know it of, and does not prove it.
+        alarm: logs that a card does so; blocks.
     """
 
     own_card: Callable[[bool], bytes]
     vouches: Callable[[bytes, bytes, bytes | None], bool]
-    take: Callable[[bytes], None]
+    take: Callable[[bytes, bytes], None]
     contests: Callable[[bytes, bytes], bool] = lambda *_: False
+    alarm: Callable[[bytes, bytes], None] = lambda *_: None
 
 
-NOBODY = Introductions(lambda _: b"", lambda *_: False, lambda _: None)
+NOBODY = Introductions(lambda _: b"", lambda *_: False, lambda *_: None)
 
 
 def introductions(
@@ -67,41 +69,51 @@ def introductions(
 
     def vouches(card_untrusted: bytes, node_key: bytes, expected: bytes | None) -> bool:
         now, store = clock.now(), peers.store
-        if not card_untrusted or store.by_node_key(node_key, now) is not None:
+        # Whom it concerns is asked first: to check a card is work, and anybody can send one.
+        facility = facility_of_untrusted(card_untrusted)
+        peer = next((one for one in store.peers if one.facility_key == facility), None)
+        if peer is None or store.speaks_for(node_key, peer, now):
             return False
         try:
             card = parse_card_untrusted(card_untrusted)
-            # On a copy: whether the store would take it.
-            peer = TrustStore(store.peers, own_facility).update_card(card, now)
+            # On a copy: whether the store would take it, and whose the key is then.
+            copy = TrustStore(store.peers, own_facility)
+            peer = copy.update_card(card, now, shown_by=node_key)
         except KeysError:
             return False
         if expected is not None and all(listed.key != expected for listed in card.node_keys):
             return False
-        return peer.is_trusted(now) and card.is_current_node_key(node_key, now)
+        return copy.speaks_for(node_key, peer, now)
 
-    def take(card_bytes: bytes) -> None:
+    def take(card_bytes: bytes, node_key: bytes) -> None:
         try:
             facility_key = parse_card_untrusted(card_bytes).facility_key
-            peers.take_newer_card(card_bytes, facility_key, clock.now())
+            peers.take_newer_card(card_bytes, facility_key, clock.now(), shown_by=node_key)
         except (NodeError, KeysError) as error:
             log.warning("a card that came with a handshake is not taken: %s", error)
 
     def contests(card_untrusted: bytes, node_key: bytes) -> bool:
         known = peers.store.by_node_key(node_key, clock.now())
-        if known is None or card_untrusted == known.card.encoded:
+        if known is None or facility_of_untrusted(card_untrusted) == known.facility_key:
             return False
         try:
-            card = parse_card_untrusted(card_untrusted)
+            parse_card_untrusted(card_untrusted)
         except KeysError:
             return False
-        if card.facility_key == known.facility_key:
-            return False
+        return not vouches(card_untrusted, node_key, None)
+
+    def alarm(card_untrusted: bytes, node_key: bytes) -> None:
+        now = clock.now()
+        known = peers.store.by_node_key(node_key, now)
+        stranger = facility_of_untrusted(card_untrusted)
+        if known is None or stranger is None:
+            return
         log.warning(
-            "a node of %s calls with a key that stands on the card of %s: one of the two is "
-            "not what it says",
-            card.name,
+            "a node with a key of %s presents the card of another facility; see `radmesh status`",
             known.petname,
         )
-        return True
+        peers.contest_shown(node_key, known.facility_key, stranger, now)
 
-    return Introductions(own_card=present, vouches=vouches, take=take, contests=contests)
+    return Introductions(
+        own_card=present, vouches=vouches, take=take, contests=contests, alarm=alarm
+    )

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from keys.identity import peer_id
-from keys.trust import Peer
+from keys.trust import Contested, Peer
 from node import VERSION
+from node.alerts import contest_sentence
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
@@ -31,7 +32,7 @@ def _describe(node: Node, peer: Peer, last_seen: int | None) -> dict[str, Any]:
     serving = node.serving_parts
     connected, last_error = None, None
     if serving is not None:
-        connected = serving.is_connected(peer.card.node_key)
+        connected = serving.is_peer_connected(peer)
         last_error = serving.links.status(peer.card.node_key).last_error
     cap = rule_in_force(node.settings.bandwidth, peer.petname, peer.fingerprint, local_minute())
     return {
@@ -122,6 +123,21 @@ async def trust_rename(node: Node, parameters: dict[str, Any], _: Report) -> Res
     return await describe_peer(node, peer)
 
 
+def _contested(node: Node) -> list[dict[str, Any]]:
+    """The keys that two facilities claim, as JSON."""
+    return [_describe_contested(node, one) for one in node.peers.contested(node.clock.now())]
+
+
+def _describe_contested(node: Node, contested: Contested) -> dict[str, Any]:
+    return {
+        "role": contested.role,
+        "key": contested.key.hex(),
+        "facilities": [key.hex() for key in contested.facilities],
+        "holder": None if contested.holder is None else contested.holder.hex(),
+        "what": contest_sentence(node, contested),
+    }
+
+
 async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
     """How the node is: identity, addresses, peers, transfers, log, disk."""
     serving = node.serving_parts
@@ -152,6 +168,7 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),
+        "contested": await in_thread(_contested, node),
         "witnessing": await in_thread(describe_witnessing, node),
         "started": node.started_ms,
         "alerts": await in_thread(node.alerts),

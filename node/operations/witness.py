@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
@@ -22,15 +23,18 @@ def describe_witnessing(node: Node) -> dict[str, Any]:
     """Who cosigns our log and how far, whose logs we cosign, and what is wrong, as JSON."""
     serving = node.serving_parts
     cosigners = []
+    store, now = node.peers.store, node.clock.now()
     for peer in witnesses(node):
+        counts = bool(store.held(peer, peer.card.witness_keys[-1:], now))
         newest = node.witness_store.newest_by(peer.facility_key)
         cosigners.append(
             {
                 "petname": peer.petname,
-                "connected": None if serving is None else serving.is_connected(peer.card.node_key),
+                "connected": None if serving is None else serving.is_peer_connected(peer),
                 "size": None if newest is None else newest[0],
                 "time": None if newest is None else newest[1],
-                "why": "" if serving is None else serving.witnessing.failure(peer.facility_key),
+                "counts": counts,
+                "why": _why(node, peer, counts),
             }
         )
     newest_enough = newest_cosigned(node)
@@ -50,6 +54,13 @@ def describe_witnessing(node: Node) -> dict[str, Any]:
             describe_alert(node, alert) for alert in node.witness_store.alerts(open_only=True)
         ],
     }
+
+
+def _why(node: Node, peer: Peer, counts: bool) -> str:
+    if not counts:
+        return "another facility claims its witness key"
+    serving = node.serving_parts
+    return "" if serving is None else serving.witnessing.failure(peer.facility_key)
 
 
 def describe_alert(node: Node, alert: Alert) -> dict[str, Any]:

@@ -8,12 +8,13 @@ listed (`protocol/reconcile_messages.py`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import nacl.utils
 
+from keys.card_fields import SizedKey
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
@@ -110,6 +111,7 @@ class Reconciling:
         index: which of its entries are about whom.
         auditing: gives what asks peers.
         clock: dates comparisons.
+        log_keys: those on a peer's card that are its own (`keys.claims`).
 
     Attributes:
         answers: what answers the questions of peers.
@@ -124,8 +126,10 @@ class Reconciling:
         index: Index,
         auditing: Callable[[], Auditing],
         clock: Clock,
+        log_keys: Callable[[Peer], Sequence[SizedKey]] = lambda peer: peer.card.log_keys,
     ) -> None:
         self._clock = clock
+        self._log_keys = log_keys
         self._key = key
         self._own_facility = own_facility
         self._audit = audit
@@ -336,7 +340,7 @@ class Reconciling:
     async def _list_of(self, peer: Peer, session: bytes) -> _Side:
         """The peer's list, part by part, checked."""
         now, origin = self._clock.now_ms(), log_origin(peer.facility_key)
-        reader = ListReader(origin, peer.card.log_keys, self._own_facility, now)
+        reader = ListReader(origin, self._log_keys(peer), self._own_facility, now)
         ledger = Ledger(peer=self._own_facility)
         more = True
         while more:
@@ -394,4 +398,5 @@ def reconciling_of(node: "Node", auditing: Callable[[], Auditing]) -> Reconcilin
         index=node.exchanges,
         auditing=auditing,
         clock=node.clock,
+        log_keys=node.log_keys_of,
     )

@@ -95,6 +95,7 @@ EVENTS: dict[str, Meaning] = {
     "key-revoked": Meaning(event="110113", kind="110129", action="U", outcome=MINOR_FAILURE),
     "fork-seen": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
     "rollback-seen": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
+    "key-contested": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
     "reconciled": Meaning(event="110101", action="R"),
     "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
     "log-exported": Meaning(event="110101", action="R"),

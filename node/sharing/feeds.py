@@ -301,6 +301,13 @@ class Feeds:
         )
         return [row["study"] for row in rows]
 
+    def announced_by(self, peer: bytes, study: str) -> Record | None:
+        """What a peer announced last of one study, None when nothing or that it is withdrawn."""
+        row = self._database.query_one(
+            "SELECT record FROM remote_studies WHERE peer = ? AND study = ?", (peer, study)
+        )
+        return None if row is None else _from_json(row["record"])
+
     def announced_count(self, peer: bytes | None = None) -> int:
         """How many studies peers announced, or one peer did."""
         [row] = self._database.query(

@@ -6,6 +6,7 @@ cut, and then it is written, so a full disk delays the writing and not the cut. 
 not be written is tried again, and stays cut meanwhile. Synchronous and thread-safe.
 """
 
+import logging
 import sqlite3
 import threading
 from collections import deque
@@ -22,23 +23,27 @@ from keys.errors import (
     TrustError,
 )
 from keys.fingerprint import matches
-from keys.trust import GRANTS, Peer, TrustStore
+from keys.trust import GRANTS, Contested, Peer, TrustStore
 from node.audit.effects import Effects
 from node.database import Database
 from node.errors import ExitCode, NodeError
+from node.sharing.contests import CONTESTS_SCHEMA, Contests
 from node.sharing.decisions import Decisions
 from protocol.log.entry import Entry, Event
+
+log = logging.getLogger("radmesh.peers")
 
 CARDS_PER_HOUR = 30
 """Most newer cards that are taken of one peer: each is an entry, and has all peers that are
 away dialled anew."""
 
-PEERS_SCHEMA = """
+PEERS_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS peers (
     facility_key BLOB PRIMARY KEY,
     state TEXT NOT NULL,        -- keys.trust.Peer as JSON
     last_seen INTEGER           -- seconds since the epoch, UTC
 ) STRICT;
+{CONTESTS_SCHEMA}
 """
 
 
@@ -87,6 +92,7 @@ class Peers:
         self.in_change: Callable[[Peer], None] = lambda peer: None
         self.on_change: Callable[[Peer], None] = lambda peer: None
         self._lock = threading.Lock()
+        self._contests = Contests(database)
         self._unwritten: list[_Cut] = []
         self._cards_taken: dict[bytes, deque[int]] = {}
         rows = database.query("SELECT state FROM peers")
@@ -142,10 +148,19 @@ class Peers:
             lambda store: store.add(card, petname=petname, grants=chosen, now=now),
             "trust-added",
             {"grants": ",".join(sorted(chosen)), "card": card.digest, "serial": card.serial},
+            now=now,
         )
 
-    def take_newer_card(self, card_bytes: bytes, facility_key: bytes, now: int) -> Peer | None:
+    def take_newer_card(
+        self, card_bytes: bytes, facility_key: bytes, now: int, *, shown_by: bytes | None = None
+    ) -> Peer | None:
         """A card that a trusted peer sent of itself; None when it changes nothing.
+
+        Args:
+            card_bytes: the card file as received.
+            facility_key: of the peer, 32 bytes.
+            now: seconds since the epoch, UTC.
+            shown_by: the node key that a handshake with this card in it proved.
 
         Raises:
             NodeError: it is not a valid card of this peer, or one of too many.
@@ -172,10 +187,11 @@ class Peers:
                 code=ExitCode.REFUSED,
             )
         peer = self._change(
-            lambda store: store.update_card(card, now),
+            lambda store: store.update_card(card, now, shown_by=shown_by),
             "card-updated",
             {"card": card.digest, "serial": card.serial},
             actor="node",
+            now=now,
         )
         taken.append(now)
         return peer
@@ -198,7 +214,57 @@ class Peers:
                 "trust-ungranted",
                 {"grants": ",".join(sorted(chosen))},
             )
-        return self._change(lambda store: store.revoke(peer.facility_key, now), "trust-revoked", {})
+        return self._change(
+            lambda store: store.revoke(peer.facility_key, now), "trust-revoked", {}, now=now
+        )
+
+    # --- keys that several facilities claim ------------------------------------------
+
+    def contested(self, now: int) -> list[Contested]:
+        """The keys that are contested now (seconds since the epoch, UTC); see `keys.claims`."""
+        return self._contests.standing(self._store, now)
+
+    def review_contests(self, now: int, changed: Peer | None = None) -> None:
+        """Log which keys are contested now and no entry tells yet, and cut what rests on them.
+
+        Args:
+            now: seconds since the epoch, UTC.
+            changed: the peer whose change led here, which was dealt with.
+        """
+        with self._lock:
+            news = self._contests.untold(self._store, now)
+            concerned = {key for contested, _ in news for key in contested.facilities}
+            concerned -= {changed.facility_key} if changed is not None else set()
+            # Cutting needs no disk, and goes before what does.
+            for peer in self._store.peers:
+                if peer.facility_key in concerned:
+                    self.on_change(peer)
+            self._tell(news, now)
+
+    def contest_shown(self, node_key: bytes, holder: bytes, stranger: bytes, now: int) -> None:
+        """A node called with a peer's key, and with the card of another facility.
+
+        Args:
+            node_key: the key that the handshake proved, 32 bytes.
+            holder: facility key of the peer.
+            stranger: of the facility on the card.
+            now: seconds since the epoch, UTC.
+        """
+        with self._lock:
+            found = self._contests.shown(node_key, holder, stranger)
+            if found is not None:
+                self._tell([found], now, shown=True)
+
+    def _tell(self, news: list[tuple[Contested, Event]], now: int, *, shown: bool = False) -> None:
+        try:
+            for _, event in news:
+                self._append(event)
+            with self._database.transaction() as connection:
+                told = [contested for contested, _ in news]
+                self._contests.keep(connection, told, self._store, now, shown=shown)
+        except NodeError as error:
+            # The change that led here stands; the next one, or the next start, tells.
+            log.error("a contested key could not be logged: %s", error.message)
 
     def rename(self, text: str, petname: str) -> Peer:
         """Give a peer another petname; petnames are ours and not logged."""
@@ -259,7 +325,9 @@ class Peers:
         kind: str,
         details: dict[str, str | int | bool],
         actor: str = "operator",
+        now: int | None = None,
     ) -> Peer:
+        """Make a change; with `now` given, keys may be contested since."""
         with self._lock:
             if kind not in _CUTS:
                 self._write_cuts()
@@ -276,6 +344,8 @@ class Peers:
             else:
                 self._give(changed, peer, event)
         self.on_change(peer)
+        if now is not None:
+            self.review_contests(now, peer)
         return peer
 
     def _give(self, changed: TrustStore, peer: Peer, event: Event) -> None:

@@ -18,7 +18,7 @@ from node.errors import ExitCode, NodeError
 from node.network.network import PeerStream, StreamLost
 from node.sharing.policy import sentence
 from node.transfer.gathering import Gathering, NotNeededError
-from node.transfer.receiving import Receiver
+from node.transfer.receiving import NotAnnouncedError, Receiver
 from node.transfer.sessions import TransferRefused
 from node.transfer.transfers import Contribution, TransferState
 from protocol.errors import RemoteProtocolError, WireCode
@@ -69,6 +69,7 @@ class Reach:
         open_stream: opens a study stream to a node key.
         wait_connected: waits until a node key is connected.
         is_connected: whether it is now.
+        speaks_for: whether the node key on a peer's card is its own (`keys.claims`).
         places: for sessions, by facility key and whether they are urgent.
     """
 
@@ -76,6 +77,7 @@ class Reach:
     open_stream: Callable[[bytes], Awaitable[PeerStream]]
     wait_connected: Callable[[bytes], Awaitable[None]]
     is_connected: Callable[[bytes], bool]
+    speaks_for: Callable[[Peer], bool] = lambda _: True
     places: dict[tuple[bytes, bool], trio.CapacityLimiter] = field(default_factory=dict)
 
     def place(self, facility_key: bytes, *, stat: bool) -> trio.CapacityLimiter:
@@ -187,6 +189,10 @@ class Attempts:
                     return
             except StreamLost:
                 what = f"the connection to {peer.petname} was lost"
+                if not self._reach.speaks_for(peer):
+                    what = f"another facility claims the key of {peer.petname} (`radmesh status`)"
+            except NotAnnouncedError:
+                what = f"{peer.petname} offers more of it than it has announced so far"
             except RemoteProtocolError as error:
                 what = f"{peer.petname} sent wrong data: {error}"
                 bad += 1
@@ -229,6 +235,8 @@ class Attempts:
 
     async def _session(self, peer: Peer) -> None:
         node_key = peer.card.node_key
+        if not self._reach.speaks_for(peer):
+            raise StreamLost("the node key of the peer is contested")
         if not self._reach.is_connected(node_key):
             await self._gathering.enter(TransferState.WAITING, f"{peer.petname} is not connected")
             await self._reach.wait_connected(node_key)

@@ -36,7 +36,8 @@ from protocol.log.entry import Event as LogEvent
 from protocol.log.entry import subjects_of
 from protocol.manifest import BatchEntry, Manifest
 
-_DISK_RESERVE_BYTES = 256 * 1024 * 1024
+RESERVE_BYTES = 256 * 1024 * 1024
+"""Free space that a fetch leaves to the log, the database and everything else."""
 
 POLL_SECONDS = 0.2
 """How often it is looked whether a source is late."""
@@ -233,10 +234,10 @@ class Gathering:
                     incoming.discard(batch.digest)
             missing[index] = batch.encoded_size
         to_send = sum(missing.values())
-        if to_send + _DISK_RESERVE_BYTES > self._shelves.free_bytes():
+        if to_send + RESERVE_BYTES > self._shelves.free_bytes():
             raise NodeError(
                 f"there is not enough disk space for study {transfer.study}: it needs "
-                f"{to_send >> 20} MiB and a reserve of {_DISK_RESERVE_BYTES >> 20} MiB",
+                f"{to_send >> 20} MiB and a reserve of {RESERVE_BYTES >> 20} MiB",
                 hint="free disk space and fetch it again; nothing that was received is lost",
                 code=ExitCode.DISK,
             )

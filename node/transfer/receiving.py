@@ -23,12 +23,15 @@ from node.errors import ExitCode, NodeError
 from node.network.network import PeerStream, StreamLost
 from node.transfer.gathering import POLL_SECONDS, Gathering, Member, NotNeededError
 from node.transfer.sessions import StudyStream, first_error
+from node.transfer.shares import Shares
 from node.transfer.transfers import Contribution, TransferState
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
+from protocol.feed import is_announced_untrusted
 from protocol.log.entry import Event as LogEvent
 from protocol.log.entry import subjects_of
 from protocol.manifest import BatchEntry
+from protocol.messages import Offer, Record
 from protocol.receipt import Receipt
 from protocol.recipient import RecipientTransfer
 from protocol.transfer import (
@@ -42,8 +45,15 @@ from protocol.transfer import (
 BATCHES_AT_WORK = 2
 """Threads that decode and write: as many as there are cores on a small machine."""
 
+MANIFESTS_AT_WORK = 1
+"""The largest manifest takes some hundred MiB while it is decoded."""
+
 FLUSHES_AT_WORK = 4
 """Threads that wait for the disk, which does several flushes at the price of one."""
+
+
+class NotAnnouncedError(Exception):
+    """A source offers more of a study than it has announced: its news is still to come."""
 
 
 @dataclass
@@ -72,6 +82,7 @@ class Receiver:
         add_receipt: keeps a signed receipt beside the log (synchronous).
         exchanging: keeps a receipt that lacks its countersignature, and within it leaves
             the exchange to us.
+        announced: what a facility (its key) announced last of a study (synchronous).
         clock: dates requests and receipts.
     """
 
@@ -83,6 +94,7 @@ class Receiver:
         append: Callable[[Sequence[LogEvent]], object],
         add_receipt: Callable[[bytes], str],
         exchanging: Callable[[Receipt], AbstractAsyncContextManager[None]],
+        announced: Callable[[bytes, str], Record | None],
         clock: Clock,
     ) -> None:
         self._clock = clock
@@ -91,9 +103,11 @@ class Receiver:
         self._append = append
         self._add_receipt = add_receipt
         self._exchanging = exchanging
-        self._at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
+        self._announced = announced
+        self._at_work = Shares(BATCHES_AT_WORK)
         # Urgent batches never queue behind routine ones.
-        self._stat_at_work = trio.CapacityLimiter(BATCHES_AT_WORK)
+        self._stat_at_work = Shares(BATCHES_AT_WORK)
+        self._opening = trio.CapacityLimiter(MANIFESTS_AT_WORK)
         self._flushing = trio.CapacityLimiter(FLUSHES_AT_WORK)
 
     def use_key(self, key: KeyPair) -> None:
@@ -108,6 +122,7 @@ class Receiver:
         Raises:
             TransferRefused: the source said no.
             NotNeededError: the source may be needed when others are gone.
+            NotAnnouncedError: the source offers more than it has announced.
             StreamLost: the connection broke; another session goes on from here.
             RemoteProtocolError: the source broke a rule or sent wrong data.
             NodeError: our disk, or a study too large for it.
@@ -157,6 +172,9 @@ class _Session:
         except NotNeededError:
             await self._study.refuse(WireCode.NOT_NEEDED)
             raise
+        except NotAnnouncedError:
+            await self._study.refuse(WireCode.OTHER)
+            raise
         except NodeError as error:
             disk = error.code is ExitCode.DISK
             await self._study.refuse(WireCode.STORAGE_FULL if disk else WireCode.OTHER)
@@ -176,8 +194,9 @@ class _Session:
 
     async def _receive(self) -> None:
         offer = (await self._study.expect(Offered, limits.PEER_REPLY_SECONDS)).offer
+        await in_thread(self._check_announced, offer)
         await self._study.expect(ManifestArrived, limits.PEER_REPLY_SECONDS)
-        manifest = await in_thread(self._end.open_manifest)
+        manifest = await in_thread(self._end.open_manifest, limiter=self._owner._opening)
         self._contribution.manifest = offer.manifest
         member = await self._gathering.join(self._contribution, manifest)
         try:
@@ -186,6 +205,11 @@ class _Session:
             await self._exchange_receipts()
         finally:
             self._gathering.leave(member)
+
+    def _check_announced(self, offer: Offer) -> None:
+        record = self._owner._announced(self._peer.facility_key, self._gathering.transfer.study)
+        if record is not None and not is_announced_untrusted(offer, record):
+            raise NotAnnouncedError
 
     @property
     def _comes_whole(self) -> bool:
@@ -258,13 +282,14 @@ class _Session:
 
     async def _work(self, job: _Job) -> None:
         stat = self._gathering.transfer.stat
-        limiter = self._owner._stat_at_work if stat else self._owner._at_work
+        shares = self._owner._stat_at_work if stat else self._owner._at_work
         if job.index is not None and self._gathering.is_missing(job.index):
             try:
                 # A batch that has arrived is kept, also when the connection has just
                 # ended: credit bounds how many wait here.
                 with trio.CancelScope(shield=True):
-                    await in_thread(self._store_batch, job, job.index, limiter=limiter)
+                    async with shares.place(self._peer.facility_key):
+                        await in_thread(self._store_batch, job, job.index)
                     await in_thread(self._gathering.flush, job.index, limiter=self._owner._flushing)
             except (RemoteProtocolError, NodeError) as error:
                 job.failure = error

@@ -5,7 +5,7 @@ a dead reader to the peer; credit bounds what it can bring. That the stream is
 lost comes as the last event, after everything that arrived before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import trio
@@ -21,6 +21,10 @@ from protocol.states import FINAL
 from protocol.transfer import Event, Refused
 
 READ_BYTES = 1024 * 1024
+
+STEP_BYTES = 64 * 1024
+"""What is taken of a read before other tasks have their turn: a peer may fill it with
+messages of 20 bytes, each of which costs more than its bytes."""
 _EVENTS_WAITING = 64
 
 GOODBYE_SECONDS = 3.0
@@ -39,6 +43,13 @@ class TransferRefused(Exception):
     def __init__(self, code: WireCode) -> None:
         super().__init__(code.name)
         self.code = code
+
+
+def steps_of(data: bytes | memoryview) -> Iterator[memoryview]:
+    """What was read, in parts of at most `STEP_BYTES`."""
+    view = memoryview(data)
+    for start in range(0, len(view), STEP_BYTES):
+        yield view[start : start + STEP_BYTES]
 
 
 class StudyStream:
@@ -70,8 +81,10 @@ class StudyStream:
                 if self._is_leaving:
                     # What crosses our goodbye on the way; the peer does not know yet.
                     continue
-                for event in self._end.receive_untrusted(data):
-                    await self._into.send(event)
+                for step in steps_of(data):
+                    for event in self._end.receive_untrusted(step):
+                        await self._into.send(event)
+                    await trio.lowlevel.checkpoint()
         except (StreamLost, RemoteProtocolError) as error:
             await self._into.send(error)
 

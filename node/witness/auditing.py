@@ -131,6 +131,8 @@ class Auditing:
         """
         known: dict[str, type[Message]] = {answer.TYPE: answer for answer in expected}
         known[Refusal.TYPE] = Refusal
+        if not self._peers.store.speaks_for(peer.card.node_key, peer, self._clock.now()):
+            raise StreamLost("the node key of the peer is contested, or it is not trusted")
         with trio.move_on_after(timeout_seconds):
             stream = await self._open_stream(peer.card.node_key)
             async with stream:

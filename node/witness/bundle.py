@@ -1,5 +1,6 @@
 """What witnessing adds to an audit bundle (docs/protocol-log.md section 7)."""
 
+import base64
 from collections.abc import Iterator, Mapping
 
 from keys.trust import Peer
@@ -22,27 +23,45 @@ def witnesses(node: Node) -> list[Peer]:
 def own_policy(node: Node) -> str:
     """Our policy in the text form of C2SP tlog-policy.
 
+    Witnesses whose key is another's, or in two hands (`keys.claims`), are not in it.
+
     Raises:
         NodeError: it asks for more witnesses than there are.
     """
     log = Verifier(log_origin(node.card.facility_key), node.card.log_key)
     known = [
-        Cosigner(witness_name(peer.facility_key), peer.card.witness_key) for peer in witnesses(node)
+        Cosigner(witness_name(peer.facility_key), listed.key)
+        for peer in witnesses(node)
+        for listed in node.peers.store.held(peer, peer.card.witness_keys[-1:], node.clock.now())
     ]
     quorum = node.settings.audit.witness_quorum
     try:
         return format_policy(k_of_n(log, known, quorum))
     except LocalProtocolError as error:
         raise NodeError(
-            f"config.toml asks for {quorum} witnesses, and {len(known)} have the grant",
+            f"config.toml asks for {quorum} witnesses, and {len(known)} have the grant and a key "
+            "that no other facility claims",
             hint="see `radmesh trust grant --help`, or lower witness_quorum in config.toml",
             code=ExitCode.USAGE,
         ) from error
 
 
 def counted(node: Node, cosigned: Cosigned) -> int:
-    """How many of the witnesses that count now cosigned a checkpoint."""
-    return sum(peer.facility_key in cosigned.lines for peer in witnesses(node))
+    """How many of the witnesses that count now cosigned a checkpoint: distinct keys."""
+    store, now = node.peers.store, node.clock.now()
+    keys = set()
+    for peer in witnesses(node):
+        line, _ = cosigned.lines.get(peer.facility_key, ("", 0))
+        listed = store.held(peer, peer.card.witness_keys, now)
+        keys |= {each.key for each in listed if _is_by(line, peer.facility_key, each.key)}
+    return len(keys)
+
+
+def _is_by(line: str, facility_key: bytes, key: bytes) -> bool:
+    """Whether a cosignature, which held when it was kept, names this key."""
+    cosigner = Cosigner(witness_name(facility_key), key)
+    encoded = line.rstrip("\n").rpartition(" ")[2]
+    return base64.b64decode(encoded)[: len(cosigner.hash)] == cosigner.hash
 
 
 def newest_cosigned(node: Node) -> Cosigned | None:

@@ -153,7 +153,7 @@ class Witnessing:
         return [peer.card.node_key for peer in self._peers.store.peers if self._may_know(peer)]
 
     def _may_know(self, peer: Peer) -> bool:
-        if self._peers.store.by_node_key(peer.card.node_key, self._now()) is None:
+        if not self._peers.store.speaks_for(peer.card.node_key, peer, self._now()):
             return False
         return "witness" in peer.grants or self._store.newest_by(peer.facility_key) is not None
 
@@ -293,7 +293,7 @@ class Witnessing:
             # Further lines could be forged ones of other witnesses, and spoil our notes.
             raise RemoteProtocolError("it gives more than its own signature")
         now = self._now()
-        for listed in peer.card.witness_keys:
+        for listed in self._peers.store.held(peer, peer.card.witness_keys, now):
             cosigner = Cosigner(witness_name(peer.facility_key), listed.key)
             if signatures[-1].hash != cosigner.hash:
                 continue

@@ -11,11 +11,12 @@ shown the one that it signed before.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
+from keys.card_fields import SizedKey
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.blocking import in_thread
@@ -56,6 +57,7 @@ class Witness:
         key: gives the witness key in force now.
         append: writes one audit entry durably (synchronous).
         now: seconds since the epoch, UTC.
+        log_keys: those on a peer's card that are its own (`keys.claims`).
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Witness:
         key: Callable[[], KeyPair],
         append: Callable[[Event], int],
         now: Callable[[], int],
+        log_keys: Callable[[Peer], Sequence[SizedKey]] = lambda peer: peer.card.log_keys,
     ) -> None:
         self._store = store
+        self._log_keys = log_keys
         self._own = own_facility
         self._name = witness_name(own_facility)
         self._key = key
@@ -134,7 +138,7 @@ class Witness:
         return CheckpointHeld(size=held.size, checkpoint=note)
 
     def _open(self, peer: Peer, note: bytes) -> Checkpoint:
-        shown = open_in_force_untrusted(note, log_origin(peer.facility_key), peer.card.log_keys)
+        shown = open_in_force_untrusted(note, log_origin(peer.facility_key), self._log_keys(peer))
         if shown.size == 0:
             # Each log begins with an entry that nobody signs it without.
             raise RemoteProtocolError("the checkpoint is of a log without entries")

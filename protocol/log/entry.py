@@ -56,6 +56,7 @@ TYPES = (
     "key-revoked",
     "fork-seen",
     "rollback-seen",
+    "key-contested",
     "reconciled",
     "erased",
     "log-exported",
@@ -64,10 +65,13 @@ TYPES = (
 
 SUBJECT_KINDS = ("study", "patient", "instance")
 
+OUTCOMES = ("success", "refused", "failed")
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
+_ACTOR = re.compile(r"node|operator|[A-Z2-7]{7}(?:-[A-Z2-7]{7}){7}")
 _DETAIL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 
@@ -81,7 +85,7 @@ class Event:
         actor: `node`, `operator`, or the fingerprint of the facility that acted.
         peer: facility key (32 bytes) of the other side, or empty.
         purpose: why, or "".
-        outcome: `success`, `refused`, `failed`.
+        outcome: one of `OUTCOMES`.
         subjects: (kind, value) pairs in clear; only commitments to them are written
             to the log, in this order.
         details: names to short texts, integers and booleans. Never patient data.
@@ -98,6 +102,10 @@ class Event:
     def __post_init__(self) -> None:
         if self.type not in TYPES:
             raise LocalProtocolError(f"the log has no entry type {self.type!r}")
+        if self.outcome not in OUTCOMES:
+            raise LocalProtocolError(f"the log has no outcome {self.outcome!r}")
+        if _ACTOR.fullmatch(self.actor) is None:
+            raise LocalProtocolError("the actor of an event is node, operator or a fingerprint")
         if len(self.peer) not in (0, 32):
             raise LocalProtocolError("the peer of an event must be a facility key of 32 bytes")
         for kind, _ in self.subjects:

@@ -11,8 +11,12 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.log.cosignature import Cosigner, parse_cosigner_untrusted
 from protocol.log.note import Verifier, parse_vkey_untrusted
 
-POLICY_BYTES = 256 * 1024
-"""Most bytes of a policy: a thousand lines of a key each."""
+POLICY_BYTES = 100_000
+"""Most bytes of a policy: some four hundred witnesses. The auditor's verifier reads no longer
+ones either."""
+
+POLICY_LINES = 1000
+"""Most lines of a policy that define something; likewise."""
 
 NONE = "none"
 
@@ -60,10 +64,11 @@ def k_of_n(log: Verifier, witnesses: Sequence[Cosigner], k: int) -> Policy:
     """The policy of one log and `k` of its witnesses.
 
     Raises:
-        LocalProtocolError: `k` is more than there are, or a witness comes twice.
+        LocalProtocolError: `k` is more than there are, or a witness, or a key, comes twice.
     """
     named = {witness.name: witness for witness in witnesses}
-    if not 0 <= k <= len(witnesses) or len(named) != len(witnesses):
+    keys = {witness.public for witness in witnesses}
+    if not 0 <= k <= len(witnesses) or not len(keys) == len(named) == len(witnesses):
         raise LocalProtocolError("no such quorum of these witnesses")
     if k == 0:
         return Policy((log,), named, {}, NONE)
@@ -71,14 +76,25 @@ def k_of_n(log: Verifier, witnesses: Sequence[Cosigner], k: int) -> Policy:
 
 
 def format_policy(policy: Policy) -> str:
-    """The text of a policy."""
+    """The text of a policy.
+
+    Raises:
+        LocalProtocolError: readers would refuse it: too long, a key twice, a name that is
+            taken or not defined.
+    """
     lines = [f"log {log.vkey}" for log in policy.logs]
     lines += [f"witness {name} {witness.vkey}" for name, witness in policy.witnesses.items()]
     lines += [
         f"group {name} {group.threshold} {' '.join(group.members)}"
         for name, group in policy.groups.items()
     ]
-    return "".join(f"{line}\n" for line in (*lines, f"quorum {policy.quorum}"))
+    text = "".join(f"{line}\n" for line in (*lines, f"quorum {policy.quorum}"))
+    try:
+        # Read back, so that no policy is written that its readers would refuse.
+        parse_policy_untrusted(text.encode("utf-8", "surrogateescape"))
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(f"no reader would take this policy: {error}") from error
+    return text
 
 
 def parse_policy_untrusted(data: bytes) -> Policy:
@@ -116,6 +132,8 @@ class _Reader:
         self._members: set[str] = set()
 
     def take(self, words: list[str]) -> None:
+        if len(self.logs) + len(self.witnesses) + len(self.groups) >= POLICY_LINES:
+            raise RemoteProtocolError(f"one too many; {POLICY_LINES} are the most")
         match words:
             case ["log", vkey] | ["log", vkey, _]:
                 self._log(vkey)

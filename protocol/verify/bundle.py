@@ -1,22 +1,21 @@
 """Reading an audit bundle: a ZIP file from a stranger, streamed and bounded.
 
-Sizes that the ZIP claims are not trusted, names are only compared, nothing is
-ever extracted (docs/protocol-log.md section 7).
+The container is read by `protocol.verify.container`; here are the files in it, line by line,
+and the work that they may make. Nothing is extracted (docs/protocol-log.md section 7).
 """
 
 import io
 import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from types import TracebackType
 from typing import BinaryIO, Self
 
-FORMAT = "radmesh-audit-bundle/1"
+from protocol.verify.container import BundleDamaged, Content, Member, read_members
+from protocol.verify.work import Work, json_work, note_work
 
-MEMBERS = 10_000
-"""Most files in a bundle: some, and a checkpoint for each day of 27 years."""
+__all__ = ["CHECKPOINT_NAME", "EVIDENCE_NAME", "FORMAT", "WITNESS_NAME", "Bundle", "BundleDamaged"]
+
+FORMAT = "radmesh-audit-bundle/1"
 
 CHECKPOINT_NAME = re.compile(r"checkpoints/(0|[1-9][0-9]{0,18})(\.[1-9][0-9]{0,3})?")
 
@@ -34,32 +33,7 @@ _KNOWN = (
     "receipts.jsonl",
 )
 
-# What zipfile raises for files that are no ZIP files, or damaged ones.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    IndexError,
-    KeyError,
-)
-
-# End of the central directory: signature, members in all, length of a comment.
-_END = struct.Struct("<4s6xH8xH")
-
-# Longest list of the members: as many as may be, with names of 300 bytes.
-_DIRECTORY_BYTES = 4_000_000
-
-_BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 1 << 18
-
-
-class BundleDamaged(Exception):
-    """The bundle cannot be read; the text says why."""
 
 
 class Bundle:
@@ -69,31 +43,15 @@ class Bundle:
         file: the bundle, seekable, opened for reading bytes; stays the caller's.
 
     Raises:
-        BundleDamaged: not a ZIP file, or one with names that no bundle has.
+        BundleDamaged: not a container of the form that bundles have.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        try:
-            self._zip = zipfile.ZipFile(_Bounded(file))
-            members = self._zip.infolist()
-            listed = _members_listed(file)
-        except _DAMAGE as error:
-            raise BundleDamaged("the file is not an audit bundle, or is damaged") from error
-        if len(members) > MEMBERS:
-            raise BundleDamaged(f"the bundle holds more than {MEMBERS} files")
-        # A damaged length makes one member swallow the next; zipfile does not mind.
-        if listed != len(members) or any(member.comment for member in members):
-            raise BundleDamaged("the list of files in the bundle is damaged")
-        self._members: dict[str, zipfile.ZipInfo] = {}
-        for member in members:
-            name = member.orig_filename
-            if name in self._members:
-                raise BundleDamaged(f"the bundle holds two files named {name!a}")
-            if not name.isprintable():
-                raise BundleDamaged(f"the bundle holds a file named {name!a}")
-            if name.startswith("/") or "\\" in name or ".." in name.split("/") or ":" in name:
-                raise BundleDamaged(f"the bundle holds a file named {name!a}, which is a path")
-            self._members[name] = member
+        self._file = file
+        members, file_bytes = read_members(file)
+        self._members = {member.name: member for member in members}
+        self._work = Work(file_bytes)
+        self._whole: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +62,24 @@ class Bundle:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._zip.close()
+        pass
+
+    def spend(self, units: int) -> None:
+        """Count work that the bundle makes, in the units of `protocol.verify.work`.
+
+        Raises:
+            BundleDamaged: it makes more than one of its size may.
+        """
+        if not self._work.spend(units):
+            raise BundleDamaged(
+                "the bundle makes more work than an honest one of its size: it was made to keep "
+                "its reader busy"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all files."""
+        return list(self._members)
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name."""
@@ -137,17 +112,14 @@ class Bundle:
         Raises:
             BundleDamaged: missing, too large, or damaged.
         """
-        try:
-            with self._open(name) as stream:
-                data = stream.read(most + 1)
-        except _DAMAGE as error:
-            raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
+        data = self.stream(name).read(most + 1)
         if len(data) > most:
             raise BundleDamaged(f"the file {name} of the bundle is too large")
+        self.spend(note_work(data))
         return data
 
     def lines(self, name: str, most: int) -> Iterator[bytes]:
-        """The lines of a file, each with its line end.
+        """The lines of a file of JSON texts, each with its line end.
 
         A line without its end is the last one or is longer than `most` bytes; the
         iteration ends with it.
@@ -155,14 +127,12 @@ class Bundle:
         Raises:
             BundleDamaged: missing, or damaged at that point.
         """
-        try:
-            with self._open(name) as stream:
-                while line := stream.readline(most + 1):
-                    yield line
-                    if not line.endswith(b"\n"):
-                        return
-        except _DAMAGE as error:
-            raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
+        stream = self.stream(name)
+        while line := stream.readline(most + 1):
+            self.spend(json_work(line))
+            yield line
+            if not line.endswith(b"\n"):
+                return
 
     def batches(self, name: str, most: int) -> Iterator[tuple[list[bytes], bool]]:
         """The lines of a large file, many at a time and without their line ends.
@@ -173,78 +143,63 @@ class Bundle:
         Raises:
             BundleDamaged: missing, or damaged at that point.
         """
-        try:
-            with self._open(name) as stream:
-                rest = b""
-                while block := stream.read(_BATCH_BYTES):
-                    *lines, rest = (rest + block).split(b"\n")
-                    long = [at for at, line in enumerate(lines) if len(line) > most]
-                    if long:
-                        lines, rest = lines[: long[0]], lines[long[0]]
-                    if len(rest) > most:
-                        yield [*lines, rest[: most + 1]], False
-                        return
-                    if lines:
-                        yield lines, True
-                if rest:
-                    yield [rest], False
-        except _DAMAGE as error:
-            raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
+        stream = self.stream(name)
+        rest = b""
+        while block := stream.read(_BATCH_BYTES):
+            *lines, rest = (rest + block).split(b"\n")
+            long = [at for at, line in enumerate(lines) if len(line) > most]
+            if long:
+                lines, rest = lines[: long[0]], lines[long[0]]
+            if len(rest) > most:
+                yield [*lines, rest[: most + 1]], False
+                return
+            if lines:
+                yield lines, True
+        if rest:
+            yield [rest], False
 
-    def stream(self, name: str) -> "Pieces":
-        """A file to be read piece by piece; see `Pieces`.
+    def stream(self, name: str) -> io.BufferedReader:
+        """A file to be read piece by piece.
 
         Raises:
-            BundleDamaged: missing, or damaged at its beginning.
+            BundleDamaged: missing; and when it is read, damaged at that point.
         """
-        try:
-            return Pieces(self._open(name))
-        except _DAMAGE as error:
-            raise BundleDamaged(f"the file {name} of the bundle is damaged") from error
-
-    def _open(self, name: str) -> io.BufferedReader:
         member = self._members.get(name)
         if member is None:
             raise BundleDamaged(f"the bundle lacks the file {name}")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BundleDamaged(f"the file {name} is compressed in a way that bundles are not")
-        # ZipExtFile reads like a raw stream; its stub does not say so.
-        raw: io.RawIOBase = self._zip.open(member)  # type: ignore[assignment]
-        return io.BufferedReader(raw, _BUFFER_BYTES)
+        return io.BufferedReader(_Stream(self, self._file, member), _BATCH_BYTES)
+
+    def note_whole(self, name: str) -> None:
+        """Note that a file was read to its end and is what the container says."""
+        self._whole.add(name)
+
+    def read_rest(self) -> None:
+        """Read what nobody has read yet, so that every byte was compared with its CRC.
+
+        Raises:
+            BundleDamaged: a file is damaged.
+        """
+        for name in [name for name in self._members if name not in self._whole]:
+            stream = self.stream(name)
+            while stream.read(_BATCH_BYTES):
+                pass
 
 
-class _Bounded:
-    """A file as zipfile reads it, who takes the list of members into memory at once,
-    however long the file says it is."""
+class _Stream(io.RawIOBase):
+    """A file of the bundle as Python's buffers read it; its bytes count as work."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+    def __init__(self, bundle: Bundle, file: BinaryIO, member: Member) -> None:
+        self._bundle = bundle
+        self._name = member.name
+        self._content = Content(file, member)
 
-    def read(self, count: int = -1) -> bytes:
-        if count > _DIRECTORY_BYTES:
-            raise ValueError
-        return self._file.read(count if count >= 0 else _DIRECTORY_BYTES)
+    def readable(self) -> bool:
+        return True
 
-
-def _members_listed(file: BinaryIO) -> int:
-    """How many members the end of the file says there are (APPNOTE.TXT section 4.3.16)."""
-    file.seek(-_END.size, 2)
-    signature, count, comment = _END.unpack(file.read(_END.size))
-    if signature != b"PK\5\6" or comment:
-        raise ValueError("no end of a ZIP file without a comment")
-    return int(count)
-
-
-class Pieces:
-    """A file of the bundle that is an aid: it ends early where it is damaged."""
-
-    def __init__(self, stream: io.BufferedReader) -> None:
-        self._stream = stream
-
-    def read(self, count: int) -> bytes:
-        """The next `count` bytes, or fewer at the end."""
-        try:
-            return self._stream.read(count)
-        except _DAMAGE:
-            return b""
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        block = self._content.next_block(len(buffer))
+        self._bundle.spend(len(block))
+        if self._content.whole:
+            self._bundle.note_whole(self._name)
+        buffer[: len(block)] = block
+        return len(block)

@@ -14,7 +14,6 @@ lost, and at last receipts and openings.
 
 import hashlib
 import json
-from itertools import chain
 from typing import BinaryIO
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
@@ -28,12 +27,12 @@ from protocol.verify.checkpoints import (
     log_keys,
     open_checkpoint,
 )
-from protocol.verify.evidence import Evidence, Openings, Receipts
+from protocol.verify.evidence import FINDINGS, Evidence, Openings, Receipts
 from protocol.verify.forks import Forks
 from protocol.verify.note import NamedKey
 from protocol.verify.policy import POLICY_BYTES
 from protocol.verify.stream import EntryStream, Expected
-from protocol.verify.verdict import Code, Finding, Verdict
+from protocol.verify.verdict import Code, Finding, Verdict, are_whole
 from protocol.verify.witnesses import Cosigned, Witnesses, card_keys, missing_quorum
 
 _HEADER_BYTES = 4096
@@ -137,6 +136,8 @@ class _Check:
                 None,
                 f"the bundle says that it holds {said_size:,} entries, and holds {size:,}",
             )
+        if are_whole(self._ordered()):
+            bundle.read_rest()
 
     def _find(self, code: Code, index: int | None, reason: str) -> None:
         self._findings.append(Finding(code, index, reason))
@@ -184,29 +185,21 @@ class _Check:
             self._own_policy = coverage.policy_words(bundle.read("policy", POLICY_BYTES))
 
     def _read_checkpoints(self, bundle: Bundle, card: Card) -> None:
-        # One at a time: together they may be large.
-        inside = ((name, bundle.read(name, CHECKPOINT_BYTES)) for name in bundle.checkpoints)
-        outside = (("your checkpoint", data) for data in self._evidence.checkpoints)
-        for source, data in chain(inside, outside):
-            try:
-                checkpoint = open_checkpoint(data, self._origin, log_keys(card))
-                cosigned = self._witnesses.check(checkpoint)
-            except CheckpointProblem as problem:
-                self._find(problem.code, None, f"the checkpoint ({source}) {problem.reason}")
-                self._claimed_size = max(self._claimed_size, problem.size)
-                continue
-            named = CHECKPOINT_NAME.fullmatch(source)
-            if named is not None and int(named[1]) != checkpoint.size:
-                self._find(
-                    Code.BUNDLE,
-                    None,
-                    f"the file {source} is a checkpoint of size {checkpoint.size}",
-                )
-            counted = [each for each in cosigned if each.witness.trusted]
-            self._cosigned.setdefault(checkpoint.size, []).extend(counted)
-            known = self._expected.setdefault(checkpoint.size, [])
-            known.append(Expected(checkpoint.root, source, False))
-            self._signed_size = max(self._signed_size, checkpoint.size)
+        for data in self._evidence.checkpoints:
+            self._read_checkpoint("your checkpoint", data, card)
+        # Files with the same content are checked once.
+        sizes: dict[bytes, int | None] = {}
+        for name in bundle.checkpoints:
+            if len(self._findings) >= FINDINGS:
+                break
+            # One at a time: together they may be large.
+            data = bundle.read(name, CHECKPOINT_BYTES)
+            digest = hashlib.sha256(data).digest()
+            if digest not in sizes:
+                sizes[digest] = self._read_checkpoint(name, data, card)
+            found, size = CHECKPOINT_NAME.fullmatch(name), sizes[digest]
+            if found is not None and size is not None and int(found[1]) != size:
+                self._find(Code.BUNDLE, None, f"the file {name} is a checkpoint of size {size}")
         for size, known in self._expected.items():
             if len({each.root for each in known}) > 1:
                 self._find(
@@ -215,6 +208,22 @@ class _Check:
                     f"the log key signed two different logs of {size:,} entries: "
                     "proof that somebody was shown another log",
                 )
+
+    def _read_checkpoint(self, source: str, data: bytes, card: Card) -> int | None:
+        """Check a checkpoint and remember what it signs; returns its size if it holds."""
+        try:
+            checkpoint = open_checkpoint(data, self._origin, log_keys(card))
+            cosigned = self._witnesses.check(checkpoint)
+        except CheckpointProblem as problem:
+            self._find(problem.code, None, f"the checkpoint ({source}) {problem.reason}")
+            self._claimed_size = max(self._claimed_size, problem.size)
+            return None
+        counted = [each for each in cosigned if each.witness.trusted]
+        self._cosigned.setdefault(checkpoint.size, []).extend(counted)
+        known = self._expected.setdefault(checkpoint.size, [])
+        known.append(Expected(checkpoint.root, source, False))
+        self._signed_size = max(self._signed_size, checkpoint.size)
+        return checkpoint.size
 
     def _missing_quorum(self, card: Card) -> list[Finding]:
         """Whether the checkpoint of the full size has the cosignatures that are asked for."""

@@ -9,6 +9,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
@@ -16,6 +17,7 @@ from keys.fingerprint import parse_fingerprint
 from protocol.verify.check import verify_bundle
 from protocol.verify.checkpoints import CHECKPOINT_BYTES
 from protocol.verify.evidence import Evidence
+from protocol.verify.giving import PRINTED, Giving, NotGiven, printable
 from protocol.verify.policy import POLICY_BYTES, Policy, PolicyProblem, parse_policy
 from protocol.verify.proof import HEADER, PROOF_BYTES, verify_proof
 from protocol.verify.receipts import RECEIPT_BYTES
@@ -39,20 +41,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         policy=options.policy,
         own_card=card,
     )
+    give = Giving(options.extract, options.print)
     try:
-        verdict = verify_file(options.file, fingerprint, evidence)
-    except PolicyProblem as problem:
+        verdict = verify_file(options.file, fingerprint, evidence, give.take)
+    except (PolicyProblem, NotGiven) as problem:
         parser.error(str(problem))
     except OSError as error:
         parser.error(f"{options.file}: {error.strerror}")
     lines = [to_json(verdict)] if options.json else report_lines(verdict)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.stdout.write("".join(f"{_printable(line)}\n" for line in lines))
+    # What was asked for to be printed is alone on the standard output.
+    output = sys.stderr if options.print else sys.stdout
+    output.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    output.write("".join(f"{printable(line)}\n" for line in lines))
+    if give.refused:
+        sys.stderr.write(f"radmesh-verify: {give.refused}\n")
     return verdict.exit_code
 
 
-def verify_file(path: str, facility_fingerprint: bytes, evidence: Evidence) -> Verdict:
+def verify_file(
+    path: str,
+    facility_fingerprint: bytes,
+    evidence: Evidence,
+    take: Callable[[BinaryIO, Verdict], None] = lambda _file, _verdict: None,
+) -> Verdict:
     """Verify the bundle or proof in a file.
+
+    Args:
+        path: the file.
+        facility_fingerprint: as for `verify_bundle`.
+        evidence: what else the auditor holds.
+        take: called with the open file and its verdict, before the file is closed.
 
     Raises:
         OSError: it cannot be read.
@@ -62,13 +80,18 @@ def verify_file(path: str, facility_fingerprint: bytes, evidence: Evidence) -> V
     with open(path, "rb") as file:  # noqa: PTH123
         if file.read(len(HEADER)) == HEADER:
             file.seek(0)
-            return verify_proof(
+            verdict = verify_proof(
                 file.read(PROOF_BYTES + 1),
                 facility_fingerprint=facility_fingerprint,
                 evidence=evidence,
             )
-        file.seek(0)
-        return verify_bundle(file, facility_fingerprint=facility_fingerprint, evidence=evidence)
+        else:
+            file.seek(0)
+            verdict = verify_bundle(
+                file, facility_fingerprint=facility_fingerprint, evidence=evidence
+            )
+        take(file, verdict)
+    return verdict
 
 
 def parse_pin(text: str) -> tuple[int, bytes]:
@@ -132,6 +155,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="who must have cosigned, as a policy of the form c2sp.org/tlog-policy",
     )
+    parser.add_argument(
+        "--extract",
+        metavar="DIR",
+        help="write what was verified to a new folder, if it is what was signed",
+    )
+    parser.add_argument(
+        "--print",
+        choices=sorted(PRINTED),
+        help="print what was verified, and the verdict to the standard error",
+    )
     parser.add_argument("--json", action="store_true", help="the verdict as one JSON object")
     return parser
 
@@ -186,8 +219,3 @@ def _pin(text: str) -> tuple[int, bytes]:
         return parse_pin(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _printable(line: str) -> str:
-    """What a file names must not move the cursor or turn the direction of writing."""
-    return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in line)

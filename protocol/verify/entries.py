@@ -24,13 +24,19 @@ _TIME = re.compile(_DAY + _CLOCK)
 _HEX_32 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,63}")
-_TEXTS = ("actor", "outcome", "purpose")
+_ACTOR = r"(?:node|operator|[A-Z2-7]{7}(?:-[A-Z2-7]{7}){7})"
+_OUTCOME = r"(?:success|refused|failed)"
+KIND = r"(?:study|patient|instance)"
+"""Patterns of the fields that have a closed list of values."""
+
+_CLOSED = {"actor": re.compile(_ACTOR), "outcome": re.compile(_OUTCOME)}
+_KINDS = re.compile(KIND)
 
 _FIELDS = 10
 """Fields of an entry of version 1; more are let through if they are plain values."""
 
 _DEPTH = 8
-"""Deepest nesting of such a value."""
+"""Deepest nesting, the entry itself counted, of such a value: seven arrays around a number."""
 
 PLAIN = r"[ !#-\[\]-~]*"
 """Pattern of text without escapes."""
@@ -39,11 +45,11 @@ NUMBER = r"(?:0|[1-9][0-9]{0,14})"
 """Pattern of integers that are in range whatever their digits."""
 
 _DETAIL = rf'"[a-z][a-z0-9_]{{0,63}}":(?:"{PLAIN}"|{NUMBER}|-[1-9][0-9]{{0,14}}|true|false)'
-_SUBJECT = rf'\{{"commitment":"[0-9a-f]{{64}}","kind":"{PLAIN}"\}}'
+_SUBJECT = rf'\{{"commitment":"[0-9a-f]{{64}}","kind":"{KIND}"\}}'
 _PLAIN_ENTRY = re.compile(
     (
-        rf'\{{"actor":"{PLAIN}","details":\{{((?:{_DETAIL}(?:,{_DETAIL})*)?)\}},'
-        rf'"index":({NUMBER}),"outcome":"{PLAIN}","peer":"(?:[0-9a-f]{{64}})?",'
+        rf'\{{"actor":"{_ACTOR}","details":\{{((?:{_DETAIL}(?:,{_DETAIL})*)?)\}},'
+        rf'"index":({NUMBER}),"outcome":"{_OUTCOME}","peer":"(?:[0-9a-f]{{64}})?",'
         rf'"purpose":"{PLAIN}","subjects":\[((?:{_SUBJECT}(?:,{_SUBJECT})*)?)\],'
         rf'"time":"(({_DAY}){_CLOCK})","type":"([a-z][a-z0-9-]{{0,63}})","v":1\}}'
     ).encode()
@@ -119,19 +125,20 @@ def parse_entry(data: bytes) -> Entry:
     Raises:
         EntryProblem: ENTRY_PARSE or ENTRY_NOT_CANONICAL.
     """
+    if len(data) > ENTRY_BYTES:
+        raise EntryProblem(Code.ENTRY_PARSE, f"is larger than {ENTRY_BYTES} bytes")
+    return parse_plain_entry(data) or parse_any_entry(data)
+
+
+def parse_plain_entry(data: bytes) -> Entry | None:
+    """`parse_entry` for plain entries; None for all others, the bad ones too."""
     found = _PLAIN_ENTRY.fullmatch(data)
-    if found is not None:
-        details, index, subjects, time, day, kind = found.groups()
-        if _ascends(details) and _is_day(day):
-            return Entry(
-                int(index),
-                time.decode(),
-                kind.decode(),
-                subjects,
-                b'"receipt":' in details,
-                data,
-            )
-    return parse_any_entry(data)
+    if found is None:
+        return None
+    details, index, subjects, time, day, kind = found.groups()
+    if not _ascends(details) or not _is_day(day):
+        return None
+    return Entry(int(index), time.decode(), kind.decode(), subjects, b'"receipt":' in details, data)
 
 
 def parse_any_entry(data: bytes) -> Entry:
@@ -196,8 +203,11 @@ def _check_fields(entry: dict[str, Any]) -> None:
     get = entry.get
     if get("v") != 1 or get("v") is True:
         raise EntryProblem(Code.ENTRY_PARSE, "is not of version 1")
-    if not all(isinstance(get(name), str) for name in _TEXTS):
-        raise EntryProblem(Code.ENTRY_PARSE, "lacks the text of a field")
+    if not isinstance(get("purpose"), str):
+        raise EntryProblem(Code.ENTRY_PARSE, "lacks the text of its purpose")
+    for name, closed in _CLOSED.items():
+        if not _is_one(get(name), closed):
+            raise EntryProblem(Code.ENTRY_PARSE, f"has an {name} that entries do not have")
     if not is_count(get("index")):
         raise EntryProblem(Code.ENTRY_PARSE, "has no index")
     time = get("time")
@@ -233,13 +243,16 @@ def _is_small(value: object) -> bool:
     return isinstance(value, int) and -_INTEGER_LIMIT <= value <= _INTEGER_LIMIT
 
 
+def _is_one(value: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
 def _is_subject(value: object) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {"commitment", "kind"}
-        and isinstance(value["kind"], str)
-        and isinstance(value["commitment"], str)
-        and _HEX_32.fullmatch(value["commitment"]) is not None
+        and _is_one(value["kind"], _KINDS)
+        and _is_one(value["commitment"], _HEX_32)
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from keys.card import Card
 from keys.fingerprint import format_hash
 from protocol.verify.bundle import Bundle
+from protocol.verify.claims import held_witness_keys, is_unproven_twin
 from protocol.verify.entries import Entry, EntryProblem, parse_object
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
 from protocol.verify.openings import OPENING_BYTES, parse_opening
@@ -15,10 +16,15 @@ from protocol.verify.policy import Policy, PolicyProblem, any_of
 from protocol.verify.receipts import RECEIPT_BYTES, ReceiptProblem, open_receipt
 from protocol.verify.verdict import Code, Finding
 from protocol.verify.witnesses import NAME_PREFIX, witness_name
+from protocol.verify.work import SIGNATURE
 
 _RECEIPT_LINE_BYTES = RECEIPT_BYTES * 4 // 3 + 256
-_FINDINGS = 20
-"""Most findings of each kind that are kept; a bundle may hold a million bad receipts."""
+FINDINGS = 20
+"""Findings after which a side file is read no further: it may hold a million bad receipts."""
+
+_OPENED = 100
+"""Receipts that are remembered as good: several entries name one, soon after each other. More
+different ones do not fit in what a compressed file repeats cheaply, 32 kB."""
 
 _NOWHERE = 1 << 63
 """Beyond every entry."""
@@ -63,19 +69,27 @@ class Evidence:
     def policies(self, facility_fingerprint: bytes) -> list[Policy]:
         """All rules about who must have cosigned the log of a facility.
 
+        A key that two cards list counts for the facility that alone proves it.
+
         Raises:
             PolicyProblem: the quorum is larger than the number of witnesses, two of
-                these have one key, or one is that facility itself.
+                these have one key that neither proves, or one is that facility itself.
         """
         asked = [] if self.policy is None else [self.policy]
         if self.quorum is not None:
+            known = [*self.witness_cards, *self.peer_cards]
             keys = {
                 f"{card.name} {number}": [
-                    NamedKey(witness_name(card), key.key) for key in card.witness_keys
+                    NamedKey(witness_name(card), key.key) for key in held_witness_keys(card, known)
                 ]
                 for number, card in enumerate(self.witness_cards, 1)
             }
-            asked.append(any_of(self.quorum, keys))
+            if any(is_unproven_twin(card, known) for card in self.witness_cards):
+                raise PolicyProblem(
+                    "two of the witnesses have the same key, and no card proves whose it is; "
+                    "ask for newer cards"
+                )
+            asked.append(any_of(self.quorum, {name: each for name, each in keys.items() if each}))
         own = NAME_PREFIX + format_hash(facility_fingerprint)
         if any(key.name == own for policy in asked for key in policy.witnesses.values()):
             raise PolicyProblem("a facility cannot be a witness of its own log")
@@ -126,11 +140,11 @@ class _SideFile:
         """The entry to which the next line belongs."""
 
     def find(self, code: Code, index: int | None, reason: str) -> None:
-        if len(self.findings) < _FINDINGS:
+        if len(self.findings) < FINDINGS:
             self.findings.append(Finding(code, index, reason))
 
     def _next_line(self) -> bytes | None:
-        return next(self._lines, None)
+        return next(self._lines, None) if len(self.findings) < FINDINGS else None
 
 
 class Openings(_SideFile):
@@ -188,28 +202,39 @@ class Receipts(_SideFile):
         self.named = 0
         self.held = 0
         self.half_checked = 0
+        self._bundle = bundle
         self._own = own
         self._peers = evidence.peer_cards
+        # Fields, and whether both keys are known, by digest.
+        self._opened: dict[str, tuple[dict[str, Any], bool]] = {}
         # The auditor's, by digest and by transfer; and those that the log knows of.
         self._outside: dict[str, dict[str, Any]] = {}
         self._known: set[str] = set()
         self._transfers: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for blob in evidence.receipts:
-            opened = self._open(blob, None, "your receipt")
+            digest = hashlib.sha256(blob).hexdigest()
+            opened = self._open(blob, digest, None, "your receipt")
             if opened is not None:
-                digest = hashlib.sha256(blob).hexdigest()
                 self._outside[digest] = opened
                 self._transfers.setdefault(opened["transfer"].hex(), []).append((digest, opened))
         self._current: tuple[int, bytes] | None = None
         self._advance()
 
-    def _open(self, blob: bytes, index: int | None, source: str) -> dict[str, Any] | None:
-        try:
-            fields, both_known = open_receipt(blob, self._own, self._peers)
-        except ReceiptProblem as problem:
-            digest = hashlib.sha256(blob).hexdigest()
-            self.find(problem.code, index, f"{source} {digest[:16]} {problem.reason}")
-            return None
+    def _open(
+        self, blob: bytes, digest: str, index: int | None, source: str
+    ) -> dict[str, Any] | None:
+        if digest not in self._opened:
+            if index is not None:
+                self._bundle.spend(2 * SIGNATURE)
+            try:
+                opened = open_receipt(blob, self._own, self._peers)
+            except ReceiptProblem as problem:
+                self.find(problem.code, index, f"{source} {digest[:16]} {problem.reason}")
+                return None
+            self._opened[digest] = opened
+            if len(self._opened) > _OPENED:
+                del self._opened[next(iter(self._opened))]
+        fields, both_known = self._opened[digest]
         self.half_checked += not both_known
         return fields
 
@@ -242,9 +267,10 @@ class Receipts(_SideFile):
         seen = False
         while self._current is not None and self._current[0] <= index:
             at, blob = self._current
-            fields = self._open(blob, at, f"the receipt of entry {at},")
+            digest = hashlib.sha256(blob).hexdigest()
+            fields = self._open(blob, digest, at, f"the receipt of entry {at},")
             if fields is not None:
-                if at != index or hashlib.sha256(blob).hexdigest() != logged:
+                if at != index or digest != logged:
                     self.find(Code.RECEIPT_NOT_LOGGED, at, f"entry {at} does not name its receipt")
                 elif seen:
                     # Counted twice, it would hide that another is missing.

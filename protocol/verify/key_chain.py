@@ -73,6 +73,8 @@ class KeyChain:
         Raises:
             EntryProblem: KEY_CHAIN.
         """
+        if self._log_keys[0].since != 0:
+            raise _broken("begins a log whose first key, by the facility's card, counts later")
         if details.get("log_key") != self._log_keys[0].public.hex():
             raise _broken("names a first log key that is not that of the facility's card")
 

@@ -22,6 +22,7 @@ _LINES = 100
 """Most signature lines of a note, the bound of golang.org/x/mod/sumdb/note."""
 
 _SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+={0,2})")
+_CONTROL = re.compile(r"[\0-\x09\x0b-\x1f]")
 _KEY_HASH = re.compile(r"[0-9a-f]{8}")
 
 
@@ -57,7 +58,7 @@ def split_note(data: bytes) -> tuple[str, list[Signature]]:
     except UnicodeDecodeError:
         raise NoteProblem("is not text") from None
     text, gap, block = note.rpartition("\n\n")
-    if not gap or not block.endswith("\n") or any(c < " " and c != "\n" for c in note):
+    if not gap or not block.endswith("\n") or _CONTROL.search(note) is not None:
         raise NoteProblem("is not a signed note")
     lines = block[:-1].split("\n")
     if len(lines) > _LINES:
@@ -111,7 +112,10 @@ def parse_vkey(text: str, kinds: tuple[int, ...]) -> NamedKey:
 
 
 def verifies(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether an Ed25519 signature (64 bytes) by a key (32 bytes) holds."""
+    """Whether an Ed25519 signature (64 bytes) by a key (32 bytes) holds.
+
+    By the rule of docs/protocol-log.md section 1.1, which is libsodium's.
+    """
     try:
         nacl.bindings.crypto_sign_open(signature + message, public)
     except (nacl.exceptions.CryptoError, ValueError):

@@ -130,6 +130,7 @@ class _Reader:
         self.groups: dict[str, Group] = {}
         self.quorum: str | None = None
         self._publics: set[tuple[str, bytes]] = set()
+        self._members: set[str] = set()
 
     def take(self, words: list[str]) -> None:
         if len(self.logs) + len(self.witnesses) + len(self.groups) >= _ENTRIES:
@@ -169,8 +170,10 @@ class _Reader:
     def _group(self, least: str, members: list[str]) -> Group:
         for member in members:
             self._require(member)
-        if len(set(members)) != len(members):
-            raise PolicyProblem("names a member twice")
+        # Once in all groups: else one witness, and one key, could count twice for a quorum.
+        if len(set(members)) != len(members) or self._members & set(members):
+            raise PolicyProblem("names a member twice, or one of another group")
+        self._members.update(members)
         words = {"any": "1", "all": str(len(members))}
         text = words.get(least, least)
         if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= len(members):

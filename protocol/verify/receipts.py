@@ -88,12 +88,15 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
 
 
 def _names(card: Card, node_key: bytes, time: int) -> bool:
-    """Whether the card names the key as one that counted at that time, or later did.
+    """Whether the card names the key as one that counted at that time.
 
-    The time is of the recipient's clock, and the card's of another.
+    The time is of the recipient's clock, and the card's of another, so a day is allowed
+    at both ends.
     """
     return any(
-        key.key == node_key and (key.until is None or time < key.until + CLOCK_SKEW_SECONDS)
+        key.key == node_key
+        and key.since - CLOCK_SKEW_SECONDS <= time
+        and (key.until is None or time < key.until + CLOCK_SKEW_SECONDS)
         for key in card.node_keys
     )
 

@@ -12,6 +12,10 @@ _TRACKED = 10_000
 _FAILED = b'"outcome":"failed"'
 
 
+_VALUE = 64
+"""Characters of a key; a text that is longer is not kept."""
+
+
 class Revocations:
     """What is revoked at the place that has been read."""
 
@@ -57,4 +61,5 @@ def _value(data: bytes, name: bytes) -> bytes:
     backslash, so the name with its quotes is a name."""
     mark = b'"' + name + b'":"'
     start = data.find(mark) + len(mark)
-    return data[start : data.find(b'"', start)] if start >= len(mark) else b""
+    end = min(data.find(b'"', start), start + _VALUE)
+    return data[start:end] if start >= len(mark) else b""

@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keys.card import Card
-from protocol.verify.bundle import Bundle, BundleDamaged, Pieces
-from protocol.verify.entries import ENTRY_BYTES, Entry, EntryProblem, parse_entry
+from protocol.verify.bundle import Bundle, BundleDamaged
+from protocol.verify.entries import (
+    ENTRY_BYTES,
+    Entry,
+    EntryProblem,
+    parse_any_entry,
+    parse_plain_entry,
+)
 from protocol.verify.evidence import Openings, Receipts
 from protocol.verify.forks import OwnClaim
 from protocol.verify.key_chain import CHANGES, KeyChain
 from protocol.verify.revocations import Revocations
 from protocol.verify.tree import Tree, leaf
 from protocol.verify.verdict import Code, Finding
+from protocol.verify.work import SIGNATURE, json_work
 
 _ALERTS = ("fork-seen", "rollback-seen")
 _TYPES_COUNTED = 100
@@ -82,7 +89,7 @@ class EntryStream:
         self._good_size = 0
         self._bad_entries = 0
         self._has_leaves = bundle.has("leaves")
-        self._leaves = self._open_leaves()
+        self._leaves = bundle.stream("leaves") if self._has_leaves else None
         # The tree of `leaves` from that difference on: when that tree, and not that
         # of the entries, has the signed root, the difference is the culprit.
         self._recorded: Tree | None = None
@@ -109,19 +116,16 @@ class EntryStream:
                 break
         self._check_end()
 
-    def _open_leaves(self) -> Pieces | None:
-        # An aid that nothing depends on: damage to it is not damage to the log.
-        try:
-            return self._bundle.stream("leaves") if self._has_leaves else None
-        except BundleDamaged:
-            return None
-
     def _take(self, lines: Sequence[bytes], openings: Openings, receipts: Receipts) -> None:
         index = first = self.tree.size
         for data in lines:
             try:
-                entry = parse_entry(data)
+                entry = parse_plain_entry(data)
+                if entry is None:
+                    self._bundle.spend(json_work(data))
+                    entry = parse_any_entry(data)
                 if entry.type in CHANGES:
+                    self._bundle.spend(3 * SIGNATURE)
                     # The root in front of it is part of what it says.
                     self._hash(lines[self.tree.size - first : index - first])
                 self._check_entry(entry, index)
@@ -139,6 +143,7 @@ class EntryStream:
                 if openings.at <= index:
                     openings.match(index, entry)
                 if entry.names_receipt or receipts.at <= index:
+                    self._bundle.spend(json_work(data))
                     receipts.match(index, entry.fields)
             index += 1
             if self._stops and self._stops[-1] == index:
@@ -188,8 +193,7 @@ class EntryStream:
     def _hash(self, lines: Sequence[bytes]) -> None:
         """Add entries to the tree, comparing their hashes with those in `leaves`."""
         hashes = [leaf(line) for line in lines]
-        recorded = self._leaves.read(32 * len(hashes)) if self._leaves is not None else b""
-        recorded = recorded[: len(recorded) // 32 * 32]
+        recorded = self._read_leaves(len(hashes))
         if self._has_leaves and len(recorded) < 32 * len(hashes):
             self.leaves_end_early = True
         if self._recorded is None and not b"".join(hashes).startswith(recorded):
@@ -202,6 +206,16 @@ class EntryStream:
         elif self._recorded is not None:
             self._recorded.extend(_split(recorded))
         self.tree.extend(hashes)
+
+    def _read_leaves(self, count: int) -> bytes:
+        """The next hashes, fewer at the end: an aid, so damage to it is told when all is read."""
+        if self._leaves is None:
+            return b""
+        try:
+            recorded = self._leaves.read(32 * count)
+        except BundleDamaged:
+            recorded, self._leaves = b"", None
+        return recorded[: len(recorded) // 32 * 32]
 
     def _stop_here(self) -> None:
         """Compare the roots that are known at this size."""
@@ -275,7 +289,7 @@ class EntryStream:
         if recorded is None or self._leaves is None:
             return
         rest = self._signed_size - recorded.size
-        while rest > 0 and (held := _split(self._leaves.read(32 * min(rest, 4096)))):
+        while rest > 0 and (held := _split(self._read_leaves(min(rest, 4096)))):
             recorded.extend(held)
             rest -= len(held)
         signed = self._expected.get(self._signed_size, ())

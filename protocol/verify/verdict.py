@@ -4,7 +4,7 @@ and for programs. The codes are part of docs/auditing.md.
 
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -71,6 +71,11 @@ class Finding:
     reason: str
 
 
+def are_whole(findings: Iterable[Finding]) -> bool:
+    """Whether nothing is wrong with what is there: only with what lacks, or with what was done."""
+    return all(each.code in (Code.LOST, Code.QUORUM, Code.AFTER_REVOCATION) for each in findings)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The outcome of a verification.
@@ -114,6 +119,11 @@ class Verdict:
     is_proof: bool = False
     entry: str = ""
     opened: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that the file holds is as it was signed, be the log sound or not."""
+        return self.sound is not None and not self.is_proof and are_whole(self.findings)
 
     @property
     def exit_code(self) -> int:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from keys.card import Card
 from protocol.verify.checkpoints import CheckpointProblem, SignedCheckpoint
+from protocol.verify.claims import held_witness_keys
 from protocol.verify.note import COSIGNED, NamedKey, key_hash, verifies
 from protocol.verify.policy import Policy
 from protocol.verify.verdict import Code
@@ -62,11 +63,11 @@ def witness_name(card: Card) -> str:
     return NAME_PREFIX + card.fingerprint
 
 
-def card_keys(card: Card, *, trusted: bool) -> list[Witness]:
-    """The witness keys on a card."""
+def card_keys(card: Card, *, trusted: bool, others: Iterable[Card] = ()) -> list[Witness]:
+    """The witness keys on a card that no card of another facility takes from it."""
     return [
         Witness(witness_name(card), key.key, card.name, key.since, key.until, trusted)
-        for key in card.witness_keys
+        for key in held_witness_keys(card, others)
     ]
 
 
@@ -93,8 +94,9 @@ class Witnesses:
 
     def add_trusted(self, cards: Iterable[Card], policies: Iterable[Policy]) -> None:
         """Know those on cards that the auditor trusts, and those of the auditor's policies."""
-        for card in cards:
-            self.add(card_keys(card, trusted=True))
+        known = list(cards)
+        for card in known:
+            self.add(card_keys(card, trusted=True, others=known))
         for policy in policies:
             self.add(
                 Witness(key.name, key.public, label=name) for name, key in policy.witnesses.items()

@@ -126,7 +126,7 @@ def _reached_at(facility: Facility, port: int) -> None:
     """Give a facility another address in its settings and its card."""
     home, addresses = facility.home, (f"/ip4/127.0.0.1/tcp/{port}",)
     home.config_path.write_text(config.template((facility.address,), addresses))
-    home.renew_card(home.read_card(), home.read_keys(), addresses)
+    home.write_card(home.renew_card(home.read_card(), home.read_keys(), addresses))
 
 
 def _ready(

@@ -1,0 +1,121 @@
+"""Who holds a key that stands on the cards of several facilities.
+
+A card may list any key (`keys.possession`), so the cards that are known are read
+together. Of two claims to one key, in whatever roles:
+
+- a proven one beats one without proof, whoever came first;
+- two proven ones kill each other: the key is in two hands;
+- of two without proof, the one whose facility called us with the key counts, else the
+  one that was known first.
+
+A claim that has ended takes a key from nobody, nor does one whose facility is not
+trusted any more; but what was proven once is never given to who does not prove it.
+What is decided depends on what is known, not on the order of the questions.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from keys.card_fields import SizedKey, TimedKey
+from keys.peer import Peer
+
+
+@dataclass(frozen=True)
+class Contested:
+    """A key in force that does not count for a facility because of another one.
+
+    Attributes:
+        key: 32 bytes.
+        role: `node`, `log` or `witness`, as the first of the two lists it.
+        facilities: facility keys (32 bytes) of the one for which it does not count, and
+            of the other.
+        holder: whose it is, though that claim may have ended; None for neither.
+        is_proven: whether that one proved it, or, with no holder, both did.
+    """
+
+    key: bytes
+    role: str
+    facilities: tuple[bytes, bytes]
+    holder: bytes | None
+    is_proven: bool
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """One key on one card; `place` is that in the order in which claims came."""
+
+    peer: Peer
+    role: str
+    is_proven: bool
+    until: int | None
+    place: tuple[int, int]
+
+    def stands(self, now: int) -> bool:
+        """Whether it may take the key from another facility."""
+        card_counts = self.peer.is_trusted(now) and now < self.peer.card.expires
+        return card_counts and (self.until is None or now < self.until)
+
+    def beats(self, other: "_Claim", now: int) -> bool:
+        if not self.is_proven:
+            return not other.is_proven and self.place < other.place and self.stands(now)
+        return not other.is_proven or self.stands(now)
+
+
+class Claims:
+    """All claims on the cards of some peers.
+
+    Args:
+        peers: in the order in which they were paired.
+    """
+
+    def __init__(self, peers: Iterable[Peer]) -> None:
+        self._by_key: dict[bytes, list[_Claim]] = defaultdict(list)
+        for number, peer in enumerate(peers):
+            # The facility key proves itself by the signature of the card.
+            mine = _Claim(peer, "facility", True, None, (0, number))
+            self._by_key[peer.facility_key].append(mine)
+            for role, key in peer.card.listed:
+                place = (peer.claimed.get(key.key, 0), number)
+                claim = _Claim(peer, role, key.proof is not None, _end(key), place)
+                self._by_key[key.key].append(claim)
+
+    def holds(self, facility_key: bytes, key: bytes, now: int) -> bool:
+        """Whether a key (32 bytes) on a facility's card counts for that facility.
+
+        Args:
+            facility_key: of the facility, 32 bytes.
+            key: which.
+            now: seconds since the epoch, UTC.
+        """
+        claims = self._by_key.get(key, ())
+        mine = next((one for one in claims if one.peer.facility_key == facility_key), None)
+        return mine is not None and not any(_rivals(mine, claims, now))
+
+    def contested(self, now: int) -> tuple[Contested, ...]:
+        """The keys in force that do not count for a facility (now in seconds, UTC)."""
+        found: dict[tuple[bytes, frozenset[bytes]], Contested] = {}
+        for key, claims in self._by_key.items():
+            for loser in claims:
+                if loser.role == "facility" or not loser.stands(now):
+                    continue
+                for rival in _rivals(loser, claims, now):
+                    pair = (loser.peer.facility_key, rival.peer.facility_key)
+                    holder = rival if self.holds(pair[1], key, now) else None
+                    proven = rival.is_proven and (holder is not None or loser.is_proven)
+                    contested = Contested(
+                        key, loser.role, pair, None if holder is None else pair[1], proven
+                    )
+                    found.setdefault((key, frozenset(pair)), contested)
+        return tuple(found.values())
+
+
+def _rivals(mine: _Claim, claims: Sequence[_Claim], now: int) -> list[_Claim]:
+    return [one for one in claims if one.peer is not mine.peer and one.beats(mine, now)]
+
+
+def _end(key: TimedKey | SizedKey) -> int | None:
+    """From when on a claim has ended; a replaced log key ended at a size, so at all times."""
+    if isinstance(key, TimedKey):
+        return key.until
+    return None if key.until_size is None else 0

@@ -1,0 +1,258 @@
+"""What a `Gathering` does in which order, and what stays when a step of it fails."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from exchange_pair import STUDY, SmallStudy, make_study
+from logs_made import FACILITY
+from node_home import ImageHome
+from studies_made import make_instance
+
+from node.clock import SYSTEM_CLOCK
+from node.database import Database
+from node.errors import ExitCode, NodeError
+from node.transfer.gathering import RESERVE_BYTES, Gathering, Member, Shelves
+from node.transfer.incoming import Incoming
+from node.transfer.transfers import TRANSFERS_SCHEMA, Transfer, Transfers, TransferState
+from protocol.errors import DigestMismatch
+from protocol.log.entry import Event as LogEvent
+
+pytestmark = pytest.mark.timeout(60)
+
+PEER = FACILITY.public
+
+
+class NotingTransfers(Transfers):
+    """Notes each state that is kept."""
+
+    kept: list[tuple[TransferState, str]]
+
+    async def enter(
+        self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
+    ) -> None:
+        self.kept.append((state, why))
+        await super().enter(transfer, state, why, hint)
+
+
+class NotingIncoming(Incoming):
+    """Notes which batches are flushed."""
+
+    flushed: list[bytes]
+
+    def flush(self, digest: bytes) -> None:
+        self.flushed.append(digest)
+        super().flush(digest)
+
+
+@dataclasses.dataclass
+class Place:
+    """A gathering and all that it works on.
+
+    Attributes:
+        free: free bytes of the disk, as it is told.
+        append: called with the entries `received`.
+    """
+
+    home: ImageHome
+    incoming: NotingIncoming
+    transfers: NotingTransfers
+    free: int = 1 << 40
+    append: Callable[[Sequence[LogEvent]], object] = lambda events: None
+
+    def gathering(self, *, several: bool = False) -> Gathering:
+        transfer = self.transfers.begin_incoming(
+            STUDY, PEER, "treatment", only_peer=True, stat=False
+        )
+        shelves = Shelves(
+            self.home.catalog,
+            self.incoming,
+            lambda events: self.append(events),
+            self.transfers,
+            lambda: self.free,
+        )
+        return Gathering(shelves, transfer, several=several)
+
+    async def join(self, gathering: Gathering, study: SmallStudy) -> Member:
+        contribution = self.transfers.contribution(gathering.transfer, PEER)
+        return await gathering.join(contribution, study.manifest)
+
+    def is_untouched(self) -> bool:
+        """Whether nothing is published and nothing has moved to the store."""
+        return self.home.catalog.study(STUDY) is None and not any(
+            path.is_file() for path in (self.home.path / "store").rglob("*")
+        )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    home = ImageHome(tmp_path / "home")
+    (tmp_path / "incoming").mkdir()
+    incoming = NotingIncoming(tmp_path / "incoming", home.store)
+    incoming.flushed = []
+    database = Database(tmp_path / "transfers.db", (TRANSFERS_SCHEMA,))
+    transfers = NotingTransfers(database, clock=SYSTEM_CLOCK)
+    transfers.kept = []
+    yield Place(home, incoming, transfers)
+    database.close()
+    home.close()
+
+
+def _part10(number: int, rows: int = 16) -> bytes:
+    buffer = BytesIO()
+    make_instance(STUDY, number, rows=rows).save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def study() -> SmallStudy:
+    return make_study([_part10(number) for number in (1, 2, 3, 4)], 3000)
+
+
+@pytest.fixture(scope="module")
+def large() -> SmallStudy:
+    """One instance in seven batches."""
+    made = make_study([_part10(1, rows=100)], 3000)
+    assert len(made.encoded) == 7
+    return made
+
+
+def lying(study: SmallStudy) -> SmallStudy:
+    """A study whose first instance has another digest than its manifest says."""
+    first, *rest = study.manifest.instances
+    instances = (first._replace(digest=bytes(32)), *rest)
+    return SmallStudy(dataclasses.replace(study.manifest, instances=instances), study.encoded)
+
+
+def take(gathering: Gathering, study: SmallStudy, order: Sequence[int]) -> None:
+    for index in order:
+        gathering.store(index, study.encoded[index])
+        gathering.flush(index)
+
+
+def arrived(gathering: Gathering, member: Member, study: SmallStudy) -> None:
+    for index, entry in enumerate(study.manifest.batches):
+        gathering.stored(member, index, entry)
+
+
+@pytest.mark.parametrize("is_true", [True, False])
+async def test_a_large_instance_that_came_out_of_order_is_compared_before_it_is_published(
+    place: Place, large: SmallStudy, is_true: bool
+) -> None:
+    offered = large if is_true else lying(large)
+    gathering = place.gathering()
+    member = await place.join(gathering, offered)
+    backwards = range(len(large.encoded) - 1, -1, -1)
+    await trio.to_thread.run_sync(take, gathering, offered, backwards)
+    arrived(gathering, member, offered)
+    if is_true:
+        await gathering.publish()
+        assert place.home.catalog.study(STUDY) is not None
+        return
+    with pytest.raises(DigestMismatch):
+        await gathering.publish()
+    assert place.is_untouched()
+
+
+async def test_a_study_is_in_the_log_before_anybody_can_see_it(
+    place: Place, study: SmallStudy
+) -> None:
+    gathering = place.gathering()
+    member = await place.join(gathering, study)
+    await trio.to_thread.run_sync(take, gathering, study, range(len(study.encoded)))
+    arrived(gathering, member, study)
+    logged: list[LogEvent] = []
+
+    def full(events: Sequence[LogEvent]) -> None:
+        assert place.home.catalog.study(STUDY) is None
+        raise NodeError("the disk is full", code=ExitCode.DISK)
+
+    def append(events: Sequence[LogEvent]) -> None:
+        assert place.home.catalog.study(STUDY) is None
+        logged.extend(events)
+
+    place.append = full
+    with pytest.raises(NodeError):
+        await gathering.publish()
+    assert place.home.catalog.study(STUDY) is None
+    # With room again the same fetch comes to its end.
+    place.append = append
+    await gathering.publish()
+    assert [event.type for event in logged] == ["received"]
+    assert place.home.catalog.study(STUDY) is not None
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+async def test_the_disk_keeps_its_reserve(place: Place, study: SmallStudy, lacking: int) -> None:
+    gathering = place.gathering()
+    place.free = study.manifest.total_encoded_bytes + RESERVE_BYTES - lacking
+    if not lacking:
+        await place.join(gathering, study)
+        return
+    with pytest.raises(NodeError, match="not enough disk space") as caught:
+        await place.join(gathering, study)
+    assert caught.value.code is ExitCode.DISK
+    assert gathering.is_idle
+
+
+async def test_what_is_here_needs_no_room_and_is_flushed(place: Place, study: SmallStudy) -> None:
+    for entry, encoded in zip(study.manifest.batches, study.encoded, strict=True):
+        place.incoming.write(entry.digest, encoded)
+    place.free = RESERVE_BYTES
+    gathering = place.gathering()
+    await place.join(gathering, study)
+    assert not any(gathering.is_missing(index) for index in range(len(study.encoded)))
+    assert place.incoming.flushed == [entry.digest for entry in study.manifest.batches]
+
+
+async def test_what_lies_here_and_does_not_hold_is_removed_and_asked_for(
+    place: Place, study: SmallStudy
+) -> None:
+    offered = lying(study)
+    for entry, encoded in zip(offered.manifest.batches, offered.encoded, strict=True):
+        place.incoming.write(entry.digest, encoded)
+    gathering = place.gathering()
+    await place.join(gathering, offered)
+    held = [place.incoming.has(entry.digest) for entry in offered.manifest.batches]
+    assert held == [False, *[True] * (len(held) - 1)]
+    assert [gathering.is_missing(index) for index in range(len(held))] == [not one for one in held]
+
+
+async def test_a_batch_is_durable_once_it_is_flushed(place: Place, study: SmallStudy) -> None:
+    gathering = place.gathering()
+    await place.join(gathering, study)
+    await trio.to_thread.run_sync(gathering.store, 0, study.encoded[0])
+    assert place.incoming.flushed == []
+    await trio.to_thread.run_sync(gathering.flush, 0)
+    assert place.incoming.flushed == [study.manifest.batches[0].digest]
+
+
+async def test_a_batch_that_came_wakes_those_who_wait(place: Place, study: SmallStudy) -> None:
+    gathering = place.gathering()
+    member = await place.join(gathering, study)
+    woken = trio.Event()
+
+    async def wait() -> None:
+        await gathering.wait_change()
+        woken.set()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not woken.is_set()
+            gathering.stored(member, 0, study.manifest.batches[0])
+            await woken.wait()
+
+
+async def test_a_state_is_kept_once_and_again_when_its_reason_changes(place: Place) -> None:
+    gathering = place.gathering()
+    for why in ("", "", "held up", "held up", ""):
+        await gathering.enter(TransferState.RECEIVING, why)
+    await gathering.enter(TransferState.RECEIVING)
+    received = [(TransferState.RECEIVING, why) for why in ("", "held up", "")]
+    assert place.transfers.kept == received
