@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import re
 import subprocess
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,47 @@ def test_keys_go_under_a_passphrase_that_no_argument_has(north: Terminal) -> Non
     short = _with_passphrase([*home, "backup", where, "--with-keys"], b"short\n")
     assert short.returncode == ExitCode.USAGE
     assert "12 characters" in short.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_at_a_terminal_the_passphrase_is_asked_for_and_not_shown(north: Terminal) -> None:
+    where, again = str(north.home.parent / "backups"), str(north.home.parent / "again")
+    code, shown = _at_terminal(
+        ["--home", str(north.home), "backup", where, "--with-keys"], [b"passphrase", b"epeat"]
+    )
+    assert code == 0, shown
+    assert WORDS not in shown
+    code, shown = _at_terminal(["restore", where, "--home", again], [b"passphrase"])
+    assert code == 0, shown
+    assert WORDS not in shown
+    assert (Path(again) / "keys" / "facility").exists()
+
+
+def _at_terminal(words: list[str], questions: list[bytes]) -> tuple[int, str]:
+    """Run `radmesh` with a terminal of its own and answer each question with the passphrase."""
+    with warnings.catch_warnings():
+        # The child becomes another program at once, whatever threads there are here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child, terminal = pty.fork()
+    if child == 0:
+        os.execv(RADMESH[0], [*RADMESH, *words])
+    shown, seen = b"", 0
+    try:
+        while chunk := os.read(terminal, 1000):
+            shown += chunk
+            if (
+                questions
+                and (place := shown.find(questions[0], seen)) >= 0
+                and b":" in shown[place:]
+            ):
+                seen = len(shown)
+                questions.pop(0)
+                os.write(terminal, WORDS.encode() + b"\n")
+    except OSError:
+        pass  # Linux says EIO once the other side is closed
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), shown.decode()
 
 
 def test_without_a_terminal_the_passphrase_has_to_be_given(north: Terminal) -> None:
