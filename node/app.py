@@ -148,18 +148,21 @@ class Node:
         self.keys, self.card = keys, card
 
     @classmethod
-    def open(cls, home: Home, *, log_key_may_be_lost: bool = False) -> "Node":
+    def open(
+        cls, home: Home, *, log_key_may_be_lost: bool = False, to_serve: bool = False
+    ) -> "Node":
         """Take the home for this process.
 
         Args:
             home: which.
+            to_serve: it is going to serve: commands that are given meanwhile wait for it.
             log_key_may_be_lost: open it without its log key too, so that the key can be
                 revoked; nothing is signed before that.
 
         Raises:
             NodeError: there is no home, another process has it, or it is damaged.
         """
-        unlock = home.lock()
+        unlock = home.lock(for_node=to_serve)
         try:
             return cls(home, unlock, log_key_may_be_lost)
         except BaseException:

@@ -39,6 +39,9 @@ from protocol.log.entry import Event
 CARD_LIFETIME_SECONDS = 2 * 365 * 24 * 3600
 """A card is renewed at start when half of this is over."""
 
+_NODE_MARK = b"node"
+"""In the lock file, while a node has the home."""
+
 ROLES = ("facility", "node", "log", "witness")
 
 _SOCKET_PATH_BYTES = 100
@@ -187,8 +190,11 @@ class Home:
                 code=ExitCode.NO_HOME,
             )
 
-    def lock(self) -> Callable[[], None]:
+    def lock(self, *, for_node: bool = False) -> Callable[[], None]:
         """Take the home for this process; the lock ends with the process.
+
+        Args:
+            for_node: it is for a node that serves, which others may wait for.
 
         Returns:
             A function that gives it back.
@@ -214,7 +220,20 @@ class Home:
                 hint="stop it first, or wait until it is done",
                 code=ExitCode.BUSY,
             ) from None
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _NODE_MARK if for_node else b"", 0)
+        except OSError:
+            # On a full disk nobody waits for the start; all else goes on.
+            pass
         return lambda: os.close(descriptor)
+
+    def is_locked_by_node(self) -> bool:
+        """Whether who has the home is a node, which answers once it has started."""
+        try:
+            return self.lock_path.read_bytes() == _NODE_MARK
+        except OSError:
+            return False
 
     def read_card(self) -> Card:
         """The facility's own card."""

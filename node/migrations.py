@@ -53,12 +53,18 @@ def _contested_keys(connection: sqlite3.Connection) -> None:
     )
 
 
+def _transfers_tell_when_they_moved(connection: sqlite3.Connection) -> None:
+    """A fetch that nothing came of for a week ends, whatever restarts there were."""
+    connection.execute("ALTER TABLE transfers ADD COLUMN moved INTEGER NOT NULL DEFAULT 0")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
         "announcements are logged once, and feeds of peers are bounded", _feeds_within_budgets
     ),
     Migration("what was told of contested keys", _contested_keys),
+    Migration("when something of a transfer moved last", _transfers_tell_when_they_moved),
 )
 """Of `node.db`."""
 

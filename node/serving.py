@@ -163,7 +163,9 @@ class Serving:
                 wait_connected=self.wait_connected,
                 is_connected=self.is_connected,
                 speaks_for=self._speaks_for,
+                why_away=self._why_away,
             ),
+            clock=node.clock,
         )
         self.announcer.on_heard = self.fetcher.heard
         self.endings = Endings(
@@ -248,6 +250,11 @@ class Serving:
             for peer in self._node.peers.store.peers
             if self._speaks_for(peer)
         ]
+
+    def _why_away(self, peer: Peer) -> str:
+        if peer.card.expires <= self._node.clock.now():
+            return "its card has expired, and it has to show a newer one"
+        return self.links.status(peer.card.node_key).last_error
 
     def is_connected(self, node_key: bytes) -> bool:
         """Whether a peer is connected now."""

@@ -145,6 +145,7 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
     quarantined = await in_thread(
         lambda: sum(1 for path in node.home.quarantine_path.iterdir() if path.is_dir())
     )
+    incoming = await in_thread(node.incoming.totals)
     peers = sorted(node.peers.store.peers, key=lambda peer: peer.petname.casefold())
     return {
         "running": serving is not None,
@@ -165,6 +166,7 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
             describe_transfer(node, transfer) for transfer in node.transfers.active.values()
         ],
         "quarantined": quarantined,
+        "incoming": dict(zip(("batches", "bytes"), incoming, strict=True)),
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),

@@ -70,6 +70,7 @@ class Reach:
         wait_connected: waits until a node key is connected.
         is_connected: whether it is now.
         speaks_for: whether the node key on a peer's card is its own (`keys.claims`).
+        why_away: why a peer is not connected, as far as is known, or "".
         places: for sessions, by facility key and whether they are urgent.
     """
 
@@ -78,6 +79,7 @@ class Reach:
     wait_connected: Callable[[bytes], Awaitable[None]]
     is_connected: Callable[[bytes], bool]
     speaks_for: Callable[[Peer], bool] = lambda _: True
+    why_away: Callable[[Peer], str] = lambda peer: ""
     places: dict[tuple[bytes, bool], trio.CapacityLimiter] = field(default_factory=dict)
 
     def place(self, facility_key: bytes, *, stat: bool) -> trio.CapacityLimiter:
@@ -130,6 +132,11 @@ class Attempts:
     def cancel(self, why: str) -> None:
         """Ask this source no more, also in the middle of a session."""
         self.outcome = Outcome(TransferState.CANCELLED, why)
+        self._scope.cancel()
+
+    def end(self, outcome: Outcome) -> None:
+        """Give this source up, for the fetch to end with this."""
+        self.outcome = outcome
         self._scope.cancel()
 
     def ask_again(self) -> None:
@@ -238,7 +245,9 @@ class Attempts:
         if not self._reach.speaks_for(peer):
             raise StreamLost("the node key of the peer is contested")
         if not self._reach.is_connected(node_key):
-            await self._gathering.enter(TransferState.WAITING, f"{peer.petname} is not connected")
+            why = self._reach.why_away(peer)
+            said = f"{peer.petname} is not connected" + (f": {why}" if why else "")
+            await self._gathering.enter(TransferState.WAITING, said)
             await self._reach.wait_connected(node_key)
         stream = await self._reach.open_stream(node_key)
         self.in_session = True

@@ -302,6 +302,7 @@ class Gathering:
         if batch is not None and self._portions.arrived(source, batch, now):
             self.transfer.bytes_done += entry.original_size
         self.transfer.wire_bytes += entry.encoded_size
+        self._shelves.transfers.touch(self.transfer)
         member.contribution.batches += 1
         member.contribution.encoded_bytes += entry.encoded_size
         self.notify()

@@ -7,6 +7,7 @@ verified and flushed again.
 All functions are synchronous; many threads may use them.
 """
 
+import contextlib
 import errno
 import os
 import secrets
@@ -83,6 +84,7 @@ class Incoming:
         try:
             descriptor = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
             try:
+                os.utime(descriptor)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -159,6 +161,40 @@ class Incoming:
                 path.unlink(missing_ok=True)
                 count += 1
         return count
+
+    def sweep_old(self, unfinished: bool, now: float) -> int:
+        """As `sweep`, beside transfers that are under way: by age alone.
+
+        A batch that a transfer goes on with is flushed anew, which makes it young again.
+        With a fetch at hand things are kept for twice as long.
+        """
+        keep, count = KEEP_SECONDS * (2 if unfinished else 1), 0
+        for path in self._files():
+            try:
+                if not path.name.startswith(".") and now - path.stat().st_mtime > keep:
+                    path.unlink()
+                    count += 1
+            except FileNotFoundError:
+                continue
+        return count
+
+    def totals(self) -> tuple[int, int]:
+        """How many batches lie here, and their bytes."""
+        sizes = []
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size)
+        return len(sizes), sum(sizes)
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self._root.iterdir())
+        except OSError as error:
+            raise NodeError(
+                f"the folder of unfinished transfers cannot be read: {error.strerror}",
+                hint="check the disk and the permissions of the node's home",
+                code=ExitCode.DISK,
+            ) from error
 
     def _path(self, digest: bytes) -> Path:
         return self._root / digest.hex()
