@@ -367,10 +367,10 @@ def test_what_a_transfer_may_still_use_is_no_finding(home: Made) -> None:
     assert check(home).findings == ()
     path = write(home.path / "incoming" / ("cd" * 32), b"x", 2 * INCOMING_SECONDS)
     assert kinds(check(home)) == {"incoming-leftover"}
-    home.sql(
-        "INSERT INTO transfers VALUES (x'00', 'in', '1.2', x'00', '', 'receiving', '',"
-        " 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0)"
-    )
+    columns = home.rows("SELECT name, type FROM pragma_table_info('transfers')")
+    values = {"BLOB": "x'00'", "TEXT": "''", "INTEGER": "0"}
+    row = [{"direction": "'in'", "ended": "NULL"}.get(name, values[kind]) for name, kind in columns]
+    home.sql(f"INSERT INTO transfers VALUES ({', '.join(row)})")
     assert check(home).findings == ()
     assert path.exists()
 
