@@ -19,6 +19,8 @@ FORBIDDEN = [
         "import protocol.log.tree",
     ),
     ("The auditor's verifier takes cards", "protocol/verify/tree.py", "import keys.canonical"),
+    ("The check of a home shares no code", "node/fsck/tables.py", "import node.database"),
+    ("SQL stays with", "node/operations/images.py", "import sqlite3"),
     ("msgpack is called", "protocol/messages.py", "import msgpack"),
     ("zstandard is called", "node/images/store.py", "import zstandard"),
     ("libp2p is called", "node/app.py", "import libp2p"),
