@@ -136,7 +136,7 @@ class Serving:
                 node.peers, node.card.facility_key, lambda: self._node.card, clock=node.clock
             ),
         )
-        self.links = Links(self.network, self._targets)
+        self.links = Links(self.network, self._targets, node.clock.now)
         self._receiver = Receiver(
             key=key,
             facility_key=node.card.facility_key,
