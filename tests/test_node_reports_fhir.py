@@ -74,7 +74,7 @@ def test_disclosures_keep_the_rules_of_balp(
 ) -> None:
     log = create(tmp_path)
     log.append(event_of(kind))
-    log.append(event_of(kind, subjects=subjects_of(STUDY, "")))
+    log.append(event_of(kind, subjects=subjects_of(STUDY, ())))
     erase(log, "study", "1.2", lambda _: None)
     for event in _events(log)[1:3]:
         assert event["meta"]["profile"] == [profile]

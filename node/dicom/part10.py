@@ -23,13 +23,21 @@ STUDY = 0x0020000D
 SERIES = 0x0020000E
 UIDS = (SOP_INSTANCE, STUDY, SERIES)
 """In the order of a data set."""
+PATIENT_ID = 0x00100020
+STUDY_ID = 0x00200010
+OF_STUDY = (
+    0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080080, 0x00080090, 0x00081030, 0x00100010,
+    PATIENT_ID, 0x00100021, 0x00100030, 0x00100040, STUDY_ID,
+)  # fmt: skip
+"""What says whose a study is, and when it was, with the character set of that; in the order
+of a data set."""
 META_SOP_CLASS = 0x00020002
 META_SOP_INSTANCE = 0x00020003
 META_TRANSFER_SYNTAX = 0x00020010
 _META_WANTED = (META_SOP_CLASS, META_SOP_INSTANCE, META_TRANSFER_SYNTAX)
 
 _QUICK_BYTES = 16 * 1024
-_EXPLICIT_LITTLE = b"1.2.840.10008.1.2.1\0"
+_NOT_EXPLICIT_LITTLE = (*IMPLICIT, BIG_ENDIAN, *DEFLATED)
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -202,18 +210,31 @@ class HeaderMatcher:
             self._layout = layout
         return layout.match(original, study_uid, series_uid, sop_instance_uid)
 
+    def of_study(self, original: bytes | memoryview) -> tuple[object, ...] | None:
+        """What an instance says of its study, as it stands there; to be compared only.
+
+        Returns:
+            None where the walker has to look.
+        """
+        layout = self._layout
+        return layout.of_study(original) if layout is not None and layout.is_of(original) else None
+
 
 class _Layout:
-    """Where the elements of a file stand, up to the first one behind the Series Instance UID.
+    """Where the elements of a file stand, up to the first one behind the Study ID.
 
     A file that has the same element headers at the same places is walked in the same
     way, so that only values may differ: one comparison tells, and no walk is needed.
     """
 
-    def __init__(self, headers: list[tuple[int, bytes]], uids: dict[int, tuple[int, int]]) -> None:
+    def __init__(
+        self, headers: list[tuple[int, bytes]], values: dict[int, tuple[int, int]]
+    ) -> None:
         self._headers = _pieces([(place, len(header)) for place, header in headers])
         self._expected = tuple(header for _, header in headers)
-        self._uids = _pieces(list(uids.values()))
+        self._uids = _pieces([values[tag] for tag in UIDS])
+        self._of_study = tuple(tag for tag in OF_STUDY if tag in values)
+        self._said = _pieces([values[tag] for tag in self._of_study])
 
     @classmethod
     def of(cls, head: bytes) -> "_Layout | None":
@@ -222,12 +243,12 @@ class _Layout:
         if mark != b"DICM":
             return None
         headers = [(DICOM_MARK_OFFSET, mark)]
-        uids: dict[int, tuple[int, int]] = {}
+        values: dict[int, tuple[int, int]] = {}
         has_syntax = False
         position = META_OFFSET
         last = 0
         try:
-            while last <= SERIES:
+            while last <= STUDY_ID:
                 group, element, vr, length = _ELEMENT.unpack_from(head, position)
                 tag = group << 16 | element
                 size = 8
@@ -240,19 +261,21 @@ class _Layout:
                     return None
                 if tag == META_TRANSFER_SYNTAX:
                     # The value is part of the layout.
-                    has_syntax = head[position + 8 : position + 8 + length] == _EXPLICIT_LITTLE
+                    syntax = head[position + 8 : position + 8 + length].rstrip(b"\0 ")
+                    has_syntax = _is_explicit_little(syntax.decode("latin-1"))
                     headers.append((position, head[position : position + 8 + length]))
                 else:
                     headers.append((position, head[position : position + size]))
                 last = tag
                 position += size
-                if tag in UIDS:
-                    uids[tag] = (position, length)
+                if tag in UIDS or tag in OF_STUDY:
+                    values[tag] = (position, length)
                 position += length
         except struct.error:
             return None
         # Where one of them is missing, it stands behind, out of order.
-        return cls(headers, uids) if has_syntax and len(uids) == len(UIDS) else None
+        has_all = all(tag in values for tag in UIDS)
+        return cls(headers, values) if has_syntax and has_all else None
 
     def is_of(self, original: bytes | memoryview) -> bool:
         """Whether a file is laid out so."""
@@ -266,6 +289,16 @@ class _Layout:
         """Whether a file that is laid out so carries these UIDs."""
         found = [value.rstrip(b"\0 ") for value in self._uids.unpack_from(original)]
         return found == [uid.encode() for uid in (sop_instance_uid, study_uid, series_uid)]
+
+    def of_study(self, original: bytes | memoryview) -> tuple[object, ...] | None:
+        """What a file that is laid out so says of its study; None where the rest may say it."""
+        if PATIENT_ID not in self._of_study:
+            return None
+        return (self._of_study, *self._said.unpack_from(original))
+
+
+def _is_explicit_little(transfer_syntax: str) -> bool:
+    return is_uid(transfer_syntax) and transfer_syntax not in _NOT_EXPLICIT_LITTLE
 
 
 def _pieces(places: list[tuple[int, int]]) -> struct.Struct:

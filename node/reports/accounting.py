@@ -1,9 +1,10 @@
 """Accounting of disclosures as CSV (45 CFR 164.528): when, to whom, what, why.
 
-A disclosure has one line, dated by its `disclosure-begun`: from that moment on something
-may have left. How it ended stands in the column `outcome`. Disclosures for treatment,
-payment and health care operations need not be accounted for (164.528(a)(1)(i)); they are
-counted and left out unless they are wanted.
+A disclosure has one line, and where the images name several patients one for each, dated
+by its `disclosure-begun`: from that moment on something may have left. How it ended stands
+in the column `outcome`. Disclosures for treatment, payment and health care operations need
+not be accounted for (164.528(a)(1)(i)); they are counted and left out unless they are
+wanted.
 """
 
 import csv
@@ -15,7 +16,7 @@ from dataclasses import replace
 from node.audit.log import AuditLog
 from node.phrases import clean
 from node.reports.facilities import Facilities
-from node.reports.records import Record, records
+from node.reports.records import Record, Subject, records
 from node.reports.selection import Selection
 from protocol.log.entry import format_time
 
@@ -93,7 +94,9 @@ class Accounting:
                 self.left_out += 1
                 continue
             self.count += 1
-            yield _line(self._cells(begun, outcome))
+            patients: list[Subject | None] = [*begun.of_kind("patient")]
+            for patient in patients or [None]:
+                yield _line(self._cells(begun, patient, outcome))
 
     def _disclosures(self) -> Iterator[tuple[Record, str]]:
         """Each disclosure that began in the selected time, with how it ended, at whatever time."""
@@ -117,16 +120,19 @@ class Accounting:
             for record in begun:
                 yield record, _NO_END
 
-    def _cells(self, begun: Record, outcome: str) -> tuple[str, ...]:
+    def _cells(self, begun: Record, patient: Subject | None, outcome: str) -> tuple[str, ...]:
         recipient = self._facilities.of(begun.entry["peer"])
-        study, patient = begun.first("study"), begun.first("patient")
+        study = begun.first("study")
+        nobody = "not named by the images"
+        if any(subject["kind"] == "patient" for subject in begun.entry["subjects"]):
+            nobody = "not named yet: the study had images of others only"
         count = begun.details.get("instances", "")
         number = f"{count} images of " if count != "" else ""
         return (
             begun.time,
             recipient.name,
             " ".join(recipient.addresses) or "not known",
-            _named(patient.value, patient.commitment) if patient else "not named by the images",
+            _named(patient.value, patient.commitment) if patient else nobody,
             f"{number}one imaging study (DICOM images with their headers)",
             begun.entry["purpose"] or "not given",
             outcome,
