@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from node.catalog.changes import insert_conflict, insert_manifest
 from node.catalog.patients import (
+    OF_STUDY,
     PATIENTS,
     Described,
     Patient,
@@ -174,8 +175,7 @@ class Catalog:
         return identities(before | described.patients), why_of_change(before, described)
 
     def _patients(self, study_uid: str) -> set[Patient]:
-        with self._database.transaction() as connection:
-            return patients_of(connection, study_uid)
+        return {tuple(row) for row in self._database.query(OF_STUDY, (study_uid,))}
 
     def has_too_many_patients(self, study_uid: str) -> bool:
         """Whether a study names more patients than an entry of the log can."""

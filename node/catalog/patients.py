@@ -127,12 +127,13 @@ def identities(patients: Iterable[Patient]) -> tuple[str, ...]:
     return tuple(patient_identity(*each) for each in sorted(patients)[:PATIENTS])
 
 
+OF_STUDY = "SELECT patient_id, issuer FROM study_patients WHERE study_uid = ?"
+"""SQL: the patients of a study that the catalog knows."""
+
+
 def patients_of(connection: sqlite3.Connection, study_uid: str) -> set[Patient]:
     """The patients of a study that the catalog knows."""
-    rows = connection.execute(
-        "SELECT patient_id, issuer FROM study_patients WHERE study_uid = ?", (study_uid,)
-    )
-    return {(row["patient_id"], row["issuer"]) for row in rows}
+    return {tuple(row) for row in connection.execute(OF_STUDY, (study_uid,))}
 
 
 def update_study(
