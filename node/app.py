@@ -54,18 +54,19 @@ class Node:
     """
 
     def __init__(
-        self, home: Home, unlock: Callable[[], None], log_key_may_be_lost: bool = False
+        self, home: Home, held: contextlib.ExitStack, log_key_may_be_lost: bool = False
     ) -> None:
         self.home = home
         self.clock = home.clock
         self.started_ms: int | None = None
         self.serving_parts: Serving | None = None
-        self._unlock = unlock
+        self._held = held
         self.settings = read_settings(home.config_path)
         is_lost = log_key_may_be_lost and not home.has_key("log")
         self.keys = home.read_keys(log_may_be_lost=is_lost)
         self.card = home.read_card()
         self.audit = self._open_log(is_lost)
+        held.callback(self.audit.close)
         self.rotator = Rotator(home, self.audit, lambda: (self.keys, self.card), self._take_keys)
         self.database = Database(
             home.database_path,
@@ -82,6 +83,7 @@ class Node:
             ),
             NODE_MIGRATIONS,
         )
+        held.callback(self.database.close)
         self.catalog = Catalog(self.database, clock=lambda: self.clock.now_ms() / 1000)
         self.store = BatchStore(home.store_path)
         self.incoming = Incoming(home.incoming_path, self.store)
@@ -148,29 +150,30 @@ class Node:
         self.keys, self.card = keys, card
 
     @classmethod
-    def open(cls, home: Home, *, log_key_may_be_lost: bool = False) -> "Node":
+    def open(
+        cls, home: Home, *, log_key_may_be_lost: bool = False, to_serve: bool = False
+    ) -> "Node":
         """Take the home for this process.
 
         Args:
             home: which.
+            to_serve: it is going to serve: commands that are given meanwhile wait for it.
             log_key_may_be_lost: open it without its log key too, so that the key can be
                 revoked; nothing is signed before that.
 
         Raises:
             NodeError: there is no home, another process has it, or it is damaged.
         """
-        unlock = home.lock()
-        try:
-            return cls(home, unlock, log_key_may_be_lost)
-        except BaseException:
-            unlock()
-            raise
+        with contextlib.ExitStack() as held:
+            held.callback(home.lock(for_node=to_serve))
+            node = cls(home, held, log_key_may_be_lost)
+            # What was opened is given back where something later cannot be.
+            node._held = held.pop_all()
+        return node
 
     def close(self) -> None:
         """Give the home back."""
-        self.audit.close()
-        self.database.close()
-        self._unlock()
+        self._held.close()
 
     def __enter__(self) -> "Node":
         return self
@@ -250,7 +253,6 @@ class Node:
         try:
             async with serving.running():
                 self.started_ms = self.clock.now_ms()
-                await in_thread(self._record, Event(type="start", details={"version": VERSION}))
                 try:
                     yield serving
                 finally:
@@ -259,6 +261,10 @@ class Node:
         finally:
             self.serving_parts = None
             self.started_ms = None
+
+    def record_start(self) -> None:
+        """Log that the node has started: in front of all that it does with others."""
+        self._record(Event(type="start", details={"version": VERSION}))
 
     def _record(self, event: Event) -> None:
         """Log an event that is no reason to stop a node whose log is in doubt."""

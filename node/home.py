@@ -11,14 +11,13 @@
     rotation/     a change of keys that is not finished
     lock          held by the one process that has this home
 
-A home is made under another name and renamed, so that one that exists is whole.
+A folder without a card is no home: `node.making` puts it there last.
 """
 
 import fcntl
 import hashlib
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,10 +33,14 @@ from node.audit.files import sync_directory
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK, Clock
 from node.errors import ExitCode, NodeError
+from node.making import make_whole
 from protocol.log.entry import Event
 
 CARD_LIFETIME_SECONDS = 2 * 365 * 24 * 3600
 """A card is renewed at start when half of this is over."""
+
+_NODE_MARK = b"node"
+"""In the lock file, while a node has the home."""
 
 ROLES = ("facility", "node", "log", "witness")
 
@@ -119,30 +122,16 @@ class Home:
                 not fit for a card.
         """
         home = cls(path, clock=clock)
-        if home.path.exists() and (not home.path.is_dir() or any(home.path.iterdir())):
-            raise NodeError(
-                f"{home.path} exists already and is not empty",
-                hint="choose another home with --home; keys are never overwritten",
-                code=ExitCode.NO_HOME,
-            )
-        made = cls(
-            home.path.with_name(f".{home.path.name}.{secrets.token_hex(4)}.new"), clock=clock
-        )
-        try:
-            made.path.mkdir(parents=True, mode=0o700)
-            made._fill(name, listen or config.DEFAULT_LISTEN, addresses)
-            made.path.rename(home.path)
-            sync_directory(home.path.parent)
-        except OSError as error:
-            raise NodeError(
-                f"{home.path} cannot be made: {error.strerror}", code=ExitCode.NO_HOME
-            ) from error
-        except KeysError as error:
-            raise NodeError(
-                f"the facility card cannot be made: {error}", code=ExitCode.USAGE
-            ) from error
-        finally:
-            shutil.rmtree(made.path, ignore_errors=True)
+
+        def fill(folder: Path) -> None:
+            try:
+                cls(folder, clock=clock)._fill(name, listen or config.DEFAULT_LISTEN, addresses)
+            except KeysError as error:
+                raise NodeError(
+                    f"the facility card cannot be made: {error}", code=ExitCode.USAGE
+                ) from error
+
+        make_whole(home.path, fill)
         return home
 
     def _fill(self, name: str, listen: tuple[str, ...], addresses: tuple[str, ...]) -> None:
@@ -201,8 +190,11 @@ class Home:
                 code=ExitCode.NO_HOME,
             )
 
-    def lock(self) -> Callable[[], None]:
+    def lock(self, *, for_node: bool = False) -> Callable[[], None]:
         """Take the home for this process; the lock ends with the process.
+
+        Args:
+            for_node: it is for a node that serves, which others may wait for.
 
         Returns:
             A function that gives it back.
@@ -228,7 +220,20 @@ class Home:
                 hint="stop it first, or wait until it is done",
                 code=ExitCode.BUSY,
             ) from None
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _NODE_MARK if for_node else b"", 0)
+        except OSError:
+            # On a full disk nobody waits for the start; all else goes on.
+            pass
         return lambda: os.close(descriptor)
+
+    def is_locked_by_node(self) -> bool:
+        """Whether who has the home is a node, which answers once it has started."""
+        try:
+            return self.lock_path.read_bytes() == _NODE_MARK
+        except OSError:
+            return False
 
     def read_card(self) -> Card:
         """The facility's own card."""

@@ -53,6 +53,11 @@ def _contested_keys(connection: sqlite3.Connection) -> None:
     )
 
 
+def _transfers_tell_when_they_moved(connection: sqlite3.Connection) -> None:
+    """A fetch that nothing came of for a week ends, whatever restarts there were."""
+    connection.execute("ALTER TABLE transfers ADD COLUMN moved INTEGER NOT NULL DEFAULT 0")
+
+
 def _all_patients(connection: sqlite3.Connection) -> None:
     """A study has all patients that its images name; what is here has been asked for one."""
     connection.execute("ALTER TABLE studies ADD COLUMN to_check TEXT NOT NULL DEFAULT ''")
@@ -80,6 +85,7 @@ NODE_MIGRATIONS = (
         "announcements are logged once, and feeds of peers are bounded", _feeds_within_budgets
     ),
     Migration("what was told of contested keys", _contested_keys),
+    Migration("when something of a transfer moved last", _transfers_tell_when_they_moved),
     Migration("every patient of a study is known", _all_patients),
 )
 """Of `node.db`."""

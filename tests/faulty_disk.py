@@ -1,16 +1,20 @@
 """A disk that fails or loses power at a chosen system call.
 
 Python's calls on files below one folder are counted: opening to write, writing,
-flushing, cutting, renaming. What is durable by the letter of POSIX is remembered:
-the bytes of a file as of its last flush, the names of a folder as of its last flush.
-From that `survivors` makes the folders that may be found after a power cut. SQLite's
-calls are not seen; its files are taken as they are, since it flushes by itself.
+flushing, cutting, renaming, removing, making folders; files that are opened by Python's
+own `open` are written by the same calls here. What is durable by the letter of POSIX is
+remembered: the bytes of a file as of its last flush, the names of a folder as of its last
+flush. From that `survivors` makes the folders that may be found after a power cut.
+SQLite's calls are not seen; its files are taken as they are, since it flushes by itself.
 """
 
+import builtins
 import errno
+import io
 import os
 import random
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,18 +30,22 @@ class FaultyDisk:
 
     Attributes:
         calls: so far.
+        flushes: of them.
         fail_at: the call (from 0) that fails; None for none.
         error: its errno; 0 for a power cut: it and all later calls do nothing and fail.
         half: a write that fails writes its first half.
+        forgotten: whether the flush that `forget_flush` named has come.
     """
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root.resolve()
-        self.calls = 0
+        self.calls = self.flushes = 0
         self.fail_at: int | None = None
         self.error = 0
         self.half = False
         self.is_dead = False
+        self.forgotten = False
+        self._flushes_before: int | None = None
         self._lock = threading.RLock()
         self._paths: dict[int, Path] = {}
         self._names = self._all_names()
@@ -55,15 +63,27 @@ class FaultyDisk:
                 "fdatasync",
                 "ftruncate",
                 "rename",
+                "replace",
+                "unlink",
+                "mkdir",
                 "dup2",
             )
         }
         for name in self._real:
             monkeypatch.setattr(os, name, getattr(self, f"_{name}"))
+        self._real_io_open = io.open
+        for module in (io, builtins):
+            monkeypatch.setattr(module, "open", self._io_open)
+        # Here what was removed keeps its number, or another file could get it.
+        self._removed = Path(tempfile.mkdtemp(dir=self.root.parent, prefix=".removed-"))
 
     def fail(self, at: int | None, error: int = 0, *, half: bool = False) -> None:
         """Let a call fail, counted from now."""
         self.calls, self.fail_at, self.error, self.half = 0, at, error, half
+
+    def forget_flush(self, number: int) -> None:
+        """Let a flush, counted from now and from 0, do nothing, and say nothing of it."""
+        self.forgotten, self._flushes_before = False, number
 
     def _read(self, path: Path) -> bytes:
         return b"" if path.name.endswith(UNSEEN) else path.read_bytes()
@@ -88,14 +108,27 @@ class FaultyDisk:
     def _open(self, path, flags, mode=0o777, **kwargs):  # type: ignore[no-untyped-def]
         with self._lock:
             ours = self._is_ours(path) and not str(path).endswith(UNSEEN)
+            is_new = ours and not Path(path).exists()
             if ours and flags & os.O_CREAT:
                 self._count()
             descriptor = self._real["open"](path, flags, mode, **kwargs)
             if ours:
                 self._paths[descriptor] = Path(path)
-                if flags & os.O_CREAT:
-                    self._durable.setdefault(os.fstat(descriptor).st_ino, b"")
+                if is_new:
+                    self._durable[os.fstat(descriptor).st_ino] = b""
             return descriptor
+
+    def _io_open(self, file, mode="r", buffering=-1, *args, **kwargs):  # type: ignore[no-untyped-def]
+        seen = self._is_ours(file) and not str(file).endswith(UNSEEN)
+        if not seen or not set(mode) & set("wxa"):
+            return self._real_io_open(file, mode, buffering, *args, **kwargs)
+        assert "+" not in mode, "reading and writing through one file object is not needed yet"
+        how = {"w": os.O_TRUNC, "x": os.O_EXCL, "a": os.O_APPEND}[mode[0]]
+        raw = _Written(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o666))
+        if buffering == 0:
+            return raw
+        buffered = io.BufferedWriter(raw)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, *args, **kwargs)
 
     def _close(self, descriptor):  # type: ignore[no-untyped-def]
         with self._lock:
@@ -144,6 +177,12 @@ class FaultyDisk:
             if path is None:
                 return
             self._count()
+            self.flushes += 1
+            if self._flushes_before is not None:
+                self._flushes_before -= 1
+                if self._flushes_before < 0:
+                    self.forgotten, self._flushes_before = True, None
+                    return
             if path.is_dir():
                 kept = {name: at for name, at in self._names.items() if name.parent != path}
                 here = {name: at for name, at in self._all_names().items() if name.parent == path}
@@ -154,9 +193,38 @@ class FaultyDisk:
                 self._durable[os.fstat(descriptor).st_ino] = data
 
     def _rename(self, source, target, **kwargs):  # type: ignore[no-untyped-def]
+        self._moved("rename", source, target, **kwargs)
+
+    def _replace(self, source, target, **kwargs):  # type: ignore[no-untyped-def]
+        self._moved("replace", source, target, **kwargs)
+
+    def _unlink(self, path, *, dir_fd=None):  # type: ignore[no-untyped-def]
+        with self._lock:
+            # `shutil.rmtree` names files by the folder that it has open.
+            whole = path if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink() / path
+            if self._is_ours(whole) and not str(whole).endswith(UNSEEN):
+                self._count()
+                self._keep_number(Path(whole))
+            self._real["unlink"](path, dir_fd=dir_fd)
+
+    def _mkdir(self, path, *args, **kwargs):  # type: ignore[no-untyped-def]
+        with self._lock:
+            if self._is_ours(path):
+                self._count()
+            self._real["mkdir"](path, *args, **kwargs)
+            if self._is_ours(path):
+                # Its number may have been that of a file.
+                self._durable.pop(Path(path).stat().st_ino, None)
+
+    def _keep_number(self, path: Path) -> None:
+        if path.is_file():
+            os.link(path, self._removed / str(path.stat().st_ino))
+
+    def _moved(self, name, source, target, **kwargs):  # type: ignore[no-untyped-def]
         with self._lock:
             if self._is_ours(source):
                 self._count()
+                self._keep_number(Path(target))
                 if Path(source).is_dir():
                     # Names below a folder go with it.
                     moved = {
@@ -165,7 +233,7 @@ class FaultyDisk:
                         if name.is_relative_to(source) and name != Path(source)
                     }
                     self._names |= moved
-            self._real["rename"](source, target, **kwargs)
+            self._real[name](source, target, **kwargs)
 
     # --- what may be left ------------------------------------------------------------
 
@@ -183,18 +251,29 @@ class FaultyDisk:
             inode: self._durable.get(inode, b"") if inode in log_inodes else data
             for inode, data in newest.items()
         }
+        chance = random.Random(seed)
+        some: dict[Path, int] = {}
+        for path in sorted(self._names.keys() | now.keys()):
+            inode = chance.choice((self._names.get(path), now.get(path)))
+            if inode is not None and (path.parent in some or path.parent == self.root):
+                some[path] = inode
+        # A rename gives the new name before it takes the old one: no file loses both.
+        for path, inode in self._names.items():
+            if inode in now.values() and inode not in some.values():
+                some.setdefault(path, inode)
         for kind, names, contents in (
             ("killed", now, newest),
             ("all that was not flushed is lost", self._names, self._durable),
             ("names are there before their bytes", now, self._durable),
             ("bytes are there before their names", self._names, newest),
+            ("some names are there", some, self._durable),
             ("torn", now, torn),
             ("the log alone is behind", now, behind),
         ):
             target = directory / kind.replace(" ", "-")
+            shutil.rmtree(target, ignore_errors=True)
             self._make(target, names, contents)
             yield kind, target
-            shutil.rmtree(target)
 
     def _make(self, target: Path, names: dict[Path, int], contents: dict[int, bytes]) -> None:
         target.mkdir(parents=True)
@@ -209,6 +288,27 @@ class FaultyDisk:
                 copy.write_bytes(contents[inode])
             else:
                 copy.mkdir(exist_ok=True)
+
+
+class _Written(io.RawIOBase):
+    """A file that Python's `open` opened to write, its calls seen."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]
+        return os.write(self._descriptor, data)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
 
 
 def _torn(durable: bytes, newest: bytes, chance: random.Random) -> bytes:

@@ -10,7 +10,9 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import msgpack
-from nacl.signing import SigningKey
+from nacl.exceptions import BadSignatureError
+from nacl.exceptions import ValueError as NaClValueError
+from nacl.signing import SigningKey, VerifyKey
 
 # --- RFC 6962 section 2.1 -----------------------------------------------------------
 
@@ -101,6 +103,56 @@ def cosignature_line(name, key, text, seconds):
     message = f"cosignature/v1\ntime {seconds}\n{text}".encode()
     raw = key_id(name, key.public, 4) + seconds.to_bytes(8, "big") + sign_raw(key.seed, message)
     return f"— {name} {base64_of(raw)}\n"
+
+
+def read_vkey(text):
+    """Name, key ID, kind and public key of a verifier key; ValueError when it is none."""
+    name, short, rest = text.split("+", 2)
+    raw = base64.b64decode(rest, validate=True)
+    kind, public = raw[0], raw[1:]
+    if kind not in (1, 4) or len(public) != 32 or key_id(name, public, kind).hex() != short:
+        raise ValueError("no verifier key")
+    return name, bytes.fromhex(short), kind, public
+
+
+def open_note(note, vkeys):
+    """The text of a signed note, and by verifier key the time of its signature in seconds.
+
+    A plain signature has time 0. Signatures by other keys are passed over, as the standard
+    says; ValueError where a known key's does not hold, or none of them is there.
+    """
+    text, rest = note[: note.rindex("\n\n") + 1], note[note.rindex("\n\n") + 2 :]
+    known = {(name, short): (key, kind, public) for key in vkeys for name, short, kind, public in
+             [read_vkey(key)]}  # fmt: skip
+    signed = {}
+    for line in rest.splitlines(keepends=True):
+        dash, name, encoded = line.removesuffix("\n").split(" ")
+        raw = base64.b64decode(encoded, validate=True)
+        if dash != "—" or not line.endswith("\n") or len(raw) < 5:
+            raise ValueError("no line of a signature")
+        if (name, raw[:4]) not in known:
+            continue
+        key, kind, public = known[name, raw[:4]]
+        message, seconds, signature = text, 0, raw[4:]
+        if kind == 4:
+            seconds, signature = int.from_bytes(raw[4:12], "big"), raw[12:]
+            message = f"cosignature/v1\ntime {seconds}\n{text}"
+        try:
+            VerifyKey(public).verify(message.encode(), signature)
+        except (BadSignatureError, NaClValueError) as error:
+            raise ValueError("a signature does not hold") from error
+        signed[key] = seconds
+    if not signed:
+        raise ValueError("no known key has signed it")
+    return text, signed
+
+
+def read_checkpoint(text):
+    """Origin, size and root of a checkpoint's text."""
+    origin, size, root = text.split("\n")[:3]
+    if not size.isdecimal() or (size[0] == "0" and size != "0"):
+        raise ValueError("no size")
+    return origin, int(size), base64.b64decode(root, validate=True)
 
 
 def tlog_proof(index, hashes, note, extra=None):

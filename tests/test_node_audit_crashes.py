@@ -12,9 +12,10 @@ import pytest
 from logs_made import CARD, LOG, NODE, ORIGIN, START_MS, create, entries_of, event, reopen, verified
 
 from node.audit import appending as audit_appending
-from node.audit.files import frame
+from node.audit.files import LogFile, frame
 from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
+from protocol.errors import LocalProtocolError
 from protocol.log.entry import Event
 from protocol.log.tree import Frontier, leaf_hash
 from protocol.verify import Code
@@ -195,6 +196,7 @@ import resource, sys
 from pathlib import Path
 from logs_made import create, event
 from node.errors import NodeError
+from protocol.errors import LocalProtocolError
 from protocol.log.entry import Event
 directory = Path(sys.argv[1])
 log = create(directory)
@@ -388,3 +390,116 @@ def test_what_was_acknowledged_survives_kill_9(directory):
         verdict = verified(log)
         assert (verdict.sound, verdict.code) == (True, Code.OK)
         log.close()
+
+
+def test_a_disk_that_gives_back_another_entry_with_a_right_checksum_ends_the_log(
+    failing, directory
+):
+    log, disk = failing
+    entries = list(log.entries())
+    disk.error = errno.EIO
+    with pytest.raises(NodeError):
+        log.append(event(2))
+    disk.error = 0
+    entries[1] = entries[1].replace(b'"n":1', b'"n":7')
+    (directory / "log").write_bytes(b"".join(frame(entry) for entry in entries))
+    with pytest.raises(NodeError, match="has lost entries") as caught:
+        log.append(event(3))
+    assert caught.value.code == ExitCode.INTEGRITY
+    assert log.size == 2
+
+
+def test_openings_of_an_entry_that_failed_are_not_those_of_a_later_one(failing):
+    log, disk = failing
+    disk.error = errno.EIO
+    with pytest.raises(NodeError):
+        log.append(event(2))
+    disk.error = 0
+    assert [entry for entry, _ in log.evidence.openings(99)] == [1, 2]
+    assert log.append(Event(type="start")) == 2
+    assert [entry for entry, _ in log.evidence.openings(99)] == [1]
+    assert verified(log).sound is True
+
+
+def test_a_log_is_mended_by_a_flush_that_had_something_to_write(tmp_path, monkeypatch):
+    """A system that failed to write may say of the next flush that there is nothing to do."""
+    file = LogFile(tmp_path / "log", create=True)
+    file.append([b"one", b"two"])
+    dirty, works = [False], [False]
+    real = {name: getattr(os, name) for name in ("pwrite", "ftruncate", "fdatasync", "fsync")}
+
+    def pwrite(descriptor, data, offset):
+        dirty[0] = True
+        return real["pwrite"](descriptor, data, offset)
+
+    def ftruncate(descriptor, size):
+        dirty[0] |= os.fstat(descriptor).st_size != size
+        real["ftruncate"](descriptor, size)
+
+    def flush(descriptor):
+        was_dirty, dirty[0] = dirty[0], False
+        if was_dirty and not works[0]:
+            raise OSError(errno.EIO, "Input/output error")
+
+    for name, stand_in in (
+        ("pwrite", pwrite), ("ftruncate", ftruncate), ("fdatasync", flush), ("fsync", flush),
+    ):  # fmt: skip
+        monkeypatch.setattr(os, name, stand_in)
+    with pytest.raises(NodeError):
+        file.append([b"three"])
+    for _ in range(2):
+        assert list(file.reopen())[:2] == [b"one", b"two"]
+        with pytest.raises(NodeError):
+            file.mend()
+        assert file.is_broken
+    works[0] = True
+    assert list(file.reopen())[:2] == [b"one", b"two"]
+    file.mend()
+    assert not file.is_broken
+    file.append([b"three"])
+    assert list(file.read(0, 3)) == [b"one", b"two", b"three"]
+    file.close()
+
+
+def test_each_caller_of_a_batch_that_failed_gets_its_own_error(failing):
+    """One's entry is too large, the other's is fine, and then the disk fails for both."""
+    log, disk = failing
+    large, fine = (
+        audit_appending._Pending([Event(type="start", details={"text": "x" * length})])
+        for length in (70_000, 1)
+    )
+    disk.error = errno.EIO
+    log._appender._commit([large, fine])
+    assert isinstance(large.error, LocalProtocolError)
+    assert isinstance(fine.error, NodeError)
+    assert fine.error.code is ExitCode.DISK
+
+
+def test_a_fault_of_ours_is_every_callers_error(failing, monkeypatch):
+    log, _ = failing
+
+    def stumble(*_):
+        raise KeyError("DOE^JANE")
+
+    monkeypatch.setattr(log.evidence, "add_openings", stumble)
+    pending = [audit_appending._Pending([event(number)]) for number in (2, 3)]
+    with pytest.raises(KeyError):
+        log._appender._commit(pending)
+    assert [one.error.message for one in pending] == ["the audit log failed: KeyError"] * 2
+    assert log.size == 2
+
+
+def test_an_entry_that_names_the_log_before_it(failing):
+    log, _ = failing
+    root = log.root_at(2)
+    seen = []
+
+    def make(size, root_before):
+        seen.append((size, root_before))
+        return Event(type="start")
+
+    assert log._appender.append_last(make) == 2
+    assert seen == [(2, root)]
+    with pytest.raises(LocalProtocolError):
+        log._appender.append_last(lambda *_: Event(type="start", details={"text": "x" * 70_000}))
+    assert log.size == 3

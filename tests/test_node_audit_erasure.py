@@ -288,3 +288,68 @@ def test_an_erasure_that_cannot_be_finished_does_not_stop_the_node(
     assert log.evidence.erasures.pending() == []
     assert [entry.type for entry in entries_of(log)].count("erased") == 1
     log.close()
+
+
+INSTANCE = f"{STUDY}.1.1"
+
+
+def _with_instances(directory: Path) -> AuditLog:
+    log = create(directory)
+    for patient, number in ((PATIENT, 1), ("PID-55555^X", 2), ("PID-55555^^X", 3), ("Q9", 4)):
+        subjects = (("patient", patient), ("instance", f"{INSTANCE}{number}"))
+        log.append(Event(type="ingest", subjects=subjects))
+    return log
+
+
+def test_the_instances_of_a_patient_are_erased_and_no_one_elses(tmp_path: Path) -> None:
+    log = _with_instances(tmp_path)
+    before = _opened(log)
+    erasure, _, _ = erase(log, "patient", "PID-55555", _forget)
+    assert (erasure.openings, erasure.entries) == (2, 1)
+    assert _opened(log) == [one for one in before if one not in (PATIENT, f"{INSTANCE}1")]
+    assert verified(log).sound
+    log.close()
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_one_erasure_at_a_time_is_finished(tmp_path: Path, first: int) -> None:
+    """Of several that a crash left, in whatever order of their random names."""
+    log = _log(tmp_path)
+    begun = [
+        log.evidence.erasures.begin("study", f"1.2.3.{number}", log.size)[0] for number in range(3)
+    ]
+    one = sorted(begun, key=lambda each: each.name)[first]
+    number = begun.index(one)
+    log.evidence.erasures.finish(one)
+    assert f"1.2.3.{number}" not in _opened(log)
+    left = [other for other in range(3) if other != number]
+    assert all(f"1.2.3.{other}" in _opened(log) for other in left)
+    assert {each.name for each in log.evidence.erasures.pending()} == {
+        begun[other].name for other in left
+    }
+    finish_erasures(log, _forget)
+    assert not any(f"1.2.3.{other}" in _opened(log) for other in range(3))
+    log.close()
+
+
+def test_erasures_that_wait_are_finished_in_the_order_in_which_they_began(tmp_path: Path) -> None:
+    log = create(tmp_path)
+    for number in range(8):
+        subjects = subjects_of(f"1.2.3.{number}", f"P{number}")
+        log.append(Event(type="ingest", subjects=subjects))
+        log.evidence.erasures.begin("study", f"1.2.3.{number}", log.size)
+    told: list[str] = []
+    finish_erasures(log, told.extend)
+    assert told == [f"1.2.3.{number}" for number in range(8)]
+    log.close()
+
+
+def test_what_would_be_erased_is_said_before_it_is(tmp_path: Path) -> None:
+    log = _log(tmp_path)
+    found = log.evidence.erasures.find("study", STUDY, log.size)
+    assert (found.studies, found.patients) == ((STUDY,), (PATIENT,))
+    found = log.evidence.erasures.find("patient", "Q9", log.size)
+    assert (found.studies, found.patients) == ((OTHER,), ("Q9",))
+    found = log.evidence.erasures.find("study", STUDY, log.size - 2)
+    assert (found.openings, found.entries) == (3, 2)
+    log.close()

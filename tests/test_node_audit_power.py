@@ -208,3 +208,36 @@ def test_the_harness_sees_a_missing_flush(made, tmp_path, monkeypatch):
                 lost += 1
         log.close()
     assert lost >= 2
+
+
+def test_a_log_that_is_refused_is_left_as_it_was(made, tmp_path):
+    """Each bit of it is evidence, also what lies behind the place that is damaged."""
+    log = reopen(made)
+    log.append_many([event(number) for number in range(1, 6)])
+    log.close()
+    whole = (made / "log").read_bytes()
+    for at in range(0, len(whole), 7):
+        damaged = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+        directory = tmp_path / f"flip-{at}"
+        _copy(made, directory)
+        (directory / "log").write_bytes(damaged)
+        with pytest.raises(NodeError):
+            reopen(directory)
+        assert (directory / "log").read_bytes() == damaged, f"a flipped bit in byte {at}"
+
+
+def test_an_error_at_each_call_of_an_opening_leaves_the_log_as_it_was(made, tmp_path, monkeypatch):
+    whole = (made / "log").read_bytes()
+    at, reached = 0, True
+    while reached:
+        directory = tmp_path / f"run-{at}"
+        _copy(made, directory)
+        with monkeypatch.context() as patch:
+            disk = FaultyDisk(directory, patch)
+            disk.fail(at, errno.EIO)
+            # No descriptors left, or a bad sector of another file.
+            _fails_with(lambda: reopen(directory).close(), *ExitCode)  # noqa: B023
+            reached = disk.calls > at
+        assert (directory / "log").read_bytes() == whole, f"an error at call {at}"
+        at += 1
+    assert at > 2

@@ -1,5 +1,6 @@
 """Batches on their way in: kept, flushed, moved, swept."""
 
+import errno
 import os
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from exchange_pair import SmallStudy
 from studies_made import make_instance
 
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
 from node.transfer.incoming import KEEP_SECONDS, Incoming
 from protocol.errors import DigestMismatch
@@ -97,8 +98,26 @@ def test_a_batch_from_a_second_source_leaves_the_first_one_alone(
 
 def test_a_disk_that_cannot_be_written_is_told(study: SmallStudy, tmp_path: Path) -> None:
     nowhere = Incoming(tmp_path / "gone", BatchStore(tmp_path))
+    (tmp_path / "gone").rmdir()
     with pytest.raises(NodeError, match="cannot be written"):
         nowhere.write(study.manifest.batches[0].digest, study.encoded[0])
+
+
+def test_the_folder_is_made_where_a_backup_did_not_have_it(
+    study: SmallStudy, tmp_path: Path
+) -> None:
+    incoming = Incoming(tmp_path / "incoming", BatchStore(tmp_path / "store"))
+    assert incoming.is_empty()
+    assert incoming.sweep(unfinished=False, now=0.0) == 0
+    assert (tmp_path / "incoming").stat().st_mode & 0o777 == 0o700
+    incoming.write(study.manifest.batches[0].digest, study.encoded[0])
+    assert not incoming.is_empty()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NodeError, match="cannot be made"):
+        Incoming(tmp_path / "file" / "incoming", BatchStore(tmp_path / "store"))
 
 
 def test_what_the_log_and_the_database_need_is_left_free(study: SmallStudy, tmp_path: Path) -> None:
@@ -137,3 +156,18 @@ def test_sweeping_spares_what_a_transfer_may_use(
     assert incoming.sweep(unfinished=True, now=now) == 0
     assert incoming.sweep(unfinished=False, now=now) == 1
     assert not incoming.has(digest)
+
+
+def test_a_damaged_batch_that_cannot_be_removed_is_told(
+    study: SmallStudy, incoming: Incoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = study.manifest.batches[0].digest
+    incoming.write(digest, b"damaged")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "unlink", fail)
+    with pytest.raises(NodeError, match="Read-only") as caught:
+        incoming.read(digest)
+    assert caught.value.code is ExitCode.DISK

@@ -180,3 +180,22 @@ def test_an_operator_can_settle_it(home: Home) -> None:
     assert home.log.halt.reason is None
     assert home.doubt.judge(PEER, note)
     assert home.log.halt.reason is not None
+
+
+def test_one_proof_is_enough_at_the_start_and_it_is_the_largest(home: Home) -> None:
+    other = b"o" * 32
+    for size, witness in ((8, other), (9, PEER)):
+        note = signed(size, b"r" * 32).decode()
+        home.store.add_cosignature(size, note, witness, "— x AAAAAAAA\n", NOW, NOW)
+    home.restart()
+    [alert] = home.doubt.alerts()
+    assert (alert.witness, alert.held_checkpoint.size) == (PEER, 9)
+
+
+def test_a_cosigned_checkpoint_of_a_key_that_is_not_ours_hides_no_other(home: Home) -> None:
+    forged = sign_checkpoint(Checkpoint(ORIGIN, 9, b"r" * 32), Signer(ORIGIN, WITNESS))
+    for size, note in ((9, forged), (8, signed(8, b"r" * 32).decode())):
+        home.store.add_cosignature(size, note, PEER, "— x AAAAAAAA\n", NOW, NOW)
+    home.restart()
+    [alert] = home.doubt.alerts()
+    assert alert.held_checkpoint.size == 8

@@ -1,8 +1,8 @@
 """Tree, notes and cosignatures against implementations by others.
 
-`second_log` is ours, written from the standards' texts alone, and always there.
-`tamperlog` and `aics_tlog` come from PyPI, as test oracles only; the second needs
-Python 3.12, so that its tests are skipped on older ones.
+`second_log` is ours, written from the standards' texts alone, held here against what
+others have published, and always there. `tamperlog` and `aics_tlog` come from PyPI, as
+test oracles only; the second needs Python 3.12: `make oracles` runs this file there.
 """
 
 import base64
@@ -135,6 +135,75 @@ def test_the_second_implementation_signs_as_we_do():
             assert cosign(text, each.name, each.key, SIGNED_AT) == each.line(text)
             assert witness_name(each.card.facility_key) == each.name
     assert Signer(ORIGIN, LOG).verifier.vkey == second.vkey(ORIGIN, LOG.public)
+
+
+def published(shared):
+    """Signed notes by others, with the keys that must have signed them: their vectors."""
+    go_sum = json.loads((shared / "vectors/checkpoint/real_go_sumdb.json").read_text())
+    example = json.loads((shared / "vectors/note/c2sp_signed_note_example.json").read_text())
+    cosigned = json.loads((shared / "vectors/cosignature/ed25519_v1.json").read_text())
+    yield from ((case["note"], case["vkeys"], [0] * len(case["vkeys"])) for case in go_sum["cases"])
+    yield example["note"], [example["vkey"]], [0]
+    for case in cosigned["cases"]:
+        yield (
+            case["note"],
+            [cosigned["log_vkey"], *cosigned["witness_vkeys"]],
+            [0, *case["timestamps"]],
+        )
+
+
+def test_the_second_implementation_reads_what_others_have_published(shared):
+    cases = list(published(shared))
+    assert len(cases) >= 3
+    for note, vkeys, times in cases:
+        text, signed = second.open_note(note, vkeys)
+        assert note.startswith(text)
+        assert signed == dict(zip(vkeys, times, strict=True))
+        for at in range(len(text.encode())):
+            changed = bytearray(note.encode())
+            changed[at] ^= 1
+            with pytest.raises(ValueError, match=r"."):
+                second.open_note(changed.decode(errors="replace"), vkeys)
+
+
+def test_the_second_implementation_judges_published_notes_as_the_publishers_do(shared):
+    cases = json.loads((shared / "vectors/note/sumdb_note.json").read_text())
+    judged = 0
+    for case in cases["open"]:
+        if case["ok"]:
+            _, signed = second.open_note(case["note"], case["vkeys"])
+            assert len(signed) == case["verified"], case["name"]
+            judged += 1
+    assert judged
+    for vkey in cases["bad_vkeys"]:
+        with pytest.raises(ValueError, match=r"."):
+            second.read_vkey(vkey)
+
+
+def test_the_second_implementation_takes_our_cosigned_checkpoints():
+    note = honest().cosign(*COSIGNERS[:2]).checkpoints["checkpoints/12"]
+    log_key = Signer(ORIGIN, LOG).verifier.vkey
+    witnesses = [second.vkey(each.name, each.key.public, 4) for each in COSIGNERS]
+    text, signed = second.open_note(note, [log_key, *witnesses])
+    assert signed == {log_key: 0, witnesses[0]: SIGNED_AT, witnesses[1]: SIGNED_AT}
+    assert second.read_checkpoint(text) == (ORIGIN, 12, second.mth(honest().entries))
+    with pytest.raises(ValueError, match="no known key"):
+        second.open_note(note, witnesses[2:])
+
+
+def test_we_take_the_cosigned_checkpoints_of_the_second_implementation():
+    log = honest()
+    note = second.checkpoint(ORIGIN, log.entries, LOG)
+    text = second.checkpoint_text(ORIGIN, 12, second.mth(log.entries))
+    lines = [second.cosignature_line(each.name, each.key, text, SIGNED_AT) for each in COSIGNERS]
+    log.checkpoints["checkpoints/12"] = note + "".join(lines[:2])
+    assert (
+        log.checkpoints["checkpoints/12"]
+        == (honest().cosign(*COSIGNERS[:2]).checkpoints["checkpoints/12"])
+    )
+    assert verify(log, **TWO_OF_THREE).sound is True
+    log.checkpoints["checkpoints/12"] = note + lines[0]
+    assert verify(log, **TWO_OF_THREE).sound is not True
 
 
 def test_another_implementation_takes_our_cosigned_checkpoints():

@@ -22,6 +22,13 @@ LOCK_SECONDS = 3.0
 
 LOCK_POLL_SECONDS = 0.1
 
+START_SECONDS = 120.0
+"""How long a command waits for a node that is starting: it reads its whole log first,
+about 5 s for a million entries, and gives peers a moment."""
+
+SILENCE_SECONDS = 20.0
+"""After so long without a sign of life the node is taken for stuck; it gives one every 5 s."""
+
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -30,6 +37,7 @@ def call(
     operation: str,
     parameters: dict[str, Any],
     on_progress: OnProgress | None = None,
+    on_wait: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Run one operation: in the node of this home when it runs, else on the home itself.
 
@@ -38,6 +46,7 @@ def call(
         operation: its name.
         parameters: what it takes, as JSON values.
         on_progress: called in this thread with each progress event.
+        on_wait: called once with a sentence when the command waits for the node to start.
 
     Returns:
         What the operation gives.
@@ -47,11 +56,12 @@ def call(
         KeyboardInterrupt: Ctrl-C, after work on the home itself has stopped cleanly.
     """
     home.require()
-    deadline = time.monotonic() + LOCK_SECONDS
+    began = time.monotonic()
+    is_told = False
     while True:
         connection = endpoint.connect(home.socket_path, CONNECT_SECONDS)
         if connection is not None:
-            connection.settimeout(None)
+            connection.settimeout(SILENCE_SECONDS)
             return _call_node(_Connection(connection), operation, parameters, on_progress)
 
         from node.api.offline import HomeBusy, run_offline
@@ -59,9 +69,13 @@ def call(
         try:
             return run_offline(home, operation, parameters, on_progress)
         except HomeBusy:
-            # Another short command has the home, or a node that is starting.
-            if time.monotonic() > deadline:
+            # Another short command has the home, or a node that starts or stops.
+            is_node = home.is_locked_by_node()
+            if time.monotonic() > began + (START_SECONDS if is_node else LOCK_SECONDS):
                 raise
+            if is_node and not is_told and time.monotonic() > began + LOCK_SECONDS:
+                is_told = True
+                on_wait("the node of this home is starting; waiting for it")
             time.sleep(LOCK_POLL_SECONDS)
 
 
@@ -95,7 +109,7 @@ def _call_node(
                 return result
             if "error" in message:
                 raise error_from(message["error"])
-            if on_progress is not None:
+            if on_progress is not None and "progress" in message:
                 on_progress(message["progress"])
     finally:
         connection.close()
@@ -120,5 +134,11 @@ def _messages(
         answer = connection.getresponse()
         while line := answer.readline():
             yield json.loads(line)
+    except TimeoutError:
+        raise NodeError(
+            f"the running node does not answer: it gave no sign for {SILENCE_SECONDS:g} s",
+            hint="see the log of `radmesh serve`; if it stays so, stop the node and start it again",
+            code=ExitCode.BUSY,
+        ) from None
     except (OSError, http.client.HTTPException, ValueError):
         return

@@ -17,7 +17,7 @@ class HomeBusy(NodeError):
     """Another process has the home."""
 
 
-def open_node(home: Home, *, log_key_may_be_lost: bool = False) -> Node:
+def open_node(home: Home, *, log_key_may_be_lost: bool = False, to_serve: bool = False) -> Node:
     """Open a home, see `Node.open`.
 
     Raises:
@@ -25,7 +25,7 @@ def open_node(home: Home, *, log_key_may_be_lost: bool = False) -> Node:
         NodeError: it cannot be opened.
     """
     try:
-        return Node.open(home, log_key_may_be_lost=log_key_may_be_lost)
+        return Node.open(home, log_key_may_be_lost=log_key_may_be_lost, to_serve=to_serve)
     except NodeError as error:
         if error.code is not ExitCode.BUSY:
             raise

@@ -36,6 +36,9 @@ REQUEST_BYTES = 1024 * 1024
 """Most bytes of a request: a facility card (64 KiB) or a list of some thousand paths."""
 
 PROGRESS_SECONDS = 0.1
+
+ALIVE_SECONDS = 5.0
+"""After so long without progress a line says that the node is at work."""
 """Between two progress lines; what comes in between is replaced by what comes after."""
 
 
@@ -159,11 +162,13 @@ class _Progress:
     async def forward(self, send: Send) -> None:
         """Send until `end`. A line under way is finished, never cut."""
         while True:
-            await self._changed.wait()
+            with trio.move_on_after(ALIVE_SECONDS) as waited:
+                await self._changed.wait()
             if self._ended.is_set():
                 return
             self._changed = trio.Event()
-            body = _line({"progress": self._latest})
+            # Whoever waits can tell long work from a node that is stuck.
+            body = _line({"alive": True} if waited.cancelled_caught else {"progress": self._latest})
             await send({"type": "http.response.body", "body": body, "more_body": True})
             # The end does not wait for the next line: it is what the caller waits for.
             with trio.move_on_after(PROGRESS_SECONDS):

@@ -264,7 +264,9 @@ class LogFile:
     def close(self) -> None:
         """Give the file back, without the zeros ahead."""
         if self._descriptor >= 0:
-            if not self.is_broken:
+            # Only what this object wrote ahead: what else lies behind the end that it knows
+            # is a log that was not read whole, or is refused, and evidence.
+            if self._reserved > self._end and not self.is_broken:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._descriptor, self._end)
             os.close(self._descriptor)

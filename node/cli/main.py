@@ -15,11 +15,14 @@ from node.api.failures import describe_unexpected, single_node_error
 from node.cli import (
     audit,
     audit_reports,
+    backup,
     card,
+    check,
     demo,
     keys,
     output,
     pending,
+    receipts,
     reconcile,
     serve,
     studies,
@@ -73,6 +76,9 @@ for command in (
     serve.status,
     audit.audit,
     keys.keys,
+    backup.backup,
+    backup.restore,
+    check.check,
     demo.demo,
 ):
     radmesh.add_command(command)
@@ -81,6 +87,7 @@ for command in (
     audit_reports.send,
     audit_reports.erase,
     pending.pending,
+    receipts.receipts,
     reconcile.reconcile,
     witness.witness,
     witness.policy,

@@ -69,7 +69,7 @@ def _open_when_free(home: "Home") -> "Node":
                 code=ExitCode.BUSY,
             )
         try:
-            return open_node(home)
+            return open_node(home, to_serve=True)
         except HomeBusy:
             if time.monotonic() > deadline:
                 raise
@@ -168,6 +168,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
                 f"{phrases.size(found['free_bytes'])} free)",
             ),
             ("quarantine", phrases.count(found["quarantined"], "file")),
+            *_incoming_field(found["incoming"]),
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
@@ -185,6 +186,16 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
     if found["transfers"]:
         lines += ["", *transfer_table(found["transfers"])]
     return lines
+
+
+def _incoming_field(incoming: dict[str, int]) -> list[tuple[str, str]]:
+    if not incoming["batches"]:
+        return []
+    text = (
+        f"{phrases.size(incoming['bytes'])} of unfinished transfers, deleted when nothing came of "
+        "them for a week or two"
+    )
+    return [("incoming", text)]
 
 
 def _over_lines(peers: list[dict[str, Any]]) -> list[str]:

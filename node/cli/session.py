@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from node.cli import output
+
 if TYPE_CHECKING:
     from node.home import Home
 
@@ -35,7 +37,7 @@ class Session:
         """Run an operation in the running node or on the home, see `node.api.client.call`."""
         from node.api.client import call
 
-        return call(self.home(), operation, parameters or {}, on_progress)
+        return call(self.home(), operation, parameters or {}, on_progress, output.note)
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -138,6 +138,9 @@ def transfer_table(transfers: list[dict[str, Any]]) -> list[str]:
     shown = [lines[0]]
     for line, transfer in zip(lines[1:], transfers, strict=True):
         shown += [line, f"  {phrases.clean(transfer['study'])}"]
+        if transfer["still_since"]:
+            since = phrases.moment(transfer["still_since"] / 1000)
+            shown.append(f"  stands still since {since}: the line or the other side does not move")
         if transfer["why"]:
             shown.append(f"  {phrases.clean(transfer['why'])}")
     return shown

@@ -84,7 +84,9 @@ class Quarantine:
         size = 0
         try:
             temporary.mkdir(mode=0o700)
-            target = (temporary / "file").open("xb")
+            # Unbuffered, or what a full disk did not take would be written once more, and fail
+            # as if the source could not be read, when the file is closed.
+            target = (temporary / "file").open("xb", buffering=0)
         except OSError as error:
             raise disk_error("a file cannot be put to quarantine", error) from error
         with target:
@@ -94,16 +96,19 @@ class Quarantine:
                 size += len(block)
                 if size > MAX_FILE_BYTES:
                     return ""
+                rest = memoryview(block)
                 try:
-                    target.write(block)
+                    while rest:
+                        rest = rest[target.write(rest) :]
                 except OSError as error:
                     raise disk_error("a file cannot be put to quarantine", error) from error
             digest = hasher.hexdigest()
             known = self._kept.get(digest[:_DIGEST_CHARACTERS])
-            if known is not None:
-                return known
             try:
-                target.flush()
+                if known is not None:
+                    # Whoever kept it may have been killed before the name was durable.
+                    sync_directory(self._root)
+                    return known
                 os.fsync(target.fileno())
                 with (temporary / "reason.json").open("x", encoding="utf-8") as file:
                     json.dump(

@@ -3,12 +3,15 @@
 A batch appears under its name only when it is whole and flushed: temporary file,
 flush, rename, flush of the directory. The name is BLAKE3 of the content, so a
 second write of the same batch changes nothing, and every read tells whether the
-disk still has what was written. What the batches mean is in the catalog; a batch
-that no study claims (a crash between store and catalog) is harmless.
+disk still has what was written. A batch that is here already is flushed all the same
+before it counts as stored: who wrote it may have been killed before its own flush.
+What the batches mean is in the catalog; a batch that no study claims (a crash between
+store and catalog) is harmless.
 
 All functions are synchronous and thread-safe.
 """
 
+import contextlib
 import errno
 import os
 import secrets
@@ -35,6 +38,21 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file durable, whoever wrote them."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def discard(temporary: Path) -> None:
+    """Remove a half-written file, as far as the disk allows: what stays is swept at start."""
+    with contextlib.suppress(OSError):
+        temporary.unlink()
 
 
 def disk_error(what: str, error: OSError) -> NodeError:
@@ -67,8 +85,10 @@ class BatchStore:
         self._root = root
         self._temporary = root / "tmp"
         self._reserve_bytes = reserve_bytes
+        self._durable_folders: set[str] = set()
         try:
             self._temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
+            sync_directory(root.parent)
         except OSError as error:
             raise disk_error(f"the store {root} cannot be made", error) from error
 
@@ -94,6 +114,7 @@ class BatchStore:
         """
         digest = blake3.blake3(encoded).digest()
         if self._is_whole(digest):
+            self.flush([digest])
             return digest
         self.require_free(len(encoded))
         temporary = self._temporary / secrets.token_hex(16)
@@ -102,9 +123,9 @@ class BatchStore:
                 file.write(encoded)
                 file.flush()
                 os.fsync(file.fileno())
-            self._publish(temporary, digest)
+            self._move_in([(temporary, digest)])
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise disk_error("a batch cannot be stored", error) from error
         return digest
 
@@ -121,14 +142,22 @@ class BatchStore:
         Raises:
             NodeError: a file is gone, or the disk cannot be written.
         """
-        folders = set()
         try:
-            for path, digest in files:
-                target = self.path(digest)
-                folders |= self._make_folder(target.parent)
-                path.replace(target)
-            for folder in folders:
-                sync_directory(folder)
+            self._move_in(files)
+        except OSError as error:
+            raise disk_error("a batch cannot be stored", error) from error
+
+    def flush(self, digests: Iterable[bytes]) -> None:
+        """Make batches that are here durable, and their names.
+
+        Raises:
+            NodeError: one is not here, or the disk cannot be written.
+        """
+        paths = [self.path(digest) for digest in digests]
+        try:
+            for path in paths:
+                sync_file(path)
+            self._flush_names({path.parent for path in paths})
         except OSError as error:
             raise disk_error("a batch cannot be stored", error) from error
 
@@ -210,16 +239,21 @@ class BatchStore:
         except OSError:
             return False
 
-    def _publish(self, temporary: Path, digest: bytes) -> None:
-        path = self.path(digest)
-        folders = self._make_folder(path.parent)
-        temporary.rename(path)
+    def _move_in(self, files: Iterable[tuple[Path, bytes]]) -> None:
+        folders = set()
+        for path, digest in files:
+            target = self.path(digest)
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            path.replace(target)
+            folders.add(target.parent)
+        self._flush_names(folders)
+
+    def _flush_names(self, folders: set[Path]) -> None:
+        """Make the names in some folders of batches durable, and theirs."""
         for folder in folders:
             sync_directory(folder)
-
-    def _make_folder(self, folder: Path) -> set[Path]:
-        """Make the folder of a batch where there is none; which directories are to be flushed."""
-        if folder.is_dir():
-            return {folder}
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return {folder, self._root}
+        names = {folder.name for folder in folders}
+        if not names <= self._durable_folders:
+            # Also of a folder that was here: who made it may be about to flush, or was killed.
+            sync_directory(self._root)
+            self._durable_folders |= names

@@ -2,8 +2,10 @@
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
 from node.operations import (
+    backup,
     erase,
     facility,
+    handing,
     images,
     keys,
     log,
@@ -23,11 +25,13 @@ OPERATIONS: dict[str, Operation] = {
     **log.OPERATIONS,
     **reports.OPERATIONS,
     **erase.OPERATIONS,
+    **handing.OPERATIONS,
     **pending.OPERATIONS,
     **reconcile.OPERATIONS,
     **keys.OPERATIONS,
     **proofs.OPERATIONS,
     **witness.OPERATIONS,
+    **backup.OPERATIONS,
 }
 
 __all__ = ["OPERATIONS", "Operation"]

@@ -43,6 +43,7 @@ def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
         ],
         "started": transfer.started,
         "ended": transfer.ended,
+        "still_since": node.transfers.still_since(transfer),
     }
 
 

@@ -70,6 +70,7 @@ class Reach:
         wait_connected: waits until a node key is connected.
         is_connected: whether it is now.
         speaks_for: whether the node key on a peer's card is its own (`keys.claims`).
+        why_away: why a peer is not connected, as far as is known, or "".
         places: for sessions, by facility key and whether they are urgent.
     """
 
@@ -78,6 +79,7 @@ class Reach:
     wait_connected: Callable[[bytes], Awaitable[None]]
     is_connected: Callable[[bytes], bool]
     speaks_for: Callable[[Peer], bool] = lambda _: True
+    why_away: Callable[[Peer], str] = lambda peer: ""
     places: dict[tuple[bytes, bool], trio.CapacityLimiter] = field(default_factory=dict)
 
     def place(self, facility_key: bytes, *, stat: bool) -> trio.CapacityLimiter:
@@ -132,6 +134,11 @@ class Attempts:
         self.outcome = Outcome(TransferState.CANCELLED, why)
         self._scope.cancel()
 
+    def end(self, outcome: Outcome) -> None:
+        """Give this source up, for the fetch to end with this."""
+        self.outcome = outcome
+        self._scope.cancel()
+
     def ask_again(self) -> None:
         """End the session for another that goes on from here; too late once all is here."""
         if self._session_scope is not None and self._gathering.transfer.state in (
@@ -183,11 +190,15 @@ class Attempts:
                     return
                 bad += refused.code is WireCode.OTHER
                 is_busy = refused.code is WireCode.BUSY
+                if refused.code in _TRY_AGAIN and self._leave_to_settling(peer):
+                    return
                 if refused.code not in _TRY_AGAIN or bad >= most_bad:
                     await self._log("refused", what)
                     self._give_up(what, hint, ExitCode.REFUSED, TransferState.REFUSED)
                     return
             except StreamLost:
+                if self._leave_to_settling(peer):
+                    return
                 what = f"the connection to {peer.petname} was lost"
                 if not self._reach.speaks_for(peer):
                     what = f"another facility claims the key of {peer.petname} (`radmesh status`)"
@@ -225,6 +236,17 @@ class Attempts:
             await trio.sleep(pauses[min(idle, len(pauses) - 1)])
             idle += 1
 
+    def _leave_to_settling(self, peer: Peer) -> bool:
+        """Whether the study is here and our receipt is kept, so that this source is done.
+
+        Another session would give the transfer a second receipt.
+        """
+        if not self._contribution.is_signed:
+            return False
+        log.info("the receipt of a study from %s is settled when it is back", peer.petname)
+        self._gathering.receipts += 1
+        return True
+
     async def _wait_needed(self, others_left: Callable[[], bool]) -> None:
         """Wait until the others are given up, or none has been at work for a while."""
         idle_since = trio.current_time()
@@ -238,7 +260,9 @@ class Attempts:
         if not self._reach.speaks_for(peer):
             raise StreamLost("the node key of the peer is contested")
         if not self._reach.is_connected(node_key):
-            await self._gathering.enter(TransferState.WAITING, f"{peer.petname} is not connected")
+            why = self._reach.why_away(peer)
+            said = f"{peer.petname} is not connected" + (f": {why}" if why else "")
+            await self._gathering.enter(TransferState.WAITING, said)
             await self._reach.wait_connected(node_key)
         stream = await self._reach.open_stream(node_key)
         self.in_session = True

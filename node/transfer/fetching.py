@@ -5,6 +5,7 @@ the command ends, over broken connections, and after a restart. It asks all peer
 that announced the study under the same content root, unless a person named one.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,14 +13,18 @@ import trio
 
 from keys.trust import Peer
 from node.blocking import in_thread
+from node.clock import Clock
 from node.errors import ExitCode, NodeError
+from node.receipts.exchanges import Exchanges
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
-from node.transfer.attempts import Attempts, Reach
+from node.transfer.attempts import Attempts, Outcome, Reach
 from node.transfer.gathering import Gathering, Shelves
 from node.transfer.receiving import Receiver
 from node.transfer.transfers import Transfer, TransferState
 from protocol.messages import Record
+
+log = logging.getLogger("radmesh.fetching")
 
 SOURCES = 4
 """Most sources of one fetch. More would not be faster, and each learns of the study."""
@@ -27,6 +32,17 @@ SOURCES = 4
 HEAD_START_SECONDS = 0.3
 """Between the first requests to two sources: a small study is here before a second
 facility is asked, so that it learns nothing."""
+
+GIVE_UP_SECONDS = 7 * 24 * 3600
+"""A fetch of which nothing came for so long ends: its source may have revoked us."""
+
+PATIENCE_SECONDS = 3600.0
+"""After a start, until that may be judged: peers have to come back first."""
+
+LOOK_SECONDS = 60.0
+
+SWEEP_SECONDS = 3600.0
+"""Between two looks for leftovers."""
 
 _SAID_AT_MOST = 20
 """So many studies that begin alike are counted for a person; beyond that it says "more"."""
@@ -44,6 +60,7 @@ class _Fetch:
         content_root: what its sources announced; None where the chosen one announced nothing.
         sources: all that were asked.
         is_over: whether nobody is asked any more.
+        watching: of the task that ends it when nothing comes for too long.
     """
 
     gathering: Gathering
@@ -51,6 +68,7 @@ class _Fetch:
     nursery: trio.Nursery
     sources: list[Attempts] = field(default_factory=list)
     is_over: bool = False
+    watching: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 class Fetcher:
@@ -62,6 +80,8 @@ class Fetcher:
         peers: who is trusted.
         feeds: who announced what.
         reach: how peers are reached.
+        clock: tells how old leftovers are.
+        index: what our log says of exchanges.
     """
 
     def __init__(
@@ -72,7 +92,11 @@ class Fetcher:
         peers: Peers,
         feeds: Feeds,
         reach: Reach,
+        clock: Clock,
+        index: Exchanges,
     ) -> None:
+        self._clock = clock
+        self._index = index
         self._receiver = receiver
         self._shelves = shelves
         self._transfers = shelves.transfers
@@ -86,10 +110,33 @@ class Fetcher:
         """Own all fetches until cancelled; those that a stop interrupted go on at once."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for transfer in await in_thread(self._transfers.unfinished_incoming):
-                self._transfers.active[transfer.key] = transfer
-                nursery.start_soon(self._fetch, transfer)
-            await trio.sleep_forever()
+            unfinished = await in_thread(self._transfers.unfinished_incoming)
+            # All of them first: nobody settles the receipt of one that goes on.
+            self._transfers.active.update({one.key: one for one in unfinished})
+            for transfer in unfinished:
+                if await in_thread(self._is_here, transfer):
+                    await self._transfers.enter(transfer, TransferState.COMPLETE)
+                else:
+                    nursery.start_soon(self._fetch, transfer)
+            await self._sweep()
+
+    def _is_here(self, transfer: Transfer) -> bool:
+        """Whether a crash came between the publication of a study and the end of its fetch.
+
+        What is missing of its receipts is settled without another session.
+        """
+        study = self._shelves.catalog.study(transfer.study)
+        if study is None:
+            return False
+        sources = {transfer.peer, *(peer.facility_key for peer in self._peers.store.peers)}
+        return any(
+            entry.type == "received"
+            and entry.details.get("content_root") == study.content_root.hex()
+            for source in sources
+            for entry in self._index.entries(
+                source, self._transfers.name_for(transfer, source), outgoing=False
+            )
+        )
 
     def choose(self, text: str, peer_text: str | None) -> tuple[str, Peer]:
         """The study and the peer that a person means; reads the database.
@@ -213,11 +260,13 @@ class Fetcher:
         gathering = Gathering(self._shelves, transfer, several=len(peers) > 1)
         async with trio.open_nursery() as nursery:
             fetch = self._fetches[transfer.transfer] = _Fetch(gathering, root, nursery)
+            nursery.start_soon(self._end_when_hopeless, fetch)
             for number, peer in enumerate(peers):
                 self._add_source(fetch, peer, number * HEAD_START_SECONDS)
             await self._wait_end(gathering, fetch.sources)
             is_complete = gathering.receipts > 0
             fetch.is_over = True
+            fetch.watching.cancel()
             if is_complete:
                 await self._transfers.enter(transfer, TransferState.COMPLETE)
                 for source in fetch.sources:
@@ -226,6 +275,38 @@ class Fetcher:
                 nursery.cancel_scope.cancel()
         if not is_complete:
             await self._fail(transfer, fetch.sources)
+
+    async def _end_when_hopeless(self, fetch: _Fetch) -> None:
+        """End a fetch of which nothing came for so long that nothing will."""
+        transfer = fetch.gathering.transfer
+        with fetch.watching:
+            await trio.sleep(PATIENCE_SECONDS)
+            # That nothing happens gives no event to wait for.
+            while not self._is_hopeless(fetch):  # noqa: ASYNC110
+                await trio.sleep(LOOK_SECONDS)
+            days = GIVE_UP_SECONDS // (24 * 3600)
+            why = f"nothing came of it for {days} days"
+            if transfer.why:
+                why += f"; at last: {transfer.why}"
+            hint = "ask the admin of the other side, then fetch it again"
+            for source in fetch.sources:
+                source.end(Outcome(TransferState.FAILED, why, hint, ExitCode.UNREACHABLE))
+
+    def _is_hopeless(self, fetch: _Fetch) -> bool:
+        transfer = fetch.gathering.transfer
+        idle = not fetch.gathering.open_sessions
+        return idle and self._transfers.is_old(transfer, GIVE_UP_SECONDS)
+
+    async def _sweep(self) -> None:
+        """Delete what nothing will use any more from `incoming/`, also while running."""
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            try:
+                await in_thread(
+                    self._shelves.incoming.sweep_old, bool(self._fetches), self._clock.now()
+                )
+            except NodeError as error:
+                log.error("leftovers of transfers cannot be deleted: %s", error.message)
 
     def _add_source(self, fetch: _Fetch, peer: bytes, delay_seconds: float) -> None:
         source = Attempts(

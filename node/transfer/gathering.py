@@ -112,7 +112,8 @@ class Gathering:
         several: whether more than one source may serve it.
 
     Attributes:
-        receipts: how many sources have signed theirs; the study is published then.
+        receipts: how many sources have signed theirs, or will when they are back; the
+            study is published then.
         open_sessions: how many streams to sources are open.
     """
 
@@ -302,6 +303,7 @@ class Gathering:
         if batch is not None and self._portions.arrived(source, batch, now):
             self.transfer.bytes_done += entry.original_size
         self.transfer.wire_bytes += entry.encoded_size
+        self._shelves.transfers.touch(self.transfer)
         member.contribution.batches += 1
         member.contribution.encoded_bytes += entry.encoded_size
         self.notify()

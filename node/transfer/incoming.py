@@ -7,6 +7,7 @@ verified and flushed again.
 All functions are synchronous; many threads may use them.
 """
 
+import contextlib
 import errno
 import os
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 import blake3
 
 from node.errors import ExitCode, NodeError
-from node.images.store import BatchStore, sync_directory
+from node.images.store import BatchStore, discard, disk_error, sync_directory, sync_file
 from protocol.errors import DigestMismatch
 
 KEEP_SECONDS = 7 * 24 * 3600
@@ -24,11 +25,27 @@ KEEP_SECONDS = 7 * 24 * 3600
 
 
 class Incoming:
-    """The directory of batches that have arrived and are not in the store yet."""
+    """The directory of batches that have arrived and are not in the store yet.
+
+    Made when it does not exist: a backup need not have it.
+
+    Args:
+        root: the directory.
+        store: where its batches go in the end.
+
+    Raises:
+        NodeError: the directory cannot be made.
+    """
 
     def __init__(self, root: Path, store: BatchStore) -> None:
         self._root = root
         self._store = store
+        try:
+            if not root.is_dir():
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_directory(root.parent)
+        except OSError as error:
+            raise disk_error(f"the folder {root} cannot be made", error) from error
 
     def has(self, digest: bytes) -> bool:
         """Whether a batch lies here or in the store."""
@@ -57,7 +74,7 @@ class Incoming:
                 file.write(encoded)
             temporary.rename(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise _cannot_write(error) from error
 
     def flush(self, digest: bytes) -> None:
@@ -67,16 +84,17 @@ class Incoming:
             NodeError: the disk cannot be written.
         """
         try:
-            descriptor = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            path = self._path(digest)
+            # Young again: a transfer goes on with it.
+            os.utime(path)
+            sync_file(path)
             sync_directory(self._root)
         except FileNotFoundError as error:
-            # With a study that is published meanwhile it has moved to the store.
+            # With a study that is published meanwhile it has moved to the store, or before a
+            # crash, which may have come before the store's flush.
             if not self._store.has(digest):
                 raise _cannot_write(error) from error
+            self._store.flush([digest])
         except OSError as error:
             raise _cannot_write(error) from error
 
@@ -98,7 +116,7 @@ class Incoming:
                 f"a received batch cannot be read: {error.strerror}", code=ExitCode.DISK
             ) from error
         if blake3.blake3(encoded).digest() != digest:
-            path.unlink(missing_ok=True)
+            self.discard(digest)
             raise DigestMismatch("a received batch was damaged on our disk")
         return encoded
 
@@ -112,8 +130,15 @@ class Incoming:
             raise DigestMismatch("a batch of ours was damaged on our disk") from error
 
     def discard(self, digest: bytes) -> None:
-        """Remove a batch that does not hold what it should; the store is left alone."""
-        self._path(digest).unlink(missing_ok=True)
+        """Remove a batch that does not hold what it should; the store is left alone.
+
+        Raises:
+            NodeError: the disk cannot be written.
+        """
+        try:
+            self._path(digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_write(error) from error
 
     def adopt(self, digests: Iterable[bytes]) -> None:
         """Move batches that were verified and flushed into the store, durably.
@@ -121,13 +146,16 @@ class Incoming:
         Raises:
             NodeError: one is neither here nor in the store, or the disk cannot be written.
         """
-        moved = []
+        moved, there = [], []
         for digest in dict.fromkeys(digests):
             path = self._path(digest)
             if path.exists() or not self._store.has(digest):
                 moved.append((path, digest))
+            else:
+                there.append(digest)
         self._store.adopt(moved)
-        sync_directory(self._root)
+        # A process that was killed may have moved these, and not flushed them.
+        self._store.flush(there)
 
     def sweep(self, *, unfinished: bool, now: float) -> int:
         """Remove what no transfer will use, at start: how many files that was.
@@ -145,6 +173,40 @@ class Incoming:
                 path.unlink(missing_ok=True)
                 count += 1
         return count
+
+    def sweep_old(self, unfinished: bool, now: float) -> int:
+        """As `sweep`, beside transfers that are under way: by age alone.
+
+        A batch that a transfer goes on with is flushed anew, which makes it young again.
+        With a fetch at hand things are kept for twice as long.
+        """
+        keep, count = KEEP_SECONDS * (2 if unfinished else 1), 0
+        for path in self._files():
+            try:
+                if not path.name.startswith(".") and now - path.stat().st_mtime > keep:
+                    path.unlink()
+                    count += 1
+            except FileNotFoundError:
+                continue
+        return count
+
+    def totals(self) -> tuple[int, int]:
+        """How many batches lie here, and their bytes."""
+        sizes = []
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size)
+        return len(sizes), sum(sizes)
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self._root.iterdir())
+        except OSError as error:
+            raise NodeError(
+                f"the folder of unfinished transfers cannot be read: {error.strerror}",
+                hint="check the disk and the permissions of the node's home",
+                code=ExitCode.DISK,
+            ) from error
 
     def _path(self, digest: bytes) -> Path:
         return self._root / digest.hex()

@@ -392,6 +392,7 @@ class _Session:
         self._sent += 1
         self._transfer.wire_bytes += manifest.batches[index].encoded_size
         self._transfer.bytes_done += manifest.batches[index].original_size
+        self._owner.transfers.touch(self._transfer)
 
     async def _seal_ahead(
         self,

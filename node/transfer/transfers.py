@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS transfers (
     started INTEGER NOT NULL,           -- milliseconds since the epoch, UTC
     ended INTEGER,
     stat INTEGER NOT NULL,              -- whether it is urgent
+    moved INTEGER NOT NULL DEFAULT 0,   -- when something of it moved last; milliseconds, UTC
     PRIMARY KEY (direction, peer, transfer)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
@@ -88,6 +89,8 @@ class Contribution:
         transfer: the name of the transfer between it and us, in both logs.
         manifest: digest of the manifest that it offered last.
         batches, encoded_bytes: what it sent.
+        is_signed: whether the study is published and our receipt for it is kept; what is
+            missing then is settled without another session (`node/receipts/settling.py`).
     """
 
     peer: bytes
@@ -95,6 +98,13 @@ class Contribution:
     manifest: bytes = b""
     batches: int = 0
     encoded_bytes: int = 0
+    is_signed: bool = False
+
+
+STILL_SECONDS = 10.0
+"""A transfer in which nothing moved for so long is shown as one that stands still."""
+
+_MOVING = (TransferState.REQUESTING, TransferState.RECEIVING, TransferState.SENDING)
 
 
 @dataclass
@@ -102,7 +112,8 @@ class Transfer:
     """One transfer; to us, with one peer or, unless `only_peer`, with several at once.
 
     `bytes` counts original bytes of the whole study, `bytes_done` those verified
-    here (or sent), `held_bytes` those that were here before; `wire_bytes` counts
+    here (or sent), `held_bytes` those that were here before; `moved` is when something of
+    it moved last (milliseconds since the epoch, UTC, 0 never); `wire_bytes` counts
     encoded bytes moved and `wire_bytes_total` those that have to move. `stat`: it is
     urgent and goes before routine transfers.
     """
@@ -124,6 +135,8 @@ class Transfer:
     started: int = 0
     ended: int | None = None
     stat: bool = False
+    moved: int = 0
+    entered: int = field(default=0, repr=False)
     exit_code: int = 1
     hint: str = ""
     contributions: dict[builtins.bytes, Contribution] = field(default_factory=dict, repr=False)
@@ -199,11 +212,14 @@ class Transfers:
         restart, so that two sources have no name in common.
         """
         if peer not in transfer.contributions:
-            name = transfer.transfer
-            if peer != transfer.peer:
-                name = blake3.blake3(_NAME_DOMAIN + name + peer).digest()[:16]
-            transfer.contributions[peer] = Contribution(peer, name)
+            transfer.contributions[peer] = Contribution(peer, self.name_for(transfer, peer))
         return transfer.contributions[peer]
+
+    def name_for(self, transfer: Transfer, peer: bytes) -> bytes:
+        """The name of a fetch between one of its sources and us."""
+        if peer == transfer.peer:
+            return transfer.transfer
+        return blake3.blake3(_NAME_DOMAIN + transfer.transfer + peer).digest()[:16]
 
     async def enter(
         self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
@@ -214,6 +230,7 @@ class Transfers:
         and after a restart a fetch goes on from there.
         """
         transfer.state, transfer.why, transfer.hint = state, why, hint
+        transfer.entered = self._clock.now_ms()
         if transfer.is_ended:
             transfer.ended = self._clock.now_ms()
             if self.active.get(transfer.key) is transfer:
@@ -227,6 +244,25 @@ class Transfers:
         if transfer.is_ended:
             transfer.over.set()
             self.on_end()
+
+    def touch(self, transfer: Transfer) -> None:
+        """Something of a transfer has moved."""
+        transfer.moved = self._clock.now_ms()
+
+    def still_since(self, transfer: Transfer) -> int | None:
+        """Since when nothing has moved in a transfer that should move; None when all is well.
+
+        Returns:
+            Milliseconds since the epoch, UTC.
+        """
+        since = max(transfer.moved, transfer.entered)
+        is_still = self._clock.now_ms() - since > STILL_SECONDS * 1000
+        return since if transfer.state in _MOVING and is_still else None
+
+    def is_old(self, transfer: Transfer, seconds: float) -> bool:
+        """Whether nothing moved in a transfer for so long."""
+        since = max(transfer.moved, transfer.started)
+        return self._clock.now_ms() - since >= seconds * 1000
 
     def serve(self, peer: bytes, transfer: bytes, *, begins: bool) -> None:
         """A session of a transfer from us begins or is over; a peer may open several."""
@@ -301,7 +337,7 @@ class Transfers:
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     transfer.transfer,
                     transfer.direction,
@@ -320,6 +356,7 @@ class Transfers:
                     transfer.started,
                     transfer.ended,
                     transfer.stat,
+                    transfer.moved,
                 ),
             )
 

@@ -1,0 +1,354 @@
+"""Mutation runs: how many small wrong changes of a file do its tests notice?
+
+    make mutants FILE=node/images/store.py
+    python tests/mutants/run.py keys/*.py --count 20 --seed 3 --json results.jsonl
+
+Works in a copy of the tree, so that the checkout is never changed. Which tests run for a
+mutant is found by running the tests of its file (`tests.toml`) once under coverage: those
+that reach the changed line, the quickest first, up to a budget of their seconds. A test
+that fails, or a run that takes many times what it should, kills the mutant. A few runs
+change nothing (controls): if one of those fails, no result counts.
+What is listed in `equivalent.toml` was read by a person and changes nothing that any
+test could see; it is counted apart.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fnmatch
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coverage import CoverageData
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+
+from mutate import Mutant, mutants, sample  # noqa: E402
+
+COUNT = 20
+"""Mutants a file, unless told otherwise."""
+
+BUDGET_SECONDS = 40.0
+"""Of tests, as long as they take unchanged, for one mutant."""
+
+CONTROLS = 2
+"""Runs a file that change nothing."""
+
+_CONTROL_SECONDS = 5.0
+"""Of tests in a control: the baseline has run them all."""
+
+_MEMORY_BYTES = 8 << 30
+_FILE_BYTES = 1 << 30
+_BASELINE_SECONDS = 1800.0
+
+_LEAST_SECONDS = 30.0
+"""A run is given so long in any case, and four times what its tests take unchanged."""
+
+KILLED, TIMED_OUT, SURVIVED, EQUIVALENT = "killed", "timed out", "survived", "equivalent"
+
+
+class BrokenRun(Exception):
+    """The tests fail without any change, or a file has no tests: nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one mutant; `by` is the test that killed it."""
+
+    mutant: Mutant
+    status: str
+    by: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The tests of a file, unchanged.
+
+    Attributes:
+        seconds: by test.
+        reached: line to the tests that reach it.
+    """
+
+    seconds: dict[str, float]
+    reached: dict[int, set[str]]
+
+    def tests_for(self, mutant: Mutant, budget_seconds: float) -> list[str]:
+        """Tests that reach a mutant, the quickest first, within the budget.
+
+        A line that is reached while modules are imported only is every test's.
+        """
+        names: set[str] = set()
+        for line in range(mutant.first, mutant.last + 1):
+            names |= self.reached.get(line, set())
+        if not names:
+            names = set().union(*self.reached.values())
+        chosen, spent = [], 0.0
+        for name in sorted(names, key=lambda each: (self.seconds.get(each, 0.0), each)):
+            spent += self.seconds.get(name, 0.0)
+            if chosen and spent > budget_seconds:
+                break
+            chosen.append(name)
+        return chosen
+
+
+# --- the copy of the tree ------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def copied(root: Path) -> Iterator[Path]:
+    """A copy of a checkout's files, those that git ignores left out; gone afterwards."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root, check=True, capture_output=True,
+    ).stdout.split(b"\0")  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
+        tree = Path(directory) / "tree"
+        for name in filter(None, listed):
+            source, target = root / os.fsdecode(name), tree / os.fsdecode(name)
+            if source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+        shared = root.parent / "shared"
+        if shared.is_dir():
+            (tree.parent / "shared").symlink_to(shared)
+        yield tree
+
+
+class Tree:
+    """Runs tests in the copy."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._report = path.parent / "report.json"
+        self._run = path.parent / "run.json"
+
+    def pytest(
+        self, arguments: Sequence[str], tests: list[str] | None, most_seconds: float
+    ) -> dict[str, object] | None:
+        """Run tests; what `choosing.py` reports, None when they took too long or crashed."""
+        self._report.unlink(missing_ok=True)
+        self._run.write_text(json.dumps({"tests": tests, "report": str(self._report)}))
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(self.path), str(HERE))),
+            # A change within the same second and of the same size is not seen by its age.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "RADMESH_MUTANT_RUN": str(self._run),
+        }
+        command = [
+            sys.executable, "-m", "pytest", "-q", "-p", "choosing", "-p", "no:cacheprovider",
+            "--tb=short", "--hypothesis-seed=0", *arguments,
+        ]  # fmt: skip
+        with (self.path.parent / "output.txt").open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self.path,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_bound,
+            )
+        try:
+            process.wait(most_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            # Also the nodes that a test had started.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return json.loads(self._report.read_text()) if self._report.is_file() else None
+
+    def output(self) -> str:
+        """The end of what the last run printed."""
+        return (self.path.parent / "output.txt").read_text(errors="replace")[-2000:]
+
+
+def _bound() -> None:
+    """A mutant that grows without end must not take the machine with it."""
+    for kind, most in ((resource.RLIMIT_AS, _MEMORY_BYTES), (resource.RLIMIT_FSIZE, _FILE_BYTES)):
+        hard = resource.getrlimit(kind)[1]
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (least, hard))
+
+
+# --- one file -------------------------------------------------------------------------------
+
+
+def tests_of(file: str, declared: dict[str, list[str]], root: Path) -> list[str]:
+    """Test files for a source file: of the first pattern in `tests.toml` that it fits."""
+    names = next((names for glob, names in declared.items() if fnmatch.fnmatchcase(file, glob)), [])
+    found = {path for name in names for path in root.glob(f"tests/test_{name}.py")}
+    return sorted(str(path.relative_to(root)) for path in found)
+
+
+def baseline(tree: Tree, file: str, tests: Sequence[str], *, slow: bool) -> Baseline:
+    """Run the tests of a file once, and see which lines each of them reaches.
+
+    Raises:
+        BrokenRun: one of them fails.
+    """
+    settings, data = tree.path.parent / "coverage.ini", tree.path.parent / "coverage.data"
+    settings.write_text(f"[run]\ninclude = {tree.path / file}\ndata_file = {data}\n")
+    arguments = [
+        "--cov", f"--cov-config={settings}", "--cov-context=test", "--cov-report=",
+        *(() if slow else ("-m", "not slow")), "-x", *tests,
+    ]  # fmt: skip
+    answer = tree.pytest(arguments, None, _BASELINE_SECONDS)
+    if answer is None or answer["failed"] is not None:
+        raise BrokenRun(f"{file}: its tests fail unchanged\n{tree.output()}")
+    measured = CoverageData(str(data))
+    measured.read()
+    reached = {
+        line: {context.rpartition("|")[0] for context in contexts if context}
+        for line, contexts in measured.contexts_by_lineno(str(tree.path / file)).items()
+    }
+    if not any(reached.values()):
+        raise BrokenRun(f"{file}: none of {', '.join(tests)} reaches a line of it")
+    return Baseline(dict(answer["seconds"]), reached)  # type: ignore[call-overload]
+
+
+def run_file(
+    tree: Tree,
+    file: str,
+    tests: Sequence[str],
+    *,
+    count: int,
+    seed: int,
+    slow: bool,
+    budget_seconds: float,
+    equivalent: Sequence[dict[str, object]],
+) -> Iterator[Result]:
+    """Try a sample of the mutants of a file, one after the other.
+
+    Raises:
+        BrokenRun: the tests fail without a change.
+    """
+    path = tree.path / file
+    source = path.read_bytes()
+    chosen = sample(mutants(source), count, seed)
+    known = baseline(tree, file, tests, slow=slow)
+    try:
+        for one in chosen[:CONTROLS]:
+            path.write_bytes(source + b"\n# A control.\n")
+            status, by, _ = _try(tree, known, one, min(budget_seconds, _CONTROL_SECONDS))
+            if status != SURVIVED:
+                raise BrokenRun(f"{file}: {by or status} without any change\n{tree.output()}")
+        for one in chosen:
+            if is_equivalent(file, one, equivalent):
+                yield Result(one, EQUIVALENT, None, 0.0)
+                continue
+            path.write_bytes(one.apply(source))
+            yield Result(one, *_try(tree, known, one, budget_seconds))
+    finally:
+        path.write_bytes(source)
+
+
+def _try(
+    tree: Tree, known: Baseline, mutant: Mutant, budget_seconds: float
+) -> tuple[str, str | None, float]:
+    names = known.tests_for(mutant, budget_seconds)
+    expected = sum(known.seconds.get(name, 0.0) for name in names)
+    files = list(dict.fromkeys(name.partition("::")[0] for name in names))
+    began = time.monotonic()
+    answer = tree.pytest(["-x", *files], names, _LEAST_SECONDS + 4 * expected)
+    seconds = round(time.monotonic() - began, 1)
+    if answer is None:
+        return TIMED_OUT, None, seconds
+    return (KILLED if answer["failed"] else SURVIVED), answer["failed"], seconds  # type: ignore[return-value]
+
+
+def is_equivalent(file: str, mutant: Mutant, listed: Sequence[dict[str, object]]) -> bool:
+    """Whether a person has judged that a change changes nothing."""
+    described = {
+        "file": file,
+        "line": mutant.text,
+        "column": mutant.column,
+        "old": mutant.old,
+        "new": mutant.new,
+    }
+    return any(described.items() <= one.items() for one in listed)
+
+
+# --- the table --------------------------------------------------------------------------------
+
+
+def row(file: str, results: Sequence[Result]) -> str:
+    """A line of the table in docs/testing.md."""
+    counts = Counter(result.status for result in results)
+    killed = counts[KILLED] + counts[TIMED_OUT]
+    judged = killed + counts[SURVIVED]
+    score = f"{100 * killed // judged} %" if judged else "none"
+    return f"| {file} | {judged + counts[EQUIVALENT]} | {killed} | {counts[EQUIVALENT]} | {score} |"
+
+
+def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
+    """The command; 0 when no mutant survived, 1 when one did, 2 when nothing can be said."""
+    parser = argparse.ArgumentParser(description="See which small wrong changes the tests notice.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="source files, from the root")
+    parser.add_argument("--count", type=int, default=COUNT, help="mutants a file")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample")
+    parser.add_argument("--quick", action="store_true", help="without the tests marked slow")
+    parser.add_argument("--budget", type=float, default=BUDGET_SECONDS, help="seconds a mutant")
+    parser.add_argument("--json", type=Path, help="also write each result here, a line each")
+    options = parser.parse_args(arguments)
+    declared = tomllib.loads((root / "tests/mutants/tests.toml").read_text())["tests"]
+    equivalent = tomllib.loads((root / "tests/mutants/equivalent.toml").read_text())["mutant"]
+    rows, survived = [], 0
+    with copied(root) as path:
+        for file in options.files:
+            tests = tests_of(file, declared, root)
+            if not tests:
+                print(f"{file}: tests.toml names no tests for it", file=sys.stderr)
+                return 2
+            results = []
+            try:
+                for result in run_file(
+                    Tree(path), file, tests, count=options.count, seed=options.seed,
+                    slow=not options.quick, budget_seconds=options.budget, equivalent=equivalent,
+                ):  # fmt: skip
+                    results.append(result)
+                    _tell(file, result)
+                    if options.json:
+                        with options.json.open("a") as out:
+                            record = dataclasses.asdict(result)
+                            out.write(json.dumps({"file": file, **record}) + "\n")
+            except BrokenRun as error:
+                print(error, file=sys.stderr)
+                return 2
+            survived += sum(result.status == SURVIVED for result in results)
+            rows.append(row(file, results))
+            print(rows[-1], flush=True)
+    print("\n| file | mutants | killed | equivalent | score |\n|---|---|---|---|---|")
+    print("\n".join(rows))
+    return 1 if survived else 0
+
+
+def _tell(file: str, result: Result) -> None:
+    one = result.mutant
+    detail = f" by {result.by}" if result.by else ""
+    print(
+        f"{file}:{one.first}: {result.status}{detail} ({result.seconds} s): {one.kind}: "
+        f"{one.old!r} -> {one.new!r}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
