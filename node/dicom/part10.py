@@ -36,6 +36,7 @@ META_SOP_INSTANCE = 0x00020003
 META_TRANSFER_SYNTAX = 0x00020010
 _META_WANTED = (META_SOP_CLASS, META_SOP_INSTANCE, META_TRANSFER_SYNTAX)
 
+_ISSUER = struct.pack("<HH", 0x0010, 0x0021)
 _QUICK_BYTES = 16 * 1024
 _NOT_EXPLICIT_LITTLE = (*IMPLICIT, BIG_ENDIAN, *DEFLATED)
 _UNDEFINED = 0xFFFFFFFF
@@ -293,6 +294,9 @@ class _Layout:
     def of_study(self, original: bytes | memoryview) -> tuple[object, ...] | None:
         """What a file that is laid out so says of its study; None where the rest may say it."""
         if PATIENT_ID not in self._of_study:
+            return None
+        if _ISSUER in bytes(original[self._headers.size : _QUICK_BYTES]):
+            # Out of order, or of another patient in a sequence.
             return None
         return (self._of_study, *self._said.unpack_from(original))
 
