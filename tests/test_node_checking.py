@@ -328,7 +328,7 @@ def _described(contents: list[bytes]) -> tuple[Described, list[int]]:
     return check.described, reads
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless])
 def test_only_headers_that_say_something_new_are_read(syntax: str) -> None:
     contents = [
         _saved(_of_patient(number, "A" if number != 100 else "B"), syntax)

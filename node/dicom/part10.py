@@ -38,7 +38,7 @@ _META_WANTED = (META_SOP_CLASS, META_SOP_INSTANCE, META_TRANSFER_SYNTAX)
 
 _ISSUER = struct.pack("<HH", 0x0010, 0x0021)
 _QUICK_BYTES = 16 * 1024
-_NOT_EXPLICIT_LITTLE = (*IMPLICIT, BIG_ENDIAN, *DEFLATED)
+_NOT_QUICK = (BIG_ENDIAN, *DEFLATED)
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -186,7 +186,7 @@ class HeaderMatcher:
     """As `matches_header`, for many instances of which most are laid out as the one before.
 
     It runs once for each instance that arrives, beside a network that waits for the
-    interpreter, and knows what most files are: Explicit VR Little Endian. What is
+    interpreter, and knows what most files are: little endian, not deflated. What is
     anything else, or odd, is for the walker.
     """
 
@@ -245,7 +245,7 @@ class _Layout:
             return None
         headers = [(DICOM_MARK_OFFSET, mark)]
         values: dict[int, tuple[int, int]] = {}
-        has_syntax = False
+        has_syntax = is_implicit = False
         position = META_OFFSET
         last = 0
         try:
@@ -253,7 +253,11 @@ class _Layout:
                 group, element, vr, length = _ELEMENT.unpack_from(head, position)
                 tag = group << 16 | element
                 size = 8
-                if vr in LONG_VRS:
+                if is_implicit and group > 2:
+                    if vr.isalpha() and vr.isupper():
+                        return None
+                    length = int.from_bytes(head[position + 4 : position + 8], "little")
+                elif vr in LONG_VRS:
                     size = 12
                     length = int.from_bytes(head[position + 8 : position + 12], "little")
                 elif vr not in SHORT_VRS:
@@ -262,8 +266,10 @@ class _Layout:
                     return None
                 if tag == META_TRANSFER_SYNTAX:
                     # The value is part of the layout.
-                    syntax = head[position + 8 : position + 8 + length].rstrip(b"\0 ")
-                    has_syntax = _is_explicit_little(syntax.decode("latin-1"))
+                    value = head[position + 8 : position + 8 + length]
+                    syntax = value.rstrip(b"\0 ").decode("latin-1")
+                    has_syntax = is_uid(syntax) and syntax not in _NOT_QUICK
+                    is_implicit = syntax in IMPLICIT
                     headers.append((position, head[position : position + 8 + length]))
                 else:
                     headers.append((position, head[position : position + size]))
@@ -299,10 +305,6 @@ class _Layout:
             # Out of order, or of another patient in a sequence.
             return None
         return (self._of_study, *self._said.unpack_from(original))
-
-
-def _is_explicit_little(transfer_syntax: str) -> bool:
-    return is_uid(transfer_syntax) and transfer_syntax not in _NOT_EXPLICIT_LITTLE
 
 
 def _pieces(places: list[tuple[int, int]]) -> struct.Struct:
