@@ -359,3 +359,16 @@ def test_an_issuer_out_of_order_is_found() -> None:
     issuer = element(0x00100021, b"LO", b"ISSUER")
     described, _ = _described([first, second[:begin] + issuer + second[begin:]])
     assert described.patients == {("A", ""), ("A", "ISSUER")}
+
+
+def test_a_patient_behind_what_is_alike_is_found() -> None:
+    """Two files that begin alike, without a patient; the second names one behind."""
+    named = _saved(_of_patient(1, "A"))
+    at = named.index(element(0x00100020, b"LO", b"A "))
+    without = named[:at] + named[at + 10 :]
+    begin = without.index(struct.pack("<HH2s", 0x0028, 0x0002, b"US"))
+    behind = without[:begin] + named[at : at + 10] + without[begin:]
+    uid = f"{STUDY}.1.".encode()
+    second = behind.replace(uid + b"1", uid + b"2")
+    described, _ = _described([without, second])
+    assert described.patients == {("A", "")}

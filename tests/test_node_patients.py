@@ -28,6 +28,7 @@ from node.catalog.patients import (
     identities,
     why_to_check,
 )
+from node.cli.studies import study_table
 from node.dicom.headers import StudyAttributes
 from node.errors import ExitCode, NodeError
 from node.home import Home
@@ -183,6 +184,9 @@ def test_a_study_of_two_patients_waits_until_an_operator_shares_it(
     assert [alert for alert in alerts_of(north) if "1 study to check" in alert]
     [listed] = call(north, "studies", to_check=True)["studies"]
     assert (listed["state"], listed["to_check"]) == ("to check", "its images name 2 Patient IDs")
+    shown = study_table([listed], with_place=False)
+    assert "to check" in shown[1]
+    assert shown[3] == "  look at it: its images name 2 Patient IDs"
     assert call(north, "share", study=STUDY)["state"] == "shared"
     assert available(told_to(north, south)) == {STUDY}
     assert not alerts_of(north)
@@ -316,12 +320,12 @@ IMAGES = st.builds(
     series=st.integers(1, 3),
 )
 STEPS = st.lists(
-    st.tuples(st.lists(IMAGES, min_size=1, max_size=3), st.booleans()), min_size=1, max_size=4
+    st.tuples(st.lists(IMAGES, min_size=1, max_size=3), st.booleans()), min_size=1, max_size=3
 )
 """Ingests of some images each, and whether South fetches behind it."""
 
 
-@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(STEPS)
 def test_every_patient_of_a_study_is_found_on_both_sides(
     steps: list[tuple[list[Image], bool]],
@@ -439,3 +443,16 @@ def test_a_study_that_is_of_one_patient_is_read_again_without_a_word(
     before = north.audit.size
     trio.run(_read_again, north)
     assert (north.audit.size, north.catalog.unread(), alerts_of(north)) == (before, [], [])
+
+
+def test_a_patient_whose_images_are_gone_is_dropped_when_a_study_is_read_again(
+    north: Node, tmp_path: Path
+) -> None:
+    ingest(north, write(tmp_path / "in", [Image("P"), Image("P", "ABCD")]))
+    with north.catalog._database.transaction() as connection:
+        connection.execute("INSERT INTO study_patients VALUES (?, 'GONE', '')", (STUDY,))
+        connection.execute("UPDATE studies SET shared = 0, to_check = 'two'")
+        connection.execute("INSERT INTO unread_studies SELECT study_uid FROM studies")
+    trio.run(_read_again, north)
+    assert north.catalog.patients(STUDY) == ("P", "P^^^ABCD")
+    assert state_of(north) == "withheld"

@@ -84,6 +84,26 @@ def test_disclosures_keep_the_rules_of_balp(
     log.close()
 
 
+def test_a_disclosure_of_several_patients_is_an_event_for_each(tmp_path: Path) -> None:
+    log = create(tmp_path)
+    log.append(event_of("disclosed", subjects=subjects_of(STUDY, (PATIENT, "OTHER"))))
+    events = _events(log)[1:]
+    numbers = [
+        [
+            entity["what"]["identifier"]["value"]
+            for entity in event["entity"]
+            if entity["what"].get("type") == "Patient"
+        ]
+        for event in events
+    ]
+    assert numbers == [[PATIENT.partition("^")[0]], ["OTHER"]]
+    assert len({event["id"] for event in events}) == 2
+    for event in events:
+        assert balp_rules.problems(event) == []
+        assert f"urn:oid:{STUDY}" in json.dumps(event)
+    log.close()
+
+
 def test_an_erased_disclosure_still_keeps_the_rules(tmp_path: Path) -> None:
     log = create(tmp_path)
     log.append(event_of("disclosed"))
