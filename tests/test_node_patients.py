@@ -251,6 +251,26 @@ def test_an_operator_settles_that_a_study_is_not_shared(north: Node, tmp_path: P
     assert state_of(north) == "withheld"
 
 
+def test_an_export_says_what_is_to_be_checked(north: Node, tmp_path: Path) -> None:
+    ingest(north, write(tmp_path / "in", [Image("P"), Image("Q")]))
+    exported = call(north, "export", study=STUDY, directory=str(tmp_path / "out"))
+    assert (exported["files"], exported["to_check"]) == (2, "its images name 2 Patient IDs")
+
+
+def test_what_came_from_a_peer_is_settled_by_withdrawing_it(
+    nodes: TwoNodes, tmp_path: Path
+) -> None:
+    ingest(nodes.north, write(tmp_path / "in", [Image("P"), Image("Q")]))
+    nodes.north.shared_studies.share(STUDY)
+    assert nodes.fetch(STUDY)
+    assert state_of(nodes.south) == "withheld"
+    assert call(nodes.south, "studies", to_check=True)["total"] == 1
+    assert not alerts_of(nodes.south)
+    call(nodes.south, "withdraw", study=STUDY)
+    assert call(nodes.south, "studies", to_check=True)["total"] == 0
+    assert state_of(nodes.south) == "withheld"
+
+
 def test_a_study_of_more_patients_than_an_entry_can_name_is_never_shared(
     north: Node, tmp_path: Path
 ) -> None:

@@ -274,3 +274,5 @@ def export(session: Session, study: str, directory: Path, mode: str | None) -> N
         f"wrote {phrases.count(exported['files'], 'file')} ({phrases.size(exported['bytes'])}) "
         f"to {exported['directory']}, each checked against its digest"
     )
+    if exported["to_check"]:
+        output.note(f"look at it: {phrases.clean(exported['to_check'])}")

@@ -163,6 +163,7 @@ async def export(node: Node, parameters: dict[str, Any], report: Report) -> Resu
         "files": row.instance_count,
         "bytes": row.original_bytes,
         "directory": str(directory),
+        "to_check": row.to_check,
     }
 
 

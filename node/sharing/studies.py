@@ -76,7 +76,7 @@ class SharedStudies:
             return self._catalog.find_study(row.study_uid)
 
     def withdraw(self, text: str, details: dict[str, str] | None = None) -> StudyRow:
-        """Stop sharing a study, at once; one that waits to be checked is withheld for good.
+        """Stop sharing a study, at once; what had to be checked is settled with it.
 
         Args:
             text: as for `Catalog.find_study`.
@@ -88,7 +88,8 @@ class SharedStudies:
         """
         with self._lock:
             row = self._catalog.find_study(text)
-            if row.state in ("shared", "to check"):
+            is_due = row.state == "shared" or row.to_check
+            if is_due and row.study_uid not in self.unwritten:
                 self._catalog.hold_back(row.study_uid)
                 self._decisions.wait_earlier()
                 event = self._event("withdrawn", row, details)
