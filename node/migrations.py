@@ -62,6 +62,7 @@ def _all_patients(connection: sqlite3.Connection) -> None:
     """A study has all patients that its images name; what is here has been asked for one."""
     connection.execute("ALTER TABLE studies ADD COLUMN to_check TEXT NOT NULL DEFAULT ''")
     connection.execute("ALTER TABLE studies ADD COLUMN note TEXT NOT NULL DEFAULT ''")
+    connection.execute("CREATE INDEX studies_to_check ON studies (to_check) WHERE to_check <> ''")
     connection.execute(
         "CREATE TABLE study_patients ("
         " study_uid TEXT NOT NULL REFERENCES studies, patient_id TEXT NOT NULL,"

@@ -448,6 +448,7 @@ def test_what_an_earlier_release_shared_is_read_again_and_stays_shared_with_an_a
     assert [alert for alert in alerts_of(north) if "earlier release has shared" in alert]
     last = entries(north, "ingest")[-1]
     assert (last["actor"], last["details"]["instances"]) == ("node", 0)
+    assert "to_check" not in last["details"]
     # The disclosure before it is found under both now.
     assert "disclosed" in named(north, "Q")
     call(north, "share", study=STUDY)

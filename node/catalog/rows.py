@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS study_patients (
 CREATE TABLE IF NOT EXISTS unread_studies (
     study_uid TEXT PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS studies_to_check ON studies (to_check) WHERE to_check <> '';
 CREATE INDEX IF NOT EXISTS studies_accession ON studies (accession_number);
 CREATE INDEX IF NOT EXISTS studies_by_date ON studies (study_date DESC, study_uid);
 

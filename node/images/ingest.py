@@ -361,7 +361,7 @@ class _Ingest:
             "batches": len(manifest.batches),
             "content_root": manifest.content_root.hex(),
         }
-        if row is not None and row.to_check:
+        if row is not None and row.to_check and row.state != "shared":
             details["to_check"] = row.to_check
         return Event(
             type="ingest",

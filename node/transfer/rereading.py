@@ -117,7 +117,7 @@ class Rereading:
             "batches": 0,
             "content_root": row.content_root.hex(),
         }
-        if row.to_check:
+        if row.to_check and row.state != "shared":
             details["to_check"] = row.to_check
         subjects = subjects_of(study, self._catalog.patients(study))
         return Event(type="ingest", actor="node", subjects=subjects, details=details)
