@@ -58,6 +58,11 @@ def _transfers_tell_when_they_moved(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE transfers ADD COLUMN moved INTEGER NOT NULL DEFAULT 0")
 
 
+def _recalls_are_told(connection: sqlite3.Connection) -> None:
+    """A place in a feed knows which recalls it tells of; nothing is recalled in older homes."""
+    connection.execute("ALTER TABLE feed ADD COLUMN recalls INTEGER NOT NULL DEFAULT 0")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -65,6 +70,7 @@ NODE_MIGRATIONS = (
     ),
     Migration("what was told of contested keys", _contested_keys),
     Migration("when something of a transfer moved last", _transfers_tell_when_they_moved),
+    Migration("which recalls a peer was told of", _recalls_are_told),
 )
 """Of `node.db`."""
 

@@ -2,6 +2,7 @@
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
 from node.operations import (
+    discard,
     erase,
     facility,
     images,
@@ -19,6 +20,7 @@ from node.operations.base import Operation
 OPERATIONS: dict[str, Operation] = {
     **facility.OPERATIONS,
     **images.OPERATIONS,
+    **discard.OPERATIONS,
     **transfer.OPERATIONS,
     **log.OPERATIONS,
     **reports.OPERATIONS,

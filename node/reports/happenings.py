@@ -99,6 +99,11 @@ EVENTS: dict[str, Meaning] = {
     "reconciled": Meaning(event="110101", action="R"),
     "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
     "log-exported": Meaning(event="110101", action="R"),
+    "discarded": Meaning(event="110105", action="D", lifecycle="15"),
+    "quarantine-taken": Meaning(event="110107", action="C", lifecycle="2"),
+    "quarantine-dropped": Meaning(event="110105", action="D", lifecycle="15"),
+    "recalled": Meaning(event="110113", kind="110135", outcome=MINOR_FAILURE),
+    "recall-settled": Meaning(event="110113", kind="110135", action="U"),
 }
 """Entry types by what they mean. Those that are not here have no message: `receipt` says
 again what `disclosed` and `received` say, and a heartbeat is no event."""
@@ -138,7 +143,7 @@ class Thing:
     """What it was about: a study, a patient, a facility or a query.
 
     Attributes:
-        kind: `study`, `patient`, `instance`, `facility` or `query`.
+        kind: `study`, `patient`, `series`, `instance`, `facility` or `query`.
         identity: in clear, or the commitment when `is_open` is false.
         name: for people; never a patient's.
         is_open: whether `identity` is in clear.
@@ -214,7 +219,12 @@ def happenings(record: Record, facilities: Facilities, origin: str) -> Iterator[
         yield replace(whole, things=(*others, *chosen), part=part)
 
 
-_NAMES = {"study": "study", "patient": "the name is not in the log", "instance": "instance"}
+_NAMES = {
+    "study": "study",
+    "patient": "the name is not in the log",
+    "series": "series",
+    "instance": "instance",
+}
 
 
 def _agents(record: Record, facilities: Facilities) -> Iterator[Agent]:

@@ -123,6 +123,7 @@ class Gathering:
         self.open_sessions = 0
         self._shelves = shelves
         self._several = several
+        self._pins = shelves.incoming.pins()
         self._members: dict[bytes, Member] = {}
         self._plan: _Plan | None = None
         self._portions = Portions({}, several=several)
@@ -194,6 +195,10 @@ class Gathering:
             self._portions.join(contribution.peer, trio.current_time())
             return member
 
+    def end(self) -> None:
+        """Nothing more is published: batches that were counted on may go."""
+        self._pins.clear()
+
     def leave(self, member: Member) -> None:
         """A source is done, or lost; what it still owes is given to others."""
         del self._members[member.contribution.peer]
@@ -219,6 +224,9 @@ class Gathering:
         incoming, transfer = self._shelves.incoming, self.transfer
         needed = self._shelves.catalog.batches_needed(manifest)
         check = StudyCheck(manifest, needed)
+        # What lies in the store may be let go by another study meanwhile.
+        self._pins.clear()
+        self._pins.add(manifest.batches[index].digest for index in needed)
         missing: dict[int, int] = {}
         for index in needed:
             batch = manifest.batches[index]
@@ -328,6 +336,7 @@ class Gathering:
         manifest, lead = plan.manifest, plan.lead
         plan.check.check_rest(incoming)
         incoming.adopt(manifest.batches[index].digest for index in plan.needed)
+        self._shelves.catalog.require_at_hand(manifest, plan.needed)
         headers = plan.check.headers
         named = [header.study.patient for header in headers.values()]
         self.patient = named[0] if named else self._shelves.catalog.patient(self.transfer.study)
@@ -338,7 +347,7 @@ class Gathering:
             if contribution is lead or contribution.batches
         ]
         self._shelves.append(received)
-        self._shelves.catalog.publish_received(manifest, headers, lead.peer)
+        self._shelves.catalog.publish_received(manifest, headers, lead.peer, at_hand=plan.needed)
 
     def _received(self, contribution: Contribution, manifest: Manifest) -> LogEvent:
         return LogEvent(

@@ -59,11 +59,16 @@ TYPES = (
     "key-contested",
     "reconciled",
     "erased",
+    "discarded",
+    "quarantine-taken",
+    "quarantine-dropped",
+    "recalled",
+    "recall-settled",
     "log-exported",
 )
 """What entries of this version record; a reader keeps types that it does not know."""
 
-SUBJECT_KINDS = ("study", "patient", "instance")
+SUBJECT_KINDS = ("study", "patient", "series", "instance")
 
 OUTCOMES = ("success", "refused", "failed")
 
