@@ -1,11 +1,13 @@
 """Discarding: what goes, what stays, and whose batches are never touched."""
 
+import os
 import random
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
-from facility_in_memory import Other, entries, told_to
+from facility_in_memory import Other, entries, open_node, told_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from studies_made import contents, make_instance, make_study
@@ -17,6 +19,7 @@ from node.home import Home
 from node.images.export import export_study
 from node.images.ingest import ingest
 from protocol import encoding
+from protocol.log.entry import Event
 from protocol.manifest import Manifest
 from protocol.recalls import PATIENT_SAFETY, QUALITY, RETENTION, WRONG_WORKLIST
 
@@ -208,6 +211,65 @@ def test_a_pinned_batch_stays_until_it_is_let_go(node: Node, tmp_path: Path) -> 
     node.discards.write_unwritten()
     assert not node.store.has(batch.digest)
     assert not node.discards.is_unfinished
+
+
+@pytest.mark.parametrize("what", [STUDY, f"{STUDY}.1.2"])
+@pytest.mark.parametrize("at", ["before the entry", "entry", "commit", "file"])
+def test_killed_at_each_step(tmp_path: Path, what: str, at: str) -> None:
+    home = Home.create(tmp_path / "north", name="North")
+    make_study(tmp_path / "in", 4, study=STUDY)
+    with Node.open(home) as node:
+        SOUTH.pair(node, "see")
+        take(node, tmp_path / "in")
+        told_to(node, SOUTH)
+    child = os.fork()
+    if child == 0:
+        _discard_and_die(home, what, at)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    with open_node(home.path) as node:
+        done = at != "before the entry"
+        assert [one["outcome"] for one in entries(node, "discarded")] == ["success"] * done
+        left = 4 if not done else 0 if what == STUDY else 3
+        row = node.catalog.study(STUDY)
+        assert (0 if row is None else row.instance_count) == left
+        assert bool(node.catalog.bars(STUDY).discards) is done
+        if done:
+            check_whole(node)
+            [record] = told_to(node, SOUTH)
+            assert record.recall == WRONG_WORKLIST
+            assert take(node, tmp_path / "in").instances_new == 0
+        if left:
+            node.discards.discard(STUDY, RETENTION)
+        check_whole(node)
+
+
+def _discard_and_die(home: Home, what: str, at: str) -> None:
+    try:
+        with Node.open(home) as node:
+            if at in ("before the entry", "entry"):
+                append = node.audit.append
+
+                def append_and_die(event: Event) -> int:
+                    if at == "entry":
+                        append(event)
+                    os._exit(9)
+
+                node.audit.append = append_and_die  # type: ignore[method-assign]
+            elif at == "commit":
+                mark = node.catalog.mark
+
+                def mark_and_die(connection: sqlite3.Connection, entry: int) -> None:
+                    mark(connection, entry)
+                    node.database.after_commit(lambda: os._exit(9))
+
+                node.catalog.mark = mark_and_die
+            else:
+                remove = node.store.remove
+                node.store.remove = lambda digest: (remove(digest), os._exit(9))  # type: ignore[method-assign, assignment, func-returns-value]
+            node.discards.discard(what, WRONG_WORKLIST)
+    finally:
+        os._exit(1)
 
 
 @settings(max_examples=15, deadline=None)

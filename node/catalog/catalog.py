@@ -376,6 +376,13 @@ class Catalog:
             at_hand=at_hand,
         )
 
+    def last_discard(self, study_uid: str) -> int:
+        """The entry by which something of a study was discarded last; -1 for none."""
+        [row] = self._database.query(
+            "SELECT coalesce(max(entry), -1) AS last FROM discards WHERE study = ?", (study_uid,)
+        )
+        return int(row["last"])
+
     def require_at_hand(self, manifest: Manifest, at_hand: Collection[int]) -> None:
         """Check that these batches (indices) of a manifest hold all that is not here.
 

@@ -1,5 +1,6 @@
 """`radmesh discard`, `quarantine`, `recalls`: a way out for what is wrong."""
 
+import sys
 from typing import Any
 
 import click
@@ -7,6 +8,7 @@ import click
 from node import phrases
 from node.cli import output
 from node.cli.session import Session, json_option, pass_session
+from node.errors import ExitCode, NodeError
 from protocol.recalls import REASONS
 
 _TAKE_REASONS = ("corrected", "damaged", "mistake")
@@ -30,7 +32,13 @@ def discard(session: Session, what: str, reason: str, yes: bool) -> None:
     Peers that were told of the study learn that this was discarded, and why; those
     that fetched it are alerted. Their copies stay until they discard them.
     """
-    if not (yes or session.as_json):
+    if not yes:
+        if not sys.stdin.isatty():
+            raise NodeError(
+                "nothing was discarded: nobody is at a terminal who could be asked",
+                hint="give --yes to discard it without being asked",
+                code=ExitCode.USAGE,
+            )
         click.confirm(f"discard {what} for good ({reason})?", abort=True, err=True)
     done = session.call("discard", {"what": what, "reason": reason})
     if session.as_json:
