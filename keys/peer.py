@@ -14,6 +14,14 @@ witness: cosigns our log."""
 PURPOSES = ("treatment", "second-opinion", "research", "operations")
 """What a study may be asked for."""
 
+ADDRESS_CHARACTERS = 300
+"""Most characters of a postal address, which stands on one line."""
+
+
+def is_postal_address(text: str) -> bool:
+    """Whether it can be a postal address: printable, on one line, or nothing."""
+    return len(text) <= ADDRESS_CHARACTERS and text.isprintable() and text == text.strip()
+
 
 SHOWN = -1
 """The place of a claim to a node key without proof, when a node that proved the key in a
@@ -37,6 +45,8 @@ class Peer:
         claimed: keys on its card that it does not prove, to the place of the claim among
             all that came without proof (`keys.claims`); absent ones came first, and
             `SHOWN` comes before these.
+        postal_address: where letters reach it, as a person gave it, for reports to
+            patients; "" not known.
     """
 
     facility_key: bytes
@@ -49,6 +59,7 @@ class Peer:
     added: int = 0
     revoked: int | None = None
     claimed: dict[bytes, int] = field(default_factory=dict)
+    postal_address: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -73,6 +84,7 @@ class Peer:
                 "filters": self.filters,
                 "grants": sorted(self.grants),
                 "petname": self.petname,
+                "postal_address": self.postal_address,
                 "purposes": sorted(self.purposes),
                 "revoked": self.revoked,
             },
@@ -104,6 +116,8 @@ class Peer:
                     bytes.fromhex(key): int(place)
                     for key, place in fields.get("claimed", {}).items()
                 },
+                # Not in what the first releases wrote.
+                postal_address=str(fields.get("postal_address", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError, KeysError) as error:
             raise TrustError("the record of a peer in the trust store is damaged") from error

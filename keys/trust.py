@@ -16,7 +16,7 @@ from keys.card_fields import SizedKey, TimedKey
 from keys.claims import Claims, Contested
 from keys.errors import BadFingerprint, TrustError
 from keys.fingerprint import matches, parse_fingerprint
-from keys.peer import GRANTS, PURPOSES, SHOWN, Peer
+from keys.peer import ADDRESS_CHARACTERS, GRANTS, PURPOSES, SHOWN, Peer, is_postal_address
 from keys.petname import folded, is_petname, look_alike
 
 __all__ = ["GRANTS", "PURPOSES", "Contested", "Peer", "TrustStore"]
@@ -69,7 +69,10 @@ class TrustStore:
         name = petname or (known.petname if known else card.name)
         self._require_free_petname(name, card.facility_key)
         if known is None or known.revoked is not None:
-            peer = Peer(card.facility_key, name, card, grants=chosen, added=now)
+            address = "" if known is None else known.postal_address
+            peer = Peer(
+                card.facility_key, name, card, grants=chosen, added=now, postal_address=address
+            )
             return self._put(replace(peer, claimed=self._claimed(card, None)))
         claimed = self._claimed(card, known)
         grants = known.grants | chosen
@@ -135,6 +138,21 @@ class TrustStore:
         self._require_free_petname(petname, facility_key)
         return self._put(replace(known, petname=petname))
 
+    def set_postal_address(self, facility_key: bytes, address: str) -> Peer:
+        """Note where letters reach a peer, trusted or not any more; "" for not known.
+
+        Raises:
+            TrustError: it is no peer, or the text is no line of a letter.
+        """
+        known = self._peers.get(facility_key)
+        if known is None:
+            raise TrustError("no such facility is known")
+        if not is_postal_address(address):
+            raise TrustError(
+                f"a postal address is at most {ADDRESS_CHARACTERS} printable characters on one line"
+            )
+        return self._put(replace(known, postal_address=address))
+
     def find(self, text: str) -> Peer:
         """The peer with this petname or fingerprint; trusted ones come before revoked ones.
 
@@ -166,7 +184,8 @@ class TrustStore:
             None when there is none, its trust was revoked or has ended, its card has
             expired, or the key is not one of its current ones, or is contested.
         """
-        for peer in self._peers.values():
+        # Asked at each batch and each second of each connection: by key, not by peer.
+        for peer in self._claims.naming(node_public):
             speaks = peer.card.is_current_node_key(node_public, now)
             if not speaks or _why_not_trusted(peer, now) is not None:
                 continue

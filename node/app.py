@@ -271,7 +271,6 @@ class Node:
         try:
             async with serving.running():
                 self.started_ms = self.clock.now_ms()
-                await in_thread(self._record, Event(type="start", details={"version": VERSION}))
                 try:
                     yield serving
                 finally:
@@ -280,6 +279,10 @@ class Node:
         finally:
             self.serving_parts = None
             self.started_ms = None
+
+    def record_start(self) -> None:
+        """Log that the node has started: in front of all that it does with others."""
+        self._record(Event(type="start", details={"version": VERSION}))
 
     def _record(self, event: Event) -> None:
         """Log an event that is no reason to stop a node whose log is in doubt."""

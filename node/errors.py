@@ -16,7 +16,8 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     """Wrong words on the command line, or (audit verify) the verdict cannot be told."""
     NO_HOME = 3
-    """The home does not exist, is damaged, or belongs to somebody else."""
+    """The home does not exist, is damaged, or belongs to somebody else. Of `audit verify
+    --since`, which needs none: sound since that entry, and lost before it."""
     BUSY = 4
     """Another process has this home, or the node must run for this and does not."""
     NOT_FOUND = 5

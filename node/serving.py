@@ -30,7 +30,7 @@ from node.transfer.gathering import Shelves
 from node.transfer.line import Line
 from node.transfer.receiving import Receiver
 from node.transfer.sending import Sender
-from node.witness.auditing import Auditing
+from node.witness.auditing import Answer, Auditing
 from node.witness.rounds import Witnessing
 from node.witness.witness import Witness
 from protocol import messages
@@ -95,8 +95,8 @@ class Serving:
             lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
             answers={
                 **self.witness.answers,
-                **self.settling.answers,
-                **self.reconciling.answers,
+                **self._when_ready(self.settling.answers),
+                **self._when_ready(self.reconciling.answers),
             },
             clock=node.clock,
             budgets=node.budgets,
@@ -137,7 +137,7 @@ class Serving:
                 node.peers, node.card.facility_key, lambda: self._node.card, clock=node.clock
             ),
         )
-        self.links = Links(self.network, self._targets)
+        self.links = Links(self.network, self._targets, node.clock.now)
         self._receiver = Receiver(
             key=key,
             facility_key=node.card.facility_key,
@@ -167,6 +167,7 @@ class Serving:
                 why_away=self._why_away,
             ),
             clock=node.clock,
+            index=node.exchanges,
         )
         self.announcer.on_heard = self.fetcher.heard
         self.endings = Endings(
@@ -202,6 +203,7 @@ class Serving:
                     self._connected(peer)
                 # Nothing is logged before those have spoken who may know more of our log.
                 await self.witnessing.wait_started()
+                await in_thread(self._node.record_start)
                 addresses = self._node.settings.addresses or reachable(self.network.addresses)
                 await in_thread(self._node.publish_addresses, addresses)
                 await in_thread(self.witness.log_alerts)
@@ -379,11 +381,28 @@ class Serving:
     async def _serve_catalog(self, stream: PeerStream) -> None:
         await self.witnessing.wait_checked(stream.peer)
         await self.witnessing.wait_sound()
+        await self._ready.wait()
         await self.announcer.serve(stream)
 
     async def _serve_study(self, stream: PeerStream) -> None:
         await self.witnessing.wait_checked(stream.peer)
+        # A node that the log does not say to have started discloses nothing.
+        await self._ready.wait()
         await self.sender.serve(stream)
+
+    def _when_ready(
+        self, answers: dict[type[messages.Message], Answer]
+    ) -> dict[type[messages.Message], Answer]:
+        """The same answers, given when the log says that the node has started."""
+
+        def waiting(answer: Answer) -> Answer:
+            async def wait(peer: Peer, request: messages.Message) -> messages.Message:
+                await self._ready.wait()
+                return await answer(peer, request)
+
+            return wait
+
+        return {request: waiting(answer) for request, answer in answers.items()}
 
     async def _open_study(self, node_key: bytes) -> PeerStream:
         await self.witnessing.wait_checked(node_key)

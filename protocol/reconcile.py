@@ -6,8 +6,9 @@ folds into one `Said`. `compare` puts every disclosure of either ledger into exa
 one class, and gives the mirrored result when the two are swapped.
 
 A facility that sends logs before it acts, and logs a receipt before it countersigns it.
-So a receipt that the recipient's log names must be in the source's; one that only the
-source names may be the countersignature that got lost. No subject is compared: the
+The recipient presents its receipt until it is countersigned. So each receipt, which has
+both signatures, must be in both logs; a log that goes on behind its time and lacks it is
+not excused by a grace. No subject is compared: the
 commitments of two logs differ, and the content root tells the content
 (docs/protocol-log.md section 11).
 
@@ -91,6 +92,7 @@ class Said:
         received: it arrived.
         asked: it was asked for, or what came did not hold.
         receipts: digest (hex) to what the entry says, in the order of `FIELDS`.
+        receipt_times: digest to the time of that entry, milliseconds since the epoch.
         content: what its other entries say, in the order of `_CONTENT`, None where not said.
         first: index of its first entry.
         first_time, last_time: of its first and last entry, milliseconds since the epoch.
@@ -101,6 +103,7 @@ class Said:
     received: bool = False
     asked: bool = False
     receipts: dict[str, Values] = field(default_factory=dict)
+    receipt_times: dict[str, int] = field(default_factory=dict)
     content: Values = (None,) * len(_CONTENT)
     first: int = -1
     first_time: int = 0
@@ -169,7 +172,9 @@ class Ledger:
         said.last_time = entry.time_ms
         if kind == "receipt":
             values = (*(details.get(name) for name in FIELDS[:-1]), entry.purpose)
-            said.receipts.setdefault(str(details.get("receipt", "")), values)
+            digest = str(details.get("receipt", ""))
+            said.receipts.setdefault(digest, values)
+            said.receipt_times.setdefault(digest, entry.time_ms)
             return
         said.begun |= kind in ("disclosure-begun", "disclosure-failed")
         said.disclosed |= kind == "disclosed"
@@ -279,7 +284,8 @@ def compare(a: Ledger, b: Ledger, *, grace_seconds: int = GRACE_SECONDS) -> Comp
             # What is said may be answered in a part of the other log that is not here.
             lacks_b = said_a.tells and said_a.last_time > b.last_time - 1000 * grace_seconds
             lacks_a = said_b.tells and said_b.last_time > a.last_time - 1000 * grace_seconds
-            if lacks_a or lacks_b:
+            is_proven = _lacks_receipt(said_a, said_b, b) or _lacks_receipt(said_b, said_a, a)
+            if (lacks_a or lacks_b) and not is_proven:
                 kind = Class.NOT_YET
         shared = sorted(said_a.receipts.keys() & said_b.receipts.keys())
         others = sorted(said_a.receipts.keys() | said_b.receipts.keys())
@@ -319,7 +325,7 @@ def _classify(
         )
         if ours != theirs
     }
-    if not shared or recipient.receipts.keys() - source.receipts.keys():
+    if not shared or recipient.receipts.keys() != source.receipts.keys():
         wrong.add("receipt")
         wrong |= _differing_content(source, recipient)
     return (Class.MISMATCH if wrong else Class.MATCHED), tuple(sorted(wrong))
@@ -338,6 +344,15 @@ def _differing_content(source: Said, recipient: Said) -> set[str]:
 def _values(said: Said, place: int, name: str) -> set[Any]:
     values = {values[FIELDS.index(name)] for values in said.receipts.values()}
     return (values | {said.content[place]}) - {None}
+
+
+def _lacks_receipt(said: Said, other: Said, log: Ledger) -> bool:
+    """Whether a receipt that one log names is missing in the other, which goes on behind it."""
+    return any(
+        time < log.last_time
+        for digest, time in said.receipt_times.items()
+        if digest not in other.receipts
+    )
 
 
 def _may_follow(kind: Class, fields: tuple[str, ...]) -> bool:

@@ -1,5 +1,6 @@
 """The outcome of a comparison, for people and for programs."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,12 +24,20 @@ LIMITS = (
 """What no comparison of two logs can show."""
 
 
+LOST_HEADLINE = "LOST: nothing else differs, and a log lacks entries that had been signed"
+
+
+def lost_lines(lost: Iterable[str]) -> list[str]:
+    """What is known of lost entries, one line each."""
+    return [f"  LOST        {each}" for each in lost]
+
+
 def outcome_lines(outcome: Outcome) -> list[str]:
     """The outcome for two bundles, one line each, without line ends."""
     comparison = outcome.comparison
     lines = [f"CANNOT TELL: {outcome.reason}"] if comparison is None else [headline(comparison)]
     if _word(outcome) == "lost":
-        lines = ["LOST: nothing else differs, and a log lacks entries that had been signed"]
+        lines = [LOST_HEADLINE]
     for name, verdict in (("A", outcome.verdict_a), ("B", outcome.verdict_b)):
         lines.append(f"  {name}  {_log(verdict)}")
     if comparison is not None:

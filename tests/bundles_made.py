@@ -289,6 +289,17 @@ def receipt_event(receipt, **more):
     return Event(type="receipt", peer=PEER.public, purpose="treatment", details=details)
 
 
+def alert_event(other, held, shown, origin=ORIGIN, **details):
+    """What a node logs when its log was shown to be, or to have been, `other`."""
+    notes = [other.sign(size).checkpoints[f"checkpoints/{size}"] for size in (held, shown)]
+    said = {"origin": origin}
+    for prefix, size, note in zip(("", "shown_"), (held, shown), notes, strict=True):
+        said[f"{prefix}size"] = size
+        said[f"{prefix}root"] = second.mth(other.entries[:size]).hex()
+        said[f"{prefix}digest"] = second.sha256(note.encode()).hex()
+    return Event(type="rollback-seen", outcome="failed", details={**said, **details})
+
+
 def fill(log, numbers=range(1, 12), without=None):
     for number in numbers:
         if number == without:

@@ -1,5 +1,7 @@
 """The trust store: default nothing, and no change that opens more than it says."""
 
+import json
+
 import pytest
 
 from keys.card import issue_card, sign_card
@@ -341,3 +343,35 @@ def test_peer_as_json():
 def test_damaged_peer_records(text):
     with pytest.raises(TrustError, match="damaged"):
         Peer.from_json(text)
+
+
+# --- postal addresses --------------------------------------------------------------------
+
+
+def test_a_postal_address_is_kept_and_outlives_trust():
+    store = store_with("A")
+    assert store.peers[0].postal_address == ""
+    peer = store.set_postal_address(key("A"), "12 High Street, Ütown")
+    assert Peer.from_json(peer.to_json()) == peer
+    store.revoke(key("A"), NOW)
+    assert store.set_postal_address(key("A"), "13 High Street").revoked == NOW
+    assert store.add(card_of("A"), now=NOW).postal_address == "13 High Street"
+    assert store.set_postal_address(key("A"), "").postal_address == ""
+
+
+def test_a_record_without_a_postal_address_is_read():
+    peer = store_with("A").peers[0]
+    fields = json.loads(peer.to_json())
+    del fields["postal_address"]
+    assert Peer.from_json(json.dumps(fields)) == peer
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\u202eturned", " blank", "x" * 301])
+def test_what_is_no_line_of_a_letter_is_refused(text):
+    with pytest.raises(TrustError):
+        store_with("A").set_postal_address(key("A"), text)
+
+
+def test_a_stranger_has_no_address():
+    with pytest.raises(TrustError):
+        store_with("A").set_postal_address(key("B"), "12 High Street")

@@ -132,6 +132,7 @@ def _fetcher(node: Node) -> Fetcher:
             why_away=lambda peer: "the peer hung up: it may not trust this node yet",
         ),
         clock=node.clock,
+        index=node.exchanges,
     )
 
 

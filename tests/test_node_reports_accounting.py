@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from reports_made import (
     OTHER_PATIENT,
     OTHER_STUDY,
     PATIENT,
+    SOUTH,
     SOUTH_CARD,
     SOUTH_KEY,
     STEP_MS,
@@ -66,7 +68,8 @@ def test_a_line_says_when_to_whom_what_and_why(log: AuditLog, clock: Clock) -> N
         {
             "date_utc": "2026-11-24T10:31:58.123Z",
             "recipient_name": "South",
-            "recipient_address": "/dns4/radmesh.south.example/tcp/4101",
+            "recipient_address": "not known",
+            "recipient_network_address": "/dns4/radmesh.south.example/tcp/4101",
             "patient": PATIENT,
             "description": "2 images of one imaging study (DICOM images with their headers)",
             "purpose": "research",
@@ -96,11 +99,10 @@ def test_a_disclosure_that_broke_off_or_has_no_end_is_in_it(log: AuditLog, clock
     _transfer(log, clock, 2, "")
     _transfer(log, clock, 2)
     _transfer(log, clock, 3, "")
-    assert [row["outcome"].split(";")[0] for row in _rows(log)] == [
-        "broke off",
-        "received by the recipient",
-        "begun, its end is not in the log",
-        "begun, its end is not in the log",
+    assert [(row["entry"], row["outcome"].split(";")[0]) for row in _rows(log)] == [
+        ("3", "received by the recipient"),
+        ("1", "broke off"),
+        ("6", "begun, its end is not in the log"),
     ]
 
 
@@ -144,10 +146,57 @@ def test_a_transfer_that_is_begun_again_while_its_first_session_breaks_off(
         clock.now += STEP_MS
         log.append(event_of(kind, details={"transfer": f"{1:032x}", "instances": 2}))
     assert [(row["entry"], row["outcome"][:8]) for row in _rows(log)] == [
-        ("1", "broke of"),
-        ("2", "received"),
+        ("1", "received"),
         ("3", "begun, i"),
     ]
+
+
+def test_a_transfer_that_broke_off_and_went_on_has_one_line(log: AuditLog, clock: Clock) -> None:
+    _transfer(log, clock, 1, "disclosure-failed")
+    _transfer(log, clock, 1, "")
+    _transfer(log, clock, 1)
+    [row] = _rows(log)
+    assert (row["entry"], row["outcome"]) == ("1", "received by the recipient")
+
+
+def test_a_killed_source_has_one_line_for_one_transfer(log: AuditLog, clock: Clock) -> None:
+    """As in a log of 8dfb4af: begun twice, with a second receipt that came late."""
+    details = {"transfer": f"{1:032x}", "instances": 2, "content_root": "ab" * 32}
+    for kind in ("disclosure-begun", "disclosure-begun", "disclosed", "receipt", "receipt"):
+        clock.now += STEP_MS
+        log.append(event_of(kind, details=details))
+    [row] = _rows(log)
+    assert (row["entry"], row["outcome"]) == ("1", "received by the recipient")
+
+
+@pytest.mark.parametrize(
+    "other", [{"content_root": "cd" * 32}, {"purpose": "research"}, {"peer": STRANGER}]
+)
+def test_nothing_hides_behind_the_name_of_another_transfer(
+    log: AuditLog, clock: Clock, other: dict[str, object]
+) -> None:
+    """The recipient chooses the name: what it takes under it must all be accounted for."""
+    for more in ({}, other):
+        root = more.get("content_root", "ab" * 32)
+        fields = {name: value for name, value in more.items() if name != "content_root"}
+        details = {"transfer": f"{1:032x}", "instances": 2, "content_root": root}
+        log.append(event_of("disclosure-begun", details=details, **fields))
+    assert len(_rows(log)) == 2
+
+
+def test_a_second_disclosure_of_the_same_after_the_first_was_confirmed(
+    log: AuditLog, clock: Clock
+) -> None:
+    _transfer(log, clock, 1)
+    _transfer(log, clock, 1)
+    assert [row["entry"] for row in _rows(log)] == ["1", "3"]
+
+
+def test_letters_reach_the_recipient(log: AuditLog, clock: Clock) -> None:
+    _transfer(log, clock, 1)
+    south = replace(SOUTH, postal_address="South Clinic, 12 High Street, Southtown")
+    [row] = _rows(log, facilities=Facilities(CARD, [south]))
+    assert row["recipient_address"] == "South Clinic, 12 High Street, Southtown"
 
 
 def test_of_one_study_and_one_peer(log: AuditLog, clock: Clock) -> None:

@@ -60,7 +60,7 @@ def test_both_sides_account_for_the_transfer(
     assert (row["recipient_name"], row["study"], row["patient"]) == (south.name, study, PATIENT)
     assert (row["purpose"], row["instances"]) == ("research", "3")
     assert row["outcome"] == "received by the recipient"
-    assert f"/tcp/{south.port}" in row["recipient_address"]
+    assert f"/tcp/{south.port}" in row["recipient_network_address"]
 
     for facility, kind, ends in ((north, "Source", "Export"), (south, "Recipient", "Import")):
         path = tmp_path / f"{kind}.ndjson"

@@ -21,7 +21,8 @@ from exchanges_made import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.reconcile import TYPES, Class, Comparison, Ledger, compare, time_ms
+from protocol.log.entry import Event
+from protocol.reconcile import DIFFERENCES, TYPES, Class, Comparison, Ledger, Said, compare, time_ms
 from protocol.reconcile_bundles import reconcile_bundles
 from protocol.reconcile_report import MEANINGS, outcome_json, outcome_lines
 
@@ -136,11 +137,13 @@ def test_one_receipt_of_which_the_logs_say_different_things(name):
     assert only(Pair().whole(1, **wrong)) == (Class.MISMATCH, "A", (name,))
 
 
-def test_a_countersignature_that_got_lost_and_a_second_session_that_went_well():
-    """The source has the receipt of the first session too, the recipient cannot."""
+def test_a_countersignature_that_got_lost_beside_a_second_session_that_went_well():
+    """The source has the receipt of the first session too: the recipient must ask for it."""
     pair = Pair().begin(1).recipient("B", "received", 1)
     pair.source("A", "disclosed", 1).source("A", "receipt", 1, receipt=receipt_of(1, 1))
     pair.whole(1)
+    assert only(pair) == (Class.MISMATCH, "A", ("receipt",))
+    pair.recipient("B", "receipt", 1, receipt=receipt_of(1, 1))
     assert only(pair) == (Class.MATCHED, "A", ())
 
 
@@ -268,6 +271,62 @@ def test_a_log_agrees_with_an_honest_mirror_of_itself(entries):
         assert finding.kind is not Class.ONLY_A
         assert finding.kind is not Class.ONLY_B
         assert finding.fields in ((), ("receipt",))
+
+
+# --- receipts that one log lacks ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["A", "B"])
+@pytest.mark.parametrize("holder", ["source", "recipient"])
+@pytest.mark.parametrize("tells", [True, False])
+def test_no_grace_for_a_receipt_that_the_other_log_lacks_and_goes_on_behind(source, holder, tells):
+    other = "B" if source == "A" else "A"
+    pair = Pair().wait()
+    if tells:
+        pair.begin(1, source)
+        pair.recipient(other, "received", 1)
+    if holder == "source":
+        lacking = other
+        pair.source(source, "receipt", 1, receipt=receipt_of(1))
+    else:
+        lacking = source
+        pair.recipient(other, "receipt", 1, receipt=receipt_of(1))
+    assert [kind for kind, _, _ in classes(pair)] == [Class.NOT_YET]
+    log = pair.a if lacking == "A" else pair.b
+    log.add(Event(type="stop"), pair.now_ms)
+    # At the very moment of the receipt it may still follow; a millisecond later not.
+    assert [kind for kind, _, _ in classes(pair)] == [Class.NOT_YET]
+    log.add(Event(type="stop"), pair.now_ms + 1)
+    [(kind, _, _)] = classes(pair)
+    assert kind in (Class.MISMATCH, Class.ONLY_A, Class.ONLY_B)
+    assert kind is (Class.MISMATCH if tells else Class(f"ONLY_{'AB'[lacking == 'A']}"))
+
+
+def test_a_log_whose_end_was_cut_off_does_not_agree():
+    """North's last five minutes are gone, and it goes on for 42 s; South has the receipt."""
+    pair = Pair().whole(1)
+    pair.whole(2)
+    cut = next(at for at, data in enumerate(pair.a.entries) if transfer_id(2).encode() in data)
+    del pair.a.entries[cut:]
+    pair.a.openings = [pair_ for pair_ in pair.a.openings if pair_[0] < cut]
+    for log in (pair.a, pair.b):
+        log.add(Event(type="stop"), pair.now_ms + 42_000)
+        log.sign()
+    found = outcome(pair)
+    assert (found.exit_code, found.comparison.counts[Class.ONLY_B]) == (1, 1)
+
+
+@given(_entries)
+def test_what_agrees_lacks_no_receipt_behind_which_a_log_goes_on(entries):
+    a, b = ledgers(_any_pair(entries))
+    for finding in compare(a, b).findings:
+        if finding.kind not in DIFFERENCES:
+            is_a_source = finding.source == "A"
+            said_a = a.said.get((is_a_source, finding.transfer), Said())
+            said_b = b.said.get((not is_a_source, finding.transfer), Said())
+            for one, other, log in ((said_a, said_b, b), (said_b, said_a, a)):
+                lacking = one.receipt_times.keys() - other.receipts.keys()
+                assert not any(one.receipt_times[digest] < log.last_time for digest in lacking)
 
 
 # --- bundles -----------------------------------------------------------------------------

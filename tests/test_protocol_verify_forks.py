@@ -13,6 +13,7 @@ from bundles_made import (
     PEER_CARD,
     STRANGER,
     TWO_OF_THREE,
+    alert_event,
     honest,
     pin_of,
     revoked,
@@ -81,10 +82,8 @@ def _against_itself(log, *sizes, told=True):
     """The log with an alert about itself: it had signed other logs of these sizes."""
     other = rebuilt()
     held, shown = (other.sign(size).checkpoints[f"checkpoints/{size}"] for size in sizes)
-    digest = second.sha256(held.encode()).hex()
     if told:
-        details = {"origin": ORIGIN, "digest": digest, "shown_digest": "00" * 32}
-        log.add(Event(type="rollback-seen", outcome="failed", details=details))
+        log.add(alert_event(other, *sizes))
     return _with_evidence(log.sign(), held.encode(), shown.encode(), CARD.encoded)
 
 
@@ -156,7 +155,14 @@ def test_what_a_thief_signed_with_a_key_that_was_taken_back_counts_for_nothing()
 def test_a_log_that_tells_of_its_loss_is_compared_and_never_agrees():
     pair = Pair().whole(1)
     lost = second.checkpoint(ORIGIN, [b"x"] * 9, LOG).encode()
-    details = {"digest": second.sha256(lost).hex(), "shown_digest": "00" * 32}
+    details = {
+        "origin": ORIGIN,
+        "size": 9,
+        "root": second.mth([b"x"] * 9).hex(),
+        "digest": second.sha256(lost).hex(),
+        "shown_size": 1,
+        "shown_root": second.mth(pair.a.entries[:1]).hex(),
+    }
     pair.a.add(Event(type="rollback-seen", outcome="failed", details=details), pair.now_ms)
     pair.close()
     pair.a.extra = [(f"witnessed/1/{name}", lost) for name in ("held", "shown")]

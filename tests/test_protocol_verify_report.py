@@ -17,6 +17,7 @@ from bundles_made import (
     PEER,
     PEER_CARD,
     RECEIPT,
+    SIGNED_AT,
     TWO_OF_THREE,
     honest,
     pin_of,
@@ -189,7 +190,7 @@ AUDITING = Path(__file__).resolve().parents[1] / "docs" / "auditing.md"
 def test_the_outputs_shown_to_auditors_are_real():
     blocks = re.findall(r"^```text output=([a-z]+)\n(.*?)^```$", AUDITING.read_text(), re.S | re.M)
     rewritten, against, _ = rewritten_against_quorum()
-    known = {"peer_cards": [PEER_CARD], **TWO_OF_THREE}
+    known = {"peer_cards": [PEER_CARD], "now": SIGNED_AT + 3 * 3600, **TWO_OF_THREE}
     verdicts = {
         "sound": verify(untouched()[0]),
         "witnessed": verify(witnessed(), **known),

@@ -15,12 +15,15 @@ from node.api.failures import describe_unexpected, single_node_error
 from node.cli import (
     audit,
     audit_reports,
+    backup,
     card,
+    check,
     demo,
     discard,
     keys,
     output,
     pending,
+    receipts,
     reconcile,
     serve,
     studies,
@@ -77,6 +80,9 @@ for command in (
     serve.status,
     audit.audit,
     keys.keys,
+    backup.backup,
+    backup.restore,
+    check.check,
     demo.demo,
 ):
     radmesh.add_command(command)
@@ -85,6 +91,7 @@ for command in (
     audit_reports.send,
     audit_reports.erase,
     pending.pending,
+    receipts.receipts,
     reconcile.reconcile,
     witness.witness,
     witness.policy,

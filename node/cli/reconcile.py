@@ -162,7 +162,7 @@ def _live(session: Session, peer: str, save: Path | None, grace: int) -> int:
         for line in lines:
             output.say(phrases.clean(line))
         output.say(f"signed by both, in our log as entry {done['entry']}: {done['result']}")
-    return 1 if done["differences"] else 0
+    return 1 if done["differences"] or done["lost"] else 0
 
 
 def _open(path: Path) -> BinaryIO:

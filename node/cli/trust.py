@@ -161,6 +161,21 @@ def rename(session: Session, peer: str, petname: str) -> None:
     _show_change(session, found, f"the name is {phrases.clean(found['petname'])} now")
 
 
+@trust.command()
+@click.argument("peer")
+@click.argument("postal_address", metavar="ADDRESS")
+@json_option
+@pass_session
+def address(session: Session, peer: str, postal_address: str) -> None:
+    """Note where letters reach PEER, on one line, for accountings of disclosures.
+
+    An empty ADDRESS ("") takes it away. It stays here, and is not logged.
+    """
+    found = session.call("trust.address", {"peer": peer, "postal_address": postal_address})
+    shown = phrases.clean(found["postal_address"]) or "not known any more"
+    _show_change(session, found, f"the address of {phrases.clean(found['petname'])} is {shown}")
+
+
 def _show_change(session: Session, peer: dict[str, Any], sentence: str) -> None:
     if session.as_json:
         output.emit_json(peer)
@@ -200,6 +215,7 @@ def _peer_lines(peer: dict[str, Any]) -> list[str]:
         ("fingerprint", peer["fingerprint"]),
         ("node", peer["peer_id"]),
         *[("address", address) for address in peer["addresses"] or ("none known",)],
+        *([("letters to", peer["postal_address"])] if peer["postal_address"] else []),
         ("may", _grants(peer)),
         ("purposes", ", ".join(peer["purposes"]) or "any"),
         ("trusted since", phrases.moment(peer["added"])),

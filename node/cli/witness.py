@@ -7,19 +7,38 @@ import click
 
 from node import phrases
 from node.cli import output
+from node.cli.receipts import wrote
 from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode
 
 
 @click.command()
+@click.option(
+    "--export",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write what we cosigned of other facilities' logs to this new file, for "
+    "`radmesh-verify --checkpoint`; no round is held.",
+)
+@click.option("--peer", metavar="NAME", help="With --export: of this facility's log alone.")
 @json_option
 @pass_session
-def witness(session: Session) -> None:
+def witness(session: Session, file: Path | None, peer: str | None) -> None:
     """Have our log cosigned now, and show who cosigned what.
 
     Witnesses are the facilities with the grant `witness`. The node asks them by itself
     every minute while there are new entries.
     """
+    if file is not None:
+        given = session.call("audit.cosigned", {"path": str(Path.cwd() / file), "peer": peer})
+        if session.as_json:
+            output.emit_json(given)
+        else:
+            output.say(wrote(given, "checkpoint"))
+        return
+    if peer is not None:
+        raise click.UsageError("--peer goes with --export FILE")
     found = session.call("audit.witness")
     if session.as_json:
         output.emit_json(found)
@@ -113,6 +132,11 @@ def policy(session: Session) -> None:
         output.emit_json(found)
         return
     click.echo(found["policy"], nl=False)
+    if found["recommended"]:
+        click.echo("# Recommended, after you have struck out whom you do not believe: most of them")
+        click.echo("# must have cosigned. Write in place of the lines `group` and `quorum`:")
+        for line in found["recommended"]:
+            click.echo(f"# {line}")
 
 
 @click.command()

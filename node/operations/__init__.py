@@ -2,9 +2,11 @@
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
 from node.operations import (
+    backup,
     discard,
     erase,
     facility,
+    handing,
     images,
     keys,
     log,
@@ -25,11 +27,13 @@ OPERATIONS: dict[str, Operation] = {
     **log.OPERATIONS,
     **reports.OPERATIONS,
     **erase.OPERATIONS,
+    **handing.OPERATIONS,
     **pending.OPERATIONS,
     **reconcile.OPERATIONS,
     **keys.OPERATIONS,
     **proofs.OPERATIONS,
     **witness.OPERATIONS,
+    **backup.OPERATIONS,
 }
 
 __all__ = ["OPERATIONS", "Operation"]

@@ -42,6 +42,7 @@ def _describe(node: Node, peer: Peer, last_seen: int | None) -> dict[str, Any]:
         "peer_id": peer_id(peer.card.node_key),
         "facility_key": peer.facility_key.hex(),
         "addresses": list(peer.card.addresses),
+        "postal_address": peer.postal_address,
         "grants": sorted(peer.grants),
         "purposes": sorted(peer.purposes),
         "added": peer.added,
@@ -138,6 +139,16 @@ def _describe_contested(node: Node, contested: Contested) -> dict[str, Any]:
     }
 
 
+async def trust_address(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+    """Note the postal address of a peer; an empty one is not known."""
+    peer = await in_thread(
+        node.peers.set_postal_address,
+        text(parameters, "peer"),
+        text(parameters, "postal_address", ""),
+    )
+    return await describe_peer(node, peer)
+
+
 async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
     """How the node is: identity, addresses, peers, transfers, log, disk."""
     serving = node.serving_parts
@@ -185,5 +196,6 @@ OPERATIONS = {
     "trust.grant": Operation(trust_grant),
     "trust.revoke": Operation(trust_revoke),
     "trust.rename": Operation(trust_rename),
+    "trust.address": Operation(trust_address),
     "status": Operation(status),
 }

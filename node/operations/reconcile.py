@@ -9,19 +9,24 @@ import trio
 
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError
+from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, require_serving, text
 from node.reports.writing import write_logged, write_parts
+from node.witness.witness import sentence
+from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Event, format_time
 from protocol.reconcile import GRACE_SECONDS
 from protocol.reconcile_bundles import Outcome, reconcile_bundles
 from protocol.reconcile_messages import Listed, counts_of
 from protocol.reconcile_report import (
+    LOST_HEADLINE,
     comparison_json,
     comparison_lines,
     headline,
+    lost_lines,
     outcome_json,
     outcome_lines,
 )
@@ -43,16 +48,41 @@ async def reconcile(node: Node, parameters: dict[str, Any], _: Report) -> Result
     with trio.move_on_after(CONNECT_SECONDS):
         await serving.wait_connected(peer.card.node_key)
     done = await serving.reconciling.run(peer, grace_seconds=grace)
+    lost = await in_thread(known_losses, node, peer)
+    head = headline(done.comparison)
+    if lost and not done.comparison.differences:
+        head = LOST_HEADLINE
     return {
         "peer": peer.petname,
         "a": _side(node.card.name, done.listed_a),
         "b": _side(peer.petname, done.listed_b),
         **comparison_json(done.comparison),
-        "lines": [headline(done.comparison), *comparison_lines(done.comparison)],
+        "lost": lost,
+        "lines": [head, *lost_lines(lost), *comparison_lines(done.comparison)],
         "entry": done.entry,
         "result": done.digest,
         "signed_result": base64.b64encode(done.signed).decode(),
     }
+
+
+def known_losses(node: Node, peer: Peer) -> list[str]:
+    """What this node knows of entries that our log, or that of a peer, lost; as sentences.
+
+    Ours stays so, settled or not, unless the entries came back. Of a peer's that is not
+    known, so what an operator has settled is not told again.
+    """
+    found = []
+    for alert in node.witness_store.alerts():
+        if alert.facility == node.card.facility_key:
+            try:
+                is_lost = node.doubt.contradiction(alert.held) is not None
+            except RemoteProtocolError:
+                is_lost = False  # its key was taken back from before that size
+            if is_lost:
+                found.append(node.doubt.sentence(alert))
+        elif alert.facility == peer.facility_key and alert.settled is None:
+            found.append(f"{peer.petname} {sentence(alert)}")
+    return list(dict.fromkeys(found))
 
 
 def _side(name: str, listed: Listed) -> dict[str, Any]:

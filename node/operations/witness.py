@@ -10,7 +10,14 @@ from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.home import write_durable
 from node.operations.base import Operation, Report, Result, require_serving, text
-from node.witness.bundle import counted, evidence, newest_cosigned, own_policy, witnesses
+from node.witness.bundle import (
+    counted,
+    evidence,
+    newest_cosigned,
+    own_policy,
+    recommended_policy,
+    witnesses,
+)
 from node.witness.store import Alert
 from node.witness.witness import alert_event, sentence
 from protocol.log.entry import Event
@@ -94,8 +101,12 @@ async def witness(node: Node, _: dict[str, Any], __: Report) -> Result:
 
 
 async def policy(node: Node, _: dict[str, Any], __: Report) -> Result:
-    """Our policy in the form of C2SP tlog-policy."""
-    return {"policy": await in_thread(own_policy, node)}
+    """Our policy in the form of C2SP tlog-policy, and what to ask for of two and more witnesses."""
+
+    def read() -> Result:
+        return {"policy": own_policy(node), "recommended": recommended_policy(node)}
+
+    return await in_thread(read)
 
 
 async def forks(node: Node, parameters: dict[str, Any], _: Report) -> Result:

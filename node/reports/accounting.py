@@ -1,7 +1,9 @@
 """Accounting of disclosures as CSV (45 CFR 164.528): when, to whom, what, why.
 
-A disclosure has one line, dated by its `disclosure-begun`: from that moment on something
-may have left. How it ended stands in the column `outcome`. Disclosures for treatment,
+A disclosure has one line, dated by its first `disclosure-begun`: from that moment on
+something may have left. A transfer that broke off and went on, with the same content, is
+one disclosure until its recipient has confirmed it. How it ended stands in the column
+`outcome`. Disclosures for treatment,
 payment and health care operations need not be accounted for (164.528(a)(1)(i)); they are
 counted and left out unless they are wanted.
 """
@@ -10,7 +12,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from node.audit.log import AuditLog
 from node.phrases import clean
@@ -23,6 +25,7 @@ COLUMNS = (
     "date_utc",
     "recipient_name",
     "recipient_address",
+    "recipient_network_address",
     "patient",
     "description",
     "purpose",
@@ -50,6 +53,14 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 _LATER_FORMULA = re.compile(rf"([;,|]\s*)(?=[{re.escape(''.join(_FORMULA))}])")
 """The same behind what some spreadsheets, by their country, end a cell at."""
+
+
+@dataclass
+class _Open:
+    """A disclosure that its recipient has not confirmed: how it began, and stands."""
+
+    record: Record
+    outcome: str = _NO_END
 
 
 class Accounting:
@@ -99,23 +110,32 @@ class Accounting:
         """Each disclosure that began in the selected time, with how it ended, at whatever time."""
         wanted = replace(self._selection, until=None, types=frozenset((_BEGUN, *_ENDS)))
         until = None if self._selection.until is None else format_time(self._selection.until)
-        open_ones: dict[tuple[str, object], list[Record]] = {}
+        open_ones: dict[tuple[str, object], dict[object, _Open]] = {}
         for record in records(self._audit, wanted):
             transfer = (str(record.entry["peer"]), record.details.get("transfer"))
+            # Another content or purpose under the same name is another disclosure.
+            content = (record.details.get("content_root"), record.entry["purpose"])
             is_late = until is not None and record.time >= until
             if is_late and not open_ones:
                 return
+            begun = open_ones.get(transfer, {})
             if record.type == _BEGUN:
-                if not is_late:
-                    # It may be begun again while the source has not noticed that it broke off.
-                    open_ones.setdefault(transfer, []).append(record)
-            elif begun := open_ones.get(transfer):
-                yield begun.pop(-1 if record.type == "disclosed" else 0), _ENDS[record.type]
+                if content in begun:
+                    begun[content].outcome = _NO_END
+                elif not is_late:
+                    open_ones.setdefault(transfer, {})[content] = _Open(record)
+            elif record.type == "disclosed" and begun:
+                # What does not say its content ends what was begun last.
+                ended = begun.pop(content if content in begun else next(reversed(begun)))
+                yield ended.record, _ENDS[record.type]
                 if not begun:
                     del open_ones[transfer]
+            else:
+                for one in begun.values():
+                    one.outcome = _ENDS[record.type]
         for begun in open_ones.values():
-            for record in begun:
-                yield record, _NO_END
+            for one in begun.values():
+                yield one.record, one.outcome
 
     def _cells(self, begun: Record, outcome: str) -> tuple[str, ...]:
         recipient = self._facilities.of(begun.entry["peer"])
@@ -125,6 +145,7 @@ class Accounting:
         return (
             begun.time,
             recipient.name,
+            recipient.postal_address or "not known",
             " ".join(recipient.addresses) or "not known",
             _named(patient.value, patient.commitment) if patient else "not named by the images",
             f"{number}one imaging study (DICOM images with their headers)",

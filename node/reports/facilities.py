@@ -3,7 +3,7 @@
 import functools
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keys.card import Card
 from keys.fingerprint import fingerprint
@@ -23,12 +23,14 @@ class Facility:
         fingerprint: of its facility key.
         node: PeerID of its node, or "".
         addresses: multiaddrs on its card.
+        postal_address: as a person here noted it, or "".
     """
 
     name: str
     fingerprint: str
     node: str = ""
     addresses: tuple[str, ...] = ()
+    postal_address: str = ""
 
     @functools.cached_property
     def access_point(self) -> tuple[str, str]:
@@ -55,7 +57,11 @@ class Facilities:
         self.own = _of_card(own, own.name)
         self._known = {own.facility_key.hex(): self.own}
         self._known.update(
-            (peer.facility_key.hex(), _of_card(peer.card, peer.petname)) for peer in peers
+            (
+                peer.facility_key.hex(),
+                replace(_of_card(peer.card, peer.petname), postal_address=peer.postal_address),
+            )
+            for peer in peers
         )
 
     def of(self, facility_key: str) -> Facility:

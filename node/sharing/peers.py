@@ -268,7 +268,13 @@ class Peers:
 
     def rename(self, text: str, petname: str) -> Peer:
         """Give a peer another petname; petnames are ours and not logged."""
-        return self._rename(self.find(text), petname)
+        peer = self.find(text)
+        return self._note(lambda store: store.rename(peer.facility_key, petname))
+
+    def set_postal_address(self, text: str, address: str) -> Peer:
+        """Note where letters reach a peer, for accountings; ours as petnames, and not logged."""
+        peer = self.find(text)
+        return self._note(lambda store: store.set_postal_address(peer.facility_key, address))
 
     def saw(self, facility_key: bytes, now: int) -> None:
         """Remember when a peer was last connected (seconds since the epoch, UTC)."""
@@ -360,20 +366,20 @@ class Peers:
             self._store = before
             raise
 
-    def _rename(self, peer: Peer, petname: str) -> Peer:
-        """Petnames are ours: no entry tells of them."""
+    def _note(self, change: Callable[[TrustStore], Peer]) -> Peer:
+        """Petnames and postal addresses are ours: no entry tells of them."""
         with self._lock:
             self._write_cuts()
             changed = TrustStore(self._store.peers, self._own)
             try:
-                renamed = changed.rename(peer.facility_key, petname)
+                noted = change(changed)
             except KeysError as error:
                 raise NodeError(str(error), code=ExitCode.REFUSED) from error
             with self._database.transaction() as connection:
-                self._keep(connection, renamed)
+                self._keep(connection, noted)
             self._store = changed
-        self.on_change(renamed)
-        return renamed
+        self.on_change(noted)
+        return noted
 
     def _cut(self, changed: TrustStore, peer: Peer, event: Event) -> None:
         """A cut counts at once, whatever the disk does."""

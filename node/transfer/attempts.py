@@ -190,11 +190,15 @@ class Attempts:
                     return
                 bad += refused.code is WireCode.OTHER
                 is_busy = refused.code is WireCode.BUSY
+                if refused.code in _TRY_AGAIN and self._leave_to_settling(peer):
+                    return
                 if refused.code not in _TRY_AGAIN or bad >= most_bad:
                     await self._log("refused", what)
                     self._give_up(what, hint, ExitCode.REFUSED, TransferState.REFUSED)
                     return
             except StreamLost:
+                if self._leave_to_settling(peer):
+                    return
                 what = f"the connection to {peer.petname} was lost"
                 if not self._reach.speaks_for(peer):
                     what = f"another facility claims the key of {peer.petname} (`radmesh status`)"
@@ -231,6 +235,17 @@ class Attempts:
             pauses = BUSY_SECONDS if is_busy else RETRY_SECONDS
             await trio.sleep(pauses[min(idle, len(pauses) - 1)])
             idle += 1
+
+    def _leave_to_settling(self, peer: Peer) -> bool:
+        """Whether the study is here and our receipt is kept, so that this source is done.
+
+        Another session would give the transfer a second receipt.
+        """
+        if not self._contribution.is_signed:
+            return False
+        log.info("the receipt of a study from %s is settled when it is back", peer.petname)
+        self._gathering.receipts += 1
+        return True
 
     async def _wait_needed(self, others_left: Callable[[], bool]) -> None:
         """Wait until the others are given up, or none has been at work for a while."""

@@ -15,6 +15,7 @@ from keys.trust import Peer
 from node.blocking import in_thread
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
+from node.receipts.exchanges import Exchanges
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
 from node.transfer.attempts import Attempts, Outcome, Reach
@@ -80,6 +81,7 @@ class Fetcher:
         feeds: who announced what.
         reach: how peers are reached.
         clock: tells how old leftovers are.
+        index: what our log says of exchanges.
     """
 
     def __init__(
@@ -91,8 +93,10 @@ class Fetcher:
         feeds: Feeds,
         reach: Reach,
         clock: Clock,
+        index: Exchanges,
     ) -> None:
         self._clock = clock
+        self._index = index
         self._receiver = receiver
         self._shelves = shelves
         self._transfers = shelves.transfers
@@ -106,10 +110,33 @@ class Fetcher:
         """Own all fetches until cancelled; those that a stop interrupted go on at once."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for transfer in await in_thread(self._transfers.unfinished_incoming):
-                self._transfers.active[transfer.key] = transfer
-                nursery.start_soon(self._fetch, transfer)
+            unfinished = await in_thread(self._transfers.unfinished_incoming)
+            # All of them first: nobody settles the receipt of one that goes on.
+            self._transfers.active.update({one.key: one for one in unfinished})
+            for transfer in unfinished:
+                if await in_thread(self._is_here, transfer):
+                    await self._transfers.enter(transfer, TransferState.COMPLETE)
+                else:
+                    nursery.start_soon(self._fetch, transfer)
             await self._sweep()
+
+    def _is_here(self, transfer: Transfer) -> bool:
+        """Whether a crash came between the publication of a study and the end of its fetch.
+
+        What is missing of its receipts is settled without another session.
+        """
+        study = self._shelves.catalog.study(transfer.study)
+        if study is None:
+            return False
+        sources = {transfer.peer, *(peer.facility_key for peer in self._peers.store.peers)}
+        return any(
+            entry.type == "received"
+            and entry.details.get("content_root") == study.content_root.hex()
+            for source in sources
+            for entry in self._index.entries(
+                source, self._transfers.name_for(transfer, source), outgoing=False
+            )
+        )
 
     def choose(self, text: str, peer_text: str | None) -> tuple[str, Peer]:
         """The study and the peer that a person means; reads the database.

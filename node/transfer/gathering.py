@@ -112,7 +112,8 @@ class Gathering:
         several: whether more than one source may serve it.
 
     Attributes:
-        receipts: how many sources have signed theirs; the study is published then.
+        receipts: how many sources have signed theirs, or will when they are back; the
+            study is published then.
         open_sessions: how many streams to sources are open.
     """
 

@@ -363,6 +363,7 @@ class _Session:
             status="received",
         )
         async with self._owner._exchanging(receipt):
+            self._contribution.is_signed = True
             await self._finish_exchange(receipt)
         self._gathering.receipts += 1
         self._gathering.notify()

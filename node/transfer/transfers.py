@@ -89,6 +89,8 @@ class Contribution:
         transfer: the name of the transfer between it and us, in both logs.
         manifest: digest of the manifest that it offered last.
         batches, encoded_bytes: what it sent.
+        is_signed: whether the study is published and our receipt for it is kept; what is
+            missing then is settled without another session (`node/receipts/settling.py`).
     """
 
     peer: bytes
@@ -96,6 +98,7 @@ class Contribution:
     manifest: bytes = b""
     batches: int = 0
     encoded_bytes: int = 0
+    is_signed: bool = False
 
 
 STILL_SECONDS = 10.0
@@ -209,11 +212,14 @@ class Transfers:
         restart, so that two sources have no name in common.
         """
         if peer not in transfer.contributions:
-            name = transfer.transfer
-            if peer != transfer.peer:
-                name = blake3.blake3(_NAME_DOMAIN + name + peer).digest()[:16]
-            transfer.contributions[peer] = Contribution(peer, name)
+            transfer.contributions[peer] = Contribution(peer, self.name_for(transfer, peer))
         return transfer.contributions[peer]
+
+    def name_for(self, transfer: Transfer, peer: bytes) -> bytes:
+        """The name of a fetch between one of its sources and us."""
+        if peer == transfer.peer:
+            return transfer.transfer
+        return blake3.blake3(_NAME_DOMAIN + transfer.transfer + peer).digest()[:16]
 
     async def enter(
         self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""

@@ -46,6 +46,18 @@ def own_policy(node: Node) -> str:
         ) from error
 
 
+def recommended_policy(node: Node) -> list[str]:
+    """The lines by which an auditor asks for most of our witnesses.
+
+    None where there are fewer than two, or where the policy asks for as many.
+    """
+    names = [witness_name(peer.facility_key) for peer in witnesses(node)]
+    most = len(names) // 2 + 1
+    if len(names) < 2 or node.settings.audit.witness_quorum >= most:
+        return []
+    return [f"group most {most} {' '.join(names)}", "quorum most"]
+
+
 def counted(node: Node, cosigned: Cosigned) -> int:
     """How many of the witnesses that count now cosigned a checkpoint: distinct keys."""
     store, now = node.peers.store, node.clock.now()

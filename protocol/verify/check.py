@@ -19,16 +19,18 @@ from typing import BinaryIO
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
 from keys.fingerprint import format_hash
-from protocol.verify import coverage
+from protocol.verify import coverage, seen
 from protocol.verify.bundle import CHECKPOINT_NAME, FORMAT, Bundle, BundleDamaged
 from protocol.verify.checkpoints import (
     CHECKPOINT_BYTES,
     CheckpointProblem,
     log_keys,
     open_checkpoint,
+    signer_of,
 )
 from protocol.verify.evidence import FINDINGS, Evidence, Openings, Receipts
 from protocol.verify.forks import Forks
+from protocol.verify.losses import Loss
 from protocol.verify.note import NamedKey
 from protocol.verify.policy import POLICY_BYTES
 from protocol.verify.stream import EntryStream, Expected
@@ -36,6 +38,7 @@ from protocol.verify.verdict import Code, Finding, Verdict, are_whole
 from protocol.verify.witnesses import Cosigned, Witnesses, card_keys, missing_quorum
 
 _HEADER_BYTES = 4096
+_OUTSIDE = "your checkpoint"
 _WITNESSES = 100
 """Most cards of witnesses that are read; each may name hundreds of keys."""
 
@@ -89,7 +92,10 @@ class _Check:
         self._unknown_files = 0
         self._own_policy = ""
         self._forks: Forks | None = None
-        self._against_itself: list[Finding] = []
+        # Checkpoints from outside whose key is not in force at their size, and till where it is.
+        self._by_old_keys: list[tuple[int | None, Finding]] = []
+        self._hidden: list[Finding] = []
+        self._lost: list[Loss] = []
         self._stream: EntryStream | None = None
         self._openings: Openings | None = None
         self._receipts: Receipts | None = None
@@ -122,14 +128,19 @@ class _Check:
             self._signed_size,
             max(limit, *self._expected, 0),
             forks.own,
+            self._evidence.since,
+            {at for each in self._counted for at in (each.size - 1, each.size)},
         )
         self._stream.read(self._openings, self._receipts)
         self._openings.finish()
-        self._receipts.finish()
+        self._receipts.finish(self._stream.last_time)
         if said_origin != self._origin:
             self._find(Code.BUNDLE, None, "the bundle says that it is of another log")
         size = self._stream.tree.size
-        self._against_itself = forks.judge_own(size, self._stream.roots, self._stream.told)
+        stream = self._stream
+        void = {trusted + 1 for _, trusted in stream.chain.taken_back}
+        self._findings += [each for until, each in self._by_old_keys if until not in void]
+        self._hidden, self._lost = forks.judge_own(size, stream.losses, stream.chain.taken_back)
         if not self._stream.findings and said_size != size:
             self._find(
                 Code.BUNDLE,
@@ -186,7 +197,7 @@ class _Check:
 
     def _read_checkpoints(self, bundle: Bundle, card: Card) -> None:
         for data in self._evidence.checkpoints:
-            self._read_checkpoint("your checkpoint", data, card)
+            self._read_checkpoint(_OUTSIDE, data, card)
         # Files with the same content are checked once.
         sizes: dict[bytes, int | None] = {}
         for name in bundle.checkpoints:
@@ -215,7 +226,13 @@ class _Check:
             checkpoint = open_checkpoint(data, self._origin, log_keys(card))
             cosigned = self._witnesses.check(checkpoint)
         except CheckpointProblem as problem:
-            self._find(problem.code, None, f"the checkpoint ({source}) {problem.reason}")
+            reason = f"the checkpoint ({source}) {problem.reason}"
+            signer = signer_of(data, self._origin, log_keys(card))
+            if source == _OUTSIDE and signer is not None and not signer.in_force(problem.size):
+                # What the key meant that was taken back, the entries tell.
+                self._by_old_keys.append((signer.until, Finding(problem.code, None, reason)))
+                return None
+            self._find(problem.code, None, reason)
             self._claimed_size = max(self._claimed_size, problem.size)
             return None
         counted = [each for each in cosigned if each.witness.trusted]
@@ -246,16 +263,32 @@ class _Check:
             found.append(Finding(Code.QUORUM, None, reason))
         return found
 
+    @property
+    def _counted(self) -> list[Cosigned]:
+        """All cosignatures of the auditor's witnesses."""
+        return [each for listed in self._cosigned.values() for each in listed]
+
+    @property
+    def _last_seen(self) -> Cosigned | None:
+        return seen.newest(self._counted)
+
     def _ordered(self) -> list[Finding]:
         entries = list(self._stream.findings) if self._stream is not None else []
         # Who rewrites a history with a newer key also signs what that key may not sign.
         first = entries[:1] if entries and entries[0].code == Code.KEY_CHAIN else []
-        hidden = [each for each in self._against_itself if each.code == Code.FORK]
-        findings = [*first, *self._findings, *entries[len(first) :], *hidden]
+        findings = [*first, *self._findings, *entries[len(first) :], *self._hidden]
         if self._stream is not None and self._card is not None:
-            findings += self._missing_quorum(self._card)
+            missing = self._missing_quorum(self._card)
+            old = seen.too_old(
+                self._evidence,
+                self._policies,
+                self._cosigned.get(self._signed_size, []),
+                self._last_seen,
+            )
+            # Without a quorum there is no time at which it saw the log.
+            findings += missing or ([old] if old is not None else [])
         # Told by the log, it is less than what the auditor's own evidence shows.
-        findings += self._against_itself[len(hidden) :]
+        findings += [each.finding for each in self._lost]
         for part in (self._receipts, self._openings):
             findings += part.findings if part is not None else []
         # The log is faithful; what it tells of should not have been.
@@ -273,6 +306,9 @@ class _Check:
         if findings and findings[0] is not cause:
             sound, cause = False, findings[0]
         stream = self._stream
+        since = None
+        if findings and not damage and all(each.code == Code.LOST for each in findings):
+            since = self._judged_since()
         has_entries = stream is not None and stream.tree.size > 0
         return Verdict(
             sound=sound,
@@ -290,15 +326,27 @@ class _Check:
             counts=dict(stream.counts) if stream is not None else {},
             key_changes=stream.chain.changes if stream is not None else 0,
             witnesses=coverage.witness_words(self._witnesses.cosigned),
+            last_seen=seen.seen_words(self._last_seen, self._evidence.now),
+            since=since,
             forks=() if self._forks is None else tuple(self._forks.sentences),
         )
+
+    def _judged_since(self) -> int | None:
+        """The entry from which on the auditor judges, if all losses were told before it."""
+        stream = self._stream
+        since = None if stream is None else stream.since
+        if stream is None or since is None or since >= stream.tree.size:
+            return None
+        return since if all(each.entry < since for each in self._lost) else None
 
     def _notes(self) -> list[str]:
         if self._stream is None or self._openings is None or self._receipts is None:
             return []
         return [
             *coverage.outside_notes(self._evidence, self._policies),
+            *coverage.loss_notes(self._evidence, self._stream, [each.entry for each in self._lost]),
             *coverage.witness_notes(self._policies, self._witnesses, self._own_policy),
+            *seen.time_notes(self._counted, self._stream.times),
             *coverage.side_notes(self._openings, self._receipts),
             *coverage.file_notes(self._stream, self._unknown_files),
         ]

@@ -115,6 +115,19 @@ def open_checkpoint(data: bytes, origin: str, keys: Sequence[LogKey]) -> SignedC
     return SignedCheckpoint(size, checkpoint.root, checkpoint.text, tuple(others))
 
 
+def signer_of(data: bytes, origin: str, keys: Sequence[LogKey]) -> LogKey | None:
+    """Which key signed a checkpoint of the log `origin`, in force at its size or not."""
+    try:
+        checkpoint = read_checkpoint(data, origin)
+    except CheckpointProblem:
+        return None
+    for signature in checkpoint.others:
+        key = _by_hash(signature, origin, keys)
+        if key is not None and verifies(key.public, checkpoint.text.encode(), signature.raw):
+            return key
+    return None
+
+
 def _by_hash(signature: Signature, origin: str, keys: Sequence[LogKey]) -> LogKey | None:
     if signature.name != origin:
         return None

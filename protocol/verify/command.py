@@ -1,7 +1,8 @@
 """`radmesh-verify FILE --facility FINGERPRINT-OR-CARD`: the auditor's program.
 
 FILE is a bundle or the proof of one entry; its first bytes tell which. Exit code: 0
-sound or proven, 1 not so, 2 cannot tell.
+sound or proven, 1 not so, 2 cannot tell, 3 sound since the entry of --since and lost
+before it.
 """
 
 import argparse
@@ -9,19 +10,22 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from datetime import UTC, datetime
+from typing import BinaryIO, TypeVar
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
 from keys.errors import KeysError
 from keys.fingerprint import parse_fingerprint
 from protocol.verify.check import verify_bundle
-from protocol.verify.checkpoints import CHECKPOINT_BYTES
 from protocol.verify.evidence import Evidence
 from protocol.verify.giving import PRINTED, Giving, NotGiven, printable
+from protocol.verify.handed import HandedProblem, checkpoints_in, receipts_in
+from protocol.verify.moments import parse_age, parse_since
 from protocol.verify.policy import POLICY_BYTES, Policy, PolicyProblem, parse_policy
 from protocol.verify.proof import HEADER, PROOF_BYTES, verify_proof
-from protocol.verify.receipts import RECEIPT_BYTES
 from protocol.verify.verdict import Verdict, report_lines, to_json
+
+T = TypeVar("T")
 
 _PIN = re.compile(r"([0-9]{1,18}):([0-9a-fA-F]{64})")
 
@@ -33,13 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fingerprint, card = options.facility
     evidence = Evidence(
         pins=options.pin,
-        checkpoints=options.checkpoint,
-        receipts=options.receipt,
+        checkpoints=_handed(parser, options.checkpoint, checkpoints_in, fingerprint),
+        receipts=_handed(parser, options.receipt, receipts_in, fingerprint),
         peer_cards=options.peer_card,
         witness_cards=options.witness_card,
         quorum=options.quorum,
         policy=options.policy,
         own_card=card,
+        since=options.since,
+        not_older_than=options.not_older_than,
+        now=int(datetime.now(UTC).timestamp()),
     )
     give = Giving(options.extract, options.print)
     try:
@@ -110,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="radmesh-verify",
         description="Verify an exported Radmesh audit log, or the proof of one of its entries.",
-        epilog="Exit code: 0 sound or proven, 1 not so, 2 cannot tell.",
+        epilog="Exit code: 0 sound or proven, 1 not so, 2 cannot tell, 3 sound since the entry "
+        "of --since and lost before it.",
     )
     parser.add_argument("file", metavar="FILE", help="the bundle or proof")
     parser.add_argument(
@@ -126,14 +134,21 @@ def _parser() -> argparse.ArgumentParser:
             name, action="append", default=[], type=kind, metavar=metavar, help=text
         )
 
-    repeated("--pin", _pin, "SIZE:ROOT", "a size and root that you noted earlier")
+    repeated("--pin", _checked(parse_pin), "SIZE:ROOT", "a size and root that you noted earlier")
     repeated(
         "--checkpoint",
-        _checkpoint,
+        str,
         "FILE",
-        "a signed checkpoint of this log that you got elsewhere",
+        "signed checkpoints of this log that you got elsewhere: one, what `radmesh audit "
+        "witness --export` wrote, another bundle, or a proof",
     )
-    repeated("--receipt", _receipt, "FILE", "a receipt that another facility holds")
+    repeated(
+        "--receipt",
+        str,
+        "FILE",
+        "receipts that another facility holds: one, what `radmesh audit receipts --export` "
+        "wrote, its bundle, or a proof",
+    )
     repeated(
         "--peer-card", _card, "FILE", "the card of another facility, whose fingerprint you compared"
     )
@@ -165,6 +180,18 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(PRINTED),
         help="print what was verified, and the verdict to the standard error",
     )
+    parser.add_argument(
+        "--since",
+        type=_checked(parse_since),
+        metavar="SIZE|TIME",
+        help="judge a log that says that it lost entries by what came after: from this entry on",
+    )
+    parser.add_argument(
+        "--not-older-than",
+        type=_checked(parse_age),
+        metavar="AGE",
+        help="how lately your witnesses must have seen the log: 90min, 36h or 7d",
+    )
     parser.add_argument("--json", action="store_true", help="the verdict as one JSON object")
     return parser
 
@@ -178,12 +205,23 @@ def _content(path: str, most: int) -> bytes:
         raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from error
 
 
-def _checkpoint(path: str) -> bytes:
-    return _content(path, CHECKPOINT_BYTES)
-
-
-def _receipt(path: str) -> bytes:
-    return _content(path, RECEIPT_BYTES)
+def _handed(
+    parser: argparse.ArgumentParser,
+    paths: Sequence[str],
+    read: Callable[[BinaryIO, bytes], list[bytes]],
+    facility_fingerprint: bytes,
+) -> list[bytes]:
+    """What files hold about the log at hand; ends the program when one holds nothing."""
+    found = []
+    for path in paths:
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                found += read(file, facility_fingerprint)
+        except OSError as error:
+            parser.error(f"{path}: {error.strerror}")
+        except HandedProblem as problem:
+            parser.error(f"the file {path} {problem}")
+    return found
 
 
 def _facility(text: str) -> tuple[bytes, Card | None]:
@@ -214,8 +252,11 @@ def _policy(path: str) -> Policy:
         raise argparse.ArgumentTypeError(f"{path}: {problem}") from problem
 
 
-def _pin(text: str) -> tuple[int, bytes]:
-    try:
-        return parse_pin(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed

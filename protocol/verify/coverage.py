@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from protocol.verify.entries import Entry
 from protocol.verify.evidence import Evidence, Openings, Receipts
+from protocol.verify.losses import ALERTS
 from protocol.verify.policy import Policy, PolicyProblem, parse_policy
 from protocol.verify.stream import EntryStream
 from protocol.verify.witnesses import Cosigned, Witnesses
@@ -44,6 +46,41 @@ def outside_notes(evidence: Evidence, policies: Sequence[Policy]) -> Iterator[st
     )
     yield "the times are those of the node's own clock"
     yield "whether a newer card exists that takes back a key is not known; ask the facility"
+
+
+def loss_notes(evidence: Evidence, stream: EntryStream, told: Sequence[int]) -> Iterator[str]:
+    """Where a log that lost entries is judged from some entry on, what that is worth.
+
+    Args:
+        evidence: the auditor's.
+        stream: the entries, read.
+        told: the entries that tell of a loss.
+    """
+    if evidence.since is None or not told:
+        return
+    if stream.since is None or stream.since >= stream.tree.size:
+        yield f"the log holds no entry since {evidence.since} that could be judged apart"
+    elif max(told) >= stream.since:
+        yield (
+            f"entry {max(told)}, which tells of a loss, is not before entry {stream.since}, from "
+            "which on you asked to judge the log"
+        )
+    else:
+        yield (
+            f"that the log was whole before entry {stream.since}; entries that it lost are not "
+            "in it"
+        )
+
+
+def alert_notes(entry: Entry, origin: str) -> Iterator[str]:
+    """What a proven entry says about the log that it is in."""
+    details = entry.fields["details"]
+    if entry.type in ALERTS and details.get("origin") == origin:
+        yield (
+            "by this entry the log had been signed with "
+            f"{details.get('size', 'other')} entries ({details.get('root', 'not said')}); whether "
+            "they are in it only the whole log shows"
+        )
 
 
 def witness_notes(

@@ -10,6 +10,7 @@ from keys.fingerprint import format_hash
 from protocol.verify.bundle import Bundle
 from protocol.verify.claims import held_witness_keys, is_unproven_twin
 from protocol.verify.entries import Entry, EntryProblem, parse_object
+from protocol.verify.moments import entry_seconds
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
 from protocol.verify.openings import OPENING_BYTES, parse_opening
 from protocol.verify.policy import Policy, PolicyProblem, any_of
@@ -55,6 +56,13 @@ class Evidence:
         policy: who must have cosigned, in another form; None for no such rule.
         own_card: a card of the facility itself that the auditor has; the newer of this
             and the one in the bundle counts.
+        since: from which entry on the log is judged: its index, or the least time (as
+            entries have it) of that entry; None for from the beginning. What the log
+            says in front of it that it lost is told, and is not the cause.
+        not_older_than: seconds; so lately the witnesses must have seen the log. None for
+            no such rule.
+        now: seconds since the epoch, UTC, from which ages are counted; None when they
+            are not.
     """
 
     pins: Sequence[tuple[int, bytes]] = ()
@@ -65,6 +73,13 @@ class Evidence:
     quorum: int | None = None
     policy: Policy | None = None
     own_card: Card | None = None
+    since: int | str | None = None
+    not_older_than: int | None = None
+    now: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.not_older_than is not None and self.now is None:
+            raise ValueError("an age is counted from now, which is not given")
 
     def policies(self, facility_fingerprint: bytes) -> list[Policy]:
         """All rules about who must have cosigned the log of a facility.
@@ -291,19 +306,21 @@ class Receipts(_SideFile):
                 f"entry {index} and its receipt differ in {', '.join(wrong)}",
             )
 
-    def finish(self) -> None:
-        """Say which receipts the log never named."""
+    def finish(self, last_time: str) -> None:
+        """Say which receipts the log, whose last entry has this time, never named."""
         if self._current is not None:
             self.find(
                 Code.RECEIPT_NOT_LOGGED,
                 self._current[0],
                 f"a receipt is of entry {self._current[0]}, which was not read",
             )
-        for digest in self._outside:
+        for digest, opened in self._outside.items():
             if digest not in self._known:
+                newer = not last_time or opened["time"] > 1000 * entry_seconds(last_time)
                 self.find(
                     Code.RECEIPT_NOT_LOGGED,
                     None,
                     f"your receipt {digest[:16]} is good, and the log does not name it: "
-                    "an exchange took place that is missing here",
+                    "an exchange took place that is missing here"
+                    + ("; it is newer than this log: ask for a newer bundle" if newer else ""),
                 )

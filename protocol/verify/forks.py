@@ -7,7 +7,7 @@ its own witnesses showed it of its own log.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from keys.card import CARD_BYTES, Card, parse_card_untrusted
@@ -19,7 +19,9 @@ from protocol.verify.checkpoints import (
     SignedCheckpoint,
     log_keys,
     open_checkpoint,
+    signer_of,
 )
+from protocol.verify.losses import Loss, Losses
 from protocol.verify.verdict import Code, Finding
 
 _PAIRS = 100
@@ -27,15 +29,10 @@ _PAIRS = 100
 
 @dataclass(frozen=True)
 class OwnClaim:
-    """A checkpoint of the very log that is verified, from its alerts; its signature holds.
-
-    `digests` are the SHA-256, in hex, of the files of its alert; an entry of the log
-    that tells of the alert names them.
-    """
+    """A checkpoint of the very log that is verified, from its alerts; its signature holds."""
 
     size: int
     root: bytes
-    digests: frozenset[str]
 
 
 class Forks:
@@ -53,6 +50,8 @@ class Forks:
     def __init__(self, bundle: Bundle, own: Card, trusted: Iterable[Card]) -> None:
         self.sentences: list[str] = []
         self.own: list[OwnClaim] = []
+        # Digest of a note about this log to the size from which on its signer is void.
+        self._void: dict[str, int] = {}
         self._own_card = own
         self._trusted = list(trusted)
         numbers = {found[1] for name in bundle.evidence if (found := EVIDENCE_NAME.fullmatch(name))}
@@ -84,6 +83,11 @@ class Forks:
         if not known:
             whose += ", if that is its fingerprint,"
         origin = f"radmesh.log/{newest.fingerprint}"
+        if newest.facility_key == self._own_card.facility_key:
+            for each in pair:
+                signer = signer_of(each, origin, log_keys(newest))
+                if signer is not None and signer.until is not None:
+                    self._void[hashlib.sha256(each).hexdigest()] = signer.until
         try:
             held, shown = (open_checkpoint(each, origin, log_keys(newest)) for each in pair)
         except CheckpointProblem as problem:
@@ -92,42 +96,37 @@ class Forks:
             )
             return
         if newest.facility_key == self._own_card.facility_key:
-            digests = frozenset(hashlib.sha256(each).hexdigest() for each in pair)
-            self.own += [OwnClaim(each.size, each.root, digests) for each in (held, shown)]
+            self.own += [OwnClaim(each.size, each.root) for each in (held, shown)]
         else:
             self.sentences.append(f"{whose} {_contradiction(held, shown)}")
 
     def judge_own(
-        self, size: int, roots: Mapping[int, bytes], told: Mapping[str, int]
-    ) -> list[Finding]:
-        """Compare the log that was read with what its alerts show that it had signed.
+        self,
+        size: int,
+        losses: Losses,
+        taken_back: Collection[tuple[int, int]],
+    ) -> tuple[list[Finding], list[Loss]]:
+        """Compare the log that was read with what it, and its alerts, show that it had signed.
 
         Args:
             size: of the log.
-            roots: at the sizes of `own`, as far as the log goes.
-            told: digest to the index of the entry that names it.
+            losses: what the log's entries say, which need no file beside them; with the
+                roots at the sizes of `own`, as far as the log goes.
+            taken_back: of each log key that was revoked, the entry and the trusted size.
 
         Returns:
-            FORK for what the log hides, before LOST for what it tells of.
+            FORK for what the log hides; and LOST for what it tells of.
         """
         hidden: dict[Finding, None] = {}
-        lost: dict[Finding, None] = {}
         for claim in self.own:
-            if claim.size <= size and roots.get(claim.size) == claim.root:
+            if claim.size <= size and losses.roots.get(claim.size) == claim.root:
+                continue
+            if losses.tells(claim.size, claim.root):
                 continue
             words = f"{claim.size:,} entries ({claim.root.hex()})"
-            places = [told[digest] for digest in claim.digests if digest in told]
-            if places:
-                reason = (
-                    f"this log had been signed with {words}, which are not in it any more, as its "
-                    f"entry {min(places)} says: what else they told, nothing here shows; ask the "
-                    "facility, and the other side of each exchange for its receipts"
-                )
-                lost[Finding(Code.LOST, None, reason)] = None
-            else:
-                reason = f"the log key signed another log of {words}, as the bundle itself shows"
-                hidden[Finding(Code.FORK, None, reason)] = None
-        return [*hidden, *lost]
+            reason = f"the log key signed another log of {words}, as the bundle itself shows"
+            hidden[Finding(Code.FORK, None, reason)] = None
+        return list(hidden), losses.judge(size, taken_back, self._void)
 
 
 def _contradiction(held: SignedCheckpoint, shown: SignedCheckpoint) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError
 from keys.fingerprint import format_hash
-from protocol.verify import coverage
+from protocol.verify import coverage, seen
 from protocol.verify.checkpoints import CheckpointProblem, log_keys, open_checkpoint
 from protocol.verify.entries import Entry, EntryProblem, parse_entry, parse_object
 from protocol.verify.evidence import Evidence, receipt_differences
@@ -35,7 +35,7 @@ _CARDS = 100
 _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 
 
-class _Unreadable(Exception):
+class ProofUnreadable(Exception):
     """It cannot be told whether the proof holds; the text says why."""
 
 
@@ -48,7 +48,16 @@ class _Wrong(Exception):
 
 
 @dataclass(frozen=True)
-class _Proof:
+class Proof:
+    """A proof as its file has it; nothing in it is checked yet.
+
+    Attributes:
+        index: of the entry.
+        hashes: of the inclusion proof, 32 bytes each.
+        checkpoint: the signed note.
+        extra: what the proof is about (docs/protocol-log.md section 5.3).
+    """
+
     index: int
     hashes: tuple[bytes, ...]
     checkpoint: bytes
@@ -78,7 +87,7 @@ def verify_proof(
     check = _Check(facility_fingerprint, evidence or Evidence())
     try:
         check.run(data)
-    except _Unreadable as problem:
+    except ProofUnreadable as problem:
         return check.verdict(None, Finding(Code.BUNDLE, None, str(problem)))
     except _Wrong as problem:
         return check.verdict(False, problem.finding)
@@ -101,10 +110,11 @@ class _Check:
         self._opened: list[str] = []
         self._half_checked = False
         self._same_size: list[bytes] = []
+        self._counted: list[Cosigned] = []
         self.index = 0
 
     def run(self, data: bytes) -> None:
-        proof = _parse(data)
+        proof = parse_proof(data)
         self.index = proof.index
         self._card = card = self._find_card(proof.extra)
         for text in _texts(proof.extra.get("witnesses", []), "witnesses"):
@@ -125,7 +135,7 @@ class _Check:
             if hashlib.sha256(card.facility_key).digest() == self._fingerprint
         ]
         if not cards:
-            raise _Unreadable("the proof holds no facility card; give the card as --facility")
+            raise ProofUnreadable("the proof holds no facility card; give the card as --facility")
         if not ours:
             raise _Wrong(Code.KEY_CHAIN, None, "the proof is of another facility's log")
         return max(ours, key=lambda card: card.serial)
@@ -139,10 +149,10 @@ class _Check:
         self._size, self._root = checkpoint.size, checkpoint.root
         return cosigned
 
-    def _check_entry(self, proof: _Proof) -> None:
+    def _check_entry(self, proof: Proof) -> None:
         text = proof.extra.get("entry")
         if not isinstance(text, str):
-            raise _Unreadable("the proof does not hold the entry that it is about")
+            raise ProofUnreadable("the proof does not hold the entry that it is about")
         data = text.encode()
         try:
             self._entry = entry = parse_entry(data)
@@ -185,6 +195,12 @@ class _Check:
             if reason is not None:
                 words = f"too few others saw the log of {self._size:,} entries: {reason}"
                 raise _Wrong(Code.QUORUM, None, words)
+        self._counted = [each for each in cosigned if each.witness.trusted]
+        old = seen.too_old(
+            self._evidence, self._policies, self._counted, seen.newest(self._counted)
+        )
+        if old is not None:
+            raise _Wrong(old.code, old.index, old.reason)
 
     def _check_receipts(self, extra: dict[str, Any], card: Card) -> None:
         """Check the receipt in the proof, and those that the auditor has."""
@@ -245,6 +261,7 @@ class _Check:
             size=self._size,
             root=self._root.hex(),
             witnesses=coverage.witness_words(self._witnesses.cosigned),
+            last_seen=seen.seen_words(seen.newest(self._counted), self._evidence.now),
             is_proof=True,
             entry="" if entry is None else entry.data.decode(),
             opened=tuple(self._opened),
@@ -256,10 +273,15 @@ class _Check:
         compared = replace(held, pins=pins, checkpoints=self._same_size)
         notes = [
             "it is about this entry alone: what else is in the log, or is missing there, it "
-            "does not tell",
+            "does not tell, nor whether that log lost entries",
             *coverage.outside_notes(compared, self._policies),
             *coverage.witness_notes(self._policies, self._witnesses, ""),
         ]
+        if self._entry is not None:
+            notes += coverage.alert_notes(self._entry, self._origin)
+            # Whoever saw the whole log saw this entry in it.
+            times = {each.size - 1: self._entry.time for each in self._counted}
+            notes += seen.time_notes(self._counted, times, entry=self.index)
         others = len(held.pins) + len(held.checkpoints) - len(pins) - len(self._same_size)
         if others:
             notes.append(
@@ -274,36 +296,41 @@ class _Check:
         return notes
 
 
-def _parse(data: bytes) -> _Proof:
+def parse_proof(data: bytes) -> Proof:
+    """Read the file of a proof.
+
+    Raises:
+        ProofUnreadable: it is none, or damaged.
+    """
     if len(data) > PROOF_BYTES:
-        raise _Unreadable("the proof is too large")
+        raise ProofUnreadable("the proof is too large")
     head, gap, checkpoint = data.partition(b"\n\n")
     try:
         lines = head.decode("ascii").split("\n")
         if not gap or lines.pop(0).encode() != HEADER:
-            raise _Unreadable("the file is no proof of an entry, or is damaged")
+            raise ProofUnreadable("the file is no proof of an entry, or is damaged")
         extra: dict[str, Any] = {}
         if lines and lines[0].startswith("extra "):
             extra = parse_object(decode_base64(lines.pop(0).removeprefix("extra ")))
         found = _INDEX.fullmatch(lines.pop(0)) if lines else None
         hashes = tuple(decode_base64(line) for line in lines)
     except (UnicodeDecodeError, NoteProblem, EntryProblem):
-        raise _Unreadable("a line of the proof is damaged") from None
+        raise ProofUnreadable("a line of the proof is damaged") from None
     if found is None or len(hashes) > _HASHES or any(len(each) != 32 for each in hashes):
-        raise _Unreadable("a line of the proof is damaged")
-    return _Proof(int(found[1]), hashes, checkpoint, extra)
+        raise ProofUnreadable("a line of the proof is damaged")
+    return Proof(int(found[1]), hashes, checkpoint, extra)
 
 
 def _texts(value: object, name: str) -> list[str]:
     if not isinstance(value, list) or len(value) > _CARDS:
-        raise _Unreadable(f"what the proof holds as {name} is damaged")
+        raise ProofUnreadable(f"what the proof holds as {name} is damaged")
     return value
 
 
 def _card(text: object, whose: str) -> Card:
     try:
         if not isinstance(text, str):
-            raise _Unreadable(f"the card {whose} in the proof is damaged")
+            raise ProofUnreadable(f"the card {whose} in the proof is damaged")
         return parse_card_untrusted(text.encode())
     except KeysError as error:
         raise _Wrong(

@@ -87,6 +87,16 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
     return fields, known == 2
 
 
+def facilities_of(blob: bytes) -> frozenset[bytes]:
+    """The facility keys that a signed receipt names; none when it is malformed."""
+    try:
+        fields = _parse_map(_parse_map(blob)["body"])
+        named = (fields["source_facility"], fields["recipient_facility"])
+        return frozenset(key for key in named if isinstance(key, bytes))
+    except (KeyError, IndexError, ValueError, TypeError):
+        return frozenset()
+
+
 def _names(card: Card, node_key: bytes, time: int) -> bool:
     """Whether the card names the key as one that counted at that time.
 

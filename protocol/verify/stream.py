@@ -1,8 +1,10 @@
 """The entries of a bundle, read once: form, order, time, keys, and the root at each
 known size."""
 
+import operator
+from bisect import insort
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from keys.card import Card
@@ -17,12 +19,12 @@ from protocol.verify.entries import (
 from protocol.verify.evidence import Openings, Receipts
 from protocol.verify.forks import OwnClaim
 from protocol.verify.key_chain import CHANGES, KeyChain
+from protocol.verify.losses import ALERTS, Losses
 from protocol.verify.revocations import Revocations
 from protocol.verify.tree import Tree, leaf
 from protocol.verify.verdict import Code, Finding
 from protocol.verify.work import SIGNATURE, json_work
 
-_ALERTS = ("fork-seen", "rollback-seen")
 _TYPES_COUNTED = 100
 _BAD_ENTRIES = 1000
 """After so many entries that are none, reading on tells nothing."""
@@ -47,7 +49,9 @@ class EntryStream:
         expected: size to the roots the log must have there.
         signed_size: size of the largest signed checkpoint, or -1.
         limit: where reading ends: the largest size that anything names.
-        claims: what alerts show of this log; fills `roots` and `told`.
+        claims: what alerts show of this log; `losses` gets the roots at their sizes.
+        since: as in `Evidence`.
+        timed: entries whose times are noted in `times`.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class EntryStream:
         signed_size: int,
         limit: int,
         claims: Sequence[OwnClaim],
+        since: int | str | None = None,
+        timed: Collection[int] = (),
     ) -> None:
         self.tree = Tree()
         self.findings: list[Finding] = []
@@ -66,9 +72,13 @@ class EntryStream:
         self.last_time = ""
         self.counts: Counter[str] = Counter()
         self.chain = KeyChain(card, origin)
-        # Roots at the sizes of the claims; and which entry names a digest of theirs.
-        self.roots: dict[int, bytes] = {}
-        self.told: dict[str, int] = {}
+        # Index of the first entry that is judged; None when all are, or none is so new.
+        self.since = since if isinstance(since, int) else None
+        self._since_time = since if isinstance(since, str) else ""
+        self.times: dict[int, str] = {}
+        self._timed = frozenset(timed)
+        # What the entries themselves say about this log.
+        self.losses = Losses(origin)
         # First place where the hashes in `leaves` differ from the entries.
         self.first_difference: int | None = None
         # Whether they are there, and end before the entries do.
@@ -82,10 +92,9 @@ class EntryStream:
         # The first disclosure to somebody who was not trusted any more.
         self.disclosures: list[Finding] = []
         self._revocations = Revocations()
-        self._claimed_sizes = {claim.size for claim in claims}
-        self._claimed_digests = {digest for claim in claims for digest in claim.digests}
+        claimed = {claim.size for claim in claims}
         # Sizes at which the root is needed, the next one last.
-        self._stops = sorted(expected.keys() | self.chain.sizes | self._claimed_sizes, reverse=True)
+        self._stops = sorted(expected.keys() | self.chain.sizes | claimed, reverse=True)
         self._good_size = 0
         self._bad_entries = 0
         self._has_leaves = bundle.has("leaves")
@@ -114,6 +123,7 @@ class EntryStream:
                 break
             if self._bad_entries > _BAD_ENTRIES:
                 break
+        self._look_back()
         self._check_end()
 
     def _take(self, lines: Sequence[bytes], openings: Openings, receipts: Receipts) -> None:
@@ -157,6 +167,10 @@ class EntryStream:
             kind = "other"
         self.counts[kind] += 1
         last, self.last_time = self.last_time, entry.time
+        if index in self._timed:
+            self.times[index] = entry.time
+        if self._since_time and self.since is None and entry.time >= self._since_time:
+            self.since = index
         if index == 0:
             self.first_time = entry.time
             self._check_genesis(entry)
@@ -173,11 +187,10 @@ class EntryStream:
             self.disclosures.append(
                 Finding(Code.AFTER_REVOCATION, index, f"entry {index} {after_revocation}")
             )
-        if entry.type in _ALERTS and self._claimed_digests:
+        if entry.type in ALERTS:
             details = entry.fields["details"]
-            for name in ("digest", "shown_digest"):
-                if details.get(name) in self._claimed_digests:
-                    self.told.setdefault(details[name], index)
+            for size in self.losses.take(index, details):
+                insort(self._stops, size, key=operator.neg)
 
     def _check_genesis(self, entry: Entry) -> None:
         details = entry.fields["details"]
@@ -225,8 +238,7 @@ class EntryStream:
         root = self.tree.root()
         if size in self.chain.sizes:
             self.chain.note_root(size, root)
-        if size in self._claimed_sizes:
-            self.roots[size] = root
+        self.losses.roots[size] = root
         known = self._expected.get(size, ())
         wrong = [each for each in known if each.root != root]
         for each in wrong:
@@ -245,6 +257,22 @@ class EntryStream:
                 )
         if known and not wrong:
             self._good_size = size
+
+    def _look_back(self) -> None:
+        """Find the roots at sizes that an entry named when the log had passed them."""
+        sizes = sorted(self.losses.behind - self.losses.roots.keys(), reverse=True)
+        tree = Tree()
+        if not sizes:
+            return
+        for lines, _ in self._bundle.batches("entries.jsonl", ENTRY_BYTES):
+            while sizes and sizes[-1] <= tree.size + len(lines):
+                room = sizes[-1] - tree.size
+                tree.extend([leaf(line) for line in lines[:room]])
+                self.losses.roots[sizes.pop()] = tree.root()
+                lines = lines[room:]
+            if not sizes:
+                return
+            tree.extend([leaf(line) for line in lines])
 
     def _place(self, root: bytes) -> tuple[int | None, str]:
         """First bad entry, if it can be told, and words about it."""

@@ -54,6 +54,8 @@ class Code(enum.StrEnum):
     """An opening is not that of the entry it claims to open."""
     LOST = "LOST"
     """The log says itself that it lacks entries that had been signed."""
+    OLD = "OLD"
+    """The witnesses have not seen the log as lately as the auditor asks for."""
     AFTER_REVOCATION = "AFTER_REVOCATION"
     """An entry tells of a disclosure to a facility whose trust was revoked before."""
     QUORUM = "QUORUM"
@@ -93,6 +95,10 @@ class Verdict:
         counts: entries by type.
         key_changes: how often a key of the facility changed, all of them checked.
         witnesses: who cosigned which size and when, as sentences; all of them hold.
+        last_seen: when the auditor's witnesses saw the log last, in words, or "".
+        since: where all that is wrong is that the log lost entries, as it says before the
+            entry from which on the auditor asked to judge it: the index of that entry;
+            else None.
         forks: what the bundle shows of logs that contradict themselves.
         is_proof: whether this is about one entry and not a whole log; `size` and `root`
             are then those of the checkpoint that it was proven by.
@@ -115,6 +121,8 @@ class Verdict:
     counts: Mapping[str, int] = field(default_factory=dict)
     key_changes: int = 0
     witnesses: tuple[str, ...] = ()
+    last_seen: str = ""
+    since: int | None = None
     forks: tuple[str, ...] = ()
     is_proof: bool = False
     entry: str = ""
@@ -127,13 +135,17 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """0 sound, 1 not sound, 2 cannot tell."""
+        """0 sound, 1 not sound, 2 cannot tell, 3 sound since an entry and lost before it."""
+        if self.since is not None:
+            return 3
         return 2 if self.sound is None else 0 if self.sound else 1
 
 
 def _word(verdict: Verdict) -> str:
     if verdict.sound is None:
         return "cannot tell"
+    if verdict.since is not None:
+        return f"sound since entry {verdict.since}"
     good = "proven" if verdict.is_proof else "sound"
     return good if verdict.sound else f"not {good}"
 
@@ -141,6 +153,8 @@ def _word(verdict: Verdict) -> str:
 def report_lines(verdict: Verdict) -> list[str]:
     """The verdict for a person, one line each, without line ends."""
     lines = [f"{_word(verdict).upper()}: {verdict.reason}"]
+    if verdict.since is not None:
+        lines = [f"SOUND since entry {verdict.since}; LOST before: {verdict.reason}"]
     if verdict.sound is not True:
         place = "" if verdict.index is None else f", first bad entry {verdict.index}"
         lines.append(f"  code      {verdict.code}{place}")
@@ -160,6 +174,8 @@ def report_lines(verdict: Verdict) -> list[str]:
     if verdict.key_changes:
         lines.append(f"  keys      changed and checked: {verdict.key_changes:,}")
     lines.extend(f"  witness   {witness}" for witness in verdict.witnesses)
+    if verdict.last_seen:
+        lines.append(f"  last seen {verdict.last_seen}")
     if verdict.forks:
         lines.append("evidence in the bundle of logs that contradict themselves:")
         lines.extend(f"  - {each}" for each in verdict.forks)
@@ -204,6 +220,8 @@ def to_json(verdict: Verdict) -> str:
             "counts": dict(verdict.counts),
             "key_changes": verdict.key_changes,
             "witnesses": list(verdict.witnesses),
+            "last_seen": verdict.last_seen,
+            "since": verdict.since,
             "forks": list(verdict.forks),
             "entry": json.loads(verdict.entry) if verdict.entry else None,
             "opened": list(verdict.opened),

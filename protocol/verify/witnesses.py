@@ -7,11 +7,11 @@ such witnesses must hold, and count for nothing.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from keys.card import Card
 from protocol.verify.checkpoints import CheckpointProblem, SignedCheckpoint
 from protocol.verify.claims import held_witness_keys
+from protocol.verify.moments import moment_words
 from protocol.verify.note import COSIGNED, NamedKey, key_hash, verifies
 from protocol.verify.policy import Policy
 from protocol.verify.verdict import Code
@@ -19,8 +19,6 @@ from protocol.verify.verdict import Code
 NAME_PREFIX = "radmesh.witness/"
 
 _TIME_LIMIT = 2**63 - 1
-_LATEST = 253_402_300_799
-"""The last second of the year 9999, the last that can be shown as a date."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,7 @@ class Cosigned:
     @property
     def moment(self) -> str:
         """The time for people, UTC."""
-        moment = datetime.fromtimestamp(min(self.time, _LATEST), UTC)
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return moment_words(self.time)
 
 
 def witness_name(card: Card) -> str:
