@@ -1,7 +1,7 @@
 """Why images are discarded, in the codes of DICOM that IHE IOCM uses (PS3.16 CID 7011).
 
 What is discarded because it is wrong is recalled from the peers that were told of it, and
-not taken again. What retention removes may come back (docs/protocol.md section 5.7).
+not taken again. What retention removes may come back (docs/protocol.md section 4.3).
 """
 
 QUALITY, PATIENT_SAFETY, WRONG_WORKLIST, RETENTION = "113001", "113037", "113038", "113039"

@@ -268,7 +268,7 @@ def discard(place: Place, what: str, code: str) -> None:
     row = catalog.study(STUDY)
     rest = None
     if what != STUDY:
-        rest = without(catalog.manifest(STUDY), {what}, store, store.pins())
+        rest = without(catalog.manifest(STUDY), {what}, store, store.pins(), lambda digest: None)
     chosen = Discard(STUDY, "" if what == STUDY else f"{STUDY}.1", "", code)
     if what != STUDY:
         chosen = chosen._replace(sop=what)

@@ -57,8 +57,7 @@ SELECT value FROM openings WHERE kind = 'study' AND entry IN (
 OF_PATIENT = f"""(
     ({_IS_PATIENT})
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
-    OR (kind IN ('series', 'instance')
-        AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
+    OR (kind = 'instance' AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
 )"""
 """SQL: whether an opening names the patient ?1 or a study of this patient."""
 

@@ -39,7 +39,7 @@ class Discard(NamedTuple):
 
     Attributes:
         study: Study Instance UID.
-        series: Series Instance UID, or "" for the whole study.
+        series: Series Instance UID; "" for the whole study, or where `sop` says enough.
         sop: SOP Instance UID, or "" for the whole series or study.
         code: of `protocol.recalls`.
     """
@@ -48,6 +48,11 @@ class Discard(NamedTuple):
     series: str
     sop: str
     code: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole study."""
+        return not (self.series or self.sop)
 
     def holds(self, series: str, sop: str) -> bool:
         """Whether an instance of the study is part of it."""

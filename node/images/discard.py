@@ -147,17 +147,13 @@ class Discards:
             opening = self._audit.opening_of(commitment)
             if opening is not None:
                 named[opening.kind] = opening.value
-        if "study" not in named:
-            return False
-        level = entry.details.get("level")
-        if (level == "series" and "series" not in named) or (
-            level == "instance" and "instance" not in named
-        ):
+        level, part = entry.details.get("level"), named.get("instance", "")
+        if "study" not in named or bool(part) is (level == "study"):
             return False
         discard = Discard(
             named["study"],
-            named.get("series", ""),
-            named.get("instance", ""),
+            part if level == "series" else "",
+            part if level == "instance" else "",
             str(entry.details.get("code", "")),
         )
         pins = self._store.pins()
@@ -205,6 +201,12 @@ class Discards:
                         [(digest,) for digest in settled],
                     )
 
+    def note_batch(self, digest: bytes) -> None:
+        """A batch is going to be written: if nothing comes to claim it, `sweep` deletes it."""
+        self._has_leftovers = True
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO leftover_batches VALUES (?)", (digest,))
+
     # --- what is meant ------------------------------------------------------------
 
     def _find(self, text: str, code: str) -> Discard:
@@ -241,10 +243,9 @@ class Discards:
     def _event(self, discard: Discard, row: StudyRow, count: int, size: int) -> Event:
         level = "instance" if discard.sop else "series" if discard.series else "study"
         subjects = list(subjects_of(discard.study, self._catalog.patient(discard.study)))
-        if discard.series:
-            subjects.append(("series", discard.series))
-        if discard.sop:
-            subjects.append(("instance", discard.sop))
+        if level != "study":
+            # The log has no kind of its own for series; the level says which UID it is.
+            subjects.append(("instance", discard.sop or discard.series))
         return Event(
             type="discarded",
             actor="operator",
@@ -301,7 +302,7 @@ class Discards:
     def _rest(self, discard: Discard, pins: Pins) -> tuple[int, Manifest | None]:
         """What stays of the study, and its revision for which that holds."""
         row = self._catalog.study(discard.study)
-        if row is None or not discard.series:
+        if row is None or discard.is_whole:
             return (0 if row is None else row.revision), None
         manifest = self._catalog.manifest(discard.study)
         gone = {
@@ -311,4 +312,4 @@ class Discards:
                 manifest.series[one.series_index].series_instance_uid, one.sop_instance_uid
             )
         }
-        return row.revision, without(manifest, gone, self._store, pins)
+        return row.revision, without(manifest, gone, self._store, pins, self.note_batch)

@@ -4,7 +4,7 @@ A batch holds many instances and goes to peers whole. So where one of them is di
 others are packed anew; batches that hold nothing else stay as they are.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import groupby
 
 import blake3
@@ -16,7 +16,13 @@ from protocol import batches, encoding
 from protocol.manifest import BatchEntry, InstanceEntry, Manifest, Place, SeriesEntry
 
 
-def without(manifest: Manifest, gone: Set[str], store: BatchStore, pins: Pins) -> Manifest | None:
+def without(
+    manifest: Manifest,
+    gone: Set[str],
+    store: BatchStore,
+    pins: Pins,
+    note: Callable[[bytes], None],
+) -> Manifest | None:
     """The study without some instances; new batches are in the store, and pinned.
 
     Args:
@@ -24,6 +30,7 @@ def without(manifest: Manifest, gone: Set[str], store: BatchStore, pins: Pins) -
         gone: SOP Instance UIDs.
         store: holds its batches.
         pins: for those that are made.
+        note: called with the digest of each before it is stored, so that a crash leaves none.
 
     Returns:
         The new manifest, None when nothing stays.
@@ -48,7 +55,7 @@ def without(manifest: Manifest, gone: Set[str], store: BatchStore, pins: Pins) -
         if index not in moved:
             one = manifest.instances[index]
             places[index] = (new_index[one.first_batch], one.offset)
-    writer = _Writer(manifest, store, pins)
+    writer = _Writer(manifest, store, pins, note)
     for entry, starts in writer.write([index for index in kept if index in moved]):
         places |= {index: (len(entries), offset) for index, offset in starts.items()}
         entries.append(entry)
@@ -81,7 +88,14 @@ def _moved(manifest: Manifest, kept: Sequence[int]) -> tuple[set[int], set[int]]
 class _Writer:
     """Packs instances of a study into new batches."""
 
-    def __init__(self, manifest: Manifest, store: BatchStore, pins: Pins) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: BatchStore,
+        pins: Pins,
+        note: Callable[[bytes], None],
+    ) -> None:
+        self._note = note
         self._manifest = manifest
         self._store = store
         self._pins = pins
@@ -122,7 +136,10 @@ class _Writer:
                 hint="nothing was discarded; check the memory of this machine and report this",
                 code=ExitCode.INTEGRITY,
             )
-        digest = self._store.put(encoded, self._pins)
+        digest = blake3.blake3(encoded).digest()
+        self._pins.add([digest])
+        self._note(digest)
+        self._store.put(encoded)
         return BatchEntry(digest, len(encoded), len(original), encoding.encoding_of(encoded))
 
 

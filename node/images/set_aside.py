@@ -321,7 +321,9 @@ class SetAside:
         if row is None:
             return -1, None
         gone = {one.sop_uid for one in rows}
-        return row.revision, without(self._catalog.manifest(study), gone, self._store, pins)
+        return row.revision, without(
+            self._catalog.manifest(study), gone, self._store, pins, self._discards.note_batch
+        )
 
     def _replace(
         self,

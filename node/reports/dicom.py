@@ -118,7 +118,7 @@ def _add_thing(root: ElementTree.Element, thing: Thing, happening: Happening) ->
         ParticipantObjectTypeCode=type_code,
         ParticipantObjectTypeCodeRole=role,
     )
-    if happening.meaning.lifecycle and thing.kind in ("study", "patient", "series", "instance"):
+    if happening.meaning.lifecycle and thing.kind in ("study", "patient", "instance"):
         element.set("ParticipantObjectDataLifeCycle", happening.meaning.lifecycle)
     if not thing.is_open:
         _add_coded(
@@ -143,7 +143,6 @@ def _add_thing(root: ElementTree.Element, thing: Thing, happening: Happening) ->
 
 _PLACES = {
     "study": (_SYSTEM_OBJECT, _REPORT),
-    "series": (_SYSTEM_OBJECT, _REPORT),
     "instance": (_SYSTEM_OBJECT, _REPORT),
     "patient": (_PERSON, _PATIENT),
     "facility": (_ORGANIZATION, _USER),
@@ -151,7 +150,6 @@ _PLACES = {
 }
 _ID_TYPES = {
     "study": ("110180", "DCM", "Study Instance UID"),
-    "series": ("series-instance-uid", _OWN_SCHEME, "Series Instance UID"),
     "instance": ("sop-instance-uid", _OWN_SCHEME, "SOP Instance UID"),
     "patient": ("2", _RFC_3881, "Patient Number"),
     "facility": ("11", _RFC_3881, "User Identifier"),

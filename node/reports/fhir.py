@@ -44,7 +44,6 @@ _PURPOSES = {
 
 _PLACES = {
     "study": ("2", "System Object", "3", "Report"),
-    "series": ("2", "System Object", "3", "Report"),
     "instance": ("2", "System Object", "3", "Report"),
     "patient": ("1", "Person", "1", "Patient"),
     "facility": ("3", "Organization", "6", "User"),
@@ -160,7 +159,7 @@ def _entity(thing: Thing, happening: Happening) -> dict[str, Any]:
     else:
         entity["what"] = _what(thing)
     entity |= _place(thing.kind)
-    if happening.meaning.lifecycle and thing.kind in ("study", "patient", "series", "instance"):
+    if happening.meaning.lifecycle and thing.kind in ("study", "patient", "instance"):
         entity["lifecycle"] = {
             "system": f"{_TERMS}/dicom-audit-lifecycle",
             "code": happening.meaning.lifecycle,

@@ -143,7 +143,7 @@ class Thing:
     """What it was about: a study, a patient, a facility or a query.
 
     Attributes:
-        kind: `study`, `patient`, `series`, `instance`, `facility` or `query`.
+        kind: `study`, `patient`, `instance`, `facility` or `query`.
         identity: in clear, or the commitment when `is_open` is false.
         name: for people; never a patient's.
         is_open: whether `identity` is in clear.
@@ -219,12 +219,7 @@ def happenings(record: Record, facilities: Facilities, origin: str) -> Iterator[
         yield replace(whole, things=(*others, *chosen), part=part)
 
 
-_NAMES = {
-    "study": "study",
-    "patient": "the name is not in the log",
-    "series": "series",
-    "instance": "instance",
-}
+_NAMES = {"study": "study", "patient": "the name is not in the log", "instance": "instance"}
 
 
 def _agents(record: Record, facilities: Facilities) -> Iterator[Agent]:

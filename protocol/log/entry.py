@@ -68,7 +68,7 @@ TYPES = (
 )
 """What entries of this version record; a reader keeps types that it does not know."""
 
-SUBJECT_KINDS = ("study", "patient", "series", "instance")
+SUBJECT_KINDS = ("study", "patient", "instance")
 
 OUTCOMES = ("success", "refused", "failed")
 
