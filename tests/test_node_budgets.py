@@ -259,14 +259,16 @@ async def test_a_ninth_transfer_at_once_is_told_busy(north: Node) -> None:
     assert north.transfers.recent() == []
 
 
-async def test_on_a_disk_without_room_peers_wait_and_the_operator_does_not(
+async def test_on_a_disk_without_room_peers_are_refused_and_the_operator_is_not(
     north: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     south = Other("South Clinic", north.clock.now())
     south.pair(north)
     monkeypatch.setattr(north.budgets, "_free_bytes", lambda: RESERVE_BYTES)
     assert not north.budgets.has_room()
-    assert await _ask(north, south, 1) is WireCode.BUSY
+    size = north.audit.size
+    assert await _ask(north, south, 1) is WireCode.SOURCE_DISK
+    assert north.audit.size == size
     north.peers.revoke("South Clinic", [], north.clock.now())
     assert entries(north, "trust-revoked")
     monkeypatch.setattr(north.budgets, "_free_bytes", lambda: RESERVE_BYTES + 1)
