@@ -136,7 +136,7 @@ class Node:
         self.doubt.check_kept()
         if self.audit.halt.reason is None:
             self._compare_effects()
-            go_on_erasing(self.audit, self.transfers.forget)
+            go_on_erasing(self.audit, self.forget)
 
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""
@@ -242,6 +242,15 @@ class Node:
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             }
         )
+
+    def forget(self, studies: Sequence[str]) -> None:
+        """Forget, beside the log, what tells which entries are about these studies (UIDs).
+
+        Raises:
+            NodeError: the disk is full or failing, or another process reads the database.
+        """
+        self.recalls.forget(studies)
+        self.transfers.forget(studies)
 
     def alerts(self) -> list[str]:
         """What needs an operator now, each as a sentence with what it blocks; blocks."""

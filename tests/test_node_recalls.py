@@ -159,6 +159,19 @@ def test_a_recall_while_the_study_is_on_its_way(node: Node) -> None:
     assert len(node.alerts()) == 1
 
 
+def test_what_is_erased_is_linked_to_no_entry_by_its_recall(node: Node) -> None:
+    hear(node, record(1, "available"))
+    fetched(node)
+    hear(node, record(2, "withdrawn", recall=QUALITY, recalls=1))
+    node.forget([STUDY])
+    assert node.recalls.all()[0].told > 0, "an alert stays"
+    node.recalls.settle(STUDY, None)
+    node.forget([STUDY])
+    assert node.recalls.all()[0].told == 0
+    hear(node, record(3, "withdrawn", recall=QUALITY, recalls=1))
+    assert node.alerts() == []
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     counts=st.lists(

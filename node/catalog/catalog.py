@@ -377,9 +377,9 @@ class Catalog:
         )
 
     def last_discard(self, study_uid: str) -> int:
-        """The entry by which something of a study was discarded last; -1 for none."""
+        """The number of the last discard from a study, which only grows; -1 for none."""
         [row] = self._database.query(
-            "SELECT coalesce(max(entry), -1) AS last FROM discards WHERE study = ?", (study_uid,)
+            "SELECT coalesce(max(number), -1) AS last FROM discards WHERE study = ?", (study_uid,)
         )
         return int(row["last"])
 
@@ -482,7 +482,7 @@ class Catalog:
                 row = self.study(discard.study)
                 if row is not None and row.revision != revision:
                     return False
-                insert_discard(connection, discard, entry)
+                insert_discard(connection, discard)
                 if rest is None:
                     delete_study(connection, discard.study)
                 else:

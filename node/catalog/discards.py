@@ -18,7 +18,7 @@ from protocol.recalls import REJECTED, RETENTION
 
 DISCARDS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS discards (
-    entry INTEGER PRIMARY KEY,          -- index of its entry `discarded`
+    number INTEGER PRIMARY KEY,         -- not that of its entry: an erasure has to hide which one
     study TEXT NOT NULL,
     series TEXT NOT NULL,               -- "" for the whole study
     sop TEXT NOT NULL,                  -- "" for the whole series
@@ -106,18 +106,18 @@ def recall_of(source: Database | sqlite3.Connection, study: str) -> Recall:
 
 
 def _rows(source: Database | sqlite3.Connection, where: str, study: str) -> list[sqlite3.Row]:
-    sql = f"SELECT * FROM discards {where} ORDER BY entry"
+    sql = f"SELECT * FROM discards {where} ORDER BY number"
     if isinstance(source, Database):
         return source.query(sql, (study,))
     return source.execute(sql, (study,)).fetchall()
 
 
-def insert_discard(connection: sqlite3.Connection, discard: Discard, entry: int) -> None:
-    """Remember that something was discarded, by its entry."""
+def insert_discard(connection: sqlite3.Connection, discard: Discard) -> None:
+    """Remember that something was discarded."""
     connection.execute(
-        "INSERT OR IGNORE INTO discards SELECT ?1, ?2, ?3, ?4, ?5,"
-        " coalesce((SELECT revision FROM studies WHERE study_uid = ?2), 0), 0",
-        (entry, discard.study, discard.series, discard.sop, discard.code),
+        "INSERT INTO discards SELECT NULL, ?1, ?2, ?3, ?4,"
+        " coalesce((SELECT revision FROM studies WHERE study_uid = ?1), 0), 0",
+        tuple(discard),
     )
 
 

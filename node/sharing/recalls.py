@@ -164,6 +164,17 @@ class Recalls:
                 )
         return chosen
 
+    def forget(self, studies: Sequence[str]) -> None:
+        """Forget when these studies (UIDs) were recalled: it tells which entries name them.
+
+        What is not settled stays as it is.
+        """
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE recalls SET told = 0 WHERE study = ? AND settled",
+                [(study,) for study in studies],
+            )
+
     def _known(self, peer: bytes, study: str) -> int:
         """How many recalls of a study a peer has told of."""
         row = self._database.query_one(
