@@ -194,11 +194,14 @@ class Feeds:
             ).fetchall()
             more = len(rows) > most
             rows = rows[:most]
+            told = (
+                (row["kind"], _record(row, recall_of(connection, row["study"]))) for row in rows
+            )
             # Who starts anew knows of no study; but what was recalled it may have.
             records = tuple(
                 record
-                for record in (_record(row, recall_of(connection, row["study"])) for row in rows)
-                if not (reset and record.kind == "withdrawn" and not record.recalls)
+                for kind, record in told
+                if not (reset and kind == "withdrawn" and not record.recalls)
             )
         end = rows[-1]["sequence"] if rows else max(start, 0 if reset else cursor)
         return Pending(head["epoch"], reset, end, records, more)
