@@ -198,6 +198,29 @@ def test_a_damaged_rest_is_said_and_nothing_is_done(node: Node, tmp_path: Path) 
     check_whole(node)
 
 
+def test_what_came_in_while_the_rest_was_packed_stays(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_study(tmp_path / "in", 3, study=STUDY)
+    make_study(tmp_path / "more", 1, study=STUDY, first=7)
+    take(node, tmp_path / "in")
+    rest = node.discards._rest
+    calls: list[int] = []
+
+    def rest_and_take(discard, pins):
+        made = rest(discard, pins)
+        calls.append(1)
+        if len(calls) == 2:
+            take(node, tmp_path / "more")
+        return made
+
+    monkeypatch.setattr(node.discards, "_rest", rest_and_take)
+    node.discards.discard(f"{STUDY}.1.1", QUALITY)
+    assert len(calls) == 3
+    assert set(node.catalog.held_instances(STUDY)) == {f"{STUDY}.1.{n}" for n in (2, 3, 7)}
+    check_whole(node)
+
+
 def test_a_pinned_batch_stays_until_it_is_let_go(node: Node, tmp_path: Path) -> None:
     make_study(tmp_path / "in", 3, study=STUDY)
     take(node, tmp_path / "in")
