@@ -264,6 +264,8 @@ class Between:
         assert {"kind": "study", "value": study.uid} in entries(self.north, "disclosed")[-1][
             "opened"
         ]
+        # A receipt whose countersignature was cut off is settled on another stream.
+        wait_until(lambda: entries(self.south, "receipt"), NOTICED_SECONDS, "South's receipt")
         receipts = {entry["details"]["receipt"] for entry in entries(self.south, "receipt")}
         assert receipts <= {entry["details"]["receipt"] for entry in entries(self.north, "receipt")}
         assert receipts

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import trio
 from facility_in_memory import Other, entries, open_node, told_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.images.export import export_study
 from node.images.ingest import ingest
+from node.transfer.rereading import Rereading
 from protocol import encoding
 from protocol.log.entry import Event
 from protocol.manifest import Manifest
@@ -219,6 +221,24 @@ def test_what_came_in_while_the_rest_was_packed_stays(
     assert len(calls) == 3
     assert set(node.catalog.held_instances(STUDY)) == {f"{STUDY}.1.{n}" for n in (2, 3, 7)}
     check_whole(node)
+
+
+def test_whose_the_rest_is_is_asked_anew(node: Node, tmp_path: Path) -> None:
+    """The wrong patient's image has gone, and his name must not stay with the study."""
+    make_study(tmp_path / "in", 2, study=STUDY)
+    wrong = make_instance(STUDY, 7)
+    wrong.PatientID = "ANOTHER-PATIENT"
+    wrong.save_as(tmp_path / "in" / "wrong.dcm", enforce_file_format=True)
+    take(node, tmp_path / "in")
+    assert len(node.catalog.patients(STUDY)) == 2
+    assert node.catalog.study(STUDY).to_check
+    node.discards.discard(f"{STUDY}.1.7", WRONG_WORKLIST)
+    assert node.catalog.unread() == [STUDY]
+    reading = Rereading(node.catalog, node.store, node.audit.append)
+    assert trio.run(reading.read, STUDY)
+    assert node.catalog.patients(STUDY) == ("MARKER-PATIENT-ID",)
+    assert not node.catalog.study(STUDY).to_check
+    assert node.catalog.study(STUDY).state == "withheld"
 
 
 def test_a_pinned_batch_stays_until_it_is_let_go(node: Node, tmp_path: Path) -> None:

@@ -129,8 +129,17 @@ def lift_bars(connection: sqlite3.Connection, study: str) -> None:
 def delete_study(connection: sqlite3.Connection, study: str) -> None:
     """Delete a study (UID) from the catalog; versions kept aside stay."""
     replace_instances(connection, study, None)
-    connection.execute("DELETE FROM patient_id_issuers WHERE study_uid = ?", (study,))
+    connection.execute("DELETE FROM study_patients WHERE study_uid = ?", (study,))
+    connection.execute("DELETE FROM unread_studies WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM studies WHERE study_uid = ?", (study,))
+
+
+def read_anew(connection: sqlite3.Connection, study: str) -> None:
+    """Have the images of a study (UID) asked anew whose they are: one may have gone."""
+    connection.execute(
+        "INSERT OR IGNORE INTO unread_studies SELECT study_uid FROM studies WHERE study_uid = ?",
+        (study,),
+    )
 
 
 def replace_instances(connection: sqlite3.Connection, study: str, rest: Manifest | None) -> None:
@@ -166,6 +175,7 @@ def replace_instances(connection: sqlite3.Connection, study: str, rest: Manifest
         (study,),
     )
     leave_unclaimed(connection, before)
+    read_anew(connection, study)
     recount(connection, study, rest)
 
 

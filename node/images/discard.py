@@ -242,7 +242,7 @@ class Discards:
 
     def _event(self, discard: Discard, row: StudyRow, count: int, size: int) -> Event:
         level = "instance" if discard.sop else "series" if discard.series else "study"
-        subjects = list(subjects_of(discard.study, self._catalog.patient(discard.study)))
+        subjects = list(subjects_of(discard.study, self._catalog.patients(discard.study)))
         if level != "study":
             # The log has no kind of its own for series; the level says which UID it is.
             subjects.append(("instance", discard.sop or discard.series))

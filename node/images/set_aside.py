@@ -22,6 +22,7 @@ from node.audit.effects import Effects
 from node.catalog.catalog import LOCAL, Catalog, ConflictRow
 from node.catalog.changes import insert_conflict, insert_manifest
 from node.catalog.discards import leave_unclaimed, lift_bars, replace_instances
+from node.catalog.patients import Described
 from node.clock import Clock
 from node.database import Database
 from node.errors import ExitCode, NodeError
@@ -262,7 +263,7 @@ class SetAside:
 
     def _subjects(self, rows: Sequence[ConflictRow]) -> tuple[tuple[str, str], ...]:
         study = rows[0].study_uid
-        subjects = subjects_of(study, self._catalog.patient(study))
+        subjects = subjects_of(study, self._catalog.patients(study))
         return (*subjects, ("instance", rows[0].sop_uid)) if len(rows) == 1 else subjects
 
     # --- taking ----------------------------------------------------------------------
@@ -281,6 +282,7 @@ class SetAside:
             writer = BatchWriter(self._store, pool, lambda: False)
             stack.callback(writer.end)
             sources = [stack.enter_context(self._source(row)) for row in rows]
+            described = Described(source.header.study for source in sources)
             written = writer.write(study, sources) if sources else Written()
             if written.lost:
                 raise NodeError(
@@ -289,7 +291,7 @@ class SetAside:
                     code=ExitCode.DISK,
                 )
             subjects = (
-                self._subjects(rows) if rows else subjects_of(study, self._catalog.patient(study))
+                self._subjects(rows) if rows else subjects_of(study, self._catalog.patients(study))
             )
             event = Event(
                 type="quarantine-taken",
@@ -307,7 +309,7 @@ class SetAside:
                 if lift:
                     lift_bars(connection, study)
                 if rows and written.manifest is not None:
-                    self._replace(connection, study, rows, written, rest, pins)
+                    self._replace(connection, study, rows, written, described, rest, pins)
                 self._catalog.changed(study)
         for row in rows:
             self._remove_folder(row.kept_at)
@@ -331,6 +333,7 @@ class SetAside:
         study: str,
         rows: Sequence[ConflictRow],
         written: "Written",
+        described: Described,
         rest: tuple[int, Manifest | None],
         pins: Pins,
     ) -> None:
@@ -347,7 +350,13 @@ class SetAside:
             _forget(connection, row)
         assert written.manifest is not None
         insert_manifest(
-            connection, written.manifest, written.headers, origin=LOCAL, shared=False, now=now
+            connection,
+            written.manifest,
+            written.headers,
+            described,
+            origin=LOCAL,
+            shared=False,
+            now=now,
         )
 
     def _put_aside(

@@ -81,7 +81,7 @@ class Recalls:
             Event(
                 type="recalled",
                 peer=peer,
-                subjects=subjects_of(record.study, self._catalog.patient(record.study)),
+                subjects=subjects_of(record.study, self._catalog.patients(record.study)),
                 details={
                     "code": record.recall or "",
                     "reason": meaning(record.recall or ""),
@@ -154,7 +154,7 @@ class Recalls:
                 type="recall-settled",
                 actor="operator",
                 peer=one.peer,
-                subjects=subjects_of(one.study, self._catalog.patient(one.study)),
+                subjects=subjects_of(one.study, self._catalog.patients(one.study)),
                 details={"code": one.code, "recalls": one.count},
             )
             with self._effects.after_entry(event) as connection:
