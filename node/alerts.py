@@ -7,6 +7,7 @@ from node.errors import ExitCode
 from node.images.store import RESERVE_BYTES
 from node.phrases import count, size
 from protocol.limits import FEED_BYTES, FEED_RECORDS
+from protocol.recalls import meaning
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -57,6 +58,12 @@ def alerts_of(node: "Node") -> list[str]:
             "each with `radmesh share`, or end it with `radmesh withdraw`"
         )
     found += [
+        f"study {study} is held back, and that it is discarded is not written yet: it is tried "
+        "again while this node runs; after a restart look with `radmesh studies`"
+        for study in node.discards.unwritten
+    ]
+    found += _recalled(node)
+    found += [
         f"{contest_sentence(node, contested)}; call both facilities, see docs/operations.md "
         "section 15"
         for contested in node.peers.contested(node.clock.now())
@@ -73,6 +80,26 @@ def alerts_of(node: "Node") -> list[str]:
             "again by itself"
             for peer, study, why in serving.announcer.aside()
         ]
+    return found
+
+
+RECALLS_SHOWN = 20
+"""Most recalls that are alerts of their own; the rest is counted."""
+
+
+def _recalled(node: "Node") -> list[str]:
+    """What peers recalled of the studies that we fetched, until an operator settles it."""
+    waiting = [one for one in node.recalls.all() if not one.settled]
+    found = [
+        f"{'study' if one.whole else 'something of study'} {one.study} was recalled by "
+        f"{node.petname(one.peer)}: {meaning(one.code)}; nobody here should use it: discard it or "
+        f"fetch it again, then `radmesh recalls settle {one.study}`"
+        for one in waiting[:RECALLS_SHOWN]
+    ]
+    if len(waiting) > RECALLS_SHOWN:
+        found.append(
+            f"{len(waiting) - RECALLS_SHOWN} more studies were recalled: see `radmesh recalls list`"
+        )
     return found
 
 

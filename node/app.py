@@ -25,6 +25,8 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.home import Home, Keys, log_origin
+from node.images.discard import Discards
+from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
 from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
@@ -35,6 +37,7 @@ from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.peers import PEERS_SCHEMA, Peers
+from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
 from node.transfer.incoming import Incoming
@@ -80,6 +83,7 @@ class Node:
                 EXCHANGES_SCHEMA,
                 PENDING_SCHEMA,
                 EFFECTS_SCHEMA,
+                RECALLS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -98,6 +102,19 @@ class Node:
         self.feeds = Feeds(self.database, self.catalog, self.seeing)
         self.shared_studies = SharedStudies(
             self.database, self.catalog, self.audit, self.effects, self.decisions
+        )
+        self.recalls = Recalls(self.database, self.catalog, self.effects, self.clock)
+        self.discards = Discards(
+            self.database, self.catalog, self.store, self.audit, self.effects, self.decisions
+        )
+        self.set_aside = SetAside(
+            home.quarantine_path,
+            self.database,
+            self.catalog,
+            self.store,
+            self.effects,
+            self.discards,
+            self.clock,
         )
         self.budgets = Budgets(
             self.find_peer, self.settings.limits, self.clock, time.monotonic, self.free_bytes
@@ -119,7 +136,7 @@ class Node:
         self.doubt.check_kept()
         if self.audit.halt.reason is None:
             self._compare_effects()
-            go_on_erasing(self.audit, self.transfers.forget)
+            go_on_erasing(self.audit, self.forget)
 
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""
@@ -220,10 +237,20 @@ class Node:
                 "trust-revoked": self.peers.make_true,
                 "trust-ungranted": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
+                "discarded": self.discards.make_true,
                 # The card lies in a file of its own.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             }
         )
+
+    def forget(self, studies: Sequence[str]) -> None:
+        """Forget, beside the log, what tells which entries are about these studies (UIDs).
+
+        Raises:
+            NodeError: the disk is full or failing, or another process reads the database.
+        """
+        self.recalls.forget(studies)
+        self.transfers.forget(studies)
 
     def alerts(self) -> list[str]:
         """What needs an operator now, each as a sentence with what it blocks; blocks."""
@@ -283,6 +310,7 @@ class Node:
         unfinished = bool(self.transfers.unfinished_incoming())
         self.incoming.sweep(unfinished=unfinished, now=self.clock.now())
         self.store.sweep()
+        self.discards.sweep()
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, when they differ."""

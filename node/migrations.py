@@ -80,6 +80,11 @@ def _all_patients(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO unread_studies SELECT study_uid FROM studies")
 
 
+def _recalls_are_told(connection: sqlite3.Connection) -> None:
+    """A place in a feed knows which recalls it tells of; nothing is recalled in older homes."""
+    connection.execute("ALTER TABLE feed ADD COLUMN recalls INTEGER NOT NULL DEFAULT 0")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -88,6 +93,7 @@ NODE_MIGRATIONS = (
     Migration("what was told of contested keys", _contested_keys),
     Migration("when something of a transfer moved last", _transfers_tell_when_they_moved),
     Migration("every patient of a study is known", _all_patients),
+    Migration("which recalls a peer was told of", _recalls_are_told),
 )
 """Of `node.db`."""
 

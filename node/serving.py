@@ -61,6 +61,7 @@ class Serving:
             key=key,
             peers=node.peers,
             feeds=node.feeds,
+            recalls=node.recalls,
             append=node.audit.append,
             clock=node.clock,
         )
@@ -173,6 +174,7 @@ class Serving:
         self.endings = Endings(
             peers=node.peers,
             studies=node.shared_studies,
+            discards=node.discards,
             feeds=node.feeds,
             connected=self.network.connected,
             peer_changed=self.peer_changed,

@@ -39,13 +39,14 @@ class Change(enum.Enum):
     """Drop it: the peer never learned of the study, and now must not."""
 
 
-def next_change(told: Told, *, visible: bool, same_content: bool) -> Change:
+def next_change(told: Told, *, visible: bool, same_content: bool, recalled: bool = False) -> Change:
     """What a study's present state means for a peer's feed.
 
     Args:
         told: what the feed holds.
         visible: whether the peer may know of the study now.
         same_content: whether the feed's record still describes the study.
+        recalled: whether something of it was recalled since that record.
     """
     if visible:
         if told in (Told.NOTHING, Told.WITHDRAWN):
@@ -53,7 +54,7 @@ def next_change(told: Told, *, visible: bool, same_content: bool) -> Change:
         if same_content:
             return Change.NONE
         return Change.CHANGED if told is Told.TOLD else Change.AVAILABLE
-    if told is Told.TOLD:
+    if told is Told.TOLD or (told is Told.WITHDRAWN and recalled):
         return Change.WITHDRAWN
     return Change.FORGET if told is Told.PENDING else Change.NONE
 

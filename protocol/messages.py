@@ -68,7 +68,9 @@ class Record:
     """One statement about one study.
 
     `series`, `instances`, `bytes` (original), `encoded_bytes` and `content_root`
-    describe what can be fetched; they are 0 or zero bytes when withdrawn. Patient
+    describe what can be fetched; they are 0 or zero bytes when withdrawn. `recall` is the
+    code of the last discard from the study (`protocol.recalls`), `recalls` how many of its
+    discards were for something wrong; both are absent where there was none. Patient
     fields are present only as far as the grant says.
     """
 
@@ -82,6 +84,8 @@ class Record:
     encoded_bytes: int = number()
     modalities: tuple[str, ...] = texts(limits.MODALITIES, limits.MODALITY_CHARACTERS)
     study_date: str = text(16)
+    recall: str | None = text(16, optional=True)
+    recalls: int | None = number(2**31, optional=True)
     description: str | None = text(optional=True)
     patient_id: str | None = text(optional=True)
     patient_name: str | None = text(optional=True)

@@ -90,6 +90,7 @@ def announcer_of(node: Node) -> Announcer:
         key=node.keys.node,
         peers=node.peers,
         feeds=node.feeds,
+        recalls=node.recalls,
         append=node.audit.append,
         clock=node.clock,
         budgets=node.budgets,

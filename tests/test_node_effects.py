@@ -16,7 +16,7 @@ import exchange_pair
 import pytest
 import trio
 from facility_in_memory import Other, entries, publish_study
-from studies_made import make_study
+from studies_made import make_instance, make_study
 
 import node.home as home_module
 from keys.card import issue_card
@@ -28,6 +28,8 @@ from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.operations import OPERATIONS
 from node.sharing.endings import Endings
+from protocol.messages import Record
+from protocol.recalls import WRONG_WORKLIST
 
 NOW = SYSTEM_CLOCK.now()
 SOUTH, EAST = Other("South Clinic", NOW), Other("East Imaging", NOW)
@@ -87,6 +89,30 @@ def _ingest(node: Node) -> object:
     return trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
 
 
+def _prepare_aside(node: Node) -> None:
+    """Another version of an instance of the study lies aside."""
+    folder = node.home.path.parent / "aside"
+    folder.mkdir()
+    made = make_instance(STUDY, 1, rows=16, seed=5)
+    made.save_as(folder / "other.dcm", enforce_file_format=True)
+    parameters = {"paths": [str(folder)]}
+    trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
+
+
+def _set_aside(node: Node) -> str:
+    return node.set_aside.all()[0].name
+
+
+def _prepare_recall(node: Node) -> None:
+    """South has recalled the study."""
+    record = Record(
+        sequence=1, kind="withdrawn", study=STUDY, content_root=bytes(32), series=0, instances=0,
+        bytes=0, encoded_bytes=0, modalities=(), study_date="", recall=WRONG_WORKLIST, recalls=1,
+    )  # fmt: skip
+    with node.database.transaction() as connection:
+        node.recalls.keep(connection, SOUTH.key, [record])
+
+
 CHANGES = [
     Change(
         "trust-added",
@@ -115,6 +141,27 @@ CHANGES = [
     ),
     Change("shared", _share_again, _state_of_study),
     Change("ingest", _ingest, lambda node: node.catalog.study_count()),
+    Change(
+        "discarded",
+        lambda node: node.discards.discard(STUDY, WRONG_WORKLIST),
+        _state_of_study,
+        cuts=True,
+    ),
+    Change(
+        "quarantine-taken",
+        lambda node: node.set_aside.take(_set_aside(node), "corrected"),
+        lambda node: node.catalog.held_instances(STUDY),
+    ),
+    Change(
+        "quarantine-dropped",
+        lambda node: node.set_aside.drop(_set_aside(node), "damaged"),
+        lambda node: [row.digest for row in node.catalog.conflicts()],
+    ),
+    Change(
+        "recall-settled",
+        lambda node: node.recalls.settle(STUDY, None),
+        lambda node: [one.settled for one in node.recalls.all()],
+    ),
 ]
 
 
@@ -135,6 +182,10 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
     with Node.open(home) as node:
         if change.kind == "shared":
             node.shared_studies.withdraw(STUDY)
+        elif change.kind in ("quarantine-taken", "quarantine-dropped"):
+            _prepare_aside(node)
+        elif change.kind == "recall-settled":
+            _prepare_recall(node)
         yield node
 
 
@@ -178,6 +229,8 @@ def test_a_change_that_cannot_be_written(
             assert tail == []
         elif change.cuts:
             assert [entry["outcome"] for entry in tail] == ["success"]
+        elif change.kind == "quarantine-taken":
+            assert tail == [], "nothing is said before it is known that it can be done"
         elif change.kind != "ingest":
             assert [entry["outcome"] for entry in tail] == ["success", "failed"]
             assert tail[1]["details"]["of"] == tail[0]["index"]
@@ -315,6 +368,7 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
         endings = Endings(
             peers=node.peers,
             studies=node.shared_studies,
+            discards=node.discards,
             feeds=node.feeds,
             connected=lambda: (),
             peer_changed=lambda peer: None,

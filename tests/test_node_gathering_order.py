@@ -13,14 +13,18 @@ from logs_made import FACILITY
 from node_home import ImageHome
 from studies_made import make_instance
 
+from node.catalog.discards import Discard, insert_discard
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
+from node.dicom.studies import read_header
 from node.errors import ExitCode, NodeError
+from node.images.repack import without
 from node.transfer.gathering import RESERVE_BYTES, Gathering, Member, Shelves
 from node.transfer.incoming import Incoming
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfer, Transfers, TransferState
 from protocol.errors import DigestMismatch
 from protocol.log.entry import Event as LogEvent
+from protocol.recalls import QUALITY, RETENTION
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -256,3 +260,98 @@ async def test_a_state_is_kept_once_and_again_when_its_reason_changes(place: Pla
     await gathering.enter(TransferState.RECEIVING)
     received = [(TransferState.RECEIVING, why) for why in ("", "held up", "")]
     assert place.transfers.kept == received
+
+
+def discard(place: Place, what: str, code: str) -> None:
+    """Take a study, or one instance of it (UID), out of the catalog, and delete what is left."""
+    catalog, store = place.home.catalog, place.home.store
+    row = catalog.study(STUDY)
+    rest = None
+    if what != STUDY:
+        rest = without(catalog.manifest(STUDY), {what}, store, store.pins(), lambda digest: None)
+    chosen = Discard(STUDY, "" if what == STUDY else f"{STUDY}.1", "", code)
+    if what != STUDY:
+        chosen = chosen._replace(sop=what)
+    revision = 0 if row is None else row.revision
+    assert catalog.discard(chosen, rest, entry=1, revision=revision)
+    left = [one["digest"] for one in place.home.database.query("SELECT * FROM leftover_batches")]
+    store.remove_unused(left, catalog.has_batch)
+
+
+async def test_what_was_discarded_as_wrong_is_set_aside_when_it_is_fetched_again(
+    place: Place, study: SmallStudy
+) -> None:
+    for step in range(2):
+        gathering = place.gathering()
+        member = await place.join(gathering, study)
+        assert any(map(gathering.is_missing, range(len(study.encoded)))) is (step == 0)
+        if step == 0:
+            await trio.to_thread.run_sync(take, gathering, study, range(len(study.encoded)))
+            arrived(gathering, member, study)
+            await trio.to_thread.run_sync(_bar, place, f"{STUDY}.1.2")
+        await gathering.publish()
+        gathering.end()
+        assert f"{STUDY}.1.2" not in place.home.catalog.held_instances(STUDY)
+        assert len(place.home.catalog.held_instances(STUDY)) == 3
+        [aside] = place.home.catalog.conflicts()
+        assert (aside.sop_uid, aside.kept_digest) == (f"{STUDY}.1.2", b"")
+        for digest in aside.batches:
+            place.home.store.read(digest)
+
+
+def _bar(place: Place, sop: str) -> None:
+    with place.home.database.transaction() as connection:
+        insert_discard(connection, Discard(STUDY, f"{STUDY}.1", sop, QUALITY))
+
+
+@pytest.mark.parametrize("code", [QUALITY, RETENTION])
+@pytest.mark.parametrize("what", [STUDY, f"{STUDY}.1.1"])
+async def test_a_discard_while_the_rest_of_the_study_comes(
+    place: Place, study: SmallStudy, what: str, code: str
+) -> None:
+    """What is published is whole in the store, whatever went meanwhile."""
+    first = make_study([_part10(number) for number in (1, 2)], 3000)
+    place.home.store.put_many(first.encoded)
+    header = read_header(_part10(1))
+    place.home.catalog.publish(first.manifest, {0: header}, origin="local", shared=False)
+    gathering = place.gathering()
+    member = await place.join(gathering, study)
+    missing = [index for index in range(len(study.encoded)) if gathering.is_missing(index)]
+    assert missing
+    await trio.to_thread.run_sync(take, gathering, study, missing)
+    arrived(gathering, member, study)
+    await trio.to_thread.run_sync(discard, place, what, code)
+    with pytest.raises(NodeError, match="was discarded here while the rest came"):
+        await gathering.publish()
+    gathering.end()
+    held = place.home.catalog.held_instances(STUDY)
+    assert len(held) == (0 if what == STUDY else 1)
+    # Asked for again it comes whole, but for what is barred.
+    again = place.gathering()
+    member = await place.join(again, study)
+    missing = [index for index in range(len(study.encoded)) if again.is_missing(index)]
+    await trio.to_thread.run_sync(take, again, study, missing)
+    arrived(again, member, study)
+    await again.publish()
+    barred = 0 if code == RETENTION else 4 if what == STUDY else 1
+    assert len(place.home.catalog.held_instances(STUDY)) == 4 - barred
+    assert len(place.home.catalog.conflicts()) == barred
+    for row in place.home.database.query("SELECT digest FROM batches"):
+        place.home.store.read(row["digest"])
+
+
+async def test_a_batch_that_a_fetch_counts_on_is_not_deleted(
+    place: Place, study: SmallStudy
+) -> None:
+    """It lies in the store since another study has it, which is discarded meanwhile."""
+    place.home.store.put_many(study.encoded)
+    gathering = place.gathering()
+    await place.join(gathering, study)
+    digests = [one.digest for one in study.manifest.batches]
+    remove = place.home.store.remove_unused
+    assert await trio.to_thread.run_sync(remove, digests, lambda digest: False) == []
+    await gathering.publish()
+    gathering.end()
+    assert await trio.to_thread.run_sync(remove, digests, place.home.catalog.has_batch) == digests
+    for digest in digests:
+        place.home.store.read(digest)

@@ -277,7 +277,7 @@ def test_full_disk_keeps_what_was_finished(home, tmp_path, monkeypatch):
     make_study(tmp_path / "in" / "b", 2, study="1.2.826.2")
     real = home.store.put
 
-    def full(encoded):
+    def full(encoded, pins=None):
         if home.catalog.study(first) is not None:
             raise NodeError("the disk is full", code=ExitCode.DISK)
         return real(encoded)

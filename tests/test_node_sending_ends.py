@@ -14,13 +14,14 @@ from node.app import Node
 from node.home import Home
 from node.transfer.sending import REVOKED, SEALED_AHEAD, WITHDRAWN
 from protocol.log.entry import Event
+from protocol.recalls import WRONG_WORKLIST
 from protocol.recipient import RecipientTransfer
 from protocol.transfer import BatchArrived, ManifestArrived, Refused
 
 CLOCK = MadeClock()
 SOUTH = Other("South Clinic", CLOCK.now(), expires=CLOCK.now() + 1000)
 BATCHES = 12
-CUTS = ("withdrawn", "trust-ungranted", "trust-revoked")
+CUTS = ("withdrawn", "discarded", "trust-ungranted", "trust-revoked")
 
 
 @pytest.fixture
@@ -42,6 +43,14 @@ ENDS: dict[str, tuple[Callable[[Node], object], str]] = {
     "withdrawn": (
         lambda node: node.shared_studies.withdraw(exchange_pair.STUDY),
         "the study is not shared",
+    ),
+    "discarded": (
+        lambda node: node.discards.discard(exchange_pair.STUDY, WRONG_WORKLIST),
+        "the study is not shared",
+    ),
+    "one instance discarded": (
+        lambda node: node.discards.discard(f"{exchange_pair.STUDY}.1.1", WRONG_WORKLIST),
+        "something of the study was discarded",
     ),
     "see taken": (
         lambda node: node.peers.revoke("South Clinic", ["see"], 0),
@@ -83,9 +92,7 @@ async def test_what_may_not_be_had_any_more_is_not_sent_on(
     assert not entries(north, "disclosed", "receipt")
     if how != "card ended":
         kinds = [entry["type"] for entry in entries(north)]
-        cut = next(
-            kind for kind in kinds if kind in ("withdrawn", "trust-ungranted", "trust-revoked")
-        )
+        cut = next(kind for kind in kinds if kind in CUTS)
         assert kinds.index("disclosure-begun") < kinds.index(cut) < kinds.index("disclosure-failed")
 
 

@@ -199,6 +199,7 @@ def _endings(node: Node, heard: Heard, *connected: bytes) -> Endings:
     return Endings(
         peers=node.peers,
         studies=node.shared_studies,
+        discards=node.discards,
         feeds=node.feeds,
         connected=lambda: connected,
         peer_changed=peer_changed,

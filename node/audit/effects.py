@@ -41,6 +41,10 @@ ENTRY_FIRST = (
     "shared",
     "withdrawn",
     "ingest",
+    "discarded",
+    "quarantine-taken",
+    "quarantine-dropped",
+    "recall-settled",
 )
 """Types of entries that a change of `node.db` follows. What is not here has its own way:
 `received` (the fetch goes on), `erased` and key changes (finished by the next start)."""
@@ -72,10 +76,16 @@ class Effects:
         Raises:
             NodeError: the log or the database cannot be written.
         """
+        with self.after(event) as (connection, _):
+            yield connection
+
+    @contextlib.contextmanager
+    def after(self, event: Event) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """As `after_entry`, with the index of the entry."""
         index = self._audit.append(event)
         try:
             with self._database.transaction() as connection:
-                yield connection
+                yield connection, index
                 self.mark(connection, index)
         except NodeError as error:
             self._say_failed(_failure(event, index, error.message))

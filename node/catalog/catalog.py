@@ -16,10 +16,20 @@ import json
 import sqlite3
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from node.catalog.changes import insert_conflict, insert_manifest
+from node.catalog.discards import (
+    DISCARDS_SCHEMA,
+    Bars,
+    Discard,
+    bars_of,
+    delete_study,
+    insert_discard,
+    read_anew,
+    replace_instances,
+)
 from node.catalog.patients import (
     OF_STUDY,
     PATIENTS,
@@ -69,7 +79,7 @@ __all__ = [
     "Totals",
 ]
 
-CATALOG_SCHEMA = SCHEMA
+CATALOG_SCHEMA = SCHEMA + DISCARDS_SCHEMA
 
 _CACHED_MANIFESTS = 4
 """A manifest of 30,000 instances takes about 15 MB."""
@@ -97,7 +107,8 @@ class Catalog:
         self.in_change: Callable[[str], None] = lambda study_uid: None
         self.on_change: Callable[[str], None] = lambda study_uid: None
         self.mark: Callable[[sqlite3.Connection, int], None] = lambda connection, entry: None
-        self._held_back: set[str] = set()
+        self._held_back: Counter[str] = Counter()
+        self._held_lock = threading.Lock()
         self._manifests: OrderedDict[str, tuple[int, Manifest]] = OrderedDict()
         self._manifests_lock = threading.Lock()
 
@@ -359,6 +370,7 @@ class Catalog:
         origin: str,
         shared: bool,
         before_commit: Callable[[Added], int | None] | None = None,
+        at_hand: Collection[int] | None = None,
     ) -> Added:
         """Add the instances of a manifest, whose batches are in the store, in one transaction.
 
@@ -376,11 +388,16 @@ class Catalog:
             before_commit: called when all is written and nothing is visible; what it
                 raises undoes all. Not called when there is nothing to change. It may give
                 the index of the entry that it wrote.
+            at_hand: batches (indices) of the manifest that are in the store, when not all.
 
         Raises:
-            NodeError: the disk is full; nothing has changed.
+            NodeError: the disk is full, or something of the study was discarded that is not
+                at hand; nothing has changed.
         """
         with self._database.transaction() as connection:
+            if at_hand is not None:
+                self.require_at_hand(manifest, at_hand)
+            bars = bars_of(connection, manifest.study_instance_uid)
             added = insert_manifest(
                 connection,
                 manifest,
@@ -389,9 +406,13 @@ class Catalog:
                 origin=origin,
                 shared=shared,
                 now=int(self._clock()),
+                bars=bars.code,
             )
+            if bars.discards:
+                # What was set aside may have been described with the rest.
+                read_anew(connection, manifest.study_instance_uid)
             if added.new:
-                self._changed(manifest.study_instance_uid)
+                self.changed(manifest.study_instance_uid)
             if before_commit is not None and (added.new or added.conflicting):
                 entry = before_commit(added)
                 if entry is not None:
@@ -406,6 +427,7 @@ class Catalog:
         described: Described | None = None,
         *,
         before_commit: Callable[[Added], int | None] | None = None,
+        at_hand: Collection[int] | None = None,
     ) -> Added:
         """As `publish`, for a study from the facility with this key; it is not shared on."""
         return self.publish(
@@ -415,7 +437,29 @@ class Catalog:
             origin=origin_facility.hex(),
             shared=False,
             before_commit=before_commit,
+            at_hand=at_hand,
         )
+
+    def last_discard(self, study_uid: str) -> int:
+        """The number of the last discard from a study, which only grows; -1 for none."""
+        [row] = self._database.query(
+            "SELECT coalesce(max(number), -1) AS last FROM discards WHERE study = ?", (study_uid,)
+        )
+        return int(row["last"])
+
+    def require_at_hand(self, manifest: Manifest, at_hand: Collection[int]) -> None:
+        """Check that these batches (indices) of a manifest hold all that is not here.
+
+        Raises:
+            NodeError: something that was here has been discarded.
+        """
+        if not set(self.batches_needed(manifest)) <= set(at_hand):
+            raise NodeError(
+                f"something of study {manifest.study_instance_uid} was discarded here while the "
+                "rest came",
+                hint="fetch it again",
+                code=ExitCode.BUSY,
+            )
 
     def record_conflict(
         self,
@@ -465,8 +509,59 @@ class Catalog:
                 (shared, study_uid),
             ).rowcount
             if changed:
-                self._changed(study_uid)
+                self.changed(study_uid)
         return bool(changed)
+
+    def bars(self, study_uid: str) -> Bars:
+        """What of a study was discarded and is not taken again."""
+        return bars_of(self._database, study_uid)
+
+    def discard(
+        self,
+        discard: Discard,
+        rest: Manifest | None,
+        *,
+        entry: int,
+        revision: int,
+        held_back: bool = False,
+    ) -> bool:
+        """Let go of a study, or of a part of it, in one transaction with the feeds.
+
+        Args:
+            discard: what goes, and why.
+            rest: of what stays, its batches in the store; None when nothing does.
+            entry: index of the entry that says so.
+            revision: of the study, for which `rest` was made.
+            held_back: whether the caller held the study back; it is let go with the change.
+
+        Returns:
+            False where the study has another revision now; nothing has changed then.
+
+        Raises:
+            NodeError: the disk is full; nothing has changed.
+        """
+        let_go = False
+        try:
+            with self._database.transaction() as connection:
+                row = self.study(discard.study)
+                if row is not None and row.revision != revision:
+                    return False
+                insert_discard(connection, discard)
+                if rest is None:
+                    delete_study(connection, discard.study)
+                else:
+                    replace_instances(connection, discard.study, rest)
+                if held_back:
+                    # Before the feeds are derived, or they would have it withdrawn.
+                    self.let_go(discard.study)
+                    let_go = True
+                self.changed(discard.study)
+                self.mark(connection, entry)
+        except BaseException:
+            if let_go:
+                self.hold_back(discard.study)
+            raise
+        return True
 
     def read_again(
         self,
@@ -508,15 +603,23 @@ class Catalog:
         return True
 
     def hold_back(self, study_uid: str) -> None:
-        """Treat a study as withheld from now on, whatever the table says; no disk is needed."""
-        self._held_back.add(study_uid)
+        """Treat a study as withheld, whatever the table says; no disk is needed.
+
+        For each call one of `let_go` must follow, when the table says what it should.
+        """
+        with self._held_lock:
+            self._held_back[study_uid] += 1
         self.on_change(study_uid)
 
     def let_go(self, study_uid: str) -> None:
         """The table says itself again how a study is."""
-        self._held_back.discard(study_uid)
+        with self._held_lock:
+            self._held_back[study_uid] -= 1
+            if self._held_back[study_uid] <= 0:
+                del self._held_back[study_uid]
 
-    def _changed(self, study_uid: str) -> None:
+    def changed(self, study_uid: str) -> None:
+        """A study has changed, in the transaction at hand."""
         self.in_change(study_uid)
         self._database.after_commit(lambda: self.on_change(study_uid))
 

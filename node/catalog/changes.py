@@ -4,12 +4,14 @@ Decides what of a manifest is new, known, or in conflict with what the study has
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from node.catalog.patients import Described, update_study
 from node.catalog.rows import Added, ConflictRow
 from node.dicom.headers import InstanceHeader
 from protocol.manifest import BatchEntry, Manifest, content_root
+
+Barred = Callable[[str, str], str]
 
 
 def insert_manifest(
@@ -21,29 +23,33 @@ def insert_manifest(
     origin: str,
     shared: bool,
     now: int,
+    bars: Barred = lambda series, sop: "",
 ) -> Added:
-    """Add what is new of a manifest and record what is in conflict; see `Catalog.publish`."""
+    """Add what is new of a manifest and record what is in conflict; see `Catalog.publish`.
+
+    `bars` gives, for a series and an instance (UIDs), why it is not taken, or "".
+    """
     study_uid = manifest.study_instance_uid
     held = _held(connection, study_uid)
-    new, conflicting, known = _compare(connection, manifest, held)
+    new, conflicting, known = _compare(connection, manifest, held, bars)
     if new:
         new_series = sorted({manifest.instances[index].series_index for index in new})
         _insert_study(connection, headers[new_series[0]], origin, shared, now)
         _insert_series(connection, study_uid, (headers[index] for index in new_series))
         _insert_instances(connection, manifest, new)
         update_study(connection, study_uid, described)
-        _count(connection, study_uid, None if held else manifest)
+        recount(connection, study_uid, None if held else manifest)
     for index in conflicting:
         one = manifest.instances[index]
         batches = [manifest.batches[batch] for batch, _ in manifest.places(index)]
-        _insert_batches(connection, batches)
+        insert_batches(connection, batches)
         insert_conflict(
             connection,
             ConflictRow(
                 study_uid=study_uid,
                 sop_uid=one.sop_instance_uid,
                 digest=one.digest,
-                kept_digest=held[one.sop_instance_uid],
+                kept_digest=held.get(one.sop_instance_uid, b""),
                 series_uid=manifest.series[one.series_index].series_instance_uid,
                 size=one.size,
                 origin=origin,
@@ -77,7 +83,7 @@ def _held(connection: sqlite3.Connection, study_uid: str) -> dict[str, bytes]:
 
 
 def _compare(
-    connection: sqlite3.Connection, manifest: Manifest, held: Mapping[str, bytes]
+    connection: sqlite3.Connection, manifest: Manifest, held: Mapping[str, bytes], bars: Barred
 ) -> tuple[list[int], list[int], int]:
     """Instances (indices) that are new, those with other bytes, and how many are known."""
     recorded = {
@@ -90,7 +96,8 @@ def _compare(
     new, conflicting, known = [], [], 0
     for index, entry in enumerate(manifest.instances):
         here = held.get(entry.sop_instance_uid)
-        if here is None:
+        series = manifest.series[entry.series_index].series_instance_uid
+        if here is None and not bars(series, entry.sop_instance_uid):
             new.append(index)
         elif here == entry.digest or (entry.sop_instance_uid, entry.digest) in recorded:
             known += 1
@@ -108,8 +115,10 @@ def _insert_study(
 ) -> None:
     study = header.study
     connection.execute(
-        "INSERT OR IGNORE INTO studies"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,x'',0,0,0,0,'','','')",
+        "INSERT OR IGNORE INTO studies VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,"
+        # One that was here before goes on counting: caches know a study by its revision.
+        " coalesce((SELECT max(revision) + 1 FROM discards WHERE study = ?1), 0),"
+        " x'',0,0,0,0,'','','')",
         (
             study.study_uid, study.patient_id, study.patient_name, study.patient_birth_date,
             study.patient_sex, study.accession_number, study.study_id, study.study_date,
@@ -170,7 +179,7 @@ def _append_batches(
         (study_uid,),
     ).fetchone()[0]
     positions = {batch: first + count for count, batch in enumerate(wanted)}
-    _insert_batches(connection, [manifest.batches[batch] for batch in wanted])
+    insert_batches(connection, [manifest.batches[batch] for batch in wanted])
     connection.executemany(
         "INSERT INTO study_batches VALUES (?,?,?)",
         (
@@ -181,14 +190,15 @@ def _append_batches(
     return positions
 
 
-def _insert_batches(connection: sqlite3.Connection, entries: list[BatchEntry]) -> None:
+def insert_batches(connection: sqlite3.Connection, entries: Iterable[BatchEntry]) -> None:
+    """Record batches; those that are known stay."""
     connection.executemany(
         "INSERT OR IGNORE INTO batches VALUES (?,?,?,?)",
         ((one.digest, one.encoded_size, one.original_size, int(one.encoding)) for one in entries),
     )
 
 
-def _count(connection: sqlite3.Connection, study_uid: str, whole: Manifest | None) -> None:
+def recount(connection: sqlite3.Connection, study_uid: str, whole: Manifest | None) -> None:
     """Bring the study's counts, content root and revision up to date.
 
     Args:

@@ -69,8 +69,8 @@ CREATE TABLE IF NOT EXISTS batches (
     encoding INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Positions count from 0 without gaps and never change. One batch may have several:
--- the pieces of a large black image are equal.
+-- Positions count from 0 without gaps, and change only where something is discarded, with
+-- the revision. One batch may have several: the pieces of a large black image are equal.
 CREATE TABLE IF NOT EXISTS study_batches (
     study_uid TEXT NOT NULL REFERENCES studies,
     position INTEGER NOT NULL,
@@ -213,7 +213,7 @@ class ConflictRow:
 
     Attributes:
         digest: BLAKE3 of the version kept aside, 32 bytes; `kept_digest` of the one
-            in the study.
+            in the study, empty where it was set aside since it had been discarded.
         origin: "local", or the facility key (hex) that the version came from.
         batches: digests of the batches that hold it; empty when it is a file.
         byte_offset: where it begins in the original bytes of the first batch.

@@ -47,6 +47,11 @@ def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]
         is not None,
     )
     catalog.needed |= {row[0] for row in connection.execute("SELECT digest FROM study_batches")}
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'leftover_batches'").fetchone():
+        # Let go of, and deleted by the node itself.
+        catalog.needed |= {
+            row[0] for row in connection.execute("SELECT digest FROM leftover_batches")
+        }
     findings = list(_references(connection))
     for uid, blob in connection.execute("SELECT study_uid, batches FROM conflicts"):
         for start in range(0, len(blob), DIGEST_BYTES):

@@ -29,7 +29,7 @@ from protocol.verify.tree import Tree, leaf
 
 _HEADER = struct.Struct(">II")
 _COMMITMENT_DOMAIN = b"radmesh-commitment-v1\0"
-_TELLING = ("ingest", "received")
+_TELLING = ("ingest", "received", "quarantine-taken")
 """Entries that say how images came."""
 
 _TAIL_BYTES = 8 * 1024 * 1024

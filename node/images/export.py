@@ -74,7 +74,7 @@ def export_study(
         found = _found(directory, manifest)
         _make_folder(directory, mode, parents=True)
         names = _names(manifest, found)
-        reader = _InstanceReader(manifest, store)
+        reader = InstanceReader(manifest, store)
         done = 0
         # In batch order, so that each batch is decoded once.
         order = sorted(
@@ -108,14 +108,14 @@ def read_instance(catalog: Catalog, store: BatchStore, study_uid: str, sop_uid: 
     manifest = catalog.manifest(study_uid)
     for index, entry in enumerate(manifest.instances):
         if entry.sop_instance_uid == sop_uid:
-            content = b"".join(_InstanceReader(manifest, store).pieces(index))
+            content = b"".join(InstanceReader(manifest, store).pieces(index))
             if blake3.blake3(content).digest() != entry.digest:
                 raise _damaged(entry)
             return content
     raise NodeError(f"study {study_uid} has no instance {sop_uid} here", code=ExitCode.NOT_FOUND)
 
 
-class _InstanceReader:
+class InstanceReader:
     """Takes instances out of batches; the last decoded batch is kept."""
 
     def __init__(self, manifest: Manifest, store: BatchStore) -> None:

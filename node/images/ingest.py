@@ -28,6 +28,7 @@ from node.images.store import BatchStore
 from protocol import limits
 from protocol.log.entry import Event, subjects_of
 from protocol.manifest import BatchEntry, Manifest
+from protocol.recalls import meaning
 
 __all__ = ["IngestProgress", "IngestReport", "Problem", "StudyIngested", "ingest"]
 
@@ -81,14 +82,17 @@ def ingest(
     """
     started = time.monotonic()
     with ThreadPoolExecutor(_ENCODING_THREADS, thread_name_prefix="encode") as pool:
+        writer = BatchWriter(store, pool, cancelled)
         run = _Ingest(
-            catalog, store, BatchWriter(store, pool, cancelled),
+            catalog, store, writer,
             Quarantine(quarantine, now=now()), audit, progress, cancelled, shared,
         )  # fmt: skip
         try:
             run.take(find_files(paths, exclude=quarantine.parent))
         except Cancelled:
             run.report.cancelled = True
+        finally:
+            writer.end()
     run.report.seconds = time.monotonic() - started
     return run.report
 
@@ -229,12 +233,22 @@ class _Ingest:
     ) -> tuple[list[SourceFile], int, int]:
         """The new files of a study, and how many are known and in conflict."""
         held = self._catalog.held_instances(study_uid)
+        bars = self._catalog.bars(study_uid)
         new, known, conflicting = [], 0, 0
         too_many = []
         for source in sources:
             header = source.header
             kept = held.get(header.sop_instance_uid)
-            if kept is None and len(held) >= limits.MANIFEST_INSTANCES:
+            code = bars.code(header.series.series_uid, header.sop_instance_uid)
+            if kept is None and code:
+                conflicting += 1
+                self._record_aside(
+                    source,
+                    b"",
+                    f"was discarded here ({meaning(code)}); it is taken only by"
+                    " `radmesh quarantine take`",
+                )
+            elif kept is None and len(held) >= limits.MANIFEST_INSTANCES:
                 too_many.append(source)
             elif kept is None:
                 held[header.sop_instance_uid] = source.digest
@@ -243,7 +257,12 @@ class _Ingest:
                 known += 1
             else:
                 conflicting += 1
-                self._record_conflict(source, kept)
+                self._record_aside(
+                    source,
+                    kept,
+                    f"has the SOP Instance UID of another instance of study {study_uid} and other"
+                    " bytes; the study keeps the one that came first",
+                )
         self._refuse(study_uid, too_many)
         self.report.instances_known += known
         return new, known, conflicting
@@ -280,14 +299,9 @@ class _Ingest:
             for source in sources
         ]
 
-    def _record_conflict(self, source: SourceFile, kept_digest: bytes) -> None:
+    def _record_aside(self, source: SourceFile, kept_digest: bytes, why: str) -> None:
         header = source.header
-        kept_at = self._put_aside(
-            self.report.conflicts,
-            source.path,
-            f"has the SOP Instance UID of another instance of study {header.study.study_uid}"
-            " and other bytes; the study keeps the one that came first",
-        )
+        kept_at = self._put_aside(self.report.conflicts, source.path, why)
         if kept_at:
             self._catalog.record_conflict(
                 study_uid=header.study.study_uid,

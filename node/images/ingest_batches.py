@@ -65,6 +65,7 @@ class BatchWriter:
         self, store: BatchStore, pool: ThreadPoolExecutor, cancelled: Callable[[], bool]
     ) -> None:
         self._store = store
+        self._pins = store.pins()
         self._pool = pool
         self._cancelled = cancelled
         self._workspaces = Workspaces()
@@ -83,11 +84,15 @@ class BatchWriter:
             sources: of this study, each SOP Instance UID once.
             on_batch: called for each batch that is in the store.
 
+        Their batches are not removed until the next call, or `end`.
+
         Raises:
             Cancelled: the caller asked to stop.
             NodeError: the disk is full or broken.
         """
         written = Written()
+        # Those of the study before are published.
+        self._pins.clear()
         self._on_batch = on_batch
         futures: list[Future[BatchEntry]] = []
         placed: list[_Placed] = []
@@ -102,6 +107,10 @@ class BatchWriter:
             each = {id(one.source.header.study): one.source.header.study for one in placed}
             written.described = Described(each.values())
         return written
+
+    def end(self) -> None:
+        """What was written is published, or given up; batches may be removed again."""
+        self._pins.clear()
 
     def _write_series(
         self,
@@ -186,7 +195,7 @@ class BatchWriter:
                 hint="nothing was stored; check the memory of this machine and report this",
                 code=ExitCode.INTEGRITY,
             )
-        digest = self._store.put(encoded)
+        digest = self._store.put(encoded, self._pins)
         return BatchEntry(digest, len(encoded), len(original), encoding.encoding_of(encoded))
 
 

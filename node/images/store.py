@@ -16,7 +16,9 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import blake3
@@ -70,6 +72,35 @@ def disk_error(what: str, error: OSError) -> NodeError:
     )
 
 
+class Pins:
+    """Batches that somebody found here or puts here, and has not published yet.
+
+    They are not removed meanwhile, whatever the catalog says. Thread-safe; see
+    `BatchStore.pins`.
+    """
+
+    def __init__(self, lock: threading.Lock, pinned: Counter[bytes]) -> None:
+        self._lock = lock
+        self._pinned = pinned
+        self._own: set[bytes] = set()
+
+    def add(self, digests: Iterable[bytes]) -> None:
+        """Pin batches, before it is looked whether they are here."""
+        with self._lock:
+            new = set(digests) - self._own
+            self._own |= new
+            self._pinned.update(new)
+
+    def clear(self) -> None:
+        """Let all of them go: they are published, or not needed."""
+        with self._lock:
+            for digest in self._own:
+                self._pinned[digest] -= 1
+                if not self._pinned[digest]:
+                    del self._pinned[digest]
+            self._own.clear()
+
+
 class BatchStore:
     """The directory of encoded batches; made when it does not exist.
 
@@ -86,6 +117,8 @@ class BatchStore:
         self._temporary = root / "tmp"
         self._reserve_bytes = reserve_bytes
         self._durable_folders: set[str] = set()
+        self._pin_lock = threading.Lock()
+        self._pinned: Counter[bytes] = Counter()
         try:
             self._temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
             sync_directory(root.parent)
@@ -103,8 +136,16 @@ class BatchStore:
         """Whether the batch is here; `read` tells whether it is undamaged."""
         return self.path(digest).is_file()
 
-    def put(self, encoded: bytes | bytearray | memoryview) -> bytes:
+    def pins(self) -> Pins:
+        """A new set of pins, empty."""
+        return Pins(self._pin_lock, self._pinned)
+
+    def put(self, encoded: bytes | bytearray | memoryview, pins: Pins | None = None) -> bytes:
         """Store one encoded batch, durable on return; repairs a damaged copy.
+
+        Args:
+            encoded: its bytes.
+            pins: pin it there, before anything else.
 
         Returns:
             Its digest.
@@ -113,6 +154,8 @@ class BatchStore:
             NodeError: the disk is full or cannot be written; nothing is half there.
         """
         digest = blake3.blake3(encoded).digest()
+        if pins is not None:
+            pins.add([digest])
         if self._is_whole(digest):
             self.flush([digest])
             return digest
@@ -191,6 +234,36 @@ class BatchStore:
             self.path(digest).unlink(missing_ok=True)
         except OSError as error:
             raise disk_error("a batch cannot be removed", error) from error
+
+    def remove_unused(
+        self, digests: Iterable[bytes], is_claimed: Callable[[bytes], bool]
+    ) -> list[bytes]:
+        """Remove batches that nobody needs; those that are pinned stay for now.
+
+        Args:
+            digests: of batches that were let go.
+            is_claimed: asks the catalog whether something needs one all the same.
+
+        Returns:
+            Those that are settled: gone, or claimed.
+
+        Raises:
+            NodeError: the disk cannot be written.
+        """
+        done = []
+        for digest in digests:
+            # Who pins it next finds it, or finds it gone and puts it here again.
+            with self._pin_lock:
+                if digest in self._pinned:
+                    continue
+                if not is_claimed(digest):
+                    self.remove(digest)
+            done.append(digest)
+        return done
+
+    def temporary_path(self) -> Path:
+        """A new name for a file of ours in passing; what a crash leaves there is swept."""
+        return self._temporary / secrets.token_hex(16)
 
     def digests(self) -> Iterator[bytes]:
         """The digests of all batches here, in no order."""

@@ -3,6 +3,7 @@ the command line. Each operation takes and gives JSON values (docs/operations.md
 
 from node.operations import (
     backup,
+    discard,
     erase,
     facility,
     handing,
@@ -21,6 +22,7 @@ from node.operations.base import Operation
 OPERATIONS: dict[str, Operation] = {
     **facility.OPERATIONS,
     **images.OPERATIONS,
+    **discard.OPERATIONS,
     **transfer.OPERATIONS,
     **log.OPERATIONS,
     **reports.OPERATIONS,

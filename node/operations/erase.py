@@ -43,7 +43,7 @@ async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> R
             "erased": False,
         }
         if parameters.get("confirmed") is True:
-            erasure, entry, salt = erase(node.audit, chosen, wanted, node.transfers.forget)
+            erasure, entry, salt = erase(node.audit, chosen, wanted, node.forget)
             result |= {
                 "erased": True,
                 "openings": erasure.openings,

@@ -99,6 +99,11 @@ EVENTS: dict[str, Meaning] = {
     "reconciled": Meaning(event="110101", action="R"),
     "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
     "log-exported": Meaning(event="110101", action="R"),
+    "discarded": Meaning(event="110105", action="D", lifecycle="15"),
+    "quarantine-taken": Meaning(event="110107", action="C", lifecycle="2"),
+    "quarantine-dropped": Meaning(event="110105", action="D", lifecycle="15"),
+    "recalled": Meaning(event="110113", kind="110135", outcome=MINOR_FAILURE),
+    "recall-settled": Meaning(event="110113", kind="110135", action="U"),
 }
 """Entry types by what they mean. Those that are not here have no message: `receipt` says
 again what `disclosed` and `received` say, and a heartbeat is no event."""

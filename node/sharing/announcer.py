@@ -19,10 +19,12 @@ from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
 from node.sharing.feeds import Feeds, Pending
 from node.sharing.peers import Peers
+from node.sharing.recalls import Recalls
 from node.sharing.setbacks import Place, Setbacks
 from node.transfer.sessions import first_error
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode
+from protocol.feed import Subscription
 from protocol.fields import from_map_untrusted, to_map
 from protocol.log.entry import Event
 from protocol.messages import Announcement, Heartbeat, Record, Signed, Subscribe
@@ -40,6 +42,7 @@ class Announcer:
         key: our node key.
         peers: who may see what.
         feeds: what each was told, and what they told.
+        recalls: keeps what they recalled.
         append: writes one audit entry durably (synchronous).
         clock: decides whether a peer may be told.
         budgets: how often a peer may subscribe, and how much it may announce.
@@ -54,6 +57,7 @@ class Announcer:
         key: KeyPair,
         peers: Peers,
         feeds: Feeds,
+        recalls: Recalls,
         append: Callable[[Event], int],
         clock: Clock,
         budgets: Budgets,
@@ -65,6 +69,7 @@ class Announcer:
         self._clock = clock
         self._peers = peers
         self._feeds = feeds
+        self._recalls = recalls
         self._append = append
         self._news = trio.Event()
         self.on_heard: Callable[[bytes, Sequence[Record]], None] = lambda peer, records: None
@@ -221,6 +226,18 @@ class Announcer:
             )
             self._feeds.mark_told(peer.facility_key, unlogged)
 
+    def _keep(self, peer: bytes, announcement: Announcement, subscription: Subscription) -> None:
+        """Keep what a peer announced; what it recalled is in the log before."""
+        news = self._recalls.news(peer, announcement.records)
+        for event in self._recalls.events(peer, news):
+            self._append(event)
+        self._feeds.store_announcement(
+            peer,
+            announcement,
+            subscription,
+            lambda connection: self._recalls.keep(connection, peer, news),
+        )
+
     async def listen(self, peer: Peer, open_stream: Callable[[str], Awaitable[PeerStream]]) -> None:
         """Subscribe to a connected peer and keep what it announces, until the stream is lost.
 
@@ -255,9 +272,7 @@ class Announcer:
                 # A disk gives no event to wait for.
                 while not await in_thread(self._budgets.has_room):  # noqa: ASYNC110
                     await trio.sleep(NO_ROOM_SECONDS)
-                await in_thread(
-                    self._feeds.store_announcement, peer.facility_key, announcement, subscription
-                )
+                await in_thread(self._keep, peer.facility_key, announcement, subscription)
                 self.on_heard(peer.facility_key, announcement.records)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):

@@ -14,6 +14,7 @@ from keys.trust import Peer, TrustStore
 from node.blocking import in_thread
 from node.clock import LOOK_SECONDS, Clock
 from node.errors import NodeError
+from node.images.discard import Discards
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
 from node.sharing.refusals import Refusals
@@ -33,6 +34,7 @@ class Endings:
     Args:
         peers: whose rights may end.
         studies: whose withdrawals may be unwritten.
+        discards: that may be unwritten, too.
         feeds: follow from the rights.
         connected: gives the node keys (32 bytes) of the connections.
         peer_changed: called with a peer whose rights differ.
@@ -46,6 +48,7 @@ class Endings:
         *,
         peers: Peers,
         studies: SharedStudies,
+        discards: Discards,
         feeds: Feeds,
         connected: Callable[[], Iterable[bytes]],
         peer_changed: Callable[[Peer], None],
@@ -56,6 +59,7 @@ class Endings:
         self._refusals = refusals
         self._peers = peers
         self._studies = studies
+        self._discards = discards
         self._feeds = feeds
         self._connected = connected
         self._peer_changed = peer_changed
@@ -89,7 +93,7 @@ class Endings:
 
     async def _write(self) -> None:
         due = trio.current_time() >= self._again
-        unwritten = self._peers.unwritten or self._studies.unwritten
+        unwritten = self._peers.unwritten or self._studies.unwritten or self._discards.is_unfinished
         if not (self._underived or (unwritten and due)):
             return
         self._again = trio.current_time() + AGAIN_SECONDS
@@ -102,6 +106,7 @@ class Endings:
     def _write_all(self, underived: list[bytes]) -> None:
         self._peers.write_unwritten()
         self._studies.write_unwritten()
+        self._discards.write_unwritten()
         for facility_key in underived:
             self._feeds.peer_changed(facility_key)
 

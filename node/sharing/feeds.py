@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from node.catalog.catalog import Catalog
+from node.catalog.discards import Recall, recall_of
 from node.database import Database
 from protocol import limits, modalities
 from protocol.feed import Change, Subscription, Told, next_change
 from protocol.fields import from_map_untrusted, to_map
 from protocol.messages import Announcement, Record
+from protocol.recalls import REJECTED
 
 FEEDS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS feed_heads (
@@ -35,6 +37,7 @@ CREATE TABLE IF NOT EXISTS feed (
     content_root BLOB NOT NULL,
     told INTEGER NOT NULL,              -- whether the peer ever learned of it
     logged INTEGER NOT NULL DEFAULT 0,  -- the sequence for which the log has an entry
+    recalls INTEGER NOT NULL DEFAULT 0, -- how many of the study it tells of
     PRIMARY KEY (peer, study)
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS feed_by_sequence ON feed (peer, sequence);
@@ -60,16 +63,25 @@ CREATE INDEX IF NOT EXISTS remote_studies_by_date
 
 _NO_ROOT = bytes(32)
 
-_DIFFERENT = """
-SELECT s.study_uid AS study, f.kind, f.content_root, f.told FROM studies s
+_REJECTED = ", ".join(f"'{code}'" for code in sorted(REJECTED))
+
+_DIFFERENT = f"""
+SELECT s.study_uid AS study, f.kind, f.content_root, f.told, f.recalls FROM studies s
     LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
     WHERE :sees AND s.shared
     AND (f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
 UNION ALL
-SELECT f.study, f.kind, f.content_root, f.told FROM feed f
+SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
     LEFT JOIN studies s ON s.study_uid = f.study
     WHERE f.peer = :peer AND f.kind <> 'withdrawn'
     AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
+UNION ALL
+SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
+    LEFT JOIN studies s ON s.study_uid = f.study
+    WHERE f.peer = :peer AND f.kind = 'withdrawn'
+    AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
+    AND f.recalls <> (SELECT count(*) FROM discards d WHERE d.study = f.study
+        AND d.code IN ({_REJECTED}))
 """
 """Studies whose place in a peer's feed is not what grants and catalog say."""
 
@@ -180,9 +192,17 @@ class Feeds:
                 "WHERE f.peer=? AND f.sequence>? ORDER BY f.sequence LIMIT ?",
                 (peer, start, most + 1),
             ).fetchall()
-        more = len(rows) > most
-        rows = rows[:most]
-        records = tuple(_record(row) for row in rows if not (reset and row["kind"] == "withdrawn"))
+            more = len(rows) > most
+            rows = rows[:most]
+            told = (
+                (row["kind"], _record(row, recall_of(connection, row["study"]))) for row in rows
+            )
+            # Who starts anew knows of no study; but what was recalled it may have.
+            records = tuple(
+                record
+                for kind, record in told
+                if not (reset and kind == "withdrawn" and not record.recalls)
+            )
         end = rows[-1]["sequence"] if rows else max(start, 0 if reset else cursor)
         return Pending(head["epoch"], reset, end, records, more)
 
@@ -237,10 +257,18 @@ class Feeds:
         return Subscription(own_node, row["epoch"], row["cursor"])
 
     def store_announcement(
-        self, peer: bytes, announcement: Announcement, subscription: Subscription
+        self,
+        peer: bytes,
+        announcement: Announcement,
+        subscription: Subscription,
+        recall: Callable[[sqlite3.Connection], None] = lambda connection: None,
     ) -> None:
-        """Keep what a peer announced, with the new cursor, in one transaction."""
+        """Keep what a peer announced, with the new cursor, in one transaction.
+
+        `recall` keeps, in the same, what was recalled.
+        """
         with self._database.transaction() as connection:
+            recall(connection)
             kept = _Kept.read(connection, peer)
             if announcement.reset:
                 connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
@@ -387,11 +415,17 @@ def _refresh(
             told = Told.TOLD if place["told"] else Told.PENDING
         content = root or _NO_ROOT
         same = place is not None and place["content_root"] == content
-        change = next_change(told, visible=root is not None, same_content=same)
+        recalls = recall_of(connection, study).count
+        change = next_change(
+            told,
+            visible=root is not None,
+            same_content=same,
+            recalled=place is not None and place["recalls"] != recalls,
+        )
         if change is Change.FORGET:
             forgotten.append((peer, study))
         elif change is not Change.NONE:
-            moved.append((study, change.value, content, int(told is Told.TOLD)))
+            moved.append((study, change.value, content, int(told is Told.TOLD), recalls))
     connection.executemany("DELETE FROM feed WHERE peer=? AND study=?", forgotten)
     if not moved:
         return
@@ -403,16 +437,17 @@ def _refresh(
     ).fetchone()
     first = last - len(moved) + 1
     connection.executemany(
-        "INSERT INTO feed (peer, study, sequence, kind, content_root, told) "
-        "VALUES (?, ?, ?, ?, ?, ?) "
+        "INSERT INTO feed (peer, study, sequence, kind, content_root, told, recalls) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (peer, study) DO UPDATE SET sequence=excluded.sequence, "
-        "kind=excluded.kind, content_root=excluded.content_root",
+        "kind=excluded.kind, content_root=excluded.content_root, recalls=excluded.recalls",
         [(peer, one[0], sequence, *one[1:]) for sequence, one in enumerate(moved, first)],
     )
 
 
-def _record(row: sqlite3.Row) -> Record:
+def _record(row: sqlite3.Row, recall: Recall) -> Record:
     """The record of a place in a feed, joined with its study."""
+    code, recalls = (recall.code, recall.count) if recall.code else (None, None)
     if row["kind"] == "withdrawn" or row["study_uid"] is None:
         return Record(
             sequence=row["sequence"],
@@ -425,6 +460,8 @@ def _record(row: sqlite3.Row) -> Record:
             encoded_bytes=0,
             modalities=(),
             study_date="",
+            recall=code,
+            recalls=recalls,
         )
     return Record(
         sequence=row["sequence"],
@@ -437,6 +474,8 @@ def _record(row: sqlite3.Row) -> Record:
         encoded_bytes=row["encoded_bytes"],
         modalities=modalities.of_study(row["modalities"].split("\n")),
         study_date=row["study_date"],
+        recall=code,
+        recalls=recalls,
     )
 
 

@@ -258,6 +258,14 @@ class Fetcher:
     async def _gather(self, transfer: Transfer) -> None:
         root, peers = await in_thread(self._holders, transfer)
         gathering = Gathering(self._shelves, transfer, several=len(peers) > 1)
+        try:
+            await self._gather_from(transfer, gathering, root, peers)
+        finally:
+            gathering.end()
+
+    async def _gather_from(
+        self, transfer: Transfer, gathering: Gathering, root: bytes | None, peers: list[bytes]
+    ) -> None:
         async with trio.open_nursery() as nursery:
             fetch = self._fetches[transfer.transfer] = _Fetch(gathering, root, nursery)
             nursery.start_soon(self._end_when_hopeless, fetch)

@@ -124,6 +124,7 @@ class Gathering:
         self.open_sessions = 0
         self._shelves = shelves
         self._several = several
+        self._pins = shelves.incoming.pins()
         self._members: dict[bytes, Member] = {}
         self._plan: _Plan | None = None
         self._portions = Portions({}, several=several)
@@ -195,6 +196,10 @@ class Gathering:
             self._portions.join(contribution.peer, trio.current_time())
             return member
 
+    def end(self) -> None:
+        """Nothing more is published: batches that were counted on may go."""
+        self._pins.clear()
+
     def leave(self, member: Member) -> None:
         """A source is done, or lost; what it still owes is given to others."""
         del self._members[member.contribution.peer]
@@ -220,6 +225,9 @@ class Gathering:
         incoming, transfer = self._shelves.incoming, self.transfer
         needed = self._shelves.catalog.batches_needed(manifest)
         check = StudyCheck(manifest, needed)
+        # What lies in the store may be let go by another study meanwhile.
+        self._pins.clear()
+        self._pins.add(manifest.batches[index].digest for index in needed)
         missing: dict[int, int] = {}
         for index in needed:
             batch = manifest.batches[index]
@@ -329,6 +337,7 @@ class Gathering:
         manifest, lead = plan.manifest, plan.lead
         plan.check.check_rest(incoming)
         incoming.adopt(manifest.batches[index].digest for index in plan.needed)
+        self._shelves.catalog.require_at_hand(manifest, plan.needed)
         described = plan.check.described
         self.patients, why = self._shelves.catalog.foresee(self.transfer.study, described)
         received = [
@@ -338,7 +347,9 @@ class Gathering:
             if contribution is lead or contribution.batches
         ]
         self._shelves.append(received)
-        self._shelves.catalog.publish_received(manifest, plan.check.headers, lead.peer, described)
+        self._shelves.catalog.publish_received(
+            manifest, plan.check.headers, lead.peer, described, at_hand=plan.needed
+        )
 
     def _received(self, contribution: Contribution, manifest: Manifest, why: str) -> LogEvent:
         return LogEvent(

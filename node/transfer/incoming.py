@@ -17,7 +17,14 @@ from pathlib import Path
 import blake3
 
 from node.errors import ExitCode, NodeError
-from node.images.store import BatchStore, discard, disk_error, sync_directory, sync_file
+from node.images.store import (
+    BatchStore,
+    Pins,
+    discard,
+    disk_error,
+    sync_directory,
+    sync_file,
+)
 from protocol.errors import DigestMismatch
 
 KEEP_SECONDS = 7 * 24 * 3600
@@ -50,6 +57,10 @@ class Incoming:
     def has(self, digest: bytes) -> bool:
         """Whether a batch lies here or in the store."""
         return self._path(digest).exists() or self._store.has(digest)
+
+    def pins(self) -> Pins:
+        """A new set of pins for batches that a transfer counts on, also in the store."""
+        return self._store.pins()
 
     def is_empty(self) -> bool:
         """Whether nothing of any unfinished transfer lies here."""

@@ -46,6 +46,8 @@ WITHDRAWN = "the study was withdrawn"
 
 REVOKED = "its trust was revoked"
 
+DISCARDED = "something of the study was discarded"
+
 
 class RightEnded(Exception):
     """The peer may not have the study any more.
@@ -180,6 +182,7 @@ class _Session:
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
         self._patients: tuple[str, ...] = ()
+        self._discard = -1
         self._disclosing = False
         self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
         self._asked_all = False
@@ -247,6 +250,8 @@ class _Session:
 
     def _begin(self, request: Request) -> Manifest | Refusal:
         """The manifest, encoded, or a no; on return the log says what is going to be done."""
+        # Before the manifest is read, so that no discard is missed.
+        self._discard = self._owner.catalog.last_discard(request.study)
         refusal, manifest = self._refusal(request), None
         requested = self._entry("requested")
         if refusal is None:
@@ -259,7 +264,7 @@ class _Session:
             self._patients = self._owner.catalog.patients(request.study)
         # Making a large manifest takes a while; the decision that counts is the one here.
         with self._owner.peers.decisions.made():
-            refusal = refusal or self._refusal(request)
+            refusal = refusal or self._refusal(request) or self._discard_since()
             if refusal is not None:
                 refused = self._entry("refused", outcome="refused", why=refusal.reason)
                 self._is_logged = self._owner.refusals.log(
@@ -291,8 +296,15 @@ class _Session:
         speaker = store.by_node_key(self._stream.peer, now)
         if refusal is None and (speaker is None or speaker.facility_key != self._peer.facility_key):
             refusal = Refusal(WireCode.NOT_GRANTED, "its node key does not count any more")
+        refusal = refusal or self._discard_since()
         if refusal is not None:
             raise RightEnded(refusal)
+
+    def _discard_since(self) -> Refusal | None:
+        """A no where what the manifest lists is not all here any more: an operator took it out."""
+        if self._owner.catalog.last_discard(self.study) == self._discard:
+            return None
+        return Refusal(WireCode.NOT_AVAILABLE, DISCARDED)
 
     def stop(self, why: str) -> None:
         """End the session at once, for this reason."""
@@ -411,7 +423,13 @@ class _Session:
     def _read_and_seal(self, manifest: Manifest, index: int) -> bytes:
         assert self._transfer is not None
         self._require_right(self._transfer.purpose)
-        return self._end.seal_batch(index, self._owner.store.read(manifest.batches[index].digest))
+        try:
+            encoded = self._owner.store.read(manifest.batches[index].digest)
+        except NodeError:
+            # It is no fault of the disk when it was discarded just now.
+            self._require_right(self._transfer.purpose)
+            raise
+        return self._end.seal_batch(index, encoded)
 
     async def _take_receipt(self, manifest: Manifest) -> None:
         transfer = self._transfer

@@ -59,6 +59,11 @@ TYPES = (
     "key-contested",
     "reconciled",
     "erased",
+    "discarded",
+    "quarantine-taken",
+    "quarantine-dropped",
+    "recalled",
+    "recall-settled",
     "log-exported",
 )
 """What entries of this version record; a reader keeps types that it does not know."""

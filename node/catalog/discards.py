@@ -1,0 +1,194 @@
+"""What was discarded from the catalog: rows that go, and what must not come in again.
+
+A study from which something was discarded is written anew from the manifest of what
+stays, with positions from 0. The images themselves lie in batches; what no study and no
+conflict claims any more is listed in `leftover_batches` in the same transaction, until its
+file is deleted.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from node.catalog.changes import insert_batches, recount
+from node.database import Database
+from protocol.manifest import Manifest
+from protocol.recalls import REJECTED, RETENTION
+
+DISCARDS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS discards (
+    number INTEGER PRIMARY KEY,         -- not that of its entry: an erasure has to hide which one
+    study TEXT NOT NULL,
+    series TEXT NOT NULL,               -- "" for the whole study
+    sop TEXT NOT NULL,                  -- "" for the whole series
+    code TEXT NOT NULL,                 -- protocol.recalls
+    revision INTEGER NOT NULL,          -- of the study, before
+    lifted INTEGER NOT NULL             -- whether it may come in again all the same
+) STRICT;
+CREATE INDEX IF NOT EXISTS discards_by_study ON discards (study);
+CREATE TABLE IF NOT EXISTS leftover_batches (
+    digest BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS study_batches_by_digest ON study_batches (digest);
+"""
+
+
+class Discard(NamedTuple):
+    """What an operator discards.
+
+    Attributes:
+        study: Study Instance UID.
+        series: Series Instance UID; "" for the whole study, or where `sop` says enough.
+        sop: SOP Instance UID, or "" for the whole series or study.
+        code: of `protocol.recalls`.
+    """
+
+    study: str
+    series: str
+    sop: str
+    code: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole study."""
+        return not (self.series or self.sop)
+
+    def holds(self, series: str, sop: str) -> bool:
+        """Whether an instance of the study is part of it."""
+        return self.series in ("", series) and self.sop in ("", sop)
+
+
+class Bars(NamedTuple):
+    """What of one study is not taken again."""
+
+    discards: tuple[Discard, ...]
+
+    def code(self, series: str, sop: str) -> str:
+        """Why an instance is not taken, or ""."""
+        return next((one.code for one in self.discards if one.holds(series, sop)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What peers are told of discards of one study: the last code, and how many there were.
+
+    `count` leaves out what was not wrong; it only grows, so that a peer knows what it has
+    heard of already.
+    """
+
+    code: str
+    count: int
+
+
+NO_RECALL = Recall("", 0)
+
+
+def bars_of(source: Database | sqlite3.Connection, study: str) -> Bars:
+    """What of a study (UID) is not taken again."""
+    rows = _rows(source, "WHERE study = ? AND NOT lifted", study)
+    return Bars(
+        tuple(
+            Discard(row["study"], row["series"], row["sop"], row["code"])
+            for row in rows
+            if row["code"] in REJECTED
+        )
+    )
+
+
+def recall_of(source: Database | sqlite3.Connection, study: str) -> Recall:
+    """What peers are told of the discards of a study (UID)."""
+    codes = [row["code"] for row in _rows(source, "WHERE study = ?", study)]
+    rejected = [code for code in codes if code in REJECTED]
+    if rejected:
+        return Recall(rejected[-1], len(rejected))
+    return Recall(RETENTION, 0) if codes else NO_RECALL
+
+
+def _rows(source: Database | sqlite3.Connection, where: str, study: str) -> list[sqlite3.Row]:
+    sql = f"SELECT * FROM discards {where} ORDER BY number"
+    if isinstance(source, Database):
+        return source.query(sql, (study,))
+    return source.execute(sql, (study,)).fetchall()
+
+
+def insert_discard(connection: sqlite3.Connection, discard: Discard) -> None:
+    """Remember that something was discarded."""
+    connection.execute(
+        "INSERT INTO discards SELECT NULL, ?1, ?2, ?3, ?4,"
+        " coalesce((SELECT revision FROM studies WHERE study_uid = ?1), 0), 0",
+        tuple(discard),
+    )
+
+
+def lift_bars(connection: sqlite3.Connection, study: str) -> None:
+    """Take again what was discarded of a study (UID)."""
+    connection.execute("UPDATE discards SET lifted = 1 WHERE study = ?", (study,))
+
+
+def delete_study(connection: sqlite3.Connection, study: str) -> None:
+    """Delete a study (UID) from the catalog; versions kept aside stay."""
+    replace_instances(connection, study, None)
+    connection.execute("DELETE FROM study_patients WHERE study_uid = ?", (study,))
+    connection.execute("DELETE FROM unread_studies WHERE study_uid = ?", (study,))
+    connection.execute("DELETE FROM studies WHERE study_uid = ?", (study,))
+
+
+def read_anew(connection: sqlite3.Connection, study: str) -> None:
+    """Have the images of a study (UID) asked anew whose they are: one may have gone."""
+    connection.execute(
+        "INSERT OR IGNORE INTO unread_studies SELECT study_uid FROM studies WHERE study_uid = ?",
+        (study,),
+    )
+
+
+def replace_instances(connection: sqlite3.Connection, study: str, rest: Manifest | None) -> None:
+    """Let a study (UID) have exactly the instances of a manifest, or none."""
+    before = [
+        row["digest"]
+        for row in connection.execute(
+            "SELECT DISTINCT digest FROM study_batches WHERE study_uid = ?", (study,)
+        )
+    ]
+    connection.execute("DELETE FROM instances WHERE study_uid = ?", (study,))
+    connection.execute("DELETE FROM study_batches WHERE study_uid = ?", (study,))
+    if rest is not None:
+        insert_batches(connection, rest.batches)
+        connection.executemany(
+            "INSERT INTO study_batches VALUES (?,?,?)",
+            ((study, position, one.digest) for position, one in enumerate(rest.batches)),
+        )
+        connection.executemany(
+            "INSERT INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                (
+                    study, one.sop_instance_uid, rest.series[one.series_index].series_instance_uid,
+                    one.sop_class_uid, one.transfer_syntax_uid, one.size, one.digest, one.number,
+                    one.rows, one.columns, one.frames, one.first_batch, one.offset,
+                )
+                for one in rest.instances
+            ),
+        )  # fmt: skip
+    connection.execute(
+        "DELETE FROM series WHERE study_uid = ?1 AND series_uid NOT IN"
+        " (SELECT series_uid FROM instances WHERE study_uid = ?1)",
+        (study,),
+    )
+    leave_unclaimed(connection, before)
+    read_anew(connection, study)
+    recount(connection, study, rest)
+
+
+def leave_unclaimed(connection: sqlite3.Connection, digests: Iterable[bytes]) -> None:
+    """List those of some batches that no study and no conflict claims, to be deleted."""
+    set_aside: set[bytes] = set()
+    for row in connection.execute("SELECT batches FROM conflicts WHERE batches <> x''"):
+        packed = row["batches"]
+        set_aside.update(packed[start : start + 32] for start in range(0, len(packed), 32))
+    for digest in digests:
+        claimed = connection.execute(
+            "SELECT 1 FROM study_batches WHERE digest = ? LIMIT 1", (digest,)
+        ).fetchone()
+        if claimed is None and digest not in set_aside:
+            connection.execute("DELETE FROM batches WHERE digest = ?", (digest,))
+            connection.execute("INSERT OR IGNORE INTO leftover_batches VALUES (?)", (digest,))

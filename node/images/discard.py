@@ -1,0 +1,315 @@
+"""What is wrong here goes: studies, series and instances, by an operator's word.
+
+Order: the study is held back in memory (nobody is told of it, what is being sent of it
+ends), the entry `discarded`, one transaction that takes it out of the catalog and the feeds,
+then the files. A start makes true what an entry says. Files that the catalog has let go
+are listed in it until they are gone, so a crash leaves none behind.
+
+Synchronous and thread-safe.
+"""
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from dataclasses import dataclass
+
+from node.audit.effects import Effects
+from node.audit.log import AuditLog
+from node.catalog.catalog import Catalog, StudyRow
+from node.catalog.discards import Discard
+from node.database import Database
+from node.errors import ExitCode, NodeError
+from node.images.repack import without
+from node.images.store import BatchStore, Pins
+from node.sharing.decisions import Decisions
+from protocol.log.entry import Entry, Event, subjects_of
+from protocol.manifest import Manifest
+from protocol.recalls import meaning
+
+log = logging.getLogger("radmesh.discard")
+
+_SWEPT_AT_ONCE = 1000
+
+
+@dataclass
+class _Wanted:
+    """A discard that is not written whole; `entry` is the index of its entry, when it has one."""
+
+    discard: Discard
+    event: Event
+    entry: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discarded:
+    """What a discard did.
+
+    Attributes:
+        study: Study Instance UID.
+        instances, bytes: that were discarded; original bytes.
+        left: instances of the study that stay.
+        entry: index of the entry.
+    """
+
+    study: str
+    instances: int
+    bytes: int
+    left: int
+    entry: int
+
+
+class Discards:
+    """Discarding, and giving back the space.
+
+    Args:
+        database: holds the catalog.
+        catalog: what there is.
+        store: the batches.
+        audit: the log.
+        effects: joins entries to what they do.
+        decisions: those that rest on what is here.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        catalog: Catalog,
+        store: BatchStore,
+        audit: AuditLog,
+        effects: Effects,
+        decisions: Decisions,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._store = store
+        self._audit = audit
+        self._effects = effects
+        self._decisions = decisions
+        self._lock = threading.Lock()
+        self._sweeping = threading.Lock()
+        self._unwritten: list[_Wanted] = []
+        self._has_leftovers = False
+
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Studies (UIDs) that are held back, and whose discard could not be written yet."""
+        return tuple(one.discard.study for one in self._unwritten)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether something is to be written, or a file to be deleted."""
+        return bool(self._unwritten) or self._has_leftovers
+
+    def discard(self, text: str, code: str) -> Discarded:
+        """Discard a study, a series or an instance.
+
+        Args:
+            text: a UID of one of these, or what else `Catalog.find_study` takes.
+            code: why, of `protocol.recalls`.
+
+        Raises:
+            NodeError: there is none; the rest of the study is damaged; or it could not be
+                written. Then the study is held back while this process runs, and it is
+                tried again.
+        """
+        with self._lock:
+            discard = self._find(text, code)
+            row = self._require(discard.study)
+            size, count = self._amount(discard)
+            left = row.instance_count - count
+            event = self._event(discard, row, count, size)
+            self._catalog.hold_back(discard.study)
+            self._decisions.wait_earlier()
+            wanted = _Wanted(discard, event)
+            self._unwritten.append(wanted)
+            self._write_or_say(wanted)
+            entry = wanted.entry
+            assert entry is not None
+        self.sweep()
+        return Discarded(study=discard.study, instances=count, bytes=size, left=left, entry=entry)
+
+    def write_unwritten(self) -> None:
+        """Try again to write what was discarded.
+
+        Raises:
+            NodeError: it still cannot be written.
+        """
+        with self._lock:
+            for wanted in list(self._unwritten):
+                self._write(wanted)
+        self.sweep()
+
+    def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
+        """Discard what an entry of the log says was discarded; see `Effects.compare`."""
+        named = {}
+        for _, commitment in entry.subjects:
+            opening = self._audit.opening_of(commitment)
+            if opening is not None:
+                named[opening.kind] = opening.value
+        level, part = entry.details.get("level"), named.get("instance", "")
+        if "study" not in named or bool(part) is (level == "study"):
+            return False
+        discard = Discard(
+            named["study"],
+            part if level == "series" else "",
+            part if level == "instance" else "",
+            str(entry.details.get("code", "")),
+        )
+        pins = self._store.pins()
+        try:
+            self._take_out(discard, entry.index, pins, held_back=False)
+        except NodeError as error:
+            # The rest of the study cannot be read: then nobody gets any of it.
+            log.error("entry %d cannot be made true: %s", entry.index, error.message)
+            with contextlib.suppress(NodeError):
+                self._catalog.set_shared(discard.study, False)
+            return False
+        finally:
+            pins.clear()
+        return True
+
+    def sweep(self) -> int:
+        """Delete the files of batches that nothing claims any more; how many are gone.
+
+        Those that an ingest or a fetch counts on just now stay until the next call.
+
+        Raises:
+            NodeError: the disk cannot be written.
+        """
+        count, left, after = 0, 0, b""
+        with self._sweeping:
+            while True:
+                digests = [
+                    row["digest"]
+                    for row in self._database.query(
+                        "SELECT digest FROM leftover_batches WHERE digest > ? ORDER BY digest"
+                        f" LIMIT {_SWEPT_AT_ONCE}",
+                        (after,),
+                    )
+                ]
+                if not digests:
+                    self._has_leftovers = left > 0
+                    return count
+                after = digests[-1]
+                settled = self._store.remove_unused(digests, self._catalog.has_batch)
+                count += len(settled)
+                left += len(digests) - len(settled)
+                with self._database.transaction() as connection:
+                    connection.executemany(
+                        "DELETE FROM leftover_batches WHERE digest = ?",
+                        [(digest,) for digest in settled],
+                    )
+
+    def note_batch(self, digest: bytes) -> None:
+        """A batch is going to be written: if nothing comes to claim it, `sweep` deletes it."""
+        self._has_leftovers = True
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO leftover_batches VALUES (?)", (digest,))
+
+    # --- what is meant ------------------------------------------------------------
+
+    def _find(self, text: str, code: str) -> Discard:
+        wanted = text.strip()
+        for sql, fields in (
+            ("SELECT study_uid, series_uid FROM series WHERE series_uid = ?", 2),
+            ("SELECT study_uid, series_uid, sop_uid FROM instances WHERE sop_uid = ?", 3),
+        ):
+            rows = self._database.query(sql, (wanted,))
+            if len(rows) > 1:
+                studies = ", ".join(row["study_uid"] for row in rows)
+                raise NodeError(
+                    f"{wanted} is in several studies: {studies}",
+                    hint="discard the study, or look with `radmesh studies`",
+                    code=ExitCode.NOT_FOUND,
+                )
+            if rows and self._catalog.study(wanted) is None:
+                found = [*rows[0]][:fields]
+                return Discard(found[0], found[1], found[2] if fields == 3 else "", code)
+        return Discard(self._catalog.find_study(wanted).study_uid, "", "", code)
+
+    def _require(self, study: str) -> StudyRow:
+        return self._catalog.find_study(study)
+
+    def _amount(self, discard: Discard) -> tuple[int, int]:
+        """Bytes and instances of it that are here."""
+        sizes = [
+            one.size
+            for one in self._catalog.instances(discard.study)
+            if discard.holds(one.series_uid, one.sop_uid)
+        ]
+        return sum(sizes), len(sizes)
+
+    def _event(self, discard: Discard, row: StudyRow, count: int, size: int) -> Event:
+        level = "instance" if discard.sop else "series" if discard.series else "study"
+        subjects = list(subjects_of(discard.study, self._catalog.patients(discard.study)))
+        if level != "study":
+            # The log has no kind of its own for series; the level says which UID it is.
+            subjects.append(("instance", discard.sop or discard.series))
+        return Event(
+            type="discarded",
+            actor="operator",
+            subjects=tuple(subjects),
+            details={
+                "code": discard.code,
+                "reason": meaning(discard.code),
+                "level": level,
+                "instances": count,
+                "bytes": size,
+                "content_root": row.content_root.hex(),
+            },
+        )
+
+    # --- the change ------------------------------------------------------------------
+
+    def _write_or_say(self, wanted: _Wanted) -> None:
+        try:
+            self._write(wanted)
+        except NodeError as error:
+            if error.code is ExitCode.INTEGRITY and wanted.entry is None:
+                self._unwritten.remove(wanted)
+                self._catalog.let_go(wanted.discard.study)
+                self._catalog.on_change(wanted.discard.study)
+                raise
+            raise NodeError(
+                "the study is held back by this process, but that it is discarded could not be "
+                f"written: {error.message}",
+                hint="make room on the disk: a running node then writes it by itself; after a "
+                "restart look with `radmesh studies` how it stands",
+                code=error.code,
+            ) from error
+
+    def _write(self, wanted: _Wanted) -> None:
+        pins = self._store.pins()
+        try:
+            if wanted.entry is None:
+                # Whether the rest can be read at all is known before anything is said.
+                self._rest(wanted.discard, pins)
+                wanted.entry = self._audit.append(wanted.event)
+            self._take_out(wanted.discard, wanted.entry, pins, held_back=True)
+        finally:
+            pins.clear()
+        self._unwritten.remove(wanted)
+
+    def _take_out(self, discard: Discard, entry: int, pins: Pins, *, held_back: bool) -> None:
+        is_done = False
+        while not is_done:
+            revision, rest = self._rest(discard, pins)
+            is_done = self._catalog.discard(
+                discard, rest, entry=entry, revision=revision, held_back=held_back
+            )
+
+    def _rest(self, discard: Discard, pins: Pins) -> tuple[int, Manifest | None]:
+        """What stays of the study, and its revision for which that holds."""
+        row = self._catalog.study(discard.study)
+        if row is None or discard.is_whole:
+            return (0 if row is None else row.revision), None
+        manifest = self._catalog.manifest(discard.study)
+        gone = {
+            one.sop_instance_uid
+            for one in manifest.instances
+            if discard.holds(
+                manifest.series[one.series_index].series_instance_uid, one.sop_instance_uid
+            )
+        }
+        return row.revision, without(manifest, gone, self._store, pins, self.note_batch)
