@@ -255,6 +255,24 @@ def test_a_log_without_checkpoint():
     log.checkpoints.clear()
     verdict = verify(log)
     assert (verdict.sound, verdict.code, verdict.index) == (False, Code.UNSIGNED_TAIL, 0)
+    assert verdict.reason == "the bundle holds no signed checkpoint"
+    assert [each.code for each in verdict.findings] == [Code.UNSIGNED_TAIL]
+
+
+def test_a_log_whose_only_checkpoint_is_bad_is_not_said_to_have_none():
+    log = honest()
+    log.checkpoints = {name: note[:-8] + "AAAAAA=\n" for name, note in log.checkpoints.items()}
+    verdict = verify(log)
+    assert verdict.code == Code.CP_BAD
+    assert Code.UNSIGNED_TAIL not in [each.code for each in verdict.findings]
+
+
+def test_entries_behind_a_signed_size_of_none_are_an_unsigned_tail():
+    log = honest()
+    log.checkpoints = dict(Log().sign().checkpoints)
+    verdict = verify(log)
+    assert (verdict.code, verdict.index) == (Code.UNSIGNED_TAIL, 0)
+    assert verdict.reason != "the bundle holds no signed checkpoint"
 
 
 def test_a_card_that_was_altered():

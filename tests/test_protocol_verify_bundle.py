@@ -321,6 +321,13 @@ def test_a_receipt_of_a_later_version_with_more_fields():
     assert (fields["more"], known) == ("x", True)
 
 
+@pytest.mark.parametrize("length", [0, 31, 32, 255, 256])
+def test_texts_of_every_width_in_a_receipt(length):
+    body = {**receipt_body(1), "purpose": "p" * length}
+    fields, known = open_receipt(receipt(body, NODE, PEER_NODE), CARD, [PEER_CARD])
+    assert (fields["purpose"], known) == ("p" * length, True)
+
+
 @pytest.mark.parametrize("name", ["entries.jsonl", "openings.jsonl", "receipts.jsonl", "card"])
 def test_a_file_whose_content_is_damaged_does_not_read_as_if_it_ended_early(name):
     """Cut within what is packed, or of another CRC: nothing can be told."""
@@ -453,6 +460,12 @@ def test_a_key_whose_name_has_a_space_is_none(space):
     with pytest.raises(NoteProblem, match="not a key of the form"):
         parse_vkey(text, (1,))
     assert parse_vkey(vkey("radmesh.log", LOG.public), (1,)).public == LOG.public
+
+
+def test_a_key_without_a_name_is_none():
+    text = f"+{key_id('', LOG.public, 1).hex()}+{base64_of(bytes([1]) + LOG.public)}"
+    with pytest.raises(NoteProblem, match="not a key of the form"):
+        parse_vkey(text, (1,))
 
 
 @pytest.mark.parametrize("rest", ["\n", "\nmore\n", "more\n\nmore\n"])
