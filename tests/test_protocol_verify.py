@@ -265,6 +265,8 @@ def test_a_log_whose_only_checkpoint_is_bad_is_not_said_to_have_none():
     verdict = verify(log)
     assert verdict.code == Code.CP_BAD
     assert Code.UNSIGNED_TAIL not in [each.code for each in verdict.findings]
+    # What it claims to be about was read all the same.
+    assert (verdict.size, verdict.counts["init"]) == (12, 1)
 
 
 def test_entries_behind_a_signed_size_of_none_are_an_unsigned_tail():
@@ -273,6 +275,15 @@ def test_entries_behind_a_signed_size_of_none_are_an_unsigned_tail():
     verdict = verify(log)
     assert (verdict.code, verdict.index) == (Code.UNSIGNED_TAIL, 0)
     assert verdict.reason != "the bundle holds no signed checkpoint"
+
+
+def test_a_log_of_no_entries_has_no_root():
+    log = honest()
+    log.entries.clear()
+    log.openings.clear()
+    log.receipts.clear()
+    verdict = verify(log)
+    assert (verdict.sound, verdict.size, verdict.root) == (False, 0, "")
 
 
 def test_a_card_that_was_altered():

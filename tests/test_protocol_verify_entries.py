@@ -130,6 +130,23 @@ def test_an_opening_holds_for_its_own_commitment_alone(kind, value, salt):
         assert not parse_opening(second.canonical({**fields, **change}) + b"\n").holds
 
 
+@pytest.mark.parametrize("end", [b"", b"\0", b" ", b"\r", b"x"])
+@pytest.mark.parametrize("value", ["1.2", "é"])
+def test_an_opening_without_the_end_of_its_line_is_torn(value, end):
+    salt = b"s" * 16
+    fields = {
+        "commitment": second.commitment("study", value, salt),
+        "index": 1,
+        "kind": "study",
+        "salt": salt.hex(),
+        "value": value,
+    }
+    assert parse_opening(second.canonical(fields) + b"\n").holds
+    with pytest.raises(EntryProblem, match="is torn or too large") as caught:
+        parse_opening(second.canonical(fields) + end)
+    assert caught.value.code == Code.OPENING_BAD
+
+
 @given(st.sampled_from(KINDS), st.text(max_size=9), st.booleans())
 def test_a_subject_is_found_only_where_it_is_one(kind, text, plain):
     """Not in the text of another field, and of no other kind."""

@@ -136,6 +136,8 @@ def test_a_flood_of_alerts_hides_nothing():
     verdict = verify(log)
     assert verdict.code == Code.LOST
     assert any("does not tell clearly" in each.reason for each in verdict.findings)
+    # As many claims as are kept, and one finding for all others.
+    assert len(verdict.findings) == 1001
 
 
 # --- keys ------------------------------------------------------------------------------
