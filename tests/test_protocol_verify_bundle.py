@@ -74,7 +74,7 @@ def test_checkpoints_that_are_none(note):
 def test_a_checkpoint_whose_size_is_no_number_in_its_one_form(size):
     """The signature holds, so it is what the log key said."""
     note = sign_note(f"{ORIGIN}\n{size}\n{NOTE.split(chr(10))[2]}\n", [Signer(ORIGIN, LOG)])
-    with pytest.raises(CheckpointProblem, match="^has a malformed size$"):
+    with pytest.raises(CheckpointProblem, match=r"^has a malformed size$"):
         open_checkpoint(note.encode(), ORIGIN, log_keys(CARD))
 
 
