@@ -112,6 +112,10 @@ def test_a_sound_verdict_says_what_it_covers_and_what_not():
     notes = " ".join(verdict.notes)
     for words in ("write the whole log anew", "never logged", "own clock", "newer card"):
         assert words in notes
+    # Nothing is said of what is as it should be.
+    assert "`leaves`" not in notes
+    assert "not in the bundle" not in notes
+    assert "does not know" not in notes
     # The other side's key was not compared with its card, and with the card it is.
     assert "signed at the other side" in notes
     assert "signed at the other side" not in " ".join(
