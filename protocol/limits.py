@@ -209,9 +209,9 @@ class Budget:
 
 
 BUDGETS = {
-    "hello": Budget(60, 20, "wait", "one a connection; a line that flaps makes a few an hour"),
-    "subscription": Budget(120, 20, "wait", "one a connection, and one is open at a time"),
-    "feed-reset": Budget(0.25, 4, "wait", "the whole feed again: after a restored backup"),
+    "hello": Budget(3_600, 100, "wait", "one a connection; a line that flaps makes many"),
+    "subscription": Budget(3_600, 100, "wait", "as hello, and one is open at a time"),
+    "feed-reset": Budget(12, 24, "wait", "the whole feed: a restored backup, or a line that flaps"),
     "announcement-bytes": Budget(
         64 * 1024 * 1024, 64 * 1024 * 1024, "wait", "150,000 records of 400 bytes at once"
     ),

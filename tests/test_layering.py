@@ -75,3 +75,11 @@ def test_each_contract_has_a_forbidden_import_here():
     assert len(names) == len(FORBIDDEN)
     for name, (start, _, _) in zip(names, FORBIDDEN, strict=True):
         assert name.startswith(start)
+
+
+def test_there_is_one_way_to_block_and_one_clock():
+    """What a contract of imports cannot say: who calls these."""
+    alone = {"to_thread.run_sync": "blocking.py", "time.time_ns": "clock.py"}
+    for call, place in alone.items():
+        users = {path.name for path in (ROOT / "node").rglob("*.py") if call in path.read_text()}
+        assert users == {place}

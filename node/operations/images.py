@@ -133,7 +133,7 @@ async def ingest_paths(node: Node, parameters: dict[str, Any], report: Report) -
             audit=node.audit.append,
             progress=progress,
             cancelled=cancelled,
-            now=time.time,
+            now=node.clock.now,
         )
 
     return dataclasses.asdict(await run_work(work, report, dataclasses.asdict))

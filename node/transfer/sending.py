@@ -218,9 +218,10 @@ class _Session:
         # Before the log says that it begins: until it says how that ended, nobody but this
         # session gets a receipt for it signed.
         self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
-        if not await self._may_ask(request):
-            # It waits and asks again; nothing is written about that.
-            await self._study.refuse(WireCode.BUSY)
+        too_much = await self._too_much(request)
+        if too_much is not None:
+            # Nothing is written about that: BUSY is waited out, and a full disk takes no entry.
+            await self._study.refuse(too_much)
             return
         manifest = await in_thread(self._begin, request)
         if isinstance(manifest, Refusal):
@@ -237,12 +238,12 @@ class _Session:
             await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
 
-    async def _may_ask(self, request: Request) -> bool:
+    async def _too_much(self, request: Request) -> WireCode | None:
         owner, peer = self._owner, self._peer.facility_key
         kind = "urgent-request" if request.stat else "request"
         if owner.sessions(peer) > TRANSFERS_PER_PEER or not owner.budgets.take(peer, kind):
-            return False
-        return await in_thread(owner.budgets.has_room)
+            return WireCode.BUSY
+        return None if await in_thread(owner.budgets.has_room) else WireCode.SOURCE_DISK
 
     def _begin(self, request: Request) -> Manifest | Refusal:
         """The manifest, encoded, or a no; on return the log says what is going to be done."""
