@@ -8,10 +8,11 @@ import tracemalloc
 import nacl.bindings
 import pytest
 from bundles_hostile import MADE, repeated_openings, repeated_receipts
-from bundles_made import honest, verify
+from bundles_made import honest, make_receipt, verify
 from containers_made import container, parts_of
 
 from protocol.verify import Code, entries, openings, work
+from protocol.verify.bundle import Bundle
 from protocol.verify.container import Content
 from protocol.verify.evidence import FINDINGS
 
@@ -158,3 +159,23 @@ def test_no_file_of_an_honest_bundle_is_unpacked_twice(meter):
     assert verify(honest()).sound is True
     sizes = {name: len(data) for name, data in honest().members()}
     assert meter.unpacked <= sum(sizes.values()) + sizes["leaves"]
+
+
+def test_signatures_of_receipts_are_work_of_the_bundle_that_holds_them(monkeypatch):
+    """And not of the auditor's own, which are few and known."""
+    spent, spend = [], Bundle.spend
+
+    def counted(bundle, units):
+        spent.append(units)
+        spend(bundle, units)
+
+    def total(log, **evidence):
+        spent.clear()
+        verify(log, **evidence)
+        return sum(spent)
+
+    monkeypatch.setattr(Bundle, "spend", counted)
+    without = honest()
+    without.receipts.clear()
+    assert total(honest()) - total(without) >= 2 * work.SIGNATURE
+    assert total(without, receipts=[make_receipt(9)]) <= total(without)
