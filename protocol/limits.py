@@ -217,7 +217,7 @@ BUDGETS = {
     ),
     "request": Budget(36_000, 600, "busy", "ten studies a second, without end"),
     "urgent-request": Budget(3_600, 100, "busy", "never behind routine requests"),
-    "audit-request": Budget(7_200, 300, "busy", "a round a minute, and receipts of an outage"),
+    "audit-request": Budget(36_000, 1_000, "busy", "a round a minute, and receipts of an outage"),
     "comparison": Budget(12, 4, "busy", "two logs are compared now and then, by a person"),
     "logged-refusal": Budget(20, 20, "count", "one entry each; then one an hour with the count"),
     "log-line": Budget(60, 20, "count", "lines of one kind about one peer in the process log"),

@@ -392,5 +392,5 @@ def test_lines_of_one_kind_about_one_peer_are_few(caplog: pytest.LogCaptureFixtu
 
 def test_audit_requests_have_a_budget() -> None:
     budgets = _budgets(Time(), MadeClock())
-    taken = sum(budgets.take(SOUTH, "audit-request") for _ in range(1000))
+    taken = sum(budgets.take(SOUTH, "audit-request") for _ in range(2000))
     assert taken == BUDGETS["audit-request"].burst

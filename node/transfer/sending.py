@@ -179,7 +179,7 @@ class _Session:
         self._end = SourceTransfer(owner.key, stream.peer)
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
-        self._patient = ""
+        self._patients: tuple[str, ...] = ()
         self._disclosing = False
         self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
         self._asked_all = False
@@ -256,7 +256,7 @@ class _Session:
                 self._is_logged = True
                 self._owner.append([requested])
                 raise
-            self._patient = self._owner.catalog.patient(request.study)
+            self._patients = self._owner.catalog.patients(request.study)
         # Making a large manifest takes a while; the decision that counts is the one here.
         with self._owner.peers.decisions.made():
             refusal = refusal or self._refusal(request)
@@ -474,6 +474,6 @@ class _Session:
             peer=self._peer.facility_key,
             purpose=request.purpose,
             outcome=outcome,
-            subjects=subjects_of(request.study, self._patient),
+            subjects=subjects_of(request.study, self._patients),
             details=details,
         )
