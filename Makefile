@@ -108,5 +108,5 @@ lock:
 
 clean:
 	rm -rf $(VENV) $(ORACLES) demo-home build *.egg-info .mypy_cache .pytest_cache .ruff_cache \
-		.import_linter_cache .hypothesis .coverage
+		.import_linter_cache .hypothesis .coverage .mutants
 	find keys protocol node tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,7 +23,7 @@ from keys.card_fields import SizedKey, TimedKey, is_address, is_name
 from keys.errors import BadCard, CardExpired, CardSuperseded
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
-from keys.possession import prove
+from keys.possession import is_proof, prove
 
 FACILITY = KeyPair.from_seed(b"f" * 32)
 NODE, LOG, WITNESS, SPARE = (
@@ -425,6 +425,7 @@ def test_a_proof_that_does_not_hold(role):
         prove(PAIRS[other_role], role, FACILITY.public),
         bytes(64),
     ):
+        assert is_proof(proof, PAIRS[role].public, role, FACILITY.public) is False
         with pytest.raises(BadCard, match=f"does not prove that its facility holds the {role} key"):
             parse_card_untrusted(signed(canonical_json(with_proof(role, proof.hex()))))
     good = prove(PAIRS[role], role, FACILITY.public).hex()

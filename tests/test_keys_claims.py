@@ -133,6 +133,17 @@ def test_of_two_without_proof_the_first_has_it_until_the_other_shows_the_key() -
     assert holder(store, ALPHA_NODE) == "Alpha"
 
 
+def test_a_handshake_shows_a_node_key_that_has_no_proof_and_nothing_else() -> None:
+    """A log key is not shown by it, and of a proven key there is nothing to note."""
+    store = store_of(CLAIMING, UNPROVEN_ALPHA)
+    before = store.find("Alpha")
+    assert store.update_card(UNPROVEN_ALPHA, NOW, shown_by=ALPHA_LOG.public) == before
+    assert store.update_card(UNPROVEN_ALPHA, NOW, shown_by=pair("stranger").public) == before
+    proven = store_of(card_of("Alpha"))
+    shown = proven.update_card(card_of("Alpha"), NOW, shown_by=ALPHA_NODE.public)
+    assert shown.claimed == {}
+
+
 def test_the_order_of_pairing_is_not_that_of_claims() -> None:
     """Xavier was paired first and names Alpha's key later."""
     store = store_of(card_of("Xavier"), UNPROVEN_ALPHA)

@@ -126,6 +126,7 @@ def test_what_is_listed_as_equivalent_is_still_a_mutant() -> None:
 TOY = {
     "pyproject.toml": "[tool.pytest.ini_options]\npythonpath = ['.']\n"
     "addopts = ['--import-mode=importlib']\nmarkers = ['slow: slow']\n",
+    ".gitignore": ".mutants/\n",
     "toy.py": "def fits(size):\n    if size > 10:\n        return False\n    while size > 3:\n"
     "        size -= 1\n    return size >= 0\n",
     "tests/test_toy.py": "from toy import fits\n\n\ndef test_fits():\n"
@@ -164,6 +165,21 @@ def test_verdicts_are_true_and_the_checkout_is_not_touched(
     assert "toy.py:4: equivalent" in out
     assert out.splitlines()[-1].startswith("| toy.py | ")
     assert {name: (toy / name).read_text() for name in TOY} == TOY
+
+
+@pytest.mark.slow
+def test_what_tests_reach_is_measured_again_when_they_or_the_sources_change(toy: Path) -> None:
+    def kept() -> tuple[str, int]:
+        run.main(["toy.py", "--count", "1"], root=toy)
+        [path] = (toy / run.KEPT).iterdir()
+        return path.name, path.stat().st_mtime_ns
+
+    first = kept()
+    assert kept() == first
+    for name in ("tests/test_toy.py", "toy.py"):
+        (toy / name).write_text((toy / name).read_text() + "\n# Changed.\n")
+        assert kept()[0] != first[0]
+        first = kept()
 
 
 @pytest.mark.slow

@@ -147,3 +147,12 @@ def test_one_changed_byte_property(position, value):
     encoded = bytearray(encode(b"the same words again, " * 40, Encoding.ZSTD))
     encoded[position % len(encoded)] = value
     _check_untrusted(bytes(encoded))
+
+
+@pytest.mark.parametrize("encoding", [Encoding.RAW, Encoding.ZSTD])
+@pytest.mark.parametrize("content", [bytes(1000), _noise(1000)])
+def test_an_encoding_that_is_asked_for_is_taken(content, encoding):
+    """Whether it saves anything or not."""
+    encoded = encode(content, encoding=encoding)
+    assert encoding_of(encoded) is encoding
+    assert decode_untrusted(encoded) == content

@@ -360,3 +360,11 @@ def test_up_is_taken_where_it_costs_little() -> None:
     rows = np.tile(_block((1, 1, 64)), (1, 64, 1)) + noise
     assert pixel_batches.choose_predictor(rows) is Predictor.UP
     assert pixel_batches.choose_predictor(rows.transpose(0, 2, 1).copy()) is Predictor.LEFT
+
+
+def test_the_plane_before_is_looked_at_where_there_is_one() -> None:
+    """Planes without any pattern within them, each nearly that before."""
+    noise = np.random.default_rng(1).integers(0, 3, (4, 64, 64), dtype="<u2")
+    planes = _block((1, 64, 64)) // 2 + np.cumsum(noise, axis=0, dtype="<u2")
+    assert pixel_batches.choose_predictor(planes) is Predictor.PREVIOUS
+    assert pixel_batches.choose_predictor(planes[:1].copy()) is not Predictor.PREVIOUS

@@ -6,7 +6,7 @@ from exchange_pair import NOW, STUDY, TRANSFER
 from keys.identity import KeyPair
 from protocol import messages
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.states import FINAL, TRANSITIONS, Role, State, StudyConnection
+from protocol.states import FINAL, TRANSITIONS, DataReceived, Role, State, StudyConnection
 from protocol.wire import FrameKind, frame_header
 
 
@@ -87,3 +87,19 @@ def test_either_side_may_refuse_until_the_end(state: State, role: Role) -> None:
     else:
         connection.send(messages.Refusal(code=1))
         assert connection.state is State.REFUSED
+
+
+@pytest.mark.parametrize("size", range(6))
+def test_a_data_frame_begins_with_the_index_of_its_content(size: int) -> None:
+    key = KeyPair.from_seed(b"k" * 32)
+    recipient = StudyConnection(Role.RECIPIENT, key, key.public)
+    recipient.state = State.SENDING
+    frame = frame_header(FrameKind.DATA, size) + bytes([0, 0, 1, 2, 8, 9])[:size]
+    if size < 4:
+        with pytest.raises(RemoteProtocolError, match="data frame without an index"):
+            recipient.receive_untrusted(frame)
+        assert recipient.state is State.FAILED
+    else:
+        [event] = recipient.receive_untrusted(frame)
+        assert isinstance(event, DataReceived)
+        assert (event.index, len(event.sealed)) == (0x0102, size - 4)

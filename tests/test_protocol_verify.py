@@ -112,6 +112,10 @@ def test_a_sound_verdict_says_what_it_covers_and_what_not():
     notes = " ".join(verdict.notes)
     for words in ("write the whole log anew", "never logged", "own clock", "newer card"):
         assert words in notes
+    # Nothing is said of what is as it should be.
+    assert "`leaves`" not in notes
+    assert "not in the bundle" not in notes
+    assert "does not know" not in notes
     # The other side's key was not compared with its card, and with the card it is.
     assert "signed at the other side" in notes
     assert "signed at the other side" not in " ".join(
@@ -255,6 +259,35 @@ def test_a_log_without_checkpoint():
     log.checkpoints.clear()
     verdict = verify(log)
     assert (verdict.sound, verdict.code, verdict.index) == (False, Code.UNSIGNED_TAIL, 0)
+    assert verdict.reason == "the bundle holds no signed checkpoint"
+    assert [each.code for each in verdict.findings] == [Code.UNSIGNED_TAIL]
+
+
+def test_a_log_whose_only_checkpoint_is_bad_is_not_said_to_have_none():
+    log = honest()
+    log.checkpoints = {name: note[:-8] + "AAAAAA=\n" for name, note in log.checkpoints.items()}
+    verdict = verify(log)
+    assert verdict.code == Code.CP_BAD
+    assert Code.UNSIGNED_TAIL not in [each.code for each in verdict.findings]
+    # What it claims to be about was read all the same.
+    assert (verdict.size, verdict.counts["init"]) == (12, 1)
+
+
+def test_entries_behind_a_signed_size_of_none_are_an_unsigned_tail():
+    log = honest()
+    log.checkpoints = dict(Log().sign().checkpoints)
+    verdict = verify(log)
+    assert (verdict.code, verdict.index) == (Code.UNSIGNED_TAIL, 0)
+    assert verdict.reason != "the bundle holds no signed checkpoint"
+
+
+def test_a_log_of_no_entries_has_no_root():
+    log = honest()
+    log.entries.clear()
+    log.openings.clear()
+    log.receipts.clear()
+    verdict = verify(log)
+    assert (verdict.sound, verdict.size, verdict.root) == (False, 0, "")
 
 
 def test_a_card_that_was_altered():

@@ -40,6 +40,7 @@ from keys.card_fields import SizedKey, TimedKey
 from protocol.log.note import Signer, sign_note
 from protocol.verify import Code, verify_bundle
 from protocol.verify.bundle import Bundle, BundleDamaged
+from protocol.verify.checkpoints import CheckpointProblem, log_keys, open_checkpoint, signer_of
 from protocol.verify.note import NoteProblem, parse_vkey
 from protocol.verify.receipts import ReceiptProblem, open_receipt
 
@@ -67,6 +68,23 @@ def test_checkpoints_that_are_none(note):
     verdict = verify(honest(), checkpoints=[note])
     assert verdict.sound is False
     assert verdict.code in (Code.CP_BAD, Code.CP_ORIGIN)
+
+
+@pytest.mark.parametrize("size", ["012", "+12", "-1", "1_2", "12 ", "\u0661\u0662", "x", "1" * 20])
+def test_a_checkpoint_whose_size_is_no_number_in_its_one_form(size):
+    """The signature holds, so it is what the log key said."""
+    note = sign_note(f"{ORIGIN}\n{size}\n{NOTE.split(chr(10))[2]}\n", [Signer(ORIGIN, LOG)])
+    with pytest.raises(CheckpointProblem, match=r"^has a malformed size$"):
+        open_checkpoint(note.encode(), ORIGIN, log_keys(CARD))
+
+
+def test_who_signed_a_checkpoint_is_found_among_others_and_by_a_signature_that_holds():
+    [key] = log_keys(CARD)
+    text, line = NOTE.split("\n\n")
+    stranger = f"— x {base64_of(b'abcde')}\n"
+    assert signer_of(f"{text}\n\n{stranger}{line}".encode(), ORIGIN, [key]) == key
+    assert signer_of(f"{text}\n\n{stranger}".encode(), ORIGIN, [key]) is None
+    assert signer_of(NOTE.replace("\n12\n", "\n13\n").encode(), ORIGIN, [key]) is None
 
 
 def test_a_checkpoint_with_a_short_root():
@@ -321,6 +339,13 @@ def test_a_receipt_of_a_later_version_with_more_fields():
     assert (fields["more"], known) == ("x", True)
 
 
+@pytest.mark.parametrize("length", [0, 31, 32, 255, 256])
+def test_texts_of_every_width_in_a_receipt(length):
+    body = {**receipt_body(1), "purpose": "p" * length}
+    fields, known = open_receipt(receipt(body, NODE, PEER_NODE), CARD, [PEER_CARD])
+    assert (fields["purpose"], known) == ("p" * length, True)
+
+
 @pytest.mark.parametrize("name", ["entries.jsonl", "openings.jsonl", "receipts.jsonl", "card"])
 def test_a_file_whose_content_is_damaged_does_not_read_as_if_it_ended_early(name):
     """Cut within what is packed, or of another CRC: nothing can be told."""
@@ -453,6 +478,12 @@ def test_a_key_whose_name_has_a_space_is_none(space):
     with pytest.raises(NoteProblem, match="not a key of the form"):
         parse_vkey(text, (1,))
     assert parse_vkey(vkey("radmesh.log", LOG.public), (1,)).public == LOG.public
+
+
+def test_a_key_without_a_name_is_none():
+    text = f"+{key_id('', LOG.public, 1).hex()}+{base64_of(bytes([1]) + LOG.public)}"
+    with pytest.raises(NoteProblem, match="not a key of the form"):
+        parse_vkey(text, (1,))
 
 
 @pytest.mark.parametrize("rest", ["\n", "\nmore\n", "more\n\nmore\n"])

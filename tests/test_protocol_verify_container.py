@@ -233,6 +233,9 @@ def test_a_container_of_many_gigabytes_has_its_numbers_in_zip64_fields(monkeypat
     for at in range(data.index(b"PK\1\2"), len(data)):
         here = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         assert taken(here) in (None, taken(data))
+        # What old readers look at says the same as what new ones do, or too much for its place.
+        if at >= len(data) - 22:
+            assert taken(here) is None
 
 
 def test_the_list_is_bounded_before_it_is_read():
@@ -241,3 +244,22 @@ def test_the_list_is_bounded_before_it_is_read():
         Bundle(io.BytesIO(many))
     most = container([Part(f"{at:05}".encode(), b"") for at in range(10_000)])
     assert len(Bundle(io.BytesIO(most)).names) == 10_000
+
+
+def test_a_list_of_as_many_bytes_as_it_may_have_is_read(monkeypatch):
+    length = len(STORED) - STORED.index(b"PK\1\2") - 22
+    for most, is_read in ((length, True), (length - 1, False)):
+        monkeypatch.setattr(reader, "DIRECTORY_BYTES", most)
+        assert (taken(STORED) is not None) == is_read
+
+
+def test_a_file_that_is_longer_than_it_says_is_refused_where_it_is():
+    """And not at its end, which may be far."""
+    says = {"size": 10}
+    data = container([Part(b"x", bytes(10**6), deflated=True, local=says, listed=says)])
+    file = io.BytesIO(data)
+    [member], _ = reader.read_members(file)
+    content = reader.Content(file, member)
+    assert content.next_block(10) == bytes(10)
+    with pytest.raises(BundleDamaged, match="the file x of the bundle is damaged"):
+        content.next_block(10)

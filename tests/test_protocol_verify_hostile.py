@@ -3,6 +3,7 @@ counts twice, and accuses nobody by receipts that were made over."""
 
 import hashlib
 import io
+import json
 import tracemalloc
 import zipfile
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 import msgpack
 import nacl.bindings
 from bundles_made import (
+    CARD,
     COSIGNERS,
     LOG,
     NODE,
@@ -20,6 +22,7 @@ from bundles_made import (
     Log,
     honest,
     init_event,
+    make_receipt,
     receipt_body,
     receipt_event,
     verify,
@@ -28,7 +31,9 @@ from second_log import receipt
 
 from protocol.log.entry import Event
 from protocol.log.note import Signer, sign_note
-from protocol.verify import Code
+from protocol.verify import Code, Evidence
+from protocol.verify.bundle import Bundle
+from protocol.verify.evidence import Receipts
 
 NOTE = honest().checkpoints["checkpoints/12"]
 
@@ -145,6 +150,33 @@ def test_a_receipt_that_the_other_side_signed_again_accuses_nobody():
         log = Log().add(init_event()).add(receipt_event(first, **{**details, **changed})).sign()
         verdict = verify(log, receipts=[again], peer_cards=[PEER_CARD])
         assert (verdict.code, first != again) == (code, True)
+    # Another entry that says as much is no receipt.
+    log = Log().add(init_event()).add(replace(receipt_event(first, **details), type="disclosed"))
+    verdict = verify(log.sign(), receipts=[again], peer_cards=[PEER_CARD])
+    assert verdict.code == Code.RECEIPT_NOT_LOGGED
+
+
+def test_a_receipt_behind_its_place_is_of_the_entry_that_it_says():
+    """Though the entry that was read last names this very one."""
+    log = honest()
+    index, blob = log.receipts[0]
+    log.receipts.insert(1, (index - 1, blob))
+    verdict = verify(log)
+    assert (verdict.code, verdict.index) == (Code.RECEIPT_NOT_LOGGED, index - 1)
+
+
+def test_only_so_many_receipts_are_remembered_as_good():
+    log = Log().add(init_event())
+    made = [make_receipt(number) for number in range(120)]
+    for number, each in enumerate(made):
+        log.receipts.append((1 + number, each))
+        log.add(receipt_event(each))
+    with Bundle(io.BytesIO(log.sign().bundle())) as bundle:
+        receipts = Receipts(bundle, CARD, Evidence())
+        for number, entry in enumerate(log.entries):
+            receipts.match(number, json.loads(entry))
+        assert (receipts.held, receipts.findings) == (120, [])
+        assert len(receipts._opened) == 100
 
 
 def _signed_again(body):

@@ -110,6 +110,25 @@ def test_a_rotation_that_says_something_else_than_was_signed(changed):
     assert problem(rotated(details=changed)) == (Code.KEY_CHAIN, 7)
 
 
+def test_a_rotation_that_was_signed_for_another_place():
+    """All signatures hold: by it the key of the node changed one entry earlier."""
+    log = start()
+    card = log.card_with(NEXT_NODE, role="node")
+    details = key_change(
+        log.entries[:6],
+        facility=FACILITY,
+        old=NODE,
+        new=NEXT_NODE,
+        card=card,
+        role="node",
+        origin=log.origin,
+    )
+    log.add(Event(type="rotation", actor="operator", details=details))
+    verdict = verify(fill(replace(log, card=card.encoded), range(8, 12)).sign())
+    assert (verdict.code, verdict.index) == (Code.KEY_CHAIN, 7)
+    assert "changes a key at size 6, and stands at 7" in verdict.reason
+
+
 @pytest.mark.parametrize("changed", [{"trusted_root": "00" * 32}, {"trusted_size": 4}])
 def test_a_revocation_that_says_something_else_than_was_signed(changed):
     log = start().change_key(NEXT_LOG, trusted_size=5, details=changed)

@@ -119,7 +119,14 @@ def test_an_alert_about_another_log_is_nothing_to_this_one():
 
 @pytest.mark.parametrize(
     "said",
-    [{"size": "12"}, {"root": "zz" * 32}, {"root": "AB" * 32}, {"size": -1}, {"size": True}],
+    [
+        {"size": "12"},
+        {"root": "zz" * 32},
+        {"root": "AB" * 32},
+        {"root": 12},
+        {"size": -1},
+        {"size": True},
+    ],
 )
 def test_what_does_not_tell_clearly_is_no_way_out(said):
     verdict = verify(lossy(held=9, shown=9, **said))
@@ -136,6 +143,8 @@ def test_a_flood_of_alerts_hides_nothing():
     verdict = verify(log)
     assert verdict.code == Code.LOST
     assert any("does not tell clearly" in each.reason for each in verdict.findings)
+    # As many claims as are kept, and one finding for all others.
+    assert len(verdict.findings) == 1001
 
 
 # --- keys ------------------------------------------------------------------------------
@@ -145,6 +154,14 @@ def test_a_log_does_not_get_rid_of_a_loss_by_another_key():
     """By the newest card the note was signed by a key not in force at its size."""
     log = with_files(lossy())
     log.change_key(NEXT_LOG)
+    assert verify(fill(log, range(20, 25)).sign()).code == Code.LOST
+
+
+@pytest.mark.parametrize("trusted_size", [9, 10])
+def test_a_loss_of_what_still_counts_outlives_the_revocation_of_its_key(trusted_size):
+    """The key was taken back from a later size on than the one that was lost."""
+    log = fill(Log().add(init_event()), range(1, 9))
+    log.add(alert_event(rebuilt(), 9, 9)).change_key(NEXT_LOG, trusted_size=trusted_size)
     assert verify(fill(log, range(20, 25)).sign()).code == Code.LOST
 
 

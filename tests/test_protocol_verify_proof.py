@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 
 from keys.fingerprint import parse_fingerprint
 from protocol.verify import Code, Evidence, report_lines, to_json, verify_proof
+from protocol.verify.proof import PROOF_BYTES
 
 
 @dataclass
@@ -306,3 +307,35 @@ def test_no_flipped_bit_of_a_proof_goes_unnoticed(bit):
 def _extra(proof):
     line = proof.split(b"\n")[1]
     return json.loads(base64.b64decode(line.removeprefix(b"extra ")))
+
+
+def test_the_bounds_of_a_proof_are_met_exactly():
+    good = prove(honest(), 3)
+    hashes = [b"h" * 32]
+    assert result(replace(good, hashes=hashes * 63)) == (False, Code.PROOF_BAD)
+    assert result(replace(good, hashes=hashes * 64)) == (None, Code.BUNDLE)
+    card = COSIGNERS[0].card.encoded.decode()
+    for cards, code in ((100, Code.OK), (101, Code.BUNDLE)):
+        assert result(replace(good, extra={**good.extra, "witnesses": [card] * cards}))[1] == code
+    for size, is_large in ((PROOF_BYTES, False), (PROOF_BYTES + 1, True)):
+        verdict = check(b"x" * size)
+        assert verdict.sound is None
+        assert ("too large" in verdict.reason) == is_large
+
+
+def test_a_true_opening_of_something_that_the_entry_does_not_name():
+    """Its commitment is one to its value, and of no subject of the entry."""
+    made = prove(honest(), 3)
+    salt = b"s" * 16
+    made.extra["openings"].append(
+        {
+            "commitment": second.commitment("patient", "someone else", salt),
+            "index": 3,
+            "kind": "patient",
+            "salt": salt.hex(),
+            "value": "someone else",
+        }
+    )
+    verdict = check(made)
+    assert (verdict.sound, verdict.code) == (False, Code.OPENING_BAD)
+    assert "patient someone else" not in verdict.opened

@@ -19,6 +19,7 @@ from bundles_made import (
     RECEIPT,
     SIGNED_AT,
     TWO_OF_THREE,
+    Log,
     honest,
     pin_of,
     rotated,
@@ -47,6 +48,28 @@ def test_report_and_json_say_the_same():
         assert all(note in text for note in value["notes"])
         assert text.startswith(value["verdict"].upper() + ": ")
         assert ("changed and checked: 1" in text) is (value["key_changes"] == 1)
+
+
+def test_a_report_has_a_line_for_all_that_is_known_and_none_for_what_is_not():
+    bare, empty = report_lines(verify(honest())), verify(Log().sign())
+    for heading in ("  keys ", "  witness ", "  last seen", "what follows from it"):
+        assert not any(line.startswith(heading) for line in bare)
+    assert not any(line.startswith("  entries ") for line in report_lines(empty))
+    seen = verify(witnessed(), **TWO_OF_THREE, now=SIGNED_AT)
+    lines = report_lines(seen)
+    assert [line for line in lines if line.startswith("  witness ")] == [
+        f"  witness   {each}" for each in seen.witnesses
+    ]
+    assert len(seen.witnesses) == 2
+    assert f"  last seen {seen.last_seen}" in lines
+    log = honest()
+    log.entries[7] = log.entries[7].replace(b'"instances":7', b'"instances":6')
+    bad = verify(log, checkpoints=[b""])
+    at = report_lines(bad).index("what follows from it, or is wrong besides:")
+    assert len(bad.findings) > 1
+    assert report_lines(bad)[at + 1 :][: len(bad.findings) - 1] == [
+        f"  - {each.code}: {each.reason}" for each in bad.findings[1:]
+    ]
 
 
 @pytest.fixture
@@ -178,7 +201,14 @@ def test_the_verifier_loads_nothing_of_the_writer_or_the_node():
     }
     assert not {"sqlite3", "socket", "ssl", "asyncio", "subprocess"} & set(packages)
     allowed = ("protocol.verify", "keys.card", "keys.fingerprint")
-    below = {"keys", "keys.canonical", "keys.errors", "keys.identity", "protocol"}
+    below = {
+        "keys",
+        "keys.canonical",
+        "keys.errors",
+        "keys.identity",
+        "keys.possession",
+        "protocol",
+    }
     assert [name for name in ours if not name.startswith(allowed) and name not in below] == []
 
 

@@ -68,10 +68,12 @@ def test_many_revocations_and_transfers_take_bounded_memory() -> None:
     for number in range(12_000):
         key = number.to_bytes(32)
         log.add(Event(type="trust-revoked", peer=key), time_ms=2 * 10**12)
+        begun = Event(type="disclosure-begun", details={"transfer": key.hex()})
+        log.add(begun, time_ms=2 * 10**12)
     from protocol.verify import revocations
     from protocol.verify.entries import parse_entry
 
     known = revocations.Revocations()
     for index, data in enumerate(log.entries):
         known.check(parse_entry(data), index)
-    assert len(known._revoked) == revocations._TRACKED
+    assert len(known._revoked) == len(known._begun) == revocations._TRACKED

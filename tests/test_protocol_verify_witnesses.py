@@ -304,6 +304,13 @@ def test_a_policy_of_cards_says_what_it_asks_for():
     assert parse_policy(policy_text("one")).words == "1 of 2 groups and witnesses"
     assert parse_policy(policy_text("none")).words == "no witness"
     assert parse_policy(policy_text("w2")).words == "the witness w2"
+    # Either of two witnesses is a group, either key of one is that witness.
+    lines = policy_text("one").replace(b"pair all", b"pair any")
+    assert parse_policy(lines).words == "1 of 2 groups and witnesses"
+    keys = [NamedKey(COSIGNERS[0].name, COSIGNERS[number].key.public) for number in (0, 2)]
+    assert any_of(2, {"Lakeside": keys, "Hill": [NamedKey("x", bytes(32))]}).words == (
+        "2 of 2 witnesses"
+    )
 
 
 def test_no_name_on_a_card_makes_a_key_count_for_two():

@@ -8,10 +8,11 @@ import tracemalloc
 import nacl.bindings
 import pytest
 from bundles_hostile import MADE, repeated_openings, repeated_receipts
-from bundles_made import honest, verify
+from bundles_made import honest, make_receipt, verify
 from containers_made import container, parts_of
 
 from protocol.verify import Code, entries, openings, work
+from protocol.verify.bundle import Bundle
 from protocol.verify.container import Content
 from protocol.verify.evidence import FINDINGS
 
@@ -121,8 +122,60 @@ def test_what_is_refused_for_its_work_says_so():
     assert "more work than an honest one of its size" in verdict.reason
 
 
+@pytest.mark.parametrize("size", [0, 1, 1_000_000])
+def test_a_bundle_may_make_so_much_work_and_no_more(size):
+    left = work.Work(size)
+    assert left.spend(work.WORK_BASE + work.WORK_PER_BYTE * size - 1) is True
+    assert left.spend(1) is True
+    assert left.spend(1) is False
+    assert left.spend(0) is False
+
+
+def test_json_costs_by_the_values_in_it():
+    """Each costs the same more, whether it stands in an object or in a list."""
+    empty, one, two = (work.json_work(b"{%b}" % rest) for rest in (b"", b'"a":[1]', b'"a":[1,2]'))
+    assert 0 < empty < one < two
+    assert two - one == one - empty == work.json_work(b'{"a":1,"b":2}') - empty
+
+
+def test_a_small_file_costs_by_its_signatures_and_what_they_sign():
+    card, long = work.note_work(b"x" * 400), work.note_work(b"x" * 40_000)
+    assert work.SIGNATURE < card < 2 * work.SIGNATURE
+    assert long - card == 39_600 / 4
+    line = "\n— key AAAA".encode()
+    signed = [work.note_work(b"x" * (400 - count * len(line)) + count * line) for count in (1, 2)]
+    assert signed[1] - signed[0] == signed[0] - card >= work.SIGNATURE
+
+
 def test_an_honest_bundle_stays_far_below_its_budget(meter):
     """Of what each kind of record costs, and not by the base that every bundle has."""
     data = container(parts_of(honest().members(), deflated=True))
     assert verify(data).sound is True
     assert meter.units < work.WORK_PER_BYTE * len(data) / 2
+
+
+def test_no_file_of_an_honest_bundle_is_unpacked_twice(meter):
+    """But `leaves`, of which so many hashes are read as there are entries."""
+    assert verify(honest()).sound is True
+    sizes = {name: len(data) for name, data in honest().members()}
+    assert meter.unpacked <= sum(sizes.values()) + sizes["leaves"]
+
+
+def test_signatures_of_receipts_are_work_of_the_bundle_that_holds_them(monkeypatch):
+    """And not of the auditor's own, which are few and known."""
+    spent, spend = [], Bundle.spend
+
+    def counted(bundle, units):
+        spent.append(units)
+        spend(bundle, units)
+
+    def total(log, **evidence):
+        spent.clear()
+        verify(log, **evidence)
+        return sum(spent)
+
+    monkeypatch.setattr(Bundle, "spend", counted)
+    without = honest()
+    without.receipts.clear()
+    assert total(honest()) - total(without) >= 2 * work.SIGNATURE
+    assert total(without, receipts=[make_receipt(9)]) <= total(without)

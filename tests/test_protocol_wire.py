@@ -83,7 +83,7 @@ def test_lists_that_are_looked_at_in_one_go_are_judged_alike(
         assert judged() == quick
 
 
-@pytest.mark.parametrize("size", [31, 32, 0xFF, 0x100, 0xFFFF, 0x1_0000, 0x1_0001])
+@pytest.mark.parametrize("size", [15, 16, 31, 32, 0xFF, 0x100, 0xFFFF, 0x1_0000, 0x1_0001])
 def test_sizes_of_every_width(size: int) -> None:
     for value in ("x" * size, "é" * size, bytes(size)):
         encoded = pack(value)
@@ -128,6 +128,12 @@ def test_a_map_whose_values_are_built_on_demand_is_judged_as_one_that_is_built(
 
     whole = judged(decode_untrusted)
     assert judged(on_demand) == (whole if isinstance(whole, dict) else None)
+
+
+def test_the_smallest_maps_are_maps() -> None:
+    for value in ({}, {"": 0}, {"": 0, "a": 1}):
+        fields = wire.map_untrusted(pack(value))
+        assert {name: fields[name] for name in value} == value
 
 
 def test_deepest_allowed_nesting_is_taken() -> None:

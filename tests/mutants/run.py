@@ -5,7 +5,8 @@
 
 Works in a copy of the tree, so that the checkout is never changed. Which tests run for a
 mutant is found by running the tests of its file (`tests.toml`) once under coverage: those
-that reach the changed line, the quickest first, up to a budget of their seconds. A test
+that reach the changed line, the quickest first, up to a budget of their seconds. What each
+test file reaches is kept in `.mutants/` until it or what is no test file changes. A test
 that fails, or a run that takes many times what it should, kills the mutant. A few runs
 change nothing (controls): if one of those fails, no result counts.
 What is listed in `equivalent.toml` was read by a person and changes nothing that any
@@ -16,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import fnmatch
+import hashlib
 import json
 import os
 import resource
@@ -30,6 +32,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coverage import CoverageData
 
@@ -57,6 +60,9 @@ _BASELINE_SECONDS = 1800.0
 
 _LEAST_SECONDS = 30.0
 """A run is given so long in any case, and four times what its tests take unchanged."""
+
+KEPT = ".mutants"
+"""Folder, from the root, of what the tests reach."""
 
 KILLED, TIMED_OUT, SURVIVED, EQUIVALENT = "killed", "timed out", "survived", "equivalent"
 
@@ -198,30 +204,86 @@ def tests_of(file: str, declared: dict[str, list[str]], root: Path) -> list[str]
     return sorted(str(path.relative_to(root)) for path in found)
 
 
-def baseline(tree: Tree, file: str, tests: Sequence[str], *, slow: bool) -> Baseline:
-    """Run the tests of a file once, and see which lines each of them reaches.
+class Measured:
+    """What the tests reach, unchanged; measured once, and kept beside the checkout.
 
-    Raises:
-        BrokenRun: one of them fails.
+    One file for each test file, with the tests' seconds and the lines of each source file
+    that they reach. It counts as long as that test file and everything that is not a test
+    file (`conftest.py`, helpers, sources) is the same, byte for byte.
+
+    Args:
+        tree: the copy in which tests run.
+        directory: where to keep it, below the checkout; git ignores it.
+        slow: whether the tests marked slow count.
     """
-    settings, data = tree.path.parent / "coverage.ini", tree.path.parent / "coverage.data"
-    settings.write_text(f"[run]\ninclude = {tree.path / file}\ndata_file = {data}\n")
-    arguments = [
-        "--cov", f"--cov-config={settings}", "--cov-context=test", "--cov-report=",
-        *(() if slow else ("-m", "not slow")), "-x", *tests,
-    ]  # fmt: skip
-    answer = tree.pytest(arguments, None, _BASELINE_SECONDS)
-    if answer is None or answer["failed"] is not None:
-        raise BrokenRun(f"{file}: its tests fail unchanged\n{tree.output()}")
-    measured = CoverageData(str(data))
-    measured.read()
-    reached = {
-        line: {context.rpartition("|")[0] for context in contexts if context}
-        for line, contexts in measured.contexts_by_lineno(str(tree.path / file)).items()
-    }
-    if not any(reached.values()):
-        raise BrokenRun(f"{file}: none of {', '.join(tests)} reaches a line of it")
-    return Baseline(dict(answer["seconds"]), reached)  # type: ignore[call-overload]
+
+    def __init__(self, tree: Tree, directory: Path, *, slow: bool) -> None:
+        self._tree = tree
+        self._directory = directory
+        self._slow = slow
+        self._common = hashlib.sha256(b"slow" if slow else b"quick")
+        for path in sorted(tree.path.rglob("*.py")):
+            name = str(path.relative_to(tree.path))
+            if not name.startswith(("tests/test_", "tests/mutants/")):
+                self._common.update(name.encode() + b"\0" + _digest(path))
+
+    def baseline(self, file: str, tests: Sequence[str]) -> Baseline:
+        """The seconds of a file's tests, and which of its lines each of them reaches.
+
+        Raises:
+            BrokenRun: one of them fails, or none reaches a line.
+        """
+        missing = [test for test in tests if not self._kept(test).is_file()]
+        if missing:
+            self._measure(missing)
+        seconds: dict[str, float] = {}
+        reached: dict[int, set[str]] = {}
+        for test in tests:
+            kept = json.loads(self._kept(test).read_text())
+            seconds |= kept["seconds"]
+            for name, lines in kept["reached"].get(file, {}).items():
+                for line in lines:
+                    reached.setdefault(line, set()).add(name)
+        if not reached:
+            raise BrokenRun(f"{file}: none of {', '.join(tests)} reaches a line of it")
+        return Baseline(seconds, reached)
+
+    def _kept(self, test: str) -> Path:
+        common = self._common.copy()
+        common.update(_digest(self._tree.path / test))
+        return self._directory / f"{Path(test).stem}-{common.hexdigest()[:16]}.json"
+
+    def _measure(self, tests: Sequence[str]) -> None:
+        tree = self._tree.path
+        settings, data = tree.parent / "coverage.ini", tree.parent / "coverage.data"
+        settings.write_text(f"[run]\nsource = {tree}\nomit = {tree}/tests/*\ndata_file = {data}\n")
+        arguments = [
+            "--cov", f"--cov-config={settings}", "--cov-context=test", "--cov-report=",
+            *(() if self._slow else ("-m", "not slow")), "-x", *tests,
+        ]  # fmt: skip
+        answer = self._tree.pytest(arguments, None, _BASELINE_SECONDS)
+        if answer is None or answer["failed"] is not None:
+            raise BrokenRun(f"{', '.join(tests)}: fail unchanged\n{self._tree.output()}")
+        kept: dict[str, dict[str, Any]] = {test: {"seconds": {}, "reached": {}} for test in tests}
+        for name, seconds in answer["seconds"].items():
+            kept[name.partition("::")[0]]["seconds"][name] = seconds
+        measured = CoverageData(str(data))
+        measured.read()
+        for source in measured.measured_files():
+            file = str(Path(source).relative_to(tree))
+            for line, contexts in measured.contexts_by_lineno(source).items():
+                for name in {context.rpartition("|")[0] for context in contexts if context}:
+                    reached = kept[name.partition("::")[0]]["reached"].setdefault(file, {})
+                    reached.setdefault(name, []).append(line)
+        self._directory.mkdir(exist_ok=True)
+        for test in tests:
+            for old in self._directory.glob(f"{Path(test).stem}-*.json"):
+                old.unlink()
+            self._kept(test).write_text(json.dumps(kept[test]))
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def run_file(
@@ -229,9 +291,9 @@ def run_file(
     file: str,
     tests: Sequence[str],
     *,
+    measured: Measured,
     count: int,
     seed: int,
-    slow: bool,
     budget_seconds: float,
     equivalent: Sequence[dict[str, object]],
 ) -> Iterator[Result]:
@@ -243,7 +305,7 @@ def run_file(
     path = tree.path / file
     source = path.read_bytes()
     chosen = sample(mutants(source), count, seed)
-    known = baseline(tree, file, tests, slow=slow)
+    known = measured.baseline(file, tests)
     try:
         for one in chosen[:CONTROLS]:
             path.write_bytes(source + b"\n# A control.\n")
@@ -312,6 +374,8 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     equivalent = tomllib.loads((root / "tests/mutants/equivalent.toml").read_text())["mutant"]
     rows, survived = [], 0
     with copied(root) as path:
+        tree = Tree(path)
+        measured = Measured(tree, root / KEPT, slow=not options.quick)
         for file in options.files:
             tests = tests_of(file, declared, root)
             if not tests:
@@ -320,8 +384,8 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
             results = []
             try:
                 for result in run_file(
-                    Tree(path), file, tests, count=options.count, seed=options.seed,
-                    slow=not options.quick, budget_seconds=options.budget, equivalent=equivalent,
+                    tree, file, tests, measured=measured, count=options.count,
+                    seed=options.seed, budget_seconds=options.budget, equivalent=equivalent,
                 ):  # fmt: skip
                     results.append(result)
                     _tell(file, result)
