@@ -7,6 +7,7 @@ from typing import Any
 
 import exchange_pair
 import trio
+from clocks_made import IdleClock
 from studies_made import make_instance
 from test_node_gathering import stream_pair
 
@@ -139,7 +140,7 @@ def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> lis
             nursery.cancel_scope.cancel()
 
     # What there is to say comes at once; the heartbeat says that there is no more.
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))
+    trio.run(main, clock=IdleClock())
     return found
 
 

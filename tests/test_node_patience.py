@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from clocks_made import MadeClock
+from clocks_made import IdleClock, MadeClock
 from facilities import Facility, wait_until
 from facility_in_memory import Other
 
@@ -136,10 +136,8 @@ def _fetcher(node: Node) -> Fetcher:
 
 
 async def test_a_fetch_that_can_never_go_on_says_so_and_ends(
-    node: Node, autojump_clock: trio.testing.MockClock
+    node: Node, idle_clock: IdleClock
 ) -> None:
-    # Worker threads are at work where all tasks seem to wait.
-    autojump_clock.autojump_threshold = 0.05
     clock = node.clock
     assert isinstance(clock, MadeClock)
     peer = Other("South Clinic", clock.now()).pair(node, "see")
@@ -164,10 +162,8 @@ async def test_a_fetch_that_can_never_go_on_says_so_and_ends(
 
 
 async def test_a_node_that_was_down_for_long_gives_its_peers_time_to_come(
-    node: Node, autojump_clock: trio.testing.MockClock
+    node: Node, idle_clock: IdleClock
 ) -> None:
-    # Worker threads are at work where all tasks seem to wait.
-    autojump_clock.autojump_threshold = 0.05
     clock = node.clock
     assert isinstance(clock, MadeClock)
     peer = Other("South Clinic", clock.now()).pair(node, "see")

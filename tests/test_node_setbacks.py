@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from clocks_made import IdleClock
 from facility_in_memory import Other, announcer_of, entries, told_to
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,9 +152,8 @@ class _Picky:
 
 
 async def test_a_peer_that_cannot_read_one_study_hears_of_all_others(
-    north: Node, autojump_clock: trio.testing.MockClock
+    north: Node, idle_clock: IdleClock
 ) -> None:
-    autojump_clock.autojump_threshold = 0.05
     studies = [f"1.2.{number}" for number in range(20)]
     for study in studies:
         _share(north, study)
