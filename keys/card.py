@@ -26,6 +26,7 @@ from keys.card_fields import (
     read_name,
     read_sized_keys,
     read_timed_keys,
+    require_addresses,
 )
 from keys.errors import BadCard, BadSignature, CardExpired, CardSuperseded, NotCanonical
 from keys.fingerprint import fingerprint
@@ -192,7 +193,8 @@ def sign_card(
     try:
         body = canonical_json(
             {
-                "addresses": list(addresses),
+                # Our own are of a kind that every release knows.
+                "addresses": list(require_addresses(addresses)),
                 "expires": expires,
                 "facility_key": facility.public.hex(),
                 "issued": issued,

@@ -19,6 +19,7 @@ _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 _HEX_PROOF = re.compile(r"[0-9a-f]{128}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
+_ADDRESS_KINDS = ("ip4", "ip6", "dns4", "dns6")
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,35 @@ def read_name(fields: dict[str, Any]) -> str:
 
 
 def read_addresses(fields: dict[str, Any]) -> tuple[str, ...]:
-    """The addresses; none when the node only dials out."""
+    """The addresses that this release can dial; none when the node only dials out.
+
+    Kinds of address that it does not know are covered by the signature and left out.
+    """
     values = _read_list(fields, "addresses")
     if len(values) > ADDRESSES:
         raise BadCard(f"a card has at most {ADDRESSES} addresses")
+    return require_addresses(
+        tuple(value for value in values if not (isinstance(value, str) and _is_unknown(value)))
+    )
+
+
+def require_addresses(values: tuple[Any, ...]) -> tuple[str, ...]:
+    """The same values, all of which are addresses that this release can dial."""
     if not all(isinstance(value, str) and is_address(value) for value in values):
         raise BadCard(
             "an address of the card is not of the form /ip4/HOST/tcp/PORT (ip4, ip6, dns4, dns6)"
         )
-    return tuple(values)
+    return values
+
+
+def _is_unknown(text: str) -> bool:
+    """Whether it is a multiaddr of a kind that a later release may have.
+
+    One of our kind with a host or port that cannot be is not.
+    """
+    parts = text.split("/")
+    ours = len(parts) == 5 and parts[1] in _ADDRESS_KINDS and parts[3] == "tcp"
+    return len(parts) > 1 and parts[0] == "" and not ours
 
 
 def read_timed_keys(fields: dict[str, Any], name: str) -> tuple[TimedKey, ...]:

@@ -80,6 +80,10 @@ class Claims:
                 claim = _Claim(peer, role, key.proof is not None, _end(key), place)
                 self._by_key[key.key].append(claim)
 
+    def naming(self, key: bytes) -> list[Peer]:
+        """The peers on whose cards a key (32 bytes) stands, in the order of pairing."""
+        return list({one.peer.facility_key: one.peer for one in self._by_key.get(key, ())}.values())
+
     def holds(self, facility_key: bytes, key: bytes, now: int) -> bool:
         """Whether a key (32 bytes) on a facility's card counts for that facility.
 

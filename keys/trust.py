@@ -184,7 +184,8 @@ class TrustStore:
             None when there is none, its trust was revoked or has ended, its card has
             expired, or the key is not one of its current ones, or is contested.
         """
-        for peer in self._peers.values():
+        # Asked at each batch and each second of each connection: by key, not by peer.
+        for peer in self._claims.naming(node_public):
             speaks = peer.card.is_current_node_key(node_public, now)
             if not speaks or _why_not_trusted(peer, now) is not None:
                 continue

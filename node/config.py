@@ -1,5 +1,6 @@
 """The settings of one node: `config.toml`, read once and passed down."""
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ TEMPLATE = """\
 listen = [{listen}]
 
 # Where peers reach the node, as written into the facility card. Empty: the
-# addresses that it listens on.
+# addresses that it listens on, without private ones (10.x, 192.168.x, ...).
 addresses = [{addresses}]
 
 # Bytes per write to the network. Lower it to 16384 behind a proxy or VPN that
@@ -29,6 +30,9 @@ write_block_bytes = {block}
 
 # "warning" logs what an operator must know; "debug" adds detail, never patient data.
 log_level = "info"
+
+# Permissions of exported images. "0640" lets the group of the node's user read them.
+# export_mode = "0600"
 
 # The audit log: how many of the facilities with the grant `witness` must have cosigned
 # a checkpoint (0: none must), how often they are asked while there are new entries, and
@@ -89,6 +93,7 @@ class Settings:
     addresses: tuple[str, ...] = ()
     write_block_bytes: int = limits.WRITE_BLOCK_BYTES
     log_level: str = "info"
+    export_mode: int = 0o600
     bandwidth: tuple[BandwidthRule, ...] = ()
     audit: AuditSettings = AuditSettings()
     limits: Overrides = field(default_factory=dict)
@@ -141,10 +146,32 @@ def read_settings(path: Path) -> Settings:
         addresses=_texts(path, values, "addresses", ()),
         write_block_bytes=block,
         log_level=level,
+        export_mode=_mode(path, values.get("export_mode", "0600")),
         bandwidth=_rules(path, values.get("bandwidth", [])),
         audit=_audit(path, values.get("audit", {})),
         limits=_overrides(path, values.get("limits", {})),
     )
+
+
+def parse_mode(text: str) -> int:
+    """Permissions of a file from octal digits, such as 0640.
+
+    Raises:
+        ValueError: they are none, or the owner could not read and write the file.
+    """
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise ValueError("permissions are three octal digits, such as 0640")
+    mode = int(text, 8)
+    if mode & 0o111 or mode & 0o600 != 0o600:
+        raise ValueError("permissions of a file are 0600, and 4 or 6 for others: 0640")
+    return mode
+
+
+def _mode(path: Path, value: Any) -> int:
+    try:
+        return parse_mode(value if isinstance(value, str) else "")
+    except ValueError:
+        raise _wrong(path, "export_mode", 'permissions as a text, such as "0640"') from None
 
 
 def _overrides(path: Path, table: Any) -> Overrides:

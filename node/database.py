@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from node.blocking import must_be_in_thread
 from node.errors import ExitCode, NodeError
@@ -121,15 +122,7 @@ class Database:
             return
         making = path.with_name(f".{path.name}.tmp")
         making.unlink(missing_ok=True)
-        os.close(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        copy = sqlite3.connect(making, isolation_level=None)
-        try:
-            copy.execute("PRAGMA synchronous=FULL")
-            self._connection.backup(copy)
-            # Or else the copy needs a -wal file of its own.
-            copy.execute("PRAGMA journal_mode=DELETE")
-        finally:
-            copy.close()
+        _write_copy(self._connection, making)
         making.rename(path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -239,6 +232,44 @@ class Database:
         """Close the connection; committed data is on disk already."""
         with self._lock:
             self._connection.close()
+
+
+def copy_database(path: Path, target: Path) -> None:
+    """Copy one state of a database, durably, while others read and write it.
+
+    Args:
+        path: the file.
+        target: must not exist; of one file, without a write-ahead log.
+
+    Raises:
+        NodeError: the file cannot be read, or the copy not written.
+    """
+    must_be_in_thread()
+    try:
+        # Of its own, so that nobody waits for this one.
+        source = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10.0)
+        try:
+            _write_copy(source, target)
+        finally:
+            source.close()
+    except sqlite3.Error as error:
+        raise NodeError(
+            f"the database {path} cannot be copied to {target.parent}: {error}",
+            hint="check free disk space there, and this home with `radmesh check`",
+            code=ExitCode.DISK,
+        ) from error
+
+
+def _write_copy(source: sqlite3.Connection, target: Path) -> None:
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    copy = sqlite3.connect(target, isolation_level=None)
+    try:
+        copy.execute("PRAGMA synchronous=FULL")
+        source.backup(copy)
+        # Or else the copy needs a -wal file of its own.
+        copy.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        copy.close()
 
 
 COPY_MARK = ".before-schema-"

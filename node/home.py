@@ -11,14 +11,13 @@
     rotation/     a change of keys that is not finished
     lock          held by the one process that has this home
 
-A home is made under another name and renamed, so that one that exists is whole.
+A folder without a card is no home: `node.making` puts it there last.
 """
 
 import fcntl
 import hashlib
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from node.audit.files import sync_directory
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK, Clock
 from node.errors import ExitCode, NodeError
+from node.making import make_whole
 from protocol.log.entry import Event
 
 CARD_LIFETIME_SECONDS = 2 * 365 * 24 * 3600
@@ -122,30 +122,16 @@ class Home:
                 not fit for a card.
         """
         home = cls(path, clock=clock)
-        if home.path.exists() and (not home.path.is_dir() or any(home.path.iterdir())):
-            raise NodeError(
-                f"{home.path} exists already and is not empty",
-                hint="choose another home with --home; keys are never overwritten",
-                code=ExitCode.NO_HOME,
-            )
-        made = cls(
-            home.path.with_name(f".{home.path.name}.{secrets.token_hex(4)}.new"), clock=clock
-        )
-        try:
-            made.path.mkdir(parents=True, mode=0o700)
-            made._fill(name, listen or config.DEFAULT_LISTEN, addresses)
-            made.path.rename(home.path)
-            sync_directory(home.path.parent)
-        except OSError as error:
-            raise NodeError(
-                f"{home.path} cannot be made: {error.strerror}", code=ExitCode.NO_HOME
-            ) from error
-        except KeysError as error:
-            raise NodeError(
-                f"the facility card cannot be made: {error}", code=ExitCode.USAGE
-            ) from error
-        finally:
-            shutil.rmtree(made.path, ignore_errors=True)
+
+        def fill(folder: Path) -> None:
+            try:
+                cls(folder, clock=clock)._fill(name, listen or config.DEFAULT_LISTEN, addresses)
+            except KeysError as error:
+                raise NodeError(
+                    f"the facility card cannot be made: {error}", code=ExitCode.USAGE
+                ) from error
+
+        make_whole(home.path, fill)
         return home
 
     def _fill(self, name: str, listen: tuple[str, ...], addresses: tuple[str, ...]) -> None:

@@ -136,7 +136,7 @@ class Serving:
                 node.peers, node.card.facility_key, lambda: self._node.card, clock=node.clock
             ),
         )
-        self.links = Links(self.network, self._targets)
+        self.links = Links(self.network, self._targets, node.clock.now)
         self._receiver = Receiver(
             key=key,
             facility_key=node.card.facility_key,
@@ -315,8 +315,11 @@ class Serving:
         store = self._node.peers.store
         speaks = store.speaks_for(peer.card.node_key, peer, now)
         if not speaks and self._nursery is not None:
-            self.fetcher.cancel_peer(peer.facility_key)
             self._nursery.start_soon(self.network.close_peer, peer.card.node_key)
+            current = self._node.find_peer(peer.facility_key)
+            # With a card that has expired, or a contested key, a fetch waits for a newer card.
+            if current is None or not current.is_trusted(now):
+                self.fetcher.cancel_peer(peer.facility_key)
         if any(store.why_not(peer, grant, now) is not None for grant in ("fetch", "see")):
             self.sender.stop_peer(peer.facility_key)
         self.links.poke()

@@ -34,6 +34,33 @@ WRITE_BLOCK_BYTES = 65_507
 """Bytes per write to a libp2p stream: fills one Noise message exactly (65,519
 less the yamux header); 65,536 splits each in two and halves the rate."""
 
+# --- frames of the connection -------------------------------------------------
+
+TINY_FRAME_BYTES = 512
+"""A yamux frame, or a message of Noise, with less in it counts as tiny: what it costs a
+node is the frame, not the bytes. A frame that only says something (ping, window, end) is
+always tiny."""
+
+TINY_FRAMES_PER_SECOND = 25_000
+"""Tiny frames of one connection before it is read more slowly. A fetch at 500 MB/s over
+loopback sends 500 a second and py-libp2p's yamux 4,600 for the same (fifty fetches that
+begin at once 3,000); writing 100 bytes at a time py-libp2p reaches 20,000. Handling 25,000
+takes about 5 % of a processor; the 800,000 that one peer can send take all of it."""
+
+TINY_FRAMES_BURST_SECONDS = 1.0
+"""How much of a quiet time may be made up for: a second's tiny frames may come at once."""
+
+TINY_FRAMES_LASTING_SECONDS = 20.0
+"""Who sends more than half of `TINY_FRAMES_PER_SECOND` may go on for as long as that makes
+of it: 20 s at the full rate, which nothing honest reaches. Then the connection ends."""
+
+OPENING_FRAMES = 25
+"""As how many tiny frames a stream that the peer opens counts: it starts a task and takes
+some 200 microseconds. 1,000 may be opened a second; a node opens one for each transfer."""
+
+TINY_FRAMES_AT_ONCE = 256
+"""After so many tiny frames other connections have their turn: half a millisecond."""
+
 # --- frames and MessagePack -------------------------------------------------
 
 FRAME_HEADER_BYTES = 5

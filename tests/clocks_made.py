@@ -1,6 +1,10 @@
-"""Clocks that a test sets: the node's, and trio's."""
+"""Clocks that a test sets, or that jump."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 import trio.testing
@@ -24,17 +28,30 @@ class MadeClock:
         self.time_ms += round(seconds * 1000)
 
 
-class IdleClock(trio.testing.MockClock):
-    """trio's clock, moved to the next deadline when nothing runs, worker threads included.
+@contextmanager
+def jumps_when_idle(clock: trio.testing.MockClock) -> Iterator[None]:
+    """Within it, a mock clock jumps when all tasks wait and no thread is at work.
 
-    `MockClock` alone takes waiting for a thread for idleness: on a slow machine a write to the
-    disk would then cost a minute, and time out.
+    Trio's own autojump does not know of threads: on a busy machine it jumps past every
+    time limit while one works.
     """
+    run_sync, at_work = trio.to_thread.run_sync, 0
 
-    def __init__(self) -> None:
-        # Real seconds: how often it is looked whether something runs.
-        super().__init__(autojump_threshold=0.002)
+    async def counted(*arguments: Any, **more: Any) -> Any:
+        nonlocal at_work
+        at_work += 1
+        clock.autojump_threshold = math.inf
+        try:
+            return await run_sync(*arguments, **more)
+        finally:
+            at_work -= 1
+            if not at_work:
+                clock.autojump_threshold = 0
 
-    def _autojump(self) -> None:
-        if not trio.to_thread.current_default_thread_limiter().borrowed_tokens:
-            super()._autojump()
+    trio.to_thread.run_sync = counted  # type: ignore[assignment]
+    clock.autojump_threshold = 0
+    try:
+        yield
+    finally:
+        clock.autojump_threshold = math.inf
+        trio.to_thread.run_sync = run_sync

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from clocks_made import IdleClock
 from hypothesis import settings
 
 from node.blocking import CHECK_VARIABLE
@@ -25,9 +24,3 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the folder 'shared' (vectors and sample studies) beside the checkout")
     return SHARED
-
-
-@pytest.fixture
-def idle_clock() -> IdleClock:
-    """The clock of trio for a test that takes it."""
-    return IdleClock()

@@ -7,7 +7,7 @@ from typing import Any
 
 import exchange_pair
 import trio
-from clocks_made import IdleClock
+from clocks_made import jumps_when_idle
 from studies_made import make_instance
 from test_node_gathering import stream_pair
 
@@ -140,7 +140,9 @@ def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> lis
             nursery.cancel_scope.cancel()
 
     # What there is to say comes at once; the heartbeat says that there is no more.
-    trio.run(main, clock=IdleClock())
+    clock = trio.testing.MockClock()
+    with jumps_when_idle(clock):
+        trio.run(main, clock=clock)
     return found
 
 

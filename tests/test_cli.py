@@ -7,6 +7,7 @@ running nodes are in test_cli_nodes.py.
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -169,6 +170,28 @@ def test_images_come_in_and_go_out(north: Terminal, images: Path) -> None:
     )
     (exported,) = [path for path in (north.home.parent / "out").rglob("*") if path.is_file()]
     assert exported.read_bytes() == (images / "ct.dcm").read_bytes()
+
+
+def test_who_may_read_an_export_is_said_by_option_or_setting(north: Terminal, images: Path) -> None:
+    north.run("ingest", str(images))
+    out = north.home.parent / "out"
+
+    def modes(*words: str) -> set[int]:
+        ran = north.run("export", STUDY, str(out), *words)
+        assert ran.code == 0, ran
+        found = {path.stat().st_mode & 0o777 for path in out.rglob("*.dcm")}
+        shutil.rmtree(out)
+        return found
+
+    assert modes() == {0o600}
+    assert modes("--mode", "0644") == {0o644}
+    settings = north.home / "config.toml"
+    settings.write_text('export_mode = "0640"\n' + settings.read_text())
+    assert modes() == {0o640}
+    assert modes("--mode", "600") == {0o600}
+    ran = north.run("export", STUDY, str(out), "--mode", "0777")
+    assert ran.code == ExitCode.USAGE
+    assert "0640" in ran.err
 
 
 def test_bad_files_are_named_and_make_exit_code_9(north: Terminal, images: Path) -> None:

@@ -114,12 +114,16 @@ def test_a_source_that_was_interrupted_shows_a_complete_transfer_as_done() -> No
         "state": "complete",
         "why": "",
         "stat": False,
+        "still_since": None,
         "bytes": 400,
         "bytes_done": 100,
         "peer": "South Clinic",
     }
     assert " complete  100 % " in transfer_table([transfer])[1]
-    assert " sending  25 % " in transfer_table([{**transfer, "state": "sending"}])[1]
+    sending = {**transfer, "state": "sending"}
+    assert " sending  25 % " in transfer_table([sending])[1]
+    still = transfer_table([{**sending, "still_since": 1_700_000_000_000}])
+    assert "stands still since 2023-11-14" in still[3]
 
 
 def test_a_fetch_from_several_sources_says_what_came_from_whom() -> None:

@@ -12,6 +12,7 @@ import pytest
 from node import config
 from node.cli.main import radmesh
 from node.errors import ExitCode
+from node.fsck.findings import MENDS
 from node.home import ROLES, Home
 from node.operations import OPERATIONS
 from node.transfer.transfers import TransferState
@@ -63,6 +64,12 @@ def _tables(text: str) -> list[list[list[str]]]:
             inside = True
         tables[-1].append([cell.strip().strip("`") for cell in cells])
     return [table[2:] for table in tables]
+
+
+def _table_of(path: Path, heading: str, first: str) -> list[list[str]]:
+    """The table of a section whose first column has this title."""
+    text = _section(path, heading)
+    return _tables(text[text.index(f"| {first} |") :])[0]
 
 
 def _table(path: Path, heading: str) -> list[list[str]]:
@@ -218,6 +225,11 @@ def test_files_of_the_home() -> None:
     assert [role for role in ROLES if role not in keys] == []
 
 
+def test_findings_of_a_check() -> None:
+    rows = _table_of(DOCS / "operations.md", "10. Backup, restore, check", "finding")
+    assert {kind for row in rows for kind in re.findall(r"[a-z]+-[a-z-]+", row[0])} == MENDS.keys()
+
+
 def test_operations_of_the_local_api() -> None:
     rows = _table(DOCS / "operations.md", "14. The local API")
     assert {row[0]: row[3] == "yes" for row in rows} == {
@@ -257,7 +269,7 @@ def _check_command(words: list[str]) -> None:
     remaining = list(words)
     while remaining:
         word = remaining.pop(0)
-        if word in ("2>", "&", ">", "|"):
+        if re.fullmatch(r"[0-9]*[<>]|&|\|", word):
             break
         if word.startswith("-"):
             options = {

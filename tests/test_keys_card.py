@@ -155,6 +155,10 @@ BAD_FIELDS = [
     {"addresses": "/ip4/192.0.2.7/tcp/4101"},
     {"addresses": [5]},
     {"addresses": ["192.0.2.7:4101"]},
+    {"addresses": [""]},
+    {"addresses": ["/ip4/999.0.2.7/tcp/4101"]},
+    {"addresses": ["/ip6/2001:db8::1/tcp/0"]},
+    {"addresses": ["/dns4/-a/tcp/4101"]},
     {"addresses": ["/ip4/192.0.2.7/tcp/4101"] * 17},
     {"addresses": ...},
     {"node_keys": []},
@@ -191,6 +195,7 @@ def test_signed_cards_with_values_that_no_card_may_have(changes):
         {"serial": 0},
         {"serial": 2**53},
         {"addresses": ("somewhere",)},
+        {"addresses": ("/dns4/a.example/tcp/443/tls/ws",)},
         {"node_key": b"short"},
         {"expires": NOW},
     ],
@@ -254,6 +259,33 @@ def test_any_signed_field_gives_a_card_or_bad_card(name, value):
 )
 def test_addresses(text, good):
     assert is_address(text) is good
+
+
+LATER_KINDS = [
+    "/dns4/node.example/tcp/443/tls/ws",
+    "/ip4/192.0.2.7/udp/4101/quic-v1",
+    "/dns/node.example/tcp/4101",
+    "/ip4/192.0.2.7/tcp/4101/p2p/12D3Koo/p2p-circuit",
+    "/onion3/abc:4101",
+    "/radmesh-relay/X",
+]
+
+
+@pytest.mark.parametrize("later", LATER_KINDS)
+def test_a_kind_of_address_that_is_not_known_is_left_out_and_the_card_read(later):
+    known = "/ip4/192.0.2.7/tcp/4101"
+    card = parse_card_untrusted(signed(canonical_json(fields_with(addresses=[later, known]))))
+    assert card.addresses == (known,)
+    assert later.encode() in card.encoded
+    alone = parse_card_untrusted(signed(canonical_json(fields_with(addresses=[later]))))
+    assert alone.addresses == ()
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=16))
+def test_whatever_stands_behind_a_slash_is_no_reason_to_refuse_a_card(rest):
+    later = ["/later" + text for text in rest]
+    card = parse_card_untrusted(signed(canonical_json(fields_with(addresses=later))))
+    assert card.addresses == ()
 
 
 def test_node_that_only_dials_out_has_no_address():

@@ -19,6 +19,8 @@ FORBIDDEN = [
         "import protocol.log.tree",
     ),
     ("The auditor's verifier takes cards", "protocol/verify/tree.py", "import keys.canonical"),
+    ("The check of a home shares no code", "node/fsck/tables.py", "import node.database"),
+    ("SQL stays with", "node/operations/images.py", "import sqlite3"),
     ("msgpack is called", "protocol/messages.py", "import msgpack"),
     ("zstandard is called", "node/images/store.py", "import zstandard"),
     ("libp2p is called", "node/app.py", "import libp2p"),
@@ -73,3 +75,11 @@ def test_each_contract_has_a_forbidden_import_here():
     assert len(names) == len(FORBIDDEN)
     for name, (start, _, _) in zip(names, FORBIDDEN, strict=True):
         assert name.startswith(start)
+
+
+def test_there_is_one_way_to_block_and_one_clock():
+    """What a contract of imports cannot say: who calls these."""
+    alone = {"to_thread.run_sync": "blocking.py", "time.time_ns": "clock.py"}
+    for call, place in alone.items():
+        users = {path.name for path in (ROOT / "node").rglob("*.py") if call in path.read_text()}
+        assert users == {place}

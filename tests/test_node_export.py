@@ -1,6 +1,13 @@
+import os
+import tempfile
+from pathlib import Path
+
+import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from node_home import ImageHome
-from studies_made import contents, make_study
+from studies_made import contents, make_instance, make_study
 
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study, read_instance
@@ -65,6 +72,85 @@ def test_export_is_run_again(home, study, tmp_path):
     assert contents(out) == contents(tmp_path / "in")
 
 
+def _names(directory):
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*.dcm")
+    }
+
+
+def test_an_export_that_was_broken_off_gives_the_same_names(home, study, tmp_path):
+    export(home, study, tmp_path / "whole")
+    export(home, study, tmp_path / "out")
+    (tmp_path / "out" / "SERIES01" / "IM00002.dcm").unlink()
+    export(home, study, tmp_path / "out")
+    assert _names(tmp_path / "out") == _names(tmp_path / "whole")
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=6, unique=True
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.data(),
+)
+@settings(max_examples=25)
+def test_a_study_that_grows_is_exported_into_its_folder_again(portions, data):
+    """Series and instances come in any order, and some files were lost between two exports."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        home = ImageHome(path / "home")
+        try:
+            for portion, places in enumerate(portions):
+                folder = path / f"in{portion}"
+                folder.mkdir()
+                for series, number in places:
+                    make_instance("1.2.3", number, series=f"1.2.3.{series}", rows=4).save_as(
+                        folder / f"{series}-{number}", enforce_file_format=True
+                    )
+                home.ingest(folder)
+                before = _names(path / "out")
+                lost = data.draw(st.sets(st.sampled_from([*sorted(before), ""])))
+                for name in lost - {""}:
+                    (path / "out" / name).unlink()
+                kept = {name: before[name] for name in before.keys() - lost}
+                count = export(home, "1.2.3", path / "out")
+                after = _names(path / "out")
+                assert kept.items() <= after.items()
+                files = contents(path / "out")
+                assert len(after) == len(files) == count
+                assert files == set.union(*(contents(path / f"in{n}") for n in range(portion + 1)))
+                # A folder is one series.
+                series_of = {
+                    (name.partition("/")[0], pydicom.dcmread(path / "out" / name).SeriesInstanceUID)
+                    for name in after
+                }
+                assert len(series_of) == len(dict(series_of))
+        finally:
+            home.close()
+
+
+def test_what_a_stick_brings_is_no_obstacle(home, study, tmp_path):
+    (tmp_path / "out" / "System Volume Information" / "x").mkdir(parents=True)
+    assert export(home, study, tmp_path / "out") == 4
+
+
+@pytest.mark.parametrize(("mode", "folder"), [(None, 0o700), (0o640, 0o750), (0o644, 0o755)])
+def test_others_read_an_export_only_where_that_is_said(home, study, tmp_path, mode, folder):
+    old = os.umask(0)
+    try:
+        more = {} if mode is None else {"mode": mode}
+        export(home, study, tmp_path / "out", **more)
+    finally:
+        os.umask(old)
+    out = tmp_path / "out"
+    assert {path.stat().st_mode & 0o777 for path in (out, out / "SERIES01")} == {folder}
+    assert {path.stat().st_mode & 0o777 for path in out.rglob("*.dcm")} == {mode or 0o600}
+
+
 def test_nothing_is_overwritten(home, study, tmp_path):
     out = tmp_path / "out"
     export(home, study, out)
@@ -73,11 +159,16 @@ def test_nothing_is_overwritten(home, study, tmp_path):
 
 
 def test_folder_with_other_files_is_refused(home, study, tmp_path):
-    for name in ("notes.txt", "SERIES01/IM00009.dcm", "SERIES02/x"):
+    for name, said in (
+        ("notes.txt", "not empty"),
+        ("SERIES01/IM00009.dcm", "other content"),
+        ("SERIES02/x", "not empty"),
+        ("SERIES01/SERIES01/IM00001.dcm", "not empty"),
+    ):
         folder = tmp_path / name.replace("/", "-")
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("keep me")
-        assert refused(home, study, folder, "not empty") is ExitCode.USAGE
+        assert refused(home, study, folder, said) is ExitCode.USAGE
         assert contents(folder) == {b"keep me"}
 
 

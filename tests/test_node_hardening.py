@@ -6,16 +6,18 @@ The bad peer is libp2p's own Noise and yamux, told to send what it would not.
 import contextlib
 import logging
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p.abc import ISecureConn
 from libp2p.io.exceptions import IOException
 from libp2p.io.utils import read_exactly
 from libp2p.network.connection.exceptions import RawConnError
-from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p_peer import libp2p_peer, muxer
+from libp2p_peer import libp2p_peer, muxer, open_silent
 from network_nodes import BOB, ECHO, FAST, MALLORY, Site, resident_bytes, until, victim
 
 from node.network import hardening
@@ -87,7 +89,7 @@ async def test_ignoring_the_window_ends_the_connection_before_memory_is_full(
 ) -> None:
     async with victim() as bob, libp2p_peer(bob) as muxed:
         theirs, before, most = muxer(bob), resident_bytes(), 0
-        await _open_silent(muxed, 101)
+        await open_silent(muxed, bob, 101)
         block = bytes(64 * 1024)
         for _ in range(300 * MIB // len(block)):
             most = max(most, theirs.buffered)
@@ -99,13 +101,6 @@ async def test_ignoring_the_window_ends_the_connection_before_memory_is_full(
         assert most <= 17 * MIB
         assert resident_bytes() - before < 64 * MIB
     assert "sent more than the receive window" in caplog.text
-
-
-async def _open_silent(muxed: Yamux, stream_id: int) -> None:
-    """Open a stream to a handler that never reads."""
-    hello = b"\x13/multistream/1.0.0\n\x0f/test/silent/1\n"
-    await muxed._write_frame(frame(DATA, SYN, stream_id, len(hello), hello))
-    await trio.sleep(0.05)
 
 
 @pytest.mark.parametrize("flags", [0, SYN, ACK])
@@ -134,7 +129,7 @@ async def test_unread_data_of_all_streams_together_is_bounded(
         theirs, most = muxer(bob), 0
         with contextlib.suppress(RawConnError):
             for number in range(60):
-                await _open_silent(muxed, 101 + 2 * number)
+                await open_silent(muxed, bob, 101 + 2 * number)
                 for _ in range(4):
                     body = bytes(60_000)
                     await muxed._write_frame(frame(DATA, 0, 101 + 2 * number, len(body), body))
@@ -177,26 +172,34 @@ async def test_streams_without_end_end_the_connection() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pause_seconds", [0.0, 0.1])
-async def test_more_connections_than_a_peer_needs_are_refused(pause_seconds: float) -> None:
-    async with victim() as bob:
-        async with trio.open_nursery() as nursery:
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_more_connections_than_a_peer_needs_are_refused(at_once: bool) -> None:
+    made, refused = [], []
 
-            async def hold() -> None:
-                mallory = Site(MALLORY, BOB, listen="")
-                async with mallory.network.running():
-                    with contextlib.suppress(Unreachable):
-                        await mallory.network.connect(BOB.public, bob.addresses)
-                    await trio.sleep_forever()
+    async def hold(task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        mallory = Site(MALLORY, BOB, listen="")
+        async with mallory.network.running():
+            try:
+                await mallory.network.connect(BOB.public, bob.addresses)
+            except Unreachable as error:
+                refused.append(error)
+            else:
+                made.append(mallory)
+            task_status.started()
+            await trio.sleep_forever()
 
-            for _ in range(10):
+    async with victim() as bob, trio.open_nursery() as nursery:
+        for _ in range(10):
+            if at_once:
                 nursery.start_soon(hold)
-                await trio.sleep(pause_seconds)
-            await until(lambda: len(bob.network._connections.get(MALLORY.public, ())) == 4)
-            await trio.sleep(0.3)
-            assert len(bob.network._connections[MALLORY.public]) == 4
-            assert bob.came[MALLORY.public] == 1
-            nursery.cancel_scope.cancel()
+            else:
+                await nursery.start(hold)
+        await until(lambda: len(made) + len(refused) == 10)
+        await until(lambda: len(bob.network._connections.get(MALLORY.public, ())) == 4)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(bob.network._connections[MALLORY.public]) == 4
+        assert bob.came[MALLORY.public] == 1
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
@@ -256,9 +259,13 @@ async def ping_until_stuck(session: ISecureConn) -> None:
             await session.write(pings)
 
 
+UNPACED = replace(FAST, tiny_frames_per_second=1e9)
+"""With as many pings as it takes to fill both sockets with answers."""
+
+
 @pytest.mark.slow
 async def test_a_peer_that_reads_no_answers_is_cut_off() -> None:
-    async with victim(FAST) as bob, deaf_peer(bob) as session:
+    async with victim(UNPACED) as bob, deaf_peer(bob) as session:
         await ping_until_stuck(session)
         await until(lambda: MALLORY.public not in bob.network.connected(), seconds=5)
 
@@ -275,15 +282,20 @@ async def test_a_peer_that_talks_but_does_not_read_is_cut_off() -> None:
 
 
 @pytest.mark.slow
-async def test_stopping_does_not_wait_for_a_peer_that_reads_no_answers() -> None:
-    bob = Site(BOB, MALLORY)
+async def test_stopping_does_not_wait_for_a_peer_that_reads_no_answers(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    bob = Site(BOB, MALLORY, limits=NetworkLimits(tiny_frames_per_second=1e9))
+    mock_clock.rate = 1
     async with trio.open_nursery() as nursery:
         async with bob.network.running():
             peer = deaf_peer(bob)
             session = await peer.__aenter__()
             nursery.start_soon(ping_until_stuck, session)
-            await trio.sleep(1.5)
-            started = trio.current_time()
+            theirs = muxer(bob)
+            await until(lambda: theirs._sending.locked() and len(theirs._control) > 64 * 1024)
+            # A tenth of the speed of the wall's: two seconds are those of a busy machine.
+            mock_clock.rate, started = 0.1, trio.current_time()
         assert trio.current_time() - started < 2
         await peer.__aexit__(None, None, None)
 
@@ -326,6 +338,84 @@ async def test_a_message_in_many_small_segments_is_one_message() -> None:
         await stream.aclose()
         await done.wait()
         nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _ends() -> AsyncIterator[tuple[SocketConnection, trio.SocketStream]]:
+    """A connection as we have it, and the socket at its other end."""
+    ours, theirs = trio.socket.socketpair()
+    raw = SocketConnection(trio.SocketStream(ours), is_initiator=False, limits=FAST)
+    async with trio.SocketStream(theirs) as stream:
+        try:
+            yield raw, stream
+        finally:
+            raw.abort()
+
+
+async def test_every_byte_that_comes_is_a_sign_of_life() -> None:
+    async with _ends() as (raw, peer):
+        await peer.send_all(bytes(7))
+        assert await raw.read(5) == bytes(5)
+        assert raw.received == 7
+        # From the buffer: nothing has come meanwhile.
+        assert await raw.read(2) == bytes(2)
+        assert raw.received == 7
+        buffer = bytearray(100)
+        await peer.send_all(bytes(11))
+        assert await raw.receive_into(memoryview(buffer)) == 11
+        assert raw.received == 18
+        await peer.send_all(bytes(3))
+        assert await raw.receive_into(memoryview(buffer)) == 3
+        assert raw.received == 21
+        await peer.send_eof()
+        assert not raw.ended
+        assert await raw.receive_into(memoryview(buffer)) == 0
+        assert raw.ended
+        assert raw.received == 21
+
+
+async def test_what_is_read_in_part_has_a_time_until_it_is_whole(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with _ends() as (raw, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(raw.read, 10)
+        await trio.testing.wait_all_tasks_blocked()
+        assert raw.partial_since is None
+        autojump_clock.autojump_threshold = float("inf")
+        autojump_clock.jump(5)
+        began = trio.current_time()
+        await peer.send_all(bytes(4))
+        await _while(lambda: raw.partial_since is None)
+        assert raw.partial_since == began
+        # More of the same does not start its time anew.
+        autojump_clock.jump(5)
+        await peer.send_all(bytes(4))
+        await _while(lambda: raw.received < 8)
+        assert raw.partial_since == began
+        await peer.send_all(bytes(2))
+        await _while(lambda: bool(nursery.child_tasks))
+        assert raw.partial_since is None
+
+
+async def test_a_read_that_begins_in_the_buffer_has_a_time_too() -> None:
+    async with _ends() as (raw, peer), trio.open_nursery() as nursery:
+        await peer.send_all(bytes(6))
+        assert await raw.read(4) == bytes(4)
+        assert raw.partial_since is None
+        nursery.start_soon(raw.read, 4)
+        await _while(lambda: raw.partial_since is None)
+        await peer.send_all(bytes(2))
+        await _while(lambda: bool(nursery.child_tasks))
+        assert raw.partial_since is None
+
+
+async def _while(condition: Callable[[], bool]) -> None:
+    """Let others go on while something holds; of a clock that stands still, too."""
+    for _ in range(100_000):
+        if not condition():
+            return
+        await trio.lowlevel.checkpoint()
+    raise AssertionError("it goes on")
 
 
 @pytest.mark.parametrize("seed", [b"", bytes(31), bytes(33)])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killed import killed_at
 
 from keys.card import Card, issue_card, parse_card_untrusted
 from node.app import Node
@@ -49,6 +50,87 @@ def test_a_name_that_no_card_may_have_leaves_nothing_behind(tmp_path: Path) -> N
     with pytest.raises(NodeError):
         Home.create(tmp_path / "home", name="two\nlines")
     assert list(tmp_path.iterdir()) == []
+
+
+def _members(path: Path) -> set[str]:
+    return {one.name for one in path.iterdir()}
+
+
+WHOLE = {"config.toml", "card", "keys", "audit", "store", "incoming", "quarantine"}
+
+
+def test_a_home_in_an_empty_folder_that_cannot_be_renamed_over(tmp_path: Path) -> None:
+    """As a mounted volume, or one in a folder of somebody else: its parent is not touched."""
+    volume = tmp_path / "volume"
+    (volume / "lost+found").mkdir(parents=True)
+    inode = volume.stat().st_ino
+    volume.chmod(0o755)
+    tmp_path.chmod(0o500)
+    try:
+        home = Home.create(volume, name="North")
+    finally:
+        tmp_path.chmod(0o700)
+    assert volume.stat().st_ino == inode
+    assert _members(volume) == WHOLE | {"lost+found"}
+    assert volume.stat().st_mode & 0o777 == 0o700
+    with Node.open(home) as node:
+        assert node.audit.size == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system")
+def test_a_home_on_a_mount_point(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", volume], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        Node.open(Home.create(volume, name="North")).close()
+    finally:
+        subprocess.run(["umount", volume], check=True)
+
+
+def test_a_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    with pytest.raises(NodeError, match="belongs to another user") as caught:
+        Home.create(tmp_path, name="North")
+    assert caught.value.code is ExitCode.NO_HOME
+    assert _members(tmp_path) == set()
+
+
+@pytest.mark.slow
+def test_an_init_that_was_killed_leaves_no_home_and_is_run_again(tmp_path: Path) -> None:
+    """Killed at each rename, flush and folder."""
+    step, wholes = 0, 0
+    while True:
+        home = Home(tmp_path / f"home{step}")
+        (home.path / "lost+found").mkdir(parents=True)
+        killed = killed_at(step, home.path.resolve, lambda path: Home.create(path, name="First"))
+        if home.exists:
+            wholes += 1
+            assert _members(home.path) >= WHOLE
+            assert home.read_card().name == "First"
+        else:
+            assert Home.create(home.path, name="Second").read_card().name == "Second"
+            assert _members(home.path) == WHOLE | {"lost+found"}
+        Node.open(home).close()
+        if not killed:
+            break
+        step += 1
+    assert step > 25
+    assert wholes == 3  # behind the card: a flush, the folder that is left, and all of it
+
+
+def test_what_an_operator_put_there_is_never_cleared_away(home: Home) -> None:
+    """A home that lost its card, beside a leftover of its making."""
+    (home.path / ".making").mkdir()
+    home.card_path.unlink()
+    with pytest.raises(NodeError, match="not empty"):
+        Home.create(home.path, name="Another")
+    assert (home.keys_path / "facility").exists()
 
 
 def test_a_home_that_is_not_there(tmp_path: Path) -> None:
@@ -185,6 +267,10 @@ def test_a_card_past_half_its_life_is_renewed(home: Home) -> None:
         ("write_block_bytes = true", "from 1024"),
         ('log_level = "loud"', "one of"),
         ("unknown = 1", "unknown entry"),
+        ("export_mode = 416", "export_mode .* such as"),
+        ('export_mode = "755"', "export_mode .* such as"),
+        ('export_mode = "0444"', "export_mode .* such as"),
+        ('export_mode = "rw"', "export_mode .* such as"),
         ("listen = [", "not valid TOML"),
         ("bandwidth = 5", "list of tables"),
         ("bandwidth = [5]", "entry 1 of bandwidth .* must be a table"),

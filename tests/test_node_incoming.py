@@ -98,8 +98,26 @@ def test_a_batch_from_a_second_source_leaves_the_first_one_alone(
 
 def test_a_disk_that_cannot_be_written_is_told(study: SmallStudy, tmp_path: Path) -> None:
     nowhere = Incoming(tmp_path / "gone", BatchStore(tmp_path))
+    (tmp_path / "gone").rmdir()
     with pytest.raises(NodeError, match="cannot be written"):
         nowhere.write(study.manifest.batches[0].digest, study.encoded[0])
+
+
+def test_the_folder_is_made_where_a_backup_did_not_have_it(
+    study: SmallStudy, tmp_path: Path
+) -> None:
+    incoming = Incoming(tmp_path / "incoming", BatchStore(tmp_path / "store"))
+    assert incoming.is_empty()
+    assert incoming.sweep(unfinished=False, now=0.0) == 0
+    assert (tmp_path / "incoming").stat().st_mode & 0o777 == 0o700
+    incoming.write(study.manifest.batches[0].digest, study.encoded[0])
+    assert not incoming.is_empty()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NodeError, match="cannot be made"):
+        Incoming(tmp_path / "file" / "incoming", BatchStore(tmp_path / "store"))
 
 
 def test_what_the_log_and_the_database_need_is_left_free(study: SmallStudy, tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ import pytest
 import trio
 import trio.testing
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p_peer import libp2p_peer, muxer
+from libp2p_peer import libp2p_peer, muxer, open_silent
 from network_nodes import (
     ALICE,
     BOB,
@@ -42,20 +41,6 @@ SYN, FIN, RST = 1, 4, 8
 def frame(kind: int, flags: int, stream_id: int, body: bytes = b"") -> bytes:
     """A yamux frame."""
     return struct.pack("!BBHII", 0, kind, flags, stream_id, len(body)) + body
-
-
-def stream_of(bob: Site, stream_id: int) -> MuxedStream:
-    """Bob's end of a stream to Mallory."""
-    return muxer(bob).streams[stream_id]
-
-
-async def open_silent(muxed: Yamux, bob: Site, stream_id: int) -> MuxedStream:
-    """A stream to a handler of Bob's that never reads."""
-    await muxed._write_frame(frame(DATA, SYN, stream_id, proposal(SILENT)))
-    await until(lambda: stream_id in muxer(bob).streams)
-    stream = stream_of(bob, stream_id)
-    await until(lambda: not stream.buffered)
-    return stream
 
 
 async def write_all(stream: MuxedStream, data: memoryview) -> None:
@@ -187,7 +172,7 @@ async def test_a_slow_reader_is_sent_no_more_than_its_window() -> None:
             nursery.start_soon(write)
             theirs = _muxer(bob)
             await until(lambda: theirs.buffered > INITIAL_WINDOW_BYTES - 65_507)
-            await trio.sleep(0.05)
+            await trio.testing.wait_all_tasks_blocked(0.01)
             assert theirs.buffered < INITIAL_WINDOW_BYTES
             # A reset wakes a writer that waits for room.
             await stream.reset()
@@ -236,6 +221,9 @@ class Nowhere:
     async def send(self, parts: object) -> None:
         pass
 
+    def send_now(self, data: object) -> None:
+        pass
+
 
 def some_frame(kind: int, flags: int, stream_id: int, length: int, body: bytes) -> bytes:
     """A frame whose length may be a lie."""
@@ -253,33 +241,66 @@ FRAMES = st.builds(
 HONEST = st.builds(frame, st.just(DATA), st.sampled_from([0, SYN, FIN]), st.just(7), st.binary())
 
 
+ONE_BYTE = frame(DATA, SYN, 7, b"x")
+
+
+@example([ONE_BYTE, frame(WINDOW, FIN | RST, 7)], 1)
+@example([ONE_BYTE, frame(WINDOW, FIN, 7), frame(WINDOW, RST, 7)], 100)
 @given(st.lists(FRAMES | HONEST | st.binary(max_size=30), max_size=30), st.integers(1, 100))
 def test_any_bytes_are_frames_or_a_broken_rule(frames: list[bytes], step: int) -> None:
-    limits = NetworkLimits(stream_entries=3, buffered_bytes=2000)
     data = b"".join(frames)
-    ends = []
-    for cut in (step, len(data) + 1):
-        accepted: list[MuxedStream] = []
-        aead = ChaCha20Poly1305(bytes(32))
-        channel = Channel(
-            Nowhere(), sending=Cipher(aead, 0), receiving=Cipher(aead, 0), opened=b"", rest=b""
-        )
-        one = Muxer(channel, peer="", is_initiator=False, limits=limits, accept=accepted.append)
-        end = ""
-        try:
-            for at in range(0, len(data), cut):
-                one._take(data[at : at + cut])
-        except (PeerMisbehaved, ConnectionError) as error:
-            end = str(error)
-        assert one.buffered == sum(stream.buffered for stream in accepted)
-        assert one.buffered <= 2000 or end
-        assert len(one.streams) <= 3
-        ends.append((end, [bytes(b"".join(map(bytes, s._chunks))) for s in accepted], one._control))
-        one.end()
-        assert one.buffered == 0
-        assert not one.streams
+    ends = [trio.run(_take_all, data, cut) for cut in (step, len(data) + 1)]
     if "nobody has read" not in ends[0][0] + ends[1][0]:
         assert ends[0] == ends[1]
+
+
+async def _take_all(data: bytes, cut: int) -> tuple[str, list[bytes], bytearray]:
+    """A muxer gets data in pieces: why it ended, what the streams got, what it answers."""
+    accepted: list[MuxedStream] = []
+    limits = NetworkLimits(stream_entries=3, buffered_bytes=2000)
+    one = _unconnected(limits, accepted)
+    end = ""
+    try:
+        for at in range(0, len(data), cut):
+            await one._handle(data[at : at + cut])
+    except (PeerMisbehaved, ConnectionError) as error:
+        end = str(error)
+    assert one.buffered == sum(stream.buffered for stream in one.streams.values())
+    assert one.buffered == sum(stream.buffered for stream in accepted)
+    assert one.buffered <= 2000 or end
+    assert len(one.streams) <= 3
+    result = end, [bytes(b"".join(map(bytes, s._chunks))) for s in accepted], one._control
+    one.end()
+    assert one.buffered == 0
+    assert not one.streams
+    return result
+
+
+def _unconnected(limits: NetworkLimits, accepted: list[MuxedStream]) -> Muxer:
+    """A muxer that hears nothing but what a test hands it."""
+    aead = ChaCha20Poly1305(bytes(32))
+    channel = Channel(
+        Nowhere(), sending=Cipher(aead, 0), receiving=Cipher(aead, 0), opened=b"", rest=b""
+    )
+    return Muxer(channel, peer="", is_initiator=False, limits=limits, accept=accepted.append)
+
+
+@pytest.mark.parametrize("closed", ["by both", "by the peer, and reset"])
+async def test_what_was_not_read_is_held_by_the_connection_and_goes_with_it(closed: str) -> None:
+    accepted: list[MuxedStream] = []
+    one = _unconnected(NetworkLimits(), accepted)
+    await one._handle(ONE_BYTE + frame(DATA, 0, 7, b"yz") + frame(DATA, FIN, 7))
+    if closed == "by both":
+        await accepted[0].close()
+    else:
+        await one._handle(frame(WINDOW, RST, 7))
+    assert one.buffered == 3
+    assert bytes(accepted[0].take(1)) == b"x"
+    assert one.streams
+    assert bytes(accepted[0].take(3)) == b"yz"
+    # All of it was read: nothing is left to hold.
+    assert not one.streams
+    assert one._ours_open == one._grown == one.buffered == 0
 
 
 # --- how streams end ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from clocks_made import IdleClock, MadeClock
+from clocks_made import MadeClock, jumps_when_idle
 from facilities import Facility, wait_until
 from facility_in_memory import Other
 
@@ -132,12 +132,18 @@ def _fetcher(node: Node) -> Fetcher:
             why_away=lambda peer: "the peer hung up: it may not trust this node yet",
         ),
         clock=node.clock,
+        index=node.exchanges,
     )
 
 
 async def test_a_fetch_that_can_never_go_on_says_so_and_ends(
-    node: Node, idle_clock: IdleClock
+    node: Node, mock_clock: trio.testing.MockClock
 ) -> None:
+    with jumps_when_idle(mock_clock):
+        await _hopeless(node)
+
+
+async def _hopeless(node: Node) -> None:
     clock = node.clock
     assert isinstance(clock, MadeClock)
     peer = Other("South Clinic", clock.now()).pair(node, "see")
@@ -162,8 +168,13 @@ async def test_a_fetch_that_can_never_go_on_says_so_and_ends(
 
 
 async def test_a_node_that_was_down_for_long_gives_its_peers_time_to_come(
-    node: Node, idle_clock: IdleClock
+    node: Node, mock_clock: trio.testing.MockClock
 ) -> None:
+    with jumps_when_idle(mock_clock):
+        await _down_for_long(node)
+
+
+async def _down_for_long(node: Node) -> None:
     clock = node.clock
     assert isinstance(clock, MadeClock)
     peer = Other("South Clinic", clock.now()).pair(node, "see")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from clocks_made import IdleClock
+from clocks_made import jumps_when_idle
 from facility_in_memory import Other, announcer_of, entries, told_to
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,8 +152,13 @@ class _Picky:
 
 
 async def test_a_peer_that_cannot_read_one_study_hears_of_all_others(
-    north: Node, idle_clock: IdleClock
+    north: Node, mock_clock: trio.testing.MockClock
 ) -> None:
+    with jumps_when_idle(mock_clock):
+        await _odd_study(north)
+
+
+async def _odd_study(north: Node) -> None:
     studies = [f"1.2.{number}" for number in range(20)]
     for study in studies:
         _share(north, study)

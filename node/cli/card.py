@@ -90,7 +90,8 @@ def export_card(session: Session, file: Path) -> None:
     if not own["addresses"]:
         output.note(
             "the card names no address yet: start the node once (`radmesh serve`) or give "
-            "addresses in config.toml, then export it again"
+            "addresses in config.toml, then export it again; a private address (10.x, "
+            "192.168.x, ...) is on the card only if it stands there"
         )
 
 

@@ -15,7 +15,9 @@ from node.api.failures import describe_unexpected, single_node_error
 from node.cli import (
     audit,
     audit_reports,
+    backup,
     card,
+    check,
     demo,
     keys,
     output,
@@ -74,6 +76,9 @@ for command in (
     serve.status,
     audit.audit,
     keys.keys,
+    backup.backup,
+    backup.restore,
+    check.check,
     demo.demo,
 ):
     radmesh.add_command(command)

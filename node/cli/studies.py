@@ -228,14 +228,22 @@ def _show_state(session: Session, study: dict[str, Any], sentence: str) -> None:
 @click.command()
 @click.argument("study")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--mode",
+    metavar="OCTAL",
+    help="Permissions of the files, such as 0640; by default 0600, or as config.toml says.",
+)
 @json_option
 @pass_session
-def export(session: Session, study: str, directory: Path) -> None:
-    """Write the files of STUDY to DIRECTORY, byte for byte as they came in."""
+def export(session: Session, study: str, directory: Path, mode: str | None) -> None:
+    """Write the files of STUDY to DIRECTORY, byte for byte as they came in.
+
+    Files of the study that are there already keep their names and are not written again.
+    """
     with ProgressBar("exporting") as bar:
         exported = session.call(
             "export",
-            {"study": study, "directory": str(Path.cwd() / directory)},
+            {"study": study, "directory": str(Path.cwd() / directory), "mode": mode},
             lambda event: bar.update(
                 "exporting",
                 event["bytes"],

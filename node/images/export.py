@@ -2,12 +2,15 @@
 
 Files are named by their place in the study (`SERIES01/IM00001.dcm`), never by
 what is in them. Each is compared with its digest before it gets its name, and
-nothing that is there already is ever replaced.
+nothing that is there already is ever replaced: a file of the study that an earlier
+export left keeps its name, also when the study has grown and places have shifted.
 """
 
 import errno
+import itertools
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +19,17 @@ import blake3
 from node.catalog.catalog import Catalog
 from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore, disk_error
+from node.making import OF_FILE_SYSTEMS
 from protocol import encoding
 from protocol.errors import RemoteProtocolError
 from protocol.manifest import InstanceEntry, Manifest
 
+FILE_MODE = 0o600
+"""Of exported files, unless the caller says otherwise: they name a patient."""
+
 _BLOCK_BYTES = 4 * 1024 * 1024
+
+_NAME = re.compile(r"SERIES([0-9]{2,})/IM([0-9]{5,})\.dcm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +48,19 @@ def export_study(
     study_uid: str,
     directory: Path,
     progress: Callable[[ExportProgress], None] = lambda _: None,
+    *,
+    mode: int = FILE_MODE,
 ) -> int:
     """Write all instances of a study below a directory.
 
-    Files that are there with the right content are left alone, so an export that
-    was broken off is run again.
+    Files of the study that are there are left alone, so an export that was broken off,
+    or whose study has grown, is run again.
 
     Args:
         study_uid: Study Instance UID.
         directory: made when it does not exist; must hold nothing else.
         progress: called after each file.
+        mode: permissions of new files; a new folder can be entered by who can read them.
 
     Returns:
         How many instances the directory holds.
@@ -58,27 +70,32 @@ def export_study(
             damaged; the disk is full.
     """
     manifest = catalog.manifest(study_uid)
-    names = _names(manifest)
-    _require_nothing_else(directory, set(names))
-    reader = _InstanceReader(manifest, store)
-    done = 0
-    # In batch order, so that each batch is decoded once.
-    order = sorted(
-        range(len(names)),
-        key=lambda index: (manifest.instances[index].first_batch, manifest.instances[index].offset),
-    )
-    for count, index in enumerate(order, start=1):
-        entry = manifest.instances[index]
-        _write_file(directory / names[index], entry, reader.pieces(index))
-        done += entry.size
-        progress(
-            ExportProgress(
-                instances=count,
-                instances_total=len(names),
-                bytes=done,
-                bytes_total=manifest.total_original_bytes,
-            )
+    try:
+        found = _found(directory, manifest)
+        _make_folder(directory, mode, parents=True)
+        names = _names(manifest, found)
+        reader = _InstanceReader(manifest, store)
+        done = 0
+        # In batch order, so that each batch is decoded once.
+        order = sorted(
+            range(len(names)),
+            key=lambda at: (manifest.instances[at].first_batch, manifest.instances[at].offset),
         )
+        for count, index in enumerate(order, start=1):
+            entry = manifest.instances[index]
+            if index not in found:
+                _write_file(directory / names[index], entry, reader.pieces(index), mode)
+            done += entry.size
+            progress(
+                ExportProgress(
+                    instances=count,
+                    instances_total=len(names),
+                    bytes=done,
+                    bytes_total=manifest.total_original_bytes,
+                )
+            )
+    except OSError as error:
+        raise _disk(error) from error
     return len(names)
 
 
@@ -132,63 +149,115 @@ class _InstanceReader:
         return memoryview(original)
 
 
-def _names(manifest: Manifest) -> list[str]:
-    names = []
-    number = 0
-    series = -1
-    for entry in manifest.instances:
-        if entry.series_index != series:
-            series = entry.series_index
-            number = 0
-        number += 1
-        names.append(f"SERIES{series + 1:02}/IM{number:05}.dcm")
-    return names
+def _found(directory: Path, manifest: Manifest) -> dict[int, str]:
+    """Names of the files that are there, by the instance (index) that each holds.
+
+    Raises:
+        NodeError: something else is there.
+    """
+    if not os.path.lexists(directory):
+        return {}
+    by_digest = {entry.digest: index for index, entry in enumerate(manifest.instances)}
+    found: dict[int, str] = {}
+    for path in directory.rglob("*"):
+        name = path.relative_to(directory).as_posix()
+        if name.partition("/")[0] in OF_FILE_SYSTEMS:
+            continue
+        is_file = path.is_file() and _NAME.fullmatch(name.removesuffix(".part"))
+        is_folder = path.is_dir() and _NAME.fullmatch(f"{name}/IM00001.dcm")
+        if path.is_symlink() or not (is_file or is_folder):
+            raise NodeError(
+                f"the folder {directory} is not empty",
+                hint="give a new or empty folder; nothing there was changed",
+                code=ExitCode.USAGE,
+            )
+        if is_folder or name.endswith(".part"):
+            continue
+        index = by_digest.get(_digest_of(path))
+        if index is None:
+            raise NodeError(
+                f"the file {path} is there with other content",
+                hint="give a new or empty folder; nothing there was changed",
+                code=ExitCode.USAGE,
+            )
+        found.setdefault(index, name)
+    return found
 
 
-def _require_nothing_else(directory: Path, names: set[str]) -> None:
-    try:
-        if not directory.exists():
-            return
-        for path in directory.rglob("*"):
-            name = path.relative_to(directory).as_posix()
-            is_ours = name in names or any(one.startswith(f"{name}/") for one in names)
-            is_leftover = name.endswith(".part") and name.removesuffix(".part") in names
-            if path.is_symlink() or not (is_ours or is_leftover):
-                raise NodeError(
-                    f"the folder {directory} is not empty",
-                    hint="give a new or empty folder; nothing there was changed",
-                    code=ExitCode.USAGE,
-                )
-    except OSError as error:
-        raise _disk(error) from error
+def _names(manifest: Manifest, found: Mapping[int, str]) -> list[str]:
+    """The name of each instance: the one that it has, else that of its place or a free one."""
+    folders: dict[int, int] = {}
+    files: dict[int, dict[int, int]] = {}
+    for index, name in found.items():
+        match = _NAME.fullmatch(name)
+        assert match is not None
+        folders.setdefault(manifest.instances[index].series_index, int(match[1]))
+        files.setdefault(int(match[1]), {})[index] = int(match[2])
+    members: dict[int, list[int]] = {}
+    for index, entry in enumerate(manifest.instances):
+        members.setdefault(entry.series_index, []).append(index)
+    folders = _numbered(range(len(manifest.series)), folders)
+    names = dict(found)
+    for series, indexes in members.items():
+        folder = folders[series]
+        missing = [index for index in indexes if index not in found]
+        numbers = _numbered(indexes, files.get(folder, {}))
+        names |= {index: f"SERIES{folder:02}/IM{numbers[index]:05}.dcm" for index in missing}
+    return [names[index] for index in range(len(names))]
 
 
-def _write_file(path: Path, entry: InstanceEntry, pieces: Iterator[memoryview]) -> None:
-    try:
-        if path.exists():
-            if _digest_of(path) != entry.digest:
-                raise NodeError(
-                    f"the file {path} is there with other content",
-                    hint="give a new or empty folder; nothing there was changed",
-                    code=ExitCode.USAGE,
-                )
-            return
+def _numbered(things: Iterable[int], given: Mapping[int, int]) -> dict[int, int]:
+    """A number from 1 for each thing: the given one, else its place, else the first free one."""
+    numbers = dict(given)
+    taken = set(given.values())
+    late = []
+    for place, thing in enumerate(things, start=1):
+        if thing in numbers:
+            continue
+        if place in taken:
+            late.append(thing)
+        else:
+            numbers[thing] = place
+            taken.add(place)
+    free = (number for number in itertools.count(1) if number not in taken)
+    return numbers | dict(zip(late, free, strict=False))
+
+
+def _make_folder(path: Path, mode: int, *, parents: bool = False) -> None:
+    if path.is_dir():
+        return
+    if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.part")
-        temporary.unlink(missing_ok=True)
-        hasher = blake3.blake3()
-        try:
-            with temporary.open("xb") as file:
-                for piece in pieces:
-                    hasher.update(piece)
-                    file.write(piece)
-            if hasher.digest() != entry.digest:
-                raise _damaged(entry)
-            _name(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    path.mkdir(mode=0o700)
+    _set_mode(path, mode | (mode & 0o444) >> 2)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    try:
+        path.chmod(mode)
     except OSError as error:
-        raise _disk(error) from error
+        # A stick whose file system knows no permissions.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP):
+            raise
+
+
+def _write_file(path: Path, entry: InstanceEntry, pieces: Iterator[memoryview], mode: int) -> None:
+    _make_folder(path.parent, mode)
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.unlink(missing_ok=True)
+    hasher = blake3.blake3()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+            for piece in pieces:
+                hasher.update(piece)
+                file.write(piece)
+        if hasher.digest() != entry.digest:
+            raise _damaged(entry)
+        _set_mode(temporary, mode)
+        _name(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _name(temporary: Path, path: Path) -> None:

@@ -1,11 +1,29 @@
 """Which of the addresses that a node listens on a peer can dial."""
 
+import ipaddress
+import logging
 import socket
 from collections.abc import Iterable
+
+log = logging.getLogger("radmesh.network")
 
 _ANYWHERE = {"/ip4/0.0.0.0/": socket.AF_INET, "/ip6/::/": socket.AF_INET6}
 _FAR_AWAY = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Addresses for documentation (RFC 5737, RFC 3849): nothing is sent there."""
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+"""Addresses that mean another machine in every network: RFC 1918, shared behind a
+provider's translation (RFC 6598), link-local (RFC 3927, RFC 4291), ULA (RFC 4193)."""
 
 
 def reachable(listening: Iterable[str]) -> tuple[str, ...]:
@@ -13,7 +31,9 @@ def reachable(listening: Iterable[str]) -> tuple[str, ...]:
 
     A node that listens on all interfaces listens on 0.0.0.0, which a peer would dial
     as itself; the address by which this machine reaches others stands in its place.
-    Behind address translation an admin names the outer address in `config.toml`.
+    Behind address translation an admin names the outer address in `config.toml`. A private
+    address is left out: peers elsewhere would dial a machine of their own network. Who
+    wants one on the card, for peers in the same network, names it there too.
 
     Args:
         listening: multiaddrs as the network layer gives them.
@@ -29,7 +49,25 @@ def reachable(listening: Iterable[str]) -> tuple[str, ...]:
                 break
         else:
             found.append(address)
-    return tuple(dict.fromkeys(found))
+    known = tuple(dict.fromkeys(found))
+    public = tuple(address for address in known if not _is_private(address))
+    if left_out := [address for address in known if address not in public]:
+        log.info(
+            "not on the card, since only this network knows them: %s; name addresses that "
+            "peers can use in config.toml",
+            ", ".join(left_out),
+        )
+    return public
+
+
+def _is_private(address: str) -> bool:
+    """Whether a multiaddr names a machine of a private network by its number."""
+    kind, host = address.split("/")[1:3]
+    if kind not in ("ip4", "ip6"):
+        return False
+    number = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(number, "ipv4_mapped", None) or number
+    return any(mapped in network for network in _PRIVATE)
 
 
 def _own_address(family: socket.AddressFamily) -> str | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from protocol.limits import WRITE_BLOCK_BYTES
+from protocol.limits import TINY_FRAMES_PER_SECOND, WRITE_BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class NetworkLimits:
     """Streams of one connection in any state, ours and theirs."""
     frame_bytes: int = 1024 * 1024
     """Of one yamux frame of data; we send 64 KiB."""
+    tiny_frames_per_second: float = TINY_FRAMES_PER_SECOND
+    """Of one connection, before it is read more slowly."""
     buffered_bytes: int = 64 * 1024 * 1024
     """Received and not yet read, over all streams of one connection: four
     transfers whose readers are behind by a full credit each."""

@@ -23,6 +23,8 @@ _NONCE = struct.Struct("<IQ")
 _IDLE_BUFFER_BYTES = 16 * 1024
 _BULK_BUFFER_BYTES = 256 * 1024
 _SMALL_READS = 16
+_MESSAGES_AT_ONCE = 64
+"""Most messages opened in one go: a full buffer of empty ones would be 14,000."""
 _LARGEST_MESSAGE_BYTES = _LENGTH.size + 65_535
 
 Bytes = bytes | bytearray | memoryview
@@ -48,6 +50,8 @@ class Wire(Protocol):
     async def receive_into(self, buffer: memoryview) -> int: ...
 
     async def send(self, parts: Sequence[Bytes]) -> None: ...
+
+    def send_now(self, data: Bytes) -> None: ...
 
 
 class Cipher:
@@ -106,7 +110,7 @@ class Channel:
         self._small_reads = 0
 
     async def receive(self) -> list[bytes]:
-        """Wait for messages; all that have come whole, or none when the connection is over.
+        """Wait for messages; some that have come whole, or none when the connection is over.
 
         Raises:
             ChannelBroken: what came is no message.
@@ -126,9 +130,9 @@ class Channel:
 
     def _open_whole(self) -> list[bytes]:
         buffer, at, end = self._buffer, self._begin, self._end
-        messages = []
+        messages: list[bytes] = []
         with memoryview(buffer) as view:
-            while end - at >= _LENGTH.size:
+            while end - at >= _LENGTH.size and len(messages) < _MESSAGES_AT_ONCE:
                 (length,) = _LENGTH.unpack_from(buffer, at)
                 stop = at + _LENGTH.size + length
                 if stop > end:
@@ -178,3 +182,11 @@ class Channel:
             sealed = self._sending.seal(plain)
             parts += (_LENGTH.pack(len(sealed)), sealed)
         await self._wire.send(parts)
+
+    def send_last(self, message: Bytes) -> None:
+        """Send a message without waiting, as far as the connection takes it; none follow.
+
+        Not while another is being sent.
+        """
+        sealed = self._sending.seal(message)
+        self._wire.send_now(_LENGTH.pack(len(sealed)) + sealed)

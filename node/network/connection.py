@@ -20,7 +20,7 @@ from node.network.bounds import NetworkLimits
 from node.network.channel import Channel
 from node.network.hardening import SocketConnection, Upgrader
 from node.network.muxed import MuxedStream
-from node.network.muxer import Muxer, TooManyStreams
+from node.network.muxer import GONE_NORMALLY, Muxer, TooManyStreams
 from node.network.negotiation import Answers, BadLine, Choice, proposal
 from node.network.streams import PeerStream, StreamLost
 
@@ -124,6 +124,7 @@ class Connection:
 
     def end(self) -> None:
         """Cut the connection now; `run` then ends by itself."""
+        self._muxer.say_goodbye(GONE_NORMALLY)
         self._raw.abort()
 
     async def open_stream(self, protocol_id: str, timeout_seconds: float) -> PeerStream:

@@ -30,7 +30,9 @@ every repair has a test that fails without it (tests/test_node_strangers.py,
 test_node_hardening.py, test_node_connections.py and test_node_network.py).
 """
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -187,6 +189,11 @@ class SocketConnection(IRawConnection):
         if scope.cancelled_caught:
             self.abort()
             raise ConnectionResetError("the peer takes no data")
+
+    def send_now(self, data: Bytes) -> None:
+        """Send what the system takes without waiting; for the last words before `abort`."""
+        with contextlib.suppress(OSError):
+            os.write(self._stream.socket.fileno(), data)
 
     def abort(self) -> None:
         """Close the socket now; every reader and writer wakes up, and nothing more is read."""

@@ -18,6 +18,7 @@ from libp2p.security.noise.pb import noise_pb2
 from libp2p.security.noise.transport import Transport as Noise
 
 from node.blocking import in_thread
+from node.network.presented import card_in, with_card
 from node.network.vouching import NOBODY, Introductions
 
 PRESENTED_BYTES = 60_000
@@ -60,10 +61,21 @@ class IntroducingNoise(Noise):
         return pattern
 
 
+class _Presenting(NoiseHandshakePayload):
+    """Our part of a handshake, with our card."""
+
+    card = b""
+
+    def serialize(self) -> bytes:
+        """As bytes; libp2p has no field for the card."""
+        return with_card(super().serialize(), self.card)
+
+
 class _Pattern(PatternXX):
     expected: ID | None = None
     introductions: Introductions = NOBODY
     _heard: NoiseHandshakePayload | None = None
+    _heard_card = b""
 
     def create_noise_state(self, prologue: bytes | None = None) -> object:
         """The state of one handshake; what the peer says in it is remembered."""
@@ -75,6 +87,7 @@ class _Pattern(PatternXX):
             if payload:
                 _require_ed25519(bytes(payload))
                 self._heard = NoiseHandshakePayload.deserialize(bytes(payload))
+                self._heard_card = card_in(bytes(payload))
             return payload
 
         state.read_message = read_and_remember
@@ -86,10 +99,13 @@ class _Pattern(PatternXX):
         """Our part. A dialler has checked the signature of the other part by now."""
         if self.expected is not None:
             self._require_expected()
+        payload = super().make_handshake_payload(extensions)
         card = self.introductions.own_card(self.expected is not None)
-        if card and len(card) <= PRESENTED_BYTES:
-            extensions = NoiseExtensions(early_data=card)
-        return super().make_handshake_payload(extensions)
+        if not card or len(card) > PRESENTED_BYTES:
+            return payload
+        presenting = _Presenting(payload.id_pubkey, payload.id_sig, payload.extensions)
+        presenting.card = card
+        return presenting
 
     def _require_expected(self) -> None:
         public, card = self._presented()
@@ -101,7 +117,7 @@ class _Pattern(PatternXX):
     def _presented(self) -> tuple[bytes, bytes]:
         if self._heard is None or self._heard.id_pubkey.get_type() != KeyType.Ed25519:
             return b"", b""
-        return self._heard.id_pubkey.to_bytes(), self._heard.get_early_data() or b""
+        return self._heard.id_pubkey.to_bytes(), self._heard_card
 
     async def take_card(self) -> None:
         """After the handshake: keep the card that the peer presented, if it counts.

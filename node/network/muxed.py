@@ -115,8 +115,7 @@ class MuxedStream:
         if not self._ended_by_us and not self.is_over:
             self._ended_by_us = True
             self._muxer.send_end(self)
-            if self._ended_by_peer:
-                self._muxer.forget(self)
+            self._forget_when_read()
 
     def reset(self) -> None:
         """End both halves and forget what came."""
@@ -175,15 +174,14 @@ class MuxedStream:
         """The peer has ended its half."""
         self._ended_by_peer = True
         self._came.unpark_all()
-        if self._ended_by_us:
-            self._muxer.forget(self)
+        self._forget_when_read()
 
     def reset_by_peer(self) -> None:
         """The peer has reset the stream; what it had ended before may still be read."""
-        if self._ended_by_peer:
-            self._end()
-        else:
+        if not self._ended_by_peer:
             self.lose()
+        elif not self.is_over:
+            self._end()
 
     def lose(self) -> None:
         """The stream is over, and what came is forgotten."""
@@ -193,13 +191,23 @@ class MuxedStream:
 
     def _end(self) -> None:
         self.is_over = True
-        self._muxer.forget(self)
+        self._forget_when_read()
         self._came.unpark_all()
         self._may_send.unpark_all()
+
+    def _forget_when_read(self) -> None:
+        """Leave the connection, once both sides have ended the stream and all was read.
+
+        Not before: what is held is held by the connection, and goes with it.
+        """
+        over = self.is_over or (self._ended_by_us and self._ended_by_peer)
+        if over and not self.buffered:
+            self._muxer.forget(self)
 
     def _release(self, size: int) -> None:
         self.buffered -= size
         self._muxer.release(size)
+        self._forget_when_read()
 
     def _grant(self) -> None:
         if self._ended_by_peer or self.is_over:

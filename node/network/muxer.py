@@ -6,7 +6,12 @@ the wire this is the same protocol (hashicorp's yamux specification, as libp2p u
 
 What a peer can make us hold is: 256 KiB for a stream that nobody has read, at most
 `buffered_bytes` and `stream_entries` streams for a connection, and `_CONTROL_BYTES` of
-answers (and those to one read of the socket) that it does not take.
+answers (and those to one read of the socket) that it does not take. A stream counts until
+what came on it was read or forgotten.
+
+What a peer can make us do is bounded too: a frame that carries little costs as much as a
+full one. So a peer that sends many of them is read more slowly (what it sends waits in its
+own machine), a few are handled before others have their turn, and who goes on is cut off.
 
 Tasks: `run` reads and handles frames without waiting for anybody, so that a full socket
 never keeps it from reading; `run_writer` sends the short frames that arise meanwhile;
@@ -19,9 +24,17 @@ from collections.abc import Callable
 
 import trio
 
+from node.bucket import Bucket
 from node.network.bounds import NetworkLimits
 from node.network.channel import PLAIN_BYTES, Channel, ChannelBroken
 from node.network.muxed import MuxedStream
+from protocol.limits import (
+    OPENING_FRAMES,
+    TINY_FRAME_BYTES,
+    TINY_FRAMES_AT_ONCE,
+    TINY_FRAMES_BURST_SECONDS,
+    TINY_FRAMES_LASTING_SECONDS,
+)
 
 log = logging.getLogger("radmesh.network")
 
@@ -29,6 +42,8 @@ _HEADER = struct.Struct("!BBHII")
 _DATA, _WINDOW, _PING, _GO_AWAY = range(4)
 _SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
 _LAST_STREAM_ID = 2**32 - 1
+GONE_NORMALLY, GONE_FOR_A_BROKEN_RULE, GONE_FOR_AN_ERROR_HERE = range(3)
+"""Codes of the frame that says goodbye (yamux specification, "Go Away")."""
 _CONTROL_BYTES = 64 * 1024
 _BLOCKS_AT_ONCE = 4
 """Blocks of data sent together: one call of the system, and others wait no longer."""
@@ -87,23 +102,34 @@ class Muxer:
         self._control = bytearray()
         self._control_waits = trio.lowlevel.ParkingLot()
         self._sending = trio.Lock()
+        self._stay = trio.CancelScope()
+        self._leaving = False
+        self._tiny = 0
+        self._pace = Bucket()
+        self._lasting = Bucket()
 
     # --- tasks ---------------------------------------------------------------------
 
     async def run(self) -> None:
         """Read until the connection ends; never raises for what a peer does."""
         try:
-            while messages := await self._channel.receive():
-                for message in messages:
-                    self._take(message)
-                if len(self._control) > _CONTROL_BYTES:
-                    await self._send_control()
+            with self._stay:
+                while messages := await self._channel.receive():
+                    for message in messages:
+                        await self._handle(message)
+                    if len(self._control) > _CONTROL_BYTES:
+                        await self._send_control()
         except PeerMisbehaved as error:
             log.warning("%s %s: its connection is closed", self._peer, error)
+            self.say_goodbye(GONE_FOR_A_BROKEN_RULE)
         except ChannelBroken:
             log.warning("%s sent a message that does not decrypt", self._peer)
+            self.say_goodbye(GONE_FOR_A_BROKEN_RULE)
         except ConnectionError as error:
             log.debug("the connection to %s ends: %s", self._peer, error)
+        except Exception:
+            self.say_goodbye(GONE_FOR_AN_ERROR_HERE)
+            raise
         finally:
             self.end()
 
@@ -117,6 +143,15 @@ class Muxer:
                     await self._control_waits.park()
         except ConnectionError as error:
             log.debug("the connection to %s ends: %s", self._peer, error)
+
+    def say_goodbye(self, code: int) -> None:
+        """Tell the peer why the connection ends, if that can be done now; its owner ends it.
+
+        A message that is on its way out may be stuck, and nothing can overtake it: then
+        the peer sees the end of the connection alone.
+        """
+        if not self._sending.locked():
+            self._channel.send_last(_HEADER.pack(0, _GO_AWAY, 0, 0, code))
 
     def end(self) -> None:
         """The connection is gone, and every stream on it."""
@@ -138,7 +173,7 @@ class Muxer:
             TooManyStreams: as many as the limit says are open.
             ConnectionError: the connection is gone.
         """
-        if self.is_over or self._next_id > _LAST_STREAM_ID:
+        if self.is_over or self._leaving or self._next_id > _LAST_STREAM_ID:
             raise ConnectionResetError("the connection is over")
         if self._ours_open >= self._limits.opened_streams:
             raise TooManyStreams
@@ -233,10 +268,32 @@ class Muxer:
 
     # --- frames that come ------------------------------------------------------------------
 
-    def _take(self, message: bytes) -> None:
-        """Handle the frames, and parts of frames, in one message."""
-        view, at, end = memoryview(message), 0, len(message)
-        while at < end:
+    async def _handle(self, message: bytes) -> None:
+        """Handle the frames, and parts of frames, in one message; a few at a time."""
+        self._tiny += len(message) < TINY_FRAME_BYTES
+        at = self._take(message, 0)
+        while self._tiny >= TINY_FRAMES_AT_ONCE:
+            await self._let_others_go_on()
+            at = self._take(message, at)
+
+    async def _let_others_go_on(self) -> None:
+        """Account for the tiny frames of a turn, and wait while there are too many.
+
+        Raises:
+            PeerMisbehaved: there have been too many for too long.
+        """
+        count, self._tiny = self._tiny, 0
+        rate, now = self._limits.tiny_frames_per_second, trio.current_time()
+        wait_seconds = self._pace.reserve(count, rate, rate * TINY_FRAMES_BURST_SECONDS, now)
+        half = rate / 2
+        if not self._lasting.take(count, half, half * TINY_FRAMES_LASTING_SECONDS, now):
+            raise PeerMisbehaved("sends frames with little in them without end")
+        await trio.sleep(wait_seconds)
+
+    def _take(self, message: bytes, at: int) -> int:
+        """Handle a message from there on; returns where the turn ended."""
+        view, end = memoryview(message), len(message)
+        while at < end and self._tiny < TINY_FRAMES_AT_ONCE:
             if self._body_missing:
                 step = min(self._body_missing, end - at)
                 if self._body is not None:
@@ -255,15 +312,17 @@ class Muxer:
             else:
                 self._begin_frame(*_HEADER.unpack_from(message, at))
                 at += _HEADER.size
+        return at
 
     def _begin_frame(self, version: int, kind: int, flags: int, stream_id: int, size: int) -> None:
         if version != 0 or kind > _GO_AWAY:
             raise PeerMisbehaved("sent a frame that yamux does not have")
+        self._tiny += kind != _DATA or size < TINY_FRAME_BYTES
         if kind == _PING:
             if flags & _SYN:
                 self._put_control(_PING, _ACK, 0, size)
         elif kind == _GO_AWAY:
-            raise ConnectionAbortedError("the peer says goodbye")
+            self._hear_goodbye(size)
         else:
             if flags & _SYN:
                 self._open_for_peer(stream_id, flags)
@@ -274,6 +333,14 @@ class Muxer:
                 self._finish_frame(stream, flags)
             else:
                 self._begin_data(stream, flags, size)
+
+    def _hear_goodbye(self, code: int) -> None:
+        """Open no more streams; those that are there have a while to end, if all is well."""
+        if code != GONE_NORMALLY:
+            raise ConnectionAbortedError(f"the peer says goodbye, with code {code}")
+        if not self._leaving:
+            self._leaving = True
+            self._stay.deadline = trio.current_time() + self._limits.linger_seconds
 
     def _begin_data(self, stream: MuxedStream | None, flags: int, size: int) -> None:
         if size > self._limits.frame_bytes:
@@ -300,6 +367,7 @@ class Muxer:
             return
         if len(self.streams) >= self._limits.stream_entries:
             raise PeerMisbehaved("opened too many streams")
+        self._tiny += OPENING_FRAMES
         stream = MuxedStream(self, stream_id)
         self.streams[stream_id] = stream
         self._put_control(_WINDOW, _ACK, stream_id, 0)

@@ -2,6 +2,7 @@
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
 from node.operations import (
+    backup,
     erase,
     facility,
     handing,
@@ -30,6 +31,7 @@ OPERATIONS: dict[str, Operation] = {
     **keys.OPERATIONS,
     **proofs.OPERATIONS,
     **witness.OPERATIONS,
+    **backup.OPERATIONS,
 }
 
 __all__ = ["OPERATIONS", "Operation"]

@@ -12,6 +12,7 @@ import trio
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
+from node.config import parse_mode
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
 from node.operations.base import Operation, Report, Result, text, texts
@@ -132,7 +133,7 @@ async def ingest_paths(node: Node, parameters: dict[str, Any], report: Report) -
             audit=node.audit.append,
             progress=progress,
             cancelled=cancelled,
-            now=time.time,
+            now=node.clock.now,
         )
 
     return dataclasses.asdict(await run_work(work, report, dataclasses.asdict))
@@ -142,9 +143,15 @@ async def export(node: Node, parameters: dict[str, Any], report: Report) -> Resu
     """Write the original files of a study."""
     row = await in_thread(node.catalog.find_study, text(parameters, "study"))
     directory = Path(text(parameters, "directory"))
+    mode = node.settings.export_mode
+    if parameters.get("mode") is not None:
+        try:
+            mode = parse_mode(text(parameters, "mode"))
+        except ValueError as error:
+            raise NodeError(str(error), code=ExitCode.USAGE) from error
 
     def work(progress: Callable[[Any], None], _: Callable[[], bool]) -> Any:
-        return export_study(node.catalog, node.store, row.study_uid, directory, progress)
+        return export_study(node.catalog, node.store, row.study_uid, directory, progress, mode=mode)
 
     await run_work(work, report, dataclasses.asdict)
     return {

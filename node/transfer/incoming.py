@@ -17,7 +17,7 @@ from pathlib import Path
 import blake3
 
 from node.errors import ExitCode, NodeError
-from node.images.store import BatchStore, discard, sync_directory, sync_file
+from node.images.store import BatchStore, discard, disk_error, sync_directory, sync_file
 from protocol.errors import DigestMismatch
 
 KEEP_SECONDS = 7 * 24 * 3600
@@ -25,11 +25,27 @@ KEEP_SECONDS = 7 * 24 * 3600
 
 
 class Incoming:
-    """The directory of batches that have arrived and are not in the store yet."""
+    """The directory of batches that have arrived and are not in the store yet.
+
+    Made when it does not exist: a backup need not have it.
+
+    Args:
+        root: the directory.
+        store: where its batches go in the end.
+
+    Raises:
+        NodeError: the directory cannot be made.
+    """
 
     def __init__(self, root: Path, store: BatchStore) -> None:
         self._root = root
         self._store = store
+        try:
+            if not root.is_dir():
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_directory(root.parent)
+        except OSError as error:
+            raise disk_error(f"the folder {root} cannot be made", error) from error
 
     def has(self, digest: bytes) -> bool:
         """Whether a batch lies here or in the store."""

@@ -1,0 +1,111 @@
+"""Key files under a passphrase, as bytes: the form in which a backup may hold them.
+
+One JSON object: the parameters of Argon2id, its salt, a nonce, and the files, sealed with
+XChaCha20-Poly1305 and bound to the rest. Random bytes are given by the caller.
+"""
+
+import base64
+import binascii
+import json
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import nacl.bindings
+import nacl.exceptions
+import nacl.pwhash
+
+from keys.canonical import canonical_json
+from keys.errors import BadKey
+
+SALT_BYTES = 16
+NONCE_BYTES = 24
+KEY_BYTES = 32
+
+PASSES = 3
+"""Of Argon2id; with `MEMORY_BYTES` libsodium's MODERATE: about a second for each guess."""
+
+MEMORY_BYTES = 256 * 1024 * 1024
+
+PASSPHRASE_CHARACTERS = 12
+"""Fewest of a passphrase: a backup can be guessed at for years."""
+
+SEALED_BYTES = 64 * 1024
+"""Most bytes of the sealed form: four files of a line each take two thousand."""
+
+_NAMES = {"kdf", "memory", "nonce", "passes", "salt", "sealed", "v"}
+
+
+def derive_key(passphrase: str, salt: bytes) -> bytes:
+    """The key (32 bytes) that a passphrase stands for; takes a second and 256 MiB.
+
+    The passphrase counts in Unicode's form NFC, since keyboards differ.
+    """
+    text = unicodedata.normalize("NFC", passphrase).encode()
+    key: bytes = nacl.pwhash.argon2id.kdf(
+        KEY_BYTES, text, salt, opslimit=PASSES, memlimit=MEMORY_BYTES
+    )
+    return key
+
+
+def seal_files(key: bytes, salt: bytes, nonce: bytes, files: Mapping[str, str]) -> bytes:
+    """Seal files.
+
+    Args:
+        key: of `derive_key`.
+        salt: with which the key was derived, 16 bytes.
+        nonce: 24 random bytes, new for each call.
+        files: text by name.
+    """
+    header = _header(salt, nonce)
+    sealed = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
+        canonical_json(dict(files)), canonical_json(header), nonce, key
+    )
+    return canonical_json({**header, "sealed": base64.b64encode(sealed).decode()}) + b"\n"
+
+
+def open_files_untrusted(data: bytes, passphrase: str) -> dict[str, str]:
+    """Open what `seal_files` made.
+
+    Raises:
+        BadKey: the passphrase is another, or the data is damaged or of another release.
+    """
+    value = _parse(data)
+    try:
+        salt, nonce = bytes.fromhex(value["salt"]), bytes.fromhex(value["nonce"])
+        sealed = base64.b64decode(value["sealed"], validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        raise BadKey("the sealed keys are damaged") from None
+    header = _header(salt, nonce)
+    is_known = {name: value[name] for name in header} == header
+    if not is_known or len(salt) != SALT_BYTES or len(nonce) != NONCE_BYTES:
+        raise BadKey("the sealed keys are of a form that this release does not know")
+    try:
+        opened = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
+            sealed, canonical_json(header), nonce, derive_key(passphrase, salt)
+        )
+    except nacl.exceptions.CryptoError:
+        raise BadKey("the passphrase is not the one of these keys, or they are damaged") from None
+    files: dict[str, str] = json.loads(opened)
+    return files
+
+
+def _header(salt: bytes, nonce: bytes) -> dict[str, Any]:
+    return {
+        "kdf": "argon2id",
+        "memory": MEMORY_BYTES,
+        "nonce": nonce.hex(),
+        "passes": PASSES,
+        "salt": salt.hex(),
+        "v": 1,
+    }
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data[:SEALED_BYTES])
+    except (ValueError, RecursionError):
+        raise BadKey("the sealed keys are damaged") from None
+    if not isinstance(value, dict) or value.keys() != _NAMES:
+        raise BadKey("the sealed keys are damaged")
+    return value

@@ -1,0 +1,246 @@
+"""Makes a home from a backup, and says what is missing.
+
+Every file is compared with its digest on the way, and the home is checked as by
+`radmesh check` before it counts. A log that does not hold is not restored: a node on it
+would not start, and its folder is evidence.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from keys.card import Card, parse_card_untrusted
+from keys.errors import KeysError
+from keys.identity import KeyPair
+from keys.keyfile import decode_key
+from keys.sealed_files import open_files_untrusted
+from node.audit.files import sync_directory
+from node.backup import layout
+from node.backup.batches import Batches
+from node.errors import ExitCode, NodeError
+from node.fsck.check import Report, check_home
+from node.fsck.findings import CannotCheck, Finding
+from node.home import ROLES, write_durable
+from node.images.store import disk_error
+from node.making import make_whole
+
+_FOLDERS = ("keys", "store", "incoming", "quarantine", "audit")
+_FATAL = ("database-damaged", "log-checkpoint", "log-damaged", "log-torn")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A home that was made from a backup.
+
+    Attributes:
+        backup: which.
+        time: when it was made, seconds since the epoch, UTC.
+        size, root: of the log.
+        batches: that are here.
+        missing: digests (hex) of batches that are not.
+        studies: Study Instance UIDs that need one of these.
+        missing_keys: roles of keys that are not here.
+        findings: what a check found besides.
+    """
+
+    backup: Path
+    time: int
+    size: int
+    root: bytes
+    batches: int
+    missing: tuple[str, ...]
+    studies: tuple[str, ...]
+    missing_keys: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def find_backup(path: Path) -> Path:
+    """The backup that a folder is, or the newest one in it.
+
+    Raises:
+        NodeError: there is none.
+    """
+    try:
+        if (path / layout.RECORD).is_file():
+            return path
+        found = layout.backups_in(path)
+    except OSError:
+        found = []
+    if not found:
+        raise NodeError(
+            f"there is no whole backup in {path}",
+            hint="name the folder that `radmesh backup` wrote to, or one backup in it",
+            code=ExitCode.NOT_FOUND,
+        )
+    return found[-1]
+
+
+def has_keys(backup: Path) -> bool:
+    """Whether the keys are in a backup, under a passphrase."""
+    return (backup / layout.SEALED_KEYS).is_file()
+
+
+def open_keys(backup: Path, passphrase: str) -> dict[str, bytes]:
+    """The key files of a backup, by role.
+
+    Raises:
+        NodeError: the passphrase is another, or they are damaged.
+    """
+    try:
+        files = open_files_untrusted((backup / layout.SEALED_KEYS).read_bytes(), passphrase)
+    except OSError as error:
+        raise disk_error("the sealed keys cannot be read", error) from error
+    except KeysError as error:
+        raise NodeError(str(error), code=ExitCode.INTEGRITY) from error
+    return {role: text.encode() for role, text in files.items()}
+
+
+def read_keys(folder: Path) -> dict[str, bytes]:
+    """The key files that lie in a folder, by role.
+
+    Raises:
+        NodeError: there is none, or one cannot be read.
+    """
+    try:
+        files = {role: (folder / role).read_bytes() for role in ROLES if (folder / role).exists()}
+    except OSError as error:
+        raise disk_error(f"the keys in {folder} cannot be read", error) from error
+    if not files:
+        raise NodeError(f"there are no keys in {folder}", code=ExitCode.NOT_FOUND)
+    return files
+
+
+def restore(
+    backup: Path,
+    home: Path,
+    keys: Mapping[str, bytes],
+    *,
+    now: float,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Restored:
+    """Make a home from a backup; blocks until done.
+
+    Args:
+        backup: its folder.
+        home: a folder that is empty or not there.
+        keys: key files by role; some or all may be put there later.
+        now: seconds since the epoch, UTC.
+        progress: told the bytes of batches that were brought over, and of all.
+
+    Raises:
+        NodeError: the backup is damaged in what a home cannot do without, the keys are
+            of another home, the home exists, or a disk is full. No home is left.
+    """
+    record = layout.read_record_untrusted(backup / layout.RECORD)
+    missing: list[bytes] = []
+    studies: list[str] = []
+    reports: list[Report] = []
+    batches: dict[bytes, int] = {}
+
+    def fill(folder: Path) -> None:
+        for name in _FOLDERS:
+            (folder / name).mkdir(mode=0o700)
+        _copy_files(backup, folder, record)
+        _write_keys(folder, keys)
+        batches.update(layout.batches_of(folder / layout.DATABASE))
+        missing.extend(_copy_batches(backup.parent / layout.POOL, folder, batches, progress))
+        studies.extend(layout.studies_of(folder / layout.DATABASE, frozenset(missing)))
+        reports.append(_check(folder, record, now))
+
+    try:
+        make_whole(home, fill)
+    except OSError as error:
+        raise disk_error(f"the backup cannot be restored to {home}", error) from error
+    return Restored(
+        backup=backup,
+        time=record.time,
+        size=record.size,
+        root=bytes.fromhex(record.root),
+        batches=len(batches) - len(missing),
+        missing=tuple(digest.hex() for digest in missing),
+        studies=tuple(studies),
+        missing_keys=tuple(role for role in ROLES if role not in keys),
+        findings=tuple(one for one in reports[0].findings if one.kind != "batch-missing"),
+    )
+
+
+def _copy_files(backup: Path, folder: Path, record: layout.Record) -> None:
+    for name, digest in record.files.items():
+        if name == layout.SEALED_KEYS:
+            continue
+        try:
+            shutil.copyfile(backup / name, folder / name)
+        except FileNotFoundError:
+            raise _damaged(f"{name} is missing") from None
+        (folder / name).chmod(0o644 if name in layout.SETTLED else 0o600)
+        if layout.digest_of(folder / name) != digest:
+            raise _damaged(f"{name} is not what was written")
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    sync_directory(folder / "audit")
+
+
+def _write_keys(folder: Path, keys: Mapping[str, bytes]) -> None:
+    card = parse_card_untrusted((folder / "card").read_bytes())
+    for role, data in keys.items():
+        try:
+            pair = decode_key(role, data)
+        except KeysError as error:
+            raise NodeError(f"the {role} key: {error}", code=ExitCode.INTEGRITY) from error
+        if not _is_of(card, role, pair):
+            raise NodeError(
+                f"the {role} key is not the one that the card of this backup names",
+                hint="give the keys of that time: of the same backup, or before they were replaced",
+                code=ExitCode.INTEGRITY,
+            )
+        write_durable(folder / "keys" / role, data, mode=0o600)
+
+
+def _is_of(card: Card, role: str, pair: KeyPair) -> bool:
+    named = {
+        "facility": card.facility_key,
+        "node": card.node_key,
+        "log": card.log_key,
+        "witness": card.witness_key,
+    }
+    return named.get(role) == pair.public
+
+
+def _copy_batches(
+    pool: Path, folder: Path, batches: Mapping[bytes, int], progress: Callable[[int, int], None]
+) -> list[bytes]:
+    # Copied and not linked: a disk that fails under the home must not take the backup with it.
+    to = Batches(pool, folder / "store", link=False)
+    missing = []
+    done, total = 0, sum(batches.values())
+    for digest, size in sorted(batches.items()):
+        if not to.take(digest):
+            missing.append(digest)
+        done += size
+        progress(done, total)
+    to.finish()
+    return missing
+
+
+def _check(folder: Path, record: layout.Record, now: float) -> Report:
+    try:
+        # The batches were compared with their digests a moment ago.
+        report = check_home(folder, now=now, fast=True)
+    except CannotCheck as error:
+        raise _damaged(str(error)) from error
+    fatal = next((one for one in report.findings if one.kind in _FATAL), None)
+    if fatal is not None:
+        raise _damaged(fatal.what)
+    if (report.entries, report.root.hex()) != (record.size, record.root):
+        raise _damaged("its log is not the one of its record")
+    return report
+
+
+def _damaged(why: str) -> NodeError:
+    return NodeError(
+        f"the backup is damaged: {why}",
+        hint="nothing was restored; take an older backup, and keep this one for an examination",
+        code=ExitCode.INTEGRITY,
+    )

@@ -1,0 +1,328 @@
+"""Makes a backup of an open home; its node may serve meanwhile.
+
+Order of copying: the database, the batches that it names, then under the lock of key
+changes the card, the keys and the size of the log, and last the log up to that size with
+its evidence. So the copy is a state that a crash could have left: what the database
+knows, the log tells; and openings of later entries are dropped when it is opened.
+
+A backup is made under another name and renamed when all of it is on disk.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nacl.utils
+
+from keys.sealed_files import NONCE_BYTES, seal_files
+from node.app import Node
+from node.audit.files import frame, sync_directory
+from node.backup import layout
+from node.backup.batches import Batches
+from node.database import copy_database
+from node.errors import ExitCode, NodeError
+from node.home import ROLES, write_durable
+from node.images.store import disk_error
+from node.making import OF_FILE_SYSTEMS
+from protocol.log.checkpoint import parse_checkpoint_untrusted
+from protocol.log.note import parse_note_untrusted
+
+TRIES = 3
+"""How often the database is copied when a batch that it named went away meanwhile."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """For keys: what a passphrase gave.
+
+    Attributes:
+        key: 32 bytes.
+        salt: 16 bytes.
+    """
+
+    key: bytes
+    salt: bytes
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was backed up.
+
+    Attributes:
+        folder: the backup.
+        size, root: of the log.
+        batches, batch_bytes: that the backup needs.
+        new_batches, new_bytes: of these, those that the pool did not have.
+        missing: digests (hex) of those that the store does not have, or has damaged.
+        with_keys: whether the keys are in it.
+    """
+
+    folder: Path
+    size: int
+    root: bytes
+    batches: int
+    batch_bytes: int
+    new_batches: int
+    new_bytes: int
+    missing: tuple[str, ...]
+    with_keys: bool
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How far a backup is: bytes of batches."""
+
+    bytes: int
+    bytes_total: int
+
+
+class Stopped(Exception):
+    """The operator gave up; no backup was made, and what the pool has is used next time."""
+
+
+def save(
+    node: Node,
+    directory: Path,
+    seal: Seal | None,
+    progress: Callable[[Saving], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Saved:
+    """Back a home up; blocks until done.
+
+    Args:
+        node: opened on the home.
+        directory: where backups are; made when it does not exist, holds nothing else.
+        seal: also the keys, sealed; None leaves them out.
+        progress: called after each batch.
+        cancelled: asked before each batch.
+
+    Raises:
+        Stopped: `cancelled` said so.
+        NodeError: the folder holds something else, or a disk is full or failing.
+    """
+    _require_outside(directory, node.home.path)
+    try:
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+            sync_directory(directory.parent)
+        with _alone(directory):
+            _require_ours(directory, node.card.fingerprint)
+            return _save(node, directory, seal, progress, cancelled)
+    except OSError as error:
+        raise disk_error(f"the backup cannot be written to {directory}", error) from error
+
+
+def _save(
+    node: Node,
+    directory: Path,
+    seal: Seal | None,
+    progress: Callable[[Saving], None],
+    cancelled: Callable[[], bool],
+) -> Saved:
+    now = node.clock.now()
+    folder = _free_name(directory, now)
+    making = directory / f".{folder.name}.new"
+    try:
+        (making / "audit").mkdir(mode=0o700, parents=True)
+        making.chmod(0o700)
+        pool = _Pool(node, directory / layout.POOL, progress, cancelled)
+        pool.take_all(making / layout.DATABASE)
+        with node.rotator.lock:
+            _require_whole_keys(node)
+            checkpoint, size, root = _signed(node)
+            for name in layout.SETTLED:
+                write_durable(making / name, (node.home.path / name).read_bytes(), mode=0o600)
+            if seal is not None:
+                write_durable(making / layout.SEALED_KEYS, _sealed_keys(node, seal), mode=0o600)
+        write_durable(making / layout.CHECKPOINT, checkpoint.encode(), mode=0o600)
+        _write_log(node, making / layout.LOG, size)
+        # Openings are there before their entries.
+        copy_database(node.home.audit_path / "evidence.db", making / layout.EVIDENCE)
+        for torn in node.home.audit_path.glob("torn-tail*"):
+            write_durable(making / "audit" / torn.name, torn.read_bytes(), mode=0o600)
+        record = layout.Record(
+            format=layout.FORMAT,
+            fingerprint=node.card.fingerprint,
+            time=now,
+            size=size,
+            root=root.hex(),
+            files={
+                path.relative_to(making).as_posix(): layout.digest_of(path)
+                for path in sorted(making.rglob("*"))
+                if path.is_file()
+            },
+            missing=tuple(pool.missing),
+        )
+        write_durable(making / layout.RECORD, record.encode(), mode=0o600)
+        sync_directory(making / "audit")
+        sync_directory(making)
+        making.rename(folder)
+        sync_directory(directory)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return Saved(
+        folder=folder,
+        size=size,
+        root=root,
+        batches=len(pool.batches),
+        batch_bytes=sum(pool.batches.values()),
+        new_batches=pool.new,
+        new_bytes=pool.new_bytes,
+        missing=tuple(pool.missing),
+        with_keys=seal is not None,
+    )
+
+
+class _Pool:
+    """Brings the batches of one backup into the pool."""
+
+    def __init__(
+        self,
+        node: Node,
+        pool: Path,
+        progress: Callable[[Saving], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._node = node
+        self._to = Batches(node.home.store_path, pool, link=True)
+        self._progress = progress
+        self._cancelled = cancelled
+        self.batches: dict[bytes, int] = {}
+        self.missing: list[str] = []
+        self.new = self.new_bytes = 0
+
+    def take_all(self, copy: Path) -> None:
+        """Copy the database and take what it names.
+
+        A batch that is missing may have been discarded since: a newer copy does not name it.
+        """
+        for _ in range(TRIES):
+            copy.unlink(missing_ok=True)
+            copy_database(self._node.home.database_path, copy)
+            before = self.missing
+            self.batches = layout.batches_of(copy)
+            self.missing = self._take()
+            if self.missing == before:
+                break
+        self._to.finish()
+
+    def _take(self) -> list[str]:
+        missing = []
+        done, total = 0, sum(self.batches.values())
+        for digest, size in sorted(self.batches.items()):
+            if self._cancelled():
+                raise Stopped
+            if not self._to.has(digest, size):
+                if self._to.take(digest):
+                    self.new += 1
+                    self.new_bytes += size
+                else:
+                    missing.append(digest.hex())
+            done += size
+            self._progress(Saving(done, total))
+        return missing
+
+
+def _require_whole_keys(node: Node) -> None:
+    if node.home.rotation_path.exists():
+        raise NodeError(
+            "a change of keys could not be finished, so keys and card may not be those of the log",
+            hint="start the node anew, which finishes or undoes it, then back up",
+            code=ExitCode.DISK,
+        )
+
+
+def _signed(node: Node) -> tuple[str, int, bytes]:
+    """The newest checkpoint, and the size and root that it signs."""
+    try:
+        text = node.audit.latest_checkpoint()
+    except NodeError:
+        # A home without a byte left needs its backup most: the one on disk then.
+        text = (node.home.path / layout.CHECKPOINT).read_text("utf-8")
+    checkpoint = parse_checkpoint_untrusted(parse_note_untrusted(text.encode())[0])
+    return text, checkpoint.size, checkpoint.root
+
+
+def _write_log(node: Node, path: Path, size: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        for entry in node.audit.entries(0, size):
+            file.write(frame(entry))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sealed_keys(node: Node, seal: Seal) -> bytes:
+    files = {
+        role: (node.home.keys_path / role).read_text("ascii")
+        for role in ROLES
+        if node.home.has_key(role)
+    }
+    return seal_files(seal.key, seal.salt, nacl.utils.random(NONCE_BYTES), files)
+
+
+def _free_name(directory: Path, now: int) -> Path:
+    name = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(now))
+    path, number = directory / name, 1
+    while path.exists():
+        number += 1
+        path = directory / f"{name}-{number}"
+    return path
+
+
+def _require_outside(directory: Path, home: Path) -> None:
+    if not directory.is_absolute():
+        raise NodeError(f"the path {directory} must be absolute", code=ExitCode.USAGE)
+    if directory.resolve().is_relative_to(home.resolve()):
+        raise NodeError(
+            f"{directory} lies in the home itself",
+            hint="put backups on another disk",
+            code=ExitCode.USAGE,
+        )
+
+
+def _require_ours(directory: Path, fingerprint: str) -> None:
+    """Refuse a folder of something else, and sweep what a crash left."""
+    for path in directory.iterdir():
+        name = path.name
+        left = name.removeprefix(".").removesuffix(".new")
+        if name.startswith(".") and name.endswith(".new") and layout.is_backup_name(left):
+            shutil.rmtree(path)
+        elif not (name == layout.POOL or layout.is_backup_name(name) or name in OF_FILE_SYSTEMS):
+            raise NodeError(
+                f"the folder {directory} holds something else than backups",
+                hint="give a new or empty folder",
+                code=ExitCode.USAGE,
+            )
+    for backup in layout.backups_in(directory)[-1:]:
+        if layout.read_record_untrusted(backup / layout.RECORD).fingerprint != fingerprint:
+            raise NodeError(
+                f"the folder {directory} holds backups of another facility",
+                hint="give each home a folder of its own",
+                code=ExitCode.USAGE,
+            )
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NodeError(
+                f"another backup is being written to {directory}",
+                hint="wait until it is done",
+                code=ExitCode.BUSY,
+            ) from None
+        except OSError:
+            # A file system that cannot lock folders.
+            pass
+        yield
+    finally:
+        os.close(descriptor)

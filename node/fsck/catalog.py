@@ -1,0 +1,168 @@
+"""Whether the tables of the catalog agree with each other."""
+
+import itertools
+import sqlite3
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import blake3
+
+from node.fsck.findings import Finding
+
+DIGEST_BYTES = 32
+
+_CONTENT_DOMAIN = b"radmesh-content-v1\0"
+
+
+@dataclass
+class Catalog:
+    """What the catalog says that other parts are held against.
+
+    Attributes:
+        batches: encoded size in bytes, by digest.
+        needed: digests that a study or a version kept aside needs.
+        studies: content root by Study Instance UID.
+        transfers_open: whether a transfer to us is unfinished.
+        sums: studies whose encoded bytes are not the sum of their batches'; what they
+            claim and what it is.
+    """
+
+    batches: dict[bytes, int] = field(default_factory=dict)
+    needed: set[bytes] = field(default_factory=set)
+    studies: dict[str, bytes] = field(default_factory=dict)
+    transfers_open: bool = False
+    sums: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]]:
+    """The catalog, and what is wrong in it."""
+    catalog = Catalog(
+        batches=dict(connection.execute("SELECT digest, encoded_size FROM batches")),
+        studies=dict(connection.execute("SELECT study_uid, content_root FROM studies")),
+        transfers_open=connection.execute(
+            "SELECT 1 FROM transfers WHERE direction = 'in' AND ended IS NULL"
+        ).fetchone()
+        is not None,
+    )
+    catalog.needed |= {row[0] for row in connection.execute("SELECT digest FROM study_batches")}
+    findings = list(_references(connection))
+    for uid, blob in connection.execute("SELECT study_uid, batches FROM conflicts"):
+        for start in range(0, len(blob), DIGEST_BYTES):
+            digest = blob[start : start + DIGEST_BYTES]
+            catalog.needed.add(digest)
+            if digest not in catalog.batches:
+                what = f"a version kept aside of study {uid} needs a batch without a row"
+                findings.append(Finding("catalog-reference", digest.hex(), what))
+    if not findings:
+        # Where rows are missing, no sum can hold, and the rows are what is wrong.
+        findings += _studies(connection, catalog)
+    return catalog, findings
+
+
+def _references(connection: sqlite3.Connection) -> Iterator[Finding]:
+    counts = Counter(
+        (row[0], row[2]) for row in connection.execute("PRAGMA foreign_key_check").fetchall()
+    )
+    for (table, parent), count in sorted(counts.items()):
+        what = f"{count} rows of {table} name something that {parent} does not have"
+        yield Finding("catalog-reference", table, what)
+
+
+def _studies(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Finding]:
+    rows = connection.execute(
+        "SELECT study_uid, content_root, series_count, instance_count, original_bytes,"
+        " encoded_bytes, (SELECT count(*) FROM series t WHERE t.study_uid = s.study_uid),"
+        " (SELECT coalesce(sum(b.encoded_size), 0) FROM study_batches p"
+        "  JOIN batches b USING (digest) WHERE p.study_uid = s.study_uid)"
+        " FROM studies s"
+    )
+    for uid, root, series, instances, original, encoded, series_here, encoded_here in rows:
+        wrong = []
+        if series != series_here:
+            wrong.append(f"it names {series} series and {series_here} are there")
+        if encoded != encoded_here:
+            catalog.sums[uid] = (encoded, encoded_here)
+        # sop_uid in the order of its bytes, which is that of the content root.
+        found = connection.execute(
+            "SELECT sop_uid, size, digest, first_position, byte_offset FROM instances"
+            " WHERE study_uid = ? ORDER BY sop_uid",
+            (uid,),
+        ).fetchall()
+        if instances != len(found):
+            wrong.append(f"it names {instances} instances and {len(found)} are there")
+        elif original != sum(row[1] for row in found):
+            wrong.append("its size is not the sum of its instances'")
+        elif root != content_root(uid, (row[:3] for row in found)):
+            wrong.append("its content root is not that of its instances")
+        outside = _outside(connection, uid, found)
+        if outside and not wrong:
+            wrong.append(f"{outside} instances lie outside of its batches")
+        if wrong:
+            yield Finding(
+                "catalog-study", uid, f"the catalog is wrong about study {uid}: {wrong[0]}"
+            )
+
+
+def _outside(connection: sqlite3.Connection, uid: str, instances: list[tuple[object, ...]]) -> int:
+    """How many instances do not fit into the batches from their first one on."""
+    batches = connection.execute(
+        "SELECT position, original_size FROM study_batches JOIN batches USING (digest)"
+        " WHERE study_uid = ? ORDER BY position DESC",
+        (uid,),
+    ).fetchall()
+    behind = dict(
+        zip(
+            (position for position, _ in batches),
+            itertools.accumulate(size for _, size in batches),
+            strict=True,
+        )
+    )
+    count = 0
+    for _, size, _, first, offset in instances:
+        assert isinstance(size, int)
+        assert isinstance(offset, int)
+        if offset + size > behind.get(first, -1):
+            count += 1
+    return count
+
+
+def content_root(study_uid: str, instances: Iterable[tuple[str, int, bytes]]) -> bytes:
+    """The content root of a study (docs/protocol.md section 5), 32 bytes.
+
+    Args:
+        study_uid: Study Instance UID.
+        instances: SOP Instance UID, size and digest of each, in order of the UIDs.
+    """
+    rows = list(instances)
+    hasher = blake3.blake3(_CONTENT_DOMAIN + b"\x92" + _text(study_uid) + _array(len(rows)))
+    for sop_uid, size, digest in rows:
+        hasher.update(b"\x93" + _text(sop_uid) + _integer(size) + b"\xc4\x20" + digest)
+    return hasher.digest()
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    head = bytes([0xA0 | len(data)]) if len(data) < 32 else b"\xd9" + bytes([len(data)])
+    return head + data
+
+
+def _array(length: int) -> bytes:
+    if length < 16:
+        return bytes([0x90 | length])
+    return b"\xdc" + struct.pack(">H", length) if length < 1 << 16 else b"\xdd" + _u32(length)
+
+
+def _integer(value: int) -> bytes:
+    if value < 0x80:
+        return bytes([value])
+    if value < 1 << 8:
+        return b"\xcc" + bytes([value])
+    if value < 1 << 16:
+        return b"\xcd" + struct.pack(">H", value)
+    return b"\xce" + _u32(value) if value < 1 << 32 else b"\xcf" + struct.pack(">Q", value)
+
+
+def _u32(value: int) -> bytes:
+    return struct.pack(">I", value)

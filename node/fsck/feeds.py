@@ -1,0 +1,76 @@
+"""Whether each peer's feed tells what the peer may know of, and nothing else.
+
+By the tables alone: a card or a trust that ends by its date may stand in a feed until the
+node has noticed, so a peer of which one has ended is not judged.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from keys.card import parse_card_untrusted
+from keys.errors import KeysError
+from node.fsck.findings import Finding
+
+
+@dataclass(frozen=True)
+class _Peer:
+    name: str
+    sees: bool
+    is_dated_out: bool
+    is_narrowed: bool
+
+
+def check_feeds(connection: sqlite3.Connection, now: float) -> Iterator[Finding]:
+    """What is wrong with the feeds; `now` in seconds since the epoch, UTC."""
+    peers = {key: _peer(text, now) for key, text in connection.execute(
+        "SELECT facility_key, state FROM peers"
+    )}  # fmt: skip
+    shared = dict(connection.execute("SELECT study_uid, content_root FROM studies WHERE shared"))
+    heads = dict(connection.execute("SELECT peer, last_sequence FROM feed_heads"))
+    told: dict[bytes, set[str]] = {key: set() for key in peers}
+    disordered = set()
+    for key, study, sequence, kind, root in connection.execute(
+        "SELECT peer, study, sequence, kind, content_root FROM feed ORDER BY peer, study"
+    ):
+        peer = peers.get(key)
+        name = peer.name if peer is not None else key.hex()[:16]
+        where = f"{name}: {study}"
+        if sequence > heads.get(key, 0):
+            disordered.add((key, name))
+        if kind == "withdrawn":
+            continue
+        told.setdefault(key, set()).add(study)
+        if peer is None or not (peer.sees or peer.is_dated_out):
+            what = f"the feed of {name}, who may not see our studies, tells of study {study}"
+            yield Finding("feed-not-allowed", where, what)
+        elif study not in shared:
+            what = f"the feed of {name} tells of study {study}, which is not shared"
+            yield Finding("feed-not-shared", where, what)
+        elif root != shared[study]:
+            what = f"the feed of {name} tells of an older content of study {study}"
+            yield Finding("feed-outdated", where, what)
+    for _, name in sorted(disordered):
+        what = f"the feed of {name} has records behind its end"
+        yield Finding("feed-order", name, what)
+    for key, peer in peers.items():
+        if peer.sees and not peer.is_dated_out and not peer.is_narrowed:
+            for study in sorted(shared.keys() - told[key]):
+                what = f"the feed of {peer.name}, who may see, does not tell of study {study}"
+                yield Finding("feed-missing", f"{peer.name}: {study}", what)
+
+
+def _peer(text: str, now: float) -> _Peer:
+    state = json.loads(text)
+    expires = state["expires"]
+    try:
+        over = parse_card_untrusted(state["card"].encode()).expires <= now
+    except KeysError:
+        over = True
+    return _Peer(
+        name=str(state["petname"]),
+        sees=state["revoked"] is None and "see" in state["grants"],
+        is_dated_out=over or (expires is not None and expires <= now),
+        is_narrowed=bool(state["filters"]),
+    )

@@ -1,0 +1,140 @@
+"""Makes a home whole or not at all, in its own place: a mounted volume cannot be renamed over.
+
+All of it is written into the folder `.making` inside. Then its members move out, the card
+last, and a folder without a card is no home. A crash leaves `.making`; the next try begins
+by removing what that one left, which nobody has seen.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from node.audit.files import sync_directory
+from node.errors import ExitCode, NodeError
+
+MAKING = ".making"
+
+LAST = "card"
+"""Moves when all else is in its place."""
+
+OF_FILE_SYSTEMS = frozenset(
+    {"lost+found", ".snapshot", "System Volume Information", "$RECYCLE.BIN", ".Trashes"}
+)
+"""What file systems and their drivers put into a root folder: an empty volume may have these."""
+
+
+def make_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a home in a folder that is empty or not there.
+
+    Args:
+        path: the folder; it becomes private to its owner.
+        fill: writes all of the home, durably, into the folder that it is given.
+
+    Raises:
+        NodeError: the folder holds something, belongs to another user, or cannot be
+            written; what `fill` raises. Nothing is left.
+    """
+    is_new = not path.exists()
+    try:
+        if not is_new and not path.is_dir():
+            raise _not_empty(path)
+        path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        with _alone(path):
+            _make_private(path)
+            _clear(path)
+            if any(one.name not in OF_FILE_SYSTEMS for one in path.iterdir()):
+                raise _not_empty(path)
+            try:
+                _fill_and_move(path, fill)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    _clear(path)
+                raise
+        if is_new:
+            sync_directory(path.parent)
+    except OSError as error:
+        raise NodeError(
+            f"{path} cannot be made: {error.strerror}",
+            hint="the folder, or the one that it is to be made in, must be yours to write to",
+            code=ExitCode.NO_HOME,
+        ) from error
+    finally:
+        if is_new:
+            # Succeeds only where nothing was made.
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _fill_and_move(path: Path, fill: Callable[[Path], None]) -> None:
+    making = path / MAKING
+    making.mkdir(mode=0o700)
+    fill(making)
+    for one in sorted(making.iterdir(), key=lambda one: (one.name == LAST, one.name)):
+        if one.name == LAST:
+            sync_directory(making)
+            sync_directory(path)
+        one.rename(path / one.name)
+    sync_directory(path)
+    making.rmdir()
+
+
+def _clear(path: Path) -> None:
+    """Remove what a try left that a crash or an error cut short."""
+    making = path / MAKING
+    if not making.is_dir():
+        return
+    # The card moves last: while it has not, what stands outside came from there.
+    if (making / LAST).exists() and not (path / LAST).exists():
+        for one in path.iterdir():
+            if one.name != MAKING and one.name not in OF_FILE_SYSTEMS:
+                _remove(one)
+        sync_directory(path)
+    shutil.rmtree(making)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Where folders cannot be locked, two at once are the operator's to avoid.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise NodeError(
+                    f"another radmesh process is making a home in {path}", code=ExitCode.BUSY
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make_private(path: Path) -> None:
+    found = path.stat()
+    if found.st_uid != os.getuid():
+        raise NodeError(
+            f"the folder {path} belongs to another user",
+            hint="it holds keys: give it to the user who runs radmesh, or name a new folder in it",
+            code=ExitCode.NO_HOME,
+        )
+    if found.st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def _not_empty(path: Path) -> NodeError:
+    return NodeError(
+        f"{path} exists already and is not empty",
+        hint="choose another home with --home; keys are never overwritten",
+        code=ExitCode.NO_HOME,
+    )
