@@ -28,6 +28,7 @@ class RecipientMade:
         at: what else it does on an event of this type, before it goes on.
         receipt: fields of its receipt that are not what they should be.
         ask: what else it says in its request.
+        purpose: what it asks for.
 
     Attributes:
         told: what the source said.
@@ -42,9 +43,11 @@ class RecipientMade:
         at: Mapping[type[Event], Step] | None = None,
         receipt: Mapping[str, Any] | None = None,
         ask: Mapping[str, Any] | None = None,
+        purpose: str = "treatment",
     ) -> None:
         self._node, self._other = node, other
         self._at, self._changes, self._ask = at or {}, receipt or {}, ask or {}
+        self._purpose = purpose
         self.told: list[Event] = []
         self.end = RecipientTransfer(other.node, node.keys.node.public, exchange_pair.TRANSFER)
         self.ours, self.theirs = stream_pair(node.keys.node.public, other.node.public)
@@ -71,7 +74,7 @@ class RecipientMade:
 
     async def _fetch(self) -> None:
         request = {"whole": True, "time_ms": self._node.clock.now_ms()} | dict(self._ask)
-        asked = self.end.ask(exchange_pair.STUDY, "treatment", **request)
+        asked = self.end.ask(exchange_pair.STUDY, self._purpose, **request)
         await self.theirs.write(asked, timeout_seconds=20)
         while True:
             data = await self.theirs.read(timeout_seconds=20)
@@ -109,7 +112,7 @@ class RecipientMade:
             "bytes": self.end.manifest.total_original_bytes,
             "batches": len(self.end.asked),
             "encoded_bytes": self.end.asked_encoded_bytes,
-            "purpose": "treatment",
+            "purpose": self._purpose,
             "time": self._node.clock.now_ms(),
             "status": "received",
         }

@@ -88,15 +88,14 @@ class Endings:
         await in_thread(self._refusals.write)
 
     async def _write(self) -> None:
-        due = trio.current_time() >= self._again
-        unwritten = self._peers.unwritten or self._studies.unwritten
-        if not (self._underived or (unwritten and due)):
+        unwritten = self._underived or self._peers.unwritten or self._studies.unwritten
+        if not unwritten or trio.current_time() < self._again:
             return
-        self._again = trio.current_time() + AGAIN_SECONDS
         try:
             await in_thread(self._write_all, list(self._underived))
             self._underived.clear()
         except NodeError as error:
+            self._again = trio.current_time() + AGAIN_SECONDS
             log.error("what has ended cannot be written now: %s", error.message)
 
     def _write_all(self, underived: list[bytes]) -> None:
