@@ -288,7 +288,10 @@ async def _subscribed(
             await subscriber.theirs.reset()
 
 
-async def test_news_are_told_as_they_come_and_nothing_twice(north: Node, south: Peer) -> None:
+async def test_news_are_told_as_they_come_and_nothing_twice(
+    north: Node, south: Peer, mock_clock: trio.testing.MockClock
+) -> None:
+    """No time passes: each is told since it came, not since something else was due."""
     announcer = announcer_of(north)
     publish_study(north, instances=1)
     async with _subscribed(north, announcer) as subscriber:
