@@ -8,7 +8,7 @@ import pytest
 
 from node.sharing.decisions import Decisions
 
-SECONDS = 20
+SECONDS = 10
 """Longest wait for something that comes at once."""
 
 

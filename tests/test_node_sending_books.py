@@ -18,6 +18,7 @@ from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.network.streams import PeerStream
+from node.transfer.sending import TRANSFERS_PER_PEER
 from node.transfer.transfers import TransferState
 from protocol.errors import WireCode
 from protocol.log.entry import Event as LogEvent
@@ -417,3 +418,37 @@ async def test_nothing_wanted_is_a_disclosure_of_nothing(north: Node) -> None:
     ).fetch()
     [disclosed] = entries(north, "disclosed")
     assert (disclosed["details"]["batches"], disclosed["details"]["encoded_bytes"]) == (0, 0)
+
+
+# --- how many at once ------------------------------------------------------------------
+
+
+async def test_eight_transfers_at_once_are_served(north: Node) -> None:
+    """The ninth is told BUSY (`test_node_budgets`); each that is over makes room for one."""
+    sender, recipient = sender_of(north), RecipientMade(north, SOUTH)
+    others = [RecipientMade(north, SOUTH) for _ in range(TRANSFERS_PER_PEER)]
+    async with trio.open_nursery() as nursery:
+        for one in others:
+            nursery.start_soon(sender.serve, one.ours)
+        while sender.sessions(SOUTH.key) < TRANSFERS_PER_PEER:
+            await trio.lowlevel.checkpoint()
+        await others[0].theirs.reset()
+        while sender.sessions(SOUTH.key) == TRANSFERS_PER_PEER:
+            await trio.lowlevel.checkpoint()
+        await recipient.fetch(sender)
+        assert recipient.heard(Countersigned)
+        assert sender.sessions(SOUTH.key) == TRANSFERS_PER_PEER - 1
+        for one in others:
+            await one.theirs.reset()
+    assert sender.sessions(SOUTH.key) == 0
+
+
+async def test_a_study_is_sending_while_it_is(north: Node) -> None:
+    sender, states = sender_of(north), []
+
+    async def look(end: RecipientTransfer, stream: PeerStream) -> None:
+        states.append((sender.is_sending(exchange_pair.STUDY), sender.is_sending("1.2.3")))
+
+    await RecipientMade(north, SOUTH, at={Offered: look, Countersigned: look}).fetch(sender)
+    assert states == [(True, False), (True, False)]
+    assert not sender.is_sending(exchange_pair.STUDY)
