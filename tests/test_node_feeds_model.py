@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -239,4 +240,40 @@ def test_a_feed_is_told_in_pieces_of_the_size_that_is_asked_for(tmp_path: Path) 
         pending = model.feeds.pending(PEERS[0], NO_EPOCH, 0, most)
         assert (len(pending.records), pending.more) == (min(most, 3), more)
         assert pending.cursor == pending.records[-1].sequence
+    database.close()
+
+
+def test_the_last_record_that_fits_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(tmp_path / "node.db", (CATALOG_SCHEMA, FEEDS_SCHEMA))
+    feeds, peer = Feeds(database, Catalog(database), frozenset), PEERS[0]
+
+    def announce(sequence: int, *records: Record) -> None:
+        subscription = feeds.subscription(peer, bytes(32))
+        announcement = Announcement(
+            recipient=bytes(32),
+            epoch=b"e" * 16,
+            reset=sequence == 1,
+            cursor=sequence,
+            time=0,
+            records=records,
+        )
+        subscription.take_untrusted(announcement)
+        feeds.store_announcement(peer, announcement, subscription)
+
+    announce(1, _record(1, "1.2.1"))
+    [row] = database.query("SELECT bytes FROM remote_feeds")
+    # Two of the same size fill it to the last byte.
+    monkeypatch.setattr(limits, "FEED_BYTES", 2 * row["bytes"])
+    announce(2, _record(2, "1.2.2"))
+    assert (feeds.announced_count(), feeds.left_out()) == (2, {})
+    announce(3, _record(3, "1.2.3"))
+    assert (feeds.announced_count(), feeds.left_out()) == (2, {peer: 1})
+    # What is replaced makes room for itself.
+    announce(4, _record(4, "1.2.1", "changed"))
+    assert feeds.announced_count() == 1 + 1
+    assert feeds.left_out() == {peer: 1}
+    monkeypatch.setattr(limits, "FEED_RECORDS", 2)
+    monkeypatch.setattr(limits, "FEED_BYTES", 1 << 30)
+    announce(5, _record(5, "1.2.5"))
+    assert (feeds.announced_count(), feeds.left_out()) == (2, {peer: 2})
     database.close()
