@@ -2,11 +2,12 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from node import blocking
 from node.database import Database, Migration, copy_database, old_copies
 from node.errors import ExitCode, NodeError
 
@@ -287,3 +288,28 @@ def test_only_the_steps_that_are_missing_are_made(path: Path) -> None:
     assert made == [3, 4]
     assert _pragma(path, "user_version") == 4
     assert [copy.name for copy in old_copies(path)] == ["node.db.before-schema-2"]
+
+
+# --- where it may be called ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda database, path: database.query("SELECT 1"),
+        lambda database, path: database.query_one("SELECT 1"),
+        lambda database, path: database.transaction().__enter__(),
+        lambda database, path: copy_database(path, path.with_name("copy.db")),
+    ],
+    ids=["query", "query_one", "transaction", "copy"],
+)
+def test_no_call_may_hold_up_the_event_loop(
+    database: Database,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[Database, Path], object],
+) -> None:
+    monkeypatch.setattr(blocking, "_loop", threading.get_ident())
+    with pytest.raises(AssertionError, match="event loop"):
+        call(database, path)
+    assert not path.with_name("copy.db").exists()
