@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from keys.trust import Contested
 from node.errors import ExitCode
 from node.images.store import RESERVE_BYTES
-from node.phrases import size
+from node.phrases import count, size
 from protocol.limits import FEED_BYTES, FEED_RECORDS
 
 if TYPE_CHECKING:
@@ -44,15 +44,27 @@ def alerts_of(node: "Node") -> list[str]:
         "while this node runs; after a restart look with `radmesh studies`"
         for study in node.shared_studies.unwritten
     ]
+    waiting, shared = node.catalog.waiting_count()
+    if waiting:
+        found.append(
+            f"{count(waiting, 'study', 'studies')} to check: not shared until somebody has looked "
+            "at the patients that the images name; see `radmesh studies --to-check`"
+        )
+    if shared:
+        found.append(
+            f"{count(shared, 'study', 'studies')} to check that an earlier release has shared: the "
+            "images name more than one patient; see `radmesh studies --to-check`, then confirm "
+            "each with `radmesh share`, or end it with `radmesh withdraw`"
+        )
     found += [
         f"{contest_sentence(node, contested)}; call both facilities, see docs/operations.md "
         "section 15"
         for contested in node.peers.contested(node.clock.now())
     ]
     found += [
-        f"{node.petname(peer)} announced {count} studies more than are kept of a feed "
+        f"{node.petname(peer)} announced {more} studies more than are kept of a feed "
         f"({FEED_RECORDS} studies, {size(FEED_BYTES)}): ask its admin what it shares"
-        for peer, count in node.feeds.left_out().items()
+        for peer, more in node.feeds.left_out().items()
     ]
     serving = node.serving_parts
     if serving is not None:

@@ -46,6 +46,11 @@ class Bucket:
         self._free_at = begin + amount / per_second
         return max(0.0, begin - now)
 
+    def missing(self, amount: float, per_second: float, burst: float, now: float) -> float:
+        """Seconds until an amount can be taken; nothing is used."""
+        end = max(self._free_at, now - burst / per_second) + amount / per_second
+        return max(0.0, end - now)
+
     def take(self, amount: float, per_second: float, burst: float, now: float) -> bool:
         """Use an amount now, if there is so much; see `reserve`.
 

@@ -58,6 +58,28 @@ def _transfers_tell_when_they_moved(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE transfers ADD COLUMN moved INTEGER NOT NULL DEFAULT 0")
 
 
+def _all_patients(connection: sqlite3.Connection) -> None:
+    """A study has all patients that its images name; what is here has been asked for one."""
+    connection.execute("ALTER TABLE studies ADD COLUMN to_check TEXT NOT NULL DEFAULT ''")
+    connection.execute("ALTER TABLE studies ADD COLUMN note TEXT NOT NULL DEFAULT ''")
+    connection.execute("CREATE INDEX studies_to_check ON studies (to_check) WHERE to_check <> ''")
+    connection.execute(
+        "CREATE TABLE study_patients ("
+        " study_uid TEXT NOT NULL REFERENCES studies, patient_id TEXT NOT NULL,"
+        " issuer TEXT NOT NULL,"
+        " PRIMARY KEY (study_uid, patient_id, issuer)) STRICT, WITHOUT ROWID"
+    )
+    connection.execute(
+        "INSERT INTO study_patients SELECT study_uid, patient_id, coalesce(issuer, '')"
+        " FROM studies LEFT JOIN patient_id_issuers USING (study_uid) WHERE patient_id <> ''"
+    )
+    connection.execute("DROP TABLE patient_id_issuers")
+    connection.execute(
+        "CREATE TABLE unread_studies (study_uid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID"
+    )
+    connection.execute("INSERT INTO unread_studies SELECT study_uid FROM studies")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -65,6 +87,7 @@ NODE_MIGRATIONS = (
     ),
     Migration("what was told of contested keys", _contested_keys),
     Migration("when something of a transfer moved last", _transfers_tell_when_they_moved),
+    Migration("every patient of a study is known", _all_patients),
 )
 """Of `node.db`."""
 

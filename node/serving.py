@@ -29,6 +29,7 @@ from node.transfer.fetching import Fetcher
 from node.transfer.gathering import Shelves
 from node.transfer.line import Line
 from node.transfer.receiving import Receiver
+from node.transfer.rereading import Rereading
 from node.transfer.sending import Sender
 from node.witness.auditing import Answer, Auditing
 from node.witness.rounds import Witnessing
@@ -179,6 +180,7 @@ class Serving:
             clock=node.clock,
             refusals=node.refusals,
         )
+        self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self.forwarder = forwarder_of(node)
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
@@ -210,6 +212,7 @@ class Serving:
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
+                nursery.start_soon(self.rereading.run)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.auditing)
@@ -329,6 +332,7 @@ class Serving:
     def study_changed(self, study: str) -> None:
         """A study is here, was shared, or was withdrawn, which takes effect at once."""
         self.announcer.announce()
+        self.rereading.poke()
         if self._nursery is not None and self.sender.is_sending(study):
             self._nursery.start_soon(self._stop_unless_shared, study)
 

@@ -209,15 +209,15 @@ class Budget:
 
 
 BUDGETS = {
-    "hello": Budget(60, 20, "wait", "one a connection; a line that flaps makes a few an hour"),
-    "subscription": Budget(120, 20, "wait", "one a connection, and one is open at a time"),
-    "feed-reset": Budget(0.25, 4, "wait", "the whole feed again: after a restored backup"),
+    "hello": Budget(3_600, 100, "wait", "one a connection; a line that flaps makes many"),
+    "subscription": Budget(3_600, 100, "wait", "as hello, and one is open at a time"),
+    "feed-reset": Budget(12, 24, "wait", "the whole feed: a restored backup, or a line that flaps"),
     "announcement-bytes": Budget(
         64 * 1024 * 1024, 64 * 1024 * 1024, "wait", "150,000 records of 400 bytes at once"
     ),
     "request": Budget(36_000, 600, "busy", "ten studies a second, without end"),
     "urgent-request": Budget(3_600, 100, "busy", "never behind routine requests"),
-    "audit-request": Budget(7_200, 300, "busy", "a round a minute, and receipts of an outage"),
+    "audit-request": Budget(36_000, 1_000, "busy", "a round a minute, and receipts of an outage"),
     "comparison": Budget(12, 4, "busy", "two logs are compared now and then, by a person"),
     "logged-refusal": Budget(20, 20, "count", "one entry each; then one an hour with the count"),
     "log-line": Budget(60, 20, "count", "lines of one kind about one peer in the process log"),

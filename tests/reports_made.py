@@ -61,7 +61,7 @@ def event_of(kind: str, **fields: object) -> Event:
         "peer": SOUTH_KEY.public if with_peer else b"",
         "purpose": "treatment" if details else "",
         "outcome": {"refused": "refused"}.get(kind, "failed" if "failed" in kind else "success"),
-        "subjects": subjects_of(STUDY, PATIENT) if with_study else (),
+        "subjects": subjects_of(STUDY, (PATIENT,)) if with_study else (),
         "details": details,
         **fields,
     }

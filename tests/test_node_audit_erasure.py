@@ -34,11 +34,11 @@ class PowerCut(Exception):
 def _log(directory: Path) -> AuditLog:
     log = create(directory)
     for number in range(3):
-        log.append(Event(type="ingest", subjects=subjects_of(f"1.2.3.{number}", f"P{number}")))
-    log.append(Event(type="ingest", actor="operator", subjects=subjects_of(STUDY, PATIENT)))
+        log.append(Event(type="ingest", subjects=subjects_of(f"1.2.3.{number}", (f"P{number}",))))
+    log.append(Event(type="ingest", actor="operator", subjects=subjects_of(STUDY, (PATIENT,))))
     log.append(Event(type="announced", subjects=(("study", STUDY), ("study", OTHER))))
-    log.append(Event(type="disclosed", subjects=subjects_of(STUDY, PATIENT)))
-    log.append(Event(type="ingest", subjects=subjects_of(OTHER, "Q9")))
+    log.append(Event(type="disclosed", subjects=subjects_of(STUDY, (PATIENT,))))
+    log.append(Event(type="ingest", subjects=subjects_of(OTHER, ("Q9",))))
     return log
 
 
@@ -99,7 +99,7 @@ def test_no_byte_of_the_name_is_left_in_the_folder(tmp_path: Path) -> None:
         named = chance.random() < 0.2
         study = STUDY if named else f"1.2.{number}.{chance.getrandbits(90)}"
         patient = PATIENT if named else f"P{chance.getrandbits(60)}"
-        log.append(Event(type="ingest", subjects=subjects_of(study, patient)))
+        log.append(Event(type="ingest", subjects=subjects_of(study, (patient,))))
     assert STUDY.encode() in _bytes_beside(tmp_path)
     erase(log, "study", STUDY, _forget)
     left = _bytes_beside(tmp_path)
@@ -211,7 +211,7 @@ def _full(*_: object) -> int:
 def test_openings_that_come_while_an_erasure_waits_stay(tmp_path: Path) -> None:
     log = _log(tmp_path)
     log.evidence.erasures.begin("study", STUDY, log.size)
-    log.append(Event(type="ingest", subjects=subjects_of(STUDY, PATIENT)))
+    log.append(Event(type="ingest", subjects=subjects_of(STUDY, (PATIENT,))))
     finish_erasures(log, _forget)
     assert _opened(log)[-2:] == [STUDY, PATIENT]
     assert _opened(log).count(STUDY) == 1

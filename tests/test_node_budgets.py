@@ -88,11 +88,29 @@ def test_the_burst_comes_at_once_and_then_the_rate(kind: str) -> None:
 def test_who_waits_is_served_at_the_rate() -> None:
     time = Time()
     budgets = _budgets(time, MadeClock())
-    budget = BUDGETS["subscription"]
-    waits = [budgets.wait(SOUTH, "subscription") for _ in range(int(budget.burst) + 3)]
-    assert waits[: int(budget.burst)] == [0] * int(budget.burst)
+    budget = BUDGETS["announcement-bytes"]
+    amount = budget.burst / 8
+    waits = [budgets.wait(SOUTH, "announcement-bytes", amount) for _ in range(11)]
+    assert waits[:8] == [0] * 8
+    step = 3600 * amount / budget.per_hour
+    assert waits[8:] == pytest.approx([step, 2 * step, 3 * step])
+
+
+def test_who_asks_too_soon_makes_no_debt() -> None:
+    """A line that flaps: most of those who wait go away before their turn."""
+    time = Time()
+    budgets = _budgets(time, MadeClock())
+    budget = BUDGETS["hello"]
+    while budgets.take(SOUTH, "hello"):
+        pass
+    for _ in range(1000):
+        assert not budgets.take(SOUTH, "hello")
     step = 3600 / budget.per_hour
-    assert waits[int(budget.burst) :] == pytest.approx([step, 2 * step, 3 * step])
+    assert budgets.missing(SOUTH, "hello") == pytest.approx(step)
+    time.now += step
+    assert budgets.missing(SOUTH, "hello") == pytest.approx(0, abs=1e-6)
+    assert budgets.take(SOUTH, "hello")
+    assert budgets.missing(EAST, "hello") == 0
 
 
 def test_counts_end_with_the_day() -> None:
@@ -283,14 +301,16 @@ async def test_a_ninth_transfer_at_once_is_told_busy(north: Node) -> None:
     assert north.transfers.recent() == []
 
 
-async def test_on_a_disk_without_room_peers_wait_and_the_operator_does_not(
+async def test_on_a_disk_without_room_peers_are_refused_and_the_operator_is_not(
     north: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     south = Other("South Clinic", north.clock.now())
     south.pair(north)
     monkeypatch.setattr(north.budgets, "_free_bytes", lambda: RESERVE_BYTES)
     assert not north.budgets.has_room()
-    assert await _ask(north, south, 1) is WireCode.BUSY
+    size = north.audit.size
+    assert await _ask(north, south, 1) is WireCode.SOURCE_DISK
+    assert north.audit.size == size
     north.peers.revoke("South Clinic", [], north.clock.now())
     assert entries(north, "trust-revoked")
     monkeypatch.setattr(north.budgets, "_free_bytes", lambda: RESERVE_BYTES + 1)
@@ -396,5 +416,5 @@ def test_lines_of_one_kind_about_one_peer_are_few(caplog: pytest.LogCaptureFixtu
 
 def test_audit_requests_have_a_budget() -> None:
     budgets = _budgets(Time(), MadeClock())
-    taken = sum(budgets.take(SOUTH, "audit-request") for _ in range(1000))
+    taken = sum(budgets.take(SOUTH, "audit-request") for _ in range(2000))
     assert taken == BUDGETS["audit-request"].burst

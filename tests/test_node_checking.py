@@ -1,6 +1,7 @@
 """What has arrived, compared with its manifest."""
 
 import dataclasses
+import struct
 import threading
 from io import BytesIO
 from pathlib import Path
@@ -9,8 +10,14 @@ import exchange_pair
 import numpy as np
 import pytest
 from exchange_pair import SmallStudy
+from part10_made import element
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from studies_made import make_instance
 
+from node.catalog.patients import Described
+from node.dicom import studies
+from node.dicom.headers import InstanceHeader
 from node.dicom.studies import read_header
 from node.images.store import BatchStore
 from node.transfer import checking
@@ -282,3 +289,86 @@ def test_a_batch_of_another_encoding_than_promised_is_refused(study: SmallStudy)
     promised = dataclasses.replace(study.manifest, batches=(first._replace(encoding=other), *rest))
     with pytest.raises(RemoteProtocolError, match="encoding"):
         StudyCheck(promised, [0]).check(0, study.encoded[0])
+
+
+def _of_patient(number: int, patient: str, issuer: str = "", series: str = "") -> Dataset:
+    dataset = make_instance(exchange_pair.STUDY, number, rows=16, series=series)
+    dataset.PatientID = patient
+    if issuer:
+        dataset.IssuerOfPatientID = issuer
+    return dataset
+
+
+def _saved(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
+    is_implicit = syntax == ImplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = syntax if is_implicit else ExplicitVRLittleEndian
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    # Headers are written alike in all others; what the pixels are is not looked at.
+    return buffer.getvalue().replace(
+        ExplicitVRLittleEndian.encode() + b"\0", syntax.encode() + b"\0"
+    )
+
+
+def _described(contents: list[bytes]) -> tuple[Described, list[int]]:
+    """What a recipient's check finds, and how many headers it read."""
+    reads: list[int] = []
+    read_header = studies.read_header
+
+    def counted(original: bytes, size: int | None = None) -> InstanceHeader | None:
+        reads.append(len(original))
+        return read_header(original, size)
+
+    study = exchange_pair.make_study(contents, batch_bytes=64 * 1024)
+    check = StudyCheck(study.manifest, range(len(study.encoded)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(studies, "read_header", counted)
+        for index, encoded in enumerate(study.encoded):
+            check.check(index, encoded)
+    return check.described, reads
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless])
+def test_only_headers_that_say_something_new_are_read(syntax: str) -> None:
+    contents = [
+        _saved(_of_patient(number, "A" if number != 100 else "B"), syntax)
+        for number in range(1, 201)
+    ]
+    described, reads = _described(contents)
+    assert described.patients == {("A", ""), ("B", "")}
+    # Instance Number has one, two or three digits: a layout each.
+    assert len(reads) <= 6
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_every_instance_is_asked_for_its_patient(syntax: str) -> None:
+    contents = [
+        _saved(_of_patient(1, "A"), syntax),
+        _saved(_of_patient(2, ""), syntax),
+        _saved(_of_patient(3, "A", "ISSUER"), syntax),
+        _saved(_of_patient(4, "B"), syntax),
+    ]
+    described, _ = _described(contents)
+    assert described.patients == {("A", ""), ("A", "ISSUER"), ("B", "")}
+
+
+def test_an_issuer_out_of_order_is_found() -> None:
+    """A file that begins like the one before it, and says who issued the ID behind."""
+    first, second = _saved(_of_patient(1, "A")), _saved(_of_patient(2, "A"))
+    begin = second.index(struct.pack("<HH2s", 0x0028, 0x0002, b"US"))
+    issuer = element(0x00100021, b"LO", b"ISSUER")
+    described, _ = _described([first, second[:begin] + issuer + second[begin:]])
+    assert described.patients == {("A", ""), ("A", "ISSUER")}
+
+
+def test_a_patient_behind_what_is_alike_is_found() -> None:
+    """Two files that begin alike, without a patient; the second names one behind."""
+    named = _saved(_of_patient(1, "A"))
+    at = named.index(element(0x00100020, b"LO", b"A "))
+    without = named[:at] + named[at + 10 :]
+    begin = without.index(struct.pack("<HH2s", 0x0028, 0x0002, b"US"))
+    behind = without[:begin] + named[at : at + 10] + without[begin:]
+    uid = f"{STUDY}.1.".encode()
+    second = behind.replace(uid + b"1", uid + b"2")
+    described, _ = _described([without, second])
+    assert described.patients == {("A", "")}

@@ -25,6 +25,7 @@ from part10_made import (
 )
 from studies_made import contents
 
+from node.catalog.patients import Described
 from node.dicom.headers import InstanceHeader
 from node.dicom.studies import BadInstance, NotDicom
 from node.images.store import BatchStore
@@ -108,6 +109,7 @@ def _arrive(data: bytes, header: InstanceHeader, batch_bytes: int, incoming: Inc
         incoming.write(study.manifest.batches[index].digest, encoded)
     check.check_rest(incoming)
     assert dataclasses.replace(check.headers[0], notes=()) == dataclasses.replace(header, notes=())
+    assert check.described.patients == Described([header.study]).patients
     record = Record(
         sequence=1,
         kind="available",

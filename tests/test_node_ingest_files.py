@@ -96,8 +96,9 @@ def test_another_patient_in_a_known_study_is_noted(home, tmp_path):
     instance.save_as(tmp_path / "two.dcm", enforce_file_format=True)
     report = home.ingest(tmp_path / "two.dcm")
     assert report.instances_new == 1
-    (note,) = report.notes
-    assert "another Patient ID" in note
+    [note] = report.notes
+    assert "its images name 2 Patient IDs; it is not shared" in note
+    assert home.catalog.study(study).state == "to check"
     assert "SOMEBODY" not in note
 
 

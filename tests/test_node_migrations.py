@@ -1,5 +1,6 @@
 """Homes made by older releases, and databases that are newer, damaged or half migrated."""
 
+import contextlib
 import shutil
 import sqlite3
 import tarfile
@@ -7,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 from facilities import Facility, wait_until
 
 from keys.fingerprint import parse_fingerprint
 from node.app import Node
 from node.database import Database, Migration, old_copies
+from node.dicom.headers import patient_identity
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.migrations import NODE_MIGRATIONS
+from node.transfer.rereading import Rereading
 from protocol.verify import Code, verify_bundle
 
 OLD_HOMES = Path(__file__).parent / "homes" / "8dfb4af.tar.xz"
@@ -82,6 +86,29 @@ def test_a_migrated_database_is_like_a_new_one(old_homes: Path, tmp_path: Path) 
     assert shape(old.audit_path / evidence) == shape(new.audit_path / evidence)
 
 
+@pytest.mark.parametrize("name", ["north", "south"])
+def test_studies_of_8dfb4af_are_read_again_for_their_patients(old_homes: Path, name: str) -> None:
+    home = Home(old_homes / name)
+    with sqlite3.connect(home.database_path) as before:
+        known = before.execute(
+            "SELECT study_uid, patient_id, coalesce(issuer, '') FROM studies"
+            " LEFT JOIN patient_id_issuers USING (study_uid)"
+        ).fetchall()
+    with Node.open(home) as node:
+        states = {row.study_uid: row.state for row in node.catalog.studies()}
+        assert set(node.catalog.unread()) == set(states)
+        for study, patient, issuer in known:
+            identity = patient_identity(patient, issuer)
+            assert node.catalog.patients(study) == ((identity,) if identity else ())
+        rereading = Rereading(node.catalog, node.store, node.audit.append)
+        for study in states:
+            assert trio.run(rereading.read, study)
+        assert node.catalog.unread() == []
+        assert {row.study_uid: row.state for row in node.catalog.studies()} == states
+        for study, patient, issuer in known:
+            assert {patient_identity(patient, issuer)} - {""} <= set(node.catalog.patients(study))
+
+
 def test_old_homes_go_on_trading(old_homes: Path) -> None:
     north = _facility(old_homes, "north", "North General")
     south = _facility(old_homes, "south", "South Clinic")
@@ -92,10 +119,17 @@ def test_old_homes_go_on_trading(old_homes: Path) -> None:
         shared = [s for s in north.call("studies")["studies"] if s["state"] == "shared"]
         for study in shared:
             south.call("fetch", study=study["study"])
+        for node in (north, south):
+            wait_until(lambda home=node.home: _unread(home) == 0, what="studies are read again")
     finally:
         for facility in (north, south):
             if facility.process is not None:
                 facility.stop()
+
+
+def _unread(home: Home) -> int:
+    with contextlib.closing(sqlite3.connect(home.database_path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM unread_studies").fetchone()[0])
 
 
 def _facility(homes: Path, folder: str, name: str) -> Facility:

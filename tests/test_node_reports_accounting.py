@@ -122,14 +122,14 @@ def test_the_beginning_counts_and_the_end_is_found_later(log: AuditLog, clock: C
 @pytest.mark.parametrize("patient", ["PID-1001", PATIENT])
 def test_of_one_patient(log: AuditLog, clock: Clock, patient: str) -> None:
     _transfer(log, clock, 1)
-    _transfer(log, clock, 2, subjects=subjects_of(OTHER_STUDY, OTHER_PATIENT))
+    _transfer(log, clock, 2, subjects=subjects_of(OTHER_STUDY, (OTHER_PATIENT,)))
     [row] = _rows(log, Selection(patient=patient))
     assert row["patient"] == PATIENT
 
 
 def test_of_a_patient_whose_disclosure_names_the_study_alone(log: AuditLog, clock: Clock) -> None:
     log.append(event_of("ingest"))
-    _transfer(log, clock, 1, subjects=subjects_of(STUDY, ""))
+    _transfer(log, clock, 1, subjects=subjects_of(STUDY, ()))
     [row] = _rows(log, Selection(patient=PATIENT))
     assert row["study"] == STUDY
     assert row["patient"] == "not named by the images"
@@ -202,7 +202,7 @@ def test_letters_reach_the_recipient(log: AuditLog, clock: Clock) -> None:
 def test_of_one_study_and_one_peer(log: AuditLog, clock: Clock) -> None:
     _transfer(log, clock, 1)
     _transfer(log, clock, 2, peer=STRANGER)
-    _transfer(log, clock, 3, subjects=subjects_of(OTHER_STUDY, OTHER_PATIENT))
+    _transfer(log, clock, 3, subjects=subjects_of(OTHER_STUDY, (OTHER_PATIENT,)))
     assert len(_rows(log, Selection(study=STUDY))) == 2
     [row] = _rows(log, Selection(study=STUDY, peer=STRANGER.hex()))
     assert row["recipient_name"] == row["recipient_fingerprint"] == fingerprint(STRANGER)
@@ -235,7 +235,7 @@ def test_no_cell_is_a_formula_where_another_sign_ends_cells(text: str) -> None:
 
 def test_hostile_names_stay_in_their_cells(log: AuditLog, clock: Clock) -> None:
     hostile = '=HYPERLINK("http://x")\r\n"a",b'
-    _transfer(log, clock, 1, subjects=subjects_of(STUDY, hostile))
+    _transfer(log, clock, 1, subjects=subjects_of(STUDY, (hostile,)))
     peer = Peer(SOUTH_KEY.public, hostile, SOUTH_CARD)
     [row] = _rows(log, facilities=Facilities(CARD, [peer]))
     assert set(row) == set(COLUMNS)

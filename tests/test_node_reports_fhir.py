@@ -74,13 +74,33 @@ def test_disclosures_keep_the_rules_of_balp(
 ) -> None:
     log = create(tmp_path)
     log.append(event_of(kind))
-    log.append(event_of(kind, subjects=subjects_of(STUDY, "")))
+    log.append(event_of(kind, subjects=subjects_of(STUDY, ())))
     erase(log, "study", "1.2", lambda _: None)
     for event in _events(log)[1:3]:
         assert event["meta"]["profile"] == [profile]
         assert event["outcome"] == outcome
         assert balp_rules.problems(event) == []
         _check_fhir(event)
+    log.close()
+
+
+def test_a_disclosure_of_several_patients_is_an_event_for_each(tmp_path: Path) -> None:
+    log = create(tmp_path)
+    log.append(event_of("disclosed", subjects=subjects_of(STUDY, (PATIENT, "OTHER"))))
+    events = _events(log)[1:]
+    numbers = [
+        [
+            entity["what"]["identifier"]["value"]
+            for entity in event["entity"]
+            if entity["what"].get("type") == "Patient"
+        ]
+        for event in events
+    ]
+    assert numbers == [[PATIENT.partition("^")[0]], ["OTHER"]]
+    assert len({event["id"] for event in events}) == 2
+    for event in events:
+        assert balp_rules.problems(event) == []
+        assert f"urn:oid:{STUDY}" in json.dumps(event)
     log.close()
 
 

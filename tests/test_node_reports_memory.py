@@ -33,7 +33,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditLog]:
                 event_of(
                     kind,
                     details={"transfer": f"{number:032x}", "instances": 3},
-                    subjects=subjects_of(f"1.2.826.{number}", f"P{number}"),
+                    subjects=subjects_of(f"1.2.826.{number}", (f"P{number}",)),
                 )
                 for number in range(start, start + 1000, 2)
                 for kind in ("disclosure-begun", "disclosed")

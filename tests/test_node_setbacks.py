@@ -97,7 +97,7 @@ def _share(node: Node, study: str, date: str = "") -> None:
     with node.database.transaction() as connection:
         connection.execute(
             "INSERT INTO studies VALUES (?,'','','','','','',?,'','','','',1,'local',0,1,"
-            "zeroblob(32),1,1,10,10,'CT')",
+            "zeroblob(32),1,1,10,10,'CT','','')",
             (study, date),
         )
     node.feeds.study_changed(study)

@@ -48,6 +48,12 @@ CREATE TABLE IF NOT EXISTS erasing (
 _IS_PATIENT = "kind = 'patient' AND (value = ?1 OR substr(value, 1, length(?1) + 3) = ?1 || '^^^')"
 """A Patient ID without its issuer stands for that Patient ID of every issuer."""
 
+
+def is_patient(identity: str, wanted: str) -> bool:
+    """The same: whether an identity is the patient who is meant with `wanted`."""
+    return identity == wanted or identity.startswith(f"{wanted}^^^")
+
+
 STUDIES_OF_PATIENT = f"""
 SELECT value FROM openings WHERE kind = 'study' AND entry IN (
     SELECT entry FROM openings WHERE {_IS_PATIENT})

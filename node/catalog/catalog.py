@@ -20,9 +20,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 from node.catalog.changes import insert_conflict, insert_manifest
+from node.catalog.patients import (
+    OF_STUDY,
+    PATIENTS,
+    Described,
+    Patient,
+    identities,
+    patients_of,
+    update_study,
+    why_of_change,
+)
 from node.catalog.rows import (
     LOCAL,
     SCHEMA,
+    STATES,
     Added,
     ConflictRow,
     InstanceRow,
@@ -33,7 +44,7 @@ from node.catalog.rows import (
     instance_row,
     study_row,
 )
-from node.catalog.search import find_study, patient_of
+from node.catalog.search import find_study
 from node.database import Database
 from node.dicom.headers import InstanceHeader
 from node.errors import ExitCode, NodeError
@@ -63,6 +74,8 @@ CATALOG_SCHEMA = SCHEMA
 _CACHED_MANIFESTS = 4
 """A manifest of 30,000 instances takes about 15 MB."""
 
+_IS_TO_CHECK = "to_check <> ''"
+
 
 class Catalog:
     """The catalog tables of the node's database.
@@ -90,14 +103,18 @@ class Catalog:
 
     # --- reading ---------------------------------------------------------------
 
-    def studies(self, state: str | None = None, *, limit: int | None = None) -> list[StudyRow]:
+    def studies(
+        self, state: str | None = None, *, limit: int | None = None, to_check: bool = False
+    ) -> list[StudyRow]:
         """Studies, newest study date first.
 
         Args:
-            state: only those that are "shared" or "withheld".
+            state: only those in this state, see `StudyRow`.
             limit: at most so many.
+            to_check: only those that somebody should look at.
         """
-        where = "" if state is None else f"WHERE shared = {int(state == 'shared')}"
+        chosen = ([STATES[state]] if state else []) + ([_IS_TO_CHECK] if to_check else [])
+        where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
         rows = self._database.query(
             f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid LIMIT ?",
             (-1 if limit is None else limit,),
@@ -140,13 +157,48 @@ class Catalog:
             if row["study_uid"] not in self._held_back
         }
 
-    def patient(self, study_uid: str) -> str:
-        """Who the patient of a study is, as in `StudyAttributes.patient`; "" if unknown."""
-        return patient_of(self._database, study_uid)
+    def patients(self, study_uid: str) -> tuple[str, ...]:
+        """Whom the instances of a study name, each as in `StudyAttributes.patient`."""
+        return identities(self._patients(study_uid))
 
-    def study_count(self) -> int:
-        """How many studies there are."""
-        return int(self._database.query("SELECT count(*) FROM studies")[0][0])
+    def foresee(self, study_uid: str, described: Described) -> tuple[tuple[str, ...], str]:
+        """What a study becomes with more instances.
+
+        Args:
+            study_uid: of a study that is here, or not yet.
+            described: what the new instances say.
+
+        Returns:
+            Its patients as in `patients`, and why it then has to be checked, or "".
+        """
+        before = self._patients(study_uid)
+        return identities(before | described.patients), why_of_change(before, described)
+
+    def _patients(self, study_uid: str) -> set[Patient]:
+        return {tuple(row) for row in self._database.query(OF_STUDY, (study_uid,))}
+
+    def has_too_many_patients(self, study_uid: str) -> bool:
+        """Whether a study names more patients than an entry of the log can."""
+        return len(self._patients(study_uid)) > PATIENTS
+
+    def waiting_count(self) -> tuple[int, int]:
+        """How many studies wait to be checked, and how many are shared though they should."""
+        row = self._database.query_one(
+            f"SELECT count(*) FILTER (WHERE {STATES['to check']}),"
+            " count(*) FILTER (WHERE shared) FROM studies WHERE " + _IS_TO_CHECK
+        )
+        assert row is not None
+        return row[0], row[1]
+
+    def unread(self) -> list[str]:
+        """Studies (UIDs) of whose instances not all have been asked for their patient."""
+        rows = self._database.query("SELECT study_uid FROM unread_studies ORDER BY study_uid")
+        return [row["study_uid"] for row in rows]
+
+    def study_count(self, *, to_check: bool = False) -> int:
+        """How many studies there are, or that somebody should look at."""
+        where = f"WHERE {_IS_TO_CHECK}" if to_check else ""
+        return int(self._database.query(f"SELECT count(*) FROM studies {where}")[0][0])
 
     def totals(self) -> Totals:
         """How much there is."""
@@ -302,6 +354,7 @@ class Catalog:
         self,
         manifest: Manifest,
         headers: Mapping[int, InstanceHeader],
+        described: Described | None = None,
         *,
         origin: str,
         shared: bool,
@@ -309,12 +362,15 @@ class Catalog:
     ) -> Added:
         """Add the instances of a manifest, whose batches are in the store, in one transaction.
 
-        Idempotent. A study that is here already keeps its attributes and its state.
+        Idempotent. A study that is here already keeps what attributes it has, and its
+        state, unless it gets another patient.
 
         Args:
             manifest: the new instances; others may be among them.
             headers: by series index, the header of one instance of each series that
                 has a new one.
+            described: what all new instances say of the study; without it, what the
+                headers say.
             origin: `LOCAL`, or the facility key (hex) of the source.
             shared: state of a study that was not here before.
             before_commit: called when all is written and nothing is visible; what it
@@ -326,7 +382,13 @@ class Catalog:
         """
         with self._database.transaction() as connection:
             added = insert_manifest(
-                connection, manifest, headers, origin=origin, shared=shared, now=int(self._clock())
+                connection,
+                manifest,
+                headers,
+                described or Described(header.study for header in headers.values()),
+                origin=origin,
+                shared=shared,
+                now=int(self._clock()),
             )
             if added.new:
                 self._changed(manifest.study_instance_uid)
@@ -341,6 +403,7 @@ class Catalog:
         manifest: Manifest,
         headers: Mapping[int, InstanceHeader],
         origin_facility: bytes,
+        described: Described | None = None,
         *,
         before_commit: Callable[[Added], int | None] | None = None,
     ) -> Added:
@@ -348,6 +411,7 @@ class Catalog:
         return self.publish(
             manifest,
             headers,
+            described,
             origin=origin_facility.hex(),
             shared=False,
             before_commit=before_commit,
@@ -384,7 +448,7 @@ class Catalog:
             )
 
     def set_shared(self, study_uid: str, shared: bool) -> bool:
-        """Share a study with the peers that may see, or withhold it.
+        """Share a study with the peers that may see, or withhold it; it is checked with that.
 
         Returns:
             Whether that is a change.
@@ -396,13 +460,52 @@ class Catalog:
             if self.study(study_uid) is None:
                 raise _no_study(study_uid)
             changed = connection.execute(
-                "UPDATE studies SET shared = ?1, revision = revision + 1"
-                " WHERE study_uid = ?2 AND shared <> ?1",
+                "UPDATE studies SET shared = ?1, to_check = '', revision = revision + 1"
+                " WHERE study_uid = ?2 AND (shared <> ?1 OR to_check <> '')",
                 (shared, study_uid),
             ).rowcount
             if changed:
                 self._changed(study_uid)
         return bool(changed)
+
+    def read_again(
+        self,
+        study_uid: str,
+        described: Described | None,
+        revision: int,
+        is_whole: bool,
+        before_commit: Callable[[], int],
+    ) -> bool:
+        """Take what a look at all instances of a study of `unread` has shown.
+
+        What is shared stays so: its peers have been told, and an operator decides.
+
+        Args:
+            study_uid: of the study.
+            described: what its instances say; None when it was gone.
+            revision: as it was when it was read.
+            is_whole: whether all of them could be read; only then a patient is dropped.
+            before_commit: writes the entry when there are patients that were not known.
+
+        Returns:
+            False when it has changed meanwhile, and is to be read once more.
+        """
+        with self._database.transaction() as connection:
+            row = self.study(study_uid)
+            if row is not None and (described is None or row.revision != revision):
+                return False
+            connection.execute("DELETE FROM unread_studies WHERE study_uid = ?", (study_uid,))
+            if row is None or described is None:
+                return True
+            before = patients_of(connection, study_uid)
+            update_study(connection, study_uid, described, is_all=is_whole)
+            if row.state == "shared":
+                connection.execute(
+                    "UPDATE studies SET shared = 1 WHERE study_uid = ?", (study_uid,)
+                )
+            if not patients_of(connection, study_uid) <= before:
+                self.mark(connection, before_commit())
+        return True
 
     def hold_back(self, study_uid: str) -> None:
         """Treat a study as withheld from now on, whatever the table says; no disk is needed."""

@@ -6,6 +6,7 @@ Decides what of a manifest is new, known, or in conflict with what the study has
 import sqlite3
 from collections.abc import Iterable, Mapping
 
+from node.catalog.patients import Described, update_study
 from node.catalog.rows import Added, ConflictRow
 from node.dicom.headers import InstanceHeader
 from protocol.manifest import BatchEntry, Manifest, content_root
@@ -15,6 +16,7 @@ def insert_manifest(
     connection: sqlite3.Connection,
     manifest: Manifest,
     headers: Mapping[int, InstanceHeader],
+    described: Described,
     *,
     origin: str,
     shared: bool,
@@ -29,6 +31,7 @@ def insert_manifest(
         _insert_study(connection, headers[new_series[0]], origin, shared, now)
         _insert_series(connection, study_uid, (headers[index] for index in new_series))
         _insert_instances(connection, manifest, new)
+        update_study(connection, study_uid, described)
         _count(connection, study_uid, None if held else manifest)
     for index in conflicting:
         one = manifest.instances[index]
@@ -104,8 +107,9 @@ def _insert_study(
     now: int,
 ) -> None:
     study = header.study
-    inserted = connection.execute(
-        "INSERT OR IGNORE INTO studies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,x'',0,0,0,0,'')",
+    connection.execute(
+        "INSERT OR IGNORE INTO studies"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,x'',0,0,0,0,'','','')",
         (
             study.study_uid, study.patient_id, study.patient_name, study.patient_birth_date,
             study.patient_sex, study.accession_number, study.study_id, study.study_date,
@@ -113,11 +117,6 @@ def _insert_study(
             study.institution, shared, origin, now,
         ),
     )  # fmt: skip
-    if inserted.rowcount == 1 and study.patient_id_issuer:
-        connection.execute(
-            "INSERT INTO patient_id_issuers VALUES (?,?)",
-            (study.study_uid, study.patient_id_issuer),
-        )
 
 
 def _insert_series(

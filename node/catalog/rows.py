@@ -29,13 +29,23 @@ CREATE TABLE IF NOT EXISTS studies (
     instance_count INTEGER NOT NULL,
     original_bytes INTEGER NOT NULL,
     encoded_bytes INTEGER NOT NULL,
-    modalities TEXT NOT NULL
+    modalities TEXT NOT NULL,
+    to_check TEXT NOT NULL DEFAULT '',
+    note TEXT NOT NULL DEFAULT ''
 ) STRICT;
--- Who issued the Patient ID of a study, where its files say so.
-CREATE TABLE IF NOT EXISTS patient_id_issuers (
-    study_uid TEXT PRIMARY KEY REFERENCES studies,
-    issuer TEXT NOT NULL
+-- Every Patient ID that the instances of a study name, with its issuer where they say so.
+CREATE TABLE IF NOT EXISTS study_patients (
+    study_uid TEXT NOT NULL REFERENCES studies,
+    patient_id TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    PRIMARY KEY (study_uid, patient_id, issuer)
 ) STRICT, WITHOUT ROWID;
+-- Studies of whose instances not all have been asked for their patient: an earlier release
+-- asked one.
+CREATE TABLE IF NOT EXISTS unread_studies (
+    study_uid TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS studies_to_check ON studies (to_check) WHERE to_check <> '';
 CREATE INDEX IF NOT EXISTS studies_accession ON studies (accession_number);
 CREATE INDEX IF NOT EXISTS studies_by_date ON studies (study_date DESC, study_uid);
 
@@ -119,11 +129,14 @@ class StudyRow(NamedTuple):
         series_count, instance_count: what is here.
         original_bytes, encoded_bytes: of all files, and of the batches on disk.
         modalities: in alphabetical order.
-        state: "shared" (peers with `see` learn of it) or "withheld".
+        state: "shared" (peers with `see` learn of it), "withheld", or "to check": withheld
+            until an operator has looked at it and shares it.
         origin: "local", or the facility key (hex) of whom it first came from.
         received: when it first came, seconds since the epoch, UTC.
         revision: grows with every change.
         content_root: as `Manifest.content_root`.
+        to_check: why a person should look at it, or "".
+        note: what was odd about it, or "".
     """
 
     study_uid: str
@@ -148,9 +161,19 @@ class StudyRow(NamedTuple):
     original_bytes: int
     encoded_bytes: int
     modalities: tuple[str, ...]
+    to_check: str
+    note: str
 
 
 _STATE, _MODALITIES = StudyRow._fields.index("state"), StudyRow._fields.index("modalities")
+_ORIGIN, _TO_CHECK = StudyRow._fields.index("origin"), StudyRow._fields.index("to_check")
+
+STATES = {
+    "shared": "shared",
+    "to check": f"NOT shared AND to_check <> '' AND origin = '{LOCAL}'",
+    "withheld": f"NOT shared AND NOT (to_check <> '' AND origin = '{LOCAL}')",
+}
+"""SQL: which studies are in a state; as `study_row`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +289,10 @@ def study_row(row: sqlite3.Row) -> StudyRow:
     By place and not by name, which is many times as fast.
     """
     values = list(row)
-    values[_STATE] = "shared" if values[_STATE] else "withheld"
+    if values[_STATE]:
+        values[_STATE] = "shared"
+    else:
+        waits = values[_TO_CHECK] and values[_ORIGIN] == LOCAL
+        values[_STATE] = "to check" if waits else "withheld"
     values[_MODALITIES] = tuple(values[_MODALITIES].split("\n")) if values[_MODALITIES] else ()
     return StudyRow._make(values)

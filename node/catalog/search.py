@@ -1,8 +1,7 @@
-"""Finding the study that a person means, and whose it is."""
+"""Finding the study that a person means."""
 
 from node.catalog.rows import StudyRow, study_row
 from node.database import Database
-from node.dicom.headers import patient_identity
 from node.errors import ExitCode, NodeError
 
 _PREFIX_CHARACTERS = 6
@@ -48,13 +47,3 @@ def find_study(database: Database, text: str) -> StudyRow:
         hint="give more of the Study Instance UID",
         code=ExitCode.NOT_FOUND,
     )
-
-
-def patient_of(database: Database, study_uid: str) -> str:
-    """See `Catalog.patient`."""
-    row = database.query_one(
-        "SELECT patient_id, coalesce(issuer, '') AS issuer FROM studies"
-        " LEFT JOIN patient_id_issuers USING (study_uid) WHERE study_uid = ?",
-        (study_uid,),
-    )
-    return "" if row is None else patient_identity(row["patient_id"], row["issuer"])

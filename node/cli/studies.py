@@ -120,6 +120,7 @@ def _problem_line(problem: dict[str, Any]) -> str:
 @click.command()
 @click.option("--peer", metavar="NAME", help="Those that this facility announced to us.")
 @click.option("--all", "everything", is_flag=True, help="Ours, and those of all facilities.")
+@click.option("--to-check", is_flag=True, help="Ours whose images name more than one patient.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -127,19 +128,28 @@ def _problem_line(problem: dict[str, Any]) -> str:
 )
 @json_option
 @pass_session
-def studies(session: Session, peer: str | None, everything: bool, limit: int | None) -> None:
-    """List our studies, or those that others announced to us."""
-    if peer is not None and everything:
-        raise click.UsageError("--peer and --all exclude each other")
+def studies(
+    session: Session, peer: str | None, everything: bool, to_check: bool, limit: int | None
+) -> None:
+    """List our studies, or those that others announced to us.
+
+    A study in the state `to check` names more than one patient; it is not shared until
+    you say `radmesh share`.
+    """
+    if (peer is not None) + everything + to_check > 1:
+        raise click.UsageError("--peer, --all and --to-check exclude each other")
     if limit is None and not session.as_json:
         limit = _LISTED
-    found = session.call("studies", {"peer": peer, "all": everything, "limit": limit})
+    wanted = {"peer": peer, "all": everything, "to_check": to_check, "limit": limit}
+    found = session.call("studies", wanted)
     if session.as_json:
         output.emit_json(found)
         return
     if not found["studies"]:
         if peer is not None:
             output.note(f"{phrases.clean(peer)} has announced no study to us")
+        elif to_check:
+            output.note("no study waits to be checked")
         else:
             output.note("no study is here yet: see `radmesh ingest --help`")
         return
@@ -181,6 +191,9 @@ def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]
     shown = [lines[0]]
     for line, study in zip(lines[1:], studies, strict=True):
         shown += [line, f"  {phrases.clean(study['study'])}"]
+        why = "; ".join(one for one in (study["to_check"], study["note"]) if one)
+        if why:
+            shown.append(f"  look at it: {phrases.clean(why)}")
     return shown
 
 
@@ -204,6 +217,9 @@ def _date(text: str) -> str:
 def share(session: Session, study: str) -> None:
     """Announce STUDY to the facilities that may see our studies.
 
+    A study that waits to be checked is confirmed with this: its images may name more than
+    one patient, and all of them are disclosed with it.
+
     STUDY is a Study Instance UID, the beginning of one, or an accession number.
     """
     _show_state(session, session.call("share", {"study": study}), "is shared now")
@@ -214,7 +230,7 @@ def share(session: Session, study: str) -> None:
 @json_option
 @pass_session
 def withdraw(session: Session, study: str) -> None:
-    """Stop sharing STUDY; it stays here."""
+    """Stop sharing STUDY; it stays here. One that waits to be checked waits no more."""
     _show_state(session, session.call("withdraw", {"study": study}), "is not shared any more")
 
 
@@ -258,3 +274,5 @@ def export(session: Session, study: str, directory: Path, mode: str | None) -> N
         f"wrote {phrases.count(exported['files'], 'file')} ({phrases.size(exported['bytes'])}) "
         f"to {exported['directory']}, each checked against its digest"
     )
+    if exported["to_check"]:
+        output.note(f"look at it: {phrases.clean(exported['to_check'])}")

@@ -23,13 +23,22 @@ STUDY = 0x0020000D
 SERIES = 0x0020000E
 UIDS = (SOP_INSTANCE, STUDY, SERIES)
 """In the order of a data set."""
+PATIENT_ID = 0x00100020
+STUDY_ID = 0x00200010
+OF_STUDY = (
+    0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080080, 0x00080090, 0x00081030, 0x00100010,
+    PATIENT_ID, 0x00100021, 0x00100030, 0x00100040, STUDY_ID,
+)  # fmt: skip
+"""What says whose a study is, and when it was, with the character set of that; in the order
+of a data set."""
 META_SOP_CLASS = 0x00020002
 META_SOP_INSTANCE = 0x00020003
 META_TRANSFER_SYNTAX = 0x00020010
 _META_WANTED = (META_SOP_CLASS, META_SOP_INSTANCE, META_TRANSFER_SYNTAX)
 
+_ISSUER = struct.pack("<HH", 0x0010, 0x0021)
 _QUICK_BYTES = 16 * 1024
-_EXPLICIT_LITTLE = b"1.2.840.10008.1.2.1\0"
+_NOT_QUICK = (BIG_ENDIAN, *DEFLATED)
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -177,7 +186,7 @@ class HeaderMatcher:
     """As `matches_header`, for many instances of which most are laid out as the one before.
 
     It runs once for each instance that arrives, beside a network that waits for the
-    interpreter, and knows what most files are: Explicit VR Little Endian. What is
+    interpreter, and knows what most files are: little endian, not deflated. What is
     anything else, or odd, is for the walker.
     """
 
@@ -202,18 +211,31 @@ class HeaderMatcher:
             self._layout = layout
         return layout.match(original, study_uid, series_uid, sop_instance_uid)
 
+    def of_study(self, original: bytes | memoryview) -> tuple[object, ...] | None:
+        """What an instance says of its study, as it stands there; to be compared only.
+
+        Returns:
+            None where the walker has to look.
+        """
+        layout = self._layout
+        return layout.of_study(original) if layout is not None and layout.is_of(original) else None
+
 
 class _Layout:
-    """Where the elements of a file stand, up to the first one behind the Series Instance UID.
+    """Where the elements of a file stand, up to the first one behind the Study ID.
 
     A file that has the same element headers at the same places is walked in the same
     way, so that only values may differ: one comparison tells, and no walk is needed.
     """
 
-    def __init__(self, headers: list[tuple[int, bytes]], uids: dict[int, tuple[int, int]]) -> None:
+    def __init__(
+        self, headers: list[tuple[int, bytes]], values: dict[int, tuple[int, int]]
+    ) -> None:
         self._headers = _pieces([(place, len(header)) for place, header in headers])
         self._expected = tuple(header for _, header in headers)
-        self._uids = _pieces(list(uids.values()))
+        self._uids = _pieces([values[tag] for tag in UIDS])
+        self._of_study = tuple(tag for tag in OF_STUDY if tag in values)
+        self._said = _pieces([values[tag] for tag in self._of_study])
 
     @classmethod
     def of(cls, head: bytes) -> "_Layout | None":
@@ -222,16 +244,20 @@ class _Layout:
         if mark != b"DICM":
             return None
         headers = [(DICOM_MARK_OFFSET, mark)]
-        uids: dict[int, tuple[int, int]] = {}
-        has_syntax = False
+        values: dict[int, tuple[int, int]] = {}
+        has_syntax = is_implicit = False
         position = META_OFFSET
         last = 0
         try:
-            while last <= SERIES:
+            while last <= STUDY_ID:
                 group, element, vr, length = _ELEMENT.unpack_from(head, position)
                 tag = group << 16 | element
                 size = 8
-                if vr in LONG_VRS:
+                if is_implicit and group > 2:
+                    if vr.isalpha() and vr.isupper():
+                        return None
+                    length = int.from_bytes(head[position + 4 : position + 8], "little")
+                elif vr in LONG_VRS:
                     size = 12
                     length = int.from_bytes(head[position + 8 : position + 12], "little")
                 elif vr not in SHORT_VRS:
@@ -240,19 +266,23 @@ class _Layout:
                     return None
                 if tag == META_TRANSFER_SYNTAX:
                     # The value is part of the layout.
-                    has_syntax = head[position + 8 : position + 8 + length] == _EXPLICIT_LITTLE
+                    value = head[position + 8 : position + 8 + length]
+                    syntax = value.rstrip(b"\0 ").decode("latin-1")
+                    has_syntax = is_uid(syntax) and syntax not in _NOT_QUICK
+                    is_implicit = syntax in IMPLICIT
                     headers.append((position, head[position : position + 8 + length]))
                 else:
                     headers.append((position, head[position : position + size]))
                 last = tag
                 position += size
-                if tag in UIDS:
-                    uids[tag] = (position, length)
+                if tag in UIDS or tag in OF_STUDY:
+                    values[tag] = (position, length)
                 position += length
         except struct.error:
             return None
         # Where one of them is missing, it stands behind, out of order.
-        return cls(headers, uids) if has_syntax and len(uids) == len(UIDS) else None
+        has_all = all(tag in values for tag in UIDS)
+        return cls(headers, values) if has_syntax and has_all else None
 
     def is_of(self, original: bytes | memoryview) -> bool:
         """Whether a file is laid out so."""
@@ -266,6 +296,15 @@ class _Layout:
         """Whether a file that is laid out so carries these UIDs."""
         found = [value.rstrip(b"\0 ") for value in self._uids.unpack_from(original)]
         return found == [uid.encode() for uid in (sop_instance_uid, study_uid, series_uid)]
+
+    def of_study(self, original: bytes | memoryview) -> tuple[object, ...] | None:
+        """What a file that is laid out so says of its study; None where the rest may say it."""
+        if PATIENT_ID not in self._of_study:
+            return None
+        if _ISSUER in bytes(original[self._headers.size : _QUICK_BYTES]):
+            # Out of order, or of another patient in a sequence.
+            return None
+        return (self._of_study, *self._said.unpack_from(original))
 
 
 def _pieces(places: list[tuple[int, int]]) -> struct.Struct:

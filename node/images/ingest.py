@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from node.catalog.catalog import LOCAL, Added, Catalog
+from node.catalog.catalog import LOCAL, Added, Catalog, StudyRow
 from node.dicom.headers import SeriesAttributes, StudyAttributes
 from node.dicom.studies import BadInstance, MediaDirectory, NotDicom
 from node.images.ingest_batches import BatchWriter, Cancelled, Written
@@ -229,9 +229,7 @@ class _Ingest:
     ) -> tuple[list[SourceFile], int, int]:
         """The new files of a study, and how many are known and in conflict."""
         held = self._catalog.held_instances(study_uid)
-        row = self._catalog.study(study_uid)
-        patient_id = sources[0].header.study.patient_id if row is None else row.patient_id
-        new, known, conflicting, strangers = [], 0, 0, 0
+        new, known, conflicting = [], 0, 0
         too_many = []
         for source in sources:
             header = source.header
@@ -241,17 +239,11 @@ class _Ingest:
             elif kept is None:
                 held[header.sop_instance_uid] = source.digest
                 new.append(source)
-                strangers += header.study.patient_id != patient_id
             elif kept == source.digest:
                 known += 1
             else:
                 conflicting += 1
                 self._record_conflict(source, kept)
-        if strangers:
-            self.report.notes.append(
-                f"study {study_uid}: {strangers} new instances name another Patient ID than"
-                " the study; look at them before the study is used"
-            )
         self._refuse(study_uid, too_many)
         self.report.instances_known += known
         return new, known, conflicting
@@ -309,17 +301,19 @@ class _Ingest:
 
     def _publish(self, study_uid: str, written: Written, known: int, conflicting: int) -> None:
         manifest = written.manifest
+        was = self._catalog.study(study_uid)
         added = Added(new=0, known=0, conflicting=0)
         if manifest is not None:
-            event = _event(manifest, written.headers[0].study.patient)
             added = self._catalog.publish(
                 manifest,
                 written.headers,
+                written.described,
                 origin=LOCAL,
                 shared=self._shared,
-                before_commit=lambda _: self._audit(event),
+                before_commit=lambda _: self._audit(self._event(manifest)),
             )
             self._note_modalities(study_uid)
+            self._note_patients(study_uid, was)
         encoded_bytes = manifest.total_encoded_bytes if manifest is not None else 0
         original_bytes = manifest.total_original_bytes if manifest is not None else 0
         self.report.instances_new += added.new
@@ -344,6 +338,38 @@ class _Ingest:
                 f" told the first {limits.MODALITIES}; look at what wrote it"
             )
 
+    def _note_patients(self, study_uid: str, was: StudyRow | None) -> None:
+        row = self._catalog.study(study_uid)
+        if row is None:
+            return
+        if row.to_check and (was is None or row.to_check != was.to_check):
+            self.report.notes.append(
+                f"study {study_uid}: {row.to_check}; it is not shared until somebody has looked"
+                f" at it: `radmesh share {study_uid}` shares it, `radmesh withdraw` settles that"
+                " it is not"
+            )
+        if row.note and (was is None or row.note != was.note):
+            self.report.notes.append(f"study {study_uid}: {row.note}")
+
+    def _event(self, manifest: Manifest) -> Event:
+        """The entry of what a transaction is about to make visible."""
+        study_uid = manifest.study_instance_uid
+        row = self._catalog.study(study_uid)
+        details: dict[str, str | int | bool] = {
+            "instances": len(manifest.instances),
+            "bytes": manifest.total_original_bytes,
+            "batches": len(manifest.batches),
+            "content_root": manifest.content_root.hex(),
+        }
+        if row is not None and row.to_check and row.state != "shared":
+            details["to_check"] = row.to_check
+        return Event(
+            type="ingest",
+            actor="operator",
+            subjects=subjects_of(study_uid, self._catalog.patients(study_uid)),
+            details=details,
+        )
+
     def _tell(self, phase: str, done: int, total: int, encoded: int) -> None:
         moment = time.monotonic()
         # The last batch of a portion is told in any case, so that a bar fills.
@@ -359,17 +385,3 @@ class _Ingest:
                     instances=self.report.instances_new,
                 )
             )
-
-
-def _event(manifest: Manifest, patient: str) -> Event:
-    return Event(
-        type="ingest",
-        actor="operator",
-        subjects=subjects_of(manifest.study_instance_uid, patient),
-        details={
-            "instances": len(manifest.instances),
-            "bytes": manifest.total_original_bytes,
-            "batches": len(manifest.batches),
-            "content_root": manifest.content_root.hex(),
-        },
-    )

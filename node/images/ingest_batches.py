@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from node.catalog.patients import Described
 from node.dicom.headers import InstanceHeader
 from node.errors import ExitCode, NodeError
 from node.images.sources import FileChanged, SourceFile, SourceReader
@@ -36,11 +37,13 @@ class Written:
     Attributes:
         manifest: of what was written; None when nothing could be.
         headers: by series index of the manifest, the header of one instance.
+        described: what all of them say of the study.
         lost: files that changed or could not be read meanwhile, and why.
     """
 
     manifest: Manifest | None = None
     headers: dict[int, InstanceHeader] = field(default_factory=dict)
+    described: Described = field(default_factory=Described)
     lost: list[tuple[SourceFile, str]] = field(default_factory=list)
 
 
@@ -95,6 +98,9 @@ class BatchWriter:
         entries = tuple(future.result() for future in futures)
         if placed:
             written.manifest, written.headers = _manifest(study_uid, placed, entries)
+            # Equal attributes are one object in many instances.
+            each = {id(one.source.header.study): one.source.header.study for one in placed}
+            written.described = Described(each.values())
         return written
 
     def _write_series(

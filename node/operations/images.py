@@ -42,6 +42,8 @@ def describe_study(node: Node, row: StudyRow) -> dict[str, Any]:
         "encoded_bytes": row.encoded_bytes,
         "content_root": row.content_root.hex(),
         "held": True,
+        "to_check": row.to_check,
+        "note": row.note,
     }
 
 
@@ -64,6 +66,8 @@ def describe_record(node: Node, peer: bytes, record: Record, held: bool) -> dict
         "encoded_bytes": record.encoded_bytes,
         "content_root": record.content_root.hex(),
         "held": held,
+        "to_check": "",
+        "note": "",
     }
 
 
@@ -159,14 +163,17 @@ async def export(node: Node, parameters: dict[str, Any], report: Report) -> Resu
         "files": row.instance_count,
         "bytes": row.original_bytes,
         "directory": str(directory),
+        "to_check": row.to_check,
     }
 
 
 async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
     """Our studies, those of one peer, or all, newest first.
 
-    `limit` is for ours and for the others' each; `total` is how many there are.
+    `limit` is for ours and for the others' each; `total` is how many there are. With
+    `to_check` only those of ours that somebody should look at.
     """
+    to_check = bool(parameters.get("to_check"))
     peer_text = parameters.get("peer")
     everything = bool(parameters.get("all"))
     limit = parameters.get("limit")
@@ -177,8 +184,9 @@ async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
         found: list[dict[str, Any]] = []
         total = 0
         if peer_text is None:
-            found += [describe_study(node, row) for row in node.catalog.studies(limit=limit)]
-            total += node.catalog.study_count()
+            rows = node.catalog.studies(limit=limit, to_check=to_check)
+            found += [describe_study(node, row) for row in rows]
+            total += node.catalog.study_count(to_check=to_check)
         if peer_text is not None or everything:
             peer = None if peer_text is None else node.peers.find(str(peer_text)).facility_key
             announced = node.feeds.announced(peer=peer, limit=limit)

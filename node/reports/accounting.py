@@ -1,9 +1,9 @@
 """Accounting of disclosures as CSV (45 CFR 164.528): when, to whom, what, why.
 
-A disclosure has one line, dated by its first `disclosure-begun`: from that moment on
-something may have left. A transfer that broke off and went on, with the same content, is
-one disclosure until its recipient has confirmed it. How it ended stands in the column
-`outcome`. Disclosures for treatment,
+A disclosure has one line, and where the images name several patients one for each, dated
+by its first `disclosure-begun`: from that moment on something may have left. A transfer
+that broke off and went on, with the same content, is one disclosure until its recipient
+has confirmed it. How it ended stands in the column `outcome`. Disclosures for treatment,
 payment and health care operations need not be accounted for (164.528(a)(1)(i)); they are
 counted and left out unless they are wanted.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from node.audit.log import AuditLog
 from node.phrases import clean
 from node.reports.facilities import Facilities
-from node.reports.records import Record, records
+from node.reports.records import Record, Subject, records
 from node.reports.selection import Selection
 from protocol.log.entry import format_time
 
@@ -104,7 +104,9 @@ class Accounting:
                 self.left_out += 1
                 continue
             self.count += 1
-            yield _line(self._cells(begun, outcome))
+            patients: list[Subject | None] = [*begun.of_kind("patient")]
+            for patient in patients or [None]:
+                yield _line(self._cells(begun, patient, outcome))
 
     def _disclosures(self) -> Iterator[tuple[Record, str]]:
         """Each disclosure that began in the selected time, with how it ended, at whatever time."""
@@ -137,9 +139,12 @@ class Accounting:
             for one in begun.values():
                 yield one.record, one.outcome
 
-    def _cells(self, begun: Record, outcome: str) -> tuple[str, ...]:
+    def _cells(self, begun: Record, patient: Subject | None, outcome: str) -> tuple[str, ...]:
         recipient = self._facilities.of(begun.entry["peer"])
-        study, patient = begun.first("study"), begun.first("patient")
+        study = begun.first("study")
+        nobody = "not named by the images"
+        if any(subject["kind"] == "patient" for subject in begun.entry["subjects"]):
+            nobody = "not named yet: the study had images of others only"
         count = begun.details.get("instances", "")
         number = f"{count} images of " if count != "" else ""
         return (
@@ -147,7 +152,7 @@ class Accounting:
             recipient.name,
             recipient.postal_address or "not known",
             " ".join(recipient.addresses) or "not known",
-            _named(patient.value, patient.commitment) if patient else "not named by the images",
+            _named(patient.value, patient.commitment) if patient else nobody,
             f"{number}one imaging study (DICOM images with their headers)",
             begun.entry["purpose"] or "not given",
             outcome,

@@ -154,7 +154,7 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Happening:
-    """One entry, or a part of one that is about very many studies.
+    """One entry, or a part of one that is about very many studies or several patients.
 
     Attributes:
         record: the entry.
@@ -187,7 +187,8 @@ class Happening:
 
 
 def happenings(record: Record, facilities: Facilities, origin: str) -> Iterator[Happening]:
-    """What an entry means: nothing, one happening, or several with a part of its studies each."""
+    """What an entry means: nothing, one happening, or several with a part of its studies each,
+    or with one of its patients each."""
     meaning = EVENTS.get(record.type)
     if meaning is None:
         return
@@ -209,9 +210,19 @@ def happenings(record: Record, facilities: Facilities, origin: str) -> Iterator[
         for subject in record.subjects
     ]
     others = _others(record, facilities, about)
-    for part, start in enumerate(range(0, max(len(about), 1), MESSAGE_STUDIES)):
-        chosen = about[start : start + MESSAGE_STUDIES]
+    for part, chosen in enumerate(_parts(about)):
         yield replace(whole, things=(*others, *chosen), part=part)
+
+
+def _parts(about: list[Thing]) -> Iterator[list[Thing]]:
+    """What one message may be about: many studies, and one patient (PS3.15 section A.5.3)."""
+    patients = [thing for thing in about if thing.kind == "patient"]
+    if len(patients) > 1:
+        rest = [thing for thing in about if thing.kind != "patient"]
+        yield from ([*rest, patient] for patient in patients)
+        return
+    for start in range(0, max(len(about), 1), MESSAGE_STUDIES):
+        yield about[start : start + MESSAGE_STUDIES]
 
 
 _NAMES = {"study": "study", "patient": "the name is not in the log", "instance": "instance"}

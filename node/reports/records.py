@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from node.audit.erasure import is_patient
 from node.audit.log import AuditLog
 from node.reports.selection import Selection
 from protocol.log.entry import format_time
@@ -55,7 +56,11 @@ class Record:
 
     def first(self, kind: str) -> Subject | None:
         """Its first subject of a kind."""
-        return next((subject for subject in self.subjects if subject.kind == kind), None)
+        return next(iter(self.of_kind(kind)), None)
+
+    def of_kind(self, kind: str) -> list[Subject]:
+        """Its subjects of a kind."""
+        return [subject for subject in self.subjects if subject.kind == kind]
 
 
 def span(audit: AuditLog, selection: Selection, size: int) -> tuple[int, int]:
@@ -149,10 +154,20 @@ def _run(
 
 
 def _keeper(audit: AuditLog, selection: Selection) -> Callable[[str, str | None], bool]:
-    """Whether a subject belongs to the selection: an entry may be about other studies too."""
+    """Whether a subject belongs to the selection.
+
+    An entry may be about other studies and other patients too, who are nobody's business
+    here.
+    """
     if selection.study:
         return lambda kind, value: kind != "study" or value == selection.study
-    if selection.patient:
-        studies = audit.evidence.studies_of(selection.patient)
-        return lambda kind, value: kind != "study" or value in studies
+    if wanted := selection.patient:
+        studies = audit.evidence.studies_of(wanted)
+
+        def keep(kind: str, value: str | None) -> bool:
+            if kind == "patient":
+                return value is not None and is_patient(value, wanted)
+            return kind != "study" or value in studies
+
+        return keep
     return lambda kind, value: True

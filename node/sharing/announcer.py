@@ -132,7 +132,7 @@ class Announcer:
         setbacks = self._setbacks.setdefault(facility, Setbacks())
         place = (first.epoch, first.cursor)
         has_refused = setbacks.comes_back(place, trio.current_time())
-        await self._pause(channel, self._budgets.wait(facility, "subscription"))
+        await self._wait_turn(channel, facility, "subscription")
         while True:
             news = self._news
             pending = await in_thread(self._next, stream.peer, setbacks, place, trio.current_time())
@@ -141,7 +141,7 @@ class Announcer:
                 return
             if pending.reset or pending.records or pending.cursor != place[1]:
                 if pending.reset and not has_refused:
-                    await self._pause(channel, self._budgets.wait(facility, "feed-reset"))
+                    await self._wait_turn(channel, facility, "feed-reset")
                 setbacks.tells(place, tuple(record.study for record in pending.records))
                 announcement = Announcement(
                     recipient=stream.peer,
@@ -159,12 +159,12 @@ class Announcer:
             if waited.cancelled_caught:
                 await channel.send(Heartbeat())
 
-    async def _pause(self, channel: MessageStream, seconds: float) -> None:
+    async def _wait_turn(self, channel: MessageStream, facility: bytes, kind: str) -> None:
         """Be slow, as a budget says, without being taken for dead."""
-        while seconds > 0:
+        while not self._budgets.take(facility, kind):
+            seconds = self._budgets.missing(facility, kind)
             await trio.sleep(min(seconds, limits.HEARTBEAT_SECONDS))
-            seconds -= limits.HEARTBEAT_SECONDS
-            if seconds > 0:
+            if seconds > limits.HEARTBEAT_SECONDS:
                 await channel.send(Heartbeat())
 
     def _next(

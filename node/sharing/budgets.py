@@ -116,6 +116,16 @@ class Budgets:
             self._count(facility_key, kind, amount, over=seconds > 0)
         return seconds
 
+    def missing(self, facility_key: bytes, kind: str) -> float:
+        """Seconds until one can be taken of a budget; who only asks uses nothing."""
+        budget = self._budget(facility_key, kind)
+        per_second = budget.per_hour / _HOUR_SECONDS
+        with self._lock:
+            bucket = self._buckets.get((facility_key, kind))
+            if bucket is None:
+                return 0.0
+            return bucket.missing(1, per_second, budget.burst, self._now())
+
     def has_room(self) -> bool:
         """Whether the disk has room for what peers cause in database and log.
 

@@ -13,7 +13,7 @@ from node.audit.effects import Effects
 from node.audit.log import AuditLog
 from node.catalog.catalog import Catalog, StudyRow
 from node.database import Database
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.sharing.decisions import Decisions
 from protocol.log.entry import Entry, Event, subjects_of
 
@@ -60,21 +60,23 @@ class SharedStudies:
         return tuple(one.study for one in self._unwritten)
 
     def share(self, text: str) -> StudyRow:
-        """Announce a study to all peers that may see.
+        """Announce a study to all peers that may see; who does so has checked it.
 
         Raises:
-            NodeError: there is no such study, or the disk is full.
+            NodeError: there is no such study, it names more patients than can be logged,
+                or the disk is full.
         """
         with self._lock:
             self._write_withdrawals()
             row = self._catalog.find_study(text)
-            if row.state != "shared":
+            if row.state != "shared" or row.to_check:
+                self._require_nameable(row)
                 with self._effects.after_entry(self._event("shared", row)):
                     self._catalog.set_shared(row.study_uid, True)
             return self._catalog.find_study(row.study_uid)
 
     def withdraw(self, text: str, details: dict[str, str] | None = None) -> StudyRow:
-        """Stop sharing a study, at once.
+        """Stop sharing a study, at once; what had to be checked is settled with it.
 
         Args:
             text: as for `Catalog.find_study`.
@@ -86,7 +88,8 @@ class SharedStudies:
         """
         with self._lock:
             row = self._catalog.find_study(text)
-            if row.state == "shared":
+            is_due = row.state == "shared" or row.to_check
+            if is_due and row.study_uid not in self.unwritten:
                 self._catalog.hold_back(row.study_uid)
                 self._decisions.wait_earlier()
                 event = self._event("withdrawn", row, details)
@@ -115,11 +118,20 @@ class SharedStudies:
             return False
         return True
 
+    def _require_nameable(self, row: StudyRow) -> None:
+        if self._catalog.has_too_many_patients(row.study_uid):
+            raise NodeError(
+                f"study {row.study_uid} cannot be shared: {row.to_check}, and each that is "
+                "disclosed must be in the log",
+                hint="look at what wrote these images; they are no study of one patient",
+                code=ExitCode.REFUSED,
+            )
+
     def _event(self, kind: str, row: StudyRow, details: dict[str, str] | None = None) -> Event:
         return Event(
             type=kind,
             actor="operator",
-            subjects=subjects_of(row.study_uid, self._catalog.patient(row.study_uid)),
+            subjects=subjects_of(row.study_uid, self._catalog.patients(row.study_uid)),
             details={"content_root": row.content_root.hex(), **(details or {})},
         )
 

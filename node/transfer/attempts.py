@@ -304,7 +304,7 @@ class Attempts:
             peer=self.peer,
             purpose=self._gathering.transfer.purpose,
             outcome="refused" if kind == "refused" else "failed",
-            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patient),
+            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patients),
             details={
                 "transfer": self._contribution.transfer.hex(),
                 "direction": "in",

@@ -1,10 +1,11 @@
 """What has arrived of a study, compared with its manifest.
 
 Each batch is decoded once: the instances in it are compared with their digests and
-UIDs, the parts of large instances hashed, and the header read that the catalog
-needs of each series. What the first batch of a large instance does not tell of its
-header is looked for on disk in the end, since an ingest takes elements in any order.
-Thread-safe: several threads check batches of one study.
+UIDs, the parts of large instances hashed, and the headers read that the catalog needs:
+one of each series, and each that describes the study in another way. What the first
+batch of a large instance does not tell of its header is looked for on disk in the end,
+since an ingest takes elements in any order. Thread-safe: several threads check batches
+of one study.
 """
 
 import threading
@@ -13,15 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import blake3
 
+from node.catalog.patients import Described
 from node.dicom import studies
 from node.dicom.elements import BadInstance, Read
 from node.dicom.headers import InstanceHeader
 from node.dicom.part10 import HeaderMatcher, carries
-from node.transfer.incoming import Incoming
 from protocol import encoding
 from protocol.errors import DigestMismatch, RemoteProtocolError
 from protocol.manifest import InstanceEntry, Manifest
@@ -40,12 +41,23 @@ _BATCHES_AT_HAND = 2
 """Decoded batches that are kept while the header of a large instance is read from disk;
 the walker goes forward, with a look back of less than a batch."""
 
+_SAID_KEPT = 4096
+"""Different ways to describe a study that are remembered, 8 bytes each; a study has one, or
+one a series."""
+
 _OTHER_UIDS = "an instance carries other UIDs than its manifest entry says"
 
 _WAIT_SECONDS = 1.0
 """Longest wait of a thread for the one that has the part before; then its own is read
 again in the end. A thread that is at work is done sooner, unless the manifest is made so
 that two wait for each other."""
+
+
+class Batches(Protocol):
+    """Where batches lie."""
+
+    def read(self, digest: bytes, /) -> bytes:
+        """The encoded batch."""
 
 
 Parts = Sequence[memoryview]
@@ -95,7 +107,10 @@ class StudyCheck:
         self._matcher = HeaderMatcher()
         self._large = LargeInstances(manifest)
         self._representatives = _representatives(manifest, self._needed)
+        self._firsts = {one for ones in self._representatives.values() for one in ones}
         self._headers: dict[int, InstanceHeader] = {}
+        self._described = Described()
+        self._said: set[int] = set()
         # Large instances whose first batch does not tell, and whether it is their UIDs,
         # or the header of their series, that is looked for.
         self._untold_uids: set[int] = set()
@@ -105,6 +120,11 @@ class StudyCheck:
     def headers(self) -> dict[int, InstanceHeader]:
         """By series index, the header of the first new instance of each series, once checked."""
         return self._headers
+
+    @property
+    def described(self) -> Described:
+        """What all instances say of the study that begin in the needed batches, once checked."""
+        return self._described
 
     def check(self, index: int, encoded: bytes, workspace: "Workspace | None" = None) -> None:
         """Decode a batch and compare what is in it.
@@ -130,6 +150,7 @@ class StudyCheck:
             raise RemoteProtocolError(f"batch {index} is not of its promised encoding")
         cut = _cutter(pieces)
         has_part = False
+        to_read = set(self._representatives.get(index, ()))
         for instance_index, start, offset, length in manifest.segments(index):
             instance = manifest.instances[instance_index]
             parts = cut(offset, length)
@@ -139,13 +160,15 @@ class StudyCheck:
                     self._untold_uids.add(instance_index)
                 elif not matches:
                     raise RemoteProtocolError(_OTHER_UIDS)
+                if self._says_something_new(parts[0]):
+                    to_read.add(instance_index)
             if length < instance.size:
                 has_part = True
             elif _digest(parts, length) != instance.digest:
                 raise DigestMismatch("an instance does not have its promised digest")
         if has_part:
             self._large.add(index, cut)
-        for instance_index in self._representatives.get(index, ()):
+        for instance_index in sorted(to_read):
             instance = manifest.instances[instance_index]
             length = min(instance.size, entry.original_size - instance.offset)
             original = b"".join(cut(instance.offset, length))
@@ -154,7 +177,24 @@ class StudyCheck:
             if header is None:
                 self._untold_headers.add(instance_index)
             else:
-                self._headers[instance.series_index] = header
+                self._take_header(instance_index, header)
+
+    def _says_something_new(self, begin: memoryview) -> bool:
+        """Whether an instance does not say of its study what one before it has said."""
+        said = self._matcher.of_study(begin)
+        if said is None:
+            return True
+        number = hash(said)
+        if number in self._said:
+            return False
+        if len(self._said) < _SAID_KEPT:
+            self._said.add(number)
+        return True
+
+    def _take_header(self, instance_index: int, header: InstanceHeader) -> None:
+        self._described.add(header.study)
+        if instance_index in self._firsts:
+            self._headers[self._manifest.instances[instance_index].series_index] = header
 
     def _uids(self, instance: InstanceEntry) -> tuple[str, str, str]:
         return (
@@ -173,7 +213,7 @@ class StudyCheck:
             return matches
         return self._matcher.matches(b"".join(parts), *uids, size=size)
 
-    def check_rest(self, incoming: Incoming) -> None:
+    def check_rest(self, incoming: Batches) -> None:
         """Compare what was not told by batches as they came, from disk.
 
         Those are large instances whose parts did not come in order, and headers whose
@@ -191,7 +231,7 @@ class StudyCheck:
         for instance_index in sorted(self._untold_uids | self._untold_headers):
             self._read_untold(instance_index, incoming)
 
-    def _read_untold(self, instance_index: int, incoming: Incoming) -> None:
+    def _read_untold(self, instance_index: int, incoming: Batches) -> None:
         instance = self._manifest.instances[instance_index]
         read = _reader_on_disk(self._manifest, instance_index, incoming)
         is_untold = instance_index in self._untold_uids
@@ -200,7 +240,7 @@ class StudyCheck:
         if instance_index in self._untold_headers:
             with _header_errors():
                 header = studies.header_of(read, instance.size)
-            self._headers[instance.series_index] = header
+            self._take_header(instance_index, header)
 
 
 @contextmanager
@@ -211,7 +251,7 @@ def _header_errors() -> Iterator[None]:
         raise RemoteProtocolError("the header of an instance cannot be read") from error
 
 
-def _reader_on_disk(manifest: Manifest, instance_index: int, incoming: Incoming) -> Read:
+def _reader_on_disk(manifest: Manifest, instance_index: int, incoming: Batches) -> Read:
     """Reads pieces of a large instance whose batches have arrived."""
     places = manifest.places(instance_index)
     starts = [place.start for _, place in places]
@@ -334,7 +374,7 @@ class LargeInstances:
         """Large instances (indices) of `among` that were not seen whole and in order."""
         return sorted(index for index in among - self._verified if is_split(self._manifest, index))
 
-    def verify_from_disk(self, instance_index: int, incoming: Incoming) -> None:
+    def verify_from_disk(self, instance_index: int, incoming: Batches) -> None:
         """Read the batches of one large instance and compare its digest.
 
         Raises:

@@ -119,7 +119,7 @@ class Gathering:
 
     def __init__(self, shelves: Shelves, transfer: Transfer, *, several: bool) -> None:
         self.transfer = transfer
-        self.patient = ""
+        self.patients: tuple[str, ...] = ()
         self.receipts = 0
         self.open_sessions = 0
         self._shelves = shelves
@@ -329,24 +329,23 @@ class Gathering:
         manifest, lead = plan.manifest, plan.lead
         plan.check.check_rest(incoming)
         incoming.adopt(manifest.batches[index].digest for index in plan.needed)
-        headers = plan.check.headers
-        named = [header.study.patient for header in headers.values()]
-        self.patient = named[0] if named else self._shelves.catalog.patient(self.transfer.study)
+        described = plan.check.described
+        self.patients, why = self._shelves.catalog.foresee(self.transfer.study, described)
         received = [
-            self._received(contribution, manifest)
+            self._received(contribution, manifest, why)
             # A source may come meanwhile.
             for contribution in list(self.transfer.contributions.values())
             if contribution is lead or contribution.batches
         ]
         self._shelves.append(received)
-        self._shelves.catalog.publish_received(manifest, headers, lead.peer)
+        self._shelves.catalog.publish_received(manifest, plan.check.headers, lead.peer, described)
 
-    def _received(self, contribution: Contribution, manifest: Manifest) -> LogEvent:
+    def _received(self, contribution: Contribution, manifest: Manifest, why: str) -> LogEvent:
         return LogEvent(
             type="received",
             peer=contribution.peer,
             purpose=self.transfer.purpose,
-            subjects=subjects_of(self.transfer.study, self.patient),
+            subjects=subjects_of(self.transfer.study, self.patients),
             details={
                 "transfer": contribution.transfer.hex(),
                 "manifest": contribution.manifest.hex(),
@@ -355,6 +354,7 @@ class Gathering:
                 "bytes": manifest.total_original_bytes,
                 "batches": contribution.batches,
                 "encoded_bytes": contribution.encoded_bytes,
+                **({"to_check": why} if why else {}),
                 **self.transfer.stat_detail,
             },
         )

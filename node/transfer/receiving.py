@@ -390,7 +390,7 @@ class _Session:
             type=kind,
             peer=self._peer.facility_key,
             purpose=self._gathering.transfer.purpose,
-            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patient),
+            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patients),
             details={
                 "transfer": self._contribution.transfer.hex(),
                 **details,

@@ -179,7 +179,7 @@ class _Session:
         self._end = SourceTransfer(owner.key, stream.peer)
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
-        self._patient = ""
+        self._patients: tuple[str, ...] = ()
         self._disclosing = False
         self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
         self._asked_all = False
@@ -218,9 +218,10 @@ class _Session:
         # Before the log says that it begins: until it says how that ended, nobody but this
         # session gets a receipt for it signed.
         self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
-        if not await self._may_ask(request):
-            # It waits and asks again; nothing is written about that.
-            await self._study.refuse(WireCode.BUSY)
+        too_much = await self._too_much(request)
+        if too_much is not None:
+            # Nothing is written about that: BUSY is waited out, and a full disk takes no entry.
+            await self._study.refuse(too_much)
             return
         manifest = await in_thread(self._begin, request)
         if isinstance(manifest, Refusal):
@@ -237,12 +238,12 @@ class _Session:
             await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
 
-    async def _may_ask(self, request: Request) -> bool:
+    async def _too_much(self, request: Request) -> WireCode | None:
         owner, peer = self._owner, self._peer.facility_key
         kind = "urgent-request" if request.stat else "request"
         if owner.sessions(peer) > TRANSFERS_PER_PEER or not owner.budgets.take(peer, kind):
-            return False
-        return await in_thread(owner.budgets.has_room)
+            return WireCode.BUSY
+        return None if await in_thread(owner.budgets.has_room) else WireCode.SOURCE_DISK
 
     def _begin(self, request: Request) -> Manifest | Refusal:
         """The manifest, encoded, or a no; on return the log says what is going to be done."""
@@ -255,7 +256,7 @@ class _Session:
                 self._is_logged = True
                 self._owner.append([requested])
                 raise
-            self._patient = self._owner.catalog.patient(request.study)
+            self._patients = self._owner.catalog.patients(request.study)
         # Making a large manifest takes a while; the decision that counts is the one here.
         with self._owner.peers.decisions.made():
             refusal = refusal or self._refusal(request)
@@ -473,6 +474,6 @@ class _Session:
             peer=self._peer.facility_key,
             purpose=request.purpose,
             outcome=outcome,
-            subjects=subjects_of(request.study, self._patient),
+            subjects=subjects_of(request.study, self._patients),
             details=details,
         )

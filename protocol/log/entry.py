@@ -116,10 +116,9 @@ class Event:
                 raise LocalProtocolError(f"{name!r} is no detail of an entry")
 
 
-def subjects_of(study: str, patient: str) -> tuple[tuple[str, str], ...]:
-    """Subjects of an event about one study; `patient` is "" where it is not known."""
-    subjects = (("study", study),)
-    return (*subjects, ("patient", patient)) if patient else subjects
+def subjects_of(study: str, patients: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Subjects of an event about one study and the patients that its images name."""
+    return (("study", study), *(("patient", each) for each in patients))
 
 
 @dataclass(frozen=True)

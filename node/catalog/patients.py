@@ -1,0 +1,198 @@
+"""Whose a study is: the patients that its instances name, and whether they are one.
+
+A study should be of one patient, and files say otherwise: an image sent under the wrong
+name, two hospitals in one archive. A patient is known by a Patient ID and, where the files
+say so, who issued it. What a file does not say never differs from what another one says.
+"""
+
+import sqlite3
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+
+from node.dicom.headers import StudyAttributes, patient_identity
+
+PATIENTS = 200
+"""Most patients of a study that are kept and named: an entry of the log has 65,535 bytes and
+takes about 100 for each. A study of more is a mistake, and cannot be shared."""
+
+Patient = tuple[str, str]
+"""Patient ID, and its issuer or ""."""
+
+_NAMES = 2
+"""Two that differ are enough to say so."""
+
+_PERSON = ("patient_name", "patient_birth_date", "patient_sex")
+_STUDY = (
+    "accession_number",
+    "study_id",
+    "study_date",
+    "study_time",
+    "study_description",
+    "referring_physician",
+    "institution",
+)
+_COLUMNS = {name: name for name in (*_PERSON, *_STUDY)} | {"study_description": "description"}
+
+
+class Described:
+    """What instances of one study say of it; their order makes no difference.
+
+    Holds one text an attribute, and the patients up to `PATIENTS` and one more. Several
+    threads may add.
+    """
+
+    def __init__(self, attributes: Iterable[StudyAttributes] = ()) -> None:
+        self.patients: set[Patient] = set()
+        self.names: set[str] = set()
+        self.texts: dict[str, str] = {}
+        self._persons: dict[str, dict[str, str]] = {}
+        for each in attributes:
+            self.add(each)
+
+    def add(self, attributes: StudyAttributes) -> None:
+        """Take what one instance says."""
+        patient_id = attributes.patient_id
+        if patient_id and len(self.patients) <= PATIENTS:
+            self.patients.add((patient_id, attributes.patient_id_issuer))
+        name = folded(attributes.patient_name)
+        if name and len(self.names) < _NAMES:
+            self.names.add(name)
+        _fill(self.texts, attributes, _STUDY)
+        if patient_id in self._persons or len(self._persons) <= PATIENTS:
+            _fill(self._persons.setdefault(patient_id, {}), attributes, _PERSON)
+
+    def missing_of(self, row: Mapping[str, str]) -> dict[str, str]:
+        """By column, what fills the empty attributes of a row of `studies`.
+
+        Name, birth date and sex are those of the patient whose ID the row has, or of
+        instances that name no ID.
+        """
+        patient_id = row["patient_id"] or min((each for each, _ in self.patients), default="")
+        own = self._persons.get(patient_id, {})
+        found = {"patient_id": patient_id, **self.texts, **self._persons.get("", {}), **own}
+        by_column = {_COLUMNS.get(name, name): text for name, text in found.items()}
+        return {column: text for column, text in by_column.items() if text and not row[column]}
+
+
+def _fill(texts: dict[str, str], attributes: StudyAttributes, names: Iterable[str]) -> None:
+    for name in names:
+        text = getattr(attributes, name)
+        # The lesser of two, so that it is the same in any order.
+        if text and not (name in texts and texts[name] <= text):
+            texts[name] = text
+
+
+def folded(name: str) -> str:
+    """A person's name for comparison: its alphabetic form without case, accents and marks."""
+    letters = unicodedata.normalize("NFKD", name.partition("=")[0]).casefold()
+    words = "".join(
+        one if one.isalnum() else " " for one in letters if not unicodedata.combining(one)
+    )
+    return " ".join(words.split())
+
+
+def count_of(patients: Iterable[Patient]) -> int:
+    """How many patients these are at least: an ID without issuer may be any of that ID."""
+    issuers = _issuers(patients)
+    return sum(max(1, len(named)) for named in issuers.values())
+
+
+def why_to_check(patients: Collection[Patient]) -> str:
+    """Why a person has to look at a study of these patients; "" where they can be one.
+
+    The sentence names nobody.
+    """
+    if len(patients) > PATIENTS:
+        return f"its images name more than {PATIENTS} patients"
+    issuers = _issuers(patients)
+    if len(issuers) > 1:
+        return f"its images name {len(issuers)} Patient IDs"
+    for named in issuers.values():
+        if len(named) > 1:
+            return f"its images name one Patient ID of {len(named)} issuers"
+    return ""
+
+
+def _issuers(patients: Iterable[Patient]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for patient_id, issuer in patients:
+        named = found.setdefault(patient_id.strip(), set())
+        if issuer.strip():
+            named.add(issuer.strip())
+    return found
+
+
+def identities(patients: Iterable[Patient]) -> tuple[str, ...]:
+    """These patients as the log commits to them, at most `PATIENTS`, in order."""
+    return tuple(patient_identity(*each) for each in sorted(patients)[:PATIENTS])
+
+
+OF_STUDY = "SELECT patient_id, issuer FROM study_patients WHERE study_uid = ?"
+"""SQL: the patients of a study that the catalog knows."""
+
+
+def patients_of(connection: sqlite3.Connection, study_uid: str) -> set[Patient]:
+    """The patients of a study that the catalog knows."""
+    return {tuple(row) for row in connection.execute(OF_STUDY, (study_uid,))}
+
+
+def update_study(
+    connection: sqlite3.Connection, study_uid: str, described: Described, *, is_all: bool = False
+) -> None:
+    """Add what instances say to a study that is there.
+
+    Empty attributes are filled. Where the study gets a patient that cannot be one of
+    those that it has, it is not shared any more, until a person has looked at it.
+
+    Args:
+        connection: in a transaction.
+        study_uid: of the study.
+        described: what the instances say.
+        is_all: these are all instances that it has, so that it has no other patient.
+    """
+    _fill_row(connection, study_uid, described)
+    before = patients_of(connection, study_uid)
+    connection.executemany(
+        "INSERT OR IGNORE INTO study_patients VALUES (?,?,?)",
+        # One more than can be named says that there are too many.
+        [
+            (study_uid, *each)
+            for each in sorted(described.patients - before)[: max(0, PATIENTS + 1 - len(before))]
+        ],
+    )
+    why = why_of_change(before, described)
+    if is_all:
+        _drop_others(connection, study_uid, before - described.patients)
+    if why:
+        connection.execute(
+            "UPDATE studies SET shared = 0, to_check = ? WHERE study_uid = ?", (why, study_uid)
+        )
+
+
+def _drop_others(connection: sqlite3.Connection, study_uid: str, gone: Iterable[Patient]) -> None:
+    connection.executemany(
+        "DELETE FROM study_patients WHERE (study_uid, patient_id, issuer) = (?,?,?)",
+        [(study_uid, *each) for each in gone],
+    )
+    if not why_to_check(patients_of(connection, study_uid)):
+        connection.execute("UPDATE studies SET to_check = '' WHERE study_uid = ?", (study_uid,))
+
+
+def why_of_change(before: set[Patient], described: Described) -> str:
+    """Why a study of patients `before` has to be checked once more; "" where it has not."""
+    after = before | described.patients
+    is_new = count_of(after) > max(1, count_of(before)) or len(before) <= PATIENTS < len(after)
+    return why_to_check(after) if is_new else ""
+
+
+def _fill_row(connection: sqlite3.Connection, study_uid: str, described: Described) -> None:
+    row = connection.execute("SELECT * FROM studies WHERE study_uid = ?", (study_uid,)).fetchone()
+    changes = described.missing_of(row)
+    names = {folded(row["patient_name"]), *described.names} - {""}
+    if len(names) > 1:
+        changes["note"] = "its images write the patient's name in several ways"
+    if changes:
+        columns = ", ".join(f"{column} = ?" for column in changes)
+        connection.execute(
+            f"UPDATE studies SET {columns} WHERE study_uid = ?", (*changes.values(), study_uid)
+        )
