@@ -40,12 +40,11 @@ def south(north: Node) -> Peer:
     return SOUTH.pair(north, "see")
 
 
-def _use_up(node: Node, kind: str, amount: float) -> float:
-    """Use a budget of South up, and this more; how many seconds later it is free again."""
+def _use_up(node: Node, kind: str) -> float:
+    """Use a budget of South up; how many seconds later there is one of it again."""
     node.budgets._now = trio.current_time
     assert node.budgets.take(SOUTH.key, kind, BUDGETS[kind].burst)
-    assert node.budgets.wait(SOUTH.key, kind, amount) == 0
-    return amount / BUDGETS[kind].per_hour * 3600
+    return 3600 / BUDGETS[kind].per_hour
 
 
 # --- listening --------------------------------------------------------------------------
@@ -210,7 +209,8 @@ async def test_a_peer_that_says_nothing_is_not_waited_for(
 async def test_what_is_too_much_waits_and_is_taken_then(
     north: Node, south: Peer, mock_clock: trio.testing.MockClock
 ) -> None:
-    seconds_due = _use_up(north, "announcement-bytes", 200_000)
+    seconds_due = 200_000 * _use_up(north, "announcement-bytes")
+    assert north.budgets.wait(SOUTH.key, "announcement-bytes", 200_000) == 0
     with jumps_when_idle(mock_clock):
         speaker, began = Speaker(north, announcer_of(north), south), trio.current_time()
         first = _signed(_announcement(north, _record(1)))
@@ -411,7 +411,7 @@ async def test_a_feed_that_is_asked_for_anew_too_often_is_told_slowly(
     north: Node, south: Peer, mock_clock: trio.testing.MockClock
 ) -> None:
     """With signs of life, so that the peer does not take us for dead."""
-    seconds_due = _use_up(north, "feed-reset", 1)
+    seconds_due = _use_up(north, "feed-reset")
     with jumps_when_idle(mock_clock):
         began, signs = trio.current_time(), 0
         async with _subscribed(north, announcer_of(north)) as subscriber:
@@ -425,7 +425,7 @@ async def test_a_feed_that_is_asked_for_anew_too_often_is_told_slowly(
 async def test_subscriptions_beyond_their_budget_wait(
     north: Node, south: Peer, mock_clock: trio.testing.MockClock
 ) -> None:
-    seconds_due = _use_up(north, "subscription", 1)
+    seconds_due = _use_up(north, "subscription")
     with jumps_when_idle(mock_clock):
         began = trio.current_time()
         async with _subscribed(north, announcer_of(north)) as subscriber:

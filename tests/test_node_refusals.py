@@ -48,6 +48,7 @@ def refusals(clock: MadeClock, log: Log) -> Refusals:
     made = Refusals(log.append, _budgets(Time(), clock), clock)
     for peer in (SOUTH, EAST):
         assert all(made.log(peer, "study", EVENTS) for _ in range(FIRST))
+    assert log.written == 2 * FIRST * EVENTS
     log.written.clear()
     log.calls = 0
     return made

@@ -109,9 +109,9 @@ async def test_a_disclosure_is_told_whole(north: Node, stat: bool) -> None:
 
 async def test_the_entries_name_study_and_patient(north: Node) -> None:
     await RecipientMade(north, SOUTH).fetch()
-    patient = north.catalog.patient(exchange_pair.STUDY)
-    assert patient
-    wanted = {("patient", patient), ("study", exchange_pair.STUDY)}
+    patients = north.catalog.patients(exchange_pair.STUDY)
+    assert patients
+    wanted = {("study", exchange_pair.STUDY), *(("patient", one) for one in patients)}
     found = [decode_entry_untrusted(encoded) for encoded in north.audit.entries()]
     told = [one for one in found if one.type in ("disclosure-begun", "disclosed", "receipt")]
     assert len(told) == 3

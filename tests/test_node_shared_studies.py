@@ -54,7 +54,7 @@ def test_a_study_is_withdrawn_and_shared_again_with_an_entry_each(north: Node) -
     openings = [north.audit.opening_of(commitment) for _, commitment in _last(north).subjects]
     assert {(one.kind, one.value) for one in openings if one is not None} == {
         ("study", study),
-        ("patient", north.catalog.patient(study)),
+        *(("patient", one) for one in north.catalog.patients(study)),
     }
 
 
