@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_node_gathering import stream_pair
 
+from keys.peer import Peer
 from node.app import Node
 from node.bucket import Bucket
 from node.config import read_settings
@@ -24,7 +25,7 @@ from node.sharing.refusals import Refusals
 from protocol import limits
 from protocol.errors import WireCode
 from protocol.feed import Subscription
-from protocol.limits import BUDGETS
+from protocol.limits import BUDGETS, Budget
 from protocol.log.entry import Event
 from protocol.messages import Announcement, Record
 from protocol.recipient import RecipientTransfer
@@ -133,6 +134,29 @@ def test_settings_set_other_numbers(tmp_path: Path) -> None:
     clock = MadeClock()
     budgets = Budgets(lambda key: None, overrides, clock, Time(), lambda: 1 << 40)
     assert [budgets.take(EAST, "hello") for _ in range(2)] == [True, False]
+
+
+def test_a_facility_has_its_own_numbers_then_those_of_all_then_the_table() -> None:
+    """By petname or fingerprint, kind by kind."""
+    south = Other("South Clinic", MadeClock().now())
+    peer = Peer(south.key, "South", south.card, grants=frozenset(), added=0)
+    own, all_of_them = Budget(1, 2, "busy", ""), Budget(1, 3, "busy", "")
+    for name in ("South", south.card.fingerprint):
+        overrides = {
+            name: {"request": own},
+            "*": {"request": all_of_them, "hello": all_of_them},
+            "Another": {"comparison": own},
+        }
+        find = {south.key: peer}.get
+        budgets = Budgets(find, overrides, MadeClock(), Time(), lambda: 1 << 40)
+        for key, kind, burst in (
+            (south.key, "request", 2),
+            (south.key, "hello", 3),
+            (south.key, "comparison", BUDGETS["comparison"].burst),
+            (EAST, "request", 3),
+        ):
+            taken = [budgets.take(key, kind) for _ in range(10)]
+            assert taken.count(True) == burst
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.testing
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,27 +93,31 @@ async def test_what_the_handshake_has_read_too_far_comes_first() -> None:
     assert await received(channel(wire, b"one", data[:30])) == [b"one", b"two", b"three"]
 
 
-async def test_a_message_that_is_not_whole_has_a_time() -> None:
+async def test_a_message_that_is_not_whole_has_a_time(
+    mock_clock: trio.testing.MockClock,
+) -> None:
     data, wire = await sealed([b"whole", b"not whole"]), Wire()
     wire.arriving = [data[:-1]]
     reader = channel(wire)
     assert await reader.receive() == [b"whole"]
     began = wire.partial_since
     assert began is not None
-    await trio.sleep(0.01)
+    mock_clock.jump(0.01)
     wire.arriving = [data[-1:]]
     assert await reader.receive() == [b"not whole"]
     assert wire.partial_since is None
 
 
-async def test_more_bytes_of_one_message_do_not_start_its_time_anew() -> None:
+async def test_more_bytes_of_one_message_do_not_start_its_time_anew(
+    mock_clock: trio.testing.MockClock,
+) -> None:
     data, wire = await sealed([bytes(1000)]), Wire()
     wire.arriving = [data[:100]]
     reader = channel(wire)
     assert await reader.receive() == []
     began = wire.partial_since
     assert began is not None
-    await trio.sleep(0.01)
+    mock_clock.jump(0.01)
     wire.arriving = [data[100:200]]
     assert await reader.receive() == []
     assert wire.partial_since == began

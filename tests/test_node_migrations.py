@@ -17,6 +17,7 @@ from node.database import Database, Migration, old_copies
 from node.dicom.headers import patient_identity
 from node.errors import ExitCode, NodeError
 from node.home import Home
+from node.migrations import NODE_MIGRATIONS
 from node.transfer.rereading import Rereading
 from protocol.verify import Code, verify_bundle
 
@@ -247,3 +248,27 @@ def test_a_copy_that_was_cut_short_is_made_again(old_file: Path) -> None:
     assert not cut.exists()
     shutil.copy(copy, old_file)
     Database(old_file, SCHEMA).close()
+
+
+def test_what_is_kept_of_each_feed_is_counted_by_the_migration(tmp_path: Path) -> None:
+    """For each peer its own: a feed beside it counts for nothing."""
+    path = tmp_path / "node.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(
+            "CREATE TABLE transfers (transfer BLOB, direction TEXT, study TEXT, peer BLOB,"
+            " purpose TEXT, state TEXT, why TEXT, only_peer INTEGER, instances INTEGER,"
+            " bytes INTEGER, bytes_done INTEGER, wire_bytes INTEGER, wire_bytes_total INTEGER,"
+            " held_bytes INTEGER, started INTEGER, ended INTEGER, stat INTEGER);"
+            "CREATE INDEX transfers_by_start ON transfers (started);"
+            "CREATE TABLE feed (peer BLOB, study TEXT);"
+            "CREATE TABLE remote_feeds (peer BLOB PRIMARY KEY, epoch BLOB, cursor INTEGER);"
+            "CREATE TABLE remote_studies (peer BLOB, study TEXT, record TEXT);"
+            "INSERT INTO remote_feeds VALUES (x'01', x'', 3), (x'02', x'', 2), (x'03', x'', 0);"
+            "INSERT INTO remote_studies VALUES (x'01', '1.2', '{1}'), (x'01', '1.3', '{22}'),"
+            " (x'02', '1.2', '{333}');"
+            "PRAGMA user_version=1;"
+        )
+    Database(path, (), NODE_MIGRATIONS[:2]).close()
+    with sqlite3.connect(path) as new:
+        rows = new.execute("SELECT records, bytes, left_out FROM remote_feeds ORDER BY peer")
+        assert rows.fetchall() == [(2, 7, 0), (1, 5, 0), (0, 0, 0)]

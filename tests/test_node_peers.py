@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keys.card import issue_card
+from keys.card import issue_card, parse_card_untrusted
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from node.app import Node
@@ -168,3 +168,85 @@ def test_a_peer_cannot_fill_the_log_with_new_cards(node: Node) -> None:
         node.peers.take_newer_card(one_more, FACILITY.public, NOW + 3599)
     assert node.audit.size == size
     assert node.peers.take_newer_card(one_more, FACILITY.public, NOW + 3600) is not None
+
+
+@pytest.mark.parametrize("what", ["add", "grant", "rename"])
+def test_what_could_not_be_written_does_not_count(node: Node, what: str) -> None:
+    """It had reached the transaction, and was in memory already."""
+    if what != "add":
+        node.peers.add(_card(), _spoken(), ["see"], "", NOW)
+    before, told = node.peers.store.peers, []
+    node.peers.on_change = told.append
+
+    def fail(peer: object) -> None:
+        raise NodeError("the disk is full", code=ExitCode.DISK)
+
+    node.peers.in_change = fail
+    changes = {
+        "add": lambda: node.peers.add(_card(), _spoken(), ["see", "fetch"], "", NOW),
+        "grant": lambda: node.peers.grant("South Clinic", ["fetch"]),
+        "rename": lambda: node.peers.rename("South Clinic", "South"),
+    }
+    with pytest.raises(NodeError, match="the disk is full"):
+        changes[what]()
+    assert node.peers.store.peers == before
+    assert told == []
+    if what == "add":
+        assert node.peers.store.by_node_key(KEYS["n"].public, NOW) is None
+    else:
+        assert node.peers.find("South Clinic").grants == {"see"}
+
+
+def test_cards_of_strangers_and_cards_that_are_known_change_nothing(node: Node) -> None:
+    assert node.peers.take_newer_card(_card(), FACILITY.public, NOW) is None
+    node.peers.add(_card(serial=3), _spoken(), ["see"], "", NOW)
+    size = node.audit.size
+    for serial in (1, 2, 3):
+        assert node.peers.take_newer_card(_card(serial), FACILITY.public, NOW) is None
+    assert node.audit.size == size
+
+
+def test_names_and_addresses_are_kept_and_not_logged(tmp_path: Path) -> None:
+    home, told = Home.create(tmp_path / "home", name="North"), []
+    with Node.open(home) as node:
+        node.peers.add(_card(), _spoken(), ["see"], "", NOW)
+        size = node.audit.size
+        node.peers.on_change = lambda peer: told.append(peer.petname)
+        assert node.peers.rename("South Clinic", "South").petname == "South"
+        address = "1 Main Street, 12345 Town"
+        assert node.peers.set_postal_address("South", address).postal_address == address
+        assert node.audit.size == size
+        assert told == ["South", "South"]
+        with pytest.raises(NodeError) as caught:
+            node.peers.rename("South", "  ")
+        assert caught.value.code is ExitCode.REFUSED
+    with Node.open(home) as again:
+        [peer] = again.peers.store.peers
+        assert (peer.petname, peer.postal_address) == ("South", address)
+
+
+def test_when_a_peer_was_last_here_is_remembered(node: Node) -> None:
+    node.peers.add(_card(), _spoken(), ["see"], "", NOW)
+    assert node.peers.last_seen() == {}
+    node.peers.saw(bytes(32), NOW)
+    node.peers.saw(FACILITY.public, NOW + 5)
+    assert node.peers.last_seen() == {FACILITY.public: NOW + 5}
+
+
+def test_a_change_of_trust_says_what_was_changed(node: Node) -> None:
+    card, size = _card(), node.audit.size
+    node.peers.add(card, _spoken(), ["see", "fetch"], "", NOW)
+    node.peers.revoke("South Clinic", ["see", "fetch"], NOW)
+    node.peers.grant("South Clinic", ["witness", "see"])
+    node.peers.take_newer_card(_card(2), FACILITY.public, NOW)
+    node.peers.revoke("South Clinic", [], NOW)
+    told = [json.loads(entry) for entry in node.audit.entries(size)]
+    digest, newer = parse_card_untrusted(card).digest, parse_card_untrusted(_card(2)).digest
+    assert [(entry["type"], entry["actor"], entry["details"]) for entry in told] == [
+        ("trust-added", "operator", {"grants": "fetch,see", "card": digest, "serial": 1}),
+        ("trust-ungranted", "operator", {"grants": "fetch,see"}),
+        ("trust-granted", "operator", {"grants": "see,witness"}),
+        ("card-updated", "node", {"card": newer, "serial": 2}),
+        ("trust-revoked", "operator", {}),
+    ]
+    assert {entry["peer"] for entry in told} == {FACILITY.public.hex()}

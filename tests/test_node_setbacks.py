@@ -17,7 +17,13 @@ from node.home import Home
 from node.network.messaging import MessageStream
 from node.network.network import StreamLost
 from node.sharing.announcer import Announcer
-from node.sharing.setbacks import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Setbacks
+from node.sharing.setbacks import (
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    SET_ASIDE,
+    STRIKES,
+    Setbacks,
+)
 from protocol import messages
 from protocol.fields import from_map_untrusted, to_map
 from protocol.limits import ANNOUNCE_RECORDS
@@ -217,3 +223,90 @@ def test_whatever_is_announced_can_be_read(modalities: list[str], date: str) -> 
     )
     again = messages.decode_untrusted(messages.encode(said))
     assert again == said
+
+
+# --- what is remembered ---------------------------------------------------------------
+
+EPOCH = bytes(16)
+
+
+def _refuse(setbacks: Setbacks, studies: tuple[str, ...], times: int, now: float = 0.0) -> None:
+    """A peer is told of these at the start of its feed, and comes back there so often."""
+    for _ in range(times):
+        setbacks.tells((EPOCH, 0), studies)
+        assert setbacks.comes_back((EPOCH, 0), now)
+
+
+def test_fewer_are_told_only_when_it_was_no_chance() -> None:
+    setbacks = Setbacks()
+    _refuse(setbacks, ("1.2", "1.3"), STRIKES - 1)
+    assert setbacks.most == ANNOUNCE_RECORDS
+    # It took something in between: what was refused before says nothing any more.
+    setbacks.tells((EPOCH, 0), ("1.2", "1.3"))
+    assert not setbacks.comes_back((EPOCH, 2), 0.0)
+    _refuse(setbacks, ("1.2", "1.3"), STRIKES - 1)
+    assert setbacks.most == ANNOUNCE_RECORDS
+    _refuse(setbacks, ("1.2", "1.3"), 1)
+    assert setbacks.most == 1
+    # And it counts anew from there.
+    _refuse(setbacks, ("1.2",), STRIKES - 1)
+    assert not setbacks.aside
+    _refuse(setbacks, ("1.2",), 1)
+    assert list(setbacks.aside) == ["1.2"]
+    assert setbacks.most == ANNOUNCE_RECORDS
+
+
+def test_a_connection_that_was_lost_in_between_counts_anew() -> None:
+    setbacks = Setbacks()
+    _refuse(setbacks, ("1.2", "1.3"), STRIKES - 1)
+    setbacks.forget_told()
+    _refuse(setbacks, ("1.2", "1.3"), STRIKES - 1)
+    assert setbacks.most == ANNOUNCE_RECORDS
+
+
+def test_who_takes_what_is_told_is_told_more_again() -> None:
+    setbacks = Setbacks()
+    _refuse(setbacks, tuple(map(str, range(40))), STRIKES)
+    assert setbacks.most == 20
+    cursor = 0
+    for most in (40, 80):
+        cursor += setbacks.most
+        assert not setbacks.comes_back((EPOCH, cursor), 0.0)
+        assert setbacks.most == most
+    for _ in range(20):
+        setbacks.comes_back((EPOCH, 9999), 0.0)
+    assert setbacks.most == ANNOUNCE_RECORDS
+
+
+def test_an_announcement_without_a_study_sets_none_aside() -> None:
+    setbacks = Setbacks()
+    _refuse(setbacks, (), 2 * STRIKES)
+    assert not setbacks.aside
+    assert setbacks.most == ANNOUNCE_RECORDS
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    setbacks = Setbacks()
+    for cursor in range(200):
+        setbacks.tells((EPOCH, cursor), (str(cursor),))
+    # The newest: a peer that comes back stands at one of them.
+    assert len(setbacks._told) == 64
+    assert setbacks.comes_back((EPOCH, 199), 0.0)
+    for number in range(SET_ASIDE + 100):
+        setbacks.set_aside(str(number), "why", 0.0)
+    assert len(setbacks.aside) == SET_ASIDE
+    assert set(setbacks.take_due(FIRST_PAUSE_SECONDS)) == set(map(str, range(SET_ASIDE)))
+    # Pauses are remembered for the first ones alone, and all are set aside as they come.
+    for number in range(SET_ASIDE + 100, 0, -1):
+        setbacks.set_aside(str(number), "why", 0.0)
+    assert len(setbacks._pauses) == SET_ASIDE
+    again = {one.again for one in setbacks.aside.values()}
+    assert again == {FIRST_PAUSE_SECONDS, 2 * FIRST_PAUSE_SECONDS}
+
+
+def test_what_is_set_aside_already_keeps_its_pause() -> None:
+    setbacks = Setbacks()
+    setbacks.set_aside("1.2", "why", 0.0)
+    setbacks.set_aside("1.2", "another reason", 50.0)
+    assert setbacks.aside["1.2"].reason == "why"
+    assert setbacks.aside["1.2"].again == FIRST_PAUSE_SECONDS

@@ -162,3 +162,17 @@ def test_many_threads_put_the_same_batches(store):
         thread.join()
     assert failures == []
     assert {store.read(digest) for digest in store.digests()} == set(batches)
+
+
+def test_only_batches_in_their_folders_are_listed(store, tmp_path):
+    digest = store.put(b"one")
+    root = store.path(digest).parent.parent
+    for name in ("x", "abc", f"{digest.hex()[:2]}/{digest.hex()[:10]}", f"abc/{'ab' * 32}"):
+        (root / name).parent.mkdir(exist_ok=True)
+        if name != "abc":
+            (root / name).write_bytes(b"other")
+    (root / digest.hex()[:2] / ("cd" * 32 if digest.hex()[:2] != "cd" else "ef" * 32)).write_bytes(
+        b""
+    )
+    (root / "zz").write_bytes(b"a file of the length of a folder's name")
+    assert list(store.digests()) == [digest]

@@ -1,6 +1,5 @@
 """Two real nodes, real sockets: the main job from end to end."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +25,12 @@ def _ingest(facility: Facility, directory: Path, count: int = 5, **kwargs: int) 
     return study
 
 
-def test_a_study_is_announced_within_two_seconds_and_fetched_byte_for_byte(
+def test_a_study_is_announced_and_fetched_byte_for_byte(
     pair: tuple[Facility, Facility], tmp_path: Path
 ) -> None:
     north, south = pair
     study = _ingest(north, tmp_path / "in", 12)
-    began = time.monotonic()
-    wait_until(lambda: study in south.announced(north), 2.0, "announcement")
-    assert time.monotonic() - began < 2.0
+    wait_until(lambda: study in south.announced(north), what="announcement")
 
     progress: list[dict[str, object]] = []
     result = south.call("fetch", progress.append, study=study)

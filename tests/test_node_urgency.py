@@ -66,11 +66,11 @@ def test_an_urgent_study_overtakes_a_routine_one_under_the_cap(
     short = _shared_study(pair, tmp_path / "short", 12)
     began = time.monotonic()
     routine = _Fetch(south, long)
-    asked = time.monotonic()
+    before = routine.events[-1]["wire_bytes"]
     urgent = south.call("fetch", study=short, stat=True)
-    needed = urgent["wire_bytes"] / CAP_BYTES
-    assert time.monotonic() - asked < 1.5 * needed + 1.0
     assert not routine.result
+    # What was under way when it came, and then a trickle: never an equal share.
+    assert routine.events[-1]["wire_bytes"] - before < urgent["wire_bytes"] / 2
     assert routine.wait()["state"] == "complete"
     total = urgent["wire_bytes"] + routine.result["wire_bytes"]
     assert time.monotonic() - began > 0.9 * total / CAP_BYTES

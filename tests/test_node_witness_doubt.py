@@ -199,3 +199,33 @@ def test_a_cosigned_checkpoint_of_a_key_that_is_not_ours_hides_no_other(home: Ho
     home.restart()
     [alert] = home.doubt.alerts()
     assert alert.held_checkpoint.size == 8
+
+
+def test_what_a_key_signed_after_it_was_taken_back_is_void(home: Home) -> None:
+    old, new, stranger = (KeyPair.from_seed(bytes([number]) * 32) for number in (71, 72, 73))
+    home.card = sign_card(
+        FACILITY,
+        name="North",
+        node_keys=CARD.node_keys,
+        log_keys=(SizedKey(LOG.public, 0, 3), SizedKey(old.public, 3, 7), SizedKey(new.public, 7)),
+        witness_keys=CARD.witness_keys,
+        addresses=(),
+        serial=CARD.serial + 1,
+        issued=CARD.issued,
+        expires=CARD.expires,
+    )
+
+    def by(key: KeyPair, size: int) -> bytes:
+        checkpoint = Checkpoint(ORIGIN, size, b"r" * 32)
+        return sign_checkpoint(checkpoint, Signer(ORIGIN, key)).encode()
+
+    assert [home.doubt.is_void(by(LOG, size)) for size in (2, 3, 4)] == [False, True, True]
+    assert [home.doubt.is_void(by(old, size)) for size in (2, 6, 7, 8)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert not any(home.doubt.is_void(by(new, size)) for size in (6, 7, 99))
+    assert not home.doubt.is_void(by(stranger, 99))
+    assert not home.doubt.is_void(b"nonsense")

@@ -18,6 +18,7 @@ from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.home import log_origin
+from node.migrations import NODE_MIGRATIONS
 from protocol.log.cosignature import cosignatures_untrusted
 from protocol.log.entry import Event
 from protocol.log.policy import parse_policy_untrusted
@@ -185,7 +186,7 @@ def test_a_killed_witness_never_goes_back(tmp_path: Path) -> None:
             wait_until(lambda: _is_cosigned(north), what="North is cosigned")
             [answered] = _witnessing(north)["witnesses"]
             south.kill()
-            database = Database(south.home.database_path, ())
+            database = Database(south.home.database_path, (), NODE_MIGRATIONS)
             [row] = database.query("SELECT size FROM witnessed")
             database.close()
             assert row["size"] >= answered["size"]
@@ -327,7 +328,7 @@ def _rewrite(facility: Facility, keep: int, further: int) -> None:
         again.append(Event(type="ingest", details={"rewritten": number}))
     again.close()
     # Who rewrites the log rewrites the node's own memory of it too.
-    database = Database(facility.home.database_path, ())
+    database = Database(facility.home.database_path, (), NODE_MIGRATIONS)
     with database.transaction() as connection:
         connection.execute("DELETE FROM own_checkpoints")
         connection.execute("DELETE FROM own_cosignatures")
@@ -358,7 +359,7 @@ def test_a_log_truncated_on_disk_is_exposed_by_the_state_of_the_peer(tmp_path: P
     """Cut with the log key and the database in hand, so that nothing at home tells."""
     with mesh(tmp_path, "North", "South") as (north, south):
         _grown(north, south, tmp_path)
-        database = Database(south.home.database_path, ())
+        database = Database(south.home.database_path, (), NODE_MIGRATIONS)
         [row] = database.query("SELECT size FROM witnessed")
         database.close()
         _rewrite(north, row["size"] - 3, 0)
@@ -387,7 +388,7 @@ def test_a_rewritten_log_of_the_same_size_is_a_fork_and_both_sides_have_the_proo
 ) -> None:
     with mesh(tmp_path, "North", "South") as (north, south):
         _grown(north, south, tmp_path)
-        database = Database(south.home.database_path, ())
+        database = Database(south.home.database_path, (), NODE_MIGRATIONS)
         [row] = database.query("SELECT size FROM witnessed")
         database.close()
         _rewrite(north, row["size"] - 2, 2)

@@ -92,15 +92,14 @@ class Endings:
         await in_thread(self._refusals.write)
 
     async def _write(self) -> None:
-        due = trio.current_time() >= self._again
         unwritten = self._peers.unwritten or self._studies.unwritten or self._discards.is_unfinished
-        if not (self._underived or (unwritten and due)):
+        if not (self._underived or unwritten) or trio.current_time() < self._again:
             return
-        self._again = trio.current_time() + AGAIN_SECONDS
         try:
             await in_thread(self._write_all, list(self._underived))
             self._underived.clear()
         except NodeError as error:
+            self._again = trio.current_time() + AGAIN_SECONDS
             log.error("what has ended cannot be written now: %s", error.message)
 
     def _write_all(self, underived: list[bytes]) -> None:

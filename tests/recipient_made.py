@@ -1,0 +1,119 @@
+"""A recipient that the test plays, against the real sender, over a stream in memory."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import exchange_pair
+import trio
+from facility_in_memory import Other, sender_of
+from test_node_gathering import stream_pair
+
+from node.app import Node
+from node.network.streams import PeerStream, StreamLost
+from node.transfer.sending import Sender
+from protocol.errors import WireCode
+from protocol.receipt import Receipt
+from protocol.recipient import RecipientTransfer
+from protocol.transfer import BatchArrived, Ended, Event, ManifestArrived, Refused
+
+Step = Callable[[RecipientTransfer, PeerStream], Awaitable[None]]
+
+
+class RecipientMade:
+    """Asks for the study of `exchange_pair` and takes it.
+
+    Args:
+        node: the source.
+        other: who asks.
+        at: what else it does on an event of this type, before it goes on.
+        receipt: fields of its receipt that are not what they should be.
+        ask: what else it says in its request.
+        purpose: what it asks for.
+
+    Attributes:
+        told: what the source said.
+        end: its end of the transfer.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        other: Other,
+        *,
+        at: Mapping[type[Event], Step] | None = None,
+        receipt: Mapping[str, Any] | None = None,
+        ask: Mapping[str, Any] | None = None,
+        purpose: str = "treatment",
+    ) -> None:
+        self._node, self._other = node, other
+        self._at, self._changes, self._ask = at or {}, receipt or {}, ask or {}
+        self._purpose = purpose
+        self.told: list[Event] = []
+        self.end = RecipientTransfer(other.node, node.keys.node.public, exchange_pair.TRANSFER)
+        self.ours, self.theirs = stream_pair(node.keys.node.public, other.node.public)
+
+    @property
+    def refused(self) -> WireCode | None:
+        """The code with which the source ended it."""
+        codes = [event.code for event in self.told if isinstance(event, Refused)]
+        return codes[0] if codes else None
+
+    def heard(self, kind: type[Event]) -> bool:
+        """Whether the source said this."""
+        return any(isinstance(event, kind) for event in self.told)
+
+    async def fetch(self, sender: Sender | None = None) -> None:
+        """One session, until both ends are done with it."""
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon((sender or sender_of(self._node)).serve, self.ours)
+                try:
+                    await self._fetch()
+                except StreamLost:
+                    await self.theirs.reset()
+
+    async def _fetch(self) -> None:
+        request = {"whole": True, "time_ms": self._node.clock.now_ms()} | dict(self._ask)
+        asked = self.end.ask(exchange_pair.STUDY, self._purpose, **request)
+        await self.theirs.write(asked, timeout_seconds=20)
+        while True:
+            data = await self.theirs.read(timeout_seconds=20)
+            for event in self.end.receive_untrusted(data):
+                self.told.append(event)
+                await self._take(event)
+
+    async def _take(self, event: Event) -> None:
+        if isinstance(event, ManifestArrived):
+            self.end.open_manifest()
+        if type(event) in self._at:
+            await self._at[type(event)](self.end, self.theirs)
+        if isinstance(event, BatchArrived):
+            self.end.open_batch(event)
+            credit = self.end.credit(len(event.sealed))
+            await self.theirs.write(credit, timeout_seconds=20)
+        elif isinstance(event, Ended):
+            signed = self.end.sign_receipt(self._receipt())
+            await self.theirs.write(signed, timeout_seconds=20)
+        elif isinstance(event, Refused):
+            await self.theirs.close()
+
+    def _receipt(self) -> Receipt:
+        assert self.end.offer is not None
+        assert self.end.manifest is not None
+        fields: dict[str, Any] = {
+            "transfer": exchange_pair.TRANSFER,
+            "source_facility": self._node.card.facility_key,
+            "recipient_facility": self._other.key,
+            "source_node": self._node.keys.node.public,
+            "recipient_node": self._other.node.public,
+            "manifest": self.end.offer.manifest,
+            "content_root": self.end.manifest.content_root,
+            "instances": len(self.end.manifest.instances),
+            "bytes": self.end.manifest.total_original_bytes,
+            "batches": len(self.end.asked),
+            "encoded_bytes": self.end.asked_encoded_bytes,
+            "purpose": self._purpose,
+            "time": self._node.clock.now_ms(),
+            "status": "received",
+        }
+        return Receipt(**{**fields, **self._changes})
