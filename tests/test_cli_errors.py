@@ -48,7 +48,7 @@ def test_without_a_home(terminal: Terminal, words: tuple[str, ...]) -> None:
         ("trust show Nobody", 5, "there is no peer of this name"),
         ("trust grant Nobody see", 5, "there is no peer of this name"),
         ("studies --peer Nobody", 5, "there is no peer of this name"),
-        ("studies --peer Nobody --all", 2, "--peer and --all exclude each other"),
+        ("studies --peer Nobody --all", 2, "--peer, --all and --to-check exclude each other"),
         ("ingest /no/such/folder", 5, "there is no file or folder /no/such/folder"),
         ("share 1.2.3.4.5.6.7", 5, "there is no study"),
         ("withdraw 1.2.3.4.5.6.7", 5, "there is no study"),
