@@ -22,7 +22,16 @@ def _run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", ["transfer.py", "wan.py", "ratios.py", "scale.py", "audit.py", "hostile_bundles.py"]
+    "script",
+    [
+        "transfer.py",
+        "wan.py",
+        "ratios.py",
+        "scale.py",
+        "audit.py",
+        "hostile_bundles.py",
+        "greedy_peer.py",
+    ],
 )
 def test_a_bench_starts(script: str) -> None:
     done = _run(script, "--help")

@@ -37,7 +37,7 @@ def _measure(path: Path) -> None:
 
 def main() -> None:
     """Make all bundles, verify each, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="hostile.py")
+    parser = argparse.ArgumentParser(description=__doc__, prog="hostile_bundles.py")
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
