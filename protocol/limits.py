@@ -215,8 +215,8 @@ BUDGETS = {
     "announcement-bytes": Budget(
         64 * 1024 * 1024, 64 * 1024 * 1024, "wait", "150,000 records of 400 bytes at once"
     ),
-    "request": Budget(36_000, 600, "busy", "ten studies a second, without end"),
-    "urgent-request": Budget(3_600, 100, "busy", "never behind routine requests"),
+    "request": Budget(3_600, 600, "busy", "that is refused; what is granted counts in none"),
+    "urgent-request": Budget(3_600, 100, "busy", "the same, never behind routine requests"),
     "audit-request": Budget(36_000, 1_000, "busy", "a round a minute, and receipts of an outage"),
     "comparison": Budget(12, 4, "busy", "two logs are compared now and then, by a person"),
     "logged-refusal": Budget(20, 20, "count", "one entry each; then one an hour with the count"),

@@ -221,7 +221,7 @@ class _Session:
         # Before the log says that it begins: until it says how that ended, nobody but this
         # session gets a receipt for it signed.
         self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
-        too_much = await self._too_much(request)
+        too_much = await self._too_much()
         if too_much is not None:
             # Nothing is written about that: BUSY is waited out, and a full disk takes no entry.
             await self._study.refuse(too_much)
@@ -241,10 +241,9 @@ class _Session:
             await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
 
-    async def _too_much(self, request: Request) -> WireCode | None:
-        owner, peer = self._owner, self._peer.facility_key
-        kind = "urgent-request" if request.stat else "request"
-        if owner.sessions(peer) > TRANSFERS_PER_PEER or not owner.budgets.take(peer, kind):
+    async def _too_much(self) -> WireCode | None:
+        owner = self._owner
+        if owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
             return WireCode.BUSY
         return None if await in_thread(owner.budgets.has_room) else WireCode.SOURCE_DISK
 
@@ -253,6 +252,10 @@ class _Session:
         # Before the manifest is read, so that no discard is missed.
         self._discard = self._owner.catalog.last_discard(request.study)
         refusal, manifest = self._refusal(request), None
+        kind = "urgent-request" if request.stat else "request"
+        if refusal is not None and not self._owner.budgets.take(self._peer.facility_key, kind):
+            # It may ask again later; nothing is written about that.
+            return Refusal(WireCode.BUSY, "more refused requests than its budget")
         requested = self._entry("requested")
         if refusal is None:
             try:
