@@ -44,6 +44,7 @@ class Cuts:
             node_key_ended=self.ended.append,
             clock=node.clock,
             refusals=node.refusals,
+            discards=node.discards,
         )
 
 
