@@ -57,7 +57,11 @@ class Node:
     """
 
     def __init__(
-        self, home: Home, held: contextlib.ExitStack, log_key_may_be_lost: bool = False
+        self,
+        home: Home,
+        held: contextlib.ExitStack,
+        log_key_may_be_lost: bool = False,
+        to_serve: bool = False,
     ) -> None:
         self.home = home
         self.clock = home.clock
@@ -135,7 +139,7 @@ class Node:
         )
         self.doubt.check_kept()
         if self.audit.halt.reason is None:
-            self._compare_effects()
+            self._compare_effects(say=not to_serve)
             go_on_erasing(self.audit, self.forget)
 
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
@@ -183,7 +187,7 @@ class Node:
         """
         with contextlib.ExitStack() as held:
             held.callback(home.lock(for_node=to_serve))
-            node = cls(home, held, log_key_may_be_lost)
+            node = cls(home, held, log_key_may_be_lost, to_serve)
             # What was opened is given back where something later cannot be.
             node._held = held.pop_all()
         return node
@@ -231,7 +235,7 @@ class Node:
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
 
-    def _compare_effects(self) -> None:
+    def _compare_effects(self, *, say: bool) -> None:
         self.effects.compare(
             {
                 "trust-revoked": self.peers.make_true,
@@ -240,7 +244,8 @@ class Node:
                 "discarded": self.discards.make_true,
                 # The card lies in a file of its own.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
-            }
+            },
+            say=say,
         )
 
     def forget(self, studies: Sequence[str]) -> None:
@@ -291,6 +296,8 @@ class Node:
 
     def record_start(self) -> None:
         """Log that the node has started: in front of all that it does with others."""
+        if self.audit.halt.reason is None:
+            self.effects.say_failed()
         self._record(Event(type="start", details={"version": VERSION}))
 
     def _record(self, event: Event) -> None:

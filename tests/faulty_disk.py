@@ -255,6 +255,9 @@ class FaultyDisk:
         some: dict[Path, int] = {}
         for path in sorted(self._names.keys() | now.keys()):
             inode = chance.choice((self._names.get(path), now.get(path)))
+            if path.parent != self.root and path.parent not in now:
+                # Of a folder that was renamed and is found under its old name: with all in it.
+                inode = self._names.get(path)
             if inode is not None and (path.parent in some or path.parent == self.root):
                 some[path] = inode
         # A rename gives the new name before it takes the old one: no file loses both.

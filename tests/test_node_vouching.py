@@ -38,13 +38,13 @@ def _card(
         addresses=(),
         serial=serial,
         issued=NOW,
-        expires=NOW + 1000,
+        expires=NOW + 100_000,
         proving=proving,
     )
 
 
 OLD_CARD = _card(TimedKey(BOB.public, NOW), serial=1)
-NEW_CARD = _card(TimedKey(BOB.public, NOW, NOW + 500), TimedKey(NEW.public, NOW))
+NEW_CARD = _card(TimedKey(BOB.public, NOW, NOW + 50_000), TimedKey(NEW.public, NOW))
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ async def test_a_peer_cannot_have_anothers_new_key_count_as_its_own(tmp_path: Pa
         north.peers.add(old.encoded, fingerprint(east.public), [], "east", NOW)
         north.peers.take_newer_card(NEW_CARD.encoded, FACILITY.public, NOW)
         its_card = _card(
-            TimedKey(ALICE.public, NOW, NOW + 500), TimedKey(NEW.public, NOW), facility=east
+            TimedKey(ALICE.public, NOW, NOW + 50_000), TimedKey(NEW.public, NOW), facility=east
         )
         listens = Network(
             BOB,
@@ -160,7 +160,7 @@ async def test_a_peer_cannot_have_anothers_new_key_count_as_its_own(tmp_path: Pa
         assert held is not None
         assert held.petname == "east"
         # South cannot have it back by another card.
-        more = _card(TimedKey(BOB.public, NOW, NOW + 500), TimedKey(NEW.public, NOW), serial=3)
+        more = _card(TimedKey(BOB.public, NOW, NOW + 50_000), TimedKey(NEW.public, NOW), serial=3)
         north.peers.take_newer_card(more.encoded, FACILITY.public, NOW)
         assert north.peers.store.by_node_key(NEW.public, NOW) == held
         assert [one.holder for one in north.peers.contested(NOW)].count(held.facility_key)
@@ -180,7 +180,7 @@ async def test_a_key_that_shows_anothers_card_is_refused_and_told(
             north.peers.add(old.encoded, fingerprint(east.public), [], "east", NOW)
         size, told = north.audit.size, len(north.peers.contested(NOW))
         its_card = _card(
-            TimedKey(ALICE.public, NOW, NOW + 500), TimedKey(NEW.public, NOW), facility=east
+            TimedKey(ALICE.public, NOW, NOW + 50_000), TimedKey(NEW.public, NOW), facility=east
         )
         listens = Network(
             BOB,

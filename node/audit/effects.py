@@ -66,6 +66,7 @@ class Effects:
     def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
         self._audit = audit
+        self._unsaid: list[Event] = []
 
     @contextlib.contextmanager
     def after_entry(self, event: Event) -> Iterator[sqlite3.Connection]:
@@ -95,20 +96,35 @@ class Effects:
         """The effect of an entry is part of the transaction at hand."""
         connection.execute("INSERT OR IGNORE INTO effects VALUES (?)", (index,))
 
-    def compare(self, handlers: Mapping[str, Handler]) -> None:
+    def compare(self, handlers: Mapping[str, Handler], *, say: bool = True) -> None:
         """Bring log and database together after a stop, whatever ended it.
 
         Args:
             handlers: by type of entry, what makes it true. Of an entry without one, or
                 that its handler cannot make true, a new entry says that it failed.
+            say: write these entries now; else `say_failed` does.
 
         Raises:
             NodeError: the log or the database cannot be read or written.
         """
-        size = self._audit.size
-        for entry in self._without_effect(size):
-            if not self._made_true(entry, handlers.get(entry.type)):
-                self._audit.append(self._failure_of(entry))
+        self._unsaid = [
+            self._failure_of(entry)
+            for entry in self._without_effect(self._audit.size)
+            if not self._made_true(entry, handlers.get(entry.type))
+        ]
+        if say:
+            self.say_failed()
+
+    def say_failed(self) -> None:
+        """Log what `compare` found to have failed; a node that serves does so when those have
+        spoken who may know more of its log.
+
+        Raises:
+            NodeError: the log or the database cannot be written.
+        """
+        while self._unsaid:
+            self._audit.append(self._unsaid[0])
+            del self._unsaid[0]
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO effects_compared VALUES (1, ?)", (self._audit.size,)
