@@ -184,8 +184,18 @@ class FaultyDisk:
                     self.forgotten, self._flushes_before = True, None
                     return
             if path.is_dir():
-                kept = {name: at for name, at in self._names.items() if name.parent != path}
                 here = {name: at for name, at in self._all_names().items() if name.parent == path}
+                # What lay below a folder that is gone from here went with it.
+                kept = {
+                    name: at
+                    for name, at in self._names.items()
+                    if name.parent != path
+                    and (
+                        not name.is_relative_to(path)
+                        or name == path
+                        or path / name.relative_to(path).parts[0] in here
+                    )
+                }
                 self._names = kept | here
             else:
                 # Not through the descriptor, which may be for writing only.
