@@ -114,6 +114,7 @@ def test_the_map_names_tests_that_exist_for_every_pattern() -> None:
     assert run.tests_of("docs/x.py", declared, ROOT) == []
 
 
+@pytest.mark.slow
 def test_what_is_listed_as_equivalent_is_still_a_mutant() -> None:
     """An entry whose line is gone would hide the next one that looks like it."""
     for entry in tomllib.loads((HERE / "equivalent.toml").read_text())["mutant"]:

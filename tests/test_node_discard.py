@@ -315,6 +315,7 @@ def _discard_and_die(home: Home, what: str, at: str) -> None:
         os._exit(1)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_is_discarded_the_rest_is_whole(

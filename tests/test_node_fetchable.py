@@ -355,6 +355,7 @@ def _odd_studies(folder: Path) -> dict[str, list[bytes]]:
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_odd_studies_are_announced_and_fetched(tmp_path: Path) -> None:
     files = _odd_studies(tmp_path / "in")

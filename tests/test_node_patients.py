@@ -257,6 +257,7 @@ def test_an_export_says_what_is_to_be_checked(north: Node, tmp_path: Path) -> No
     assert (exported["files"], exported["to_check"]) == (2, "its images name 2 Patient IDs")
 
 
+@pytest.mark.slow
 def test_what_came_from_a_peer_is_settled_by_withdrawing_it(
     nodes: TwoNodes, tmp_path: Path
 ) -> None:
@@ -287,6 +288,7 @@ def test_a_study_of_more_patients_than_an_entry_can_name_is_never_shared(
 # --- the cases that were reported ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "patients", "accession"),
     [
@@ -319,6 +321,7 @@ def test_cases_that_were_reported(
     assert received.to_check == ("its images name 2 Patient IDs" if len(patients) > 1 else "")
 
 
+@pytest.mark.slow
 def test_an_accounting_for_one_patient_names_no_other(nodes: TwoNodes, tmp_path: Path) -> None:
     ingest(nodes.north, write(tmp_path / "in", [Image("PAT-A"), Image("PAT-B", "ISSUER")]))
     nodes.north.shared_studies.share(STUDY)
@@ -345,6 +348,7 @@ STEPS = st.lists(
 """Ingests of some images each, and whether South fetches behind it."""
 
 
+@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(STEPS)
 def test_every_patient_of_a_study_is_found_on_both_sides(
@@ -429,6 +433,7 @@ async def _read_again(node: Node) -> None:
         assert await rereading.read(study)
 
 
+@pytest.mark.slow
 def test_what_an_earlier_release_shared_is_read_again_and_stays_shared_with_an_alert(
     nodes: TwoNodes, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from node.errors import ExitCode
 pytestmark = [pytest.mark.integration]
 
 
+@pytest.mark.slow
 def test_a_recall_from_the_discard_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "pair").mkdir()
     with two_facilities(tmp_path / "pair") as (north, south):
