@@ -15,6 +15,7 @@ from pathlib import Path
 import exchange_pair
 import pytest
 import trio
+from facility_in_memory import sender_of
 from faulty_disk import FaultyDisk
 from studies_made import make_instance
 from test_node_gathering import stream_pair
@@ -27,8 +28,6 @@ from node.dicom.studies import read_header
 from node.errors import NodeError
 from node.home import Home
 from node.network.streams import PeerStream, StreamLost
-from node.transfer.line import Line
-from node.transfer.sending import Sender
 from protocol import encoding
 from protocol.receipt import Receipt
 from protocol.recipient import RecipientTransfer
@@ -126,21 +125,7 @@ def disclose(path: Path, recipient: Recipient) -> None:
             nursery.cancel_scope.cancel()
 
     with contextlib.closing(Node.open(Home(path))) as node:
-        sender = Sender(
-            key=node.keys.node,
-            own_facility=node.card.facility_key,
-            peers=node.peers,
-            catalog=node.catalog,
-            store=node.store,
-            append=node.audit.append_many,
-            add_receipt=node.audit.add_receipt,
-            transfers=node.transfers,
-            line=Line(),
-            in_doubt=lambda: False,
-            clock=SYSTEM_CLOCK,
-            budgets=node.budgets,
-            refusals=node.refusals,
-        )
+        sender = sender_of(node)
         try:
             trio.run(run)
         except BaseExceptionGroup as group:
