@@ -84,6 +84,7 @@ COUNT ?= 20
 SEED ?= 1
 mutants: setup
 	$(BIN)/python tests/mutants/run.py $(FILE) --count $(COUNT) --seed $(SEED)
+
 interop: setup $(INTEROP)/installed
 	@:
 
