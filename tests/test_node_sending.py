@@ -8,6 +8,7 @@ from pathlib import Path
 import exchange_pair
 import pytest
 import trio
+from facility_in_memory import sender_of
 from studies_made import make_instance
 from test_node_gathering import stream_pair
 
@@ -16,8 +17,6 @@ from node.catalog.catalog import LOCAL
 from node.clock import SYSTEM_CLOCK
 from node.dicom.studies import read_header
 from node.home import Home
-from node.transfer.line import Line
-from node.transfer.sending import Sender
 from protocol import encoding
 from protocol.recipient import RecipientTransfer
 from protocol.transfer import BatchArrived, ManifestArrived
@@ -66,21 +65,8 @@ async def test_a_session_is_under_way_from_before_its_beginning_is_logged_to_its
         under_way.extend((event.type, is_under_way) for event in events)  # type: ignore[attr-defined]
         return written
 
-    sender = Sender(
-        key=north.keys.node,
-        own_facility=north.card.facility_key,
-        peers=north.peers,
-        catalog=north.catalog,
-        store=north.store,
-        append=append,
-        add_receipt=north.audit.add_receipt,
-        transfers=north.transfers,
-        line=Line(),
-        in_doubt=lambda: False,
-        clock=SYSTEM_CLOCK,
-        budgets=north.budgets,
-        refusals=north.refusals,
-    )
+    sender = sender_of(north)
+    sender.append = append
     ours, theirs = stream_pair(north.keys.node.public, key.public)
     end = RecipientTransfer(key, north.keys.node.public, TRANSFER)
     with trio.fail_after(20):
