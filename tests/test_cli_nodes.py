@@ -1,11 +1,15 @@
 """Terminal sessions with two running nodes."""
 
+import contextlib
 import json
+import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,32 +69,53 @@ def test_a_study_is_listed_fetched_and_exported(
     assert table[at - 1] == "NAME  TIME  to us  complete  100 %  SIZE  North General"
 
 
+def _follow(home: Path, study: str) -> tuple[subprocess.Popen[bytes], int]:
+    """`radmesh fetch` with a terminal to draw on; the file to read that terminal from."""
+    screen, terminal = pty.openpty()
+    try:
+        command = [*RADMESH, "--home", str(home), "fetch", study]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal), screen
+    finally:
+        os.close(terminal)
+
+
+def _shown(screen: int, until: Callable[[str], object]) -> str:
+    """What a terminal shows, read until it shows something or is closed; 20 seconds at most."""
+    shown, deadline = "", time.monotonic() + 20
+    while not until(shown):
+        left = deadline - time.monotonic()
+        assert left > 0, shown
+        assert select.select([screen], [], [], left)[0], shown
+        try:
+            piece = os.read(screen, 4096).decode()
+        except OSError:  # the other end is closed
+            break
+        shown += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece)
+    return shown
+
+
 def test_ctrl_c_leaves_the_node_fetching(pair: tuple[Facility, Facility], study: str) -> None:
     north, south = pair
     assert north.process is not None
     north.process.send_signal(signal.SIGSTOP)
     try:
-        with subprocess.Popen(
-            [*RADMESH, "--home", str(south.home.path), "fetch", study],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            wait_until(
-                lambda: any(
-                    transfer["study"] == study for transfer in south.call("status")["transfers"]
-                )
-            )
-            time.sleep(0.3)  # until the command has heard of its transfer
+        process, screen = _follow(south.home.path, study)
+        with process, contextlib.ExitStack() as otherwise:
+            otherwise.callback(process.kill)
+            # The node's word for it: the command has heard of its transfer.
+            _shown(screen, lambda text: "requesting" in text)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=10)
-        assert (process.returncode, out) == (ExitCode.INTERRUPTED, "")
-        told = err.splitlines()
-        assert told[0] == "radmesh: the node goes on fetching in the background"
-        name = re.fullmatch(
-            r"radmesh: look with `radmesh transfers`, stop it with `radmesh cancel (.{8})`", told[1]
+            told = _shown(screen, lambda text: False).splitlines()
+            assert process.wait(10) == ExitCode.INTERRUPTED
+            otherwise.pop_all()
+            assert process.stdout is not None
+            assert process.stdout.read() == b""
+        os.close(screen)
+        assert "radmesh: the node goes on fetching in the background" in told
+        assert re.fullmatch(
+            r"radmesh: look with `radmesh transfers`, stop it with `radmesh cancel (.{8})`",
+            told[told.index("radmesh: the node goes on fetching in the background") + 1],
         )
-        assert name is not None
     finally:
         north.process.send_signal(signal.SIGCONT)
     wait_until(

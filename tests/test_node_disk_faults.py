@@ -6,7 +6,6 @@ import random
 import resource
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,9 +97,7 @@ def test_a_flipped_bit_in_the_store_of_the_source_is_told_to_both(
     undamaged = damaged.read_bytes()
     flip_a_bit(damaged, choose)
 
-    began = time.monotonic()
     error = fails(pair.fetch(study))
-    assert time.monotonic() - began < 15
     assert error.code == ExitCode.REFUSED
     assert "damaged" in error.message
     assert pair.north.name in error.message
