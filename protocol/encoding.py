@@ -13,18 +13,15 @@ import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import zstandard
-
 from protocol import limits
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
+from protocol.zstd import LEVEL, compress, decompress_untrusted
 
 if TYPE_CHECKING:
     from protocol.pixels import PixelRun, Workspace
 
 MAGIC = b"RMB"
 
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-ZSTD_LEVEL = 3
 _PROBE_BYTES = 1024
 _LEAST_SAVING = 50
 """Compression must save at least 1/50 of the bytes, or the batch stays raw: JPEG
@@ -74,12 +71,12 @@ def encode(
         if payload is not None and _saves(len(payload), size):
             if _seem_equal(memoryview(original), runs):
                 # Zstandard finds an image that comes again; prediction hides it.
-                compressed = compress(original, ZSTD_LEVEL)
+                compressed = compress(original, LEVEL)
                 if len(compressed) < len(payload):
                     return _header(Encoding.ZSTD, size) + compressed
             return _header(Encoding.PIXELS, size) + payload
     if encoding is not Encoding.RAW:
-        compressed = compress(original, ZSTD_LEVEL)
+        compressed = compress(original, LEVEL)
         if encoding is Encoding.ZSTD or _saves(len(compressed), size):
             return _header(Encoding.ZSTD, size) + compressed
     return b"".join((_header(Encoding.RAW, size), original))
@@ -196,36 +193,3 @@ def decode_pieces_untrusted(
     if len(payload) != size:
         raise RemoteProtocolError("a batch is not of its declared size")
     return [payload]
-
-
-def compress(data: bytes | bytearray | memoryview, level: int) -> bytes:
-    """One Zstandard frame that states its content size."""
-    # One compressor a call: it is not thread-safe, and 4 MiB outweigh its making.
-    return zstandard.ZstdCompressor(
-        level=level, write_content_size=True, write_checksum=False
-    ).compress(data)
-
-
-def decompress_untrusted(payload: memoryview, size: int) -> bytes:
-    """The content of one Zstandard frame, which must state that it has `size` bytes.
-
-    Raises:
-        RemoteProtocolError: it is no such frame.
-    """
-    # Skippable frames carry other magic numbers; they would be hidden payload.
-    if bytes(payload[:4]) != _ZSTD_MAGIC:
-        raise RemoteProtocolError("a batch is not a Zstandard frame")
-    try:
-        frame = zstandard.get_frame_parameters(payload)
-        if frame.content_size != size:
-            raise RemoteProtocolError("a batch does not state its declared size")
-        if frame.dict_id != 0:
-            raise RemoteProtocolError("a batch asks for a dictionary")
-        # A frame may ask for a window beside its output. No encoder needs one larger
-        # than the content, rounded up to a power of two; 1 KiB is the smallest there
-        # is (RFC 8878 section 3.1.1.1.2).
-        if frame.window_size > max(1024, 2 * size):
-            raise RemoteProtocolError("a batch asks for a window larger than its content")
-        return zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
-    except (zstandard.ZstdError, ValueError, MemoryError):
-        raise RemoteProtocolError("a batch cannot be decompressed") from None

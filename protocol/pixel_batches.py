@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from protocol import limits, pixels, wire
-from protocol.encoding import ZSTD_LEVEL, compress, decompress_untrusted
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.pixels import Block, PixelRun, Predictor, Workspace
+from protocol.zstd import LEVEL, compress, decompress_untrusted
 
 _RESIDUAL_LEVEL = 1
 """Residuals are noise to a match finder: a higher level costs time and saves nothing."""
@@ -63,7 +63,7 @@ def encode_pixels(
     table, rest = _table(original, blocks)
     parts = [
         table,
-        compress(rest, ZSTD_LEVEL),
+        compress(rest, LEVEL),
         compress(b"".join(low for low, _ in residuals), _RESIDUAL_LEVEL),
     ]
     high = compress(b"".join(high for _, high in residuals), _RESIDUAL_LEVEL)
@@ -99,7 +99,7 @@ def choose_predictor(block: pixels.Pixels) -> Predictor | None:
     before = max(0, start - 1)
     sample = block[before : start + count, first : first + height]
     kept = sample[start - before :]
-    plain = len(compress(kept.tobytes(), ZSTD_LEVEL))
+    plain = len(compress(kept.tobytes(), LEVEL))
     sizes: dict[Predictor, float] = {}
     for predictor in Predictor:
         if predictor is Predictor.PREVIOUS and planes == 1:
