@@ -18,7 +18,7 @@ from keys.trust import Peer
 from node import VERSION, rotation
 from node.alerts import alerts_of
 from node.audit.effects import EFFECTS_SCHEMA, Effects
-from node.audit.erasure import go_on_erasing
+from node.audit.erasing import go_on_erasing
 from node.audit.log import AuditLog
 from node.blocking import in_thread, watch_loop
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog

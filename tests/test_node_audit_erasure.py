@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from logs_made import create, entries_of, reopen, verified
 
-from node.audit.erasure import Erasures, erase, finish_erasures, go_on_erasing
+from node.audit.erasing import erase, finish_erasures, go_on_erasing
+from node.audit.erasure import Erasures
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
@@ -224,7 +225,8 @@ KILLED = textwrap.dedent(
     from pathlib import Path
     from logs_made import reopen
     from node.audit.log import AuditLog
-    from node.audit.erasure import Erasures, erase
+    from node.audit.erasing import erase
+    from node.audit.erasure import Erasures
     from node.database import Database
 
     owner, step, when = {"AuditLog": AuditLog, "Erasures": Erasures, "Database": Database}[

@@ -384,7 +384,7 @@ def test_a_peer_that_ended_by_its_date_is_not_judged(home: Made) -> None:
 
 def test_erased_openings_are_not_missed(home: Made) -> None:
     with Node.open(Home(home.path)) as node:
-        from node.audit.erasure import erase
+        from node.audit.erasing import erase
 
         erase(node.audit, "study", home.withheld, node.transfers.forget)
     report = check(home)

@@ -23,7 +23,7 @@ from reports_made import (
 
 from keys.fingerprint import fingerprint
 from keys.trust import Peer
-from node.audit.erasure import erase
+from node.audit.erasing import erase
 from node.audit.log import AuditLog
 from node.reports.accounting import COLUMNS, Accounting, safe_cell
 from node.reports.facilities import Facilities

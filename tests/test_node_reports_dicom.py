@@ -26,7 +26,7 @@ from reports_made import (
 
 from keys.card import Card
 from keys.fingerprint import fingerprint
-from node.audit.erasure import erase
+from node.audit.erasing import erase
 from node.audit.log import AuditLog
 from node.reports.dicom import audit_message, document
 from node.reports.facilities import Facilities

@@ -10,7 +10,7 @@ import pytest
 from logs_made import create, entries_of
 from reports_made import FACILITIES, ORIGIN, PATIENT, STUDY, event_of, log_of_everything
 
-from node.audit.erasure import erase
+from node.audit.erasing import erase
 from node.audit.log import AuditLog
 from node.reports.fhir import RECIPIENT_PROFILE, SOURCE_PROFILE, lines
 from node.reports.happenings import EVENTS, happenings

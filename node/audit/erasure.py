@@ -1,32 +1,15 @@
-"""Erasing what names a person beside the audit log, so that a crash cannot leave half of it.
-
-Theory. An erasure is written down (`begin`), then logged by the entry `erased`, then
-done (`finish`). After a crash in between it is found by `pending` and gone on with at
-the next start: a person has confirmed it, so it is never dropped. Entries stay as they
-are; their commitments are numbers that nothing opens any more.
+"""Which openings an erasure takes, kept where a crash cannot lose it; `erasing` does it.
 
 What is deleted is overwritten (`secure_delete`, set for every database), and the
 database's write-ahead log, where older pages stand, is emptied. What a disk keeps
 underneath its file system is out of reach here.
 """
 
-import logging
 import secrets
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from node.database import Database
-from node.errors import ExitCode, NodeError
 from protocol.log.entry import SALT_BYTES, Event, commitment
-
-if TYPE_CHECKING:
-    from node.audit.log import AuditLog
-
-log = logging.getLogger("radmesh.audit")
-
-Forget = Callable[[Sequence[str]], None]
-"""Takes Study Instance UIDs."""
 
 ERASURES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS erasures (
@@ -230,61 +213,3 @@ class Erasures:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM erasing WHERE name = ?", (erasure.name,))
             connection.execute("DELETE FROM erasures WHERE name = ?", (erasure.name,))
-
-
-def erase(audit: "AuditLog", kind: str, value: str, forget: Forget) -> tuple[Erasure, int, bytes]:
-    """Erase the openings of a study or a patient.
-
-    Args:
-        audit: the log.
-        kind: `study` or `patient`.
-        value: the Study Instance UID or the patient's identity.
-        forget: forgets elsewhere what tells which entries are about a study.
-
-    Returns:
-        What was erased, the index of its entry, and the salt of its commitment.
-
-    Raises:
-        NodeError: the disk is full or failing; the erasure is gone on with at the
-            next start.
-    """
-    erasure, salt = audit.evidence.erasures.begin(kind, value, audit.size)
-    try:
-        index = audit.append(erasure.event())
-        _finish(audit, erasure, forget)
-    except NodeError as error:
-        raise NodeError(
-            f"the erasure is not finished: {error.message}",
-            hint="it goes on by itself at the next start of the node, or with the next command",
-            code=ExitCode.DISK,
-        ) from error
-    return erasure, index, salt
-
-
-def _finish(audit: "AuditLog", erasure: Erasure, forget: Forget) -> None:
-    # First, since the openings say which studies these are.
-    forget(audit.evidence.erasures.studies(erasure))
-    audit.evidence.erasures.finish(erasure)
-
-
-def finish_erasures(audit: "AuditLog", forget: Forget) -> None:
-    """Go on with the erasures that a crash left unfinished; see `erase`.
-
-    Raises:
-        NodeError: the disk is full or failing.
-    """
-    for erasure in audit.evidence.erasures.pending():
-        mark = f'"erasure":"{erasure.name.hex()}"'.encode()
-        if not any(mark in entry for entry in audit.entries(erasure.since)):
-            audit.append(erasure.event())
-        _finish(audit, erasure, forget)
-
-
-def go_on_erasing(audit: "AuditLog", forget: Forget) -> None:
-    """As `finish_erasures`, at the start of a node, which must not fail because of it."""
-    try:
-        finish_erasures(audit, forget)
-    except NodeError as error:
-        log.warning(
-            "an erasure is not finished and is tried again at the next start: %s", error.message
-        )

@@ -3,7 +3,8 @@
 from typing import Any
 
 from node.app import Node
-from node.audit.erasure import Found, erase
+from node.audit.erasing import erase
+from node.audit.erasure import Found
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text

@@ -1,0 +1,77 @@
+"""Erasing what names a person beside the audit log, so that a crash cannot leave half of it.
+
+Theory. An erasure is written down (`Erasures.begin`), then logged by the entry `erased`,
+then done (`Erasures.finish`). After a crash in between it is found by `pending` and gone on
+with at the next start: a person has confirmed it, so it is never dropped. Entries stay as
+they are; their commitments are numbers that nothing opens any more.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from node.audit.erasure import Erasure
+from node.audit.log import AuditLog
+from node.errors import ExitCode, NodeError
+
+log = logging.getLogger("radmesh.audit")
+
+Forget = Callable[[Sequence[str]], None]
+"""Takes Study Instance UIDs."""
+
+
+def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasure, int, bytes]:
+    """Erase the openings of a study or a patient.
+
+    Args:
+        audit: the log.
+        kind: `study` or `patient`.
+        value: the Study Instance UID or the patient's identity.
+        forget: forgets elsewhere what tells which entries are about a study.
+
+    Returns:
+        What was erased, the index of its entry, and the salt of its commitment.
+
+    Raises:
+        NodeError: the disk is full or failing; the erasure is gone on with at the
+            next start.
+    """
+    erasure, salt = audit.evidence.erasures.begin(kind, value, audit.size)
+    try:
+        index = audit.append(erasure.event())
+        _finish(audit, erasure, forget)
+    except NodeError as error:
+        raise NodeError(
+            f"the erasure is not finished: {error.message}",
+            hint="it goes on by itself at the next start of the node, or with the next command",
+            code=ExitCode.DISK,
+        ) from error
+    return erasure, index, salt
+
+
+def _finish(audit: AuditLog, erasure: Erasure, forget: Forget) -> None:
+    # First, since the openings say which studies these are.
+    forget(audit.evidence.erasures.studies(erasure))
+    audit.evidence.erasures.finish(erasure)
+
+
+def finish_erasures(audit: AuditLog, forget: Forget) -> None:
+    """Go on with the erasures that a crash left unfinished; see `erase`.
+
+    Raises:
+        NodeError: the disk is full or failing.
+    """
+    for erasure in audit.evidence.erasures.pending():
+        mark = f'"erasure":"{erasure.name.hex()}"'.encode()
+        if not any(mark in entry for entry in audit.entries(erasure.since)):
+            audit.append(erasure.event())
+        _finish(audit, erasure, forget)
+
+
+def go_on_erasing(audit: AuditLog, forget: Forget) -> None:
+    """As `finish_erasures`, at the start of a node, which must not fail because of it."""
+    try:
+        finish_erasures(audit, forget)
+    except NodeError as error:
+        log.warning(
+            "an erasure is not finished and is tried again at the next start: %s", error.message
+        )
