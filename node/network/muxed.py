@@ -14,12 +14,9 @@ that byte and its share.
 """
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
-
-if TYPE_CHECKING:
-    from node.network.muxer import Muxer
 
 INITIAL_WINDOW_BYTES = 256 * 1024
 OPENED_WINDOW_BYTES = 1024 * 1024
@@ -27,6 +24,36 @@ OPENED_WINDOW_BYTES = 1024 * 1024
 first 256 KiB would be through before the peer hears that there may be more."""
 _LEAST_VIEW_BYTES = 2048
 _COLLECTED_BYTES = 64 * 1024
+
+
+class Carrier(Protocol):
+    """The connection, as its streams need it; `node.network.muxer.Muxer` says more."""
+
+    block_bytes: int
+
+    async def send_data(self, stream: "MuxedStream", data: memoryview) -> int:
+        """Send the beginning of data; returns how much."""
+
+    def send_end(self, stream: "MuxedStream") -> None:
+        """Say that we write no more."""
+
+    def send_reset(self, stream: "MuxedStream") -> None:
+        """Say that it is over."""
+
+    def send_grant(self, stream: "MuxedStream", more: int) -> None:
+        """Let the peer send so many bytes more."""
+
+    def hold(self, size: int) -> None:
+        """So many bytes more wait for a reader."""
+
+    def release(self, size: int) -> None:
+        """So many bytes were read, or are forgotten."""
+
+    def may_grow(self, window_bytes: int) -> bool:
+        """Whether a window may double; it counts as doubled then."""
+
+    def forget(self, stream: "MuxedStream") -> None:
+        """It is over for both sides."""
 
 
 class MuxedStream:
@@ -38,11 +65,11 @@ class MuxedStream:
         is_over: reset by either side, or its connection is gone.
     """
 
-    def __init__(self, muxer: "Muxer", stream_id: int) -> None:
+    def __init__(self, carrier: Carrier, stream_id: int) -> None:
         self.stream_id = stream_id
         self.buffered = 0
         self.is_over = False
-        self._muxer = muxer
+        self._carrier = carrier
         self._chunks: deque[memoryview | bytearray] = deque()
         self._target = INITIAL_WINDOW_BYTES
         self._granted = INITIAL_WINDOW_BYTES
@@ -101,26 +128,26 @@ class MuxedStream:
             ConnectionError: the stream is over, or our half of it.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        block_bytes = self._muxer.block_bytes
+        block_bytes = self._carrier.block_bytes
         while self._room < min(len(data), block_bytes):
             self.check_open()
             await self._may_send.park()
         if self._room < len(data):
             # Whole blocks: a frame that fills no message costs as much as one that does.
             data = data[: self._room - self._room % block_bytes]
-        return await self._muxer.send_data(self, data)
+        return await self._carrier.send_data(self, data)
 
     async def close(self) -> None:
         """End our half; what was written before still goes out."""
         if not self._ended_by_us and not self.is_over:
             self._ended_by_us = True
-            self._muxer.send_end(self)
+            self._carrier.send_end(self)
             self._forget_when_read()
 
     def reset(self) -> None:
         """End both halves and forget what came."""
         if not self.is_over:
-            self._muxer.send_reset(self)
+            self._carrier.send_reset(self)
         self.lose()
 
     # --- for the connection -----------------------------------------------------------
@@ -132,7 +159,7 @@ class MuxedStream:
 
     def widen(self) -> int:
         """Make the window of a stream that we open larger; returns by how much."""
-        while self._target < OPENED_WINDOW_BYTES and self._muxer.may_grow(self._target):
+        while self._target < OPENED_WINDOW_BYTES and self._carrier.may_grow(self._target):
             self._target *= 2
         self._granted = self._target
         return self.grown_bytes
@@ -168,7 +195,7 @@ class MuxedStream:
             self._chunks.append(bytearray(chunk))
         self.buffered += len(chunk)
         self._came.unpark_all()
-        self._muxer.hold(len(chunk))
+        self._carrier.hold(len(chunk))
 
     def end_by_peer(self) -> None:
         """The peer has ended its half."""
@@ -202,11 +229,11 @@ class MuxedStream:
         """
         over = self.is_over or (self._ended_by_us and self._ended_by_peer)
         if over and not self.buffered:
-            self._muxer.forget(self)
+            self._carrier.forget(self)
 
     def _release(self, size: int) -> None:
         self.buffered -= size
-        self._muxer.release(size)
+        self._carrier.release(size)
         self._forget_when_read()
 
     def _grant(self) -> None:
@@ -214,8 +241,8 @@ class MuxedStream:
             return
         if self._target - self._granted - self.buffered < self._target // 2:
             return
-        if 4 * self.buffered <= self._target and self._muxer.may_grow(self._target):
+        if 4 * self.buffered <= self._target and self._carrier.may_grow(self._target):
             self._target *= 2
         more = self._target - self._granted - self.buffered
         self._granted += more
-        self._muxer.send_grant(self, more)
+        self._carrier.send_grant(self, more)
