@@ -1,16 +1,14 @@
-"""The node: builds the parts, wires them, and owns the nursery they run in.
+"""The node: what it owns, built and wired; `node.serving` puts it on the network.
 
-Opened offline it gives a command the catalog, the store, the trust and the log;
-serving, it adds the network. One process has a home at a time.
+Opened offline it gives a command the catalog, the store, the trust and the log.
+One process has a home at a time.
 """
 
 import contextlib
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING
-
-import trio
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from keys.card import Card
 from keys.card_fields import SizedKey
@@ -20,7 +18,6 @@ from node.alerts import alerts_of
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.log import AuditLog
-from node.blocking import in_thread, watch_loop
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
@@ -46,14 +43,16 @@ from node.witness.doubt import Doubt
 from node.witness.store import WITNESS_SCHEMA, WitnessStore
 from protocol.log.entry import Event
 
-if TYPE_CHECKING:
-    from node.serving import Serving
-
 
 class Node:
     """One node on one home.
 
-    Use `Node.open`; `serving` adds the network. `started_ms` is None offline.
+    Use `Node.open`.
+
+    Attributes:
+        started_ms: when it began to serve, milliseconds since the epoch, UTC; None offline.
+        on_study_change: told that a study is here, was shared, or withdrawn; from any thread.
+        on_peer_change: told that a peer's card or grants have changed; from any thread.
     """
 
     def __init__(
@@ -66,7 +65,9 @@ class Node:
         self.home = home
         self.clock = home.clock
         self.started_ms: int | None = None
-        self.serving_parts: Serving | None = None
+        self.serving_parts: Any = None
+        self.on_study_change: Callable[[str], None] = lambda study: None
+        self.on_peer_change: Callable[[Peer], None] = lambda peer: None
         self._held = held
         self.settings = read_settings(home.config_path)
         is_lost = log_key_may_be_lost and not home.has_key("log")
@@ -126,9 +127,9 @@ class Node:
         self.refusals = Refusals(self.audit.append_many, self.budgets, self.clock)
         self.catalog.mark = self.effects.mark
         self.catalog.in_change = self.feeds.study_changed
-        self.catalog.on_change = lambda study: self._wake(lambda s: s.study_changed(study))
+        self.catalog.on_change = lambda study: self.on_study_change(study)
         self.peers.in_change = self._peer_in_change
-        self.peers.on_change = lambda peer: self._wake(lambda s: s.peer_changed(peer))
+        self.peers.on_change = lambda peer: self.on_peer_change(peer)
         self.witness_store = WitnessStore(self.database)
         self.doubt = Doubt(
             self.witness_store,
@@ -261,39 +262,6 @@ class Node:
         """What needs an operator now, each as a sentence with what it blocks; blocks."""
         return alerts_of(self)
 
-    def _wake(self, action: Callable[["Serving"], None]) -> None:
-        """Run something in the trio thread, from whichever thread a change came."""
-        serving = self.serving_parts
-        if serving is None:
-            return
-        with contextlib.suppress(trio.RunFinishedError):
-            serving.token.run_sync_soon(action, serving)
-
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator["Serving"]:
-        """Run the node's network inside this block.
-
-        Raises:
-            NodeError: it cannot listen.
-        """
-        from node.serving import Serving
-
-        watch_loop()
-        await in_thread(self._clean_up)
-        serving = Serving(self)
-        self.serving_parts = serving
-        try:
-            async with serving.running():
-                self.started_ms = self.clock.now_ms()
-                try:
-                    yield serving
-                finally:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
-                        await in_thread(self._record_stop)
-        finally:
-            self.serving_parts = None
-            self.started_ms = None
-
     def record_start(self) -> None:
         """Log that the node has started: in front of all that it does with others."""
         if self.audit.halt.reason is None:
@@ -305,12 +273,13 @@ class Node:
         if self.audit.halt.reason is None:
             self.audit.append(event)
 
-    def _record_stop(self) -> None:
+    def record_stop(self) -> None:
+        """Log that the node stops, and what was refused and is not told yet."""
         self.refusals.write(all_of_it=True)
         self._record(Event(type="stop"))
 
-    def _clean_up(self) -> None:
-        """Put away what a crash left."""
+    def clean_up(self) -> None:
+        """Put away what a crash left; before the node does anything with others."""
         self.transfers.close_interrupted_outgoing()
         # What a crash or an older release left in the feeds, or time has ended since.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)

@@ -157,5 +157,5 @@ def open_node(path: Path) -> Node:
     from node.home import Home
 
     node = Node.open(Home(path))
-    node._clean_up()
+    node.clean_up()
     return node

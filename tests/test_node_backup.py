@@ -93,7 +93,7 @@ def test_a_restored_home_is_the_one_that_was_backed_up(
                 export_study(opened.catalog, opened.store, study, out)
             assert contents(tmp_path / f"{study}-0") == contents(tmp_path / f"{study}-1")
         take(again, tmp_path / f"{study}-0")
-        again._clean_up()
+        again.clean_up()
 
 
 def test_nobody_else_can_read_a_backup(node: Node, tmp_path: Path) -> None:

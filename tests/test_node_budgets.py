@@ -259,7 +259,7 @@ async def test_a_peer_without_a_grant_writes_little_however_often_it_asks(north:
         assert await _ask(north, south, number) is WireCode.NOT_GRANTED
     assert north.audit.size - size == 40, "20 requests with their refusals"
     assert len(north.transfers.recent()) <= 20
-    north._record_stop()
+    north.record_stop()
     summary = entries(north, "refused")[-1]
     assert summary["details"]["count"] == 40
 

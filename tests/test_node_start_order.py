@@ -9,6 +9,7 @@ from relayed import Fetch
 
 from node import blocking
 from node.app import Node
+from node.serving import serving
 from node.witness.rounds import Witnessing
 from protocol.log.entry import decode_entry_untrusted
 from protocol.reconcile import TYPES
@@ -45,7 +46,7 @@ def test_no_entry_of_a_transfer_stands_before_start(
             before = len(_types(node))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_release, node, waits)
-                async with node.serving():
+                async with serving(node):
                     while not {"requested", "refused"} <= set(_types(node)[before:]):  # noqa: ASYNC110
                         await trio.sleep(0.02)
             return _types(node)[before:]

@@ -260,5 +260,5 @@ def test_what_ended_while_the_node_was_down_is_not_told(tmp_path: Path) -> None:
         other.pair(node, "see")
     clock.move(101)
     with Node.open(home) as node:
-        node._clean_up()
+        node.clean_up()
         assert not node.feeds.pending(other.key, bytes(16), 0).records

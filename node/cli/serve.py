@@ -80,15 +80,16 @@ async def _serve(node: "Node") -> None:
     import trio
 
     from node.api.server import serve_api
+    from node.serving import serving
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
-            async with node.serving() as serving:
+            async with serving(node) as running:
                 await serve_api(
                     node,
                     node.home.socket_path,
-                    ready=lambda: _greet(node, serving.network.addresses),
+                    ready=lambda: _greet(node, running.network.addresses),
                 )
 
 

@@ -66,4 +66,5 @@ def require_serving(node: Node) -> "Serving":
             hint="start it with `radmesh serve`",
             code=ExitCode.BUSY,
         )
-    return node.serving_parts
+    running: Serving = node.serving_parts
+    return running

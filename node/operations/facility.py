@@ -32,7 +32,7 @@ def _describe(node: Node, peer: Peer, last_seen: int | None) -> dict[str, Any]:
     serving = node.serving_parts
     connected, last_error = None, None
     if serving is not None:
-        connected = serving.is_peer_connected(peer)
+        connected = serving.presence.is_peer_connected(peer)
         last_error = serving.links.status(peer.card.node_key).last_error
     cap = rule_in_force(node.settings.bandwidth, peer.petname, peer.fingerprint, local_minute())
     return {

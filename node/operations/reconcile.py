@@ -46,7 +46,7 @@ async def reconcile(node: Node, parameters: dict[str, Any], _: Report) -> Result
     if peer.revoked is not None:
         raise NodeError(f"{peer.petname} is not trusted any more", code=ExitCode.REFUSED)
     with trio.move_on_after(CONNECT_SECONDS):
-        await serving.wait_connected(peer.card.node_key)
+        await serving.presence.wait_connected(peer.card.node_key)
     done = await serving.reconciling.run(peer, grace_seconds=grace)
     lost = await in_thread(known_losses, node, peer)
     head = headline(done.comparison)

@@ -37,7 +37,7 @@ def describe_witnessing(node: Node) -> dict[str, Any]:
         cosigners.append(
             {
                 "petname": peer.petname,
-                "connected": None if serving is None else serving.is_peer_connected(peer),
+                "connected": None if serving is None else serving.presence.is_peer_connected(peer),
                 "size": None if newest is None else newest[0],
                 "time": None if newest is None else newest[1],
                 "counts": counts,

@@ -10,7 +10,7 @@ listed (`protocol/reconcile_messages.py`).
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import nacl.utils
 
@@ -48,9 +48,6 @@ from protocol.reconcile_messages import (
     make_result,
     sign_result,
 )
-
-if TYPE_CHECKING:
-    from node.app import Node
 
 A = TypeVar("A", bound=Message)
 
@@ -387,16 +384,3 @@ def _take(reader: ListReader, part: Exchanges, ledger: Ledger) -> list[Entry]:
     for entry in found:
         ledger.add_entry(entry)
     return found
-
-
-def reconciling_of(node: "Node", auditing: Callable[[], Auditing]) -> Reconciling:
-    """The comparisons of a node."""
-    return Reconciling(
-        key=lambda: node.keys.node,
-        own_facility=node.card.facility_key,
-        audit=node.audit,
-        index=node.exchanges,
-        auditing=auditing,
-        clock=node.clock,
-        log_keys=node.log_keys_of,
-    )

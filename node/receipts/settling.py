@@ -10,7 +10,6 @@ off asks whether it arrived. A transfer that is under way settles its receipt it
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -37,9 +36,6 @@ from protocol.receipt import (
     sign_receipt,
 )
 from protocol.receipt_messages import AskReceipt, PresentReceipt
-
-if TYPE_CHECKING:
-    from node.app import Node
 
 log = logging.getLogger("radmesh.settling")
 
@@ -290,19 +286,3 @@ class Settling:
         assert isinstance(request, PresentReceipt)
         signature = await self.countersigner.countersign(peer, request.body, request.signature)
         return Countersignature(signature=signature)
-
-
-def settling_of(node: "Node", connected: Callable[[bytes], Peer | None]) -> Settling:
-    """The settling of a node, told of each transfer that has ended."""
-    settling = Settling(
-        key=lambda: node.keys.node,
-        own_facility=node.card.facility_key,
-        pending=node.pending,
-        audit=node.audit,
-        transfers=node.transfers,
-        connected=connected,
-        clock=node.clock,
-        refusals=node.refusals,
-    )
-    node.transfers.on_end = settling.poke
-    return settling

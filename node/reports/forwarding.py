@@ -10,7 +10,7 @@ has carried many, so that the cursor never lags far behind.
 import logging
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -19,7 +19,6 @@ from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.database import Database
 from node.errors import NodeError
-from node.home import log_origin
 from node.reports.collector import Collector
 from node.reports.delivery import Delivery, open_delivery
 from node.reports.facilities import Facilities
@@ -27,9 +26,6 @@ from node.reports.records import records_between
 from node.reports.selection import Selection
 from node.reports.syslog import framed, messages
 from node.reports.writing import export_event
-
-if TYPE_CHECKING:
-    from node.app import Node
 
 log = logging.getLogger("radmesh.collector")
 
@@ -186,17 +182,3 @@ class Forwarder:
         for record in records_between(self._audit, start, stop):
             parts += messages(record, self._collector.form, facilities, self._origin, host)
         return b"".join(map(framed, parts))
-
-
-def forwarder_of(node: "Node") -> Forwarder | None:
-    """The forwarder to the collector of `config.toml`; None when it names none."""
-    collector = node.settings.audit.syslog
-    if collector is None:
-        return None
-    return Forwarder(
-        node.audit,
-        node.database,
-        collector,
-        lambda: Facilities(node.card, node.peers.store.peers),
-        log_origin(node.card.facility_key),
-    )

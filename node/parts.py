@@ -1,0 +1,215 @@
+"""Makes the parts of a serving node out of what the node owns.
+
+Each part says in its own signature what it needs; here alone stands where it gets that.
+What a part needs of the network comes as a function, since the network is made last.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from keys.trust import Peer
+from node.app import Node
+from node.home import log_origin
+from node.network.network import PeerStream
+from node.receipts.reconciling import Reconciling
+from node.receipts.settling import Settling
+from node.reports.facilities import Facilities
+from node.reports.forwarding import Forwarder
+from node.sharing.announcer import Announcer
+from node.sharing.endings import Endings
+from node.sharing.greeting import Greeting
+from node.transfer.attempts import Reach
+from node.transfer.fetching import Fetcher
+from node.transfer.gathering import Shelves
+from node.transfer.line import Line
+from node.transfer.receiving import Receiver
+from node.transfer.sending import Sender
+from node.witness.auditing import Answer, Auditing
+from node.witness.rounds import Witnessing
+from node.witness.witness import Witness
+from protocol.messages import Message
+
+OpenStream = Callable[[bytes], Awaitable[PeerStream]]
+"""Opens a stream to a connected peer, by its node key (32 bytes)."""
+
+
+def announcer_of(node: Node) -> Announcer:
+    """Tells peers of our studies, and listens to theirs."""
+    return Announcer(
+        budgets=node.budgets,
+        key=node.keys.node,
+        peers=node.peers,
+        feeds=node.feeds,
+        recalls=node.recalls,
+        append=node.audit.append,
+        clock=node.clock,
+    )
+
+
+def greeting_of(node: Node, open_stream: OpenStream) -> Greeting:
+    """Exchanges cards."""
+    return Greeting(
+        node.peers,
+        lambda: node.card,
+        open_stream,
+        clock=node.clock,
+        budgets=node.budgets,
+    )
+
+
+def sender_of(node: Node, line: Line, take_receipt: Callable[[bytes], str]) -> Sender:
+    """Discloses studies."""
+    return Sender(
+        key=node.keys.node,
+        own_facility=node.card.facility_key,
+        peers=node.peers,
+        catalog=node.catalog,
+        store=node.store,
+        append=node.audit.append_many,
+        add_receipt=take_receipt,
+        transfers=node.transfers,
+        line=line,
+        in_doubt=lambda: node.audit.halt.reason is not None,
+        clock=node.clock,
+        budgets=node.budgets,
+        refusals=node.refusals,
+    )
+
+
+def receiver_of(node: Node, settling: Settling) -> Receiver:
+    """Gets one study over one stream."""
+    return Receiver(
+        key=node.keys.node,
+        facility_key=node.card.facility_key,
+        append=node.audit.append_many,
+        add_receipt=node.audit.add_receipt,
+        exchanging=settling.exchanging,
+        announced=node.feeds.announced_by,
+        clock=node.clock,
+    )
+
+
+def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
+    """Fetches studies, from as many peers as have them."""
+    return Fetcher(
+        receiver=receiver,
+        shelves=Shelves(
+            catalog=node.catalog,
+            incoming=node.incoming,
+            append=node.audit.append_many,
+            transfers=node.transfers,
+            free_bytes=node.free_bytes,
+        ),
+        peers=node.peers,
+        feeds=node.feeds,
+        reach=reach,
+        clock=node.clock,
+        index=node.exchanges,
+    )
+
+
+def settling_of(node: Node, connected: Callable[[bytes], Peer | None]) -> Settling:
+    """Gets receipts signed that a transfer left open; told of each that has ended."""
+    settling = Settling(
+        key=lambda: node.keys.node,
+        own_facility=node.card.facility_key,
+        pending=node.pending,
+        audit=node.audit,
+        transfers=node.transfers,
+        connected=connected,
+        clock=node.clock,
+        refusals=node.refusals,
+    )
+    node.transfers.on_end = settling.poke
+    return settling
+
+
+def reconciling_of(node: Node, auditing: Callable[[], Auditing]) -> Reconciling:
+    """Compares our log with that of a peer."""
+    return Reconciling(
+        key=lambda: node.keys.node,
+        own_facility=node.card.facility_key,
+        audit=node.audit,
+        index=node.exchanges,
+        auditing=auditing,
+        clock=node.clock,
+        log_keys=node.log_keys_of,
+    )
+
+
+def witness_of(node: Node) -> Witness:
+    """Cosigns the logs of peers."""
+    return Witness(
+        node.witness_store,
+        own_facility=node.card.facility_key,
+        key=lambda: node.keys.witness,
+        append=node.audit.append,
+        now=node.clock.now,
+        log_keys=node.log_keys_of,
+    )
+
+
+def auditing_of(
+    node: Node, open_stream: OpenStream, answers: Mapping[type[Message], Answer]
+) -> Auditing:
+    """Asks and answers questions about logs."""
+    return Auditing(
+        node.peers, open_stream, answers=answers, clock=node.clock, budgets=node.budgets
+    )
+
+
+def witnessing_of(
+    node: Node,
+    auditing: Auditing,
+    *,
+    is_connected: Callable[[bytes], bool],
+    is_unreachable: Callable[[bytes], bool],
+    on_doubt: Callable[[], None],
+) -> Witnessing:
+    """Has our log cosigned, and hears whether a peer knows more of it."""
+    return Witnessing(
+        audit=node.audit,
+        store=node.witness_store,
+        doubt=node.doubt,
+        peers=node.peers,
+        auditing=auditing,
+        settings=node.settings.audit,
+        is_connected=is_connected,
+        is_unreachable=is_unreachable,
+        on_doubt=on_doubt,
+        now=node.clock.now,
+    )
+
+
+def endings_of(
+    node: Node,
+    *,
+    connected: Callable[[], Iterable[bytes]],
+    peer_changed: Callable[[Peer], None],
+    node_key_ended: Callable[[bytes], None],
+) -> Endings:
+    """Ends what a time limit ends."""
+    return Endings(
+        peers=node.peers,
+        studies=node.shared_studies,
+        discards=node.discards,
+        feeds=node.feeds,
+        connected=connected,
+        peer_changed=peer_changed,
+        node_key_ended=node_key_ended,
+        clock=node.clock,
+        refusals=node.refusals,
+    )
+
+
+def forwarder_of(node: Node) -> Forwarder | None:
+    """Forwards entries to the collector of `config.toml`; None when it names none."""
+    collector = node.settings.audit.syslog
+    if collector is None:
+        return None
+    return Forwarder(
+        node.audit,
+        node.database,
+        collector,
+        lambda: Facilities(node.card, node.peers.store.peers),
+        log_origin(node.card.facility_key),
+    )
