@@ -21,7 +21,7 @@ from node.audit.log import AuditLog
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
-from node.home import Home, Keys, log_origin
+from node.home import Home, Keys
 from node.images.discard import Discards
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
@@ -41,6 +41,7 @@ from node.transfer.incoming import Incoming
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
 from node.witness.doubt import Doubt
 from node.witness.store import WITNESS_SCHEMA, WitnessStore
+from protocol.log.checkpoint import log_origin
 from protocol.log.entry import Event
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from node.blocking import must_be_in_thread
+from node.durable import rename
 from node.errors import ExitCode, NodeError
 
 FIRST_VERSION = 1
@@ -123,12 +124,7 @@ class Database:
         making = path.with_name(f".{path.name}.tmp")
         making.unlink(missing_ok=True)
         _write_copy(self._connection, making)
-        making.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        rename(making, path)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

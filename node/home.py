@@ -17,7 +17,6 @@ A folder without a card is no home: `node.making` puts it there last.
 import fcntl
 import hashlib
 import os
-import secrets
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,15 +24,15 @@ from pathlib import Path
 
 from keys.card import Card, issue_card, parse_card_untrusted, sign_card
 from keys.errors import KeysError
-from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from keys.keyfile import decode_key, encode_key
 from node import config
-from node.audit.files import sync_directory
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK, Clock
+from node.durable import write_whole
 from node.errors import ExitCode, NodeError
 from node.making import make_whole
+from protocol.log.checkpoint import log_origin
 from protocol.log.entry import Event
 
 CARD_LIFETIME_SECONDS = 2 * 365 * 24 * 3600
@@ -46,11 +45,6 @@ ROLES = ("facility", "node", "log", "witness")
 
 _SOCKET_PATH_BYTES = 100
 """sockaddr_un holds 108 bytes; a little is left for a temporary name."""
-
-
-def log_origin(facility_key: bytes) -> str:
-    """The origin line of a facility's audit log (C2SP tlog-checkpoint)."""
-    return f"radmesh.log/{fingerprint(facility_key)}"
 
 
 @dataclass(frozen=True)
@@ -158,9 +152,9 @@ class Home:
         ):
             directory.mkdir(mode=0o700)
         for role, keypair in keypairs.items():
-            write_durable(self.keys_path / role, encode_key(role, keypair), mode=0o600)
-        write_durable(self.card_path, card.encoded)
-        write_durable(self.config_path, config.template(listen, addresses).encode())
+            write_whole(self.keys_path / role, encode_key(role, keypair), mode=0o600)
+        write_whole(self.card_path, card.encoded, mode=0o644)
+        write_whole(self.config_path, config.template(listen, addresses).encode(), mode=0o644)
         origin = log_origin(facility.public)
         AuditLog.create(
             self.audit_path,
@@ -319,29 +313,10 @@ class Home:
             NodeError: the disk is full or cannot be written; the old card stays.
         """
         try:
-            write_durable(self.card_path, card.encoded)
+            write_whole(self.card_path, card.encoded, mode=0o644)
         except OSError as error:
             raise NodeError(
                 f"the facility card cannot be written: {error.strerror}",
                 hint="check free disk space and the permissions of the node's home",
                 code=ExitCode.DISK,
             ) from error
-
-
-def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a small file so that after a crash it is either the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)

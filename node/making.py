@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from node.audit.files import sync_directory
+from node.durable import sync_directory
 from node.errors import ExitCode, NodeError
 
 MAKING = ".making"

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from keys.trust import Peer
 from node.app import Node
-from node.home import log_origin
 from node.network.network import PeerStream
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
@@ -26,6 +25,7 @@ from node.transfer.sending import Sender
 from node.witness.auditing import Answer, Auditing
 from node.witness.rounds import Witnessing
 from node.witness.witness import Witness
+from protocol.log.checkpoint import log_origin
 from protocol.messages import Message
 
 OpenStream = Callable[[bytes], Awaitable[PeerStream]]

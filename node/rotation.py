@@ -17,10 +17,10 @@ from keys.card_fields import SizedKey, TimedKey
 from keys.errors import KeysError
 from keys.identity import KeyPair
 from keys.keyfile import decode_key, encode_key
-from node.audit.files import sync_directory
 from node.audit.log import AuditLog
+from node.durable import rename, write_whole
 from node.errors import ExitCode, NodeError
-from node.home import CARD_LIFETIME_SECONDS, Home, Keys, write_durable
+from node.home import CARD_LIFETIME_SECONDS, Home, Keys
 from protocol.log.entry import Event
 from protocol.log.rotation import ROLES, KeyChange
 
@@ -97,17 +97,16 @@ def _stage(home: Home, staged: Staged) -> None:
         staged.card.encoded,
     )
     for name, data in zip(_NAMES, contents, strict=True):
-        write_durable(making / name, data, mode=0o600)
-    making.rename(home.rotation_path)
-    sync_directory(home.path)
+        write_whole(making / name, data, mode=0o600)
+    rename(making, home.rotation_path)
 
 
 def _install(home: Home, staged: Staged) -> None:
     """Put the key and the card in their places; may be done again after a crash."""
-    write_durable(home.keys_path / staged.role, encode_key(staged.role, staged.key), mode=0o600)
+    write_whole(home.keys_path / staged.role, encode_key(staged.role, staged.key), mode=0o600)
     # An earlier try may have failed on the disk, and addresses have changed since.
     if home.read_card().serial < staged.card.serial:
-        write_durable(home.card_path, staged.card.encoded)
+        write_whole(home.card_path, staged.card.encoded, mode=0o644)
     _discard(home)
 
 
@@ -115,8 +114,7 @@ def _discard(home: Home) -> None:
     # Renamed first: a folder of which half is gone could not be read.
     leaving = home.rotation_path.with_name(".rotation.old")
     shutil.rmtree(leaving, ignore_errors=True)
-    home.rotation_path.rename(leaving)
-    sync_directory(home.path)
+    rename(home.rotation_path, leaving)
     shutil.rmtree(leaving)
 
 

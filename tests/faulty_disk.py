@@ -122,11 +122,14 @@ class FaultyDisk:
         seen = self._is_ours(file) and not str(file).endswith(UNSEEN)
         if not seen or not set(mode) & set("wxa"):
             return self._real_io_open(file, mode, buffering, *args, **kwargs)
-        assert "+" not in mode, "reading and writing through one file object is not needed yet"
         how = {"w": os.O_TRUNC, "x": os.O_EXCL, "a": os.O_APPEND}[mode[0]]
-        raw = _Written(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o666))
+        flags = os.O_CREAT | os.O_CLOEXEC | how | (os.O_RDWR if "+" in mode else os.O_WRONLY)
+        opener = kwargs.pop("opener", None)
+        raw = _Written(opener(file, flags) if opener else os.open(file, flags, 0o666))
         if buffering == 0:
             return raw
+        if "+" in mode:
+            return io.BufferedRandom(raw)
         buffered = io.BufferedWriter(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, *args, **kwargs)
 
@@ -317,6 +320,20 @@ class _Written(io.RawIOBase):
 
     def write(self, data) -> int:  # type: ignore[no-untyped-def]
         return os.write(self._descriptor, data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        data = os.read(self._descriptor, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return os.lseek(self._descriptor, offset, whence)
 
     def close(self) -> None:
         if not self.closed:

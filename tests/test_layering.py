@@ -1,5 +1,6 @@
 """The import contracts of pyproject.toml hold, and break when they should."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,13 @@ def test_there_is_one_way_to_block_and_one_clock():
     for call, place in alone.items():
         users = {path.name for path in (ROOT / "node").rglob("*.py") if call in path.read_text()}
         assert users == {place}
+
+
+def test_one_file_makes_files_durable():
+    """Beside the log, which appends to its files."""
+    flushing = {
+        str(source.relative_to(ROOT))
+        for source in (ROOT / "node").rglob("*.py")
+        if re.search(r"\bos\.f(data)?sync\(", source.read_text())
+    }
+    assert flushing == {"node/durable.py", "node/audit/files.py"}

@@ -339,8 +339,9 @@ def test_a_disk_too_full_for_zeros_takes_entries(directory, monkeypatch):
 
 def test_a_checkpoint_that_cannot_be_written_stops_no_entry(directory):
     log = create(directory)
-    # A folder where the checkpoint's new file would be made: writing it fails.
-    (directory / "checkpoint.new").mkdir()
+    # A folder under the checkpoint's name: writing it fails.
+    (directory / "checkpoint").rename(directory / "aside")
+    (directory / "checkpoint").mkdir()
     assert log.append(event(1)) == 1
     with pytest.raises(NodeError) as caught:
         log.latest_checkpoint()
@@ -348,7 +349,8 @@ def test_a_checkpoint_that_cannot_be_written_stops_no_entry(directory):
     with pytest.raises(NodeError):
         log.export(directory / "bundle.zip", card=CARD.encoded)
     log.close()
-    (directory / "checkpoint.new").rmdir()
+    (directory / "checkpoint").rmdir()
+    (directory / "aside").rename(directory / "checkpoint")
     log = reopen(directory)
     assert log.size == 2
     assert verified(log).sound is True

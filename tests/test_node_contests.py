@@ -20,7 +20,7 @@ from node.app import Node
 from node.clock import SYSTEM_CLOCK
 from node.config import AuditSettings
 from node.errors import NodeError
-from node.home import Home, log_origin
+from node.home import Home
 from node.operations.facility import status
 from node.sharing.contests import FORGET_SECONDS, SHOWN_CONTESTS
 from node.witness.bundle import counted, own_policy
@@ -29,7 +29,7 @@ from node.witness.witness import Witness
 from protocol.audit_messages import AddCheckpoint
 from protocol.audit_messages import Cosigned as CosignedMessage
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.log.checkpoint import Checkpoint, sign_checkpoint
+from protocol.log.checkpoint import Checkpoint, log_origin, sign_checkpoint
 from protocol.log.cosignature import Cosigner, cosign, witness_name
 from protocol.log.note import Signer, Verifier, is_key_name
 from protocol.log.policy import format_policy, k_of_n, parse_policy_untrusted

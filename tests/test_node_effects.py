@@ -333,7 +333,7 @@ def test_killed_as_our_own_card_is_renewed(home: Home, at: str) -> None:
 def test_a_card_that_cannot_be_written_is_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with Node.open(home) as node:
         before = node.card
-        monkeypatch.setattr(home_module, "write_durable", _no_space)
+        monkeypatch.setattr(home_module, "write_whole", _no_space)
         with pytest.raises(NodeError) as caught:
             node.publish_addresses(("/ip4/192.0.2.9/tcp/4101",))
         assert caught.value.code is ExitCode.DISK

@@ -19,12 +19,18 @@ from node.api.client import call
 from node.app import Node
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK
+from node.durable import write_whole
 from node.errors import ExitCode, NodeError
-from node.home import Home, log_origin, write_durable
+from node.home import Home
 from node.operations import keys
 from node.rotation import OVERLAP_SECONDS, Changed, Request
 from protocol.errors import RemoteProtocolError
-from protocol.log.checkpoint import Checkpoint, open_checkpoint_untrusted, sign_checkpoint
+from protocol.log.checkpoint import (
+    Checkpoint,
+    log_origin,
+    open_checkpoint_untrusted,
+    sign_checkpoint,
+)
 from protocol.log.entry import Event, decode_entry_untrusted
 from protocol.log.note import Signer
 from protocol.log.rotation import parse_change_untrusted
@@ -88,7 +94,7 @@ def test_a_card_that_is_newer_than_an_unfinished_change_stays(
     with Node.open(home) as node:
         with monkeypatch.context() as patch:
             # The disk takes the entry, and nothing more.
-            patch.setattr(rotation, "write_durable", _fail_behind(3))
+            patch.setattr(rotation, "write_whole", _fail_behind(3))
             with pytest.raises(NodeError, match="cannot be written"):
                 _rotate(node, "node")
         node.publish_addresses(("/ip4/192.0.2.2/tcp/1",))
@@ -107,7 +113,7 @@ def _fail_behind(count: int) -> Callable[..., None]:
         if written == count:
             raise OSError(errno.EIO, "Input/output error")
         written += 1
-        write_durable(path, data, mode=mode)
+        write_whole(path, data, mode=mode)
 
     return write
 

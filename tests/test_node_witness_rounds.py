@@ -17,14 +17,13 @@ from keys.trust import Peer
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK
 from node.config import AuditSettings
-from node.home import log_origin
 from node.witness.doubt import Doubt
 from node.witness.rounds import Witnessing
 from node.witness.store import WitnessStore
 from node.witness.witness import Witness
 from protocol.audit_messages import AddCheckpoint, CheckpointHeld, Cosigned, GetCheckpoint
 from protocol.errors import RemoteProtocolError, WireCode
-from protocol.log.checkpoint import Checkpoint, sign_checkpoint
+from protocol.log.checkpoint import Checkpoint, log_origin, sign_checkpoint
 from protocol.log.cosignature import cosign, witness_name
 from protocol.log.entry import Event, decode_entry_untrusted
 from protocol.log.note import Signer, parse_note_untrusted

@@ -17,8 +17,8 @@ from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.errors import ExitCode, NodeError
-from node.home import log_origin
 from node.migrations import NODE_MIGRATIONS
+from protocol.log.checkpoint import log_origin
 from protocol.log.cosignature import cosignatures_untrusted
 from protocol.log.entry import Event
 from protocol.log.policy import parse_policy_untrusted

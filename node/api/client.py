@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from node.api import endpoint
-from node.api.failures import error_from
 from node.errors import ExitCode, NodeError
+from node.failures import error_from
 from node.home import Home
 
 CONNECT_SECONDS = 5.0

@@ -6,9 +6,9 @@ from typing import Any
 
 import trio
 
-from node.api.failures import single_node_error
 from node.app import Node
 from node.errors import ExitCode, NodeError
+from node.failures import single_node_error
 from node.home import Home
 from node.operations import OPERATIONS
 

@@ -24,9 +24,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from node.api.endpoint import listening
-from node.api.failures import describe_error, describe_unexpected, single_node_error
 from node.app import Node
 from node.errors import ExitCode, NodeError
+from node.failures import describe_error, describe_unexpected, single_node_error
 from node.operations import OPERATIONS
 from node.operations.base import Report
 

@@ -1,7 +1,6 @@
 """Writes the audit bundle that an auditor verifies (docs/protocol-log.md section 7)."""
 
 import base64
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import BinaryIO
 
 from keys.canonical import canonical_json
 from node.audit.evidence import EvidenceStore
-from node.audit.files import sync_directory
+from node.durable import whole_file
 from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint
 from protocol.log.entry import Opening, decode_entry_untrusted
@@ -27,22 +26,15 @@ def write_bundle_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         NodeError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with temporary.open("xb") as file:
+        with whole_file(path, mode=0o644) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_directory(path.parent)
     except OSError as error:
         raise NodeError(
             f"the bundle {path} cannot be written: {error.strerror}",
             hint="check that the folder exists and has space",
             code=ExitCode.DISK,
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_bundle(

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from node.durable import rename, write_whole
 from node.errors import ExitCode, NodeError
 from protocol.log.entry import ENTRY_BYTES
 
@@ -307,24 +308,11 @@ def read_file(path: Path) -> bytes:
 def replace_durable(path: Path, data: bytes) -> None:
     """Write a small file so that after a crash it is whole, old or new.
 
-    For one writer at a time.
-
     Raises:
         NodeError: the disk is full or failing; the old file stands.
     """
-    temporary = path.with_name(f"{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
-        descriptor = os.open(temporary, flags, 0o600)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.rename(path)
-        sync_directory(path.parent)
+        write_whole(path, data)
     except OSError as error:
         raise _disk_error(path, error.strerror) from error
 
@@ -336,16 +324,6 @@ def rename_durable(path: Path, target: Path) -> None:
         NodeError: the disk is failing.
     """
     try:
-        path.rename(target)
-        sync_directory(path.parent)
+        rename(path, target)
     except OSError as error:
         raise _disk_error(path, error.strerror) from error
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ somebody cut or changed it, or an old backup came back. What lies behind the las
 whole frame is cut off and kept beside the log (docs/protocol-log.md section 6).
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,13 @@ def torn_tail_event(torn: Path) -> Event:
     return Event(type="torn-tail-cut", details={"bytes": len(data), "sha256": digest})
 
 
+def _sweep(directory: Path) -> None:
+    """Remove what a crash left half written; also as releases of before named it."""
+    for leftover in (*directory.glob(".*.tmp"), directory / "checkpoint.new"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
 def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
     """Open the files of a log.
 
@@ -121,6 +129,7 @@ def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
     file = LogFile(directory / LOG_NAME)
     nodes: NodeFile | None = None
     try:
+        _sweep(directory)
         nodes = NodeFile(directory / TREE_NAME)
         replay = _Replay(file, nodes, checkpoint)
         torn = directory / TORN_NAME

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import blake3
 
-from node.audit.files import sync_directory
 from node.backup.layout import batch_path
+from node.durable import sync_directory, sync_open
 
 _NO_LINK = frozenset(
     {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
@@ -74,8 +74,7 @@ class Batches:
                 while block := file.read(_BLOCK_BYTES):
                     hasher.update(block)
                     copy.write(block)
-                copy.flush()
-                os.fsync(copy.fileno())
+                sync_open(copy)
             if hasher.digest() != digest:
                 return False
             making.rename(target)

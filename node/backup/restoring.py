@@ -5,7 +5,6 @@ Every file is compared with its digest on the way, and the home is checked as by
 would not start, and its folder is evidence.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from keys.errors import KeysError
 from keys.identity import KeyPair
 from keys.keyfile import decode_key
 from keys.sealed_files import open_files_untrusted
-from node.audit.files import sync_directory
 from node.backup import layout
 from node.backup.batches import Batches
+from node.durable import disk_error, sync_directory, sync_open, write_whole
 from node.errors import ExitCode, NodeError
 from node.fsck.check import Report, check_home
 from node.fsck.findings import CannotCheck, Finding
-from node.home import ROLES, write_durable
-from node.images.store import disk_error
+from node.home import ROLES
 from node.making import make_whole
 
 _FOLDERS = ("keys", "store", "incoming", "quarantine", "audit")
@@ -178,7 +176,7 @@ def _copy_files(backup: Path, folder: Path, record: layout.Record) -> None:
         if layout.digest_of(folder / name) != digest:
             raise _damaged(f"{name} is not what was written")
         with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
+            sync_open(file)
     sync_directory(folder / "audit")
 
 
@@ -195,7 +193,7 @@ def _write_keys(folder: Path, keys: Mapping[str, bytes]) -> None:
                 hint="give the keys of that time: of the same backup, or before they were replaced",
                 code=ExitCode.INTEGRITY,
             )
-        write_durable(folder / "keys" / role, data, mode=0o600)
+        write_whole(folder / "keys" / role, data, mode=0o600)
 
 
 def _is_of(card: Card, role: str, pair: KeyPair) -> bool:

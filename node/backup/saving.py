@@ -21,13 +21,13 @@ import nacl.utils
 
 from keys.sealed_files import NONCE_BYTES, seal_files
 from node.app import Node
-from node.audit.files import frame, sync_directory
+from node.audit.files import frame
 from node.backup import layout
 from node.backup.batches import Batches
 from node.database import copy_database
+from node.durable import disk_error, rename, sync_directory, sync_open, write_whole
 from node.errors import ExitCode, NodeError
-from node.home import ROLES, write_durable
-from node.images.store import disk_error
+from node.home import ROLES
 from node.making import OF_FILE_SYSTEMS
 from protocol.log.checkpoint import parse_checkpoint_untrusted
 from protocol.log.note import parse_note_untrusted
@@ -136,15 +136,15 @@ def _save(
             _require_whole_keys(node)
             checkpoint, size, root = _signed(node)
             for name in layout.SETTLED:
-                write_durable(making / name, (node.home.path / name).read_bytes(), mode=0o600)
+                write_whole(making / name, (node.home.path / name).read_bytes(), mode=0o600)
             if seal is not None:
-                write_durable(making / layout.SEALED_KEYS, _sealed_keys(node, seal), mode=0o600)
-        write_durable(making / layout.CHECKPOINT, checkpoint.encode(), mode=0o600)
+                write_whole(making / layout.SEALED_KEYS, _sealed_keys(node, seal), mode=0o600)
+        write_whole(making / layout.CHECKPOINT, checkpoint.encode(), mode=0o600)
         _write_log(node, making / layout.LOG, size)
         # Openings are there before their entries.
         copy_database(node.home.audit_path / "evidence.db", making / layout.EVIDENCE)
         for torn in node.home.audit_path.glob("torn-tail*"):
-            write_durable(making / "audit" / torn.name, torn.read_bytes(), mode=0o600)
+            write_whole(making / "audit" / torn.name, torn.read_bytes(), mode=0o600)
         record = layout.Record(
             format=layout.FORMAT,
             fingerprint=node.card.fingerprint,
@@ -158,11 +158,10 @@ def _save(
             },
             missing=tuple(pool.missing),
         )
-        write_durable(making / layout.RECORD, record.encode(), mode=0o600)
+        write_whole(making / layout.RECORD, record.encode(), mode=0o600)
         sync_directory(making / "audit")
         sync_directory(making)
-        making.rename(folder)
-        sync_directory(directory)
+        rename(making, folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return Saved(
@@ -253,8 +252,7 @@ def _write_log(node: Node, path: Path, size: int) -> None:
     with os.fdopen(descriptor, "wb") as file:
         for entry in node.audit.entries(0, size):
             file.write(frame(entry))
-        file.flush()
-        os.fsync(file.fileno())
+        sync_open(file)
 
 
 def _sealed_keys(node: Node, seal: Seal) -> bytes:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from node.api.failures import describe_unexpected, single_node_error
 from node.cli import (
     audit,
     audit_reports,
@@ -33,6 +32,7 @@ from node.cli import (
 )
 from node.cli.session import Session
 from node.errors import ExitCode, NodeError
+from node.failures import describe_unexpected, single_node_error
 
 _DEFAULT_HOME = "~/.radmesh"
 

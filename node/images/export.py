@@ -17,8 +17,9 @@ from pathlib import Path
 import blake3
 
 from node.catalog.catalog import Catalog
+from node.durable import disk_error
 from node.errors import ExitCode, NodeError
-from node.images.store import BatchStore, disk_error
+from node.images.store import BatchStore
 from node.making import OF_FILE_SYSTEMS
 from protocol import encoding
 from protocol.errors import RemoteProtocolError

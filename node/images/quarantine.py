@@ -15,8 +15,8 @@ from pathlib import Path
 
 import blake3
 
+from node.durable import disk_error, sync_directory, sync_open, write_new
 from node.images.sources import open_file, shown
-from node.images.store import disk_error, sync_directory
 
 MAX_FILE_BYTES = 1024 * 1024 * 1024
 """Larger files stay where they are and are only reported: a quarantine that fills
@@ -109,21 +109,15 @@ class Quarantine:
                     # Whoever kept it may have been killed before the name was durable.
                     sync_directory(self._root)
                     return known
-                os.fsync(target.fileno())
-                with (temporary / "reason.json").open("x", encoding="utf-8") as file:
-                    json.dump(
-                        {
-                            "reason": reason,
-                            "path": shown(path),
-                            "size": size,
-                            "blake3": digest,
-                            "time": int(self._now),
-                        },
-                        file,
-                        indent=1,
-                    )
-                    file.flush()
-                    os.fsync(file.fileno())
+                sync_open(target)
+                told = {
+                    "reason": reason,
+                    "path": shown(path),
+                    "size": size,
+                    "blake3": digest,
+                    "time": int(self._now),
+                }
+                write_new(temporary / "reason.json", json.dumps(told, indent=1).encode())
                 sync_directory(temporary)
                 date = time.strftime("%Y%m%d", time.gmtime(self._now))
                 name = f"{date}-{digest[:_DIGEST_CHARACTERS]}"

@@ -25,10 +25,11 @@ from node.catalog.discards import leave_unclaimed, lift_bars, replace_instances
 from node.catalog.patients import Described
 from node.clock import Clock
 from node.database import Database
+from node.durable import disk_error
 from node.errors import ExitCode, NodeError
 from node.images.discard import Discards
 from node.images.repack import without
-from node.images.store import BatchStore, Pins, disk_error
+from node.images.store import BatchStore, Pins
 from protocol import encoding
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Event, subjects_of

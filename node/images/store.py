@@ -11,9 +11,6 @@ store and catalog) is harmless.
 All functions are synchronous and thread-safe.
 """
 
-import contextlib
-import errno
-import os
 import secrets
 import shutil
 import threading
@@ -23,53 +20,13 @@ from pathlib import Path
 
 import blake3
 
+from node.durable import discard, disk_error, sync_directory, sync_file, write_new
 from node.errors import ExitCode, NodeError
 
 DIGEST_BYTES = 32
 
 RESERVE_BYTES = 64 * 1024 * 1024
 """Kept free for the audit log and the database: a node that cannot log must stop."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable, whoever wrote them."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def discard(temporary: Path) -> None:
-    """Remove a half-written file, as far as the disk allows: what stays is swept at start."""
-    with contextlib.suppress(OSError):
-        temporary.unlink()
-
-
-def disk_error(what: str, error: OSError) -> NodeError:
-    """The operator's form of a failed write or read; `what` begins the sentence."""
-    if error.errno in _FULL:
-        return NodeError(
-            f"{what}: the disk is full",
-            hint="free disk space and run it again; what was finished is kept",
-            code=ExitCode.DISK,
-        )
-    return NodeError(
-        f"{what}: {error.strerror or type(error).__name__}",
-        hint="check the disk and the permissions of the node's home",
-        code=ExitCode.DISK,
-    )
 
 
 class Pins:
@@ -162,10 +119,7 @@ class BatchStore:
         self.require_free(len(encoded))
         temporary = self._temporary / secrets.token_hex(16)
         try:
-            with temporary.open("xb") as file:
-                file.write(encoded)
-                file.flush()
-                os.fsync(file.fileno())
+            write_new(temporary, encoded)
             self._move_in([(temporary, digest)])
         except OSError as error:
             discard(temporary)

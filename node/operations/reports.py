@@ -8,7 +8,6 @@ from typing import Any
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.home import log_origin
 from node.operations.base import Operation, Report, Result, text
 from node.operations.images import run_work
 from node.operations.selecting import read_selection
@@ -22,6 +21,7 @@ from node.reports.records import Record, records, span
 from node.reports.selection import Selection
 from node.reports.syslog import framed, messages
 from node.reports.writing import export_event, write_logged, write_parts
+from protocol.log.checkpoint import log_origin
 
 FORMATS = ("dicom", "fhir", "accounting")
 

@@ -7,8 +7,8 @@ from typing import Any
 from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
+from node.durable import write_whole
 from node.errors import ExitCode, NodeError
-from node.home import write_durable
 from node.operations.base import Operation, Report, Result, require_serving, text
 from node.witness.bundle import (
     counted,
@@ -129,7 +129,7 @@ def _write(node: Node, alerts: list[Alert], directory: Path) -> None:
             folder = directory / str(alert.number)
             folder.mkdir(exist_ok=True)
             for name, content in evidence(node, alert).items():
-                write_durable(folder / name, content)
+                write_whole(folder / name, content, mode=0o644)
     except OSError as error:
         raise NodeError(
             f"the evidence cannot be written to {directory}: {os.strerror(error.errno or 0)}",

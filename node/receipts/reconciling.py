@@ -21,13 +21,12 @@ from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
-from node.home import log_origin
 from node.network.network import StreamLost
 from node.receipts.exchanges import Exchanges as Index
 from node.witness.auditing import Answer, Auditing, AuditRefused
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
-from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted
+from protocol.log.checkpoint import Checkpoint, log_origin, parse_checkpoint_untrusted
 from protocol.log.entry import Entry, Event, decode_entry_untrusted
 from protocol.log.note import parse_note_untrusted
 from protocol.log.tree import leaf_hash

@@ -14,11 +14,11 @@ from typing import Any
 
 import trio
 
-from node.api.failures import describe_unexpected
 from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.database import Database
 from node.errors import NodeError
+from node.failures import describe_unexpected
 from node.reports.collector import Collector
 from node.reports.delivery import Delivery, open_delivery
 from node.reports.facilities import Facilities

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from node.audit.files import sync_directory
 from node.audit.log import AuditLog
+from node.durable import sync_open, whole_file
 from node.errors import ExitCode, NodeError
 from node.reports.selection import Selection
 from protocol.log.entry import SALT_BYTES, Event, format_time
@@ -94,32 +94,25 @@ def write_logged(
             hint="choose another name; an export never overwrites a file",
             code=ExitCode.USAGE,
         )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w+b") as file:
+        with whole_file(path) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            sync_open(file)
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        salt = secrets.token_bytes(SALT_BYTES) if salted else b""
-        named = {"digest": salted_digest(salt, digest)} if salted else {"sha256": digest}
-        made = event()
-        entry = None
-        if audit.halt.reason is None:
-            entry = audit.append(replace(made, details={**made.details, "bytes": size, **named}))
-        temporary.rename(path)
-        sync_directory(path.parent)
+            salt = secrets.token_bytes(SALT_BYTES) if salted else b""
+            named = {"digest": salted_digest(salt, digest)} if salted else {"sha256": digest}
+            made, entry = event(), None
+            if audit.halt.reason is None:
+                details = {**made.details, "bytes": size, **named}
+                entry = audit.append(replace(made, details=details))
     except OSError as error:
         raise NodeError(
             f"{path} cannot be written: {error.strerror}",
             hint="check that the folder exists, has space and is the node's to write to",
             code=ExitCode.DISK,
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return Written(size, digest, salt.hex(), entry)
 
 

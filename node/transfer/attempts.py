@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import trio
 
 from keys.trust import Peer
-from node.api.failures import describe_unexpected
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
+from node.failures import describe_unexpected
 from node.network.network import PeerStream, StreamLost
 from node.sharing.policy import sentence
 from node.transfer.gathering import Gathering, NotNeededError

@@ -16,15 +16,9 @@ from pathlib import Path
 
 import blake3
 
+from node.durable import discard, disk_error, sync_directory, sync_file
 from node.errors import ExitCode, NodeError
-from node.images.store import (
-    BatchStore,
-    Pins,
-    discard,
-    disk_error,
-    sync_directory,
-    sync_file,
-)
+from node.images.store import BatchStore, Pins
 from protocol.errors import DigestMismatch
 
 KEEP_SECONDS = 7 * 24 * 3600

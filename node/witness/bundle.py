@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from keys.trust import Peer
 from node.app import Node
 from node.errors import ExitCode, NodeError
-from node.home import log_origin
 from node.witness.store import Alert, Cosigned
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.log.checkpoint import log_origin
 from protocol.log.cosignature import Cosigner, witness_name
 from protocol.log.note import Verifier
 from protocol.log.policy import format_policy, k_of_n

@@ -18,11 +18,10 @@ from dataclasses import replace
 from keys.card import Card
 from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
-from node.home import log_origin
 from node.witness.store import FORK, ROLLBACK, Alert, WitnessStore
 from node.witness.witness import alert_event
 from protocol.errors import RemoteProtocolError
-from protocol.log.checkpoint import open_checkpoint_untrusted
+from protocol.log.checkpoint import log_origin, open_checkpoint_untrusted
 from protocol.log.witness import open_in_force_untrusted
 
 log = logging.getLogger("radmesh.witness")

@@ -21,11 +21,10 @@ from keys.identity import KeyPair
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.errors import NodeError
-from node.home import log_origin
 from node.witness.store import FORK, ROLLBACK, UNPROVEN, Alert, WitnessStore
 from protocol.audit_messages import AddCheckpoint, CheckpointHeld, Cosigned, GetCheckpoint
 from protocol.errors import RemoteProtocolError, WireCode
-from protocol.log.checkpoint import Checkpoint
+from protocol.log.checkpoint import Checkpoint, log_origin
 from protocol.log.cosignature import cosign, witness_name
 from protocol.log.entry import Event
 from protocol.log.note import parse_note_untrusted

@@ -7,6 +7,7 @@ import base64
 import re
 from dataclasses import dataclass
 
+from keys.fingerprint import fingerprint
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.log.note import (
     Signer,
@@ -22,6 +23,11 @@ SIZE_LIMIT = 2**63 - 1
 """Largest size of a log; what a signed 64-bit integer holds in every language."""
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
+
+
+def log_origin(facility_key: bytes) -> str:
+    """The origin line of a facility's audit log, by its facility key (32 bytes)."""
+    return f"radmesh.log/{fingerprint(facility_key)}"
 
 
 @dataclass(frozen=True)
