@@ -20,8 +20,9 @@ from node.network.hardening import (
     node_id,
     tame_logging,
 )
+from node.network.introduction import PRESENTED_BYTES
 from node.network.sockets import Unreachable
-from node.network.vouching import NOBODY
+from node.network.vouching import NOBODY, Introductions
 
 LIMITS = NetworkLimits()
 
@@ -86,6 +87,23 @@ async def test_noise_over_a_connection_without_bounds_trusts_nobody(unbounded: s
         nursery.start_soon(call)
         nursery.start_soon(answer)
     assert refused == [unbounded]
+    caller.abort()
+    called.abort()
+
+
+async def test_the_largest_card_that_is_presented_fits_into_the_bounds_of_a_stranger() -> None:
+    card, taken = bytes(PRESENTED_BYTES), []
+    introductions = Introductions(
+        own_card=lambda _: card,
+        vouches=lambda presented, _, expected: presented == card and expected is None,
+        take=lambda presented, public: taken.append((presented, public)),
+    )
+    caller, called = pair()
+    alice, bob = (make_upgrader(key.seed, lambda _: True, introductions) for key in (ALICE, BOB))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handshake, caller, BOB.public, alice)
+        nursery.start_soon(handshake, called, None, bob)
+    assert sorted(taken) == sorted([(card, ALICE.public), (card, BOB.public)])
     caller.abort()
     called.abort()
 
