@@ -27,7 +27,7 @@ What remains to repair in what we do use:
 
 All of this leans on private parts of one version: the version is pinned, and
 every repair has a test that fails without it (tests/test_node_strangers.py,
-test_node_hardening.py, test_node_connections.py and test_node_network.py).
+test_node_hardening*.py, test_node_connections.py and test_node_network.py).
 """
 
 import contextlib
@@ -153,7 +153,8 @@ class SocketConnection(IRawConnection):
         except (OSError, trio.ClosedResourceError):
             count = 0
         self.received += count
-        self.ended = self.ended or not count
+        if not count:
+            self.ended = True
         return count
 
     async def write(self, data: bytes) -> None:
@@ -181,6 +182,7 @@ class SocketConnection(IRawConnection):
                     count = await self._stream.socket.sendmsg(left)
                 except (OSError, trio.ClosedResourceError) as error:
                     # A part may be out; nothing can follow it.
+                    self.ended = True
                     self.abort()
                     raise ConnectionResetError("the connection is closed") from error
                 left = _after(left, count)
@@ -249,7 +251,7 @@ class TrustedNoise(IntroducingNoise):
 
     def _check(self, conn: IRawConnection, session: ISecureConn) -> ISecureConn:
         public = node_public(session.get_remote_peer())
-        if public is None or not self._admit(public) or not isinstance(conn, SocketConnection):
+        if not self._admit(public) or not isinstance(conn, SocketConnection):
             raise HandshakeFailure("not a trusted peer")
         conn.trust()
         return session
@@ -289,6 +291,7 @@ async def handshake(
     try:
         secured = await upgrader.upgrade_security(raw, raw.is_initiator, wanted)
         await upgrader.muxer_multistream.select_transport(secured)
+        public = node_public(secured.get_remote_peer())
     except SecurityUpgradeFailure as error:
         if raw.ended:
             raise Unreachable("the peer hung up while connecting") from error
@@ -297,9 +300,6 @@ async def handshake(
         raise Unreachable("the peer hung up: it may not trust this node yet") from error
     except Exception as error:
         raise Unreachable("the peer hung up while connecting") from error
-    public = node_public(secured.get_remote_peer())
-    if public is None:
-        raise Unreachable("the peer has a key of another kind")
     return public, _channel(raw, secured)
 
 
@@ -345,11 +345,15 @@ def node_id(public: bytes) -> ID:
     return ID(_PEER_ID_PREFIX + public)
 
 
-def node_public(peer: ID) -> bytes | None:
-    """Node public key in a PeerID; None for any key that is not Ed25519."""
+def node_public(peer: ID) -> bytes:
+    """Node public key in a PeerID.
+
+    Raises:
+        ValueError: it is of a key that is not Ed25519; `IntroducingNoise` refuses those.
+    """
     raw = peer.to_bytes()
     if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):
-        return None
+        raise ValueError("not the PeerID of an Ed25519 key")
     return raw[len(_PEER_ID_PREFIX) :]
 
 
