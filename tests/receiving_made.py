@@ -28,7 +28,7 @@ from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
 from protocol.messages import Record
 from protocol.receipt import Receipt
 from protocol.source import SourceTransfer
-from protocol.transfer import Credited, Event, Receipted
+from protocol.transfer import Credited, Event, Receipted, Requested
 
 SOURCE, RECIPIENT = (KeyPair.from_seed(bytes([n]) * 32) for n in (31, 32))
 
@@ -111,14 +111,28 @@ class Session:
     gathering: Gathering
     receive: Callable[[], Awaitable[None]]
 
-    async def offer_and_send(self) -> None:
+    async def requested(self) -> Requested:
+        """What the receiver asks for at first."""
+        told = await event(self.source, self.muxed)
+        assert isinstance(told, Requested)
+        return told
+
+    async def offer(self) -> None:
         for frame in self.source.offer_manifest(self.study.manifest, time_ms=exchange_pair.NOW):
             await self.muxed.feed.send(frame)
+
+    async def send(self, index: int) -> int:
+        """Send a batch; its bytes on the wire."""
+        sealed = self.source.seal_batch(index, self.study.encoded[index])
+        header = self.source.connection.data_header(index, len(sealed))
+        await self.muxed.feed.send(header + sealed)
+        return len(sealed)
+
+    async def offer_and_send(self) -> None:
+        await self.offer()
         assert self.source.asked_all
-        for index, encoded in enumerate(self.study.encoded):
-            sealed = self.source.seal_batch(index, encoded)
-            header = self.source.connection.data_header(index, len(sealed))
-            await self.muxed.feed.send(header + sealed)
+        for index in range(len(self.study.encoded)):
+            await self.send(index)
 
 
 class Recipient:
