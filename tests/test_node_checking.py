@@ -156,8 +156,8 @@ def _smooth(number: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("early", [0, 600])
-def test_instances_of_which_headers_and_pixels_are_apart(early: int) -> None:
+@pytest.mark.parametrize("early", [0, 200, 600])
+def test_instances_of_which_headers_and_pixels_are_apart(early: int, incoming: Incoming) -> None:
     """Also where pixels are said to begin `early` bytes before they do, within the header."""
     contents = [_smooth(1), _smooth(2)]
     study = exchange_pair.make_study(contents, batch_bytes=1_000_000)
@@ -173,6 +173,8 @@ def test_instances_of_which_headers_and_pixels_are_apart(early: int) -> None:
     study = SmallStudy(dataclasses.replace(study.manifest, batches=promised), (encoded,))
     check = _check(study)
     check.check(0, encoded, Workspace())
+    # All is in this batch, so that nothing is looked for on disk.
+    check.check_rest(incoming)
     assert check.headers == {0: read_header(contents[0])}
     for place in (40, len(contents[0]) - size - 10, len(contents[0]) - 10, len(contents[0]) + 300):
         damaged = bytearray(b"".join(contents))

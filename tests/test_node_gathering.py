@@ -6,6 +6,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ class Source:
         lies: batches that it sends with one bit changed.
         silent_after: it sends so many batches and then nothing, until it is `gone`.
         gone: set when it is away for good.
+        began: set when it sends its first batch.
         refused: the codes with which its sessions were ended.
         receipts: what was signed to it.
     """
@@ -104,6 +106,7 @@ class Source:
         self.lies: set[int] = set()
         self.silent_after: int | None = None
         self.gone = trio.Event()
+        self.began = trio.Event()
         self.sent = 0
         self.refused: list[WireCode] = []
         self.receipts: list[Receipted] = []
@@ -145,6 +148,7 @@ class Source:
             await self.gone.wait()
             await stream.reset()
         self.sent += 1
+        self.began.set()
         encoded = bytearray(self.study.encoded[index])
         encoded[-1] ^= index in self.lies
         sealed = end.seal_batch(index, bytes(encoded))
@@ -210,10 +214,13 @@ class World:
             contribution=contribution,
         )
 
-    async def run(self, number: int, delay_seconds: float = 0.0) -> None:
+    async def run(self, number: int, *, behind: Source | None = None) -> None:
+        """Fetch from one source, once the other that it comes behind is at work."""
         one = self.attempts[number]
         others = [other for other in self.attempts if other is not one]
-        await one.run(lambda: any(not other.is_over for other in others), delay_seconds)
+        if behind is not None:
+            await behind.began.wait()
+        await one.run(lambda: any(not other.is_over for other in others), 0)
 
     def entries(self, kind: str) -> list[dict[str, Any]]:
         entries = [json.loads(entry) for entry in self.node.audit.entries()]
@@ -272,7 +279,7 @@ async def test_a_lying_source_is_named_and_dropped(
         async with trio.open_nursery() as nursery:
             world = World(node, nursery, liar, honest)
             nursery.start_soon(world.run, 0)
-            nursery.start_soon(world.run, 1, 0.05)
+            nursery.start_soon(partial(world.run, 1, behind=liar))
     outcome = world.attempts[0].outcome
     assert outcome is not None
     assert (outcome.state, outcome.code) == (TransferState.FAILED, ExitCode.INTEGRITY)
@@ -335,7 +342,7 @@ async def test_a_silent_source_is_not_waited_for_and_its_part_comes_from_the_oth
         with trio.fail_after(10):
             async with trio.open_nursery() as fetch:
                 fetch.start_soon(world.run, 0)
-                fetch.start_soon(world.run, 1, 0.05)
+                fetch.start_soon(partial(world.run, 1, behind=silent))
                 while not world.gathering.receipts:
                     await world.gathering.wait_change()
                 fetch.cancel_scope.cancel()
@@ -370,7 +377,7 @@ async def test_a_source_with_other_batches_stands_in_when_the_first_is_gone(
         with trio.fail_after(20):
             async with trio.open_nursery() as fetch:
                 fetch.start_soon(world.run, 0)
-                fetch.start_soon(world.run, 1, 0.05)
+                fetch.start_soon(partial(world.run, 1, behind=silent))
                 while not other.refused:
                     await world.gathering.wait_change(0.1)
                 assert other.sent == 0

@@ -1,126 +1,43 @@
 """What a `Gathering` does in which order, and what stays when a step of it fails."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 from exchange_pair import STUDY, SmallStudy, make_study
-from logs_made import FACILITY
-from node_home import ImageHome
-from studies_made import make_instance
+from gathering_made import Place, arrived, opened_place, part10, take
 
 from node.catalog.discards import Discard, insert_discard
-from node.clock import SYSTEM_CLOCK
-from node.database import Database
 from node.dicom.studies import read_header
 from node.errors import ExitCode, NodeError
 from node.images.repack import without
-from node.transfer.gathering import RESERVE_BYTES, Gathering, Member, Shelves
-from node.transfer.incoming import Incoming
-from node.transfer.transfers import TRANSFERS_SCHEMA, Transfer, Transfers, TransferState
+from node.transfer.gathering import RESERVE_BYTES
+from node.transfer.transfers import TransferState
 from protocol.errors import DigestMismatch
 from protocol.log.entry import Event as LogEvent
 from protocol.recalls import QUALITY, RETENTION
 
 pytestmark = pytest.mark.timeout(60)
 
-PEER = FACILITY.public
-
-
-class NotingTransfers(Transfers):
-    """Notes each state that is kept."""
-
-    kept: list[tuple[TransferState, str]]
-
-    async def enter(
-        self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
-    ) -> None:
-        self.kept.append((state, why))
-        await super().enter(transfer, state, why, hint)
-
-
-class NotingIncoming(Incoming):
-    """Notes which batches are flushed."""
-
-    flushed: list[bytes]
-
-    def flush(self, digest: bytes) -> None:
-        self.flushed.append(digest)
-        super().flush(digest)
-
-
-@dataclasses.dataclass
-class Place:
-    """A gathering and all that it works on.
-
-    Attributes:
-        free: free bytes of the disk, as it is told.
-        append: called with the entries `received`.
-    """
-
-    home: ImageHome
-    incoming: NotingIncoming
-    transfers: NotingTransfers
-    free: int = 1 << 40
-    append: Callable[[Sequence[LogEvent]], object] = lambda events: None
-
-    def gathering(self, *, several: bool = False) -> Gathering:
-        transfer = self.transfers.begin_incoming(
-            STUDY, PEER, "treatment", only_peer=True, stat=False
-        )
-        shelves = Shelves(
-            self.home.catalog,
-            self.incoming,
-            lambda events: self.append(events),
-            self.transfers,
-            lambda: self.free,
-        )
-        return Gathering(shelves, transfer, several=several)
-
-    async def join(self, gathering: Gathering, study: SmallStudy) -> Member:
-        contribution = self.transfers.contribution(gathering.transfer, PEER)
-        return await gathering.join(contribution, study.manifest)
-
-    def is_untouched(self) -> bool:
-        """Whether nothing is published and nothing has moved to the store."""
-        return self.home.catalog.study(STUDY) is None and not any(
-            path.is_file() for path in (self.home.path / "store").rglob("*")
-        )
-
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    home = ImageHome(tmp_path / "home")
-    (tmp_path / "incoming").mkdir()
-    incoming = NotingIncoming(tmp_path / "incoming", home.store)
-    incoming.flushed = []
-    database = Database(tmp_path / "transfers.db", (TRANSFERS_SCHEMA,))
-    transfers = NotingTransfers(database, clock=SYSTEM_CLOCK)
-    transfers.kept = []
-    yield Place(home, incoming, transfers)
-    database.close()
-    home.close()
-
-
-def _part10(number: int, rows: int = 16) -> bytes:
-    buffer = BytesIO()
-    make_instance(STUDY, number, rows=rows).save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    with opened_place(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
 def study() -> SmallStudy:
-    return make_study([_part10(number) for number in (1, 2, 3, 4)], 3000)
+    return make_study([part10(number) for number in (1, 2, 3, 4)], 3000)
 
 
 @pytest.fixture(scope="module")
 def large() -> SmallStudy:
     """One instance in seven batches."""
-    made = make_study([_part10(1, rows=100)], 3000)
+    made = make_study([part10(1, rows=100)], 3000)
     assert len(made.encoded) == 7
     return made
 
@@ -130,17 +47,6 @@ def lying(study: SmallStudy) -> SmallStudy:
     first, *rest = study.manifest.instances
     instances = (first._replace(digest=bytes(32)), *rest)
     return SmallStudy(dataclasses.replace(study.manifest, instances=instances), study.encoded)
-
-
-def take(gathering: Gathering, study: SmallStudy, order: Sequence[int]) -> None:
-    for index in order:
-        gathering.store(index, study.encoded[index])
-        gathering.flush(index)
-
-
-def arrived(gathering: Gathering, member: Member, study: SmallStudy) -> None:
-    for index, entry in enumerate(study.manifest.batches):
-        gathering.stored(member, index, entry)
 
 
 @pytest.mark.parametrize("is_true", [True, False])
@@ -310,9 +216,9 @@ async def test_a_discard_while_the_rest_of_the_study_comes(
     place: Place, study: SmallStudy, what: str, code: str
 ) -> None:
     """What is published is whole in the store, whatever went meanwhile."""
-    first = make_study([_part10(number) for number in (1, 2)], 3000)
+    first = make_study([part10(number) for number in (1, 2)], 3000)
     place.home.store.put_many(first.encoded)
-    header = read_header(_part10(1))
+    header = read_header(part10(1))
     place.home.catalog.publish(first.manifest, {0: header}, origin="local", shared=False)
     gathering = place.gathering()
     member = await place.join(gathering, study)

@@ -1,202 +1,62 @@
 """One receiving session against a source in memory: what is kept when it breaks off."""
 
-import contextlib
 import dataclasses
 import os
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-import exchange_pair
 import pytest
 import trio
 import trio.testing
 from exchange_pair import SmallStudy
-from logs_made import CARD, FACILITY
 from node_home import ImageHome
-from studies_made import make_instance
+from receiving_made import (
+    RECIPIENT,
+    SOURCE,
+    MemoryMuxed,
+    Recipient,
+    Session,
+    SlowDisk,
+    event,
+    opened_recipient,
+    run_to_the_end,
+    study_of,
+)
 
 from keys.identity import KeyPair
-from keys.peer import Peer
 from node.catalog.catalog import LOCAL
-from node.clock import SYSTEM_CLOCK
-from node.database import Database
 from node.dicom.studies import read_header
 from node.network.network import PeerStream, StreamLost
-from node.transfer.gathering import Gathering, Shelves
-from node.transfer.incoming import Incoming
-from node.transfer.receiving import BATCHES_AT_WORK, Receiver
 from node.transfer.sessions import READ_BYTES, STEP_BYTES, StudyStream, steps_of
-from node.transfer.transfers import TRANSFERS_SCHEMA, Contribution, Transfers
+from node.transfer.transfers import Contribution
 from protocol import encoding
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.manifest import Manifest
 from protocol.recipient import RecipientTransfer
-from protocol.source import SourceTransfer
 from protocol.transfer import Credited, Event, Receipted, Refused, Requested
 
-SOURCE, RECIPIENT = (KeyPair.from_seed(bytes([n]) * 32) for n in (31, 32))
 
-
-class MemoryMuxed:
-    """A stream of a muxer whose other end is the test."""
-
-    def __init__(self) -> None:
-        self.feed, self._arriving = trio.open_memory_channel[bytes](1000)
-        self._leaving, self.written = trio.open_memory_channel[bytes](1000)
-        self.events: deque[Event] = deque()
-
-    def take(self, n: int) -> bytes:
-        return b""
-
-    async def read(self, n: int) -> bytes:
-        try:
-            return await self._arriving.receive()
-        except trio.EndOfChannel:
-            raise EOFError from None
-
-    async def write(self, data: memoryview) -> int:
-        await self._leaving.send(bytes(data))
-        return len(data)
-
-    async def close(self) -> None:
-        self._leaving.close()
-
-
-class SlowDisk(Incoming):
-    """An `Incoming` that writes nothing until `may_write` is set, and flushes as it may.
-
-    Attributes:
-        writing: batches whose write has begun.
-        flushing: set when a flush has begun.
-    """
-
-    may_write: threading.Event
-    may_flush: threading.Event
-    flushing: threading.Event
-    writing: list[bytes]
-
-    def write(self, digest: bytes, encoded: bytes) -> None:
-        self.writing.append(digest)
-        self.may_write.wait()
-        super().write(digest, encoded)
-
-    def flush(self, digest: bytes) -> None:
-        self.flushing.set()
-        self.may_flush.wait()
-        super().flush(digest)
+@pytest.fixture
+def recipient(tmp_path: Path) -> Iterator[Recipient]:
+    with opened_recipient(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[ImageHome]:
-    one = ImageHome(tmp_path / "home")
-    yield one
-    one.close()
+def home(recipient: Recipient) -> ImageHome:
+    return recipient.home
 
 
 @pytest.fixture
-def incoming(tmp_path: Path, home: ImageHome) -> SlowDisk:
-    (tmp_path / "incoming").mkdir()
-    one = SlowDisk(tmp_path / "incoming", home.store)
-    one.may_write, one.may_flush, one.flushing = (threading.Event() for _ in range(3))
-    one.may_flush.set()
-    one.writing = []
-    return one
-
-
-def study_of(count: int, rows: int = 32) -> SmallStudy:
-    """A study of so many instances, each in a batch of its own."""
-    contents = []
-    for number in range(1, count + 1):
-        buffer = BytesIO()
-        instance = make_instance(exchange_pair.STUDY, number, rows=rows, seed=number)
-        instance.save_as(buffer, enforce_file_format=True)
-        contents.append(buffer.getvalue())
-    return exchange_pair.make_study(contents, batch_bytes=max(map(len, contents)))
-
-
-async def event(source: SourceTransfer, muxed: MemoryMuxed) -> Event:
-    """The next event at the source."""
-    while not muxed.events:
-        muxed.events.extend(source.receive_untrusted(await muxed.written.receive()))
-    return muxed.events.popleft()
-
-
-@dataclass
-class Session:
-    """A receiver in a session with a source in memory that the test plays."""
-
-    study: SmallStudy
-    muxed: MemoryMuxed
-    source: SourceTransfer
-    gathering: Gathering
-    receive: Callable[[], Awaitable[None]]
-
-    async def offer_and_send(self) -> None:
-        for frame in self.source.offer_manifest(self.study.manifest, time_ms=exchange_pair.NOW):
-            await self.muxed.feed.send(frame)
-        assert self.source.asked_all
-        for index, encoded in enumerate(self.study.encoded):
-            sealed = self.source.seal_batch(index, encoded)
-            header = self.source.connection.data_header(index, len(sealed))
-            await self.muxed.feed.send(header + sealed)
-
-
-MakeSession = Callable[..., Session]
+def incoming(recipient: Recipient) -> SlowDisk:
+    return recipient.incoming
 
 
 @pytest.fixture
-def make_session(tmp_path: Path, home: ImageHome, incoming: SlowDisk) -> Iterator[MakeSession]:
-    """Sessions of one receiver, each with its own source and fetch of the one study.
-
-    Takes the source's key and the facility that it belongs to.
-    """
-    database = Database(tmp_path / "transfers.db", (TRANSFERS_SCHEMA,))
-    transfers = Transfers(database, clock=SYSTEM_CLOCK)
-    receiver = Receiver(
-        key=RECIPIENT,
-        facility_key=b"R" * 32,
-        append=home.audit_many,
-        add_receipt=lambda receipt: "",
-        exchanging=lambda receipt: contextlib.nullcontext(),
-        announced=lambda peer, study: None,
-        clock=SYSTEM_CLOCK,
-    )
-    shelves = Shelves(home.catalog, incoming, home.audit_many, transfers, lambda: 1 << 40)
-
-    def make(key: KeyPair = SOURCE, facility: bytes = FACILITY.public) -> Session:
-        muxed = MemoryMuxed()
-        stream = PeerStream(
-            muxed,
-            peer=key.public,
-            protocol_id="",
-            abandon=lambda: None,
-            linger=lambda: None,
-        )
-        peer = Peer(facility, "North General", CARD)
-        transfer = transfers.begin_incoming(
-            exchange_pair.STUDY, facility, "treatment", only_peer=True, stat=False
-        )
-        gathering = Gathering(shelves, transfer, several=False)
-        contribution = transfers.contribution(transfer, facility)
-
-        async def receive() -> None:
-            await receiver.receive(stream, gathering, contribution, peer)
-
-        study = study_of(BATCHES_AT_WORK + 3)
-        return Session(study, muxed, SourceTransfer(key, RECIPIENT.public), gathering, receive)
-
-    yield make
-    database.close()
-
-
-@pytest.fixture
-def session(make_session: MakeSession) -> Session:
-    return make_session()
+def session(recipient: Recipient) -> Session:
+    return recipient.session()
 
 
 async def test_batches_that_wait_for_the_disk_when_the_connection_ends_are_kept(
@@ -323,14 +183,6 @@ async def test_what_a_crash_left_without_a_flush_is_flushed_before_it_counts_as_
     session.gathering.leave(member)
 
 
-async def run_to_the_end(session: Session) -> None:
-    """Play the source of a session whose batches are under way, to the countersignature."""
-    await session.muxed.feed.send(session.source.end())
-    while not isinstance(told := await event(session.source, session.muxed), Receipted):
-        assert isinstance(told, Credited)
-    await session.muxed.feed.send(session.source.countersign(told)[0])
-
-
 async def test_credit_comes_only_for_what_is_flushed(incoming: SlowDisk, session: Session) -> None:
     incoming.may_write.set()
     incoming.may_flush.clear()
@@ -353,7 +205,7 @@ async def test_credit_comes_only_for_what_is_flushed(incoming: SlowDisk, session
 
 
 async def test_one_manifest_is_opened_at_a_time(
-    incoming: SlowDisk, make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
+    incoming: SlowDisk, recipient: Recipient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     incoming.may_write.set()
     begun, may_open, done = (threading.Event() for _ in range(3))
@@ -373,7 +225,7 @@ async def test_one_manifest_is_opened_at_a_time(
 
     monkeypatch.setattr(RecipientTransfer, "open_manifest", noting)
     other = KeyPair.from_seed(bytes([33]) * 32)
-    sessions = [make_session(), make_session(other, b"O" * 32)]
+    sessions = [recipient.session(), recipient.session(other, b"O" * 32)]
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             for session in sessions:
@@ -391,9 +243,12 @@ async def test_one_manifest_is_opened_at_a_time(
 
 
 async def test_a_source_with_much_work_does_not_hold_up_another(
-    incoming: SlowDisk, make_session: MakeSession
+    incoming: SlowDisk, recipient: Recipient
 ) -> None:
-    many, few = make_session(), make_session(KeyPair.from_seed(bytes([33]) * 32), b"O" * 32)
+    many, few = (
+        recipient.session(),
+        recipient.session(KeyPair.from_seed(bytes([33]) * 32), b"O" * 32),
+    )
     many.study = study_of(40, rows=8)
     assert len(many.study.encoded) > 5 * len(few.study.encoded)
     with trio.fail_after(20):

@@ -1,0 +1,113 @@
+"""A `Gathering` on a disk of a test, without sources: the test hands it what came."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from exchange_pair import STUDY, SmallStudy
+from logs_made import FACILITY
+from node_home import ImageHome
+from studies_made import make_instance
+
+from node.clock import SYSTEM_CLOCK
+from node.database import Database
+from node.transfer.gathering import Gathering, Member, Shelves
+from node.transfer.incoming import Incoming
+from node.transfer.transfers import TRANSFERS_SCHEMA, Transfer, Transfers, TransferState
+from protocol.log.entry import Event as LogEvent
+
+PEER = FACILITY.public
+
+
+class NotingTransfers(Transfers):
+    """Notes each state that is kept."""
+
+    kept: list[tuple[TransferState, str]]
+
+    async def enter(
+        self, transfer: Transfer, state: TransferState, why: str = "", hint: str = ""
+    ) -> None:
+        self.kept.append((state, why))
+        await super().enter(transfer, state, why, hint)
+
+
+class NotingIncoming(Incoming):
+    """Notes which batches are flushed."""
+
+    flushed: list[bytes]
+
+    def flush(self, digest: bytes) -> None:
+        self.flushed.append(digest)
+        super().flush(digest)
+
+
+@dataclasses.dataclass
+class Place:
+    """A gathering and all that it works on.
+
+    Attributes:
+        free: free bytes of the disk, as it is told.
+        append: called with the entries `received`.
+    """
+
+    home: ImageHome
+    incoming: NotingIncoming
+    transfers: NotingTransfers
+    free: int = 1 << 40
+    append: Callable[[Sequence[LogEvent]], object] = lambda events: None
+
+    def gathering(self, *, several: bool = False) -> Gathering:
+        transfer = self.transfers.begin_incoming(
+            STUDY, PEER, "treatment", only_peer=True, stat=False
+        )
+        shelves = Shelves(
+            self.home.catalog,
+            self.incoming,
+            lambda events: self.append(events),
+            self.transfers,
+            lambda: self.free,
+        )
+        return Gathering(shelves, transfer, several=several)
+
+    async def join(self, gathering: Gathering, study: SmallStudy, peer: bytes = PEER) -> Member:
+        contribution = self.transfers.contribution(gathering.transfer, peer)
+        return await gathering.join(contribution, study.manifest)
+
+    def is_untouched(self) -> bool:
+        """Whether nothing is published and nothing has moved to the store."""
+        return self.home.catalog.study(STUDY) is None and not any(
+            path.is_file() for path in (self.home.path / "store").rglob("*")
+        )
+
+
+@contextmanager
+def opened_place(directory: Path) -> Iterator[Place]:
+    """A place in an empty directory."""
+    home = ImageHome(directory / "home")
+    incoming = NotingIncoming(directory / "incoming", home.store)
+    incoming.flushed = []
+    database = Database(directory / "transfers.db", (TRANSFERS_SCHEMA,))
+    transfers = NotingTransfers(database, clock=SYSTEM_CLOCK)
+    transfers.kept = []
+    yield Place(home, incoming, transfers)
+    database.close()
+    home.close()
+
+
+def part10(number: int, rows: int = 16) -> bytes:
+    buffer = BytesIO()
+    make_instance(STUDY, number, rows=rows).save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def take(gathering: Gathering, study: SmallStudy, order: Sequence[int]) -> None:
+    for index in order:
+        gathering.store(index, study.encoded[index])
+        gathering.flush(index)
+
+
+def arrived(gathering: Gathering, member: Member, study: SmallStudy) -> None:
+    for index, entry in enumerate(study.manifest.batches):
+        gathering.stored(member, index, entry)
