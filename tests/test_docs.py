@@ -1,5 +1,6 @@
 """The documents agree with the code: tables, commands, names of tests, links."""
 
+import ast
 import dataclasses
 import re
 import shlex
@@ -389,3 +390,18 @@ def test_the_tour_names_every_file() -> None:
                 if f"`{path.name}`" not in rows[name] and path.name not in UNTOLD
             ]
     assert missing == []
+
+
+def test_the_tests_that_look_at_the_clock_of_the_machine_are_listed():
+    """And no test sleeps for a time of the machine; helpers that poll do."""
+    looking = set()
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                words = {ast.unparse(one) for one in ast.walk(node) if isinstance(one, ast.Call)}
+                if node.name.startswith("test_") and any(
+                    word.startswith(("time.sleep(", "time.monotonic(")) for word in words
+                ):
+                    looking.add(f"{path.stem}::{node.name}")
+    table = (DOCS / "testing.md").read_text().partition("| test | why |")[2].partition("\n\n")[0]
+    assert looking == set(re.findall(r"^\| `(\S+)` \|", table, re.M))

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 from network_nodes import until
 
 from node.network.sockets import Doorstep, Unreachable, dial, parse_address, remote_host
@@ -72,7 +73,7 @@ async def test_the_doorstep_sends_away_whoever_waits_longest() -> None:
     async with trio.open_nursery() as nursery:
         for host, name in [("a", "a1"), ("b", "b1"), ("a", "a2"), ("a", "a3"), ("c", "c1")]:
             nursery.start_soon(wait, host, name)
-            await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
         assert gone == ["a1", "b1"]
         assert len(doorstep) == 3
         nursery.cancel_scope.cancel()
