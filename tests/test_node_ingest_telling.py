@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from node_home import ImageHome
@@ -13,6 +14,7 @@ from studies_made import make_instance, make_study
 from node.catalog.catalog import Discard
 from node.images import ingest, quarantine
 from node.images.export import export_study
+from node.images.ingest_batches import BatchWriter, Written
 from node.images.ingest_report import IngestProgress
 from protocol import limits
 from protocol.manifest import Manifest
@@ -235,6 +237,34 @@ def test_what_cannot_be_read_for_its_copy_is_told_all_the_same(
     [problem] = home.ingest(tmp_path / "bad.dcm").quarantined
     assert problem.reason.endswith("; no copy was kept: Stale file handle")
     assert problem.kept_at == ""
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_another_ingest_published_meanwhile_is_told_as_if_it_had_been_here(
+    home: ImageHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    for number in (1, 2, 3):
+        write(tmp_path / "in" / f"{number}.dcm", STUDY, number)
+    write(tmp_path / "other.dcm", STUDY, 1, **({} if same else {"StudyDescription": "ANOTHER"}))
+    real = BatchWriter.write
+
+    def overtaken(writer: BatchWriter, *arguments: Any) -> Written:
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchWriter, "write", real)
+            home.ingest(tmp_path / "other.dcm")
+        (tmp_path / "in" / "3.dcm").unlink()
+        return real(writer, *arguments)
+
+    monkeypatch.setattr(BatchWriter, "write", overtaken)
+    report = home.ingest(tmp_path / "in")
+    [study] = report.studies
+    assert (study.new, study.known, study.conflicting) == (1, int(same), int(not same))
+    assert (report.instances_new, report.instances_known) == (1, int(same))
+    assert [Path(one.file).name for one in report.conflicts] == ["1.dcm"] * (not same)
+    assert [Path(one.file).name for one in report.unreadable] == ["3.dcm"]
+    if not same:
+        assert "came meanwhile" in report.conflicts[0].reason
+    assert len(home.catalog.conflicts(STUDY)) == int(not same)
 
 
 def test_a_run_that_is_stopped_takes_no_further_file(home: ImageHome, tmp_path: Path) -> None:
