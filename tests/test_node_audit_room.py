@@ -236,12 +236,13 @@ def test_what_a_killed_process_left_in_memory_is_durable_once_it_was_cut(
 def test_a_mended_log_has_its_last_entry_written_again(
     log: LogFile, path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[bytes]
 ) -> None:
-    """Or the flush would have nothing to write, and prove nothing."""
+    """Or the flush would have nothing to write. What was not acknowledged is cut, not written."""
     log.append(entries)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", failing(errno.EIO))
+        patch.setattr(os, "ftruncate", failing(errno.EIO))
         require_error(ExitCode.DISK, lambda: log.append([b"lost"]))
-    assert list(log.reopen()) == entries
+    assert list(log.reopen()) == [*entries, b"lost"]
     written = []
     write = os.pwrite
 
