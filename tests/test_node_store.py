@@ -1,6 +1,8 @@
+import shutil
 import subprocess
 import sys
 import threading
+from collections import namedtuple
 from pathlib import Path
 
 import blake3
@@ -10,6 +12,7 @@ from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
 from protocol.encoding import encode
 
+DiskUsage = namedtuple("DiskUsage", "free")
 ONE, TWO = encode(b"one" * 1000), encode(b"two" * 1000)
 
 
@@ -162,6 +165,123 @@ def test_many_threads_put_the_same_batches(store):
         thread.join()
     assert failures == []
     assert {store.read(digest) for digest in store.digests()} == set(batches)
+
+
+def test_a_folder_where_a_batch_should_be_is_a_failing_disk(store):
+    digest = blake3.blake3(ONE).digest()
+    store.path(digest).mkdir(parents=True)
+    for call, sentence in (
+        (store.read, "a batch cannot be read: Is a directory"),
+        (store.remove, "a batch cannot be removed: Is a directory"),
+        (lambda _: store.put(ONE), "a batch cannot be stored: Is a directory"),
+    ):
+        with pytest.raises(NodeError) as caught:
+            call(digest)
+        assert (caught.value.message, caught.value.code) == (sentence, ExitCode.DISK)
+    assert list(store.temporary_path().parent.iterdir()) == []
+
+
+def test_a_batch_that_is_not_here_cannot_be_flushed(store):
+    digest = store.put(ONE)
+    store.flush([digest])
+    with pytest.raises(NodeError, match="a batch cannot be stored: No such file") as caught:
+        store.flush([digest, bytes(32)])
+    assert caught.value.code is ExitCode.DISK
+
+
+def test_nothing_but_its_owner_may_look_into_the_store(store):
+    folder = store.path(store.put(ONE)).parent
+    for path in (store.temporary_path().parent, folder):
+        assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_file_stays_open(store):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    digest = store.put(ONE)
+    store.put(ONE)
+    store.flush([digest])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_reserve_is_left_free_to_the_byte(tmp_path, monkeypatch):
+    store = BatchStore(tmp_path / "other", reserve_bytes=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1000 + len(ONE)))
+    assert store.free_bytes() == len(ONE)
+    store.put(ONE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1000 + len(TWO) - 1))
+    with pytest.raises(NodeError, match=f"no room for {len(TWO)} bytes: {len(TWO) - 1} are left"):
+        store.put(TWO)
+
+
+def test_a_name_in_passing_is_new_and_swept(store):
+    first, second = store.temporary_path(), store.temporary_path()
+    assert first != second
+    first.write_bytes(b"half of a batch")
+    assert store.sweep() == 1
+    assert not first.exists()
+
+
+# --- what somebody needs -------------------------------------------------------------
+
+
+def nobody(digest):
+    return False
+
+
+def test_a_batch_that_two_need_stays_until_both_have_let_it_go(store):
+    digest = store.put(ONE)
+    first, second = store.pins(), store.pins()
+    for pins in (first, second):
+        pins.add([digest])
+        # Again, as a batch that stands twice in a study.
+        pins.add([digest])
+    for pins in (first, second):
+        assert store.remove_unused([digest], nobody) == []
+        assert store.has(digest)
+        pins.clear()
+        # What was let go is not let go for the other one.
+        pins.clear()
+    assert store.remove_unused([digest], nobody) == [digest]
+    assert not store.has(digest)
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+def test_a_batch_is_pinned_as_it_is_put(store, is_here):
+    if is_here:
+        store.put(ONE)
+    pins = store.pins()
+    digest = store.put(ONE, pins)
+    assert digest == blake3.blake3(ONE).digest()
+    assert store.remove_unused([digest], nobody) == []
+    pins.clear()
+    assert store.remove_unused([digest], nobody) == [digest]
+
+
+def test_pins_serve_again_after_they_were_cleared(store):
+    digest = store.put(ONE)
+    pins = store.pins()
+    for _ in range(2):
+        pins.add([digest])
+        assert store.remove_unused([digest], nobody) == []
+        pins.clear()
+    assert store.remove_unused([digest], nobody) == [digest]
+
+
+def test_what_the_catalog_claims_stays_and_is_settled(store):
+    claimed, pinned, unused, gone = (store.put(encode(b"%d" % n * 900)) for n in range(4))
+    store.remove(gone)
+    pins = store.pins()
+    pins.add([pinned])
+    asked = []
+
+    def is_claimed(digest):
+        asked.append(digest)
+        return digest == claimed
+
+    digests = [pinned, claimed, unused, gone]
+    assert store.remove_unused(digests, is_claimed) == [claimed, unused, gone]
+    assert asked == [claimed, unused, gone]
+    assert set(store.digests()) == {claimed, pinned}
 
 
 def test_only_batches_in_their_folders_are_listed(store, tmp_path):

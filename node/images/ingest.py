@@ -16,11 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from node.catalog.catalog import LOCAL, Added, Catalog, StudyRow
+from node.catalog.catalog import LOCAL, Added, Catalog
 from node.dicom.headers import SeriesAttributes, StudyAttributes
 from node.dicom.studies import BadInstance, MediaDirectory, NotDicom
 from node.images.ingest_batches import BatchWriter, Cancelled, Written
-from node.images.ingest_report import IngestProgress, IngestReport, Problem, StudyIngested
+from node.images.ingest_report import (
+    IngestProgress,
+    IngestReport,
+    Problem,
+    StudyIngested,
+    notes_of,
+    overtaken,
+)
 from node.images.media import missing_members
 from node.images.quarantine import Quarantine
 from node.images.sources import FileChanged, Found, SourceFile, find_files, read_source, shown
@@ -224,7 +231,7 @@ class _Ingest:
             if written.manifest is not None and not self._fits(written.manifest):
                 self._refuse(study_uid, new)
                 written = Written()
-            self._publish(study_uid, written, known, conflicting)
+            self._publish(study_uid, new, written, known, conflicting)
         self._studies.clear()
         self._series.clear()
 
@@ -313,7 +320,14 @@ class _Ingest:
                 kept_at=kept_at,
             )
 
-    def _publish(self, study_uid: str, written: Written, known: int, conflicting: int) -> None:
+    def _publish(
+        self,
+        study_uid: str,
+        sources: list[SourceFile],
+        written: Written,
+        known: int,
+        conflicting: int,
+    ) -> None:
         manifest = written.manifest
         was = self._catalog.study(study_uid)
         added = Added(new=0, known=0, conflicting=0)
@@ -326,11 +340,15 @@ class _Ingest:
                 shared=self._shared,
                 before_commit=lambda _: self._audit(self._event(manifest)),
             )
-            self._note_modalities(study_uid)
-            self._note_patients(study_uid, was)
+            row = self._catalog.study(study_uid)
+            self.report.notes += notes_of(row, was) if row is not None else []
+            if added.conflicting:
+                held = self._catalog.held_instances(study_uid)
+                self.report.conflicts += overtaken(manifest, held, sources)
         encoded_bytes = manifest.total_encoded_bytes if manifest is not None else 0
         original_bytes = manifest.total_original_bytes if manifest is not None else 0
         self.report.instances_new += added.new
+        self.report.instances_known += added.known
         self.report.original_bytes += original_bytes
         self.report.encoded_bytes += encoded_bytes
         self.report.studies.append(
@@ -343,27 +361,6 @@ class _Ingest:
                 encoded_bytes=encoded_bytes,
             )
         )
-
-    def _note_modalities(self, study_uid: str) -> None:
-        row = self._catalog.study(study_uid)
-        if row is not None and len(row.modalities) > limits.MODALITIES:
-            self.report.notes.append(
-                f"study {study_uid}: it has {len(row.modalities)} modalities, of which peers are"
-                f" told the first {limits.MODALITIES}; look at what wrote it"
-            )
-
-    def _note_patients(self, study_uid: str, was: StudyRow | None) -> None:
-        row = self._catalog.study(study_uid)
-        if row is None:
-            return
-        if row.to_check and (was is None or row.to_check != was.to_check):
-            self.report.notes.append(
-                f"study {study_uid}: {row.to_check}; it is not shared until somebody has looked"
-                f" at it: `radmesh share {study_uid}` shares it, `radmesh withdraw` settles that"
-                " it is not"
-            )
-        if row.note and (was is None or row.note != was.note):
-            self.report.notes.append(f"study {study_uid}: {row.note}")
 
     def _event(self, manifest: Manifest) -> Event:
         """The entry of what a transaction is about to make visible."""

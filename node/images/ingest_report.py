@@ -1,7 +1,13 @@
 """What an ingest tells: progress while it runs, and a report at the end."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from node.catalog.rows import StudyRow
+from node.images.sources import SourceFile, shown
+from protocol import limits
+from protocol.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,3 +102,50 @@ class IngestReport:
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
         return asdict(self)
+
+
+def notes_of(row: StudyRow, was: StudyRow | None) -> list[str]:
+    """What somebody should look at in a study that an ingest changed.
+
+    Args:
+        row: the study.
+        was: the study before, None when it was not here; what was odd then is not told again.
+    """
+    study = f"study {row.study_uid}"
+    notes = []
+    if len(row.modalities) > limits.MODALITIES:
+        notes.append(
+            f"{study}: it has {len(row.modalities)} modalities, of which peers are"
+            f" told the first {limits.MODALITIES}; look at what wrote it"
+        )
+    if row.to_check and (was is None or row.to_check != was.to_check):
+        notes.append(
+            f"{study}: {row.to_check}; it is not shared until somebody has looked"
+            f" at it: `radmesh share {row.study_uid}` shares it, `radmesh withdraw` settles that"
+            " it is not"
+        )
+    if row.note and (was is None or row.note != was.note):
+        notes.append(f"{study}: {row.note}")
+    return notes
+
+
+def overtaken(
+    manifest: Manifest, held: Mapping[str, bytes], sources: Iterable[SourceFile]
+) -> list[Problem]:
+    """Files that were set aside, since another ingest, a fetch or a discard was quicker.
+
+    Args:
+        manifest: of what was published.
+        held: by SOP Instance UID, the digests that its study has now.
+        sources: the files that it was made of, and others.
+    """
+    aside = {one.digest for one in manifest.instances} - set(held.values())
+    return [
+        Problem(
+            shown(source.path),
+            f"is of study {manifest.study_instance_uid}, in which another instance with its SOP"
+            " Instance UID came meanwhile, or was discarded; it is kept aside",
+        )
+        for source in sources
+        if source.digest in aside
+    ]
