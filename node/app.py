@@ -17,6 +17,7 @@ from node import VERSION, rotation
 from node.alerts import alerts_of
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
+from node.audit.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.audit.log import AuditLog
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
@@ -26,7 +27,6 @@ from node.images.discard import Discards
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
-from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.receipts.pending import PENDING_SCHEMA, Pending
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator

@@ -12,7 +12,7 @@ from node.blocking import in_thread
 from node.errors import NodeError
 from node.network.links import Links, LinkTarget
 from node.network.network import Handler, Network, NetworkLimits
-from node.network.vouching import introductions
+from node.sharing.introductions import introductions
 
 log = logging.getLogger("radmesh.presence")
 

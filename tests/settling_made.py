@@ -10,11 +10,11 @@ from keys.card import issue_card
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from keys.peer import Peer
+from node.audit.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.network.network import StreamLost
-from node.receipts.exchanges import EXCHANGES_SCHEMA, Exchanges
 from node.receipts.pending import PENDING_SCHEMA, Pending
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling

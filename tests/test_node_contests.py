@@ -21,9 +21,9 @@ from node.clock import SYSTEM_CLOCK
 from node.config import AuditSettings
 from node.errors import NodeError
 from node.home import Home
+from node.operations.cosigned import counted, own_policy
 from node.operations.facility import status
 from node.sharing.contests import FORGET_SECONDS, SHOWN_CONTESTS
-from node.witness.bundle import counted, own_policy
 from node.witness.store import Cosigned
 from node.witness.witness import Witness
 from protocol.audit_messages import AddCheckpoint

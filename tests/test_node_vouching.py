@@ -16,7 +16,8 @@ from node.clock import SYSTEM_CLOCK
 from node.home import Home
 from node.network.introduction import PRESENTED_BYTES
 from node.network.network import Network, Unreachable
-from node.network.vouching import PRESENTED_SECONDS, Introductions, introductions
+from node.network.vouching import Introductions
+from node.sharing.introductions import PRESENTED_SECONDS, introductions
 
 FACILITY = KeyPair.from_seed(b"f" * 32)
 NEW = KeyPair.from_seed(b"n" * 32)

@@ -1,10 +1,10 @@
-"""Whole messages over a peer stream, for the protocols without bulk data."""
+"""Whole messages over a peer stream, for the protocols without bulk data; how sessions end."""
 
 from collections.abc import Mapping
 
 import trio
 
-from node.network.network import PeerStream
+from node.network.network import PeerStream, StreamLost
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Message
@@ -68,3 +68,21 @@ class MessageStream:
             self._rest = await self._stream.read(
                 64 * 1024, timeout_seconds=max(0.001, deadline - trio.current_time())
             )
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of a session's nursery to act on: the first that is no cancellation.
+
+    A lost stream is what other failures look like from beside, so it comes last.
+    """
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending = [*error.exceptions, *pending]
+        else:
+            leaves.append(error)
+    fatal = [error for error in leaves if not isinstance(error, trio.Cancelled | StreamLost)]
+    lost = [error for error in leaves if isinstance(error, StreamLost)]
+    return (fatal or lost or leaves)[0]

@@ -11,12 +11,12 @@ from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
+from node.operations.cosigned import members, newest_cosigned
 from node.operations.selecting import optional, read_selection
 from node.reports.facilities import Facilities
 from node.reports.records import Record, records, records_between
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged
-from node.witness.bundle import members, newest_cosigned
 from protocol.log.checkpoint import Checkpoint
 from protocol.log.entry import TYPES, Event, Opening
 

@@ -13,9 +13,9 @@ from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, text
+from node.operations.cosigned import newest_cosigned
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged, write_parts
-from node.witness.bundle import newest_cosigned
 from protocol.log.checkpoint import parse_checkpoint_untrusted
 from protocol.log.entry import Entry, decode_entry_untrusted
 from protocol.log.note import parse_note_untrusted

@@ -10,7 +10,7 @@ from node.blocking import in_thread
 from node.durable import write_whole
 from node.errors import ExitCode, NodeError
 from node.operations.base import Operation, Report, Result, require_serving, text
-from node.witness.bundle import (
+from node.operations.cosigned import (
     counted,
     evidence,
     newest_cosigned,

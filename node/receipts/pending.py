@@ -1,6 +1,6 @@
 """Transfers that lack a receipt or its countersignature: what is kept about them, and the list.
 
-What is missing follows from the log (`node/receipts/exchanges.py`). What cannot follow from it
+What is missing follows from the log (`node/audit/exchanges.py`). What cannot follow from it
 is kept here, durably: our receipts that the source has not countersigned, so that the
 same one is presented again and never a second one; and what peers answered, so that
 nobody is asked for ever.
@@ -13,10 +13,10 @@ receipt before it countersigns, and finds it in its log when it is presented aga
 
 from dataclasses import dataclass
 
+from node.audit.exchanges import Exchanges
 from node.audit.log import AuditLog
 from node.clock import Clock
 from node.database import Database
-from node.receipts.exchanges import Exchanges
 from protocol.log.entry import Entry
 from protocol.receipt import Receipt, decode_receipt_untrusted
 

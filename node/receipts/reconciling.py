@@ -17,12 +17,12 @@ import nacl.utils
 from keys.card_fields import SizedKey
 from keys.identity import KeyPair
 from keys.trust import Peer
+from node.audit.exchanges import Exchanges as Index
 from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.network.network import StreamLost
-from node.receipts.exchanges import Exchanges as Index
 from node.witness.auditing import Answer, Auditing, AuditRefused
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode

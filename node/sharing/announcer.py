@@ -14,14 +14,13 @@ from keys.identity import KeyPair
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.clock import Clock
-from node.network.messaging import MessageStream
+from node.network.messaging import MessageStream, first_error
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
 from node.sharing.feeds import Feeds, Pending
 from node.sharing.peers import Peers
 from node.sharing.recalls import Recalls
 from node.sharing.setbacks import Place, Setbacks
-from node.transfer.sessions import first_error
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.feed import Subscription

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import trio
 
 from keys.trust import Peer
+from node.audit.exchanges import Exchanges
 from node.blocking import in_thread
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
-from node.receipts.exchanges import Exchanges
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
 from node.transfer.attempts import Attempts, Outcome, Reach

@@ -20,9 +20,10 @@ from keys.trust import Peer
 from node.blocking import in_thread
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
+from node.network.messaging import first_error
 from node.network.network import PeerStream, StreamLost
 from node.transfer.gathering import POLL_SECONDS, Gathering, Member, NotNeededError
-from node.transfer.sessions import StudyStream, first_error
+from node.transfer.sessions import StudyStream
 from node.transfer.shares import Shares
 from node.transfer.transfers import Contribution, TransferState
 from protocol import limits

@@ -20,13 +20,14 @@ from node.catalog.catalog import Catalog
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
+from node.network.messaging import first_error
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal, decide_fetch, decide_having
 from node.sharing.refusals import Refusals
 from node.transfer.line import Line, Sending
-from node.transfer.sessions import StudyStream, TransferRefused, first_error
+from node.transfer.sessions import StudyStream, TransferRefused
 from node.transfer.transfers import Transfer, Transfers, TransferState
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode

@@ -174,21 +174,3 @@ def _told(event: Event | Exception) -> Event:
     if isinstance(event, Refused):
         raise TransferRefused(event.code)
     return event
-
-
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of a session's nursery to act on: the first that is no cancellation.
-
-    A lost stream is what other failures look like from beside, so it comes last.
-    """
-    leaves: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            pending = [*error.exceptions, *pending]
-        else:
-            leaves.append(error)
-    fatal = [error for error in leaves if not isinstance(error, trio.Cancelled | StreamLost)]
-    lost = [error for error in leaves if isinstance(error, StreamLost)]
-    return (fatal or lost or leaves)[0]
