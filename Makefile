@@ -3,6 +3,7 @@
 # make test    everything that CI needs; CI=true adds the slow tests
 # make oracles the log's formats beside a package that needs Python 3.12; CI runs it where there is one
 # make mutants FILE=node/images/store.py   which small wrong changes of a file no test notices
+# make wheel   what a machine without a checkout installs, in dist/
 # make interop installs js-libp2p for tests/test_interop_js.py, which is skipped without
 # Needs Python 3.11 or newer with venv, and make; no compiler.
 
@@ -34,7 +35,7 @@ else
 PYTEST_MARKS := -m "not slow"
 endif
 
-.PHONY: setup demo check test test-all interop oracles mutants bench lock clean
+.PHONY: setup demo check test test-all wheel interop oracles mutants bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -94,6 +95,13 @@ $(INTEROP)/installed: $(INTEROP_FILES)
 	@cd $(INTEROP) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
+wheel: setup
+	@rm -rf build dist
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@cp requirements.lock dist
+	@rm -rf build
+	@ls dist
+
 bench: setup
 	$(BIN)/python tests/bench/transfer.py
 	$(BIN)/python tests/bench/wan.py
@@ -108,6 +116,6 @@ lock:
 		--extra dev pyproject.toml --output-file requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) $(ORACLES) demo-home build *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf $(VENV) $(ORACLES) demo-home build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache .hypothesis .coverage .mutants
 	find keys protocol node tests -name __pycache__ -type d -prune -exec rm -rf {} +
