@@ -193,7 +193,7 @@ def _check(result: int) -> None:
 
 
 def _into(fresh: bytes) -> Any:
-    """Where libsodium writes the result: into bytes that nobody else has seen yet.
+    """A writable buffer over fresh bytes, safe only as long as nobody else has them.
 
     PyNaCl's own functions copy what they are given, clear a buffer, and copy it again,
     which takes longer than the cipher. Bytes may be filled by who has just made them (it

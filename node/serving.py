@@ -172,7 +172,7 @@ class Serving:
         async with self.presence.running() as nursery:
             self._nursery = nursery
             try:
-                # Nothing is logged before those have spoken who may know more of our log.
+                # First, peers that may hold a later checkpoint of our log say so.
                 await self.witnessing.wait_started()
                 await in_thread(self._node.record_start)
                 addresses = self._node.settings.addresses or reachable(self.network.addresses)
@@ -272,7 +272,7 @@ class Serving:
     # --- what waits until our log is known to be sound -----------------------------
 
     async def _serve_hello(self, stream: PeerStream) -> None:
-        # Until then our card may name addresses where we are no more.
+        # Until then our card may list addresses that we no longer listen on.
         await self._ready.wait()
         await self.greeting.serve(stream)
 

@@ -83,7 +83,7 @@ def reconcile_bundles(
     ]
     reason = ""
     for name, verdict in zip("AB", verdicts, strict=True):
-        # What a log tells that it lost is what the other one shows.
+        # A loss that a log admits is no reason to refuse: the other log has those entries.
         told = all(finding.code == Code.LOST for finding in verdict.findings)
         if not told and not reason:
             reason = f"the log of {name} cannot be relied on: {verdict.reason}"

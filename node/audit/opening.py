@@ -36,7 +36,7 @@ class Opened:
     """A log that was found whole.
 
     Attributes:
-        file: behind it lies nothing that is not an entry; all of it is durable.
+        file: ends with a complete entry; all of it is durable.
         nodes: of the tree.
         tree: over all entries.
         last_ms: time of the last entry.

@@ -95,7 +95,7 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                     file,
                     card=node.card.encoded,
                     include_openings=names and _named_by(node, selection),
-                    # One that witnesses vouch for, if it holds all that was there when asked.
+                    # Prefer a cosigned checkpoint, if it covers every entry that was there when asked.
                     head=cosigned.merged if cosigned and cosigned.size >= asked_at else None,
                     further=members(node),
                 )

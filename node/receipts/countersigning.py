@@ -126,7 +126,7 @@ class Countersigner:
 
     def _countersign(self, receipt: Receipt, body: bytes, signature: bytes) -> bytes:
         with self._recording:
-            # Asked before the log is: what a session has sent is known when it has ended.
+            # Before reading the log: a session that ends in between has then logged what it sent.
             recipient, transfer = receipt.recipient_facility, receipt.transfer
             is_sending = self._is_sending(recipient, transfer)
             said = self._exchanges.entries(recipient, transfer, outgoing=True)

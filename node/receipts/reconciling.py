@@ -364,7 +364,7 @@ class Reconciling:
                     "result": digest,
                     "side": side,
                     "disclosures": len(comparison.findings),
-                    # The side that asks chooses it, and what it puts off nobody looks into.
+                    # The asking side chooses it; exchanges that fall within it are not compared.
                     "grace_seconds": decode_result_untrusted(signed.body).grace_seconds,
                     **counts_of(comparison),
                 },

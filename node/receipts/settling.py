@@ -129,7 +129,7 @@ class Settling:
         """Peers that are to be asked something; what is complete is forgotten first."""
         try:
             while self._complete:
-                # One that cannot be forgotten now is presented again, which forgets it.
+                # If deleting fails, the receipt is presented again later, and that deletes it.
                 await in_thread(self._pending.forget, self._complete.pop())
             items = await in_thread(self._pending.items)
         except NodeError as error:

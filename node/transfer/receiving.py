@@ -322,8 +322,8 @@ class _Session:
                     try:
                         await self._give_credit(job.sealed_bytes)
                     except StreamLost as error:
-                        # Told behind what has arrived, which may be a better reason. What
-                        # has arrived is still taken, or the main line could not go on.
+                        # Reported after what has arrived, which may hold a more precise
+                        # error; and that is still taken, or the main line could not go on.
                         is_lost = True
                         helpers.start_soon(self._study.fail, error)
         except (RemoteProtocolError, NodeError) as error:

@@ -219,8 +219,8 @@ class _Session:
             stat=request.stat,
         )
         self._transfer = transfer
-        # Before the log says that it begins: until it says how that ended, nobody but this
-        # session gets a receipt for it signed.
+        # Before the entry of its beginning: until the entry of its end, only this session may
+        # have a receipt for this transfer countersigned.
         self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
         too_much = await self._too_much()
         if too_much is not None:

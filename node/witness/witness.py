@@ -1,8 +1,8 @@
 """This node as the witness of its peers' logs.
 
-Any trusted peer may have its own log cosigned; what it is worth, its grants say
-elsewhere. Invariant: of each log there is one history that this node has cosigned,
-and it only grows. The state is on disk before a cosignature leaves, so a crash can
+Any trusted peer may have its own log cosigned; whether others rely on our cosignature is
+their decision (grant `witness`). Invariant: of each log there is one history that this node
+has cosigned, and it only grows. The state is on disk before a cosignature leaves, so a crash can
 lose an answer, never the memory of it; then the peer asks again and is answered.
 
 A log that contradicts what was cosigned is never cosigned further on that branch.
@@ -139,7 +139,7 @@ class Witness:
     def _open(self, peer: Peer, note: bytes) -> Checkpoint:
         shown = open_in_force_untrusted(note, log_origin(peer.facility_key), self._log_keys(peer))
         if shown.size == 0:
-            # Each log begins with an entry that nobody signs it without.
+            # Every log has at least its first entry.
             raise RemoteProtocolError("the checkpoint is of a log without entries")
         return shown
 

@@ -274,7 +274,8 @@ class _Check:
 
     def _ordered(self) -> list[Finding]:
         entries = list(self._stream.findings) if self._stream is not None else []
-        # Who rewrites a history with a newer key also signs what that key may not sign.
+        # A key-chain finding comes first: whoever rewrites history with a newer key must sign
+        # sizes that this key may not sign.
         first = entries[:1] if entries and entries[0].code == Code.KEY_CHAIN else []
         findings = [*first, *self._findings, *entries[len(first) :], *self._hidden]
         if self._stream is not None and self._card is not None:

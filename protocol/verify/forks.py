@@ -115,7 +115,7 @@ class Forks:
             taken_back: of each log key that was revoked, the entry and the trusted size.
 
         Returns:
-            FORK for what the log hides; and LOST for what it tells of.
+            FORK findings (hidden) first, then LOST findings (admitted).
         """
         hidden: dict[Finding, None] = {}
         for claim in self.own:
