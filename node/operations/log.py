@@ -95,7 +95,7 @@ async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                     file,
                     card=node.card.encoded,
                     include_openings=names and _named_by(node, selection),
-                    # Prefer a cosigned checkpoint, if it covers every entry that was there when asked.
+                    # A cosigned checkpoint is better, if it covers all that was there when asked.
                     head=cosigned.merged if cosigned and cosigned.size >= asked_at else None,
                     further=members(node),
                 )
