@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from keys.identity import KeyPair
 from protocol import limits, messages
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
+from protocol.frames import FrameKind, FrameReader, frame_header
 from protocol.messages import Message, Signed
-from protocol.wire import FrameKind, FrameReader, frame_header
 
 
 class Role(enum.Enum):

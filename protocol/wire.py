@@ -1,21 +1,16 @@
-"""Frames and strict MessagePack: the only place that turns untrusted bytes into values.
+"""Strict MessagePack: the only place that turns untrusted bytes into values.
 
 MessagePack alone accepts duplicate keys, overlong integers, extension types and
 nesting bombs. What `decode_untrusted` accepts is a subset in which every value
 has exactly one encoding, so that accepted bytes re-encode to themselves:
 integers, booleans, UTF-8 strings, binary, arrays, and maps whose keys are
 strings in strictly ascending order of their UTF-8 bytes; all in shortest form.
-
-A frame is one byte of kind, four bytes of big-endian payload length, and the
-payload (docs/protocol.md section 3.1).
 """
 
-import enum
 import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
@@ -463,91 +458,3 @@ class _Heads(NamedTuple):
 
 _ARRAYS = _Heads("list", 0x90, {0xDC: 2, 0xDD: 4}, 1)
 _MAPS = _Heads("map", 0x80, {0xDE: 2, 0xDF: 4}, 2)
-
-
-class FrameKind(enum.IntEnum):
-    """First byte of a frame."""
-
-    MESSAGE = 1
-    """Payload is one strict MessagePack map."""
-    DATA = 2
-    """Payload is a big-endian u32 index and sealed bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame as received; `payload` is not yet checked."""
-
-    kind: FrameKind
-    payload: bytearray
-
-
-def frame_header(kind: FrameKind, payload_bytes: int) -> bytes:
-    """The five bytes in front of a payload of `payload_bytes`."""
-    return bytes((kind,)) + payload_bytes.to_bytes(4, "big")
-
-
-class FrameReader:
-    """Cuts a byte stream into frames; never holds more than one unfinished frame.
-
-    Attributes:
-        max_data_bytes: most bytes of a DATA payload now; 0 refuses them. The
-            owner sets it as its state allows.
-    """
-
-    def __init__(self) -> None:
-        self.max_data_bytes = 0
-        self._header = bytearray()
-        self._payload: bytearray | None = None
-        self._filled = 0
-
-    @property
-    def in_frame(self) -> bool:
-        """Whether the stream stands in the middle of a frame."""
-        return bool(self._header)
-
-    def receive_untrusted(self, data: bytes | memoryview) -> tuple[Frame | None, int]:
-        """Take bytes up to the end of one frame.
-
-        Returns:
-            The frame if it is complete, and how many bytes of `data` were used.
-            Call again with the rest while it returns a frame.
-
-        Raises:
-            RemoteProtocolError: unknown kind, or a length over what is allowed now.
-        """
-        used = 0
-        if len(self._header) < limits.FRAME_HEADER_BYTES:
-            used = min(limits.FRAME_HEADER_BYTES - len(self._header), len(data))
-            self._header += data[:used]
-            if len(self._header) < limits.FRAME_HEADER_BYTES:
-                return None, used
-            self._payload = bytearray(self._checked_length())
-            self._filled = 0
-        payload = self._payload
-        assert payload is not None
-        step = min(len(payload) - self._filled, len(data) - used)
-        payload[self._filled : self._filled + step] = data[used : used + step]
-        self._filled += step
-        used += step
-        if self._filled < len(payload):
-            return None, used
-        frame = Frame(FrameKind(self._header[0]), payload)
-        self._header = bytearray()
-        self._payload = None
-        return frame, used
-
-    def _checked_length(self) -> int:
-        kind = self._header[0]
-        payload_bytes = int.from_bytes(self._header[1:5], "big")
-        if kind == FrameKind.MESSAGE:
-            allowed = limits.MESSAGE_BYTES
-        elif kind == FrameKind.DATA:
-            allowed = self.max_data_bytes
-        else:
-            raise RemoteProtocolError(f"frame kind {kind} is unknown")
-        if payload_bytes > allowed:
-            raise RemoteProtocolError(
-                f"frame of {payload_bytes} bytes where {allowed} are allowed", WireCode.TOO_LARGE
-            )
-        return payload_bytes

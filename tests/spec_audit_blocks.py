@@ -29,7 +29,7 @@ def make_blocks() -> dict[str, str]:
     from spec_blocks import annotated_frame
 
     from protocol import messages
-    from protocol.wire import FrameKind, frame_header
+    from protocol.frames import FrameKind, frame_header
 
     def block(message: "Message") -> str:
         payload = messages.encode(message)

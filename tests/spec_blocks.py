@@ -207,10 +207,10 @@ def make_blocks() -> dict[str, str]:
     from keys.fingerprint import fingerprint
     from keys.identity import KeyPair, peer_id
     from protocol import encoding, messages, wire
+    from protocol.frames import FrameKind, frame_header
     from protocol.manifest import NO_NUMBER
     from protocol.messages import Announcement, Heartbeat, Hello, Record, Refusal, Subscribe
     from protocol.pixels import PixelRun
-    from protocol.wire import FrameKind, frame_header
 
     assert NO_NUMBER == -1
     facility, other = KeyPair.from_seed(b"f" * 32), KeyPair.from_seed(b"g" * 32)

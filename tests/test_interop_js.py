@@ -21,8 +21,8 @@ from keys.identity import KeyPair, peer_id
 from node.clock import SYSTEM_CLOCK
 from node.network.network import StreamLost
 from protocol import messages
+from protocol.frames import FrameKind, FrameReader, frame_header
 from protocol.messages import Hello, Message, Subscribe
-from protocol.wire import FrameKind, FrameReader, frame_header
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from protocol import limits, messages
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.wire import FrameKind, frame_header
+from protocol.frames import FrameKind, frame_header
 
 
 @pytest.fixture(scope="module")

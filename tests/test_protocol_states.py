@@ -6,8 +6,8 @@ from exchange_pair import NOW, STUDY, TRANSFER
 from keys.identity import KeyPair
 from protocol import messages
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.frames import FrameKind, frame_header
 from protocol.states import FINAL, TRANSITIONS, DataReceived, Role, State, StudyConnection
-from protocol.wire import FrameKind, frame_header
 
 
 def _frame(message: messages.Message) -> bytes:

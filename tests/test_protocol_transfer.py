@@ -13,11 +13,11 @@ from protocol.errors import (
     RemoteProtocolError,
     WireCode,
 )
+from protocol.frames import FrameKind, frame_header
 from protocol.receipt import check_signature, decode_receipt_untrusted
 from protocol.recipient import batch_runs
 from protocol.states import State
 from protocol.transfer import BatchArrived, Refused
-from protocol.wire import FrameKind, frame_header
 
 CONTENTS = [bytes([n]) * size for n, size in enumerate((1, 400, 999, 2500, 1000, 7))]
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from protocol import limits, wire
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
-from protocol.wire import FrameKind, FrameReader, decode_untrusted, frame_header, pack
+from protocol.frames import FrameKind, FrameReader, frame_header
+from protocol.wire import decode_untrusted, pack
 
 VALUES = st.recursive(
     st.booleans()

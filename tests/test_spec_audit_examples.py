@@ -5,8 +5,8 @@ import spec_audit_blocks
 import spec_blocks
 
 from protocol import audit_messages, messages, receipt_messages, reconcile_messages
+from protocol.frames import FrameReader
 from protocol.messages import Message
-from protocol.wire import FrameReader
 
 BLOCKS = spec_audit_blocks.blocks_of(spec_audit_blocks.DOCUMENT.read_text())
 TYPES = {

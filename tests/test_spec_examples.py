@@ -14,11 +14,11 @@ from keys.card import parse_card_untrusted
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair, node_public_of, peer_id
 from protocol import encoding, messages, wire
+from protocol.frames import FrameKind, FrameReader, frame_header
 from protocol.manifest import Manifest
 from protocol.messages import Announcement, Message, Offer, ReceiptMessage, Request, Signed
 from protocol.receipt import SignedReceipt, check_signature, decode_receipt_untrusted
 from protocol.states import DataReceived, MessageReceived, Role, State, StudyConnection
-from protocol.wire import FrameKind, FrameReader, frame_header
 
 BLOCKS = spec_blocks.blocks_of(spec_blocks.DOCUMENT.read_text())
 MESSAGES = (

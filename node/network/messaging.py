@@ -7,8 +7,8 @@ import trio
 from node.network.network import PeerStream, StreamLost
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode
+from protocol.frames import FrameKind, FrameReader, frame_header
 from protocol.messages import Message
-from protocol.wire import FrameKind, FrameReader, frame_header
 
 
 class MessageStream:
