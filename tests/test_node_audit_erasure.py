@@ -11,7 +11,7 @@ import pytest
 from logs_made import create, entries_of, reopen, verified
 
 from node.audit.erasing import erase, finish_erasures, go_on_erasing
-from node.audit.erasure import Erasures
+from node.audit.erasure import Erasures, is_patient
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
@@ -79,6 +79,42 @@ def test_a_patient_is_erased_with_all_studies(tmp_path: Path) -> None:
 def test_a_part_of_an_identity_is_not_the_identity(tmp_path: Path, patient: str) -> None:
     log = _log(tmp_path)
     assert log.evidence.erasures.find("patient", patient, log.size).openings == 0
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "others"),
+    [
+        (PATIENT, ["PID-55555", "PID-55555^^^SOUTH", "PID-5555^^^NORTH"]),
+        ("PID-55555", ["PID-5555", "PID-555555^^^NORTH", "ID-55555^^^NORTH"]),
+    ],
+)
+def test_code_and_sql_mean_the_same_patient(tmp_path: Path, wanted: str, others: list[str]) -> None:
+    log = _log(tmp_path)
+    for other in others:
+        log.append(Event(type="ingest", subjects=(("patient", other),)))
+    erase(log, "patient", wanted, _forget)
+    assert is_patient(PATIENT, wanted)
+    assert PATIENT not in _opened(log)
+    for other in others:
+        assert not is_patient(other, wanted)
+        assert other in _opened(log)
+    log.close()
+
+
+def test_the_other_patient_of_an_entry_stays(tmp_path: Path) -> None:
+    """A study with two patients: its UID goes with either, an instance too, a name does not."""
+    log = _log(tmp_path)
+    subjects = (
+        ("study", "1.2.7"),
+        ("patient", PATIENT),
+        ("patient", "Q7"),
+        ("instance", "1.2.7.1"),
+    )
+    log.append(Event(type="discarded", subjects=subjects))
+    erase(log, "patient", PATIENT, _forget)
+    assert {"1.2.7", "1.2.7.1"}.isdisjoint(_opened(log))
+    assert "Q7" in _opened(log)
     log.close()
 
 
