@@ -1,6 +1,17 @@
 """How the C library keeps memory for a process that takes and frees megabytes all the time."""
 
 import ctypes
+import time
+
+import trio
+
+from node.blocking import in_thread
+
+QUIET_SECONDS = 20.0
+"""How long a node does next to nothing before it gives memory back."""
+
+_BUSY_SECONDS = 0.5
+"""Processor time in that while above which it was doing something."""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -32,3 +43,26 @@ def keep_freed_memory() -> bool:
     }
     taken = [mallopt(name, value) for name, value in settings.items()]
     return all(taken)
+
+
+def give_back() -> bool:
+    """Return what is free to the system; whether the C library could and did."""
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError, TypeError):
+        return False
+
+
+async def give_back_when_quiet() -> None:
+    """Return memory to the system each time that work has ended, until cancelled.
+
+    What `keep_freed_memory` keeps makes the next batch quicker, and is of no use at rest.
+    """
+    worked, before = False, time.process_time()
+    while True:
+        await trio.sleep(QUIET_SECONDS)
+        now = time.process_time()
+        is_busy, before = now - before > _BUSY_SECONDS, now
+        if worked and not is_busy:
+            await in_thread(give_back)
+        worked = is_busy

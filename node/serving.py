@@ -14,6 +14,7 @@ from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread, watch_loop
 from node.errors import NodeError
+from node.memory import give_back_when_quiet
 from node.network.addresses import reachable
 from node.network.network import PeerStream, StreamLost
 from node.parts import (
@@ -187,6 +188,7 @@ class Serving:
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.auditing)
+                nursery.start_soon(give_back_when_quiet)
                 yield
             finally:
                 self._nursery = None
