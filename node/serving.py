@@ -5,7 +5,7 @@ Imported only by a process that serves, since libp2p is slow to load.
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,6 +26,7 @@ from node.sharing.greeting import Greeting
 from node.transfer.attempts import Reach
 from node.transfer.bandwidth import EVERYONE
 from node.transfer.fetching import Fetcher
+from node.transfer.following import Follower
 from node.transfer.gathering import Shelves
 from node.transfer.line import Line
 from node.transfer.receiving import Receiver
@@ -36,6 +37,7 @@ from node.witness.rounds import Witnessing
 from node.witness.witness import Witness
 from protocol import messages
 from protocol.errors import RemoteProtocolError
+from protocol.messages import Record
 
 if TYPE_CHECKING:
     from node.app import Node
@@ -156,6 +158,7 @@ class Serving:
                 append=node.audit.append_many,
                 transfers=node.transfers,
                 free_bytes=node.free_bytes,
+                is_followed=node.followed.is_followed,
             ),
             peers=node.peers,
             feeds=node.feeds,
@@ -170,7 +173,17 @@ class Serving:
             clock=node.clock,
             index=node.exchanges,
         )
-        self.announcer.on_heard = self.fetcher.heard
+        self.follower = Follower(
+            followed=node.followed,
+            fetcher=self.fetcher,
+            transfers=node.transfers,
+            find=self._peer_to_ask,
+            free_bytes=node.free_bytes,
+            in_doubt=lambda: node.audit.halt.reason is not None,
+        )
+        self.announcer.in_keeping = node.followed.heard
+        self.announcer.on_heard = self._heard
+        node.transfers.on_end = self._transfer_ended
         self.endings = Endings(
             peers=node.peers,
             studies=node.shared_studies,
@@ -212,6 +225,7 @@ class Serving:
                 await in_thread(self._node.peers.review_contests, self._node.clock.now())
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
+                nursery.start_soon(self.follower.run)
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
                 nursery.start_soon(self.rereading.run)
@@ -246,6 +260,11 @@ class Serving:
             if peer.facility_key == facility_key and peer.revoked is None:
                 return peer
         return None
+
+    def _peer_to_ask(self, facility_key: bytes) -> Peer | None:
+        """The peer, unless trust in it has ended, also by its date."""
+        peer = self._trusted_peer(facility_key)
+        return peer if peer is not None and peer.is_trusted(self._node.clock.now()) else None
 
     def _connected_peer(self, facility_key: bytes) -> Peer | None:
         peer = self._trusted_peer(facility_key)
@@ -330,11 +349,21 @@ class Serving:
         self.links.poke()
         self.witnessing.poke()
         self.announcer.announce()
+        self.follower.poke()
+
+    def _heard(self, facility_key: bytes, records: Sequence[Record]) -> None:
+        self.fetcher.heard(facility_key, records)
+        self.follower.heard(facility_key, records)
+
+    def _transfer_ended(self) -> None:
+        self.settling.poke()
+        self.follower.poke()
 
     def study_changed(self, study: str) -> None:
         """A study is here, was shared, or was withdrawn, which takes effect at once."""
         self.announcer.announce()
         self.rereading.poke()
+        self.follower.poke()
         if self._nursery is not None and self.sender.is_sending(study):
             self._nursery.start_soon(self._stop_unless_shared, study)
 
