@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from keys.trust import Contested
 from node.errors import ExitCode
 from node.images.store import RESERVE_BYTES
-from node.phrases import count, size
+from node.phrases import count, moment, size
+from node.transfer.followed import FOLLOW_RESERVE_BYTES, FOLLOW_UPS_A_DAY
 from protocol.limits import FEED_BYTES, FEED_RECORDS
 from protocol.recalls import meaning
 
@@ -63,6 +64,7 @@ def alerts_of(node: "Node") -> list[str]:
         for study in node.discards.unwritten
     ]
     found += _recalled(node)
+    found += _grown(node)
     found += [
         f"{contest_sentence(node, contested)}; call both facilities, see docs/operations.md "
         "section 15"
@@ -86,6 +88,9 @@ def alerts_of(node: "Node") -> list[str]:
 RECALLS_SHOWN = 20
 """Most recalls that are alerts of their own; the rest is counted."""
 
+GROWN_SHOWN = 20
+"""Most studies that grew which are alerts of their own; the rest is counted."""
+
 
 def _recalled(node: "Node") -> list[str]:
     """What peers recalled of the studies that we fetched, until an operator settles it."""
@@ -100,6 +105,35 @@ def _recalled(node: "Node") -> list[str]:
         found.append(
             f"{len(waiting) - RECALLS_SHOWN} more studies were recalled: see `radmesh recalls list`"
         )
+    return found
+
+
+def _grown(node: "Node") -> list[str]:
+    """What following the sources of fetched studies brought, or could not bring."""
+    found = [
+        f"study {study} has grown at its source, and is withheld: {why}; look at it, then "
+        f"`radmesh share {study}` or `radmesh withdraw {study}`"
+        for study, why in node.followed.to_check()
+    ]
+    found += [
+        f"study {study} grows at {node.petname(peer)} and was fetched {FOLLOW_UPS_A_DAY} times "
+        f"within a day; that goes on {moment(until)}; `radmesh fetch {study}` fetches it now"
+        for study, peer, until in node.followed.spent()
+    ]
+    if node.serving_parts is not None:
+        found += [
+            f"study {news.study} has grown at {node.petname(news.peer)} and is not fetched, since "
+            f"less than {size(FOLLOW_RESERVE_BYTES)} of the disk would stay free; make room, or "
+            f"`radmesh fetch {news.study}`"
+            for news in node.serving_parts.follower.without_room()
+        ]
+    if len(found) > GROWN_SHOWN:
+        more = len(found) - GROWN_SHOWN
+        found = [
+            *found[:GROWN_SHOWN],
+            f"{count(more, 'more study', 'more studies')} that grew at the source: see "
+            "`radmesh studies` and `radmesh transfers`",
+        ]
     return found
 
 

@@ -37,6 +37,7 @@ from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
+from node.transfer.followed import FOLLOWED_SCHEMA, Followed
 from node.transfer.incoming import Incoming
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
 from node.witness.doubt import Doubt
@@ -90,6 +91,7 @@ class Node:
                 PENDING_SCHEMA,
                 EFFECTS_SCHEMA,
                 RECALLS_SCHEMA,
+                FOLLOWED_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -98,6 +100,7 @@ class Node:
         self.store = BatchStore(home.store_path)
         self.incoming = Incoming(home.incoming_path, self.store)
         self.transfers = Transfers(self.database, clock=self.clock)
+        self.followed = Followed(self.database, self.clock)
         self.exchanges = Exchanges(self.database, self.audit)
         self.pending = Pending(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
@@ -127,7 +130,9 @@ class Node:
         )
         self.refusals = Refusals(self.audit.append_many, self.budgets, self.clock)
         self.catalog.mark = self.effects.mark
-        self.catalog.in_change = self.feeds.study_changed
+        self.catalog.in_change = self._study_in_change
+        self.transfers.in_change = self.followed.transfer_changed
+        self.shared_studies.in_withdrawal = self.followed.end
         self.catalog.on_change = lambda study: self.on_study_change(study)
         self.peers.in_change = self._peer_in_change
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
@@ -231,11 +236,17 @@ class Node:
             peer.facility_key for peer in store.peers if store.why_not(peer, "see", now) is None
         )
 
+    def _study_in_change(self, study: str) -> None:
+        """What follows from a change of a study, in its transaction."""
+        self.feeds.study_changed(study)
+        self.followed.study_changed(study)
+
     def _peer_in_change(self, peer: Peer) -> None:
         """What follows from a change of trust, in its transaction."""
         self.feeds.peer_changed(peer.facility_key)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
+            self.followed.end_peer(peer.facility_key)
 
     def _compare_effects(self, *, say: bool) -> None:
         self.effects.compare(
@@ -257,6 +268,7 @@ class Node:
             NodeError: the disk is full or failing, or another process reads the database.
         """
         self.recalls.forget(studies)
+        self.followed.forget(studies)
         self.transfers.forget(studies)
 
     def alerts(self) -> list[str]:

@@ -85,6 +85,12 @@ def _recalls_are_told(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE feed ADD COLUMN recalls INTEGER NOT NULL DEFAULT 0")
 
 
+def _transfers_are_followed(connection: sqlite3.Connection) -> None:
+    """Whether a source is followed stands with the fetch; nobody was told so before."""
+    for column in ("follow", "follow_up"):
+        connection.execute(f"ALTER TABLE transfers ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -94,6 +100,7 @@ NODE_MIGRATIONS = (
     Migration("when something of a transfer moved last", _transfers_tell_when_they_moved),
     Migration("every patient of a study is known", _all_patients),
     Migration("which recalls a peer was told of", _recalls_are_told),
+    Migration("which fetches follow their sources", _transfers_are_followed),
 )
 """Of `node.db`."""
 

@@ -18,6 +18,7 @@ from node.sharing.endings import Endings
 from node.sharing.greeting import Greeting
 from node.transfer.attempts import Reach
 from node.transfer.fetching import Fetcher
+from node.transfer.following import Follower
 from node.transfer.gathering import Shelves
 from node.transfer.line import Line
 from node.transfer.receiving import Receiver
@@ -98,6 +99,7 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
             append=node.audit.append_many,
             transfers=node.transfers,
             free_bytes=node.free_bytes,
+            is_followed=node.followed.is_followed,
         ),
         peers=node.peers,
         feeds=node.feeds,
@@ -107,9 +109,21 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
     )
 
 
+def follower_of(node: Node, fetcher: Fetcher, find: Callable[[bytes], Peer | None]) -> Follower:
+    """Fetches what has grown at the source of a study."""
+    return Follower(
+        followed=node.followed,
+        fetcher=fetcher,
+        transfers=node.transfers,
+        find=find,
+        free_bytes=node.free_bytes,
+        in_doubt=lambda: node.audit.halt.reason is not None,
+    )
+
+
 def settling_of(node: Node, connected: Callable[[bytes], Peer | None]) -> Settling:
-    """Gets receipts signed that a transfer left open; told of each that has ended."""
-    settling = Settling(
+    """Gets receipts signed that a transfer left open."""
+    return Settling(
         key=lambda: node.keys.node,
         own_facility=node.card.facility_key,
         pending=node.pending,
@@ -119,8 +133,6 @@ def settling_of(node: Node, connected: Callable[[bytes], Peer | None]) -> Settli
         clock=node.clock,
         refusals=node.refusals,
     )
-    node.transfers.on_end = settling.poke
-    return settling
 
 
 def reconciling_of(node: Node, auditing: Callable[[], Auditing]) -> Reconciling:

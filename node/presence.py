@@ -96,6 +96,11 @@ class Presence:
                 return peer
         return None
 
+    def peer_to_ask(self, facility_key: bytes) -> Peer | None:
+        """As `trusted_peer`, unless trust has ended by its date."""
+        peer = self.trusted_peer(facility_key)
+        return peer if peer is not None and peer.is_trusted(self._clock.now()) else None
+
     # --- who is there ----------------------------------------------------------------
 
     def is_connected(self, node_key: bytes) -> bool:

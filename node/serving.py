@@ -5,7 +5,7 @@ Imported only by a process that serves, since libp2p is slow to load.
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TypeVar
 
 import trio
@@ -22,6 +22,7 @@ from node.parts import (
     auditing_of,
     endings_of,
     fetcher_of,
+    follower_of,
     forwarder_of,
     greeting_of,
     receiver_of,
@@ -39,6 +40,7 @@ from node.transfer.rereading import Rereading
 from node.witness.auditing import Answer
 from protocol import messages
 from protocol.errors import RemoteProtocolError
+from protocol.messages import Record
 
 log = logging.getLogger("radmesh.serving")
 
@@ -152,7 +154,10 @@ class Serving:
                 why_away=self.presence.why_away,
             ),
         )
-        self.announcer.on_heard = self.fetcher.heard
+        self.follower = follower_of(node, self.fetcher, self.presence.peer_to_ask)
+        self.announcer.in_keeping = node.followed.heard
+        self.announcer.on_heard = self._heard
+        node.transfers.on_end = self._transfer_ended
         self.endings = endings_of(
             node,
             connected=self.network.connected,
@@ -182,6 +187,7 @@ class Serving:
                 await in_thread(self._node.peers.review_contests, self._node.clock.now())
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
+                nursery.start_soon(self.follower.run)
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
                 nursery.start_soon(self.rereading.run)
@@ -254,11 +260,21 @@ class Serving:
         self.links.poke()
         self.witnessing.poke()
         self.announcer.announce()
+        self.follower.poke()
+
+    def _heard(self, facility_key: bytes, records: Sequence[Record]) -> None:
+        self.fetcher.heard(facility_key, records)
+        self.follower.heard(facility_key, records)
+
+    def _transfer_ended(self) -> None:
+        self.settling.poke()
+        self.follower.poke()
 
     def study_changed(self, study: str) -> None:
         """A study is here, was shared, or was withdrawn, which takes effect at once."""
         self.announcer.announce()
         self.rereading.poke()
+        self.follower.poke()
         if self._nursery is not None and self.sender.is_sending(study):
             self._nursery.start_soon(self._stop_unless_shared, study)
 

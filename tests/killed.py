@@ -1,9 +1,12 @@
-"""Work in a process that ends in the middle, at a chosen call to the file system."""
+"""Work in a process that ends in the middle: at a call to the file system, or at a commit."""
 
+import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
+
+from node.database import Database
 
 CALLS = ("fsync", "link", "mkdir", "rename", "rmdir", "unlink")
 
@@ -49,3 +52,56 @@ def killed_at(step: int, prepare: Callable[[], T], work: Callable[[T], object]) 
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, 77)
     return code == 77
+
+
+def killed_at_commit(
+    commit: int,
+    when: str,
+    prepare: Callable[[], contextlib.AbstractContextManager[T]],
+    work: Callable[[T], object],
+) -> bool:
+    """Run work whose process ends at once at the commit with a number, from 1.
+
+    Args:
+        commit: of any database, counted from the begin of the work.
+        when: `before` it or `after`.
+        prepare: gives what the work takes, and holds it meanwhile.
+        work: what is done.
+
+    Returns:
+        Whether it was killed; otherwise it came to its end.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            with prepare() as prepared:
+                _end_at_commit(commit, when)
+                work(prepared)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def _end_at_commit(commit: int, when: str) -> None:
+    original = Database.transaction
+    count = 0
+
+    @contextlib.contextmanager
+    def counted(self: Database) -> Iterator[object]:
+        nonlocal count
+        outer = not self._connection.in_transaction
+        with original(self) as connection:
+            if outer:
+                count += 1
+                if count == commit and when == "after":
+                    self.after_commit(lambda: os._exit(9))
+            yield connection
+            if outer and count == commit and when == "before":
+                os._exit(9)
+
+    Database.transaction = counted  # type: ignore[method-assign, assignment]

@@ -114,12 +114,15 @@ def test_a_source_that_was_interrupted_shows_a_complete_transfer_as_done() -> No
         "state": "complete",
         "why": "",
         "stat": False,
+        "follow_up": False,
         "still_since": None,
         "bytes": 400,
         "bytes_done": 100,
         "peer": "South Clinic",
     }
     assert " complete  100 % " in transfer_table([transfer])[1]
+    asked_by_nobody = {**transfer, "stat": True, "follow_up": True}
+    assert " complete, stat, follow-up  100 % " in transfer_table([asked_by_nobody])[1]
     sending = {**transfer, "state": "sending"}
     assert " sending  25 % " in transfer_table([sending])[1]
     still = transfer_table([{**sending, "still_since": 1_700_000_000_000}])

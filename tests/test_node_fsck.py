@@ -222,6 +222,13 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "feed-order",
         lambda home: home.sql("UPDATE feed_heads SET last_sequence = 0"),
     ),
+    "a source of a study that is not here is followed": (
+        "followed-unknown",
+        lambda home: home.sql(
+            "INSERT INTO followed_sources VALUES ('1.2', ?, '', 0, 0, x'', x'', 0, -1, 1, 0, 0)",
+            home.sees,
+        ),
+    ),
     "the log is gone": ("log-damaged", lambda home: (home.path / "audit" / "log").unlink()),
     "the log lacks its last entry": (
         "log-damaged",

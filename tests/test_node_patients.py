@@ -272,6 +272,35 @@ def test_what_came_from_a_peer_is_settled_by_withdrawing_it(
     assert state_of(nodes.south) == "withheld"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "more", "why"),
+    [
+        (Image("PAT-A", "ISSUER"), Image("PAT-A"), ""),
+        (Image("PAT-A"), Image(""), ""),
+        (Image("PAT-A"), Image("PAT-B"), "its images name 2 Patient IDs"),
+        (Image(""), Image("PAT-A"), "its new images name a patient, and those before named none"),
+    ],
+)
+def test_what_was_shared_onward_and_grows_is_shared_with_the_same_patients_alone(
+    nodes: TwoNodes, tmp_path: Path, first: Image, more: Image, why: str
+) -> None:
+    north, south = nodes.north, nodes.south
+    ingest(north, write(tmp_path / "first", [first]))
+    assert nodes.fetch(STUDY)
+    south.shared_studies.share(STUDY)
+    ingest(north, write(tmp_path / "more", [more], first=2))
+    north.shared_studies.share(STUDY)
+    assert nodes.fetch(STUDY)
+    row = south.catalog.find_study(STUDY)
+    assert (row.instance_count, row.state, row.to_check) == (
+        2,
+        "withheld" if why else "shared",
+        why,
+    )
+    assert entries(south, "received")[-1]["details"].get("to_check", "") == why
+
+
 def test_a_study_of_more_patients_than_an_entry_can_name_is_never_shared(
     north: Node, tmp_path: Path
 ) -> None:

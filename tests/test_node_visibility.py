@@ -1,7 +1,5 @@
 """Nobody is told of what they may not know, whatever ends or interrupts the node."""
 
-import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +8,11 @@ import pytest
 import trio
 from clocks_made import MadeClock
 from facility_in_memory import Other, entries, open_node, publish_study, told_to
+from killed import killed_at_commit
 
 from keys.trust import Peer
 from node.app import Node
 from node.clock import SYSTEM_CLOCK, SystemClock
-from node.database import Database
 from node.home import Home
 from node.sharing.endings import Endings
 from protocol.messages import Record
@@ -51,44 +49,6 @@ def _trade(node: Node) -> None:
     node.peers.revoke("East Imaging", [], NOW)
 
 
-def _kill_at(commit: int, when: str) -> None:
-    """From here on the process ends at the commit with this number: before it or after."""
-    original = Database.transaction
-    count = 0
-
-    @contextlib.contextmanager
-    def counted(self: Database) -> Iterator[object]:
-        nonlocal count
-        outer = not self._connection.in_transaction
-        with original(self) as connection:
-            if outer:
-                count += 1
-                if count == commit and when == "after":
-                    self.after_commit(lambda: os._exit(9))
-            yield connection
-            if outer and count == commit and when == "before":
-                os._exit(9)
-
-    Database.transaction = counted  # type: ignore[method-assign, assignment]
-
-
-def _trade_in_a_child(home: Path, commit: int, when: str) -> bool:
-    """Whether the child came to its end."""
-    child = os.fork()
-    if child == 0:
-        try:
-            with Node.open(Home(home)) as node:
-                _kill_at(commit, when)
-                _trade(node)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, 9)
-    return code == 0
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_every_commit_the_announcer_tells_what_is_allowed_and_no_more(
@@ -99,7 +59,7 @@ def test_killed_at_every_commit_the_announcer_tells_what_is_allowed_and_no_more(
         commit += 1
         home = tmp_path / f"{when}-{commit}"
         Home.create(home, name="North").require()
-        ended = _trade_in_a_child(home, commit, when)
+        ended = not killed_at_commit(commit, when, lambda home=home: Node.open(Home(home)), _trade)
         with open_node(home) as node:
             shared = {row.study_uid for row in node.catalog.studies("shared")}
             for other in (SOUTH, EAST):

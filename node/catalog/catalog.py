@@ -39,6 +39,7 @@ from node.catalog.patients import (
     patients_of,
     update_study,
     why_of_change,
+    why_of_first,
 )
 from node.catalog.rows import (
     LOCAL,
@@ -172,18 +173,27 @@ class Catalog:
         """Whom the instances of a study name, each as in `StudyAttributes.patient`."""
         return identities(self._patients(study_uid))
 
-    def foresee(self, study_uid: str, described: Described) -> tuple[tuple[str, ...], str]:
+    def foresee(
+        self, study_uid: str, described: Described, *, received: bool = False
+    ) -> tuple[tuple[str, ...], str]:
         """What a study becomes with more instances.
 
         Args:
             study_uid: of a study that is here, or not yet.
             described: what the new instances say.
+            received: they came from a peer.
 
         Returns:
             Its patients as in `patients`, and why it then has to be checked, or "".
         """
         before = self._patients(study_uid)
-        return identities(before | described.patients), why_of_change(before, described)
+        why = why_of_change(before, described)
+        if received and not why:
+            row = self._database.query_one(
+                "SELECT 1 FROM studies WHERE study_uid = ? AND shared", (study_uid,)
+            )
+            why = "" if row is None else why_of_first(before, described)
+        return identities(before | described.patients), why
 
     def _patients(self, study_uid: str) -> set[Patient]:
         return {tuple(row) for row in self._database.query(OF_STUDY, (study_uid,))}

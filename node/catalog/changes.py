@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 
 from node.catalog.patients import Described, update_study
-from node.catalog.rows import Added, ConflictRow
+from node.catalog.rows import LOCAL, Added, ConflictRow
 from node.dicom.headers import InstanceHeader
 from protocol.manifest import BatchEntry, Manifest, content_root
 
@@ -37,7 +37,7 @@ def insert_manifest(
         _insert_study(connection, headers[new_series[0]], origin, shared, now)
         _insert_series(connection, study_uid, (headers[index] for index in new_series))
         _insert_instances(connection, manifest, new)
-        update_study(connection, study_uid, described)
+        update_study(connection, study_uid, described, received=origin != LOCAL)
         recount(connection, study_uid, None if held else manifest)
     for index in conflicting:
         one = manifest.instances[index]

@@ -137,7 +137,12 @@ def patients_of(connection: sqlite3.Connection, study_uid: str) -> set[Patient]:
 
 
 def update_study(
-    connection: sqlite3.Connection, study_uid: str, described: Described, *, is_all: bool = False
+    connection: sqlite3.Connection,
+    study_uid: str,
+    described: Described,
+    *,
+    is_all: bool = False,
+    received: bool = False,
 ) -> None:
     """Add what instances say to a study that is there.
 
@@ -149,6 +154,7 @@ def update_study(
         study_uid: of the study.
         described: what the instances say.
         is_all: these are all instances that it has, so that it has no other patient.
+        received: they came from a peer.
     """
     _fill_row(connection, study_uid, described)
     before = patients_of(connection, study_uid)
@@ -161,6 +167,11 @@ def update_study(
         ],
     )
     why = why_of_change(before, described)
+    if received and not why:
+        [shared] = connection.execute(
+            "SELECT shared FROM studies WHERE study_uid = ?", (study_uid,)
+        ).fetchone()
+        why = why_of_first(before, described) if shared else ""
     if is_all:
         _drop_others(connection, study_uid, before - described.patients)
     if why:
@@ -183,6 +194,13 @@ def why_of_change(before: set[Patient], described: Described) -> str:
     after = before | described.patients
     is_new = count_of(after) > max(1, count_of(before)) or len(before) <= PATIENTS < len(after)
     return why_to_check(after) if is_new else ""
+
+
+def why_of_first(before: set[Patient], described: Described) -> str:
+    """Why a study that we share, and that named nobody, has to be checked when a peer's
+    instances name a patient: it may have been shared because it names nobody."""
+    is_first = not before and described.patients
+    return "its new images name a patient, and those before named none" if is_first else ""
 
 
 def _fill_row(connection: sqlite3.Connection, study_uid: str, described: Described) -> None:

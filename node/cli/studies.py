@@ -194,7 +194,16 @@ def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]
         why = "; ".join(one for one in (study["to_check"], study["note"]) if one)
         if why:
             shown.append(f"  look at it: {phrases.clean(why)}")
+        if study["grew"]:
+            shown.append(f"  {_grew(study['grew'])}")
     return shown
+
+
+def _grew(growth: dict[str, Any]) -> str:
+    return (
+        f"grew {growth['before']} -> {phrases.count(growth['instances'], 'image')}, "
+        f"{phrases.moment(growth['time'] / 1000)}"
+    )
 
 
 def _state(study: dict[str, Any]) -> str:

@@ -24,9 +24,17 @@ from node.cli.session import Session, json_option, pass_session
 @click.option(
     "--stat", is_flag=True, help="Urgent: it goes before all routine transfers of the source."
 )
+@click.option(
+    "--no-follow",
+    is_flag=True,
+    help="Do not fetch by itself, for a day, what the study grows by at these facilities; "
+    "stops it for a study that is followed.",
+)
 @json_option
 @pass_session
-def fetch(session: Session, study: str, peer: str | None, purpose: str, stat: bool) -> None:
+def fetch(
+    session: Session, study: str, peer: str | None, purpose: str, stat: bool, no_follow: bool
+) -> None:
     """Fetch STUDY from the facilities that announced it.
 
     The node fetches, this command follows. Ctrl-C ends the following, not the fetch;
@@ -40,7 +48,13 @@ def fetch(session: Session, study: str, peer: str | None, purpose: str, stat: bo
             bar.update(event["state"], event["bytes_done"], event["bytes"], _extra(event))
 
         try:
-            asked = {"study": study, "peer": peer, "purpose": purpose, "stat": stat}
+            asked = {
+                "study": study,
+                "peer": peer,
+                "purpose": purpose,
+                "stat": stat,
+                "follow": not no_follow,
+            }
             done = session.call("fetch", asked, show)
         except KeyboardInterrupt:
             if latest:
@@ -53,6 +67,8 @@ def fetch(session: Session, study: str, peer: str | None, purpose: str, stat: bo
         return
     for line in fetched_lines(done):
         output.say(line)
+    if done["follow"]:
+        output.note("what it grows by there is fetched by itself for a day (not with --no-follow)")
 
 
 def _extra(transfer: dict[str, Any]) -> str:
@@ -127,7 +143,7 @@ def transfer_table(transfers: list[dict[str, Any]]) -> list[str]:
                 transfer["transfer"][:8],
                 phrases.moment(transfer["started"] / 1000),
                 "to us" if transfer["direction"] == "in" else "from us",
-                transfer["state"] + (", stat" if transfer["stat"] else ""),
+                _state(transfer),
                 _percent(transfer),
                 phrases.size(transfer["bytes"]),
                 transfer["peer"],
@@ -144,6 +160,11 @@ def transfer_table(transfers: list[dict[str, Any]]) -> list[str]:
         if transfer["why"]:
             shown.append(f"  {phrases.clean(transfer['why'])}")
     return shown
+
+
+def _state(transfer: dict[str, Any]) -> str:
+    kinds = (("stat", "stat"), ("follow_up", "follow-up"))
+    return ", ".join([transfer["state"], *(word for key, word in kinds if transfer[key])])
 
 
 def _percent(transfer: dict[str, Any]) -> str:

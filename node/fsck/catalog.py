@@ -63,6 +63,7 @@ def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]
     if not findings:
         # Where rows are missing, no sum can hold, and the rows are what is wrong.
         findings += _studies(connection, catalog)
+    findings += _followed(connection, catalog)
     return catalog, findings
 
 
@@ -73,6 +74,17 @@ def _references(connection: sqlite3.Connection) -> Iterator[Finding]:
     for (table, parent), count in sorted(counts.items()):
         what = f"{count} rows of {table} name something that {parent} does not have"
         yield Finding("catalog-reference", table, what)
+
+
+def _followed(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Finding]:
+    """Studies whose sources are followed although they are not here."""
+    here = "SELECT 1 FROM sqlite_schema WHERE name = 'followed_sources'"
+    if connection.execute(here).fetchone() is None:
+        return
+    for [uid] in connection.execute("SELECT DISTINCT study FROM followed_sources ORDER BY study"):
+        if uid not in catalog.studies:
+            what = f"sources of study {uid} are followed, and the study is not here"
+            yield Finding("followed-unknown", uid, what)
 
 
 def _studies(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Finding]:

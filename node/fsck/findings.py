@@ -20,6 +20,7 @@ MENDS = {
     "feed-missing": "start the node anew, or withdraw and share the study again",
     "feed-outdated": "start the node anew, or withdraw and share the study again",
     "feed-order": "stop the node and restore the home from its newest backup",
+    "followed-unknown": "leave it: it ends within a week; or fetch the study with --no-follow",
     "log-damaged": "keep the folder audit as it is, find out who changed it or whether the disk "
     "fails, then restore the newest backup",
     "log-checkpoint": "keep the folder audit as it is, find out who changed it, then restore the "

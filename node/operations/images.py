@@ -3,7 +3,7 @@
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from node.config import parse_mode
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
 from node.operations.base import Operation, Report, Result, text, texts
+from node.transfer.followed import Growth
 from protocol.messages import Record
 
 T = TypeVar("T")
@@ -23,8 +24,13 @@ T = TypeVar("T")
 _PROGRESS_SECONDS = 0.1
 
 
-def describe_study(node: Node, row: StudyRow) -> dict[str, Any]:
-    """A study of ours as JSON."""
+def describe_studies(node: Node, rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
+    """Studies of ours as JSON; reads the database."""
+    grown = node.followed.growth(row.study_uid for row in rows)
+    return [_describe_study(node, row, grown.get(row.study_uid, Growth())) for row in rows]
+
+
+def _describe_study(node: Node, row: StudyRow, growth: Growth) -> dict[str, Any]:
     return {
         "study": row.study_uid,
         "where": "own",
@@ -44,7 +50,15 @@ def describe_study(node: Node, row: StudyRow) -> dict[str, Any]:
         "held": True,
         "to_check": row.to_check,
         "note": row.note,
+        "grew": _describe_growth(growth),
+        "followed_until": growth.until or None,
     }
+
+
+def _describe_growth(growth: Growth) -> dict[str, int] | None:
+    if not growth.images:
+        return None
+    return {"before": growth.before, "instances": growth.images, "time": growth.grown}
 
 
 def describe_record(node: Node, peer: bytes, record: Record, held: bool) -> dict[str, Any]:
@@ -68,6 +82,8 @@ def describe_record(node: Node, peer: bytes, record: Record, held: bool) -> dict
         "held": held,
         "to_check": "",
         "note": "",
+        "grew": None,
+        "followed_until": None,
     }
 
 
@@ -185,7 +201,7 @@ async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
         total = 0
         if peer_text is None:
             rows = node.catalog.studies(limit=limit, to_check=to_check)
-            found += [describe_study(node, row) for row in rows]
+            found += describe_studies(node, rows)
             total += node.catalog.study_count(to_check=to_check)
         if peer_text is not None or everything:
             peer = None if peer_text is None else node.peers.find(str(peer_text)).facility_key
@@ -203,7 +219,12 @@ async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
 
 async def _set_shared(node: Node, parameters: dict[str, Any], shared: bool) -> Result:
     change = node.shared_studies.share if shared else node.shared_studies.withdraw
-    return describe_study(node, await in_thread(change, text(parameters, "study")))
+
+    def work() -> Result:
+        [described] = describe_studies(node, [change(text(parameters, "study"))])
+        return described
+
+    return await in_thread(work)
 
 
 async def share(node: Node, parameters: dict[str, Any], _: Report) -> Result:

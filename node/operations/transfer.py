@@ -23,6 +23,8 @@ def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
         "direction": transfer.direction,
         "purpose": transfer.purpose,
         "stat": transfer.stat,
+        "follow": transfer.follow,
+        "follow_up": transfer.follow_up,
         "state": transfer.state.value,
         "why": transfer.why,
         "instances": transfer.instances,
@@ -63,8 +65,11 @@ async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Resul
     stat = parameters.get("stat", False)
     if type(stat) is not bool:
         raise NodeError("the parameter stat must be true or false", code=ExitCode.USAGE)
+    follow = parameters.get("follow", True)
+    if type(follow) is not bool:
+        raise NodeError("the parameter follow must be true or false", code=ExitCode.USAGE)
     transfer = await serving.fetcher.start(
-        study, peer, purpose, only_peer=named is not None, stat=stat
+        study, peer, purpose, only_peer=named is not None, stat=stat, follow=follow
     )
     while not transfer.is_ended:
         report(describe_transfer(node, transfer))

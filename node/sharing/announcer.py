@@ -5,6 +5,7 @@ until it is granted, and then goes live without another request.
 """
 
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -48,6 +49,7 @@ class Announcer:
 
     Attributes:
         on_heard: called with the facility key of a peer and what it has just announced.
+        in_keeping: called with both in the transaction that keeps it.
     """
 
     def __init__(
@@ -72,6 +74,9 @@ class Announcer:
         self._append = append
         self._news = trio.Event()
         self.on_heard: Callable[[bytes, Sequence[Record]], None] = lambda peer, records: None
+        self.in_keeping: Callable[[sqlite3.Connection, bytes, Sequence[Record]], None] = (
+            lambda connection, peer, records: None
+        )
 
     def use_key(self, key: KeyPair) -> None:
         """Sign with another node key from now on."""
@@ -230,12 +235,12 @@ class Announcer:
         news = self._recalls.news(peer, announcement.records)
         for event in self._recalls.events(peer, news):
             self._append(event)
-        self._feeds.store_announcement(
-            peer,
-            announcement,
-            subscription,
-            lambda connection: self._recalls.keep(connection, peer, news),
-        )
+
+        def keep(connection: sqlite3.Connection) -> None:
+            self._recalls.keep(connection, peer, news)
+            self.in_keeping(connection, peer, announcement.records)
+
+        self._feeds.store_announcement(peer, announcement, subscription, keep)
 
     async def listen(self, peer: Peer, open_stream: Callable[[str], Awaitable[PeerStream]]) -> None:
         """Subscribe to a connected peer and keep what it announces, until the stream is lost.

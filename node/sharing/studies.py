@@ -7,6 +7,7 @@ tried again. Synchronous and thread-safe.
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from node.audit.effects import Effects
@@ -36,6 +37,9 @@ class SharedStudies:
         audit: the log.
         effects: joins entries to what they do.
         decisions: those that rest on what is shared.
+
+    Attributes:
+        in_withdrawal: called with a study (UID) in the transaction that withdraws it.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class SharedStudies:
         self._effects = effects
         self._decisions = decisions
         self._lock = threading.Lock()
+        self.in_withdrawal: Callable[[sqlite3.Connection, str], None] = lambda c, study: None
         self._unwritten: list[_Withdrawal] = []
 
     @property
@@ -114,6 +119,7 @@ class SharedStudies:
             return False
         try:
             self._catalog.set_shared(studies[0], False)
+            self.in_withdrawal(connection, studies[0])
         except NodeError:
             return False
         return True
@@ -154,6 +160,7 @@ class SharedStudies:
                 one.entry = self._audit.append(one.event)
             with self._database.transaction() as connection:
                 self._catalog.set_shared(one.study, False)
+                self.in_withdrawal(connection, one.study)
                 self._effects.mark(connection, one.entry)
             self._catalog.let_go(one.study)
             del self._unwritten[0]

@@ -309,7 +309,7 @@ class Attempts:
                 "transfer": self._contribution.transfer.hex(),
                 "direction": "in",
                 "why": why,
-                **self._gathering.transfer.stat_detail,
+                **self._gathering.transfer.asked_details,
             },
         )
         try:

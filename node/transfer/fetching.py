@@ -128,15 +128,15 @@ class Fetcher:
         study = self._shelves.catalog.study(transfer.study)
         if study is None:
             return False
-        sources = {transfer.peer, *(peer.facility_key for peer in self._peers.store.peers)}
-        return any(
-            entry.type == "received"
-            and entry.details.get("content_root") == study.content_root.hex()
-            for source in sources
-            for entry in self._index.entries(
-                source, self._transfers.name_for(transfer, source), outgoing=False
-            )
-        )
+        for source in {transfer.peer, *(peer.facility_key for peer in self._peers.store.peers)}:
+            name = self._transfers.name_for(transfer, source)
+            for entry in self._index.entries(source, name, outgoing=False):
+                root = entry.details.get("content_root")
+                if entry.type == "received" and root == study.content_root.hex():
+                    contribution = self._transfers.contribution(transfer, source)
+                    contribution.content_root = study.content_root
+                    contribution.is_signed = True
+        return bool(transfer.contributions)
 
     def choose(self, text: str, peer_text: str | None) -> tuple[str, Peer]:
         """The study and the peer that a person means; reads the database.
@@ -188,7 +188,15 @@ class Fetcher:
         return studies[0], peer
 
     async def start(
-        self, study: str, peer: Peer, purpose: str, *, only_peer: bool, stat: bool = False
+        self,
+        study: str,
+        peer: Peer,
+        purpose: str,
+        *,
+        only_peer: bool,
+        stat: bool = False,
+        follow: bool = True,
+        wanted_root: bytes = b"",
     ) -> Transfer:
         """Start a fetch, or join the one that is under way.
 
@@ -199,29 +207,60 @@ class Fetcher:
             only_peer: no other peer is asked.
             stat: it is urgent. A routine fetch that becomes so is asked for again, so
                 that its sources know.
+            follow: whether new instances are fetched for a day when it is complete.
+            wanted_root: of a follow-up, the content that the peer has announced.
         """
         transfer = self._transfers.find_incoming(study, peer.facility_key, only_peer=only_peer)
+        if transfer is not None:
+            transfer = await self._join(transfer, purpose, follow)
         if transfer is None:
             if self._nursery is None:
                 raise NodeError("the node is not ready yet", code=ExitCode.BUSY)
             transfer = self._transfers.begin_incoming(
-                study, peer.facility_key, purpose, only_peer=only_peer, stat=stat
+                study,
+                peer.facility_key,
+                purpose,
+                only_peer=only_peer,
+                stat=stat,
+                follow=follow,
+                follow_up=bool(wanted_root),
             )
+            transfer.wanted_root = wanted_root
             await self._transfers.enter(transfer, TransferState.WAITING)
             self._nursery.start_soon(self._fetch, transfer)
-        elif stat and not transfer.stat:
+            return transfer
+        if stat and not transfer.stat:
             transfer.stat = True
             if transfer.transfer in self._fetches:
                 for source in self._fetches[transfer.transfer].sources:
                     source.ask_again()
         return transfer
 
+    async def _join(self, transfer: Transfer, purpose: str, follow: bool) -> Transfer | None:
+        """A person asks for what is being fetched; a follow-up is theirs from now on.
+
+        A follow-up for another purpose ends, since its purpose stands in both logs.
+        """
+        if transfer.follow_up and transfer.purpose != purpose:
+            await self.stop(transfer, "it was asked for with another purpose")
+            return None
+        if transfer.follow_up or transfer.follow > follow:
+            transfer.follow_up, transfer.wanted_root = False, b""
+            transfer.follow = transfer.follow and follow
+            await self._transfers.enter(transfer, transfer.state, transfer.why)
+        return transfer
+
     async def cancel(self, transfer: Transfer) -> None:
-        """Stop a fetch; what was received stays and is not fetched again later."""
+        """Stop a fetch, and follow the study no more; what was received stays."""
+        transfer.follow = False
+        await self.stop(transfer, "by an operator")
+
+    async def stop(self, transfer: Transfer, why: str) -> None:
+        """Stop a fetch; what was received stays."""
         if transfer.scope is not None:
             transfer.scope.cancel()
         if not transfer.is_ended:
-            await self._transfers.enter(transfer, TransferState.CANCELLED, "by an operator")
+            await self._transfers.enter(transfer, TransferState.CANCELLED, why)
 
     def cancel_peer(self, facility_key: bytes) -> None:
         """Ask a peer no more: its trust was revoked. Other sources go on."""

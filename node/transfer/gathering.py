@@ -57,6 +57,7 @@ class Shelves:
         append: writes audit entries durably with one flush (synchronous).
         transfers: the register of transfers.
         free_bytes: free space of the home's disk, bytes.
+        is_followed: whether a study (UID) of a peer (facility key) is followed (synchronous).
         workspaces: where batches are decoded.
     """
 
@@ -65,6 +66,7 @@ class Shelves:
     append: Callable[[Sequence[LogEvent]], object]
     transfers: Transfers
     free_bytes: Callable[[], int]
+    is_followed: Callable[[str, bytes], bool] = lambda study, peer: True
     workspaces: Workspaces = field(default_factory=Workspaces)
 
 
@@ -336,10 +338,13 @@ class Gathering:
         plan, incoming = self._require_plan(), self._shelves.incoming
         manifest, lead = plan.manifest, plan.lead
         plan.check.check_rest(incoming)
+        self._require_wanted()
         incoming.adopt(manifest.batches[index].digest for index in plan.needed)
         self._shelves.catalog.require_at_hand(manifest, plan.needed)
         described = plan.check.described
-        self.patients, why = self._shelves.catalog.foresee(self.transfer.study, described)
+        self.patients, why = self._shelves.catalog.foresee(
+            self.transfer.study, described, received=True
+        )
         received = [
             self._received(contribution, manifest, why)
             # A source may come meanwhile.
@@ -348,8 +353,22 @@ class Gathering:
         ]
         self._shelves.append(received)
         self._shelves.catalog.publish_received(
-            manifest, plan.check.headers, lead.peer, described, at_hand=plan.needed
+            manifest,
+            plan.check.headers,
+            lead.peer,
+            described,
+            before_commit=lambda added: self._require_wanted(),
+            at_hand=plan.needed,
         )
+
+    def _require_wanted(self) -> None:
+        """What nobody asked for is not taken behind what has ended the following."""
+        transfer = self.transfer
+        if transfer.follow_up and not self._shelves.is_followed(transfer.study, transfer.peer):
+            raise NodeError(
+                f"study {transfer.study} is not followed any more",
+                hint="fetch it by hand if it is needed",
+            )
 
     def _received(self, contribution: Contribution, manifest: Manifest, why: str) -> LogEvent:
         return LogEvent(
@@ -366,7 +385,7 @@ class Gathering:
                 "batches": contribution.batches,
                 "encoded_bytes": contribution.encoded_bytes,
                 **({"to_check": why} if why else {}),
-                **self.transfer.stat_detail,
+                **self.transfer.asked_details,
             },
         )
 

@@ -199,6 +199,7 @@ class _Session:
         await self._study.expect(ManifestArrived, limits.PEER_REPLY_SECONDS)
         manifest = await in_thread(self._end.open_manifest, limiter=self._owner._opening)
         self._contribution.manifest = offer.manifest
+        self._contribution.content_root = offer.content_root
         member = await self._gathering.join(self._contribution, manifest)
         try:
             await self._receive_batches(member)
@@ -395,6 +396,6 @@ class _Session:
             details={
                 "transfer": self._contribution.transfer.hex(),
                 **details,
-                **self._gathering.transfer.stat_detail,
+                **self._gathering.transfer.asked_details,
             },
         )

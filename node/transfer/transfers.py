@@ -9,6 +9,7 @@ import builtins
 import enum
 import logging
 import secrets
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ CREATE TABLE IF NOT EXISTS transfers (
     ended INTEGER,
     stat INTEGER NOT NULL,              -- whether it is urgent
     moved INTEGER NOT NULL DEFAULT 0,   -- when something of it moved last; milliseconds, UTC
+    follow INTEGER NOT NULL DEFAULT 0,  -- whether its sources are followed when it is complete
+    follow_up INTEGER NOT NULL DEFAULT 0, -- whether the node asked for it by itself
     PRIMARY KEY (direction, peer, transfer)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
@@ -88,6 +91,7 @@ class Contribution:
         peer: its facility key.
         transfer: the name of the transfer between it and us, in both logs.
         manifest: digest of the manifest that it offered last.
+        content_root: of the study as it offered it last.
         batches, encoded_bytes: what it sent.
         is_signed: whether the study is published and our receipt for it is kept; what is
             missing then is settled without another session (`node/receipts/settling.py`).
@@ -96,6 +100,7 @@ class Contribution:
     peer: bytes
     transfer: bytes
     manifest: bytes = b""
+    content_root: bytes = b""
     batches: int = 0
     encoded_bytes: int = 0
     is_signed: bool = False
@@ -115,7 +120,9 @@ class Transfer:
     here (or sent), `held_bytes` those that were here before; `moved` is when something of
     it moved last (milliseconds since the epoch, UTC, 0 never); `wire_bytes` counts
     encoded bytes moved and `wire_bytes_total` those that have to move. `stat`: it is
-    urgent and goes before routine transfers.
+    urgent and goes before routine transfers. `follow`: new instances at its sources are fetched
+    for a day; `follow_up`: it is such a fetch, which nobody here asked for, of the content
+    `wanted_root` (empty when that is not known any more).
     """
 
     transfer: bytes
@@ -136,6 +143,9 @@ class Transfer:
     ended: int | None = None
     stat: bool = False
     moved: int = 0
+    follow: bool = False
+    follow_up: bool = False
+    wanted_root: builtins.bytes = field(default=b"", repr=False)
     entered: int = field(default=0, repr=False)
     exit_code: int = 1
     hint: str = ""
@@ -154,9 +164,10 @@ class Transfer:
         return self.state in ENDED
 
     @property
-    def stat_detail(self) -> dict[str, bool]:
-        """What an entry of the audit log says of its urgency: nothing when it is routine."""
-        return {"stat": True} if self.stat else {}
+    def asked_details(self) -> dict[str, bool]:
+        """What an entry of the audit log says of how it was asked for, but for what is usual."""
+        urgent = {"stat": True} if self.stat else {}
+        return urgent | ({"follow_up": True} if self.follow_up else {})
 
 
 class Transfers:
@@ -169,6 +180,7 @@ class Transfers:
     Attributes:
         active: those under way.
         on_end: called when one has ended, in the trio thread.
+        in_change: called with one in the transaction of each change of its state.
     """
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
@@ -176,6 +188,7 @@ class Transfers:
         self._clock = clock
         self.active: dict[TransferKey, Transfer] = {}
         self.on_end: Callable[[], None] = lambda: None
+        self.in_change: Callable[[sqlite3.Connection, Transfer], None] = lambda c, transfer: None
         self._served: Counter[tuple[bytes, bytes]] = Counter()
 
     def find_incoming(self, study: str, peer: bytes, *, only_peer: bool) -> Transfer | None:
@@ -190,7 +203,15 @@ class Transfers:
         return None
 
     def begin_incoming(
-        self, study: str, peer: bytes, purpose: str, *, only_peer: bool, stat: bool
+        self,
+        study: str,
+        peer: bytes,
+        purpose: str,
+        *,
+        only_peer: bool,
+        stat: bool,
+        follow: bool = False,
+        follow_up: bool = False,
     ) -> Transfer:
         """A new transfer to us, under a new random name."""
         name = secrets.token_bytes(16)
@@ -203,6 +224,8 @@ class Transfers:
             only_peer=only_peer,
             started=self._clock.now_ms(),
             stat=stat,
+            follow=follow,
+            follow_up=follow_up,
         )
 
     def contribution(self, transfer: Transfer, peer: bytes) -> Contribution:
@@ -337,7 +360,7 @@ class Transfers:
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     transfer.transfer,
                     transfer.direction,
@@ -357,13 +380,16 @@ class Transfers:
                     transfer.ended,
                     transfer.stat,
                     transfer.moved,
+                    transfer.follow,
+                    transfer.follow_up,
                 ),
             )
+            self.in_change(connection, transfer)
 
 
 def _from_row(row: Any) -> Transfer:
     values = dict(row)
     values["state"] = TransferState(values["state"])
-    for flag in ("only_peer", "stat"):
+    for flag in ("only_peer", "stat", "follow", "follow_up"):
         values[flag] = bool(values[flag])
     return Transfer(**values)
