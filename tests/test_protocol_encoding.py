@@ -77,6 +77,7 @@ BAD = {
     "cut frame": (_header(1, 1000) + _frame(bytes(1000)))[:-1],
     "bytes behind the frame": _header(1, 1000) + _frame(bytes(1000)) + b"x",
     "two frames": _header(1, 1000) + _frame(bytes(1000)) + _frame(b""),
+    "skippable frame with nothing in it": _header(1, 0) + b"\x50\x2a\x4d\x18" + bytes(4),
     "skippable frame": _header(1, 3) + b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc" + _frame(b"abc"),
 }
 

@@ -117,6 +117,8 @@ def test_images_are_predicted_and_come_back() -> None:
     assert decode_untrusted(encoded) == original
     assert len(encoded) < 0.8 * len(encode(original))
     assert encode(original, runs=runs, workspace=Workspace()) == encoded
+    for asked in (Encoding.RAW, Encoding.ZSTD):
+        assert encode(original, asked, runs=runs) == encode(original, asked)
 
 
 def test_images_of_several_sizes_in_one_batch() -> None:
