@@ -116,4 +116,5 @@ class Endings:
 
 def _rights(store: TrustStore, peer: Peer, now: int) -> tuple[bool, ...]:
     """What may change with time alone."""
-    return tuple(store.why_not(peer, grant, now) is None for grant in _LOOKED_AT)
+    key = peer.facility_key
+    return tuple(store.why_never(action, key, now) is None for action in _LOOKED_AT)

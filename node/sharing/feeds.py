@@ -2,7 +2,8 @@
 
 Outgoing: table `feed` holds per peer one row a study, `sequence` moving to the end at
 each change. It follows from grants and catalog, and is written in the transaction that
-changes one of them; `derive` writes all of it again. Incoming: `remote_studies` holds the
+changes one of them; `derive` writes all of it again. SQL finds what is shared; who may know
+of it is decided by `keys.grants.may`, study by study. Incoming: `remote_studies` holds the
 latest record of each announced study. Synchronous and thread-safe; deciding is
 `protocol.feed`'s.
 """
@@ -10,13 +11,16 @@ latest record of each announced study. Synchronous and thread-safe; deciding is
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from node.catalog.catalog import Catalog
 from node.catalog.discards import Recall, recall_of
+from node.catalog.rows import study_row
 from node.database import Database
+from node.sharing.policy import Sight, facts_of
 from protocol import limits, modalities
 from protocol.feed import Change, Subscription, Told, next_change
 from protocol.fields import from_map_untrusted, to_map
@@ -65,25 +69,36 @@ _NO_ROOT = bytes(32)
 
 _REJECTED = ", ".join(f"'{code}'" for code in sorted(REJECTED))
 
-_DIFFERENT = f"""
-SELECT s.study_uid AS study, f.kind, f.content_root, f.told, f.recalls FROM studies s
-    LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
-    WHERE :sees AND s.shared
-    AND (f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
-UNION ALL
-SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
-    LEFT JOIN studies s ON s.study_uid = f.study
-    WHERE f.peer = :peer AND f.kind <> 'withdrawn'
-    AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
-UNION ALL
-SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
-    LEFT JOIN studies s ON s.study_uid = f.study
-    WHERE f.peer = :peer AND f.kind = 'withdrawn'
-    AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
-    AND f.recalls <> (SELECT count(*) FROM discards d WHERE d.study = f.study
-        AND d.code IN ({_REJECTED}))
+_SHARED = """
+SELECT s.*, f.kind, f.content_root, f.told, f.recalls
+    FROM studies s LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
+    WHERE s.shared AND (:tells_apart
+        OR f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
 """
-"""Studies whose place in a peer's feed is not what grants and catalog say."""
+"""What a peer might be told of, each with its place in the feed. Where the peer may be told of
+all that is shared or of nothing, what it is told of already needs no look."""
+
+_UNSHARED = f"""
+SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
+    LEFT JOIN studies s ON s.study_uid = f.study
+    WHERE f.peer = :peer AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
+    AND (f.kind <> 'withdrawn' OR f.recalls <> (SELECT count(*) FROM discards d
+        WHERE d.study = f.study AND d.code IN ({_REJECTED})))
+"""
+"""Places of studies that nobody, or this peer, may be told of, and that say something else."""
+
+
+class _Place(NamedTuple):
+    """Where a study is in a peer's feed; as in the table."""
+
+    kind: str
+    content_root: bytes
+    told: int
+    recalls: int
+
+
+_Derived = tuple[str, _Place | None, bytes | None]
+"""Study Instance UID, its place in a feed, and its content root where the peer may know it."""
 
 
 @dataclass(frozen=True)
@@ -103,47 +118,57 @@ class Feeds:
     Args:
         database: where they are kept.
         catalog: what there is to tell.
-        sees: gives the facility keys of the peers that may learn of our studies now.
+        sight: who may learn of which study now.
     """
 
-    def __init__(
-        self, database: Database, catalog: Catalog, sees: Callable[[], frozenset[bytes]]
-    ) -> None:
+    def __init__(self, database: Database, catalog: Catalog, sight: Sight) -> None:
         self._database = database
         self._catalog = catalog
-        self.sees = sees
+        self.sight = sight
 
     # --- outgoing ------------------------------------------------------------
 
     def study_changed(self, study: str) -> None:
         """Bring every feed up to date with one study (UID); in the transaction at hand."""
         with self._database.transaction() as connection:
-            allowed = self.sees()
+            allowed = self.sight.peers()
             row = self._catalog.study(study)
-            shared = row is not None and row.state == "shared"
-            root = row.content_root if row is not None else _NO_ROOT
             places = {
-                found["peer"]: found
-                for found in connection.execute("SELECT * FROM feed WHERE study=?", (study,))
+                found["peer"]: _Place(*found[1:])
+                for found in connection.execute(
+                    "SELECT peer, kind, content_root, told, recalls FROM feed WHERE study=?",
+                    (study,),
+                )
             }
             for peer in sorted(allowed | places.keys()):
-                visible = root if shared and peer in allowed else None
-                _refresh(connection, peer, [(study, places.get(peer), visible)])
+                visible = row is not None and self.sight.may_see(peer, facts_of(row))
+                root = row.content_root if row is not None and visible else None
+                _refresh(connection, peer, [(study, places.get(peer), root)])
 
     def peer_changed(self, peer: bytes) -> None:
         """Bring one peer's feed up to date with all studies; in the transaction at hand."""
         with self._database.transaction() as connection:
-            sees = peer in self.sees()
-            rows = connection.execute(_DIFFERENT, {"peer": peer, "sees": sees}).fetchall()
-            if not rows:
-                return
-            visible = self._catalog.shared_roots(row["study"] for row in rows) if sees else {}
-            places = {row["study"]: row if row["kind"] is not None else None for row in rows}
-            _refresh(
-                connection,
-                peer,
-                [(study, place, visible.get(study)) for study, place in sorted(places.items())],
-            )
+            sees = peer in self.sight.peers()
+            found = connection.execute(_UNSHARED, {"peer": peer, "sees": sees})
+            different: list[_Derived] = [(row["study"], _Place(*row[1:]), None) for row in found]
+            if sees:
+                different += self._different(connection, peer)
+            _refresh(connection, peer, sorted(different, key=itemgetter(0)))
+
+    def _different(self, connection: sqlite3.Connection, peer: bytes) -> Iterator[_Derived]:
+        """Of the shared studies those whose place in a feed may not be what it should."""
+        apart = self.sight.tells_apart(peer)
+        for row in connection.execute(_SHARED, {"peer": peer, "tells_apart": apart}):
+            study = study_row(row[:-4])
+            place = None if row["kind"] is None else _Place(*row[-4:])
+            allowed = self.sight.may_see(peer, facts_of(study))
+            if place is None and not allowed:
+                continue
+            told = None if place is None or place.kind == "withdrawn" else place.content_root
+            if allowed and told == study.content_root:
+                continue
+            visible = allowed and not self._catalog.is_held_back(study.study_uid)
+            yield study.study_uid, place, study.content_root if visible else None
 
     def derive(self, peers: Iterable[bytes]) -> None:
         """Write anew what follows from grants and catalog: for these peers (facility keys),
@@ -160,9 +185,10 @@ class Feeds:
         """
         chosen = tuple(records)
         told = [record.study for record in chosen if record.kind != "withdrawn"]
-        shared = self._catalog.shared_roots(told) if told and peer in self.sees() else {}
+        rows = self._catalog.rows(told) if told else {}
+        visible = {key for key, row in rows.items() if self.sight.may_see(peer, facts_of(row))}
         return tuple(
-            record for record in chosen if record.kind == "withdrawn" or record.study in shared
+            record for record in chosen if record.kind == "withdrawn" or record.study in visible
         )
 
     def pending(
@@ -397,7 +423,7 @@ def _where(peer: bytes | None, study: str) -> str:
 def _refresh(
     connection: sqlite3.Connection,
     peer: bytes,
-    studies: Iterable[tuple[str, sqlite3.Row | None, bytes | None]],
+    studies: Iterable[_Derived],
 ) -> None:
     """Bring one feed up to date.
 
@@ -409,18 +435,18 @@ def _refresh(
     for study, place, root in studies:
         if place is None:
             told = Told.NOTHING
-        elif place["kind"] == "withdrawn":
+        elif place.kind == "withdrawn":
             told = Told.WITHDRAWN
         else:
-            told = Told.TOLD if place["told"] else Told.PENDING
+            told = Told.TOLD if place.told else Told.PENDING
         content = root or _NO_ROOT
-        same = place is not None and place["content_root"] == content
+        same = place is not None and place.content_root == content
         recalls = recall_of(connection, study).count
         change = next_change(
             told,
             visible=root is not None,
             same_content=same,
-            recalled=place is not None and place["recalls"] != recalls,
+            recalled=place is not None and place.recalls != recalls,
         )
         if change is Change.FORGET:
             forgotten.append((peer, study))
