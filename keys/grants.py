@@ -277,7 +277,7 @@ def _decide(
     held: Ask | None = None
     for rule in rules:
         failure = _failure(rule, peer, request, usage)
-        holds_perhaps = failure is None or failure.value is None
+        holds_perhaps = failure is None or not failure.is_certain
         if _denies(rule):
             if holds_perhaps:
                 return _denied(rule)
@@ -294,30 +294,30 @@ def _decide(
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a rule does not hold (`value` is False), or is not known to hold (None)."""
+    """Why a rule does not hold, or, where that is not certain, is not known to."""
 
-    value: bool | None
     no: No
+    is_certain: bool
 
 
 def _failure(rule: Rule, peer: Peer, request: Request, usage: Usage) -> _Failure | None:
     """What keeps a rule from holding; what is known to do so goes before what may."""
-    unknown = _Failure(None, _unreadable(rule)) if rule.filters else None
+    unknown = _Failure(_unreadable(rule), is_certain=False) if rule.filters else None
     if rule.purposes and request.purpose not in rule.purposes:
         no = No(
             Why.PURPOSE, f"{peer.petname} is not trusted for the purpose {request.purpose or '-'}"
         )
         if request.purpose:
-            return _Failure(False, no)
-        unknown = unknown or _Failure(None, no)
+            return _Failure(no, is_certain=True)
+        unknown = unknown or _Failure(no, is_certain=False)
     for name, most in rule.limits.items():
         used = usage.used.get(name)
         if used is None:
             no = No(Why.LIMIT, f"how much {peer.petname} has used of {name} is not known")
-            unknown = unknown or _Failure(None, no)
+            unknown = unknown or _Failure(no, is_certain=False)
         elif used >= most:
             no = No(Why.LIMIT, f"{peer.petname} has used up its {name} ({most})")
-            return _Failure(False, no)
+            return _Failure(no, is_certain=True)
     return unknown
 
 

@@ -26,6 +26,7 @@ from keys.grants import (
     explain,
     may,
     rules_of,
+    tells_apart,
 )
 from keys.identity import KeyPair
 from keys.peer import GRANTS, Peer
@@ -305,6 +306,8 @@ RULES = [
     ((fetch("r", limits=TWO),), TREATMENT, {}, LI, unknown("studies")),
     ((fetch("r", limits=TWO | FIVE),), TREATMENT, ONE, LI, unknown("bytes")),
     ((fetch("r", limits=FIVE | TWO),), TREATMENT, TWO, LI, USED_UP),
+    ((fetch("r", filters=CT_ONLY, limits=TWO), fetch("s", limits=TWO)), TREATMENT, {}, NG,
+     unread("r")),
     ((fetch("r", limits=TWO), FETCH), TREATMENT, {}, Yes, GRANTED),
     ((fetch("r", limits=TWO), fetch("h", HOLD)), TREATMENT, TWO, LI, USED_UP),
 ]  # fmt: skip
@@ -324,6 +327,23 @@ def test_deny_goes_before_hold_and_hold_before_allow(
     # No person is asked about what is not shared.
     hidden = may("fetch", SOUTH, given, STATES["withheld"], request_, Usage(used), NOW)
     assert _is(hidden) is (NS if expected in (Yes, Ask) else expected)
+
+
+@pytest.mark.parametrize(
+    ("rules", "apart"),
+    [
+        ((), False),
+        ((SEE, FETCH), False),
+        ((SEE, fetch("r", DENY), fetch("s", limits=TWO, purposes=RESEARCH)), False),
+        ((SEE, fetch("r", HOLD)), True),
+        ((SEE, fetch("r", filters=CT_ONLY)), True),
+        ((Rule("r", "see", HOLD), FETCH), True),
+        ((SEE, FETCH, Rule("r", "send", filters=CT_ONLY)), False),
+    ],
+)
+def test_filters_and_approvals_tell_studies_apart(rules: tuple[Rule, ...], apart: bool) -> None:
+    assert tells_apart("fetch", rules) is apart
+    assert not tells_apart("lookup", rules)
 
 
 def test_a_rule_for_a_purpose_does_not_hold_where_none_can_be_named() -> None:

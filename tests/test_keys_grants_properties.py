@@ -118,8 +118,15 @@ def test_the_answer_and_its_sentence_agree_with_the_rules_read_one_by_one(
     never = why_never(action, peer, rules, NOW)
     if never is not None:
         assert answer == never
+    needed = [rule for rule in rules if rule.action in ACTIONS.get(action, ())]
+    if any(_denies_all(rule) for rule in needed):
+        assert never is not None, "what is denied whatever it is about can be cut at once"
     named = {rule.name for rule in rules if rule.action in ACTIONS.get(action, ())}
     assert isinstance(answer, No) or answer.rule in named
+
+
+def _denies_all(rule: Rule) -> bool:
+    return rule.effect in (DENY, "notify") and not rule.purposes and not rule.limits
 
 
 def _expected(
