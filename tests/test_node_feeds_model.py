@@ -46,7 +46,7 @@ class Listener:
 
 
 def _feeds(database: Database, sight: SightMade | None = None) -> Feeds:
-    return Feeds(database, Catalog(database), sight or SightMade())
+    return Feeds(database, Catalog(database, clock=lambda: 0), sight or SightMade())
 
 
 class Model:

@@ -103,7 +103,9 @@ def test_a_withdrawal_of_a_study_that_is_unknown_here_cannot_be_made_true(
         assert north.shared_studies.make_true(entry, connection) is True
     assert _state(north, study) == "withheld"
     catalog = north.shared_studies._catalog
-    north.shared_studies._catalog = Catalog(Database(tmp_path / "empty.db", (CATALOG_SCHEMA,)))
+    north.shared_studies._catalog = Catalog(
+        Database(tmp_path / "empty.db", (CATALOG_SCHEMA,)), clock=north.clock.now
+    )
     with north.database.transaction() as connection:
         assert not north.shared_studies.make_true(entry, connection)
     north.shared_studies._catalog = catalog

@@ -15,7 +15,6 @@ thread-safe.
 import json
 import sqlite3
 import threading
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -101,7 +100,7 @@ class Catalog:
         mark: called in a transaction with the index of the entry whose effect it is.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
         self.in_change: Callable[[str], None] = lambda study_uid: None
