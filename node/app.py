@@ -106,9 +106,7 @@ class Node:
         )
         sight = Sight(lambda: self.peers.store, self.clock.now)
         self.feeds = Feeds(self.database, self.catalog, sight)
-        self.shared_studies = SharedStudies(
-            self.database, self.catalog, self.audit, self.effects, self.decisions
-        )
+        self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
         self.recalls = Recalls(self.database, self.catalog, self.effects, self.clock)
         self.discards = Discards(
             self.database, self.catalog, self.store, self.audit, self.effects, self.decisions
