@@ -89,7 +89,8 @@ class Endings:
                 self._node_key_ended(node_key)
         self._underived |= set(changed)
         await self._write()
-        await in_thread(self._refusals.write)
+        if self._refusals.is_due:
+            await in_thread(self._refusals.write)
 
     async def _write(self) -> None:
         unwritten = self._peers.unwritten or self._studies.unwritten or self._discards.is_unfinished
