@@ -127,7 +127,9 @@ class SharedStudies:
 
         def effect(entry: Callable[[], int]) -> None:
             with self._effects.of(entry()):
-                self._catalog.set_shared(study, False)
+                # It may have been discarded since.
+                if self._catalog.study(study) is not None:
+                    self._catalog.set_shared(study, False)
             self._catalog.let_go(study)
 
         return effect
