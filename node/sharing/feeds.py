@@ -2,30 +2,26 @@
 
 Outgoing: table `feed` holds per peer one row a study, `sequence` moving to the end at
 each change. It follows from grants and catalog, and is written in the transaction that
-changes one of them; `derive` writes all of it again. SQL finds what is shared; who may know
-of it is decided by `keys.grants.may`, study by study. Incoming: `remote_studies` holds the
-latest record of each announced study. Synchronous and thread-safe; deciding is
-`protocol.feed`'s.
+changes one of them; `derive` writes all of it again. Incoming: `remote_studies` holds the
+latest record of each announced study. Synchronous and thread-safe.
 """
 
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from node.catalog.catalog import Catalog
 from node.catalog.discards import Recall, recall_of
-from node.catalog.rows import study_row
 from node.database import Database
+from node.sharing.deriving import NO_ROOT, different, places_of, refresh
 from node.sharing.policy import Sight, facts_of
 from protocol import limits, modalities
-from protocol.feed import Change, Subscription, Told, next_change
+from protocol.feed import Subscription
 from protocol.fields import from_map_untrusted, to_map
 from protocol.messages import Announcement, Record
-from protocol.recalls import REJECTED
 
 FEEDS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS feed_heads (
@@ -65,41 +61,6 @@ CREATE INDEX IF NOT EXISTS remote_studies_by_date
     ON remote_studies (json_extract(record, '$.study_date') DESC, study DESC);
 """
 
-_NO_ROOT = bytes(32)
-
-_REJECTED = ", ".join(f"'{code}'" for code in sorted(REJECTED))
-
-_SHARED = """
-SELECT s.*, f.kind, f.content_root, f.told, f.recalls
-    FROM studies s LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
-    WHERE s.shared AND (:tells_apart
-        OR f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
-"""
-"""What a peer might be told of, each with its place in the feed. Where the peer may be told of
-all that is shared or of nothing, what it is told of already needs no look."""
-
-_UNSHARED = f"""
-SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
-    LEFT JOIN studies s ON s.study_uid = f.study
-    WHERE f.peer = :peer AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
-    AND (f.kind <> 'withdrawn' OR f.recalls <> (SELECT count(*) FROM discards d
-        WHERE d.study = f.study AND d.code IN ({_REJECTED})))
-"""
-"""Places of studies that nobody, or this peer, may be told of, and that say something else."""
-
-
-class _Place(NamedTuple):
-    """Where a study is in a peer's feed; as in the table."""
-
-    kind: str
-    content_root: bytes
-    told: int
-    recalls: int
-
-
-_Derived = tuple[str, _Place | None, bytes | None]
-"""Study Instance UID, its place in a feed, and its content root where the peer may know it."""
-
 
 @dataclass(frozen=True)
 class Pending:
@@ -131,44 +92,17 @@ class Feeds:
     def study_changed(self, study: str) -> None:
         """Bring every feed up to date with one study (UID); in the transaction at hand."""
         with self._database.transaction() as connection:
-            allowed = self.sight.peers()
+            places = places_of(connection, study)
             row = self._catalog.study(study)
-            places = {
-                found["peer"]: _Place(*found[1:])
-                for found in connection.execute(
-                    "SELECT peer, kind, content_root, told, recalls FROM feed WHERE study=?",
-                    (study,),
-                )
-            }
-            for peer in sorted(allowed | places.keys()):
+            for peer in sorted(self.sight.peers() | places.keys()):
                 visible = row is not None and self.sight.may_see(peer, facts_of(row))
                 root = row.content_root if row is not None and visible else None
-                _refresh(connection, peer, [(study, places.get(peer), root)])
+                refresh(connection, peer, [(study, places.get(peer), root)])
 
     def peer_changed(self, peer: bytes) -> None:
         """Bring one peer's feed up to date with all studies; in the transaction at hand."""
         with self._database.transaction() as connection:
-            sees = peer in self.sight.peers()
-            found = connection.execute(_UNSHARED, {"peer": peer, "sees": sees})
-            different: list[_Derived] = [(row["study"], _Place(*row[1:]), None) for row in found]
-            if sees:
-                different += self._different(connection, peer)
-            _refresh(connection, peer, sorted(different, key=itemgetter(0)))
-
-    def _different(self, connection: sqlite3.Connection, peer: bytes) -> Iterator[_Derived]:
-        """Of the shared studies those whose place in a feed may not be what it should."""
-        apart = self.sight.tells_apart(peer)
-        for row in connection.execute(_SHARED, {"peer": peer, "tells_apart": apart}):
-            study = study_row(row[:-4])
-            place = None if row["kind"] is None else _Place(*row[-4:])
-            allowed = self.sight.may_see(peer, facts_of(study))
-            if place is None and not allowed:
-                continue
-            told = None if place is None or place.kind == "withdrawn" else place.content_root
-            if allowed and told == study.content_root:
-                continue
-            visible = allowed and not self._catalog.is_held_back(study.study_uid)
-            yield study.study_uid, place, study.content_root if visible else None
+            refresh(connection, peer, different(connection, self._catalog, self.sight, peer))
 
     def derive(self, peers: Iterable[bytes]) -> None:
         """Write anew what follows from grants and catalog: for these peers (facility keys),
@@ -420,57 +354,6 @@ def _where(peer: bytes | None, study: str) -> str:
     return "WHERE " + " AND ".join(conditions) if conditions else ""
 
 
-def _refresh(
-    connection: sqlite3.Connection,
-    peer: bytes,
-    studies: Iterable[_Derived],
-) -> None:
-    """Bring one feed up to date.
-
-    Args:
-        studies: Study Instance UID, its place in the feed, and its content root where
-            the peer may know of it now.
-    """
-    moved, forgotten = [], []
-    for study, place, root in studies:
-        if place is None:
-            told = Told.NOTHING
-        elif place.kind == "withdrawn":
-            told = Told.WITHDRAWN
-        else:
-            told = Told.TOLD if place.told else Told.PENDING
-        content = root or _NO_ROOT
-        same = place is not None and place.content_root == content
-        recalls = recall_of(connection, study).count
-        change = next_change(
-            told,
-            visible=root is not None,
-            same_content=same,
-            recalled=place is not None and place.recalls != recalls,
-        )
-        if change is Change.FORGET:
-            forgotten.append((peer, study))
-        elif change is not Change.NONE:
-            moved.append((study, change.value, content, int(told is Told.TOLD), recalls))
-    connection.executemany("DELETE FROM feed WHERE peer=? AND study=?", forgotten)
-    if not moved:
-        return
-    [last] = connection.execute(
-        "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?1, ?2, ?3) "
-        "ON CONFLICT (peer) DO UPDATE SET last_sequence=last_sequence+?3 "
-        "RETURNING last_sequence",
-        (peer, secrets.token_bytes(16), len(moved)),
-    ).fetchone()
-    first = last - len(moved) + 1
-    connection.executemany(
-        "INSERT INTO feed (peer, study, sequence, kind, content_root, told, recalls) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (peer, study) DO UPDATE SET sequence=excluded.sequence, "
-        "kind=excluded.kind, content_root=excluded.content_root, recalls=excluded.recalls",
-        [(peer, one[0], sequence, *one[1:]) for sequence, one in enumerate(moved, first)],
-    )
-
-
 def _record(row: sqlite3.Row, recall: Recall) -> Record:
     """The record of a place in a feed, joined with its study."""
     code, recalls = (recall.code, recall.count) if recall.code else (None, None)
@@ -479,7 +362,7 @@ def _record(row: sqlite3.Row, recall: Recall) -> Record:
             sequence=row["sequence"],
             kind="withdrawn",
             study=row["study"],
-            content_root=_NO_ROOT,
+            content_root=NO_ROOT,
             series=0,
             instances=0,
             bytes=0,
