@@ -154,13 +154,11 @@ Answer = Yes | No | Ask
 
 def explain(answer: Answer) -> str:
     """The answer as a sentence, lower case."""
-    match answer:
-        case Yes(rule):
-            return f"allowed by {rule}"
-        case No(_, sentence):
-            return sentence
-        case Ask(rule):
-            return f"a person has to approve this first, by {rule}"
+    if isinstance(answer, No):
+        return answer.sentence
+    if isinstance(answer, Yes):
+        return f"allowed by {answer.rule}"
+    return f"a person has to approve this first, by {answer.rule}"
 
 
 def rules_of(peer: Peer) -> tuple[Rule, ...]:
