@@ -37,7 +37,8 @@ class Peer:
         petname: our own name for it, unique without regard to case.
         card: the newest card known.
         grants: some of `GRANTS`.
-        filters: what narrows the grants; empty narrows nothing.
+        filters: what narrows the grants; empty narrows nothing, and what this release cannot
+            read refuses all (`keys.grants`).
         purposes: the only purposes that it may name; empty allows all.
         expires: when trust ends, seconds since the epoch, UTC; None never.
         added: when it was paired, seconds since the epoch, UTC.

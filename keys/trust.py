@@ -1,10 +1,10 @@
-"""The trust store: which facilities are trusted, and who may what.
+"""The trust store: which facilities are trusted, and what they were granted.
 
 In memory and without effects: every change returns the changed peer, and the caller
-keeps it. What is not granted is refused, and a peer that is not known, revoked or
-expired has nothing. A facility key is pinned when a person pairs; a card may
-replace all other keys, never that one. A key that several cards name counts for the
-facility that proves it (`keys.claims`); the cards are taken all the same.
+keeps it. Who may what is decided by `keys.grants`, of a peer as it is stored now. A
+facility key is pinned when a person pairs; a card may replace all other keys, never that
+one. A key that several cards name counts for the facility that proves it (`keys.claims`);
+the cards are taken all the same.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,20 @@ from keys.card_fields import SizedKey, TimedKey
 from keys.claims import Claims, Contested
 from keys.errors import BadFingerprint, TrustError
 from keys.fingerprint import matches, parse_fingerprint
+from keys.grants import (
+    NO_REQUEST,
+    NO_USAGE,
+    Answer,
+    Facts,
+    No,
+    Request,
+    Usage,
+    may,
+    rules_of,
+    tells_apart,
+    why_never,
+    why_not_trusted,
+)
 from keys.peer import ADDRESS_CHARACTERS, GRANTS, PURPOSES, SHOWN, Peer, is_postal_address
 from keys.petname import folded, is_petname, look_alike
 
@@ -36,6 +50,7 @@ class TrustStore:
         self._peers = {peer.facility_key: peer for peer in peers}
         self._own = own_facility_key
         self._claims = Claims(self._peers.values())
+        self._rules = {peer.facility_key: rules_of(peer) for peer in self._peers.values()}
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -187,7 +202,7 @@ class TrustStore:
         # Asked at each batch and each second of each connection: by key, not by peer.
         for peer in self._claims.naming(node_public):
             speaks = peer.card.is_current_node_key(node_public, now)
-            if not speaks or _why_not_trusted(peer, now) is not None:
+            if not speaks or why_not_trusted(peer, now) is not None:
                 continue
             if self._claims.holds(peer.facility_key, node_public, now):
                 return peer
@@ -217,37 +232,33 @@ class TrustStore:
         """
         return self._claims.contested(now)
 
-    def why_not(self, peer: Peer, grant: str, now: int, purpose: str | None = None) -> str | None:
-        """Whether a peer may do something now.
+    def may(
+        self,
+        action: str,
+        facility_key: bytes,
+        now: int,
+        *,
+        facts: Facts | None = None,
+        request: Request = NO_REQUEST,
+        usage: Usage = NO_USAGE,
+    ) -> Answer:
+        """Whether a facility (key of 32 bytes) may do something now; see `keys.grants.may`."""
+        peer, rules = self._peers.get(facility_key), self._rules.get(facility_key, ())
+        return may(action, peer, rules, facts, request, usage, now)
 
-        Args:
-            peer: who; an older snapshot does, since what is stored now decides.
-            grant: one of `GRANTS`.
-            now: seconds since the epoch, UTC.
-            purpose: one of `PURPOSES`, None when no purpose is named.
+    def why_never(self, action: str, facility_key: bytes, now: int) -> No | None:
+        """What refuses a facility something, whatever it is about; see `keys.grants`."""
+        peer, rules = self._peers.get(facility_key), self._rules.get(facility_key, ())
+        return why_never(action, peer, rules, now)
 
-        Returns:
-            None when it may, else the reason as a sentence.
-        """
-        current = self._peers.get(peer.facility_key)
-        if current is None:
-            return f"{peer.petname} is not trusted"
-        reason = _why_not_trusted(current, now)
-        if reason is not None:
-            return reason
-        if grant not in current.grants:
-            return f"{current.petname} does not have the grant {grant}"
-        if purpose is None:
-            return None
-        if purpose not in PURPOSES:
-            return "there is no such purpose"
-        if current.purposes and purpose not in current.purposes:
-            return f"{current.petname} is not trusted for the purpose {purpose}"
-        return None
+    def tells_apart(self, action: str, facility_key: bytes) -> bool:
+        """Whether what a facility may do can differ by study; see `keys.grants`."""
+        return tells_apart(action, self._rules.get(facility_key, ()))
 
     def _put(self, peer: Peer) -> Peer:
         self._peers[peer.facility_key] = peer
         self._claims = Claims(self._peers.values())
+        self._rules[peer.facility_key] = rules_of(peer)
         return peer
 
     def _claimed(self, card: Card, known: Peer | None) -> dict[bytes, int]:
@@ -287,16 +298,6 @@ class TrustStore:
                 raise TrustError(
                     f"the petname looks like {peer.petname}, which is taken; choose another"
                 )
-
-
-def _why_not_trusted(peer: Peer, now: int) -> str | None:
-    if peer.revoked is not None:
-        return f"trust in {peer.petname} was revoked"
-    if peer.expires is not None and peer.expires <= now:
-        return f"trust in {peer.petname} has ended"
-    if peer.card.expires <= now:
-        return f"the card of {peer.petname} has expired"
-    return None
 
 
 def _checked_grants(grants: Iterable[str]) -> frozenset[str]:

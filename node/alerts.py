@@ -42,6 +42,12 @@ def alerts_of(node: "Node") -> list[str]:
         for petname in node.peers.unwritten
     ]
     found += [
+        f"what {peer.petname} was granted has a filter that this release cannot read, so nothing "
+        "is allowed to it; use the release that wrote it, or revoke its trust and pair again"
+        for peer in node.peers.store.peers
+        if peer.filters and peer.is_trusted(node.clock.now())
+    ]
+    found += [
         f"study {study} is held back, and its withdrawal is not written yet: it is tried again "
         "while this node runs; after a restart look with `radmesh studies`"
         for study in node.shared_studies.unwritten

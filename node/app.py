@@ -34,6 +34,7 @@ from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.peers import PEERS_SCHEMA, Peers
+from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
@@ -108,10 +109,9 @@ class Node:
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
         )
-        self.feeds = Feeds(self.database, self.catalog, self.seeing)
-        self.shared_studies = SharedStudies(
-            self.database, self.catalog, self.audit, self.effects, self.decisions
-        )
+        sight = Sight(lambda: self.peers.store, self.clock.now)
+        self.feeds = Feeds(self.database, self.catalog, sight)
+        self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
         self.recalls = Recalls(self.database, self.catalog, self.effects, self.clock)
         self.discards = Discards(
             self.database, self.catalog, self.store, self.audit, self.effects, self.decisions
@@ -228,13 +228,6 @@ class Node:
     def log_keys_of(self, peer: Peer) -> Sequence[SizedKey]:
         """The log keys on a peer's card that count for it; see `keys.claims`."""
         return self.peers.store.held(peer, peer.card.log_keys, self.clock.now())
-
-    def seeing(self) -> frozenset[bytes]:
-        """Facility keys of the peers that may learn of our studies now."""
-        store, now = self.peers.store, self.clock.now()
-        return frozenset(
-            peer.facility_key for peer in store.peers if store.why_not(peer, "see", now) is None
-        )
 
     def _study_in_change(self, study: str) -> None:
         """What follows from a change of a study, in its transaction."""

@@ -255,7 +255,7 @@ class Serving:
             # With a card that has expired, or a contested key, a fetch waits for a newer card.
             if current is None or not current.is_trusted(now):
                 self.fetcher.cancel_peer(peer.facility_key)
-        if any(store.why_not(peer, grant, now) is not None for grant in ("fetch", "see")):
+        if store.why_never("fetch", peer.facility_key, now) is not None:
             self.sender.stop_peer(peer.facility_key)
         self.links.poke()
         self.witnessing.poke()

@@ -68,6 +68,7 @@ def take(node: Node, *paths: Path, shared: bool = True) -> None:
         store=node.store,
         quarantine=node.home.quarantine_path,
         audit=node.audit.append,
+        now=node.clock.now,
         shared=shared,
     )
 

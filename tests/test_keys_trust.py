@@ -7,8 +7,9 @@ import pytest
 from keys.card import issue_card, sign_card
 from keys.card_fields import TimedKey
 from keys.errors import BadCard, CardExpired, CardSuperseded, TrustError
+from keys.grants import Facts, Yes, explain
 from keys.identity import KeyPair
-from keys.trust import GRANTS, PURPOSES, Peer, TrustStore
+from keys.trust import GRANTS, Peer, TrustStore
 
 OWN = KeyPair.from_seed(b"o" * 32)
 NOW = 1_790_000_000
@@ -45,6 +46,12 @@ def key(letter):
     return pair(letter).public
 
 
+def why(store, peer, action, now=NOW):
+    """Why a peer may never do something; None when it may for some study and purpose."""
+    no = store.why_never(action, peer.facility_key, now)
+    return None if no is None else no.sentence
+
+
 def test_new_peer_has_nothing():
     store = TrustStore([], OWN.public)
     peer = store.add(card_of("A"), now=NOW)
@@ -58,7 +65,7 @@ def test_new_peer_has_nothing():
     assert (peer.added, peer.expires, peer.revoked) == (NOW, None, None)
     assert peer.fingerprint == card_of("A").fingerprint
     for grant in GRANTS:
-        assert store.why_not(peer, grant, NOW) == f"Hospital A does not have the grant {grant}"
+        assert why(store, peer, grant) == f"Hospital A does not have the grant {grant}"
 
 
 def test_own_card_is_never_a_peer():
@@ -159,8 +166,10 @@ def test_grant_and_ungrant():
     assert store.grant(key("A"), ["see"]).grants == {"see", "fetch"}
     assert store.ungrant(key("A"), ["see", "witness"]).grants == {"fetch"}
     peer = store.peers[0]
-    assert store.why_not(peer, "fetch", NOW) is None
-    assert store.why_not(peer, "see", NOW) is not None
+    assert why(store, peer, "see") == "Hospital A does not have the grant see"
+    assert store.grant(key("A"), ["see"]).grants == {"see", "fetch"}
+    assert why(store, peer, "see") is None
+    assert why(store, peer, "fetch") is None
 
 
 def test_unknown_grants_change_nothing():
@@ -182,7 +191,7 @@ def test_revocation_takes_all_at_once():
     assert (peer.revoked, peer.grants) == (NOW + 5, frozenset())
     # The snapshot from before the revocation opens nothing either.
     for grant in GRANTS:
-        assert store.why_not(before, grant, NOW + 5) == "trust in Hospital A was revoked"
+        assert why(store, before, grant, NOW + 5) == "trust in Hospital A was revoked"
     assert store.by_node_key(peer.card.node_key, NOW + 5) is None
     for change in (
         lambda: store.grant(key("A"), ["see"]),
@@ -202,7 +211,7 @@ def test_changes_need_a_known_facility():
     with pytest.raises(TrustError, match="not known"):
         store.update_card(card_of("B"), NOW)
     stranger = Peer(key("B"), "B", card_of("B"), grants=frozenset(GRANTS))
-    assert store.why_not(stranger, "see", NOW) == "B is not trusted"
+    assert why(store, stranger, "see") == "the facility is not trusted"
 
 
 def test_update_card():
@@ -284,28 +293,27 @@ def test_replaced_node_key_stops_to_speak():
 def test_trust_and_cards_end():
     peer = Peer(key("A"), "A", card_of("A"), grants=frozenset(["see"]), expires=NOW + 10)
     store = TrustStore([peer], OWN.public)
-    assert store.why_not(peer, "see", NOW + 9) is None
-    assert store.why_not(peer, "see", NOW + 10) == "trust in A has ended"
+    assert why(store, peer, "see", NOW + 9) is None
+    assert why(store, peer, "see", NOW + 10) == "trust in A has ended"
     assert store.by_node_key(peer.card.node_key, NOW + 10) is None
     lasting = TrustStore([Peer(key("A"), "A", card_of("A"), grants=frozenset(["see"]))], OWN.public)
-    assert lasting.why_not(peer, "see", NOW + YEAR) == "the card of A has expired"
+    assert why(lasting, peer, "see", NOW + YEAR) == "the card of A has expired"
 
 
-def test_purposes():
-    peer = Peer(
-        key("A"), "A", card_of("A"), grants=frozenset(["fetch"]), purposes=frozenset(["research"])
+def test_what_is_decided_is_decided_of_the_peer_as_it_is_stored_now():
+    store = store_with("A", grants=["see", "witness"])
+    study = Facts(study_uid="1.2", state="shared")
+    assert store.may("see", key("A"), NOW, facts=study) == Yes("the grant see")
+    assert store.may("witness", key("A"), NOW) == Yes("the grant witness")
+    store.ungrant(key("A"), ["see"])
+    assert explain(store.may("see", key("A"), NOW, facts=study)) == (
+        "Hospital A does not have the grant see"
     )
-    store = TrustStore([peer], OWN.public)
-    assert store.why_not(peer, "fetch", NOW) is None
-    assert store.why_not(peer, "fetch", NOW, "research") is None
-    assert (
-        store.why_not(peer, "fetch", NOW, "treatment")
-        == "A is not trusted for the purpose treatment"
+    assert TrustStore(store.peers, OWN.public).may("witness", key("A"), NOW) == (
+        Yes("the grant witness")
     )
-    assert store.why_not(peer, "fetch", NOW, "curiosity") == "there is no such purpose"
-    free = store_with("B", grants=["fetch"])
-    for purpose in PURPOSES:
-        assert free.why_not(free.peers[0], "fetch", NOW, purpose) is None
+    assert not store.tells_apart("see", key("A"))
+    assert not store.tells_apart("see", key("B"))
 
 
 def test_peer_as_json():

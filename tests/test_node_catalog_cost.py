@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from catalogs_made import fill, publish, study_uid
+from sight_made import SightMade
 
 from node.app import Node
 from node.home import Home
@@ -21,7 +22,7 @@ class Costs:
         self.node = node
         self.studies = studies
         fill(node, studies, 1)
-        node.feeds.sees = lambda: frozenset(PEERS)
+        node.feeds.sight = SightMade(PEERS)
         node.catalog.in_change = lambda study: None
         for peer in PEERS:
             node.feeds.peer_changed(peer)

@@ -43,6 +43,7 @@ def take(node: Node, *paths: Path):
         store=node.store,
         quarantine=node.home.quarantine_path,
         audit=node.audit.append,
+        now=node.clock.now,
     )
 
 

@@ -407,7 +407,7 @@ def test_a_second_cut_is_not_held_up_by_the_first(
             with pytest.raises(NodeError):
                 node.peers.revoke(name, [], NOW)
         assert node.peers.unwritten == ("South Clinic", "East Imaging")
-        assert not node.seeing()
+        assert not node.feeds.sight.peers()
 
 
 def test_a_database_of_an_older_backup_follows_the_log(home: Home) -> None:

@@ -13,6 +13,7 @@ from node.app import Node
 from node.clock import LOOK_SECONDS
 from node.errors import NodeError
 from node.home import Home
+from node.sharing import endings
 from node.sharing.endings import AGAIN_SECONDS, Endings
 from protocol.log.entry import Event
 
@@ -126,9 +127,8 @@ async def test_what_a_full_disk_kept_from_the_log_is_tried_again_each_five_secon
         # As on a serving node: the first look is long past.
         await cuts.endings.look()
         await trio.sleep(2 * AGAIN_SECONDS)
-        owner = north.peers if what == "trust" else north.audit
         with monkeypatch.context() as full:
-            full.setattr(owner, "_append" if what == "trust" else "append", fail)
+            full.setattr(north.audit, "append", fail)
             with pytest.raises(NodeError):
                 await trio.to_thread.run_sync(cut)
             began, tries[:] = trio.current_time(), []
@@ -152,3 +152,24 @@ async def test_a_look_writes_the_counts_of_hours_that_are_over(north: Node) -> N
     north.clock.move(3600)  # type: ignore[attr-defined]
     await cuts.endings.look()
     assert entries(north, "refused")[-1]["details"]["count"] == 1
+
+
+async def test_a_look_that_finds_nothing_asks_no_thread(
+    north: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    async def note(function: object, *arguments: object) -> None:
+        asked.append(function)
+
+    monkeypatch.setattr(endings, "in_thread", note)
+    cuts = Cuts(north)
+    await cuts.endings.look()
+    while north.refusals.log(EAST.key, "study", []):
+        pass
+    await cuts.endings.look()
+    assert asked == []
+    north.clock.move(3600)  # type: ignore[attr-defined]
+    cuts.endings._underived.clear()
+    await cuts.endings.look()
+    assert asked[-1] == north.refusals.write

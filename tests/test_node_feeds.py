@@ -10,6 +10,7 @@ import pytest
 import trio
 from catalogs_made import fill, study_uid
 from peers_simulated import card
+from sight_made import SightMade
 from studies_made import make_study
 
 from node.app import Node
@@ -27,7 +28,7 @@ PEER, OTHER = b"p" * 32, b"o" * 32
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     with Node.open(Home.create(tmp_path / "home", name="North")) as opened:
-        opened.feeds.sees = lambda: frozenset({PEER})
+        opened.feeds.sight = SightMade({PEER})
         yield opened
 
 
@@ -90,11 +91,11 @@ def test_what_was_withdrawn_before_it_was_told_is_never_told(node: Node, tmp_pat
 def test_losing_the_grant_withdraws_and_getting_it_announces(node: Node, tmp_path: Path) -> None:
     study = _ingest(node, tmp_path / "a")
     start = _tell(node, NO_EPOCH, 0)
-    node.feeds.sees = frozenset
+    node.feeds.sight = SightMade()
     node.feeds.peer_changed(PEER)
     lost = _tell(node, start.epoch, start.cursor)
     assert _kinds(lost) == [("withdrawn", study)]
-    node.feeds.sees = lambda: frozenset({PEER})
+    node.feeds.sight = SightMade({PEER})
     node.feeds.peer_changed(PEER)
     assert _kinds(_tell(node, start.epoch, lost.cursor)) == [("available", study)]
 
@@ -234,3 +235,25 @@ def test_the_list_of_studies_is_bounded_and_says_how_many_there_are(node: Node) 
     for wrong in (0, "5", True):
         with pytest.raises(NodeError, match="limit"):
             ask(limit=wrong)
+
+
+def test_a_study_that_is_held_back_keeps_its_place_and_is_not_told(
+    node: Node, tmp_path: Path
+) -> None:
+    study, hidden = _ingest(node, tmp_path / "a"), _ingest(node, tmp_path / "b")
+    told = _tell(node, NO_EPOCH, 0)
+    node.catalog.hold_back(study)
+    node.feeds.sight = SightMade({PEER, OTHER})
+    node.feeds.sight.hidden = {(PEER, hidden)}
+    node.feeds.derive([PEER, OTHER])
+    assert _kinds(node.feeds.pending(PEER, told.epoch, told.cursor)) == [("withdrawn", hidden)]
+    assert node.feeds.may_tell(PEER, told.records) == ()
+    assert _kinds(node.feeds.pending(OTHER, NO_EPOCH, 0)) == [("available", hidden)]
+    node.catalog.let_go(study)
+    assert [record.study for record in node.feeds.may_tell(PEER, told.records)] == [study]
+    # What is hidden while it is held back is withdrawn, whatever becomes of it.
+    node.catalog.hold_back(study)
+    node.feeds.sight.hidden.add((PEER, study))
+    node.feeds.peer_changed(PEER)
+    kinds = _kinds(node.feeds.pending(PEER, told.epoch, told.cursor))
+    assert kinds == [("withdrawn", hidden), ("withdrawn", study)]

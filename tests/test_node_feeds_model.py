@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sight_made import SightMade
 
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.database import Database
@@ -25,6 +26,8 @@ ACTS = st.one_of(
     st.tuples(st.just("withdraw"), st.sampled_from(STUDIES), st.just(0)),
     st.tuples(st.just("see"), st.sampled_from(PEERS), st.just(0)),
     st.tuples(st.just("blind"), st.sampled_from(PEERS), st.just(0)),
+    st.tuples(st.just("hide"), st.sampled_from(PEERS), st.integers(0, 2)),
+    st.tuples(st.just("show"), st.sampled_from(PEERS), st.integers(0, 2)),
     st.tuples(st.just("hear"), st.sampled_from(PEERS), st.integers(1, 2)),
     st.tuples(st.just("lose"), st.sampled_from(PEERS), st.just(0)),
     st.tuples(st.just("again"), st.sampled_from(PEERS), st.integers(0, 2)),
@@ -42,15 +45,19 @@ class Listener:
     ever: set[str] = field(default_factory=set)
 
 
+def _feeds(database: Database, sight: SightMade | None = None) -> Feeds:
+    return Feeds(database, Catalog(database, clock=lambda: 0), sight or SightMade())
+
+
 class Model:
     """The feeds of a node, and what each peer may know."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.seeing: set[bytes] = set()
+        self.sight = SightMade()
         self.shared: dict[str, bytes] = {}
         self.listeners = {peer: Listener() for peer in PEERS}
-        self.feeds = Feeds(database, Catalog(database), lambda: frozenset(self.seeing))
+        self.feeds = _feeds(database, self.sight)
 
     def share(self, study: str, version: int) -> None:
         root = bytes([version]) * 32
@@ -71,12 +78,27 @@ class Model:
         self.shared.pop(study, None)
 
     def see(self, peer: bytes, _: int) -> None:
-        self.seeing.add(peer)
+        self.sight.seeing.add(peer)
         self.feeds.peer_changed(peer)
 
     def blind(self, peer: bytes, _: int) -> None:
-        self.seeing.discard(peer)
+        self.sight.seeing.discard(peer)
         self.feeds.peer_changed(peer)
+
+    def hide(self, peer: bytes, number: int) -> None:
+        """A rule of the peer leaves out one study."""
+        self.sight.hidden.add((peer, STUDIES[number]))
+        self.feeds.peer_changed(peer)
+
+    def show(self, peer: bytes, number: int) -> None:
+        self.sight.hidden.discard((peer, STUDIES[number]))
+        self.feeds.peer_changed(peer)
+
+    def may_know(self, peer: bytes) -> dict[str, bytes]:
+        if peer not in self.sight.seeing:
+            return {}
+        hidden = {study for one, study in self.sight.hidden if one == peer}
+        return {study: root for study, root in self.shared.items() if study not in hidden}
 
     def lose(self, peer: bytes, _: int) -> None:
         """The peer's disk is a new one."""
@@ -118,7 +140,7 @@ class Model:
         for peer, listener in self.listeners.items():
             for _ in range(3 * len(STUDIES)):
                 self.hear(peer, 2)
-            assert listener.known == (self.shared if peer in self.seeing else {})
+            assert listener.known == self.may_know(peer)
             last = self.feeds.pending(peer, listener.epoch, listener.cursor)
             assert (last.records, last.reset, last.more) == ((), False, False)
         before = self._rows()
@@ -182,7 +204,7 @@ def test_what_each_peer_announced_is_kept_apart(said: list[tuple[bytes, str, str
     with tempfile.TemporaryDirectory() as directory:
         database = Database(Path(directory) / "node.db", (CATALOG_SCHEMA, FEEDS_SCHEMA))
         database.query_one("PRAGMA synchronous=OFF")
-        feeds = Feeds(database, Catalog(database), frozenset)
+        feeds = _feeds(database)
         model: dict[bytes, dict[str, int]] = {peer: {} for peer in PEERS}
         for sequence, (peer, study, kind, reset) in enumerate(said, 1):
             subscription = feeds.subscription(peer, bytes(32))
@@ -245,7 +267,7 @@ def test_a_feed_is_told_in_pieces_of_the_size_that_is_asked_for(tmp_path: Path) 
 
 def test_the_last_record_that_fits_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database(tmp_path / "node.db", (CATALOG_SCHEMA, FEEDS_SCHEMA))
-    feeds, peer = Feeds(database, Catalog(database), frozenset), PEERS[0]
+    feeds, peer = _feeds(database), PEERS[0]
 
     def announce(sequence: int, *records: Record) -> None:
         subscription = feeds.subscription(peer, bytes(32))

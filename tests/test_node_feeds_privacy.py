@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import trio
+from sight_made import SightMade
 from studies_made import make_study
 
 from node.app import Node
@@ -25,7 +26,7 @@ def test_an_announcement_names_no_patient_and_no_description(tmp_path: Path) -> 
         assert "MARKER" in row.patient_id
         assert "Marker" in row.patient_name
         assert row.description == "MADE FOR A TEST"
-        node.feeds.sees = lambda: frozenset({PEER})
+        node.feeds.sight = SightMade({PEER})
         node.feeds.peer_changed(PEER)
         pending = node.feeds.pending(PEER, NO_EPOCH, 0)
     sent = messages.encode(

@@ -1,6 +1,7 @@
 """Trusted peers are kept connected, and the operator learns why one is not."""
 
 import itertools
+import time
 
 import pytest
 import trio
@@ -53,7 +54,7 @@ async def test_a_peer_that_restarts_is_connected_again_and_again() -> None:
     async with alice.network.running(), trio.open_nursery() as nursery:
         async with first.network.running():
             known, port = targets(first), first.port
-            keeper = Links(alice.network, lambda: known)
+            keeper = Links(alice.network, lambda: known, clock=time.time)
             nursery.start_soon(keeper.run)
             await until(lambda: keeper.status(BOB.public).connected)
         for _ in range(2):
@@ -74,8 +75,8 @@ async def test_both_keep_dialling_and_stay_connected() -> None:
     alice, bob = Site(ALICE, BOB), Site(BOB, ALICE)
     async with alice.network.running(), bob.network.running(), trio.open_nursery() as nursery:
         keepers = (
-            Links(alice.network, lambda: targets(bob)),
-            Links(bob.network, lambda: targets(alice)),
+            Links(alice.network, lambda: targets(bob), clock=time.time),
+            Links(bob.network, lambda: targets(alice), clock=time.time),
         )
         for keeper in keepers:
             nursery.start_soon(keeper.run)
@@ -104,7 +105,7 @@ async def test_the_wait_grows_and_a_poke_ends_it(
     monkeypatch.setattr(alice.network, "connect", note)
     dead = [LinkTarget(BOB.public, ("/ip4/127.0.0.1/tcp/1",), "bob")]
     async with alice.network.running(), trio.open_nursery() as nursery:
-        keeper = Links(alice.network, lambda: dead)
+        keeper = Links(alice.network, lambda: dead, clock=time.time)
         with jumps_when_idle(mock_clock):
             nursery.start_soon(keeper.run)
             await until(lambda: len(attempts) == 6)
@@ -122,7 +123,7 @@ async def test_a_new_address_is_tried_without_waiting(monkeypatch: pytest.Monkey
     alice, bob = Site(ALICE, BOB, listen=""), Site(BOB, ALICE)
     known = [LinkTarget(BOB.public, ("/ip4/127.0.0.1/tcp/1",), "bob")]
     async with alice.network.running(), bob.network.running(), trio.open_nursery() as nursery:
-        keeper = Links(alice.network, lambda: known)
+        keeper = Links(alice.network, lambda: known, clock=time.time)
         nursery.start_soon(keeper.run)
         await until(lambda: keeper.status(BOB.public).last_error)
         known[:] = targets(bob)
@@ -134,7 +135,7 @@ async def test_a_new_address_is_tried_without_waiting(monkeypatch: pytest.Monkey
 async def test_a_peer_without_address_may_call() -> None:
     alice, bob = Site(ALICE, BOB), Site(BOB, ALICE, listen="")
     async with alice.network.running(), bob.network.running(), trio.open_nursery() as nursery:
-        keeper = Links(alice.network, lambda: [LinkTarget(BOB.public, (), "bob")])
+        keeper = Links(alice.network, lambda: [LinkTarget(BOB.public, (), "bob")], clock=time.time)
         nursery.start_soon(keeper.run)
         await until(lambda: "call this node" in keeper.status(BOB.public).last_error)
         await bob.network.connect(ALICE.public, alice.addresses)
@@ -153,7 +154,7 @@ async def test_a_revoked_peer_is_hung_up_on_and_not_dialled() -> None:
         carol.network.running(),
         trio.open_nursery() as nursery,
     ):
-        keeper = Links(alice.network, lambda: targets(*sites))
+        keeper = Links(alice.network, lambda: targets(*sites), clock=time.time)
         nursery.start_soon(keeper.run)
         await until(lambda: len(alice.network.connected()) == 2)
         alice.trusted.discard(BOB.public)

@@ -153,7 +153,13 @@ def _request(time_ms: int) -> Request:
 def test_a_request_is_decided(node: Node, grants: list[str], skew_ms: int, code: WireCode) -> None:
     peer = node.peers.add(_card(), _spoken(), grants, "", NOW)
     refusal = decide_fetch(
-        node.peers.store, peer, _request(NOW * 1000 + skew_ms), None, now_ms=NOW * 1000
+        node.peers.store,
+        peer,
+        _request(NOW * 1000 + skew_ms),
+        None,
+        node_key=KEYS["n"].public,
+        now_ms=NOW * 1000,
+        now=NOW,
     )
     assert refusal is not None
     assert refusal.code is code

@@ -1,5 +1,6 @@
 """Who may have a study: each reason for a no, and that nothing else is one."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,14 +8,25 @@ from pathlib import Path
 import exchange_pair
 import pytest
 from clocks_made import MadeClock
-from facility_in_memory import Other, publish_study
+from facility_in_memory import Other, publish_study, told_to
 from recipient_made import RecipientMade
 
+from keys.grants import HOLD, Facts, Rule
 from keys.peer import PURPOSES, Peer
 from keys.trust import TrustStore
 from node.app import Node
+from node.catalog.catalog import StudyRow
 from node.home import Home
-from node.sharing.policy import SENTENCES, decide_fetch, decide_having, sentence
+from node.sharing.peers import Peers
+from node.sharing.policy import (
+    SENTENCES,
+    Refusal,
+    Sight,
+    decide_fetch,
+    decide_having,
+    sentence,
+    witnesses,
+)
 from node.transfer.transfers import TransferState
 from protocol.errors import WireCode
 from protocol.limits import CLOCK_SKEW_SECONDS
@@ -55,6 +67,13 @@ def _request(purpose: str = "treatment", late_ms: int = 0) -> Request:
     )
 
 
+def _decide(
+    store: TrustStore, peer: Peer, request: Request, row: StudyRow | None, now: int = NOW
+) -> Refusal | None:
+    key = SOUTH.node.public
+    return decide_fetch(store, peer, request, row, node_key=key, now_ms=NOW * 1000, now=now)
+
+
 NOT_GRANTED, PURPOSE, AWAY = (
     WireCode.NOT_GRANTED,
     WireCode.PURPOSE_NOT_ALLOWED,
@@ -92,8 +111,8 @@ def test_a_request_and_each_batch_are_decided_alike(
     study = north.catalog.study(exchange_pair.STUDY)
     assert study is not None
     row = None if state is None else study._replace(state=state)
-    asked_for = decide_fetch(store, peer, _request(asked), row, now_ms=NOW * 1000)
-    going_on = decide_having(store, peer, asked, row, now=NOW)
+    asked_for = _decide(store, peer, _request(asked), row)
+    going_on = decide_having(store, peer, asked, row, node_key=SOUTH.node.public, now=NOW)
     assert asked_for == going_on
     assert (None if asked_for is None else asked_for.code) == code
     assert asked_for is None or asked_for.reason
@@ -104,24 +123,58 @@ def test_clocks_may_differ_by_a_day_and_no_more(north: Node, sign: int) -> None:
     store, peer = _peer("see", "fetch")
     study = north.catalog.study(exchange_pair.STUDY)
     day = CLOCK_SKEW_SECONDS * 1000
-    same = decide_fetch(store, peer, _request(late_ms=sign * day), study, now_ms=NOW * 1000)
-    assert same is None
-    late = _request(late_ms=sign * (day + 1))
-    refusal = decide_fetch(store, peer, late, study, now_ms=NOW * 1000)
+    assert _decide(store, peer, _request(late_ms=sign * day), study) is None
+    refusal = _decide(store, peer, _request(late_ms=sign * (day + 1)), study)
     assert refusal is not None
     assert refusal.code is WireCode.CLOCK_SKEW
 
 
-def test_the_time_of_the_decision_is_that_of_the_clock(north: Node) -> None:
-    """A card that ends between two seconds ends at the second."""
+def test_what_ends_by_a_date_ends_though_the_wall_clock_is_set_back(north: Node) -> None:
     store, peer = _peer("see", "fetch")
     study = north.catalog.study(exchange_pair.STUDY)
-    ends = SOUTH.card.expires * 1000
-    request = replace(_request(), time=ends)
-    assert decide_fetch(store, peer, request, study, now_ms=ends - 1) is None
-    refusal = decide_fetch(store, peer, request, study, now_ms=ends)
+    ends = SOUTH.card.expires
+    assert _decide(store, peer, _request(), study, now=ends - 1) is None
+    refusal = _decide(store, peer, _request(), study, now=ends)
     assert refusal is not None
     assert refusal.code is NOT_GRANTED
+
+
+def test_a_node_key_that_does_not_count_any_more_is_refused(north: Node) -> None:
+    store, peer = _peer("see", "fetch")
+    study = north.catalog.study(exchange_pair.STUDY)
+    refusal = decide_having(store, peer, "treatment", study, node_key=OWN, now=NOW)
+    assert refusal == Refusal(NOT_GRANTED, "its node key does not count any more")
+
+
+def test_what_a_person_has_to_approve_is_refused_as_long_as_nobody_can_be_asked(
+    north: Node,
+) -> None:
+    store, peer = _peer("see", "fetch")
+    store._rules[SOUTH.key] += (Rule("the rule for research", "fetch", HOLD),)
+    refusal = _decide(store, peer, _request(), north.catalog.study(exchange_pair.STUDY))
+    assert refusal == Refusal(
+        NOT_GRANTED, "a person has to approve this first, by the rule for research"
+    )
+
+
+def test_a_filter_that_this_release_cannot_read_refuses_all(north: Node) -> None:
+    """As a later release may have written it, before the home came back to this one."""
+    peer = SOUTH.pair(north, "see", "fetch", "witness")
+    state = json.loads(peer.to_json()) | {"filters": {"modality": ["CT"]}}
+    with north.database.transaction() as connection:
+        connection.execute("UPDATE peers SET state = ?", (json.dumps(state),))
+    later = Peers(north.database, OWN, north.audit.append, north.effects, north.decisions)
+    north.peers._store = later.store
+    assert any("South Clinic" in alert and "filter" in alert for alert in north.alerts())
+    assert north.feeds.sight.peers() == frozenset()
+    assert witnesses(north.peers.store, NOW) == []
+    north.feeds.peer_changed(SOUTH.key)
+    assert told_to(north, SOUTH) == []
+    study = north.catalog.study(exchange_pair.STUDY)
+    refusal = _decide(north.peers.store, peer, _request(), study)
+    assert refusal == Refusal(
+        NOT_GRANTED, "the grant fetch has a filter that this release cannot read"
+    )
 
 
 async def test_a_purpose_that_is_not_allowed_is_refused_by_the_node(north: Node) -> None:
@@ -144,3 +197,22 @@ def test_each_refusal_has_its_sentence_and_what_to_do() -> None:
     what, hint = sentence(WireCode.MALFORMED, "South")
     assert what == ("South ended the transfer since something did not fit the protocol (code 1)")
     assert hint
+
+
+def test_who_sees_at_all_is_asked_before_any_study_is_looked_at() -> None:
+    store, _ = _peer("see")
+    sight = Sight(lambda: store, lambda: NOW)
+    shared = Facts(study_uid="1.2", state="shared")
+    assert sight.peers() == {SOUTH.key}
+    assert sight.may_see(SOUTH.key, shared)
+    assert not sight.may_see(SOUTH.key, replace(shared, state="withheld"))
+    assert not sight.may_see(OWN, shared)
+    assert not sight.tells_apart(SOUTH.key)
+    # A rule that no study can meet now leaves nobody to look for.
+    store._rules[SOUTH.key] = (Rule("a few", "see", limits={"studies": 2}),)
+    assert sight.peers() == frozenset()
+    # One that some may meet has each looked at.
+    store._rules[SOUTH.key] = (Rule("all", "see"), Rule("CT", "see", HOLD, filters={"m": "CT"}))
+    assert sight.tells_apart(SOUTH.key)
+    assert sight.peers() == {SOUTH.key}
+    assert not sight.may_see(SOUTH.key, shared)

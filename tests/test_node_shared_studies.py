@@ -10,8 +10,10 @@ from facility_in_memory import entries, publish_study
 from node.app import Node
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.database import Database
+from node.errors import ExitCode, NodeError
 from node.home import Home
-from protocol.log.entry import Entry, decode_entry_untrusted
+from protocol.log.entry import Entry, Event, decode_entry_untrusted
+from protocol.recalls import RETENTION
 
 
 @pytest.fixture
@@ -29,6 +31,10 @@ def _state(node: Node, study: str) -> str:
     row = node.catalog.study(study)
     assert row is not None
     return row.state
+
+
+def _full(event: Event) -> int:
+    raise NodeError("the disk is full", code=ExitCode.DISK)
 
 
 def _last(node: Node) -> Entry:
@@ -74,7 +80,8 @@ def test_a_withdrawal_holds_back_no_longer_than_it_must(north: Node) -> None:
     study = publish_study(north, instances=1)
     north.shared_studies.withdraw(study)
     north.shared_studies.share(study)
-    assert set(north.catalog.shared_roots([study])) == {study}
+    assert not north.catalog.is_held_back(study)
+    assert _state(north, study) == "shared"
 
 
 def test_what_had_its_effect_is_left_alone_by_the_next_start(home: Home) -> None:
@@ -102,7 +109,9 @@ def test_a_withdrawal_of_a_study_that_is_unknown_here_cannot_be_made_true(
         assert north.shared_studies.make_true(entry, connection) is True
     assert _state(north, study) == "withheld"
     catalog = north.shared_studies._catalog
-    north.shared_studies._catalog = Catalog(Database(tmp_path / "empty.db", (CATALOG_SCHEMA,)))
+    north.shared_studies._catalog = Catalog(
+        Database(tmp_path / "empty.db", (CATALOG_SCHEMA,)), clock=north.clock.now
+    )
     with north.database.transaction() as connection:
         assert not north.shared_studies.make_true(entry, connection)
     north.shared_studies._catalog = catalog
@@ -110,3 +119,19 @@ def test_a_withdrawal_of_a_study_that_is_unknown_here_cannot_be_made_true(
     nameless = Entry(**{**entry.__dict__, "subjects": ()})
     with north.database.transaction() as connection:
         assert not north.shared_studies.make_true(nameless, connection)
+
+
+def test_a_withdrawal_that_was_not_written_does_not_outlive_its_study(
+    north: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Discarded meanwhile, there is nothing left to withhold: others can be shared again."""
+    study = publish_study(north, instances=1)
+    with monkeypatch.context() as full:
+        full.setattr(north.audit, "append", _full)
+        with pytest.raises(NodeError, match="held back"):
+            north.shared_studies.withdraw(study)
+    north.discards.discard(study, RETENTION)
+    north.shared_studies.write_unwritten()
+    assert north.shared_studies.unwritten == ()
+    assert [entry["type"] for entry in entries(north)][-2:] == ["discarded", "withdrawn"]
+    assert not north.catalog.is_held_back(study)

@@ -63,7 +63,7 @@ def test_killed_at_every_commit_the_announcer_tells_what_is_allowed_and_no_more(
         with open_node(home) as node:
             shared = {row.study_uid for row in node.catalog.studies("shared")}
             for other in (SOUTH, EAST):
-                may_see = other.key in node.seeing()
+                may_see = other.key in node.feeds.sight.peers()
                 told = available(told_to(node, other))
                 assert told == (shared if may_see else set()), f"{when} commit {commit}"
             _check_agreement(node)

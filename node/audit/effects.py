@@ -83,14 +83,28 @@ class Effects:
     @contextlib.contextmanager
     def after(self, event: Event) -> Iterator[tuple[sqlite3.Connection, int]]:
         """As `after_entry`, with the index of the entry."""
-        index = self._audit.append(event)
+        index = self.append(event)
         try:
-            with self._database.transaction() as connection:
+            with self.of(index) as connection:
                 yield connection, index
-                self.mark(connection, index)
         except NodeError as error:
             self._say_failed(_failure(event, index, error.message))
             raise
+
+    def append(self, event: Event) -> int:
+        """Log an event whose effect comes by `of`, now or at a later try; gives its index.
+
+        Raises:
+            NodeError: the log cannot be written.
+        """
+        return self._audit.append(event)
+
+    @contextlib.contextmanager
+    def of(self, index: int) -> Iterator[sqlite3.Connection]:
+        """A transaction for the effect of an entry that is written."""
+        with self._database.transaction() as connection:
+            yield connection
+            self.mark(connection, index)
 
     def mark(self, connection: sqlite3.Connection, index: int) -> None:
         """The effect of an entry is part of the transaction at hand."""

@@ -15,7 +15,6 @@ thread-safe.
 import json
 import sqlite3
 import threading
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -102,7 +101,7 @@ class Catalog:
         mark: called in a transaction with the index of the entry whose effect it is.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
         self.in_change: Callable[[str], None] = lambda study_uid: None
@@ -155,19 +154,17 @@ class Catalog:
             return found._replace(state="withheld")
         return found
 
-    def shared_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
-        """The content root of each of these studies that is shared now."""
+    def rows(self, study_uids: Iterable[str]) -> dict[str, StudyRow]:
+        """Those of these studies that are here."""
         wanted = json.dumps(list(study_uids))
         rows = self._database.query(
-            "SELECT study_uid, content_root FROM studies"
-            " WHERE shared AND study_uid IN (SELECT value FROM json_each(?))",
-            (wanted,),
+            "SELECT * FROM studies WHERE study_uid IN (SELECT value FROM json_each(?))", (wanted,)
         )
-        return {
-            row["study_uid"]: row["content_root"]
-            for row in rows
-            if row["study_uid"] not in self._held_back
-        }
+        return {row["study_uid"]: self._row(row) for row in rows}
+
+    def is_held_back(self, study_uid: str) -> bool:
+        """Whether a study counts as withheld just now, whatever the table says."""
+        return study_uid in self._held_back
 
     def patients(self, study_uid: str) -> tuple[str, ...]:
         """Whom the instances of a study name, each as in `StudyAttributes.patient`."""

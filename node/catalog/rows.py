@@ -1,8 +1,9 @@
 """Tables of the catalog and the rows that leave it."""
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from protocol.manifest import NO_NUMBER
 
@@ -283,7 +284,7 @@ def conflict_row(row: sqlite3.Row) -> ConflictRow:
     )
 
 
-def study_row(row: sqlite3.Row) -> StudyRow:
+def study_row(row: Iterable[Any]) -> StudyRow:
     """Read a whole row of `studies`, as the table has its columns.
 
     By place and not by name, which is many times as fast.

@@ -12,8 +12,10 @@ import contextlib
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
 from node.audit.log import AuditLog
 from node.catalog.catalog import Catalog, StudyRow
@@ -30,15 +32,6 @@ from protocol.recalls import meaning
 log = logging.getLogger("radmesh.discard")
 
 _SWEPT_AT_ONCE = 1000
-
-
-@dataclass
-class _Wanted:
-    """A discard that is not written whole; `entry` is the index of its entry, when it has one."""
-
-    discard: Discard
-    event: Event
-    entry: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,21 +78,20 @@ class Discards:
         self._store = store
         self._audit = audit
         self._effects = effects
-        self._decisions = decisions
         self._lock = threading.Lock()
         self._sweeping = threading.Lock()
-        self._unwritten: list[_Wanted] = []
+        self._cuts = Cuts(effects.append, decisions.wait_earlier)
         self._has_leftovers = False
 
     @property
     def unwritten(self) -> tuple[str, ...]:
         """Studies (UIDs) that are held back, and whose discard could not be written yet."""
-        return tuple(one.discard.study for one in self._unwritten)
+        return self._cuts.names
 
     @property
     def is_unfinished(self) -> bool:
         """Whether something is to be written, or a file to be deleted."""
-        return bool(self._unwritten) or self._has_leftovers
+        return bool(self._cuts.names) or self._has_leftovers
 
     def discard(self, text: str, code: str) -> Discarded:
         """Discard a study, a series or an instance.
@@ -120,12 +112,7 @@ class Discards:
             left = row.instance_count - count
             event = self._event(discard, row, count, size)
             self._catalog.hold_back(discard.study)
-            self._decisions.wait_earlier()
-            wanted = _Wanted(discard, event)
-            self._unwritten.append(wanted)
-            self._write_or_say(wanted)
-            entry = wanted.entry
-            assert entry is not None
+            entry = self._write_or_say(discard, event)
         self.sweep()
         return Discarded(study=discard.study, instances=count, bytes=size, left=left, entry=entry)
 
@@ -136,8 +123,7 @@ class Discards:
             NodeError: it still cannot be written.
         """
         with self._lock:
-            for wanted in list(self._unwritten):
-                self._write(wanted)
+            self._cuts.write()
         self.sweep()
 
     def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
@@ -262,14 +248,15 @@ class Discards:
 
     # --- the change ------------------------------------------------------------------
 
-    def _write_or_say(self, wanted: _Wanted) -> None:
+    def _write_or_say(self, discard: Discard, event: Event) -> int:
+        cut = Cut(discard.study, event, lambda entry: self._write(discard, entry))
         try:
-            self._write(wanted)
+            return self._cuts.make(cut, alone=True)
         except NodeError as error:
-            if error.code is ExitCode.INTEGRITY and wanted.entry is None:
-                self._unwritten.remove(wanted)
-                self._catalog.let_go(wanted.discard.study)
-                self._catalog.on_change(wanted.discard.study)
+            if error.code is ExitCode.INTEGRITY and cut.entry is None:
+                self._cuts.give_up(cut)
+                self._catalog.let_go(discard.study)
+                self._catalog.on_change(discard.study)
                 raise
             raise NodeError(
                 "the study is held back by this process, but that it is discarded could not be "
@@ -279,17 +266,14 @@ class Discards:
                 code=error.code,
             ) from error
 
-    def _write(self, wanted: _Wanted) -> None:
+    def _write(self, discard: Discard, entry: Callable[[], int]) -> None:
         pins = self._store.pins()
         try:
-            if wanted.entry is None:
-                # Whether the rest can be read at all is known before anything is said.
-                self._rest(wanted.discard, pins)
-                wanted.entry = self._audit.append(wanted.event)
-            self._take_out(wanted.discard, wanted.entry, pins, held_back=True)
+            # Whether the rest can be read at all is known before anything is said.
+            self._rest(discard, pins)
+            self._take_out(discard, entry(), pins, held_back=True)
         finally:
             pins.clear()
-        self._unwritten.remove(wanted)
 
     def _take_out(self, discard: Discard, entry: int, pins: Pins, *, held_back: bool) -> None:
         is_done = False

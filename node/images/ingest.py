@@ -60,9 +60,9 @@ def ingest(
     store: BatchStore,
     quarantine: Path,
     audit: Callable[[Event], int],
+    now: Callable[[], float],
     progress: Callable[[IngestProgress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
-    now: Callable[[], float] = time.time,
     shared: bool = True,
 ) -> IngestReport:
     """Take files and folders into the node; blocks until done, so run it in a thread.
@@ -74,9 +74,9 @@ def ingest(
         quarantine: the quarantine folder; its parent, the node's home, is never
             ingested.
         audit: writes one entry durably; called once per study that gets instances.
+        now: seconds since the epoch, UTC.
         progress: called about every 0.1 s, in this thread.
         cancelled: asked between files and batches.
-        now: seconds since the epoch, UTC.
         shared: whether studies that were not here before are shared with the peers
             that may see.
 

@@ -8,7 +8,6 @@ starts over at once.
 
 import logging
 import random
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,7 +82,7 @@ class Links:
         self,
         network: Network,
         targets: Callable[[], Iterable[LinkTarget]],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         self._network = network
         self._targets = targets

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from keys.trust import Peer
 from node.app import Node
 from node.errors import ExitCode, NodeError
+from node.sharing import policy
 from node.witness.store import Alert, Cosigned
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.log.checkpoint import log_origin
@@ -16,8 +17,7 @@ from protocol.log.policy import format_policy, k_of_n
 
 def witnesses(node: Node) -> list[Peer]:
     """Peers whose cosignature counts for our log now."""
-    store, now = node.peers.store, node.clock.now()
-    return [peer for peer in store.peers if store.why_not(peer, "witness", now) is None]
+    return policy.witnesses(node.peers.store, node.clock.now())
 
 
 def own_policy(node: Node) -> str:

@@ -89,7 +89,8 @@ class Endings:
                 self._node_key_ended(node_key)
         self._underived |= set(changed)
         await self._write()
-        await in_thread(self._refusals.write)
+        if self._refusals.is_due:
+            await in_thread(self._refusals.write)
 
     async def _write(self) -> None:
         unwritten = self._peers.unwritten or self._studies.unwritten or self._discards.is_unfinished
@@ -116,4 +117,5 @@ class Endings:
 
 def _rights(store: TrustStore, peer: Peer, now: int) -> tuple[bool, ...]:
     """What may change with time alone."""
-    return tuple(store.why_not(peer, grant, now) is None for grant in _LOOKED_AT)
+    key = peer.facility_key
+    return tuple(store.why_never(action, key, now) is None for action in _LOOKED_AT)

@@ -3,8 +3,7 @@
 Outgoing: table `feed` holds per peer one row a study, `sequence` moving to the end at
 each change. It follows from grants and catalog, and is written in the transaction that
 changes one of them; `derive` writes all of it again. Incoming: `remote_studies` holds the
-latest record of each announced study. Synchronous and thread-safe; deciding is
-`protocol.feed`'s.
+latest record of each announced study. Synchronous and thread-safe.
 """
 
 import json
@@ -17,11 +16,12 @@ from typing import Any
 from node.catalog.catalog import Catalog
 from node.catalog.discards import Recall, recall_of
 from node.database import Database
+from node.sharing.deriving import NO_ROOT, different, places_of, refresh
+from node.sharing.policy import Sight, facts_of
 from protocol import limits, modalities
-from protocol.feed import Change, Subscription, Told, next_change
+from protocol.feed import Subscription
 from protocol.fields import from_map_untrusted, to_map
 from protocol.messages import Announcement, Record
-from protocol.recalls import REJECTED
 
 FEEDS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS feed_heads (
@@ -61,30 +61,6 @@ CREATE INDEX IF NOT EXISTS remote_studies_by_date
     ON remote_studies (json_extract(record, '$.study_date') DESC, study DESC);
 """
 
-_NO_ROOT = bytes(32)
-
-_REJECTED = ", ".join(f"'{code}'" for code in sorted(REJECTED))
-
-_DIFFERENT = f"""
-SELECT s.study_uid AS study, f.kind, f.content_root, f.told, f.recalls FROM studies s
-    LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
-    WHERE :sees AND s.shared
-    AND (f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
-UNION ALL
-SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
-    LEFT JOIN studies s ON s.study_uid = f.study
-    WHERE f.peer = :peer AND f.kind <> 'withdrawn'
-    AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
-UNION ALL
-SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
-    LEFT JOIN studies s ON s.study_uid = f.study
-    WHERE f.peer = :peer AND f.kind = 'withdrawn'
-    AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
-    AND f.recalls <> (SELECT count(*) FROM discards d WHERE d.study = f.study
-        AND d.code IN ({_REJECTED}))
-"""
-"""Studies whose place in a peer's feed is not what grants and catalog say."""
-
 
 @dataclass(frozen=True)
 class Pending:
@@ -103,47 +79,30 @@ class Feeds:
     Args:
         database: where they are kept.
         catalog: what there is to tell.
-        sees: gives the facility keys of the peers that may learn of our studies now.
+        sight: who may learn of which study now.
     """
 
-    def __init__(
-        self, database: Database, catalog: Catalog, sees: Callable[[], frozenset[bytes]]
-    ) -> None:
+    def __init__(self, database: Database, catalog: Catalog, sight: Sight) -> None:
         self._database = database
         self._catalog = catalog
-        self.sees = sees
+        self.sight = sight
 
     # --- outgoing ------------------------------------------------------------
 
     def study_changed(self, study: str) -> None:
         """Bring every feed up to date with one study (UID); in the transaction at hand."""
         with self._database.transaction() as connection:
-            allowed = self.sees()
+            places = places_of(connection, study)
             row = self._catalog.study(study)
-            shared = row is not None and row.state == "shared"
-            root = row.content_root if row is not None else _NO_ROOT
-            places = {
-                found["peer"]: found
-                for found in connection.execute("SELECT * FROM feed WHERE study=?", (study,))
-            }
-            for peer in sorted(allowed | places.keys()):
-                visible = root if shared and peer in allowed else None
-                _refresh(connection, peer, [(study, places.get(peer), visible)])
+            for peer in sorted(self.sight.peers() | places.keys()):
+                visible = row is not None and self.sight.may_see(peer, facts_of(row))
+                root = row.content_root if row is not None and visible else None
+                refresh(connection, peer, [(study, places.get(peer), root)])
 
     def peer_changed(self, peer: bytes) -> None:
         """Bring one peer's feed up to date with all studies; in the transaction at hand."""
         with self._database.transaction() as connection:
-            sees = peer in self.sees()
-            rows = connection.execute(_DIFFERENT, {"peer": peer, "sees": sees}).fetchall()
-            if not rows:
-                return
-            visible = self._catalog.shared_roots(row["study"] for row in rows) if sees else {}
-            places = {row["study"]: row if row["kind"] is not None else None for row in rows}
-            _refresh(
-                connection,
-                peer,
-                [(study, place, visible.get(study)) for study, place in sorted(places.items())],
-            )
+            refresh(connection, peer, different(connection, self._catalog, self.sight, peer))
 
     def derive(self, peers: Iterable[bytes]) -> None:
         """Write anew what follows from grants and catalog: for these peers (facility keys),
@@ -160,9 +119,10 @@ class Feeds:
         """
         chosen = tuple(records)
         told = [record.study for record in chosen if record.kind != "withdrawn"]
-        shared = self._catalog.shared_roots(told) if told and peer in self.sees() else {}
+        rows = self._catalog.rows(told) if told else {}
+        visible = {key for key, row in rows.items() if self.sight.may_see(peer, facts_of(row))}
         return tuple(
-            record for record in chosen if record.kind == "withdrawn" or record.study in shared
+            record for record in chosen if record.kind == "withdrawn" or record.study in visible
         )
 
     def pending(
@@ -394,57 +354,6 @@ def _where(peer: bytes | None, study: str) -> str:
     return "WHERE " + " AND ".join(conditions) if conditions else ""
 
 
-def _refresh(
-    connection: sqlite3.Connection,
-    peer: bytes,
-    studies: Iterable[tuple[str, sqlite3.Row | None, bytes | None]],
-) -> None:
-    """Bring one feed up to date.
-
-    Args:
-        studies: Study Instance UID, its place in the feed, and its content root where
-            the peer may know of it now.
-    """
-    moved, forgotten = [], []
-    for study, place, root in studies:
-        if place is None:
-            told = Told.NOTHING
-        elif place["kind"] == "withdrawn":
-            told = Told.WITHDRAWN
-        else:
-            told = Told.TOLD if place["told"] else Told.PENDING
-        content = root or _NO_ROOT
-        same = place is not None and place["content_root"] == content
-        recalls = recall_of(connection, study).count
-        change = next_change(
-            told,
-            visible=root is not None,
-            same_content=same,
-            recalled=place is not None and place["recalls"] != recalls,
-        )
-        if change is Change.FORGET:
-            forgotten.append((peer, study))
-        elif change is not Change.NONE:
-            moved.append((study, change.value, content, int(told is Told.TOLD), recalls))
-    connection.executemany("DELETE FROM feed WHERE peer=? AND study=?", forgotten)
-    if not moved:
-        return
-    [last] = connection.execute(
-        "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?1, ?2, ?3) "
-        "ON CONFLICT (peer) DO UPDATE SET last_sequence=last_sequence+?3 "
-        "RETURNING last_sequence",
-        (peer, secrets.token_bytes(16), len(moved)),
-    ).fetchone()
-    first = last - len(moved) + 1
-    connection.executemany(
-        "INSERT INTO feed (peer, study, sequence, kind, content_root, told, recalls) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (peer, study) DO UPDATE SET sequence=excluded.sequence, "
-        "kind=excluded.kind, content_root=excluded.content_root, recalls=excluded.recalls",
-        [(peer, one[0], sequence, *one[1:]) for sequence, one in enumerate(moved, first)],
-    )
-
-
 def _record(row: sqlite3.Row, recall: Recall) -> Record:
     """The record of a place in a feed, joined with its study."""
     code, recalls = (recall.code, recall.count) if recall.code else (None, None)
@@ -453,7 +362,7 @@ def _record(row: sqlite3.Row, recall: Recall) -> Record:
             sequence=row["sequence"],
             kind="withdrawn",
             study=row["study"],
-            content_root=_NO_ROOT,
+            content_root=NO_ROOT,
             series=0,
             instances=0,
             bytes=0,

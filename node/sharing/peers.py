@@ -11,7 +11,6 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from keys.card import check_card, parse_card_untrusted
 from keys.errors import (
@@ -24,6 +23,7 @@ from keys.errors import (
 )
 from keys.fingerprint import matches
 from keys.trust import GRANTS, Contested, Peer, TrustStore
+from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
 from node.database import Database
 from node.errors import ExitCode, NodeError
@@ -48,15 +48,6 @@ CREATE TABLE IF NOT EXISTS peers (
 
 
 _CUTS = ("trust-ungranted", "trust-revoked")
-
-
-@dataclass
-class _Cut:
-    """A cut that is not written whole; `entry` is the index of its entry, when it has one."""
-
-    peer: Peer
-    event: Event
-    entry: int | None = None
 
 
 class Peers:
@@ -93,7 +84,7 @@ class Peers:
         self.on_change: Callable[[Peer], None] = lambda peer: None
         self._lock = threading.Lock()
         self._contests = Contests(database)
-        self._unwritten: list[_Cut] = []
+        self._cuts = Cuts(effects.append, decisions.wait_earlier)
         self._cards_taken: dict[bytes, deque[int]] = {}
         rows = database.query("SELECT state FROM peers")
         self._store = TrustStore([Peer.from_json(row["state"]) for row in rows], own)
@@ -298,7 +289,7 @@ class Peers:
     @property
     def unwritten(self) -> tuple[str, ...]:
         """Petnames of peers that were cut, and whose cut could not be written yet."""
-        return tuple(dict.fromkeys(cut.peer.petname for cut in self._unwritten))
+        return self._cuts.names
 
     def write_unwritten(self) -> None:
         """Try again to write what was cut.
@@ -307,7 +298,7 @@ class Peers:
             NodeError: it still cannot be written.
         """
         with self._lock:
-            self._write_cuts()
+            self._cuts.write()
 
     def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
         """Take away what an entry of the log says was taken; see `Effects.compare`."""
@@ -336,7 +327,7 @@ class Peers:
         """Make a change; with `now` given, keys may be contested since."""
         with self._lock:
             if kind not in _CUTS:
-                self._write_cuts()
+                self._cuts.write()
             changed = TrustStore(self._store.peers, self._own)
             try:
                 peer = change(changed)
@@ -369,7 +360,7 @@ class Peers:
     def _note(self, change: Callable[[TrustStore], Peer]) -> Peer:
         """Petnames and postal addresses are ours: no entry tells of them."""
         with self._lock:
-            self._write_cuts()
+            self._cuts.write()
             changed = TrustStore(self._store.peers, self._own)
             try:
                 noted = change(changed)
@@ -385,17 +376,15 @@ class Peers:
         """A cut counts at once, whatever the disk does."""
         self._store = changed
         self.on_change(peer)
-        self.decisions.wait_earlier()
-        cut = _Cut(peer, event)
-        self._unwritten.append(cut)
+        cut = Cut(peer.petname, event, lambda entry: self._keep_cut(peer, entry))
         try:
-            self._write_cuts()
+            self._cuts.make(cut)
         except NodeError as error:
             raise self._unwritten_error(cut, error) from error
 
     @staticmethod
-    def _unwritten_error(cut: _Cut, error: NodeError) -> NodeError:
-        name = cut.peer.petname
+    def _unwritten_error(cut: Cut, error: NodeError) -> NodeError:
+        name = cut.name
         if cut.entry is None:
             return NodeError(
                 f"{name} is cut off by this process, but it could not be written: {error.message}",
@@ -411,15 +400,9 @@ class Peers:
             code=error.code,
         )
 
-    def _write_cuts(self) -> None:
-        while self._unwritten:
-            cut = self._unwritten[0]
-            if cut.entry is None:
-                cut.entry = self._append(cut.event)
-            with self._database.transaction() as connection:
-                self._keep(connection, cut.peer)
-                self._effects.mark(connection, cut.entry)
-            del self._unwritten[0]
+    def _keep_cut(self, peer: Peer, entry: Callable[[], int]) -> None:
+        with self._effects.of(entry()) as connection:
+            self._keep(connection, peer)
 
     def _keep(self, connection: sqlite3.Connection, peer: Peer) -> None:
         connection.execute(

@@ -1,17 +1,34 @@
-"""Who may receive what: a pure decision with its reason.
+"""Answers of `keys.grants.may` for the node: what the catalog knows, and what a peer is told.
 
 Whether a study exists is told only to those who may fetch: without the grant
-the answer is the same for every study. Who may not see our studies may not fetch them
-either, or taking `see` would leave a peer with what it was told before.
+the answer is the same for every study.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from keys import grants
+from keys.grants import Facts, No, Why, Yes, explain
 from keys.trust import Peer, TrustStore
 from node.catalog.catalog import StudyRow
 from protocol import limits
 from protocol.errors import WireCode
 from protocol.messages import Request
+
+_CODES = {
+    Why.NOT_TRUSTED: WireCode.NOT_GRANTED,
+    Why.NOT_GRANTED: WireCode.NOT_GRANTED,
+    Why.PURPOSE: WireCode.PURPOSE_NOT_ALLOWED,
+    Why.LIMIT: WireCode.NOT_GRANTED,
+    Why.NOT_SHARED: WireCode.NOT_AVAILABLE,
+}
+"""What a peer is told of a no."""
+
+_TO_APPROVE = WireCode.NOT_GRANTED
+"""Nobody can be asked in this release, so what a person has to approve is refused."""
+
+
+_ANY_SHARED = Facts(study_uid="", state="shared")
 
 
 @dataclass(frozen=True)
@@ -22,8 +39,25 @@ class Refusal:
     reason: str
 
 
+def facts_of(study: StudyRow) -> Facts:
+    """What the catalog knows of a study."""
+    return Facts(
+        study_uid=study.study_uid,
+        state=study.state,
+        modalities=study.modalities,
+        study_date=study.study_date,
+    )
+
+
 def decide_fetch(
-    store: TrustStore, peer: Peer, request: Request, study: StudyRow | None, *, now_ms: int
+    store: TrustStore,
+    peer: Peer,
+    request: Request,
+    study: StudyRow | None,
+    *,
+    node_key: bytes,
+    now_ms: int,
+    now: int,
 ) -> Refusal | None:
     """Decide a request for a study; None allows it.
 
@@ -32,15 +66,23 @@ def decide_fetch(
         peer: who asks.
         request: what is asked, signature checked.
         study: the catalog's row of the study, None when there is none.
-        now_ms: milliseconds since the epoch, UTC.
+        node_key: of the node that asks, 32 bytes, proven by the connection.
+        now_ms: milliseconds since the epoch, UTC, for comparing clocks.
+        now: seconds since the epoch, UTC, for what ends by a date.
     """
     if abs(request.time - now_ms) > limits.CLOCK_SKEW_SECONDS * 1000:
         return Refusal(WireCode.CLOCK_SKEW, "the clocks of the two nodes differ by more than a day")
-    return decide_having(store, peer, request.purpose, study, now=now_ms // 1000)
+    return decide_having(store, peer, request.purpose, study, node_key=node_key, now=now)
 
 
 def decide_having(
-    store: TrustStore, peer: Peer, purpose: str, study: StudyRow | None, *, now: int
+    store: TrustStore,
+    peer: Peer,
+    purpose: str,
+    study: StudyRow | None,
+    *,
+    node_key: bytes,
+    now: int,
 ) -> Refusal | None:
     """Decide whether a peer may have a study, or go on to get it; None allows it.
 
@@ -51,17 +93,63 @@ def decide_having(
         peer: who.
         purpose: what for.
         study: the catalog's row of the study, None when there is none.
+        node_key: of the node that asks, 32 bytes, proven by the connection.
         now: seconds since the epoch, UTC.
     """
-    why = store.why_not(peer, "fetch", now) or store.why_not(peer, "see", now)
-    if why is not None:
-        return Refusal(WireCode.NOT_GRANTED, why)
-    why = store.why_not(peer, "fetch", now, purpose)
-    if why is not None:
-        return Refusal(WireCode.PURPOSE_NOT_ALLOWED, why)
-    if study is None or study.state != "shared":
-        return Refusal(WireCode.NOT_AVAILABLE, "the study is not shared")
-    return None
+    answer = store.may(
+        "fetch",
+        peer.facility_key,
+        now,
+        facts=None if study is None else facts_of(study),
+        request=grants.Request(speaks=store.speaks_for(node_key, peer, now), purpose=purpose),
+    )
+    if isinstance(answer, Yes):
+        return None
+    code = _CODES[answer.why] if isinstance(answer, No) else _TO_APPROVE
+    return Refusal(code, explain(answer))
+
+
+class Sight:
+    """Who may be told of which study now.
+
+    Args:
+        store: gives the trust store as it is now.
+        now: gives seconds since the epoch, UTC.
+    """
+
+    def __init__(self, store: Callable[[], TrustStore], now: Callable[[], int]) -> None:
+        self._store = store
+        self._now = now
+
+    def may_see(self, facility_key: bytes, study: Facts) -> bool:
+        """Whether a facility may be told of a study."""
+        answer = self._store().may("see", facility_key, self._now(), facts=study)
+        return isinstance(answer, Yes)
+
+    def peers(self) -> frozenset[bytes]:
+        """Facility keys of those who may be told of shared studies, of all or of some."""
+        store = self._store()
+        return frozenset(
+            peer.facility_key for peer in store.peers if self._sees_any(store, peer.facility_key)
+        )
+
+    def tells_apart(self, facility_key: bytes) -> bool:
+        """Whether a facility of `peers` may be told of some shared studies, and not of others."""
+        return self._store().tells_apart("see", facility_key)
+
+    def _sees_any(self, store: TrustStore, facility_key: bytes) -> bool:
+        if store.why_never("see", facility_key, self._now()) is not None:
+            return False
+        return store.tells_apart("see", facility_key) or self.may_see(facility_key, _ANY_SHARED)
+
+
+def witnesses(store: TrustStore, now: int) -> list[Peer]:
+    """Peers whose cosignature counts for our log now."""
+    return [peer for peer in store.peers if _may_witness(store, peer, now)]
+
+
+def _may_witness(store: TrustStore, peer: Peer, now: int) -> bool:
+    return isinstance(store.may("witness", peer.facility_key, now), Yes)
 
 
 SENTENCES: dict[WireCode, tuple[str, str]] = {

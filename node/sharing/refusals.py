@@ -73,15 +73,24 @@ class Refusals:
             counted.last_ms = now
         return False
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there is a count of an hour that is over; needs no disk."""
+        with self._lock:
+            return bool(self._due())
+
+    def _due(self) -> dict[tuple[bytes, str], _Counted]:
+        hour = self._clock.now_ms() // _HOUR_MS
+        return {
+            key: counted
+            for key, counted in self._counted.items()
+            if counted.first_ms // _HOUR_MS != hour
+        }
+
     def write(self, *, all_of_it: bool = False) -> None:
         """Write the counts of hours that are over, or all of them; a failing disk keeps them."""
-        hour = self._clock.now_ms() // _HOUR_MS
         with self._lock:
-            due = {
-                key: counted
-                for key, counted in self._counted.items()
-                if all_of_it or counted.first_ms // _HOUR_MS != hour
-            }
+            due = dict(self._counted) if all_of_it else self._due()
             for key in due:
                 del self._counted[key]
         if not due:

@@ -8,31 +8,20 @@ tried again. Synchronous and thread-safe.
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
 from node.audit.log import AuditLog
 from node.catalog.catalog import Catalog, StudyRow
-from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.sharing.decisions import Decisions
 from protocol.log.entry import Entry, Event, subjects_of
-
-
-@dataclass
-class _Withdrawal:
-    """One that is not written whole; `entry` is the index of its entry, when it has one."""
-
-    study: str
-    event: Event
-    entry: int | None = None
 
 
 class SharedStudies:
     """Sharing and withdrawing.
 
     Args:
-        database: holds the catalog.
         catalog: what there is.
         audit: the log.
         effects: joins entries to what they do.
@@ -44,25 +33,22 @@ class SharedStudies:
 
     def __init__(
         self,
-        database: Database,
         catalog: Catalog,
         audit: AuditLog,
         effects: Effects,
         decisions: Decisions,
     ) -> None:
-        self._database = database
         self._catalog = catalog
         self._audit = audit
         self._effects = effects
-        self._decisions = decisions
         self._lock = threading.Lock()
         self.in_withdrawal: Callable[[sqlite3.Connection, str], None] = lambda c, study: None
-        self._unwritten: list[_Withdrawal] = []
+        self._cuts = Cuts(effects.append, decisions.wait_earlier)
 
     @property
     def unwritten(self) -> tuple[str, ...]:
         """Studies (UIDs) that are held back, and whose withdrawal could not be written yet."""
-        return tuple(one.study for one in self._unwritten)
+        return self._cuts.names
 
     def share(self, text: str) -> StudyRow:
         """Announce a study to all peers that may see; who does so has checked it.
@@ -72,7 +58,7 @@ class SharedStudies:
                 or the disk is full.
         """
         with self._lock:
-            self._write_withdrawals()
+            self._cuts.write()
             row = self._catalog.find_study(text)
             if row.state != "shared" or row.to_check:
                 self._require_nameable(row)
@@ -96,10 +82,10 @@ class SharedStudies:
             is_due = row.state == "shared" or row.to_check
             if is_due and row.study_uid not in self.unwritten:
                 self._catalog.hold_back(row.study_uid)
-                self._decisions.wait_earlier()
                 event = self._event("withdrawn", row, details)
-                self._unwritten.append(_Withdrawal(row.study_uid, event))
-            self._write_or_say()
+                self._write_or_say(Cut(row.study_uid, event, self._withheld(row.study_uid)))
+            else:
+                self._write_or_say()
             return self._catalog.find_study(row.study_uid)
 
     def write_unwritten(self) -> None:
@@ -109,7 +95,7 @@ class SharedStudies:
             NodeError: it still cannot be written.
         """
         with self._lock:
-            self._write_withdrawals()
+            self._cuts.write()
 
     def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
         """Withdraw what an entry of the log says was withdrawn; see `Effects.compare`."""
@@ -141,9 +127,25 @@ class SharedStudies:
             details={"content_root": row.content_root.hex(), **(details or {})},
         )
 
-    def _write_or_say(self) -> None:
+    def _withheld(self, study: str) -> Callable[[Callable[[], int]], None]:
+        """The effect of a withdrawal."""
+
+        def effect(entry: Callable[[], int]) -> None:
+            with self._effects.of(entry()) as connection:
+                # It may have been discarded since.
+                if self._catalog.study(study) is not None:
+                    self._catalog.set_shared(study, False)
+                self.in_withdrawal(connection, study)
+            self._catalog.let_go(study)
+
+        return effect
+
+    def _write_or_say(self, cut: Cut | None = None) -> None:
         try:
-            self._write_withdrawals()
+            if cut is not None:
+                self._cuts.make(cut)
+            else:
+                self._cuts.write()
         except NodeError as error:
             raise NodeError(
                 "the study is held back by this process, but that could not be written: "
@@ -152,15 +154,3 @@ class SharedStudies:
                 "restart look with `radmesh studies` how it stands",
                 code=error.code,
             ) from error
-
-    def _write_withdrawals(self) -> None:
-        while self._unwritten:
-            one = self._unwritten[0]
-            if one.entry is None:
-                one.entry = self._audit.append(one.event)
-            with self._database.transaction() as connection:
-                self._catalog.set_shared(one.study, False)
-                self.in_withdrawal(connection, one.study)
-                self._effects.mark(connection, one.entry)
-            self._catalog.let_go(one.study)
-            del self._unwritten[0]

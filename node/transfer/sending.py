@@ -284,7 +284,13 @@ class _Session:
         owner = self._owner
         study = owner.catalog.study(request.study)
         return decide_fetch(
-            owner.peers.store, self._peer, request, study, now_ms=owner.clock.now_ms()
+            owner.peers.store,
+            self._peer,
+            request,
+            study,
+            node_key=self._stream.peer,
+            now_ms=owner.clock.now_ms(),
+            now=owner.clock.now(),
         )
 
     def _require_right(self, purpose: str) -> None:
@@ -295,11 +301,8 @@ class _Session:
         """
         owner, now = self._owner, self._owner.clock.now()
         study = owner.catalog.study(self.study)
-        store = owner.peers.store
-        refusal = decide_having(store, self._peer, purpose, study, now=now)
-        speaker = store.by_node_key(self._stream.peer, now)
-        if refusal is None and (speaker is None or speaker.facility_key != self._peer.facility_key):
-            refusal = Refusal(WireCode.NOT_GRANTED, "its node key does not count any more")
+        store, node_key = owner.peers.store, self._stream.peer
+        refusal = decide_having(store, self._peer, purpose, study, node_key=node_key, now=now)
         refusal = refusal or self._discard_since()
         if refusal is not None:
             raise RightEnded(refusal)

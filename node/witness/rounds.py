@@ -21,6 +21,7 @@ from node.config import AuditSettings
 from node.errors import NodeError
 from node.network.network import StreamLost
 from node.sharing.peers import Peers
+from node.sharing.policy import witnesses
 from node.witness.auditing import Auditing, AuditRefused
 from node.witness.doubt import Doubt
 from node.witness.store import WitnessStore
@@ -95,8 +96,7 @@ class Witnessing:
 
     def witnesses(self) -> list[Peer]:
         """Peers whose cosignature counts for us."""
-        store, now = self._peers.store, self._now()
-        return [peer for peer in store.peers if store.why_not(peer, "witness", now) is None]
+        return witnesses(self._peers.store, self._now())
 
     def failure(self, facility_key: bytes) -> str:
         """Why the last request to a witness failed, or ""."""

@@ -21,6 +21,7 @@ import catalogs_made
 from facilities import Facility, two_facilities, wait_until
 from large_made import many_instances, one_instance
 from peers_simulated import card, crowd
+from sight_made import SightMade
 from sites import Usage
 from studies_made import make_study
 
@@ -116,7 +117,7 @@ def feeds(directory: Path) -> None:
             catalogs_made.fill(node, studies, 2)
             peers = [bytes([number]) * 32 for number in range(FED_PEERS)]
             granting = iter(peers)
-            node.feeds.sees = lambda peers=peers: frozenset(peers)
+            node.feeds.sight = SightMade(peers)
             node.catalog.in_change = lambda study: None
             granted = milliseconds(
                 lambda node=node, granting=granting: node.feeds.peer_changed(next(granting)),

@@ -1,0 +1,133 @@
+"""What of a peer's feed is not as grants and catalog say, and putting that right.
+
+SQL finds the studies that are shared; who may know of one is decided by `keys.grants.may`,
+what is to be said of it by `protocol.feed`. All of it in the caller's transaction.
+"""
+
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
+from typing import NamedTuple
+
+from node.catalog.catalog import Catalog
+from node.catalog.discards import recall_of
+from node.catalog.rows import study_row
+from node.sharing.policy import Sight, facts_of
+from protocol.feed import Change, Told, next_change
+from protocol.recalls import REJECTED
+
+NO_ROOT = bytes(32)
+
+_REJECTED = ", ".join(f"'{code}'" for code in sorted(REJECTED))
+
+_SHARED = """
+SELECT s.*, f.kind, f.content_root, f.told, f.recalls
+    FROM studies s LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
+    WHERE s.shared AND (:tells_apart
+        OR f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
+"""
+"""What a peer might be told of, each with its place in the feed. Where the peer may be told of
+all that is shared or of nothing, what it is told of already needs no look."""
+
+_UNSHARED = f"""
+SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
+    LEFT JOIN studies s ON s.study_uid = f.study
+    WHERE f.peer = :peer AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
+    AND (f.kind <> 'withdrawn' OR f.recalls <> (SELECT count(*) FROM discards d
+        WHERE d.study = f.study AND d.code IN ({_REJECTED})))
+"""
+"""Places of studies that nobody, or this peer, may be told of, and that say something else."""
+
+
+class Place(NamedTuple):
+    """Where a study is in a peer's feed; as in the table."""
+
+    kind: str
+    content_root: bytes
+    told: int
+    recalls: int
+
+
+Derived = tuple[str, Place | None, bytes | None]
+"""Study Instance UID, its place in a feed, and its content root where the peer may know it."""
+
+
+def places_of(connection: sqlite3.Connection, study: str) -> dict[bytes, Place]:
+    """Where a study (UID) is in the feeds, by facility key."""
+    rows = connection.execute(
+        "SELECT peer, kind, content_root, told, recalls FROM feed WHERE study = ?", (study,)
+    )
+    return {row["peer"]: Place(*row[1:]) for row in rows}
+
+
+def different(
+    connection: sqlite3.Connection, catalog: Catalog, sight: Sight, peer: bytes
+) -> list[Derived]:
+    """Studies whose place in a peer's feed may not be what it should."""
+    sees = peer in sight.peers()
+    rows = connection.execute(_UNSHARED, {"peer": peer, "sees": sees})
+    found: list[Derived] = [(row["study"], Place(*row[1:]), None) for row in rows]
+    if sees:
+        found += _of_shared(connection, catalog, sight, peer)
+    return sorted(found, key=itemgetter(0))
+
+
+def _of_shared(
+    connection: sqlite3.Connection, catalog: Catalog, sight: Sight, peer: bytes
+) -> Iterator[Derived]:
+    """Of the shared studies those whose place in a feed may not be what it should."""
+    apart = sight.tells_apart(peer)
+    for row in connection.execute(_SHARED, {"peer": peer, "tells_apart": apart}):
+        study = study_row(row[:-4])
+        place = None if row["kind"] is None else Place(*row[-4:])
+        allowed = sight.may_see(peer, facts_of(study))
+        if place is None and not allowed:
+            continue
+        told = None if place is None or place.kind == "withdrawn" else place.content_root
+        if allowed and told == study.content_root:
+            continue
+        visible = allowed and not catalog.is_held_back(study.study_uid)
+        yield study.study_uid, place, study.content_root if visible else None
+
+
+def refresh(connection: sqlite3.Connection, peer: bytes, studies: Iterable[Derived]) -> None:
+    """Bring one feed up to date with these studies."""
+    moved, forgotten = [], []
+    for study, place, root in studies:
+        if place is None:
+            told = Told.NOTHING
+        elif place.kind == "withdrawn":
+            told = Told.WITHDRAWN
+        else:
+            told = Told.TOLD if place.told else Told.PENDING
+        content = root or NO_ROOT
+        same = place is not None and place.content_root == content
+        recalls = recall_of(connection, study).count
+        change = next_change(
+            told,
+            visible=root is not None,
+            same_content=same,
+            recalled=place is not None and place.recalls != recalls,
+        )
+        if change is Change.FORGET:
+            forgotten.append((peer, study))
+        elif change is not Change.NONE:
+            moved.append((study, change.value, content, int(told is Told.TOLD), recalls))
+    connection.executemany("DELETE FROM feed WHERE peer=? AND study=?", forgotten)
+    if not moved:
+        return
+    [last] = connection.execute(
+        "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?1, ?2, ?3) "
+        "ON CONFLICT (peer) DO UPDATE SET last_sequence=last_sequence+?3 "
+        "RETURNING last_sequence",
+        (peer, secrets.token_bytes(16), len(moved)),
+    ).fetchone()
+    first = last - len(moved) + 1
+    connection.executemany(
+        "INSERT INTO feed (peer, study, sequence, kind, content_root, told, recalls) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (peer, study) DO UPDATE SET sequence=excluded.sequence, "
+        "kind=excluded.kind, content_root=excluded.content_root, recalls=excluded.recalls",
+        [(peer, one[0], sequence, *one[1:]) for sequence, one in enumerate(moved, first)],
+    )
