@@ -257,3 +257,12 @@ def test_a_study_that_is_held_back_keeps_its_place_and_is_not_told(
     node.feeds.peer_changed(PEER)
     kinds = _kinds(node.feeds.pending(PEER, told.epoch, told.cursor))
     assert kinds == [("withdrawn", hidden), ("withdrawn", study)]
+
+
+def test_deriving_finds_a_content_that_no_feed_was_told_of(node: Node, tmp_path: Path) -> None:
+    study = _ingest(node, tmp_path / "a")
+    told = _tell(node, NO_EPOCH, 0)
+    with node.database.transaction() as connection:
+        connection.execute("UPDATE studies SET content_root = ?", (b"r" * 32,))
+    node.feeds.derive([PEER])
+    assert _kinds(node.feeds.pending(PEER, told.epoch, told.cursor)) == [("changed", study)]
