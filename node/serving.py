@@ -13,6 +13,9 @@ import trio
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.errors import NodeError
+from node.images.arrival_windows import windows_by
+from node.images.arrivals import Arrivals
+from node.images.spool import Spool
 from node.network.addresses import reachable
 from node.network.links import Links, LinkTarget
 from node.network.network import Network, NetworkLimits, PeerStream, StreamLost
@@ -183,6 +186,17 @@ class Serving:
             refusals=node.refusals,
         )
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
+        self._spool = Spool(node.home.arrivals_path, node.store.require_free)
+        self.arrivals = Arrivals(
+            spool=self._spool,
+            catalog=node.catalog,
+            store=node.store,
+            quarantine=node.home.quarantine_path,
+            append=node.audit.append,
+            require_sound=node.audit.halt.require_none,
+            clock=node.clock,
+            windows=windows_by(node.settings.arrivals),
+        )
         self.forwarder = forwarder_of(node)
         self._sessions: dict[bytes, trio.CancelScope] = {}
         self._connections_changed = trio.Event()
@@ -197,6 +211,12 @@ class Serving:
             NodeError: the node cannot listen.
         """
         self._name_unknown_caps()
+        with contextlib.closing(self._spool):
+            async with self._running():
+                yield
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
         async with self.network.running(), trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -215,6 +235,7 @@ class Serving:
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
                 nursery.start_soon(self.rereading.run)
+                nursery.start_soon(self.arrivals.run)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.auditing)

@@ -26,7 +26,7 @@ from node.home import ROLES, write_durable
 from node.images.store import disk_error
 from node.making import make_whole
 
-_FOLDERS = ("keys", "store", "incoming", "quarantine", "audit")
+_FOLDERS = ("keys", "store", "incoming", "arrivals", "quarantine", "audit")
 _FATAL = ("database-damaged", "log-checkpoint", "log-damaged", "log-torn")
 
 

@@ -13,6 +13,7 @@ import click
 
 from node.api.failures import describe_unexpected, single_node_error
 from node.cli import (
+    arrive,
     audit,
     audit_reports,
     backup,
@@ -66,6 +67,7 @@ for command in (
     card.card,
     trust.trust,
     studies.ingest,
+    arrive.arrive,
     studies.studies,
     studies.share,
     studies.withdraw,
