@@ -320,6 +320,34 @@ def test_an_urgent_one_does_not_wait(home):
         assert trio.run(main, clock=clock) < 2
 
 
+def test_an_urgent_one_does_not_wait_for_a_large_one_that_is_being_packed(home, monkeypatch):
+    real = ingest_batches.BatchWriter.write
+    at_work, go = threading.Event(), threading.Event()
+
+    def slow(writer, study, *rest):
+        if study == STUDY:
+            at_work.set()
+            assert go.wait(10)
+        return real(writer, study, *rest)
+
+    monkeypatch.setattr(ingest_batches.BatchWriter, "write", slow)
+
+    async def main():
+        async with home.running() as arrivals:
+            await bring(arrivals, [part10(1)])
+            await trio.to_thread.run_sync(at_work.wait, 10)
+            await bring(arrivals, [part10(1, study=OTHER)], stat=True)
+            with trio.fail_after(10):
+                await arrivals.next_packing()
+            urgent = [one.subjects[0][1] for one in home.events]
+            go.set()
+            await home.all_packed(arrivals)
+            return urgent
+
+    assert trio.run(main) == [OTHER]
+    assert len(home.events) == 2
+
+
 def test_studies_and_sources_are_packed_apart(home):
     async def main():
         async with home.running(windows=Windows()) as arrivals:

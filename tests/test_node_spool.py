@@ -173,6 +173,11 @@ def test_one_for_which_there_is_no_room_is_refused_and_the_others_are_taken(tmp_
     assert opened(tmp_path).recover() == [first, third]
 
 
+def test_in_a_home_of_an_earlier_release_nothing_waits(tmp_path):
+    assert waiting(tmp_path / "arrivals") == (0, 0)
+    assert opened(tmp_path).recover() == []
+
+
 def test_nobody_else_can_read_it(tmp_path):
     spool = opened(tmp_path)
     write(spool, CONTENTS[0])

@@ -120,9 +120,13 @@ class Groups(Generic[Item]):
         for group in (*self._waiting.values(), *self._at_work):
             group.associations.discard(association)
 
-    def due(self, now: float) -> Group[Item] | None:
-        """The group that is to be packed now, urgent ones first; `done` or `failed` must follow."""
-        due = [group for group in self._waiting.values() if self._when(group) <= now]
+    def due(self, now: float, *, only_stat: bool = False) -> Group[Item] | None:
+        """The group that is to be packed now, urgent ones first; `done` or `failed` must follow.
+
+        Args:
+            only_stat: leave alone what is not urgent.
+        """
+        due = [group for group in self._chosen(only_stat) if self._when(group) <= now]
         if not due:
             return None
         group = min(due, key=lambda one: (not one.stat, self._when(one)))
@@ -130,9 +134,12 @@ class Groups(Generic[Item]):
         self._at_work.add(group)
         return group
 
-    def next_due(self) -> float | None:
+    def next_due(self, *, only_stat: bool = False) -> float | None:
         """When a group will be due, as far as is known now; None when nothing waits."""
-        return min(map(self._when, self._waiting.values()), default=None)
+        return min(map(self._when, self._chosen(only_stat)), default=None)
+
+    def _chosen(self, only_stat: bool) -> list[Group[Item]]:
+        return [group for group in self._waiting.values() if group.stat or not only_stat]
 
     def done(self, group: Group[Item]) -> None:
         """A group is packed."""

@@ -149,7 +149,7 @@ class Arrivals:
         finally:
             self._open.remove(number)
             self._groups.ended(number)
-            self._changed.set()
+            self._wake()
 
     async def _take(
         self, chunks: AsyncIterable[bytes], stat: bool, number: int, source: str
@@ -177,7 +177,7 @@ class Arrivals:
             if waits == about.digest:
                 if stat:
                     self._groups.hurry(study, source)
-                    self._changed.set()
+                    self._wake()
                 return Became(Outcome.KNOWN)
             if waits is not None and not aside:
                 aside = "has the SOP Instance UID of another image that came, and other bytes"
@@ -251,7 +251,7 @@ class Arrivals:
         )
         now_due = self._groups.next_due()
         if next_due is None or (now_due is not None and now_due < next_due):
-            self._changed.set()
+            self._wake()
 
     def _shared(self, header: InstanceHeader) -> InstanceHeader:
         """The same header with equal attributes held once, not once for each instance."""
@@ -267,18 +267,28 @@ class Arrivals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_with_us)
             await self._recover()
-            while True:
-                self._changed = trio.Event()
-                group = self._groups.due(trio.current_time())
-                if group is not None:
-                    await self._pack(group)
-                    self._trouble = next((one.why for one in self._groups.waiting if one.why), "")
-                    self._packed.set()
-                    self._packed = trio.Event()
-                    continue
-                until = self._groups.next_due()
-                with trio.CancelScope(deadline=float("inf") if until is None else until):
-                    await self._changed.wait()
+            # What is urgent does not wait for a large group that is being packed.
+            nursery.start_soon(self._pack_all, True)
+            await self._pack_all(False)
+
+    async def _pack_all(self, only_stat: bool) -> None:
+        while True:
+            changed = self._changed
+            group = self._groups.due(trio.current_time(), only_stat=only_stat)
+            if group is not None:
+                await self._pack(group)
+                self._trouble = next((one.why for one in self._groups.waiting if one.why), "")
+                self._packed.set()
+                self._packed = trio.Event()
+                continue
+            until = self._groups.next_due(only_stat=only_stat)
+            with trio.CancelScope(deadline=float("inf") if until is None else until):
+                await changed.wait()
+
+    def _wake(self) -> None:
+        """Something may be due earlier than was known."""
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def wait_recovered(self) -> None:
         """Wait until what an earlier process left has been taken up."""

@@ -73,6 +73,9 @@ def waiting(root: Path) -> tuple[int, int]:
             for about, mark, _ in _headers(path):
                 if mark == _OPEN:
                     count, size = count + 1, size + about.size
+    except FileNotFoundError:
+        # A home of an earlier release; or what was packed just now.
+        pass
     except OSError as error:
         raise disk_error("what has arrived cannot be read", error) from error
     return count, size
