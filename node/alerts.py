@@ -83,6 +83,12 @@ def alerts_of(node: "Node") -> list[str]:
     ]
     serving = node.serving_parts
     if serving is not None:
+        arrived, trouble = serving.arrivals.trouble()
+        if trouble:
+            found.append(
+                f"of {count(arrived, 'image')} that arrived and wait, some cannot be packed now: "
+                f"{trouble}; it is tried again by itself"
+            )
         found += [
             f"study {study} is not announced to {node.petname(peer)} for now: {why}; it is tried "
             "again by itself"

@@ -2,11 +2,14 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from node.errors import ExitCode, NodeError
+from node.images.arrival_groups import Windows
+from node.images.arrival_windows import BadWindows, read_windows
 from node.reports.collector import Collector, parse_collector
 from node.sharing.budgets import BadBudget, Overrides, read_overrides
 from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule
@@ -53,6 +56,11 @@ log_level = "info"
 # [limits."South Clinic"]
 # request = [72000, 2000]
 
+# How long what comes image by image waits to be packed, by who brings it.
+# [arrivals."command:nightly"]
+# quiet_seconds = 30
+# longest_seconds = 600
+
 # The most that is sent to a facility, in 10^6 bits a second, at a time of day (local
 # time); without from and to at all times. "*" is each facility without an entry of
 # its own. stat_exempt = true lets urgent transfers go as fast as they can.
@@ -97,6 +105,7 @@ class Settings:
     bandwidth: tuple[BandwidthRule, ...] = ()
     audit: AuditSettings = AuditSettings()
     limits: Overrides = field(default_factory=dict)
+    arrivals: Mapping[str, Windows] = field(default_factory=dict)
 
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
@@ -150,6 +159,7 @@ def read_settings(path: Path) -> Settings:
         bandwidth=_rules(path, values.get("bandwidth", [])),
         audit=_audit(path, values.get("audit", {})),
         limits=_overrides(path, values.get("limits", {})),
+        arrivals=_arrivals(path, values.get("arrivals", {})),
     )
 
 
@@ -180,6 +190,17 @@ def _overrides(path: Path, table: Any) -> Overrides:
     except BadBudget as error:
         raise NodeError(
             f"limits in {path} {error}",
+            hint="see docs/operations.md section 4",
+            code=ExitCode.USAGE,
+        ) from error
+
+
+def _arrivals(path: Path, table: Any) -> dict[str, Windows]:
+    try:
+        return read_windows(table)
+    except BadWindows as error:
+        raise NodeError(
+            f"arrivals in {path} {error}",
             hint="see docs/operations.md section 4",
             code=ExitCode.USAGE,
         ) from error

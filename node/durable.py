@@ -37,6 +37,11 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_descriptor(descriptor: int) -> None:
+    """Make what was written by a descriptor durable."""
+    os.fsync(descriptor)
+
+
 def sync_open(file: BinaryIO) -> None:
     """Make what was written to an open file durable."""
     file.flush()

@@ -7,6 +7,7 @@
     audit/        the audit log
     store/        encoded batches by digest
     incoming/     batches of unfinished transfers
+    arrivals/     images that came one by one and are not packed yet
     quarantine/   bad input, each with its reason
     rotation/     a change of keys that is not finished
     lock          held by the one process that has this home
@@ -80,6 +81,7 @@ class Home:
         self.audit_path = self.path / "audit"
         self.store_path = self.path / "store"
         self.incoming_path = self.path / "incoming"
+        self.arrivals_path = self.path / "arrivals"
         self.quarantine_path = self.path / "quarantine"
         self.rotation_path = self.path / "rotation"
         self.lock_path = self.path / "lock"
@@ -148,6 +150,7 @@ class Home:
             self.keys_path,
             self.store_path,
             self.incoming_path,
+            self.arrivals_path,
             self.quarantine_path,
         ):
             directory.mkdir(mode=0o700)

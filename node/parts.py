@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from keys.trust import Peer
 from node.app import Node
+from node.images.arrival_windows import windows_by
+from node.images.arrivals import Arrivals
+from node.images.spool import Spool
 from node.network.network import PeerStream
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
@@ -106,6 +109,20 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
         reach=reach,
         clock=node.clock,
         index=node.exchanges,
+    )
+
+
+def arrivals_of(node: Node, spool: Spool) -> Arrivals:
+    """Takes instances that come one by one, and packs them."""
+    return Arrivals(
+        spool=spool,
+        catalog=node.catalog,
+        store=node.store,
+        quarantine=node.home.quarantine_path,
+        append=node.audit.append,
+        require_sound=node.audit.halt.require_none,
+        clock=node.clock,
+        windows=windows_by(node.settings.arrivals),
     )
 
 

@@ -14,11 +14,13 @@ from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread, watch_loop
 from node.errors import NodeError
+from node.images.spool import Spool
 from node.memory import give_back_when_quiet
 from node.network.addresses import reachable
 from node.network.network import PeerStream, StreamLost
 from node.parts import (
     announcer_of,
+    arrivals_of,
     auditing_of,
     endings_of,
     fetcher_of,
@@ -165,6 +167,8 @@ class Serving:
             node_key_ended=self.presence.hang_up,
         )
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
+        self._spool = Spool(node.home.arrivals_path, node.store.require_free)
+        self.arrivals = arrivals_of(node, self._spool)
         self.forwarder = forwarder_of(node)
 
     @contextlib.asynccontextmanager
@@ -175,6 +179,12 @@ class Serving:
             NodeError: the node cannot listen.
         """
         self._name_unknown_caps()
+        with contextlib.closing(self._spool):
+            async with self._running():
+                yield
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
         async with self.presence.running() as nursery:
             self._nursery = nursery
             try:
@@ -191,6 +201,7 @@ class Serving:
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
                 nursery.start_soon(self.rereading.run)
+                nursery.start_soon(self.arrivals.run)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.auditing)

@@ -28,6 +28,7 @@ def _run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
         "wan.py",
         "ratios.py",
         "scale.py",
+        "arrivals.py",
         "audit.py",
         "hostile_bundles.py",
         "greedy_peer.py",

@@ -79,7 +79,8 @@ def test_a_restored_home_is_the_one_that_was_backed_up(
     assert report.findings == ()
     assert report.root == saved.root
     assert {one.name for one in path.iterdir()} == {
-        "audit", "card", "config.toml", "incoming", "keys", "node.db", "quarantine", "store",
+        "arrivals", "audit", "card", "config.toml", "incoming", "keys", "node.db", "quarantine",
+        "store",
     }  # fmt: skip
     assert all(one.stat().st_mode & 0o777 == 0o700 for one in path.iterdir() if one.is_dir())
     with Node.open(Home(path)) as again:

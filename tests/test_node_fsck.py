@@ -6,6 +6,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
+import blake3
 import pytest
 from checked_home import Damage, Made, make_home
 from hypothesis import given, settings
@@ -17,6 +18,8 @@ from node.fsck.check import Report, check_home
 from node.fsck.files import INCOMING_SECONDS, LEFTOVER_SECONDS, ORPHAN_SECONDS
 from node.fsck.findings import MENDS, CannotCheck
 from node.home import Home
+from node.images.spool import Spool, Staged
+from node.images.spool_records import About
 from protocol import manifest
 
 EVIDENCE = "audit/evidence.db"
@@ -83,6 +86,24 @@ def another_entry(found: list[bytes]) -> list[bytes]:
     entry = found[place][8:].replace(b'"bytes":', b'"bytfs":')
     assert entry != found[place][8:]
     return [*found[:place], framed(entry), *found[place + 1 :]]
+
+
+def spooled(home: Made, *, cut: int = 0, changed: bool = False) -> None:
+    """Two images that wait, the second as it was left."""
+    spool = Spool(home.path / "arrivals", lambda size: None)
+    contents = [b"an image", b"another image"]
+    records = spool.write(
+        [
+            Staged(About(len(one), blake3.blake3(one).digest(), "dimse", False, 0), one)
+            for one in contents
+        ]
+    )
+    spool.close()
+    [path] = (home.path / "arrivals").iterdir()
+    assert len(records) == 2
+    content = bytearray(path.read_bytes())
+    content[-1] ^= changed
+    path.write_bytes(content[: len(content) - cut])
 
 
 def unshared_but_told(home: Made) -> None:
@@ -186,6 +207,18 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         lambda home: (
             write(home.path / "incoming" / ("cd" * 32), b"x", 2 * INCOMING_SECONDS) and None
         ),
+    ),
+    "a half-written image in arrivals": (
+        "arrivals-leftover",
+        lambda home: write(home.path / "arrivals" / ".x.tmp", b"x") and None,
+    ),
+    "an image in arrivals that is not whole": (
+        "arrivals-damaged",
+        lambda home: spooled(home, cut=10),
+    ),
+    "an image in arrivals that has other bytes": (
+        "arrivals-damaged",
+        lambda home: spooled(home, changed=True),
     ),
     "a feed tells of a study that is not shared": ("feed-not-shared", unshared_but_told),
     "a feed tells of a study that is not here": (
@@ -353,6 +386,8 @@ def test_a_fast_check_reads_no_batch_and_sees_its_size(home: Made) -> None:
         ("store/ab/" + "ab" * 32, ORPHAN_SECONDS, "batch-orphaned"),
         ("store/tmp/x", LEFTOVER_SECONDS, "store-leftover"),
         ("incoming/.x.tmp", LEFTOVER_SECONDS, "incoming-leftover"),
+        ("arrivals/.x.tmp", LEFTOVER_SECONDS, "arrivals-leftover"),
+        ("arrivals/x", LEFTOVER_SECONDS, "arrivals-damaged"),
     ],
 )
 def test_what_may_be_under_way_is_no_finding_while_the_home_is_in_use(
@@ -367,6 +402,11 @@ def test_what_may_be_under_way_is_no_finding_while_the_home_is_in_use(
     assert kinds(check(home, now=found + seconds + 1)) == {kind}
     unlock()
     assert kinds(check(home, now=found)) == {kind}
+
+
+def test_what_waits_in_arrivals_to_be_packed_is_no_finding(home: Made) -> None:
+    spooled(home)
+    assert check(home).findings == ()
 
 
 def test_what_a_transfer_may_still_use_is_no_finding(home: Made) -> None:

@@ -56,7 +56,7 @@ def _members(path: Path) -> set[str]:
     return {one.name for one in path.iterdir()}
 
 
-WHOLE = {"config.toml", "card", "keys", "audit", "store", "incoming", "quarantine"}
+WHOLE = {"config.toml", "card", "keys", "audit", "store", "incoming", "arrivals", "quarantine"}
 
 
 def test_a_home_in_an_empty_folder_that_cannot_be_renamed_over(tmp_path: Path) -> None:

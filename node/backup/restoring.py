@@ -24,7 +24,7 @@ from node.fsck.findings import CannotCheck, Finding
 from node.home import ROLES
 from node.making import make_whole
 
-_FOLDERS = ("keys", "store", "incoming", "quarantine", "audit")
+_FOLDERS = ("keys", "store", "incoming", "arrivals", "quarantine", "audit")
 _FATAL = ("database-damaged", "log-checkpoint", "log-damaged", "log-torn")
 
 

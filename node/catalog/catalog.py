@@ -275,6 +275,14 @@ class Catalog:
         )
         return {row["sop_uid"]: row["digest"] for row in rows}
 
+    def instance_digest(self, study_uid: str, sop_uid: str) -> bytes | None:
+        """The digest of one instance of a study; None when it is not here."""
+        row = self._database.query_one(
+            "SELECT digest FROM instances WHERE study_uid = ? AND sop_uid = ?",
+            (study_uid, sop_uid),
+        )
+        return None if row is None else bytes(row["digest"])
+
     def study_batches(self, study_uid: str) -> list[BatchEntry]:
         """The batches of a study, in order of position."""
         rows = self._database.query(

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from node.cli import (
+    arrive,
     audit,
     audit_reports,
     backup,
@@ -66,6 +67,7 @@ for command in (
     card.card,
     trust.trust,
     studies.ingest,
+    arrive.arrive,
     studies.studies,
     studies.share,
     studies.withdraw,

@@ -170,6 +170,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             ),
             ("quarantine", phrases.count(found["quarantined"], "file")),
             *_incoming_field(found["incoming"]),
+            *_arrivals_field(found["arrivals"]),
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
@@ -197,6 +198,17 @@ def _incoming_field(incoming: dict[str, int]) -> list[tuple[str, str]]:
         "them for a week or two"
     )
     return [("incoming", text)]
+
+
+def _arrivals_field(arrivals: dict[str, Any]) -> list[tuple[str, str]]:
+    if not arrivals["instances"]:
+        return []
+    text = f"{phrases.count(arrivals['instances'], 'image')} ({phrases.size(arrivals['bytes'])})"
+    if "studies" not in arrivals:
+        return [("arrived", f"{text} to be packed when the node runs")]
+    studies = phrases.count(arrivals["studies"], "study", "studies")
+    oldest = phrases.duration(arrivals["oldest_seconds"])
+    return [("arrived", f"{text} of {studies} to be packed, the first {oldest} ago")]
 
 
 def _over_lines(peers: list[dict[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.fsck import tables
+from node.fsck.arrivals import check_arrivals
 from node.fsck.catalog import Catalog, read_catalog
 from node.fsck.feeds import check_feeds
 from node.fsck.files import Progress, View, check_incoming, check_store
@@ -99,6 +100,7 @@ def _look(view: View, only: frozenset[bytes] | None, progress: Progress) -> _Loo
     if catalog is not None:
         findings += check_store(view, catalog, only, progress)
         findings += check_incoming(view, catalog)
+        findings += check_arrivals(view)
         if not any(one.kind in ("batch-size", "catalog-reference") for one in findings):
             findings += _sums(catalog)
     log, found = check_log(view.home, in_use=view.in_use, fast=view.fast)

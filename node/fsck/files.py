@@ -83,7 +83,7 @@ def check_store(
         done += size
         progress(done, total)
     for digest, path in sorted(here.items()):
-        if digest not in catalog.needed and view.is_old(_changed(path), ORPHAN_SECONDS):
+        if digest not in catalog.needed and view.is_old(changed_at(path), ORPHAN_SECONDS):
             name = digest.hex()
             what = f"the catalog knows nothing of store/{name[:2]}/{name}"
             yield Finding("batch-orphaned", name, what)
@@ -93,9 +93,9 @@ def check_store(
 def _batches(store: Path) -> dict[bytes, Path]:
     return {
         bytes.fromhex(path.name): path
-        for folder in _entries(store)
+        for folder in entries_of(store)
         if _FOLDER.fullmatch(folder.name) and folder.is_dir()
-        for path in _entries(folder)
+        for path in entries_of(folder)
         if _is_batch(folder, path)
     }
 
@@ -106,14 +106,14 @@ def _is_batch(folder: Path, path: Path) -> bool:
 
 def _others(view: View, store: Path) -> Iterator[Finding]:
     """What lies in `store/` and is no batch."""
-    for path in _entries(store):
+    for path in entries_of(store):
         if path.name == "tmp":
-            for half in _entries(path):
-                if view.is_old(_changed(half), LEFTOVER_SECONDS):
+            for half in entries_of(path):
+                if view.is_old(changed_at(half), LEFTOVER_SECONDS):
                     where = f"store/tmp/{half.name}"
                     yield Finding("store-leftover", where, f"{where} is half written")
         elif _FOLDER.fullmatch(path.name) and path.is_dir():
-            for other in _entries(path):
+            for other in entries_of(path):
                 if not _is_batch(path, other):
                     yield _foreign(f"store/{path.name}/{other.name}")
         else:
@@ -126,23 +126,25 @@ def _foreign(where: str) -> Finding:
 
 def check_incoming(view: View, catalog: Catalog) -> Iterator[Finding]:
     """What lies in `incoming/` and no transfer will use."""
-    for path in _entries(view.home / "incoming"):
-        age = view.now - _changed(path)
-        half = path.name.startswith(".") and view.is_old(_changed(path), LEFTOVER_SECONDS)
+    for path in entries_of(view.home / "incoming"):
+        age = view.now - changed_at(path)
+        half = path.name.startswith(".") and view.is_old(changed_at(path), LEFTOVER_SECONDS)
         left = not catalog.transfers_open and age > INCOMING_SECONDS
         if half or left:
             where = f"incoming/{path.name}"
             yield Finding("incoming-leftover", where, f"{where} belongs to no transfer")
 
 
-def _entries(folder: Path) -> list[Path]:
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in a folder, by name; nothing where there is none."""
     try:
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def _changed(path: Path) -> float:
+def changed_at(path: Path) -> float:
+    """When a file was changed, seconds since the epoch, UTC."""
     try:
         return path.lstat().st_mtime
     except FileNotFoundError:

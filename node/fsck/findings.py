@@ -15,6 +15,9 @@ MENDS = {
     "store-leftover": "start the node, which removes it",
     "store-foreign": "move it out of the home",
     "incoming-leftover": "start the node, which removes it",
+    "arrivals-leftover": "start the node, which removes it",
+    "arrivals-damaged": "start the node, which packs what is whole; send the rest again if it was "
+    "taken, and check the disk",
     "feed-not-shared": "start the node anew, or share and withdraw the study again",
     "feed-not-allowed": "start the node anew, or give and take the grant see again",
     "feed-missing": "start the node anew, or withdraw and share the study again",

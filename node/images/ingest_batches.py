@@ -15,7 +15,8 @@ from itertools import groupby
 from node.catalog.patients import Described
 from node.dicom.headers import InstanceHeader
 from node.errors import ExitCode, NodeError
-from node.images.sources import FileChanged, SourceFile, SourceReader
+from node.images.reading import FileChanged
+from node.images.sources import Source
 from node.images.store import BatchStore
 from node.images.workspaces import Workspaces
 from protocol import batches, encoding
@@ -38,18 +39,18 @@ class Written:
         manifest: of what was written; None when nothing could be.
         headers: by series index of the manifest, the header of one instance.
         described: what all of them say of the study.
-        lost: files that changed or could not be read meanwhile, and why.
+        lost: those that changed or could not be read meanwhile, and why.
     """
 
     manifest: Manifest | None = None
     headers: dict[int, InstanceHeader] = field(default_factory=dict)
     described: Described = field(default_factory=Described)
-    lost: list[tuple[SourceFile, str]] = field(default_factory=list)
+    lost: list[tuple[Source, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    source: SourceFile
+    source: Source
     first_batch: int
     offset: int
 
@@ -75,7 +76,7 @@ class BatchWriter:
     def write(
         self,
         study_uid: str,
-        sources: Sequence[SourceFile],
+        sources: Sequence[Source],
         on_batch: Callable[[BatchEntry], None] = lambda _: None,
     ) -> Written:
         """Store the instances of one study; durable on return, not yet published.
@@ -114,7 +115,7 @@ class BatchWriter:
 
     def _write_series(
         self,
-        series: list[SourceFile],
+        series: list[Source],
         futures: list[Future[BatchEntry]],
         placed: list[_Placed],
         written: Written,
@@ -130,7 +131,7 @@ class BatchWriter:
 
     def _write_whole(
         self,
-        sources: list[SourceFile],
+        sources: list[Source],
         futures: list[Future[BatchEntry]],
         placed: list[_Placed],
         written: Written,
@@ -140,7 +141,7 @@ class BatchWriter:
         offset = 0
         for source in sources:
             try:
-                with SourceReader(source) as reader:
+                with source.reader() as reader:
                     pieces.append(reader.read(0, source.size))
             except (FileChanged, OSError) as error:
                 written.lost.append((source, _why(error)))
@@ -153,7 +154,7 @@ class BatchWriter:
 
     def _write_split(
         self,
-        source: SourceFile,
+        source: Source,
         futures: list[Future[BatchEntry]],
         placed: list[_Placed],
         written: Written,
@@ -161,7 +162,7 @@ class BatchWriter:
         first_batch = len(futures)
         try:
             with ExitStack() as stack:
-                reader = stack.enter_context(SourceReader(source))
+                reader = stack.enter_context(source.reader())
                 for (segment,) in batches.plan([source.size]):
                     runs = _runs(source, segment.start, segment.length, 0)
                     original = reader.read(segment.start, segment.length)
@@ -199,11 +200,11 @@ class BatchWriter:
         return BatchEntry(digest, len(encoded), len(original), encoding.encoding_of(encoded))
 
 
-def _runs(source: SourceFile, start: int, length: int, offset: int) -> list[PixelRun]:
-    """The pixels in a segment of a file, as runs of whole rows.
+def _runs(source: Source, start: int, length: int, offset: int) -> list[PixelRun]:
+    """The pixels in a segment of an instance, as runs of whole rows.
 
     Args:
-        source: the file.
+        source: the instance.
         start, length: the segment.
         offset: where the segment stands in its batch.
     """
@@ -231,7 +232,7 @@ def _number(header: InstanceHeader) -> int:
     return NO_NUMBER if header.number is None else header.number
 
 
-def _order(source: SourceFile) -> tuple[str, int, str]:
+def _order(source: Source) -> tuple[str, int, str]:
     """The canonical order of a manifest."""
     header = source.header
     return header.series.series_uid, _number(header), header.sop_instance_uid

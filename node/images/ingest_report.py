@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from node.catalog.rows import StudyRow
-from node.images.sources import SourceFile, shown
+from node.images.sources import Source
 from protocol import limits
 from protocol.manifest import Manifest
 
@@ -130,7 +130,7 @@ def notes_of(row: StudyRow, was: StudyRow | None) -> list[str]:
 
 
 def overtaken(
-    manifest: Manifest, held: Mapping[str, bytes], sources: Iterable[SourceFile]
+    manifest: Manifest, held: Mapping[str, bytes], sources: Iterable[Source]
 ) -> list[Problem]:
     """Files that were set aside, since another ingest, a fetch or a discard was quicker.
 
@@ -142,7 +142,7 @@ def overtaken(
     aside = {one.digest for one in manifest.instances} - set(held.values())
     return [
         Problem(
-            shown(source.path),
+            source.shown,
             f"is of study {manifest.study_instance_uid}, in which another instance with its SOP"
             " Instance UID came meanwhile, or was discarded; it is kept aside",
         )

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from node.images.sources import open_file
+from node.images.reading import open_file
 
 _MOST_BYTES = 64 * 1024 * 1024
 """Of a DICOMDIR that are looked through: over 100,000 instances of 500 bytes each."""

@@ -11,12 +11,14 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import blake3
 
 from node.durable import disk_error, sync_directory, sync_open, write_new
-from node.images.sources import open_file, shown
+from node.images.reading import open_file, shown
+from node.images.sources import Source
 
 MAX_FILE_BYTES = 1024 * 1024 * 1024
 """Larger files stay where they are and are only reported: a quarantine that fills
@@ -71,15 +73,73 @@ class Quarantine:
             size = os.fstat(descriptor).st_size
             if size > min(MAX_FILE_BYTES, free_bytes):
                 return ""
-            temporary = self._root / f".{secrets.token_hex(8)}.tmp"
-            try:
-                return self._copy(descriptor, temporary, path, reason)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            return self.keep_read(
+                lambda start, length: os.pread(descriptor, length, start),
+                reason,
+                shown(path),
+                most_bytes=MAX_FILE_BYTES,
+            )
         finally:
             os.close(descriptor)
 
-    def _copy(self, descriptor: int, temporary: Path, path: Path, reason: str) -> str:
+    def keep_source(self, source: Source, reason: str, *, free_bytes: int) -> str:
+        """Keep an instance that was read, compared with its digest; see `keep`.
+
+        An only copy is kept whatever its size.
+
+        Raises:
+            FileChanged: it is not what it was.
+            OSError: it cannot be read.
+            NodeError: the quarantine cannot be written.
+        """
+        most = source.size if source.is_only_copy else min(MAX_FILE_BYTES, free_bytes)
+        if source.size > most:
+            return ""
+        with source.reader() as reader:
+
+            def read(start: int, length: int) -> bytes:
+                length = min(length, source.size - start)
+                return reader.read(start, length) if length else b""
+
+            return self.keep_read(read, reason, source.shown, most_bytes=most)
+
+    def keep_read(
+        self,
+        read: Callable[[int, int], bytes],
+        reason: str,
+        came_from: str,
+        *,
+        most_bytes: int,
+    ) -> str:
+        """Keep bytes in the quarantine, durably.
+
+        Args:
+            read: gives the bytes at an offset, at most so many; none behind the end.
+            reason: why, without patient data.
+            came_from: where they came from, for people.
+            most_bytes: of more nothing is kept.
+
+        Returns:
+            The name of their folder, or "" when there are too many.
+
+        Raises:
+            OSError: they cannot be read.
+            NodeError: the quarantine cannot be written.
+        """
+        temporary = self._root / f".{secrets.token_hex(8)}.tmp"
+        try:
+            return self._copy(read, temporary, came_from, reason, most_bytes)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _copy(
+        self,
+        read: Callable[[int, int], bytes],
+        temporary: Path,
+        came_from: str,
+        reason: str,
+        most_bytes: int,
+    ) -> str:
         hasher = blake3.blake3()
         size = 0
         try:
@@ -91,10 +151,10 @@ class Quarantine:
             raise disk_error("a file cannot be put to quarantine", error) from error
         with target:
             # An OSError of the read is about the source and is for the caller.
-            while block := os.pread(descriptor, _BLOCK_BYTES, size):
+            while block := read(size, _BLOCK_BYTES):
                 hasher.update(block)
                 size += len(block)
-                if size > MAX_FILE_BYTES:
+                if size > most_bytes:
                     return ""
                 rest = memoryview(block)
                 try:
@@ -112,7 +172,7 @@ class Quarantine:
                 sync_open(target)
                 told = {
                     "reason": reason,
-                    "path": shown(path),
+                    "path": came_from,
                     "size": size,
                     "blake3": digest,
                     "time": int(self._now),

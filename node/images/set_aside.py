@@ -395,7 +395,8 @@ class SetAside:
     def _source(self, row: ConflictRow) -> Iterator["SourceFile"]:
         """A version as a file that can be taken, read and compared."""
         from node.dicom.studies import BadInstance, NotDicom
-        from node.images.sources import FileChanged, read_source
+        from node.images.reading import FileChanged
+        from node.images.sources import read_source
 
         path = self._quarantine / row.kept_at / "file"
         if not row.kept_at:

@@ -1,4 +1,4 @@
-"""Finding and reading the files that an ingest is given.
+"""Where instances come from: what packing needs of one, and files that an ingest is given.
 
 Nothing here follows a symbolic link below the given paths, waits on a pipe or a
 device, or trusts a size: a file is what `fstat` of the open file says, and one
@@ -9,8 +9,10 @@ identity of the instance from then on.
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import blake3
 
@@ -18,15 +20,19 @@ from node.dicom import studies
 from node.dicom.elements import Read
 from node.dicom.studies import InstanceHeader
 from node.errors import ExitCode, NodeError
+from node.images.reading import (
+    ComparingReader,
+    FileChanged,
+    Reader,
+    open_file,
+    read_exactly,
+    shown,
+)
 
 _WHOLE_BYTES = 16 * 1024 * 1024
 """Files up to this size are read at once; larger ones are walked and hashed in blocks."""
 
 _BLOCK_BYTES = 4 * 1024 * 1024
-
-
-class FileChanged(Exception):
-    """A file changed while it was being ingested; its instance is not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,42 @@ class Found:
     path: Path
     problem: str = ""
     is_link: bool = False
+
+
+class Source(Protocol):
+    """An instance that was read once and can be packed.
+
+    Attributes:
+        header: what it says of itself.
+        size: bytes.
+        digest: BLAKE3 of them, 32 bytes.
+        shown: where it came from, for people, without patient data of our own making.
+        is_only_copy: whether nobody but us has it, so that it must be kept whatever is
+            wrong with it.
+    """
+
+    @property
+    def header(self) -> InstanceHeader: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def digest(self) -> bytes: ...
+
+    @property
+    def shown(self) -> str: ...
+
+    @property
+    def is_only_copy(self) -> bool: ...
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """To read it once more.
+
+        Raises:
+            FileChanged: it is not what it was.
+            OSError: it cannot be read.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +96,19 @@ class SourceFile:
     digest: bytes
     stamp: tuple[int, int, int, int]
 
+    @property
+    def shown(self) -> str:
+        """Its path as text."""
+        return shown(self.path)
 
-def shown(path: Path) -> str:
-    """A path as text that any terminal and JSON can take."""
-    text = os.fsencode(path).decode("utf-8", "replace")
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    @property
+    def is_only_copy(self) -> bool:
+        """No: an ingest leaves its files where they are."""
+        return False
+
+    def reader(self) -> "SourceReader":
+        """To read it once more."""
+        return SourceReader(self)
 
 
 def find_files(paths: Iterable[Path], *, exclude: Path) -> Iterator[Found]:
@@ -107,20 +157,6 @@ def _find(start: Path, excluded: Path) -> Iterator[Found]:
             yield Found(path, f"cannot be read: {error.strerror}")
 
 
-def open_file(path: Path) -> int:
-    """Open a regular file for reading; the caller closes the descriptor.
-
-    Raises:
-        OSError: it cannot be opened, or is a link, pipe or device.
-    """
-    # Without O_NONBLOCK, a pipe put in the place of a file would hold the ingest for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(0, "is no regular file")
-    return descriptor
-
-
 def read_source(path: Path) -> SourceFile:
     """Read a file once: check it, take its attributes, compute its digest.
 
@@ -134,23 +170,48 @@ def read_source(path: Path) -> SourceFile:
     try:
         before = _stamp(descriptor)
         size = before[2]
-        if size <= _WHOLE_BYTES:
-            content = read_exactly(descriptor, 0, size)
-            header = studies.read_dataset(_bytes_reader(content), size, path.name)
-            digest = blake3.blake3(content).digest()
-        else:
-            header = studies.read_dataset(
-                lambda offset, length: os.pread(descriptor, length, offset), size, path.name
-            )
-            hasher = blake3.blake3()
-            for start in range(0, size, _BLOCK_BYTES):
-                hasher.update(read_exactly(descriptor, start, min(_BLOCK_BYTES, size - start)))
-            digest = hasher.digest()
+        header, digest = read_opened(descriptor, 0, size, path.name)
         if _stamp(descriptor) != before:
             raise FileChanged
     finally:
         os.close(descriptor)
     return SourceFile(path, header, size, digest, before)
+
+
+def read_opened(descriptor: int, start: int, size: int, name: str) -> tuple[InstanceHeader, bytes]:
+    """Read an instance that lies in an open file; its header and its digest.
+
+    Args:
+        start, size: where.
+        name: of the file it was, whose ending may say what it should be.
+
+    Raises:
+        NotDicom: plainly something else.
+        BadInstance: it cannot be taken.
+        FileChanged: the file has become shorter.
+        OSError: it cannot be read.
+    """
+    if size <= _WHOLE_BYTES:
+        return read_content(read_exactly(descriptor, start, size), name)
+    header = studies.read_dataset(
+        lambda offset, length: os.pread(descriptor, length, start + offset), size, name
+    )
+    hasher = blake3.blake3()
+    for offset in range(0, size, _BLOCK_BYTES):
+        length = min(_BLOCK_BYTES, size - offset)
+        hasher.update(read_exactly(descriptor, start + offset, length))
+    return header, hasher.digest()
+
+
+def read_content(content: bytes, name: str) -> tuple[InstanceHeader, bytes]:
+    """As `read_opened`, of bytes.
+
+    Raises:
+        NotDicom: plainly something else.
+        BadInstance: it cannot be taken.
+    """
+    header = studies.read_dataset(_bytes_reader(content), len(content), name)
+    return header, blake3.blake3(content).digest()
 
 
 def _bytes_reader(content: bytes) -> Read:
@@ -162,52 +223,23 @@ def _stamp(descriptor: int) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
-    """Bytes of an open file.
-
-    Raises:
-        FileChanged: the file has become shorter.
-        OSError: it cannot be read.
-    """
-    content = os.pread(descriptor, length, offset)
-    while len(content) < length:
-        more = os.pread(descriptor, length - len(content), offset + len(content))
-        if not more:
-            raise FileChanged
-        content += more
-    return content
-
-
 class SourceReader:
-    """Reads a file again, piece by piece in order, and compares it with its digest.
+    """Reads a file again and compares it with its digest.
 
     A context manager: the file is open inside it.
     """
 
     def __init__(self, source: SourceFile) -> None:
         self._source = source
-        self._hasher = blake3.blake3()
         self._descriptor = -1
 
-    def __enter__(self) -> "SourceReader":
-        self._descriptor = open_file(self._source.path)
-        if _stamp(self._descriptor) != self._source.stamp:
+    def __enter__(self) -> ComparingReader:
+        source = self._source
+        self._descriptor = open_file(source.path)
+        if _stamp(self._descriptor) != source.stamp:
             os.close(self._descriptor)
             raise FileChanged
-        return self
+        return ComparingReader(self._descriptor, 0, source.size, source.digest)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
-
-    def read(self, start: int, length: int) -> bytes:
-        """The piece at `start`; the one that ends the file is given only if all is as it was.
-
-        Raises:
-            FileChanged: the file has changed.
-            OSError: it cannot be read.
-        """
-        piece = read_exactly(self._descriptor, start, length)
-        self._hasher.update(piece)
-        if start + length == self._source.size and self._hasher.digest() != self._source.digest:
-            raise FileChanged
-        return piece

@@ -2,6 +2,7 @@
 the command line. Each operation takes and gives JSON values (docs/operations.md)."""
 
 from node.operations import (
+    arrive,
     backup,
     discard,
     erase,
@@ -22,6 +23,7 @@ from node.operations.base import Operation
 OPERATIONS: dict[str, Operation] = {
     **facility.OPERATIONS,
     **images.OPERATIONS,
+    **arrive.OPERATIONS,
     **discard.OPERATIONS,
     **transfer.OPERATIONS,
     **log.OPERATIONS,

@@ -10,6 +10,7 @@ from node.alerts import contest_sentence
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
+from node.images.spool_records import waiting
 from node.operations.base import Operation, Report, Result, text, texts
 from node.operations.transfer import describe_transfer
 from node.operations.witness import describe_witnessing
@@ -157,6 +158,11 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
         lambda: sum(1 for path in node.home.quarantine_path.iterdir() if path.is_dir())
     )
     incoming = await in_thread(node.incoming.totals)
+    if serving is None:
+        arrived = await in_thread(waiting, node.home.arrivals_path)
+        arrivals = {"instances": arrived[0], "bytes": arrived[1]}
+    else:
+        arrivals = serving.arrivals.describe()
     peers = sorted(node.peers.store.peers, key=lambda peer: peer.petname.casefold())
     return {
         "running": serving is not None,
@@ -178,6 +184,7 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
         ],
         "quarantined": quarantined,
         "incoming": dict(zip(("batches", "bytes"), incoming, strict=True)),
+        "arrivals": arrivals,
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),

@@ -1,0 +1,184 @@
+"""When instances that arrived are packed: pure arithmetic on a clock that is given.
+
+What one source brings of one study is a group. It is packed when it has been quiet, or is
+urgent, or has waited or grown enough; what comes after that is another group. Each
+instance is in exactly one group at a time, until its group is done.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+QUIET_SECONDS = 30.0
+LONGEST_SECONDS = 600.0
+"""How long a group waits without a new instance, and how long at most."""
+
+STAT_QUIET_SECONDS = 1.0
+STAT_LONGEST_SECONDS = 5.0
+"""The same for an urgent group whose sender is still there; else it does not wait at all.
+Not instance by instance: each packing is an announcement to all peers, and a batch on its own."""
+
+MOST_ITEMS = 20_000
+MOST_BYTES = 8 * 1024 * 1024 * 1024
+"""A group that has grown to this is packed; the rest of its study makes another one."""
+
+AGAIN_SECONDS = 5.0
+AGAIN_MOST_SECONDS = 600.0
+"""How soon a group that could not be packed is tried again: twice as late each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How long a group of one source waits, seconds: without a new instance, and at most."""
+
+    quiet: float = QUIET_SECONDS
+    longest: float = LONGEST_SECONDS
+
+
+@dataclass(eq=False, slots=True)
+class Group(Generic[Item]):
+    """What one source brought of one study.
+
+    Attributes:
+        study: Study Instance UID.
+        source: who brought it.
+        items: in the order in which they came.
+        bytes: of all.
+        first, last: when the first and the newest came, seconds.
+        associations: those that brought something and are open.
+        stat: whether something of it is urgent.
+        failures: how often it could not be packed.
+        why: why not, the last time.
+        not_before: when it may be tried again, seconds.
+    """
+
+    study: str
+    source: str
+    items: list[Item] = field(default_factory=list)
+    bytes: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    associations: set[Hashable] = field(default_factory=set)
+    stat: bool = False
+    failures: int = 0
+    why: str = ""
+    not_before: float = 0.0
+
+
+class Groups(Generic[Item]):
+    """The groups that wait. Times are seconds on any clock that does not go back.
+
+    Args:
+        windows: how long groups of a source wait.
+    """
+
+    def __init__(self, windows: Callable[[str], Windows] = lambda source: Windows()) -> None:
+        self._windows = windows
+        self._waiting: dict[tuple[str, str], Group[Item]] = {}
+        self._at_work: set[Group[Item]] = set()
+
+    def arrived(
+        self,
+        item: Item,
+        *,
+        study: str,
+        source: str,
+        size: int,
+        now: float,
+        association: Hashable | None = None,
+        stat: bool = False,
+        since: float | None = None,
+    ) -> None:
+        """An instance has come.
+
+        Args:
+            size: bytes.
+            association: that brought it, while it is open.
+            since: when it came, where that was before `now` (a restart).
+        """
+        group = self._waiting.get((study, source))
+        came = now if since is None else min(since, now)
+        if group is None:
+            group = self._waiting[study, source] = Group(study, source, first=came)
+        group.items.append(item)
+        group.bytes += size
+        group.first, group.last = min(group.first, came), max(group.last, now)
+        group.stat |= stat
+        if association is not None:
+            group.associations.add(association)
+
+    def hurry(self, study: str, source: str) -> None:
+        """What of it waits is urgent after all."""
+        group = self._waiting.get((study, source))
+        if group is not None:
+            group.stat = True
+
+    def ended(self, association: Hashable) -> None:
+        """An association brings nothing more."""
+        for group in (*self._waiting.values(), *self._at_work):
+            group.associations.discard(association)
+
+    def due(self, now: float, *, only_stat: bool = False) -> Group[Item] | None:
+        """The group that is to be packed now, urgent ones first; `done` or `failed` must follow.
+
+        Args:
+            only_stat: leave alone what is not urgent.
+        """
+        due = [group for group in self._chosen(only_stat) if self._when(group) <= now]
+        if not due:
+            return None
+        group = min(due, key=lambda one: (not one.stat, self._when(one)))
+        del self._waiting[group.study, group.source]
+        self._at_work.add(group)
+        return group
+
+    def next_due(self, *, only_stat: bool = False) -> float | None:
+        """When a group will be due, as far as is known now; None when nothing waits."""
+        return min(map(self._when, self._chosen(only_stat)), default=None)
+
+    def _chosen(self, only_stat: bool) -> list[Group[Item]]:
+        return [group for group in self._waiting.values() if group.stat or not only_stat]
+
+    def done(self, group: Group[Item]) -> None:
+        """A group is packed."""
+        self._at_work.remove(group)
+
+    def failed(self, group: Group[Item], why: str, now: float) -> None:
+        """What is still in a group could not be packed: it waits again, with what came since."""
+        group.why = why
+        self._at_work.remove(group)
+        if not group.items:
+            return
+        group.not_before = now + min(
+            AGAIN_SECONDS * 2.0 ** min(group.failures, 10), AGAIN_MOST_SECONDS
+        )
+        group.failures += 1
+        newer = self._waiting.get((group.study, group.source))
+        if newer is not None:
+            group.items += newer.items
+            group.bytes += newer.bytes
+            group.last = newer.last
+            group.stat |= newer.stat
+            group.associations |= newer.associations
+        self._waiting[group.study, group.source] = group
+
+    @property
+    def waiting(self) -> list[Group[Item]]:
+        """All groups that are not packed yet, also those that are being packed."""
+        return [*self._waiting.values(), *self._at_work]
+
+    def _when(self, group: Group[Item]) -> float:
+        """When a group is due, unless something happens before."""
+        is_full = len(group.items) >= MOST_ITEMS or group.bytes >= MOST_BYTES
+        if is_full or (group.stat and not group.associations):
+            when = group.last
+        elif group.stat:
+            when = min(group.last + STAT_QUIET_SECONDS, group.first + STAT_LONGEST_SECONDS)
+        else:
+            windows = self._windows(group.source)
+            when = group.first + windows.longest
+            if not group.associations:
+                when = min(when, group.last + windows.quiet)
+        return max(when, group.not_before)

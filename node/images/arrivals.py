@@ -1,0 +1,397 @@
+"""Instances that come one by one: durable first, then answered, then packed in groups.
+
+An edge opens an association and hands each instance over as a stream of bytes. The answer
+is a promise: what was `TAKEN` is in the spool, file and name flushed, and will be in the
+catalog, or in the quarantine with its reason. All that wait for a flush share it. What one
+source brought of one study is packed together when it is due (`arrival_groups`), by the
+code of an ingest, with one entry that says who brought it.
+
+Order of writes: spool -> answer -> batches -> entry -> catalog -> mark in the spool. A crash
+in between leaves instances in the spool; the next start packs them, and finds those known
+that were in the catalog already.
+"""
+
+import contextlib
+import itertools
+import logging
+import re
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.blocking import in_thread
+from node.catalog.catalog import Catalog
+from node.clock import Clock
+from node.dicom.headers import InstanceHeader, SeriesAttributes, StudyAttributes
+from node.errors import ExitCode, NodeError
+from node.images.arrival_groups import Group, Groups, Windows
+from node.images.arrival_work import ArrivalWork, Became, Brought, Looked, Outcome, Spooled
+from node.images.spool import (
+    INSTANCE_BYTES,
+    SMALL_BYTES,
+    LargeFile,
+    Spool,
+    Staged,
+)
+from node.images.spool_records import SOURCE_CHARACTERS, Record
+from node.images.store import BatchStore
+from node.together import Together
+from protocol.log.entry import Event
+
+log = logging.getLogger("radmesh.arrivals")
+
+TAKES = 128
+"""Instances that come at one time: each may hold `SMALL_BYTES` in memory."""
+
+LOOKS = 16
+"""Instances that one thread looks at before the first of them is answered."""
+
+AGAIN_SECONDS = 5.0
+"""Until a spool that could not be read is read again."""
+
+_SOURCE = re.compile(rf"(?=.{{1,{SOURCE_CHARACTERS}}}\Z)[a-z][a-z0-9-]*(:[ !#-\[\]-~]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Durable:
+    """An instance that waits for a flush."""
+
+    staged: Staged
+    header: InstanceHeader
+    association: int
+
+
+class Arrivals:
+    """All that arrives at one node. Used in the trio thread, but where it says otherwise.
+
+    Args:
+        spool: where instances wait.
+        catalog: what there is.
+        store: the batches.
+        quarantine: the quarantine folder.
+        append: writes one audit entry durably (synchronous).
+        require_sound: raises NodeError while nothing may be taken in.
+        clock: dates what comes.
+        windows: how long groups of a source wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        catalog: Catalog,
+        store: BatchStore,
+        quarantine: Path,
+        append: Callable[[Event], int],
+        require_sound: Callable[[], None],
+        clock: Clock,
+        windows: Callable[[str], Windows] = lambda source: Windows(),
+    ) -> None:
+        self._spool = spool
+        self._stopped = threading.Event()
+        self._work = ArrivalWork(
+            spool=spool,
+            catalog=catalog,
+            store=store,
+            quarantine=quarantine,
+            append=append,
+            clock=clock,
+            stopped=self._stopped.is_set,
+        )
+        self._require_sound = require_sound
+        self._clock = clock
+        self._groups: Groups[Spooled] = Groups(windows)
+        self._digests: dict[tuple[str, str], bytes] = {}
+        self._attributes: dict[Any, Any] = {}
+        self._numbers = itertools.count()
+        self._open: set[int] = set()
+        self._takes = 0
+        self._looks: Together[Brought, Looked] = Together(self._work.look_at, most=LOOKS)
+        self._flushes: Together[_Durable, Record] = Together(
+            self._write, most=TAKES, on_done=self._keep
+        )
+        self._changed = trio.Event()
+        self._is_recovered = trio.Event()
+        self._packed = trio.Event()
+        self._trouble = ""
+
+    # --- taking --------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def association(self, source: str) -> AsyncIterator["Association"]:
+        """Bring instances inside this block; what came in it is packed when it has ended.
+
+        Args:
+            source: who brings them: the edge, and behind a colon what it knows the other side
+                by, such as `dimse:CT1`. At most 64 characters of printable ASCII without
+                quotation marks and backslashes, and no patient data: it stands in the log.
+
+        Raises:
+            NodeError: nothing may be taken in now, or the source has another form.
+        """
+        if _SOURCE.fullmatch(source) is None:
+            raise NodeError(
+                f"{source!a} cannot be the name of who brings images",
+                hint=f"up to {SOURCE_CHARACTERS} letters, digits, signs; no quotation marks",
+                code=ExitCode.USAGE,
+            )
+        self._require_sound()
+        # What an earlier process took counts: it may be the same that comes now.
+        await self._is_recovered.wait()
+        number = next(self._numbers)
+        self._open.add(number)
+        try:
+            yield Association(self, number, source)
+        finally:
+            self._open.remove(number)
+            self._groups.ended(number)
+            self._wake()
+
+    async def _take(
+        self, chunks: AsyncIterable[bytes], stat: bool, number: int, source: str
+    ) -> Became:
+        self._require_sound()
+        if self._takes >= TAKES:
+            raise NodeError(
+                f"{self._takes} images come at one time, and no more are taken",
+                hint="send it again in a moment",
+                code=ExitCode.BUSY,
+            )
+        self._takes += 1
+        content: bytes | LargeFile = b""
+        try:
+            content = await self._receive(chunks)
+            if isinstance(content, LargeFile):
+                looked = await in_thread(self._work.look, Brought(content, source, stat))
+            else:
+                looked = await self._looks.do(Brought(content, source, stat))
+            if isinstance(looked, Became):
+                return looked
+            about, header, aside = looked
+            study, sop = header.study.study_uid, header.sop_instance_uid
+            waits = self._digests.get((study, sop))
+            if waits == about.digest:
+                if stat:
+                    self._groups.hurry(study, source)
+                    self._wake()
+                return Became(Outcome.KNOWN)
+            if waits is not None and not aside:
+                aside = "has the SOP Instance UID of another image that came, and other bytes"
+            staged = Staged(about, content)
+            if isinstance(content, LargeFile):
+                await in_thread(self._spool.flush_large, staged)
+            await self._flushes.do(_Durable(staged, self._shared(header), number))
+            return Became(Outcome.SET_ASIDE, aside) if aside else Became(Outcome.TAKEN)
+        finally:
+            self._takes -= 1
+            if isinstance(content, LargeFile) and not content.is_kept:
+                with trio.CancelScope(shield=True):
+                    await in_thread(content.drop)
+
+    async def _receive(self, chunks: AsyncIterable[bytes]) -> bytes | LargeFile:
+        """The bytes of an instance, in memory or in a file of their own."""
+        data = bytearray()
+        large: LargeFile | None = None
+        try:
+            async for chunk in chunks:
+                data += chunk
+                if large is None and len(data) > SMALL_BYTES:
+                    large = await in_thread(self._spool.open_large)
+                if large is not None and len(data) >= SMALL_BYTES:
+                    if large.size + len(data) > INSTANCE_BYTES:
+                        raise NodeError(
+                            f"an image of more than {INSTANCE_BYTES} bytes is not taken",
+                            code=ExitCode.REFUSED,
+                        )
+                    await in_thread(large.write, bytes(data))
+                    data.clear()
+            if large is not None:
+                await in_thread(large.write, bytes(data))
+        except BaseException:
+            if large is not None:
+                with trio.CancelScope(shield=True):
+                    await in_thread(large.drop)
+            raise
+        return bytes(data) if large is None else large
+
+    def _write(self, waiting: Sequence[_Durable]) -> Sequence[Record | NodeError]:
+        return self._spool.write([one.staged for one in waiting])
+
+    def _keep(self, one: _Durable, record: Record) -> None:
+        """Whoever brought it may be gone: it is durable all the same, and will be packed."""
+        if isinstance(one.staged.content, LargeFile):
+            one.staged.content.is_kept = True
+        self._add(record, one.header, one.association if one.association in self._open else None)
+
+    def _add(
+        self,
+        record: Record,
+        header: InstanceHeader,
+        association: int | None,
+        since: float | None = None,
+    ) -> None:
+        """A durable instance waits to be packed."""
+        about = record.about
+        study = header.study.study_uid
+        self._digests.setdefault((study, header.sop_instance_uid), about.digest)
+        next_due = self._groups.next_due()
+        self._groups.arrived(
+            Spooled(self._spool, record, header),
+            study=study,
+            source=about.source,
+            size=about.size,
+            now=trio.current_time(),
+            association=association,
+            stat=about.stat,
+            since=since,
+        )
+        now_due = self._groups.next_due()
+        if next_due is None or (now_due is not None and now_due < next_due):
+            self._wake()
+
+    def _shared(self, header: InstanceHeader) -> InstanceHeader:
+        """The same header with equal attributes held once, not once for each instance."""
+        held = self._attributes
+        study: StudyAttributes = held.setdefault(header.study, header.study)
+        series: SeriesAttributes = held.setdefault(header.series, header.series)
+        return replace(header, study=study, series=series)
+
+    # --- packing -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take up what an earlier process left, and pack what is due, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_with_us)
+            await self._recover()
+            # What is urgent does not wait for a large group that is being packed.
+            nursery.start_soon(self._pack_all, True)
+            await self._pack_all(False)
+
+    async def _pack_all(self, only_stat: bool) -> None:
+        while True:
+            changed = self._changed
+            group = self._groups.due(trio.current_time(), only_stat=only_stat)
+            if group is not None:
+                await self._pack(group)
+                self._trouble = next((one.why for one in self._groups.waiting if one.why), "")
+                self._packed.set()
+                self._packed = trio.Event()
+                continue
+            until = self._groups.next_due(only_stat=only_stat)
+            with trio.CancelScope(deadline=float("inf") if until is None else until):
+                await changed.wait()
+
+    def _wake(self) -> None:
+        """Something may be due earlier than was known."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_recovered(self) -> None:
+        """Wait until what an earlier process left has been taken up."""
+        await self._is_recovered.wait()
+
+    async def next_packing(self) -> None:
+        """Wait until a group has been packed, or could not be."""
+        await self._packed.wait()
+
+    async def _stop_with_us(self) -> None:
+        """A thread that packs looks at this between two batches."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._stopped.set()
+
+    async def _recover(self) -> None:
+        while not self._is_recovered.is_set():
+            try:
+                found = await in_thread(self._work.recover)
+            except NodeError as error:
+                self._trouble = error.message
+                log.error("what arrived before the start cannot be taken up: %s", error.message)
+                await trio.sleep(AGAIN_SECONDS)
+                continue
+            self._trouble = ""
+            now, wall = trio.current_time(), self._clock.now_ms()
+            for record, header in found:
+                age = max(0, wall - record.about.time_ms) / 1000
+                self._add(record, self._shared(header), None, now - age)
+            if found:
+                log.info("%d images that arrived before the start are taken up", len(found))
+            self._is_recovered.set()
+
+    async def _pack(self, group: Group[Spooled]) -> None:
+        """Pack one group; what cannot be packed now waits again."""
+        from node.images.ingest_batches import Cancelled
+
+        items = group.items
+        try:
+            lost = await in_thread(self._work.pack, group)
+        except Cancelled:
+            # The node ends; the next one goes on.
+            self._groups.failed(group, "the node is ending", trio.current_time())
+            return
+        except Exception as error:
+            why = error.message if isinstance(error, NodeError) else type(error).__name__
+            log.error("%d images that arrived cannot be packed now: %s", len(items), why)
+            self._groups.failed(group, why, trio.current_time())
+            return
+        gone = {id(one) for one in lost}
+        for one in items:
+            if id(one) not in gone:
+                key = (one.header.study.study_uid, one.header.sop_instance_uid)
+                if self._digests.get(key) == one.digest:
+                    del self._digests[key]
+        group.items, group.bytes = lost, sum(one.size for one in lost)
+        if lost:
+            why = f"{len(lost)} of them cannot be read: check the disk of the home"
+            log.error("of images that arrived, %s", why)
+            self._groups.failed(group, why, trio.current_time())
+        else:
+            self._groups.done(group)
+        if not self._groups.waiting:
+            self._attributes.clear()
+
+    def describe(self) -> dict[str, Any]:
+        """What waits, as JSON."""
+        groups = self._groups.waiting
+        now = trio.current_time()
+        return {
+            "instances": sum(len(one.items) for one in groups),
+            "bytes": sum(one.bytes for one in groups),
+            "studies": len({one.study for one in groups}),
+            "oldest_seconds": round(max((now - one.first for one in groups), default=0)),
+            "trouble": self._trouble,
+        }
+
+    def trouble(self) -> tuple[int, str]:
+        """How many instances wait, and why something cannot be packed, or ""; in any thread."""
+        return self._spool.totals[0], self._trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """One connection of one source; several instances may come at a time."""
+
+    arrivals: Arrivals
+    number: int
+    source: str
+
+    async def take(self, chunks: AsyncIterable[bytes], *, stat: bool = False) -> Became:
+        """Take one instance, a DICOM Part 10 file in pieces.
+
+        What it returns is durable. Where this is cancelled or raises, the instance may be
+        taken all the same, and nobody must count on it.
+
+        Args:
+            chunks: its bytes, of any lengths.
+            stat: pack its study at once.
+
+        Raises:
+            NodeError: the disk or the spool is full, too many come at a time, or the log is
+                in doubt; it can be sent again.
+        """
+        return await self.arrivals._take(chunks, stat, self.number, self.source)

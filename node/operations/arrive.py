@@ -1,0 +1,88 @@
+"""The operation `arrive`: files of this machine, each as an image that comes by itself."""
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.app import Node
+from node.blocking import in_thread
+from node.errors import ExitCode, NodeError
+from node.images.arrival_work import BY_OPERATOR, Became, Outcome
+from node.images.reading import open_file, shown
+from node.operations.base import Operation, Report, Result, require_serving, text, texts
+
+AT_ONE_TIME = 16
+"""Files that come side by side, and share flushes."""
+
+_PIECE_BYTES = 256 * 1024
+
+
+async def _pieces(path: Path) -> AsyncGenerator[bytes, None]:
+    """The bytes of a regular file, as an edge would hand them over."""
+    descriptor = await in_thread(open_file, path)
+    try:
+        offset = 0
+        while piece := await in_thread(os.pread, descriptor, _PIECE_BYTES, offset):
+            offset += len(piece)
+            yield piece
+    finally:
+        os.close(descriptor)
+
+
+async def arrive(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+    """Take files, each as an image that arrives by itself; durable when this ends.
+
+    They come in one association, and are packed in a moment, by study.
+    """
+    arrivals = require_serving(node).arrivals
+    paths = [Path(path) for path in texts(parameters, "paths")]
+    name = text(parameters, "source", "")
+    stat = bool(parameters.get("stat"))
+    for path in paths:
+        if not path.is_absolute():
+            raise NodeError(f"the path {path} must be absolute", code=ExitCode.USAGE)
+    became: dict[int, Became] = {}
+    left = iter(enumerate(paths))
+    failures: list[NodeError] = []
+
+    async def bring() -> None:
+        for index, path in left:
+            if failures:
+                return
+            try:
+                async with contextlib.aclosing(_pieces(path)) as pieces:
+                    became[index] = await association.take(pieces, stat=stat)
+            except OSError as error:
+                reason = f"cannot be read: {error.strerror}"
+                became[index] = Became(Outcome.REFUSED, reason)
+            except NodeError as error:
+                failures.append(error)
+            report({"files": len(became), "files_total": len(paths)})
+
+    async with arrivals.association(
+        f"{BY_OPERATOR}:{name}" if name else BY_OPERATOR
+    ) as association:
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(AT_ONE_TIME, len(paths))):
+                nursery.start_soon(bring)
+    if failures:
+        raise failures[0]
+    count = dict.fromkeys(Outcome, 0)
+    for one in became.values():
+        count[one.outcome] += 1
+    return {
+        "taken": count[Outcome.TAKEN],
+        "known": count[Outcome.KNOWN],
+        "problems": [
+            {"file": shown(paths[index]), "outcome": one.outcome.value, "reason": one.reason}
+            for index, one in sorted(became.items())
+            if one.outcome not in (Outcome.TAKEN, Outcome.KNOWN)
+        ],
+    }
+
+
+OPERATIONS = {"arrive": Operation(arrive, needs_network=True)}
