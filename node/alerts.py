@@ -11,13 +11,19 @@ from protocol.recalls import meaning
 
 if TYPE_CHECKING:
     from node.app import Node
+    from node.serving import Serving
 
 FULL_BYTES = 16 * 1024 * 1024
 """Free space below which a disk counts as full: the log writes ahead in steps of megabytes."""
 
 
-def alerts_of(node: "Node") -> list[str]:
-    """The alerts of a node; reads the disk."""
+def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
+    """What needs an operator of a node now, each with what it blocks; reads the disk.
+
+    Args:
+        node: which.
+        serving: its network parts; None where it does not serve.
+    """
     found = []
     free, failure = node.free_bytes(), node.audit.failure
     if free < FULL_BYTES or (failure is not None and failure.code is ExitCode.DISK):
@@ -73,7 +79,6 @@ def alerts_of(node: "Node") -> list[str]:
         f"({FEED_RECORDS} studies, {size(FEED_BYTES)}): ask its admin what it shares"
         for peer, more in node.feeds.left_out().items()
     ]
-    serving = node.serving_parts
     if serving is not None:
         found += [
             f"study {study} is not announced to {node.petname(peer)} for now: {why}; it is tried "

@@ -16,7 +16,6 @@ from keys.card import Card
 from keys.card_fields import SizedKey
 from keys.trust import Peer
 from node import VERSION, rotation
-from node.alerts import alerts_of
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.log import AuditLog
@@ -256,10 +255,6 @@ class Node:
         """
         self.recalls.forget(studies)
         self.transfers.forget(studies)
-
-    def alerts(self) -> list[str]:
-        """What needs an operator now, each as a sentence with what it blocks; blocks."""
-        return alerts_of(self)
 
     def _wake(self, action: Callable[["Serving"], None]) -> None:
         """Run something in the trio thread, from whichever thread a change came."""

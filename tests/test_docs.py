@@ -14,7 +14,6 @@ from node.cli.main import radmesh
 from node.errors import ExitCode
 from node.fsck.findings import MENDS
 from node.home import ROLES, Home
-from node.operations import OPERATIONS
 from node.transfer.transfers import TransferState
 from protocol import (
     audit_messages,
@@ -228,13 +227,6 @@ def test_files_of_the_home() -> None:
 def test_findings_of_a_check() -> None:
     rows = _table_of(DOCS / "operations.md", "10. Backup, restore, check", "finding")
     assert {kind for row in rows for kind in re.findall(r"[a-z]+-[a-z-]+", row[0])} == MENDS.keys()
-
-
-def test_operations_of_the_local_api() -> None:
-    rows = _table(DOCS / "operations.md", "14. The local API")
-    assert {row[0]: row[3] == "yes" for row in rows} == {
-        name: operation.needs_network for name, operation in OPERATIONS.items()
-    }
 
 
 def test_states_of_a_transfer_for_people() -> None:

@@ -24,7 +24,8 @@ from node.api.server import REQUEST_BYTES, serve_api
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.operations import OPERATIONS, Operation
+from node.operations import OPERATIONS, Call, Operation
+from node.operations.parameters import Nothing
 
 # --- in this process --------------------------------------------------------------------
 
@@ -51,6 +52,11 @@ async def _call(home: Home, operation: str, on_progress: Any = None, **parameter
     return await trio.to_thread.run_sync(
         lambda: call(home, operation, parameters, on_progress), abandon_on_cancel=True
     )
+
+
+def _add(monkeypatch: pytest.MonkeyPatch, name: str, run: Any) -> None:
+    """Have an operation more, which takes nothing."""
+    monkeypatch.setitem(OPERATIONS, name, Operation(name, Nothing, run, writes=False))
 
 
 def _raw(home: Home, request: bytes) -> tuple[int, Any]:
@@ -134,8 +140,8 @@ async def test_an_unexpected_error_tells_where_and_not_what(
     async def give_bytes(*_: Any) -> dict[str, Any]:
         return {"value": b"Doe^John"}
 
-    monkeypatch.setitem(OPERATIONS, "fail", Operation(fail))
-    monkeypatch.setitem(OPERATIONS, "give.bytes", Operation(give_bytes))
+    _add(monkeypatch, "fail", fail)
+    _add(monkeypatch, "give.bytes", give_bytes)
     async with _serving(home):
         with pytest.raises(NodeError, match=r"\(KeyError in test_node_api\.py:\d+\)") as caught:
             await _call(home, "fail")
@@ -152,7 +158,7 @@ async def test_an_error_in_a_group_is_found(home: Home, monkeypatch: pytest.Monk
         async with trio.open_nursery():
             raise NodeError("no disk", hint="buy one", code=ExitCode.DISK)
 
-    monkeypatch.setitem(OPERATIONS, "fail", Operation(fail))
+    _add(monkeypatch, "fail", fail)
     async with _serving(home):
         with pytest.raises(NodeError, match="no disk") as caught:
             await _call(home, "fail")
@@ -162,14 +168,14 @@ async def test_an_error_in_a_group_is_found(home: Home, monkeypatch: pytest.Monk
 async def test_progress_comes_in_order_and_the_newest_wins(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def work(_: Any, __: Any, report: Any) -> dict[str, Any]:
+    async def work(call: Call, _: Any) -> dict[str, Any]:
         for number in range(1000):
-            report({"number": number})
+            call.report({"number": number})
             if number % 100 == 0:
                 await trio.sleep(0.02)
         return {"done": True}
 
-    monkeypatch.setitem(OPERATIONS, "work", Operation(work))
+    _add(monkeypatch, "work", work)
     seen: list[int] = []
     async with _serving(home):
         result = await _call(home, "work", lambda event: seen.append(event["number"]))
@@ -191,7 +197,7 @@ async def test_a_client_that_goes_away_cancels_its_operation_and_nothing_else(
             cancelled.set()
         return {}
 
-    monkeypatch.setitem(OPERATIONS, "forever", Operation(forever))
+    _add(monkeypatch, "forever", forever)
     async with _serving(home):
         client = await trio.open_unix_socket(str(home.socket_path))
         await client.send_all(_post("/v1/forever", b"{}"))

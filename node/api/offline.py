@@ -10,7 +10,7 @@ from node.api.failures import single_node_error
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.operations import OPERATIONS
+from node.operations import OPERATIONS, Call
 
 
 class HomeBusy(NodeError):
@@ -63,7 +63,7 @@ def run_offline(
         with trio.open_signal_receiver(signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
-                result = await chosen.run(node, parameters, report)
+                result = await chosen.answer(Call(node, report=report), parameters)
                 nursery.cancel_scope.cancel()
         return result
 

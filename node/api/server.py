@@ -28,7 +28,7 @@ from node.api.failures import describe_error, describe_unexpected, single_node_e
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.operations import OPERATIONS
-from node.operations.base import Report
+from node.operations.base import Call, Report
 
 log = logging.getLogger("radmesh.api")
 
@@ -36,10 +36,10 @@ REQUEST_BYTES = 1024 * 1024
 """Most bytes of a request: a facility card (64 KiB) or a list of some thousand paths."""
 
 PROGRESS_SECONDS = 0.1
+"""Between two progress lines; what comes in between is replaced by what comes after."""
 
 ALIVE_SECONDS = 5.0
 """After so long without progress a line says that the node is at work."""
-"""Between two progress lines; what comes in between is replaced by what comes after."""
 
 
 async def serve_api(node: Node, socket_path: Path, ready: Callable[[], None]) -> None:
@@ -127,9 +127,12 @@ class _Endpoint:
             await send({"type": "http.response.body", "body": outcome})
             nursery.cancel_scope.cancel()
 
+    def _call(self, report: Report) -> Call:
+        return Call(self._node, self._node.serving_parts, report=report)
+
     async def _outcome(self, operation: str, parameters: dict[str, Any], report: Report) -> bytes:
         try:
-            result = await OPERATIONS[operation].run(self._node, parameters, report)
+            result = await OPERATIONS[operation].answer(self._call(report), parameters)
             return _line({"result": result})
         except Exception as error:
             known = single_node_error(error)

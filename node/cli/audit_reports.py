@@ -114,8 +114,8 @@ def send(
     parameters = {
         "to": to,
         "ca": str(Path.cwd() / ca),
-        "certificate": "" if cert is None else str(Path.cwd() / cert),
-        "key": "" if key is None else str(Path.cwd() / key),
+        "certificate": None if cert is None else str(Path.cwd() / cert),
+        "key": None if key is None else str(Path.cwd() / key),
         "format": form,
         **selected,
     }

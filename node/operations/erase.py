@@ -1,14 +1,22 @@
 """Erasing what names a study or a patient beside the audit log."""
 
-from typing import Any
+from dataclasses import dataclass
 
 from node.app import Node
 from node.audit.erasing import erase
 from node.audit.erasure import Found
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
-from node.operations.selecting import optional
+from node.operations.base import Call, Operation, Result
+
+
+@dataclass(frozen=True)
+class Erase:
+    """Parameters of `audit.erase`."""
+
+    what: str
+    kind: str | None = None
+    confirmed: bool = False
 
 
 def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
@@ -24,9 +32,9 @@ def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
     )
 
 
-async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def erase_openings(call: Call, asked: Erase) -> Result:
     """Erase the openings of a study or a patient; without `confirmed` only count them."""
-    wanted, kind = text(parameters, "what").strip(), optional(parameters, "kind")
+    node, wanted, kind = call.node, asked.what.strip(), asked.kind or ""
     if kind not in ("", "study", "patient"):
         raise NodeError("the parameter kind must be study or patient", code=ExitCode.USAGE)
     if not wanted:
@@ -43,7 +51,7 @@ async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> R
             "in_catalog": sum(node.catalog.study(study) is not None for study in found.studies),
             "erased": False,
         }
-        if parameters.get("confirmed") is True:
+        if asked.confirmed:
             erasure, entry, salt = erase(node.audit, chosen, wanted, node.forget)
             result |= {
                 "erased": True,
@@ -58,4 +66,4 @@ async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> R
     return await in_thread(work)
 
 
-OPERATIONS = {"audit.erase": Operation(erase_openings)}
+OPERATIONS = (Operation("audit.erase", Erase, erase_openings, writes=True, local_only=True),)

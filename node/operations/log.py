@@ -4,14 +4,17 @@ import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
-from node.operations.selecting import optional, read_selection
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
+from node.operations.parameters import From
+from node.operations.selecting import Selected, read_selection
 from node.reports.facilities import Facilities
 from node.reports.records import Record, records, records_between
 from node.reports.selection import Selection
@@ -26,14 +29,29 @@ ROUND_SECONDS = 3.0
 """Longest wait for witnesses to cosign the head that is going to be exported."""
 
 
-async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+@dataclass(frozen=True, kw_only=True)
+class Show(Selected):
+    """Parameters of `audit.show`; without `last` all that is selected."""
+
+    last: Annotated[int, From(0)] | None = None
+    type: str | None = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """Parameters of `audit.export`; a peer or a study limits what the bundle names."""
+
+    path: parameters.Path
+    openings: bool = True
+    peer: str | None = None
+    study: str | None = None
+
+
+async def show(call: Call, asked: Show) -> Result:
     """Entries of the log, oldest first, with what their commitments stand for."""
-    last = parameters.get("last")
-    if last is not None and (type(last) is not int or last < 0):
-        raise NodeError("the parameter last must be a number", code=ExitCode.USAGE)
+    node, last, kind = call.node, asked.last, asked.type
 
     def read() -> Result:
-        kind = optional(parameters, "type")
         if kind and kind not in TYPES:
             raise NodeError(
                 f"there is no entry type {kind}",
@@ -41,7 +59,7 @@ async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                 code=ExitCode.USAGE,
             )
         selection = dataclasses.replace(
-            read_selection(node, parameters), types=frozenset((kind,) if kind else ())
+            read_selection(node, asked), types=frozenset((kind,) if kind else ())
         )
         size = node.audit.size
         found: Iterable[Record]
@@ -67,25 +85,18 @@ def _described(record: Record, facilities: Facilities) -> dict[str, Any]:
     return {**record.entry, "peer_name": name, "opened": opened}
 
 
-async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def export(call: Call, asked: Export) -> Result:
     """Write a bundle for an auditor."""
-    path = Path(text(parameters, "path"))
-    names = bool(parameters.get("openings", True))
+    node, path, names = call.node, Path(asked.path), asked.openings
     asked_at = node.audit.size
-    if node.serving_parts is not None:
+    if call.serving is not None:
         try:
-            await node.serving_parts.witnessing.round(ROUND_SECONDS)
+            await call.serving.witnessing.round(ROUND_SECONDS)
         except NodeError as error:
             log.warning("the log is exported as it is cosigned now: %s", error.message)
 
     def write() -> Result:
-        selection = read_selection(node, parameters)
-        if selection.since is not None or selection.until is not None or selection.patient:
-            raise NodeError(
-                "a bundle is always of the whole log",
-                hint="name a peer or a study to limit whom and what it names",
-                code=ExitCode.USAGE,
-            )
+        selection = read_selection(node, Selected(peer=asked.peer, study=asked.study))
         cosigned = newest_cosigned(node)
         checkpoints: list[Checkpoint] = []
 
@@ -148,4 +159,7 @@ def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening
     return is_named
 
 
-OPERATIONS = {"audit.show": Operation(show), "audit.export": Operation(export)}
+OPERATIONS = (
+    Operation("audit.show", Show, show, writes=False),
+    Operation("audit.export", Export, export, writes=True, local_only=True),
+)
