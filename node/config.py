@@ -42,6 +42,12 @@ log_level = "info"
 # witness_seconds = 60
 # heartbeat_seconds = 900
 
+# A second socket of the local API, for the people of a group of this machine: each entry
+# of the log that somebody causes names the person. None without a group.
+# [people]
+# group = "radiology"
+# folder = "/run/radmesh"
+
 # A syslog collector that gets each entry over TLS: "dicom" sends DICOM audit messages,
 # which name studies and patients; "json" the entries as they are, which name nobody.
 # [audit.syslog]
@@ -81,6 +87,19 @@ class AuditSettings:
     syslog: Collector | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeopleSettings:
+    """The table `people`.
+
+    Attributes:
+        group: of the system, whose members may use the local API; "": none.
+        folder: where their socket lies; "": beside the home, `HOME-people`.
+    """
+
+    group: str = ""
+    folder: str = ""
+
+
 _LEAST_AUDIT = {"witness_quorum": 0, "witness_seconds": 1, "heartbeat_seconds": 1}
 _MOST_AUDIT = 24 * 3600
 
@@ -96,6 +115,7 @@ class Settings:
     export_mode: int = 0o600
     bandwidth: tuple[BandwidthRule, ...] = ()
     audit: AuditSettings = AuditSettings()
+    people: PeopleSettings = PeopleSettings()
     limits: Overrides = field(default_factory=dict)
 
 
@@ -149,6 +169,7 @@ def read_settings(path: Path) -> Settings:
         export_mode=_mode(path, values.get("export_mode", "0600")),
         bandwidth=_rules(path, values.get("bandwidth", [])),
         audit=_audit(path, values.get("audit", {})),
+        people=_people(path, values.get("people", {})),
         limits=_overrides(path, values.get("limits", {})),
     )
 
@@ -203,6 +224,21 @@ def _audit(path: Path, table: Any) -> AuditSettings:
                 path, f"audit.{name}", f"a number from {_LEAST_AUDIT[name]} to {_MOST_AUDIT}"
             )
     return AuditSettings(**numbers, syslog=syslog)
+
+
+def _people(path: Path, table: Any) -> PeopleSettings:
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise _wrong(path, "people", "a table of texts, written [people]")
+    unknown = set(table) - set(PeopleSettings.__dataclass_fields__)
+    if unknown:
+        raise NodeError(
+            f"the table people in {path} has an unknown entry: {', '.join(sorted(unknown))}",
+            hint="see docs/operations.md section 4",
+            code=ExitCode.USAGE,
+        )
+    if table.get("folder") and not table["folder"].startswith("/"):
+        raise _wrong(path, "people.folder", "an absolute path")
+    return PeopleSettings(**table)
 
 
 def _syslog(path: Path, table: Any) -> Collector:

@@ -79,6 +79,31 @@ def call(
             time.sleep(LOCK_POLL_SECONDS)
 
 
+def call_people(
+    socket_path: Path,
+    operation: str,
+    parameters: dict[str, Any],
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Run one operation as a person, over the people's socket of a running node.
+
+    Raises:
+        NodeError: as the operation says; or no node listens there.
+    """
+    from node.api.people import check_folder_of_node
+
+    connection = endpoint.connect(socket_path, CONNECT_SECONDS, check_folder_of_node)
+    if connection is None:
+        raise NodeError(
+            f"no node listens at {socket_path}",
+            hint="its owner starts it with `radmesh serve`, and opens the socket with the table "
+            "[people] in config.toml",
+            code=ExitCode.BUSY,
+        )
+    connection.settimeout(SILENCE_SECONDS)
+    return _call_node(_Connection(connection), operation, parameters, on_progress)
+
+
 def is_running(socket_path: Path) -> bool:
     """Whether a node listens there."""
     connection = endpoint.connect(socket_path, CONNECT_SECONDS)

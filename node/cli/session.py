@@ -20,6 +20,7 @@ class Session:
     """One run of `radmesh`."""
 
     home_path: Path = field(default_factory=Path)
+    socket_path: Path | None = None
     as_json: bool = False
 
     def home(self) -> "Home":
@@ -28,6 +29,11 @@ class Session:
 
         return Home(self.home_path)
 
+    def require_home(self) -> None:
+        """Raise NodeError unless the home was made; a person with a socket needs none."""
+        if self.socket_path is None:
+            self.home().require()
+
     def call(
         self,
         operation: str,
@@ -35,8 +41,10 @@ class Session:
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Run an operation in the running node or on the home, see `node.api.client.call`."""
-        from node.api.client import call
+        from node.api.client import call, call_people
 
+        if self.socket_path is not None:
+            return call_people(self.socket_path, operation, parameters or {}, on_progress)
         return call(self.home(), operation, parameters or {}, on_progress, output.note)
 
 

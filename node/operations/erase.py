@@ -1,4 +1,4 @@
-"""Erasing what names a study or a patient beside the audit log."""
+"""Erasing what names a study, a patient or a person beside the audit log."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,8 @@ from node.audit.erasure import Found
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
+
+KINDS = ("study", "patient", "person")
 
 
 @dataclass(frozen=True)
@@ -20,25 +22,30 @@ class Erase:
 
 
 def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
-    """What is meant: a Study Instance UID, else a patient's identity."""
+    """What is meant: without a kind a Study Instance UID, else a patient's identity."""
     for tried in (kind,) if kind else ("study", "patient"):
         found = node.audit.evidence.erasures.find(tried, wanted, node.audit.size)
         if found.openings:
             return tried, found
+    is_person = kind == "person"
     raise NodeError(
-        "nothing beside the log names this study or patient",
-        hint="give the whole Study Instance UID, or the Patient ID as in the images",
+        f"nothing beside the log names this {'person' if is_person else 'study or patient'}",
+        hint="give the user name as in `radmesh audit show`"
+        if is_person
+        else "give the whole Study Instance UID, or the Patient ID as in the images",
         code=ExitCode.NOT_FOUND,
     )
 
 
 async def erase_openings(call: Call, asked: Erase) -> Result:
-    """Erase the openings of a study or a patient; without `confirmed` only count them."""
+    """Erase the openings of a study, a patient or a person; without `confirmed` only count them."""
     node, wanted, kind = call.node, asked.what.strip(), asked.kind or ""
-    if kind not in ("", "study", "patient"):
-        raise NodeError("the parameter kind must be study or patient", code=ExitCode.USAGE)
+    if kind not in ("", *KINDS):
+        raise NodeError(
+            f"the parameter kind must be one of {', '.join(KINDS)}", code=ExitCode.USAGE
+        )
     if not wanted:
-        raise NodeError("no study or patient is named", code=ExitCode.USAGE)
+        raise NodeError("nothing is named", code=ExitCode.USAGE)
 
     def work() -> Result:
         chosen, found = _find(node, wanted, kind)

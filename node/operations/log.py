@@ -35,6 +35,7 @@ class Show(Selected):
 
     last: Annotated[int, From(0)] | None = None
     type: str | None = None
+    person: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ async def show(call: Call, asked: Show) -> Result:
                 code=ExitCode.USAGE,
             )
         selection = dataclasses.replace(
-            read_selection(node, asked), types=frozenset((kind,) if kind else ())
+            read_selection(node, asked),
+            person=asked.person or "",
+            types=frozenset((kind,) if kind else ()),
         )
         size = node.audit.size
         found: Iterable[Record]
@@ -153,6 +156,8 @@ def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening
     def is_named(entry: int, opening: Opening) -> bool:
         if entry >= len(chosen) or not chosen[entry]:
             return False
+        if opening.kind == "person":
+            return False  # who asked here is not what a part is given out for
         # An entry may be about other studies too.
         return not selection.study or opening.kind != "study" or opening.value == selection.study
 

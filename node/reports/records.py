@@ -13,7 +13,7 @@ from protocol.log.entry import format_time
 
 @dataclass(frozen=True)
 class Subject:
-    """A study, patient or instance of an entry; `value` is None when its opening is not here."""
+    """A subject of an entry; `value` is None when its opening is not here."""
 
     kind: str
     commitment: str
@@ -104,8 +104,10 @@ def records(audit: AuditLog, selection: Selection, *, size: int | None = None) -
     size = audit.size if size is None else size
     first, last = span(audit, selection, size)
     keep = _keeper(audit, selection)
-    if selection.study or selection.patient:
-        about = audit.evidence.entries_about(study=selection.study, patient=selection.patient)
+    if selection.study or selection.patient or selection.person:
+        about = audit.evidence.entries_about(
+            study=selection.study, patient=selection.patient, person=selection.person
+        )
         runs: Iterator[tuple[int, int]] = (
             (index, index + 1) for index in about if first <= index < last
         )
