@@ -10,6 +10,7 @@ import click
 import pytest
 
 from node import config
+from node.api.failures import HTTP_STATUS
 from node.cli.main import radmesh
 from node.errors import ExitCode
 from node.fsck.findings import MENDS
@@ -227,6 +228,12 @@ def test_files_of_the_home() -> None:
 def test_findings_of_a_check() -> None:
     rows = _table_of(DOCS / "operations.md", "10. Backup, restore, check", "finding")
     assert {kind for row in rows for kind in re.findall(r"[a-z]+-[a-z-]+", row[0])} == MENDS.keys()
+
+
+def test_statuses_of_the_local_api() -> None:
+    rows = _table_of(DOCS / "operations.md", "14. The local API", "status")
+    documented = {name: int(row[0]) for row in rows for name in re.findall(r"[A-Z_]+", row[1])}
+    assert documented == {code.name: status for code, status in HTTP_STATUS.items()}
 
 
 def test_states_of_a_transfer_for_people() -> None:

@@ -20,6 +20,7 @@ from facilities import RADMESH, Facility
 
 from node.api import endpoint
 from node.api.client import call, is_running
+from node.api.failures import HTTP_STATUS
 from node.api.server import REQUEST_BYTES, serve_api
 from node.app import Node
 from node.errors import ExitCode, NodeError
@@ -68,7 +69,8 @@ def _raw(home: Home, request: bytes) -> tuple[int, Any]:
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         body = answer.read()
-        return answer.status, json.loads(body) if body.startswith(b"{") else body
+        is_one = body.startswith(b"{") and body.count(b"\n") <= 1
+        return answer.status, json.loads(body) if is_one else body
 
 
 def _post(path: str, body: bytes) -> bytes:
@@ -163,6 +165,37 @@ async def test_an_error_in_a_group_is_found(home: Home, monkeypatch: pytest.Monk
         with pytest.raises(NodeError, match="no disk") as caught:
             await _call(home, "fail")
     assert (caught.value.hint, caught.value.code) == ("buy one", ExitCode.DISK)
+
+
+@pytest.mark.parametrize("code", list(ExitCode), ids=lambda code: code.name)
+async def test_the_status_of_an_error_tells_what_it_is(
+    home: Home, monkeypatch: pytest.MonkeyPatch, code: ExitCode
+) -> None:
+    async def fail(*_: Any) -> dict[str, Any]:
+        raise NodeError("it did not work", code=code)
+
+    _add(monkeypatch, "fail", fail)
+    async with _serving(home):
+        status, body = await trio.to_thread.run_sync(_raw, home, _post("/v1/fail", b"{}"))
+    assert status == HTTP_STATUS[code]
+    assert body == {"error": {"message": "it did not work", "hint": "", "code": code}}
+
+
+async def test_an_error_behind_a_line_of_progress_is_in_the_last_line(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(call: Call, _: Any) -> dict[str, Any]:
+        call.report({"done": 1})
+        await trio.sleep(0.05)
+        raise NodeError("it did not work", code=ExitCode.DISK)
+
+    _add(monkeypatch, "fail", fail)
+    async with _serving(home):
+        status, body = await trio.to_thread.run_sync(_raw, home, _post("/v1/fail", b"{}"))
+    assert status == 200
+    progress, error = map(json.loads, body.splitlines())
+    assert progress == {"progress": {"done": 1}}
+    assert error["error"]["code"] == ExitCode.DISK
 
 
 async def test_progress_comes_in_order_and_the_newest_wins(

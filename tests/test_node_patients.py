@@ -190,7 +190,7 @@ def test_a_study_of_two_patients_waits_until_an_operator_shares_it(
     assert call(north, "share", study=STUDY)["state"] == "shared"
     assert available(told_to(north, south)) == {STUDY}
     assert not alerts_of(north, None)
-    assert call(north, "studies", to_check=True) == {"studies": [], "total": 0}
+    assert call(north, "studies", to_check=True)["studies"] == []
     [shared] = entries(north, "shared")
     assert len(shared["subjects"]) == 3
 

@@ -27,11 +27,16 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from node.api import people
 from node.api.endpoint import listening
-from node.api.failures import describe_error, describe_unexpected, single_node_error
+from node.api.failures import (
+    HTTP_STATUS,
+    describe_error,
+    describe_unexpected,
+    single_node_error,
+)
 from node.app import Node
 from node.blocking import in_thread
 from node.callers import SERVICE, Caller, asked_by
@@ -172,7 +177,8 @@ class _Endpoint:
                     code=ExitCode.REFUSED,
                 )
         except NodeError as error:
-            await JSONResponse({"error": describe_error(error)}, 400)(scope, receive, send)
+            status = HTTP_STATUS[error.code]
+            await JSONResponse({"error": describe_error(error)}, status)(scope, receive, send)
             return
         except ClientDisconnect:
             return
@@ -181,31 +187,27 @@ class _Endpoint:
     async def _answer(
         self, operation: str, parameters: dict[str, Any], receive: Receive, send: Send
     ) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-type", b"application/x-ndjson")],
-            }
-        )
+        answer = _Answer(send)
         progress = _Progress()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
             async with trio.open_nursery() as sending:
-                sending.start_soon(progress.forward, send)
-                outcome = await self._outcome(operation, parameters, progress.report)
+                sending.start_soon(progress.forward, answer.send)
+                answer.status, outcome = await self._outcome(operation, parameters, progress.report)
                 progress.end()
-            await send({"type": "http.response.body", "body": outcome})
+            await answer.send({"type": "http.response.body", "body": outcome})
             nursery.cancel_scope.cancel()
 
     def _call(self, report: Report) -> Call:
         return Call(self._node, self._node.serving_parts, self._caller, report)
 
-    async def _outcome(self, operation: str, parameters: dict[str, Any], report: Report) -> bytes:
+    async def _outcome(
+        self, operation: str, parameters: dict[str, Any], report: Report
+    ) -> tuple[int, bytes]:
         try:
             with asked_by(self._caller):
                 result = await OPERATIONS[operation].answer(self._call(report), parameters)
-            return _line({"result": result})
+            return HTTP_STATUS[ExitCode.OK], _line({"result": result})
         except Exception as error:
             known = single_node_error(error)
             if known is None:
@@ -215,7 +217,33 @@ class _Endpoint:
                     f"the node met an error that it did not expect ({what})",
                     hint="see the log of `radmesh serve`; the node goes on",
                 )
-            return _line({"error": describe_error(known)})
+            return HTTP_STATUS[known.code], _line({"error": describe_error(known)})
+
+
+class _Answer:
+    """An answer whose status is that of its outcome, unless a line went out before.
+
+    The status stands in front of all lines: work that tells how far it is has the status
+    200, and its outcome is in the last line.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self.status = HTTP_STATUS[ExitCode.OK]
+        self._send = send
+        self._has_begun = False
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the body, in front of the first the beginning."""
+        if not self._has_begun:
+            self._has_begun = True
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status,
+                    "headers": [(b"content-type", b"application/x-ndjson")],
+                }
+            )
+        await self._send(message)
 
 
 class _Progress:

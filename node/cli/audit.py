@@ -44,6 +44,7 @@ def show(
     found = session.call(
         "audit.show",
         {"last": None if everything else last, "type": kind, "person": person, **selected},
+        listed="entries",
     )
     if session.as_json:
         output.emit_json(found)

@@ -39,13 +39,19 @@ class Session:
         operation: str,
         parameters: dict[str, Any] | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        listed: str = "",
     ) -> dict[str, Any]:
         """Run an operation in the running node or on the home, see `node.api.client.call`."""
         from node.api.client import call, call_people
 
         if self.socket_path is not None:
-            return call_people(self.socket_path, operation, parameters or {}, on_progress)
-        return call(self.home(), operation, parameters or {}, on_progress, output.note)
+            return call_people(
+                self.socket_path, operation, parameters or {}, on_progress, listed=listed
+            )
+        return call(
+            self.home(), operation, parameters or {}, on_progress, output.note, listed=listed
+        )
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -18,12 +18,16 @@ from node.errors import ExitCode, NodeError
 from node.images.export import export_study
 from node.operations import parameters
 from node.operations.base import Call, Operation, Report, Result
-from node.operations.parameters import From
+from node.operations.paging import bytes_of, cursor, place_of
+from node.operations.parameters import MOST, From
 from protocol.messages import Record
 
 T = TypeVar("T")
 
 _PROGRESS_SECONDS = 0.1
+
+PAGE_STUDIES = 500
+"""Most studies of one page."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Studies:
     all: bool = False
     to_check: bool = False
     limit: Annotated[int, From(1)] | None = None
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,32 +208,56 @@ async def export(call: Call, asked: Export) -> Result:
 
 
 async def studies(call: Call, asked: Studies) -> Result:
-    """Our studies, those of one peer, or all, newest first.
+    """Our studies, those of one peer, or all, newest first: ours, then the others'.
 
     `limit` is for ours and for the others' each; `total` is how many there are. With
     `to_check` only those of ours that somebody should look at.
     """
-    node, to_check, limit = call.node, asked.to_check, asked.limit
+    return await in_thread(_studies, call.node, asked)
 
-    def read() -> dict[str, Any]:
-        found: list[dict[str, Any]] = []
-        total = 0
-        if asked.peer is None:
-            rows = node.catalog.studies(limit=limit, to_check=to_check)
-            found += [describe_study(node, row) for row in rows]
-            total += node.catalog.study_count(to_check=to_check)
-        if asked.peer is not None or asked.all:
-            peer = None if asked.peer is None else node.peers.find(asked.peer).facility_key
-            announced = node.feeds.announced(peer=peer, limit=limit)
-            own = node.catalog.content_roots(record.study for _, record in announced)
-            found += [
-                describe_record(node, key, record, own.get(record.study) == record.content_root)
-                for key, record in announced
-            ]
-            total += node.feeds.announced_count(peer)
-        return {"studies": found, "total": total}
 
-    return await in_thread(read)
+def _studies(node: Node, asked: Studies) -> Result:
+    key = None if asked.peer is None else node.peers.find(asked.peer).facility_key
+    limit = MOST if asked.limit is None else asked.limit
+    part, date, uid, peer, left = "own" if key is None else "others", "", "", "", limit
+    if asked.after is not None:
+        part, date, uid, peer, left = place_of(asked.after, str, str, str, str, int)
+    found: list[dict[str, Any]] = []
+    following = None
+    if part == "own":
+        count = min(left, PAGE_STUDIES)
+        rows = node.catalog.studies(
+            limit=count + 1, to_check=asked.to_check, after=(date, uid) if uid else None
+        )
+        found += [describe_study(node, row) for row in rows[:count]]
+        if len(rows) > count and left > count:
+            last = rows[count - 1]
+            following = cursor("own", last.study_date, last.study_uid, "", left - count)
+        date, uid, peer, left = "", "", "", limit
+    if following is None and (key is not None or asked.all):
+        count = min(left, PAGE_STUDIES - len(found))
+        behind = (date, uid, bytes_of(peer)) if uid else None
+        announced = node.feeds.announced(peer=key, limit=count + 1, after=behind)
+        if len(announced) > count and left > count:
+            if count:
+                other, record = announced[count - 1]
+                date, uid, peer = record.study_date, record.study, other.hex()
+            following = cursor("others", date, uid, peer, left - count)
+        found += _describe_announced(node, announced[:count])
+    return {"studies": found, "total": _total(node, asked, key), "next": following}
+
+
+def _describe_announced(node: Node, announced: list[tuple[bytes, Record]]) -> list[dict[str, Any]]:
+    own = node.catalog.content_roots(record.study for _, record in announced)
+    return [
+        describe_record(node, key, record, own.get(record.study) == record.content_root)
+        for key, record in announced
+    ]
+
+
+def _total(node: Node, asked: Studies, key: bytes | None) -> int:
+    total = 0 if key is not None else node.catalog.study_count(to_check=asked.to_check)
+    return total + (node.feeds.announced_count(key) if key is not None or asked.all else 0)
 
 
 async def _set_shared(node: Node, study: str, shared: bool) -> Result:

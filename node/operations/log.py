@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -13,10 +13,11 @@ from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations import parameters
 from node.operations.base import Call, Operation, Result
+from node.operations.paging import cursor, place_of
 from node.operations.parameters import From
 from node.operations.selecting import Selected, read_selection
 from node.reports.facilities import Facilities
-from node.reports.records import Record, records, records_between
+from node.reports.records import Record, records
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged
 from node.witness.bundle import members, newest_cosigned
@@ -36,6 +37,12 @@ class Show(Selected):
     last: Annotated[int, From(0)] | None = None
     type: str | None = None
     person: str | None = None
+    after: str | None = None
+
+
+PAGE_ENTRIES = 500
+PAGE_BYTES = 4 * 1024 * 1024
+"""Most of one page of entries."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Export:
 
 async def show(call: Call, asked: Show) -> Result:
     """Entries of the log, oldest first, with what their commitments stand for."""
-    node, last, kind = call.node, asked.last, asked.type
+    node, kind = call.node, asked.type
 
     def read() -> Result:
         if kind and kind not in TYPES:
@@ -64,17 +71,40 @@ async def show(call: Call, asked: Show) -> Result:
             person=asked.person or "",
             types=frozenset((kind,) if kind else ()),
         )
-        size = node.audit.size
-        found: Iterable[Record]
-        if last is not None and selection == Selection():
-            found = records_between(node.audit, max(0, size - last), size)
+        if asked.after is None:
+            size = node.audit.size
+            start = _first_of_last(node, selection, size, asked.last)
         else:
-            chosen = records(node.audit, selection, size=size)
-            found = chosen if last is None else deque(chosen, maxlen=last)
-        facilities = Facilities(node.card, node.peers.store.peers)
-        return {"size": size, "entries": [_described(record, facilities) for record in found]}
+            # What came meanwhile is for the next question.
+            start, size = place_of(asked.after, int, int)
+            size = min(size, node.audit.size)
+        return _page(node, selection, start, size)
 
     return await in_thread(read)
+
+
+def _first_of_last(node: Node, selection: Selection, size: int, last: int | None) -> int:
+    """The entry with which the newest `last` selected ones begin."""
+    if last is None:
+        return 0
+    if last == 0 or selection == Selection():
+        return max(0, size - last)
+    chosen = (record.index for record in records(node.audit, selection, size=size))
+    return next(iter(deque(chosen, maxlen=last)), size)
+
+
+def _page(node: Node, selection: Selection, start: int, size: int) -> Result:
+    facilities = Facilities(node.card, node.peers.store.peers)
+    entries: list[dict[str, Any]] = []
+    length = 0
+    following = None
+    for record in records(node.audit, selection, size=size, start=start):
+        if len(entries) >= PAGE_ENTRIES or length >= PAGE_BYTES:
+            following = cursor(record.index, size)
+            break
+        entries.append(_described(record, facilities))
+        length += len(str(entries[-1]))
+    return {"size": size, "entries": entries, "next": following}
 
 
 def _described(record: Record, facilities: Facilities) -> dict[str, Any]:

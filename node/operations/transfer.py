@@ -10,10 +10,12 @@ from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
-from node.operations.parameters import Nothing
+from node.operations.paging import bytes_of, cursor, place_of
 from node.transfer.transfers import Transfer, TransferState
 
 _PROGRESS_SECONDS = 0.1
+
+PAGE_TRANSFERS = 100
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,13 @@ class Fetch:
     peer: str | None = None
     purpose: str = PURPOSES[0]
     stat: bool = False
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """Parameters of `transfers`."""
+
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,11 +106,19 @@ async def fetch(call: Call, asked: Fetch) -> Result:
     )
 
 
-async def transfers(call: Call, _: Nothing) -> Result:
-    """The newest transfers, active ones included."""
-    node = call.node
-    recent = await in_thread(node.transfers.recent)
-    return {"transfers": [describe_transfer(node, transfer) for transfer in recent]}
+async def transfers(call: Call, asked: Transfers) -> Result:
+    """Transfers, the newest first, active ones included."""
+    node, before = call.node, None
+    if asked.after is not None:
+        started, direction, *names = place_of(asked.after, int, str, str, str)
+        before = (started, direction, *map(bytes_of, names))
+    found, following = await in_thread(node.transfers.page, PAGE_TRANSFERS, before)
+    return {
+        "transfers": [describe_transfer(node, transfer) for transfer in found],
+        "next": None
+        if following is None
+        else cursor(*following[:2], *map(bytes.hex, following[2:])),
+    }
 
 
 async def cancel(call: Call, asked: Cancel) -> Result:
@@ -126,6 +143,6 @@ async def cancel(call: Call, asked: Cancel) -> Result:
 
 OPERATIONS = (
     Operation("fetch", Fetch, fetch, writes=True, needs_network=True),
-    Operation("transfers", Nothing, transfers, writes=False),
+    Operation("transfers", Transfers, transfers, writes=False),
     Operation("transfer.cancel", Cancel, cancel, writes=True, needs_network=True),
 )
