@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 import pytest
 
-from node import config
 from node.api.failures import HTTP_STATUS
 from node.cli.main import radmesh
 from node.errors import ExitCode
@@ -201,15 +200,6 @@ def test_sections_that_the_code_names_exist() -> None:
 def test_exit_codes() -> None:
     rows = _table(DOCS / "operations.md", "13. Exit codes")
     assert {row[1]: int(row[0]) for row in rows} == {code.name: code.value for code in ExitCode}
-
-
-def test_settings() -> None:
-    documented = {row[0]: row[1] for row in _table(DOCS / "operations.md", "4. Settings")}
-    defaults = config.Settings()
-    assert set(documented) == set(config.Settings.__dataclass_fields__)
-    assert documented["write_block_bytes"] == str(defaults.write_block_bytes)
-    assert documented["log_level"] == f'"{defaults.log_level}"'
-    assert documented["listen"] == '["' + '", "'.join(defaults.listen) + '"]'
 
 
 def test_files_of_the_home() -> None:

@@ -13,13 +13,13 @@ import trio
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
-from node.config import parse_mode
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
 from node.operations import parameters
 from node.operations.base import Call, Operation, Report, Result
 from node.operations.paging import bytes_of, cursor, place_of
 from node.operations.parameters import MOST, From
+from node.setting_rows import parse_mode
 from protocol.messages import Record
 
 T = TypeVar("T")
