@@ -76,11 +76,11 @@ def whole(
         listed: the list in the answer.
     """
     found = ask(parameters, listed)
-    following = found.pop("next")
+    following = found.pop("next", None)
     while following is not None:
         page = ask({**parameters, "after": following}, listed)
         found[listed] += page[listed]
-        following = page["next"]
+        following = page.get("next")
     return found
 
 

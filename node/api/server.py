@@ -108,10 +108,15 @@ async def _serve_people(node: Node, listener: socket.socket) -> None:
     served: Counter[int] = Counter()
 
     async def serve(stream: trio.SocketStream) -> None:
-        uid = people.uid_of(stream.socket)  # type: ignore[arg-type]
+        try:
+            async with stream:
+                await serve_user(stream, people.uid_of(stream.socket))  # type: ignore[arg-type]
+        except Exception as error:
+            log.error("a connection of a person ended: %s", describe_unexpected(error))
+
+    async def serve_user(stream: trio.SocketStream, uid: int) -> None:
         if served[uid] >= PERSON_CONNECTIONS or served.total() >= PEOPLE_CONNECTIONS:
             log.warning("a user has too many connections to the people's socket")
-            await stream.aclose()
             return
         served[uid] += 1
         try:
@@ -124,8 +129,6 @@ async def _serve_people(node: Node, listener: socket.socket) -> None:
                 ConnectionState({}),
                 stream,  # type: ignore[arg-type]
             )
-        except Exception as error:
-            log.error("a connection of a person ended: %s", describe_unexpected(error))
         finally:
             served[uid] -= 1
             if not served[uid]:
