@@ -12,13 +12,19 @@ from protocol.recalls import meaning
 
 if TYPE_CHECKING:
     from node.app import Node
+    from node.serving import Serving
 
 FULL_BYTES = 16 * 1024 * 1024
 """Free space below which a disk counts as full: the log writes ahead in steps of megabytes."""
 
 
-def alerts_of(node: "Node") -> list[str]:
-    """The alerts of a node; reads the disk."""
+def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
+    """What needs an operator of a node now, each with what it blocks; reads the disk.
+
+    Args:
+        node: which.
+        serving: its network parts; None where it does not serve.
+    """
     found = []
     free, failure = node.free_bytes(), node.audit.failure
     if free < FULL_BYTES or (failure is not None and failure.code is ExitCode.DISK):
@@ -70,7 +76,7 @@ def alerts_of(node: "Node") -> list[str]:
         for study in node.discards.unwritten
     ]
     found += _recalled(node)
-    found += _grown(node)
+    found += _grown(node, serving)
     found += [
         f"{contest_sentence(node, contested)}; call both facilities, see docs/operations.md "
         "section 15"
@@ -81,7 +87,6 @@ def alerts_of(node: "Node") -> list[str]:
         f"({FEED_RECORDS} studies, {size(FEED_BYTES)}): ask its admin what it shares"
         for peer, more in node.feeds.left_out().items()
     ]
-    serving = node.serving_parts
     if serving is not None:
         arrived, trouble = serving.arrivals.trouble()
         if trouble:
@@ -120,7 +125,7 @@ def _recalled(node: "Node") -> list[str]:
     return found
 
 
-def _grown(node: "Node") -> list[str]:
+def _grown(node: "Node", serving: "Serving | None") -> list[str]:
     """What following the sources of fetched studies brought, or could not bring."""
     found = [
         f"study {study} has grown at its source, and is withheld: {why}; look at it, then "
@@ -132,12 +137,12 @@ def _grown(node: "Node") -> list[str]:
         f"within a day; that goes on {moment(until)}; `radmesh fetch {study}` fetches it now"
         for study, peer, until in node.followed.spent()
     ]
-    if node.serving_parts is not None:
+    if serving is not None:
         found += [
             f"study {news.study} has grown at {node.petname(news.peer)} and is not fetched, since "
             f"less than {size(FOLLOW_RESERVE_BYTES)} of the disk would stay free; make room, or "
             f"`radmesh fetch {news.study}`"
-            for news in node.serving_parts.follower.without_room()
+            for news in serving.follower.without_room()
         ]
     if len(found) > GROWN_SHOWN:
         more = len(found) - GROWN_SHOWN

@@ -8,13 +8,11 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from keys.card import Card
 from keys.card_fields import SizedKey
 from keys.trust import Peer
 from node import VERSION, rotation
-from node.alerts import alerts_of
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.exchanges import EXCHANGES_SCHEMA, Exchanges
@@ -68,7 +66,6 @@ class Node:
         self.home = home
         self.clock = home.clock
         self.started_ms: int | None = None
-        self.serving_parts: Any = None
         self.on_study_change: Callable[[str], None] = lambda study: None
         self.on_peer_change: Callable[[Peer], None] = lambda peer: None
         self._held = held
@@ -263,10 +260,6 @@ class Node:
         self.recalls.forget(studies)
         self.followed.forget(studies)
         self.transfers.forget(studies)
-
-    def alerts(self) -> list[str]:
-        """What needs an operator now, each as a sentence with what it blocks; blocks."""
-        return alerts_of(self)
 
     def record_start(self) -> None:
         """Log that the node has started: in front of all that it does with others."""

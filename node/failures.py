@@ -6,6 +6,22 @@ from typing import Any
 
 from node.errors import ExitCode, NodeError
 
+HTTP_STATUS = {
+    ExitCode.OK: 200,
+    ExitCode.FAILED: 500,
+    ExitCode.USAGE: 400,
+    ExitCode.NO_HOME: 500,
+    ExitCode.BUSY: 503,
+    ExitCode.NOT_FOUND: 404,
+    ExitCode.REFUSED: 403,
+    ExitCode.UNREACHABLE: 502,
+    ExitCode.INTEGRITY: 409,
+    ExitCode.PARTLY: 500,
+    ExitCode.DISK: 507,
+    ExitCode.INTERRUPTED: 503,
+}
+"""The status of an answer, by the exit code of its error; docs/operations.md section 14."""
+
 
 def single_node_error(error: BaseException) -> NodeError | None:
     """The NodeError that an exception is or holds; None when there is none.

@@ -93,12 +93,11 @@ def _told(node: Node, running: "Serving") -> Iterator[None]:
     before = node.on_study_change, node.on_peer_change
     node.on_study_change = soon(running.study_changed)
     node.on_peer_change = soon(running.peer_changed)
-    node.serving_parts = running
     try:
         yield
     finally:
         node.on_study_change, node.on_peer_change = before
-        node.serving_parts, node.started_ms = None, None
+        node.started_ms = None
 
 
 class Serving:

@@ -188,8 +188,8 @@ class Facility:
 
     def entries(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Entries of the audit log."""
-        found: list[dict[str, Any]] = self.call("audit.show", type=kind)["entries"]
-        return found
+        found = call(self.home, "audit.show", {"type": kind}, listed="entries")
+        return list(found["entries"])
 
     def check_log(self, directory: Path, name: str = "", code: Code = Code.OK) -> None:
         """Export the audit log to a new file and verify it as an auditor does."""

@@ -86,6 +86,7 @@ def commitments():
         OPENING,
         ("patient", "Müller^Anna", b"\xff" * 16),
         ("instance", 'quote " and \\ and \n', b"\0" * 16),
+        ("person", "j.doe", bytes(range(16, 32))),
     ]
     return {
         "commitments": [

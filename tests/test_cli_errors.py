@@ -200,7 +200,7 @@ def test_the_demonstration_replaces_only_its_own_folder(north: Terminal, tmp_pat
 def test_an_unexpected_error_shows_no_traceback_and_no_text(
     north: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise KeyError("Doe^John")
 
     monkeypatch.setattr("node.cli.session.Session.call", fail)
@@ -212,7 +212,7 @@ def test_an_unexpected_error_shows_no_traceback_and_no_text(
 
 
 def test_ctrl_c_is_130(north: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("node.cli.session.Session.call", interrupt)

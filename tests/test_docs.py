@@ -10,12 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
-from node import config
 from node.cli.main import radmesh
 from node.errors import ExitCode
+from node.failures import HTTP_STATUS
 from node.fsck.findings import MENDS
 from node.home import ROLES, Home
-from node.operations import OPERATIONS
 from node.transfer.transfers import TransferState
 from protocol import (
     audit_messages,
@@ -204,15 +203,6 @@ def test_exit_codes() -> None:
     assert {row[1]: int(row[0]) for row in rows} == {code.name: code.value for code in ExitCode}
 
 
-def test_settings() -> None:
-    documented = {row[0]: row[1] for row in _table(DOCS / "operations.md", "4. Settings")}
-    defaults = config.Settings()
-    assert set(documented) == set(config.Settings.__dataclass_fields__)
-    assert documented["write_block_bytes"] == str(defaults.write_block_bytes)
-    assert documented["log_level"] == f'"{defaults.log_level}"'
-    assert documented["listen"] == '["' + '", "'.join(defaults.listen) + '"]'
-
-
 def test_files_of_the_home() -> None:
     rows = _table(DOCS / "operations.md", "3. The home")
     home = Home(Path("/home"))
@@ -231,11 +221,10 @@ def test_findings_of_a_check() -> None:
     assert {kind for row in rows for kind in re.findall(r"[a-z]+-[a-z-]+", row[0])} == MENDS.keys()
 
 
-def test_operations_of_the_local_api() -> None:
-    rows = _table(DOCS / "operations.md", "14. The local API")
-    assert {row[0]: row[3] == "yes" for row in rows} == {
-        name: operation.needs_network for name, operation in OPERATIONS.items()
-    }
+def test_statuses_of_the_local_api() -> None:
+    rows = _table_of(DOCS / "operations.md", "14. The local API", "status")
+    documented = {name: int(row[0]) for row in rows for name in re.findall(r"[A-Z_]+", row[1])}
+    assert documented == {code.name: status for code, status in HTTP_STATUS.items()}
 
 
 def test_states_of_a_transfer_for_people() -> None:

@@ -24,8 +24,10 @@ from node.api.client import call, is_running
 from node.api.server import REQUEST_BYTES, serve_api
 from node.app import Node
 from node.errors import ExitCode, NodeError
+from node.failures import HTTP_STATUS
 from node.home import Home
-from node.operations import OPERATIONS, Operation
+from node.operations import OPERATIONS, Call, Operation
+from node.operations.parameters import Nothing
 
 # --- in this process --------------------------------------------------------------------
 
@@ -40,7 +42,7 @@ async def _serving(home: Home) -> AsyncIterator[None]:
     with Node.open(home) as node:
         async with trio.open_nursery() as nursery:
             ready = trio.Event()
-            nursery.start_soon(serve_api, node, home.socket_path, ready.set)
+            nursery.start_soon(serve_api, node, None, home.socket_path, ready.set)
             await ready.wait()
             try:
                 yield
@@ -54,6 +56,11 @@ async def _call(home: Home, operation: str, on_progress: Any = None, **parameter
     )
 
 
+def _add(monkeypatch: pytest.MonkeyPatch, name: str, run: Any) -> None:
+    """Have an operation more, which takes nothing."""
+    monkeypatch.setitem(OPERATIONS, name, Operation(name, Nothing, run, writes=False))
+
+
 def _raw(home: Home, request: bytes) -> tuple[int, Any]:
     """Send bytes as they are; the status and the JSON of the answer."""
     with socket.socket(socket.AF_UNIX) as connection:
@@ -63,7 +70,8 @@ def _raw(home: Home, request: bytes) -> tuple[int, Any]:
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         body = answer.read()
-        return answer.status, json.loads(body) if body.startswith(b"{") else body
+        is_one = body.startswith(b"{") and body.count(b"\n") <= 1
+        return answer.status, json.loads(body) if is_one else body
 
 
 def _post(path: str, body: bytes) -> bytes:
@@ -135,8 +143,8 @@ async def test_an_unexpected_error_tells_where_and_not_what(
     async def give_bytes(*_: Any) -> dict[str, Any]:
         return {"value": b"Doe^John"}
 
-    monkeypatch.setitem(OPERATIONS, "fail", Operation(fail))
-    monkeypatch.setitem(OPERATIONS, "give.bytes", Operation(give_bytes))
+    _add(monkeypatch, "fail", fail)
+    _add(monkeypatch, "give.bytes", give_bytes)
     async with _serving(home):
         with pytest.raises(NodeError, match=r"\(KeyError in test_node_api\.py:\d+\)") as caught:
             await _call(home, "fail")
@@ -153,24 +161,55 @@ async def test_an_error_in_a_group_is_found(home: Home, monkeypatch: pytest.Monk
         async with trio.open_nursery():
             raise NodeError("no disk", hint="buy one", code=ExitCode.DISK)
 
-    monkeypatch.setitem(OPERATIONS, "fail", Operation(fail))
+    _add(monkeypatch, "fail", fail)
     async with _serving(home):
         with pytest.raises(NodeError, match="no disk") as caught:
             await _call(home, "fail")
     assert (caught.value.hint, caught.value.code) == ("buy one", ExitCode.DISK)
 
 
+@pytest.mark.parametrize("code", list(ExitCode), ids=lambda code: code.name)
+async def test_the_status_of_an_error_tells_what_it_is(
+    home: Home, monkeypatch: pytest.MonkeyPatch, code: ExitCode
+) -> None:
+    async def fail(*_: Any) -> dict[str, Any]:
+        raise NodeError("it did not work", code=code)
+
+    _add(monkeypatch, "fail", fail)
+    async with _serving(home):
+        status, body = await trio.to_thread.run_sync(_raw, home, _post("/v1/fail", b"{}"))
+    assert status == HTTP_STATUS[code]
+    assert body == {"error": {"message": "it did not work", "hint": "", "code": code}}
+
+
+async def test_an_error_behind_a_line_of_progress_is_in_the_last_line(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(call: Call, _: Any) -> dict[str, Any]:
+        call.report({"done": 1})
+        await trio.sleep(0.05)
+        raise NodeError("it did not work", code=ExitCode.DISK)
+
+    _add(monkeypatch, "fail", fail)
+    async with _serving(home):
+        status, body = await trio.to_thread.run_sync(_raw, home, _post("/v1/fail", b"{}"))
+    assert status == 200
+    progress, error = map(json.loads, body.splitlines())
+    assert progress == {"progress": {"done": 1}}
+    assert error["error"]["code"] == ExitCode.DISK
+
+
 async def test_progress_comes_in_order_and_the_newest_wins(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def work(_: Any, __: Any, report: Any) -> dict[str, Any]:
+    async def work(call: Call, _: Any) -> dict[str, Any]:
         for number in range(1000):
-            report({"number": number})
+            call.report({"number": number})
             if number % 100 == 0:
                 await trio.testing.wait_all_tasks_blocked()
         return {"done": True}
 
-    monkeypatch.setitem(OPERATIONS, "work", Operation(work))
+    _add(monkeypatch, "work", work)
     seen: list[int] = []
     async with _serving(home):
         result = await _call(home, "work", lambda event: seen.append(event["number"]))
@@ -193,7 +232,7 @@ async def test_a_client_that_goes_away_cancels_its_operation_and_nothing_else(
             cancelled.set()
         return {}
 
-    monkeypatch.setitem(OPERATIONS, "forever", Operation(forever))
+    _add(monkeypatch, "forever", forever)
     async with _serving(home):
         client = await trio.open_unix_socket(str(home.socket_path))
         await client.send_all(_post("/v1/forever", b"{}"))

@@ -21,8 +21,10 @@ from node.clock import SYSTEM_CLOCK
 from node.config import AuditSettings
 from node.errors import NodeError
 from node.home import Home
+from node.operations.base import Call
 from node.operations.cosigned import counted, own_policy
 from node.operations.facility import status
+from node.operations.parameters import Nothing
 from node.sharing.contests import FORGET_SECONDS, SHOWN_CONTESTS
 from node.witness.store import Cosigned
 from node.witness.witness import Witness
@@ -113,7 +115,7 @@ def test_a_claim_to_a_key_that_another_proves_is_logged_and_told(node: Node) -> 
     }
 
     async def shown() -> Any:
-        return await status(node, {}, lambda _: None)
+        return await status(Call(node), Nothing())
 
     [contested] = trio.run(shown)["contested"]
     assert contested["what"] == (

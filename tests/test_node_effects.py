@@ -20,13 +20,14 @@ from studies_made import make_instance, make_study
 
 import node.home as home_module
 from keys.card import issue_card
+from node.alerts import alerts_of
 from node.app import Node
 from node.audit.appending import Appender
 from node.audit.effects import ENTRY_FIRST
 from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.operations import OPERATIONS
+from node.operations import OPERATIONS, Call
 from node.sharing.endings import Endings
 from protocol.messages import Record
 from protocol.recalls import WRONG_WORKLIST
@@ -86,7 +87,7 @@ def _ingest(node: Node) -> object:
     if not folder.exists():
         make_study(folder, 2, study="1.2.826.0.1.3680043.8.498.77", rows=8)
     parameters = {"paths": [str(folder)]}
-    return trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
+    return trio.run(OPERATIONS["ingest"].answer, Call(node), parameters)
 
 
 def _prepare_aside(node: Node) -> None:
@@ -96,7 +97,7 @@ def _prepare_aside(node: Node) -> None:
     made = make_instance(STUDY, 1, rows=16, seed=5)
     made.save_as(folder / "other.dcm", enforce_file_format=True)
     parameters = {"paths": [str(folder)]}
-    trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
+    trio.run(OPERATIONS["ingest"].answer, Call(node), parameters)
 
 
 def _set_aside(node: Node) -> str:
@@ -361,9 +362,9 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
             node.peers.revoke("South Clinic", [], NOW)
         with pytest.raises(NodeError, match="held back"):
             node.shared_studies.withdraw(STUDY)
-        assert any("South Clinic is cut off" in alert for alert in node.alerts())
-        assert any("is held back" in alert for alert in node.alerts())
-        assert any("the disk is full" in alert for alert in node.alerts())
+        assert any("South Clinic is cut off" in alert for alert in alerts_of(node, None))
+        assert any("is held back" in alert for alert in alerts_of(node, None))
+        assert any("the disk is full" in alert for alert in alerts_of(node, None))
         _let_write(node, monkeypatch)
         endings = Endings(
             peers=node.peers,
@@ -378,7 +379,7 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
         )
         trio.run(endings.look)
         assert [entry["type"] for entry in entries(node)][-2:] == ["trust-revoked", "withdrawn"]
-        assert node.alerts() == []
+        assert alerts_of(node, None) == []
     with Node.open(home) as node:
         assert node.peers.find("South Clinic").revoked is not None
         assert _state_of_study(node) == "withheld"

@@ -16,7 +16,7 @@ from studies_made import make_study
 from node.app import Node
 from node.errors import NodeError
 from node.home import Home
-from node.operations import OPERATIONS
+from node.operations import OPERATIONS, Call
 from node.sharing.feeds import Pending
 from protocol import limits
 from protocol.feed import NO_EPOCH, Subscription
@@ -35,7 +35,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def _ingest(node: Node, directory: Path, study: str = "", first: int = 1) -> str:
     study = make_study(directory, 1, study=study, rows=8, first=first)
     parameters = {"paths": [str(directory)]}
-    trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
+    trio.run(OPERATIONS["ingest"].answer, Call(node), parameters)
     return study
 
 
@@ -216,7 +216,7 @@ def test_the_list_of_studies_is_bounded_and_says_how_many_there_are(node: Node) 
     )  # fmt: skip
 
     def ask(**parameters: object) -> dict[str, Any]:
-        return trio.run(OPERATIONS["studies"].run, node, parameters, lambda _: None)
+        return trio.run(OPERATIONS["studies"].answer, Call(node), parameters)
 
     newest = [row.study_uid for row in node.catalog.studies()]
     assert newest == sorted(

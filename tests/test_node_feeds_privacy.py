@@ -8,7 +8,7 @@ from studies_made import make_study
 
 from node.app import Node
 from node.home import Home
-from node.operations import OPERATIONS
+from node.operations import OPERATIONS, Call
 from protocol import messages
 from protocol.feed import NO_EPOCH
 from protocol.messages import Announcement
@@ -20,7 +20,7 @@ def test_an_announcement_names_no_patient_and_no_description(tmp_path: Path) -> 
     study = make_study(tmp_path / "in", 2, rows=8)
     with Node.open(Home.create(tmp_path / "home", name="North")) as node:
         parameters = {"paths": [str(tmp_path / "in")]}
-        trio.run(OPERATIONS["ingest"].run, node, parameters, lambda _: None)
+        trio.run(OPERATIONS["ingest"].answer, Call(node), parameters)
         row = node.catalog.study(study)
         assert row is not None
         assert "MARKER" in row.patient_id

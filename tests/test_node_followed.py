@@ -11,6 +11,7 @@ from facility_in_memory import Other, announcer_of, publish_study
 from killed import killed_at_commit
 from test_node_fsck import kinds
 
+from node.alerts import alerts_of
 from node.app import Node
 from node.catalog.patients import Described
 from node.dicom.headers import StudyAttributes
@@ -220,10 +221,10 @@ def test_a_source_that_never_stops_is_fetched_so_often_in_a_day_and_that_is_said
     for number in range(FOLLOW_UPS_A_DAY):
         hear(node, 3 + number)
         assert node.followed.take(STUDY, NORTH.key) is not None
-        assert node.alerts() == [] or number == FOLLOW_UPS_A_DAY - 1
+        assert alerts_of(node, None) == [] or number == FOLLOW_UPS_A_DAY - 1
     hear(node, 3 + FOLLOW_UPS_A_DAY)
     assert node.followed.take(STUDY, NORTH.key) is None
-    [alert] = node.alerts()
+    [alert] = alerts_of(node, None)
     assert f"study {STUDY} grows at North and was fetched 60 times within a day" in alert
     clock_of(node).move(FOLLOW_SECONDS - 1)
     assert node.followed.take(STUDY, NORTH.key) is None
@@ -231,7 +232,7 @@ def test_a_source_that_never_stops_is_fetched_so_often_in_a_day_and_that_is_said
     completed(node, begun(node), 4)
     assert node.followed.take(STUDY, NORTH.key) is None
     clock_of(node).move(1)
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
     assert node.followed.take(STUDY, NORTH.key) is not None
 
 
@@ -389,13 +390,13 @@ def test_a_grown_study_that_waits_to_be_checked_is_an_alert(node: Node) -> None:
     fetched(node)
     hear(node, 3)
     completed(node, begun(node, wanted=3), 3)
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
     with node.database.transaction() as connection:
         connection.execute("UPDATE studies SET to_check = 'its images name 2 Patient IDs'")
-    [alert] = node.alerts()
+    [alert] = alerts_of(node, None)
     assert alert.startswith(f"study {STUDY} has grown at its source, and is withheld: its images")
     node.shared_studies.withdraw(STUDY)
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
 
 
 # --- whose it is ------------------------------------------------------------------------

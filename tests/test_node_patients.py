@@ -32,7 +32,7 @@ from node.cli.studies import study_table
 from node.dicom.headers import StudyAttributes
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.operations import OPERATIONS
+from node.operations import OPERATIONS, Call
 from node.reports.accounting import Accounting
 from node.reports.facilities import Facilities
 from node.reports.selection import Selection
@@ -71,7 +71,7 @@ def write(directory: Path, images: Sequence[Image], first: int = 1, study: str =
 
 def call(node: Node, operation: str, **parameters: Any) -> dict[str, Any]:
     """Run an operation as a command does."""
-    result = trio.run(OPERATIONS[operation].run, node, parameters, lambda _: None)
+    result = trio.run(OPERATIONS[operation].answer, Call(node), parameters)
     assert isinstance(result, dict)
     return result
 
@@ -181,7 +181,7 @@ def test_a_study_of_two_patients_waits_until_an_operator_shares_it(
     [ingested] = entries(north, "ingest")
     assert ingested["details"]["to_check"] == "its images name 2 Patient IDs"
     assert len(ingested["subjects"]) == 3
-    assert [alert for alert in alerts_of(north) if "1 study to check" in alert]
+    assert [alert for alert in alerts_of(north, None) if "1 study to check" in alert]
     [listed] = call(north, "studies", to_check=True)["studies"]
     assert (listed["state"], listed["to_check"]) == ("to check", "its images name 2 Patient IDs")
     shown = study_table([listed], with_place=False)
@@ -189,8 +189,8 @@ def test_a_study_of_two_patients_waits_until_an_operator_shares_it(
     assert shown[3] == "  look at it: its images name 2 Patient IDs"
     assert call(north, "share", study=STUDY)["state"] == "shared"
     assert available(told_to(north, south)) == {STUDY}
-    assert not alerts_of(north)
-    assert call(north, "studies", to_check=True) == {"studies": [], "total": 0}
+    assert not alerts_of(north, None)
+    assert call(north, "studies", to_check=True)["studies"] == []
     [shared] = entries(north, "shared")
     assert len(shared["subjects"]) == 3
 
@@ -245,7 +245,7 @@ def test_a_shared_study_that_gets_another_patient_is_not_shared_any_more(
 def test_an_operator_settles_that_a_study_is_not_shared(north: Node, tmp_path: Path) -> None:
     ingest(north, write(tmp_path / "a", [Image("P"), Image("Q")]))
     assert call(north, "withdraw", study=STUDY)["state"] == "withheld"
-    assert not alerts_of(north)
+    assert not alerts_of(north, None)
     assert [entry["outcome"] for entry in entries(north, "withdrawn")] == ["success"]
     ingest(north, write(tmp_path / "b", [Image("Q")], 3))
     assert state_of(north) == "withheld"
@@ -266,7 +266,7 @@ def test_what_came_from_a_peer_is_settled_by_withdrawing_it(
     assert nodes.fetch(STUDY)
     assert state_of(nodes.south) == "withheld"
     assert call(nodes.south, "studies", to_check=True)["total"] == 1
-    assert not alerts_of(nodes.south)
+    assert not alerts_of(nodes.south, None)
     call(nodes.south, "withdraw", study=STUDY)
     assert call(nodes.south, "studies", to_check=True)["total"] == 0
     assert state_of(nodes.south) == "withheld"
@@ -479,14 +479,14 @@ def test_what_an_earlier_release_shared_is_read_again_and_stays_shared_with_an_a
     assert north.catalog.unread() == []
     assert north.catalog.patients(STUDY) == ("P", "Q")
     assert state_of(north) == "shared"
-    assert [alert for alert in alerts_of(north) if "earlier release has shared" in alert]
+    assert [alert for alert in alerts_of(north, None) if "earlier release has shared" in alert]
     last = entries(north, "ingest")[-1]
     assert (last["actor"], last["details"]["instances"]) == ("node", 0)
     assert "to_check" not in last["details"]
     # The disclosure before it is found under both now.
     assert "disclosed" in named(north, "Q")
     call(north, "share", study=STUDY)
-    assert not alerts_of(north)
+    assert not alerts_of(north, None)
     assert state_of(north) == "shared"
 
 
@@ -497,7 +497,7 @@ def test_a_study_that_is_of_one_patient_is_read_again_without_a_word(
     _as_left_by_8dfb4af(north)
     before = north.audit.size
     trio.run(_read_again, north)
-    assert (north.audit.size, north.catalog.unread(), alerts_of(north)) == (before, [], [])
+    assert (north.audit.size, north.catalog.unread(), alerts_of(north, None)) == (before, [], [])
 
 
 def test_a_patient_whose_images_are_gone_is_dropped_when_a_study_is_read_again(

@@ -14,6 +14,7 @@ from recipient_made import RecipientMade
 from keys.grants import HOLD, Facts, Rule
 from keys.peer import PURPOSES, Peer
 from keys.trust import TrustStore
+from node.alerts import alerts_of
 from node.app import Node
 from node.catalog.catalog import StudyRow
 from node.home import Home
@@ -165,7 +166,7 @@ def test_a_filter_that_this_release_cannot_read_refuses_all(north: Node) -> None
         connection.execute("UPDATE peers SET state = ?", (json.dumps(state),))
     later = Peers(north.database, OWN, north.audit.append, north.effects, north.decisions)
     north.peers._store = later.store
-    assert any("South Clinic" in alert and "filter" in alert for alert in north.alerts())
+    assert any("South Clinic" in alert and "filter" in alert for alert in alerts_of(north, None))
     assert north.feeds.sight.peers() == frozenset()
     assert witnesses(north.peers.store, NOW) == []
     north.feeds.peer_changed(SOUTH.key)

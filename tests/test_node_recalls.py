@@ -10,6 +10,7 @@ from facility_in_memory import Other, announcer_of, entries, publish_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.alerts import alerts_of
 from node.app import Node
 from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
@@ -84,9 +85,9 @@ def fetched(node: Node) -> None:
 def test_a_recall_is_an_alert_until_it_is_settled(node: Node, code: str, words: str) -> None:
     hear(node, record(1, "available"))
     fetched(node)
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
     hear(node, record(2, "withdrawn", recall=code, recalls=1))
-    [alert] = node.alerts()
+    [alert] = alerts_of(node, None)
     assert f"study {STUDY} was recalled by North: {words};" in alert
     [entry] = entries(node, "recalled")
     assert entry["peer"] == NORTH.key.hex()
@@ -97,14 +98,14 @@ def test_a_recall_is_an_alert_until_it_is_settled(node: Node, code: str, words: 
         node.recalls.settle("1.2.3", None)
     assert caught.value.code is ExitCode.NOT_FOUND
     node.recalls.settle(STUDY[:-1], NORTH.key)
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
     assert len(entries(node, "recall-settled")) == 1
     # A feed that is told anew tells nothing new.
     hear(node, record(1, "withdrawn", recall=code, recalls=1), reset=True)
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
     # Another recall does.
     hear(node, record(2, "withdrawn", recall=code, recalls=2))
-    assert len(node.alerts()) == 1
+    assert len(alerts_of(node, None)) == 1
     assert len(entries(node, "recalled")) == 2
 
 
@@ -114,14 +115,14 @@ def test_recalls_of_one_study_are_one_entry_until_it_is_settled(node: Node) -> N
     for count in range(1, 6):
         hear(node, record(count, "withdrawn", recall=QUALITY, recalls=count))
     assert len(entries(node, "recalled")) == 1
-    assert len(node.alerts()) == 1
+    assert len(alerts_of(node, None)) == 1
 
 
 def test_a_part_that_was_recalled_is_told(node: Node) -> None:
     hear(node, record(1, "available"))
     fetched(node)
     hear(node, record(2, "changed", recall=QUALITY, recalls=1))
-    [alert] = node.alerts()
+    [alert] = alerts_of(node, None)
     assert f"something of study {STUDY} was recalled by North: quality" in alert
 
 
@@ -130,23 +131,23 @@ def test_what_was_recalled_before_it_was_fetched_is_no_alert(node: Node) -> None
     hear(node, record(2, "changed", recall=QUALITY, recalls=1))
     fetched(node)
     hear(node, record(3, "changed", recall=QUALITY, recalls=1))
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
     hear(node, record(4, "changed", recall=QUALITY, recalls=2))
-    assert len(node.alerts()) == 1
+    assert len(alerts_of(node, None)) == 1
 
 
 @pytest.mark.parametrize("one", [("withdrawn", RETENTION, 0), ("withdrawn", None, None)])
 def test_what_is_no_recall_is_no_alert(node: Node, one: tuple[str, str | None, int | None]) -> None:
     fetched(node)
     hear(node, record(1, one[0], recall=one[1], recalls=one[2]))
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
     assert entries(node, "recalled") == []
 
 
 def test_nobody_recalls_what_never_came_from_it(node: Node) -> None:
     publish_study(node)
     hear(node, record(1, "withdrawn", recall=PATIENT_SAFETY, recalls=1))
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
     assert entries(node, "recalled") == []
 
 
@@ -156,7 +157,7 @@ def test_a_recall_while_the_study_is_on_its_way(node: Node) -> None:
     )
     trio.run(node.transfers.enter, transfer, TransferState.VERIFYING)
     hear(node, record(1, "withdrawn", recall=PATIENT_SAFETY, recalls=1))
-    assert len(node.alerts()) == 1
+    assert len(alerts_of(node, None)) == 1
 
 
 def test_what_is_erased_is_linked_to_no_entry_by_its_recall(node: Node) -> None:
@@ -169,7 +170,7 @@ def test_what_is_erased_is_linked_to_no_entry_by_its_recall(node: Node) -> None:
     node.forget([STUDY])
     assert node.recalls.all()[0].told == 0
     hear(node, record(3, "withdrawn", recall=QUALITY, recalls=1))
-    assert node.alerts() == []
+    assert alerts_of(node, None) == []
 
 
 @settings(max_examples=30, deadline=None)
@@ -197,7 +198,7 @@ def test_every_increase_is_told_once(
             )
             waiting = waiting or total > known
             known = max(known, total)
-            assert bool(node.alerts()) is waiting
+            assert bool(alerts_of(node, None)) is waiting
             if settles and waiting:
                 node.recalls.settle(STUDY, None)
                 waiting = False

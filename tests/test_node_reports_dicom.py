@@ -28,6 +28,7 @@ from keys.card import Card
 from keys.fingerprint import fingerprint
 from node.audit.erasing import erase
 from node.audit.log import AuditLog
+from node.callers import Caller, asked_by
 from node.reports.dicom import audit_message, document
 from node.reports.facilities import Facilities
 from node.reports.happenings import CODES, EVENTS, MESSAGE_STUDIES, happenings
@@ -76,6 +77,17 @@ def test_messages_of_every_type_are_of_the_schema(tmp_path: Path) -> None:
     assert [problem for message in messages for problem in problems(message)] == []
     told = [_code(message, "EventTypeCode")[-1] for message in messages]
     assert told == [entry.type for entry in entries_of(log) if entry.type not in WITHOUT_MESSAGE]
+    log.close()
+
+
+def test_messages_that_a_person_asked_for_are_of_the_schema_and_name_who(tmp_path: Path) -> None:
+    with asked_by(Caller("person", "j.doe")):
+        log = log_of_everything(tmp_path)
+    for message in _messages(log)[1:]:
+        assert problems(message) == []
+        users = [one.attrib["UserID"] for one in message.iter("ActiveParticipant")]
+        assert users.count("j.doe") == 1
+        assert "operator" not in users
     log.close()
 
 

@@ -12,6 +12,7 @@ from reports_made import FACILITIES, ORIGIN, PATIENT, STUDY, event_of, log_of_ev
 
 from node.audit.erasing import erase
 from node.audit.log import AuditLog
+from node.callers import Caller, asked_by
 from node.reports.fhir import RECIPIENT_PROFILE, SOURCE_PROFILE, lines
 from node.reports.happenings import EVENTS, happenings
 from node.reports.records import records
@@ -58,6 +59,24 @@ def test_events_of_every_type_are_valid_fhir(tmp_path: Path) -> None:
     for event in events:
         _check_fhir(event)
     assert len({event["id"] for event in events}) == len(events)
+    log.close()
+
+
+def test_events_that_a_person_asked_for_are_valid_and_name_who(tmp_path: Path) -> None:
+    with asked_by(Caller("person", "j.doe")):
+        log = log_of_everything(tmp_path)
+    for erased in (False, True):
+        for event in _events(log)[1 : len(EVENTS)]:
+            _check_fhir(event)
+            if "meta" in event:
+                assert balp_rules.problems(event) == []
+            [name] = [
+                agent["name"]
+                for agent in event["agent"]
+                if agent["name"] == "j.doe" or "person" in agent["name"]
+            ]
+            assert name == ("a person whose name is not here" if erased else "j.doe")
+        erase(log, "person", "j.doe", lambda _: None)
     log.close()
 
 

@@ -22,7 +22,8 @@ from node.clock import SYSTEM_CLOCK
 from node.durable import write_whole
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.operations import keys
+from node.operations import Call, keys
+from node.operations.parameters import Nothing
 from node.rotation import OVERLAP_SECONDS, Changed, Request
 from protocol.errors import RemoteProtocolError
 from protocol.log.checkpoint import (
@@ -259,9 +260,9 @@ async def test_a_facility_key_that_was_taken_offline_since_the_start_is_not_used
 ) -> None:
     with Node.open(home) as node:
         (home.keys_path / "facility").unlink()
-        assert (await keys.show(node, {}, lambda _: None))["facility_key_here"] is False
+        assert (await keys.show(Call(node), Nothing()))["facility_key_here"] is False
         with pytest.raises(NodeError, match="not in this home"):
-            await keys.rotate(node, {"role": "node"}, lambda _: None)
+            await keys.rotate(Call(node), keys.Rotate("node"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from protocol.verify.entries import (
 )
 from protocol.verify.openings import parse_any_opening, parse_opening
 
-KINDS = ("study", "patient", "instance")
+KINDS = ("study", "patient", "instance", "person")
 FINGERPRINT = fingerprint(bytes(32))
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
 VALUES = st.text(max_size=8) | st.integers(-(2**54), 2**54) | st.booleans()

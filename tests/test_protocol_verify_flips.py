@@ -146,7 +146,8 @@ def test_any_flipped_bit_of_the_file(bit):
 # --- any log -----------------------------------------------------------------------
 
 SUBJECTS = st.lists(
-    st.tuples(st.sampled_from(["study", "patient", "instance"]), st.text(max_size=20)), max_size=3
+    st.tuples(st.sampled_from(["study", "patient", "instance", "person"]), st.text(max_size=20)),
+    max_size=3,
 )
 DETAILS = st.dictionaries(
     st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "receipt"),

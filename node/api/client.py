@@ -38,6 +38,8 @@ def call(
     parameters: dict[str, Any],
     on_progress: OnProgress | None = None,
     on_wait: Callable[[str], None] = lambda text: None,
+    *,
+    listed: str = "",
 ) -> dict[str, Any]:
     """Run one operation: in the node of this home when it runs, else on the home itself.
 
@@ -47,14 +49,49 @@ def call(
         parameters: what it takes, as JSON values.
         on_progress: called in this thread with each progress event.
         on_wait: called once with a sentence when the command waits for the node to start.
+        listed: the list of an answer that comes in pages; all of them are gathered.
 
     Returns:
-        What the operation gives.
+        What the operation gives; with `listed` as if it had come in one page.
 
     Raises:
         NodeError: as the operation says; or the node is not running and has to.
         KeyboardInterrupt: Ctrl-C, after work on the home itself has stopped cleanly.
     """
+
+    def ask(asked: dict[str, Any], gather: str) -> dict[str, Any]:
+        return _ask(home, operation, asked, on_progress, on_wait, gather)
+
+    return whole(ask, parameters, listed) if listed else ask(parameters, "")
+
+
+def whole(
+    ask: Callable[[dict[str, Any], str], dict[str, Any]], parameters: dict[str, Any], listed: str
+) -> dict[str, Any]:
+    """All pages of an answer as one.
+
+    Args:
+        ask: gets one page, or more of them, for these parameters.
+        parameters: for the first page.
+        listed: the list in the answer.
+    """
+    found = ask(parameters, listed)
+    following = found.pop("next", None)
+    while following is not None:
+        page = ask({**parameters, "after": following}, listed)
+        found[listed] += page[listed]
+        following = page.get("next")
+    return found
+
+
+def _ask(
+    home: Home,
+    operation: str,
+    parameters: dict[str, Any],
+    on_progress: OnProgress | None,
+    on_wait: Callable[[str], None],
+    listed: str,
+) -> dict[str, Any]:
     home.require()
     began = time.monotonic()
     is_told = False
@@ -67,7 +104,7 @@ def call(
         from node.api.offline import HomeBusy, run_offline
 
         try:
-            return run_offline(home, operation, parameters, on_progress)
+            return run_offline(home, operation, parameters, on_progress, listed)
         except HomeBusy:
             # Another short command has the home, or a node that starts or stops.
             is_node = home.is_locked_by_node()
@@ -77,6 +114,43 @@ def call(
                 is_told = True
                 on_wait("the node of this home is starting; waiting for it")
             time.sleep(LOCK_POLL_SECONDS)
+
+
+def call_people(
+    socket_path: Path,
+    operation: str,
+    parameters: dict[str, Any],
+    on_progress: OnProgress | None = None,
+    *,
+    listed: str = "",
+) -> dict[str, Any]:
+    """Run one operation as a person, over the people's socket of a running node.
+
+    Args:
+        socket_path: of the people's socket.
+        operation, parameters, on_progress, listed: as in `call`.
+
+    Raises:
+        NodeError: as the operation says; or no node listens there.
+    """
+    if listed:
+        return whole(
+            lambda asked, _: call_people(socket_path, operation, asked, on_progress),
+            parameters,
+            listed,
+        )
+    from node.api.people import check_folder_of_node
+
+    connection = endpoint.connect(socket_path, CONNECT_SECONDS, check_folder_of_node)
+    if connection is None:
+        raise NodeError(
+            f"no node listens at {socket_path}",
+            hint="its owner starts it with `radmesh serve`, and opens the socket with the table "
+            "[people] in config.toml",
+            code=ExitCode.BUSY,
+        )
+    connection.settimeout(SILENCE_SECONDS)
+    return _call_node(_Connection(connection), operation, parameters, on_progress)
 
 
 def is_running(socket_path: Path) -> bool:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from node.errors import ExitCode, NodeError
@@ -60,8 +60,15 @@ def listening(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-def connect(path: Path, timeout_seconds: float) -> socket.socket | None:
+def connect(
+    path: Path, timeout_seconds: float, check: Callable[[Path], None] = check_private
+) -> socket.socket | None:
     """Connect to a running node; None when none runs.
+
+    Args:
+        path: of the socket.
+        timeout_seconds: how long is waited for it.
+        check: refuses a directory in which somebody else may have put the socket.
 
     Raises:
         NodeError: the socket is not the owner's.
@@ -69,7 +76,7 @@ def connect(path: Path, timeout_seconds: float) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout_seconds)
     try:
-        check_private(path.parent)
+        check(path.parent)
         connection.connect(os.fspath(path))
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         connection.close()
@@ -78,7 +85,8 @@ def connect(path: Path, timeout_seconds: float) -> socket.socket | None:
         connection.close()
         raise NodeError(
             f"the node's socket {path} belongs to another user",
-            hint="run this command as the user who runs the node",
+            hint="run this command as the user who runs the node, or as a member of the group "
+            "of the people's socket",
             code=ExitCode.NO_HOME,
         ) from None
     except OSError as error:

@@ -10,7 +10,7 @@ from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.failures import single_node_error
 from node.home import Home
-from node.operations import OPERATIONS
+from node.operations import OPERATIONS, Call
 
 
 class HomeBusy(NodeError):
@@ -37,8 +37,11 @@ def run_offline(
     operation: str,
     parameters: dict[str, Any],
     on_progress: Callable[[dict[str, Any]], None] | None,
+    listed: str = "",
 ) -> dict[str, Any]:
     """Open the home, run the operation, close the home.
+
+    With `listed` all pages of that list are gathered: opening reads the whole log.
 
     Raises:
         HomeBusy: another process has the home.
@@ -63,7 +66,12 @@ def run_offline(
         with trio.open_signal_receiver(signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
-                result = await chosen.run(node, parameters, report)
+                call = Call(node, report=report)
+                result = await chosen.answer(call, parameters)
+                while listed and result["next"] is not None:
+                    page = await chosen.answer(call, {**parameters, "after": result["next"]})
+                    result[listed] += page[listed]
+                    result["next"] = page["next"]
                 nursery.cancel_scope.cancel()
         return result
 

@@ -1,4 +1,4 @@
-"""The server's side of the local API: Starlette on hypercorn in the node's nursery.
+"""The server's side of the local API, on both its sockets: Starlette on hypercorn.
 
 A request runs one operation. A client that goes away cancels its operation, and
 nothing else: what must outlive a command (a fetch) belongs to the node, and its
@@ -10,71 +10,143 @@ import functools
 import json
 import logging
 import os
+import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypercorn.trio
 import trio
 from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from node.api import people
 from node.api.endpoint import listening
 from node.app import Node
+from node.blocking import in_thread
+from node.callers import SERVICE, Caller, asked_by
 from node.errors import ExitCode, NodeError
-from node.failures import describe_error, describe_unexpected, single_node_error
+from node.failures import HTTP_STATUS, describe_error, describe_unexpected, single_node_error
 from node.operations import OPERATIONS
-from node.operations.base import Report
+from node.operations.base import Call, Report
+
+if TYPE_CHECKING:
+    from node.serving import Serving
 
 log = logging.getLogger("radmesh.api")
 
 REQUEST_BYTES = 1024 * 1024
 """Most bytes of a request: a facility card (64 KiB) or a list of some thousand paths."""
 
+PEOPLE_CONNECTIONS = 64
+PERSON_CONNECTIONS = 16
+"""Most connections of all people, and of one of them: a command has one."""
+
 PROGRESS_SECONDS = 0.1
+"""Between two progress lines; what comes in between is replaced by what comes after."""
 
 ALIVE_SECONDS = 5.0
 """After so long without progress a line says that the node is at work."""
-"""Between two progress lines; what comes in between is replaced by what comes after."""
 
 
-async def serve_api(node: Node, socket_path: Path, ready: Callable[[], None]) -> None:
-    """Serve the local API until cancelled.
+async def serve_api(
+    node: Node, serving: "Serving | None", socket_path: Path, ready: Callable[[], None]
+) -> None:
+    """Serve the local API until cancelled: to the owner, and to people if settings say so.
 
     Args:
         node: what it serves.
-        socket_path: where it listens.
+        serving: its network parts; None where it has none.
+        socket_path: where it listens for the owner.
         ready: called once, when clients can connect.
 
     Raises:
-        NodeError: the socket cannot be made.
+        NodeError: a socket cannot be made.
     """
-    logger = logging.getLogger("radmesh.api.http")
-    logger.setLevel(logging.WARNING)
-    with listening(socket_path) as listener:
-        config = Config()
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(listening(socket_path))
+        config = _config()
         # hypercorn takes over the descriptor that it is given and closes it.
         config.bind = [f"fd://{listener.detach()}"]
-        config.accesslog = None
-        config.errorlog = logger
-        config.graceful_timeout = 0.5
         # hypercorn and Starlette type the same ASGI messages differently.
-        asgi: Any = application(node)
+        asgi: Any = application(node, serving, SERVICE)
         async with trio.open_nursery() as nursery:
+            if node.settings.people.group:
+                folder = node.settings.people.folder or f"{node.home.path}-people"
+                second = held.enter_context(
+                    people.listening_for_people(Path(folder), node.settings.people.group)
+                )
+                nursery.start_soon(_serve_people, node, serving, second)
             await nursery.start(functools.partial(hypercorn.trio.serve, asgi, config, mode="asgi"))
             ready()
 
 
-def application(node: Node) -> Starlette:
-    """The local API of a node as an ASGI application."""
+def _config() -> Config:
+    logger = logging.getLogger("radmesh.api.http")
+    logger.setLevel(logging.WARNING)
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logger
+    config.graceful_timeout = 0.5
+    return config
+
+
+async def _serve_people(node: Node, serving: "Serving | None", listener: socket.socket) -> None:
+    """Serve the people's socket until cancelled.
+
+    hypercorn's own `serve` gives an application nothing of the connection, by which the
+    system tells who is there; so each connection has an application of its own.
+    """
+    served: Counter[int] = Counter()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        try:
+            async with stream:
+                await serve_user(stream, people.uid_of(stream.socket))  # type: ignore[arg-type]
+        except Exception as error:
+            log.error("a connection of a person ended: %s", describe_unexpected(error))
+
+    async def serve_user(stream: trio.SocketStream, uid: int) -> None:
+        if served[uid] >= PERSON_CONNECTIONS or served.total() >= PEOPLE_CONNECTIONS:
+            log.warning("a user has too many connections to the people's socket")
+            return
+        served[uid] += 1
+        try:
+            caller = await in_thread(people.caller_of, uid)
+            asgi: Any = application(node, serving, caller)
+            await TCPServer(
+                wrap_app(asgi, config.wsgi_max_body_size, "asgi"),
+                config,
+                WorkerContext(None),
+                ConnectionState({}),
+                stream,  # type: ignore[arg-type]
+            )
+        finally:
+            served[uid] -= 1
+            if not served[uid]:
+                del served[uid]
+
+    config = _config()
+    # Whoever made the socket closes it; trio has one of its own.
+    async with trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup())) as own:
+        await trio.serve_listeners(serve, [own])
+
+
+def application(node: Node, serving: "Serving | None", caller: Caller) -> Starlette:
+    """The local API of a node as an ASGI application, for one caller."""
     return Starlette(
         routes=[
             Route("/v1/health", _health, methods=["GET"]),
-            Route("/v1/{operation}", _Endpoint(node), methods=["POST"]),
+            Route("/v1/{operation}", _Endpoint(node, serving, caller), methods=["POST"]),
         ]
     )
 
@@ -86,8 +158,10 @@ async def _health(_: Request) -> Response:
 class _Endpoint:
     """Answers `POST /v1/<operation>`."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, serving: "Serving | None", caller: Caller) -> None:
         self._node = node
+        self._serving = serving
+        self._caller = caller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -100,8 +174,16 @@ class _Endpoint:
                     "start the node again",
                     code=ExitCode.USAGE,
                 )
+            if OPERATIONS[operation].local_only and self._caller.kind == "person":
+                raise NodeError(
+                    f"{operation} is for the owner of the node alone",
+                    hint="it takes files of the machine or a secret, or erases names: ask "
+                    "whoever runs the node",
+                    code=ExitCode.REFUSED,
+                )
         except NodeError as error:
-            await JSONResponse({"error": describe_error(error)}, 400)(scope, receive, send)
+            status = HTTP_STATUS[error.code]
+            await JSONResponse({"error": describe_error(error)}, status)(scope, receive, send)
             return
         except ClientDisconnect:
             return
@@ -110,27 +192,27 @@ class _Endpoint:
     async def _answer(
         self, operation: str, parameters: dict[str, Any], receive: Receive, send: Send
     ) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-type", b"application/x-ndjson")],
-            }
-        )
+        answer = _Answer(send)
         progress = _Progress()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
             async with trio.open_nursery() as sending:
-                sending.start_soon(progress.forward, send)
-                outcome = await self._outcome(operation, parameters, progress.report)
+                sending.start_soon(progress.forward, answer.send)
+                answer.status, outcome = await self._outcome(operation, parameters, progress.report)
                 progress.end()
-            await send({"type": "http.response.body", "body": outcome})
+            await answer.send({"type": "http.response.body", "body": outcome})
             nursery.cancel_scope.cancel()
 
-    async def _outcome(self, operation: str, parameters: dict[str, Any], report: Report) -> bytes:
+    def _call(self, report: Report) -> Call:
+        return Call(self._node, self._serving, self._caller, report)
+
+    async def _outcome(
+        self, operation: str, parameters: dict[str, Any], report: Report
+    ) -> tuple[int, bytes]:
         try:
-            result = await OPERATIONS[operation].run(self._node, parameters, report)
-            return _line({"result": result})
+            with asked_by(self._caller):
+                result = await OPERATIONS[operation].answer(self._call(report), parameters)
+            return HTTP_STATUS[ExitCode.OK], _line({"result": result})
         except Exception as error:
             known = single_node_error(error)
             if known is None:
@@ -140,7 +222,33 @@ class _Endpoint:
                     f"the node met an error that it did not expect ({what})",
                     hint="see the log of `radmesh serve`; the node goes on",
                 )
-            return _line({"error": describe_error(known)})
+            return HTTP_STATUS[known.code], _line({"error": describe_error(known)})
+
+
+class _Answer:
+    """An answer whose status is that of its outcome, unless a line went out before.
+
+    The status stands in front of all lines: work that tells how far it is has the status
+    200, and its outcome is in the last line.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self.status = HTTP_STATUS[ExitCode.OK]
+        self._send = send
+        self._has_begun = False
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the body, in front of the first the beginning."""
+        if not self._has_begun:
+            self._has_begun = True
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status,
+                    "headers": [(b"content-type", b"application/x-ndjson")],
+                }
+            )
+        await self._send(message)
 
 
 class _Progress:

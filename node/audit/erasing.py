@@ -20,12 +20,12 @@ Forget = Callable[[Sequence[str]], None]
 
 
 def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasure, int, bytes]:
-    """Erase the openings of a study or a patient.
+    """Erase the openings of a study, a patient or a person.
 
     Args:
         audit: the log.
-        kind: `study` or `patient`.
-        value: the Study Instance UID or the patient's identity.
+        kind: `study`, `patient` or `person`.
+        value: the Study Instance UID, the patient's identity, or the person's name.
         forget: forgets elsewhere what tells which entries are about a study.
 
     Returns:

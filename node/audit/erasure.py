@@ -52,12 +52,15 @@ OF_PATIENT = f"""(
 
 OF_STUDY = """(
     (kind = 'study' AND value = ?1)
-    OR (kind <> 'study' AND entry IN (
+    OR (kind IN ('patient', 'instance') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
 )"""
-"""SQL: whether an opening names the study ?1, or says whose it is."""
+"""SQL: whether an opening names the study ?1, or says whose it is; not who asked for it."""
 
-_CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT}
+OF_PERSON = "(kind = 'person' AND value = ?1)"
+"""SQL: whether an opening names the person ?1."""
+
+_CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT, "person": OF_PERSON}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class Erasure:
     Attributes:
         name: 16 random bytes.
         since: size of the log when it began; its entry is behind.
-        kind: `study` or `patient`.
+        kind: `study`, `patient` or `person`.
         commitment: to what was asked to be erased, 64 hex digits.
         openings: how many it erases.
         entries: of how many entries.
@@ -123,7 +126,7 @@ class Erasures:
         self._database = database
 
     def find(self, kind: str, value: str, size: int) -> Found:
-        """What would be erased with a `study` or `patient`, of the first `size` entries."""
+        """What an erasure of a `study`, `patient` or `person` takes of the first `size` entries."""
         chosen = f"FROM openings WHERE entry < ?2 AND {_CHOICES[kind]}"
         parameters = (value, size)
         [counts] = self._database.query(
@@ -141,8 +144,8 @@ class Erasures:
         """Write down durably what is going to be erased; nothing is erased yet.
 
         Args:
-            kind: `study` or `patient`.
-            value: the Study Instance UID or the patient's identity.
+            kind: `study`, `patient` or `person`.
+            value: the Study Instance UID, the patient's identity, or the person's name.
             size: of the log now.
 
         Returns:

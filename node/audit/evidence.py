@@ -13,6 +13,7 @@ from pathlib import Path
 from node.audit.erasure import (
     ERASURES_SCHEMA,
     OF_PATIENT,
+    OF_PERSON,
     OF_STUDY,
     STUDIES_OF_PATIENT,
     Erasures,
@@ -94,15 +95,17 @@ class EvidenceStore:
             if len(rows) < _PAGE:
                 return
 
-    def entries_about(self, *, study: str = "", patient: str = "") -> list[int]:
-        """Entries that openings show to be about a study, or a patient; in ascending order.
+    def entries_about(self, *, study: str = "", patient: str = "", person: str = "") -> list[int]:
+        """Entries that openings show to be about a study, a patient, or what a person asked
+        for; in ascending order.
 
         Args:
             study: a Study Instance UID, or "".
             patient: an identity, or a Patient ID that stands for it with any issuer, or "".
+            person: a name, or "".
         """
         found: set[int] | None = None
-        for value, chosen in ((study, OF_STUDY), (patient, OF_PATIENT)):
+        for value, chosen in ((study, OF_STUDY), (patient, OF_PATIENT), (person, OF_PERSON)):
             if value:
                 rows = self._database.query(
                     f"SELECT DISTINCT entry FROM openings WHERE {chosen}", (value,)

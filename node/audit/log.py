@@ -16,6 +16,7 @@ The files are those of `node/audit/files.py` (entries), `node/audit/checkpoint.p
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +37,7 @@ from node.audit.opening import (
     torn_tail_event,
 )
 from node.audit.tree import Proofs
+from node.callers import asking
 from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted
 from protocol.log.entry import Event, Opening, format_time
@@ -231,7 +233,7 @@ class AuditLog:
         """
 
         def begin(size: int, root: bytes) -> Event:
-            event = make(size, root)
+            event = _with_person(make(size, root))
             if role == "log":
                 if not revoked:
                     self._keeper.current()
@@ -252,7 +254,7 @@ class AuditLog:
         return index
 
     def append(self, event: Event) -> int:
-        """Log an event; its entry is durable when this returns.
+        """Log an event; its entry is durable when this returns, and names the person who asked.
 
         Returns:
             The index of the entry.
@@ -267,7 +269,7 @@ class AuditLog:
         """Log events one after the other with one flush, all or none; see `append`."""
         self.halt.require_none()
         try:
-            indexes = self._appender.append_many(events)
+            indexes = self._appender.append_many([_with_person(event) for event in events])
         except NodeError as error:
             self.failure = error
             raise
@@ -402,3 +404,12 @@ class AuditLog:
             self._evidence.close()
             self._nodes.close()
             self._file.close()
+
+
+def _with_person(event: Event) -> Event:
+    """The event with the person who asked for what it records, if it is one."""
+    caller = asking()
+    person = ("person", caller.name)
+    if caller.kind != "person" or person in event.subjects:
+        return event
+    return replace(event, subjects=(*event.subjects, person))

@@ -115,7 +115,12 @@ class Catalog:
     # --- reading ---------------------------------------------------------------
 
     def studies(
-        self, state: str | None = None, *, limit: int | None = None, to_check: bool = False
+        self,
+        state: str | None = None,
+        *,
+        limit: int | None = None,
+        to_check: bool = False,
+        after: tuple[str, str] | None = None,
     ) -> list[StudyRow]:
         """Studies, newest study date first.
 
@@ -123,12 +128,17 @@ class Catalog:
             state: only those in this state, see `StudyRow`.
             limit: at most so many.
             to_check: only those that somebody should look at.
+            after: only those behind the study of this date and UID.
         """
         chosen = ([STATES[state]] if state else []) + ([_IS_TO_CHECK] if to_check else [])
+        if after is not None:
+            # The first condition lets SQLite begin in the middle of its index.
+            chosen.append("study_date <= :date AND (study_date < :date OR study_uid > :uid)")
         where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
+        date, uid = after or ("", "")
         rows = self._database.query(
-            f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid LIMIT ?",
-            (-1 if limit is None else limit,),
+            f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid LIMIT :limit",
+            {"limit": -1 if limit is None else limit, "date": date, "uid": uid},
         )
         found = [self._row(row) for row in rows]
         return [row for row in found if state is None or row.state == state]

@@ -24,18 +24,27 @@ def audit() -> None:
 @click.option("--type", "kind", metavar="TYPE", help="Only such entries, such as disclosed.")
 @selection_options
 @patient_option
+@click.option("--person", metavar="USER", help="Only what this person asked for (user name).")
 @json_option
 @pass_session
 def show(
-    session: Session, /, last: int, everything: bool, kind: str | None, **selected: str | None
+    session: Session,
+    /,
+    last: int,
+    everything: bool,
+    kind: str | None,
+    person: str | None,
+    **selected: str | None,
 ) -> None:
     """Show entries of our log, oldest first.
 
-    Studies and patients stand in the log as commitments; they are shown in clear
+    Studies, patients and people who asked stand in the log as commitments; they are shown in clear
     where this node has what opens them.
     """
     found = session.call(
-        "audit.show", {"last": None if everything else last, "type": kind, **selected}
+        "audit.show",
+        {"last": None if everything else last, "type": kind, "person": person, **selected},
+        listed="entries",
     )
     if session.as_json:
         output.emit_json(found)

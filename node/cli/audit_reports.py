@@ -114,8 +114,8 @@ def send(
     parameters = {
         "to": to,
         "ca": str(Path.cwd() / ca),
-        "certificate": "" if cert is None else str(Path.cwd() / cert),
-        "key": "" if key is None else str(Path.cwd() / key),
+        "certificate": None if cert is None else str(Path.cwd() / cert),
+        "key": None if key is None else str(Path.cwd() / key),
         "format": form,
         **selected,
     }
@@ -127,17 +127,18 @@ def send(
 
 
 @click.command()
-@click.argument("what", metavar="STUDY|PATIENT")
+@click.argument("what", metavar="STUDY|PATIENT|USER")
 @click.option("--study", "kind", flag_value="study", help="It is a Study Instance UID.")
 @click.option("--patient", "kind", flag_value="patient", help="It is a Patient ID.")
+@click.option("--person", "kind", flag_value="person", help="It is a user who asked for things.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_session
 def erase(session: Session, what: str, kind: str | None, yes: bool) -> None:
-    """Erase what names a study or a patient beside the log. It cannot be undone.
+    """Erase what names a study, a patient or a person beside the log. It cannot be undone.
 
-    The log stays as it is and verifies; what it says of the study or patient can no
-    longer be read from it, by anybody. The images themselves stay.
+    The log stays as it is and verifies; what it says of the study or patient, or who
+    asked, can no longer be read from it, by anybody. The images themselves stay.
     """
     parameters = {"what": what, "kind": kind}
     if not yes:
@@ -164,6 +165,11 @@ def _question(found: dict[str, Any]) -> str:
         several = (
             f"; this is the number of {found['patients']} patients, each of another issuer: "
             "name one as ID^^^ISSUER"
+        )
+    if found["kind"] == "person":
+        return (
+            f"this person is named by {phrases.count(found['openings'], 'opening')}; without them "
+            "nothing can tell who asked for what these entries record"
         )
     return (
         f"this {found['kind']} is named by {phrases.count(found['openings'], 'opening')} of "

@@ -51,15 +51,23 @@ _DEFAULT_HOME = "~/.radmesh"
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory of the node: its keys, studies and log.",
 )
+@click.option(
+    "--socket",
+    envvar="RADMESH_SOCKET",
+    show_envvar=True,
+    type=click.Path(path_type=Path),
+    help="Speak to a running node over this socket, as a person of its group; no home is used.",
+)
 @click.version_option(None, package_name="radmesh", message="radmesh %(version)s")
 @click.pass_obj
-def radmesh(session: Session, home: Path) -> None:
+def radmesh(session: Session, home: Path, socket: Path | None) -> None:
     """Exchange medical images with facilities that you trust, peer to peer.
 
     Each facility runs one node (`radmesh serve`). All other commands speak to the
     running node of the same home, or work on the home itself when none runs.
     """
     session.home_path = home.expanduser()
+    session.socket_path = socket
 
 
 for command in (

@@ -88,6 +88,7 @@ async def _serve(node: "Node") -> None:
             async with serving(node) as running:
                 await serve_api(
                     node,
+                    running,
                     node.home.socket_path,
                     ready=lambda: _greet(node, running.network.addresses),
                 )

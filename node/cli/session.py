@@ -20,6 +20,7 @@ class Session:
     """One run of `radmesh`."""
 
     home_path: Path = field(default_factory=Path)
+    socket_path: Path | None = None
     as_json: bool = False
 
     def home(self) -> "Home":
@@ -28,16 +29,29 @@ class Session:
 
         return Home(self.home_path)
 
+    def require_home(self) -> None:
+        """Raise NodeError unless the home was made; a person with a socket needs none."""
+        if self.socket_path is None:
+            self.home().require()
+
     def call(
         self,
         operation: str,
         parameters: dict[str, Any] | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        listed: str = "",
     ) -> dict[str, Any]:
         """Run an operation in the running node or on the home, see `node.api.client.call`."""
-        from node.api.client import call
+        from node.api.client import call, call_people
 
-        return call(self.home(), operation, parameters or {}, on_progress, output.note)
+        if self.socket_path is not None:
+            return call_people(
+                self.socket_path, operation, parameters or {}, on_progress, listed=listed
+            )
+        return call(
+            self.home(), operation, parameters or {}, on_progress, output.note, listed=listed
+        )
 
 
 pass_session = click.make_pass_decorator(Session)

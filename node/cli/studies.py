@@ -141,7 +141,7 @@ def studies(
     if limit is None and not session.as_json:
         limit = _LISTED
     wanted = {"peer": peer, "all": everything, "to_check": to_check, "limit": limit}
-    found = session.call("studies", wanted)
+    found = session.call("studies", wanted, listed="studies")
     if session.as_json:
         output.emit_json(found)
         return

@@ -116,6 +116,7 @@ def _sources(transfer: dict[str, Any]) -> str:
 def transfers(session: Session) -> None:
     """List the transfers, newest first."""
     found = session.call("transfers")
+    found.pop("next", None)  # the newest are what is asked for here
     if session.as_json:
         output.emit_json(found)
         return

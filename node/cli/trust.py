@@ -58,7 +58,7 @@ def add(
     session: Session, card: Path, fingerprint: str | None, grants: tuple[str, ...], petname: str
 ) -> None:
     """Trust the facility of CARD, a file that its admin sent."""
-    session.home().require()
+    session.require_home()
     shown = read_card(card)
     if fingerprint is None:
         fingerprint = _ask(card_lines(shown), shown.fingerprint)

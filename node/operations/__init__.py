@@ -1,5 +1,8 @@
 """What a node can be asked to do, by name: the one table behind the local API and
-the command line. Each operation takes and gives JSON values (docs/operations.md)."""
+the command line. Each operation takes the parameters
+of its class and gives JSON values (docs/operations.md section 14)."""
+
+from typing import Any
 
 from node.operations import (
     arrive,
@@ -18,24 +21,26 @@ from node.operations import (
     transfer,
     witness,
 )
-from node.operations.base import Operation
+from node.operations.base import Call, Operation
 
-OPERATIONS: dict[str, Operation] = {
-    **facility.OPERATIONS,
-    **images.OPERATIONS,
-    **arrive.OPERATIONS,
-    **discard.OPERATIONS,
-    **transfer.OPERATIONS,
-    **log.OPERATIONS,
-    **reports.OPERATIONS,
-    **erase.OPERATIONS,
-    **handing.OPERATIONS,
-    **pending.OPERATIONS,
-    **reconcile.OPERATIONS,
-    **keys.OPERATIONS,
-    **proofs.OPERATIONS,
-    **witness.OPERATIONS,
-    **backup.OPERATIONS,
-}
+TABLE: tuple[Operation[Any], ...] = (
+    *facility.OPERATIONS,
+    *images.OPERATIONS,
+    *arrive.OPERATIONS,
+    *discard.OPERATIONS,
+    *transfer.OPERATIONS,
+    *log.OPERATIONS,
+    *reports.OPERATIONS,
+    *erase.OPERATIONS,
+    *handing.OPERATIONS,
+    *pending.OPERATIONS,
+    *reconcile.OPERATIONS,
+    *keys.OPERATIONS,
+    *proofs.OPERATIONS,
+    *witness.OPERATIONS,
+    *backup.OPERATIONS,
+)
 
-__all__ = ["OPERATIONS", "Operation"]
+OPERATIONS: dict[str, Operation[Any]] = {one.name: one for one in TABLE}
+
+__all__ = ["OPERATIONS", "Call", "Operation"]

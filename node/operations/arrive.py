@@ -3,17 +3,17 @@
 import contextlib
 import os
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trio
 
-from node.app import Node
 from node.blocking import in_thread
-from node.errors import ExitCode, NodeError
+from node.errors import NodeError
 from node.images.arrival_work import BY_OPERATOR, Became, Outcome
 from node.images.reading import open_file, shown
-from node.operations.base import Operation, Report, Result, require_serving, text, texts
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
 
 AT_ONE_TIME = 16
 """Files that come side by side, and share flushes."""
@@ -33,18 +33,22 @@ async def _pieces(path: Path) -> AsyncGenerator[bytes, None]:
         os.close(descriptor)
 
 
-async def arrive(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+@dataclass(frozen=True)
+class Arrive:
+    """Parameters of `arrive`."""
+
+    paths: parameters.Paths
+    source: str = ""
+    stat: bool = False
+
+
+async def arrive(call: Call, asked: Arrive) -> Result:
     """Take files, each as an image that arrives by itself; durable when this ends.
 
     They come in one association, and are packed in a moment, by study.
     """
-    arrivals = require_serving(node).arrivals
-    paths = [Path(path) for path in texts(parameters, "paths")]
-    name = text(parameters, "source", "")
-    stat = bool(parameters.get("stat"))
-    for path in paths:
-        if not path.is_absolute():
-            raise NodeError(f"the path {path} must be absolute", code=ExitCode.USAGE)
+    arrivals = call.require_serving().arrivals
+    paths = [Path(path) for path in asked.paths]
     became: dict[int, Became] = {}
     left = iter(enumerate(paths))
     failures: list[NodeError] = []
@@ -55,16 +59,16 @@ async def arrive(node: Node, parameters: dict[str, Any], report: Report) -> Resu
                 return
             try:
                 async with contextlib.aclosing(_pieces(path)) as pieces:
-                    became[index] = await association.take(pieces, stat=stat)
+                    became[index] = await association.take(pieces, stat=asked.stat)
             except OSError as error:
                 reason = f"cannot be read: {error.strerror}"
                 became[index] = Became(Outcome.REFUSED, reason)
             except NodeError as error:
                 failures.append(error)
-            report({"files": len(became), "files_total": len(paths)})
+            call.report({"files": len(became), "files_total": len(paths)})
 
     async with arrivals.association(
-        f"{BY_OPERATOR}:{name}" if name else BY_OPERATOR
+        f"{BY_OPERATOR}:{asked.source}" if asked.source else BY_OPERATOR
     ) as association:
         async with trio.open_nursery() as nursery:
             for _ in range(min(AT_ONE_TIME, len(paths))):
@@ -85,4 +89,6 @@ async def arrive(node: Node, parameters: dict[str, Any], report: Report) -> Resu
     }
 
 
-OPERATIONS = {"arrive": Operation(arrive, needs_network=True)}
+OPERATIONS = (
+    Operation("arrive", Arrive, arrive, writes=True, local_only=True, needs_network=True),
+)

@@ -2,26 +2,43 @@
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keys.sealed_files import KEY_BYTES, SALT_BYTES
-from node.app import Node
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
 from node.operations.images import run_work
 
 
-async def backup(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+@dataclass(frozen=True, repr=False)
+class Sealing:
+    """What seals the private keys: a key of 32 and a salt of 16 bytes, hex. Has no repr."""
+
+    key: str
+    salt: str
+
+
+@dataclass(frozen=True)
+class Backup:
+    """Parameters of `backup`."""
+
+    directory: parameters.Path
+    seal: Sealing | None = None
+
+
+async def backup(call: Call, asked: Backup) -> Result:
     """Write a backup into a folder of backups."""
     from node.backup.saving import Stopped, save
 
-    directory = Path(text(parameters, "directory"))
-    seal = _seal(parameters.get("seal"))
+    directory = Path(asked.directory)
+    seal = _seal(asked.seal)
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:
         try:
-            return save(node, directory, seal, progress, cancelled)
+            return save(call.node, directory, seal, progress, cancelled)
         except Stopped:
             raise NodeError(
                 "the backup was stopped, and there is none",
@@ -29,7 +46,7 @@ async def backup(node: Node, parameters: dict[str, Any], report: Report) -> Resu
                 code=ExitCode.INTERRUPTED,
             ) from None
 
-    saved = await run_work(work, report, dataclasses.asdict)
+    saved = await run_work(work, call.report, dataclasses.asdict)
     return {
         "backup": str(saved.folder),
         "size": saved.size,
@@ -43,14 +60,14 @@ async def backup(node: Node, parameters: dict[str, Any], report: Report) -> Resu
     }
 
 
-def _seal(value: Any) -> Any:
+def _seal(given: Sealing | None) -> Any:
     from node.backup.saving import Seal
 
-    if value is None:
+    if given is None:
         return None
     try:
-        seal = Seal(bytes.fromhex(value["key"]), bytes.fromhex(value["salt"]))
-    except (KeyError, TypeError, ValueError):
+        seal = Seal(bytes.fromhex(given.key), bytes.fromhex(given.salt))
+    except ValueError:
         seal = Seal(b"", b"")
     if (len(seal.key), len(seal.salt)) != (KEY_BYTES, SALT_BYTES):
         # Never with the value: it opens the keys.
@@ -58,4 +75,4 @@ def _seal(value: Any) -> Any:
     return seal
 
 
-OPERATIONS = {"backup": Operation(backup)}
+OPERATIONS = (Operation("backup", Backup, backup, writes=True, local_only=True),)

@@ -1,19 +1,35 @@
 """Operations on what is wrong: discard, what lies aside, recalls."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.images.set_aside import DROP_REASONS, TAKE_REASONS, Aside, Done
-from node.operations.base import Operation, Report, Result, text
-from node.operations.selecting import optional
+from node.operations.base import Call, Operation, Result
+from node.operations.parameters import Nothing
 from node.sharing.recalls import Recalled
 from protocol.recalls import REASONS, meaning
 
 
-def _reason(parameters: dict[str, Any], known: dict[str, str]) -> str:
-    reason = text(parameters, "reason")
+@dataclass(frozen=True)
+class What:
+    """Parameters of `discard`, `quarantine.take` and `quarantine.drop`."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Parameters of `recalls.settle`."""
+
+    study: str
+    peer: str | None = None
+
+
+def _reason(reason: str, known: dict[str, str]) -> str:
     if reason not in known:
         raise NodeError(
             f"there is no reason {reason}",
@@ -23,10 +39,10 @@ def _reason(parameters: dict[str, Any], known: dict[str, str]) -> str:
     return reason
 
 
-async def discard(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def discard(call: Call, asked: What) -> Result:
     """Discard a study, a series or an instance, and tell the peers why."""
-    code = REASONS[_reason(parameters, REASONS)]
-    done = await in_thread(node.discards.discard, text(parameters, "what"), code)
+    code = REASONS[_reason(asked.reason, REASONS)]
+    done = await in_thread(call.node.discards.discard, asked.what, code)
     return {
         "study": done.study,
         "instances": done.instances,
@@ -54,10 +70,10 @@ def _describe_aside(node: Node, one: Aside) -> dict[str, Any]:
     }
 
 
-async def list_aside(node: Node, _: dict[str, Any], __: Report) -> Result:
+async def list_aside(call: Call, _: Nothing) -> Result:
     """What was set aside or put to quarantine, oldest first."""
-    found = await in_thread(node.set_aside.all)
-    return {"aside": [_describe_aside(node, one) for one in found]}
+    found = await in_thread(call.node.set_aside.all)
+    return {"aside": [_describe_aside(call.node, one) for one in found]}
 
 
 def _describe_done(done: Done) -> Result:
@@ -69,16 +85,16 @@ def _describe_done(done: Done) -> Result:
     }
 
 
-async def take(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def take(call: Call, asked: What) -> Result:
     """Take what was set aside in the place of what is here."""
-    reason = _reason(parameters, TAKE_REASONS)
-    return _describe_done(await in_thread(node.set_aside.take, text(parameters, "what"), reason))
+    reason = _reason(asked.reason, TAKE_REASONS)
+    return _describe_done(await in_thread(call.node.set_aside.take, asked.what, reason))
 
 
-async def drop(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def drop(call: Call, asked: What) -> Result:
     """Delete something that was set aside."""
-    reason = _reason(parameters, DROP_REASONS)
-    return _describe_done(await in_thread(node.set_aside.drop, text(parameters, "what"), reason))
+    reason = _reason(asked.reason, DROP_REASONS)
+    return _describe_done(await in_thread(call.node.set_aside.drop, asked.what, reason))
 
 
 def _describe_recall(node: Node, one: Recalled) -> dict[str, Any]:
@@ -94,8 +110,9 @@ def _describe_recall(node: Node, one: Recalled) -> dict[str, Any]:
     }
 
 
-async def recalls(node: Node, _: dict[str, Any], __: Report) -> Result:
+async def recalls(call: Call, _: Nothing) -> Result:
     """What peers recalled of the studies that we fetched, oldest first."""
+    node = call.node
 
     def read() -> Result:
         return {"recalls": [_describe_recall(node, one) for one in node.recalls.all()]}
@@ -103,23 +120,23 @@ async def recalls(node: Node, _: dict[str, Any], __: Report) -> Result:
     return await in_thread(read)
 
 
-async def settle(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def settle(call: Call, asked: Settle) -> Result:
     """Say that the recalls of a study have been seen to."""
-    named = optional(parameters, "peer")
+    node, named = call.node, asked.peer
 
     def work() -> Result:
         peer = node.peers.find(named).facility_key if named else None
-        done = node.recalls.settle(text(parameters, "study"), peer)
+        done = node.recalls.settle(asked.study, peer)
         return {"recalls": [_describe_recall(node, one) for one in done]}
 
     return await in_thread(work)
 
 
-OPERATIONS = {
-    "discard": Operation(discard),
-    "quarantine.list": Operation(list_aside),
-    "quarantine.take": Operation(take),
-    "quarantine.drop": Operation(drop),
-    "recalls.list": Operation(recalls),
-    "recalls.settle": Operation(settle),
-}
+OPERATIONS = (
+    Operation("discard", What, discard, writes=True),
+    Operation("quarantine.list", Nothing, list_aside, writes=False),
+    Operation("quarantine.take", What, take, writes=True),
+    Operation("quarantine.drop", What, drop, writes=True),
+    Operation("recalls.list", Nothing, recalls, writes=False),
+    Operation("recalls.settle", Settle, settle, writes=True),
+)

@@ -1,36 +1,51 @@
-"""Erasing what names a study or a patient beside the audit log."""
+"""Erasing what names a study, a patient or a person beside the audit log."""
 
-from typing import Any
+from dataclasses import dataclass
 
 from node.app import Node
 from node.audit.erasing import erase
 from node.audit.erasure import Found
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
-from node.operations.selecting import optional
+from node.operations.base import Call, Operation, Result
+
+KINDS = ("study", "patient", "person")
+
+
+@dataclass(frozen=True)
+class Erase:
+    """Parameters of `audit.erase`."""
+
+    what: str
+    kind: str | None = None
+    confirmed: bool = False
 
 
 def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
-    """What is meant: a Study Instance UID, else a patient's identity."""
+    """What is meant: without a kind a Study Instance UID, else a patient's identity."""
     for tried in (kind,) if kind else ("study", "patient"):
         found = node.audit.evidence.erasures.find(tried, wanted, node.audit.size)
         if found.openings:
             return tried, found
+    is_person = kind == "person"
     raise NodeError(
-        "nothing beside the log names this study or patient",
-        hint="give the whole Study Instance UID, or the Patient ID as in the images",
+        f"nothing beside the log names this {'person' if is_person else 'study or patient'}",
+        hint="give the user name as in `radmesh audit show`"
+        if is_person
+        else "give the whole Study Instance UID, or the Patient ID as in the images",
         code=ExitCode.NOT_FOUND,
     )
 
 
-async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> Result:
-    """Erase the openings of a study or a patient; without `confirmed` only count them."""
-    wanted, kind = text(parameters, "what").strip(), optional(parameters, "kind")
-    if kind not in ("", "study", "patient"):
-        raise NodeError("the parameter kind must be study or patient", code=ExitCode.USAGE)
+async def erase_openings(call: Call, asked: Erase) -> Result:
+    """Erase the openings of a study, a patient or a person; without `confirmed` only count them."""
+    node, wanted, kind = call.node, asked.what.strip(), asked.kind or ""
+    if kind not in ("", *KINDS):
+        raise NodeError(
+            f"the parameter kind must be one of {', '.join(KINDS)}", code=ExitCode.USAGE
+        )
     if not wanted:
-        raise NodeError("no study or patient is named", code=ExitCode.USAGE)
+        raise NodeError("nothing is named", code=ExitCode.USAGE)
 
     def work() -> Result:
         chosen, found = _find(node, wanted, kind)
@@ -43,7 +58,7 @@ async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> R
             "in_catalog": sum(node.catalog.study(study) is not None for study in found.studies),
             "erased": False,
         }
-        if parameters.get("confirmed") is True:
+        if asked.confirmed:
             erasure, entry, salt = erase(node.audit, chosen, wanted, node.forget)
             result |= {
                 "erased": True,
@@ -58,4 +73,4 @@ async def erase_openings(node: Node, parameters: dict[str, Any], _: Report) -> R
     return await in_thread(work)
 
 
-OPERATIONS = {"audit.erase": Operation(erase_openings)}
+OPERATIONS = (Operation("audit.erase", Erase, erase_openings, writes=True, local_only=True),)

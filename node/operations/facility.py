@@ -1,36 +1,87 @@
 """Operations on who we are, whom we trust, and how the node is."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from keys.identity import peer_id
 from keys.trust import Contested, Peer
 from node import VERSION
-from node.alerts import contest_sentence
+from node.alerts import alerts_of, contest_sentence
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.images.spool_records import waiting
-from node.operations.base import Operation, Report, Result, text, texts
+from node.operations.base import Call, Operation, Result
+from node.operations.parameters import Nothing
 from node.operations.transfer import describe_transfer
 from node.operations.witness import describe_witnessing
 from node.transfer.bandwidth import local_minute, rule_in_force
 
 
-async def describe_peer(node: Node, peer: Peer) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Add:
+    """Parameters of `trust.add`."""
+
+    card: str
+    fingerprint: str
+    grants: tuple[str, ...] = ()
+    petname: str = ""
+
+
+@dataclass(frozen=True)
+class OfPeer:
+    """Parameters of `trust.show`."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Parameters of `trust.grant`."""
+
+    peer: str
+    grants: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Revoke:
+    """Parameters of `trust.revoke`; without grants all trust."""
+
+    peer: str
+    grants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Parameters of `trust.rename`."""
+
+    peer: str
+    petname: str
+
+
+@dataclass(frozen=True)
+class Address:
+    """Parameters of `trust.address`."""
+
+    peer: str
+    postal_address: str = ""
+
+
+async def describe_peer(call: Call, peer: Peer) -> dict[str, Any]:
     """A peer as JSON."""
-    [described] = await describe_peers(node, [peer])
+    [described] = await describe_peers(call, [peer])
     return described
 
 
-async def describe_peers(node: Node, peers: Iterable[Peer]) -> list[dict[str, Any]]:
+async def describe_peers(call: Call, peers: Iterable[Peer]) -> list[dict[str, Any]]:
     """Peers as JSON."""
-    last_seen = await in_thread(node.peers.last_seen)
-    return [_describe(node, peer, last_seen.get(peer.facility_key)) for peer in peers]
+    last_seen = await in_thread(call.node.peers.last_seen)
+    return [_describe(call, peer, last_seen.get(peer.facility_key)) for peer in peers]
 
 
-def _describe(node: Node, peer: Peer, last_seen: int | None) -> dict[str, Any]:
-    serving = node.serving_parts
+def _describe(call: Call, peer: Peer, last_seen: int | None) -> dict[str, Any]:
+    node, serving = call.node, call.serving
     connected, last_error = None, None
     if serving is not None:
         connected = serving.presence.is_peer_connected(peer)
@@ -58,9 +109,9 @@ def _describe(node: Node, peer: Peer, last_seen: int | None) -> dict[str, Any]:
     }
 
 
-async def own_card(node: Node, _: dict[str, Any], __: Report) -> Result:
+async def own_card(call: Call, _: Nothing) -> Result:
     """Our facility card and what stands in it."""
-    card = node.card
+    card = call.node.card
     return {
         "card": card.encoded.decode(),
         "name": card.name,
@@ -73,56 +124,50 @@ async def own_card(node: Node, _: dict[str, Any], __: Report) -> Result:
     }
 
 
-async def trust_add(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def trust_add(call: Call, asked: Add) -> Result:
     """Trust a facility by its card and the fingerprint that a person confirmed."""
-
-    def add() -> Peer:
-        return node.peers.add(
-            text(parameters, "card").encode(),
-            text(parameters, "fingerprint"),
-            texts(parameters, "grants"),
-            text(parameters, "petname", ""),
-            node.clock.now(),
-        )
-
-    return await describe_peer(node, await in_thread(add))
+    peer = await in_thread(
+        call.node.peers.add,
+        asked.card.encode(),
+        asked.fingerprint,
+        list(asked.grants),
+        asked.petname,
+        call.node.clock.now(),
+    )
+    return await describe_peer(call, peer)
 
 
-async def trust_list(node: Node, _: dict[str, Any], __: Report) -> Result:
+async def trust_list(call: Call, _: Nothing) -> Result:
     """All peers, by petname."""
-    peers = sorted(node.peers.store.peers, key=lambda peer: peer.petname.casefold())
-    return {"peers": await describe_peers(node, peers)}
+    peers = sorted(call.node.peers.store.peers, key=lambda peer: peer.petname.casefold())
+    return {"peers": await describe_peers(call, peers)}
 
 
-async def trust_show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def trust_show(call: Call, asked: OfPeer) -> Result:
     """One peer."""
-    return await describe_peer(node, node.peers.find(text(parameters, "peer")))
+    return await describe_peer(call, call.node.peers.find(asked.peer))
 
 
-async def trust_grant(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def trust_grant(call: Call, asked: Grant) -> Result:
     """Give a peer grants."""
-    grants = texts(parameters, "grants")
-    if not grants:
+    if not asked.grants:
         raise NodeError("no grant is named", code=ExitCode.USAGE)
-    peer = await in_thread(node.peers.grant, text(parameters, "peer"), grants)
-    return await describe_peer(node, peer)
+    peer = await in_thread(call.node.peers.grant, asked.peer, list(asked.grants))
+    return await describe_peer(call, peer)
 
 
-async def trust_revoke(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def trust_revoke(call: Call, asked: Revoke) -> Result:
     """Take grants, or all trust, from a peer."""
     peer = await in_thread(
-        node.peers.revoke,
-        text(parameters, "peer"),
-        texts(parameters, "grants"),
-        node.clock.now(),
+        call.node.peers.revoke, asked.peer, list(asked.grants), call.node.clock.now()
     )
-    return await describe_peer(node, peer)
+    return await describe_peer(call, peer)
 
 
-async def trust_rename(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def trust_rename(call: Call, asked: Rename) -> Result:
     """Give a peer another petname."""
-    peer = await in_thread(node.peers.rename, text(parameters, "peer"), text(parameters, "petname"))
-    return await describe_peer(node, peer)
+    peer = await in_thread(call.node.peers.rename, asked.peer, asked.petname)
+    return await describe_peer(call, peer)
 
 
 def _contested(node: Node) -> list[dict[str, Any]]:
@@ -140,19 +185,15 @@ def _describe_contested(node: Node, contested: Contested) -> dict[str, Any]:
     }
 
 
-async def trust_address(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def trust_address(call: Call, asked: Address) -> Result:
     """Note the postal address of a peer; an empty one is not known."""
-    peer = await in_thread(
-        node.peers.set_postal_address,
-        text(parameters, "peer"),
-        text(parameters, "postal_address", ""),
-    )
-    return await describe_peer(node, peer)
+    peer = await in_thread(call.node.peers.set_postal_address, asked.peer, asked.postal_address)
+    return await describe_peer(call, peer)
 
 
-async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
+async def status(call: Call, _: Nothing) -> Result:
     """How the node is: identity, addresses, peers, transfers, log, disk."""
-    serving = node.serving_parts
+    node, serving = call.node, call.serving
     totals = await in_thread(node.catalog.totals)
     quarantined = await in_thread(
         lambda: sum(1 for path in node.home.quarantine_path.iterdir() if path.is_dir())
@@ -178,7 +219,7 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
         "free_bytes": node.free_bytes(),
         "log_size": node.audit.size,
         "log_root": node.audit.root().hex(),
-        "peers": await describe_peers(node, peers),
+        "peers": await describe_peers(call, peers),
         "transfers": [
             describe_transfer(node, transfer) for transfer in node.transfers.active.values()
         ],
@@ -189,20 +230,20 @@ async def status(node: Node, _: dict[str, Any], __: Report) -> Result:
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),
         "contested": await in_thread(_contested, node),
-        "witnessing": await in_thread(describe_witnessing, node),
+        "witnessing": await in_thread(describe_witnessing, call),
         "started": node.started_ms,
-        "alerts": await in_thread(node.alerts),
+        "alerts": await in_thread(alerts_of, node, serving),
     }
 
 
-OPERATIONS = {
-    "card.own": Operation(own_card),
-    "trust.add": Operation(trust_add),
-    "trust.list": Operation(trust_list),
-    "trust.show": Operation(trust_show),
-    "trust.grant": Operation(trust_grant),
-    "trust.revoke": Operation(trust_revoke),
-    "trust.rename": Operation(trust_rename),
-    "trust.address": Operation(trust_address),
-    "status": Operation(status),
-}
+OPERATIONS = (
+    Operation("card.own", Nothing, own_card, writes=False),
+    Operation("trust.add", Add, trust_add, writes=True),
+    Operation("trust.list", Nothing, trust_list, writes=False),
+    Operation("trust.show", OfPeer, trust_show, writes=False),
+    Operation("trust.grant", Grant, trust_grant, writes=True),
+    Operation("trust.revoke", Revoke, trust_revoke, writes=True),
+    Operation("trust.rename", Rename, trust_rename, writes=True),
+    Operation("trust.address", Address, trust_address, writes=True),
+    Operation("status", Nothing, status, writes=False),
+)

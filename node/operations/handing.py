@@ -6,14 +6,16 @@ against that facility's own log by `radmesh-verify`, and name no patient.
 
 import base64
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
-from node.operations.selecting import optional, read_selection
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
+from node.operations.selecting import Narrowed, read_selection
 from node.reports.records import Record, records
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged, write_parts
@@ -24,24 +26,40 @@ RECEIPTS_HEADER = b"radmesh-receipts/1\n"
 CHECKPOINTS_HEADER = b"radmesh-checkpoints/1\n"
 
 
-async def receipts(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+@dataclass(frozen=True, kw_only=True)
+class Receipts(Narrowed):
+    """Parameters of `audit.receipts`."""
+
+    path: parameters.Path | None = None
+
+
+@dataclass(frozen=True)
+class Cosigned:
+    """Parameters of `audit.cosigned`."""
+
+    path: parameters.Path
+    peer: str | None = None
+
+
+async def receipts(call: Call, asked: Receipts) -> Result:
     """The receipts that our log names, oldest first; with `path`, they are written there."""
+    node = call.node
 
     def run() -> Result:
-        selection = read_selection(node, parameters)
+        selection = read_selection(node, asked)
         found = [
             record
             for record in records(node.audit, _of_receipts(selection))
             if isinstance(record.details.get("receipt"), str)
         ]
-        if not optional(parameters, "path"):
+        if not asked.path:
             return {"receipts": [_described(node, record) for record in found]}
         kept = [node.audit.receipt(str(record.details["receipt"])) for record in found]
         blobs = [blob for blob in kept if blob is not None]
         span: dict[str, str | int | bool] = {}
         if found:
             span = {"first": found[0].index, "end": found[-1].index + 1}
-        written = _write(node, parameters, "receipts", RECEIPTS_HEADER, blobs, selection, span)
+        written = _write(node, asked.path, "receipts", RECEIPTS_HEADER, blobs, selection, span)
         return {**written, "missing": len(kept) - len(blobs)}
 
     return await in_thread(run)
@@ -69,23 +87,23 @@ def _described(node: Node, record: Record) -> dict[str, Any]:
     }
 
 
-async def cosigned(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def cosigned(call: Call, asked: Cosigned) -> Result:
     """Write what we cosigned of peers' logs, and what contradicted it, to a file."""
+    node = call.node
 
     def run() -> Result:
-        selection = Selection(peer=_facility(node, parameters))
+        selection = Selection(peer=_facility(node, asked.peer))
         notes = [
             note
             for facility, note in _cosigned_notes(node)
             if selection.peer in ("", facility.hex())
         ]
-        return _write(node, parameters, "checkpoints", CHECKPOINTS_HEADER, notes, selection, {})
+        return _write(node, asked.path, "checkpoints", CHECKPOINTS_HEADER, notes, selection, {})
 
     return await in_thread(run)
 
 
-def _facility(node: Node, parameters: dict[str, Any]) -> str:
-    peer = optional(parameters, "peer")
+def _facility(node: Node, peer: str | None) -> str:
     return node.peers.find(peer).facility_key.hex() if peer else ""
 
 
@@ -110,14 +128,13 @@ def _cosigned_notes(node: Node) -> Iterable[tuple[bytes, bytes]]:
 
 def _write(
     node: Node,
-    parameters: dict[str, Any],
+    path: str,
     form: str,
     header: bytes,
     items: list[bytes],
     selection: Selection,
     span: dict[str, str | int | bool],
 ) -> Result:
-    path = Path(text(parameters, "path"))
     unique = list(dict.fromkeys(items))
     if not unique:
         raise NodeError(
@@ -126,7 +143,7 @@ def _write(
             code=ExitCode.NOT_FOUND,
         )
     written = write_logged(
-        path,
+        Path(path),
         write_parts([header, *(base64.b64encode(item) + b"\n" for item in unique)]),
         lambda: export_event(form, selection, {**span, "count": len(unique)}),
         node.audit,
@@ -134,7 +151,7 @@ def _write(
         salted=False,
     )
     return {
-        "path": str(path),
+        "path": path,
         "count": len(unique),
         "bytes": written.bytes,
         "sha256": written.sha256,
@@ -142,7 +159,7 @@ def _write(
     }
 
 
-OPERATIONS = {
-    "audit.receipts": Operation(receipts),
-    "audit.cosigned": Operation(cosigned),
-}
+OPERATIONS = (
+    Operation("audit.receipts", Receipts, receipts, writes=True, local_only=True),
+    Operation("audit.cosigned", Cosigned, cosigned, writes=True, local_only=True),
+)

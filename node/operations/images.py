@@ -4,24 +4,65 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import trio
 
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
-from node.config import parse_mode
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
-from node.operations.base import Operation, Report, Result, text, texts
+from node.operations import parameters
+from node.operations.base import Call, Operation, Report, Result
+from node.operations.paging import bytes_of, cursor, place_of
+from node.operations.parameters import MOST, From
+from node.setting_rows import parse_mode
 from node.transfer.followed import Growth
 from protocol.messages import Record
 
 T = TypeVar("T")
 
 _PROGRESS_SECONDS = 0.1
+
+PAGE_STUDIES = 500
+"""Most studies of one page."""
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Parameters of `ingest`."""
+
+    paths: parameters.Paths
+
+
+@dataclass(frozen=True)
+class Export:
+    """Parameters of `export`; without a mode, that of the settings."""
+
+    study: str
+    directory: parameters.Path
+    mode: str | None = None
+
+
+@dataclass(frozen=True)
+class Studies:
+    """Parameters of `studies`."""
+
+    peer: str | None = None
+    all: bool = False
+    to_check: bool = False
+    limit: Annotated[int, From(1)] | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class OfStudy:
+    """Parameters of `share` and `withdraw`."""
+
+    study: str
 
 
 def describe_studies(node: Node, rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
@@ -133,16 +174,14 @@ async def run_work(
     return result
 
 
-async def ingest_paths(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+async def ingest_paths(call: Call, asked: Ingest) -> Result:
     """Take files and folders into the store."""
     from node.images.ingest import ingest  # here, since pydicom is slow to load
 
-    paths = [Path(path) for path in texts(parameters, "paths")]
+    node, paths = call.node, [Path(path) for path in asked.paths]
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:
         for path in paths:
-            if not path.is_absolute():
-                raise NodeError(f"the path {path} must be absolute", code=ExitCode.USAGE)
             if not path.exists():
                 raise NodeError(f"there is no file or folder {path}", code=ExitCode.NOT_FOUND)
         return ingest(
@@ -156,24 +195,25 @@ async def ingest_paths(node: Node, parameters: dict[str, Any], report: Report) -
             now=node.clock.now,
         )
 
-    return dataclasses.asdict(await run_work(work, report, dataclasses.asdict))
+    return dataclasses.asdict(await run_work(work, call.report, dataclasses.asdict))
 
 
-async def export(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+async def export(call: Call, asked: Export) -> Result:
     """Write the original files of a study."""
-    row = await in_thread(node.catalog.find_study, text(parameters, "study"))
-    directory = Path(text(parameters, "directory"))
+    node = call.node
+    row = await in_thread(node.catalog.find_study, asked.study)
+    directory = Path(asked.directory)
     mode = node.settings.export_mode
-    if parameters.get("mode") is not None:
+    if asked.mode is not None:
         try:
-            mode = parse_mode(text(parameters, "mode"))
+            mode = parse_mode(asked.mode)
         except ValueError as error:
             raise NodeError(str(error), code=ExitCode.USAGE) from error
 
     def work(progress: Callable[[Any], None], _: Callable[[], bool]) -> Any:
         return export_study(node.catalog, node.store, row.study_uid, directory, progress, mode=mode)
 
-    await run_work(work, report, dataclasses.asdict)
+    await run_work(work, call.report, dataclasses.asdict)
     return {
         "study": row.study_uid,
         "files": row.instance_count,
@@ -183,64 +223,83 @@ async def export(node: Node, parameters: dict[str, Any], report: Report) -> Resu
     }
 
 
-async def studies(node: Node, parameters: dict[str, Any], _: Report) -> Result:
-    """Our studies, those of one peer, or all, newest first.
+async def studies(call: Call, asked: Studies) -> Result:
+    """Our studies, those of one peer, or all, newest first: ours, then the others'.
 
     `limit` is for ours and for the others' each; `total` is how many there are. With
     `to_check` only those of ours that somebody should look at.
     """
-    to_check = bool(parameters.get("to_check"))
-    peer_text = parameters.get("peer")
-    everything = bool(parameters.get("all"))
-    limit = parameters.get("limit")
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise NodeError("the parameter limit must be a number from 1", code=ExitCode.USAGE)
-
-    def read() -> dict[str, Any]:
-        found: list[dict[str, Any]] = []
-        total = 0
-        if peer_text is None:
-            rows = node.catalog.studies(limit=limit, to_check=to_check)
-            found += describe_studies(node, rows)
-            total += node.catalog.study_count(to_check=to_check)
-        if peer_text is not None or everything:
-            peer = None if peer_text is None else node.peers.find(str(peer_text)).facility_key
-            announced = node.feeds.announced(peer=peer, limit=limit)
-            own = node.catalog.content_roots(record.study for _, record in announced)
-            found += [
-                describe_record(node, key, record, own.get(record.study) == record.content_root)
-                for key, record in announced
-            ]
-            total += node.feeds.announced_count(peer)
-        return {"studies": found, "total": total}
-
-    return await in_thread(read)
+    return await in_thread(_studies, call.node, asked)
 
 
-async def _set_shared(node: Node, parameters: dict[str, Any], shared: bool) -> Result:
+def _studies(node: Node, asked: Studies) -> Result:
+    key = None if asked.peer is None else node.peers.find(asked.peer).facility_key
+    limit = MOST if asked.limit is None else asked.limit
+    part, date, uid, peer, left = "own" if key is None else "others", "", "", "", limit
+    if asked.after is not None:
+        part, date, uid, peer, left = place_of(asked.after, str, str, str, str, int)
+    found: list[dict[str, Any]] = []
+    following = None
+    if part == "own":
+        count = min(left, PAGE_STUDIES)
+        rows = node.catalog.studies(
+            limit=count + 1, to_check=asked.to_check, after=(date, uid) if uid else None
+        )
+        found += describe_studies(node, rows[:count])
+        if len(rows) > count and left > count:
+            last = rows[count - 1]
+            following = cursor("own", last.study_date, last.study_uid, "", left - count)
+        date, uid, peer, left = "", "", "", limit
+    if following is None and (key is not None or asked.all):
+        count = min(left, PAGE_STUDIES - len(found))
+        behind = (date, uid, bytes_of(peer)) if uid else None
+        announced = node.feeds.announced(peer=key, limit=count + 1, after=behind)
+        if len(announced) > count and left > count:
+            if count:
+                other, record = announced[count - 1]
+                date, uid, peer = record.study_date, record.study, other.hex()
+            following = cursor("others", date, uid, peer, left - count)
+        found += _describe_announced(node, announced[:count])
+    return {"studies": found, "total": _total(node, asked, key), "next": following}
+
+
+def _describe_announced(node: Node, announced: list[tuple[bytes, Record]]) -> list[dict[str, Any]]:
+    own = node.catalog.content_roots(record.study for _, record in announced)
+    return [
+        describe_record(node, key, record, own.get(record.study) == record.content_root)
+        for key, record in announced
+    ]
+
+
+def _total(node: Node, asked: Studies, key: bytes | None) -> int:
+    total = 0 if key is not None else node.catalog.study_count(to_check=asked.to_check)
+    return total + (node.feeds.announced_count(key) if key is not None or asked.all else 0)
+
+
+async def _set_shared(node: Node, study: str, shared: bool) -> Result:
     change = node.shared_studies.share if shared else node.shared_studies.withdraw
 
     def work() -> Result:
-        [described] = describe_studies(node, [change(text(parameters, "study"))])
+        [described] = describe_studies(node, [change(study)])
         return described
 
     return await in_thread(work)
 
 
-async def share(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def share(call: Call, asked: OfStudy) -> Result:
     """Announce a study to all peers that may see."""
-    return await _set_shared(node, parameters, True)
+    return await _set_shared(call.node, asked.study, True)
 
 
-async def withdraw(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def withdraw(call: Call, asked: OfStudy) -> Result:
     """Stop sharing a study."""
-    return await _set_shared(node, parameters, False)
+    return await _set_shared(call.node, asked.study, False)
 
 
-OPERATIONS = {
-    "ingest": Operation(ingest_paths),
-    "export": Operation(export),
-    "studies": Operation(studies),
-    "share": Operation(share),
-    "withdraw": Operation(withdraw),
-}
+OPERATIONS = (
+    Operation("ingest", Ingest, ingest_paths, writes=True, local_only=True),
+    Operation("export", Export, export, writes=True, local_only=True),
+    Operation("studies", Studies, studies, writes=False),
+    Operation("share", OfStudy, share, writes=True),
+    Operation("withdraw", OfStudy, withdraw, writes=True),
+)

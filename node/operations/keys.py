@@ -1,5 +1,6 @@
 """Operations on our keys: show, rotate, revoke."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -11,15 +12,34 @@ from keys.keyfile import decode_key
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
+from node.operations.base import Call, Operation, Result
+from node.operations.parameters import Nothing
 from node.rotation import Changed, Request
 from protocol.log.rotation import ROLES
 from protocol.log.tree import HASH_BYTES
 
 
-async def show(node: Node, _: dict[str, Any], __: Report) -> Result:
+@dataclass(frozen=True)
+class Rotate:
+    """Parameters of `keys.rotate`; the facility key is the text of its file."""
+
+    role: str
+    facility_key: str | None = field(default=None, repr=False)
+    compromised: bool = False
+
+
+@dataclass(frozen=True)
+class Revoke:
+    """Parameters of `keys.revoke`; the facility key is the text of its file."""
+
+    role: str
+    trusted: str
+    facility_key: str | None = field(default=None, repr=False)
+
+
+async def show(call: Call, _: Nothing) -> Result:
     """The keys on our card, oldest first, and whether the facility key is here."""
-    card = node.card
+    node, card = call.node, call.node.card
     return {
         "facility_key": card.facility_key.hex(),
         "fingerprint": card.fingerprint,
@@ -33,9 +53,9 @@ async def show(node: Node, _: dict[str, Any], __: Report) -> Result:
     }
 
 
-async def rotate(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def rotate(call: Call, asked: Rotate) -> Result:
     """Replace the node, log or witness key; connected peers get the newer card."""
-    role = text(parameters, "role")
+    role, compromised = asked.role, asked.compromised
     if role not in ROLES:
         raise NodeError(
             f"there is no key {role} to rotate",
@@ -43,40 +63,36 @@ async def rotate(node: Node, parameters: dict[str, Any], _: Report) -> Result:
             "peers pair anew",
             code=ExitCode.USAGE,
         )
-    compromised = bool(parameters.get("compromised"))
     if compromised and role == "log":
         raise NodeError(
             "a log key in wrong hands is taken back from a size on",
             hint="use `radmesh keys revoke log --trusted SIZE:ROOT`",
             code=ExitCode.USAGE,
         )
-    return await _change(
-        node, Request(role=role, facility=_facility(node, parameters), compromised=compromised)
-    )
+    facility = _facility(call.node, asked.facility_key)
+    return await _change(call, Request(role=role, facility=facility, compromised=compromised))
 
 
-async def revoke(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def revoke(call: Call, asked: Revoke) -> Result:
     """Take the log key back: what it signed beyond a size counts no more."""
-    if text(parameters, "role") != "log":
+    if asked.role != "log":
         raise NodeError(
             "only a log key can be revoked so",
             hint="use `radmesh keys rotate node --compromised`, or witness",
             code=ExitCode.USAGE,
         )
-    trusted = _pin(text(parameters, "trusted"))
-    return await _change(
-        node, Request(role="log", facility=_facility(node, parameters), trusted=trusted)
-    )
+    trusted = _pin(asked.trusted)
+    facility = _facility(call.node, asked.facility_key)
+    return await _change(call, Request(role="log", facility=facility, trusted=trusted))
 
 
-async def _change(node: Node, request: Request) -> Result:
+async def _change(call: Call, request: Request) -> Result:
     # Half of a change helps nobody: whoever asked for it may go, it goes on.
     with trio.CancelScope(shield=True):
-        changed = await in_thread(node.rotator.change, request)
+        changed = await in_thread(call.node.rotator.change, request)
         told, away = 0, 0
-        serving = node.serving_parts
-        if serving is not None:
-            told, away = await serving.keys_changed(request.role)
+        if call.serving is not None:
+            told, away = await call.serving.keys_changed(request.role)
     return {**_describe(changed), "peers_told": told, "peers_away": away}
 
 
@@ -95,8 +111,7 @@ def _describe(changed: Changed) -> Result:
     }
 
 
-def _facility(node: Node, parameters: dict[str, Any]) -> KeyPair:
-    given = parameters.get("facility_key")
+def _facility(node: Node, given: str | None) -> KeyPair:
     if given is None:
         # The node may hold a key from its start that somebody has taken offline since.
         if node.keys.facility is None or not node.home.has_key("facility"):
@@ -107,7 +122,7 @@ def _facility(node: Node, parameters: dict[str, Any]) -> KeyPair:
             )
         return node.keys.facility
     try:
-        return decode_key("facility", text(parameters, "facility_key").encode())
+        return decode_key("facility", given.encode())
     except KeysError as error:
         raise NodeError(
             f"the facility key cannot be used: {error}",
@@ -140,8 +155,8 @@ def _sized(key: SizedKey) -> dict[str, Any]:
     return {"key": key.key.hex(), "since_size": key.since_size, "until_size": key.until_size}
 
 
-OPERATIONS = {
-    "keys.show": Operation(show),
-    "keys.rotate": Operation(rotate),
-    "keys.revoke": Operation(revoke, without_log_key=True),
-}
+OPERATIONS = (
+    Operation("keys.show", Nothing, show, writes=False),
+    Operation("keys.rotate", Rotate, rotate, writes=True, local_only=True),
+    Operation("keys.revoke", Revoke, revoke, writes=True, local_only=True, without_log_key=True),
+)

@@ -3,18 +3,22 @@
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
 from node.operations.cosigned import members, newest_cosigned
-from node.operations.selecting import optional, read_selection
+from node.operations.paging import cursor, place_of
+from node.operations.parameters import From
+from node.operations.selecting import Selected, read_selection
 from node.reports.facilities import Facilities
-from node.reports.records import Record, records, records_between
+from node.reports.records import Record, records
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged
 from protocol.log.checkpoint import Checkpoint
@@ -26,14 +30,36 @@ ROUND_SECONDS = 3.0
 """Longest wait for witnesses to cosign the head that is going to be exported."""
 
 
-async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+@dataclass(frozen=True, kw_only=True)
+class Show(Selected):
+    """Parameters of `audit.show`; without `last` all that is selected."""
+
+    last: Annotated[int, From(0)] | None = None
+    type: str | None = None
+    person: str | None = None
+    after: str | None = None
+
+
+PAGE_ENTRIES = 500
+PAGE_BYTES = 4 * 1024 * 1024
+"""Most of one page of entries."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Parameters of `audit.export`; a peer or a study limits what the bundle names."""
+
+    path: parameters.Path
+    openings: bool = True
+    peer: str | None = None
+    study: str | None = None
+
+
+async def show(call: Call, asked: Show) -> Result:
     """Entries of the log, oldest first, with what their commitments stand for."""
-    last = parameters.get("last")
-    if last is not None and (type(last) is not int or last < 0):
-        raise NodeError("the parameter last must be a number", code=ExitCode.USAGE)
+    node, kind = call.node, asked.type
 
     def read() -> Result:
-        kind = optional(parameters, "type")
         if kind and kind not in TYPES:
             raise NodeError(
                 f"there is no entry type {kind}",
@@ -41,19 +67,44 @@ async def show(node: Node, parameters: dict[str, Any], _: Report) -> Result:
                 code=ExitCode.USAGE,
             )
         selection = dataclasses.replace(
-            read_selection(node, parameters), types=frozenset((kind,) if kind else ())
+            read_selection(node, asked),
+            person=asked.person or "",
+            types=frozenset((kind,) if kind else ()),
         )
-        size = node.audit.size
-        found: Iterable[Record]
-        if last is not None and selection == Selection():
-            found = records_between(node.audit, max(0, size - last), size)
+        if asked.after is None:
+            size = node.audit.size
+            start = _first_of_last(node, selection, size, asked.last)
         else:
-            chosen = records(node.audit, selection, size=size)
-            found = chosen if last is None else deque(chosen, maxlen=last)
-        facilities = Facilities(node.card, node.peers.store.peers)
-        return {"size": size, "entries": [_described(record, facilities) for record in found]}
+            # What came meanwhile is for the next question.
+            start, size = place_of(asked.after, int, int)
+            size = min(size, node.audit.size)
+        return _page(node, selection, start, size)
 
     return await in_thread(read)
+
+
+def _first_of_last(node: Node, selection: Selection, size: int, last: int | None) -> int:
+    """The entry with which the newest `last` selected ones begin."""
+    if last is None:
+        return 0
+    if last == 0 or selection == Selection():
+        return max(0, size - last)
+    chosen = (record.index for record in records(node.audit, selection, size=size))
+    return next(iter(deque(chosen, maxlen=last)), size)
+
+
+def _page(node: Node, selection: Selection, start: int, size: int) -> Result:
+    facilities = Facilities(node.card, node.peers.store.peers)
+    entries: list[dict[str, Any]] = []
+    length = 0
+    following = None
+    for record in records(node.audit, selection, size=size, start=start):
+        if len(entries) >= PAGE_ENTRIES or length >= PAGE_BYTES:
+            following = cursor(record.index, size)
+            break
+        entries.append(_described(record, facilities))
+        length += len(str(entries[-1]))
+    return {"size": size, "entries": entries, "next": following}
 
 
 def _described(record: Record, facilities: Facilities) -> dict[str, Any]:
@@ -67,25 +118,18 @@ def _described(record: Record, facilities: Facilities) -> dict[str, Any]:
     return {**record.entry, "peer_name": name, "opened": opened}
 
 
-async def export(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def export(call: Call, asked: Export) -> Result:
     """Write a bundle for an auditor."""
-    path = Path(text(parameters, "path"))
-    names = bool(parameters.get("openings", True))
+    node, path, names = call.node, Path(asked.path), asked.openings
     asked_at = node.audit.size
-    if node.serving_parts is not None:
+    if call.serving is not None:
         try:
-            await node.serving_parts.witnessing.round(ROUND_SECONDS)
+            await call.serving.witnessing.round(ROUND_SECONDS)
         except NodeError as error:
             log.warning("the log is exported as it is cosigned now: %s", error.message)
 
     def write() -> Result:
-        selection = read_selection(node, parameters)
-        if selection.since is not None or selection.until is not None or selection.patient:
-            raise NodeError(
-                "a bundle is always of the whole log",
-                hint="name a peer or a study to limit whom and what it names",
-                code=ExitCode.USAGE,
-            )
+        selection = read_selection(node, Selected(peer=asked.peer, study=asked.study))
         cosigned = newest_cosigned(node)
         checkpoints: list[Checkpoint] = []
 
@@ -142,10 +186,15 @@ def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening
     def is_named(entry: int, opening: Opening) -> bool:
         if entry >= len(chosen) or not chosen[entry]:
             return False
+        if opening.kind == "person":
+            return False  # who asked here is not what a part is given out for
         # An entry may be about other studies too.
         return not selection.study or opening.kind != "study" or opening.value == selection.study
 
     return is_named
 
 
-OPERATIONS = {"audit.show": Operation(show), "audit.export": Operation(export)}
+OPERATIONS = (
+    Operation("audit.show", Show, show, writes=False),
+    Operation("audit.export", Export, export, writes=True, local_only=True),
+)

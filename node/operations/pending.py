@@ -1,12 +1,20 @@
 """Operation on transfers whose receipt is missing."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from node.app import Node
 from node.blocking import in_thread
-from node.operations.base import Operation, Report, Result
+from node.operations.base import Call, Operation, Result
 from node.receipts.pending import PendingItem
 from protocol.log.entry import format_time
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Parameters of `audit.pending`."""
+
+    all: bool = False
 
 
 def _describe(node: Node, item: PendingItem) -> dict[str, Any]:
@@ -33,21 +41,21 @@ def _describe(node: Node, item: PendingItem) -> dict[str, Any]:
     }
 
 
-async def pending(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def pending(call: Call, asked: Pending) -> Result:
     """Transfers that lack a receipt or its countersignature, oldest first.
 
     Without `all`, those under way and those that did not arrive, as the recipient
     says, are left out.
     """
-    everything = bool(parameters.get("all"))
+    node = call.node
 
     def read() -> Result:
         items = [_describe(node, item) for item in node.pending.items()]
-        if not everything:
+        if not asked.all:
             items = [item for item in items if item["state"] in ("waiting", "refused")]
         return {"pending": items}
 
     return await in_thread(read)
 
 
-OPERATIONS = {"audit.pending": Operation(pending)}
+OPERATIONS = (Operation("audit.pending", Pending, pending, writes=False),)

@@ -4,6 +4,7 @@ import base64
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from node.app import Node
 from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
 from node.operations.cosigned import newest_cosigned
 from node.reports.selection import Selection
 from node.reports.writing import export_event, write_logged, write_parts
@@ -30,16 +32,22 @@ _INDEX = re.compile(r"[0-9]{1,15}")
 _TRANSFER = re.compile(r"[0-9a-f]{4,32}")
 
 
-async def prove(node: Node, parameters: dict[str, Any], _: Report) -> Result:
-    """Write the proof that an entry is in the log (C2SP tlog-proof)."""
-    what = text(parameters, "what").lower()
-    path = Path(text(parameters, "path"))
-    openings = bool(parameters.get("openings", True))
+@dataclass(frozen=True)
+class Prove:
+    """Parameters of `audit.prove`."""
 
-    index = await in_thread(_find, node.audit, what)
-    if node.serving_parts is not None and not await in_thread(_is_cosigned, node, index):
+    what: str
+    path: parameters.Path
+    openings: bool = True
+
+
+async def prove(call: Call, asked: Prove) -> Result:
+    """Write the proof that an entry is in the log (C2SP tlog-proof)."""
+    node, path, openings = call.node, Path(asked.path), asked.openings
+    index = await in_thread(_find, node.audit, asked.what.lower())
+    if call.serving is not None and not await in_thread(_is_cosigned, node, index):
         try:
-            await node.serving_parts.witnessing.round(ROUND_SECONDS)
+            await call.serving.witnessing.round(ROUND_SECONDS)
         except NodeError as error:
             log.warning("the entry is proven as the log is cosigned now: %s", error.message)
 
@@ -181,4 +189,4 @@ def _find(audit: AuditLog, what: str) -> int:
     return index
 
 
-OPERATIONS = {"audit.prove": Operation(prove)}
+OPERATIONS = (Operation("audit.prove", Prove, prove, writes=True, local_only=True),)

@@ -2,8 +2,9 @@
 
 import base64
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import trio
 
@@ -13,7 +14,9 @@ from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, require_serving, text
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
+from node.operations.parameters import From
 from node.reports.writing import write_logged, write_parts
 from node.witness.witness import sentence
 from protocol.errors import RemoteProtocolError
@@ -38,16 +41,37 @@ CONNECT_SECONDS = 10.0
 """How long is waited for the peer to be connected."""
 
 
-async def reconcile(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+@dataclass(frozen=True)
+class Reconcile:
+    """Parameters of `audit.reconcile`; `grace` in seconds."""
+
+    peer: str
+    grace: Annotated[int, From(0)] = GRACE_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconcileFiles:
+    """Parameters of `audit.reconcile-files`; fingerprints in hex, `grace` in seconds."""
+
+    bundle_a: parameters.Path
+    bundle_b: parameters.Path
+    fingerprint_a: str
+    fingerprint_b: str
+    card_a: str | None = None
+    card_b: str | None = None
+    grace: Annotated[int, From(0)] = GRACE_SECONDS
+    path: parameters.Path
+
+
+async def reconcile(call: Call, asked: Reconcile) -> Result:
     """Compare our log (A) with that of a connected peer (B); both sign and log the result."""
-    serving = require_serving(node)
-    peer = node.peers.find(text(parameters, "peer"))
-    grace = _grace(parameters)
+    node, serving = call.node, call.require_serving()
+    peer = node.peers.find(asked.peer)
     if peer.revoked is not None:
         raise NodeError(f"{peer.petname} is not trusted any more", code=ExitCode.REFUSED)
     with trio.move_on_after(CONNECT_SECONDS):
         await serving.presence.wait_connected(peer.card.node_key)
-    done = await serving.reconciling.run(peer, grace_seconds=grace)
+    done = await serving.reconciling.run(peer, grace_seconds=asked.grace)
     lost = await in_thread(known_losses, node, peer)
     head = headline(done.comparison)
     if lost and not done.comparison.differences:
@@ -95,24 +119,20 @@ def _side(name: str, listed: Listed) -> dict[str, Any]:
     }
 
 
-def _grace(parameters: dict[str, Any]) -> int:
-    grace = parameters.get("grace", GRACE_SECONDS)
-    if type(grace) is not int or grace < 0:
-        raise NodeError("the parameter grace must be a number of seconds", code=ExitCode.USAGE)
-    return grace
-
-
-async def reconcile_files(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def reconcile_files(call: Call, asked: ReconcileFiles) -> Result:
     """Compare two exported logs; sign the result, write it to a new file, and log that.
 
     The file has two lines: the domain and the node key's signature (base64), and the
     result in JSON, which is what is signed.
     """
-    return await in_thread(_reconcile_files, node, parameters)
+    return await in_thread(_reconcile_files, call.node, asked)
 
 
-def _reconcile_files(node: Node, parameters: dict[str, Any]) -> Result:
-    sides = [_bundle(parameters, name) for name in ("a", "b")]
+def _reconcile_files(node: Node, asked: ReconcileFiles) -> Result:
+    sides = [
+        (Path(asked.bundle_a), *_facility("a", asked.fingerprint_a, asked.card_a)),
+        (Path(asked.bundle_b), *_facility("b", asked.fingerprint_b, asked.card_b)),
+    ]
     with _open(sides[0][0]) as bundle_a, _open(sides[1][0]) as bundle_b:
         outcome = reconcile_bundles(
             bundle_a,
@@ -121,14 +141,14 @@ def _reconcile_files(node: Node, parameters: dict[str, Any]) -> Result:
             fingerprint_b=sides[1][1],
             card_a=sides[0][2],
             card_b=sides[1][2],
-            grace_seconds=_grace(parameters),
+            grace_seconds=asked.grace,
         )
     found = outcome_json(outcome)
     result = json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
     signature = base64.b64encode(node.keys.node.sign(RESULT_DOMAIN, result))
-    details = _details(outcome, _grace(parameters))
+    details = _details(outcome, asked.grace)
     written = write_logged(
-        Path(text(parameters, "path")),
+        Path(asked.path),
         write_parts([RESULT_DOMAIN, b" ", signature, b"\n", result, b"\n"]),
         lambda: Event(
             type="reconciled",
@@ -147,16 +167,15 @@ def _reconcile_files(node: Node, parameters: dict[str, Any]) -> Result:
     }
 
 
-def _bundle(parameters: dict[str, Any], name: str) -> tuple[Path, bytes, Card | None]:
+def _facility(name: str, fingerprint: str, card: str | None) -> tuple[bytes, Card | None]:
     try:
-        fingerprint = bytes.fromhex(text(parameters, f"fingerprint_{name}"))
-        card = parameters.get(f"card_{name}")
-        known = None if card is None else parse_card_untrusted(str(card).encode())
+        decoded = bytes.fromhex(fingerprint)
+        known = None if card is None else parse_card_untrusted(card.encode())
     except (ValueError, KeysError) as error:
         raise NodeError(
             f"the facility of bundle {name} is malformed", code=ExitCode.USAGE
         ) from error
-    return Path(text(parameters, f"bundle_{name}")), fingerprint, known
+    return decoded, known
 
 
 def _open(path: Path) -> BinaryIO:
@@ -185,7 +204,9 @@ def _details(outcome: Outcome, grace: int) -> dict[str, str | int | bool]:
     }
 
 
-OPERATIONS = {
-    "audit.reconcile": Operation(reconcile, needs_network=True),
-    "audit.reconcile-files": Operation(reconcile_files),
-}
+OPERATIONS = (
+    Operation("audit.reconcile", Reconcile, reconcile, writes=True, needs_network=True),
+    Operation(
+        "audit.reconcile-files", ReconcileFiles, reconcile_files, writes=True, local_only=True
+    ),
+)

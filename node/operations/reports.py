@@ -2,15 +2,17 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, text
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
 from node.operations.images import run_work
-from node.operations.selecting import read_selection
+from node.operations.selecting import Selected, read_selection
 from node.reports import dicom, fhir
 from node.reports.accounting import Accounting
 from node.reports.collector import parse_collector
@@ -26,6 +28,26 @@ from protocol.log.checkpoint import log_origin
 FORMATS = ("dicom", "fhir", "accounting")
 
 _SEND_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Selected):
+    """Parameters of `audit.report`."""
+
+    format: str
+    path: parameters.Path
+    exempt: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Send(Selected):
+    """Parameters of `audit.send`."""
+
+    to: str
+    ca: parameters.Path
+    certificate: parameters.Path | None = None
+    key: parameters.Path | None = None
+    format: str = "dicom"
 
 
 def facilities_of(node: Node) -> Facilities:
@@ -88,10 +110,9 @@ class _Report:
         self._progress(self.count)
 
 
-async def report(node: Node, parameters: dict[str, Any], progress: Report) -> Result:
+async def report(call: Call, asked: Report) -> Result:
     """Write a report to a file."""
-    form = text(parameters, "format")
-    path = Path(text(parameters, "path"))
+    node, form, path = call.node, asked.format, Path(asked.path)
     if form not in FORMATS:
         raise NodeError(
             f"there is no report {form!r}",
@@ -100,12 +121,12 @@ async def report(node: Node, parameters: dict[str, Any], progress: Report) -> Re
         )
 
     def work(on_progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Result:
-        selection = read_selection(node, parameters)
+        selection = read_selection(node, asked)
         made = _Report(
             node,
             form,
             selection,
-            with_exempt=bool(parameters.get("exempt")),
+            with_exempt=asked.exempt,
             progress=on_progress,
             cancelled=cancelled,
         )
@@ -132,22 +153,19 @@ async def report(node: Node, parameters: dict[str, Any], progress: Report) -> Re
             "entry": written.entry,
         }
 
-    return await run_work(work, progress, lambda count: {"count": count})
+    return await run_work(work, call.report, lambda count: {"count": count})
 
 
-async def send(node: Node, parameters: dict[str, Any], progress: Report) -> Result:
+async def send(call: Call, asked: Send) -> Result:
     """Send entries to a syslog collector, once."""
+    node = call.node
     collector = parse_collector(
-        text(parameters, "to"),
-        text(parameters, "ca"),
-        text(parameters, "certificate", ""),
-        text(parameters, "key", ""),
-        text(parameters, "format", "dicom"),
+        asked.to, asked.ca, asked.certificate or "", asked.key or "", asked.format
     )
     facilities, origin = facilities_of(node), log_origin(node.card.facility_key)
 
     def select() -> tuple[Selection, int]:
-        return read_selection(node, parameters), node.audit.size
+        return read_selection(node, asked), node.audit.size
 
     def record_export(selection: Selection, size: int) -> int:
         first, last = span(node.audit, selection, size)
@@ -182,7 +200,7 @@ async def send(node: Node, parameters: dict[str, Any], progress: Report) -> Resu
                 break
             await delivery.send(b"".join(portion))
             count += len(portion)
-            progress({"count": count})
+            call.report({"count": count})
         await delivery.confirm()
     return {"to": collector.address, "count": count, "entry": entry}
 
@@ -200,4 +218,7 @@ def _portion(chosen: Iterator[Record], made: Callable[[Record], list[bytes]]) ->
     return portion
 
 
-OPERATIONS = {"audit.report": Operation(report), "audit.send": Operation(send)}
+OPERATIONS = (
+    Operation("audit.report", Report, report, writes=True, local_only=True),
+    Operation("audit.send", Send, send, writes=True, local_only=True),
+)

@@ -1,23 +1,38 @@
 """Which part of the log an operation is about, from its parameters."""
 
-from typing import Any
+from dataclasses import dataclass
 
 from node.app import Node
 from node.errors import ExitCode, NodeError
-from node.operations.base import text
 from node.reports.selection import Selection, parse_moment
 
 
-def read_selection(node: Node, parameters: dict[str, Any]) -> Selection:
-    """The parameters `since`, `until`, `peer`, `study` and `patient`, as people write them.
+@dataclass(frozen=True, kw_only=True)
+class Narrowed:
+    """Parameters that select a part of the log, as people write them; null selects all."""
+
+    since: str | None = None
+    until: str | None = None
+    peer: str | None = None
+    study: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected(Narrowed):
+    """The same, and a patient."""
+
+    patient: str | None = None
+
+
+def read_selection(node: Node, asked: Narrowed) -> Selection:
+    """What the parameters select; an empty one selects nothing away.
 
     Raises:
         NodeError: a moment is malformed, the end is before the beginning, or nobody and
             nothing of that name is known.
     """
-    since, until = optional(parameters, "since"), optional(parameters, "until")
-    peer, study = optional(parameters, "peer"), optional(parameters, "study")
-    patient = optional(parameters, "patient")
+    since, until, peer, study = asked.since, asked.until, asked.peer, asked.study
+    patient = asked.patient if isinstance(asked, Selected) else None
     first = parse_moment(since, end=False) if since else None
     end = parse_moment(until, end=True) if until else None
     if first is not None and end is not None and end <= first:
@@ -29,11 +44,6 @@ def read_selection(node: Node, parameters: dict[str, Any]) -> Selection:
         study=find_study(node, study) if study else "",
         patient=find_patient(node, patient) if patient else "",
     )
-
-
-def optional(parameters: dict[str, Any], name: str) -> str:
-    """A text parameter that may be missing or null."""
-    return "" if parameters.get(name) is None else text(parameters, name)
 
 
 def find_study(node: Node, wanted: str) -> str:

@@ -1,5 +1,6 @@
 """Operations on transfers: fetch, follow, list, cancel."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -8,10 +9,38 @@ from keys.trust import PURPOSES
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, require_serving, text
+from node.operations.base import Call, Operation, Result
+from node.operations.paging import bytes_of, cursor, place_of
 from node.transfer.transfers import Transfer, TransferState
 
 _PROGRESS_SECONDS = 0.1
+
+PAGE_TRANSFERS = 100
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Parameters of `fetch`; without a peer, whoever has announced the study."""
+
+    study: str
+    peer: str | None = None
+    purpose: str = PURPOSES[0]
+    stat: bool = False
+    follow: bool = True
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """Parameters of `transfers`."""
+
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Parameters of `transfer.cancel`: the beginning of the transfer's name."""
+
+    transfer: str
 
 
 def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
@@ -49,33 +78,25 @@ def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
     }
 
 
-async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Result:
+async def fetch(call: Call, asked: Fetch) -> Result:
     """Fetch a study and follow the transfer to its end."""
-    serving = require_serving(node)
-    purpose = text(parameters, "purpose", PURPOSES[0])
+    node, serving, purpose = call.node, call.require_serving(), asked.purpose
     if purpose not in PURPOSES:
         raise NodeError(
             f"there is no purpose {purpose}",
             hint=f"the purposes are {', '.join(PURPOSES)}",
             code=ExitCode.USAGE,
         )
-    named = parameters.get("peer")
-    named = named if isinstance(named, str) and named else None
-    study, peer = await in_thread(serving.fetcher.choose, text(parameters, "study"), named)
-    stat = parameters.get("stat", False)
-    if type(stat) is not bool:
-        raise NodeError("the parameter stat must be true or false", code=ExitCode.USAGE)
-    follow = parameters.get("follow", True)
-    if type(follow) is not bool:
-        raise NodeError("the parameter follow must be true or false", code=ExitCode.USAGE)
+    named = asked.peer or None
+    study, peer = await in_thread(serving.fetcher.choose, asked.study, named)
     transfer = await serving.fetcher.start(
-        study, peer, purpose, only_peer=named is not None, stat=stat, follow=follow
+        study, peer, purpose, only_peer=named is not None, stat=asked.stat, follow=asked.follow
     )
     while not transfer.is_ended:
-        report(describe_transfer(node, transfer))
+        call.report(describe_transfer(node, transfer))
         with trio.move_on_after(_PROGRESS_SECONDS):
             await transfer.over.wait()
-    report(describe_transfer(node, transfer))
+    call.report(describe_transfer(node, transfer))
     if transfer.state is TransferState.COMPLETE:
         return describe_transfer(node, transfer)
     message = transfer.why
@@ -88,15 +109,24 @@ async def fetch(node: Node, parameters: dict[str, Any], report: Report) -> Resul
     )
 
 
-async def transfers(node: Node, _: dict[str, Any], __: Report) -> Result:
-    """The newest transfers, active ones included."""
-    recent = await in_thread(node.transfers.recent)
-    return {"transfers": [describe_transfer(node, transfer) for transfer in recent]}
+async def transfers(call: Call, asked: Transfers) -> Result:
+    """Transfers, the newest first, active ones included."""
+    node, before = call.node, None
+    if asked.after is not None:
+        started, direction, *names = place_of(asked.after, int, str, str, str)
+        before = (started, direction, *map(bytes_of, names))
+    found, following = await in_thread(node.transfers.page, PAGE_TRANSFERS, before)
+    return {
+        "transfers": [describe_transfer(node, transfer) for transfer in found],
+        "next": None
+        if following is None
+        else cursor(*following[:2], *map(bytes.hex, following[2:])),
+    }
 
 
-async def cancel(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def cancel(call: Call, asked: Cancel) -> Result:
     """Stop an incoming transfer that is under way."""
-    prefix = text(parameters, "transfer").lower()
+    node, prefix = call.node, asked.transfer.lower()
     found = [
         transfer
         for transfer in node.transfers.active.values()
@@ -110,12 +140,12 @@ async def cancel(node: Node, parameters: dict[str, Any], _: Report) -> Result:
             hint="see `radmesh transfers`; to stop sending to a peer, revoke its grant",
             code=ExitCode.NOT_FOUND,
         )
-    await require_serving(node).fetcher.cancel(found[0])
+    await call.require_serving().fetcher.cancel(found[0])
     return describe_transfer(node, found[0])
 
 
-OPERATIONS = {
-    "fetch": Operation(fetch, needs_network=True),
-    "transfers": Operation(transfers),
-    "transfer.cancel": Operation(cancel, needs_network=True),
-}
+OPERATIONS = (
+    Operation("fetch", Fetch, fetch, writes=True, needs_network=True),
+    Operation("transfers", Transfers, transfers, writes=False),
+    Operation("transfer.cancel", Cancel, cancel, writes=True, needs_network=True),
+)

@@ -1,15 +1,17 @@
 """Operations on witnesses: a round, the policy, and logs that contradict themselves."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.durable import write_whole
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation, Report, Result, require_serving, text
+from node.operations import parameters
+from node.operations.base import Call, Operation, Result
 from node.operations.cosigned import (
     counted,
     evidence,
@@ -18,6 +20,7 @@ from node.operations.cosigned import (
     recommended_policy,
     witnesses,
 )
+from node.operations.parameters import From, Nothing
 from node.witness.store import Alert
 from node.witness.witness import alert_event, sentence
 from protocol.log.entry import Event
@@ -26,9 +29,24 @@ ROUND_SECONDS = 10.0
 """Longest wait for witnesses when somebody asks for a round."""
 
 
-def describe_witnessing(node: Node) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Forks:
+    """Parameters of `audit.forks`; with a directory, the evidence is written there."""
+
+    directory: parameters.Path | None = None
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Parameters of `audit.settle`."""
+
+    number: Annotated[int, From(1)]
+    start_over: bool = False
+
+
+def describe_witnessing(call: Call) -> dict[str, Any]:
     """Who cosigns our log and how far, whose logs we cosign, and what is wrong, as JSON."""
-    serving = node.serving_parts
+    node, serving = call.node, call.serving
     cosigners = []
     store, now = node.peers.store, node.clock.now()
     for peer in witnesses(node):
@@ -41,7 +59,7 @@ def describe_witnessing(node: Node) -> dict[str, Any]:
                 "size": None if newest is None else newest[0],
                 "time": None if newest is None else newest[1],
                 "counts": counts,
-                "why": _why(node, peer, counts),
+                "why": _why(call, peer, counts),
             }
         )
     newest_enough = newest_cosigned(node)
@@ -63,11 +81,10 @@ def describe_witnessing(node: Node) -> dict[str, Any]:
     }
 
 
-def _why(node: Node, peer: Peer, counts: bool) -> str:
+def _why(call: Call, peer: Peer, counts: bool) -> str:
     if not counts:
         return "another facility claims its witness key"
-    serving = node.serving_parts
-    return "" if serving is None else serving.witnessing.failure(peer.facility_key)
+    return "" if call.serving is None else call.serving.witnessing.failure(peer.facility_key)
 
 
 def describe_alert(node: Node, alert: Alert) -> dict[str, Any]:
@@ -93,15 +110,15 @@ def describe_alert(node: Node, alert: Alert) -> dict[str, Any]:
     }
 
 
-async def witness(node: Node, _: dict[str, Any], __: Report) -> Result:
+async def witness(call: Call, _: Nothing) -> Result:
     """Hold a round with the witnesses now, and tell who cosigned what."""
-    serving = require_serving(node)
-    await serving.witnessing.round(ROUND_SECONDS)
-    return await in_thread(describe_witnessing, node)
+    await call.require_serving().witnessing.round(ROUND_SECONDS)
+    return await in_thread(describe_witnessing, call)
 
 
-async def policy(node: Node, _: dict[str, Any], __: Report) -> Result:
+async def policy(call: Call, _: Nothing) -> Result:
     """Our policy in the form of C2SP tlog-policy, and what to ask for of two and more witnesses."""
+    node = call.node
 
     def read() -> Result:
         return {"policy": own_policy(node), "recommended": recommended_policy(node)}
@@ -109,14 +126,14 @@ async def policy(node: Node, _: dict[str, Any], __: Report) -> Result:
     return await in_thread(read)
 
 
-async def forks(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def forks(call: Call, asked: Forks) -> Result:
     """Logs that contradict themselves, settled ones too; with `directory`, the evidence."""
-    directory = parameters.get("directory")
+    node = call.node
 
     def run() -> Result:
         alerts = node.witness_store.alerts()
-        if directory is not None:
-            _write(node, alerts, Path(text(parameters, "directory")))
+        if asked.directory is not None:
+            _write(node, alerts, Path(asked.directory))
         return {"alerts": [describe_alert(node, alert) for alert in alerts]}
 
     return await in_thread(run)
@@ -138,9 +155,9 @@ def _write(node: Node, alerts: list[Alert], directory: Path) -> None:
         ) from error
 
 
-async def settle(node: Node, parameters: dict[str, Any], _: Report) -> Result:
+async def settle(call: Call, asked: Settle) -> Result:
     """An operator has looked at an alert; with `start_over`, a peer's log begins anew for us."""
-    number, start_over = parameters.get("number"), bool(parameters.get("start_over", False))
+    node, number, start_over = call.node, asked.number, asked.start_over
 
     def run() -> Result:
         found = [alert for alert in node.witness_store.alerts() if alert.number == number]
@@ -158,8 +175,8 @@ async def settle(node: Node, parameters: dict[str, Any], _: Report) -> Result:
         return describe_alert(node, alert)
 
     result = await in_thread(run)
-    if node.serving_parts is not None:
-        node.serving_parts.witnessing.poke()
+    if call.serving is not None:
+        call.serving.witnessing.poke()
     return result
 
 
@@ -189,9 +206,9 @@ def _settle_peer(node: Node, alert: Alert, start_over: bool) -> None:
         node.witness_store.forget(alert.facility)
 
 
-OPERATIONS = {
-    "audit.witness": Operation(witness, needs_network=True),
-    "audit.policy": Operation(policy),
-    "audit.forks": Operation(forks),
-    "audit.settle": Operation(settle),
-}
+OPERATIONS = (
+    Operation("audit.witness", Nothing, witness, writes=True, needs_network=True),
+    Operation("audit.policy", Nothing, policy, writes=False),
+    Operation("audit.forks", Forks, forks, writes=True, local_only=True),
+    Operation("audit.settle", Settle, settle, writes=True),
+)

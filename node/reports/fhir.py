@@ -117,11 +117,20 @@ def _facility(identity: str, name: str) -> dict[str, Any]:
     }
 
 
+def _who(agent: Agent) -> dict[str, Any]:
+    if not agent.person:
+        return _facility(agent.identity, agent.name)
+    identifier = {"value": clean(agent.identity)}
+    if agent.person == "commitment":
+        identifier["system"] = _COMMITMENTS
+    return {"identifier": identifier, "display": clean(agent.name)}
+
+
 def _agent(agent: Agent) -> dict[str, Any]:
     described: dict[str, Any] = {}
     if agent.role:
         described["type"] = {"coding": [_coding(_DCM, agent.role, CODES[agent.role])]}
-    described["who"] = _facility(agent.identity, agent.name)
+    described["who"] = _who(agent)
     if agent.node:
         described["altId"] = clean(agent.node)
     described["name"] = clean(agent.name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from keys.canonical import canonical_json
 from node.reports.facilities import Facilities, Facility
-from node.reports.records import Record
+from node.reports.records import Record, Subject
 
 CODES = {
     "110100": "Application Activity",
@@ -123,11 +123,12 @@ class Agent:
 
     Attributes:
         name: for people.
-        identity: fingerprint of a facility, or `operator`.
+        identity: fingerprint of a facility, name of a person, or `operator`.
         node: PeerID, or "".
         role: a code of `CODES`, or "".
         is_requestor: whether it wanted this to happen.
         access_point: network address and its kind; ("", "") for a person.
+        person: `name` or `commitment` where it is a person: which of them `identity` is.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Agent:
     role: str = ""
     is_requestor: bool
     access_point: tuple[str, str] = ("", "")
+    person: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +215,7 @@ def happenings(record: Record, facilities: Facilities, origin: str) -> Iterator[
             is_open=subject.value is not None,
         )
         for subject in record.subjects
+        if subject.kind != "person"
     ]
     others = _others(record, facilities, about)
     for part, chosen in enumerate(_parts(about)):
@@ -235,18 +238,30 @@ _NAMES = {"study": "study", "patient": "the name is not in the log", "instance":
 
 def _agents(record: Record, facilities: Facilities) -> Iterator[Agent]:
     own, peer = facilities.own, record.entry["peer"]
+    persons = [_person(subject) for subject in record.of_kind("person")]
     if record.type in _TRANSFERS and peer:
         yield from _transfer_agents(record, own, facilities.of(peer))
+        yield from persons
         return
     is_operator = record.entry["actor"] == "operator"
     role = APPLICATION if record.type in ("start", "stop") else ""
     if record.type == "ingest":
         role = DESTINATION
     yield _node(own, role=role, is_requestor=not is_operator)
-    if is_operator:
+    yield from persons
+    if is_operator and not persons:
         yield Agent(name="operator of the node", identity="operator", is_requestor=True)
     if record.type in ("trust-added", "trust-revoked") and peer:
         yield _node(facilities.of(peer), role="", is_requestor=False)
+
+
+def _person(subject: Subject) -> Agent:
+    """Who asked; the commitment where the name was erased."""
+    if subject.value is None:
+        name, identity, known = "a person whose name is not here", subject.commitment, "commitment"
+    else:
+        name, identity, known = subject.value, subject.value, "name"
+    return Agent(name=name, identity=identity, is_requestor=True, person=known)
 
 
 def _transfer_agents(record: Record, own: Facility, peer: Facility) -> Iterator[Agent]:

@@ -13,7 +13,7 @@ from protocol.log.entry import format_time
 
 @dataclass(frozen=True)
 class Subject:
-    """A study, patient or instance of an entry; `value` is None when its opening is not here."""
+    """A subject of an entry; `value` is None when its opening is not here."""
 
     kind: str
     commitment: str
@@ -90,27 +90,33 @@ def _first_at(audit: AuditLog, moment: int, size: int) -> int:
     return low
 
 
-def records(audit: AuditLog, selection: Selection, *, size: int | None = None) -> Iterator[Record]:
+def records(
+    audit: AuditLog, selection: Selection, *, size: int | None = None, start: int = 0
+) -> Iterator[Record]:
     """The selected entries in their order.
 
     Args:
         audit: the log.
         selection: which.
         size: entries that are looked at; all when None.
+        start: the first entry that is looked at.
 
     Raises:
         NodeError: an entry is damaged on disk.
     """
     size = audit.size if size is None else size
     first, last = span(audit, selection, size)
+    first = max(first, start)
     keep = _keeper(audit, selection)
-    if selection.study or selection.patient:
-        about = audit.evidence.entries_about(study=selection.study, patient=selection.patient)
+    if selection.study or selection.patient or selection.person:
+        about = audit.evidence.entries_about(
+            study=selection.study, patient=selection.patient, person=selection.person
+        )
         runs: Iterator[tuple[int, int]] = (
             (index, index + 1) for index in about if first <= index < last
         )
     else:
-        runs = iter([(first, last)])
+        runs = iter([(first, max(first, last))])
     for start, stop in runs:
         yield from _run(audit, start, stop, selection, keep)
 

@@ -24,6 +24,7 @@ class Selection:
         peer: facility key (hex) of the other side.
         study: Study Instance UID.
         patient: identity, or a Patient ID that stands for it with any issuer.
+        person: name of whoever asked.
         types: entry types.
     """
 
@@ -32,6 +33,7 @@ class Selection:
     peer: str = ""
     study: str = ""
     patient: str = ""
+    person: str = ""
     types: frozenset[str] = frozenset()
 
 

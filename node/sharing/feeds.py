@@ -253,7 +253,12 @@ class Feeds:
         return {row["peer"]: row["left_out"] for row in rows}
 
     def announced(
-        self, *, peer: bytes | None = None, study: str = "", limit: int | None = None
+        self,
+        *,
+        peer: bytes | None = None,
+        study: str = "",
+        limit: int | None = None,
+        after: tuple[str, str, bytes] | None = None,
     ) -> list[tuple[bytes, Record]]:
         """What peers announced, as (facility key, record), by study date, newest first.
 
@@ -261,14 +266,20 @@ class Feeds:
             peer: only of this peer.
             study: only the study with this UID.
             limit: at most so many.
+            after: only what is behind the study of this date and UID that this peer announced.
         """
+        date, uid, key = after or ("", "", b"")
         rows = self._database.query(
-            f"SELECT peer, record FROM remote_studies {_where(peer, study)} "
-            "ORDER BY json_extract(record, '$.study_date') DESC, study DESC LIMIT :limit",
+            f"SELECT peer, record FROM remote_studies {_where(peer, study, after is not None)} "
+            "ORDER BY json_extract(record, '$.study_date') DESC, study DESC, peer DESC "
+            "LIMIT :limit",
             {
                 "peer": peer,
                 "study": study,
                 "limit": -1 if limit is None else limit,
+                "date": date,
+                "uid": uid,
+                "key": key,
             },
         )
         return [(row["peer"], _from_json(row["record"])) for row in rows]
@@ -347,10 +358,13 @@ class _Kept:
         self.size += len(text)
 
 
-def _where(peer: bytes | None, study: str) -> str:
+def _where(peer: bytes | None, study: str, is_after: bool = False) -> str:
     """Only the conditions that there are: one that might be there keeps SQLite off its indexes."""
     conditions = ["peer=:peer"] if peer is not None else []
     conditions += ["study=:study"] if study else []
+    if is_after:
+        date = "json_extract(record, '$.study_date')"
+        conditions.append(f"{date}<=:date AND ({date}<:date OR (study, peer)<(:uid, :key))")
     return "WHERE " + " AND ".join(conditions) if conditions else ""
 
 

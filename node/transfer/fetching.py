@@ -14,6 +14,7 @@ import trio
 from keys.trust import Peer
 from node.audit.exchanges import Exchanges
 from node.blocking import in_thread
+from node.callers import Caller, asked_by, asking
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.sharing.feeds import Feeds
@@ -60,6 +61,7 @@ class _Fetch:
         content_root: what its sources announced; None where the chosen one announced nothing.
         sources: all that were asked.
         is_over: whether nobody is asked any more.
+        caller: who asked for it.
         watching: of the task that ends it when nothing comes for too long.
     """
 
@@ -69,6 +71,7 @@ class _Fetch:
     sources: list[Attempts] = field(default_factory=list)
     is_over: bool = False
     watching: trio.CancelScope = field(default_factory=trio.CancelScope)
+    caller: Caller = field(default_factory=asking)
 
 
 class Fetcher:
@@ -368,7 +371,12 @@ class Fetcher:
         def others_left() -> bool:
             return any(not other.is_over for other in fetch.sources if other is not source)
 
-        fetch.nursery.start_soon(source.run, others_left, delay_seconds)
+        async def run() -> None:
+            # A source may come later, in a task that nobody asked for.
+            with asked_by(fetch.caller):
+                await source.run(others_left, delay_seconds)
+
+        fetch.nursery.start_soon(run)
 
     async def _wait_end(self, gathering: Gathering, sources: list[Attempts]) -> None:
         """Until there is a receipt and the slower sources had time for theirs, or no hope."""

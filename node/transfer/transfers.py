@@ -56,6 +56,11 @@ CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
 TransferKey = tuple[str, bytes, bytes]
 """Direction, facility key of the peer, id. The id alone names nothing: who asks chooses it."""
 
+Place = tuple[int, str, bytes, bytes]
+"""Where a transfer is in their list: when it started (milliseconds), and its key."""
+
+_REFUSED = "direction = 'out' AND state = 'refused'"
+
 _NAME_DOMAIN = b"radmesh-source-of-transfer\0"
 
 
@@ -157,6 +162,11 @@ class Transfer:
     def key(self) -> TransferKey:
         """What names it here."""
         return self.direction, self.peer, self.transfer
+
+    @property
+    def place(self) -> Place:
+        """Where it is in the list of transfers."""
+        return self.started, *self.key
 
     @property
     def is_ended(self) -> bool:
@@ -328,17 +338,42 @@ class Transfers:
 
     def recent(self, count: int = 100) -> list[Transfer]:
         """The newest transfers, live state where there is one."""
-        # A peer that is refused again and again does not hide what others do.
+        return self.page(count)[0]
+
+    def page(self, count: int, before: Place | None = None) -> tuple[list[Transfer], Place | None]:
+        """Transfers, newest first, and the place before which the next ones are.
+
+        A peer that is refused again and again does not hide what others do: of its requests
+        there are few, a tenth of the others.
+
+        Args:
+            count: at most so many that were not refused.
+            before: those before this place; the newest when None.
+        """
+        found = self._part(f"NOT ({_REFUSED})", count, before, None)
+        last = found[-1].place if len(found) == count else None
+        found += self._part(_REFUSED, count // 10, before, last)
+        found.sort(key=lambda one: one.place, reverse=True)
+        return [self.active.get(one.key, one) for one in found], last
+
+    def _part(
+        self, chosen: str, count: int, before: Place | None, since: Place | None
+    ) -> list[Transfer]:
+        values: dict[str, object] = {"count": count}
+        for name, sign, place in (("before", "<", before), ("since", ">", since)):
+            if place is not None:
+                # The first condition lets SQLite begin in the middle of its index.
+                chosen += (
+                    f" AND started {sign}= :{name}0 AND (started, direction, peer, transfer) "
+                    f"{sign} (:{name}0, :{name}1, :{name}2, :{name}3)"
+                )
+                values |= {f"{name}{number}": part for number, part in enumerate(place)}
         rows = self._database.query(
-            "SELECT * FROM (SELECT * FROM transfers WHERE NOT (direction='out' AND "
-            "state='refused') ORDER BY started DESC LIMIT ?1) UNION ALL "
-            "SELECT * FROM (SELECT * FROM transfers WHERE direction='out' AND state='refused' "
-            "ORDER BY started DESC LIMIT ?2)",
-            (count, count // 10),
+            f"SELECT * FROM transfers WHERE {chosen} "
+            "ORDER BY started DESC, direction DESC, peer DESC, transfer DESC LIMIT :count",
+            values,
         )
-        found = [_from_row(row) for row in rows]
-        found.sort(key=lambda one: one.started, reverse=True)
-        return [self.active.get(one.key, one) for one in found]
+        return [_from_row(row) for row in rows]
 
     def forget(self, studies: Sequence[str]) -> None:
         """Delete the transfers of these studies that are over, and overwrite them.

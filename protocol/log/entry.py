@@ -1,7 +1,7 @@
 """Log entries: what happened, as canonical JSON without patient data.
 
 Owns the form of an entry and of the commitments that stand in it for studies,
-patients and instances; indexes, times and salts are given by the caller
+patients, instances and persons who asked; indexes, times and salts are given by the caller
 (docs/protocol-log.md sections 2 and 3).
 """
 
@@ -68,7 +68,7 @@ TYPES = (
 )
 """What entries of this version record; a reader keeps types that it does not know."""
 
-SUBJECT_KINDS = ("study", "patient", "instance")
+SUBJECT_KINDS = ("study", "patient", "instance", "person")
 
 OUTCOMES = ("success", "refused", "failed")
 
@@ -145,7 +145,7 @@ def commitment(kind: str, value: str, salt: bytes) -> str:
 
     Args:
         kind: one of `SUBJECT_KINDS`.
-        value: the UID or identity.
+        value: the UID, identity or name.
         salt: 16 random bytes, fresh for every commitment, so that two entries about
             one study cannot be linked without their openings.
 

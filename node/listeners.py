@@ -1,0 +1,96 @@
+"""The table of all that a node listens on; docs/operations.md section 2 is made from it.
+
+A new listener gets its row first, off or on the loopback address alone until a setting says
+otherwise. The tests hold the table against the sockets of a running node, and against the
+files of the code that listen.
+"""
+
+from dataclasses import dataclass
+
+from node.setting_rows import DEFAULTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """One row.
+
+    Attributes:
+        name: for people.
+        is_on: whether it is there without a setting.
+        setting: what puts it elsewhere, or there at all; "" for none.
+        address: `any` (of the machine, from outside too), `loopback` or `file` (a Unix socket).
+        place: address or path by default.
+        port: by default; None for a file.
+        protection: TLS, or what is in its place.
+        callers: who may call.
+        module: the file that listens.
+    """
+
+    name: str
+    is_on: bool
+    setting: str
+    address: str
+    place: str
+    port: int | None
+    protection: str
+    callers: str
+    module: str
+
+
+_HOST, _PORT = DEFAULTS["listen"][0].split("/")[2::2]
+
+LISTENERS = (
+    Listener(
+        name="peers",
+        is_on=True,
+        setting="listen",
+        address="any",
+        place=_HOST,
+        port=int(_PORT),
+        protection="Noise (libp2p), both sides proved by key",
+        callers="nodes of trusted facilities; of others whoever shows the card of one",
+        module="node/network/sockets.py",
+    ),
+    Listener(
+        name="local API",
+        is_on=True,
+        setting="",
+        address="file",
+        place="api.sock in the home, mode 0600",
+        port=None,
+        protection="none: a file of the machine",
+        callers="the node's own user",
+        module="node/api/endpoint.py",
+    ),
+    Listener(
+        name="local API for people",
+        is_on=False,
+        setting="people.group",
+        address="file",
+        place="api.sock in a folder of mode 0750, itself 0660",
+        port=None,
+        protection="none: a file of the machine",
+        callers="users of the group, each known by name",
+        module="node/api/people.py",
+    ),
+)
+
+
+def document() -> str:
+    """The table of docs/operations.md section 2."""
+    lines = [
+        "| listener | default | address | port | TLS | who may call | setting |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in LISTENERS:
+        cells = (
+            one.name,
+            "on" if one.is_on else "off",
+            one.place,
+            "-" if one.port is None else str(one.port),
+            one.protection,
+            one.callers,
+            f"`{one.setting}`" if one.setting else "-",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,61 @@
+"""Long lists come in pages: `next` of an answer is given back as `after`, until it is null.
+
+A cursor holds the place of the last row, not a number of rows: what is added or deleted
+meanwhile moves no row to another page. Nothing is kept here between two pages.
+"""
+
+import base64
+import json
+from typing import Any
+
+from node.errors import ExitCode, NodeError
+
+CURSOR_CHARACTERS = 2000
+
+
+def cursor(*place: str | int) -> str:
+    """A place in a list, as text that tells nobody anything."""
+    encoded = json.dumps(place, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(encoded).decode()
+
+
+def place_of(given: str, *kinds: type) -> list[Any]:
+    """The place that `cursor` wrote.
+
+    Args:
+        given: the cursor.
+        kinds: of its parts.
+
+    Raises:
+        NodeError: it is none, or of another list.
+    """
+    try:
+        if len(given) > CURSOR_CHARACTERS:
+            raise ValueError
+        place = json.loads(base64.urlsafe_b64decode(given.encode()))
+        if type(place) is not list or [type(part) for part in place] != list(kinds):
+            raise ValueError
+        if any(type(part) is int and not 0 <= part < 2**63 for part in place):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise _wrong() from None
+    return place
+
+
+def bytes_of(part: str) -> bytes:
+    """Bytes that stand in a cursor as hex.
+
+    Raises:
+        NodeError: they do not.
+    """
+    try:
+        return bytes.fromhex(part)
+    except ValueError:
+        raise _wrong() from None
+
+
+def _wrong() -> NodeError:
+    return NodeError(
+        "the parameter after must be what next of an answer of this list was",
+        code=ExitCode.USAGE,
+    )

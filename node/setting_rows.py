@@ -1,0 +1,372 @@
+"""The table of settings: each entry of `config.toml` is one row here.
+
+The file of a new home, the table in docs/operations.md section 4 and the errors of a wrong
+value are made from the rows. Reading a file is `node.config`.
+"""
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from node.reports.collector import FORMATS
+from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
+from protocol import limits
+
+_DAY_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row.
+
+    Attributes:
+        name: with its table in front, as in `audit.witness_quorum`.
+        kind: `number`, `text`, `texts`, `choice`, `permissions`, `path` (absolute, or empty),
+            or `own`: what reads it (`limits`, `bandwidth`) says itself what is wrong.
+        default: what counts where it is missing; None where it must be there, or is nothing.
+        sentence: what it means; without a full stop.
+        least, most: of a number.
+        choices: of a choice.
+        example: its value in the file of a new home, where it stands as a comment; with ""
+            the default stands there, and counts.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    sentence: str
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    example: str = ""
+
+    @property
+    def table(self) -> str:
+        """The table that it stands in; "" for none."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """Its name in its table."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, for an error."""
+        if self.kind == "number":
+            return f"a number from {self.least:g} to {self.most:g}"
+        if self.kind == "choice":
+            return f"one of {', '.join(map(json.dumps, self.choices))}"
+        return {
+            "text": "a text",
+            "texts": "a list of texts",
+            "permissions": 'permissions as a text, such as "0640"',
+            "path": "an absolute path",
+        }[self.kind]
+
+    def is_fit(self, value: Any) -> bool:
+        """Whether a value of a file can be meant."""
+        if self.kind == "number":
+            assert self.least is not None
+            assert self.most is not None
+            return type(value) is int and self.least <= value <= self.most
+        if self.kind == "texts":
+            return type(value) is list and all(type(item) is str for item in value)
+        if type(value) is not str:
+            return False
+        if self.kind == "choice":
+            return value in self.choices
+        if self.kind == "permissions":
+            return _is_mode(value)
+        return self.kind != "path" or value == "" or value.startswith("/")
+
+
+SETTINGS = (
+    Setting(
+        name="listen",
+        kind="texts",
+        default=["/ip4/0.0.0.0/tcp/4101"],
+        sentence="where the node listens for peers (libp2p multiaddrs); none for a node that "
+        "only calls. A hospital opens this one port",
+    ),
+    Setting(
+        name="addresses",
+        kind="texts",
+        default=[],
+        sentence="where peers reach the node, as written into the facility card; empty: what it "
+        "listens on, without private addresses (10.x, 192.168.x, ...)",
+    ),
+    Setting(
+        name="write_block_bytes",
+        kind="number",
+        default=limits.WRITE_BLOCK_BYTES,
+        least=1024,
+        most=limits.WRITE_BLOCK_BYTES,
+        sentence="bytes per write to the network; 16384 behind a proxy or VPN that cuts packets "
+        "very small, which costs speed",
+    ),
+    Setting(
+        name="log_level",
+        kind="choice",
+        default="info",
+        choices=("error", "warning", "info", "debug"),
+        sentence="what the process log tells: `warning` what an operator must know, `debug` "
+        "detail; never patient data",
+    ),
+    Setting(
+        name="export_mode",
+        kind="permissions",
+        default="0600",
+        example='"0600"',
+        sentence="permissions of exported images, as octal digits: 0640 lets the group of the "
+        "node's user read them; folders are as open as their files",
+    ),
+    Setting(
+        name="audit.witness_quorum",
+        kind="number",
+        default=0,
+        least=0,
+        most=_DAY_SECONDS,
+        example="0",
+        sentence="how many facilities with the grant `witness` must have cosigned a checkpoint; "
+        "0: none must",
+    ),
+    Setting(
+        name="audit.witness_seconds",
+        kind="number",
+        default=60,
+        least=1,
+        most=_DAY_SECONDS,
+        example="60",
+        sentence="between two rounds with the witnesses, while there are entries that are not "
+        "cosigned",
+    ),
+    Setting(
+        name="audit.heartbeat_seconds",
+        kind="number",
+        default=900,
+        least=1,
+        most=_DAY_SECONDS,
+        example="900",
+        sentence="after so long without an entry, one says that nothing happened",
+    ),
+    Setting(
+        name="audit.syslog.address",
+        kind="text",
+        default=None,
+        example='"logs.hospital.example:6514"',
+        sentence="a syslog collector that gets each entry over TLS (section 16)",
+    ),
+    Setting(
+        name="audit.syslog.ca",
+        kind="text",
+        default=None,
+        example='"/etc/radmesh/logs-ca.pem"',
+        sentence="file (PEM) of the authority that signed the collector's certificate; a "
+        "relative path starts at the home",
+    ),
+    Setting(
+        name="audit.syslog.certificate",
+        kind="text",
+        default="",
+        example='"/etc/radmesh/node.pem"',
+        sentence="file (PEM) of our certificate, if the collector asks for one",
+    ),
+    Setting(
+        name="audit.syslog.key",
+        kind="text",
+        default="",
+        example='"/etc/radmesh/node.key"',
+        sentence="file (PEM) of its key, if that is not in `certificate`",
+    ),
+    Setting(
+        name="audit.syslog.format",
+        kind="choice",
+        default="dicom",
+        choices=FORMATS,
+        example='"dicom"',
+        sentence="what it gets: DICOM audit messages (`dicom`), which name studies and patients, "
+        "or the entries as they are (`json`), which name nobody",
+    ),
+    Setting(
+        name="people.group",
+        kind="text",
+        default="",
+        example='"radiology"',
+        sentence="a group of this machine whose members may use the local API over a second "
+        "socket, and are named in the log (section 14); empty: no second socket",
+    ),
+    Setting(
+        name="people.folder",
+        kind="path",
+        default="",
+        example='"/run/radmesh"',
+        sentence="an absolute path: where that socket, `api.sock`, lies; empty: beside the home, "
+        "in `HOME-people`",
+    ),
+    Setting(
+        name='limits."NAME"',
+        kind="own",
+        default=None,
+        example="request = [72000, 2000]",
+        sentence="how much a facility may cause here, a pair [an hour, at once] a kind, where it "
+        "is not what protocol.md 3.6 says",
+    ),
+    Setting(
+        name="arrivals.quiet_seconds",
+        kind="own",
+        default=30,
+        least=1,
+        most=3600,
+        example="30",
+        sentence="how long a study that comes image by image is quiet before it is packed; a table "
+        "for each source that brings images, or kind of source",
+    ),
+    Setting(
+        name="arrivals.longest_seconds",
+        kind="own",
+        default=600,
+        least=1,
+        most=_DAY_SECONDS,
+        example="600",
+        sentence="the longest that it waits to be packed",
+    ),
+    Setting(
+        name="bandwidth.peer",
+        kind="own",
+        default=None,
+        example='"South Clinic"',
+        sentence="whose transfers are capped: a petname, a fingerprint, or `*` for each facility "
+        "that no other table names",
+    ),
+    Setting(
+        name="bandwidth.from",
+        kind="own",
+        default="00:00",
+        example='"07:00"',
+        sentence="from which time of day the cap holds, local time; with `to`, or neither",
+    ),
+    Setting(
+        name="bandwidth.to",
+        kind="own",
+        default="24:00",
+        example='"19:00"',
+        sentence="until which time of day",
+    ),
+    Setting(
+        name="bandwidth.mbit_per_second",
+        kind="own",
+        default=None,
+        least=LEAST_MBIT,
+        most=MOST_MBIT,
+        example="50",
+        sentence="the most that is sent to the facility, in 10^6 bits a second",
+    ),
+    Setting(
+        name="bandwidth.stat_exempt",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether urgent transfers go as fast as they can",
+    ),
+)
+
+TABLES = {
+    "audit": "[audit]",
+    "audit.syslog": "[audit.syslog]",
+    "people": "[people]",
+    "limits": '[limits."South Clinic"]',
+    "arrivals": '[arrivals."command:nightly"]',
+    "bandwidth": "[[bandwidth]]",
+}
+"""How the title of each table is written, in the order of the file."""
+
+DEFAULTS: Mapping[str, Any] = {row.name: row.default for row in SETTINGS}
+
+
+def rows_of(table: str) -> dict[str, Setting]:
+    """The rows of one table, by their names in it; "" for what stands in none."""
+    return {row.key: row for row in SETTINGS if row.table == table}
+
+
+def tables_in(table: str) -> set[str]:
+    """The names of the tables that stand in a table."""
+    return {name.rpartition(".")[2] for name in TABLES if name.rpartition(".")[0] == table}
+
+
+def parse_mode(text: str) -> int:
+    """Permissions of a file from octal digits, such as 0640.
+
+    Raises:
+        ValueError: they are none, or the owner could not read and write the file.
+    """
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise ValueError("permissions are three octal digits, such as 0640")
+    mode = int(text, 8)
+    if mode & 0o111 or mode & 0o600 != 0o600:
+        raise ValueError("permissions of a file are 0600, and 4 or 6 for others: 0640")
+    return mode
+
+
+def _is_mode(text: str) -> bool:
+    try:
+        parse_mode(text)
+    except ValueError:
+        return False
+    return True
+
+
+# --- the file of a new home -----------------------------------------------------------------
+
+
+def template(values: Mapping[str, Any]) -> str:
+    """Text of a new `config.toml`.
+
+    Args:
+        values: by name, what is not as by default.
+    """
+    lines = ["# Settings of this Radmesh node; read at start. docs/operations.md explains each."]
+    for row in rows_of("").values():
+        value = json.dumps(values.get(row.name, row.default), ensure_ascii=False)
+        written = f"# {row.key} = {row.example}" if row.example else f"{row.key} = {value}"
+        lines += ["", *_comment(row), written]
+    for table, title in TABLES.items():
+        lines += ["", f"# {title}"]
+        for row in rows_of(table).values():
+            example = row.example if table == "limits" else f"{row.key} = {row.example}"
+            lines += [*_comment(row), f"# {example}"]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(row: Setting) -> list[str]:
+    text = row.sentence.replace("`", "")
+    return textwrap.wrap(
+        f"{text[0].upper()}{text[1:]}.",
+        90,
+        initial_indent="# ",
+        subsequent_indent="# ",
+        break_on_hyphens=False,
+    )
+
+
+# --- the table in the document --------------------------------------------------------------
+
+
+def document() -> str:
+    """The table of docs/operations.md section 4."""
+    lines = ["| entry | what | default | meaning |", "|---|---|---|---|"]
+    for row in SETTINGS:
+        default = "none" if row.default is None else f"`{json.dumps(row.default)}`"
+        lines.append(f"| `{row.name}` | {_what(row)} | {default} | {row.sentence} |")
+    return "\n".join(lines)
+
+
+def _what(row: Setting) -> str:
+    if row.least is not None:
+        return f"{row.least:g} to {row.most:g}"
+    if row.kind == "choice":
+        return ", ".join(f"`{choice}`" for choice in row.choices)
+    return {"own": "below"}.get(row.kind, row.kind)
