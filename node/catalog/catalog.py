@@ -12,7 +12,6 @@ entry can be durable before the change is. All functions are synchronous and
 thread-safe.
 """
 
-import json
 import sqlite3
 import threading
 import time
@@ -127,19 +126,17 @@ class Catalog:
         chosen = ([STATES[state]] if state else []) + ([_IS_TO_CHECK] if to_check else [])
         where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
         rows = self._database.query(
-            f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid LIMIT ?",
-            (-1 if limit is None else limit,),
+            f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid"
+            + ("" if limit is None else " LIMIT ?"),
+            () if limit is None else (limit,),
         )
         found = [self._row(row) for row in rows]
         return [row for row in found if state is None or row.state == state]
 
     def content_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
         """The content root of each of these studies that is here."""
-        wanted = json.dumps(list(study_uids))
-        rows = self._database.query(
-            "SELECT study_uid, content_root FROM studies"
-            " WHERE study_uid IN (SELECT value FROM json_each(?))",
-            (wanted,),
+        rows = self._database.query_among(
+            "SELECT study_uid, content_root FROM studies WHERE study_uid IN (?*)", study_uids
         )
         return {row["study_uid"]: row["content_root"] for row in rows}
 
@@ -156,11 +153,9 @@ class Catalog:
 
     def shared_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
         """The content root of each of these studies that is shared now."""
-        wanted = json.dumps(list(study_uids))
-        rows = self._database.query(
-            "SELECT study_uid, content_root FROM studies"
-            " WHERE shared AND study_uid IN (SELECT value FROM json_each(?))",
-            (wanted,),
+        rows = self._database.query_among(
+            "SELECT study_uid, content_root FROM studies WHERE shared <> 0 AND study_uid IN (?*)",
+            study_uids,
         )
         return {
             row["study_uid"]: row["content_root"]
@@ -196,7 +191,7 @@ class Catalog:
         """How many studies wait to be checked, and how many are shared though they should."""
         row = self._database.query_one(
             f"SELECT count(*) FILTER (WHERE {STATES['to check']}),"
-            " count(*) FILTER (WHERE shared) FROM studies WHERE " + _IS_TO_CHECK
+            " count(*) FILTER (WHERE shared <> 0) FROM studies WHERE " + _IS_TO_CHECK
         )
         assert row is not None
         return row[0], row[1]
@@ -254,10 +249,10 @@ class Catalog:
 
     def conflicts(self, study_uid: str | None = None) -> list[ConflictRow]:
         """Versions kept aside, of one study or of all."""
+        where = "" if study_uid is None else "WHERE study_uid = ?"
         rows = self._database.query(
-            "SELECT * FROM conflicts WHERE ?1 IS NULL OR study_uid = ?1"
-            " ORDER BY study_uid, sop_uid, digest",
-            (study_uid,),
+            f"SELECT * FROM conflicts {where} ORDER BY study_uid, sop_uid, digest",
+            () if study_uid is None else (study_uid,),
         )
         return [conflict_row(row) for row in rows]
 

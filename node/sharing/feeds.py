@@ -54,11 +54,13 @@ CREATE TABLE IF NOT EXISTS remote_studies (
     peer BLOB NOT NULL,
     study TEXT NOT NULL,
     record TEXT NOT NULL,               -- protocol.messages.Record as JSON
+    study_date TEXT NOT NULL DEFAULT '', -- of that record
+    recalls INTEGER NOT NULL DEFAULT 0, -- of that record, 0 for none
     PRIMARY KEY (peer, study)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS remote_studies_by_study ON remote_studies (study);
 CREATE INDEX IF NOT EXISTS remote_studies_by_date
-    ON remote_studies (json_extract(record, '$.study_date') DESC, study DESC);
+    ON remote_studies (study_date DESC, study DESC);
 """
 
 _NO_ROOT = bytes(32)
@@ -68,18 +70,18 @@ _REJECTED = ", ".join(f"'{code}'" for code in sorted(REJECTED))
 _DIFFERENT = f"""
 SELECT s.study_uid AS study, f.kind, f.content_root, f.told, f.recalls FROM studies s
     LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
-    WHERE :sees AND s.shared
+    WHERE :sees <> 0 AND s.shared <> 0
     AND (f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
 UNION ALL
 SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
     LEFT JOIN studies s ON s.study_uid = f.study
     WHERE f.peer = :peer AND f.kind <> 'withdrawn'
-    AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
+    AND NOT (:sees <> 0 AND s.study_uid IS NOT NULL AND s.shared <> 0)
 UNION ALL
 SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
     LEFT JOIN studies s ON s.study_uid = f.study
     WHERE f.peer = :peer AND f.kind = 'withdrawn'
-    AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
+    AND NOT (:sees <> 0 AND s.study_uid IS NOT NULL AND s.shared <> 0)
     AND f.recalls <> (SELECT count(*) FROM discards d WHERE d.study = f.study
         AND d.code IN ({_REJECTED}))
 """
@@ -213,13 +215,12 @@ class Feeds:
         sequence, and that was logged once.
         """
         chosen = tuple(records)
-        wanted = json.dumps([record.study for record in chosen])
         logged = {
             row["study"]: row["logged"]
-            for row in self._database.query(
-                "SELECT study, logged FROM feed WHERE peer=? "
-                "AND study IN (SELECT value FROM json_each(?))",
-                (peer, wanted),
+            for row in self._database.query_among(
+                "SELECT study, logged FROM feed WHERE peer=? AND study IN (?*)",
+                (record.study for record in chosen),
+                (peer,),
             )
         }
         return tuple(one for one in chosen if logged.get(one.study) != one.sequence)
@@ -276,7 +277,10 @@ class Feeds:
             for record in announcement.records:
                 kept.take(connection, peer, record)
             connection.execute(
-                "INSERT OR REPLACE INTO remote_feeds VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO remote_feeds (peer, epoch, cursor, records, bytes, left_out) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer) DO UPDATE SET "
+                "epoch=excluded.epoch, cursor=excluded.cursor, records=excluded.records, "
+                "bytes=excluded.bytes, left_out=excluded.left_out",
                 (
                     peer,
                     subscription.epoch,
@@ -304,12 +308,8 @@ class Feeds:
         """
         rows = self._database.query(
             f"SELECT peer, record FROM remote_studies {_where(peer, study)} "
-            "ORDER BY json_extract(record, '$.study_date') DESC, study DESC LIMIT :limit",
-            {
-                "peer": peer,
-                "study": study,
-                "limit": -1 if limit is None else limit,
-            },
+            f"ORDER BY study_date DESC, study DESC {'' if limit is None else 'LIMIT :limit'}",
+            {"peer": peer, "study": study, "limit": limit},
         )
         return [(row["peer"], _from_json(row["record"])) for row in rows]
 
@@ -381,7 +381,9 @@ class _Kept:
             self.left_out += 1
             return
         connection.execute(
-            "INSERT INTO remote_studies VALUES (?, ?, ?)", (peer, record.study, text)
+            "INSERT INTO remote_studies (peer, study, record, study_date, recalls) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (peer, record.study, text, record.study_date, record.recalls or 0),
         )
         self.records += 1
         self.size += len(text)
@@ -431,7 +433,7 @@ def _refresh(
         return
     [last] = connection.execute(
         "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?1, ?2, ?3) "
-        "ON CONFLICT (peer) DO UPDATE SET last_sequence=last_sequence+?3 "
+        "ON CONFLICT (peer) DO UPDATE SET last_sequence=feed_heads.last_sequence+?3 "
         "RETURNING last_sequence",
         (peer, secrets.token_bytes(16), len(moved)),
     ).fetchone()

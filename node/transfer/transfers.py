@@ -50,6 +50,18 @@ CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
 """
 
 
+_KEY = ("direction", "peer", "transfer")
+_COLUMNS = (
+    "transfer", "direction", "study", "peer", "purpose", "state", "why", "only_peer",
+    "instances", "bytes", "bytes_done", "wire_bytes", "wire_bytes_total", "held_bytes",
+    "started", "ended", "stat", "moved",
+)  # fmt: skip
+_STORE = (
+    f"INSERT INTO transfers ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+    f" ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET "
+    + ", ".join(f"{one} = excluded.{one}" for one in _COLUMNS if one not in _KEY)
+)
+
 TransferKey = tuple[str, bytes, bytes]
 """Direction, facility key of the peer, id. The id alone names nothing: who asks chooses it."""
 
@@ -308,9 +320,9 @@ class Transfers:
         # A peer that is refused again and again does not hide what others do.
         rows = self._database.query(
             "SELECT * FROM (SELECT * FROM transfers WHERE NOT (direction='out' AND "
-            "state='refused') ORDER BY started DESC LIMIT ?1) UNION ALL "
+            "state='refused') ORDER BY started DESC LIMIT ?1) AS others UNION ALL "
             "SELECT * FROM (SELECT * FROM transfers WHERE direction='out' AND state='refused' "
-            "ORDER BY started DESC LIMIT ?2)",
+            "ORDER BY started DESC LIMIT ?2) AS refused",
             (count, count // 10),
         )
         found = [_from_row(row) for row in rows]
@@ -337,7 +349,7 @@ class Transfers:
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                _STORE,
                 (
                     transfer.transfer,
                     transfer.direction,
