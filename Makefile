@@ -4,6 +4,7 @@
 # make oracles the log's formats beside a package that needs Python 3.12; CI runs it where there is one
 # make mutants FILE=node/images/store.py   which small wrong changes of a file no test notices
 # make wheel   what a machine without a checkout installs, in dist/
+# make postgres installs Debian's PostgreSQL for tests/test_node_on_postgres.py, skipped without
 # make interop installs js-libp2p for tests/test_interop_js.py, which is skipped without
 # Needs Python 3.11 or newer with venv, and make; no compiler.
 
@@ -27,15 +28,16 @@ UV_COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --gene
 INTEROP := $(VENV)/interop
 INTEROP_FILES := tests/interop/package.json tests/interop/package-lock.json
 
-# Slow tests run in CI and in `make test-all`; in CI also with js-libp2p, where npm is.
+# Slow tests run in CI and in `make test-all`; in CI also with js-libp2p, where npm is, and on
+# PostgreSQL, where it is or can be installed.
 ifneq ($(CI),)
 PYTEST_MARKS :=
-IN_CI := $(if $(shell command -v npm 2>/dev/null),interop)
+IN_CI := postgres $(if $(shell command -v npm 2>/dev/null),interop)
 else
 PYTEST_MARKS := -m "not slow"
 endif
 
-.PHONY: setup demo check test test-all wheel interop oracles mutants bench lock clean
+.PHONY: setup demo check test test-all wheel postgres interop oracles mutants bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -85,6 +87,19 @@ COUNT ?= 20
 SEED ?= 1
 mutants: setup
 	$(BIN)/python tests/mutants/run.py $(FILE) --count $(COUNT) --seed $(SEED)
+
+# Without it, and without the right to install it, its tests are skipped and say so.
+postgres:
+	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+		:; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing postgresql" && \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql \
+			>/dev/null || echo "postgresql could not be installed: its tests are skipped" >&2; \
+	else \
+		echo "no PostgreSQL here (apt install postgresql): its tests are skipped" >&2; \
+	fi
 
 interop: setup $(INTEROP)/installed
 	@:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ FIRST_VERSION = 1
 """The schema that the first homes have."""
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+
+_AMONG = (1, 8, 64, 512)
+"""How many values one statement of `query_among` names."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,32 @@ class Database:
             except sqlite3.Error as error:
                 raise _sentence(error, self._path) from error
             return row
+
+    def query_among(
+        self, sql: str, values: Iterable[Any], parameters: Sequence[Any] = ()
+    ) -> list[sqlite3.Row]:
+        """All rows of a read that wants any of these values, in no order.
+
+        Args:
+            sql: with the values as `IN (?*)`, its last parameters.
+            values: however many; each counts once.
+            parameters: those before.
+
+        Raises:
+            NodeError: the database cannot be read or is damaged.
+        """
+        wanted = list(dict.fromkeys(values))
+        found: list[sqlite3.Row] = []
+        # One lock, so that nothing of this process is written between two portions.
+        with self._lock:
+            for start in range(0, len(wanted), _AMONG[-1]):
+                portion = wanted[start : start + _AMONG[-1]]
+                # Few lengths, so that few statements are prepared and kept.
+                length = next(one for one in _AMONG if one >= len(portion))
+                portion += portion[-1:] * (length - len(portion))
+                marks = ", ".join("?" * length)
+                found += self.query(sql.replace("?*", marks), (*parameters, *portion))
+        return found
 
     def empty_write_ahead_log(self) -> None:
         """Bring all into the file itself and cut the `-wal` file to nothing.

@@ -91,6 +91,31 @@ def _transfers_are_followed(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE transfers ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 
 
+def _no_statement_of_sqlite_alone(connection: sqlite3.Connection) -> None:
+    """What is asked of a peer's records stands in columns, not in JSON; an alert is numbered
+    by its owner."""
+    connection.execute("DROP INDEX IF EXISTS remote_studies_by_date")
+    connection.execute("ALTER TABLE remote_studies ADD COLUMN study_date TEXT NOT NULL DEFAULT ''")
+    connection.execute("ALTER TABLE remote_studies ADD COLUMN recalls INTEGER NOT NULL DEFAULT 0")
+    connection.execute(
+        "UPDATE remote_studies SET"
+        " study_date = coalesce(json_extract(record, '$.study_date'), ''),"
+        " recalls = coalesce(json_extract(record, '$.recalls'), 0)"
+    )
+    connection.execute(
+        "CREATE INDEX remote_studies_by_date ON remote_studies (study_date DESC, study DESC)"
+    )
+    connection.execute("ALTER TABLE log_alerts RENAME TO log_alerts_7")
+    connection.execute(
+        "CREATE TABLE log_alerts ("
+        " number INTEGER PRIMARY KEY, facility BLOB NOT NULL, witness BLOB NOT NULL,"
+        " kind TEXT NOT NULL, held BLOB NOT NULL, shown BLOB NOT NULL, seen INTEGER NOT NULL,"
+        " logged INTEGER NOT NULL DEFAULT 0, settled INTEGER) STRICT"
+    )
+    connection.execute("INSERT INTO log_alerts SELECT * FROM log_alerts_7")
+    connection.execute("DROP TABLE log_alerts_7")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -101,6 +126,7 @@ NODE_MIGRATIONS = (
     Migration("every patient of a study is known", _all_patients),
     Migration("which recalls a peer was told of", _recalls_are_told),
     Migration("which fetches follow their sources", _transfers_are_followed),
+    Migration("no statement that only SQLite knows", _no_statement_of_sqlite_alone),
 )
 """Of `node.db`."""
 

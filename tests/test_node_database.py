@@ -290,6 +290,20 @@ def test_only_the_steps_that_are_missing_are_made(path: Path) -> None:
     assert [copy.name for copy in old_copies(path)] == ["node.db.before-schema-2"]
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 512, 513, 1100])
+def test_however_many_values_are_asked_for_each_row_comes_once(
+    database: Database, count: int
+) -> None:
+    names = [f"{number:04}" for number in range(count)]
+    _add(database, "before", *names, "behind")
+    rows = database.query_among(
+        "SELECT name FROM things WHERE name <> ? AND name IN (?*)",
+        [*names, *reversed(names), "absent", "before"],
+        ("before",),
+    )
+    assert sorted(row["name"] for row in rows) == names
+
+
 # --- where it may be called ------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Homes made by older releases, and databases that are newer, damaged or half migrated."""
 
 import contextlib
+import json
 import shutil
 import sqlite3
 import tarfile
@@ -13,12 +14,14 @@ from facilities import Facility, wait_until
 
 from keys.fingerprint import parse_fingerprint
 from node.app import Node
+from node.cli import main
 from node.database import Database, Migration, old_copies
 from node.dicom.headers import patient_identity
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.migrations import NODE_MIGRATIONS
 from node.transfer.rereading import Rereading
+from protocol.log.entry import decode_entry_untrusted
 from protocol.verify import Code, verify_bundle
 
 OLD_HOMES = Path(__file__).parent / "homes" / "8dfb4af.tar.xz"
@@ -64,6 +67,69 @@ def test_a_home_of_8dfb4af_opens_with_all_that_it_held(old_homes: Path, name: st
             for batch in node.catalog.manifest(study.study_uid).batches:
                 node.store.read(batch.digest)
     assert [copy.name for copy in old_copies(home.database_path)] == ["node.db.before-schema-1"]
+
+
+@pytest.mark.parametrize("name", ["north", "south"])
+def test_receipts_quarantine_and_erasure_of_8dfb4af_are_as_they_were(
+    old_homes: Path, name: str
+) -> None:
+    home = Home(old_homes / name)
+    with sqlite3.connect(home.audit_path / "evidence.db") as before:
+        openings = before.execute("SELECT count(*) FROM openings").fetchone()[0]
+        receipts = before.execute("SELECT digest, receipt FROM receipts").fetchall()
+    with sqlite3.connect(home.database_path) as before:
+        conflicts = before.execute("SELECT sop_uid FROM conflicts ORDER BY 1").fetchall()
+    aside = sorted(path.name for path in (home.path / "quarantine").iterdir())
+    with Node.open(home) as node:
+        entries = [decode_entry_untrusted(one) for one in node.audit.entries(0, node.audit.size)]
+        subjects = [each for entry in entries for _, each in entry.subjects]
+        missing = [each for each in subjects if node.audit.opening_of(each) is None]
+        erased = [entry for entry in entries if entry.type == "erased"]
+        assert len(subjects) - len(missing) >= openings > 0
+        assert len(missing) == sum(int(entry.details["openings"]) for entry in erased)
+        assert bool(missing) is (name == "north"), "North erased one, and it stays erased"
+        assert len(receipts) == 3
+        for digest, receipt in receipts:
+            assert node.audit.receipt(digest.hex()) == receipt
+        assert [(row.sop_uid,) for row in node.catalog.conflicts()] == conflicts
+    assert sorted(path.name for path in (home.path / "quarantine").iterdir()) == aside
+    assert bool(aside) is bool(conflicts) is (name == "north")
+
+
+@pytest.mark.parametrize("name", ["north", "south"])
+def test_what_peers_announced_before_stands_in_columns_now(old_homes: Path, name: str) -> None:
+    home = Home(old_homes / name)
+    with sqlite3.connect(home.database_path) as before:
+        records = dict(before.execute("SELECT study, record FROM remote_studies"))
+    Node.open(home).close()
+    with sqlite3.connect(home.database_path) as after:
+        rows = after.execute("SELECT study, study_date, recalls FROM remote_studies").fetchall()
+    told = {study: json.loads(record) for study, record in records.items()}
+    assert len(rows) == len(told) > 0
+    for study, date, recalls in rows:
+        assert (date, recalls) == (told[study]["study_date"], told[study].get("recalls") or 0)
+
+
+@pytest.mark.parametrize("name", ["node.db", "audit/evidence.db"])
+@pytest.mark.parametrize("what", ["newer", "damaged"])
+def test_a_command_on_such_a_database_ends_with_a_sentence(
+    old_homes: Path, capsys: pytest.CaptureFixture[str], name: str, what: str
+) -> None:
+    path = old_homes / "north" / name
+    if what == "newer":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version=999")
+    else:
+        path.write_bytes(b"no database at all".ljust(8192))
+    before = path.read_bytes()
+    code = main(["--home", str(old_homes / "north"), "studies"])
+    said = capsys.readouterr().err
+    assert code == ExitCode.NO_HOME
+    told = "was written by a newer radmesh" if what == "newer" else "cannot be opened"
+    assert f"the database {path} {told}" in said
+    assert "radmesh: hint: " in said
+    assert "Traceback" not in said
+    assert path.read_bytes() == before
 
 
 def test_a_log_of_8dfb4af_verifies(old_homes: Path, tmp_path: Path) -> None:

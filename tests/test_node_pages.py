@@ -66,8 +66,8 @@ def _announce(node: Node, other: Other, records: list[Record]) -> None:
     with node.database.transaction() as connection:
         for record in records:
             connection.execute(
-                "INSERT INTO remote_studies VALUES (?, ?, ?)",
-                (other.key, record.study, _to_json(record)),
+                "INSERT INTO remote_studies (peer, study, record, study_date) VALUES (?, ?, ?, ?)",
+                (other.key, record.study, _to_json(record), record.study_date),
             )
 
 

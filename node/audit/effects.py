@@ -108,7 +108,9 @@ class Effects:
 
     def mark(self, connection: sqlite3.Connection, index: int) -> None:
         """The effect of an entry is part of the transaction at hand."""
-        connection.execute("INSERT OR IGNORE INTO effects VALUES (?)", (index,))
+        connection.execute(
+            "INSERT INTO effects (entry) VALUES (?) ON CONFLICT (entry) DO NOTHING", (index,)
+        )
 
     def compare(self, handlers: Mapping[str, Handler], *, say: bool = True) -> None:
         """Bring log and database together after a stop, whatever ended it.
@@ -141,7 +143,9 @@ class Effects:
             del self._unsaid[0]
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO effects_compared VALUES (1, ?)", (self._audit.size,)
+                "INSERT INTO effects_compared (one, size) VALUES (1, ?)"
+                " ON CONFLICT (one) DO UPDATE SET size = excluded.size",
+                (self._audit.size,),
             )
             connection.execute("DELETE FROM effects")
 

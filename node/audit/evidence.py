@@ -125,7 +125,9 @@ class EvidenceStore:
         digest = hashlib.sha256(receipt).digest()
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO receipts VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, receipt)
+                "INSERT INTO receipts (digest, receipt) VALUES (?, ?)"
+                " ON CONFLICT (digest) DO NOTHING",
+                (digest, receipt),
             )
         return digest.hex()
 

@@ -89,10 +89,11 @@ class Exchanges:
             NodeError: the log or the disk is damaged.
         """
         self._catch_up()
+        of_peer = "" if peer is None else "AND peer = ?"
         rows = self._database.query(
             "SELECT peer, outgoing, transfer, told FROM exchanges "
-            "WHERE confirmed = 0 AND told >= 0 AND (? IS NULL OR peer = ?) ORDER BY told",
-            (peer, peer),
+            f"WHERE confirmed = 0 AND told >= 0 {of_peer} ORDER BY told",
+            () if peer is None else (peer,),
         )
         return [OpenExchange(row[0], bool(row[1]), row[2], row[3]) for row in rows]
 
@@ -160,13 +161,17 @@ class Exchanges:
                 outgoing = int(is_outgoing(entry))
                 key = (entry.peer, outgoing, bytes.fromhex(str(entry.details["transfer"])))
                 connection.execute(
-                    "INSERT OR IGNORE INTO exchange_entries VALUES (?, ?, ?, ?)",
+                    "INSERT INTO exchange_entries (entry, peer, outgoing, transfer)"
+                    " VALUES (?, ?, ?, ?) ON CONFLICT (entry) DO NOTHING",
                     (entry.index, *key),
                 )
                 connection.execute(
-                    "INSERT INTO exchanges VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                    "told = max(told, excluded.told), "
-                    "confirmed = max(confirmed, excluded.confirmed)",
+                    "INSERT INTO exchanges (peer, outgoing, transfer, told, confirmed)"
+                    " VALUES (?, ?, ?, ?, ?) ON CONFLICT (peer, outgoing, transfer) DO UPDATE SET"
+                    " told = CASE WHEN excluded.told > exchanges.told"
+                    "  THEN excluded.told ELSE exchanges.told END,"
+                    " confirmed = CASE WHEN excluded.confirmed > exchanges.confirmed"
+                    "  THEN excluded.confirmed ELSE exchanges.confirmed END",
                     (
                         *key,
                         entry.index if entry.type in _TELLING else -1,
@@ -174,7 +179,9 @@ class Exchanges:
                     ),
                 )
             connection.execute(
-                "INSERT OR REPLACE INTO exchanges_read VALUES (1, ?, ?)", (stop, leaf_hash(last))
+                "INSERT INTO exchanges_read (one, size, last) VALUES (1, ?, ?)"
+                " ON CONFLICT (one) DO UPDATE SET size = excluded.size, last = excluded.last",
+                (stop, leaf_hash(last)),
             )
 
 

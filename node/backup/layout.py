@@ -3,11 +3,13 @@
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import blake3
 
+from node.catalog.copies import batches_named, studies_that_need
 from node.errors import ExitCode, NodeError
 from node.fsck import tables
 from node.fsck.findings import CannotCheck
@@ -131,13 +133,12 @@ def batches_of(database: Path) -> dict[bytes, int]:
     Raises:
         NodeError: it is damaged.
     """
-    return {row[0]: row[1] for row in _rows(database, "SELECT digest, encoded_size FROM batches")}
+    return batches_named(partial(_rows, database))
 
 
 def studies_of(database: Path, digests: frozenset[bytes]) -> list[str]:
     """Study Instance UIDs of the studies that need one of these batches."""
-    rows = _rows(database, "SELECT study_uid, digest FROM study_batches")
-    return sorted({uid for uid, digest in rows if digest in digests})
+    return studies_that_need(partial(_rows, database), digests)
 
 
 def _rows(database: Path, query: str) -> list[tuple[Any, ...]]:

@@ -12,7 +12,6 @@ entry can be durable before the change is. All functions are synchronous and
 thread-safe.
 """
 
-import json
 import sqlite3
 import threading
 from collections import Counter, OrderedDict
@@ -137,19 +136,17 @@ class Catalog:
         where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
         date, uid = after or ("", "")
         rows = self._database.query(
-            f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid LIMIT :limit",
-            {"limit": -1 if limit is None else limit, "date": date, "uid": uid},
+            f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid"
+            + ("" if limit is None else " LIMIT :limit"),
+            {"limit": limit, "date": date, "uid": uid},
         )
         found = [self._row(row) for row in rows]
         return [row for row in found if state is None or row.state == state]
 
     def content_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
         """The content root of each of these studies that is here."""
-        wanted = json.dumps(list(study_uids))
-        rows = self._database.query(
-            "SELECT study_uid, content_root FROM studies"
-            " WHERE study_uid IN (SELECT value FROM json_each(?))",
-            (wanted,),
+        rows = self._database.query_among(
+            "SELECT study_uid, content_root FROM studies WHERE study_uid IN (?*)", study_uids
         )
         return {row["study_uid"]: row["content_root"] for row in rows}
 
@@ -166,9 +163,8 @@ class Catalog:
 
     def rows(self, study_uids: Iterable[str]) -> dict[str, StudyRow]:
         """Those of these studies that are here."""
-        wanted = json.dumps(list(study_uids))
-        rows = self._database.query(
-            "SELECT * FROM studies WHERE study_uid IN (SELECT value FROM json_each(?))", (wanted,)
+        rows = self._database.query_among(
+            "SELECT * FROM studies WHERE study_uid IN (?*)", study_uids
         )
         return {row["study_uid"]: self._row(row) for row in rows}
 
@@ -197,7 +193,7 @@ class Catalog:
         why = why_of_change(before, described)
         if received and not why:
             row = self._database.query_one(
-                "SELECT 1 FROM studies WHERE study_uid = ? AND shared", (study_uid,)
+                "SELECT 1 FROM studies WHERE study_uid = ? AND shared <> 0", (study_uid,)
             )
             why = "" if row is None else why_of_first(before, described)
         return identities(before | described.patients), why
@@ -213,7 +209,7 @@ class Catalog:
         """How many studies wait to be checked, and how many are shared though they should."""
         row = self._database.query_one(
             f"SELECT count(*) FILTER (WHERE {STATES['to check']}),"
-            " count(*) FILTER (WHERE shared) FROM studies WHERE " + _IS_TO_CHECK
+            " count(*) FILTER (WHERE shared <> 0) FROM studies WHERE " + _IS_TO_CHECK
         )
         assert row is not None
         return row[0], row[1]
@@ -271,10 +267,10 @@ class Catalog:
 
     def conflicts(self, study_uid: str | None = None) -> list[ConflictRow]:
         """Versions kept aside, of one study or of all."""
+        where = "" if study_uid is None else "WHERE study_uid = ?"
         rows = self._database.query(
-            "SELECT * FROM conflicts WHERE ?1 IS NULL OR study_uid = ?1"
-            " ORDER BY study_uid, sop_uid, digest",
-            (study_uid,),
+            f"SELECT * FROM conflicts {where} ORDER BY study_uid, sop_uid, digest",
+            () if study_uid is None else (study_uid,),
         )
         return [conflict_row(row) for row in rows]
 

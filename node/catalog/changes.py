@@ -65,7 +65,8 @@ def insert_manifest(
 def insert_conflict(connection: sqlite3.Connection, row: ConflictRow) -> None:
     """Record a version kept aside; one that is recorded stays as it is."""
     connection.execute(
-        "INSERT OR IGNORE INTO conflicts VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO conflicts VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+        " ON CONFLICT (study_uid, sop_uid, digest) DO NOTHING",
         (
             row.study_uid, row.sop_uid, row.digest, row.kept_digest, row.series_uid, row.size,
             row.origin, row.received, b"".join(row.batches), row.byte_offset, row.kept_at,
@@ -115,15 +116,15 @@ def _insert_study(
 ) -> None:
     study = header.study
     connection.execute(
-        "INSERT OR IGNORE INTO studies VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,"
+        "INSERT INTO studies VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,"
         # One that was here before goes on counting: caches know a study by its revision.
         " coalesce((SELECT max(revision) + 1 FROM discards WHERE study = ?1), 0),"
-        " x'',0,0,0,0,'','','')",
+        " ?16,0,0,0,0,'','','') ON CONFLICT (study_uid) DO NOTHING",
         (
             study.study_uid, study.patient_id, study.patient_name, study.patient_birth_date,
             study.patient_sex, study.accession_number, study.study_id, study.study_date,
             study.study_time, study.study_description, study.referring_physician,
-            study.institution, shared, origin, now,
+            study.institution, shared, origin, now, b"",
         ),
     )  # fmt: skip
 
@@ -134,7 +135,8 @@ def _insert_series(
     for header in headers:
         series = header.series
         connection.execute(
-            "INSERT OR IGNORE INTO series VALUES (?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO series VALUES (?,?,?,?,?,?,?,?,?)"
+            " ON CONFLICT (study_uid, series_uid) DO NOTHING",
             (
                 study_uid, series.series_uid, series.series_number, series.modality,
                 series.series_description, series.body_part, series.series_date,
@@ -193,7 +195,7 @@ def _append_batches(
 def insert_batches(connection: sqlite3.Connection, entries: Iterable[BatchEntry]) -> None:
     """Record batches; those that are known stay."""
     connection.executemany(
-        "INSERT OR IGNORE INTO batches VALUES (?,?,?,?)",
+        "INSERT INTO batches VALUES (?,?,?,?) ON CONFLICT (digest) DO NOTHING",
         ((one.digest, one.encoded_size, one.original_size, int(one.encoding)) for one in entries),
     )
 
@@ -214,15 +216,19 @@ def recount(connection: sqlite3.Connection, study_uid: str, whole: Manifest | No
         ).fetchall()
         root = content_root(study_uid, (tuple(row) for row in rows))
         count, size = len(rows), sum(row["size"] for row in rows)
+    modalities = {
+        row["modality"]
+        for row in connection.execute(
+            "SELECT DISTINCT modality FROM series WHERE study_uid = ? AND modality <> ''",
+            (study_uid,),
+        )
+    }
     connection.execute(
         "UPDATE studies SET revision = revision + 1, content_root = ?2, instance_count = ?3,"
-        " original_bytes = ?4,"
+        " original_bytes = ?4, modalities = ?5,"
         " series_count = (SELECT count(*) FROM series WHERE study_uid = ?1),"
         " encoded_bytes = (SELECT coalesce(sum(b.encoded_size), 0) FROM study_batches p"
-        "  JOIN batches b USING (digest) WHERE p.study_uid = ?1),"
-        " modalities = (SELECT coalesce(group_concat(modality, char(10)), '') FROM"
-        "  (SELECT DISTINCT modality FROM series WHERE study_uid = ?1 AND modality <> ''"
-        "   ORDER BY modality))"
+        "  JOIN batches b USING (digest) WHERE p.study_uid = ?1)"
         " WHERE study_uid = ?1",
-        (study_uid, root, count, size),
+        (study_uid, root, count, size, "\n".join(sorted(modalities))),
     )

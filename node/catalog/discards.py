@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from node.catalog.changes import insert_batches, recount
+from node.catalog.rows import ConflictRow
 from node.database import Database
 from protocol.manifest import Manifest
 from protocol.recalls import REJECTED, RETENTION
@@ -86,7 +87,7 @@ NO_RECALL = Recall("", 0)
 
 def bars_of(source: Database | sqlite3.Connection, study: str) -> Bars:
     """What of a study (UID) is not taken again."""
-    rows = _rows(source, "WHERE study = ? AND NOT lifted", study)
+    rows = _rows(source, "WHERE study = ? AND lifted = 0", study)
     return Bars(
         tuple(
             Discard(row["study"], row["series"], row["sop"], row["code"])
@@ -115,8 +116,9 @@ def _rows(source: Database | sqlite3.Connection, where: str, study: str) -> list
 def insert_discard(connection: sqlite3.Connection, discard: Discard) -> None:
     """Remember that something was discarded."""
     connection.execute(
-        "INSERT INTO discards SELECT NULL, ?1, ?2, ?3, ?4,"
-        " coalesce((SELECT revision FROM studies WHERE study_uid = ?1), 0), 0",
+        "INSERT INTO discards (number, study, series, sop, code, revision, lifted) VALUES ("
+        " (SELECT coalesce(max(number), 0) + 1 FROM discards), ?1, ?2, ?3, ?4,"
+        " coalesce((SELECT revision FROM studies WHERE study_uid = ?1), 0), 0)",
         tuple(discard),
     )
 
@@ -137,7 +139,8 @@ def delete_study(connection: sqlite3.Connection, study: str) -> None:
 def read_anew(connection: sqlite3.Connection, study: str) -> None:
     """Have the images of a study (UID) asked anew whose they are: one may have gone."""
     connection.execute(
-        "INSERT OR IGNORE INTO unread_studies SELECT study_uid FROM studies WHERE study_uid = ?",
+        "INSERT INTO unread_studies SELECT study_uid FROM studies WHERE study_uid = ?"
+        " ON CONFLICT (study_uid) DO NOTHING",
         (study,),
     )
 
@@ -174,15 +177,24 @@ def replace_instances(connection: sqlite3.Connection, study: str, rest: Manifest
         " (SELECT series_uid FROM instances WHERE study_uid = ?1)",
         (study,),
     )
-    leave_unclaimed(connection, before)
+    _leave_unclaimed(connection, before)
     read_anew(connection, study)
     recount(connection, study, rest)
 
 
-def leave_unclaimed(connection: sqlite3.Connection, digests: Iterable[bytes]) -> None:
+def delete_conflict(connection: sqlite3.Connection, row: ConflictRow) -> None:
+    """Let go of a version that was kept aside."""
+    connection.execute(
+        "DELETE FROM conflicts WHERE study_uid = ? AND sop_uid = ? AND digest = ?",
+        (row.study_uid, row.sop_uid, row.digest),
+    )
+    _leave_unclaimed(connection, row.batches)
+
+
+def _leave_unclaimed(connection: sqlite3.Connection, digests: Iterable[bytes]) -> None:
     """List those of some batches that no study and no conflict claims, to be deleted."""
     set_aside: set[bytes] = set()
-    for row in connection.execute("SELECT batches FROM conflicts WHERE batches <> x''"):
+    for row in connection.execute("SELECT batches FROM conflicts WHERE length(batches) > 0"):
         packed = row["batches"]
         set_aside.update(packed[start : start + 32] for start in range(0, len(packed), 32))
     for digest in digests:
@@ -191,4 +203,33 @@ def leave_unclaimed(connection: sqlite3.Connection, digests: Iterable[bytes]) ->
         ).fetchone()
         if claimed is None and digest not in set_aside:
             connection.execute("DELETE FROM batches WHERE digest = ?", (digest,))
-            connection.execute("INSERT OR IGNORE INTO leftover_batches VALUES (?)", (digest,))
+            _note_leftover(connection, digest)
+
+
+def leftovers(database: Database, after: bytes, most: int) -> list[bytes]:
+    """Digests of batches whose files are to be deleted, in order, behind one of them."""
+    rows = database.query(
+        "SELECT digest FROM leftover_batches WHERE digest > ? ORDER BY digest LIMIT ?",
+        (after, most),
+    )
+    return [row["digest"] for row in rows]
+
+
+def note_leftover(database: Database, digest: bytes) -> None:
+    """List a batch as one whose file is to be deleted, unless something comes to claim it."""
+    with database.transaction() as connection:
+        _note_leftover(connection, digest)
+
+
+def _note_leftover(connection: sqlite3.Connection, digest: bytes) -> None:
+    connection.execute(
+        "INSERT INTO leftover_batches VALUES (?) ON CONFLICT (digest) DO NOTHING", (digest,)
+    )
+
+
+def settle_leftovers(database: Database, digests: Iterable[bytes]) -> None:
+    """The files of these batches are gone, or are claimed."""
+    with database.transaction() as connection:
+        connection.executemany(
+            "DELETE FROM leftover_batches WHERE digest = ?", [(digest,) for digest in digests]
+        )

@@ -159,7 +159,8 @@ def update_study(
     _fill_row(connection, study_uid, described)
     before = patients_of(connection, study_uid)
     connection.executemany(
-        "INSERT OR IGNORE INTO study_patients VALUES (?,?,?)",
+        "INSERT INTO study_patients VALUES (?,?,?)"
+        " ON CONFLICT (study_uid, patient_id, issuer) DO NOTHING",
         # One more than can be named says that there are too many.
         [
             (study_uid, *each)

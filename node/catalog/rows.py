@@ -170,9 +170,9 @@ _STATE, _MODALITIES = StudyRow._fields.index("state"), StudyRow._fields.index("m
 _ORIGIN, _TO_CHECK = StudyRow._fields.index("origin"), StudyRow._fields.index("to_check")
 
 STATES = {
-    "shared": "shared",
-    "to check": f"NOT shared AND to_check <> '' AND origin = '{LOCAL}'",
-    "withheld": f"NOT shared AND NOT (to_check <> '' AND origin = '{LOCAL}')",
+    "shared": "shared <> 0",
+    "to check": f"shared = 0 AND to_check <> '' AND origin = '{LOCAL}'",
+    "withheld": f"shared = 0 AND NOT (to_check <> '' AND origin = '{LOCAL}')",
 }
 """SQL: which studies are in a state; as `study_row`."""
 

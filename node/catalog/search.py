@@ -1,4 +1,4 @@
-"""Finding the study that a person means."""
+"""Finding the study, or the part of one, that a person means."""
 
 from node.catalog.rows import StudyRow, study_row
 from node.database import Database
@@ -10,6 +10,27 @@ _PREFIX_CHARACTERS = 6
 _LISTED_MATCHES = 5
 _AFTER_UIDS = "\x7f"
 """Stands behind all characters of a UID: a prefix is a range of the index."""
+
+Part = tuple[str, str, str]
+"""UIDs of a study, a series of it, and an instance of that or "" for all of the series."""
+
+
+def find_parts(database: Database, uid: str) -> tuple[list[Part], list[Part]]:
+    """The series, and the instances, that have this UID."""
+    return (
+        [
+            (row["study_uid"], row["series_uid"], "")
+            for row in database.query(
+                "SELECT study_uid, series_uid FROM series WHERE series_uid = ?", (uid,)
+            )
+        ],
+        [
+            (row["study_uid"], row["series_uid"], row["sop_uid"])
+            for row in database.query(
+                "SELECT study_uid, series_uid, sop_uid FROM instances WHERE sop_uid = ?", (uid,)
+            )
+        ],
+    )
 
 
 def find_study(database: Database, text: str) -> StudyRow:
@@ -39,7 +60,7 @@ def find_study(database: Database, text: str) -> StudyRow:
             f" {_PREFIX_CHARACTERS} characters of its beginning, or its accession number",
             code=ExitCode.NOT_FOUND,
         )
-    count = database.query(f"SELECT count(*) FROM ({matching})", parameters)[0][0]
+    count = database.query(f"SELECT count(*) FROM ({matching}) AS matching", parameters)[0][0]
     listed = ", ".join(row["study_uid"] for row in rows)
     more = f" and {count - len(rows)} more" if count > len(rows) else ""
     raise NodeError(

@@ -19,7 +19,8 @@ from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
 from node.audit.log import AuditLog
 from node.catalog.catalog import Catalog, StudyRow
-from node.catalog.discards import Discard
+from node.catalog.discards import Discard, leftovers, note_leftover, settle_leftovers
+from node.catalog.search import find_parts
 from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.images.repack import without
@@ -166,14 +167,7 @@ class Discards:
         count, left, after = 0, 0, b""
         with self._sweeping:
             while True:
-                digests = [
-                    row["digest"]
-                    for row in self._database.query(
-                        "SELECT digest FROM leftover_batches WHERE digest > ? ORDER BY digest"
-                        f" LIMIT {_SWEPT_AT_ONCE}",
-                        (after,),
-                    )
-                ]
+                digests = leftovers(self._database, after, _SWEPT_AT_ONCE)
                 if not digests:
                     self._has_leftovers = left > 0
                     return count
@@ -181,37 +175,27 @@ class Discards:
                 settled = self._store.remove_unused(digests, self._catalog.has_batch)
                 count += len(settled)
                 left += len(digests) - len(settled)
-                with self._database.transaction() as connection:
-                    connection.executemany(
-                        "DELETE FROM leftover_batches WHERE digest = ?",
-                        [(digest,) for digest in settled],
-                    )
+                settle_leftovers(self._database, settled)
 
     def note_batch(self, digest: bytes) -> None:
         """A batch is going to be written: if nothing comes to claim it, `sweep` deletes it."""
         self._has_leftovers = True
-        with self._database.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO leftover_batches VALUES (?)", (digest,))
+        note_leftover(self._database, digest)
 
     # --- what is meant ------------------------------------------------------------
 
     def _find(self, text: str, code: str) -> Discard:
         wanted = text.strip()
-        for sql, fields in (
-            ("SELECT study_uid, series_uid FROM series WHERE series_uid = ?", 2),
-            ("SELECT study_uid, series_uid, sop_uid FROM instances WHERE sop_uid = ?", 3),
-        ):
-            rows = self._database.query(sql, (wanted,))
-            if len(rows) > 1:
-                studies = ", ".join(row["study_uid"] for row in rows)
+        for parts in find_parts(self._database, wanted):
+            if len(parts) > 1:
+                studies = ", ".join(study for study, _, _ in parts)
                 raise NodeError(
                     f"{wanted} is in several studies: {studies}",
                     hint="discard the study, or look with `radmesh studies`",
                     code=ExitCode.NOT_FOUND,
                 )
-            if rows and self._catalog.study(wanted) is None:
-                found = [*rows[0]][:fields]
-                return Discard(found[0], found[1], found[2] if fields == 3 else "", code)
+            if parts and self._catalog.study(wanted) is None:
+                return Discard(*parts[0], code)
         return Discard(self._catalog.find_study(wanted).study_uid, "", "", code)
 
     def _require(self, study: str) -> StudyRow:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from node.audit.effects import Effects
 from node.catalog.catalog import LOCAL, Catalog, ConflictRow
 from node.catalog.changes import insert_conflict, insert_manifest
-from node.catalog.discards import leave_unclaimed, lift_bars, replace_instances
+from node.catalog.discards import delete_conflict, lift_bars, replace_instances
 from node.catalog.patients import Described
 from node.clock import Clock
 from node.database import Database
@@ -220,7 +220,7 @@ class SetAside:
             )
             with self._effects.after(event) as (connection, entry):
                 if one.row is not None:
-                    _forget(connection, one.row)
+                    delete_conflict(connection, one.row)
             self._remove_folder(one.folder)
         self._discards.sweep()
         study = "" if one.row is None else one.row.study_uid
@@ -348,7 +348,7 @@ class SetAside:
             )
             replace_instances(connection, study, rest[1])
         for row in rows:
-            _forget(connection, row)
+            delete_conflict(connection, row)
         assert written.manifest is not None
         insert_manifest(
             connection,
@@ -453,14 +453,6 @@ class SetAside:
             return
         except OSError as error:
             raise disk_error("a folder of the quarantine cannot be deleted", error) from error
-
-
-def _forget(connection: sqlite3.Connection, row: ConflictRow) -> None:
-    connection.execute(
-        "DELETE FROM conflicts WHERE study_uid = ? AND sop_uid = ? AND digest = ?",
-        (row.study_uid, row.sop_uid, row.digest),
-    )
-    leave_unclaimed(connection, row.batches)
 
 
 def _number(value: object) -> int:

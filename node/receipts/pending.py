@@ -143,17 +143,17 @@ class Pending:
         """Keep a receipt of ours, durably, before it is shown to its source."""
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO receipts_kept VALUES (?, ?, ?, ?)",
+                "INSERT INTO receipts_kept (body, signature, peer, transfer) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (body) DO NOTHING",
                 (receipt.encode(), signature, receipt.source_facility, receipt.transfer),
             )
 
     def kept(self, peer: bytes | None = None, transfer: bytes | None = None) -> list[KeptReceipt]:
         """The receipts that lack a countersignature; of one peer and transfer, or of all."""
-        rows = self._database.query(
-            "SELECT body, signature FROM receipts_kept "
-            "WHERE (? IS NULL OR peer = ?) AND (? IS NULL OR transfer = ?)",
-            (peer, peer, transfer, transfer),
-        )
+        wanted = {"peer": peer, "transfer": transfer}
+        chosen = {column: value for column, value in wanted.items() if value is not None}
+        where = f"WHERE {' AND '.join(f'{one} = :{one}' for one in chosen)}" if chosen else ""
+        rows = self._database.query(f"SELECT body, signature FROM receipts_kept {where}", chosen)
         return [
             KeptReceipt(decode_receipt_untrusted(row["body"]), row["body"], row["signature"])
             for row in rows
@@ -171,6 +171,9 @@ class Pending:
         now = self._clock.now_ms()
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO receipt_answers VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO receipt_answers (peer, outgoing, transfer, entry, answer, time)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer, outgoing, transfer)"
+                " DO UPDATE SET entry = excluded.entry, answer = excluded.answer,"
+                " time = excluded.time",
                 (item.peer, int(item.outgoing), item.transfer, item.entry, answer, now),
             )

@@ -81,7 +81,10 @@ class Contests:
         """
         for contested in told:
             connection.execute(
-                "INSERT OR REPLACE INTO contests VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO contests (facility, other, key, shown, logged)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (facility, other)"
+                " DO UPDATE SET key = excluded.key, shown = excluded.shown,"
+                " logged = excluded.logged",
                 (*contested.facilities, contested.key, shown, now),
             )
         standing = {frozenset(one.facilities) for one in self.standing(store, now)}

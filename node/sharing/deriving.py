@@ -24,7 +24,7 @@ _REJECTED = ", ".join(f"'{code}'" for code in sorted(REJECTED))
 _SHARED = """
 SELECT s.*, f.kind, f.content_root, f.told, f.recalls
     FROM studies s LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
-    WHERE s.shared AND (:tells_apart
+    WHERE s.shared <> 0 AND (:tells_apart <> 0
         OR f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
 """
 """What a peer might be told of, each with its place in the feed. Where the peer may be told of
@@ -33,7 +33,7 @@ all that is shared or of nothing, what it is told of already needs no look."""
 _UNSHARED = f"""
 SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
     LEFT JOIN studies s ON s.study_uid = f.study
-    WHERE f.peer = :peer AND NOT (:sees AND s.study_uid IS NOT NULL AND s.shared)
+    WHERE f.peer = :peer AND NOT (:sees <> 0 AND s.study_uid IS NOT NULL AND s.shared <> 0)
     AND (f.kind <> 'withdrawn' OR f.recalls <> (SELECT count(*) FROM discards d
         WHERE d.study = f.study AND d.code IN ({_REJECTED})))
 """

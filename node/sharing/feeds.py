@@ -54,11 +54,13 @@ CREATE TABLE IF NOT EXISTS remote_studies (
     peer BLOB NOT NULL,
     study TEXT NOT NULL,
     record TEXT NOT NULL,               -- protocol.messages.Record as JSON
+    study_date TEXT NOT NULL DEFAULT '', -- of that record
+    recalls INTEGER NOT NULL DEFAULT 0, -- of that record, 0 for none
     PRIMARY KEY (peer, study)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS remote_studies_by_study ON remote_studies (study);
 CREATE INDEX IF NOT EXISTS remote_studies_by_date
-    ON remote_studies (json_extract(record, '$.study_date') DESC, study DESC);
+    ON remote_studies (study_date DESC, study DESC);
 """
 
 
@@ -173,13 +175,12 @@ class Feeds:
         sequence, and that was logged once.
         """
         chosen = tuple(records)
-        wanted = json.dumps([record.study for record in chosen])
         logged = {
             row["study"]: row["logged"]
-            for row in self._database.query(
-                "SELECT study, logged FROM feed WHERE peer=? "
-                "AND study IN (SELECT value FROM json_each(?))",
-                (peer, wanted),
+            for row in self._database.query_among(
+                "SELECT study, logged FROM feed WHERE peer=? AND study IN (?*)",
+                (record.study for record in chosen),
+                (peer,),
             )
         }
         return tuple(one for one in chosen if logged.get(one.study) != one.sequence)
@@ -236,7 +237,10 @@ class Feeds:
             for record in announcement.records:
                 kept.take(connection, peer, record)
             connection.execute(
-                "INSERT OR REPLACE INTO remote_feeds VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO remote_feeds (peer, epoch, cursor, records, bytes, left_out) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer) DO UPDATE SET "
+                "epoch=excluded.epoch, cursor=excluded.cursor, records=excluded.records, "
+                "bytes=excluded.bytes, left_out=excluded.left_out",
                 (
                     peer,
                     subscription.epoch,
@@ -271,12 +275,12 @@ class Feeds:
         date, uid, key = after or ("", "", b"")
         rows = self._database.query(
             f"SELECT peer, record FROM remote_studies {_where(peer, study, after is not None)} "
-            "ORDER BY json_extract(record, '$.study_date') DESC, study DESC, peer DESC "
-            "LIMIT :limit",
+            "ORDER BY study_date DESC, study DESC, peer DESC"
+            + ("" if limit is None else " LIMIT :limit"),
             {
                 "peer": peer,
                 "study": study,
-                "limit": -1 if limit is None else limit,
+                "limit": limit,
                 "date": date,
                 "uid": uid,
                 "key": key,
@@ -352,7 +356,9 @@ class _Kept:
             self.left_out += 1
             return
         connection.execute(
-            "INSERT INTO remote_studies VALUES (?, ?, ?)", (peer, record.study, text)
+            "INSERT INTO remote_studies (peer, study, record, study_date, recalls) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (peer, record.study, text, record.study_date, record.recalls or 0),
         )
         self.records += 1
         self.size += len(text)
@@ -363,8 +369,7 @@ def _where(peer: bytes | None, study: str, is_after: bool = False) -> str:
     conditions = ["peer=:peer"] if peer is not None else []
     conditions += ["study=:study"] if study else []
     if is_after:
-        date = "json_extract(record, '$.study_date')"
-        conditions.append(f"{date}<=:date AND ({date}<:date OR (study, peer)<(:uid, :key))")
+        conditions.append("study_date<=:date AND (study_date<:date OR (study, peer)<(:uid, :key))")
     return "WHERE " + " AND ".join(conditions) if conditions else ""
 
 

@@ -96,7 +96,10 @@ class Recalls:
     def keep(self, connection: sqlite3.Connection, peer: bytes, news: Sequence[Record]) -> None:
         """Keep recalls, to be settled; in the transaction at hand."""
         connection.executemany(
-            "INSERT OR REPLACE INTO recalls VALUES (?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO recalls (peer, study, code, count, whole, told, settled)"
+            " VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (peer, study) DO UPDATE SET"
+            " code = excluded.code, count = excluded.count, whole = excluded.whole,"
+            " told = excluded.told, settled = 0",
             (
                 (
                     peer, record.study, record.recall or "", record.recalls,
@@ -171,19 +174,18 @@ class Recalls:
         """
         with self._database.transaction() as connection:
             connection.executemany(
-                "UPDATE recalls SET told = 0 WHERE study = ? AND settled",
+                "UPDATE recalls SET told = 0 WHERE study = ? AND settled <> 0",
                 [(study,) for study in studies],
             )
 
     def _known(self, peer: bytes, study: str) -> int:
         """How many recalls of a study a peer has told of."""
-        row = self._database.query_one(
-            "SELECT max(coalesce((SELECT count FROM recalls WHERE peer = ?1 AND study = ?2), 0),"
-            " coalesce((SELECT json_extract(record, '$.recalls') FROM remote_studies"
-            "  WHERE peer = ?1 AND study = ?2), 0)) AS known",
+        rows = self._database.query(
+            "SELECT count AS known FROM recalls WHERE peer = ?1 AND study = ?2"
+            " UNION ALL SELECT recalls FROM remote_studies WHERE peer = ?1 AND study = ?2",
             (peer, study),
         )
-        return 0 if row is None else int(row["known"])
+        return max((int(row["known"]) for row in rows), default=0)
 
     def _has_fetched(self, peer: bytes, study: str) -> bool:
         """Whether the study is here from this peer, may be, or is on its way."""
@@ -192,7 +194,7 @@ class Recalls:
             return True
         found = self._database.query_one(
             "SELECT 1 FROM transfers WHERE direction = 'in' AND study = ?1"
-            " AND (peer = ?2 OR NOT only_peer)"
+            " AND (peer = ?2 OR only_peer = 0)"
             " AND state NOT IN ('refused', 'failed', 'cancelled') LIMIT 1",
             (study, peer),
         )

@@ -53,6 +53,18 @@ CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
 """
 
 
+_KEY = ("direction", "peer", "transfer")
+_COLUMNS = (
+    "transfer", "direction", "study", "peer", "purpose", "state", "why", "only_peer",
+    "instances", "bytes", "bytes_done", "wire_bytes", "wire_bytes_total", "held_bytes",
+    "started", "ended", "stat", "moved", "follow", "follow_up",
+)  # fmt: skip
+_STORE = (
+    f"INSERT INTO transfers ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+    f" ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET "
+    + ", ".join(f"{one} = excluded.{one}" for one in _COLUMNS if one not in _KEY)
+)
+
 TransferKey = tuple[str, bytes, bytes]
 """Direction, facility key of the peer, id. The id alone names nothing: who asks chooses it."""
 
@@ -395,7 +407,7 @@ class Transfers:
     def _store(self, transfer: Transfer) -> None:
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                _STORE,
                 (
                     transfer.transfer,
                     transfer.direction,

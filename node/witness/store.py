@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS own_cosignatures (
     PRIMARY KEY (size, facility)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log_alerts (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     facility BLOB NOT NULL,     -- whose log
     witness BLOB NOT NULL,      -- who cosigned what it contradicts
     kind TEXT NOT NULL,
@@ -195,9 +195,10 @@ class WitnessStore:
 
     def cosigned(self, size: int | None = None) -> list[Cosigned]:
         """Our cosigned checkpoints, or that of one size; largest first."""
+        where = "" if size is None else "WHERE size = ?"
         checkpoints = self.database.query(
-            "SELECT size, note FROM own_checkpoints WHERE ? IS NULL OR size = ? ORDER BY size DESC",
-            (size, size),
+            f"SELECT size, note FROM own_checkpoints {where} ORDER BY size DESC",
+            () if size is None else (size,),
         )
         return [self._with_lines(row["size"], row["note"]) for row in checkpoints]
 
@@ -237,22 +238,20 @@ class WitnessStore:
             ).fetchone()
             if known is not None:
                 return None
-            cursor = connection.execute(
-                "INSERT INTO log_alerts (facility, witness, kind, held, shown, seen) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+            # No alert is ever deleted, so a number is never given twice.
+            [number] = connection.execute(
+                "INSERT INTO log_alerts (number, facility, witness, kind, held, shown, seen) "
+                "VALUES ((SELECT coalesce(max(number), 0) + 1 FROM log_alerts), ?, ?, ?, ?, ?, ?) "
+                "RETURNING number",
                 (facility, witness, kind, held, shown, now),
-            )
-            assert cursor.lastrowid is not None
-            number = cursor.lastrowid
+            ).fetchone()
         return Alert(number, facility, witness, kind, held, shown, now, None)
 
     def alerts(self, *, open_only: bool = False, unlogged_only: bool = False) -> list[Alert]:
         """The evidence, oldest first."""
-        rows = self.database.query(
-            "SELECT * FROM log_alerts WHERE (NOT ? OR settled IS NULL) AND (NOT ? OR NOT logged) "
-            "ORDER BY number",
-            (open_only, unlogged_only),
-        )
+        chosen = ["settled IS NULL"] * open_only + ["logged = 0"] * unlogged_only
+        where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
+        rows = self.database.query(f"SELECT * FROM log_alerts {where} ORDER BY number")
         return [Alert(**{name: row[name] for name in Alert.__dataclass_fields__}) for row in rows]
 
     def mark_logged(self, number: int) -> None:

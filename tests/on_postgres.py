@@ -1,0 +1,46 @@
+"""A plugin of pytest (`-p on_postgres`): the tests at hand run on PostgreSQL.
+
+Loaded before any test, so that whoever imports the node's database gets the one of
+`postgres.py`. What looks into SQLite's file, or ends a process that holds it, is left out.
+"""
+
+import pytest
+from postgres import PostgresDatabase
+
+import node.database
+
+node.database.Database = PostgresDatabase  # type: ignore[misc]
+
+_FILE = "opens SQLite's file itself"
+_PROCESS = "starts another process on the home, which has SQLite"
+
+LEFT_OUT = {
+    "test_node_audit_erasure::test_no_byte_of_a_transfer_is_left_in_the_database": _FILE,
+    "test_node_audit_erasure::test_no_byte_of_the_name_is_left_in_the_folder": _FILE,
+    "test_node_audit_erasure::test_power_fails_at_each_step": _FILE,
+    "test_node_audit_erasure::test_power_fails_between_deleting_and_overwriting": _FILE,
+    "test_node_audit_erasure::test_the_process_is_killed": _PROCESS,
+    "test_node_catalog::test_a_study_row_has_the_columns_of_its_table": "asks SQLite for columns",
+    "test_node_catalog::test_nothing_is_visible_before_commit": _FILE,
+    "test_node_contests::test_the_command_status_says_so": _PROCESS,
+    "test_node_contests::test_what_was_contested_before_this_release_is_told_at_start": _FILE,
+    "test_node_effects::test_a_database_of_an_older_backup_follows_the_log": _FILE,
+    "test_node_witness::test_a_kill_between_the_commit_and_the_answer_loses_the_answer_alone": (
+        _PROCESS
+    ),
+}
+"""Tests, by file and function, and why they say nothing about PostgreSQL."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def name_of(item: pytest.Item) -> str:
+        return f"{item.path.stem}::{getattr(item, 'originalname', item.name)}"
+
+    files = {item.path.stem for item in items}
+    known = {name_of(item) for item in items}
+    unknown = {one for one in LEFT_OUT if one.split("::")[0] in files} - known
+    if unknown:
+        raise pytest.UsageError(f"there is no test {', '.join(sorted(unknown))}")
+    left_out = [item for item in items if name_of(item) in LEFT_OUT]
+    items[:] = [item for item in items if name_of(item) not in LEFT_OUT]
+    config.hook.pytest_deselected(items=left_out)
