@@ -118,6 +118,25 @@ def test_the_harness_sees_each_flush_of_a_round_that_is_missing(
     assert missed == 3
 
 
+def test_what_a_killed_process_had_not_flushed_is_durable_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in itertools.count():
+        root = tmp_path / f"run-{at}"
+        (root / "arrivals").mkdir(parents=True)
+        with monkeypatch.context() as patch:
+            disk = FaultyDisk(root, patch)
+            # The kill comes right before a flush; what was written is in memory.
+            disk.forget_flush(at)
+            opened(root).write([staged(content) for content in FIRST])
+            if not disk.forgotten:
+                assert at == 2
+                return
+            assert len(opened(root).recover()) == len(FIRST)
+            for what, left in disk.survivors(tmp_path / "left", seed=at):
+                assert len(opened(left).recover()) == len(FIRST), (at, what)
+
+
 def test_a_round_costs_one_flush_and_the_first_of_a_file_one_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
