@@ -16,6 +16,7 @@ from node.blocking import in_thread, watch_loop
 from node.errors import NodeError
 from node.network.addresses import reachable
 from node.network.network import PeerStream, StreamLost
+from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
     auditing_of,
@@ -54,15 +55,19 @@ the next handshake all the same."""
 
 
 @contextlib.asynccontextmanager
-async def serving(node: Node) -> AsyncIterator["Serving"]:
+async def serving(node: Node, transport: Transport = TCP) -> AsyncIterator["Serving"]:
     """Run a node's network inside this block.
+
+    Args:
+        node: whose.
+        transport: carries the bytes of its connections.
 
     Raises:
         NodeError: it cannot listen.
     """
     watch_loop()
     await in_thread(node.clean_up)
-    running = Serving(node)
+    running = Serving(node, transport)
     with _told(node, running):
         async with running.running():
             node.started_ms = node.clock.now_ms()
@@ -99,7 +104,7 @@ def _told(node: Node, running: "Serving") -> Iterator[None]:
 class Serving:
     """The parts of a node that need the network."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, transport: Transport = TCP) -> None:
         self._node = node
         self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -113,6 +118,7 @@ class Serving:
             },
             meet=self._meet,
             left=self._left,
+            transport=transport,
         )
         self.network, self.links = self.presence.network, self.presence.links
         self.announcer = announcer_of(node)

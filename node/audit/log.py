@@ -15,6 +15,7 @@ The files are those of `node/audit/files.py` (entries), `node/audit/checkpoint.p
 `node/audit/evidence.py` (openings, receipts) and `node/audit/tree.py` (for proofs).
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -59,6 +60,7 @@ class AuditLog:
         origin: str,
         signer: Signer | None,
         clock_ms: Callable[[], int],
+        running: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._file = opened.file
@@ -79,6 +81,7 @@ class AuditLog:
             last_ms=opened.last_ms,
             clock_ms=clock_ms,
             on_durable=lambda: self._keeper.poke(),
+            running=running,
         )
         self._proofs = Proofs(
             opened.nodes,
@@ -128,6 +131,7 @@ class AuditLog:
         log_keys: Sequence[SizedKey] = (),
         successor: KeyPair | None = None,
         is_lost: bool = False,
+        running: Callable[[], float] = time.monotonic,
     ) -> "AuditLog":
         """Open a log: check it against its checkpoint, cut and note a torn tail.
 
@@ -143,6 +147,7 @@ class AuditLog:
                 one in force when its entry is in the log.
             is_lost: the log key in force is lost; nothing is signed before a
                 `change_key`.
+            running: gives seconds that never go back.
 
         Raises:
             NodeError: the log is not what was signed, is held by another process, or
@@ -165,7 +170,7 @@ class AuditLog:
             opened.nodes.close()
             opened.file.close()
             raise
-        log = cls(directory, opened, evidence, origin, signer, clock_ms)
+        log = cls(directory, opened, evidence, origin, signer, clock_ms, running)
         try:
             evidence.add_openings(opened.tree.size, ())
             if opened.torn is not None:
