@@ -1,5 +1,8 @@
 """The look at the clock each second: what has ended is cut first, and written when it can be."""
 
+import errno
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from node.app import Node
 from node.clock import LOOK_SECONDS
 from node.errors import NodeError
 from node.home import Home
+from node.parts import endings_of
 from node.sharing.endings import AGAIN_SECONDS, Endings
 from protocol.log.entry import Event
 
@@ -152,3 +156,34 @@ async def test_a_look_writes_the_counts_of_hours_that_are_over(north: Node) -> N
     north.clock.move(3600)  # type: ignore[attr-defined]
     await cuts.endings.look()
     assert entries(north, "refused")[-1]["details"]["count"] == 1
+
+
+async def test_a_disk_that_has_room_again_is_noticed_without_an_entry(
+    north: Node, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulator: the alert stood until the next entry, for up to a quarter hour."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as filled:
+        filled.setattr(os, "pwrite", full)
+        with pytest.raises(NodeError):
+            north.audit.append(Event(type="checkpoint-heartbeat"))
+        size = north.audit.size
+        endings = endings_of(
+            north,
+            connected=lambda: (),
+            peer_changed=lambda peer: None,
+            node_key_ended=lambda key: None,
+        )
+        await endings.look()
+        assert any("the disk is full" in alert for alert in north.alerts()), "it still is"
+    await endings.look()
+    assert north.alerts() != [], "not at every look"
+    mock_clock.jump(AGAIN_SECONDS)
+    await endings.look()
+    assert north.alerts() == []
+    assert north.audit.size == size
+    north.audit.append(Event(type="checkpoint-heartbeat"))
+    assert [json.loads(entry)["index"] for entry in north.audit.entries()] == list(range(size + 1))

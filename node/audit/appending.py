@@ -119,6 +119,17 @@ class Appender:
             if self._file.is_broken:
                 self._mend()
 
+    def require_room(self) -> None:
+        """See that an entry could be written, without one.
+
+        Raises:
+            NodeError: the disk is full or failing.
+        """
+        with self._commit_lock:
+            if self._file.is_broken:
+                self._mend()
+            self._file.require_room()
+
     def _commit(self, batch: list[_Pending]) -> None:
         try:
             if self._closed:

@@ -279,6 +279,16 @@ class AuditLog:
         self.failure = None
         return indexes
 
+    def try_again(self) -> None:
+        """After an append that failed: see whether the disk takes entries again.
+
+        Raises:
+            NodeError: it does not; `failure` stays.
+        """
+        if self.failure is not None:
+            self._appender.require_room()
+            self.failure = None
+
     @property
     def evidence(self) -> EvidenceStore:
         """What stands beside the log."""
