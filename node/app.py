@@ -6,7 +6,6 @@ One process has a home at a time.
 
 import contextlib
 import shutil
-import time
 from collections.abc import Callable, Sequence
 
 from keys.card import Card
@@ -123,7 +122,7 @@ class Node:
             self.clock,
         )
         self.budgets = Budgets(
-            self.find_peer, self.settings.limits, self.clock, time.monotonic, self.free_bytes
+            self.find_peer, self.settings.limits, self.clock, self.clock.running, self.free_bytes
         )
         self.refusals = Refusals(self.audit.append_many, self.budgets, self.clock)
         self.catalog.mark = self.effects.mark
@@ -155,6 +154,7 @@ class Node:
             log_key=self.keys.log,
             origin=log_origin(self.card.facility_key),
             clock_ms=self.clock.now_ms,
+            running=self.clock.running,
             log_keys=self.card.log_keys + (staged.card.log_keys if staged else ()),
             successor=staged.key if staged and staged.role == "log" else None,
             is_lost=log_key_is_lost,

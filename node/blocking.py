@@ -2,22 +2,32 @@
 
 Whoever awaits goes through `in_thread`. What blocks says so with `must_be_in_thread`,
 which the tests make strict: a database call in the loop's thread holds up every peer.
+
+A simulation has no threads: within `inline` all that would be done by one is done in the
+loop's own, one piece after the other and in an order that can be had again.
 """
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
+Pause = Callable[[], Awaitable[None]]
+"""Waits as long as a simulated thread takes to begin, or to be heard of when it is done."""
+
 CHECK_VARIABLE = "RADMESH_CHECK_BLOCKING"
 """In the environment of a node that the tests start: see `watch_loop`."""
 
 _loop: int | None = None
+_pause: Pause | None = None
+_at_work = 0
 
 
 async def in_thread(
@@ -37,7 +47,123 @@ async def in_thread(
     Raises:
         Exception: whatever the function raises.
     """
+    if _pause is not None:
+        return await _inline(function, arguments, limiter, _pause)
     return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
+
+
+async def _inline(
+    function: Callable[[*Arguments], Result],
+    arguments: tuple[*Arguments],
+    limiter: trio.CapacityLimiter | None,
+    pause: Pause,
+) -> Result:
+    global _at_work
+    await trio.lowlevel.checkpoint_if_cancelled()
+    async with limiter or contextlib.nullcontext():
+        with trio.CancelScope(shield=True):
+            await pause()
+            _at_work += 1
+            try:
+                return function(*arguments)
+            finally:
+                _at_work -= 1
+                await pause()
+
+
+@contextlib.contextmanager
+def inline(pause: Pause = trio.lowlevel.checkpoint) -> Iterator[None]:
+    """Without threads inside this block: for a simulation, which wants one order of events.
+
+    Args:
+        pause: awaited before and after each piece of work, as other tasks run while a
+            thread begins and ends.
+    """
+    global _pause
+    before, _pause = _pause, pause
+    try:
+        yield
+    finally:
+        _pause = before
+
+
+def is_inline() -> bool:
+    """Whether there are no threads; see `inline`."""
+    return _pause is not None
+
+
+def worker_pool(threads: int, name: str) -> Executor:
+    """Threads of one piece of blocking work, which itself runs in a thread."""
+    if is_inline():
+        return _NoPool()
+    return ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+
+class _NoPool(Executor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Background:
+    """Does one thing again and again beside all else, whenever it is poked.
+
+    Args:
+        name: of its thread.
+        work: synchronous; gives the least seconds until the next time, and whether there
+            is more to do then without a poke.
+    """
+
+    def __init__(self, name: str, work: Callable[[], tuple[float, bool]]) -> None:
+        self._work = work
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._is_going = False
+        self._thread: threading.Thread | None = None
+        if not is_inline():
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread.start()
+
+    def poke(self) -> None:
+        """Say that there is something to do."""
+        if not self._wanted.is_set():
+            self._wanted.set()
+        if self._thread is None and not self._is_going:
+            # Outside of a loop nothing goes on beside: what is left is done at the end.
+            with contextlib.suppress(RuntimeError):
+                trio.lowlevel.spawn_system_task(self._run_inline)
+                self._is_going = True
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self._stopping.is_set():
+                return
+            if self._stopping.wait(self._step()):
+                return
+
+    async def _run_inline(self) -> None:
+        while self._wanted.is_set() and not self._stopping.is_set():  # noqa: ASYNC110 (a pause)
+            await trio.sleep(await in_thread(self._step))
+        self._is_going = False
+
+    def _step(self) -> float:
+        self._wanted.clear()
+        seconds, again = self._work()
+        if again:
+            self._wanted.set()
+        return seconds
+
+    def stop(self) -> None:
+        """Do nothing more; waits for what is being done."""
+        self._stopping.set()
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join()
 
 
 def watch_loop() -> None:
@@ -56,5 +182,5 @@ def must_be_in_thread() -> None:
     Raises:
         AssertionError: it runs there all the same; under the tests only.
     """
-    if _loop is not None and threading.get_ident() == _loop:
+    if _loop is not None and threading.get_ident() == _loop and not _at_work:
         raise AssertionError("a blocking call in the event loop's thread")

@@ -24,6 +24,9 @@ class Clock(Protocol):
     def now(self) -> int:
         """Whole seconds since the epoch, UTC, for decisions: a clock set back is passed over."""
 
+    def running(self) -> float:
+        """Seconds that never go back, since some moment: for budgets and pauses."""
+
 
 class SystemClock:
     """The machine's wall clock.
@@ -48,6 +51,10 @@ class SystemClock:
     def now(self) -> int:
         """Whole seconds since the epoch, UTC, for decisions: a clock set back is passed over."""
         return max(self._wall(), self._running() + self._ahead) // 1_000_000_000
+
+    def running(self) -> float:
+        """Seconds that never go back, since some moment: for budgets and pauses."""
+        return self._running() / 1_000_000_000
 
 
 SYSTEM_CLOCK = SystemClock()

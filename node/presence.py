@@ -12,6 +12,7 @@ from node.blocking import in_thread
 from node.errors import NodeError
 from node.network.links import Links, LinkTarget
 from node.network.network import Handler, Network, NetworkLimits
+from node.network.transport import TCP, Transport
 from node.sharing.introductions import introductions
 
 log = logging.getLogger("radmesh.presence")
@@ -26,6 +27,7 @@ class Presence:
         meet: the session with a peer that has connected (node key, 32 bytes); cancelled
             when it disconnects.
         left: told that a peer has disconnected, and which facility it spoke for.
+        transport: carries the bytes of connections.
 
     Attributes:
         network: listens, and opens streams.
@@ -39,6 +41,7 @@ class Presence:
         *,
         meet: Callable[[bytes], Awaitable[None]],
         left: Callable[[bytes, Peer | None], None],
+        transport: Transport = TCP,
     ) -> None:
         self.network = Network(
             node.keys.node,
@@ -51,6 +54,7 @@ class Presence:
             introductions=introductions(
                 node.peers, node.card.facility_key, lambda: node.card, clock=node.clock
             ),
+            transport=transport,
         )
         self.links = Links(self.network, self._targets, node.clock.now)
         self._peers = node.peers

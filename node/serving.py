@@ -18,6 +18,7 @@ from node.images.spool import Spool
 from node.memory import give_back_when_quiet
 from node.network.addresses import reachable
 from node.network.network import PeerStream, StreamLost
+from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
     arrivals_of,
@@ -59,15 +60,19 @@ the next handshake all the same."""
 
 
 @contextlib.asynccontextmanager
-async def serving(node: Node) -> AsyncIterator["Serving"]:
+async def serving(node: Node, transport: Transport = TCP) -> AsyncIterator["Serving"]:
     """Run a node's network inside this block.
+
+    Args:
+        node: whose.
+        transport: carries the bytes of its connections.
 
     Raises:
         NodeError: it cannot listen.
     """
     watch_loop()
     await in_thread(node.clean_up)
-    running = Serving(node)
+    running = Serving(node, transport)
     with _told(node, running):
         async with running.running():
             node.started_ms = node.clock.now_ms()
@@ -103,7 +108,7 @@ def _told(node: Node, running: "Serving") -> Iterator[None]:
 class Serving:
     """The parts of a node that need the network."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, transport: Transport = TCP) -> None:
         self._node = node
         self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -117,6 +122,7 @@ class Serving:
             },
             meet=self._meet,
             left=self._left,
+            transport=transport,
         )
         self.network, self.links = self.presence.network, self.presence.links
         self.announcer = announcer_of(node)

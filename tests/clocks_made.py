@@ -24,6 +24,9 @@ class MadeClock:
     def now(self) -> int:
         return self.time_ms // 1000
 
+    def running(self) -> float:
+        return self.time_ms / 1000
+
     def move(self, seconds: float) -> None:
         self.time_ms += round(seconds * 1000)
 

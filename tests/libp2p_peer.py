@@ -14,13 +14,14 @@ from node.network.hardening import SocketConnection
 from node.network.muxed import MuxedStream
 from node.network.muxer import Muxer
 from node.network.negotiation import proposal
+from node.network.transport import TcpLine
 
 
 @contextlib.asynccontextmanager
 async def libp2p_peer(bob: Site) -> AsyncIterator[Yamux]:
     """Mallory's connection to Bob, at the level of yamux: she is trusted."""
     stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
-    raw = SocketConnection(stream, is_initiator=True, limits=NetworkLimits())
+    raw = SocketConnection(TcpLine(stream), is_initiator=True, limits=NetworkLimits())
     upgrader = hardening.make_upgrader(MALLORY.seed, lambda _: True)
     try:
         async with trio.open_nursery() as nursery:

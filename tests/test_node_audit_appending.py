@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from log_files import entries_in, failing, require_error
 from logs_made import START_MS, Clock, event
 
-from node.audit import appending
 from node.audit.appending import MEND_PAUSE_SECONDS, Appender
 from node.audit.evidence import EvidenceStore
 from node.audit.files import LogFile
@@ -93,10 +91,10 @@ def disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @pytest.fixture
-def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def seconds(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time of the machine, which the test sets."""
     now = [1000.0]
-    monkeypatch.setattr(appending, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(place.appender, "_running", lambda: now[0])
     return now
 
 

@@ -1,5 +1,8 @@
 """The look at the clock each second: what has ended is cut first, and written when it can be."""
 
+import errno
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +12,12 @@ import trio.testing
 from clocks_made import MadeClock, jumps_when_idle
 from facility_in_memory import Other, entries, publish_study
 
+from node.alerts import alerts_of
 from node.app import Node
 from node.clock import LOOK_SECONDS
 from node.errors import NodeError
 from node.home import Home
+from node.parts import endings_of
 from node.sharing import endings
 from node.sharing.endings import AGAIN_SECONDS, Endings
 from protocol.log.entry import Event
@@ -173,3 +178,34 @@ async def test_a_look_that_finds_nothing_asks_no_thread(
     cuts.endings._underived.clear()
     await cuts.endings.look()
     assert asked[-1] == north.refusals.write
+
+
+async def test_a_disk_that_has_room_again_is_noticed_without_an_entry(
+    north: Node, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulator: the alert stood until the next entry, for up to a quarter hour."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as filled:
+        filled.setattr(os, "pwrite", full)
+        with pytest.raises(NodeError):
+            north.audit.append(Event(type="checkpoint-heartbeat"))
+        size = north.audit.size
+        looker = endings_of(
+            north,
+            connected=lambda: (),
+            peer_changed=lambda peer: None,
+            node_key_ended=lambda key: None,
+        )
+        await looker.look()
+        assert any("the disk is full" in alert for alert in alerts_of(north, None)), "it still is"
+    await looker.look()
+    assert alerts_of(north, None) != [], "not at every look"
+    mock_clock.jump(AGAIN_SECONDS)
+    await looker.look()
+    assert alerts_of(north, None) == []
+    assert north.audit.size == size
+    north.audit.append(Event(type="checkpoint-heartbeat"))
+    assert [json.loads(entry)["index"] for entry in north.audit.entries()] == list(range(size + 1))

@@ -22,6 +22,7 @@ from node.network import hardening
 from node.network.bounds import NetworkLimits
 from node.network.hardening import SocketConnection
 from node.network.network import StreamLost, Unreachable
+from node.network.transport import TcpLine
 
 pytestmark = pytest.mark.integration
 
@@ -247,7 +248,7 @@ async def test_broken_yamux_frames_harm_their_connection_at_most(sent: bytes) ->
 async def deaf_peer(bob: Site) -> AsyncIterator[ISecureConn]:
     """Mallory's connection to Bob, from which nothing is read unless a test does."""
     stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
-    raw = SocketConnection(stream, is_initiator=True, limits=NetworkLimits())
+    raw = SocketConnection(TcpLine(stream), is_initiator=True, limits=NetworkLimits())
     upgrader = hardening.make_upgrader(MALLORY.seed, lambda _: True)
     try:
         session = await upgrader.upgrade_security(raw, True, hardening.node_id(BOB.public))

@@ -22,6 +22,7 @@ from node.network.hardening import (
 )
 from node.network.introduction import PRESENTED_BYTES
 from node.network.sockets import Unreachable
+from node.network.transport import TcpLine
 from node.network.vouching import NOBODY, Introductions
 
 LIMITS = NetworkLimits()
@@ -31,8 +32,8 @@ def pair() -> tuple[SocketConnection, SocketConnection]:
     """Who calls and who is called."""
     caller, called = (trio.SocketStream(each) for each in trio.socket.socketpair())
     return (
-        SocketConnection(caller, is_initiator=True, limits=LIMITS),
-        SocketConnection(called, is_initiator=False, limits=LIMITS),
+        SocketConnection(TcpLine(caller), is_initiator=True, limits=LIMITS),
+        SocketConnection(TcpLine(called), is_initiator=False, limits=LIMITS),
     )
 
 

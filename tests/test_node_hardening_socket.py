@@ -14,6 +14,7 @@ from libp2p.peer.id import ID
 
 from node.network.bounds import NetworkLimits
 from node.network.hardening import SocketConnection, _after, node_id, node_public
+from node.network.transport import TcpLine
 
 LIMITS = NetworkLimits()
 
@@ -24,7 +25,9 @@ class Ends:
     def __init__(self, *, is_trusted: bool = True) -> None:
         ours, theirs = trio.socket.socketpair()
         self.theirs = trio.SocketStream(theirs)
-        self.ours = SocketConnection(trio.SocketStream(ours), is_initiator=False, limits=LIMITS)
+        self.ours = SocketConnection(
+            TcpLine(trio.SocketStream(ours)), is_initiator=False, limits=LIMITS
+        )
         if is_trusted:
             self.ours.trust()
 
@@ -235,7 +238,7 @@ async def test_a_write_to_a_peer_that_is_gone_closes_our_end() -> None:
         with pytest.raises(ConnectionError):
             await ends.ours.send([b"x"])
         assert ends.ours.ended
-        assert ends.ours._stream.socket.fileno() == -1
+        assert ends.ours._line._socket.fileno() == -1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -244,7 +247,7 @@ async def test_a_connection_knows_its_peers_address_while_it_lasts(host: str) ->
     async with listener:
         port = listener.socket.getsockname()[1]
         stream = await trio.open_tcp_stream(host, port)
-        raw = SocketConnection(stream, is_initiator=True, limits=LIMITS)
+        raw = SocketConnection(TcpLine(stream), is_initiator=True, limits=LIMITS)
         assert raw.get_remote_address() == (host, port)
         assert raw.get_transport_addresses() == []
         assert raw.get_connection_type() is ConnectionType.DIRECT

@@ -30,6 +30,7 @@ from network_nodes import ALICE, BOB, FAST, MALLORY, Site, resident_bytes, until
 from node.network import hardening
 from node.network.hardening import SocketConnection
 from node.network.network import Unreachable
+from node.network.transport import TcpLine
 
 pytestmark = pytest.mark.integration
 
@@ -79,7 +80,7 @@ async def test_a_plaintext_peer_is_refused_whoever_it_says_it_is() -> None:
         transport = InsecureTransport(hardening.host_keys(ALICE.seed))
         plain = TransportUpgrader({PLAINTEXT_PROTOCOL_ID: transport}, {YAMUX: Yamux})
         stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
-        raw = SocketConnection(stream, is_initiator=True, limits=FAST)
+        raw = SocketConnection(TcpLine(stream), is_initiator=True, limits=FAST)
         with pytest.raises(SecurityUpgradeFailure):
             await plain.upgrade_security(raw, True, hardening.node_id(BOB.public))
         raw.abort()
@@ -140,7 +141,7 @@ def kinds_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_a_callers_key_of_another_kind_is_refused_unread(kinds_read: list[int]) -> None:
     async with victim() as bob:
         stream = await trio.open_tcp_stream("127.0.0.1", bob.port)
-        raw = SocketConnection(stream, is_initiator=True, limits=FAST)
+        raw = SocketConnection(TcpLine(stream), is_initiator=True, limits=FAST)
         kinds_read.clear()
         await _rsa_upgrader().upgrade_security(raw, True, hardening.node_id(BOB.public))
         assert await raw.receive_into(memoryview(bytearray(1))) == 0
@@ -153,7 +154,7 @@ async def test_a_key_of_another_kind_at_an_address_that_we_call_is_refused_unrea
     kinds_read: list[int],
 ) -> None:
     async def answer(stream: trio.SocketStream) -> None:
-        raw = SocketConnection(stream, is_initiator=False, limits=FAST)
+        raw = SocketConnection(TcpLine(stream), is_initiator=False, limits=FAST)
         with pytest.raises(SecurityUpgradeFailure):
             await _rsa_upgrader().upgrade_security(raw, False)
         raw.abort()

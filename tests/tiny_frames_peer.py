@@ -10,6 +10,7 @@ from node.network import hardening
 from node.network.bounds import NetworkLimits
 from node.network.channel import PLAIN_BYTES, Channel
 from node.network.hardening import SocketConnection
+from node.network.transport import TcpLine
 
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -58,7 +59,7 @@ KINDS: dict[str, Callable[[], Iterator[bytes]]] = {
 async def raw_peer(seed: bytes, server: bytes, port: int) -> AsyncIterator[Channel]:
     """A connection below yamux, as a caller with the node key of this seed."""
     stream = await trio.open_tcp_stream("127.0.0.1", port)
-    raw = SocketConnection(stream, is_initiator=True, limits=NetworkLimits())
+    raw = SocketConnection(TcpLine(stream), is_initiator=True, limits=NetworkLimits())
     upgrader = hardening.make_upgrader(seed, lambda _: True)
     try:
         _, channel = await hardening.handshake(raw, server, upgrader)

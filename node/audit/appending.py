@@ -42,6 +42,7 @@ class Appender:
         last_ms: time of the last entry; no later one gets an earlier time.
         clock_ms: gives milliseconds since the epoch, UTC.
         on_durable: called after each flush; must not block.
+        running: gives seconds that never go back.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Appender:
         last_ms: int,
         clock_ms: Callable[[], int],
         on_durable: Callable[[], None],
+        running: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = file
         self._evidence = evidence
@@ -63,6 +65,7 @@ class Appender:
         self._last_ms = last_ms
         self._clock_ms = clock_ms
         self._on_durable = on_durable
+        self._running = running
         self._queue: list[_Pending] = []
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
@@ -116,6 +119,17 @@ class Appender:
             if self._file.is_broken:
                 self._mend()
 
+    def require_room(self) -> None:
+        """See that an entry could be written, without one.
+
+        Raises:
+            NodeError: the disk is full or failing.
+        """
+        with self._commit_lock:
+            if self._file.is_broken:
+                self._mend()
+            self._file.require_room()
+
     def _commit(self, batch: list[_Pending]) -> None:
         try:
             if self._closed:
@@ -167,7 +181,7 @@ class Appender:
 
     def _mend(self) -> None:
         """After a failed flush: compare what is on disk with what was acknowledged."""
-        now = time.monotonic()
+        now = self._running()
         if now < self._mend_after:
             raise NodeError(
                 "the audit log cannot be written: a flush failed a moment ago",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.audit.files import replace_durable
+from node.blocking import Background
 from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint, sign_checkpoint
 from protocol.log.note import Signer
@@ -41,15 +42,11 @@ class CheckpointKeeper:
         self._lock = threading.Lock()
         self._size = -1
         self._text = ""
-        self._wanted = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="radmesh-checkpoint", daemon=True)
-        self._thread.start()
+        self._background = Background("radmesh-checkpoint", self._write)
 
     def poke(self) -> None:
         """Say that there are new entries."""
-        if not self._wanted.is_set():
-            self._wanted.set()
+        self._background.poke()
 
     def current(self) -> str:
         """The signed checkpoint over all durable entries; on disk before it is returned.
@@ -84,26 +81,16 @@ class CheckpointKeeper:
             if signer is not None and signer.keypair.public == public:
                 self._signers.pop()
 
-    def _run(self) -> None:
-        while True:
-            self._wanted.wait()
-            if self._stopping.is_set():
-                return
-            self._wanted.clear()
-            try:
-                self.current()
-                pause = PAUSE_SECONDS
-            except NodeError:
-                self._wanted.set()
-                pause = RETRY_SECONDS
-            if self._stopping.wait(pause):
-                return
+    def _write(self) -> tuple[float, bool]:
+        try:
+            self.current()
+        except NodeError:
+            return RETRY_SECONDS, True
+        return PAUSE_SECONDS, False
 
     def close(self) -> None:
         """Stop, after a last checkpoint if the disk takes one."""
-        self._stopping.set()
-        self._wanted.set()
-        self._thread.join()
+        self._background.stop()
         try:
             self.current()
         except NodeError:

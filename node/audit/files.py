@@ -190,6 +190,20 @@ class LogFile:
                 self.is_broken = True
                 raise
 
+    def require_room(self) -> None:
+        """See that the disk takes more, by zeros written ahead, which are no entries.
+
+        Raises:
+            NodeError: it is full or failing.
+        """
+        start = max(self._reserved, self._end)
+        try:
+            written = os.pwrite(self._descriptor, bytes(_RESERVE_BYTES), start)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise _disk_error(self._path, error.strerror) from error
+        self._reserved = start + written
+
     def _undo(self) -> None:
         try:
             self._cut()

@@ -15,6 +15,7 @@ The files are those of `node/audit/files.py` (entries), `node/audit/checkpoint.p
 `node/audit/evidence.py` (openings, receipts) and `node/audit/tree.py` (for proofs).
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,7 @@ class AuditLog:
         origin: str,
         signer: Signer | None,
         clock_ms: Callable[[], int],
+        running: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._file = opened.file
@@ -81,6 +83,7 @@ class AuditLog:
             last_ms=opened.last_ms,
             clock_ms=clock_ms,
             on_durable=lambda: self._keeper.poke(),
+            running=running,
         )
         self._proofs = Proofs(
             opened.nodes,
@@ -130,6 +133,7 @@ class AuditLog:
         log_keys: Sequence[SizedKey] = (),
         successor: KeyPair | None = None,
         is_lost: bool = False,
+        running: Callable[[], float] = time.monotonic,
     ) -> "AuditLog":
         """Open a log: check it against its checkpoint, cut and note a torn tail.
 
@@ -145,6 +149,7 @@ class AuditLog:
                 one in force when its entry is in the log.
             is_lost: the log key in force is lost; nothing is signed before a
                 `change_key`.
+            running: gives seconds that never go back.
 
         Raises:
             NodeError: the log is not what was signed, is held by another process, or
@@ -167,7 +172,7 @@ class AuditLog:
             opened.nodes.close()
             opened.file.close()
             raise
-        log = cls(directory, opened, evidence, origin, signer, clock_ms)
+        log = cls(directory, opened, evidence, origin, signer, clock_ms, running)
         try:
             evidence.add_openings(opened.tree.size, ())
             if opened.torn is not None:
@@ -275,6 +280,16 @@ class AuditLog:
             raise
         self.failure = None
         return indexes
+
+    def try_again(self) -> None:
+        """After an append that failed: see whether the disk takes entries again.
+
+        Raises:
+            NodeError: it does not; `failure` stays.
+        """
+        if self.failure is not None:
+            self._appender.require_room()
+            self.failure = None
 
     @property
     def evidence(self) -> EvidenceStore:

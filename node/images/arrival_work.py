@@ -7,12 +7,12 @@ import enum
 import logging
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.blocking import worker_pool
 from node.catalog.catalog import Catalog
 from node.clock import Clock
 from node.dicom.headers import InstanceHeader
@@ -232,7 +232,7 @@ class ArrivalWork:
         from node.images.quarantine import Quarantine
 
         report = IngestReport()
-        with ThreadPoolExecutor(2, thread_name_prefix="encode") as pool:
+        with worker_pool(2, "encode") as pool:
             writer = BatchWriter(self._store, pool, self._stopped)
             packing = Packing(
                 catalog=self._catalog,

@@ -12,10 +12,10 @@ Memory holds at most `_PORTION_FILES` headers and a few batches.
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from node.blocking import worker_pool
 from node.catalog.catalog import Catalog
 from node.dicom.headers import SeriesAttributes, StudyAttributes
 from node.dicom.studies import BadInstance, MediaDirectory, NotDicom
@@ -77,7 +77,7 @@ def ingest(
             finished before stay.
     """
     started = time.monotonic()
-    with ThreadPoolExecutor(_ENCODING_THREADS, thread_name_prefix="encode") as pool:
+    with worker_pool(_ENCODING_THREADS, "encode") as pool:
         writer = BatchWriter(store, pool, cancelled)
         aside = Quarantine(quarantine, now=now())
         packing = Packing(

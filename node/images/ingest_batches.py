@@ -7,7 +7,7 @@ catalog will hold, before anything is published.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -62,9 +62,7 @@ class BatchWriter:
         cancelled: asked before each batch.
     """
 
-    def __init__(
-        self, store: BatchStore, pool: ThreadPoolExecutor, cancelled: Callable[[], bool]
-    ) -> None:
+    def __init__(self, store: BatchStore, pool: Executor, cancelled: Callable[[], bool]) -> None:
         self._store = store
         self._pins = store.pins()
         self._pool = pool

@@ -13,12 +13,12 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.audit.effects import Effects
+from node.blocking import worker_pool
 from node.catalog.catalog import LOCAL, Catalog, ConflictRow
 from node.catalog.changes import insert_conflict, insert_manifest
 from node.catalog.discards import delete_conflict, lift_bars, replace_instances
@@ -277,7 +277,7 @@ class SetAside:
         pins = self._store.pins()
         with (
             contextlib.ExitStack() as stack,
-            ThreadPoolExecutor(1, thread_name_prefix="encode") as pool,
+            worker_pool(1, "encode") as pool,
         ):
             stack.callback(pins.clear)
             writer = BatchWriter(self._store, pool, lambda: False)

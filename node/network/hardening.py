@@ -32,7 +32,6 @@ test_node_hardening*.py, test_node_connections.py and test_node_network.py).
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +56,7 @@ from node.network.bounds import NetworkLimits
 from node.network.channel import Bytes, Channel, Cipher
 from node.network.introduction import IntroducingNoise
 from node.network.sockets import Unreachable
+from node.network.transport import Line
 from node.network.vouching import NOBODY, Introductions
 
 log = logging.getLogger("radmesh.libp2p")
@@ -72,7 +72,7 @@ _RECEIVE_BYTES = 256 * 1024
 
 
 class SocketConnection(IRawConnection):
-    """A TCP connection as libp2p's upgrader wants it.
+    """A line as libp2p's upgrader wants it.
 
     Reads are exact (short only at the end), so that no count of small segments
     breaks a message, and come from a buffer, which saves two of three system
@@ -86,14 +86,12 @@ class SocketConnection(IRawConnection):
             come; None when nothing is, or nothing of it has come.
     """
 
-    def __init__(
-        self, stream: trio.SocketStream, *, is_initiator: bool, limits: NetworkLimits
-    ) -> None:
+    def __init__(self, line: Line, *, is_initiator: bool, limits: NetworkLimits) -> None:
         self.is_initiator = is_initiator
         self.received = 0
         self.ended = False
         self.partial_since: float | None = None
-        self._stream = stream
+        self._line = line
         self._stall_seconds = limits.stall_seconds
         self._budget: int | None = limits.greeting_bytes
         self._handshake_bytes = limits.unproved_bytes
@@ -121,16 +119,12 @@ class SocketConnection(IRawConnection):
         missing = n - len(parts[0])
         self.partial_since = trio.current_time() if parts[0] else None
         while missing > 0:
-            try:
-                data = await self._stream.receive_some(max(_RECEIVE_BYTES, missing))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
-            if not data:
-                self.ended = True
+            room = memoryview(bytearray(max(_RECEIVE_BYTES, missing)))
+            count = await self.receive_into(room)
+            if not count:
                 break
-            self.received += len(data)
-            self._buffer = memoryview(data)
-            parts.append(self._take(min(missing, len(data))))
+            self._buffer = memoryview(bytes(room[:count]))
+            parts.append(self._take(min(missing, count)))
             missing -= len(parts[-1])
             if self.partial_since is None:
                 self.partial_since = trio.current_time()
@@ -149,7 +143,7 @@ class SocketConnection(IRawConnection):
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes; returns how many came, 0 when the connection has ended."""
         try:
-            count = await self._stream.socket.recv_into(buffer)
+            count = await self._line.receive_into(buffer)
         except (OSError, trio.ClosedResourceError):
             count = 0
         self.received += count
@@ -179,7 +173,7 @@ class SocketConnection(IRawConnection):
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             while left:
                 try:
-                    count = await self._stream.socket.sendmsg(left)
+                    count = await self._line.send_some(left)
                 except (OSError, trio.ClosedResourceError) as error:
                     # A part may be out; nothing can follow it.
                     self.ended = True
@@ -195,12 +189,12 @@ class SocketConnection(IRawConnection):
     def send_now(self, data: Bytes) -> None:
         """Send what the system takes without waiting; for the last words before `abort`."""
         with contextlib.suppress(OSError):
-            os.write(self._stream.socket.fileno(), data)
+            self._line.send_now(data)
 
     def abort(self) -> None:
         """Close the socket now; every reader and writer wakes up, and nothing more is read."""
         self._buffer = memoryview(b"")
-        self._stream.socket.close()
+        self._line.close()
 
     async def close(self) -> None:
         """As `abort`."""
@@ -208,11 +202,7 @@ class SocketConnection(IRawConnection):
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Host and port of the peer, when it is still there."""
-        try:
-            host, port = self._stream.socket.getpeername()[:2]
-        except OSError:
-            return None
-        return host, port
+        return self._line.address
 
     def get_transport_addresses(self) -> list[Any]:
         """None are kept; part of the interface."""

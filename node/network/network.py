@@ -21,15 +21,9 @@ from node.network import hardening
 from node.network.bounds import NetworkLimits
 from node.network.connection import Connection, Handler, Shared, upgrade
 from node.network.hardening import SocketConnection
-from node.network.sockets import (
-    Doorstep,
-    Unreachable,
-    bound_address,
-    dial,
-    open_listeners,
-    remote_host,
-)
+from node.network.sockets import Doorstep, Unreachable
 from node.network.streams import PeerStream, PeerTimeout, StreamLost
+from node.network.transport import TCP, Line, Transport
 from node.network.vouching import NOBODY, Introductions
 
 __all__ = [
@@ -61,6 +55,7 @@ class Network:
         on_disconnected: called once when its last connection is gone.
         limits: bounds; the defaults are for production.
         introductions: cards by which peers know each other again.
+        transport: carries the bytes.
     """
 
     def __init__(
@@ -74,7 +69,9 @@ class Network:
         on_disconnected: Watcher | None = None,
         limits: NetworkLimits | None = None,
         introductions: Introductions = NOBODY,
+        transport: Transport = TCP,
     ) -> None:
+        self._transport = transport
         self.limits = limits or NetworkLimits()
         self._node_key = node_key
         self.addresses: list[str] = []
@@ -114,8 +111,8 @@ class Network:
             NodeError: an address cannot be listened on; nothing is left open.
         """
         hardening.tame_logging()
-        listeners = await open_listeners(self._listen)
-        self.addresses = [bound_address(listener) for listener in listeners]
+        listeners = await self._transport.listen(self._listen)
+        self.addresses = [listener.address for listener in listeners]
         error: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -141,7 +138,7 @@ class Network:
         finally:
             self.addresses = []
             for listener in listeners:
-                listener.socket.close()
+                listener.close()
 
     def connected(self) -> set[bytes]:
         """Node public keys of the peers that are connected now."""
@@ -160,8 +157,9 @@ class Network:
         reasons: list[str] = []
         for address in addresses:
             try:
-                stream = await dial(address, timeout_seconds=self.limits.dial_seconds)
-                await self._start(stream, node_public)
+                seconds = self.limits.dial_seconds
+                line = await self._transport.dial(address, timeout_seconds=seconds)
+                await self._start(line, node_public)
             except Unreachable as error:
                 reasons.append(error.message)
             if node_public in self._connections:
@@ -216,9 +214,9 @@ class Network:
             return False
         return self._is_trusted(node_public)
 
-    async def _accept(self, stream: trio.SocketStream) -> None:
-        host = remote_host(stream)
-        raw = SocketConnection(stream, is_initiator=False, limits=self.limits)
+    async def _accept(self, line: Line) -> None:
+        host = line.host
+        raw = SocketConnection(line, is_initiator=False, limits=self.limits)
         connection: Connection | None = None
         try:
             with self._doorstep.wait(host):
@@ -232,8 +230,8 @@ class Network:
         finally:
             raw.abort()
 
-    async def _start(self, stream: trio.SocketStream, node_public: bytes) -> None:
-        raw = SocketConnection(stream, is_initiator=True, limits=self.limits)
+    async def _start(self, line: Line, node_public: bytes) -> None:
+        raw = SocketConnection(line, is_initiator=True, limits=self.limits)
         connection: Connection | None = None
         ready = False
         try:

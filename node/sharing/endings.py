@@ -41,6 +41,8 @@ class Endings:
         node_key_ended: called with the node key of a connection that does not count any more.
         clock: tells the date.
         refusals: whose hours end.
+        log_failed: whether the last entry could not be written.
+        try_log: sees whether one could be now; raises NodeError when not.
     """
 
     def __init__(
@@ -55,7 +57,11 @@ class Endings:
         node_key_ended: Callable[[bytes], None],
         clock: Clock,
         refusals: Refusals,
+        log_failed: Callable[[], bool] = lambda: False,
+        try_log: Callable[[], None] = lambda: None,
     ) -> None:
+        self._log_failed = log_failed
+        self._try_log = try_log
         self._refusals = refusals
         self._peers = peers
         self._studies = studies
@@ -94,7 +100,8 @@ class Endings:
 
     async def _write(self) -> None:
         unwritten = self._peers.unwritten or self._studies.unwritten or self._discards.is_unfinished
-        if not (self._underived or unwritten) or trio.current_time() < self._again:
+        due = self._underived or unwritten or self._log_failed()
+        if not due or trio.current_time() < self._again:
             return
         try:
             await in_thread(self._write_all, list(self._underived))
@@ -109,6 +116,8 @@ class Endings:
         self._discards.write_unwritten()
         for facility_key in underived:
             self._feeds.peer_changed(facility_key)
+        # Or an alert would say that nothing can be logged, until there is something to log.
+        self._try_log()
 
     def _now(self) -> dict[bytes, tuple[bool, ...]]:
         store, now = self._peers.store, self._clock.now()

@@ -1,0 +1,185 @@
+"""What the logs of a simulation say is allowed, told anew; and what is sent held against it.
+
+This is the second opinion: rights are folded from the entries alone, by code that shares
+nothing with the node's own tables. It looks at the moment at which something is sent.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import protocol.messages
+from node.app import Node
+from node.audit.log import AuditLog
+from node.transfer.sessions import StudyStream
+from protocol.log.entry import Event, decode_entry_untrusted
+from protocol.messages import Announcement
+from protocol.source import SourceTransfer
+
+GRACE_SECONDS = 1.0
+"""What was allowed may still go out so long after the entry that ends it: the threat model
+promises a second."""
+
+NOTHING = Event(type="stop")
+"""An entry that changes no right."""
+
+
+@dataclass
+class Rights:
+    """What one log says, entry by entry.
+
+    Attributes:
+        grants: what each peer (facility key) may do; who is not trusted is not here.
+        shared: each study (UID) that was here, and whether it is shared.
+        announced: how often a study was announced to a peer.
+        begun: transfers (hex) of which a disclosure has begun.
+        lost: when a peer lost a right, or all peers a study, seconds of the simulation.
+    """
+
+    grants: dict[bytes, set[str]] = field(default_factory=dict)
+    shared: dict[str, bool] = field(default_factory=dict)
+    announced: dict[tuple[bytes, str], int] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
+    lost: dict[Any, float] = field(default_factory=dict)
+    _events: list[Event] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, node: Node, lost: dict[Any, float]) -> "Rights":
+        """Those that a node's whole log tells of."""
+        rights = cls(lost=lost)
+        for encoded in node.audit.entries():
+            entry = decode_entry_untrusted(encoded)
+            opened = [node.audit.opening_of(commitment) for _, commitment in entry.subjects]
+            subjects = tuple((one.kind, one.value) for one in opened if one is not None)
+            event = Event(
+                type=entry.type,
+                peer=entry.peer,
+                outcome=entry.outcome,
+                subjects=subjects,
+                details=entry.details,
+            )
+            rights.add(entry.index, event, None)
+        return rights
+
+    def add(self, index: int, event: Event, now: float | None) -> None:
+        """Take one entry more; `now` when it is written at this moment."""
+        if index != len(self._events):
+            # An entry that nobody was told of, since its writer was killed.
+            self._events[index:] = [NOTHING] * (index - len(self._events))
+        self._events.append(event)
+        if event.outcome == "failed" and "of" in event.details:
+            failed = int(event.details["of"])
+            self._events[failed] = NOTHING
+            again = Rights(lost=self.lost)
+            for at, one in enumerate(self._events[:-1]):
+                again.add(at, one, None)
+            self.grants, self.shared = again.grants, again.shared
+            return
+        self._fold(event, now)
+
+    def _fold(self, event: Event, now: float | None) -> None:
+        peer = event.peer or b""
+        named = set(filter(None, str(event.details.get("grants", "")).split(",")))
+        studies = [value for kind, value in event.subjects if kind == "study"]
+        match event.type:
+            case "trust-added" | "trust-granted":
+                self.grants.setdefault(peer, set()).update(named)
+            case "trust-ungranted":
+                self.grants.get(peer, set()).difference_update(named)
+                self._lose(now, *((peer, grant) for grant in named))
+            case "trust-revoked":
+                self.grants.pop(peer, None)
+                self._lose(now, (peer, "see"), (peer, "fetch"))
+            case "ingest":
+                for study in studies:
+                    self.shared.setdefault(study, True)
+            case "received":
+                for study in studies:
+                    self.shared.setdefault(study, False)
+            case "shared" | "withdrawn":
+                for study in studies:
+                    self.shared[study] = event.type == "shared"
+                    if event.type == "withdrawn":
+                        self._lose(now, study)
+            case "discarded":
+                for study in studies:
+                    self.shared.pop(study, None)
+                    self._lose(now, study)
+            case "announced":
+                for study in studies:
+                    told = self.announced.get((peer, study), 0)
+                    self.announced[peer, study] = told + 1
+            case "disclosure-begun":
+                self.begun.add(str(event.details["transfer"]))
+
+    def _lose(self, now: float | None, *what: Any) -> None:
+        if now is not None:
+            self.lost.update(dict.fromkeys(what, now))
+
+    def may(self, peer: bytes, grant: str, study: str, now: float) -> bool:
+        """Whether a peer may now have this of a study, or might a moment ago."""
+        since = now - GRACE_SECONDS
+        holds = grant in self.grants.get(peer, ()) or self.lost.get((peer, grant), -1e9) > since
+        return holds and (self.shared.get(study, False) or self.lost.get(study, -1e9) > since)
+
+    def visible(self, peer: bytes) -> set[str]:
+        """The studies (UIDs) that a peer may know of."""
+        if "see" not in self.grants.get(peer, ()):
+            return set()
+        return {study for study, shared in self.shared.items() if shared}
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of entries and of what is sent.
+
+    Attributes:
+        entries: with the path of the log's home, the first index, and the events.
+        announced: with the key that signs, and the announcement.
+        offered: with the end that sends, at each offer and batch.
+    """
+
+    entries: Callable[[AuditLog, int, list[Event]], None]
+    announced: Callable[[Any, Announcement], None]
+    sent: Callable[[SourceTransfer, str], None]
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Have the product's calls be watched inside this block."""
+        append_many, sign = AuditLog.append_many, protocol.messages.sign
+        offer, bulk = SourceTransfer.offer_manifest, StudyStream.send_bulk
+        watch = self
+
+        def append(log: AuditLog, events: Any) -> range:
+            indexes = append_many(log, events)
+            watch.entries(log, indexes[0], list(events))
+            return indexes
+
+        def signed(message: Any, key: Any) -> Any:
+            if isinstance(message, Announcement):
+                watch.announced(key, message)
+            return sign(message, key)
+
+        def offered(end: SourceTransfer, *arguments: Any, **named: Any) -> Any:
+            watch.sent(end, "offer")
+            return offer(end, *arguments, **named)
+
+        async def sending(stream: StudyStream, make_frame: Any, place: Any) -> None:
+            def made() -> bytes:
+                watch.sent(stream._end, "batch")  # type: ignore[arg-type]
+                return make_frame()  # type: ignore[no-any-return]
+
+            await bulk(stream, made, place)
+
+        AuditLog.append_many = append  # type: ignore[method-assign]
+        protocol.messages.sign = signed
+        SourceTransfer.offer_manifest = offered  # type: ignore[method-assign]
+        StudyStream.send_bulk = sending  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            AuditLog.append_many = append_many  # type: ignore[method-assign]
+            protocol.messages.sign = sign
+            SourceTransfer.offer_manifest = offer  # type: ignore[method-assign]
+            StudyStream.send_bulk = bulk  # type: ignore[method-assign]

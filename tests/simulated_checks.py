@@ -1,0 +1,173 @@
+"""The promises of the threat model, checked when a simulation has come to rest.
+
+While the nodes still run: what each peer knows is what it may know. When they have stopped:
+each log verifies by the auditor's program, the logs of two facilities agree, `radmesh check`
+finds nothing in any home, and all that was answered for is there.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+from keys.fingerprint import parse_fingerprint
+from node.app import Node
+from node.fsck.check import check_home
+from protocol.log.tree import Frontier, leaf_hash
+from protocol.reconcile import Ledger, compare
+from protocol.verify import verify_bundle
+
+if TYPE_CHECKING:
+    from simulated_site import Site
+    from simulator import Simulation
+
+
+def trusts(site: "Site", other: "Site") -> bool:
+    """Whether a running node trusts another facility."""
+    assert site.node is not None
+    peer = site.node.find_peer(other.facility_key)
+    return peer is not None and peer.is_trusted(site.node.clock.now())
+
+
+def unrest(sim: "Simulation") -> list[str]:
+    """What does not rest yet, as sentences."""
+    found = [f"the node of {site.name} is down" for site in sim.sites if not site.is_up]
+    if found:
+        return found
+    for site in sim.sites:
+        for other in sim.sites:
+            if site is other or not (trusts(site, other) and trusts(other, site)):
+                continue
+            if other.node.keys.node.public not in site.serving.network.connected():
+                found.append(f"{site.name} is not connected to {other.name}")
+        for transfer in site.node.transfers.active.values():
+            if transfer.direction == "in" and not _is_hopeless(sim, site, transfer):
+                found.append(f"{site.name} waits for {transfer.study}: {transfer.why}")
+        if site.node.audit.halt.reason is not None:
+            found.append(f"{site.name}: {site.node.audit.halt.reason.message}")
+        # A recall is for people, who do not answer here.
+        alerts = [alert for alert in site.node.alerts() if "recalled" not in alert]
+        found += [f"{site.name}: {alert}" for alert in alerts]
+    return found
+
+
+def _is_hopeless(sim: "Simulation", site: "Site", transfer) -> bool:  # type: ignore[no-untyped-def]
+    """Whether a fetch waits for who does not trust its facility any more: for a week."""
+    source = sim.site_of(transfer.peer)
+    return source is None or not (trusts(source, site) and trusts(site, source))
+
+
+def check_at_rest(sim: "Simulation") -> None:
+    """Feeds and rights, while the nodes run."""
+    for site in sim.sites:
+        if site.node is None:
+            continue
+        _check_rights(sim, site)
+        for other in sim.sites:
+            if other is not site and trusts(site, other):
+                site.friends.add(other.number)
+            if other is not site and other.node is not None:
+                _check_feed(sim, site, other)
+
+
+def _check_rights(sim: "Simulation", site: "Site") -> None:
+    for key, states in site.possible.items():
+        peer = site.node.find_peer(key)
+        state = None if peer is None or peer.revoked is not None else frozenset(peer.grants)
+        if state not in states:
+            sim.violated(f"{site.name} has {state} for {key.hex()[:8]}, not one of {states}")
+        by_log = site.rights.grants.get(key)
+        if (None if by_log is None else frozenset(by_log)) != state:
+            sim.violated(f"{site.name} has {state} for {key.hex()[:8]}, its log says {by_log}")
+    for study, count in site.instances.items():
+        row = site.node.catalog.study(study)
+        if row is None or row.instance_count < count:
+            if study not in site.may_be_gone:
+                sim.violated(f"{site.name} has lost {study}, which it had answered for")
+            continue
+        states = site.shared.get(study)
+        if study in site.may_be_gone or states is None:
+            continue
+        if (row.state == "shared") not in states:
+            sim.violated(f"{study} of {site.name} is {row.state}, not shared in {states}")
+
+
+def _check_feed(sim: "Simulation", site: "Site", other: "Site") -> None:
+    """What another knows of a site's studies is what it may know."""
+    roots = {
+        record.study: record.content_root
+        for _, record in other.node.feeds.announced(peer=site.facility_key)
+    }
+    if not trusts(other, site):
+        if roots:
+            sim.violated(f"{other.name} remembers {sorted(roots)} of {site.name}, now a stranger")
+        return
+    if not trusts(site, other):
+        # Nobody can tell it what it may not know any more.
+        return
+    visible = site.rights.visible(other.facility_key)
+    if roots.keys() != visible:
+        sim.violated(
+            f"{other.name} knows {sorted(roots)} of {site.name}, and may know {sorted(visible)}"
+        )
+    for study in roots.keys() & visible:
+        row = site.node.catalog.study(study)
+        if row is not None and row.content_root != roots[study]:
+            sim.violated(f"{other.name} knows an older {study} of {site.name}")
+
+
+def check_stopped(sim: "Simulation") -> None:
+    """Logs and homes, when all nodes have stopped."""
+    for site in sim.sites:
+        site.bundle.seek(0)
+        verdict = verify_bundle(
+            site.bundle, facility_fingerprint=parse_fingerprint(site.card.fingerprint)
+        )
+        if verdict.sound is not True:
+            sim.violated(f"the log of {site.name} does not verify: {verdict.reason}")
+        report = check_home(site.home_path, now=sim.ended_ms / 1000)
+        for finding in report.findings:
+            # An ingest that was broken off leaves batches, which its next run takes.
+            if finding.kind != "batch-orphaned" or not site.was_broken_off:
+                sim.violated(f"radmesh check of {site.name}: {finding}")
+    for number, site in enumerate(sim.sites):
+        _check_witnessed(sim, site)
+        for other in sim.sites[number + 1 :]:
+            _check_agreement(sim, site, other)
+
+
+def look_at(sim: "Simulation", site: "Site", node: Node) -> None:
+    """What a log that is about to be closed says."""
+    for size, root in site.acknowledged.items():
+        if size > node.audit.size or node.audit.root_at(size) != root:
+            sim.violated(f"the log of {site.name} has lost entries that it had answered for")
+            break
+    site.entries = list(node.audit.entries())
+    for other in sim.sites:
+        held, _ = node.witness_store.held(other.facility_key)
+        if held.size:
+            site.witnessed[other.number] = (held.size, held.root)
+
+
+def _check_agreement(sim: "Simulation", site: "Site", other: "Site") -> None:
+    ours, theirs = Ledger(other.facility_key), Ledger(site.facility_key)
+    for ledger, entries in ((ours, site.entries), (theirs, other.entries)):
+        for entry in entries:
+            ledger.add(json.loads(entry))
+        ledger.reaches(sim.ended_ms)
+    if site.number not in other.friends or other.number not in site.friends:
+        # Who is not trusted any more is not asked for what is missing.
+        return
+    for finding in compare(ours, theirs, grace_seconds=0).named():
+        if finding.kind.value in ("ONLY_A", "ONLY_B", "MISMATCH"):
+            sim.violated(f"the logs of {site.name} and {other.name} differ: {finding}")
+
+
+def _check_witnessed(sim: "Simulation", site: "Site") -> None:
+    """What others signed of a site's log is of the log that it has."""
+    tree, roots = Frontier(), {}
+    for entry in site.entries:
+        tree.append(leaf_hash(entry))
+        roots[tree.size] = tree.root()
+    for other in sim.sites:
+        seen = other.witnessed.get(site.number)
+        if seen is not None and roots.get(seen[0]) != seen[1]:
+            sim.violated(f"{other.name} has cosigned another log of {site.name}, size {seen[0]}")
