@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from keys.fingerprint import parse_fingerprint
+from node.alerts import alerts_of
 from node.app import Node
 from node.fsck.check import check_home
 from protocol.log.tree import Frontier, leaf_hash
@@ -44,7 +45,7 @@ def unrest(sim: "Simulation") -> list[str]:
         if site.node.audit.halt.reason is not None:
             found.append(f"{site.name}: {site.node.audit.halt.reason.message}")
         # A recall is for people, who do not answer here.
-        alerts = [alert for alert in site.node.alerts() if "recalled" not in alert]
+        alerts = [alert for alert in alerts_of(site.node, site.serving) if "recalled" not in alert]
         found += [f"{site.name}: {alert}" for alert in alerts]
     return found
 

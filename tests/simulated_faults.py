@@ -19,6 +19,7 @@ from node.app import Node
 from node.network.network import Network, Unreachable
 from node.sharing.announcer import Announcer
 from node.sharing.feeds import Feeds
+from node.sharing.policy import Sight
 from node.transfer import sending
 from node.transfer.sending import Sender
 from node.witness.store import WitnessStore
@@ -60,11 +61,16 @@ def lost_callback() -> Iterator[None]:
         yield
 
 
-def _everybody_sees() -> AbstractContextManager[object]:
-    def seeing(node: Node) -> frozenset[bytes]:
-        return frozenset(peer.facility_key for peer in node.peers.store.peers)
+@contextlib.contextmanager
+def _everybody_sees() -> Iterator[None]:
+    def peers(sight: Sight) -> frozenset[bytes]:
+        return frozenset(peer.facility_key for peer in sight._store().peers)
 
-    return patch.object(Node, "seeing", seeing)
+    with (
+        patch.object(Sight, "peers", peers),
+        patch.object(Sight, "may_see", lambda *_: True),
+    ):
+        yield
 
 
 def _announced_unsaid() -> AbstractContextManager[object]:

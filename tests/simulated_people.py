@@ -22,8 +22,7 @@ from node.app import Node
 from node.blocking import in_thread
 from node.errors import NodeError
 from node.images.ingest import ingest
-from node.operations import OPERATIONS
-from protocol.recalls import WRONG_WORKLIST
+from node.operations import OPERATIONS, Call
 
 if TYPE_CHECKING:
     from simulator import Simulation
@@ -111,7 +110,7 @@ class People:
         try:
             with trio.CancelScope() as scope:
                 self._commands.append(scope)
-                await OPERATIONS[name].run(node, parameters, lambda event: None)
+                await OPERATIONS[name].answer(Call(node, self.serving), parameters)
                 outcome = "done"
         except NodeError as error:
             outcome = "refused"
@@ -241,7 +240,7 @@ class People:
         if held:
             study = held[int(chance * len(held))]
             self.may_be_gone.add(study)
-            await self._answered("discard", {"what": study, "code": WRONG_WORKLIST})
+            await self._answered("discard", {"what": study, "reason": "wrong-patient"})
 
     async def _fetch(self, chance: float) -> None:
         """Fetch something that was announced and is not here, and wait for the end of it."""
