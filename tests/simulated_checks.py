@@ -105,10 +105,12 @@ def _check_feed(sim: "Simulation", site: "Site", other: "Site") -> None:
         # Nobody can tell it what it may not know any more.
         return
     visible = site.rights.visible(other.facility_key)
-    if roots.keys() != visible:
-        sim.violated(
-            f"{other.name} knows {sorted(roots)} of {site.name}, and may know {sorted(visible)}"
-        )
+    if roots.keys() - visible:
+        what = sorted(roots.keys() - visible)
+        sim.violated(f"{other.name} knows {what} of {site.name}, which it may not know")
+    if visible - roots.keys():
+        what = sorted(visible - roots.keys())
+        sim.violated(f"{other.name} does not know {what} of {site.name}, which it may know")
     for study in roots.keys() & visible:
         row = site.node.catalog.study(study)
         if row is not None and row.content_root != roots[study]:

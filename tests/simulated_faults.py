@@ -165,7 +165,7 @@ def _nobody_dials() -> AbstractContextManager[object]:
 
 
 MISTAKES = {
-    "lost-callback": Mistake(lost_callback, "may know"),
+    "lost-callback": Mistake(lost_callback, "which it may not know"),
     "everybody-sees": Mistake(_everybody_sees, "without the right"),
     "announced-unsaid": Mistake(_announced_unsaid, "without an entry"),
     "everybody-fetches": Mistake(_everybody_fetches, "without the right"),
