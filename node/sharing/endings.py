@@ -7,6 +7,7 @@ and transfers follow. The clock never goes back (`node/clock.py`).
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import trio
 
@@ -14,7 +15,6 @@ from keys.trust import Peer, TrustStore
 from node.blocking import in_thread
 from node.clock import LOOK_SECONDS, Clock
 from node.errors import NodeError
-from node.images.discard import Discards
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
 from node.sharing.refusals import Refusals
@@ -26,6 +26,17 @@ AGAIN_SECONDS = 5.0
 """Until what could not be written is tried again."""
 
 _LOOKED_AT = ("see", "fetch", "witness")
+
+
+class UnfinishedDiscards(Protocol):
+    """Discards that are not written whole yet, or whose files are not deleted."""
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether there are some."""
+
+    def write_unwritten(self) -> None:
+        """Try again."""
 
 
 class Endings:
@@ -50,7 +61,7 @@ class Endings:
         *,
         peers: Peers,
         studies: SharedStudies,
-        discards: Discards,
+        discards: UnfinishedDiscards,
         feeds: Feeds,
         connected: Callable[[], Iterable[bytes]],
         peer_changed: Callable[[Peer], None],
