@@ -98,9 +98,15 @@ def _no_statement_of_sqlite_alone(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE remote_studies ADD COLUMN study_date TEXT NOT NULL DEFAULT ''")
     connection.execute("ALTER TABLE remote_studies ADD COLUMN recalls INTEGER NOT NULL DEFAULT 0")
     connection.execute(
+        "ALTER TABLE remote_studies ADD COLUMN content_root TEXT NOT NULL DEFAULT ''"
+    )
+    connection.execute("ALTER TABLE remote_studies ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0")
+    connection.execute(
         "UPDATE remote_studies SET"
         " study_date = coalesce(json_extract(record, '$.study_date'), ''),"
-        " recalls = coalesce(json_extract(record, '$.recalls'), 0)"
+        " recalls = coalesce(json_extract(record, '$.recalls'), 0),"
+        " content_root = coalesce(json_extract(record, '$.content_root'), ''),"
+        " bytes = coalesce(json_extract(record, '$.bytes'), 0)"
     )
     connection.execute(
         "CREATE INDEX remote_studies_by_date ON remote_studies (study_date DESC, study DESC)"

@@ -165,10 +165,7 @@ def test_what_is_here_by_another_way_is_no_news(node: Node) -> None:
     hear(node, 3)
     [row] = node.catalog.studies()
     with node.database.transaction() as connection:
-        connection.execute(
-            "UPDATE remote_studies SET record = json_set(record, '$.content_root', ?)",
-            (row.content_root.hex(),),
-        )
+        connection.execute("UPDATE remote_studies SET content_root = ?", (row.content_root.hex(),))
     assert node.followed.news() == []
 
 

@@ -34,9 +34,6 @@ OWNERS = {
 PARTS = {"sharing/deriving.py": "sharing/feeds.py"}
 """Files that an owner was divided into."""
 
-SQLITE_YET = ("transfer/followed.py",)
-"""Owners whose SQL is still that of SQLite alone: it reads records as JSON."""
-
 READ_BY_OTHERS = {
     "sharing/deriving.py": {"studies", "discards"},
     # What is followed and has grown is one question to all of these.
@@ -175,7 +172,6 @@ def test_no_statement_is_one_that_sqlite_alone_knows():
     wrong = [
         f"{place}: {what}: {text}"
         for place, tree in _sources()
-        if place not in SQLITE_YET
         for text in _statements(place, tree)
         for what, pattern in FOREIGN.items()
         if re.search(pattern, text)

@@ -56,6 +56,8 @@ CREATE TABLE IF NOT EXISTS remote_studies (
     record TEXT NOT NULL,               -- protocol.messages.Record as JSON
     study_date TEXT NOT NULL DEFAULT '', -- of that record
     recalls INTEGER NOT NULL DEFAULT 0, -- of that record, 0 for none
+    content_root TEXT NOT NULL DEFAULT '', -- of that record, hex
+    bytes INTEGER NOT NULL DEFAULT 0,   -- of that record
     PRIMARY KEY (peer, study)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS remote_studies_by_study ON remote_studies (study);
@@ -356,9 +358,18 @@ class _Kept:
             self.left_out += 1
             return
         connection.execute(
-            "INSERT INTO remote_studies (peer, study, record, study_date, recalls) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (peer, record.study, text, record.study_date, record.recalls or 0),
+            "INSERT INTO remote_studies "
+            "(peer, study, record, study_date, recalls, content_root, bytes) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                peer,
+                record.study,
+                text,
+                record.study_date,
+                record.recalls or 0,
+                record.content_root.hex(),
+                record.bytes,
+            ),
         )
         self.records += 1
         self.size += len(text)

@@ -8,7 +8,6 @@ both or neither, and a follow-up that is under way asks for its row before it pu
 Deciding when to fetch is `node.transfer.following`'s. Synchronous and thread-safe.
 """
 
-import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,21 +58,22 @@ CREATE TABLE IF NOT EXISTS followed_studies (
 ) STRICT, WITHOUT ROWID;
 """
 
-_UNTIL = f"min(f.fetched + {FOLLOW_SECONDS}, f.asked + {MOST_SECONDS})"
+_UNTIL = (
+    f"CASE WHEN f.fetched + {FOLLOW_SECONDS} < f.asked + {MOST_SECONDS}"
+    f" THEN f.fetched + {FOLLOW_SECONDS} ELSE f.asked + {MOST_SECONDS} END"
+)
 
-_NEWS = f"""
-SELECT f.study, f.peer, f.purpose, f.only_peer, f.stat,
-    json_extract(r.record, '$.content_root') AS root,
-    max(0, json_extract(r.record, '$.bytes') - s.original_bytes) AS more_bytes
+_ANNOUNCED = f"""
+SELECT f.study, f.peer, f.purpose, f.only_peer, f.stat, f.content_root AS came, f.tried,
+    s.content_root AS here, s.original_bytes AS bytes_here, r.content_root AS root, r.bytes
 FROM followed_sources f
     JOIN remote_studies r ON r.peer = f.peer AND r.study = f.study
     JOIN studies s ON s.study_uid = f.study
-WHERE root NOT IN (lower(hex(f.content_root)), lower(hex(f.tried)), lower(hex(s.content_root)))
-    AND {_UNTIL} > :now
+WHERE {_UNTIL} > ?
 """
-"""Followed sources that announce what is neither here nor came from them, nor was tried."""
+"""What followed sources announce now of what is here."""
 
-_IS_SPENT = f"follow_ups >= {FOLLOW_UPS_A_DAY} AND counted_since + {FOLLOW_SECONDS} > :now"
+_IS_SPENT = f"follow_ups >= {FOLLOW_UPS_A_DAY} AND counted_since + {FOLLOW_SECONDS} > ?"
 
 _LAST_DISCARD = "(SELECT coalesce(max(number), -1) FROM discards d WHERE d.study = {study})"
 
@@ -152,12 +152,12 @@ class Followed:
     def heard(self, connection: sqlite3.Connection, peer: bytes, records: Sequence[Record]) -> None:
         """A peer has announced records: what it withdrew or recalled is not followed any more."""
         connection.executemany(
-            "DELETE FROM followed_sources WHERE study = ? AND peer = ? AND (? OR recalls < ?)",
-            [
-                (one.study, peer, one.kind == "withdrawn", one.recalls or 0)
-                for one in records
-                if one.kind == "withdrawn" or one.recalls
-            ],
+            "DELETE FROM followed_sources WHERE study = ? AND peer = ?",
+            [(one.study, peer) for one in records if one.kind == "withdrawn"],
+        )
+        connection.executemany(
+            "DELETE FROM followed_sources WHERE study = ? AND peer = ? AND recalls < ?",
+            [(one.study, peer, one.recalls) for one in records if one.recalls],
         )
 
     def study_changed(self, study: str) -> None:
@@ -214,12 +214,12 @@ class Followed:
             if not one.content_root or not (one.batches or one.is_signed):
                 continue
             connection.execute(
-                "INSERT OR REPLACE INTO followed_sources VALUES"
-                f" (?1, ?2, ?3, ?4, ?5, ?6, ?7, {_RECALLS}, ?8, ?9, ?10, ?11)",
+                _STORE,
                 (
-                    transfer.study, one.peer, transfer.purpose, transfer.only_peer, transfer.stat,
-                    one.content_root, tried, row["discards"], row["instance_count"],
-                    before["asked"] if transfer.follow_up else now, now,
+                    transfer.study, one.peer, transfer.purpose, int(transfer.only_peer),
+                    int(transfer.stat), one.content_root, tried,
+                    _recalls(connection, one.peer, transfer.study), row["discards"],
+                    row["instance_count"], before["asked"] if transfer.follow_up else now, now,
                 ),
             )  # fmt: skip
         if not transfer.follow_up:
@@ -229,9 +229,10 @@ class Followed:
             )
         elif row["instance_count"] > before["instances"]:
             connection.execute(
-                "INSERT INTO followed_studies VALUES (?1, ?2, 0, ?3, ?4, ?5)"
-                " ON CONFLICT (study) DO UPDATE SET images = ?4, grown = ?5,"
-                " before = iif(images, before, ?3)",
+                "INSERT INTO followed_studies VALUES (?, ?, 0, ?, ?, ?)"
+                " ON CONFLICT (study) DO UPDATE SET images = excluded.images,"
+                " grown = excluded.grown, before = CASE WHEN followed_studies.images <> 0"
+                " THEN followed_studies.before ELSE excluded.before END",
                 (
                     transfer.study,
                     now,
@@ -246,11 +247,10 @@ class Followed:
         if transfer.wanted_root:
             return transfer.wanted_root
         row = connection.execute(
-            "SELECT json_extract(record, '$.content_root') AS root FROM remote_studies"
-            " WHERE peer = ? AND study = ?",
+            "SELECT content_root FROM remote_studies WHERE peer = ? AND study = ?",
             (transfer.peer, transfer.study),
         ).fetchone()
-        return b"" if row is None else bytes.fromhex(row["root"])
+        return b"" if row is None else bytes.fromhex(row["content_root"])
 
     # --- what there is to do --------------------------------------------------------
 
@@ -262,16 +262,16 @@ class Followed:
         """
         now = self._clock.now()
         if heard is None:
-            return [_news(row) for row in self._database.query(_NEWS, {"now": now})]
-        return [
-            _news(row)
-            for peer, studies in heard.items()
-            for row in self._database.query(
-                _NEWS
-                + " AND f.peer = :peer AND f.study IN (SELECT value FROM json_each(:studies))",
-                {"now": now, "peer": peer, "studies": json.dumps(list(studies))},
-            )
-        ]
+            rows = self._database.query(_ANNOUNCED, (now,))
+        else:
+            rows = [
+                row
+                for peer, studies in heard.items()
+                for row in self._database.query_among(
+                    _ANNOUNCED + " AND f.peer = ? AND f.study IN (?*)", studies, (now, peer)
+                )
+            ]
+        return [_news(row) for row in rows if _is_news(row)]
 
     def take(self, study: str, peer: bytes) -> News | None:
         """Count a follow-up of a study (UID) from a peer, which is to be started now.
@@ -286,18 +286,24 @@ class Followed:
             for news in self.news({peer: [study]}):
                 now = self._clock.now()
                 spent = connection.execute(
-                    f"SELECT 1 FROM followed_studies WHERE study = :study AND {_IS_SPENT}",
-                    {"study": study, "now": now},
+                    f"SELECT 1 FROM followed_studies WHERE study = ? AND {_IS_SPENT}",
+                    (study, now),
                 ).fetchone()
                 if spent is not None:
                     return None
                 connection.execute(
-                    "INSERT INTO followed_studies VALUES (?1, ?2, 1, 0, 0, 0)"
-                    " ON CONFLICT (study) DO UPDATE SET"
-                    f" follow_ups = iif(counted_since + {FOLLOW_SECONDS} > ?2, follow_ups + 1, 1),"
-                    f" counted_since = iif(counted_since + {FOLLOW_SECONDS} > ?2,"
-                    " counted_since, ?2)",
+                    "INSERT INTO followed_studies VALUES (?, ?, 0, 0, 0, 0)"
+                    " ON CONFLICT (study) DO NOTHING",
                     (study, now),
+                )
+                connection.execute(
+                    "UPDATE followed_studies SET follow_ups = 0, counted_since = ?"
+                    f" WHERE study = ? AND counted_since + {FOLLOW_SECONDS} <= ?",
+                    (now, study, now),
+                )
+                connection.execute(
+                    "UPDATE followed_studies SET follow_ups = follow_ups + 1 WHERE study = ?",
+                    (study,),
                 )
                 return news
         return None
@@ -316,16 +322,16 @@ class Followed:
             NodeError: the disk is full.
         """
         with self._database.transaction() as connection:
-            now = {"now": self._clock.now()}
+            now = (self._clock.now(),)
             connection.execute(
-                f"DELETE FROM followed_sources AS f WHERE {_UNTIL} <= :now AND NOT EXISTS"
+                f"DELETE FROM followed_sources AS f WHERE {_UNTIL} <= ? AND NOT EXISTS"
                 " (SELECT 1 FROM transfers t WHERE t.study = f.study AND t.direction = 'in'"
-                " AND t.follow_up AND t.ended IS NULL)",
+                " AND t.follow_up <> 0 AND t.ended IS NULL)",
                 now,
             )
             connection.execute(
-                "DELETE FROM followed_studies WHERE NOT images"
-                f" AND counted_since + {FOLLOW_SECONDS} <= :now",
+                "DELETE FROM followed_studies WHERE images = 0"
+                f" AND counted_since + {FOLLOW_SECONDS} <= ?",
                 now,
             )
 
@@ -333,25 +339,33 @@ class Followed:
 
     def growth(self, studies: Iterable[str]) -> dict[str, Growth]:
         """What came of following these studies (UIDs), of those that were or are followed."""
-        rows = self._database.query(
-            "SELECT j.value AS study, coalesce(g.before, 0) AS before,"
-            " coalesce(g.images, 0) AS images, coalesce(g.grown, 0) AS grown,"
-            f" coalesce((SELECT max({_UNTIL}) FROM followed_sources f WHERE f.study = j.value),"
-            " 0) AS until"
-            " FROM json_each(?) j LEFT JOIN followed_studies g ON g.study = j.value",
-            (json.dumps(list(studies)),),
-        )
-        now = self._clock.now()
-        found = {
-            row["study"]: Growth(
-                before=row["before"],
-                images=row["images"],
-                grown=row["grown"],
-                until=row["until"] if row["until"] > now else 0,
+        wanted, now = list(studies), self._clock.now()
+        until = {
+            row["study"]: row["until"]
+            for row in self._database.query_among(
+                f"SELECT f.study, max({_UNTIL}) AS until FROM followed_sources f"
+                " WHERE f.study IN (?*) GROUP BY f.study",
+                wanted,
             )
-            for row in rows
+            if row["until"] > now
         }
-        return {study: one for study, one in found.items() if one != Growth()}
+        grown = {
+            row["study"]: row
+            for row in self._database.query_among(
+                "SELECT study, before, images, grown FROM followed_studies WHERE study IN (?*)",
+                wanted,
+            )
+        }
+        return {
+            study: Growth(
+                before=grown[study]["before"] if study in grown else 0,
+                images=grown[study]["images"] if study in grown else 0,
+                grown=grown[study]["grown"] if study in grown else 0,
+                until=until.get(study, 0),
+            )
+            for study in wanted
+            if study in until or (study in grown and grown[study]["images"])
+        }
 
     def spent(self) -> list[tuple[str, bytes, int]]:
         """What grows and is not fetched for now, since it was fetched too often today.
@@ -359,28 +373,52 @@ class Followed:
         Returns:
             Study (UID), source (facility key), and until when (seconds since the epoch, UTC).
         """
-        rows = self._database.query(
-            "SELECT n.study, n.peer, g.counted_since FROM"
-            f" ({_NEWS}) n JOIN followed_studies g USING (study) WHERE {_IS_SPENT}"
-            " ORDER BY n.study",
-            {"now": self._clock.now()},
-        )
-        return [(row["study"], row["peer"], row["counted_since"] + FOLLOW_SECONDS) for row in rows]
+        spent = {
+            row["study"]: row["counted_since"] + FOLLOW_SECONDS
+            for row in self._database.query(
+                f"SELECT study, counted_since FROM followed_studies WHERE {_IS_SPENT}",
+                (self._clock.now(),),
+            )
+        }
+        found = [(one.study, one.peer) for one in self.news()] if spent else []
+        return [(study, peer, spent[study]) for study, peer in sorted(found) if study in spent]
 
     def to_check(self) -> list[tuple[str, str]]:
         """Studies (UIDs) that grew by themselves and should be looked at; and why."""
         rows = self._database.query(
             "SELECT study_uid, to_check FROM studies JOIN followed_studies ON study = study_uid"
-            " WHERE to_check <> '' AND images AND origin <> 'local' ORDER BY study_uid"
+            " WHERE to_check <> '' AND images <> 0 AND origin <> 'local' ORDER BY study_uid"
         )
         return [(row["study_uid"], row["to_check"]) for row in rows]
 
 
-_RECALLS = (
-    "max(coalesce((SELECT count FROM recalls WHERE peer = ?2 AND study = ?1), 0),"
-    " coalesce((SELECT json_extract(record, '$.recalls') FROM remote_studies"
-    " WHERE peer = ?2 AND study = ?1), 0))"
+_COLUMNS = (
+    "study", "peer", "purpose", "only_peer", "stat", "content_root", "tried", "recalls",
+    "discards", "instances", "asked", "fetched",
+)  # fmt: skip
+_STORE = (
+    f"INSERT INTO followed_sources ({', '.join(_COLUMNS)})"
+    f" VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (study, peer) DO UPDATE SET "
+    + ", ".join(f"{one} = excluded.{one}" for one in _COLUMNS[2:])
 )
+
+
+def _recalls(connection: sqlite3.Connection, peer: bytes, study: str) -> int:
+    """How many recalls of a study a peer has told of."""
+    counts = [
+        *connection.execute(
+            "SELECT count FROM recalls WHERE peer = ? AND study = ?", (peer, study)
+        ).fetchall(),
+        *connection.execute(
+            "SELECT recalls FROM remote_studies WHERE peer = ? AND study = ?", (peer, study)
+        ).fetchall(),
+    ]
+    return max((int(row[0]) for row in counts), default=0)
+
+
+def _is_news(row: Any) -> bool:
+    """Whether it is neither here nor came from there, nor was tried."""
+    return bytes.fromhex(row["root"]) not in (row["came"], row["tried"], row["here"])
 
 
 def _news(row: Any) -> News:
@@ -391,5 +429,5 @@ def _news(row: Any) -> News:
         only_peer=bool(row["only_peer"]),
         stat=bool(row["stat"]),
         root=bytes.fromhex(row["root"]),
-        more_bytes=row["more_bytes"],
+        more_bytes=max(0, row["bytes"] - row["bytes_here"]),
     )
