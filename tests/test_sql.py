@@ -75,6 +75,7 @@ FOREIGN = {
     r"|only_peer|stat|whole|outgoing|confirmed|shown)(?! *(=|<|>|IS|IN|,))\b",
     "a parameter as a condition": r"\b(WHERE|AND|OR|NOT) \(?(\?\d*+|:\w++)(?! *(=|<|>))"
     r"|(\?\d*|:\w+) IS (NOT )?NULL",
+    "a column in an upsert without its table": r"DO UPDATE SET (?:[^()]*, )?(\w+) ?= ?\1\b",
     "a selection in FROM without a name": r"FROM \((?:[^()]|\([^()]*\))*\)(?! AS)",
 }
 """What one of the two does not know, or knows otherwise."""
@@ -195,6 +196,10 @@ def test_no_statement_is_one_that_sqlite_alone_knows():
         ("a number as a condition", "SELECT 1 FROM discards WHERE study = ? AND NOT lifted"),
         ("a parameter as a condition", "SELECT 1 FROM log_alerts WHERE (NOT ? OR settled = 1)"),
         ("a parameter as a condition", "SELECT 1 FROM conflicts WHERE ?1 IS NULL OR study = ?1"),
+        (
+            "a column in an upsert without its table",
+            "INSERT INTO a VALUES (?) ON CONFLICT (b) DO UPDATE SET d=1, c=c+1",
+        ),
         ("a selection in FROM without a name", "SELECT count(*) FROM (SELECT 1 FROM studies)"),
     ],
 )

@@ -119,7 +119,7 @@ def refresh(connection: sqlite3.Connection, peer: bytes, studies: Iterable[Deriv
         return
     [last] = connection.execute(
         "INSERT INTO feed_heads (peer, epoch, last_sequence) VALUES (?1, ?2, ?3) "
-        "ON CONFLICT (peer) DO UPDATE SET last_sequence=last_sequence+?3 "
+        "ON CONFLICT (peer) DO UPDATE SET last_sequence=feed_heads.last_sequence+?3 "
         "RETURNING last_sequence",
         (peer, secrets.token_bytes(16), len(moved)),
     ).fetchone()
