@@ -53,16 +53,28 @@ def give_back() -> bool:
         return False
 
 
+class _Work:
+    """Whether this process has worked, and rests now."""
+
+    def __init__(self) -> None:
+        self._worked = False
+        self._used = time.process_time()
+
+    def look(self) -> None:
+        """Give memory back if work has ended since the last look."""
+        used = time.process_time()
+        is_busy, self._used = used - self._used > _BUSY_SECONDS, used
+        if self._worked and not is_busy:
+            give_back()
+        self._worked = is_busy
+
+
 async def give_back_when_quiet() -> None:
     """Return memory to the system each time that work has ended, until cancelled.
 
     What `keep_freed_memory` keeps makes the next batch quicker, and is of no use at rest.
     """
-    worked, before = False, time.process_time()
+    work = _Work()
     while True:
         await trio.sleep(QUIET_SECONDS)
-        now = time.process_time()
-        is_busy, before = now - before > _BUSY_SECONDS, now
-        if worked and not is_busy:
-            await in_thread(give_back)
-        worked = is_busy
+        await in_thread(work.look)

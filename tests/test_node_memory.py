@@ -1,6 +1,7 @@
 """The C library keeps memory while a node works, and gives it back when it is quiet."""
 
 import ctypes
+import itertools
 import platform
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import pytest
 import trio
 import trio.testing
+from clocks_made import jumps_when_idle
 
 from node import memory
 from node.memory import QUIET_SECONDS, give_back_when_quiet, keep_freed_memory
@@ -58,18 +60,15 @@ def test_what_the_c_library_keeps_is_given_back() -> None:
 )
 async def test_it_is_given_back_once_when_work_has_ended(
     monkeypatch: pytest.MonkeyPatch,
-    autojump_clock: trio.testing.MockClock,
+    mock_clock: trio.testing.MockClock,
     seconds_used: list[float],
     times: int,
 ) -> None:
-    given: list[float] = []
-    used = iter([0.0, *(sum(seconds_used[: at + 1]) for at in range(len(seconds_used)))])
+    given: list[None] = []
+    used = iter([0.0, *itertools.accumulate(seconds_used)])
     monkeypatch.setattr(time, "process_time", lambda: next(used))
-
-    async def give(_: object) -> None:
-        given.append(trio.current_time())
-
-    monkeypatch.setattr(memory, "in_thread", give)
-    with trio.move_on_after((len(seconds_used) + 0.5) * QUIET_SECONDS):
-        await give_back_when_quiet()
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(None))
+    with jumps_when_idle(mock_clock):
+        with trio.move_on_after((len(seconds_used) + 0.5) * QUIET_SECONDS):
+            await give_back_when_quiet()
     assert len(given) == times
