@@ -19,6 +19,9 @@ from node.errors import NodeError
 from node.home import Home
 from protocol.verify import Code, verify_bundle
 
+LISTS = {"studies": "studies", "audit.show": "entries"}
+"""Operations that answer in pages, and the list in their answer."""
+
 RADMESH = [sys.executable, "-m", "node.cli"]
 START_SECONDS = 20.0
 
@@ -143,8 +146,11 @@ class Facility:
         on_progress: Callable[[dict[str, Any]], None] | None = None,
         **parameters: Any,
     ) -> dict[str, Any]:
-        """Run an operation, over the API or on the home."""
-        return call(self.home, operation, parameters, on_progress or (lambda _: None))
+        """Run an operation, over the API or on the home; of a list in pages all of them."""
+        listed = LISTS.get(operation, "")
+        return call(
+            self.home, operation, parameters, on_progress or (lambda _: None), listed=listed
+        )
 
     def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command as a person would."""
@@ -188,8 +194,7 @@ class Facility:
 
     def entries(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Entries of the audit log."""
-        found = call(self.home, "audit.show", {"type": kind}, listed="entries")
-        return list(found["entries"])
+        return list(self.call("audit.show", type=kind)["entries"])
 
     def check_log(self, directory: Path, name: str = "", code: Code = Code.OK) -> None:
         """Export the audit log to a new file and verify it as an auditor does."""
