@@ -22,6 +22,7 @@ from node.images.reading import ComparingReader, FileChanged
 from node.images.spool import LargeFile, Spool
 from node.images.spool_records import HEADER_BYTES, About, Record
 from node.images.store import BatchStore
+from node.phrases import count
 from protocol.log.entry import Event
 from protocol.recalls import meaning
 
@@ -263,7 +264,11 @@ def _say(report: "IngestReport") -> None:
     """What an operator should know of a packing; counts alone."""
     aside = len(report.conflicts) + len(report.quarantined)
     log.info(
-        "packed what arrived: %d new images, %d known", report.instances_new, report.instances_known
+        "packed what arrived: %s, %d known",
+        count(report.instances_new, "new image"),
+        report.instances_known,
     )
     if aside:
-        log.warning("%d images that arrived were put aside: see `radmesh quarantine list`", aside)
+        log.warning(
+            "put aside of what arrived: %s; see `radmesh quarantine list`", count(aside, "image")
+        )
