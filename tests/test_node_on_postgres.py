@@ -24,6 +24,7 @@ OWNERS = (
     "test_node_feeds.py",
     "test_node_feeds_model.py",
     "test_node_feeds_privacy.py",
+    "test_node_followed.py",
     "test_node_peers.py",
     "test_node_pending.py",
     "test_node_quarantine.py",
@@ -31,7 +32,6 @@ OWNERS = (
     "test_node_reconciling.py",
     "test_node_reports_forwarding.py",
     "test_node_shared_studies.py",
-    "test_node_studies.py",
     "test_node_transfers.py",
     "test_node_witness.py",
 )
