@@ -26,7 +26,7 @@ LEFT_OUT = {
     "test_node_contests::test_what_was_contested_before_this_release_is_told_at_start": _FILE,
     "test_node_effects::test_a_database_of_an_older_backup_follows_the_log": _FILE,
     "test_node_followed::test_it_ends_and_nothing_but_a_persons_fetch_begins_it_again": _FILE,
-    "test_node_followed::test_killed_at_every_commit_a_complete_fetch_is_followed_and_nothing_else": (
+    "test_node_followed::test_killed_at_every_commit_a_complete_fetch_is_followed_and_nothing_else": (  # noqa: E501
         _FILE
     ),
     "test_node_witness::test_a_kill_between_the_commit_and_the_answer_loses_the_answer_alone": (
