@@ -72,3 +72,14 @@ async def test_it_is_given_back_once_when_work_has_ended(
         with trio.move_on_after((len(seconds_used) + 0.5) * QUIET_SECONDS):
             await give_back_when_quiet()
     assert len(given) == times
+
+
+def test_what_is_loaded_is_out_of_the_collectors_way() -> None:
+    code = (
+        "import gc, node.app; from node.memory import spare_collector; spare_collector();"
+        "print(gc.get_freeze_count(), len(gc.get_objects()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    frozen, left = map(int, done.stdout.split())
+    assert frozen > 20_000
+    assert left < frozen / 10

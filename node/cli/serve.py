@@ -80,12 +80,14 @@ async def _serve(node: "Node") -> None:
     import trio
 
     from node.api.server import serve_api
+    from node.memory import spare_collector
     from node.serving import serving
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
             async with serving(node) as running:
+                spare_collector()
                 await serve_api(
                     node,
                     running,
