@@ -391,3 +391,15 @@ def test_what_would_be_erased_is_said_before_it_is(tmp_path: Path) -> None:
     found = log.evidence.erasures.find("study", STUDY, log.size - 2)
     assert (found.openings, found.entries) == (3, 2)
     log.close()
+
+
+def test_one_person_is_erased_and_no_other(tmp_path: Path) -> None:
+    log = _log(tmp_path)
+    for name in ("anna", "bert", "anna2"):
+        log.append(Event(type="shared", subjects=(("study", OTHER), ("person", name))))
+    erase(log, "person", "anna", _forget)
+    left = _opened(log)
+    assert "anna" not in left
+    assert {"bert", "anna2"} <= set(left)
+    assert left.count(OTHER) == 5
+    log.close()
