@@ -58,6 +58,7 @@ class Presence:
         )
         self.links = Links(self.network, self._targets, node.clock.now)
         self._peers = node.peers
+        self._find_peer = node.find_peer
         self._clock = node.clock
         self._meet = meet
         self._left = left
@@ -95,10 +96,8 @@ class Presence:
 
     def trusted_peer(self, facility_key: bytes) -> Peer | None:
         """The peer with a facility key, unless its trust was revoked."""
-        for peer in self._peers.store.peers:
-            if peer.facility_key == facility_key and peer.revoked is None:
-                return peer
-        return None
+        peer = self._find_peer(facility_key)
+        return peer if peer is not None and peer.revoked is None else None
 
     def peer_to_ask(self, facility_key: bytes) -> Peer | None:
         """As `trusted_peer`, unless trust has ended by its date."""

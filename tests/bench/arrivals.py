@@ -49,6 +49,7 @@ def _ingest(node: Node, files: Sequence[Path]) -> None:
         store=node.store,
         quarantine=node.home.quarantine_path,
         audit=node.audit.append,
+        now=node.clock.now,
     )
 
 

@@ -20,11 +20,12 @@ import msgpack
 import zstandard
 
 from protocol import limits, messages, wire
-from protocol.encoding import Encoding, compress
+from protocol.encoding import Encoding
 from protocol.encoding import decode_untrusted as decode_batch
 from protocol.errors import RemoteProtocolError
 from protocol.manifest import BatchEntry, Counts, InstanceEntry, Manifest, SeriesEntry
 from protocol.pixels import Predictor
+from protocol.zstd import compress
 
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 TICK_SECONDS = 0.001
