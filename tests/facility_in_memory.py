@@ -14,6 +14,7 @@ from test_node_gathering import stream_pair
 from keys.card import Card, issue_card
 from keys.identity import KeyPair
 from keys.trust import Peer
+from node import parts
 from node.app import Node
 from node.catalog.catalog import LOCAL
 from node.clock import Clock
@@ -84,42 +85,15 @@ def entries(node: Node, *kinds: str) -> list[dict[str, Any]]:
     return [entry for entry in found if not kinds or entry["type"] in kinds]
 
 
-def announcer_of(node: Node) -> Announcer:
-    """The announcer as a serving node has it."""
-    return Announcer(
-        key=node.keys.node,
-        peers=node.peers,
-        feeds=node.feeds,
-        recalls=node.recalls,
-        append=node.audit.append,
-        clock=node.clock,
-        budgets=node.budgets,
-    )
-
-
 def sender_of(node: Node) -> Sender:
     """The sender as a serving node has it."""
-    return Sender(
-        key=node.keys.node,
-        own_facility=node.card.facility_key,
-        peers=node.peers,
-        catalog=node.catalog,
-        store=node.store,
-        append=node.audit.append_many,
-        add_receipt=node.audit.add_receipt,
-        transfers=node.transfers,
-        line=Line(),
-        in_doubt=lambda: False,
-        clock=node.clock,
-        budgets=node.budgets,
-        refusals=node.refusals,
-    )
+    return parts.sender_of(node, Line(), node.audit.add_receipt)
 
 
 def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> list[Record]:
     """What the real announcer tells a new subscriber until it has nothing more to say."""
     found: list[Record] = []
-    speaker = announcer or announcer_of(node)
+    speaker = announcer or parts.announcer_of(node)
 
     async def main() -> None:
         ours, theirs = stream_pair(node.keys.node.public, other.node.public)

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 from clocks_made import MadeClock, jumps_when_idle
-from facility_in_memory import Other, announcer_of, entries, publish_study
+from facility_in_memory import Other, entries, publish_study
 from test_node_gathering import stream_pair
 from test_node_setbacks import _share as share
 
@@ -18,6 +18,7 @@ from node.app import Node
 from node.home import Home
 from node.network.messaging import MessageStream
 from node.network.streams import PeerStream, PeerTimeout, StreamLost
+from node.parts import announcer_of
 from node.sharing.announcer import NO_ROOM_SECONDS, Announcer
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode

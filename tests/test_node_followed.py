@@ -7,7 +7,7 @@ import exchange_pair
 import pytest
 import trio
 from clocks_made import MadeClock
-from facility_in_memory import Other, announcer_of, publish_study
+from facility_in_memory import Other, publish_study
 from killed import killed_at_commit
 from test_node_fsck import kinds
 
@@ -17,6 +17,7 @@ from node.catalog.patients import Described
 from node.dicom.headers import StudyAttributes
 from node.fsck.check import check_home
 from node.home import Home
+from node.parts import announcer_of
 from node.transfer.followed import (
     FOLLOW_SECONDS,
     FOLLOW_UPS_A_DAY,

@@ -18,10 +18,10 @@ from node.api.server import ALIVE_SECONDS, _Progress
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
+from node.parts import fetcher_of
 from node.transfer import fetching
 from node.transfer.attempts import Reach
 from node.transfer.fetching import GIVE_UP_SECONDS, PATIENCE_SECONDS, Fetcher
-from node.transfer.gathering import Shelves
 from node.transfer.incoming import KEEP_SECONDS
 from node.transfer.transfers import STILL_SECONDS, Transfer, TransferState
 
@@ -113,26 +113,16 @@ async def _never(_: bytes) -> Any:
 def _fetcher(node: Node) -> Fetcher:
     """A fetcher whose peers never come."""
     receiver: Any = None
-    return Fetcher(
-        receiver=receiver,
-        shelves=Shelves(
-            catalog=node.catalog,
-            incoming=node.incoming,
-            append=node.audit.append_many,
-            transfers=node.transfers,
-            free_bytes=node.free_bytes,
-        ),
-        peers=node.peers,
-        feeds=node.feeds,
-        reach=Reach(
+    return fetcher_of(
+        node,
+        receiver,
+        Reach(
             find=node.find_peer,
             open_stream=_never,
             wait_connected=_never,
             is_connected=lambda key: False,
             why_away=lambda peer: "the peer hung up: it may not trust this node yet",
         ),
-        clock=node.clock,
-        index=node.exchanges,
     )
 
 

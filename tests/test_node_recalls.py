@@ -6,7 +6,7 @@ from pathlib import Path
 import exchange_pair
 import pytest
 import trio
-from facility_in_memory import Other, announcer_of, entries, publish_study
+from facility_in_memory import Other, entries, publish_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +15,7 @@ from node.app import Node
 from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
 from node.home import Home
+from node.parts import announcer_of
 from node.transfer.transfers import TransferState
 from protocol.feed import Subscription
 from protocol.messages import Announcement, Record, decode_untrusted, encode

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 from clocks_made import jumps_when_idle
-from facility_in_memory import Other, announcer_of, entries, told_to
+from facility_in_memory import Other, entries, told_to
 from hypothesis import given
 from hypothesis import strategies as st
 from test_node_gathering import stream_pair
@@ -16,6 +16,7 @@ from node.clock import SYSTEM_CLOCK
 from node.home import Home
 from node.network.messaging import MessageStream
 from node.network.network import StreamLost
+from node.parts import announcer_of
 from node.sharing.announcer import Announcer
 from node.sharing.setbacks import (
     FIRST_PAUSE_SECONDS,
