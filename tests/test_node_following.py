@@ -1,13 +1,16 @@
 """When a study that grows at its source is fetched again, and when not."""
 
 import contextlib
+import random
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trio
+import trio.testing
 from clocks_made import MadeClock, jumps_when_idle
 from facility_in_memory import entries, publish_study, sender_of
 from test_node_followed import NORTH, STUDY, fetched, hear, record, root
@@ -210,6 +213,35 @@ async def test_what_is_withdrawn_meanwhile_waits_for_no_room(
         await run.hear(4, "withdrawn")
         await trio.sleep(2 * LOOK_SECONDS)
         assert run.follower.without_room() == []
+
+
+@pytest.mark.parametrize("begin", [1024 - random.Random(n).uniform(0, 300) for n in range(50)])
+def test_it_looks_once_in_each_interval_whenever_it_began(begin: float) -> None:
+    """Also where a sum of moments is rounded: a simulated clock stands still while it spins."""
+    looks: list[float] = []
+
+    async def look() -> None:
+        looks.append(trio.current_time())
+        assert len(looks) < 10
+
+    async def main() -> None:
+        clock.jump(begin)
+        follower = Follower(
+            followed=Mock(),
+            fetcher=Mock(),
+            transfers=Mock(),
+            find=Mock(),
+            free_bytes=Mock(),
+            in_doubt=Mock(),
+        )
+        follower._heard = {}
+        follower._look = look  # type: ignore[method-assign]
+        with trio.move_on_after(3.5 * LOOK_SECONDS):
+            await follower.run()
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(main, clock=clock)
+    assert len(looks) == 4
 
 
 @pytest.mark.parametrize("why", ["in_doubt", "is_trusted"])

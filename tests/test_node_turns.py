@@ -1,5 +1,6 @@
 """Whose turn it is: a decision without clock or tasks, and properties over random schedules."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -156,3 +157,18 @@ def test_nobody_starves_and_equals_share(
                 written[id(place)] for place in places if (place.link, place.stat) == (link, stat)
             ]
             assert not turns_of or max(turns_of) - min(turns_of) <= max(2, now / TRICKLE_SECONDS)
+
+
+def test_at_the_moment_that_it_names_the_answer_is_another() -> None:
+    """Or a sender would look again at once, for ever where a clock stands still meanwhile."""
+    chance = random.Random(1)
+    # The sum has a bit less behind the point than what it is a sum of.
+    for asked in (1024 - chance.uniform(0, STAT_GRACE_SECONDS) for _ in range(100)):
+        turns = Turns()
+        _begin(turns, SOUTH, asked)
+        second = _waiting(turns, SOUTH, asked)
+        assert turns.try_begin(second, turns.look_again_at(second, asked))
+        urgent = turns.enter(NORTH, stat=True, now=asked)
+        third = _waiting(turns, b"east", asked)
+        assert turns.try_begin(third, turns.look_again_at(third, asked))
+        turns.leave(urgent)

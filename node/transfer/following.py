@@ -112,7 +112,7 @@ class Follower:
         looked = trio.current_time()
         while True:
             self._poked = trio.Event()
-            if trio.current_time() - looked >= LOOK_SECONDS or self._heard is None:
+            if trio.current_time() >= looked + LOOK_SECONDS or self._heard is None:
                 self._heard, looked = None, trio.current_time()
             try:
                 await self._look()
@@ -120,14 +120,16 @@ class Follower:
                 self._heard = None
                 log.error("what has grown at its source cannot be fetched: %s", error.message)
                 await trio.sleep(QUIET_SECONDS)
-            with trio.move_on_after(self._pause(looked)):
+            # A moment, not a pause: a pause that was rounded down ends before its moment has
+            # come, and then the next one is nothing.
+            with trio.move_on_at(self._next(looked)):
                 await self._poked.wait()
 
-    def _pause(self, looked: float) -> float:
+    def _next(self, looked: float) -> float:
         now = trio.current_time()
         # What is due already waits for a place, or for room: both are told, or looked for.
         due = [one.due for one in self._waiting.values() if one.due > now]
-        return max(0.0, min([*due, looked + LOOK_SECONDS]) - now)
+        return min([*due, looked + LOOK_SECONDS])
 
     async def _look(self) -> None:
         heard, self._heard = self._heard, {}

@@ -75,7 +75,7 @@ class Turns:
 
     def try_begin(self, place: Place, now: float) -> bool:
         """Begin its turn, if it may now."""
-        place.trickles = now - place.asked_at >= TRICKLE_SECONDS
+        place.trickles = now >= place.asked_at + TRICKLE_SECONDS
         if not (place.trickles or self._may_begin(place, now)):
             return False
         place.state = _State.WRITING
@@ -138,6 +138,6 @@ class Turns:
                     if other.link == link:
                         return True
                 case _:
-                    if now - other.moved_at < STAT_GRACE_SECONDS:
+                    if now < other.moved_at + STAT_GRACE_SECONDS:
                         return True
         return False

@@ -177,19 +177,23 @@ class Witnessing:
                 await self.round()
             except NodeError as error:
                 log.error("our log cannot be cosigned now: %s", error.message)
-            with trio.move_on_after(self._pause(trio.current_time())):
+            # Moments, not pauses: a rounded pause may end before its moment has come.
+            with trio.move_on_at(self._next(trio.current_time())):
                 await self._poked.wait()
 
-    def _pause(self, now: float) -> float:
-        beat = self._last_change[1] + self._settings.heartbeat_seconds - now
-        return max(0.0, min(float(self._settings.witness_seconds), beat))
+    def _next(self, now: float) -> float:
+        return min(now + self._settings.witness_seconds, self._next_beat)
+
+    @property
+    def _next_beat(self) -> float:
+        return self._last_change[1] + self._settings.heartbeat_seconds
 
     def _beat(self, now: float) -> None:
         """Log that nothing happened, when nothing has for long enough."""
-        size, since = self._last_change
+        size = self._last_change[0]
         if self._audit.size != size:
             self._last_change = (self._audit.size, now)
-        elif now - since >= self._settings.heartbeat_seconds:
+        elif now >= self._next_beat:
             self._last_change = (size, now)
             if self._audit.halt.reason is None:
                 self._audit.append(Event(type="checkpoint-heartbeat"))
