@@ -31,11 +31,14 @@ INTEROP_FILES := tests/interop/package.json tests/interop/package-lock.json
 # Slow tests run in CI and in `make test-all`; in CI also with js-libp2p, where npm is, and on
 # PostgreSQL, where it is or can be installed.
 ifneq ($(CI),)
-PYTEST_MARKS :=
 IN_CI := postgres $(if $(shell command -v npm 2>/dev/null),interop)
-else
-PYTEST_MARKS := -m "not slow"
 endif
+
+PYTEST := $(BIN)/python -m pytest
+# The quick tests share the processors. The slow ones run one by one: many of them wait for real
+# processes, by the clock of the machine.
+QUICK_TESTS := $(PYTEST) -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
+SLOW_TESTS := $(PYTEST) -m slow
 
 .PHONY: setup demo check test test-all wheel postgres interop oracles mutants bench lock clean
 
@@ -66,8 +69,9 @@ check: setup
 	$(BIN)/lint-imports --no-logo
 
 test: check $(IN_CI)
-	$(BIN)/python -m pytest $(PYTEST_MARKS)
+	$(QUICK_TESTS)
 ifneq ($(CI),)
+	$(SLOW_TESTS)
 	@if $(ORACLE_PYTHON) -c 'pass' 2>/dev/null; then \
 		$(MAKE) --no-print-directory oracles; \
 	else \
@@ -76,7 +80,8 @@ ifneq ($(CI),)
 endif
 
 test-all: check
-	$(BIN)/python -m pytest
+	$(QUICK_TESTS)
+	$(SLOW_TESTS)
 
 oracles:
 	@$(MAKE) --no-print-directory setup PYTHON=$(ORACLE_PYTHON) VENV=$(ORACLES)
