@@ -11,7 +11,7 @@ from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study, sender_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_node_gathering import stream_pair
+from streams_made import stream_pair
 
 from keys.peer import Peer
 from node.app import Node

@@ -13,8 +13,8 @@ import trio
 import trio.testing
 from clocks_made import MadeClock, jumps_when_idle
 from facility_in_memory import entries, publish_study, sender_of
+from streams_made import stream_pair
 from test_node_followed import NORTH, STUDY, fetched, hear, record, root
-from test_node_gathering import stream_pair
 from test_node_patience import _fetcher
 from two_in_memory import TwoNodes, two_nodes
 

@@ -11,7 +11,6 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import blake3
@@ -20,9 +19,10 @@ import pytest
 import trio
 from exchange_pair import SmallStudy
 from faulty_disk import FaultyDisk
+from gathering_made import part10
 from node_home import ImageHome
-from studies_made import make_instance, make_study
-from test_node_gathering import Source, World
+from sources_made import Source, World
+from studies_made import make_study
 
 from node.app import Node
 from node.catalog.catalog import Catalog
@@ -363,10 +363,10 @@ class Told(Source):
         self._end: SourceTransfer | None = None
         self._order: list[tuple[int, int]] = []
 
-    async def _send(self, end: SourceTransfer, stream: PeerStream, index: int) -> None:
+    async def send(self, end: SourceTransfer, stream: PeerStream, index: int) -> None:
         if end is not self._end:
             self._end, self._order = end, []
-        await super()._send(end, stream, index)
+        await super().send(end, stream, index)
         self._order.append((index, len(end.seal_batch(index, self.study.encoded[index]))))
 
     def credited(self) -> dict[bytes, bytes]:
@@ -381,12 +381,6 @@ class Told(Source):
                 break
             found[self.study.manifest.batches[index].digest] = self.study.encoded[index]
         return found
-
-
-def part10(number: int, rows: int) -> bytes:
-    buffer = BytesIO()
-    make_instance(exchange_pair.STUDY, number, rows=rows).save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 from facility_in_memory import sender_of
-from test_node_gathering import stream_pair
+from streams_made import stream_pair
 
 from node.app import Node
 from node.home import Home
