@@ -9,6 +9,7 @@ from pathlib import Path
 from studies_made import make_study
 
 from node.app import Node
+from node.fsck.check import Report
 from node.home import Home
 from node.images.ingest import ingest
 from protocol.log.entry import Event
@@ -71,6 +72,11 @@ def take(node: Node, *paths: Path, shared: bool = True) -> None:
         now=node.clock.now,
         shared=shared,
     )
+
+
+def kinds(report: Report) -> set[str]:
+    """The kinds of what a check found."""
+    return {one.kind for one in report.findings}
 
 
 def make_home(directory: Path) -> Made:

@@ -22,6 +22,8 @@ from node.dicom.studies import read_header
 from node.network.messaging import MessageStream
 from node.network.network import StreamLost
 from node.sharing.announcer import Announcer
+from node.transfer.attempts import Reach
+from node.transfer.fetching import Fetcher
 from node.transfer.line import Line
 from node.transfer.sending import Sender
 from protocol import encoding, messages
@@ -99,6 +101,26 @@ def entries(node: Node, *kinds: str) -> list[dict[str, Any]]:
 def sender_of(node: Node) -> Sender:
     """The sender as a serving node has it."""
     return parts.sender_of(node, Line(), node.audit.add_receipt)
+
+
+async def _never(_: bytes) -> Any:
+    await trio.sleep_forever()
+
+
+def waiting_fetcher(node: Node) -> Fetcher:
+    """A fetcher whose peers never come."""
+    receiver: Any = None
+    return parts.fetcher_of(
+        node,
+        receiver,
+        Reach(
+            find=node.find_peer,
+            open_stream=_never,
+            wait_connected=_never,
+            is_connected=lambda key: False,
+            why_away=lambda peer: "the peer hung up: it may not trust this node yet",
+        ),
+    )
 
 
 def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> list[Record]:
