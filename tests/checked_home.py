@@ -12,6 +12,7 @@ from node.app import Node
 from node.fsck.check import Report
 from node.home import Home
 from node.images.ingest import ingest
+from node.images.ingest_report import IngestReport
 from protocol.log.entry import Event
 
 RECEIPT = b"a receipt that both have signed"
@@ -61,9 +62,9 @@ class Made:
         return [self.path / "store" / d.hex()[:2] / d.hex() for (d,) in digests]
 
 
-def take(node: Node, *paths: Path, shared: bool = True) -> None:
+def take(node: Node, *paths: Path, shared: bool = True) -> IngestReport:
     """Take images into a node that does not run."""
-    ingest(
+    return ingest(
         paths,
         catalog=node.catalog,
         store=node.store,
