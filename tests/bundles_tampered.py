@@ -31,6 +31,7 @@ from bundles_made import (
 from keys.card import parse_card_untrusted
 from keys.fingerprint import fingerprint
 from protocol.log.entry import Event
+from protocol.verify import Code
 
 
 def untouched():
@@ -327,3 +328,63 @@ def rotation_by_a_stranger_with_his_card():
     card = log.card_with(NEXT_LOG, facility=STRANGER)
     log.change_key(NEXT_LOG, card=card, signers={"facility": STRANGER})
     return fill(log, range(8, 12)).sign(), {}, None
+
+
+CASES = {
+    "00": (untouched, Code.OK),
+    "01": (bit_flipped, Code.ROOT_MISMATCH),
+    "02": (field_changed, Code.ROOT_MISMATCH),
+    "03": (removed, Code.ENTRY_INDEX),
+    "04": (inserted, Code.ENTRY_INDEX),
+    "05": (swapped, Code.ENTRY_INDEX),
+    "06": (removed_and_renumbered, Code.ROOT_MISMATCH),
+    "07": (tail_cut, Code.TRUNCATED),
+    "08": (tail_cut_against_pin, Code.TRUNCATED_VS_PIN),
+    "09": (tail_cut_against_receipt, Code.RECEIPT_NOT_LOGGED),
+    "10": (unsigned_tail, Code.UNSIGNED_TAIL),
+    "11": (torn_last_entry, Code.ENTRY_PARSE),
+    "12": (rebuilt_against_quorum, Code.QUORUM),
+    "13a": (rebuilt_against_pin, Code.FORK_VS_PIN),
+    "13b": (rebuilt_against_receipt, Code.RECEIPT_NOT_LOGGED),
+    "13c": (rebuilt_with_nothing_from_outside, Code.OK),
+    "13d": (extended_and_not_yet_cosigned, Code.QUORUM),
+    "14": (history_rewritten_with_newer_key, Code.KEY_CHAIN),
+    "15": (old_size_signed_by_newer_key, Code.CP_BAD),
+    "16": (equivocation, Code.FORK),
+    "17": (rewritten_against_quorum, Code.QUORUM),
+    "18": (rewritten_against_pin, Code.FORK_VS_PIN),
+    "19": (rewritten_with_nothing_from_outside, Code.OK),
+    "20": (signed_by_stranger, Code.CP_BAD),
+    "21": (checkpoint_of_another_log, Code.CP_ORIGIN),
+    "22": (signature_flipped, Code.CP_BAD),
+    "23": (cosigned_at_another_time, Code.CP_BAD),
+    "24": (cosignatures_stripped, Code.QUORUM),
+    "25": (rotation_without_old_key, Code.KEY_CHAIN),
+    "26": (rotation_by_a_stranger, Code.KEY_CHAIN),
+    "27": (another_facility_key, Code.KEY_CHAIN),
+    "28": (receipt_changed, Code.RECEIPT_SIG),
+    "29": (receipt_by_unknown_key, Code.RECEIPT_UNKNOWN_KEY),
+    "30": (receipt_not_logged, Code.RECEIPT_NOT_LOGGED),
+    "31": (clock_set_back, Code.TIME_BACKWARDS),
+    "32": (not_canonical, Code.ENTRY_NOT_CANONICAL),
+    "33": (another_genesis, Code.GENESIS),
+    "34": (no_entries, Code.GENESIS),
+    # The same attacks, made another way.
+    "12 with cosignatures of the true log": (
+        rebuilt_with_old_cosignatures,
+        Code.CP_BAD,
+    ),
+    "14 with a rotation entry that fits": (
+        history_rewritten_and_handed_over_anew,
+        Code.KEY_CHAIN,
+    ),
+    "14 without a rotation entry": (
+        history_rewritten_without_a_rotation,
+        Code.KEY_CHAIN,
+    ),
+    "26 with a card of his own": (
+        rotation_by_a_stranger_with_his_card,
+        Code.KEY_CHAIN,
+    ),
+}
+"""By the number of the case: what makes it, and the verdict of the verifier."""

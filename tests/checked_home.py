@@ -9,8 +9,10 @@ from pathlib import Path
 from studies_made import make_study
 
 from node.app import Node
+from node.fsck.check import Report
 from node.home import Home
 from node.images.ingest import ingest
+from node.images.ingest_report import IngestReport
 from protocol.log.entry import Event
 
 RECEIPT = b"a receipt that both have signed"
@@ -60,9 +62,9 @@ class Made:
         return [self.path / "store" / d.hex()[:2] / d.hex() for (d,) in digests]
 
 
-def take(node: Node, *paths: Path, shared: bool = True) -> None:
+def take(node: Node, *paths: Path, shared: bool = True) -> IngestReport:
     """Take images into a node that does not run."""
-    ingest(
+    return ingest(
         paths,
         catalog=node.catalog,
         store=node.store,
@@ -71,6 +73,11 @@ def take(node: Node, *paths: Path, shared: bool = True) -> None:
         now=node.clock.now,
         shared=shared,
     )
+
+
+def kinds(report: Report) -> set[str]:
+    """The kinds of what a check found."""
+    return {one.kind for one in report.findings}
 
 
 def make_home(directory: Path) -> Made:

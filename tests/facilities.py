@@ -225,3 +225,28 @@ def two_facilities(
             if facility.process is not None:
                 facility.process.kill()
                 facility.process.wait()
+
+
+def _configure(facility: Facility, **audit: int) -> None:
+    """Write settings of the audit log."""
+    lines = "".join(f"{name} = {value}\n" for name, value in audit.items())
+    text = facility.home.config_path.read_text()
+    facility.home.config_path.write_text(f"{text}\n[audit]\n{lines}")
+
+
+@contextlib.contextmanager
+def mesh(directory: Path, *names: str, **audit: int) -> Iterator[list[Facility]]:
+    """Facilities that all trust and witness each other, not started."""
+    everybody = [Facility(directory, name) for name in names]
+    for one in everybody:
+        _configure(one, **{"witness_seconds": 1, **audit})
+        for other in everybody:
+            if other is not one:
+                one.trust(other, "see", "fetch", "witness")
+    try:
+        yield everybody
+    finally:
+        for one in everybody:
+            if one.process is not None:
+                one.process.kill()
+                one.process.wait()

@@ -8,8 +8,8 @@ from typing import Any
 import exchange_pair
 import trio
 from clocks_made import jumps_when_idle
+from streams_made import stream_pair
 from studies_made import make_instance
-from test_node_gathering import stream_pair
 
 from keys.card import Card, issue_card
 from keys.identity import KeyPair
@@ -22,6 +22,8 @@ from node.dicom.studies import read_header
 from node.network.messaging import MessageStream
 from node.network.network import StreamLost
 from node.sharing.announcer import Announcer
+from node.transfer.attempts import Reach
+from node.transfer.fetching import Fetcher
 from node.transfer.line import Line
 from node.transfer.sending import Sender
 from protocol import encoding, messages
@@ -79,6 +81,17 @@ def publish_study(node: Node, study: str = exchange_pair.STUDY, instances: int =
     return exchange_pair.STUDY
 
 
+def share_row(node: Node, study: str, date: str = "") -> None:
+    """A shared study as an ingest of an older release may have left it."""
+    with node.database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO studies VALUES (?,'','','','','','',?,'','','','',1,'local',0,1,"
+            "zeroblob(32),1,1,10,10,'CT','','')",
+            (study, date),
+        )
+    node.feeds.study_changed(study)
+
+
 def entries(node: Node, *kinds: str) -> list[dict[str, Any]]:
     """Entries of the log of these types, or all."""
     found = [json.loads(entry) for entry in node.audit.entries()]
@@ -88,6 +101,26 @@ def entries(node: Node, *kinds: str) -> list[dict[str, Any]]:
 def sender_of(node: Node) -> Sender:
     """The sender as a serving node has it."""
     return parts.sender_of(node, Line(), node.audit.add_receipt)
+
+
+async def _never(_: bytes) -> Any:
+    await trio.sleep_forever()
+
+
+def waiting_fetcher(node: Node) -> Fetcher:
+    """A fetcher whose peers never come."""
+    receiver: Any = None
+    return parts.fetcher_of(
+        node,
+        receiver,
+        Reach(
+            find=node.find_peer,
+            open_stream=_never,
+            wait_connected=_never,
+            is_connected=lambda key: False,
+            why_away=lambda peer: "the peer hung up: it may not trust this node yet",
+        ),
+    )
 
 
 def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> list[Record]:
@@ -119,6 +152,11 @@ def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> lis
     with jumps_when_idle(clock):
         trio.run(main, clock=clock)
     return found
+
+
+def available(records: list[Record]) -> set[str]:
+    """The studies (UIDs) that somebody is told are there."""
+    return {record.study for record in records if record.kind != "withdrawn"}
 
 
 def clock_of(node: Node) -> Clock:

@@ -1,11 +1,13 @@
 """A `Gathering` on a disk of a test, without sources: the test hands it what came."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
 from pathlib import Path
 
+import trio
+import trio.testing
 from exchange_pair import STUDY, SmallStudy
 from logs_made import FACILITY
 from node_home import ImageHome
@@ -96,9 +98,11 @@ def opened_place(directory: Path) -> Iterator[Place]:
     home.close()
 
 
-def part10(number: int, rows: int = 16) -> bytes:
+def part10(number: int, rows: int = 16, series: str = "") -> bytes:
+    """A small instance of the study, as a file."""
     buffer = BytesIO()
-    make_instance(STUDY, number, rows=rows).save_as(buffer, enforce_file_format=True)
+    instance = make_instance(STUDY, number, rows=rows, series=series)
+    instance.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
 
 
@@ -111,3 +115,21 @@ def take(gathering: Gathering, study: SmallStudy, order: Sequence[int]) -> None:
 def arrived(gathering: Gathering, member: Member, study: SmallStudy) -> None:
     for index, entry in enumerate(study.manifest.batches):
         gathering.stored(member, index, entry)
+
+
+@asynccontextmanager
+async def wakes(gathering: Gathering) -> AsyncIterator[None]:
+    """What is done in here wakes those who wait for a change, and they slept until then."""
+    woken = trio.Event()
+
+    async def wait() -> None:
+        await gathering.wait_change()
+        woken.set()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not woken.is_set()
+            yield
+            await woken.wait()

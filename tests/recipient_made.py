@@ -6,7 +6,7 @@ from typing import Any
 import exchange_pair
 import trio
 from facility_in_memory import Other, sender_of
-from test_node_gathering import stream_pair
+from streams_made import stream_pair
 
 from node.app import Node
 from node.network.streams import PeerStream, StreamLost

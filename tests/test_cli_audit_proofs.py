@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import second_log as second
-from facilities import wait_until
+from facilities import mesh, wait_until
 from studies_made import make_study
 from terminal import Terminal, images, north, terminal
-from test_node_witnessing import mesh
 
 from node.errors import ExitCode
 from protocol.log.proof import parse_proof_untrusted

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bundles_lossy import lossy
 from bundles_made import COSIGNERS, FACILITY, witnessed
-from test_protocol_verify_losses import lossy
 
 from keys.fingerprint import fingerprint
 from node.cli.main import main

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from grants_made import CARD, CT_ONLY, LATER, NOW, SHARED, SOUTH, STUDY, card_of
 
-from keys.card import Card, issue_card
 from keys.grants import (
     ACTIONS,
     ALLOW,
@@ -16,7 +16,6 @@ from keys.grants import (
     Answer,
     Approval,
     Ask,
-    Facts,
     No,
     Request,
     Rule,
@@ -28,36 +27,12 @@ from keys.grants import (
     rules_of,
     tells_apart,
 )
-from keys.identity import KeyPair
-from keys.peer import GRANTS, Peer
+from keys.peer import GRANTS
 from keys.trust import TrustStore
-
-NOW = 1_790_000_000
-LATER = NOW + 10_000
-STUDY = "1.2.3"
 
 NT, NG, PU, LI, NS = Why.NOT_TRUSTED, Why.NOT_GRANTED, Why.PURPOSE, Why.LIMIT, Why.NOT_SHARED
 
 
-def _card(name: str, node_key: bytes = b"") -> Card:
-    keys = KeyPair.from_seed(name.encode().ljust(32))
-    return issue_card(
-        keys,
-        name=name,
-        node_key=node_key or keys.sign_raw(b"node")[:32],
-        log_key=keys.sign_raw(b"log")[:32],
-        witness_key=keys.sign_raw(b"witness")[:32],
-        addresses=(),
-        serial=1,
-        issued=NOW - 60,
-        expires=LATER,
-    )
-
-
-CARD = _card("South")
-SOUTH = Peer(CARD.facility_key, "South", CARD)
-
-SHARED = Facts(study_uid=STUDY, state="shared", modalities=("CT",), study_date="20260101")
 STATES = {
     "shared": SHARED,
     "withheld": replace(SHARED, state="withheld"),
@@ -231,7 +206,7 @@ def test_every_grant_allows_something_and_everything_has_its_grant() -> None:
 
 def test_a_key_that_two_claim_speaks_for_the_first_and_the_other_gets_nothing_by_it() -> None:
     south = replace(SOUTH, grants=frozenset({"see", "fetch"}))
-    card = _card("East", CARD.node_key)
+    card = card_of("East", CARD.node_key)
     east = replace(south, facility_key=card.facility_key, card=card, claimed={CARD.node_key: 1})
     store = TrustStore([south, east], bytes(32))
     for peer, expected in ((south, Yes), (east, NT)):
@@ -247,7 +222,6 @@ def test_a_key_that_two_claim_speaks_for_the_first_and_the_other_gets_nothing_by
 
 SEE = Rule("the grant see", "see")
 FETCH = Rule("the grant fetch", "fetch")
-CT_ONLY = {"modality": ["CT"]}
 RESEARCH = frozenset({"research"})
 ONE, TWO, FIVE = {"studies": 1}, {"studies": 2}, {"bytes": 5}
 TREATMENT = Request(speaks=True, purpose="treatment")

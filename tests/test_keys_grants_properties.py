@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from grants_made import CT_ONLY, NOW, SHARED, SOUTH, STUDY
 from hypothesis import given
 from hypothesis import strategies as st
-from test_keys_grants import CT_ONLY, NOW, SHARED, SOUTH, STUDY
 
 from keys.grants import (
     ACTIONS,

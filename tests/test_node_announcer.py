@@ -8,9 +8,8 @@ import pytest
 import trio
 import trio.testing
 from clocks_made import MadeClock, jumps_when_idle
-from facility_in_memory import Other, entries, publish_study
-from test_node_gathering import stream_pair
-from test_node_setbacks import _share as share
+from facility_in_memory import Other, entries, publish_study, share_row
+from streams_made import stream_pair
 
 from keys.identity import KeyPair
 from keys.trust import Peer
@@ -301,7 +300,7 @@ async def test_news_are_told_as_they_come_and_nothing_twice(
         assert (first.recipient, first.reset) == (SOUTH.node.public, True)
         assert first.time == north.clock.now_ms()
         assert len(first.records) == 1
-        await trio.to_thread.run_sync(share, north, "1.2.50")
+        await trio.to_thread.run_sync(share_row, north, "1.2.50")
         announcer.announce()
         second = await subscriber.hear()
         assert second is not None
@@ -309,7 +308,7 @@ async def test_news_are_told_as_they_come_and_nothing_twice(
         assert second.cursor > first.cursor
     # Who stands where the feed stands is told nothing but that we are here.
     async with _subscribed(north, announcer, second.epoch, second.cursor) as subscriber:
-        await trio.to_thread.run_sync(share, north, "1.2.51")
+        await trio.to_thread.run_sync(share_row, north, "1.2.51")
         announcer.announce()
         third = await subscriber.hear()
         assert third is not None
@@ -321,7 +320,7 @@ async def test_another_key_signs_from_then_on(north: Node, south: Peer) -> None:
     async with _subscribed(north, announcer) as subscriber:
         assert await subscriber.hear() is not None
         announcer.use_key(NEW_KEY)
-        await trio.to_thread.run_sync(share, north, "1.2.50")
+        await trio.to_thread.run_sync(share_row, north, "1.2.50")
         announcer.announce()
         said = await subscriber.hear(NEW_KEY.public)
         assert said is not None
@@ -357,7 +356,7 @@ async def test_a_subscription_ends_with_its_stream_and_is_told_no_more(
         assert await subscriber.hear() is not None
         await subscriber.theirs.reset()
         await subscriber.over.wait()
-        await trio.to_thread.run_sync(share, north, "1.2.50")
+        await trio.to_thread.run_sync(share_row, north, "1.2.50")
         announcer.announce()
         await trio.testing.wait_all_tasks_blocked()
     assert not entries(north, "announced"), "nobody reads it, so nobody was told"
@@ -400,7 +399,7 @@ async def test_a_second_subscription_ends_the_first(north: Node, south: Peer) ->
         async with _subscribed(north, announcer) as second:
             await first.over.wait()
             assert await second.hear() is not None
-            await trio.to_thread.run_sync(share, north, "1.2.50")
+            await trio.to_thread.run_sync(share_row, north, "1.2.50")
             announcer.announce()
             assert await second.hear() is not None
             assert not second.over.is_set()
@@ -438,7 +437,7 @@ async def test_subscriptions_beyond_their_budget_wait(
 async def test_what_is_withdrawn_is_told_and_counted_apart(north: Node, south: Peer) -> None:
     announcer = announcer_of(north)
     study = publish_study(north, instances=1)
-    await trio.to_thread.run_sync(share, north, "1.2.50")
+    await trio.to_thread.run_sync(share_row, north, "1.2.50")
     async with _subscribed(north, announcer) as subscriber:
         first = await subscriber.hear()
         assert first is not None

@@ -1,7 +1,7 @@
 """Arrivals when the power goes off, or the process ends, at each call on the way into the catalog.
 
 What was answered is there afterwards: in the catalog, or in the quarantine where that was the
-answer. The harness is that of `test_node_images_power`.
+answer. The harness is `disk_sweep`.
 """
 
 import itertools
@@ -14,9 +14,9 @@ import trio
 import trio.testing
 from arrivals_made import STUDY, ArrivalHome, bring, part10
 from clocks_made import jumps_when_idle
+from disk_sweep import KILLED, Run, require_studies_kept, sweep
 from faulty_disk import FaultyDisk
-from test_node_images_power import KILLED, Run, require_studies_kept, sweep
-from test_node_spool import opened, read, staged
+from spools_made import opened, read, staged
 
 from node.errors import NodeError
 from node.images import arrivals as arrivals_module

@@ -8,7 +8,7 @@ import bundles_made
 import bundles_tampered as tampered
 import pytest
 from bundles_made import CARD, LOG, ORIGIN, RECEIPT, START_MS, Log, Opening, init_event, verify
-from test_protocol_verify import CASES
+from bundles_tampered import CASES
 
 from node.audit.log import AuditLog
 

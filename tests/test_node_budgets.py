@@ -7,11 +7,12 @@ from pathlib import Path
 import exchange_pair
 import pytest
 import trio
+from budgets_made import Time, budgets_of
 from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study, sender_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_node_gathering import stream_pair
+from streams_made import stream_pair
 
 from keys.peer import Peer
 from node.app import Node
@@ -32,19 +33,6 @@ from protocol.recipient import RecipientTransfer
 from protocol.transfer import Refused
 
 SOUTH, EAST = b"S" * 32, b"E" * 32
-
-
-class Time:
-    """Seconds that a test moves."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def _budgets(time: Time, clock: MadeClock, free_bytes: int = 1 << 40) -> Budgets:
-    return Budgets(lambda key: None, {}, clock, time, lambda: free_bytes)
 
 
 # --- the bucket -----------------------------------------------------------------------
@@ -72,7 +60,7 @@ def test_no_window_of_time_takes_more_than_the_rate_and_the_burst(
 @pytest.mark.parametrize("kind", BUDGETS)
 def test_the_burst_comes_at_once_and_then_the_rate(kind: str) -> None:
     budget, time = BUDGETS[kind], Time()
-    budgets = _budgets(time, MadeClock())
+    budgets = budgets_of(time, MadeClock())
     amount = budget.burst / 10 if budget.burst > 1000 else 1
     count = int(budget.burst / amount)
     assert all(budgets.take(SOUTH, kind, amount) for _ in range(count))
@@ -87,7 +75,7 @@ def test_the_burst_comes_at_once_and_then_the_rate(kind: str) -> None:
 
 def test_who_waits_is_served_at_the_rate() -> None:
     time = Time()
-    budgets = _budgets(time, MadeClock())
+    budgets = budgets_of(time, MadeClock())
     budget = BUDGETS["announcement-bytes"]
     amount = budget.burst / 8
     waits = [budgets.wait(SOUTH, "announcement-bytes", amount) for _ in range(11)]
@@ -99,7 +87,7 @@ def test_who_waits_is_served_at_the_rate() -> None:
 def test_who_asks_too_soon_makes_no_debt() -> None:
     """A line that flaps: most of those who wait go away before their turn."""
     time = Time()
-    budgets = _budgets(time, MadeClock())
+    budgets = budgets_of(time, MadeClock())
     budget = BUDGETS["hello"]
     while budgets.take(SOUTH, "hello"):
         pass
@@ -115,7 +103,7 @@ def test_who_asks_too_soon_makes_no_debt() -> None:
 
 def test_counts_end_with_the_day() -> None:
     clock = MadeClock()
-    budgets = _budgets(Time(), clock)
+    budgets = budgets_of(Time(), clock)
     budgets.take(SOUTH, "request")
     assert budgets.today(SOUTH) == {"request": {"count": 1, "over": 0}}
     clock.move(24 * 3600)
@@ -186,7 +174,7 @@ def _refused(number: int) -> list[Event]:
 
 def test_the_first_refusals_are_entries_and_then_one_an_hour_counts() -> None:
     clock, time, written = MadeClock(), Time(), list[Event]()
-    refusals = Refusals(written.extend, _budgets(time, clock), clock)
+    refusals = Refusals(written.extend, budgets_of(time, clock), clock)
     logged = [refusals.log(SOUTH, "study", _refused(number)) for number in range(1000)]
     assert logged == [True] * 20 + [False] * 980
     assert len(written) == 20
@@ -212,7 +200,7 @@ def test_counts_are_written_at_a_stop_and_outlive_a_full_disk() -> None:
             raise NodeError("the disk is full")
         written.extend(events)  # type: ignore[arg-type]
 
-    refusals = Refusals(append, _budgets(Time(), clock), clock)
+    refusals = Refusals(append, budgets_of(Time(), clock), clock)
     for number in range(30):
         refusals.log(SOUTH, "study", _refused(number))
     refusals.write(all_of_it=True)
@@ -415,6 +403,6 @@ def test_lines_of_one_kind_about_one_peer_are_few(caplog: pytest.LogCaptureFixtu
 
 
 def test_audit_requests_have_a_budget() -> None:
-    budgets = _budgets(Time(), MadeClock())
+    budgets = budgets_of(Time(), MadeClock())
     taken = sum(budgets.take(SOUTH, "audit-request") for _ in range(2000))
     assert taken == BUDGETS["audit-request"].burst

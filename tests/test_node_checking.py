@@ -10,6 +10,7 @@ import exchange_pair
 import numpy as np
 import pytest
 from exchange_pair import SmallStudy
+from gathering_made import part10
 from part10_made import element
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
@@ -30,14 +31,7 @@ from protocol.pixels import PixelRun, Workspace
 STUDY = exchange_pair.STUDY
 
 
-def _part10(number: int, rows: int) -> bytes:
-    buffer = BytesIO()
-    instance = make_instance(STUDY, number, rows=rows)
-    instance.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-CONTENTS = [_part10(number + 1, rows) for number, rows in enumerate((8, 8, 104, 8))]
+CONTENTS = [part10(number + 1, rows) for number, rows in enumerate((8, 8, 104, 8))]
 
 
 @pytest.fixture(scope="module")

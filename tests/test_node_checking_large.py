@@ -3,17 +3,16 @@
 import dataclasses
 import threading
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import blake3
 import exchange_pair
 import pytest
 from exchange_pair import SmallStudy
+from gathering_made import part10
 from hypothesis import given
 from hypothesis import strategies as st
 from part10_made import CT_IMAGE, element, meta
-from studies_made import make_instance
 
 from node.dicom.studies import read_header
 from node.images.store import BatchStore
@@ -26,13 +25,6 @@ from protocol.manifest import BatchEntry, SeriesEntry
 
 STUDY = exchange_pair.STUDY
 BATCH_BYTES = 3000
-
-
-def _part10(number: int, rows: int, series: str = "") -> bytes:
-    buffer = BytesIO()
-    instance = make_instance(STUDY, number, rows=rows, series=series)
-    instance.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def without_gaps(contents: Sequence[bytes], batch_bytes: int = BATCH_BYTES) -> SmallStudy:
@@ -60,7 +52,7 @@ def without_gaps(contents: Sequence[bytes], batch_bytes: int = BATCH_BYTES) -> S
     return SmallStudy(manifest, encoded)
 
 
-CONTENTS = [_part10(number + 1, rows) for number, rows in enumerate((8, 60, 8, 70))]
+CONTENTS = [part10(number + 1, rows) for number, rows in enumerate((8, 60, 8, 70))]
 LARGE = 1
 
 
@@ -242,10 +234,10 @@ def test_the_patient_of_a_later_instance_is_read_from_disk(incoming: Incoming) -
 
 def test_each_series_has_the_header_of_its_first_new_instance() -> None:
     contents = [
-        _part10(1, 8),
-        _part10(2, 8),
-        _part10(1, 8, f"{STUDY}.2"),
-        _part10(2, 8, f"{STUDY}.2"),
+        part10(1, 8),
+        part10(2, 8),
+        part10(1, 8, f"{STUDY}.2"),
+        part10(2, 8, f"{STUDY}.2"),
     ]
     made = exchange_pair.make_study(contents, max(map(len, contents)))
     instances = tuple(

@@ -2,31 +2,28 @@
 
 import os
 import random
-import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 import trio
+from checked_home import take
 from facility_in_memory import Other, entries, open_node, told_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies_made import contents, make_instance, make_study
+from studies_kept import STUDY, check_whole, exported
+from studies_made import make_instance, make_study
 
 from node.app import Node
 from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.images.export import export_study
-from node.images.ingest import ingest
 from node.transfer.rereading import Rereading
 from protocol import encoding
 from protocol.log.entry import Event
-from protocol.manifest import Manifest
 from protocol.recalls import PATIENT_SAFETY, QUALITY, RETENTION, WRONG_WORKLIST
 
-ROOT = "1.2.826.0.1.3680043.8.498"
-STUDY, OTHER = f"{ROOT}.41", f"{ROOT}.42"
+OTHER = "1.2.826.0.1.3680043.8.498.42"
 SOUTH = Other("South Clinic", SYSTEM_CLOCK.now())
 
 
@@ -34,40 +31,6 @@ SOUTH = Other("South Clinic", SYSTEM_CLOCK.now())
 def node(tmp_path: Path) -> Node:
     with Node.open(Home.create(tmp_path / "north", name="North")) as node:
         yield node
-
-
-def take(node: Node, *paths: Path):
-    return ingest(
-        paths,
-        catalog=node.catalog,
-        store=node.store,
-        quarantine=node.home.quarantine_path,
-        audit=node.audit.append,
-        now=node.clock.now,
-    )
-
-
-def exported(node: Node, folder: Path, study: str = STUDY) -> set[bytes]:
-    shutil.rmtree(folder, ignore_errors=True)
-    export_study(node.catalog, node.store, study, folder)
-    return contents(folder)
-
-
-def check_whole(node: Node) -> None:
-    """Every batch that the catalog claims is here, and nothing that it let go lies about."""
-    claimed = set()
-    for row in node.catalog.studies():
-        manifest = node.catalog.manifest(row.study_uid)
-        assert Manifest.decode_untrusted(manifest.encode()) == manifest
-        assert row.content_root == manifest.content_root
-        assert row.instance_count == len(manifest.instances)
-        claimed |= {one.digest for one in manifest.batches}
-    for conflict in node.catalog.conflicts():
-        claimed |= set(conflict.batches)
-    for digest in claimed:
-        node.store.read(digest)
-    assert set(node.store.digests()) == claimed
-    assert {row["digest"] for row in node.database.query("SELECT digest FROM batches")} == claimed
 
 
 def test_a_study_is_discarded_and_its_space_is_given_back(node: Node, tmp_path: Path) -> None:

@@ -12,14 +12,11 @@ import pytest
 import trio
 import trio.testing
 from clocks_made import MadeClock, jumps_when_idle
-from facility_in_memory import entries, publish_study, sender_of
-from test_node_followed import NORTH, STUDY, fetched, hear, record, root
-from test_node_gathering import stream_pair
-from test_node_patience import _fetcher
+from facility_in_memory import entries, publish_study, waiting_fetcher
+from following_made import NORTH, STUDY, fetched, hear, record, root
 from two_in_memory import TwoNodes, two_nodes
 
 from node.app import Node
-from node.errors import NodeError
 from node.home import Home
 from node.transfer.fetching import Fetcher
 from node.transfer.followed import FOLLOW_RESERVE_BYTES
@@ -30,8 +27,6 @@ from node.transfer.following import (
     QUIET_SECONDS,
     Follower,
 )
-from node.transfer.gathering import Gathering, Shelves
-from node.transfer.receiving import Receiver
 from node.transfer.transfers import Transfer, TransferState
 from protocol.log.entry import Event, subjects_of
 
@@ -56,7 +51,7 @@ class Running:
     fetcher: Fetcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.fetcher = _fetcher(self.node)
+        self.fetcher = waiting_fetcher(self.node)
         self.follower = Follower(
             followed=self.node.followed,
             fetcher=self.fetcher,
@@ -384,37 +379,6 @@ def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
         yield made
 
 
-async def _follow_up(nodes: TwoNodes, shelves: Shelves) -> NodeError | None:
-    """Have South fetch by itself what has grown at North; why that ended, if it did."""
-    south, north = nodes.south, nodes.north
-    source = south.peers.store.peers[0]
-    transfer = south.transfers.begin_incoming(
-        STUDY, source.facility_key, "research", only_peer=True, stat=False, follow_up=True
-    )
-    receiver = Receiver(
-        key=south.keys.node,
-        facility_key=south.card.facility_key,
-        append=south.audit.append_many,
-        add_receipt=south.audit.add_receipt,
-        exchanging=lambda receipt: contextlib.nullcontext(),
-        announced=lambda peer, study: None,
-        clock=south.clock,
-    )
-    ours, theirs = stream_pair(south.keys.node.public, north.keys.node.public)
-    contribution = south.transfers.contribution(transfer, source.facility_key)
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(sender_of(north).serve, theirs)
-            gathering = Gathering(shelves, transfer, several=False)
-            try:
-                await receiver.receive(ours, gathering, contribution, source)
-            except NodeError as error:
-                return error
-            finally:
-                nursery.cancel_scope.cancel()
-    return None
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("asked", "is_logged"), [(1, False), (2, True)])
 def test_a_follow_up_is_not_published_behind_what_ended_it(
@@ -426,15 +390,7 @@ def test_a_follow_up_is_not_published_behind_what_ended_it(
     publish_study(nodes.north, instances=4)
     answers = [True] * (asked - 1) + [False]
     south = nodes.south
-    shelves = Shelves(
-        catalog=south.catalog,
-        incoming=south.incoming,
-        append=south.audit.append_many,
-        transfers=south.transfers,
-        free_bytes=south.free_bytes,
-        is_followed=lambda study, peer: answers.pop(0),
-    )
-    ended = trio.run(_follow_up, nodes, shelves)
+    ended = nodes.follow_up(STUDY, lambda study, peer: answers.pop(0))
     assert ended is not None
     assert "is not followed any more" in ended.message
     assert answers == []
@@ -448,15 +404,7 @@ def test_a_follow_up_comes_as_the_rest_and_says_so_in_our_log_alone(nodes: TwoNo
     assert nodes.fetch(STUDY)
     publish_study(nodes.north, instances=4)
     south = nodes.south
-    shelves = Shelves(
-        catalog=south.catalog,
-        incoming=south.incoming,
-        append=south.audit.append_many,
-        transfers=south.transfers,
-        free_bytes=south.free_bytes,
-        is_followed=lambda study, peer: True,
-    )
-    assert trio.run(_follow_up, nodes, shelves) is None
+    assert nodes.follow_up(STUDY, lambda study, peer: True) is None
     assert south.catalog.find_study(STUDY).content_root == (
         nodes.north.catalog.find_study(STUDY).content_root
     )

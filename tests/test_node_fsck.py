@@ -8,7 +8,7 @@ from pathlib import Path
 
 import blake3
 import pytest
-from checked_home import Damage, Made, make_home
+from checked_home import Damage, Made, kinds, make_home
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,10 +42,6 @@ def now_of(home: Made) -> float:
 
 def check(home: Made, *, fast: bool = False, now: float = 0.0) -> Report:
     return check_home(home.path, now=now or now_of(home), fast=fast)
-
-
-def kinds(report: Report) -> set[str]:
-    return {one.kind for one in report.findings}
 
 
 def write(path: Path, data: bytes, age: float = 0.0) -> Path:

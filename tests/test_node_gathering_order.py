@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 from exchange_pair import STUDY, SmallStudy, make_study
-from gathering_made import Place, arrived, opened_place, part10, take
+from gathering_made import Place, arrived, opened_place, part10, take, wakes
 
 from node.catalog.discards import Discard, insert_discard
 from node.dicom.studies import read_header
@@ -144,19 +144,8 @@ async def test_a_batch_is_durable_once_it_is_flushed(place: Place, study: SmallS
 async def test_a_batch_that_came_wakes_those_who_wait(place: Place, study: SmallStudy) -> None:
     gathering = place.gathering()
     member = await place.join(gathering, study)
-    woken = trio.Event()
-
-    async def wait() -> None:
-        await gathering.wait_change()
-        woken.set()
-
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await trio.testing.wait_all_tasks_blocked()
-            assert not woken.is_set()
-            gathering.stored(member, 0, study.manifest.batches[0])
-            await woken.wait()
+    async with wakes(gathering):
+        gathering.stored(member, 0, study.manifest.batches[0])
 
 
 async def test_a_state_is_kept_once_and_again_when_its_reason_changes(place: Place) -> None:

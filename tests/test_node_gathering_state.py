@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 from exchange_pair import STUDY, SmallStudy, make_study
-from gathering_made import PEER, Place, arrived, opened_place, part10, take
+from gathering_made import PEER, Place, arrived, opened_place, part10, take, wakes
 
 from node.dicom.studies import read_header
 from node.transfer.gathering import Gathering, Member, NotNeededError
@@ -213,19 +213,8 @@ async def test_a_source_that_leaves_wakes_those_who_wait_and_what_it_owes_is_fre
     second, _ = gathering.next_portion(other)
     assert (first, second) == ([0, 1], [2, 3])
     assert gathering.owes(one)
-    woken = trio.Event()
-
-    async def wait() -> None:
-        await gathering.wait_change()
-        woken.set()
-
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await trio.testing.wait_all_tasks_blocked()
-            assert not woken.is_set()
-            gathering.leave(one)
-            await woken.wait()
+    async with wakes(gathering):
+        gathering.leave(one)
     assert not gathering.is_idle
     for index in second:
         gathering.stored(other, index, study.manifest.batches[index])

@@ -10,23 +10,22 @@ import errno
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import blake3
 import exchange_pair
 import pytest
 import trio
+from disk_sweep import KILLED, Run, require_studies_kept, sweep
 from exchange_pair import SmallStudy
 from faulty_disk import FaultyDisk
+from gathering_made import part10
 from node_home import ImageHome
-from studies_made import make_instance, make_study
-from test_node_gathering import Source, World
+from sources_made import Source, World
+from studies_made import make_study
 
 from node.app import Node
-from node.catalog.catalog import Catalog
-from node.errors import ExitCode, NodeError
+from node.errors import NodeError
 from node.home import Home
 from node.images.quarantine import Quarantine
 from node.images.store import BatchStore
@@ -37,9 +36,6 @@ from protocol.errors import DigestMismatch
 from protocol.source import SourceTransfer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-KILLED = errno.EIO
-"""A call that fails, and a process that ends with it; the disk itself goes on."""
 
 
 def digest_of(data: bytes) -> bytes:
@@ -53,85 +49,6 @@ BESIDE_ONE = next(
     if digest_of(data)[0] == digest_of(ONE)[0]
 )
 BATCHES = (ONE, TWO, BESIDE_ONE, THREE)
-
-
-class Run:
-    """One run of a work on a disk with a fault.
-
-    Attributes:
-        at: the call that failed.
-        disk: which, as the fault left it.
-        path: the root of the disk.
-        kept: digest to content of what was acknowledged.
-        is_whole: whether the work came to its end.
-    """
-
-    def __init__(self, at: int, disk: FaultyDisk, path: Path) -> None:
-        self.at, self.disk, self.path = at, disk, path
-        self.kept: dict[bytes, bytes] = {}
-        self.is_whole = False
-
-    def survivors(self, directory: Path) -> Iterator[tuple[str, Path]]:
-        for kind, left in self.disk.survivors(directory / "left", seed=self.at):
-            yield f"fault at call {self.at}, {kind}", left
-
-    def require_kept(self, directory: Path) -> None:
-        for what, left in self.survivors(directory):
-            store = BatchStore(left / "store", reserve_bytes=0)
-            (left / "incoming").mkdir(exist_ok=True)
-            incoming = Incoming(left / "incoming", store)
-            for digest, content in self.kept.items():
-                try:
-                    with contextlib.suppress(DigestMismatch):
-                        # A newer copy in `incoming/` that was not flushed goes now.
-                        incoming.read(digest)
-                    assert incoming.read(digest) == content
-                except DigestMismatch as error:
-                    pytest.fail(f"{what}: an acknowledged batch is lost: {error}")
-
-
-Work = Callable[[Run], None]
-
-
-def sweep(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    work: Work,
-    error: int = 0,
-    *,
-    least: int,
-    parts: tuple[str, ...] = ("incoming",),
-) -> Iterator[Run]:
-    """Do the work in an empty home once for each of its calls, which fails.
-
-    Args:
-        work: ends with a NodeError of the disk where a call fails.
-        error: of the call; 0 for a power cut.
-        least: how many calls it has in any case.
-        parts: folders that the home has, durably.
-    """
-    for at in itertools.count():
-        home = tmp_path / f"run-{at}"
-        for part in parts:
-            (home / part).mkdir(parents=True)
-        with monkeypatch.context() as patch:
-            run = Run(at, FaultyDisk(home, patch), home)
-            run.disk.fail(at, error)
-            try:
-                work(run)
-                run.is_whole = True
-            except NodeError as failure:
-                if failure.code is not ExitCode.DISK:
-                    raise
-            reached = run.disk.calls > at
-            assert run.is_whole or reached
-            if error:
-                run.disk.fail(None)
-            yield run
-        shutil.rmtree(home)
-        if not reached:
-            assert at > least
-            return
 
 
 # --- the store -----------------------------------------------------------------------
@@ -308,17 +225,6 @@ def require_catalog_kept(left: Path, what: str) -> int:
         home.close()
 
 
-def require_studies_kept(catalog: Catalog, store: BatchStore, what: str) -> int:
-    uids = [row.study_uid for row in catalog.studies()]
-    for uid in uids:
-        for batch in catalog.manifest(uid).batches:
-            try:
-                store.read(batch.digest)
-            except NodeError as error:
-                pytest.fail(f"{what}: a study of the catalog has lost a batch: {error.message}")
-    return len(uids)
-
-
 # --- what is set aside ---------------------------------------------------------------------
 
 
@@ -363,10 +269,10 @@ class Told(Source):
         self._end: SourceTransfer | None = None
         self._order: list[tuple[int, int]] = []
 
-    async def _send(self, end: SourceTransfer, stream: PeerStream, index: int) -> None:
+    async def send(self, end: SourceTransfer, stream: PeerStream, index: int) -> None:
         if end is not self._end:
             self._end, self._order = end, []
-        await super()._send(end, stream, index)
+        await super().send(end, stream, index)
         self._order.append((index, len(end.seal_batch(index, self.study.encoded[index]))))
 
     def credited(self) -> dict[bytes, bytes]:
@@ -381,12 +287,6 @@ class Told(Source):
                 break
             found[self.study.manifest.batches[index].digest] = self.study.encoded[index]
         return found
-
-
-def part10(number: int, rows: int) -> bytes:
-    buffer = BytesIO()
-    make_instance(exchange_pair.STUDY, number, rows=rows).save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import errno
 import os
-from io import BytesIO
 from pathlib import Path
 
 import exchange_pair
 import pytest
 from exchange_pair import SmallStudy
-from studies_made import make_instance
+from gathering_made import part10
 
 from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
@@ -18,16 +17,9 @@ from protocol.errors import DigestMismatch
 STUDY = exchange_pair.STUDY
 
 
-def _part10(number: int, rows: int) -> bytes:
-    buffer = BytesIO()
-    instance = make_instance(STUDY, number, rows=rows)
-    instance.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def study() -> SmallStudy:
-    contents = [_part10(number + 1, rows) for number, rows in enumerate((8, 8, 64, 8))]
+    contents = [part10(number + 1, rows) for number, rows in enumerate((8, 8, 64, 8))]
     return exchange_pair.make_study(contents, batch_bytes=3000)
 
 

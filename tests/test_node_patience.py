@@ -11,17 +11,15 @@ import pytest
 import trio
 from clocks_made import MadeClock, jumps_when_idle
 from facilities import Facility, wait_until
-from facility_in_memory import Other
+from facility_in_memory import Other, waiting_fetcher
 
 from node.api import client
 from node.api.server import ALIVE_SECONDS, _Progress
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.parts import fetcher_of
 from node.transfer import fetching
-from node.transfer.attempts import Reach
-from node.transfer.fetching import GIVE_UP_SECONDS, PATIENCE_SECONDS, Fetcher
+from node.transfer.fetching import GIVE_UP_SECONDS, PATIENCE_SECONDS
 from node.transfer.incoming import KEEP_SECONDS
 from node.transfer.transfers import STILL_SECONDS, Transfer, TransferState
 
@@ -106,26 +104,6 @@ def test_a_command_does_not_wait_long_for_another_command(
 # --- fetches --------------------------------------------------------------------------
 
 
-async def _never(_: bytes) -> Any:
-    await trio.sleep_forever()
-
-
-def _fetcher(node: Node) -> Fetcher:
-    """A fetcher whose peers never come."""
-    receiver: Any = None
-    return fetcher_of(
-        node,
-        receiver,
-        Reach(
-            find=node.find_peer,
-            open_stream=_never,
-            wait_connected=_never,
-            is_connected=lambda key: False,
-            why_away=lambda peer: "the peer hung up: it may not trust this node yet",
-        ),
-    )
-
-
 async def test_a_fetch_that_can_never_go_on_says_so_and_ends(
     node: Node, mock_clock: trio.testing.MockClock
 ) -> None:
@@ -137,7 +115,7 @@ async def _hopeless(node: Node) -> None:
     clock = node.clock
     assert isinstance(clock, MadeClock)
     peer = Other("South Clinic", clock.now()).pair(node, "see")
-    fetcher = _fetcher(node)
+    fetcher = waiting_fetcher(node)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetcher.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -173,7 +151,7 @@ async def _down_for_long(node: Node) -> None:
     node.transfers.active.clear()
     clock.move(10 * GIVE_UP_SECONDS)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_fetcher(node).run)
+        nursery.start_soon(waiting_fetcher(node).run)
         await trio.sleep(PATIENCE_SECONDS - 1)
         assert node.transfers.unfinished_incoming()
         await trio.sleep(fetching.LOOK_SECONDS + 1)

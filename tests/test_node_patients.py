@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import trio
-from facility_in_memory import Other, entries, told_to
+from facility_in_memory import Other, available, entries, told_to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from studies_made import make_instance
-from test_node_visibility import available
 from two_in_memory import TwoNodes, two_nodes
 
 from node.alerts import alerts_of

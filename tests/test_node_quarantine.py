@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checked_home import take
 from facility_in_memory import entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from studies_kept import STUDY, check_whole, exported
 from studies_made import make_instance, make_study
-from test_node_discard import STUDY, check_whole, exported, take
 
 from node.app import Node
 from node.errors import ExitCode, NodeError

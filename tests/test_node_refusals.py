@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import pytest
+from budgets_made import Time, budgets_of
 from clocks_made import MadeClock
-from test_node_budgets import Time, _budgets
 
 from node.errors import NodeError
 from node.sharing.refusals import Refusals
@@ -45,7 +45,7 @@ def log() -> Log:
 
 @pytest.fixture
 def refusals(clock: MadeClock, log: Log) -> Refusals:
-    made = Refusals(log.append, _budgets(Time(), clock), clock)
+    made = Refusals(log.append, budgets_of(Time(), clock), clock)
     for peer in (SOUTH, EAST):
         assert all(made.log(peer, "study", EVENTS) for _ in range(FIRST))
     assert log.written == 2 * FIRST * EVENTS

@@ -9,8 +9,8 @@ import exchange_pair
 import pytest
 import trio
 from facility_in_memory import sender_of
+from streams_made import stream_pair
 from studies_made import make_instance
-from test_node_gathering import stream_pair
 
 from node.app import Node
 from node.catalog.catalog import LOCAL

@@ -8,7 +8,7 @@ import pytest
 import trio
 from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study, sender_of
-from test_node_gathering import stream_pair
+from streams_made import stream_pair
 
 from node.app import Node
 from node.home import Home

@@ -17,8 +17,8 @@ import pytest
 import trio
 from facility_in_memory import sender_of
 from faulty_disk import FaultyDisk
+from streams_made import stream_pair
 from studies_made import make_instance
-from test_node_gathering import stream_pair
 
 from keys.identity import KeyPair
 from node.app import Node

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import trio
 from clocks_made import jumps_when_idle
-from facility_in_memory import Other, entries, told_to
+from facility_in_memory import Other, entries, share_row, told_to
 from hypothesis import given
 from hypothesis import strategies as st
-from test_node_gathering import stream_pair
+from streams_made import stream_pair
 
 from node.app import Node
 from node.clock import SYSTEM_CLOCK
@@ -93,22 +93,11 @@ def north(tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
-def _share(node: Node, study: str, date: str = "") -> None:
-    """A shared study as an ingest of an older release may have left it."""
-    with node.database.transaction() as connection:
-        connection.execute(
-            "INSERT INTO studies VALUES (?,'','','','','','',?,'','','','',1,'local',0,1,"
-            "zeroblob(32),1,1,10,10,'CT','','')",
-            (study, date),
-        )
-    node.feeds.study_changed(study)
-
-
 def test_what_our_own_decoder_refuses_is_never_sent_and_the_rest_is_told(north: Node) -> None:
     for number in range(3):
-        _share(north, f"1.2.{number}")
-    _share(north, "1.2.99", date="20260301" * 3)
-    _share(north, "1.2.100")
+        share_row(north, f"1.2.{number}")
+    share_row(north, "1.2.99", date="20260301" * 3)
+    share_row(north, "1.2.100")
     announcer = announcer_of(north)
     told = {record.study for record in told_to(north, SOUTH, announcer)}
     assert told == {"1.2.0", "1.2.1", "1.2.2", "1.2.100"}
@@ -168,7 +157,7 @@ async def test_a_peer_that_cannot_read_one_study_hears_of_all_others(
 async def _odd_study(north: Node) -> None:
     studies = [f"1.2.{number}" for number in range(20)]
     for study in studies:
-        _share(north, study)
+        share_row(north, study)
     announcer = announcer_of(north)
     picky = _Picky(north, announcer, "1.2.13")
     rounds = 0
@@ -180,7 +169,7 @@ async def _odd_study(north: Node) -> None:
     # Each study was logged once, however often the peer came back.
     assert sum(entry["details"]["available"] for entry in entries(north, "announced")) == 20
     # News goes on, and the odd one is tried again after its pause, alone.
-    _share(north, "1.2.50")
+    share_row(north, "1.2.50")
     assert await picky.subscribe()
     assert "1.2.50" in picky.known
     await trio.sleep(FIRST_PAUSE_SECONDS + 1)
@@ -189,7 +178,7 @@ async def _odd_study(north: Node) -> None:
 
 def test_a_feed_that_is_read_anew_is_not_logged_anew(north: Node) -> None:
     for number in range(5):
-        _share(north, f"1.2.{number}")
+        share_row(north, f"1.2.{number}")
     first = told_to(north, SOUTH)
     size = north.audit.size
     for _ in range(3):

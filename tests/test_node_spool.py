@@ -1,8 +1,8 @@
 """The spool: records, marks, files that go, and what a crash leaves."""
 
-import blake3
 import pytest
 from arrivals_made import part10
+from spools_made import opened, read, staged
 
 from node.errors import NodeError
 from node.images import spool as spool_module
@@ -13,24 +13,10 @@ from node.images.spool_records import HEADER_BYTES, About, Record, waiting
 CONTENTS = [part10(number) for number in range(1, 6)]
 
 
-def staged(content: bytes, *, stat: bool = False) -> Staged:
-    digest = blake3.blake3(content).digest()
-    return Staged(About(len(content), digest, "dimse:CT1", stat, 1_800_000_000_000), content)
-
-
-def opened(path) -> Spool:
-    return Spool(path / "arrivals", lambda size: None)
-
-
 def write(spool: Spool, *contents: bytes) -> list[Record]:
     records = spool.write([staged(content) for content in contents])
     assert all(isinstance(one, Record) for one in records)
     return [one for one in records if isinstance(one, Record)]
-
-
-def read(spool: Spool, record: Record) -> bytes:
-    with spool.reader(record) as reader:
-        return reader.read(0, record.about.size)
 
 
 def files(path) -> list:

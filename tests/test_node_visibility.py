@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 from clocks_made import MadeClock
-from facility_in_memory import Other, entries, open_node, publish_study, told_to
+from facility_in_memory import Other, available, entries, open_node, publish_study, told_to
 from killed import killed_at_commit
 
 from keys.trust import Peer
@@ -15,7 +15,6 @@ from node.app import Node
 from node.clock import SYSTEM_CLOCK, SystemClock
 from node.home import Home
 from node.sharing.endings import Endings
-from protocol.messages import Record
 
 NOW = SYSTEM_CLOCK.now()
 SOUTH, EAST = Other("South Clinic", NOW), Other("East Imaging", NOW)
@@ -25,10 +24,6 @@ SOUTH, EAST = Other("South Clinic", NOW), Other("East Imaging", NOW)
 def north(tmp_path: Path) -> Iterator[Node]:
     with Node.open(Home.create(tmp_path / "north", name="North")) as node:
         yield node
-
-
-def available(records: list[Record]) -> set[str]:
-    return {record.study for record in records if record.kind != "withdrawn"}
 
 
 # --- killed at every commit -----------------------------------------------------------

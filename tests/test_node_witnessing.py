@@ -1,16 +1,14 @@
 """Nodes that witness each other, as real processes: rounds, forks, and logs cut on disk."""
 
-import contextlib
 import json
 import shutil
 import signal
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from facilities import Facility, wait_until
+from facilities import Facility, mesh, wait_until
 from studies_made import make_study
 
 from node.audit.log import AuditLog
@@ -25,30 +23,6 @@ from protocol.log.policy import parse_policy_untrusted
 from protocol.verify import Code
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-
-def _configure(facility: Facility, **audit: int) -> None:
-    lines = "".join(f"{name} = {value}\n" for name, value in audit.items())
-    text = facility.home.config_path.read_text()
-    facility.home.config_path.write_text(f"{text}\n[audit]\n{lines}")
-
-
-@contextlib.contextmanager
-def mesh(directory: Path, *names: str, **audit: int) -> Iterator[list[Facility]]:
-    """Facilities that all trust and witness each other, not started."""
-    everybody = [Facility(directory, name) for name in names]
-    for one in everybody:
-        _configure(one, **{"witness_seconds": 1, **audit})
-        for other in everybody:
-            if other is not one:
-                one.trust(other, "see", "fetch", "witness")
-    try:
-        yield everybody
-    finally:
-        for one in everybody:
-            if one.process is not None:
-                one.process.kill()
-                one.process.wait()
 
 
 def _witnessing(facility: Facility) -> dict[str, Any]:

@@ -23,68 +23,10 @@ from bundles_made import (
 from protocol.log.entry import Event
 from protocol.verify import Code, report_lines
 
-CASES = {
-    "00": (tampered.untouched, Code.OK),
-    "01": (tampered.bit_flipped, Code.ROOT_MISMATCH),
-    "02": (tampered.field_changed, Code.ROOT_MISMATCH),
-    "03": (tampered.removed, Code.ENTRY_INDEX),
-    "04": (tampered.inserted, Code.ENTRY_INDEX),
-    "05": (tampered.swapped, Code.ENTRY_INDEX),
-    "06": (tampered.removed_and_renumbered, Code.ROOT_MISMATCH),
-    "07": (tampered.tail_cut, Code.TRUNCATED),
-    "08": (tampered.tail_cut_against_pin, Code.TRUNCATED_VS_PIN),
-    "09": (tampered.tail_cut_against_receipt, Code.RECEIPT_NOT_LOGGED),
-    "10": (tampered.unsigned_tail, Code.UNSIGNED_TAIL),
-    "11": (tampered.torn_last_entry, Code.ENTRY_PARSE),
-    "12": (tampered.rebuilt_against_quorum, Code.QUORUM),
-    "13a": (tampered.rebuilt_against_pin, Code.FORK_VS_PIN),
-    "13b": (tampered.rebuilt_against_receipt, Code.RECEIPT_NOT_LOGGED),
-    "13c": (tampered.rebuilt_with_nothing_from_outside, Code.OK),
-    "13d": (tampered.extended_and_not_yet_cosigned, Code.QUORUM),
-    "14": (tampered.history_rewritten_with_newer_key, Code.KEY_CHAIN),
-    "15": (tampered.old_size_signed_by_newer_key, Code.CP_BAD),
-    "16": (tampered.equivocation, Code.FORK),
-    "17": (tampered.rewritten_against_quorum, Code.QUORUM),
-    "18": (tampered.rewritten_against_pin, Code.FORK_VS_PIN),
-    "19": (tampered.rewritten_with_nothing_from_outside, Code.OK),
-    "20": (tampered.signed_by_stranger, Code.CP_BAD),
-    "21": (tampered.checkpoint_of_another_log, Code.CP_ORIGIN),
-    "22": (tampered.signature_flipped, Code.CP_BAD),
-    "23": (tampered.cosigned_at_another_time, Code.CP_BAD),
-    "24": (tampered.cosignatures_stripped, Code.QUORUM),
-    "25": (tampered.rotation_without_old_key, Code.KEY_CHAIN),
-    "26": (tampered.rotation_by_a_stranger, Code.KEY_CHAIN),
-    "27": (tampered.another_facility_key, Code.KEY_CHAIN),
-    "28": (tampered.receipt_changed, Code.RECEIPT_SIG),
-    "29": (tampered.receipt_by_unknown_key, Code.RECEIPT_UNKNOWN_KEY),
-    "30": (tampered.receipt_not_logged, Code.RECEIPT_NOT_LOGGED),
-    "31": (tampered.clock_set_back, Code.TIME_BACKWARDS),
-    "32": (tampered.not_canonical, Code.ENTRY_NOT_CANONICAL),
-    "33": (tampered.another_genesis, Code.GENESIS),
-    "34": (tampered.no_entries, Code.GENESIS),
-    # The same attacks, made another way.
-    "12 with cosignatures of the true log": (
-        tampered.rebuilt_with_old_cosignatures,
-        Code.CP_BAD,
-    ),
-    "14 with a rotation entry that fits": (
-        tampered.history_rewritten_and_handed_over_anew,
-        Code.KEY_CHAIN,
-    ),
-    "14 without a rotation entry": (
-        tampered.history_rewritten_without_a_rotation,
-        Code.KEY_CHAIN,
-    ),
-    "26 with a card of his own": (
-        tampered.rotation_by_a_stranger_with_his_card,
-        Code.KEY_CHAIN,
-    ),
-}
 
-
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(tampered.CASES))
 def test_tamper_case(name):
-    build, code = CASES[name]
+    build, code = tampered.CASES[name]
     log, evidence, index = build()
     verdict = verify(log, **evidence)
     assert (verdict.code, verdict.index) == (code, index), report_lines(verdict)
@@ -94,9 +36,9 @@ def test_tamper_case(name):
 def test_the_published_list_of_cases_is_this_one(shared):
     cases = json.loads((shared / "vectors/tamper_cases.json").read_text())
     assert len(cases) == 38
-    assert {case["id"] for case in cases} == {name for name in CASES if " " not in name}
+    assert {case["id"] for case in cases} == {name for name in tampered.CASES if " " not in name}
     for case in cases:
-        assert case["expect"] == CASES[case["id"]][1], case
+        assert case["expect"] == tampered.CASES[case["id"]][1], case
 
 
 # --- what else can be wrong ----------------------------------------------------

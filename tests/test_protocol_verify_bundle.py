@@ -32,8 +32,8 @@ from bundles_tampered import removed, unsigned_tail
 from containers_made import changed, container, deflate, parts_of
 from hypothesis import given
 from hypothesis import strategies as st
+from proofs_made import check, prove
 from second_log import base64_of, key_id, receipt, vkey
-from test_protocol_verify_proof import check, prove
 
 from keys.card import CLOCK_SKEW_SECONDS, sign_card
 from keys.card_fields import SizedKey, TimedKey

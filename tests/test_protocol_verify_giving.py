@@ -11,7 +11,7 @@ import sys
 import pytest
 from bundles_made import COSIGNERS, FACILITY, honest, witnessed, zip_of
 from bundles_tampered import bit_flipped
-from test_protocol_verify_proof import prove
+from proofs_made import prove
 
 from keys.fingerprint import fingerprint
 from protocol.log.entry import Event

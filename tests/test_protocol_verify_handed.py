@@ -36,7 +36,7 @@ from bundles_made import (
 from exchanges_made import PEER_ORIGIN
 from hypothesis import given
 from hypothesis import strategies as st
-from test_protocol_verify_proof import prove
+from proofs_made import prove
 
 from keys.fingerprint import fingerprint
 from protocol.verify import Code

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import second_log as second
+from bundles_lossy import lossy, with_files
 from bundles_made import (
     CARD,
     COSIGNERS,
@@ -23,33 +24,11 @@ from bundles_tampered import rebuilt
 from exchanges_made import FINGERPRINT, PEER_FINGERPRINT, Pair
 from hypothesis import given
 from hypothesis import strategies as st
-from test_protocol_verify_proof import check, prove
+from proofs_made import check, prove
 
-from protocol.log.entry import Event
 from protocol.reconcile_bundles import reconcile_bundles
 from protocol.reconcile_report import outcome_lines
 from protocol.verify import Code, report_lines, to_json
-
-HELD, SHOWN = "checkpoints/12", "checkpoints/9"
-
-
-def lossy(held=12, shown=9, after=5, **details):
-    """A log of nine entries that had been signed with twelve others, says so, and went on."""
-    log = fill(Log().add(init_event()), range(1, 9))
-    log.add(alert_event(rebuilt(), held, shown, **details))
-    for number in range(after):
-        log.add(Event(type="ingest", details={"instances": number}))
-    return log.sign()
-
-
-def with_files(log):
-    other = rebuilt().sign(12).sign(9)
-    log.extra = [
-        ("witnessed/1/held", other.checkpoints[HELD].encode()),
-        ("witnessed/1/shown", other.checkpoints[SHOWN].encode()),
-        ("witnessed/1/card", CARD.encoded),
-    ]
-    return log
 
 
 def _spoiled(log, place, content=None):

@@ -2,14 +2,13 @@
 
 import base64
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import second_log as second
 from bundles_made import (
     CARD,
     COSIGNERS,
-    FINGERPRINT,
     LOG,
     NEXT_LOG,
     PEER_CARD,
@@ -26,54 +25,11 @@ from bundles_made import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proofs_made import check, prove
 
 from keys.fingerprint import parse_fingerprint
-from protocol.verify import Code, Evidence, report_lines, to_json, verify_proof
+from protocol.verify import Code, report_lines, to_json, verify_proof
 from protocol.verify.proof import PROOF_BYTES
-
-
-@dataclass
-class Made:
-    """A proof under construction."""
-
-    log: object
-    index: int
-    size: int
-    note: str
-    hashes: list
-    extra: dict = field(default_factory=dict)
-
-    def text(self):
-        return second.tlog_proof(self.index, self.hashes, self.note, second.canonical(self.extra))
-
-
-def prove(log, index, size=None):
-    size = size or max(int(name.split("/")[1]) for name in log.checkpoints)
-    extra = {
-        "card": log.card.decode(),
-        "entry": log.entries[index].decode(),
-        "openings": [
-            {
-                "commitment": opening.commitment,
-                "index": at,
-                "kind": opening.kind,
-                "salt": opening.salt.hex(),
-                "value": opening.value,
-            }
-            for at, opening in log.openings
-            if at == index
-        ],
-    }
-    for at, receipt in log.receipts:
-        if at == index:
-            extra["receipt"] = second.base64_of(receipt)
-    note = log.checkpoints[f"checkpoints/{size}"]
-    return Made(log, index, size, note, second.path(index, log.entries[:size]), extra)
-
-
-def check(proof, **evidence):
-    data = proof if isinstance(proof, bytes) else proof.text().encode()
-    return verify_proof(data, facility_fingerprint=FINGERPRINT, evidence=Evidence(**evidence))
 
 
 def result(proof, **evidence):

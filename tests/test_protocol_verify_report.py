@@ -27,8 +27,8 @@ from bundles_made import (
     witnessed,
 )
 from bundles_tampered import bit_flipped, rewritten_against_quorum, tail_cut, untouched
+from proofs_made import check, prove
 from second_log import vkey
-from test_protocol_verify_proof import check, prove
 
 from keys.fingerprint import fingerprint
 from protocol.verify import report_lines, to_json

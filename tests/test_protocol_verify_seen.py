@@ -15,7 +15,7 @@ from bundles_made import (
     verify,
     witnessed,
 )
-from test_protocol_verify_proof import check, prove
+from proofs_made import check, prove
 
 from keys.fingerprint import fingerprint
 from protocol.log.entry import Event

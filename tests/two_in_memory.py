@@ -1,14 +1,15 @@
 """Two nodes in this process that trust each other; one fetches from the other in memory."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import trio
 from facility_in_memory import sender_of
-from test_node_gathering import stream_pair
+from streams_made import stream_pair
 
 from node.app import Node
+from node.errors import NodeError
 from node.home import Home
 from node.transfer.gathering import Gathering, Shelves
 from node.transfer.receiving import Receiver
@@ -27,12 +28,34 @@ class TwoNodes:
 
     def fetch(self, study: str, purpose: str = "research") -> bool:
         """Have South fetch a study (UID) with the real sender and receiver; whether it came."""
-        return trio.run(self._fetch, study, purpose)
+        error = trio.run(self._fetch, study, purpose)
+        if isinstance(error, NodeError):
+            raise error
+        return error is None
 
-    async def _fetch(self, study: str, purpose: str) -> bool:
+    def follow_up(self, study: str, is_followed: Callable[[str, bytes], bool]) -> NodeError | None:
+        """Have South fetch by itself what has grown at North; why that ended, if it did.
+
+        Args:
+            study: its UID.
+            is_followed: whether it still is, each time that South looks.
+        """
+        error = trio.run(self._fetch, study, "research", is_followed)
+        if isinstance(error, TransferRefused):
+            raise error
+        return error
+
+    async def _fetch(
+        self, study: str, purpose: str, is_followed: Callable[[str, bytes], bool] | None = None
+    ) -> NodeError | TransferRefused | None:
         south, north = self.south, self.north
         transfer = south.transfers.begin_incoming(
-            study, self._source.facility_key, purpose, only_peer=True, stat=False
+            study,
+            self._source.facility_key,
+            purpose,
+            only_peer=True,
+            stat=False,
+            follow_up=is_followed is not None,
         )
         shelves = Shelves(
             catalog=south.catalog,
@@ -40,6 +63,7 @@ class TwoNodes:
             append=south.audit.append_many,
             transfers=south.transfers,
             free_bytes=south.free_bytes,
+            is_followed=is_followed or (lambda study, peer: True),
         )
         receiver = Receiver(
             key=south.keys.node,
@@ -58,9 +82,12 @@ class TwoNodes:
                 nursery.start_soon(sender_of(north).serve, theirs)
                 try:
                     await receiver.receive(ours, gathering, contribution, self._source)
-                except TransferRefused:
-                    return False
-        return True
+                except (NodeError, TransferRefused) as error:
+                    await ours.reset()
+                    return error
+                # The sender waits for that, three seconds at most.
+                await ours.finish()
+        return None
 
 
 @contextlib.contextmanager

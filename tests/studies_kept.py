@@ -1,0 +1,36 @@
+"""What a node keeps of its studies: given out, and compared with its store."""
+
+import shutil
+from pathlib import Path
+
+from studies_made import contents
+
+from node.app import Node
+from node.images.export import export_study
+from protocol.manifest import Manifest
+
+STUDY = "1.2.826.0.1.3680043.8.498.41"
+
+
+def exported(node: Node, folder: Path, study: str = STUDY) -> set[bytes]:
+    """The files of a study as a node gives them out."""
+    shutil.rmtree(folder, ignore_errors=True)
+    export_study(node.catalog, node.store, study, folder)
+    return contents(folder)
+
+
+def check_whole(node: Node) -> None:
+    """Every batch that the catalog claims is here, and nothing that it let go lies about."""
+    claimed = set()
+    for row in node.catalog.studies():
+        manifest = node.catalog.manifest(row.study_uid)
+        assert Manifest.decode_untrusted(manifest.encode()) == manifest
+        assert row.content_root == manifest.content_root
+        assert row.instance_count == len(manifest.instances)
+        claimed |= {one.digest for one in manifest.batches}
+    for conflict in node.catalog.conflicts():
+        claimed |= set(conflict.batches)
+    for digest in claimed:
+        node.store.read(digest)
+    assert set(node.store.digests()) == claimed
+    assert {row["digest"] for row in node.database.query("SELECT digest FROM batches")} == claimed
