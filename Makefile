@@ -4,8 +4,8 @@
 # make oracles the log's formats beside a package that needs Python 3.12; CI runs it where there is one
 # make mutants FILE=node/images/store.py   which small wrong changes of a file no test notices
 # make wheel   what a machine without a checkout installs, in dist/
-# make postgres installs Debian's PostgreSQL for tests/test_node_on_postgres.py, skipped without
-# make interop installs js-libp2p for tests/test_interop_js.py, which is skipped without
+# make postgres installs Debian's PostgreSQL for tests/node/test_on_postgres.py, skipped without
+# make interop installs js-libp2p for tests/node/network/test_interop_js.py, which is skipped without
 # Needs Python 3.11 or newer with venv, and make; no compiler.
 
 PYTHON ?= python3
@@ -86,7 +86,7 @@ test-all: check
 oracles:
 	@$(MAKE) --no-print-directory setup PYTHON=$(ORACLE_PYTHON) VENV=$(ORACLES)
 	@$(ORACLES)/bin/python -c 'import aics_tlog'
-	$(ORACLES)/bin/python -m pytest tests/test_protocol_log_oracles.py tests/test_protocol_verify_report.py
+	$(ORACLES)/bin/python -m pytest tests/protocol/log/test_oracles.py tests/protocol/verify/test_report.py
 
 COUNT ?= 20
 SEED ?= 1

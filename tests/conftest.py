@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from places import SHARED
 
 from node.blocking import CHECK_VARIABLE
 
@@ -14,8 +15,6 @@ settings.load_profile("radmesh")
 
 # For the nodes that tests start as processes; what a test calls itself may block.
 os.environ[CHECK_VARIABLE] = "1"
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,8 @@ What remains to repair in what we do use:
   peer that hangs up is a warning or an error to it.
 
 All of this leans on private parts of one version: the version is pinned, and
-every repair has a test that fails without it (tests/test_node_strangers.py,
-test_node_hardening*.py, test_node_connections.py and test_node_network.py).
+every repair has a test that fails without it (tests/node/network/test_strangers.py,
+test_hardening*.py, test_connections.py and test_network.py beside it).
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 A transport knows nothing of peers and keys. It gives lines, each of which carries bytes in
 order to one other node, or says that it has ended; Noise stands above it. So whole nodes
-run in one process on lines that a test cuts and delays (`tests/simulator.py`), and another
-way to reach a peer has its place here.
+run in one process on lines that a test cuts and delays (`tests/simulator/simulator.py`), and
+another way to reach a peer has its place here.
 """
 
 import os

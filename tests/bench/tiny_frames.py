@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from tiny_frames_peer import KINDS, attack
 

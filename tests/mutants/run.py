@@ -197,10 +197,15 @@ def _bound() -> None:
 # --- one file -------------------------------------------------------------------------------
 
 
+def _name_of(test: str) -> str:
+    """A test file's name in one folder with all others: two folders may have a `test_power.py`."""
+    return test.removesuffix(".py").replace("/", ".")
+
+
 def tests_of(file: str, declared: dict[str, list[str]], root: Path) -> list[str]:
     """Test files for a source file: of the first pattern in `tests.toml` that it fits."""
     names = next((names for glob, names in declared.items() if fnmatch.fnmatchcase(file, glob)), [])
-    found = {path for name in names for path in root.glob(f"tests/test_{name}.py")}
+    found = {path for name in names for path in root.glob(f"tests/{name}.py")}
     return sorted(str(path.relative_to(root)) for path in found)
 
 
@@ -224,7 +229,8 @@ class Measured:
         self._common = hashlib.sha256(b"slow" if slow else b"quick")
         for path in sorted(tree.path.rglob("*.py")):
             name = str(path.relative_to(tree.path))
-            if not name.startswith(("tests/test_", "tests/mutants/")):
+            is_test = name.startswith("tests/") and path.name.startswith("test_")
+            if not is_test and not name.startswith("tests/mutants/"):
                 self._common.update(name.encode() + b"\0" + _digest(path))
 
     def baseline(self, file: str, tests: Sequence[str]) -> Baseline:
@@ -251,7 +257,7 @@ class Measured:
     def _kept(self, test: str) -> Path:
         common = self._common.copy()
         common.update(_digest(self._tree.path / test))
-        return self._directory / f"{Path(test).stem}-{common.hexdigest()[:16]}.json"
+        return self._directory / f"{_name_of(test)}-{common.hexdigest()[:16]}.json"
 
     def _measure(self, tests: Sequence[str]) -> None:
         tree = self._tree.path
@@ -277,7 +283,7 @@ class Measured:
                     reached.setdefault(name, []).append(line)
         self._directory.mkdir(exist_ok=True)
         for test in tests:
-            for old in self._directory.glob(f"{Path(test).stem}-*.json"):
+            for old in self._directory.glob(f"{_name_of(test)}-*.json"):
                 old.unlink()
             self._kept(test).write_text(json.dumps(kept[test]))
 
