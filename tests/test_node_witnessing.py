@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import signal
+import sqlite3
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -329,9 +330,12 @@ def _rewrite(facility: Facility, keep: int, further: int) -> None:
     again.close()
     # Who rewrites the log rewrites the node's own memory of it too.
     database = Database(facility.home.database_path, (), NODE_MIGRATIONS)
-    with database.transaction() as connection:
+
+    def change(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM own_checkpoints")
         connection.execute("DELETE FROM own_cosignatures")
+
+    database.transact(change)
     database.close()
 
 
