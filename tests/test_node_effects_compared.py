@@ -9,7 +9,7 @@ from clocks_made import MadeClock
 from facility_in_memory import entries
 
 from node.app import Node
-from node.audit.effects import Effects
+from node.audit.effects import Effects, once
 from node.errors import NodeError
 from node.home import Home
 from protocol.log.entry import Entry, Event, decode_entry_untrusted
@@ -75,6 +75,23 @@ def test_what_took_effect_or_was_said_to_have_failed_is_left_alone(node: Node) -
         node.effects.after_entry(GIVEN, _full)
     assert entries(node)[-1]["details"]["why"] == "the disk is full"
     assert _compared(node) == []
+
+
+def test_an_entry_inside_a_transaction_is_written_once_unless_it_becomes_another(
+    node: Node,
+) -> None:
+    size, entry_of = node.audit.size, once(node.audit.append)
+    for _ in range(2):
+        node.database.transact(lambda connection: node.effects.mark(connection, entry_of(GIVEN)))
+    assert node.audit.size == size + 1
+    assert _compared(node) == []
+    # It says something else at the second run: what was said first has no effect.
+    events, entry_of = [GIVEN, Event(type="shared")], once(node.audit.append)
+    indexes = [entry_of(event) for event in (*events, events[1])]
+    assert indexes[1] == indexes[2]
+    node.database.transact(lambda connection: node.effects.mark(connection, indexes[1]))
+    [failed] = _compared(node)
+    assert failed["details"]["of"] == indexes[0]  # type: ignore[index]
 
 
 def test_what_failed_is_of_one_entry_and_no_other(node: Node) -> None:

@@ -134,6 +134,7 @@ def test_a_withdrawal_that_was_not_written_does_not_outlive_its_study(
         with pytest.raises(NodeError, match="held back"):
             north.shared_studies.withdraw(study)
     north.discards.discard(study, RETENTION)
+    assert north.catalog.is_held_back(study), "by the withdrawal, which is not written"
     north.shared_studies.write_unwritten()
     assert north.shared_studies.unwritten == ()
     assert [entry["type"] for entry in entries(north)][-2:] == ["discarded", "withdrawn"]
