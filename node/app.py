@@ -300,6 +300,5 @@ class Node:
                 actor="node",
                 details={"card": renewed.digest, "serial": renewed.serial},
             )
-            with self.effects.after_entry(event):
-                self.home.write_card(renewed)
+            self.effects.file_after_entry(event, lambda: self.home.write_card(renewed))
             self.card = renewed

@@ -7,14 +7,13 @@ All functions are synchronous and thread-safe: async owners call them through `i
 WAL with `synchronous=FULL`: a committed transaction survives a power cut.
 """
 
-import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from node.blocking import must_be_in_thread
@@ -24,7 +23,11 @@ from node.errors import ExitCode, NodeError
 FIRST_VERSION = 1
 """The schema that the first homes have."""
 
+CHECK_VARIABLE = "RADMESH_CHECK_TRANSACTIONS"
+"""In the environment of the tests: each transaction is run twice, and the first is taken back."""
+
 Parameters = Sequence[Any] | Mapping[str, Any]
+Result = TypeVar("Result")
 
 _AMONG = (1, 8, 64, 512)
 """How many values one statement of `query_among` names."""
@@ -63,6 +66,7 @@ class Database:
         self._path = path
         self._lock = threading.RLock()
         self._after_commit: list[Callable[[], None]] = []
+        self._is_checked = bool(os.environ.get(CHECK_VARIABLE))
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=10.0
@@ -129,35 +133,55 @@ class Database:
         _write_copy(self._connection, making)
         rename(making, path)
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the connection for one write transaction; roll back on any exception.
+    def transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Do work in one write transaction, and commit it; roll back on any exception.
 
         Nested use joins the outer transaction.
 
+        The work may be run again from its beginning, after all that it did here was taken
+        back: a database may end a transaction for the sake of another one. So it has no
+        effects outside of this database. It consumes no iterator and changes nothing in
+        memory that a second run would change once more. What must be done once goes behind
+        this call, or is given to `after_commit`.
+
+        Args:
+            work: takes the connection, and reads and writes with it.
+
+        Returns:
+            What the last run of the work gave.
+
         Raises:
             NodeError: the disk is full, or the database cannot be written or is damaged.
+            Exception: whatever the work raises; it is not run again then.
         """
         must_be_in_thread()
         with self._lock:
             if self._connection.in_transaction:
-                yield self._connection
-                return
+                return work(self._connection)
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    self._after_commit.clear()
-                    raise
+                if self._is_checked:
+                    self._run(work, "ROLLBACK")
+                result = self._run(work, "COMMIT")
             except sqlite3.Error as error:
                 raise _sentence(error, self._path) from error
             due, self._after_commit = self._after_commit, []
         for act in due:
             act()
+        return result
+
+    def _run(self, work: Callable[[sqlite3.Connection], Result], end: str) -> Result:
+        """Run the work once, from the beginning of a transaction to this end of it."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            # What an earlier run, or a failed one, wanted done is void.
+            self._after_commit.clear()
+            result = work(self._connection)
+            self._connection.execute(end)
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return result
 
     def after_commit(self, act: Callable[[], None]) -> None:
         """Do something when the transaction at hand is committed; never when it is not.

@@ -51,8 +51,34 @@ ENTRY_FIRST = (
 
 _MARKS = tuple(f'"type":"{kind}"'.encode() for kind in ENTRY_FIRST)
 
+Effect = Callable[[sqlite3.Connection], object]
+"""What an entry says, done in a transaction: see `Database.transact`."""
+
 Handler = Callable[[Entry, sqlite3.Connection], bool]
 """Makes true, in a transaction, what an entry says; whether it could."""
+
+
+def once(append: Callable[[Event], int]) -> Callable[[Event], int]:
+    """For an entry that is written inside a transaction, in front of its commit.
+
+    Of a transaction that is run again the entry is written already. When what it says has
+    become something else, there is another one, and the next start says of the first that it
+    had no effect, as it does when the node ends here.
+
+    Args:
+        append: writes one audit entry durably.
+    """
+    written: list[tuple[Event, int]] = []
+
+    def append_once(event: Event) -> int:
+        for known, index in written:
+            if known == event:
+                return index
+        index = append(event)
+        written.append((event, index))
+        return index
+
+    return append_once
 
 
 class Effects:
@@ -68,28 +94,25 @@ class Effects:
         self._audit = audit
         self._unsaid: list[Event] = []
 
-    @contextlib.contextmanager
-    def after_entry(self, event: Event) -> Iterator[sqlite3.Connection]:
-        """Log an event, then hold a transaction for its effect.
+    def after_entry(self, event: Event, effect: Effect) -> int:
+        """Log an event, then have its effect in a transaction; gives the index of the entry.
 
         When the effect fails, an entry says so, now or at the next start.
 
         Raises:
             NodeError: the log or the database cannot be written.
         """
-        with self.after(event) as (connection, _):
-            yield connection
-
-    @contextlib.contextmanager
-    def after(self, event: Event) -> Iterator[tuple[sqlite3.Connection, int]]:
-        """As `after_entry`, with the index of the entry."""
         index = self.append(event)
-        try:
-            with self.of(index) as connection:
-                yield connection, index
-        except NodeError as error:
-            self._say_failed(_failure(event, index, error.message))
-            raise
+        with self._said_when_it_fails(event, index):
+            self.of(index, effect)
+        return index
+
+    def file_after_entry(self, event: Event, write: Callable[[], None]) -> None:
+        """As `after_entry`, for an effect in a file, which has to be seen from it at a start."""
+        index = self.append(event)
+        with self._said_when_it_fails(event, index):
+            write()
+            self.of(index, lambda connection: None)
 
     def append(self, event: Event) -> int:
         """Log an event whose effect comes by `of`, now or at a later try; gives its index.
@@ -99,12 +122,14 @@ class Effects:
         """
         return self._audit.append(event)
 
-    @contextlib.contextmanager
-    def of(self, index: int) -> Iterator[sqlite3.Connection]:
-        """A transaction for the effect of an entry that is written."""
-        with self._database.transaction() as connection:
-            yield connection
+    def of(self, index: int, effect: Effect) -> None:
+        """Have the effect of an entry that is written, in a transaction."""
+
+        def both(connection: sqlite3.Connection) -> None:
+            effect(connection)
             self.mark(connection, index)
+
+        self._database.transact(both)
 
     def mark(self, connection: sqlite3.Connection, index: int) -> None:
         """The effect of an entry is part of the transaction at hand."""
@@ -141,20 +166,26 @@ class Effects:
         while self._unsaid:
             self._audit.append(self._unsaid[0])
             del self._unsaid[0]
-        with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO effects_compared (one, size) VALUES (1, ?)"
-                " ON CONFLICT (one) DO UPDATE SET size = excluded.size",
-                (self._audit.size,),
-            )
-            connection.execute("DELETE FROM effects")
+        self._database.transact(self._all_is_compared)
+
+    def _all_is_compared(self, connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT INTO effects_compared (one, size) VALUES (1, ?)"
+            " ON CONFLICT (one) DO UPDATE SET size = excluded.size",
+            (self._audit.size,),
+        )
+        connection.execute("DELETE FROM effects")
 
     def _made_true(self, entry: Entry, handler: Handler | None) -> bool:
         if handler is None:
             return False
-        with self._database.transaction() as connection:
+
+        def make_true(connection: sqlite3.Connection) -> bool:
             done = handler(entry, connection)
             self.mark(connection, entry.index)
+            return done
+
+        done = self._database.transact(make_true)
         if done:
             log.warning("entry %d had no effect, and has it now: %s", entry.index, entry.type)
         return done
@@ -193,11 +224,16 @@ class Effects:
         )
         return _failure(event, entry.index, "the node ended before it took effect")
 
-    def _say_failed(self, event: Event) -> None:
+    @contextlib.contextmanager
+    def _said_when_it_fails(self, event: Event, index: int) -> Iterator[None]:
         try:
-            self._audit.append(event)
+            yield
         except NodeError as error:
-            log.error("that a change failed could not be logged: %s", error.message)
+            try:
+                self._audit.append(_failure(event, index, error.message))
+            except NodeError as another:
+                log.error("that a change failed could not be logged: %s", another.message)
+            raise
 
 
 def _failure(event: Event, index: int, why: str) -> Event:

@@ -6,6 +6,7 @@ underneath its file system is out of reach here.
 """
 
 import secrets
+import sqlite3
 from dataclasses import dataclass
 
 from node.database import Database
@@ -161,7 +162,8 @@ class Erasures:
             openings=found.openings,
             entries=found.entries,
         )
-        with self._database.transaction() as connection:
+
+        def write_down(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "INSERT INTO erasures VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -174,6 +176,8 @@ class Erasures:
                 f" WHERE entry < ?2 AND {_CHOICES[kind]}",
                 (value, size, name),
             )
+
+        self._database.transact(write_down)
         return erasure, salt
 
     def pending(self) -> list[Erasure]:
@@ -205,14 +209,18 @@ class Erasures:
         Raises:
             NodeError: the disk is full or failing; the next start goes on.
         """
-        with self._database.transaction() as connection:
-            connection.execute(
+        self._database.transact(
+            lambda connection: connection.execute(
                 "DELETE FROM openings WHERE (entry, place) IN"
                 " (SELECT entry, place FROM erasing WHERE name = ?)",
                 (erasure.name,),
             )
+        )
         self._database.drop_copies()
         self._database.empty_write_ahead_log()
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM erasing WHERE name = ?", (erasure.name,))
-            connection.execute("DELETE FROM erasures WHERE name = ?", (erasure.name,))
+        self._database.transact(lambda connection: _end(connection, erasure.name))
+
+
+def _end(connection: sqlite3.Connection, name: bytes) -> None:
+    connection.execute("DELETE FROM erasing WHERE name = ?", (name,))
+    connection.execute("DELETE FROM erasures WHERE name = ?", (name,))

@@ -7,6 +7,7 @@ that was never written is dropped when the log is opened.
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -58,15 +59,16 @@ class EvidenceStore:
 
         Whatever was stored for entries from `first` on is dropped: those were not written.
         """
-        with self._database.transaction() as connection:
+        rows = [
+            (entry, place, bytes.fromhex(each.commitment), each.kind, each.value, each.salt)
+            for entry, place, each in openings
+        ]
+
+        def add(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM openings WHERE entry >= ?", (first,))
-            connection.executemany(
-                "INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    (entry, place, bytes.fromhex(each.commitment), each.kind, each.value, each.salt)
-                    for entry, place, each in openings
-                ),
-            )
+            connection.executemany("INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+        self._database.transact(add)
 
     def opening_of(self, commitment: str) -> Opening | None:
         """The opening of a commitment (64 hex digits); None when there is none here."""
@@ -123,12 +125,13 @@ class EvidenceStore:
     def add_receipt(self, receipt: bytes) -> str:
         """Store a receipt; durable on return. Returns its SHA-256 in hex."""
         digest = hashlib.sha256(receipt).digest()
-        with self._database.transaction() as connection:
-            connection.execute(
+        self._database.transact(
+            lambda connection: connection.execute(
                 "INSERT INTO receipts (digest, receipt) VALUES (?, ?)"
                 " ON CONFLICT (digest) DO NOTHING",
                 (digest, receipt),
             )
+        )
         return digest.hex()
 
     def receipt(self, digest: str) -> bytes | None:

@@ -8,6 +8,7 @@ An exchange is one transfer id with one peer in one direction. It is *open* whil
 log says that something went over (`disclosure-begun`, `received`) and names no receipt.
 """
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,9 +145,7 @@ class Exchanges:
         size, last = int(row["size"]), bytes(row["last"])
         if size <= self._audit.size and leaf_hash(self.encoded(size - 1)) == last:
             return size
-        with self._database.transaction() as connection:
-            for table in ("exchange_entries", "exchanges", "exchanges_read"):
-                connection.execute(f"DELETE FROM {table}")
+        self._database.transact(_empty)
         return 0
 
     def _read(self, start: int, stop: int) -> None:
@@ -156,7 +155,8 @@ class Exchanges:
             # Most entries are others, and parsing each would cost most of the reading.
             if any(mark in last for mark in _MARKS):
                 found += _parse(last)
-        with self._database.transaction() as connection:
+
+        def take(connection: sqlite3.Connection) -> None:
             for entry in found:
                 outgoing = int(is_outgoing(entry))
                 key = (entry.peer, outgoing, bytes.fromhex(str(entry.details["transfer"])))
@@ -183,6 +183,13 @@ class Exchanges:
                 " ON CONFLICT (one) DO UPDATE SET size = excluded.size, last = excluded.last",
                 (stop, leaf_hash(last)),
             )
+
+        self._database.transact(take)
+
+
+def _empty(connection: sqlite3.Connection) -> None:
+    for table in ("exchange_entries", "exchanges", "exchanges_read"):
+        connection.execute(f"DELETE FROM {table}")
 
 
 def is_outgoing(entry: Entry) -> bool:

@@ -337,7 +337,8 @@ class Catalog:
         Raises:
             NodeError: there is no such study.
         """
-        with self._database.transaction():
+
+        def read(connection: sqlite3.Connection) -> Manifest:
             row = self._database.query_one(
                 "SELECT revision FROM studies WHERE study_uid = ?", (study_uid,)
             )
@@ -350,12 +351,18 @@ class Catalog:
                     self._manifests.move_to_end(study_uid)
                     return cached[1]
             manifest = self._build_manifest(study_uid)
+            # Not before: a revision that is taken back is given to other content.
+            self._database.after_commit(lambda: self._cache(study_uid, revision, manifest))
+            return manifest
+
+        return self._database.transact(read)
+
+    def _cache(self, study_uid: str, revision: int, manifest: Manifest) -> None:
         with self._manifests_lock:
             self._manifests[study_uid] = (revision, manifest)
             self._manifests.move_to_end(study_uid)
             while len(self._manifests) > _CACHED_MANIFESTS:
                 self._manifests.popitem(last=False)
-        return manifest
 
     def _build_manifest(self, study_uid: str) -> Manifest:
         series = self._database.query(
@@ -408,22 +415,26 @@ class Catalog:
             shared: state of a study that was not here before.
             before_commit: called when all is written and nothing is visible; what it
                 raises undoes all. Not called when there is nothing to change. It may give
-                the index of the entry that it wrote.
+                the index of the entry that it wrote, which it writes once however often it
+                is called (`node.audit.effects.once`).
             at_hand: batches (indices) of the manifest that are in the store, when not all.
 
         Raises:
             NodeError: the disk is full, or something of the study was discarded that is not
                 at hand; nothing has changed.
         """
-        with self._database.transaction() as connection:
+        study_uid = manifest.study_instance_uid
+        told = described or Described(header.study for header in headers.values())
+
+        def add(connection: sqlite3.Connection) -> Added:
             if at_hand is not None:
                 self.require_at_hand(manifest, at_hand)
-            bars = bars_of(connection, manifest.study_instance_uid)
+            bars = bars_of(connection, study_uid)
             added = insert_manifest(
                 connection,
                 manifest,
                 headers,
-                described or Described(header.study for header in headers.values()),
+                told,
                 origin=origin,
                 shared=shared,
                 now=int(self._clock()),
@@ -431,14 +442,16 @@ class Catalog:
             )
             if bars.discards:
                 # What was set aside may have been described with the rest.
-                read_anew(connection, manifest.study_instance_uid)
+                read_anew(connection, study_uid)
             if added.new:
-                self.changed(manifest.study_instance_uid)
+                self.changed(study_uid)
             if before_commit is not None and (added.new or added.conflicting):
                 entry = before_commit(added)
                 if entry is not None:
                     self.mark(connection, entry)
-        return added
+            return added
+
+        return self._database.transact(add)
 
     def publish_received(
         self,
@@ -494,23 +507,20 @@ class Catalog:
         kept_at: str,
     ) -> None:
         """Record a file with other bytes that lies in the quarantine folder `kept_at`."""
-        with self._database.transaction() as connection:
-            insert_conflict(
-                connection,
-                ConflictRow(
-                    study_uid=study_uid,
-                    sop_uid=sop_uid,
-                    digest=digest,
-                    kept_digest=kept_digest,
-                    series_uid=series_uid,
-                    size=size,
-                    origin=LOCAL,
-                    received=int(self._clock()),
-                    batches=(),
-                    byte_offset=0,
-                    kept_at=kept_at,
-                ),
-            )
+        row = ConflictRow(
+            study_uid=study_uid,
+            sop_uid=sop_uid,
+            digest=digest,
+            kept_digest=kept_digest,
+            series_uid=series_uid,
+            size=size,
+            origin=LOCAL,
+            received=int(self._clock()),
+            batches=(),
+            byte_offset=0,
+            kept_at=kept_at,
+        )
+        self._database.transact(lambda connection: insert_conflict(connection, row))
 
     def set_shared(self, study_uid: str, shared: bool) -> bool:
         """Share a study with the peers that may see, or withhold it; it is checked with that.
@@ -521,7 +531,8 @@ class Catalog:
         Raises:
             NodeError: there is no such study.
         """
-        with self._database.transaction() as connection:
+
+        def change(connection: sqlite3.Connection) -> bool:
             if self.study(study_uid) is None:
                 raise _no_study(study_uid)
             changed = connection.execute(
@@ -531,7 +542,9 @@ class Catalog:
             ).rowcount
             if changed:
                 self.changed(study_uid)
-        return bool(changed)
+            return bool(changed)
+
+        return self._database.transact(change)
 
     def bars(self, study_uid: str) -> Bars:
         """What of a study was discarded and is not taken again."""
@@ -561,28 +574,33 @@ class Catalog:
         Raises:
             NodeError: the disk is full; nothing has changed.
         """
-        let_go = False
+        let_go = is_done = False
+
+        def change(connection: sqlite3.Connection) -> bool:
+            nonlocal let_go
+            row = self.study(discard.study)
+            if row is not None and row.revision != revision:
+                return False
+            insert_discard(connection, discard)
+            if rest is None:
+                delete_study(connection, discard.study)
+            else:
+                replace_instances(connection, discard.study, rest)
+            if held_back and not let_go:
+                # Before the feeds are derived, or they would have it withdrawn. Each of our
+                # holds is let go of once, so a second run of this leaves it at that.
+                self.let_go(discard.study)
+                let_go = True
+            self.changed(discard.study)
+            self.mark(connection, entry)
+            return True
+
         try:
-            with self._database.transaction() as connection:
-                row = self.study(discard.study)
-                if row is not None and row.revision != revision:
-                    return False
-                insert_discard(connection, discard)
-                if rest is None:
-                    delete_study(connection, discard.study)
-                else:
-                    replace_instances(connection, discard.study, rest)
-                if held_back:
-                    # Before the feeds are derived, or they would have it withdrawn.
-                    self.let_go(discard.study)
-                    let_go = True
-                self.changed(discard.study)
-                self.mark(connection, entry)
-        except BaseException:
-            if let_go:
+            is_done = self._database.transact(change)
+        finally:
+            if let_go and not is_done:
                 self.hold_back(discard.study)
-            raise
-        return True
+        return is_done
 
     def read_again(
         self,
@@ -601,12 +619,14 @@ class Catalog:
             described: what its instances say; None when it was gone.
             revision: as it was when it was read.
             is_whole: whether all of them could be read; only then a patient is dropped.
-            before_commit: writes the entry when there are patients that were not known.
+            before_commit: writes the entry when there are patients that were not known; once,
+                as that of `publish`.
 
         Returns:
             False when it has changed meanwhile, and is to be read once more.
         """
-        with self._database.transaction() as connection:
+
+        def take(connection: sqlite3.Connection) -> bool:
             row = self.study(study_uid)
             if row is not None and (described is None or row.revision != revision):
                 return False
@@ -621,7 +641,9 @@ class Catalog:
                 )
             if not patients_of(connection, study_uid) <= before:
                 self.mark(connection, before_commit())
-        return True
+            return True
+
+        return self._database.transact(take)
 
     def hold_back(self, study_uid: str) -> None:
         """Treat a study as withheld, whatever the table says; no disk is needed.

@@ -217,8 +217,7 @@ def leftovers(database: Database, after: bytes, most: int) -> list[bytes]:
 
 def note_leftover(database: Database, digest: bytes) -> None:
     """List a batch as one whose file is to be deleted, unless something comes to claim it."""
-    with database.transaction() as connection:
-        _note_leftover(connection, digest)
+    database.transact(lambda connection: _note_leftover(connection, digest))
 
 
 def _note_leftover(connection: sqlite3.Connection, digest: bytes) -> None:
@@ -229,7 +228,9 @@ def _note_leftover(connection: sqlite3.Connection, digest: bytes) -> None:
 
 def settle_leftovers(database: Database, digests: Iterable[bytes]) -> None:
     """The files of these batches are gone, or are claimed."""
-    with database.transaction() as connection:
-        connection.executemany(
-            "DELETE FROM leftover_batches WHERE digest = ?", [(digest,) for digest in digests]
+    settled = [(digest,) for digest in digests]
+    database.transact(
+        lambda connection: connection.executemany(
+            "DELETE FROM leftover_batches WHERE digest = ?", settled
         )
+    )

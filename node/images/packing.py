@@ -7,6 +7,7 @@ and the entry before the catalog shows anything.
 
 from collections.abc import Callable, Sequence
 
+from node.audit.effects import once
 from node.catalog.catalog import LOCAL, Added, Catalog
 from node.images.ingest_batches import BatchWriter, Written
 from node.images.ingest_report import (
@@ -224,13 +225,14 @@ class Packing:
         was = self._catalog.study(study_uid)
         added = Added(new=0, known=0, conflicting=0)
         if manifest is not None:
+            entry_of = once(self._audit)
             added = self._catalog.publish(
                 manifest,
                 written.headers,
                 written.described,
                 origin=LOCAL,
                 shared=self._shared,
-                before_commit=lambda _: self._audit(self._event(manifest)),
+                before_commit=lambda _: entry_of(self._event(manifest)),
             )
             row = self._catalog.study(study_uid)
             self.report.notes += notes_of(row, was) if row is not None else []

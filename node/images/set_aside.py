@@ -218,9 +218,13 @@ class SetAside:
                 subjects=() if one.row is None else self._subjects([one.row]),
                 details={"reason": reason, "bytes": one.size},
             )
-            with self._effects.after(event) as (connection, entry):
-                if one.row is not None:
-                    delete_conflict(connection, one.row)
+            row = one.row
+
+            def forget(connection: sqlite3.Connection) -> None:
+                if row is not None:
+                    delete_conflict(connection, row)
+
+            entry = self._effects.after_entry(event, forget)
             self._remove_folder(one.folder)
         self._discards.sweep()
         study = "" if one.row is None else one.row.study_uid
@@ -306,12 +310,15 @@ class SetAside:
                 },
             )
             rest = self._rest(study, rows, pins)
-            with self._effects.after(event) as (connection, entry):
+
+            def take(connection: sqlite3.Connection) -> None:
                 if lift:
                     lift_bars(connection, study)
                 if rows and written.manifest is not None:
                     self._replace(connection, study, rows, written, described, rest, pins)
                 self._catalog.changed(study)
+
+            entry = self._effects.after_entry(event, take)
         for row in rows:
             self._remove_folder(row.kept_at)
         return Done(study=study, instances=len(rows), replaced=replaced, entry=entry)
@@ -342,6 +349,8 @@ class SetAside:
         here = self._catalog.study(study)
         if here is not None:
             if here.revision != rest[0]:
+                # It writes batches, which have the names of what is in them: to be done again
+                # changes nothing.
                 rest = self._rest(study, rows, pins)
             self._put_aside(
                 connection, study, {row.sop_uid: row.digest for row in rows}, here.origin, now

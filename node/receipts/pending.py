@@ -141,12 +141,13 @@ class Pending:
 
     def keep(self, receipt: Receipt, signature: bytes) -> None:
         """Keep a receipt of ours, durably, before it is shown to its source."""
-        with self._database.transaction() as connection:
-            connection.execute(
+        self._database.transact(
+            lambda connection: connection.execute(
                 "INSERT INTO receipts_kept (body, signature, peer, transfer) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (body) DO NOTHING",
                 (receipt.encode(), signature, receipt.source_facility, receipt.transfer),
             )
+        )
 
     def kept(self, peer: bytes | None = None, transfer: bytes | None = None) -> list[KeptReceipt]:
         """The receipts that lack a countersignature; of one peer and transfer, or of all."""
@@ -161,19 +162,23 @@ class Pending:
 
     def forget(self, body: bytes) -> None:
         """A receipt is in the log with both signatures, or was replaced."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM receipts_kept WHERE body = ?", (body,))
+        self._database.transact(
+            lambda connection: connection.execute(
+                "DELETE FROM receipts_kept WHERE body = ?", (body,)
+            )
+        )
 
     # --- answers --------------------------------------------------------------------------
 
     def answered(self, item: PendingItem, answer: str) -> None:
         """Remember what a peer said about an exchange."""
         now = self._clock.now_ms()
-        with self._database.transaction() as connection:
-            connection.execute(
+        self._database.transact(
+            lambda connection: connection.execute(
                 "INSERT INTO receipt_answers (peer, outgoing, transfer, entry, answer, time)"
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer, outgoing, transfer)"
                 " DO UPDATE SET entry = excluded.entry, answer = excluded.answer,"
                 " time = excluded.time",
                 (item.peer, int(item.outgoing), item.transfer, item.entry, answer, now),
             )
+        )

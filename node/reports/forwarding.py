@@ -145,12 +145,13 @@ class Forwarder:
         return 0
 
     def _keep(self, entries: int) -> None:
-        with self._database.transaction() as connection:
-            connection.execute(
+        self._database.transact(
+            lambda connection: connection.execute(
                 "INSERT INTO forwarded VALUES (?, ?)"
                 " ON CONFLICT (collector) DO UPDATE SET entries = excluded.entries",
                 (self._name, entries),
             )
+        )
 
     async def _wait_for_entries(self, sent: int) -> None:
         while self._audit.size <= sent:  # noqa: ASYNC110 (entries come from any thread)

@@ -95,7 +95,8 @@ class Feeds:
 
     def study_changed(self, study: str) -> None:
         """Bring every feed up to date with one study (UID); in the transaction at hand."""
-        with self._database.transaction() as connection:
+
+        def bring(connection: sqlite3.Connection) -> None:
             places = places_of(connection, study)
             row = self._catalog.study(study)
             for peer in sorted(self.sight.peers() | places.keys()):
@@ -103,18 +104,27 @@ class Feeds:
                 root = row.content_root if row is not None and visible else None
                 refresh(connection, peer, [(study, places.get(peer), root)])
 
+        self._database.transact(bring)
+
     def peer_changed(self, peer: bytes) -> None:
         """Bring one peer's feed up to date with all studies; in the transaction at hand."""
-        with self._database.transaction() as connection:
-            refresh(connection, peer, different(connection, self._catalog, self.sight, peer))
+        self._database.transact(
+            lambda connection: refresh(
+                connection, peer, different(connection, self._catalog, self.sight, peer)
+            )
+        )
 
     def derive(self, peers: Iterable[bytes]) -> None:
         """Write anew what follows from grants and catalog: for these peers (facility keys),
         and for all that have a feed."""
-        with self._database.transaction() as connection:
+        wanted = set(peers)
+
+        def write(connection: sqlite3.Connection) -> None:
             known = {row["peer"] for row in connection.execute("SELECT peer FROM feed_heads")}
-            for peer in sorted(known | set(peers)):
+            for peer in sorted(known | wanted):
                 self.peer_changed(peer)
+
+        self._database.transact(write)
 
     def may_tell(self, peer: bytes, records: Iterable[Record]) -> tuple[Record, ...]:
         """Of these records those that the peer may still be told of, asked directly.
@@ -136,7 +146,8 @@ class Feeds:
 
         A subscriber that stands nowhere in this feed is to start anew.
         """
-        with self._database.transaction() as connection:
+
+        def read(connection: sqlite3.Connection) -> Pending:
             head = connection.execute(
                 "SELECT epoch, last_sequence FROM feed_heads WHERE peer=?", (peer,)
             ).fetchone()
@@ -167,8 +178,10 @@ class Feeds:
                 for kind, record in told
                 if not (reset and kind == "withdrawn" and not record.recalls)
             )
-        end = rows[-1]["sequence"] if rows else max(start, 0 if reset else cursor)
-        return Pending(head["epoch"], reset, end, records, more)
+            end = rows[-1]["sequence"] if rows else max(start, 0 if reset else cursor)
+            return Pending(head["epoch"], reset, end, records, more)
+
+        return self._database.transact(read)
 
     def unlogged(self, peer: bytes, records: Iterable[Record]) -> tuple[Record, ...]:
         """Those of the records that no entry of the log tells of as they are now.
@@ -189,16 +202,19 @@ class Feeds:
 
     def mark_told(self, peer: bytes, records: Iterable[Record]) -> None:
         """Remember that these records are logged, and on their way to the peer."""
-        with self._database.transaction() as connection:
-            connection.executemany(
-                "UPDATE feed SET told=1, logged=? WHERE peer=? AND study=?",
-                [(record.sequence, peer, record.study) for record in records],
+        told = [(record.sequence, peer, record.study) for record in records]
+        self._database.transact(
+            lambda connection: connection.executemany(
+                "UPDATE feed SET told=1, logged=? WHERE peer=? AND study=?", told
             )
+        )
 
     def announce_again(self, peer: bytes, studies: Iterable[str]) -> None:
         """Move studies (UIDs) to the end of a peer's feed, to be told of once more."""
-        with self._database.transaction() as connection:
-            for study in studies:
+        moved = list(studies)
+
+        def move(connection: sqlite3.Connection) -> None:
+            for study in moved:
                 connection.execute(
                     "UPDATE feed_heads SET last_sequence=last_sequence+1 WHERE peer=?", (peer,)
                 )
@@ -207,6 +223,8 @@ class Feeds:
                     " WHERE peer=?1 AND study=?2",
                     (peer, study),
                 )
+
+        self._database.transact(move)
 
     # --- incoming ------------------------------------------------------------
 
@@ -230,7 +248,8 @@ class Feeds:
 
         `recall` keeps, in the same, what was recalled.
         """
-        with self._database.transaction() as connection:
+
+        def keep(connection: sqlite3.Connection) -> None:
             recall(connection)
             kept = _Kept.read(connection, peer)
             if announcement.reset:
@@ -252,6 +271,8 @@ class Feeds:
                     kept.left_out,
                 ),
             )
+
+        self._database.transact(keep)
 
     def left_out(self) -> dict[bytes, int]:
         """By facility key, how many records were announced beyond what is kept of a feed."""
@@ -322,9 +343,12 @@ class Feeds:
 
     def forget_peer(self, peer: bytes) -> None:
         """Forget all that a peer announced: it is not trusted any more."""
-        with self._database.transaction() as connection:
+
+        def delete(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
             connection.execute("DELETE FROM remote_feeds WHERE peer=?", (peer,))
+
+        self._database.transact(delete)
 
 
 @dataclass

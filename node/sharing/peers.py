@@ -250,9 +250,12 @@ class Peers:
         try:
             for _, event in news:
                 self._append(event)
-            with self._database.transaction() as connection:
-                told = [contested for contested, _ in news]
-                self._contests.keep(connection, told, self._store, now, shown=shown)
+            told = [contested for contested, _ in news]
+            self._database.transact(
+                lambda connection: self._contests.keep(
+                    connection, told, self._store, now, shown=shown
+                )
+            )
         except NodeError as error:
             # The change that led here stands; the next one, or the next start, tells.
             log.error("a contested key could not be logged: %s", error.message)
@@ -269,10 +272,11 @@ class Peers:
 
     def saw(self, facility_key: bytes, now: int) -> None:
         """Remember when a peer was last connected (seconds since the epoch, UTC)."""
-        with self._database.transaction() as connection:
-            connection.execute(
+        self._database.transact(
+            lambda connection: connection.execute(
                 "UPDATE peers SET last_seen=? WHERE facility_key=?", (now, facility_key)
             )
+        )
 
     def last_seen(self) -> dict[bytes, int]:
         """When each peer was last here, by facility key, seconds since the epoch, UTC.
@@ -303,7 +307,10 @@ class Peers:
     def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
         """Take away what an entry of the log says was taken; see `Effects.compare`."""
         with self._lock:
-            changed = TrustStore(self._store.peers, self._own)
+            # From the table and not from memory, where an earlier run of this transaction
+            # may have left it.
+            rows = connection.execute("SELECT state FROM peers")
+            changed = TrustStore([Peer.from_json(row["state"]) for row in rows], self._own)
             try:
                 if entry.type == "trust-revoked":
                     peer = changed.revoke(entry.peer, entry.time_ms // 1000)
@@ -348,11 +355,14 @@ class Peers:
     def _give(self, changed: TrustStore, peer: Peer, event: Event) -> None:
         """What is no cut counts from its commit on."""
         before = self._store
+
+        def give(connection: sqlite3.Connection) -> None:
+            # In the transaction, so that whoever is in the next one sees it.
+            self._store = changed
+            self._keep(connection, peer)
+
         try:
-            with self._effects.after_entry(event) as connection:
-                # In the transaction, so that whoever is in the next one sees it.
-                self._store = changed
-                self._keep(connection, peer)
+            self._effects.after_entry(event, give)
         except BaseException:
             self._store = before
             raise
@@ -366,8 +376,7 @@ class Peers:
                 noted = change(changed)
             except KeysError as error:
                 raise NodeError(str(error), code=ExitCode.REFUSED) from error
-            with self._database.transaction() as connection:
-                self._keep(connection, noted)
+            self._database.transact(lambda connection: self._keep(connection, noted))
             self._store = changed
         self.on_change(noted)
         return noted
@@ -401,8 +410,7 @@ class Peers:
         )
 
     def _keep_cut(self, peer: Peer, entry: Callable[[], int]) -> None:
-        with self._effects.of(entry()) as connection:
-            self._keep(connection, peer)
+        self._effects.of(entry(), lambda connection: self._keep(connection, peer))
 
     def _keep(self, connection: sqlite3.Connection, peer: Peer) -> None:
         connection.execute(

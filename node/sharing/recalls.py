@@ -6,6 +6,7 @@ for each peer and study; a record counts the source's recalls, so that one is to
 Synchronous and thread-safe.
 """
 
+import functools
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,11 +161,7 @@ class Recalls:
                 subjects=subjects_of(one.study, self._catalog.patients(one.study)),
                 details={"code": one.code, "recalls": one.count},
             )
-            with self._effects.after_entry(event) as connection:
-                connection.execute(
-                    "UPDATE recalls SET settled = 1 WHERE peer = ? AND study = ? AND count <= ?",
-                    (one.peer, one.study, one.count),
-                )
+            self._effects.after_entry(event, functools.partial(_settle, one))
         return chosen
 
     def forget(self, studies: Sequence[str]) -> None:
@@ -172,11 +169,12 @@ class Recalls:
 
         What is not settled stays as it is.
         """
-        with self._database.transaction() as connection:
-            connection.executemany(
+        self._database.transact(
+            lambda connection: connection.executemany(
                 "UPDATE recalls SET told = 0 WHERE study = ? AND settled <> 0",
                 [(study,) for study in studies],
             )
+        )
 
     def _known(self, peer: bytes, study: str) -> int:
         """How many recalls of a study a peer has told of."""
@@ -199,3 +197,10 @@ class Recalls:
             (study, peer),
         )
         return found is not None
+
+
+def _settle(one: Recalled, connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "UPDATE recalls SET settled = 1 WHERE peer = ? AND study = ? AND count <= ?",
+        (one.peer, one.study, one.count),
+    )

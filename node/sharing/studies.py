@@ -62,8 +62,10 @@ class SharedStudies:
             row = self._catalog.find_study(text)
             if row.state != "shared" or row.to_check:
                 self._require_nameable(row)
-                with self._effects.after_entry(self._event("shared", row)):
-                    self._catalog.set_shared(row.study_uid, True)
+                self._effects.after_entry(
+                    self._event("shared", row),
+                    lambda connection: self._catalog.set_shared(row.study_uid, True),
+                )
             return self._catalog.find_study(row.study_uid)
 
     def withdraw(self, text: str, details: dict[str, str] | None = None) -> StudyRow:
@@ -130,12 +132,14 @@ class SharedStudies:
     def _withheld(self, study: str) -> Callable[[Callable[[], int]], None]:
         """The effect of a withdrawal."""
 
+        def withhold(connection: sqlite3.Connection) -> None:
+            # It may have been discarded since.
+            if self._catalog.study(study) is not None:
+                self._catalog.set_shared(study, False)
+            self.in_withdrawal(connection, study)
+
         def effect(entry: Callable[[], int]) -> None:
-            with self._effects.of(entry()) as connection:
-                # It may have been discarded since.
-                if self._catalog.study(study) is not None:
-                    self._catalog.set_shared(study, False)
-                self.in_withdrawal(connection, study)
+            self._effects.of(entry(), withhold)
             self._catalog.let_go(study)
 
         return effect

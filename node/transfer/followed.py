@@ -162,7 +162,8 @@ class Followed:
 
     def study_changed(self, study: str) -> None:
         """A study (UID) has changed here: one of which something was discarded is not followed."""
-        with self._database.transaction() as connection:
+
+        def end(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "DELETE FROM followed_sources WHERE study = ?1"
                 f" AND discards <> {_LAST_DISCARD.format(study='?1')}",
@@ -174,21 +175,29 @@ class Followed:
                 (study,),
             )
 
+        self._database.transact(end)
+
     def end(self, connection: sqlite3.Connection, study: str) -> None:
         """Follow no source of a study (UID) any more."""
         connection.execute("DELETE FROM followed_sources WHERE study = ?", (study,))
 
     def end_peer(self, peer: bytes) -> None:
         """Follow a peer (facility key) no more: it is not trusted."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM followed_sources WHERE peer = ?", (peer,))
+        self._database.transact(
+            lambda connection: connection.execute(
+                "DELETE FROM followed_sources WHERE peer = ?", (peer,)
+            )
+        )
 
     def forget(self, studies: Iterable[str]) -> None:
         """Forget these studies (UIDs): when they grew tells which entries name them."""
         chosen = [(study,) for study in studies]
-        with self._database.transaction() as connection:
+
+        def delete(connection: sqlite3.Connection) -> None:
             connection.executemany("DELETE FROM followed_sources WHERE study = ?", chosen)
             connection.executemany("DELETE FROM followed_studies WHERE study = ?", chosen)
+
+        self._database.transact(delete)
 
     def _complete(self, connection: sqlite3.Connection, transfer: Transfer) -> None:
         row = connection.execute(
@@ -282,7 +291,8 @@ class Followed:
         Raises:
             NodeError: the disk is full.
         """
-        with self._database.transaction() as connection:
+
+        def count(connection: sqlite3.Connection) -> News | None:
             for news in self.news({peer: [study]}):
                 now = self._clock.now()
                 spent = connection.execute(
@@ -306,7 +316,9 @@ class Followed:
                     (study,),
                 )
                 return news
-        return None
+            return None
+
+        return self._database.transact(count)
 
     def is_followed(self, study: str, peer: bytes) -> bool:
         """Whether nothing has ended the following of a study (UID) from a peer."""
@@ -321,7 +333,8 @@ class Followed:
         Raises:
             NodeError: the disk is full.
         """
-        with self._database.transaction() as connection:
+
+        def delete(connection: sqlite3.Connection) -> None:
             now = (self._clock.now(),)
             connection.execute(
                 f"DELETE FROM followed_sources AS f WHERE {_UNTIL} <= ? AND NOT EXISTS"
@@ -334,6 +347,8 @@ class Followed:
                 f" AND counted_since + {FOLLOW_SECONDS} <= ?",
                 now,
             )
+
+        self._database.transact(delete)
 
     # --- for people -------------------------------------------------------------------
 

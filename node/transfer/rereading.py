@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import trio
 
+from node.audit.effects import once
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog
 from node.errors import NodeError
@@ -80,13 +81,14 @@ class Rereading:
                 # Half of the time is for what people wait for.
                 await trio.sleep(trio.current_time() - began)
             is_whole &= await in_thread(self._check_rest, check, limiter=self._limiter)
+        entry_of = once(self._append)
         return await in_thread(
             self._catalog.read_again,
             study,
             check.described if check is not None else None,
             row.revision if row is not None else 0,
             is_whole,
-            lambda: self._append(self._event(study)),
+            lambda: entry_of(self._event(study)),
             limiter=self._limiter,
         )
 

@@ -341,12 +341,14 @@ class Transfers:
 
     def close_interrupted_outgoing(self) -> None:
         """Outgoing transfers that a crash interrupted are over; the peer asks again."""
-        with self._database.transaction() as connection:
-            connection.execute(
+        now = self._clock.now_ms()
+        self._database.transact(
+            lambda connection: connection.execute(
                 "UPDATE transfers SET state='failed', why='the node stopped', ended=? "
                 "WHERE direction='out' AND ended IS NULL",
-                (self._clock.now_ms(),),
+                (now,),
             )
+        )
 
     def recent(self, count: int = 100) -> list[Transfer]:
         """The newest transfers, live state where there is one."""
@@ -396,16 +398,18 @@ class Transfers:
         Raises:
             NodeError: the disk is full or failing, or another process reads the database.
         """
-        with self._database.transaction() as connection:
-            connection.executemany(
+        self._database.transact(
+            lambda connection: connection.executemany(
                 "DELETE FROM transfers WHERE study = ? AND ended IS NOT NULL",
                 [(study,) for study in studies],
             )
+        )
         self._database.drop_copies()
         self._database.empty_write_ahead_log()
 
     def _store(self, transfer: Transfer) -> None:
-        with self._database.transaction() as connection:
+
+        def store(connection: sqlite3.Connection) -> None:
             connection.execute(
                 _STORE,
                 (
@@ -432,6 +436,8 @@ class Transfers:
                 ),
             )
             self.in_change(connection, transfer)
+
+        self._database.transact(store)
 
 
 def _from_row(row: Any) -> Transfer:

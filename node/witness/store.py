@@ -138,18 +138,22 @@ class WitnessStore:
 
     def keep(self, facility: bytes, checkpoint: Checkpoint, note: bytes, now: int) -> None:
         """Replace what we cosigned last; `now` in seconds since the epoch, UTC."""
-        with self.database.transaction() as connection:
-            connection.execute(
+        self.database.transact(
+            lambda connection: connection.execute(
                 "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?) ON CONFLICT (facility) DO UPDATE "
                 "SET size=excluded.size, root=excluded.root, note=excluded.note, "
                 "time=excluded.time",
                 (facility, checkpoint.size, checkpoint.root, note, now),
             )
+        )
 
     def forget(self, facility: bytes) -> None:
         """Take the next checkpoint of a peer as its first: an operator decided so."""
-        with self.database.transaction() as connection:
-            connection.execute("DELETE FROM witnessed WHERE facility=?", (facility,))
+        self.database.transact(
+            lambda connection: connection.execute(
+                "DELETE FROM witnessed WHERE facility=?", (facility,)
+            )
+        )
 
     def all_held(self) -> list[tuple[bytes, int, int]]:
         """Of each peer whose log we cosigned: facility key, size, time."""
@@ -171,7 +175,8 @@ class WitnessStore:
             time: when it cosigned, seconds since the epoch, UTC.
             now: likewise, on our clock.
         """
-        with self.database.transaction() as connection:
+
+        def keep(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "INSERT INTO own_checkpoints VALUES (?, ?, ?) "
                 "ON CONFLICT (size) DO UPDATE SET note=excluded.note",
@@ -183,6 +188,8 @@ class WitnessStore:
                 (size, facility, line, time),
             )
             self._thin(connection)
+
+        self.database.transact(keep)
 
     @staticmethod
     def _thin(connection: sqlite3.Connection) -> None:
@@ -212,10 +219,12 @@ class WitnessStore:
 
     def drop_cosigned(self, sizes: Iterable[int]) -> None:
         """Drop cosigned checkpoints that our log does not have."""
-        with self.database.transaction() as connection:
-            connection.executemany(
-                "DELETE FROM own_checkpoints WHERE size=?", [(size,) for size in sizes]
+        dropped = [(size,) for size in sizes]
+        self.database.transact(
+            lambda connection: connection.executemany(
+                "DELETE FROM own_checkpoints WHERE size=?", dropped
             )
+        )
 
     def _with_lines(self, size: int, note: str) -> Cosigned:
         rows = self.database.query(
@@ -230,7 +239,8 @@ class WitnessStore:
         self, facility: bytes, witness: bytes, kind: str, held: bytes, shown: bytes, now: int
     ) -> Alert | None:
         """Keep the evidence; None when one of this kind waits to be settled already."""
-        with self.database.transaction() as connection:
+
+        def add(connection: sqlite3.Connection) -> Alert | None:
             known = connection.execute(
                 "SELECT 1 FROM log_alerts WHERE facility=? AND witness=? AND kind=? "
                 "AND settled IS NULL",
@@ -245,7 +255,9 @@ class WitnessStore:
                 "RETURNING number",
                 (facility, witness, kind, held, shown, now),
             ).fetchone()
-        return Alert(number, facility, witness, kind, held, shown, now, None)
+            return Alert(number, facility, witness, kind, held, shown, now, None)
+
+        return self.database.transact(add)
 
     def alerts(self, *, open_only: bool = False, unlogged_only: bool = False) -> list[Alert]:
         """The evidence, oldest first."""
@@ -256,13 +268,17 @@ class WitnessStore:
 
     def mark_logged(self, number: int) -> None:
         """Its entry is in the log."""
-        with self.database.transaction() as connection:
-            connection.execute("UPDATE log_alerts SET logged=1 WHERE number=?", (number,))
+        self.database.transact(
+            lambda connection: connection.execute(
+                "UPDATE log_alerts SET logged=1 WHERE number=?", (number,)
+            )
+        )
 
     def settle(self, numbers: Iterable[int], now: int) -> None:
         """These are alerts no more; the evidence stays (`now` in seconds since the epoch)."""
-        with self.database.transaction() as connection:
-            connection.executemany(
-                "UPDATE log_alerts SET settled=? WHERE number=? AND settled IS NULL",
-                [(now, number) for number in numbers],
+        settled = [(now, number) for number in numbers]
+        self.database.transact(
+            lambda connection: connection.executemany(
+                "UPDATE log_alerts SET settled=? WHERE number=? AND settled IS NULL", settled
             )
+        )

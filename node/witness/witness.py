@@ -11,6 +11,7 @@ shown the one that it signed before.
 """
 
 import logging
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -120,12 +121,16 @@ class Witness:
             NodeError: the state cannot be written; nothing is cosigned.
         """
         shown = self._open(peer, request.checkpoint)
-        # One transaction from the state that is compared to the state that is kept.
-        with self._store.database.transaction():
+
+        def compared(connection: sqlite3.Connection) -> tuple[Held, bytes, Verdict]:
             held, note = self._store.held(peer.facility_key)
             verdict = decide(held, request.old, shown, request.proof)
             if verdict is Verdict.ADVANCE:
                 self._store.keep(peer.facility_key, shown, request.checkpoint, self._now())
+            return held, note, verdict
+
+        # One transaction from the state that is compared to the state that is kept.
+        held, note, verdict = self._store.database.transact(compared)
         if verdict in (Verdict.ADVANCE, Verdict.SAME):
             return self._cosigned(request.checkpoint)
         if verdict is Verdict.UNPROVEN:

@@ -4,12 +4,15 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from node import blocking
-from node.database import Database, Migration, copy_database, old_copies
+from node.database import CHECK_VARIABLE, Database, Migration, copy_database, old_copies
 from node.errors import ExitCode, NodeError
+
+T = TypeVar("T")
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY) STRICT;",)
 
@@ -27,8 +30,11 @@ def database(path: Path) -> Iterator[Database]:
 
 
 def _add(database: Database, *names: str) -> None:
-    with database.transaction() as connection:
-        connection.executemany("INSERT INTO things VALUES (?)", [(name,) for name in names])
+    database.transact(
+        lambda connection: connection.executemany(
+            "INSERT INTO things VALUES (?)", [(name,) for name in names]
+        )
+    )
 
 
 def _names(database: Database) -> list[str]:
@@ -44,16 +50,19 @@ def _pragma(path: Path, name: str) -> object:
 
 
 def test_an_exception_takes_back_all_that_was_done(database: Database) -> None:
-    def fail() -> None:
-        with database.transaction() as connection:
-            connection.execute("INSERT INTO things VALUES ('a')")
-            with database.transaction() as inner:
-                assert inner is connection
-                inner.execute("INSERT INTO things VALUES ('b')")
-            raise ZeroDivisionError
+    def fail(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO things VALUES ('a')")
+
+        def join(inner: sqlite3.Connection) -> str:
+            assert inner is connection
+            inner.execute("INSERT INTO things VALUES ('b')")
+            return "joined"
+
+        assert database.transact(join) == "joined"
+        raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        fail()
+        database.transact(fail)
     assert _names(database) == []
     _add(database, "c")
     assert _names(database) == ["c"]
@@ -61,21 +70,27 @@ def test_an_exception_takes_back_all_that_was_done(database: Database) -> None:
 
 def test_what_is_inside_ends_with_what_is_outside(database: Database, path: Path) -> None:
     other = Database(path, SCHEMA)
-    with database.transaction():
+
+    def add(_: sqlite3.Connection) -> int:
         _add(database, "a")
         assert _names(other) == []
+        return 7
+
+    assert database.transact(add) == 7
     assert _names(other) == ["a"]
     other.close()
 
 
 def test_what_follows_a_commit_comes_after_it_and_once(database: Database, path: Path) -> None:
     other, seen = Database(path, SCHEMA), list[list[str]]()
-    with database.transaction():
+
+    def add(_: sqlite3.Connection) -> None:
         _add(database, "a")
         database.after_commit(lambda: seen.append(_names(other)))
-        with database.transaction():
-            database.after_commit(lambda: seen.append([]))
+        database.transact(lambda _: database.after_commit(lambda: seen.append([])))
         assert seen == []
+
+    database.transact(add)
     assert seen == [["a"], []]
     _add(database, "b")
     assert len(seen) == 2
@@ -87,23 +102,88 @@ def test_what_follows_a_commit_comes_after_it_and_once(database: Database, path:
 def test_what_follows_a_commit_does_not_follow_a_failure(database: Database) -> None:
     seen: list[str] = []
 
-    def fail() -> None:
-        with database.transaction():
-            database.after_commit(lambda: seen.append("lost"))
-            raise ZeroDivisionError
+    def fail(_: sqlite3.Connection) -> None:
+        database.after_commit(lambda: seen.append("lost"))
+        raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        fail()
+        database.transact(fail)
     _add(database, "a")
     assert seen == []
 
 
+class _Met(Exception):
+    """What a database says that ended a transaction for the sake of another one."""
+
+
+class _Meeting(Database):
+    """The first transaction that is to be committed meets another one."""
+
+    is_first = True
+
+    def _run(self, work: Callable[[sqlite3.Connection], T], end: str) -> T:
+        def meet(connection: sqlite3.Connection) -> T:
+            result = work(connection)
+            if end == "COMMIT" and self.is_first:
+                self.is_first = False
+                raise _Met
+            return result
+
+        try:
+            return super()._run(meet, end)
+        except _Met:
+            return super()._run(work, end)
+
+
+@pytest.mark.parametrize("is_checked", [False, True])
+def test_of_work_that_is_run_again_the_last_run_stays(path: Path, is_checked: bool) -> None:
+    database = _Meeting(path, SCHEMA)
+    database._is_checked = is_checked
+    runs, seen = 0, list[int]()
+
+    def work(connection: sqlite3.Connection) -> int:
+        nonlocal runs
+        runs += 1
+        number = runs
+        assert _names(database) == []
+        _add(database, f"run {number}")
+        database.after_commit(lambda: seen.append(number))
+        return number
+
+    expected = 3 if is_checked else 2
+    assert database.transact(work) == runs == expected
+    assert (_names(database), seen) == ([f"run {expected}"], [expected])
+    database.close()
+
+
+def test_work_that_raises_is_not_run_again(database: Database) -> None:
+    runs = []
+
+    def fail(_: sqlite3.Connection) -> None:
+        runs.append(1)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        database.transact(fail)
+    assert runs == [1]
+
+
+def test_work_is_run_once_outside_of_the_tests(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CHECK_VARIABLE)
+    database, runs = Database(path, SCHEMA), list[int]()
+    database.transact(lambda _: runs.append(1))
+    assert runs == [1]
+    database.close()
+
+
 def test_threads_take_turns(database: Database) -> None:
+    def number(connection: sqlite3.Connection) -> None:
+        [row] = connection.execute("SELECT count(*) FROM things")
+        connection.execute("INSERT INTO things VALUES (?)", (f"{row[0]:04}",))
+
     def count() -> None:
         for _ in range(50):
-            with database.transaction() as connection:
-                [row] = connection.execute("SELECT count(*) FROM things")
-                connection.execute("INSERT INTO things VALUES (?)", (f"{row[0]:04}",))
+            database.transact(number)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
@@ -135,8 +215,7 @@ def test_a_commit_survives_a_power_cut_and_what_is_deleted_is_overwritten(
 def test_nothing_that_was_deleted_is_in_the_files(database: Database, path: Path) -> None:
     name = "DOE^JANE-MARKER"
     _add(database, name)
-    with database.transaction() as connection:
-        connection.execute("DELETE FROM things")
+    database.transact(lambda connection: connection.execute("DELETE FROM things"))
     database.empty_write_ahead_log()
     for file in path.parent.iterdir():
         assert name.encode() not in file.read_bytes()
@@ -166,9 +245,13 @@ def test_a_copy_is_one_file_that_only_its_owner_reads(
     _add(database, "a", "b")
     target = tmp_path / "copies" / "node.db"
     target.parent.mkdir()
-    with database.transaction() as connection:
+
+    def copied(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO things VALUES ('uncommitted')")
+        target.unlink(missing_ok=True)
         copy_database(path, target)
+
+    database.transact(copied)
     assert [file.name for file in target.parent.iterdir()] == ["node.db"]
     assert target.stat().st_mode & 0o777 == 0o600
     assert _pragma(target, "journal_mode") == "delete"
@@ -312,10 +395,10 @@ def test_however_many_values_are_asked_for_each_row_comes_once(
     [
         lambda database, path: database.query("SELECT 1"),
         lambda database, path: database.query_one("SELECT 1"),
-        lambda database, path: database.transaction().__enter__(),
+        lambda database, path: database.transact(lambda connection: None),
         lambda database, path: copy_database(path, path.with_name("copy.db")),
     ],
-    ids=["query", "query_one", "transaction", "copy"],
+    ids=["query", "query_one", "transact", "copy"],
 )
 def test_no_call_may_hold_up_the_event_loop(
     database: Database,

@@ -222,8 +222,7 @@ def _fail(connection: sqlite3.Connection) -> None:
 def old_file(tmp_path: Path) -> Path:
     path = tmp_path / "some.db"
     database = Database(path, SCHEMA)
-    with database.transaction() as connection:
-        connection.execute("INSERT INTO things VALUES ('ours')")
+    database.transact(lambda connection: connection.execute("INSERT INTO things VALUES ('ours')"))
     database.close()
     return path
 

@@ -3,14 +3,23 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from places import ROOT, SUPPORT, TESTS
 
 pytest.importorskip("pg8000", reason="an older environment lacks the driver: make setup")
 
-from postgres import ABSENT, FOUND, Server, connect, server
+from pg8000.exceptions import DatabaseError
+from postgres import ABSENT, ATTEMPTS, FOUND, PostgresDatabase, Server, connect, server
+
+from node.catalog.catalog import CATALOG_SCHEMA
+from node.catalog.discards import Discard, insert_discard
+from node.witness.store import FORK, WITNESS_SCHEMA, WitnessStore
+from protocol.recalls import QUALITY
 
 OWNERS = (
     "node/catalog/test_catalog.py",
@@ -66,7 +75,7 @@ def test_the_tests_of_an_owner_pass_on_postgresql(running: Server, name: str) ->
             sys.executable, "-m", "pytest", "-p", "on_postgres", "-p", "no:cacheprovider",
             "-q", "--tb=short", str(TESTS / name),
         ],
-        cwd=TESTS.parent,
+        cwd=ROOT,
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(
@@ -80,3 +89,89 @@ def test_the_tests_of_an_owner_pass_on_postgresql(running: Server, name: str) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert _spaces(running) > before, "no database was made there"
+
+
+# --- transactions that meet -------------------------------------------------------------
+
+
+def _two(
+    running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[PostgresDatabase, PostgresDatabase]:
+    """Two connections to one database, as two nodes of a site would have."""
+    monkeypatch.setenv("RADMESH_TEST_POSTGRES", str(running.folder))
+    schema = (CATALOG_SCHEMA, WITNESS_SCHEMA)
+    one, other = (PostgresDatabase(tmp_path / "shared.db", schema) for _ in range(2))
+    one._is_checked = other._is_checked = False
+    return one, other
+
+
+def _alert(database: PostgresDatabase, who: int) -> None:
+    WitnessStore(database).add_alert(bytes([who]) * 32, bytes(32), FORK, b"", b"", 0)
+
+
+def _discard(database: PostgresDatabase, who: int) -> None:
+    database.transact(
+        lambda connection: insert_discard(connection, Discard(f"1.2.{who}", "", "", QUALITY))
+    )
+
+
+@pytest.mark.parametrize(("table", "number"), [("log_alerts", _alert), ("discards", _discard)])
+def test_of_two_transactions_that_meet_one_is_run_again(
+    running: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+    number: Callable[[PostgresDatabase, int], None],
+) -> None:
+    """Both take the next number of what they see, and none is given twice."""
+    databases = _two(running, tmp_path, monkeypatch)
+    both_look = threading.Barrier(2, timeout=60)
+    runs: Counter[int] = Counter()
+    after: Counter[int] = Counter()
+
+    def add(who: int) -> None:
+        database = databases[who]
+
+        def work(_: object) -> None:
+            runs[who] += 1
+            database.query(f"SELECT max(number) FROM {table}")
+            if runs[who] == 1:
+                # From here on neither sees what the other one writes.
+                both_look.wait()
+            number(database, who)
+            database.after_commit(lambda: after.update([who]))
+
+        database.transact(work)
+
+    threads = [threading.Thread(target=add, args=(who,)) for who in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = databases[0].query(f"SELECT number FROM {table} ORDER BY number")
+    assert [row["number"] for row in rows] == [1, 2]
+    assert sorted(runs.values()) == [1, 2]
+    assert after == {0: 1, 1: 1}
+
+
+def test_a_transaction_that_always_meets_another_one_ends(
+    running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = _two(running, tmp_path, monkeypatch)
+    runs = 0
+
+    def work(_: object) -> None:
+        nonlocal runs
+        runs += 1
+        one.query("SELECT max(number) FROM discards")
+        # On another connection, and committed first.
+        other.query("SELECT max(number) FROM discards")
+        _discard(other, runs)
+        _discard(one, 0)
+
+    with pytest.raises(DatabaseError) as caught:
+        one.transact(work)
+    assert caught.value.args[0]["C"] == "40001"
+    assert runs == ATTEMPTS
+    rows = one.query("SELECT study FROM discards ORDER BY number")
+    assert [row["study"] for row in rows] == [f"1.2.{number}" for number in range(1, runs + 1)]

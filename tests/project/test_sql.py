@@ -147,6 +147,15 @@ def test_statements_are_run_by_the_owners_alone():
     assert {place for place in running if _owner(place) is None} == set()
 
 
+def test_only_the_database_begins_and_ends_transactions():
+    own = re.compile(r"\.transaction\(|[\"'](BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b")
+    assert {"BEGIN", "COMMIT", "ROLLBACK"} <= set(own.findall((NODE / "database.py").read_text()))
+    # The check of a home has a connection of its own, which writes nothing.
+    files = {path.relative_to(NODE).as_posix(): path for path in NODE.rglob("*.py")}
+    apart = {place for place in files if place == "database.py" or place.startswith("fsck/")}
+    assert [place for place in files.keys() - apart if own.search(files[place].read_text())] == []
+
+
 @pytest.mark.slow
 def test_an_owner_names_its_own_tables_and_reads_few_others():
     tables = set().union(*OWNERS.values())

@@ -12,7 +12,12 @@ if os.environ.get("PYTHONHASHSEED") != "0":
     os.execve(
         sys.executable,
         [sys.executable, *sys.argv],
-        os.environ | {"PYTHONHASHSEED": "0", "RADMESH_CHECK_BLOCKING": "1"},
+        os.environ
+        | {
+            "PYTHONHASHSEED": "0",
+            "RADMESH_CHECK_BLOCKING": "1",
+            "RADMESH_CHECK_TRANSACTIONS": "1",
+        },
     )
 
 HERE = Path(__file__).resolve().parent

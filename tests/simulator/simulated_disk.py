@@ -108,7 +108,7 @@ class Disks:
     def installed(self) -> Iterator[None]:
         """Have it so inside this block."""
         real = {
-            (Database, "transaction"): self._transaction(Database.transaction),
+            (Database, "_run"): self._run(Database._run),
             (LogFile, "append"): self._append(LogFile.append),
             (Node, "free_bytes"): lambda node: self._free_bytes(node),
             (os, "pwrite"): self._writing(os.pwrite),
@@ -158,23 +158,21 @@ class Disks:
 
         return open_
 
-    def _transaction(self, real):  # type: ignore[no-untyped-def]
+    def _run(self, real):  # type: ignore[no-untyped-def]
         disks = self
 
-        @contextlib.contextmanager
-        def transaction(self: Database) -> Iterator[sqlite3.Connection]:
+        def run(self: Database, work, end: str):  # type: ignore[no-untyped-def]
             disk = disks.of(self._path)
-            if disk is None or self._connection.in_transaction:
-                with real(self) as connection:
-                    yield connection
-                return
-            with real(self) as connection:
+            if disk is None or end != "COMMIT":
+                return real(self, work, end)
+
+            def committed(connection: sqlite3.Connection):  # type: ignore[no-untyped-def]
                 before = connection.total_changes
                 # In front of all that follows the commit in memory.
                 self.after_commit(lambda: _kill_after(disk))
-                yield connection
+                result = work(connection)
                 if connection.total_changes == before:
-                    return
+                    return result
                 if disk.is_full:
                     raise sqlite3.OperationalError("database or disk is full")
                 moment = disk.due("before", "after")
@@ -182,8 +180,11 @@ class Disks:
                     disk.kill("before a commit")
                 elif moment:
                     disk.kill_after = True
+                return result
 
-        return transaction
+            return real(self, committed, end)
+
+        return run
 
     def _append(self, real):  # type: ignore[no-untyped-def]
         disks = self

@@ -1,5 +1,8 @@
 """Large catalogs made without images: manifests as an ingest would publish them."""
 
+import functools
+import sqlite3
+
 import blake3
 
 from node.app import Node
@@ -83,7 +86,13 @@ def fill(node: Node, studies: int, instances: int) -> None:
     """Publish studies 0 to `studies` - 1, many in a transaction; nobody is told of them."""
     told, node.catalog.in_change = node.catalog.in_change, lambda study: None
     for first in range(0, studies, _A_TRANSACTION):
-        with node.database.transaction():
-            for number in range(first, min(first + _A_TRANSACTION, studies)):
-                publish(node.catalog, number, instances)
+        portion = range(first, min(first + _A_TRANSACTION, studies))
+        node.database.transact(functools.partial(_publish, node.catalog, portion, instances))
     node.catalog.in_change = told
+
+
+def _publish(
+    catalog: Catalog, numbers: range, instances: int, connection: sqlite3.Connection
+) -> None:
+    for number in numbers:
+        publish(catalog, number, instances)

@@ -83,12 +83,13 @@ def publish_study(node: Node, study: str = exchange_pair.STUDY, instances: int =
 
 def share_row(node: Node, study: str, date: str = "") -> None:
     """A shared study as an ingest of an older release may have left it."""
-    with node.database.transaction() as connection:
-        connection.execute(
+    node.database.transact(
+        lambda connection: connection.execute(
             "INSERT INTO studies VALUES (?,'','','','','','',?,'','','','',1,'local',0,1,"
             "zeroblob(32),1,1,10,10,'CT','','')",
             (study, date),
         )
+    )
     node.feeds.study_changed(study)
 
 

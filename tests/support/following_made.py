@@ -75,8 +75,11 @@ def enter(node: Node, transfer: Transfer, state: TransferState) -> None:
 def completed(node: Node, transfer: Transfer, number: int, *others: Other) -> None:
     """What was fetched is here: the content of this number, also from other sources."""
     publish_study(node, instances=number)
-    with node.database.transaction() as connection:
-        connection.execute("UPDATE studies SET origin = ?, shared = 0", (NORTH.key.hex(),))
+    node.database.transact(
+        lambda connection: connection.execute(
+            "UPDATE studies SET origin = ?, shared = 0", (NORTH.key.hex(),)
+        )
+    )
     for source in (transfer.peer, *(other.key for other in others)):
         one = node.transfers.contribution(transfer, source)
         one.content_root, one.batches = root(number), 1

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import sqlite3
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from node.database import Database
@@ -88,20 +89,21 @@ def killed_at_commit(
 
 
 def _end_at_commit(commit: int, when: str) -> None:
-    original = Database.transaction
+    original = Database._run
     count = 0
 
-    @contextlib.contextmanager
-    def counted(self: Database) -> Iterator[object]:
-        nonlocal count
-        outer = not self._connection.in_transaction
-        with original(self) as connection:
-            if outer:
-                count += 1
-                if count == commit and when == "after":
-                    self.after_commit(lambda: os._exit(9))
-            yield connection
-            if outer and count == commit and when == "before":
+    def counted(self: Database, work: Callable[..., T], end: str) -> T:
+        def ended(connection: sqlite3.Connection) -> T:
+            nonlocal count
+            count += end == "COMMIT"
+            is_it = end == "COMMIT" and count == commit
+            if is_it and when == "after":
+                self.after_commit(lambda: os._exit(9))
+            result = work(connection)
+            if is_it and when == "before":
                 os._exit(9)
+            return result
 
-    Database.transaction = counted  # type: ignore[method-assign, assignment]
+        return original(self, ended, end)
+
+    Database._run = counted  # type: ignore[method-assign]

@@ -19,15 +19,16 @@ import sqlite3
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pg8000.converters import make_params
 from pg8000.core import CoreConnection
+from pg8000.exceptions import DatabaseError
 
-from node.database import Database, Migration
+from node.database import CHECK_VARIABLE, Database, Migration
 
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 """Where Debian puts it, one for each of its releases."""
@@ -38,6 +39,15 @@ _INTEGER, _TEXT, _BYTES, _UNKNOWN = 20, 25, 17, 0
 """Numbers of PostgreSQL's types: bigint, text, bytea; to be found out by the server."""
 
 _ACCOUNT = "postgres"
+
+MET = ("40001", "40P01")
+"""What the server says of a transaction that it ended for the sake of another one: their order
+would make a difference, or they wait for each other."""
+
+ATTEMPTS = 5
+"""How often a transaction is run before that is an error."""
+
+Result = TypeVar("Result")
 
 
 class Server:
@@ -290,6 +300,7 @@ class PostgresDatabase(Database):
         self._path = path
         self._lock = threading.RLock()
         self._after_commit = []
+        self._is_checked = bool(os.environ.get(CHECK_VARIABLE))
         namespace = f"home_{hashlib.sha256(os.fsencode(path)).hexdigest()[:24]}"
         if not path.exists():
             self._drop_what_is_gone(folder)
@@ -310,6 +321,15 @@ class PostgresDatabase(Database):
                 server.execute_simple(f"DROP SCHEMA {name} CASCADE")
                 del cls._paths[name]
             server.close()
+
+    def _run(self, work: Callable[[sqlite3.Connection], Result], end: str) -> Result:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return super()._run(work, end)
+            except DatabaseError as error:
+                if error.args[0]["C"] not in MET:
+                    raise
+        return super()._run(work, end)
 
     def empty_write_ahead_log(self) -> None:
         """There is no such file."""

@@ -110,8 +110,7 @@ def _prepare_recall(node: Node) -> None:
         sequence=1, kind="withdrawn", study=STUDY, content_root=bytes(32), series=0, instances=0,
         bytes=0, encoded_bytes=0, modalities=(), study_date="", recall=WRONG_WORKLIST, recalls=1,
     )  # fmt: skip
-    with node.database.transaction() as connection:
-        node.recalls.keep(connection, SOUTH.key, [record])
+    node.database.transact(lambda connection: node.recalls.keep(connection, SOUTH.key, [record]))
 
 
 CHANGES = [

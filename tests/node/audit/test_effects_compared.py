@@ -9,7 +9,7 @@ from clocks_made import MadeClock
 from facility_in_memory import entries
 
 from node.app import Node
-from node.audit.effects import Effects
+from node.audit.effects import Effects, once
 from node.errors import NodeError
 from node.home import Home
 from protocol.log.entry import Entry, Event, decode_entry_untrusted
@@ -55,6 +55,14 @@ def test_only_changes_that_have_an_entry_first_are_compared(node: Node) -> None:
     assert _compared(node) == []
 
 
+def _nothing(connection: sqlite3.Connection) -> None:
+    assert connection.in_transaction
+
+
+def _full(connection: sqlite3.Connection) -> None:
+    raise NodeError("the disk is full")
+
+
 @pytest.mark.parametrize("outcome", ["refused", "failed"])
 def test_what_did_not_succeed_needs_no_effect(node: Node, outcome: str) -> None:
     node.audit.append(Event(type="ingest", outcome=outcome))
@@ -62,12 +70,28 @@ def test_what_did_not_succeed_needs_no_effect(node: Node, outcome: str) -> None:
 
 
 def test_what_took_effect_or_was_said_to_have_failed_is_left_alone(node: Node) -> None:
-    with node.effects.after_entry(GIVEN):
-        pass
-    with pytest.raises(NodeError), node.effects.after_entry(GIVEN):
-        raise NodeError("the disk is full")
+    node.effects.after_entry(GIVEN, _nothing)
+    with pytest.raises(NodeError):
+        node.effects.after_entry(GIVEN, _full)
     assert entries(node)[-1]["details"]["why"] == "the disk is full"
     assert _compared(node) == []
+
+
+def test_an_entry_inside_a_transaction_is_written_once_unless_it_becomes_another(
+    node: Node,
+) -> None:
+    size, entry_of = node.audit.size, once(node.audit.append)
+    for _ in range(2):
+        node.database.transact(lambda connection: node.effects.mark(connection, entry_of(GIVEN)))
+    assert node.audit.size == size + 1
+    assert _compared(node) == []
+    # It says something else at the second run: what was said first has no effect.
+    events, entry_of = [GIVEN, Event(type="shared")], once(node.audit.append)
+    indexes = [entry_of(event) for event in (*events, events[1])]
+    assert indexes[1] == indexes[2]
+    node.database.transact(lambda connection: node.effects.mark(connection, indexes[1]))
+    [failed] = _compared(node)
+    assert failed["details"]["of"] == indexes[0]  # type: ignore[index]
 
 
 def test_what_failed_is_of_one_entry_and_no_other(node: Node) -> None:
@@ -88,16 +112,16 @@ def test_a_handler_makes_it_true_or_it_has_failed(node: Node, done: bool) -> Non
         return done
 
     told = _compared(node, shared=handler)
-    assert asked == [index]
+    assert set(asked) == {index}
+    asked.clear()
     assert [entry["outcome"] for entry in told] == ([] if done else ["failed"])
     assert _compared(node, shared=handler) == []
-    assert asked == [index]
+    assert asked == []
 
 
 def test_a_home_without_the_register_is_taken_as_it_is(node: Node) -> None:
     node.audit.append(GIVEN)
-    with node.database.transaction() as connection:
-        connection.execute("DELETE FROM effects_compared")
+    node.database.transact(lambda connection: connection.execute("DELETE FROM effects_compared"))
     assert _compared(node) == []
     node.audit.append(GIVEN)
     assert len(_compared(node)) == 1, "from then on it is"
@@ -118,8 +142,7 @@ def test_what_is_no_entry_is_passed_over(node: Node, monkeypatch: pytest.MonkeyP
 
 
 def test_the_register_keeps_nothing_that_was_compared(node: Node) -> None:
-    with node.effects.after_entry(GIVEN):
-        pass
+    node.effects.after_entry(GIVEN, _nothing)
     assert node.database.query("SELECT * FROM effects")
     _compared(node)
     assert not node.database.query("SELECT * FROM effects")

@@ -1,5 +1,6 @@
 """What a question costs the database, in steps of SQLite's machine and not in seconds."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,12 +41,16 @@ class Costs:
             steps += 1
             return 0
 
-        with self.node.database.transaction() as connection:
+        def counted(connection: sqlite3.Connection) -> None:
+            nonlocal steps
+            steps = 0
             connection.set_progress_handler(step, UNIT_STEPS)
             try:
                 action()
             finally:
                 connection.set_progress_handler(None, 0)
+
+        self.node.database.transact(counted)
         return steps
 
 

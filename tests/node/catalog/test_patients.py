@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -449,10 +450,13 @@ def _check_erased(nodes: TwoNodes, there: set[tuple[str, str]]) -> None:
 
 def _as_left_by_8dfb4af(node: Node) -> None:
     """The catalog as a migration leaves it: one patient, shared, nothing else known."""
-    with node.catalog._database.transaction() as connection:
+
+    def change(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM study_patients WHERE patient_id <> 'P'")
         connection.execute("UPDATE studies SET shared = 1, to_check = '', accession_number = ''")
         connection.execute("INSERT INTO unread_studies SELECT study_uid FROM studies")
+
+    node.catalog._database.transact(change)
 
 
 async def _read_again(node: Node) -> None:
@@ -503,10 +507,13 @@ def test_a_patient_whose_images_are_gone_is_dropped_when_a_study_is_read_again(
     north: Node, tmp_path: Path
 ) -> None:
     ingest(north, write(tmp_path / "in", [Image("P"), Image("P", "ABCD")]))
-    with north.catalog._database.transaction() as connection:
+
+    def change(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO study_patients VALUES (?, 'GONE', '')", (STUDY,))
         connection.execute("UPDATE studies SET shared = 0, to_check = 'two'")
         connection.execute("INSERT INTO unread_studies SELECT study_uid FROM studies")
+
+    north.catalog._database.transact(change)
     trio.run(_read_again, north)
     assert north.catalog.patients(STUDY) == ("P", "P^^^ABCD")
     assert state_of(north) == "withheld"

@@ -119,8 +119,9 @@ def test_of_two_that_wait_the_first_counts(home, tmp_path):
 
 
 def test_what_was_discarded_is_set_aside(home):
-    with home.database.transaction() as connection:
-        insert_discard(connection, Discard(STUDY, "", "", QUALITY))
+    home.database.transact(
+        lambda connection: insert_discard(connection, Discard(STUDY, "", "", QUALITY))
+    )
     assert home.bring([part10(1)]) == ["set aside"]
     assert home.catalog.study(STUDY) is None
     assert len(home.catalog.conflicts()) == 1

@@ -189,8 +189,11 @@ def test_damaged_store_is_told_and_leaves_no_file(home, study, tmp_path):
 
 
 def test_wrong_digest_in_the_catalog_is_told(home, study, tmp_path):
-    with home.database.transaction() as connection:
-        connection.execute("UPDATE instances SET digest = ? WHERE number = 2", (bytes(32),))
+    home.database.transact(
+        lambda connection: connection.execute(
+            "UPDATE instances SET digest = ? WHERE number = 2", (bytes(32),)
+        )
+    )
     home.catalog._manifests.clear()
     assert refused(home, study, tmp_path / "out", "digest") is ExitCode.INTEGRITY
     assert not (tmp_path / "out" / "SERIES01" / "IM00002.dcm").exists()

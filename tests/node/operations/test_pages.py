@@ -1,6 +1,7 @@
 """Long lists come in pages: together they are the list, whatever the size of a page."""
 
 import functools
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,14 @@ def _fill(node: Node) -> None:
 
 
 def _announce(node: Node, other: Other, records: list[Record]) -> None:
-    with node.database.transaction() as connection:
+    def change(connection: sqlite3.Connection) -> None:
         for record in records:
             connection.execute(
                 "INSERT INTO remote_studies (peer, study, record, study_date) VALUES (?, ?, ?, ?)",
                 (other.key, record.study, _to_json(record), record.study_date),
             )
+
+    node.database.transact(change)
 
 
 async def _begin_transfers(node: Node, others: list[Other]) -> None:
@@ -77,13 +80,16 @@ async def _begin_transfers(node: Node, others: list[Other]) -> None:
             f"1.3.{number}", others[number % 3].key, "treatment", only_peer=False, stat=False
         )
         await node.transfers.enter(begun, TransferState.WAITING)
-    with node.database.transaction() as connection:
+
+    def change(connection: sqlite3.Connection) -> None:
         # Many began in the same moment; every third is a request of a peer that was refused.
         connection.execute("UPDATE transfers SET started = started / 4 * 4")
         connection.execute(
             "UPDATE transfers SET direction = 'out', state = 'refused', ended = 1 "
             "WHERE rowid % 3 = 0"
         )
+
+    node.database.transact(change)
     node.transfers.active.clear()
 
 

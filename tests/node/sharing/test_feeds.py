@@ -1,6 +1,7 @@
 """The feeds in the database: cost by changes, nothing told that must not be."""
 
 import dataclasses
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,13 +119,16 @@ def test_a_cursor_that_this_feed_never_gave_starts_anew(
 
 def test_a_long_feed_comes_in_pieces(node: Node, tmp_path: Path) -> None:
     study = _ingest(node, tmp_path / "a")
-    with node.database.transaction() as connection:
+
+    def change(connection: sqlite3.Connection) -> None:
         for number in range(limits.ANNOUNCE_RECORDS + 9):
             connection.execute(
                 "INSERT INTO feed VALUES (?, ?, ?, 'available', ?, 0, 0, 0)",
                 (PEER, f"{study}.{number}", 100 + number, bytes(32)),
             )
         connection.execute("UPDATE feed_heads SET last_sequence=9999 WHERE peer=?", (PEER,))
+
+    node.database.transact(change)
     first = _tell(node, NO_EPOCH, 0)
     assert first.more
     assert len(first.records) == limits.ANNOUNCE_RECORDS
@@ -262,7 +266,8 @@ def test_a_study_that_is_held_back_keeps_its_place_and_is_not_told(
 def test_deriving_finds_a_content_that_no_feed_was_told_of(node: Node, tmp_path: Path) -> None:
     study = _ingest(node, tmp_path / "a")
     told = _tell(node, NO_EPOCH, 0)
-    with node.database.transaction() as connection:
-        connection.execute("UPDATE studies SET content_root = ?", (b"r" * 32,))
+    node.database.transact(
+        lambda connection: connection.execute("UPDATE studies SET content_root = ?", (b"r" * 32,))
+    )
     node.feeds.derive([PEER])
     assert _kinds(node.feeds.pending(PEER, told.epoch, told.cursor)) == [("changed", study)]

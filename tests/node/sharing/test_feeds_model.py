@@ -1,5 +1,6 @@
 """A feed against a model: whatever changes, each peer knows what it may, and learned no more."""
 
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ class Model:
 
     def share(self, study: str, version: int) -> None:
         root = bytes([version]) * 32
-        with self._database.transaction() as connection:
+
+        def change(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM studies WHERE study_uid=?", (study,))
             connection.execute(
                 "INSERT INTO studies VALUES (?,'','','','','','','','','','','',1,'local',0,1,"
@@ -69,12 +71,16 @@ class Model:
                 (study, root),
             )
             self.feeds.study_changed(study)
+
+        self._database.transact(change)
         self.shared[study] = root
 
     def withdraw(self, study: str, _: int) -> None:
-        with self._database.transaction() as connection:
+        def change(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE studies SET shared=0 WHERE study_uid=?", (study,))
             self.feeds.study_changed(study)
+
+        self._database.transact(change)
         self.shared.pop(study, None)
 
     def see(self, peer: bytes, _: int) -> None:

@@ -162,8 +162,9 @@ def test_a_filter_that_this_release_cannot_read_refuses_all(north: Node) -> None
     """As a later release may have written it, before the home came back to this one."""
     peer = SOUTH.pair(north, "see", "fetch", "witness")
     state = json.loads(peer.to_json()) | {"filters": {"modality": ["CT"]}}
-    with north.database.transaction() as connection:
-        connection.execute("UPDATE peers SET state = ?", (json.dumps(state),))
+    north.database.transact(
+        lambda connection: connection.execute("UPDATE peers SET state = ?", (json.dumps(state),))
+    )
     later = Peers(north.database, OWN, north.audit.append, north.effects, north.decisions)
     north.peers._store = later.store
     assert any("South Clinic" in alert and "filter" in alert for alert in alerts_of(north, None))

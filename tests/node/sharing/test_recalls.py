@@ -70,8 +70,11 @@ def hear(node: Node, *records: Record, reset: bool = False) -> None:
 def fetched(node: Node) -> None:
     """The study is here, from North."""
     publish_study(node)
-    with node.database.transaction() as connection:
-        connection.execute("UPDATE studies SET origin = ?, shared = 0", (NORTH.key.hex(),))
+    node.database.transact(
+        lambda connection: connection.execute(
+            "UPDATE studies SET origin = ?, shared = 0", (NORTH.key.hex(),)
+        )
+    )
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,12 @@ def test_what_had_its_effect_is_left_alone_by_the_next_start(home: Home) -> None
         ]
 
 
+def _made_true(node: Node, entry: Entry) -> bool:
+    return node.database.transact(
+        lambda connection: node.shared_studies.make_true(entry, connection)
+    )
+
+
 def test_a_withdrawal_of_a_study_that_is_unknown_here_cannot_be_made_true(
     north: Node, tmp_path: Path
 ) -> None:
@@ -105,20 +111,17 @@ def test_a_withdrawal_of_a_study_that_is_unknown_here_cannot_be_made_true(
     north.shared_studies.withdraw(study)
     entry = _last(north)
     north.shared_studies.share(study)
-    with north.database.transaction() as connection:
-        assert north.shared_studies.make_true(entry, connection) is True
+    assert _made_true(north, entry)
     assert _state(north, study) == "withheld"
     catalog = north.shared_studies._catalog
     north.shared_studies._catalog = Catalog(
         Database(tmp_path / "empty.db", (CATALOG_SCHEMA,)), clock=north.clock.now
     )
-    with north.database.transaction() as connection:
-        assert not north.shared_studies.make_true(entry, connection)
+    assert not _made_true(north, entry)
     north.shared_studies._catalog = catalog
     # After an erasure nothing says which study it was.
     nameless = Entry(**{**entry.__dict__, "subjects": ()})
-    with north.database.transaction() as connection:
-        assert not north.shared_studies.make_true(nameless, connection)
+    assert not _made_true(north, nameless)
 
 
 def test_a_withdrawal_that_was_not_written_does_not_outlive_its_study(
@@ -131,6 +134,7 @@ def test_a_withdrawal_that_was_not_written_does_not_outlive_its_study(
         with pytest.raises(NodeError, match="held back"):
             north.shared_studies.withdraw(study)
     north.discards.discard(study, RETENTION)
+    assert north.catalog.is_held_back(study), "by the withdrawal, which is not written"
     north.shared_studies.write_unwritten()
     assert north.shared_studies.unwritten == ()
     assert [entry["type"] for entry in entries(north)][-2:] == ["discarded", "withdrawn"]

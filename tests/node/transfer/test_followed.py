@@ -84,8 +84,11 @@ def test_what_is_here_by_another_way_is_no_news(node: Node) -> None:
     fetched(node)
     hear(node, 3)
     [row] = node.catalog.studies()
-    with node.database.transaction() as connection:
-        connection.execute("UPDATE remote_studies SET content_root = ?", (row.content_root.hex(),))
+    node.database.transact(
+        lambda connection: connection.execute(
+            "UPDATE remote_studies SET content_root = ?", (row.content_root.hex(),)
+        )
+    )
     assert node.followed.news() == []
 
 
@@ -308,8 +311,11 @@ def test_a_grown_study_that_waits_to_be_checked_is_an_alert(node: Node) -> None:
     hear(node, 3)
     completed(node, begun(node, wanted=3), 3)
     assert alerts_of(node, None) == []
-    with node.database.transaction() as connection:
-        connection.execute("UPDATE studies SET to_check = 'its images name 2 Patient IDs'")
+    node.database.transact(
+        lambda connection: connection.execute(
+            "UPDATE studies SET to_check = 'its images name 2 Patient IDs'"
+        )
+    )
     [alert] = alerts_of(node, None)
     assert alert.startswith(f"study {STUDY} has grown at its source, and is withheld: its images")
     node.shared_studies.withdraw(STUDY)
@@ -322,8 +328,7 @@ def test_a_grown_study_that_waits_to_be_checked_is_an_alert(node: Node) -> None:
 def test_a_shared_study_without_a_name_is_not_shared_on_with_one(node: Node) -> None:
     """It may have been shared because it names nobody."""
     fetched(node)
-    with node.database.transaction() as connection:
-        connection.execute("DELETE FROM study_patients")
+    node.database.transact(lambda connection: connection.execute("DELETE FROM study_patients"))
     named = Described([StudyAttributes(STUDY, "P1", *[""] * 10)])
     assert node.catalog.foresee(STUDY, named, received=True)[1] == ""
     node.shared_studies.share(STUDY)

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,7 +159,7 @@ async def test_not_many_follow_ups_of_one_source_at_once(
     followed: Node, mock_clock: trio.testing.MockClock
 ) -> None:
     def many() -> None:
-        with followed.database.transaction() as connection:
+        def change(connection: sqlite3.Connection) -> None:
             for number in range(AT_ONCE + 2):
                 for table in ("studies", "followed_sources", "remote_studies"):
                     column = "study_uid" if table == "studies" else "study"
@@ -170,6 +171,8 @@ async def test_not_many_follow_ups_of_one_source_at_once(
                         f"INSERT INTO {table} SELECT {chosen} FROM {table} WHERE {column} = ?2",
                         (f"1.2.{number}", STUDY),
                     )
+
+        followed.database.transact(change)
 
     await in_thread(hear, followed, 3)
     await in_thread(many)
@@ -186,8 +189,9 @@ async def test_without_room_nothing_is_fetched_that_nobody_asked_for_and_that_is
 ) -> None:
     async with running(followed, mock_clock, free=FOLLOW_RESERVE_BYTES) as run:
         await run.hear(3)
-        with followed.database.transaction() as connection:
-            connection.execute("UPDATE studies SET original_bytes = 0")
+        followed.database.transact(
+            lambda connection: connection.execute("UPDATE studies SET original_bytes = 0")
+        )
         run.follower._heard = None
         await trio.sleep(LOOK_SECONDS)
         assert run.follow_ups == []

@@ -195,8 +195,9 @@ async def test_what_was_discarded_as_wrong_is_set_aside_when_it_is_fetched_again
 
 
 def _bar(place: Place, sop: str) -> None:
-    with place.home.database.transaction() as connection:
-        insert_discard(connection, Discard(STUDY, f"{STUDY}.1", sop, QUALITY))
+    place.home.database.transact(
+        lambda connection: insert_discard(connection, Discard(STUDY, f"{STUDY}.1", sop, QUALITY))
+    )
 
 
 @pytest.mark.parametrize("code", [QUALITY, RETENTION])

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sqlite3
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -303,9 +304,12 @@ def _rewrite(facility: Facility, keep: int, further: int) -> None:
     again.close()
     # Who rewrites the log rewrites the node's own memory of it too.
     database = Database(facility.home.database_path, (), NODE_MIGRATIONS)
-    with database.transaction() as connection:
+
+    def change(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM own_checkpoints")
         connection.execute("DELETE FROM own_cosignatures")
+
+    database.transact(change)
     database.close()
 
 
