@@ -14,7 +14,7 @@ from keys.trust import Peer
 from node import VERSION, rotation
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
-from node.audit.exchanges import EXCHANGES_SCHEMA, Exchanges
+from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
 from node.audit.log import AuditLog
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
@@ -24,7 +24,7 @@ from node.images.discard import Discards
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
-from node.receipts.pending import PENDING_SCHEMA, Pending
+from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
 from node.sharing.budgets import Budgets
@@ -38,7 +38,7 @@ from node.sharing.studies import SharedStudies
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
 from node.transfer.incoming import Incoming
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
-from node.witness.doubt import Doubt
+from node.witness.fork_detector import ForkDetector
 from node.witness.store import WITNESS_SCHEMA, WitnessStore
 from protocol.log.checkpoint import log_origin
 from protocol.log.entry import Event
@@ -98,8 +98,8 @@ class Node:
         self.incoming = Incoming(home.incoming_path, self.store)
         self.transfers = Transfers(self.database, clock=self.clock)
         self.followed = Followed(self.database, self.clock)
-        self.exchanges = Exchanges(self.database, self.audit)
-        self.pending = Pending(self.database, self.audit, self.exchanges, clock=self.clock)
+        self.exchanges = ExchangeIndex(self.database, self.audit)
+        self.pending = PendingReceipts(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
         self.decisions = Decisions()
         self.peers = Peers(
@@ -133,14 +133,14 @@ class Node:
         self.peers.in_change = self._peer_in_change
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
         self.witness_store = WitnessStore(self.database)
-        self.doubt = Doubt(
+        self.fork_detector = ForkDetector(
             self.witness_store,
             self.audit,
             card=lambda: self.card,
             petname=self.petname,
             now=self.clock.now,
         )
-        self.doubt.check_kept()
+        self.fork_detector.check_kept()
         if self.audit.halt.reason is None:
             self._compare_effects(say=not to_serve)
             go_on_erasing(self.audit, self.forget)

@@ -19,14 +19,14 @@ from node.reports.forwarding import Forwarder
 from node.sharing.announcer import Announcer
 from node.sharing.endings import Endings
 from node.sharing.greeting import Greeting
-from node.transfer.attempts import Reach
+from node.sharing.log_queries import Answer, LogQueries
 from node.transfer.fetching import Fetcher
 from node.transfer.following import Follower
-from node.transfer.gathering import Shelves
-from node.transfer.line import Line
 from node.transfer.receiving import Receiver
 from node.transfer.sending import Sender
-from node.witness.auditing import Answer, Auditing
+from node.transfer.source_worker import Reach
+from node.transfer.study_download import Destination
+from node.transfer.uplink import Uplink
 from node.witness.rounds import Witnessing
 from node.witness.witness import Witness
 from protocol.log.checkpoint import log_origin
@@ -60,7 +60,7 @@ def greeting_of(node: Node, open_stream: OpenStream) -> Greeting:
     )
 
 
-def sender_of(node: Node, line: Line, take_receipt: Callable[[bytes], str]) -> Sender:
+def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) -> Sender:
     """Discloses studies."""
     return Sender(
         key=node.keys.node,
@@ -96,7 +96,7 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
     """Fetches studies, from as many peers as have them."""
     return Fetcher(
         receiver=receiver,
-        shelves=Shelves(
+        destination=Destination(
             catalog=node.catalog,
             incoming=node.incoming,
             append=node.audit.append_many,
@@ -152,14 +152,14 @@ def settling_of(node: Node, connected: Callable[[bytes], Peer | None]) -> Settli
     )
 
 
-def reconciling_of(node: Node, auditing: Callable[[], Auditing]) -> Reconciling:
+def reconciling_of(node: Node, log_queries: Callable[[], LogQueries]) -> Reconciling:
     """Compares our log with that of a peer."""
     return Reconciling(
         key=lambda: node.keys.node,
         own_facility=node.card.facility_key,
         audit=node.audit,
         index=node.exchanges,
-        auditing=auditing,
+        log_queries=log_queries,
         clock=node.clock,
         log_keys=node.log_keys_of,
     )
@@ -177,18 +177,18 @@ def witness_of(node: Node) -> Witness:
     )
 
 
-def auditing_of(
+def log_queries_of(
     node: Node, open_stream: OpenStream, answers: Mapping[type[Message], Answer]
-) -> Auditing:
+) -> LogQueries:
     """Asks and answers questions about logs."""
-    return Auditing(
+    return LogQueries(
         node.peers, open_stream, answers=answers, clock=node.clock, budgets=node.budgets
     )
 
 
 def witnessing_of(
     node: Node,
-    auditing: Auditing,
+    log_queries: LogQueries,
     *,
     is_connected: Callable[[bytes], bool],
     is_unreachable: Callable[[bytes], bool],
@@ -198,9 +198,9 @@ def witnessing_of(
     return Witnessing(
         audit=node.audit,
         store=node.witness_store,
-        doubt=node.doubt,
+        fork_detector=node.fork_detector,
         peers=node.peers,
-        auditing=auditing,
+        log_queries=log_queries,
         settings=node.settings.audit,
         is_connected=is_connected,
         is_unreachable=is_unreachable,

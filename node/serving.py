@@ -22,12 +22,12 @@ from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
     arrivals_of,
-    auditing_of,
     endings_of,
     fetcher_of,
     follower_of,
     forwarder_of,
     greeting_of,
+    log_queries_of,
     receiver_of,
     reconciling_of,
     sender_of,
@@ -36,11 +36,11 @@ from node.parts import (
     witnessing_of,
 )
 from node.presence import Presence
-from node.transfer.attempts import Reach
+from node.sharing.log_queries import Answer
 from node.transfer.bandwidth import EVERYONE
-from node.transfer.line import Line
 from node.transfer.rereading import Rereading
-from node.witness.auditing import Answer
+from node.transfer.source_worker import Reach
+from node.transfer.uplink import Uplink
 from protocol import messages
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Record
@@ -118,7 +118,7 @@ class Serving:
                 messages.HELLO_PROTOCOL: self._serve_hello,
                 messages.CATALOG_PROTOCOL: self._serve_catalog,
                 messages.STUDY_PROTOCOL: self._serve_study,
-                messages.AUDIT_PROTOCOL: lambda stream: self.auditing.serve(stream),
+                messages.AUDIT_PROTOCOL: lambda stream: self.log_queries.serve(stream),
             },
             meet=self._meet,
             left=self._left,
@@ -128,9 +128,9 @@ class Serving:
         self.announcer = announcer_of(node)
         self.greeting = greeting_of(node, lambda peer: self._open(peer, messages.HELLO_PROTOCOL))
         self.settling = settling_of(node, self.presence.connected_peer)
-        self.reconciling = reconciling_of(node, lambda: self.auditing)
+        self.reconciling = reconciling_of(node, lambda: self.log_queries)
         self.witness = witness_of(node)
-        self.auditing = auditing_of(
+        self.log_queries = log_queries_of(
             node,
             lambda peer: self._open(peer, messages.AUDIT_PROTOCOL),
             {
@@ -141,12 +141,12 @@ class Serving:
         )
         self.witnessing = witnessing_of(
             node,
-            self.auditing,
+            self.log_queries,
             is_connected=self.presence.is_connected,
             is_unreachable=lambda peer: bool(self.links.status(peer).last_error),
             on_doubt=self._stop_disclosing,
         )
-        self.line = Line(node.settings.bandwidth)
+        self.line = Uplink(node.settings.bandwidth)
         self.sender = sender_of(node, self.line, self.settling.countersigner.take_receipt)
         self._receiver = receiver_of(node, self.settling)
         self.fetcher = fetcher_of(
@@ -209,7 +209,7 @@ class Serving:
                 nursery.start_soon(self.arrivals.run)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
-                nursery.start_soon(self.settling.run, self.auditing)
+                nursery.start_soon(self.settling.run, self.log_queries)
                 nursery.start_soon(give_back_when_quiet)
                 yield
             finally:

@@ -70,7 +70,7 @@ class OpenExchange:
     entry: int
 
 
-class Exchanges:
+class ExchangeIndex:
     """The index. All methods are synchronous and thread-safe.
 
     Args:

@@ -29,10 +29,10 @@ from node.audit.checkpoint import CheckpointKeeper
 from node.audit.evidence import EvidenceStore
 from node.audit.files import rename_durable
 from node.audit.halt import Halt
-from node.audit.opening import (
+from node.audit.recovery import (
     CHECKPOINT_NAME,
     TORN_NAME,
-    Opened,
+    RecoveredLog,
     make_log,
     open_log,
     torn_tail_event,
@@ -57,7 +57,7 @@ class AuditLog:
     def __init__(
         self,
         directory: Path,
-        opened: Opened,
+        opened: RecoveredLog,
         evidence: EvidenceStore,
         origin: str,
         signer: Signer | None,

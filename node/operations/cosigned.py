@@ -86,7 +86,7 @@ def sound_cosigned(node: Node) -> Iterator[Cosigned]:
     """Our cosigned checkpoints, largest first, without those that our log does not have."""
     for cosigned in node.witness_store.cosigned():
         try:
-            if node.doubt.contradiction(cosigned.merged.encode()) is None:
+            if node.fork_detector.contradiction(cosigned.merged.encode()) is None:
                 yield cosigned
         except RemoteProtocolError:
             continue

@@ -99,11 +99,11 @@ def known_losses(node: Node, peer: Peer) -> list[str]:
     for alert in node.witness_store.alerts():
         if alert.facility == node.card.facility_key:
             try:
-                is_lost = node.doubt.contradiction(alert.held) is not None
+                is_lost = node.fork_detector.contradiction(alert.held) is not None
             except RemoteProtocolError:
                 is_lost = False  # its key was taken back from before that size
             if is_lost:
-                found.append(node.doubt.sentence(alert))
+                found.append(node.fork_detector.sentence(alert))
         elif alert.facility == peer.facility_key and alert.settled is None:
             found.append(f"{peer.petname} {sentence(alert)}")
     return list(dict.fromkeys(found))

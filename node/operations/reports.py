@@ -15,10 +15,10 @@ from node.operations.images import run_work
 from node.operations.selecting import Selected, read_selection
 from node.reports import dicom, fhir
 from node.reports.accounting import Accounting
+from node.reports.audit_messages import AuditMessage, audit_messages
 from node.reports.collector import parse_collector
 from node.reports.delivery import open_delivery
 from node.reports.facilities import Facilities
-from node.reports.happenings import Happening, happenings
 from node.reports.records import Record, records, span
 from node.reports.selection import Selection
 from node.reports.syslog import framed, messages
@@ -82,20 +82,20 @@ class _Report:
             self.parts = self._watched(self._accounting.lines())
         else:
             write = dicom.document if form == "dicom" else fhir.lines
-            self.parts = write(self._happenings())
+            self.parts = write(self._audit_messages())
 
     @property
     def left_out(self) -> int:
         """Disclosures that need no accounting and are not in it."""
         return 0 if self._accounting is None else self._accounting.left_out
 
-    def _happenings(self) -> Iterator[Happening]:
+    def _audit_messages(self) -> Iterator[AuditMessage]:
         origin = log_origin(self._node.card.facility_key)
         facilities = facilities_of(self._node)
         for record in records(self._node.audit, self._selection, size=self.size):
-            for happening in happenings(record, facilities, origin):
+            for message in audit_messages(record, facilities, origin):
                 self._step()
-                yield happening
+                yield message
 
     def _watched(self, lines: Iterator[bytes]) -> Iterator[bytes]:
         yield next(lines)  # the titles

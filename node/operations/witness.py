@@ -93,7 +93,7 @@ def describe_alert(node: Node, alert: Alert) -> dict[str, Any]:
     held, shown = alert.held_checkpoint, alert.shown_checkpoint
     held_digest, shown_digest = alert.digests
     what = (
-        node.doubt.sentence(alert)
+        node.fork_detector.sentence(alert)
         if is_own
         else f"{node.petname(alert.facility)} {sentence(alert)}"
     )
@@ -187,7 +187,7 @@ def _settle_own(node: Node, alert: Alert, start_over: bool) -> None:
             hint="--start-over is for the log of another facility, on the nodes that witness it",
             code=ExitCode.USAGE,
         )
-    node.doubt.settle(alert.number)
+    node.fork_detector.settle(alert.number)
 
 
 def _settle_peer(node: Node, alert: Alert, start_over: bool) -> None:

@@ -17,7 +17,7 @@ from keys.trust import Peer
 from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.errors import NodeError
-from node.receipts.pending import Pending
+from node.receipts.pending import PendingReceipts
 from node.sharing.refusals import Refusals
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.late_receipts import check_late_untrusted, details_of, is_confirmed
@@ -52,7 +52,7 @@ class Countersigner:
         *,
         key: Callable[[], KeyPair],
         own_facility: bytes,
-        pending: Pending,
+        pending: PendingReceipts,
         audit: AuditLog,
         is_sending: Callable[[bytes, bytes], bool],
         refusals: Refusals,

@@ -13,7 +13,7 @@ receipt before it countersigns, and finds it in its log when it is presented aga
 
 from dataclasses import dataclass
 
-from node.audit.exchanges import Exchanges
+from node.audit.exchanges import ExchangeIndex
 from node.audit.log import AuditLog
 from node.clock import Clock
 from node.database import Database
@@ -86,7 +86,7 @@ class PendingItem:
         return not self.is_settled and time_ms - self.answered > 1000 * AGAIN_SECONDS
 
 
-class Pending:
+class PendingReceipts:
     """What is missing. All methods are synchronous and thread-safe; they raise NodeError
     when the disk or the log is damaged.
 
@@ -98,7 +98,7 @@ class Pending:
     """
 
     def __init__(
-        self, database: Database, audit: AuditLog, exchanges: Exchanges, *, clock: Clock
+        self, database: Database, audit: AuditLog, exchanges: ExchangeIndex, *, clock: Clock
     ) -> None:
         self.exchanges = exchanges
         self._clock = clock

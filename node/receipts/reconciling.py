@@ -17,13 +17,13 @@ import nacl.utils
 from keys.card_fields import SizedKey
 from keys.identity import KeyPair
 from keys.trust import Peer
-from node.audit.exchanges import Exchanges as Index
+from node.audit.exchanges import ExchangeIndex
 from node.audit.log import AuditLog
 from node.blocking import in_thread
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.network.network import StreamLost
-from node.witness.auditing import Answer, Auditing, AuditRefused
+from node.sharing.log_queries import Answer, LogQueries, QueryRefused
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.checkpoint import Checkpoint, log_origin, parse_checkpoint_untrusted
@@ -105,7 +105,7 @@ class Reconciling:
         own_facility: our facility key (32 bytes).
         audit: our log.
         index: which of its entries are about whom.
-        auditing: gives what asks peers.
+        log_queries: gives what asks peers.
         clock: dates comparisons.
         log_keys: those on a peer's card that are its own (`keys.claims`).
 
@@ -119,8 +119,8 @@ class Reconciling:
         key: Callable[[], KeyPair],
         own_facility: bytes,
         audit: AuditLog,
-        index: Index,
-        auditing: Callable[[], Auditing],
+        index: ExchangeIndex,
+        log_queries: Callable[[], LogQueries],
         clock: Clock,
         log_keys: Callable[[Peer], Sequence[SizedKey]] = lambda peer: peer.card.log_keys,
     ) -> None:
@@ -132,7 +132,7 @@ class Reconciling:
         self._index = index
         self._pins: dict[bytes, dict[bytes, _Pin]] = {}
         self._comparing: set[bytes] = set()
-        self._auditing = auditing
+        self._log_queries = log_queries
         self.answers: dict[type[Message], Answer] = {
             AskExchanges: self._answer_exchanges,
             PresentResult: self._answer_result,
@@ -159,7 +159,7 @@ class Reconciling:
                 hint="compare again when it is connected (`radmesh status`)",
                 code=ExitCode.UNREACHABLE,
             ) from error
-        except AuditRefused as refused:
+        except QueryRefused as refused:
             raise await self._refused(peer, refused.code) from refused
         except RemoteProtocolError as error:
             await self._log_failure(peer, str(error))
@@ -243,7 +243,7 @@ class Reconciling:
             return await self._countersign(peer, request)
         except StreamLost as error:
             raise RemoteProtocolError(str(error), WireCode.OTHER) from error
-        except AuditRefused as refused:
+        except QueryRefused as refused:
             raise RemoteProtocolError(str(refused), WireCode.OTHER) from refused
         except RemoteProtocolError as error:
             await self._log_failure(peer, str(error))
@@ -349,7 +349,7 @@ class Reconciling:
         return _Side(listed, ledger)
 
     async def _ask(self, peer: Peer, request: Message, expected: type[A], seconds: float) -> A:
-        return await self._auditing().ask(peer, request, expected, timeout_seconds=seconds)
+        return await self._log_queries().ask(peer, request, expected, timeout_seconds=seconds)
 
     # --- the log ------------------------------------------------------------------------------
 

@@ -21,10 +21,10 @@ from node.clock import Clock
 from node.errors import NodeError
 from node.network.network import StreamLost
 from node.receipts.countersigning import Countersigner
-from node.receipts.pending import KeptReceipt, Pending, PendingItem
+from node.receipts.pending import KeptReceipt, PendingItem, PendingReceipts
+from node.sharing.log_queries import Answer, LogQueries, QueryRefused
 from node.sharing.refusals import Refusals
 from node.transfer.transfers import Transfers
-from node.witness.auditing import Answer, Auditing, AuditRefused
 from protocol.errors import LocalProtocolError, RemoteProtocolError, WireCode
 from protocol.late_receipts import receipt_of_received
 from protocol.messages import Countersignature, Message, ReceiptMessage
@@ -72,7 +72,7 @@ class Settling:
         *,
         key: Callable[[], KeyPair],
         own_facility: bytes,
-        pending: Pending,
+        pending: PendingReceipts,
         audit: AuditLog,
         transfers: Transfers,
         connected: Callable[[bytes], Peer | None],
@@ -109,7 +109,7 @@ class Settling:
         """Something changed: look at what is pending."""
         self._poked.set()
 
-    async def run(self, auditing: Auditing) -> None:
+    async def run(self, log_queries: LogQueries) -> None:
         """Settle until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
@@ -120,7 +120,7 @@ class Settling:
                         self._missed.add(facility)
                     elif peer is not None:
                         self._at_work.add(facility)
-                        nursery.start_soon(self._settle, auditing, peer)
+                        nursery.start_soon(self._settle, log_queries, peer)
                 with trio.move_on_after(ROUND_SECONDS):
                     await self._poked.wait()
                 await trio.sleep(GATHER_SECONDS)
@@ -137,11 +137,11 @@ class Settling:
             return set()
         return {item.peer for item in items if item.is_due(self._clock.now_ms())}
 
-    async def _settle(self, auditing: Auditing, peer: Peer) -> None:
+    async def _settle(self, log_queries: LogQueries, peer: Peer) -> None:
         """Ask one peer about all that is due."""
         is_busy = False
         try:
-            is_busy = await self._settle_all(auditing, peer)
+            is_busy = await self._settle_all(log_queries, peer)
         except StreamLost as error:
             log.debug("receipts pending with %s wait: %s", peer.petname, error)
         except NodeError as error:
@@ -153,7 +153,7 @@ class Settling:
             self._missed.discard(peer.facility_key)
             self.poke()
 
-    async def _settle_all(self, auditing: Auditing, peer: Peer) -> bool:
+    async def _settle_all(self, log_queries: LogQueries, peer: Peer) -> bool:
         """One thing after the other; whether one must be asked again soon."""
         is_busy = False
         for item in await in_thread(self._pending.items, peer.facility_key):
@@ -164,8 +164,8 @@ class Settling:
                 continue
             answer = ""
             try:
-                await (self._ask if item.outgoing else self._present)(auditing, peer, item)
-            except AuditRefused as refused:
+                await (self._ask if item.outgoing else self._present)(log_queries, peer, item)
+            except QueryRefused as refused:
                 if refused.code is WireCode.UNEXPECTED:
                     return False  # a version that does not know the question
                 if refused.code is WireCode.BUSY:
@@ -201,22 +201,22 @@ class Settling:
             self._exchanging.discard(body)
             self.poke()
 
-    async def _present(self, auditing: Auditing, peer: Peer, item: PendingItem) -> None:
+    async def _present(self, log_queries: LogQueries, peer: Peer, item: PendingItem) -> None:
         for one in await in_thread(self._kept_or_made, peer, item.transfer):
             if one.body in self._exchanging:
                 continue
             try:
-                await self._present_one(auditing, peer, one)
-            except AuditRefused as refused:
+                await self._present_one(log_queries, peer, one)
+            except QueryRefused as refused:
                 if refused.code is not WireCode.BAD_SIGNATURE or not self._is_outdated(peer, one):
                     raise
                 # A node key was replaced since: what was signed for the old one is void.
                 await in_thread(self._pending.forget, one.body)
                 self.poke()
 
-    async def _present_one(self, auditing: Auditing, peer: Peer, kept: KeptReceipt) -> None:
+    async def _present_one(self, log_queries: LogQueries, peer: Peer, kept: KeptReceipt) -> None:
         request = PresentReceipt(body=kept.body, signature=kept.signature)
-        answer = await auditing.ask(peer, request, Countersignature)
+        answer = await log_queries.ask(peer, request, Countersignature)
         check_signature(kept.body, answer.signature, kept.receipt.source_node)
         signed = SignedReceipt(
             body=kept.body,
@@ -274,8 +274,8 @@ class Settling:
 
     # --- as the source ----------------------------------------------------------------------
 
-    async def _ask(self, auditing: Auditing, peer: Peer, item: PendingItem) -> None:
-        answer = await auditing.ask(peer, AskReceipt(transfer=item.transfer), ReceiptMessage)
+    async def _ask(self, log_queries: LogQueries, peer: Peer, item: PendingItem) -> None:
+        answer = await log_queries.ask(peer, AskReceipt(transfer=item.transfer), ReceiptMessage)
         receipt = decode_receipt_untrusted(answer.body)
         if receipt.transfer != item.transfer:
             raise RemoteProtocolError("a receipt for another transfer than was asked about")

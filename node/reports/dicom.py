@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from xml.etree import ElementTree
 
 from node.phrases import clean
-from node.reports.happenings import CODES, Agent, Happening, Thing
+from node.reports.audit_messages import CODES, Agent, AuditMessage, Thing
 
 _OWN_SCHEME = "99RADMESH"
 _RFC_3881 = "RFC-3881"
@@ -23,16 +23,16 @@ _NO_PATIENT = Thing(kind="patient", identity="<none>", name="the images name no 
 _HEAD, _TAIL = b"<AuditMessages>\n", b"</AuditMessages>\n"
 
 
-def audit_message(happening: Happening) -> bytes:
+def audit_message(message: AuditMessage) -> bytes:
     """One message, UTF-8, one line without its end."""
     root = ElementTree.Element("AuditMessage")
-    record, meaning = happening.record, happening.meaning
+    record, meaning = message.record, message.meaning
     event = _add(
         root,
         "EventIdentification",
         EventActionCode=meaning.action,
         EventDateTime=record.time,
-        EventOutcomeIndicator=happening.outcome,
+        EventOutcomeIndicator=message.outcome,
     )
     _add_code(event, "EventID", meaning.event)
     if meaning.kind:
@@ -41,29 +41,29 @@ def audit_message(happening: Happening) -> bytes:
     why = record.details.get("why")
     if why:
         _add(event, "EventOutcomeDescription").text = clean(why)
-    for agent in happening.agents:
+    for agent in message.agents:
         _add_agent(root, agent)
     source = _add(
         root,
         "AuditSourceIdentification",
-        AuditEnterpriseSiteID=happening.own.name,
-        AuditSourceID=happening.own.fingerprint,
+        AuditEnterpriseSiteID=message.own.name,
+        AuditSourceID=message.own.fingerprint,
     )
     _add(source, "AuditSourceTypeCode").set("csd-code", _APPLICATION_SERVER)
-    _add_log(root, happening)
-    for thing in happening.things:
-        _add_thing(root, thing, happening)
-    if meaning.event in _WITH_PATIENT and not happening.of_kind("patient"):
-        _add_thing(root, _NO_PATIENT, happening)
+    _add_log(root, message)
+    for thing in message.things:
+        _add_thing(root, thing, message)
+    if meaning.event in _WITH_PATIENT and not message.of_kind("patient"):
+        _add_thing(root, _NO_PATIENT, message)
     return ElementTree.tostring(root, encoding="unicode").encode()
 
 
-def document(messages: Iterable[Happening]) -> Iterator[bytes]:
+def document(messages: Iterable[AuditMessage]) -> Iterator[bytes]:
     """A file of messages: one element `AuditMessages`, in it one message a line."""
     yield b'<?xml version="1.0" encoding="UTF-8"?>\n'
     yield _HEAD
-    for happening in messages:
-        yield audit_message(happening) + b"\n"
+    for message in messages:
+        yield audit_message(message) + b"\n"
     yield _TAIL
 
 
@@ -81,13 +81,13 @@ def _add_agent(root: ElementTree.Element, agent: Agent) -> None:
         _add_code(element, "RoleIDCode", agent.role)
 
 
-def _add_log(root: ElementTree.Element, happening: Happening) -> None:
+def _add_log(root: ElementTree.Element, message: AuditMessage) -> None:
     """The entry itself, with all its details: who has the message can find and check it."""
-    record = happening.record
+    record = message.record
     element = _add(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=happening.reference,
+        ParticipantObjectID=message.reference,
         ParticipantObjectTypeCode=_SYSTEM_OBJECT,
         ParticipantObjectTypeCodeRole=_SECURITY_RESOURCE,
     )
@@ -109,7 +109,7 @@ def _plain(value: str | int | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _add_thing(root: ElementTree.Element, thing: Thing, happening: Happening) -> None:
+def _add_thing(root: ElementTree.Element, thing: Thing, message: AuditMessage) -> None:
     type_code, role = _PLACES[thing.kind]
     element = _add(
         root,
@@ -118,8 +118,8 @@ def _add_thing(root: ElementTree.Element, thing: Thing, happening: Happening) ->
         ParticipantObjectTypeCode=type_code,
         ParticipantObjectTypeCodeRole=role,
     )
-    if happening.meaning.lifecycle and thing.kind in ("study", "patient", "instance"):
-        element.set("ParticipantObjectDataLifeCycle", happening.meaning.lifecycle)
+    if message.meaning.lifecycle and thing.kind in ("study", "patient", "instance"):
+        element.set("ParticipantObjectDataLifeCycle", message.meaning.lifecycle)
     if not thing.is_open:
         _add_coded(
             element,
@@ -135,7 +135,7 @@ def _add_thing(root: ElementTree.Element, thing: Thing, happening: Happening) ->
         _add(element, "ParticipantObjectQuery").text = query
     else:
         _add(element, "ParticipantObjectName").text = clean(thing.name)
-    count = happening.record.details.get("instances")
+    count = message.record.details.get("instances")
     if thing.kind == "study" and isinstance(count, int):
         description = _add(element, "ParticipantObjectDescription")
         _add(description, "SOPClass", NumberOfInstances=str(count))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from node.phrases import clean
-from node.reports.happenings import CODES, Agent, Happening, Thing
+from node.reports.audit_messages import CODES, Agent, AuditMessage, Thing
 
 _DCM = "http://dicom.nema.org/resources/ontology/DCM"
 _PROFILES = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.BasicAudit.PrivacyDisclosure"
@@ -53,13 +53,13 @@ _PLACES = {
 _UNNAMED = "the images name no patient"
 
 
-def audit_event(happening: Happening) -> dict[str, Any]:
+def audit_event(message: AuditMessage) -> dict[str, Any]:
     """One AuditEvent as JSON."""
-    record = happening.record
+    record = message.record
     disclosure = _DISCLOSURES.get(record.type)
-    event: dict[str, Any] = {"resourceType": "AuditEvent", "id": _id(happening)}
+    event: dict[str, Any] = {"resourceType": "AuditEvent", "id": _id(message)}
     if disclosure is None:
-        meaning = happening.meaning
+        meaning = message.meaning
         event["type"] = _coding(_DCM, meaning.event, CODES[meaning.event])
         event["subtype"] = (
             [_coding(_DCM, meaning.kind, CODES[meaning.kind])] if meaning.kind else []
@@ -75,35 +75,35 @@ def audit_event(happening: Happening) -> dict[str, Any]:
         event["action"] = action
     event["subtype"].append(_coding(_OWN_TYPES, record.type, record.type))
     event["recorded"] = record.time
-    event["outcome"] = happening.outcome
+    event["outcome"] = message.outcome
     if why := record.details.get("why"):
         event["outcomeDesc"] = clean(why)
     if purpose := record.entry["purpose"]:
         code, display = _PURPOSES.get(purpose, ("", ""))
         coded = {"coding": [_coding(f"{_TERMS}/v3-ActReason", code, display)]} if code else {}
         event["purposeOfEvent"] = [{**coded, "text": clean(purpose)}]
-    event["agent"] = [_agent(agent) for agent in happening.agents]
+    event["agent"] = [_agent(agent) for agent in message.agents]
     event["source"] = {
-        "site": clean(happening.own.name),
-        "observer": _facility(happening.own.fingerprint, happening.own.name),
+        "site": clean(message.own.name),
+        "observer": _facility(message.own.fingerprint, message.own.name),
         "type": [_coding(f"{_TERMS}/security-source-type", "4", "Application Server")],
     }
-    event["entity"] = list(_entities(happening, is_disclosure=disclosure is not None))
+    event["entity"] = list(_entities(message, is_disclosure=disclosure is not None))
     return event
 
 
-def lines(events: Iterable[Happening]) -> Iterator[bytes]:
+def lines(events: Iterable[AuditMessage]) -> Iterator[bytes]:
     """NDJSON: one AuditEvent a line."""
-    for happening in events:
-        text = json.dumps(audit_event(happening), ensure_ascii=False, separators=(",", ":"))
+    for message in events:
+        text = json.dumps(audit_event(message), ensure_ascii=False, separators=(",", ":"))
         yield text.encode() + b"\n"
 
 
-def _id(happening: Happening) -> str:
+def _id(message: AuditMessage) -> str:
     """The same for the same entry at each export, so that a repository takes it once."""
-    name = hashlib.sha256(happening.origin.encode()).hexdigest()[:16]
-    part = f"-{happening.part}" if happening.part else ""
-    return f"{name}-{happening.record.index}{part}"
+    name = hashlib.sha256(message.origin.encode()).hexdigest()[:16]
+    part = f"-{message.part}" if message.part else ""
+    return f"{name}-{message.record.index}{part}"
 
 
 def _coding(system: str, code: str, display: str) -> dict[str, str]:
@@ -141,15 +141,15 @@ def _agent(agent: Agent) -> dict[str, Any]:
     return described
 
 
-def _entities(happening: Happening, *, is_disclosure: bool) -> Iterator[dict[str, Any]]:
-    if is_disclosure and not happening.of_kind("patient"):
+def _entities(message: AuditMessage, *, is_disclosure: bool) -> Iterator[dict[str, Any]]:
+    if is_disclosure and not message.of_kind("patient"):
         # The profile wants a patient; that there is none must not look like an omission.
         yield {"what": {"type": "Patient", "display": _UNNAMED}, **_place("patient")}
-    for thing in happening.things:
-        yield _entity(thing, happening)
-    record = happening.record
+    for thing in message.things:
+        yield _entity(thing, message)
+    record = message.record
     yield {
-        "what": {"identifier": {"system": _LOG, "value": happening.reference}},
+        "what": {"identifier": {"system": _LOG, "value": message.reference}},
         "type": _coding(f"{_TERMS}/audit-entity-type", "2", "System Object"),
         "role": _coding(f"{_TERMS}/object-role", "13", "Security Resource"),
         "name": "Security Audit Log",
@@ -161,17 +161,17 @@ def _entities(happening: Happening, *, is_disclosure: bool) -> Iterator[dict[str
     }
 
 
-def _entity(thing: Thing, happening: Happening) -> dict[str, Any]:
+def _entity(thing: Thing, message: AuditMessage) -> dict[str, Any]:
     entity: dict[str, Any] = {}
     if thing.kind == "query":
         entity["query"] = base64.b64encode(thing.query).decode()
     else:
         entity["what"] = _what(thing)
     entity |= _place(thing.kind)
-    if happening.meaning.lifecycle and thing.kind in ("study", "patient", "instance"):
+    if message.meaning.lifecycle and thing.kind in ("study", "patient", "instance"):
         entity["lifecycle"] = {
             "system": f"{_TERMS}/dicom-audit-lifecycle",
-            "code": happening.meaning.lifecycle,
+            "code": message.meaning.lifecycle,
         }
     return entity
 

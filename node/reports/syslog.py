@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from keys.canonical import canonical_json
+from node.reports.audit_messages import SUCCESS, audit_messages
 from node.reports.dicom import audit_message
 from node.reports.facilities import Facilities
-from node.reports.happenings import SUCCESS, happenings
 from node.reports.records import Record
 
 _SECURITY = 10
@@ -35,9 +35,9 @@ def messages(
         severity = _NOTICE if record.entry["outcome"] == "success" else _WARNING
         yield _message(record, severity, host, record.type, canonical_json(record.entry))
         return
-    for happening in happenings(record, facilities, origin):
-        severity = _NOTICE if happening.outcome == SUCCESS else _WARNING
-        yield _message(record, severity, host, _DICOM_MESSAGE_ID, audit_message(happening))
+    for message in audit_messages(record, facilities, origin):
+        severity = _NOTICE if message.outcome == SUCCESS else _WARNING
+        yield _message(record, severity, host, _DICOM_MESSAGE_ID, audit_message(message))
 
 
 def _message(record: Record, severity: int, host: str, kind: str, content: bytes) -> bytes:

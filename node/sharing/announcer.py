@@ -18,7 +18,7 @@ from node.clock import Clock
 from node.network.messaging import MessageStream, first_error
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
-from node.sharing.feeds import Feeds, Pending
+from node.sharing.feeds import Feeds, Untold
 from node.sharing.peers import Peers
 from node.sharing.recalls import Recalls
 from node.sharing.setbacks import Place, Setbacks
@@ -176,9 +176,7 @@ class Announcer:
             if seconds > limits.HEARTBEAT_SECONDS:
                 await channel.send(Heartbeat())
 
-    def _next(
-        self, node_key: bytes, setbacks: Setbacks, place: Place, now: float
-    ) -> Pending | None:
+    def _next(self, node_key: bytes, setbacks: Setbacks, place: Place, now: float) -> Untold | None:
         """What a peer is told next, in the log on return; None when it is not trusted."""
         with self._peers.decisions.made():
             peer = self._peers.store.by_node_key(node_key, self._clock.now())

@@ -67,7 +67,7 @@ CREATE INDEX IF NOT EXISTS remote_studies_by_date
 
 
 @dataclass(frozen=True)
-class Pending:
+class Untold:
     """What a peer has not been told yet."""
 
     epoch: bytes
@@ -141,13 +141,13 @@ class Feeds:
 
     def pending(
         self, peer: bytes, epoch: bytes, cursor: int, most: int = limits.ANNOUNCE_RECORDS
-    ) -> Pending:
+    ) -> Untold:
         """The next records for a peer that stands at `cursor` of `epoch`, at most so many.
 
         A subscriber that stands nowhere in this feed is to start anew.
         """
 
-        def read(connection: sqlite3.Connection) -> Pending:
+        def read(connection: sqlite3.Connection) -> Untold:
             head = connection.execute(
                 "SELECT epoch, last_sequence FROM feed_heads WHERE peer=?", (peer,)
             ).fetchone()
@@ -179,7 +179,7 @@ class Feeds:
                 if not (reset and kind == "withdrawn" and not record.recalls)
             )
             end = rows[-1]["sequence"] if rows else max(start, 0 if reset else cursor)
-            return Pending(head["epoch"], reset, end, records, more)
+            return Untold(head["epoch"], reset, end, records, more)
 
         return self._database.transact(read)
 

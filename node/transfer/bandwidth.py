@@ -1,7 +1,7 @@
 """Caps on what is sent, per peer and time of day: their settings, and which one is in force.
 
 Arithmetic on settings and a time of day that is given; holding back is
-`node.bucket` and `node.transfer.line`.
+`node.bucket` and `node.transfer.uplink`.
 """
 
 import re

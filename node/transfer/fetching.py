@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 import trio
 
 from keys.trust import Peer
-from node.audit.exchanges import Exchanges
+from node.audit.exchanges import ExchangeIndex
 from node.blocking import in_thread
 from node.callers import Caller, asked_by, asking
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
-from node.transfer.attempts import Attempts, Outcome, Reach
-from node.transfer.gathering import Gathering, Shelves
 from node.transfer.receiving import Receiver
+from node.transfer.source_worker import Outcome, Reach, SourceWorker
+from node.transfer.study_download import Destination, StudyDownload
 from node.transfer.transfers import Transfer, TransferState
 from protocol.messages import Record
 
@@ -65,10 +65,10 @@ class _Fetch:
         watching: of the task that ends it when nothing comes for too long.
     """
 
-    gathering: Gathering
+    download: StudyDownload
     content_root: bytes | None
     nursery: trio.Nursery
-    sources: list[Attempts] = field(default_factory=list)
+    sources: list[SourceWorker] = field(default_factory=list)
     is_over: bool = False
     watching: trio.CancelScope = field(default_factory=trio.CancelScope)
     caller: Caller = field(default_factory=asking)
@@ -79,7 +79,7 @@ class Fetcher:
 
     Args:
         receiver: runs one session.
-        shelves: where studies go.
+        destination: where studies go.
         peers: who is trusted.
         feeds: who announced what.
         reach: how peers are reached.
@@ -91,18 +91,18 @@ class Fetcher:
         self,
         *,
         receiver: Receiver,
-        shelves: Shelves,
+        destination: Destination,
         peers: Peers,
         feeds: Feeds,
         reach: Reach,
         clock: Clock,
-        index: Exchanges,
+        index: ExchangeIndex,
     ) -> None:
         self._clock = clock
         self._index = index
         self._receiver = receiver
-        self._shelves = shelves
-        self._transfers = shelves.transfers
+        self._destination = destination
+        self._transfers = destination.transfers
         self._peers = peers
         self._feeds = feeds
         self._reach = reach
@@ -128,7 +128,7 @@ class Fetcher:
 
         What is missing of its receipts is settled without another session.
         """
-        study = self._shelves.catalog.study(transfer.study)
+        study = self._destination.catalog.study(transfer.study)
         if study is None:
             return False
         for source in {transfer.peer, *(peer.facility_key for peer in self._peers.store.peers)}:
@@ -276,7 +276,7 @@ class Fetcher:
         """A peer has announced studies: it helps with those that are being fetched."""
         announced = {record.study: record.content_root for record in records}
         for fetch in self._fetches.values():
-            transfer = fetch.gathering.transfer
+            transfer = fetch.download.transfer
             if (
                 not (fetch.is_over or transfer.only_peer)
                 and fetch.content_root is not None
@@ -284,7 +284,7 @@ class Fetcher:
                 and len(fetch.sources) < SOURCES
                 and all(source.peer != facility_key for source in fetch.sources)
             ):
-                fetch.gathering.expect_several()
+                fetch.download.expect_several()
                 self._add_source(fetch, facility_key, HEAD_START_SECONDS)
 
     async def _fetch(self, transfer: Transfer) -> None:
@@ -299,22 +299,22 @@ class Fetcher:
 
     async def _gather(self, transfer: Transfer) -> None:
         root, peers = await in_thread(self._holders, transfer)
-        gathering = Gathering(self._shelves, transfer, several=len(peers) > 1)
+        download = StudyDownload(self._destination, transfer, several=len(peers) > 1)
         try:
-            await self._gather_from(transfer, gathering, root, peers)
+            await self._gather_from(transfer, download, root, peers)
         finally:
-            gathering.end()
+            download.end()
 
     async def _gather_from(
-        self, transfer: Transfer, gathering: Gathering, root: bytes | None, peers: list[bytes]
+        self, transfer: Transfer, download: StudyDownload, root: bytes | None, peers: list[bytes]
     ) -> None:
         async with trio.open_nursery() as nursery:
-            fetch = self._fetches[transfer.transfer] = _Fetch(gathering, root, nursery)
+            fetch = self._fetches[transfer.transfer] = _Fetch(download, root, nursery)
             nursery.start_soon(self._end_when_hopeless, fetch)
             for number, peer in enumerate(peers):
                 self._add_source(fetch, peer, number * HEAD_START_SECONDS)
-            await self._wait_end(gathering, fetch.sources)
-            is_complete = gathering.receipts > 0
+            await self._wait_end(download, fetch.sources)
+            is_complete = download.receipts > 0
             fetch.is_over = True
             fetch.watching.cancel()
             if is_complete:
@@ -328,7 +328,7 @@ class Fetcher:
 
     async def _end_when_hopeless(self, fetch: _Fetch) -> None:
         """End a fetch of which nothing came for so long that nothing will."""
-        transfer = fetch.gathering.transfer
+        transfer = fetch.download.transfer
         with fetch.watching:
             await trio.sleep(PATIENCE_SECONDS)
             # That nothing happens gives no event to wait for.
@@ -343,8 +343,8 @@ class Fetcher:
                 source.end(Outcome(TransferState.FAILED, why, hint, ExitCode.UNREACHABLE))
 
     def _is_hopeless(self, fetch: _Fetch) -> bool:
-        transfer = fetch.gathering.transfer
-        idle = not fetch.gathering.open_sessions
+        transfer = fetch.download.transfer
+        idle = not fetch.download.open_sessions
         return idle and self._transfers.is_old(transfer, GIVE_UP_SECONDS)
 
     async def _sweep(self) -> None:
@@ -353,18 +353,18 @@ class Fetcher:
             await trio.sleep(SWEEP_SECONDS)
             try:
                 await in_thread(
-                    self._shelves.incoming.sweep_old, bool(self._fetches), self._clock.now()
+                    self._destination.incoming.sweep_old, bool(self._fetches), self._clock.now()
                 )
             except NodeError as error:
                 log.error("leftovers of transfers cannot be deleted: %s", error.message)
 
     def _add_source(self, fetch: _Fetch, peer: bytes, delay_seconds: float) -> None:
-        source = Attempts(
+        source = SourceWorker(
             receiver=self._receiver,
             reach=self._reach,
-            append=self._shelves.append,
-            gathering=fetch.gathering,
-            contribution=self._transfers.contribution(fetch.gathering.transfer, peer),
+            append=self._destination.append,
+            download=fetch.download,
+            contribution=self._transfers.contribution(fetch.download.transfer, peer),
         )
         fetch.sources.append(source)
 
@@ -378,17 +378,17 @@ class Fetcher:
 
         fetch.nursery.start_soon(run)
 
-    async def _wait_end(self, gathering: Gathering, sources: list[Attempts]) -> None:
+    async def _wait_end(self, download: StudyDownload, sources: list[SourceWorker]) -> None:
         """Until there is a receipt and the slower sources had time for theirs, or no hope."""
-        while not gathering.receipts:
+        while not download.receipts:
             if all(source.is_over for source in sources) or any(map(_is_our_fault, sources)):
                 return
-            await gathering.wait_change()
+            await download.wait_change()
         with trio.move_on_after(RECEIPTS_SECONDS):
             while any(source.in_session for source in sources):
-                await gathering.wait_change()
+                await download.wait_change()
 
-    async def _fail(self, transfer: Transfer, sources: list[Attempts]) -> None:
+    async def _fail(self, transfer: Transfer, sources: list[SourceWorker]) -> None:
         """End with the reason of our own, or that of the source given up last."""
         outcomes = [source.outcome for source in sources if source.outcome is not None]
         last = max(outcomes, key=lambda outcome: (outcome.is_ours, outcome.time))
@@ -416,5 +416,5 @@ class Fetcher:
         return next(iter(roots), None), holders
 
 
-def _is_our_fault(source: Attempts) -> bool:
+def _is_our_fault(source: SourceWorker) -> bool:
     return source.outcome is not None and source.outcome.is_ours

@@ -1,7 +1,7 @@
 """One session with one source of a fetch: ask, take batches, sign the receipt.
 
 What the sessions of a fetch share, and when the study is published, is
-`node/transfer/gathering.py`'s; this file speaks with one peer.
+`node/transfer/study_download.py`'s; this file speaks with one peer.
 
 Tasks of a session: a reader that always drains the stream (credit bounds what it
 can bring), threads that open, decode, compare and write batches and others that
@@ -22,9 +22,9 @@ from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.network.messaging import first_error
 from node.network.network import PeerStream, StreamLost
-from node.transfer.gathering import POLL_SECONDS, Gathering, Member, NotNeededError
 from node.transfer.sessions import StudyStream
 from node.transfer.shares import Shares
+from node.transfer.study_download import POLL_SECONDS, Member, NotNeededError, StudyDownload
 from node.transfer.transfers import Contribution, TransferState
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
@@ -116,7 +116,7 @@ class Receiver:
         self._key = key
 
     async def receive(
-        self, stream: PeerStream, gathering: Gathering, contribution: Contribution, peer: Peer
+        self, stream: PeerStream, download: StudyDownload, contribution: Contribution, peer: Peer
     ) -> None:
         """Run one session; on return the study is published and both sides have its receipt.
 
@@ -128,7 +128,7 @@ class Receiver:
             RemoteProtocolError: the source broke a rule or sent wrong data.
             NodeError: our disk, or a study too large for it.
         """
-        session = _Session(self, stream, gathering, contribution, peer)
+        session = _Session(self, stream, download, contribution, peer)
         try:
             async with trio.open_nursery() as nursery:
                 await session.run(nursery)
@@ -144,12 +144,12 @@ class _Session:
         self,
         owner: Receiver,
         stream: PeerStream,
-        gathering: Gathering,
+        download: StudyDownload,
         contribution: Contribution,
         peer: Peer,
     ) -> None:
         self._owner = owner
-        self._gathering = gathering
+        self._download = download
         self._contribution = contribution
         self._peer = peer
         self._stream = stream
@@ -161,7 +161,7 @@ class _Session:
         self._failure: Exception | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
-        await self._gathering.enter(TransferState.REQUESTING)
+        await self._download.enter(TransferState.REQUESTING)
         request = await in_thread(self._make_request)
         await self._stream.write(request, timeout_seconds=limits.PEER_REPLY_SECONDS)
         self._study.start(nursery)
@@ -183,14 +183,14 @@ class _Session:
 
     def _make_request(self) -> bytes:
         """The request, which is in the log on return."""
-        transfer = self._gathering.transfer
+        transfer = self._download.transfer
         self._owner._append([self._entry("requested", {"direction": "in"})])
         return self._end.ask(
             transfer.study,
             transfer.purpose,
             time_ms=self._owner._clock.now_ms(),
             stat=transfer.stat,
-            whole=self._gathering.holds_nothing(),
+            whole=self._download.holds_nothing(),
         )
 
     async def _receive(self) -> None:
@@ -200,16 +200,16 @@ class _Session:
         manifest = await in_thread(self._end.open_manifest, limiter=self._owner._opening)
         self._contribution.manifest = offer.manifest
         self._contribution.content_root = offer.content_root
-        member = await self._gathering.join(self._contribution, manifest)
+        member = await self._download.join(self._contribution, manifest)
         try:
             await self._receive_batches(member)
-            await self._gathering.publish()
+            await self._download.publish()
             await self._exchange_receipts()
         finally:
-            self._gathering.leave(member)
+            self._download.leave(member)
 
     def _check_announced(self, offer: Offer) -> None:
-        record = self._owner._announced(self._peer.facility_key, self._gathering.transfer.study)
+        record = self._owner._announced(self._peer.facility_key, self._download.transfer.study)
         if record is not None and not is_announced_untrusted(offer, record):
             raise NotAnnouncedError
 
@@ -230,7 +230,7 @@ class _Session:
     async def _take_batches(self, helpers: trio.Nursery, member: Member) -> None:
         finish, jobs = trio.open_memory_channel[_Job](256)
         finished, taking = trio.Event(), trio.CancelScope()
-        helpers.start_soon(self._gathering.enter, TransferState.RECEIVING)
+        helpers.start_soon(self._download.enter, TransferState.RECEIVING)
         helpers.start_soon(self._finish_batches, helpers, jobs, member, finished, taking)
         if self._comes_whole:
             self._ours = member.ours()
@@ -263,14 +263,14 @@ class _Session:
         try:
             is_last = False
             while not is_last:
-                portion, is_last = self._gathering.next_portion(member)
+                portion, is_last = self._download.next_portion(member)
                 if portion or is_last:
                     await self._want(portion, member, is_last)
-                elif not self._gathering.owes(member):
+                elif not self._download.owes(member):
                     # The source owes us nothing, so its silence is right.
                     self._study.watchdog.progress()
                 if not is_last:
-                    await self._gathering.wait_change(POLL_SECONDS)
+                    await self._download.wait_change(POLL_SECONDS)
         except StreamLost as error:
             await self._study.fail(error)
 
@@ -283,16 +283,16 @@ class _Session:
         await self._study.send(lambda: self._end.want(theirs, last=is_last))
 
     async def _work(self, job: _Job) -> None:
-        stat = self._gathering.transfer.stat
+        stat = self._download.transfer.stat
         shares = self._owner._stat_at_work if stat else self._owner._at_work
-        if job.index is not None and self._gathering.is_missing(job.index):
+        if job.index is not None and self._download.is_missing(job.index):
             try:
                 # A batch that has arrived is kept, also when the connection has just
                 # ended: credit bounds how many wait here.
                 with trio.CancelScope(shield=True):
                     async with shares.place(self._peer.facility_key):
                         await in_thread(self._store_batch, job, job.index)
-                    await in_thread(self._gathering.flush, job.index, limiter=self._owner._flushing)
+                    await in_thread(self._download.flush, job.index, limiter=self._owner._flushing)
             except (RemoteProtocolError, NodeError) as error:
                 job.failure = error
         job.done.set()
@@ -300,7 +300,7 @@ class _Session:
     def _store_batch(self, job: _Job, index: int) -> None:
         batch, job.batch = job.batch, None
         assert batch is not None
-        self._gathering.store(index, self._end.open_batch(batch))
+        self._download.store(index, self._end.open_batch(batch))
 
     async def _finish_batches(
         self,
@@ -317,7 +317,7 @@ class _Session:
                 await job.done.wait()
                 if job.failure is not None:
                     raise job.failure
-                self._gathering.stored(member, job.index, job.entry)
+                self._download.stored(member, job.index, job.entry)
                 self._study.watchdog.progress()
                 if not is_lost:
                     try:
@@ -336,7 +336,7 @@ class _Session:
     async def _give_credit(self, sealed_bytes: int) -> None:
         """Credit what is stored, less what other sources need of the room there is."""
         self._stored_bytes += sealed_bytes
-        withheld = limits.CREDIT_BYTES - self._gathering.window_bytes
+        withheld = limits.CREDIT_BYTES - self._download.window_bytes
         due = self._stored_bytes - withheld - self._credited_bytes
         if due > 0:
             self._credited_bytes += due
@@ -360,15 +360,15 @@ class _Session:
             bytes=manifest.total_original_bytes,
             batches=len(self._end.asked),
             encoded_bytes=self._end.asked_encoded_bytes,
-            purpose=self._gathering.transfer.purpose,
+            purpose=self._download.transfer.purpose,
             time=self._owner._clock.now_ms(),
             status="received",
         )
         async with self._owner._exchanging(receipt):
             self._contribution.is_signed = True
             await self._finish_exchange(receipt)
-        self._gathering.receipts += 1
-        self._gathering.notify()
+        self._download.receipts += 1
+        self._download.notify()
 
     async def _finish_exchange(self, receipt: Receipt) -> None:
         await self._study.send(lambda: self._end.sign_receipt(receipt))
@@ -391,11 +391,11 @@ class _Session:
         return LogEvent(
             type=kind,
             peer=self._peer.facility_key,
-            purpose=self._gathering.transfer.purpose,
-            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patients),
+            purpose=self._download.transfer.purpose,
+            subjects=subjects_of(self._download.transfer.study, self._download.patients),
             details={
                 "transfer": self._contribution.transfer.hex(),
                 **details,
-                **self._gathering.transfer.asked_details,
+                **self._download.transfer.asked_details,
             },
         )

@@ -4,7 +4,7 @@ The log entries `requested`, `refused` and `disclosure-begun` are durable before
 their effect; nothing is compressed here, since batches are stored as they are
 sent. Tasks of a session: a reader, a thread that reads and seals ahead by two
 batches, and the main line that takes portions and writes within the recipient's
-credit, when `node.transfer.line` lets it.
+credit, when `node.transfer.uplink` lets it.
 """
 
 import logging
@@ -26,9 +26,9 @@ from node.sharing.budgets import Budgets
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal, decide_fetch, decide_having
 from node.sharing.refusals import Refusals
-from node.transfer.line import Line, Sending
 from node.transfer.sessions import StudyStream, TransferRefused
 from node.transfer.transfers import Transfer, Transfers, TransferState
+from node.transfer.uplink import SendSlot, Uplink
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event as LogEvent
@@ -96,7 +96,7 @@ class Sender:
         append: Callable[[Sequence[LogEvent]], object],
         add_receipt: Callable[[bytes], str],
         transfers: Transfers,
-        line: Line,
+        line: Uplink,
         in_doubt: Callable[[], bool],
         clock: Clock,
         budgets: Budgets,
@@ -354,7 +354,7 @@ class _Session:
 
     # --- sending -----------------------------------------------------------------
 
-    async def _send(self, nursery: trio.Nursery, manifest: Manifest, place: Sending) -> None:
+    async def _send(self, nursery: trio.Nursery, manifest: Manifest, place: SendSlot) -> None:
         transfer = self._transfer
         assert transfer is not None
         for frame in self._end.offer_manifest(manifest, time_ms=self._owner.clock.now_ms()):
@@ -400,7 +400,7 @@ class _Session:
                 )
 
     async def _send_batch(
-        self, index: int, sealed: bytes, manifest: Manifest, place: Sending
+        self, index: int, sealed: bytes, manifest: Manifest, place: SendSlot
     ) -> None:
         assert self._transfer is not None
         while not self._end.connection.may_send_batch(len(sealed)):

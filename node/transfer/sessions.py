@@ -12,7 +12,7 @@ import trio
 
 from node.network.network import PeerStream, StreamLost
 from node.network.watchdog import Watchdog
-from node.transfer.line import Sending
+from node.transfer.uplink import SendSlot
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.recipient import RecipientTransfer
@@ -101,7 +101,7 @@ class StudyStream:
             if self._end.state not in FINAL:
                 await self.stream.write(make_frame(), timeout_seconds=limits.STALL_SECONDS)
 
-    async def send_bulk(self, make_frame: Callable[[], bytes], place: Sending) -> None:
+    async def send_bulk(self, make_frame: Callable[[], bytes], place: SendSlot) -> None:
         """As `send`, when a place on the line lets it."""
         async with self._writing:
             if self._end.state not in FINAL:

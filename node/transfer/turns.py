@@ -8,7 +8,7 @@
 - Nobody starves: who has waited `TRICKLE_SECONDS` writes one small piece whatever
   else goes on, so that no recipient takes a source for dead.
 
-No clock and no tasks: time is an argument, waiting is `node.transfer.line`'s.
+No clock and no tasks: time is an argument, waiting is `node.transfer.uplink`'s.
 """
 
 import enum

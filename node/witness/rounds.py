@@ -3,7 +3,7 @@
 A round presents our newest checkpoint to each connected peer with the grant
 `witness`, all at once, each within its own time, so that one that is silent or lies
 costs nobody else anything. What a witness knows of our log comes with its answer;
-that it knows more than we have ends in `node/witness/doubt.py`.
+that it knows more than we have ends in `node/witness/fork_detector.py`.
 
 A peer that connects is asked first what it holds of our log, before it is served:
 a node that comes up from an old backup must not go on, least of all sign.
@@ -20,10 +20,10 @@ from node.blocking import in_thread
 from node.config import AuditSettings
 from node.errors import NodeError
 from node.network.network import StreamLost
+from node.sharing.log_queries import LogQueries, QueryRefused
 from node.sharing.peers import Peers
 from node.sharing.policy import witnesses
-from node.witness.auditing import Auditing, AuditRefused
-from node.witness.doubt import Doubt
+from node.witness.fork_detector import ForkDetector
 from node.witness.store import WitnessStore
 from protocol import limits
 from protocol.audit_messages import AddCheckpoint, CheckpointHeld, Cosigned, GetCheckpoint
@@ -51,9 +51,9 @@ class Witnessing:
     Args:
         audit: our log.
         store: what was cosigned.
-        doubt: judges what witnesses hold.
+        fork_detector: judges what witnesses hold.
         peers: who may cosign for us.
-        auditing: asks them.
+        log_queries: asks them.
         settings: how often, and how many are needed.
         is_connected: whether a node key (32 bytes) is connected.
         is_unreachable: whether it was dialled in vain.
@@ -66,9 +66,9 @@ class Witnessing:
         *,
         audit: AuditLog,
         store: WitnessStore,
-        doubt: Doubt,
+        fork_detector: ForkDetector,
         peers: Peers,
-        auditing: Auditing,
+        log_queries: LogQueries,
         settings: AuditSettings,
         is_connected: Callable[[bytes], bool],
         is_unreachable: Callable[[bytes], bool],
@@ -77,9 +77,9 @@ class Witnessing:
     ) -> None:
         self._audit = audit
         self._store = store
-        self._doubt = doubt
+        self._fork_detector = fork_detector
         self._peers = peers
-        self._auditing = auditing
+        self._log_queries = log_queries
         self._settings = settings
         self._is_connected = is_connected
         self._is_unreachable = is_unreachable
@@ -117,11 +117,11 @@ class Witnessing:
         try:
             async with self._turn(peer):
                 note = await in_thread(self._audit.latest_checkpoint)
-                held = await self._auditing.ask(
+                held = await self._log_queries.ask(
                     peer, GetCheckpoint(checkpoint=note.encode()), CheckpointHeld
                 )
                 await self._judge(peer, held)
-        except (StreamLost, AuditRefused) as error:
+        except (StreamLost, QueryRefused) as error:
             log.debug("%s does not say what it holds of our log: %s", peer.petname, error)
         except RemoteProtocolError as error:
             log.warning("what %s holds of our log does not count: %s", peer.petname, error)
@@ -209,7 +209,7 @@ class Witnessing:
             NodeError: our log or database cannot be read or written.
         """
         if self._audit.halt.reason is not None:
-            await in_thread(self._doubt.review)
+            await in_thread(self._fork_detector.review)
         if self._audit.halt.reason is not None:
             return
         event, self._sound = self._sound, trio.Event()
@@ -241,7 +241,7 @@ class Witnessing:
                 await self._ask_in_turn(peer, note, checkpoint)
         except StreamLost as error:
             failure = str(error)
-        except AuditRefused as error:
+        except QueryRefused as error:
             failure = str(error)
             if error.code is WireCode.BAD_PROOF:
                 # It knows another history of our log: see which.
@@ -258,7 +258,7 @@ class Witnessing:
             return
         for _ in range(TRIES):
             proof = await in_thread(self._proof, old, checkpoint.size)
-            answer = await self._auditing.ask(
+            answer = await self._log_queries.ask(
                 peer,
                 AddCheckpoint(old=old, proof=proof, checkpoint=note.encode()),
                 Cosigned,
@@ -270,7 +270,7 @@ class Witnessing:
             assert isinstance(answer, CheckpointHeld)
             if await self._judge(peer, answer):
                 return
-            if await in_thread(self._doubt.is_void, answer.checkpoint):
+            if await in_thread(self._fork_detector.is_void, answer.checkpoint):
                 if answer.size > checkpoint.size:
                     raise RemoteProtocolError(
                         "it holds more of our log, signed by a key that was taken back; its "
@@ -315,8 +315,8 @@ class Witnessing:
         """Whether what a peer holds puts our log in doubt."""
         if held.size == 0:
             return False
-        in_doubt = not await in_thread(self._doubt.is_void, held.checkpoint) and (
-            await in_thread(self._doubt.judge, peer.facility_key, held.checkpoint)
+        in_doubt = not await in_thread(self._fork_detector.is_void, held.checkpoint) and (
+            await in_thread(self._fork_detector.judge, peer.facility_key, held.checkpoint)
         )
         claimed = parse_checkpoint_untrusted(parse_note_untrusted(held.checkpoint)[0])
         if claimed.size != held.size:

@@ -34,7 +34,7 @@ from protocol.messages import Message
 
 if TYPE_CHECKING:
     # The network is slow to load, and small commands need none of it.
-    from node.witness.auditing import Answer
+    from node.sharing.log_queries import Answer
 
 log = logging.getLogger("radmesh.witness")
 

@@ -22,10 +22,10 @@ from node.dicom.studies import read_header
 from node.network.messaging import MessageStream
 from node.network.network import StreamLost
 from node.sharing.announcer import Announcer
-from node.transfer.attempts import Reach
 from node.transfer.fetching import Fetcher
-from node.transfer.line import Line
 from node.transfer.sending import Sender
+from node.transfer.source_worker import Reach
+from node.transfer.uplink import Uplink
 from protocol import encoding, messages
 from protocol.messages import Announcement, Record, Signed, Subscribe
 
@@ -101,7 +101,7 @@ def entries(node: Node, *kinds: str) -> list[dict[str, Any]]:
 
 def sender_of(node: Node) -> Sender:
     """The sender as a serving node has it."""
-    return parts.sender_of(node, Line(), node.audit.add_receipt)
+    return parts.sender_of(node, Uplink(), node.audit.add_receipt)
 
 
 async def _never(_: bytes) -> Any:

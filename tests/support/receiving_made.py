@@ -21,9 +21,9 @@ from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.images.store import BatchStore
 from node.network.network import PeerStream
-from node.transfer.gathering import Gathering, Shelves
 from node.transfer.incoming import Incoming
 from node.transfer.receiving import BATCHES_AT_WORK, Receiver
+from node.transfer.study_download import Destination, StudyDownload
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
 from protocol.messages import Record
 from protocol.receipt import Receipt
@@ -108,7 +108,7 @@ class Session:
     study: SmallStudy
     muxed: MemoryMuxed
     source: SourceTransfer
-    gathering: Gathering
+    download: StudyDownload
     receive: Callable[[], Awaitable[None]]
 
     async def requested(self) -> Requested:
@@ -177,7 +177,7 @@ class Recipient:
 
         `own` is the key of ours that the source expects.
         """
-        shelves = Shelves(
+        destination = Destination(
             self.home.catalog,
             self.incoming,
             self.home.audit_many,
@@ -192,14 +192,14 @@ class Recipient:
         transfer = self.transfers.begin_incoming(
             exchange_pair.STUDY, facility, "treatment", only_peer=True, stat=stat
         )
-        gathering = Gathering(shelves, transfer, several=several)
+        download = StudyDownload(destination, transfer, several=several)
         contribution = self.transfers.contribution(transfer, facility)
 
         async def receive() -> None:
-            await self.receiver.receive(stream, gathering, contribution, peer)
+            await self.receiver.receive(stream, download, contribution, peer)
 
         study = study_of(BATCHES_AT_WORK + 3)
-        return Session(study, muxed, SourceTransfer(key, own.public), gathering, receive)
+        return Session(study, muxed, SourceTransfer(key, own.public), download, receive)
 
     def close(self) -> None:
         self._database.close()

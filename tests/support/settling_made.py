@@ -4,23 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from auditing_sides import budgets
+from log_queries_sides import budgets
 
 from keys.card import issue_card
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair
 from keys.peer import Peer
-from node.audit.exchanges import EXCHANGES_SCHEMA, Exchanges
+from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.network.network import StreamLost
-from node.receipts.pending import PENDING_SCHEMA, Pending
+from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
+from node.sharing.log_queries import QueryRefused
 from node.sharing.refusals import Refusals
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
-from node.witness.auditing import AuditRefused
 from protocol import messages
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Entry, Event, decode_entry_untrusted
@@ -81,8 +81,10 @@ class Site:
         self.database = Database(
             self.directory / "node.db", (TRANSFERS_SCHEMA, EXCHANGES_SCHEMA, PENDING_SCHEMA)
         )
-        self.exchanges = Exchanges(self.database, self.audit)
-        self.pending = Pending(self.database, self.audit, self.exchanges, clock=SYSTEM_CLOCK)
+        self.exchanges = ExchangeIndex(self.database, self.audit)
+        self.pending = PendingReceipts(
+            self.database, self.audit, self.exchanges, clock=SYSTEM_CLOCK
+        )
         self.transfers = Transfers(self.database, clock=SYSTEM_CLOCK)
         self.settling = Settling(
             key=lambda: self.node,
@@ -100,7 +102,7 @@ class Site:
             own_facility=self.facility.public,
             audit=self.audit,
             index=self.exchanges,
-            auditing=lambda: self.direct,  # type: ignore[arg-type, return-value]
+            log_queries=lambda: self.direct,  # type: ignore[arg-type, return-value]
             clock=SYSTEM_CLOCK,
         )
         self.answers = {**self.settling.answers, **self.reconciling.answers}
@@ -184,7 +186,7 @@ class Direct:
         try:
             answer = await self._own.other.answers[type(request)](self._own.peer, arrived)
         except RemoteProtocolError as error:
-            raise AuditRefused(error.code) from None
+            raise QueryRefused(error.code) from None
         if self.lost == "answer":
             raise StreamLost("cut")
         return messages.decode_untrusted(

@@ -16,9 +16,9 @@ from node.app import Node
 from node.clock import SYSTEM_CLOCK
 from node.home import Home
 from node.network.streams import PeerStream, StreamLost
-from node.transfer.attempts import Attempts, Reach
-from node.transfer.gathering import Gathering, Shelves
 from node.transfer.receiving import Receiver
+from node.transfer.source_worker import Reach, SourceWorker
+from node.transfer.study_download import Destination, StudyDownload
 from node.transfer.transfers import Transfer
 from protocol.errors import WireCode
 from protocol.messages import Record
@@ -108,8 +108,8 @@ class World:
         self.transfer = Transfer(
             b"t" * 16, "in", exchange_pair.STUDY, sources[0].peer.facility_key, "treatment"
         )
-        self.gathering = Gathering(
-            Shelves(
+        self.download = StudyDownload(
+            Destination(
                 catalog=node.catalog,
                 incoming=node.incoming,
                 append=node.audit.append_many,
@@ -130,7 +130,7 @@ class World:
         )
         self.attempts = [self._attempts(source) for source in sources]
 
-    def _attempts(self, source: Source) -> Attempts:
+    def _attempts(self, source: Source) -> SourceWorker:
         async def open_stream(node_key: bytes) -> PeerStream:
             if source.gone.is_set():
                 raise StreamLost("it is gone")
@@ -142,7 +142,7 @@ class World:
             return
 
         contribution = self.node.transfers.contribution(self.transfer, source.peer.facility_key)
-        return Attempts(
+        return SourceWorker(
             receiver=self.receiver,
             reach=Reach(
                 find=lambda _: source.peer,
@@ -151,7 +151,7 @@ class World:
                 is_connected=lambda _: True,
             ),
             append=self.node.audit.append_many,
-            gathering=self.gathering,
+            download=self.download,
             contribution=contribution,
         )
 

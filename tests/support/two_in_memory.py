@@ -11,9 +11,9 @@ from streams_made import stream_pair
 from node.app import Node
 from node.errors import NodeError
 from node.home import Home
-from node.transfer.gathering import Gathering, Shelves
 from node.transfer.receiving import Receiver
 from node.transfer.sessions import TransferRefused
+from node.transfer.study_download import Destination, StudyDownload
 
 
 class TwoNodes:
@@ -57,7 +57,7 @@ class TwoNodes:
             stat=False,
             follow_up=is_followed is not None,
         )
-        shelves = Shelves(
+        destination = Destination(
             catalog=south.catalog,
             incoming=south.incoming,
             append=south.audit.append_many,
@@ -75,13 +75,13 @@ class TwoNodes:
             clock=south.clock,
         )
         ours, theirs = stream_pair(south.keys.node.public, north.keys.node.public)
-        gathering = Gathering(shelves, transfer, several=False)
+        download = StudyDownload(destination, transfer, several=False)
         contribution = south.transfers.contribution(transfer, self._source.facility_key)
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(sender_of(north).serve, theirs)
                 try:
-                    await receiver.receive(ours, gathering, contribution, self._source)
+                    await receiver.receive(ours, download, contribution, self._source)
                 except (NodeError, TransferRefused) as error:
                     await ours.reset()
                     return error

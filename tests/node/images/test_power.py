@@ -17,9 +17,9 @@ import exchange_pair
 import pytest
 import trio
 from disk_sweep import KILLED, Run, require_studies_kept, sweep
+from download_made import part10
 from exchange_pair import SmallStudy
 from faulty_disk import FaultyDisk
-from gathering_made import part10
 from node_home import ImageHome
 from sources_made import Source, World
 from studies_made import make_study

@@ -30,9 +30,9 @@ from keys.fingerprint import fingerprint
 from node.audit.erasing import erase
 from node.audit.log import AuditLog
 from node.callers import Caller, asked_by
+from node.reports.audit_messages import CODES, EVENTS, MESSAGE_STUDIES, audit_messages
 from node.reports.dicom import audit_message, document
 from node.reports.facilities import Facilities
-from node.reports.happenings import CODES, EVENTS, MESSAGE_STUDIES, happenings
 from node.reports.records import Record, Subject, records
 from node.reports.selection import Selection
 from protocol.log.entry import TYPES, Event
@@ -42,9 +42,9 @@ WITHOUT_MESSAGE = {"receipt", "checkpoint-heartbeat"}
 
 def _messages(log: AuditLog, facilities: Facilities = FACILITIES) -> list[ElementTree.Element]:
     return [
-        ElementTree.fromstring(audit_message(happening))
+        ElementTree.fromstring(audit_message(message))
         for record in records(log, Selection())
-        for happening in happenings(record, facilities, ORIGIN)
+        for message in audit_messages(record, facilities, ORIGIN)
     ]
 
 
@@ -229,9 +229,9 @@ def test_names_and_identities_cannot_break_the_file(tmp_path: Path) -> None:
     log = create(tmp_path)
     log.append(event_of("disclosed", subjects=(("study", STUDY), ("patient", hostile))))
     chosen = [
-        happening
+        message
         for record in records(log, Selection())
-        for happening in happenings(record, Facilities(own, []), ORIGIN)
+        for message in audit_messages(record, Facilities(own, []), ORIGIN)
     ]
     root = ElementTree.fromstring(b"".join(document(chosen)))
     assert root.tag == "AuditMessages"
@@ -251,8 +251,8 @@ def test_any_text_gives_a_message_of_the_schema(text: str, name: str, why: str) 
     }  # fmt: skip
     subjects = (Subject("study", "0" * 64, text), Subject("patient", "1" * 64, name))
     own = Facilities(Card(**{**vars(SOUTH_CARD), "name": name}), [])
-    for happening in happenings(Record(entry, subjects), own, ORIGIN):
-        message = audit_message(happening)
+    for message in audit_messages(Record(entry, subjects), own, ORIGIN):
+        message = audit_message(message)
         assert b"\n" not in message
         assert problems(ElementTree.fromstring(message)) == []
 
@@ -267,6 +267,6 @@ def test_only_what_was_selected_is_named(tmp_path: Path) -> None:
     log = create(tmp_path)
     log.append(event_of("announced", subjects=(("study", STUDY), ("study", OTHER_STUDY))))
     [record] = records(log, Selection(study=STUDY))
-    [happening] = happenings(record, FACILITIES, ORIGIN)
-    assert [thing.identity for thing in happening.of_kind("study")] == [STUDY]
+    [message] = audit_messages(record, FACILITIES, ORIGIN)
+    assert [thing.identity for thing in message.of_kind("study")] == [STUDY]
     log.close()

@@ -13,8 +13,8 @@ from reports_made import FACILITIES, ORIGIN, PATIENT, STUDY, event_of, log_of_ev
 from node.audit.erasing import erase
 from node.audit.log import AuditLog
 from node.callers import Caller, asked_by
+from node.reports.audit_messages import EVENTS, audit_messages
 from node.reports.fhir import RECIPIENT_PROFILE, SOURCE_PROFILE, lines
-from node.reports.happenings import EVENTS, happenings
 from node.reports.records import records
 from node.reports.selection import Selection
 from protocol.log.entry import subjects_of
@@ -22,9 +22,9 @@ from protocol.log.entry import subjects_of
 
 def _events(log: AuditLog) -> list[dict[str, Any]]:
     chosen = (
-        happening
+        message
         for record in records(log, Selection())
-        for happening in happenings(record, FACILITIES, ORIGIN)
+        for message in audit_messages(record, FACILITIES, ORIGIN)
     )
     return [json.loads(line) for line in lines(chosen)]
 

@@ -10,8 +10,8 @@ from reports_made import FACILITIES, ORIGIN, event_of
 from node.audit.log import AuditLog
 from node.reports import dicom, fhir
 from node.reports.accounting import Accounting
+from node.reports.audit_messages import AuditMessage, audit_messages
 from node.reports.facilities import Facility
-from node.reports.happenings import Happening, happenings
 from node.reports.records import records
 from node.reports.selection import Selection
 from protocol.log.entry import subjects_of
@@ -43,16 +43,16 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditLog]:
     made.close()
 
 
-def _happenings(log: AuditLog) -> Iterator[Happening]:
+def _audit_messages(log: AuditLog) -> Iterator[AuditMessage]:
     for record in records(log, Selection()):
-        yield from happenings(record, FACILITIES, ORIGIN)
+        yield from audit_messages(record, FACILITIES, ORIGIN)
 
 
 @pytest.mark.parametrize(
     "parts",
     [
-        lambda log: dicom.document(_happenings(log)),
-        lambda log: fhir.lines(_happenings(log)),
+        lambda log: dicom.document(_audit_messages(log)),
+        lambda log: fhir.lines(_audit_messages(log)),
         lambda log: Accounting(log, Selection(), FACILITIES, with_exempt=True).lines(),
     ],
     ids=["dicom", "fhir", "accounting"],

@@ -18,7 +18,7 @@ from node.app import Node
 from node.errors import NodeError
 from node.home import Home
 from node.operations import OPERATIONS, Call
-from node.sharing.feeds import Pending
+from node.sharing.feeds import Untold
 from protocol import limits
 from protocol.feed import NO_EPOCH, Subscription
 from protocol.messages import Announcement, Record
@@ -40,13 +40,13 @@ def _ingest(node: Node, directory: Path, study: str = "", first: int = 1) -> str
     return study
 
 
-def _tell(node: Node, epoch: bytes, cursor: int) -> Pending:
+def _tell(node: Node, epoch: bytes, cursor: int) -> Untold:
     pending = node.feeds.pending(PEER, epoch, cursor)
     node.feeds.mark_told(PEER, pending.records)
     return pending
 
 
-def _kinds(pending: Pending) -> list[tuple[str, str]]:
+def _kinds(pending: Untold) -> list[tuple[str, str]]:
     return [(record.kind, record.study) for record in pending.records]
 
 

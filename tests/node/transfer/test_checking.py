@@ -9,8 +9,8 @@ from pathlib import Path
 import exchange_pair
 import numpy as np
 import pytest
+from download_made import part10
 from exchange_pair import SmallStudy
-from gathering_made import part10
 from part10_made import element
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless

@@ -8,8 +8,8 @@ from pathlib import Path
 import blake3
 import exchange_pair
 import pytest
+from download_made import part10
 from exchange_pair import SmallStudy
-from gathering_made import part10
 from hypothesis import given
 from hypothesis import strategies as st
 from part10_made import CT_IMAGE, element, meta

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import exchange_pair
 import pytest
+from download_made import part10
 from exchange_pair import SmallStudy
-from gathering_made import part10
 
 from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore

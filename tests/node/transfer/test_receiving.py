@@ -97,7 +97,7 @@ async def test_a_study_that_was_stored_here_after_it_was_asked_for_whole(
             assert isinstance(receipted, Credited)
         assert receipted.receipt.batches == len(study.encoded)
         await session.muxed.feed.send(session.source.countersign(receipted)[0])
-    assert session.gathering.receipts == 1
+    assert session.download.receipts == 1
     # What came was here: nothing was written.
     assert incoming.is_empty()
     assert not incoming.may_write.is_set()
@@ -148,8 +148,8 @@ async def test_a_study_that_comes_whole_after_another_source_has_joined_with_its
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.receive)
             assert isinstance(await event(session.source, session.muxed), Requested)
-            session.gathering.expect_several()
-            await session.gathering.join(Contribution(b"B" * 32, bytes(16)), turned)
+            session.download.expect_several()
+            await session.download.join(Contribution(b"B" * 32, bytes(16)), turned)
             await session.offer_and_send()
             await session.muxed.feed.send(session.source.end())
             while not isinstance(told := await event(session.source, session.muxed), Receipted):
@@ -174,13 +174,11 @@ async def test_what_a_crash_left_without_a_flush_is_flushed_before_it_counts_as_
         flushed.add(os.fstat(descriptor).st_ino)
 
     monkeypatch.setattr(os, "fsync", noting)
-    member = await session.gathering.join(
-        Contribution(b"B" * 32, bytes(16)), session.study.manifest
-    )
+    member = await session.download.join(Contribution(b"B" * 32, bytes(16)), session.study.manifest)
     folder = tmp_path / "incoming"
-    assert not session.gathering.is_missing(0)
+    assert not session.download.is_missing(0)
     assert {(folder / digest.hex()).stat().st_ino, folder.stat().st_ino} <= flushed
-    session.gathering.leave(member)
+    session.download.leave(member)
 
 
 async def test_credit_comes_only_for_what_is_flushed(incoming: SlowDisk, session: Session) -> None:
@@ -196,12 +194,12 @@ async def test_credit_comes_only_for_what_is_flushed(incoming: SlowDisk, session
                 await trio.testing.wait_all_tasks_blocked(0.05)
                 # All are written, none is durable: nothing was said to the source.
                 assert session.muxed.written.statistics().current_buffer_used == 0
-                assert not session.gathering.transfer.bytes_done
+                assert not session.download.transfer.bytes_done
             finally:
                 incoming.may_flush.set()
             assert isinstance(await event(session.source, session.muxed), Credited)
             await run_to_the_end(session)
-    assert session.gathering.receipts == 1
+    assert session.download.receipts == 1
 
 
 async def test_one_manifest_is_opened_at_a_time(
@@ -254,7 +252,7 @@ async def test_a_source_with_much_work_does_not_hold_up_another(
 
     async def at_work_or_waiting(session: Session) -> None:
         """Until all of its batches have come as far as the threads that decode."""
-        facility = session.gathering.transfer.peer
+        facility = session.download.transfer.peer
         while True:
             share = recipient.receiver._at_work._shares.get(facility)
             if share and share.running + len(share.waiting) == len(session.study.encoded):
@@ -272,7 +270,7 @@ async def test_a_source_with_much_work_does_not_hold_up_another(
             incoming.may_write.set()
             of_few = {batch.digest for batch in few.study.manifest.batches}
             while not of_few.issubset(incoming.writing):
-                await few.gathering.wait_change()
+                await few.download.wait_change()
             nursery.cancel_scope.cancel()
     places = [place for place, digest in enumerate(incoming.writing) if digest in of_few]
     assert len(places) == len(few.study.encoded)

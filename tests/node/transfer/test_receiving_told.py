@@ -22,9 +22,9 @@ from receiving_made import (
 from keys.identity import KeyPair
 from node.errors import ExitCode, NodeError
 from node.network.network import StreamLost
-from node.transfer.gathering import NotNeededError
 from node.transfer.portions import LEAST_BATCHES
 from node.transfer.receiving import BATCHES_AT_WORK, NotAnnouncedError
+from node.transfer.study_download import NotNeededError
 from node.transfer.transfers import Contribution
 from protocol import limits
 from protocol.errors import WireCode
@@ -92,7 +92,7 @@ async def test_a_source_is_told_that_our_disk_is_full_and_of_nothing_else_of_our
     assert isinstance(ending.error, NodeError)
     assert ending.error.code is code
     # It is at work no more.
-    assert session.gathering.is_idle
+    assert session.download.is_idle
 
 
 async def test_a_disk_without_room_is_told_before_anything_is_taken(recipient: Recipient) -> None:
@@ -117,7 +117,7 @@ async def test_a_source_whose_batches_are_of_no_use_is_told_so(recipient: Recipi
             nursery.start_soon(ending.run)
             await session.requested()
             lead = Contribution(b"B" * 32, bytes(16))
-            await session.gathering.join(lead, study_of(3, rows=40).manifest)
+            await session.download.join(lead, study_of(3, rows=40).manifest)
             await session.offer()
             assert await refused(session) is WireCode.NOT_NEEDED
     assert isinstance(ending.error, NotNeededError)
@@ -223,7 +223,7 @@ async def test_the_time_that_our_disk_takes_is_not_that_of_the_source(
             await session.send(index)
         await run_to_the_end(session)
     assert ending.error is None
-    assert session.gathering.receipts == 1
+    assert session.download.receipts == 1
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -239,7 +239,7 @@ async def test_a_source_that_owes_us_something_and_is_silent_is_left(
         if several:
             assert isinstance(await event(session.source, session.muxed), Wanted)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert not session.gathering.is_idle
+        assert not session.download.is_idle
         mock_clock.jump(limits.STALL_SECONDS - 1)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert ending.error is None
@@ -287,7 +287,7 @@ async def test_nothing_is_asked_for_where_all_is_here(recipient: Recipient) -> N
             assert isinstance(told, Wanted)
             assert (told.batches, told.last) == ((), True)
             await run_to_the_end(session)
-    assert session.gathering.receipts == 1
+    assert session.download.receipts == 1
 
 
 async def test_urgent_batches_do_not_wait_for_routine_ones(recipient: Recipient) -> None:
@@ -317,27 +317,27 @@ async def test_credit_is_withheld_while_another_source_needs_the_room(
     monkeypatch.setattr(limits, "CREDIT_BYTES", 10_000)
     monkeypatch.setattr(limits, "SEALED_CHUNK_BYTES", 4000)
     session = recipient.session()
-    gathering, connection = session.gathering, session.source.connection
+    download, connection = session.download, session.source.connection
     *most, last = range(len(session.study.encoded))
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.receive)
             await session.requested()
-            gathering.expect_several()
-            other = await gathering.join(Contribution(b"B" * 32, bytes(16)), session.study.manifest)
+            download.expect_several()
+            other = await download.join(Contribution(b"B" * 32, bytes(16)), session.study.manifest)
             await session.offer()
             sent = 0
             for index in most:
                 sent += await session.send(index)
-                while gathering.is_missing(index):
-                    await gathering.wait_change()
+                while download.is_missing(index):
+                    await download.wait_change()
                 if sent > 5000:
                     assert isinstance(await event(session.source, session.muxed), Credited)
                 await trio.testing.wait_all_tasks_blocked(0.05)
                 assert session.muxed.written.statistics().current_buffer_used == 0
                 assert connection.uncredited_bytes == min(sent, 5000)
             assert sent > 5000
-            gathering.leave(other)
+            download.leave(other)
             await session.send(last)
             # What was withheld is credited with the next batch.
             assert isinstance(await event(session.source, session.muxed), Credited)
@@ -373,12 +373,12 @@ async def test_the_log_says_what_was_asked_for_what_came_and_what_was_signed(
                 assert isinstance(told, Credited)
             assert [one.type for one in events] == ["requested", "received"]
             assert recipient.exchanging == [told.receipt]
-            [contribution] = session.gathering.transfer.contributions.values()
+            [contribution] = session.download.transfer.contributions.values()
             assert contribution.is_signed
-            assert session.gathering.receipts == 0
+            assert session.download.receipts == 0
             frame, signed = session.source.countersign(told)
             await session.muxed.feed.send(frame)
-    assert session.gathering.receipts == 1
+    assert session.download.receipts == 1
     assert recipient.exchanging == []
     assert recipient.kept == [signed.encode()]
     offer, manifest = session.source.offer, session.study.manifest
@@ -411,7 +411,7 @@ async def test_the_log_says_what_was_asked_for_what_came_and_what_was_signed(
         time=told.receipt.time,
         status="received",
     )
-    assert session.gathering.is_idle
+    assert session.download.is_idle
 
 
 async def test_another_node_key_of_ours_asks_and_signs(recipient: Recipient) -> None:
@@ -423,4 +423,4 @@ async def test_another_node_key_of_ours_asks_and_signs(recipient: Recipient) -> 
             await session.requested()
             await session.offer_and_send()
             await run_to_the_end(session)
-    assert session.gathering.receipts == 1
+    assert session.download.receipts == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from auditing_sides import Question, Reply, Side, derived, run, sides
+from log_queries_sides import Question, Reply, Side, derived, run, sides
 from network_nodes import ALICE, BOB, until
 
 from keys.card import sign_card
@@ -17,7 +17,7 @@ from keys.trust import Peer
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK
 from node.config import AuditSettings
-from node.witness.doubt import Doubt
+from node.witness.fork_detector import ForkDetector
 from node.witness.rounds import Witnessing
 from node.witness.store import WitnessStore
 from node.witness.witness import Witness
@@ -64,15 +64,15 @@ class Owner:
         self.store = WitnessStore(side.database)
         self.doubted = 0
         self.card = side.own_card
-        doubt = Doubt(
+        fork_detector = ForkDetector(
             self.store, self.log, card=lambda: self.card, petname=lambda _: "Bob", now=_now
         )
         self.witnessing = Witnessing(
             audit=self.log,
             store=self.store,
-            doubt=doubt,
+            fork_detector=fork_detector,
             peers=side.peers,
-            auditing=side.auditing,
+            log_queries=side.log_queries,
             settings=settings,
             is_connected=lambda key: key in side.network.connected(),
             is_unreachable=lambda key: False,
@@ -80,7 +80,7 @@ class Owner:
             now=_now,
         )
         self.bob = side.other
-        self.auditing = side.auditing
+        self.log_queries = side.log_queries
 
     def _doubt(self) -> None:
         self.doubted += 1
@@ -243,7 +243,7 @@ def test_a_witness_that_always_refuses_is_not_asked_without_a_pause(tmp_path: Pa
             await until(lambda: alice.witnessing.failure(alice.bob.facility_key).startswith("the"))
             # The next round is a minute away; a loop would have asked many times by now.
             for _ in range(20):
-                await alice.auditing.ask(alice.bob, Question(value=1), Reply)
+                await alice.log_queries.ask(alice.bob, Question(value=1), Reply)
             assert asked == [0]
             nursery.cancel_scope.cancel()
 

@@ -1,4 +1,4 @@
-"""A `Gathering` on a disk of a test, without sources: the test hands it what came."""
+"""A `StudyDownload` on a disk of a test, without sources: the test hands it what came."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -15,8 +15,8 @@ from studies_made import make_instance
 
 from node.clock import SYSTEM_CLOCK
 from node.database import Database
-from node.transfer.gathering import Gathering, Member, Shelves
 from node.transfer.incoming import Incoming
+from node.transfer.study_download import Destination, Member, StudyDownload
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfer, Transfers, TransferState
 from protocol.log.entry import Event as LogEvent
 
@@ -47,7 +47,7 @@ class NotingIncoming(Incoming):
 
 @dataclasses.dataclass
 class Place:
-    """A gathering and all that it works on.
+    """A download and all that it works on.
 
     Attributes:
         free: free bytes of the disk, as it is told.
@@ -60,22 +60,22 @@ class Place:
     free: int = 1 << 40
     append: Callable[[Sequence[LogEvent]], object] = lambda events: None
 
-    def gathering(self, *, several: bool = False) -> Gathering:
+    def download(self, *, several: bool = False) -> StudyDownload:
         transfer = self.transfers.begin_incoming(
             STUDY, PEER, "treatment", only_peer=True, stat=False
         )
-        shelves = Shelves(
+        destination = Destination(
             self.home.catalog,
             self.incoming,
             lambda events: self.append(events),
             self.transfers,
             lambda: self.free,
         )
-        return Gathering(shelves, transfer, several=several)
+        return StudyDownload(destination, transfer, several=several)
 
-    async def join(self, gathering: Gathering, study: SmallStudy, peer: bytes = PEER) -> Member:
-        contribution = self.transfers.contribution(gathering.transfer, peer)
-        return await gathering.join(contribution, study.manifest)
+    async def join(self, download: StudyDownload, study: SmallStudy, peer: bytes = PEER) -> Member:
+        contribution = self.transfers.contribution(download.transfer, peer)
+        return await download.join(contribution, study.manifest)
 
     def is_untouched(self) -> bool:
         """Whether nothing is published and nothing has moved to the store."""
@@ -106,24 +106,24 @@ def part10(number: int, rows: int = 16, series: str = "") -> bytes:
     return buffer.getvalue()
 
 
-def take(gathering: Gathering, study: SmallStudy, order: Sequence[int]) -> None:
+def take(download: StudyDownload, study: SmallStudy, order: Sequence[int]) -> None:
     for index in order:
-        gathering.store(index, study.encoded[index])
-        gathering.flush(index)
+        download.store(index, study.encoded[index])
+        download.flush(index)
 
 
-def arrived(gathering: Gathering, member: Member, study: SmallStudy) -> None:
+def arrived(download: StudyDownload, member: Member, study: SmallStudy) -> None:
     for index, entry in enumerate(study.manifest.batches):
-        gathering.stored(member, index, entry)
+        download.stored(member, index, entry)
 
 
 @asynccontextmanager
-async def wakes(gathering: Gathering) -> AsyncIterator[None]:
+async def wakes(download: StudyDownload) -> AsyncIterator[None]:
     """What is done in here wakes those who wait for a change, and they slept until then."""
     woken = trio.Event()
 
     async def wait() -> None:
-        await gathering.wait_change()
+        await download.wait_change()
         woken.set()
 
     with trio.fail_after(10):

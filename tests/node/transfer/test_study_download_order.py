@@ -1,4 +1,4 @@
-"""What a `Gathering` does in which order, and what stays when a step of it fails."""
+"""What a `StudyDownload` does in which order, and what stays when a step of it fails."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from download_made import Place, arrived, opened_place, part10, take, wakes
 from exchange_pair import STUDY, SmallStudy, make_study
-from gathering_made import Place, arrived, opened_place, part10, take, wakes
 
 from node.catalog.discards import Discard, insert_discard
 from node.dicom.studies import read_header
 from node.errors import ExitCode, NodeError
 from node.images.repack import without
-from node.transfer.gathering import RESERVE_BYTES
+from node.transfer.study_download import RESERVE_BYTES
 from node.transfer.transfers import TransferState
 from protocol.errors import DigestMismatch
 from protocol.log.entry import Event as LogEvent
@@ -54,27 +54,27 @@ async def test_a_large_instance_that_came_out_of_order_is_compared_before_it_is_
     place: Place, large: SmallStudy, is_true: bool
 ) -> None:
     offered = large if is_true else lying(large)
-    gathering = place.gathering()
-    member = await place.join(gathering, offered)
+    download = place.download()
+    member = await place.join(download, offered)
     backwards = range(len(large.encoded) - 1, -1, -1)
-    await trio.to_thread.run_sync(take, gathering, offered, backwards)
-    arrived(gathering, member, offered)
+    await trio.to_thread.run_sync(take, download, offered, backwards)
+    arrived(download, member, offered)
     if is_true:
-        await gathering.publish()
+        await download.publish()
         assert place.home.catalog.study(STUDY) is not None
         return
     with pytest.raises(DigestMismatch):
-        await gathering.publish()
+        await download.publish()
     assert place.is_untouched()
 
 
 async def test_a_study_is_in_the_log_before_anybody_can_see_it(
     place: Place, study: SmallStudy
 ) -> None:
-    gathering = place.gathering()
-    member = await place.join(gathering, study)
-    await trio.to_thread.run_sync(take, gathering, study, range(len(study.encoded)))
-    arrived(gathering, member, study)
+    download = place.download()
+    member = await place.join(download, study)
+    await trio.to_thread.run_sync(take, download, study, range(len(study.encoded)))
+    arrived(download, member, study)
     logged: list[LogEvent] = []
 
     def full(events: Sequence[LogEvent]) -> None:
@@ -87,35 +87,35 @@ async def test_a_study_is_in_the_log_before_anybody_can_see_it(
 
     place.append = full
     with pytest.raises(NodeError):
-        await gathering.publish()
+        await download.publish()
     assert place.home.catalog.study(STUDY) is None
     # With room again the same fetch comes to its end.
     place.append = append
-    await gathering.publish()
+    await download.publish()
     assert [event.type for event in logged] == ["received"]
     assert place.home.catalog.study(STUDY) is not None
 
 
 @pytest.mark.parametrize("lacking", [0, 1])
 async def test_the_disk_keeps_its_reserve(place: Place, study: SmallStudy, lacking: int) -> None:
-    gathering = place.gathering()
+    download = place.download()
     place.free = study.manifest.total_encoded_bytes + RESERVE_BYTES - lacking
     if not lacking:
-        await place.join(gathering, study)
+        await place.join(download, study)
         return
     with pytest.raises(NodeError, match="not enough disk space") as caught:
-        await place.join(gathering, study)
+        await place.join(download, study)
     assert caught.value.code is ExitCode.DISK
-    assert gathering.is_idle
+    assert download.is_idle
 
 
 async def test_what_is_here_needs_no_room_and_is_flushed(place: Place, study: SmallStudy) -> None:
     for entry, encoded in zip(study.manifest.batches, study.encoded, strict=True):
         place.incoming.write(entry.digest, encoded)
     place.free = RESERVE_BYTES
-    gathering = place.gathering()
-    await place.join(gathering, study)
-    assert not any(gathering.is_missing(index) for index in range(len(study.encoded)))
+    download = place.download()
+    await place.join(download, study)
+    assert not any(download.is_missing(index) for index in range(len(study.encoded)))
     assert place.incoming.flushed == [entry.digest for entry in study.manifest.batches]
 
 
@@ -125,34 +125,34 @@ async def test_what_lies_here_and_does_not_hold_is_removed_and_asked_for(
     offered = lying(study)
     for entry, encoded in zip(offered.manifest.batches, offered.encoded, strict=True):
         place.incoming.write(entry.digest, encoded)
-    gathering = place.gathering()
-    await place.join(gathering, offered)
+    download = place.download()
+    await place.join(download, offered)
     held = [place.incoming.has(entry.digest) for entry in offered.manifest.batches]
     assert held == [False, *[True] * (len(held) - 1)]
-    assert [gathering.is_missing(index) for index in range(len(held))] == [not one for one in held]
+    assert [download.is_missing(index) for index in range(len(held))] == [not one for one in held]
 
 
 async def test_a_batch_is_durable_once_it_is_flushed(place: Place, study: SmallStudy) -> None:
-    gathering = place.gathering()
-    await place.join(gathering, study)
-    await trio.to_thread.run_sync(gathering.store, 0, study.encoded[0])
+    download = place.download()
+    await place.join(download, study)
+    await trio.to_thread.run_sync(download.store, 0, study.encoded[0])
     assert place.incoming.flushed == []
-    await trio.to_thread.run_sync(gathering.flush, 0)
+    await trio.to_thread.run_sync(download.flush, 0)
     assert place.incoming.flushed == [study.manifest.batches[0].digest]
 
 
 async def test_a_batch_that_came_wakes_those_who_wait(place: Place, study: SmallStudy) -> None:
-    gathering = place.gathering()
-    member = await place.join(gathering, study)
-    async with wakes(gathering):
-        gathering.stored(member, 0, study.manifest.batches[0])
+    download = place.download()
+    member = await place.join(download, study)
+    async with wakes(download):
+        download.stored(member, 0, study.manifest.batches[0])
 
 
 async def test_a_state_is_kept_once_and_again_when_its_reason_changes(place: Place) -> None:
-    gathering = place.gathering()
+    download = place.download()
     for why in ("", "", "held up", "held up", ""):
-        await gathering.enter(TransferState.RECEIVING, why)
-    await gathering.enter(TransferState.RECEIVING)
+        await download.enter(TransferState.RECEIVING, why)
+    await download.enter(TransferState.RECEIVING)
     received = [(TransferState.RECEIVING, why) for why in ("", "held up", "")]
     assert place.transfers.kept == received
 
@@ -177,15 +177,15 @@ async def test_what_was_discarded_as_wrong_is_set_aside_when_it_is_fetched_again
     place: Place, study: SmallStudy
 ) -> None:
     for step in range(2):
-        gathering = place.gathering()
-        member = await place.join(gathering, study)
-        assert any(map(gathering.is_missing, range(len(study.encoded)))) is (step == 0)
+        download = place.download()
+        member = await place.join(download, study)
+        assert any(map(download.is_missing, range(len(study.encoded)))) is (step == 0)
         if step == 0:
-            await trio.to_thread.run_sync(take, gathering, study, range(len(study.encoded)))
-            arrived(gathering, member, study)
+            await trio.to_thread.run_sync(take, download, study, range(len(study.encoded)))
+            arrived(download, member, study)
             await trio.to_thread.run_sync(_bar, place, f"{STUDY}.1.2")
-        await gathering.publish()
-        gathering.end()
+        await download.publish()
+        download.end()
         assert f"{STUDY}.1.2" not in place.home.catalog.held_instances(STUDY)
         assert len(place.home.catalog.held_instances(STUDY)) == 3
         [aside] = place.home.catalog.conflicts()
@@ -210,20 +210,20 @@ async def test_a_discard_while_the_rest_of_the_study_comes(
     place.home.store.put_many(first.encoded)
     header = read_header(part10(1))
     place.home.catalog.publish(first.manifest, {0: header}, origin="local", shared=False)
-    gathering = place.gathering()
-    member = await place.join(gathering, study)
-    missing = [index for index in range(len(study.encoded)) if gathering.is_missing(index)]
+    download = place.download()
+    member = await place.join(download, study)
+    missing = [index for index in range(len(study.encoded)) if download.is_missing(index)]
     assert missing
-    await trio.to_thread.run_sync(take, gathering, study, missing)
-    arrived(gathering, member, study)
+    await trio.to_thread.run_sync(take, download, study, missing)
+    arrived(download, member, study)
     await trio.to_thread.run_sync(discard, place, what, code)
     with pytest.raises(NodeError, match="was discarded here while the rest came"):
-        await gathering.publish()
-    gathering.end()
+        await download.publish()
+    download.end()
     held = place.home.catalog.held_instances(STUDY)
     assert len(held) == (0 if what == STUDY else 1)
     # Asked for again it comes whole, but for what is barred.
-    again = place.gathering()
+    again = place.download()
     member = await place.join(again, study)
     missing = [index for index in range(len(study.encoded)) if again.is_missing(index)]
     await trio.to_thread.run_sync(take, again, study, missing)
@@ -241,13 +241,13 @@ async def test_a_batch_that_a_fetch_counts_on_is_not_deleted(
 ) -> None:
     """It lies in the store since another study has it, which is discarded meanwhile."""
     place.home.store.put_many(study.encoded)
-    gathering = place.gathering()
-    await place.join(gathering, study)
+    download = place.download()
+    await place.join(download, study)
     digests = [one.digest for one in study.manifest.batches]
     remove = place.home.store.remove_unused
     assert await trio.to_thread.run_sync(remove, digests, lambda digest: False) == []
-    await gathering.publish()
-    gathering.end()
+    await download.publish()
+    download.end()
     assert await trio.to_thread.run_sync(remove, digests, place.home.catalog.has_batch) == digests
     for digest in digests:
         place.home.store.read(digest)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import trio
-from auditing_sides import Question, Reply, run, sides
+from log_queries_sides import Question, Reply, run, sides
 from network_nodes import until
 
 from keys.trust import Peer
 from node.clock import SYSTEM_CLOCK
 from node.errors import NodeError
 from node.network.network import StreamLost
-from node.witness.auditing import AuditRefused
+from node.sharing.log_queries import QueryRefused
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Heartbeat, Message
@@ -44,7 +44,7 @@ def test_a_no_crosses_the_wire_as_a_code(
 
     async def main() -> None:
         async with sides(tmp_path, refuse) as (alice, _):
-            with pytest.raises(AuditRefused) as caught:
+            with pytest.raises(QueryRefused) as caught:
                 await alice.ask()
             assert caught.value.code is code
 
@@ -54,8 +54,8 @@ def test_a_no_crosses_the_wire_as_a_code(
 def test_a_request_that_nobody_answers_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with sides(tmp_path) as (alice, _):
-            with pytest.raises(AuditRefused) as caught:
-                await alice.auditing.ask(alice.other, Heartbeat(), Reply)
+            with pytest.raises(QueryRefused) as caught:
+                await alice.log_queries.ask(alice.other, Heartbeat(), Reply)
             assert caught.value.code is WireCode.UNEXPECTED
 
     run(main)
@@ -65,7 +65,7 @@ def test_an_answer_of_another_type_is_an_error(tmp_path: Path) -> None:
     async def main() -> None:
         async with sides(tmp_path) as (alice, _):
             with pytest.raises(RemoteProtocolError):
-                await alice.auditing.ask(alice.other, Question(value=1), Heartbeat)
+                await alice.log_queries.ask(alice.other, Question(value=1), Heartbeat)
 
     run(main)
 
@@ -96,7 +96,7 @@ def test_one_peer_has_few_requests_answered_at_once(tmp_path: Path) -> None:
             for _ in range(limits.AUDIT_STREAMS_PER_PEER):
                 nursery.start_soon(alice.ask)
             await until(lambda: len(waiting) == limits.AUDIT_STREAMS_PER_PEER)
-            with pytest.raises(AuditRefused) as caught:
+            with pytest.raises(QueryRefused) as caught:
                 await alice.ask()
             assert caught.value.code is WireCode.BUSY
             for event in waiting:

@@ -1,6 +1,6 @@
 """One source of a fetch: when it is asked, when it is tried again, when it is given up.
 
-The sources of a fetch share a `Gathering`. That one of them is lost, refuses or
+The sources of a fetch share a `StudyDownload`. That one of them is lost, refuses or
 sends what does not hold changes nothing for the others; the fetch fails when none
 is left.
 """
@@ -17,9 +17,9 @@ from node.errors import ExitCode, NodeError
 from node.failures import describe_unexpected
 from node.network.network import PeerStream, StreamLost
 from node.sharing.policy import sentence
-from node.transfer.gathering import Gathering, NotNeededError
 from node.transfer.receiving import NotAnnouncedError, Receiver
 from node.transfer.sessions import TransferRefused
+from node.transfer.study_download import NotNeededError, StudyDownload
 from node.transfer.transfers import Contribution, TransferState
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Event, subjects_of
@@ -88,14 +88,14 @@ class Reach:
         return self.places.setdefault((facility_key, stat), trio.CapacityLimiter(most))
 
 
-class Attempts:
+class SourceWorker:
     """Sessions with one source of a fetch until it is done or given up.
 
     Args:
         receiver: runs one session.
         reach: how the source is reached.
         append: writes audit entries durably with one flush (synchronous).
-        gathering: what the sources of the fetch share.
+        download: what the sources of the fetch share.
         contribution: this one.
 
     Attributes:
@@ -110,7 +110,7 @@ class Attempts:
         receiver: Receiver,
         reach: Reach,
         append: Callable[[Sequence[Event]], object],
-        gathering: Gathering,
+        download: StudyDownload,
         contribution: Contribution,
     ) -> None:
         self.outcome: Outcome | None = None
@@ -119,7 +119,7 @@ class Attempts:
         self._receiver = receiver
         self._reach = reach
         self._append = append
-        self._gathering = gathering
+        self._download = download
         self._contribution = contribution
         self._scope = trio.CancelScope()
         self._session_scope: trio.CancelScope | None = None
@@ -141,7 +141,7 @@ class Attempts:
 
     def ask_again(self) -> None:
         """End the session for another that goes on from here; too late once all is here."""
-        if self._session_scope is not None and self._gathering.transfer.state in (
+        if self._session_scope is not None and self._download.transfer.state in (
             TransferState.REQUESTING,
             TransferState.RECEIVING,
         ):
@@ -163,11 +163,11 @@ class Attempts:
             await trio.sleep(delay_seconds)
             await self._repeat(others_left)
         self.is_over = True
-        self._gathering.notify()
+        self._download.notify()
 
     async def _repeat(self, others_left: Callable[[], bool]) -> None:
         idle, bad = 0, 0
-        while not self._gathering.receipts:
+        while not self._download.receipts:
             peer = self._reach.find(self.peer)
             if peer is None:
                 self._give_up("its peer is not trusted any more")
@@ -176,7 +176,7 @@ class Attempts:
             most_bad = 1 if others_left() else BAD_DATA_ATTEMPTS
             is_busy = False
             try:
-                async with self._reach.place(self.peer, stat=self._gathering.transfer.stat):
+                async with self._reach.place(self.peer, stat=self._download.transfer.stat):
                     await self._session(peer)
                 return
             except NotNeededError:
@@ -231,7 +231,7 @@ class Attempts:
                 return
             if self._contribution.encoded_bytes > before:
                 idle = 0
-            await self._gathering.enter(TransferState.WAITING, what)
+            await self._download.enter(TransferState.WAITING, what)
             pauses = BUSY_SECONDS if is_busy else RETRY_SECONDS
             await trio.sleep(pauses[min(idle, len(pauses) - 1)])
             idle += 1
@@ -244,16 +244,16 @@ class Attempts:
         if not self._contribution.is_signed:
             return False
         log.info("the receipt of a study from %s is settled when it is back", peer.petname)
-        self._gathering.receipts += 1
+        self._download.receipts += 1
         return True
 
     async def _wait_needed(self, others_left: Callable[[], bool]) -> None:
         """Wait until the others are given up, or none has been at work for a while."""
         idle_since = trio.current_time()
         while others_left() and trio.current_time() - idle_since < STAND_IN_SECONDS:
-            if not self._gathering.is_idle:
+            if not self._download.is_idle:
                 idle_since = trio.current_time()
-            await self._gathering.wait_change(1.0)
+            await self._download.wait_change(1.0)
 
     async def _session(self, peer: Peer) -> None:
         node_key = peer.card.node_key
@@ -262,15 +262,15 @@ class Attempts:
         if not self._reach.is_connected(node_key):
             why = self._reach.why_away(peer)
             said = f"{peer.petname} is not connected" + (f": {why}" if why else "")
-            await self._gathering.enter(TransferState.WAITING, said)
+            await self._download.enter(TransferState.WAITING, said)
             await self._reach.wait_connected(node_key)
         stream = await self._reach.open_stream(node_key)
         self.in_session = True
-        self._gathering.open_sessions += 1
+        self._download.open_sessions += 1
         is_done = False
         try:
             with trio.CancelScope() as self._session_scope:
-                await self._receiver.receive(stream, self._gathering, self._contribution, peer)
+                await self._receiver.receive(stream, self._download, self._contribution, peer)
                 await stream.close()
                 is_done = True
             if not is_done:
@@ -278,7 +278,7 @@ class Attempts:
         finally:
             self.in_session = False
             self._session_scope = None
-            self._gathering.open_sessions -= 1
+            self._download.open_sessions -= 1
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 if not is_done:
                     await stream.reset()
@@ -302,14 +302,14 @@ class Attempts:
         event = Event(
             type=kind,
             peer=self.peer,
-            purpose=self._gathering.transfer.purpose,
+            purpose=self._download.transfer.purpose,
             outcome="refused" if kind == "refused" else "failed",
-            subjects=subjects_of(self._gathering.transfer.study, self._gathering.patients),
+            subjects=subjects_of(self._download.transfer.study, self._download.patients),
             details={
                 "transfer": self._contribution.transfer.hex(),
                 "direction": "in",
                 "why": why,
-                **self._gathering.transfer.asked_details,
+                **self._download.transfer.asked_details,
             },
         )
         try:

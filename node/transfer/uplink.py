@@ -24,7 +24,7 @@ _SLOW_SECONDS = 0.1
 """A slice that takes longer than this is followed by smaller ones."""
 
 
-class Line:
+class Uplink:
     """All bulk data that this node sends.
 
     Args:
@@ -48,7 +48,7 @@ class Line:
         return rule_in_force(self._rules, peer.petname, peer.fingerprint, self._minute())
 
     @contextmanager
-    def sending(self, peer: Peer, *, stat: bool) -> Iterator["Sending"]:
+    def sending(self, peer: Peer, *, stat: bool) -> Iterator["SendSlot"]:
         """A place among those who send, for one transfer.
 
         Args:
@@ -57,7 +57,7 @@ class Line:
         """
         place = self._turns.enter(peer.facility_key, stat=stat, now=trio.current_time())
         try:
-            yield Sending(self, peer, place)
+            yield SendSlot(self, peer, place)
         finally:
             self._turns.leave(place)
             self._wake()
@@ -82,10 +82,10 @@ class Line:
                 await self._changed.wait()
 
 
-class Sending:
+class SendSlot:
     """One transfer's place on the line."""
 
-    def __init__(self, line: Line, peer: Peer, place: Place) -> None:
+    def __init__(self, line: Uplink, peer: Peer, place: Place) -> None:
         self._line = line
         self._peer = peer
         self._place = place

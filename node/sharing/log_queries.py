@@ -24,7 +24,7 @@ from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Message, Refusal
 from protocol.reconcile_messages import AskExchanges
 
-log = logging.getLogger("radmesh.auditing")
+log = logging.getLogger("radmesh.log_queries")
 
 A = TypeVar("A", bound=Message)
 
@@ -33,7 +33,7 @@ Answer = Callable[[Peer, Message], Awaitable[Message]]
 what the peer is told, or NodeError when this node cannot answer."""
 
 
-class AuditRefused(Exception):
+class QueryRefused(Exception):
     """The peer did not answer what was asked.
 
     Attributes:
@@ -45,7 +45,7 @@ class AuditRefused(Exception):
         self.code = code
 
 
-class Auditing:
+class LogQueries:
     """Both directions of the audit protocol.
 
     Args:
@@ -126,7 +126,7 @@ class Auditing:
         Raises:
             StreamLost: the peer is not connected, does not know this protocol, went
                 away, or did not answer in time.
-            AuditRefused: it refused.
+            QueryRefused: it refused.
             RemoteProtocolError: it broke a rule.
         """
         known: dict[str, type[Message]] = {answer.TYPE: answer for answer in expected}
@@ -140,7 +140,7 @@ class Auditing:
                 await channel.send(request, timeout_seconds=timeout_seconds)
                 answer = await channel.receive_untrusted(known, timeout_seconds=timeout_seconds)
             if isinstance(answer, Refusal):
-                raise AuditRefused(WireCode.from_wire(answer.code))
+                raise QueryRefused(WireCode.from_wire(answer.code))
             assert isinstance(answer, expected)
             return answer
         raise StreamLost(f"nothing from the peer for {timeout_seconds:g} s")

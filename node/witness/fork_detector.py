@@ -32,7 +32,7 @@ _HINT = (
 )
 
 
-class Doubt:
+class ForkDetector:
     """Holds the log when something that it signed contradicts it.
 
     Args:

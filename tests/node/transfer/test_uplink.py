@@ -13,8 +13,8 @@ from keys.identity import KeyPair
 from keys.trust import Peer
 from node.network.streams import PeerStream
 from node.transfer.bandwidth import BandwidthRule, read_rule
-from node.transfer.line import Line
 from node.transfer.turns import TRICKLE_SECONDS
+from node.transfer.uplink import Uplink
 
 BATCH = bytes(1_000_000)
 
@@ -71,7 +71,7 @@ def _rule(mbit: float, **entries: object) -> BandwidthRule:
     return read_rule({"peer": "South", "mbit_per_second": mbit, **entries})
 
 
-async def _send(line: Line, peer: Peer, wire: Wire, batches: int, *, stat: bool = False) -> None:
+async def _send(line: Uplink, peer: Peer, wire: Wire, batches: int, *, stat: bool = False) -> None:
     stream = _stream(wire)
     with line.sending(peer, stat=stat) as place:
         for _ in range(batches):
@@ -79,7 +79,7 @@ async def _send(line: Line, peer: Peer, wire: Wire, batches: int, *, stat: bool 
 
 
 async def test_transfers_to_one_peer_share_its_cap(autojump_clock: trio.testing.MockClock) -> None:
-    line, wires = Line((_rule(8),)), [Wire(), Wire(), Wire()]
+    line, wires = Uplink((_rule(8),)), [Wire(), Wire(), Wire()]
     begin = trio.current_time()
     async with trio.open_nursery() as nursery:
         for wire in wires:
@@ -97,7 +97,7 @@ async def test_no_cap_for_others_nor_outside_the_window(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     minute = 12 * 60
-    line = Line((_rule(8, **{"from": "07:00", "to": "19:00"}),), lambda: minute)
+    line = Uplink((_rule(8, **{"from": "07:00", "to": "19:00"}),), lambda: minute)
     begin = trio.current_time()
     await _send(line, WEST, Wire(), 5)
     assert trio.current_time() == begin
@@ -111,7 +111,7 @@ async def test_no_cap_for_others_nor_outside_the_window(
 
 async def test_the_window_may_end_within_a_transfer(autojump_clock: trio.testing.MockClock) -> None:
     begin = trio.current_time()
-    line = Line(
+    line = Uplink(
         (_rule(0.8, **{"from": "07:00", "to": "19:00"}),),
         lambda: 18 * 60 + 59 if trio.current_time() < begin + 2 else 19 * 60,
     )
@@ -123,7 +123,7 @@ async def test_the_window_may_end_within_a_transfer(autojump_clock: trio.testing
 async def test_urgent_transfers_may_be_exempt(
     autojump_clock: trio.testing.MockClock, exempt: bool, seconds: float
 ) -> None:
-    line, begin = Line((_rule(8, stat_exempt=exempt),)), trio.current_time()
+    line, begin = Uplink((_rule(8, stat_exempt=exempt),)), trio.current_time()
     await _send(line, SOUTH, Wire(), 3, stat=True)
     assert trio.current_time() - begin == pytest.approx(seconds, abs=0.1)
 
@@ -132,7 +132,7 @@ async def test_urgent_transfers_may_be_exempt(
 async def test_an_urgent_study_goes_first_and_routine_ones_trickle(
     autojump_clock: trio.testing.MockClock, peer: Peer
 ) -> None:
-    line, routine, urgent = Line(), Wire(1e6), Wire(1e6)
+    line, routine, urgent = Uplink(), Wire(1e6), Wire(1e6)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send, line, SOUTH, routine, 40)
         await trio.sleep(2.05)
@@ -152,7 +152,7 @@ async def test_an_urgent_study_goes_first_and_routine_ones_trickle(
 async def test_a_stuck_urgent_study_does_not_stop_the_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    line, routine = Line(), Wire(1e6)
+    line, routine = Uplink(), Wire(1e6)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send, line, WEST, Wire(1), 1)
         nursery.start_soon(lambda: _send(line, WEST, Wire(100), 1, stat=True))
@@ -164,7 +164,7 @@ async def test_a_stuck_urgent_study_does_not_stop_the_others(
 async def test_equal_studies_share_a_link_by_batches(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    line, wires = Line(), [Wire(4e6), Wire(4e6), Wire(4e6)]
+    line, wires = Uplink(), [Wire(4e6), Wire(4e6), Wire(4e6)]
     begin = trio.current_time()
     async with trio.open_nursery() as nursery:
         for wire in wires:
@@ -176,7 +176,7 @@ async def test_equal_studies_share_a_link_by_batches(
 
 
 async def test_who_is_cancelled_leaves_the_line(autojump_clock: trio.testing.MockClock) -> None:
-    line = Line((_rule(0.1),))
+    line = Uplink((_rule(0.1),))
     for stat in (False, True):
         with trio.move_on_after(3):
             await _send(line, SOUTH, Wire(), 5, stat=stat)

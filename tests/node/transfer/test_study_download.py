@@ -11,16 +11,16 @@ import exchange_pair
 import pytest
 import trio
 import trio.testing
+from download_made import part10
 from exchange_pair import SmallStudy
-from gathering_made import part10
 from sources_made import Source, World
 
 from node.app import Node
 from node.dicom.part10 import HeaderMatcher
 from node.errors import ExitCode
 from node.home import Home
-from node.transfer import attempts
-from node.transfer.gathering import _same_batches
+from node.transfer import source_worker
+from node.transfer.study_download import _same_batches
 from node.transfer.transfers import TransferState
 from protocol import encoding
 from protocol.errors import WireCode
@@ -85,7 +85,7 @@ async def test_a_lying_source_is_named_and_dropped(
     assert entry["peer"] == liar.peer.facility_key.hex()
     assert "from Liar: batch 1 does not have its promised digest" in caplog.text
     assert world.attempts[1].outcome is None
-    assert len(honest.receipts) == world.gathering.receipts == 1
+    assert len(honest.receipts) == world.download.receipts == 1
     assert _originals(node, study)
 
 
@@ -123,7 +123,7 @@ async def test_a_fault_of_ours_ends_the_source_and_not_the_node(
     assert (outcome.state, outcome.code) == (TransferState.FAILED, ExitCode.FAILED)
     [entry] = world.entries("receive-failed")
     assert entry["details"]["why"] == "an error of this node"
-    assert "KeyError in test_gathering.py" in caplog.text
+    assert "KeyError in test_study_download.py" in caplog.text
     assert "DOE" not in caplog.text + outcome.why
     assert node.catalog.study(exchange_pair.STUDY) is None
 
@@ -140,8 +140,8 @@ async def test_a_silent_source_is_not_waited_for_and_its_part_comes_from_the_oth
             async with trio.open_nursery() as fetch:
                 fetch.start_soon(world.run, 0)
                 fetch.start_soon(partial(world.run, 1, behind=silent))
-                while not world.gathering.receipts:
-                    await world.gathering.wait_change()
+                while not world.download.receipts:
+                    await world.download.wait_change()
                 fetch.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
     # Its two batches: one came, the other was late and asked of the other.
@@ -165,7 +165,7 @@ async def test_a_source_with_other_batches_stands_in_when_the_first_is_gone(
     end: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attempts, "STAND_IN_SECONDS", 1.0 if end == "away" else 60.0)
+    monkeypatch.setattr(source_worker, "STAND_IN_SECONDS", 1.0 if end == "away" else 60.0)
     silent = Source(tmp_path, "Silent", study)
     silent.silent_after = 1
     other = Source(tmp_path, "Other", packed_otherwise)
@@ -176,14 +176,14 @@ async def test_a_source_with_other_batches_stands_in_when_the_first_is_gone(
                 fetch.start_soon(world.run, 0)
                 fetch.start_soon(partial(world.run, 1, behind=silent))
                 while not other.refused:
-                    await world.gathering.wait_change(0.1)
+                    await world.download.wait_change(0.1)
                 assert other.sent == 0
                 if end == "away":
                     silent.gone.set()
                 else:
                     world.attempts[0].cancel("its trust was revoked")
-                while not world.gathering.receipts:
-                    await world.gathering.wait_change()
+                while not world.download.receipts:
+                    await world.download.wait_change()
                 fetch.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
     assert other.refused == [WireCode.NOT_NEEDED]
@@ -255,11 +255,11 @@ async def test_a_study_that_has_grown_is_fetched_once_its_news_is_here(
             async with trio.open_nursery() as fetch:
                 fetch.start_soon(world.run, 0)
                 while not source.refused:
-                    await world.gathering.wait_change(0.1)
+                    await world.download.wait_change(0.1)
                 assert node.incoming.is_empty()
                 world.announced = _announced(study)
-                while not world.gathering.receipts:
-                    await world.gathering.wait_change()
+                while not world.download.receipts:
+                    await world.download.wait_change()
         nursery.cancel_scope.cancel()
     # It is not blamed, and nothing was given up.
     assert source.refused[0] is WireCode.OTHER

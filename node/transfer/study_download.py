@@ -48,7 +48,7 @@ class NotNeededError(Exception):
 
 
 @dataclass(frozen=True)
-class Shelves:
+class Destination:
     """Where a study goes.
 
     Attributes:
@@ -105,11 +105,11 @@ class _Plan:
     check: StudyCheck
 
 
-class Gathering:
+class StudyDownload:
     """A study that is being fetched.
 
     Args:
-        shelves: where it goes.
+        destination: where it goes.
         transfer: the fetch.
         several: whether more than one source may serve it.
 
@@ -119,14 +119,14 @@ class Gathering:
         open_sessions: how many streams to sources are open.
     """
 
-    def __init__(self, shelves: Shelves, transfer: Transfer, *, several: bool) -> None:
+    def __init__(self, destination: Destination, transfer: Transfer, *, several: bool) -> None:
         self.transfer = transfer
         self.patients: tuple[str, ...] = ()
         self.receipts = 0
         self.open_sessions = 0
-        self._shelves = shelves
+        self._destination = destination
         self._several = several
-        self._pins = shelves.incoming.pins()
+        self._pins = destination.incoming.pins()
         self._members: dict[bytes, Member] = {}
         self._plan: _Plan | None = None
         self._portions = Portions({}, several=several)
@@ -170,8 +170,8 @@ class Gathering:
             and self._plan is None
             and not self.transfer.wire_bytes
             and not self.transfer.bytes_done
-            and self._shelves.catalog.study(self.transfer.study) is None
-            and self._shelves.incoming.is_empty()
+            and self._destination.catalog.study(self.transfer.study) is None
+            and self._destination.incoming.is_empty()
         )
 
     # --- sources come and go -----------------------------------------------------
@@ -220,12 +220,12 @@ class Gathering:
         if state is TransferState.REQUESTING and not self.is_idle:
             return
         if (state, why) != (self.transfer.state, self.transfer.why):
-            await self._shelves.transfers.enter(self.transfer, state, why)
+            await self._destination.transfers.enter(self.transfer, state, why)
 
     def _make_plan(self, lead: Contribution, manifest: Manifest) -> None:
         """What is needed, what is here already, and what has to come."""
-        incoming, transfer = self._shelves.incoming, self.transfer
-        needed = self._shelves.catalog.batches_needed(manifest)
+        incoming, transfer = self._destination.incoming, self.transfer
+        needed = self._destination.catalog.batches_needed(manifest)
         check = StudyCheck(manifest, needed)
         # What lies in the store may be let go by another study meanwhile.
         self._pins.clear()
@@ -236,7 +236,7 @@ class Gathering:
             if incoming.has(batch.digest):
                 try:
                     encoded = incoming.read(batch.digest)
-                    with self._shelves.workspaces.borrowed() as workspace:
+                    with self._destination.workspaces.borrowed() as workspace:
                         check.check(index, encoded, workspace)
                     # A crash may have come between its write and its flush.
                     incoming.flush(batch.digest)
@@ -245,7 +245,7 @@ class Gathering:
                     incoming.discard(batch.digest)
             missing[index] = batch.encoded_size
         to_send = sum(missing.values())
-        if to_send + RESERVE_BYTES > self._shelves.free_bytes():
+        if to_send + RESERVE_BYTES > self._destination.free_bytes():
             raise NodeError(
                 f"there is not enough disk space for study {transfer.study}: it needs "
                 f"{to_send >> 20} MiB and a reserve of {RESERVE_BYTES >> 20} MiB",
@@ -289,9 +289,9 @@ class Gathering:
             NodeError: our disk.
         """
         plan = self._require_plan()
-        with self._shelves.workspaces.borrowed() as workspace:
+        with self._destination.workspaces.borrowed() as workspace:
             plan.check.check(batch, encoded, workspace)
-        self._shelves.incoming.write(plan.manifest.batches[batch].digest, encoded)
+        self._destination.incoming.write(plan.manifest.batches[batch].digest, encoded)
 
     def flush(self, batch: int) -> None:
         """Make a batch durable that was stored (synchronous, thread-safe).
@@ -299,7 +299,7 @@ class Gathering:
         Raises:
             NodeError: our disk.
         """
-        self._shelves.incoming.flush(self._manifest.batches[batch].digest)
+        self._destination.incoming.flush(self._manifest.batches[batch].digest)
 
     def stored(self, member: Member, batch: int | None, entry: BatchEntry) -> None:
         """Count a batch that is on disk, or was discarded as it was here already.
@@ -313,7 +313,7 @@ class Gathering:
         if batch is not None and self._portions.arrived(source, batch, now):
             self.transfer.bytes_done += entry.original_size
         self.transfer.wire_bytes += entry.encoded_size
-        self._shelves.transfers.touch(self.transfer)
+        self._destination.transfers.touch(self.transfer)
         member.contribution.batches += 1
         member.contribution.encoded_bytes += entry.encoded_size
         self.notify()
@@ -335,14 +335,14 @@ class Gathering:
                 self._is_published = True
 
     def _publish(self) -> None:
-        plan, incoming = self._require_plan(), self._shelves.incoming
+        plan, incoming = self._require_plan(), self._destination.incoming
         manifest, lead = plan.manifest, plan.lead
         plan.check.check_rest(incoming)
         self._require_wanted()
         incoming.adopt(manifest.batches[index].digest for index in plan.needed)
-        self._shelves.catalog.require_at_hand(manifest, plan.needed)
+        self._destination.catalog.require_at_hand(manifest, plan.needed)
         described = plan.check.described
-        self.patients, why = self._shelves.catalog.foresee(
+        self.patients, why = self._destination.catalog.foresee(
             self.transfer.study, described, received=True
         )
         received = [
@@ -351,8 +351,8 @@ class Gathering:
             for contribution in list(self.transfer.contributions.values())
             if contribution is lead or contribution.batches
         ]
-        self._shelves.append(received)
-        self._shelves.catalog.publish_received(
+        self._destination.append(received)
+        self._destination.catalog.publish_received(
             manifest,
             plan.check.headers,
             lead.peer,
@@ -364,7 +364,7 @@ class Gathering:
     def _require_wanted(self) -> None:
         """What nobody asked for is not taken behind what has ended the following."""
         transfer = self.transfer
-        if transfer.follow_up and not self._shelves.is_followed(transfer.study, transfer.peer):
+        if transfer.follow_up and not self._destination.is_followed(transfer.study, transfer.peer):
             raise NodeError(
                 f"study {transfer.study} is not followed any more",
                 hint="fetch it by hand if it is needed",

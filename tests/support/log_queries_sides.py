@@ -19,8 +19,8 @@ from node.database import Database
 from node.network.network import Network
 from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
+from node.sharing.log_queries import Answer, LogQueries
 from node.sharing.peers import PEERS_SCHEMA, Peers
-from node.witness.auditing import Answer, Auditing
 from node.witness.store import WITNESS_SCHEMA
 from protocol import messages
 from protocol.fields import number
@@ -90,7 +90,7 @@ class Side:
         self.other = self.peers.add(
             card.encoded, card.fingerprint, ("witness",), "", SYSTEM_CLOCK.now()
         )
-        self.auditing = Auditing(
+        self.log_queries = LogQueries(
             self.peers,
             lambda peer: self.network.open_stream(peer, messages.AUDIT_PROTOCOL),
             answers,
@@ -101,12 +101,12 @@ class Side:
             key,
             listen=[LOOPBACK],
             is_trusted=lambda public: public == other.public,
-            handlers={messages.AUDIT_PROTOCOL: self.auditing.serve},
+            handlers={messages.AUDIT_PROTOCOL: self.log_queries.serve},
         )
 
     async def ask(self, value: int = 1, seconds: float = WAIT_SECONDS) -> int:
         """Ask the other side a question."""
-        reply = await self.auditing.ask(
+        reply = await self.log_queries.ask(
             self.other, Question(value=value), Reply, timeout_seconds=seconds
         )
         return reply.value

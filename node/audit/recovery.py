@@ -32,7 +32,7 @@ _NODES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Opened:
+class RecoveredLog:
     """A log that was found whole.
 
     Attributes:
@@ -62,7 +62,7 @@ class Opened:
         return keys[-1] if keys else self.first_key
 
 
-def make_log(directory: Path, signer: Signer, first: Event, time_ms: int) -> Opened:
+def make_log(directory: Path, signer: Signer, first: Event, time_ms: int) -> RecoveredLog:
     """Make the files of a log of one entry.
 
     Args:
@@ -84,7 +84,7 @@ def make_log(directory: Path, signer: Signer, first: Event, time_ms: int) -> Ope
     signed = sign_checkpoint(Checkpoint(signer.name, tree.size, tree.root()), signer)
     # With the folder, and so the name of the log, flushed.
     replace_durable(directory / CHECKPOINT_NAME, signed.encode())
-    return Opened(
+    return RecoveredLog(
         file=file,
         nodes=nodes,
         tree=tree,
@@ -113,7 +113,7 @@ def _sweep(directory: Path) -> None:
             leftover.unlink()
 
 
-def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
+def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> RecoveredLog:
     """Open the files of a log.
 
     Args:
@@ -145,7 +145,7 @@ def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Opened:
             nodes.close()
         file.close()
         raise
-    return Opened(
+    return RecoveredLog(
         file=file,
         nodes=nodes,
         tree=replay.tree,

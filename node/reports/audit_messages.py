@@ -1,6 +1,6 @@
 """What each entry of the log means in the terms of DICOM PS3.15 section A.5.
 
-FHIR's AuditEvent has the same terms, so both formats are written from a `Happening`.
+FHIR's AuditEvent has the same terms, so both formats are written from an `AuditMessage`.
 The table `EVENTS` stands in docs/reports.md too; a test compares the two.
 """
 
@@ -160,7 +160,7 @@ class Thing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Happening:
+class AuditMessage:
     """One entry, or a part of one that is about very many studies or several patients.
 
     Attributes:
@@ -193,13 +193,13 @@ class Happening:
         return [thing for thing in self.things if thing.kind in kinds]
 
 
-def happenings(record: Record, facilities: Facilities, origin: str) -> Iterator[Happening]:
-    """What an entry means: nothing, one happening, or several with a part of its studies each,
+def audit_messages(record: Record, facilities: Facilities, origin: str) -> Iterator[AuditMessage]:
+    """What an entry means: nothing, one message, or several with a part of its studies each,
     or with one of its patients each."""
     meaning = EVENTS.get(record.type)
     if meaning is None:
         return
-    whole = Happening(
+    whole = AuditMessage(
         record=record,
         meaning=meaning,
         outcome=meaning.outcome or _OUTCOMES.get(record.entry["outcome"], SERIOUS_FAILURE),

@@ -12,7 +12,7 @@ from keys.identity import KeyPair
 from node.audit.log import AuditLog
 from node.database import Database
 from node.errors import ExitCode, NodeError
-from node.witness.doubt import Doubt
+from node.witness.fork_detector import ForkDetector
 from node.witness.store import FORK, ROLLBACK, WITNESS_SCHEMA, WitnessStore
 from protocol.errors import RemoteProtocolError
 from protocol.log.checkpoint import Checkpoint, sign_checkpoint
@@ -38,18 +38,18 @@ class Home:
         self.database = Database(directory / "node.db", (WITNESS_SCHEMA,))
         self.store = WitnessStore(self.database)
         self.card: Card = CARD
-        self.doubt = self._doubt(self.log)
+        self.fork_detector = self._detector(self.log)
 
-    def _doubt(self, log: AuditLog) -> Doubt:
-        return Doubt(
+    def _detector(self, log: AuditLog) -> ForkDetector:
+        return ForkDetector(
             self.store, log, card=lambda: self.card, petname=lambda key: "South", now=lambda: NOW
         )
 
     def restart(self) -> None:
         self.log.close()
         self.log = reopen(self.directory / "audit")
-        self.doubt = self._doubt(self.log)
-        self.doubt.check_kept()
+        self.fork_detector = self._detector(self.log)
+        self.fork_detector.check_kept()
 
     def kinds(self) -> list[str]:
         return [decode_entry_untrusted(data).type for data in self.log.entries()]
@@ -65,13 +65,13 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def test_what_the_log_has_is_no_doubt(home: Home) -> None:
     for size in range(7):
-        assert not home.doubt.judge(PEER, signed(size, home.log.root_at(size)))
+        assert not home.fork_detector.judge(PEER, signed(size, home.log.root_at(size)))
     assert home.log.halt.reason is None
     assert home.store.alerts() == []
 
 
 def test_a_larger_size_that_we_signed_halts_the_log_across_starts(home: Home) -> None:
-    assert home.doubt.judge(PEER, signed(9, b"r" * 32))
+    assert home.fork_detector.judge(PEER, signed(9, b"r" * 32))
     for _ in range(2):
         with pytest.raises(NodeError) as caught:
             home.log.append(event(9))
@@ -83,14 +83,14 @@ def test_a_larger_size_that_we_signed_halts_the_log_across_starts(home: Home) ->
         assert caught.value.hint
         assert home.log.size == 6
         home.restart()
-    [alert] = home.doubt.alerts()
+    [alert] = home.fork_detector.alerts()
     assert (alert.kind, alert.witness) == (ROLLBACK, PEER)
     assert alert.shown == home.log.latest_checkpoint().encode()
 
 
 def test_another_root_at_a_size_that_we_have_is_a_fork(home: Home) -> None:
-    assert home.doubt.judge(PEER, signed(4, b"r" * 32))
-    assert [alert.kind for alert in home.doubt.alerts()] == [FORK]
+    assert home.fork_detector.judge(PEER, signed(4, b"r" * 32))
+    assert [alert.kind for alert in home.fork_detector.alerts()] == [FORK]
     with pytest.raises(NodeError, match="the first 4 entries of this node's audit log are not"):
         home.log.append(event(9))
 
@@ -99,7 +99,7 @@ def test_what_we_did_not_sign_proves_nothing(home: Home) -> None:
     forged = sign_checkpoint(Checkpoint(ORIGIN, 9, b"r" * 32), Signer(ORIGIN, WITNESS)).encode()
     for note in (forged, b"nonsense"):
         with pytest.raises(RemoteProtocolError):
-            home.doubt.judge(PEER, note)
+            home.fork_detector.judge(PEER, note)
     assert home.log.halt.reason is None
 
 
@@ -123,9 +123,9 @@ def test_the_right_copy_ends_the_doubt_and_the_log_tells_it(home: Home) -> None:
     (home.directory / "audit" / "log").write_bytes(cut)
     (home.directory / "audit" / "checkpoint").write_bytes(checkpoint)
     home.log = reopen(home.directory / "audit")
-    home.doubt = home._doubt(home.log)
+    home.fork_detector = home._detector(home.log)
     assert home.log.size == 6
-    assert home.doubt.judge(PEER, note)
+    assert home.fork_detector.judge(PEER, note)
     home.log.close()
     (home.directory / "audit" / "log").write_bytes(whole)
     (home.directory / "audit" / "checkpoint").write_bytes(note)
@@ -139,7 +139,7 @@ def test_the_right_copy_ends_the_doubt_and_the_log_tells_it(home: Home) -> None:
 
 
 def test_a_key_revoked_from_before_ends_the_doubt(home: Home) -> None:
-    home.doubt.judge(PEER, signed(9, b"r" * 32))
+    home.fork_detector.judge(PEER, signed(9, b"r" * 32))
     new = KeyPair.from_seed(b"n" * 32)
 
     def revocation(size: int, root: bytes) -> Event:
@@ -160,7 +160,7 @@ def test_a_key_revoked_from_before_ends_the_doubt(home: Home) -> None:
         issued=CARD.issued,
         expires=CARD.expires,
     )
-    home.doubt.review()
+    home.fork_detector.review()
     assert home.log.halt.reason is None
     assert home.kinds()[-2:] == ["key-revoked", "rollback-seen"]
 
@@ -171,14 +171,14 @@ def test_an_operator_can_settle_it(home: Home) -> None:
     home.store.add_cosignature(
         5, signed(5, home.log.root_at(5)).decode(), PEER, "— x AAAAAAAA\n", NOW, NOW
     )
-    home.doubt.check_kept()
-    [alert] = home.doubt.alerts()
-    home.doubt.settle(alert.number)
+    home.fork_detector.check_kept()
+    [alert] = home.fork_detector.alerts()
+    home.fork_detector.settle(alert.number)
     assert home.log.halt.reason is None
     assert [one.size for one in home.store.cosigned()] == [5]
     home.restart()
     assert home.log.halt.reason is None
-    assert home.doubt.judge(PEER, note)
+    assert home.fork_detector.judge(PEER, note)
     assert home.log.halt.reason is not None
 
 
@@ -188,7 +188,7 @@ def test_one_proof_is_enough_at_the_start_and_it_is_the_largest(home: Home) -> N
         note = signed(size, b"r" * 32).decode()
         home.store.add_cosignature(size, note, witness, "— x AAAAAAAA\n", NOW, NOW)
     home.restart()
-    [alert] = home.doubt.alerts()
+    [alert] = home.fork_detector.alerts()
     assert (alert.witness, alert.held_checkpoint.size) == (PEER, 9)
 
 
@@ -197,7 +197,7 @@ def test_a_cosigned_checkpoint_of_a_key_that_is_not_ours_hides_no_other(home: Ho
     for size, note in ((9, forged), (8, signed(8, b"r" * 32).decode())):
         home.store.add_cosignature(size, note, PEER, "— x AAAAAAAA\n", NOW, NOW)
     home.restart()
-    [alert] = home.doubt.alerts()
+    [alert] = home.fork_detector.alerts()
     assert alert.held_checkpoint.size == 8
 
 
@@ -219,13 +219,13 @@ def test_what_a_key_signed_after_it_was_taken_back_is_void(home: Home) -> None:
         checkpoint = Checkpoint(ORIGIN, size, b"r" * 32)
         return sign_checkpoint(checkpoint, Signer(ORIGIN, key)).encode()
 
-    assert [home.doubt.is_void(by(LOG, size)) for size in (2, 3, 4)] == [False, True, True]
-    assert [home.doubt.is_void(by(old, size)) for size in (2, 6, 7, 8)] == [
+    assert [home.fork_detector.is_void(by(LOG, size)) for size in (2, 3, 4)] == [False, True, True]
+    assert [home.fork_detector.is_void(by(old, size)) for size in (2, 6, 7, 8)] == [
         False,
         False,
         True,
         True,
     ]
-    assert not any(home.doubt.is_void(by(new, size)) for size in (6, 7, 99))
-    assert not home.doubt.is_void(by(stranger, 99))
-    assert not home.doubt.is_void(b"nonsense")
+    assert not any(home.fork_detector.is_void(by(new, size)) for size in (6, 7, 99))
+    assert not home.fork_detector.is_void(by(stranger, 99))
+    assert not home.fork_detector.is_void(b"nonsense")
