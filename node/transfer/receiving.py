@@ -132,6 +132,9 @@ class Receiver:
         try:
             async with trio.open_nursery() as nursery:
                 await session.run(nursery)
+                # While it is still read: a reader that is cancelled ends the stream for us, and
+                # the source would wait for our end of it.
+                await stream.close()
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise first_error(group) from None

@@ -271,7 +271,7 @@ class SourceWorker:
         try:
             with trio.CancelScope() as self._session_scope:
                 await self._receiver.receive(stream, self._download, self._contribution, peer)
-                await stream.close()
+                await stream.finish()
                 is_done = True
             if not is_done:
                 raise StreamLost("it is asked for again")

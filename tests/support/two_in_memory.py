@@ -85,8 +85,6 @@ class TwoNodes:
                 except (NodeError, TransferRefused) as error:
                     await ours.reset()
                     return error
-                # The sender waits for that, three seconds at most.
-                await ours.finish()
         return None
 
 

@@ -181,6 +181,21 @@ async def test_what_a_crash_left_without_a_flush_is_flushed_before_it_counts_as_
     session.download.leave(member)
 
 
+async def test_the_source_hears_that_nothing_more_comes(
+    incoming: SlowDisk, session: Session
+) -> None:
+    """It would wait three seconds for that, and count the session among those of its peer."""
+    incoming.may_write.set()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.receive)
+            assert isinstance(await event(session.source, session.muxed), Requested)
+            await session.offer_and_send()
+            await run_to_the_end(session)
+            with pytest.raises(trio.EndOfChannel):
+                await session.muxed.written.receive()
+
+
 async def test_credit_comes_only_for_what_is_flushed(incoming: SlowDisk, session: Session) -> None:
     incoming.may_write.set()
     incoming.may_flush.clear()
