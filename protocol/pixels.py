@@ -31,7 +31,7 @@ SAMPLE = np.dtype("<u2")
 _SIGNED = np.dtype("<i2")
 _WORD = np.dtype("<u8")
 _BAND_ROWS = 16
-SCRATCH_SAMPLES = 512 * 1024
+SCRATCH_SAMPLES = 256 * 1024
 """What is worked on at a time, so that it stays in a core's cache from step to step."""
 _FEW_SUMS = 64
 _FEW_COLUMNS = 16
@@ -259,17 +259,25 @@ def split_bytes(block: Pixels) -> tuple[bytes, bytes]:
 def join_bytes(low: memoryview, high: memoryview, samples: Line, scratch: Line) -> None:
     """Fill `samples` from their low and high bytes, and undo the zigzag.
 
+    The sign, and the residual but for its upper bits, are in the low byte: that is worked
+    on while it is a byte, and the high bytes are looked at where there are any but 0.
     `scratch` has any size but 0; so many samples are made at a time.
     """
     lows, highs = np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)
-    for first in range(0, samples.size, scratch.size):
-        some = samples[first : first + scratch.size]
-        other = scratch[: some.size]
-        some[:] = highs[first : first + some.size]
-        other[:] = lows[first : first + some.size]
-        np.left_shift(some, 8, out=some)
-        np.bitwise_or(some, other, out=some)
-        np.bitwise_and(other, 1, out=other)
-        np.negative(other, out=other)
-        np.right_shift(some, 1, out=some)
-        np.bitwise_xor(some, other, out=some)
+    halves, together = scratch.view(np.uint8), scratch.size
+    for first in range(0, samples.size, together):
+        some = samples[first : first + together]
+        count = some.size
+        small, upper = lows[first : first + count], highs[first : first + count]
+        sign, rest = halves[:count], halves[together : together + count]
+        np.bitwise_and(small, 1, out=sign)
+        np.negative(sign, out=sign)
+        # numpy is quicker to divide bytes than to shift them.
+        np.floor_divide(small, 2, out=rest)
+        np.bitwise_xor(sign, rest, out=sign)
+        some.view(_SIGNED)[:] = sign.view(np.int8)
+        if upper.max():
+            other = scratch[:count]
+            other[:] = upper
+            np.multiply(other, 128, out=other)
+            np.bitwise_xor(some, other, out=some)

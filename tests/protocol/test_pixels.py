@@ -98,6 +98,18 @@ def test_predicting_is_undone_exactly(shape: tuple[int, int, int], predictor: Pr
         assert (joined == block).all()
 
 
+@pytest.mark.parametrize("together", [1, 100, 256, 300, 65536])
+def test_the_zigzag_of_every_number_is_undone(together: int) -> None:
+    # In the pieces at the start no high byte is set, in one of 300 some are.
+    signed = [number // 2 if number % 2 == 0 else -(number // 2) - 1 for number in range(65536)]
+    stored = np.arange(65536, dtype="<u2")
+    low, high = pixels.split_bytes(stored.reshape(1, 256, 256))
+    joined = np.empty(65536, pixels.SAMPLE)
+    scratch = np.empty(together, pixels.SAMPLE)
+    pixels.join_bytes(memoryview(low), memoryview(high), joined, scratch)
+    assert joined.view("<i2").tolist() == signed
+
+
 def test_a_workspace_serves_any_size() -> None:
     workspace = Workspace()
     for count in (6, 2400, 1):
