@@ -127,8 +127,7 @@ class Announcer:
             raise first_error(group) from None
 
     async def _wait_gone(self, stream: PeerStream, scope: trio.CancelScope) -> None:
-        """End a subscription with its stream: records that nobody reads are neither sent nor
-        logged."""
+        """End a subscription with its stream: unread records are neither sent nor logged."""
         try:
             await stream.read(1, timeout_seconds=float("inf"))
         except StreamLost:

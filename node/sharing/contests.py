@@ -43,8 +43,7 @@ class Contests:
         self._database = database
 
     def untold(self, store: TrustStore, now: int) -> list[tuple[Contested, Event]]:
-        """Contests between the cards of a store that are not logged yet, each with its entry to
-        log.
+        """Contests between the cards of a store that are not logged yet, each with its entry.
 
         One contest for each pair of facilities, however many keys they contest.
 
@@ -97,8 +96,7 @@ class Contests:
     def shown(
         self, node_key: bytes, holder: bytes, stranger: bytes
     ) -> tuple[Contested, Event] | None:
-        """The contest of a node with a peer's key and another facility's card; None if kept
-        already.
+        """The contest of a node with a peer's key and another facility's card; None if known.
 
         Args:
             node_key: the key, 32 bytes.

@@ -115,8 +115,7 @@ class Feeds:
         )
 
     def derive(self, peers: Iterable[bytes]) -> None:
-        """Derive feeds from grants and catalog again: those of these peers (facility keys), and all
-        that exist."""
+        """Derive the feeds of these peers (facility keys) and all existing ones again."""
         wanted = set(peers)
 
         def write(connection: sqlite3.Connection) -> None:
@@ -313,8 +312,7 @@ class Feeds:
         return [(row["peer"], _from_json(row["record"])) for row in rows]
 
     def announced_studies(self, prefix: str, *, peer: bytes | None, limit: int) -> list[str]:
-        """The first Study Instance UIDs, in order, that begin with `prefix` and that peers
-        announced.
+        """The first announced Study Instance UIDs that begin with `prefix`, in order.
 
         Args:
             prefix: the UID, or its beginning.

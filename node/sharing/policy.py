@@ -1,5 +1,4 @@
-"""Asks `keys.grants.may` for the node: what the catalog knows goes in, what a peer is told comes
-out.
+"""Asks `keys.grants.may` for the node: from what the catalog knows to what a peer is told.
 
 Only a peer that may fetch learns whether a study exists: without the grant the answer is the same
 for every study.

@@ -165,8 +165,7 @@ class Recalls:
         return chosen
 
     def forget(self, studies: Sequence[str]) -> None:
-        """Forget when these studies (UIDs) were recalled, as the times show which entries name
-        them.
+        """Forget when these studies (UIDs) were recalled: times show which entries name them.
 
         Recalls that are not settled stay as they are.
         """

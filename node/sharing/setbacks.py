@@ -67,8 +67,7 @@ class Setbacks:
         self._strikes = 0
 
     def comes_back(self, place: Place, now: float) -> bool:
-        """A peer subscribes at this position; returns whether it does so because it refused a
-        record.
+        """A peer subscribes at this position; returns whether it has refused a record since.
 
         Args:
             place: the position at which it subscribes.

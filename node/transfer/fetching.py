@@ -379,8 +379,7 @@ class Fetcher:
         fetch.nursery.start_soon(run)
 
     async def _wait_end(self, download: StudyDownload, sources: list[SourceWorker]) -> None:
-        """Wait for a receipt, and briefly for those of slower sources; or until no source is
-        left."""
+        """Wait for a receipt, then briefly for slower sources; or until no source is left."""
         while not download.receipts:
             if all(source.is_over for source in sources) or any(map(_is_our_fault, sources)):
                 return

@@ -433,8 +433,7 @@ def _recalls(connection: sqlite3.Connection, peer: bytes, study: str) -> int:
 
 
 def _is_news(row: Any) -> bool:
-    """Whether the announced root is not here, did not come from there last, and was not tried
-    last."""
+    """Whether the announced root is not here, and neither came last nor was tried last."""
     return bytes.fromhex(row["root"]) not in (row["came"], row["tried"], row["here"])
 
 

@@ -294,8 +294,7 @@ class _Session:
         )
 
     def _require_right(self, purpose: str) -> None:
-        """Check the right again before each batch: it may have ended by a date, or a change was
-        missed.
+        """Check the right again before each batch: a date may have come, or a change was missed.
 
         Raises:
             RightEnded: the peer is not allowed to have the study any more.

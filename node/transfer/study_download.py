@@ -400,7 +400,7 @@ class StudyDownload:
 def _same_batches(
     ours: Manifest, theirs: Manifest, missing: frozenset[int]
 ) -> dict[int, int] | None:
-    """Each missing batch's index in another manifest of the same content; None unless all are in
+    """The index of each missing batch in another manifest of the content; None if one is not in
     it."""
     if ours.content_root != theirs.content_root:
         return None
