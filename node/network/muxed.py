@@ -204,8 +204,7 @@ class MuxedStream:
         self._forget_when_read()
 
     def reset_by_peer(self) -> None:
-        """The peer has reset the stream; data before an earlier end of its half may still be
-        read."""
+        """The peer has reset the stream; a half that it had ended before may still be read."""
         if not self._ended_by_peer:
             self.lose()
         elif not self.is_over:

@@ -141,8 +141,7 @@ class PeerStream:
         return data
 
     async def _take(self, max_bytes: int) -> bytes | memoryview:
-        """Take data that is there already, without a scope with a deadline, as that is
-        expensive."""
+        """Take data that is there already; a scope with a deadline costs more than all the rest."""
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:

@@ -46,8 +46,7 @@ _Key = tuple[str, bytes]
 
 @dataclass
 class _Waiting:
-    """News that waits to be fetched: when it was first heard, when it last changed, and whether the
-    disk lacks room for it."""
+    """News that waits: when it was first heard, when it last changed, if the disk lacks room."""
 
     news: News
     first: float

@@ -400,8 +400,7 @@ class StudyDownload:
 def _same_batches(
     ours: Manifest, theirs: Manifest, missing: frozenset[int]
 ) -> dict[int, int] | None:
-    """The index of each missing batch in another manifest of the content; None if one is not in
-    it."""
+    """The index of each missing batch in another manifest of the content; None if one is absent."""
     if ours.content_root != theirs.content_root:
         return None
     places = {_promise(theirs, index): index for index in range(len(theirs.batches))}
