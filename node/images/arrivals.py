@@ -123,7 +123,8 @@ class Arrivals:
 
     @contextlib.asynccontextmanager
     async def association(self, source: str) -> AsyncIterator["Association"]:
-        """Bring instances inside this block; groups that wait for its end are packed after it.
+        """Bring instances inside this block; packing waits for its end, within the limits of
+        `Windows`.
 
         Args:
             source: who brings them: the edge, and after a colon its name for the other side, such

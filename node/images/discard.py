@@ -37,7 +37,7 @@ _SWEPT_AT_ONCE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Discarded:
-    """What a discard did.
+    """The result of a discard.
 
     Attributes:
         study: Study Instance UID.

@@ -114,7 +114,7 @@ class Quarantine:
         """Keep bytes in the quarantine, durably.
 
         Args:
-            read: gives the bytes at an offset, at most so many; none beyond the end.
+            read: gives the bytes at an offset, up to a number of them; none beyond the end.
             reason: why, without patient data.
             came_from: where the bytes came from, for people.
             most_bytes: if there are more, nothing is kept.

@@ -103,7 +103,7 @@ class SetAside:
         store: the batches.
         effects: ties entries to their effects.
         discards: frees the space.
-        clock: dates what is taken.
+        clock: dates taken instances.
     """
 
     def __init__(

@@ -177,7 +177,7 @@ def read_source(path: Path) -> SourceFile:
 
 
 def read_opened(descriptor: int, start: int, size: int, name: str) -> tuple[InstanceHeader, bytes]:
-    """Read an instance that lies in an open file; its header and its digest.
+    """Read an instance in an open file; returns its header and its digest.
 
     Args:
         start, size: where the instance is in the file.

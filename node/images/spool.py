@@ -140,8 +140,7 @@ class Spool:
 
     @property
     def totals(self) -> tuple[int, int]:
-        """How many instances wait, and their bytes; older ones count once `recover` has found
-        them."""
+        """How many instances wait, and their bytes; older ones count after `recover`."""
         with self._lock:
             return self._instances, self._bytes
 

@@ -1,9 +1,9 @@
 """TCP below libp2p: addresses, listening, dialling, and callers not yet identified.
 
-Knows nothing of peers and keys. Listening is ours and not libp2p's, because
-libp2p's listener says nothing when the port is taken, shares the port with a
-second process (SO_REUSEPORT) that then gets half of the callers, and does not report the address of
-an IPv6 caller, so that a limit per address cannot work.
+Knows nothing of peers and keys. Radmesh listens by itself, because libp2p's listener reports
+nothing when the port is taken, shares the port with a second process (SO_REUSEPORT) that then gets
+half of the callers, and does not report the address of an IPv6 caller, so that a limit per address
+cannot work.
 """
 
 import contextlib

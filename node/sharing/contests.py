@@ -96,7 +96,9 @@ class Contests:
     def shown(
         self, node_key: bytes, holder: bytes, stranger: bytes
     ) -> tuple[Contested, Event] | None:
-        """The contest of a node with a peer's key and another facility's card; None if known.
+        """The contest of a node that called with a peer's key and another facility's card.
+
+        None if it is kept already, or if `SHOWN_CONTESTS` of this peer are.
 
         Args:
             node_key: the key, 32 bytes.

@@ -287,12 +287,12 @@ class Feeds:
         limit: int | None = None,
         after: tuple[str, str, bytes] | None = None,
     ) -> list[tuple[bytes, Record]]:
-        """What peers announced, as (facility key, record), by study date, newest first.
+        """The records that peers announced, as (facility key, record), by study date, newest first.
 
         Args:
             peer: only of this peer.
             study: only the study with this UID.
-            limit: at most so many.
+            limit: most records.
             after: only what comes after the study of this date and UID that this peer announced.
         """
         date, uid, key = after or ("", "", b"")
@@ -317,7 +317,7 @@ class Feeds:
         Args:
             prefix: the UID, or its beginning.
             peer: only of this peer.
-            limit: at most so many.
+            limit: most studies.
         """
         of_peer = "" if peer is None else "AND peer=:peer"
         rows = self._database.query(

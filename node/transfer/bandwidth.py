@@ -1,4 +1,4 @@
-"""Caps on what is sent, per peer and time of day: their settings, and which one is in force.
+"""Caps on sending, by peer and time of day: their settings, and which one is in force.
 
 Arithmetic on the settings and a given time of day; `node.bucket` and `node.transfer.uplink` do the
 holding back.

@@ -1,4 +1,4 @@
-"""What has arrived of a study, compared with its manifest.
+"""Comparing the batches of a study that arrived with its manifest.
 
 Each batch is decoded once: the instances in it are compared with their digests and UIDs, the parts
 of large instances hashed, and the headers read that the catalog needs: one of each series, and each

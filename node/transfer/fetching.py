@@ -149,7 +149,7 @@ class Fetcher:
             peer_text: the peer, or None for any that announced it.
 
         Raises:
-            NodeError: nobody announced it, it is ambiguous, or no such peer is trusted.
+            NodeError: no peer announced it, it is ambiguous, or no such peer is trusted.
         """
         peer = self._peers.find(peer_text) if peer_text else None
         by = peer.facility_key if peer else None
