@@ -123,8 +123,7 @@ class Arrivals:
 
     @contextlib.asynccontextmanager
     async def association(self, source: str) -> AsyncIterator["Association"]:
-        """Bring instances inside this block; packing waits for its end, within the limits of
-        `Windows`.
+        """Bring instances inside this block; packing waits for its end, unless it takes too long.
 
         Args:
             source: who brings them: the edge, and after a colon its name for the other side, such

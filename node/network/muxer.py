@@ -45,8 +45,7 @@ GONE_NORMALLY, GONE_FOR_A_BROKEN_RULE, GONE_FOR_AN_ERROR_HERE = range(3)
 """Codes of the last frame of a connection (yamux specification, "Go Away")."""
 _CONTROL_BYTES = 64 * 1024
 _BLOCKS_AT_ONCE = 4
-"""Most blocks of data sent together: one system call, and other streams wait no longer than
-that."""
+"""Most blocks of data sent together: one system call, and other streams wait only that long."""
 
 
 class PeerMisbehaved(Exception):
