@@ -1,8 +1,8 @@
-"""When instances that arrived are packed: pure arithmetic on a clock that is given.
+"""When arrived instances are packed: pure arithmetic; times are arguments.
 
-What one source brings of one study is a group. It is packed when it has been quiet, or is
-urgent, or has waited or grown enough; what comes after that is another group. Each
-instance is in exactly one group at a time, until its group is done.
+The instances of one study from one source form a group. A group is packed when it has been quiet,
+or is urgent, or has waited or grown enough; later instances form another group. Each instance is in
+exactly one group at a time, until its group is done.
 """
 
 from collections.abc import Callable, Hashable
@@ -17,21 +17,22 @@ LONGEST_SECONDS = 600.0
 
 STAT_QUIET_SECONDS = 1.0
 STAT_LONGEST_SECONDS = 5.0
-"""The same for an urgent group whose sender is still there; else it does not wait at all.
-Not instance by instance: each packing is an announcement to all peers, and a batch on its own."""
+"""The same for an urgent group whose association is still open; otherwise it does not wait. It is
+not packed instance by instance: each packing makes an announcement to all peers, and a batch of its
+own."""
 
 MOST_ITEMS = 20_000
 MOST_BYTES = 8 * 1024 * 1024 * 1024
-"""A group that has grown to this is packed; the rest of its study makes another one."""
+"""A group of this size is packed; the rest of its study makes another group."""
 
 AGAIN_SECONDS = 5.0
 AGAIN_MOST_SECONDS = 600.0
-"""How soon a group that could not be packed is tried again: twice as late each time."""
+"""Pause before a group that could not be packed is tried again; it doubles each time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How long a group of one source waits, seconds: without a new instance, and at most."""
+    """How long groups of one source wait, seconds: without a new instance, and at most."""
 
     quiet: float = QUIET_SECONDS
     longest: float = LONGEST_SECONDS
@@ -39,19 +40,19 @@ class Windows:
 
 @dataclass(eq=False, slots=True)
 class Group(Generic[Item]):
-    """What one source brought of one study.
+    """The instances of one study that one source brought.
 
     Attributes:
         study: Study Instance UID.
-        source: who brought it.
+        source: the source that brought them.
         items: in the order in which they came.
-        bytes: of all.
-        first, last: when the first and the newest came, seconds.
-        associations: those that brought something and are open.
-        stat: whether something of it is urgent.
-        failures: how often it could not be packed.
-        why: why not, the last time.
-        not_before: when it may be tried again, seconds.
+        bytes: size of all items.
+        first, last: when the first and the newest item came, seconds.
+        associations: open associations that brought items.
+        stat: whether any item is urgent.
+        failures: how often packing failed.
+        why: why packing failed the last time.
+        not_before: when packing may be tried again, seconds.
     """
 
     study: str
@@ -71,7 +72,7 @@ class Groups(Generic[Item]):
     """The groups that wait. Times are seconds on any clock that does not go back.
 
     Args:
-        windows: how long groups of a source wait.
+        windows: gives how long groups of a source wait.
     """
 
     def __init__(self, windows: Callable[[str], Windows] = lambda source: Windows()) -> None:
@@ -95,8 +96,8 @@ class Groups(Generic[Item]):
 
         Args:
             size: bytes.
-            association: that brought it, while it is open.
-            since: when it came, where that was before `now` (a restart).
+            association: the association that brought it, if it is still open.
+            since: when it came, if that was before `now` (after a restart).
         """
         group = self._waiting.get((study, source))
         came = now if since is None else min(since, now)
@@ -110,7 +111,7 @@ class Groups(Generic[Item]):
             group.associations.add(association)
 
     def hurry(self, study: str, source: str) -> None:
-        """What of it waits is urgent after all."""
+        """Make the waiting group of a study from a source urgent."""
         group = self._waiting.get((study, source))
         if group is not None:
             group.stat = True
@@ -121,10 +122,10 @@ class Groups(Generic[Item]):
             group.associations.discard(association)
 
     def due(self, now: float, *, only_stat: bool = False) -> Group[Item] | None:
-        """The group that is to be packed now, urgent ones first; `done` or `failed` must follow.
+        """Take the group to be packed now, urgent ones first; `done` or `failed` must follow.
 
         Args:
-            only_stat: leave alone what is not urgent.
+            only_stat: take urgent groups only.
         """
         due = [group for group in self._chosen(only_stat) if self._when(group) <= now]
         if not due:
@@ -135,18 +136,18 @@ class Groups(Generic[Item]):
         return group
 
     def next_due(self, *, only_stat: bool = False) -> float | None:
-        """When a group will be due, as far as is known now; None when nothing waits."""
+        """When the next group will be due, as far as is known now; None when no group waits."""
         return min(map(self._when, self._chosen(only_stat)), default=None)
 
     def _chosen(self, only_stat: bool) -> list[Group[Item]]:
         return [group for group in self._waiting.values() if group.stat or not only_stat]
 
     def done(self, group: Group[Item]) -> None:
-        """A group is packed."""
+        """A group has been packed."""
         self._at_work.remove(group)
 
     def failed(self, group: Group[Item], why: str, now: float) -> None:
-        """What is still in a group could not be packed: it waits again, with what came since."""
+        """Items left in a group could not be packed: they wait again, with newer items."""
         group.why = why
         self._at_work.remove(group)
         if not group.items:
@@ -170,7 +171,7 @@ class Groups(Generic[Item]):
         return [*self._waiting.values(), *self._at_work]
 
     def _when(self, group: Group[Item]) -> float:
-        """When a group is due, unless something happens before."""
+        """When a group is due, unless something changes before."""
         is_full = len(group.items) >= MOST_ITEMS or group.bytes >= MOST_BYTES
         if is_full or (group.stat and not group.associations):
             when = group.last

@@ -11,18 +11,18 @@ _MOST = {"quiet_seconds": 3600, "longest_seconds": 24 * 3600}
 
 
 class BadWindows(Exception):
-    """The table is wrong; the text ends a sentence that begins with where it stands."""
+    """The table is wrong; the text completes a sentence that begins with the place of the error."""
 
 
 def read_windows(table: Any) -> dict[str, Windows]:
-    """By source, how long what it brings waits.
+    """By source, how long its arrivals wait.
 
     Args:
         table: a source (`dimse:CT1`), an edge (`dimse`) or "*", each to a table of
             `quiet_seconds` and `longest_seconds`.
 
     Raises:
-        BadWindows: it has another form.
+        BadWindows: the table has another form.
     """
     if not isinstance(table, dict):
         raise BadWindows('must be tables, each written [arrivals."SOURCE"]')
@@ -46,7 +46,7 @@ def _windows(source: str, entry: Any) -> Windows:
 
 
 def windows_by(read: Mapping[str, Windows]) -> Callable[[str], Windows]:
-    """What counts for a source: its own entry, that of its edge, that of all, the standard."""
+    """The windows of a source: its own entry, else that of its edge, that of "*", the default."""
 
     def of(source: str) -> Windows:
         for name in (source, source.partition(":")[0], EVERY_SOURCE):

@@ -1,6 +1,6 @@
-"""What an instance that arrived is, and how a group of them is packed; all of it blocks.
+"""Classifying instances that arrived, and packing groups of them; all functions block.
 
-`arrivals` owns the order in which things happen, this the work in threads.
+`arrivals` owns the order of events; this module does the work in threads.
 """
 
 import enum
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("radmesh.arrivals")
 
 BY_OPERATOR = "command"
-"""The edge that is a person at this node; what other edges bring the node takes by itself."""
+"""The edge for a person at this node; what other edges bring, the node takes in by itself."""
 
 
 class Outcome(enum.Enum):
@@ -43,11 +43,11 @@ class Outcome(enum.Enum):
     KNOWN = "known"
     """The same bytes are here already, durably."""
     SET_ASIDE = "set aside"
-    """It is durable, and will lie aside: other bytes of its UID are here, or it was discarded."""
+    """It is durable, and will be set aside: its UID is here with other bytes, or was discarded."""
     QUARANTINED = "quarantined"
-    """It cannot be taken, and lies in the quarantine."""
+    """It cannot be taken in, and is in the quarantine."""
     REFUSED = "refused"
-    """It cannot be taken, and nothing of it was kept."""
+    """It cannot be taken in, and nothing of it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class Became:
     """What became of an instance.
 
     Attributes:
-        outcome: the word.
-        reason: end of a sentence that begins with the instance, or "".
+        outcome: the outcome.
+        reason: completes a sentence that begins with the instance, or "".
     """
 
     outcome: Outcome
@@ -65,7 +65,7 @@ class Became:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """An instance as it came: its bytes, who brought it, and whether it is urgent."""
+    """An instance as it came: its bytes, its source, and whether it is urgent."""
 
     content: bytes | LargeFile
     source: str
@@ -73,13 +73,13 @@ class Brought:
 
 
 Looked = Became | tuple[About, InstanceHeader, str]
-"""What became of an instance where it is not going to the spool; else what is kept beside
-it, its header, and why it will lie aside, or ""."""
+"""The outcome of an instance that does not go to the spool; for the others, the record kept beside
+the bytes, the header, and why it will be set aside, or ""."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A durable instance of the spool, as `sources.Source`."""
+    """A durable instance of the spool, as a `sources.Source`."""
 
     spool: Spool
     record: Record
@@ -106,16 +106,16 @@ class Spooled:
 
 
 class ArrivalWork:
-    """Looks at instances and packs them. Thread-safe.
+    """Classifies instances and packs them. Thread-safe.
 
     Args:
-        spool: where instances wait.
-        catalog: what there is.
+        spool: holds instances until they are packed.
+        catalog: the catalog of this node.
         store: the batches.
         quarantine: the quarantine folder.
         append: writes one audit entry durably.
-        clock: dates what comes.
-        stopped: asked between batches whether the node ends.
+        clock: dates arrivals.
+        stopped: called between batches; tells whether the node is stopping.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ArrivalWork:
         self._stopped = stopped
 
     def look_at(self, some: Sequence[Brought]) -> list[Looked | NodeError]:
-        """As `look`, for several; an error where it failed."""
+        """As `look`, for several instances; the error for those where it failed."""
         found: list[Looked | NodeError] = []
         for one in some:
             try:
@@ -148,12 +148,12 @@ class ArrivalWork:
         return found
 
     def look(self, brought: Brought) -> Looked:
-        """What an instance is, and what will be done with it.
+        """Find out what an instance is and what to do with it.
 
         Raises:
             NodeError: the disk or the database cannot be read or written.
         """
-        # Here, since pydicom is slow to load.
+        # Imported here, since pydicom is slow to load.
         from node.dicom.studies import BadInstance, NotDicom
         from node.images.sources import read_content, read_opened
 
@@ -206,7 +206,7 @@ class ArrivalWork:
         return Became(Outcome.QUARANTINED, reason)
 
     def recover(self) -> list[tuple[Record, InstanceHeader]]:
-        """What an earlier process took and did not pack; once, before anything is taken.
+        """Instances that an earlier process took and did not pack; call once, before all else.
 
         Raises:
             NodeError: the spool cannot be read.
@@ -221,11 +221,12 @@ class ArrivalWork:
         return found
 
     def pack(self, group: Group[Spooled]) -> list[Spooled]:
-        """Pack a group and mark it in the spool; what of it could not be read.
+        """Pack a group and mark it in the spool; returns the instances that could not be read.
 
         Raises:
-            Cancelled: the node ends.
-            NodeError: the disk is full or failing, or the log takes no entry; all of it waits.
+            Cancelled: the node is stopping.
+            NodeError: the disk is full or failing, or the log takes no entry; the whole group
+                waits.
         """
         from node.images.ingest_batches import BatchWriter
         from node.images.ingest_report import IngestReport
@@ -261,7 +262,7 @@ class ArrivalWork:
 
 
 def _say(report: "IngestReport") -> None:
-    """What an operator should know of a packing; counts alone."""
+    """Log the result of a packing for the operator: counts only."""
     aside = len(report.conflicts) + len(report.quarantined)
     log.info(
         "packed what arrived: %s, %d known",

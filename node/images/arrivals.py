@@ -1,14 +1,14 @@
 """Instances that come one by one: durable first, then answered, then packed in groups.
 
-An edge opens an association and hands each instance over as a stream of bytes. The answer
-is a promise: what was `TAKEN` is in the spool, file and name flushed, and will be in the
-catalog, or in the quarantine with its reason. All that wait for a flush share it. What one
-source brought of one study is packed together when it is due (`arrival_groups`), by the
-code of an ingest, with one entry that says who brought it.
+An edge opens an association and hands each instance over as a stream of bytes. The answer is a
+promise: an instance that was `TAKEN` is in the spool, file and name flushed, and will get into the
+catalog, or into the quarantine with its reason. Instances that wait for a flush share it. The
+instances of one study from one source are packed together when they are due (`arrival_groups`), by
+the code of an ingest, with one entry that names the source.
 
-Order of writes: spool -> answer -> batches -> entry -> catalog -> mark in the spool. A crash
-in between leaves instances in the spool; the next start packs them, and finds those known
-that were in the catalog already.
+Order of writes: spool -> answer -> batches -> entry -> catalog -> mark in the spool. A crash in
+between leaves instances in the spool; the next start packs them, and counts those that were in the
+catalog already as known.
 """
 
 import contextlib
@@ -45,13 +45,13 @@ from protocol.log.entry import Event
 log = logging.getLogger("radmesh.arrivals")
 
 TAKES = 128
-"""Instances that come at one time: each may hold `SMALL_BYTES` in memory."""
+"""Most instances that are received at one time: each may hold `SMALL_BYTES` in memory."""
 
 LOOKS = 16
-"""Instances that one thread looks at before the first of them is answered."""
+"""Most instances that one thread looks at before the first of them is answered."""
 
 AGAIN_SECONDS = 5.0
-"""Until a spool that could not be read is read again."""
+"""Pause before a spool that could not be read is read again."""
 
 _SOURCE = re.compile(rf"(?=.{{1,{SOURCE_CHARACTERS}}}\Z)[a-z][a-z0-9-]*(:[ !#-\[\]-~]+)?")
 
@@ -66,17 +66,17 @@ class _Durable:
 
 
 class Arrivals:
-    """All that arrives at one node. Used in the trio thread, but where it says otherwise.
+    """All arrivals at one node. For the trio thread only, unless a method says otherwise.
 
     Args:
-        spool: where instances wait.
-        catalog: what there is.
+        spool: holds instances until they are packed.
+        catalog: the catalog of this node.
         store: the batches.
         quarantine: the quarantine folder.
         append: writes one audit entry durably (synchronous).
-        require_sound: raises NodeError while nothing may be taken in.
-        clock: dates what comes.
-        windows: how long groups of a source wait.
+        require_sound: raises NodeError while no instance may be taken in.
+        clock: dates arrivals.
+        windows: gives how long groups of a source wait.
     """
 
     def __init__(
@@ -123,15 +123,15 @@ class Arrivals:
 
     @contextlib.asynccontextmanager
     async def association(self, source: str) -> AsyncIterator["Association"]:
-        """Bring instances inside this block; what came in it is packed when it has ended.
+        """Bring instances inside this block; packing waits for its end, unless it takes too long.
 
         Args:
-            source: who brings them: the edge, and behind a colon what it knows the other side
-                by, such as `dimse:CT1`. At most 64 characters of printable ASCII without
-                quotation marks and backslashes, and no patient data: it stands in the log.
+            source: who brings them: the edge, and after a colon its name for the other side, such
+                as `dimse:CT1`. At most 64 characters of printable ASCII without quotation marks and
+                backslashes, and no patient data: it is logged.
 
         Raises:
-            NodeError: nothing may be taken in now, or the source has another form.
+            NodeError: no instance may be taken in now, or the source has another form.
         """
         if _SOURCE.fullmatch(source) is None:
             raise NodeError(
@@ -140,7 +140,7 @@ class Arrivals:
                 code=ExitCode.USAGE,
             )
         self._require_sound()
-        # What an earlier process took counts: it may be the same that comes now.
+        # Wait until the arrivals of an earlier process are known: the same instances may come now.
         await self._is_recovered.wait()
         number = next(self._numbers)
         self._open.add(number)
@@ -222,7 +222,7 @@ class Arrivals:
         return self._spool.write([one.staged for one in waiting])
 
     def _keep(self, one: _Durable, record: Record) -> None:
-        """Whoever brought it may be gone: it is durable all the same, and will be packed."""
+        """Keep a durable instance even if its association has ended; it will be packed."""
         if isinstance(one.staged.content, LargeFile):
             one.staged.content.is_kept = True
         self._add(record, one.header, one.association if one.association in self._open else None)
@@ -234,7 +234,7 @@ class Arrivals:
         association: int | None,
         since: float | None = None,
     ) -> None:
-        """A durable instance waits to be packed."""
+        """Let a durable instance wait to be packed."""
         about = record.about
         study = header.study.study_uid
         self._digests.setdefault((study, header.sop_instance_uid), about.digest)
@@ -263,11 +263,11 @@ class Arrivals:
     # --- packing -------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Take up what an earlier process left, and pack what is due, until cancelled."""
+        """Take up arrivals of an earlier process, and pack groups that are due, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_with_us)
             await self._recover()
-            # What is urgent does not wait for a large group that is being packed.
+            # Urgent groups must not wait for a large group that is being packed.
             nursery.start_soon(self._pack_all, True)
             await self._pack_all(False)
 
@@ -286,20 +286,20 @@ class Arrivals:
                 await changed.wait()
 
     def _wake(self) -> None:
-        """Something may be due earlier than was known."""
+        """A group may be due earlier than was known."""
         self._changed.set()
         self._changed = trio.Event()
 
     async def wait_recovered(self) -> None:
-        """Wait until what an earlier process left has been taken up."""
+        """Wait until the arrivals of an earlier process have been taken up."""
         await self._is_recovered.wait()
 
     async def next_packing(self) -> None:
-        """Wait until a group has been packed, or could not be."""
+        """Wait until a group has been packed, or its packing failed."""
         await self._packed.wait()
 
     async def _stop_with_us(self) -> None:
-        """A thread that packs looks at this between two batches."""
+        """Set `_stopped` when cancelled; a thread that packs checks it between two batches."""
         try:
             await trio.sleep_forever()
         finally:
@@ -324,14 +324,14 @@ class Arrivals:
             self._is_recovered.set()
 
     async def _pack(self, group: Group[Spooled]) -> None:
-        """Pack one group; what cannot be packed now waits again."""
+        """Pack one group; instances that cannot be packed now wait again."""
         from node.images.ingest_batches import Cancelled
 
         items = group.items
         try:
             lost = await in_thread(self._work.pack, group)
         except Cancelled:
-            # The node ends; the next one goes on.
+            # The node is stopping; the next process packs the group.
             self._groups.failed(group, "the node is ending", trio.current_time())
             return
         except Exception as error:
@@ -356,7 +356,7 @@ class Arrivals:
             self._attributes.clear()
 
     def describe(self) -> dict[str, Any]:
-        """What waits, as JSON."""
+        """The waiting arrivals, as JSON."""
         groups = self._groups.waiting
         now = trio.current_time()
         return {
@@ -368,7 +368,7 @@ class Arrivals:
         }
 
     def trouble(self) -> tuple[int, str]:
-        """How many instances wait, and why something cannot be packed, or ""; in any thread."""
+        """How many instances wait, and why any cannot be packed, or ""; for any thread."""
         return self._spool.totals[0], self._trouble
 
 
@@ -383,15 +383,15 @@ class Association:
     async def take(self, chunks: AsyncIterable[bytes], *, stat: bool = False) -> Became:
         """Take one instance, a DICOM Part 10 file in pieces.
 
-        What it returns is durable. Where this is cancelled or raises, the instance may be
-        taken all the same, and nobody must count on it.
+        The outcome is durable on return. If this is cancelled or raises, the instance may be taken
+        all the same, but the caller must not count on it.
 
         Args:
             chunks: its bytes, of any lengths.
             stat: pack its study at once.
 
         Raises:
-            NodeError: the disk or the spool is full, too many come at a time, or the log is
-                in doubt; it can be sent again.
+            NodeError: the disk or the spool is full, too many come at a time, or the log is in
+                doubt; the instance can be sent again.
         """
         return await self.arrivals._take(chunks, stat, self.number, self.source)

@@ -1,9 +1,9 @@
-"""What is wrong here goes: studies, series and instances, by an operator's word.
+"""Discarding studies, series and instances that are wrong, as an operator decides.
 
-Order: the study is held back in memory (nobody is told of it, what is being sent of it
-ends), the entry `discarded`, one transaction that takes it out of the catalog and the feeds,
-then the files. A start makes true what an entry says. Files that the catalog has let go
-are listed in it until they are gone, so a crash leaves none behind.
+Order: the study is held back in memory (no peer is told of it, transfers of it end), then the entry
+`discarded`, then one transaction that takes it out of the catalog and the feeds, then the files. A
+start completes what an entry says. The catalog lists files that it no longer needs until they are
+deleted, so a crash leaves none behind.
 
 Synchronous and thread-safe.
 """
@@ -37,12 +37,12 @@ _SWEPT_AT_ONCE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Discarded:
-    """What a discard did.
+    """The result of a discard.
 
     Attributes:
         study: Study Instance UID.
-        instances, bytes: that were discarded; original bytes.
-        left: instances of the study that stay.
+        instances, bytes: how many instances and original bytes were discarded.
+        left: how many instances of the study stay.
         entry: index of the entry.
     """
 
@@ -54,15 +54,15 @@ class Discarded:
 
 
 class Discards:
-    """Discarding, and giving back the space.
+    """Discards, and frees the space.
 
     Args:
         database: holds the catalog.
-        catalog: what there is.
+        catalog: the catalog of this node.
         store: the batches.
         audit: the log.
-        effects: joins entries to what they do.
-        decisions: those that rest on what is here.
+        effects: ties entries to their effects.
+        decisions: the decisions that rest on what is here.
     """
 
     def __init__(
@@ -86,25 +86,25 @@ class Discards:
 
     @property
     def unwritten(self) -> tuple[str, ...]:
-        """Studies (UIDs) that are held back, and whose discard could not be written yet."""
+        """Studies (UIDs) that are held back and whose discard could not be written yet."""
         return self._cuts.names
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether something is to be written, or a file to be deleted."""
+        """Whether a discard is still to be written, or a file to be deleted."""
         return bool(self._cuts.names) or self._has_leftovers
 
     def discard(self, text: str, code: str) -> Discarded:
         """Discard a study, a series or an instance.
 
         Args:
-            text: a UID of one of these, or what else `Catalog.find_study` takes.
-            code: why, of `protocol.recalls`.
+            text: a UID of one of these, or any other text that `Catalog.find_study` takes.
+            code: the reason, a code of `protocol.recalls`.
 
         Raises:
-            NodeError: there is none; the rest of the study is damaged; or it could not be
-                written. Then the study is held back while this process runs, and it is
-                tried again.
+            NodeError: nothing has that name; the rest of the study is damaged; or the discard could
+                not be written. In the last case the study is held back while this process runs, and
+                the write is tried again.
         """
         with self._lock:
             discard = self._find(text, code)
@@ -118,7 +118,7 @@ class Discards:
         return Discarded(study=discard.study, instances=count, bytes=size, left=left, entry=entry)
 
     def write_unwritten(self) -> None:
-        """Try again to write what was discarded.
+        """Try again to write these discards.
 
         Raises:
             NodeError: it still cannot be written.
@@ -147,7 +147,7 @@ class Discards:
         try:
             self._take_out(discard, entry.index, pins, held_back=False)
         except NodeError as error:
-            # The rest of the study cannot be read: then nobody gets any of it.
+            # The rest of the study cannot be read: withhold all of it.
             log.error("entry %d cannot be made true: %s", entry.index, error.message)
             with contextlib.suppress(NodeError):
                 self._catalog.set_shared(discard.study, False)
@@ -157,9 +157,9 @@ class Discards:
         return True
 
     def sweep(self) -> int:
-        """Delete the files of batches that nothing claims any more; how many are gone.
+        """Delete the files of batches that nothing claims any more; returns how many were settled.
 
-        Those that an ingest or a fetch counts on just now stay until the next call.
+        Batches that an ingest or a fetch has pinned stay until the next call.
 
         Raises:
             NodeError: the disk cannot be written.
@@ -178,7 +178,7 @@ class Discards:
                 settle_leftovers(self._database, settled)
 
     def note_batch(self, digest: bytes) -> None:
-        """A batch is going to be written: if nothing comes to claim it, `sweep` deletes it."""
+        """A batch is going to be written: if nothing claims it later, `sweep` deletes it."""
         self._has_leftovers = True
         note_leftover(self._database, digest)
 
@@ -202,7 +202,7 @@ class Discards:
         return self._catalog.find_study(study)
 
     def _amount(self, discard: Discard) -> tuple[int, int]:
-        """Bytes and instances of it that are here."""
+        """How many bytes and instances of it are here."""
         sizes = [
             one.size
             for one in self._catalog.instances(discard.study)
@@ -214,7 +214,7 @@ class Discards:
         level = "instance" if discard.sop else "series" if discard.series else "study"
         subjects = list(subjects_of(discard.study, self._catalog.patients(discard.study)))
         if level != "study":
-            # The log has no kind of its own for series; the level says which UID it is.
+            # The log has no subject kind for series; the level says which UID this is.
             subjects.append(("instance", discard.sop or discard.series))
         return Event(
             type="discarded",
@@ -253,7 +253,7 @@ class Discards:
     def _write(self, discard: Discard, entry: Callable[[], int]) -> None:
         pins = self._store.pins()
         try:
-            # Whether the rest can be read at all is known before anything is said.
+            # Check that the rest can be read before the entry is written.
             self._rest(discard, pins)
             self._take_out(discard, entry(), pins, held_back=True)
         finally:
@@ -268,7 +268,7 @@ class Discards:
             )
 
     def _rest(self, discard: Discard, pins: Pins) -> tuple[int, Manifest | None]:
-        """What stays of the study, and its revision for which that holds."""
+        """The revision of the study, and the manifest of what stays of it."""
         row = self._catalog.study(discard.study)
         if row is None or discard.is_whole:
             return (0 if row is None else row.revision), None

@@ -1,9 +1,9 @@
-"""A study back as plain DICOM files, byte for byte as they came.
+"""Exporting a study as plain DICOM files, byte for byte as they came.
 
-Files are named by their place in the study (`SERIES01/IM00001.dcm`), never by
-what is in them. Each is compared with its digest before it gets its name, and
-nothing that is there already is ever replaced: a file of the study that an earlier
-export left keeps its name, also when the study has grown and places have shifted.
+Files are named by their place in the study (`SERIES01/IM00001.dcm`), never by their content. Each
+is compared with its digest before it gets its name, and no existing file is ever replaced: a file
+of the study from an earlier export keeps its name, even if the study has grown and places have
+shifted.
 """
 
 import errno
@@ -26,7 +26,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.manifest import InstanceEntry, Manifest
 
 FILE_MODE = 0o600
-"""Of exported files, unless the caller says otherwise: they name a patient."""
+"""Default mode of exported files: they name a patient."""
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -54,14 +54,14 @@ def export_study(
 ) -> int:
     """Write all instances of a study below a directory.
 
-    Files of the study that are there are left alone, so an export that was broken off,
-    or whose study has grown, is run again.
+    Existing files of the study are left alone, so an export can simply be run again if it was
+    interrupted or the study has grown.
 
     Args:
         study_uid: Study Instance UID.
-        directory: made when it does not exist; must hold nothing else.
+        directory: made if it does not exist; must hold nothing else.
         progress: called after each file.
-        mode: permissions of new files; a new folder can be entered by who can read them.
+        mode: permissions of new files; whoever can read them can enter new folders.
 
     Returns:
         How many instances the directory holds.
@@ -151,10 +151,10 @@ class InstanceReader:
 
 
 def _found(directory: Path, manifest: Manifest) -> dict[int, str]:
-    """Names of the files that are there, by the instance (index) that each holds.
+    """Names of the existing files, by the instance (index) that each holds.
 
     Raises:
-        NodeError: something else is there.
+        NodeError: the directory holds something else.
     """
     if not os.path.lexists(directory):
         return {}
@@ -186,7 +186,7 @@ def _found(directory: Path, manifest: Manifest) -> dict[int, str]:
 
 
 def _names(manifest: Manifest, found: Mapping[int, str]) -> list[str]:
-    """The name of each instance: the one that it has, else that of its place or a free one."""
+    """The name of each instance: its existing one, else that of its place, else a free one."""
     folders: dict[int, int] = {}
     files: dict[int, dict[int, int]] = {}
     for index, name in found.items():
@@ -208,7 +208,7 @@ def _names(manifest: Manifest, found: Mapping[int, str]) -> list[str]:
 
 
 def _numbered(things: Iterable[int], given: Mapping[int, int]) -> dict[int, int]:
-    """A number from 1 for each thing: the given one, else its place, else the first free one."""
+    """A number from 1 for each thing: the given one, else its place, else the next free one."""
     numbers = dict(given)
     taken = set(given.values())
     late = []
@@ -237,7 +237,7 @@ def _set_mode(path: Path, mode: int) -> None:
     try:
         path.chmod(mode)
     except OSError as error:
-        # A stick whose file system knows no permissions.
+        # The file system has no permissions, as on a USB stick.
         if error.errno not in (errno.EPERM, errno.ENOTSUP):
             raise
 
@@ -262,14 +262,14 @@ def _write_file(path: Path, entry: InstanceEntry, pieces: Iterator[memoryview], 
 
 
 def _name(temporary: Path, path: Path) -> None:
-    """Give a finished file its name, unless something has it."""
+    """Give a finished file its name, unless the name is taken."""
     try:
-        # A link fails where a rename would replace a file that came meanwhile.
+        # A rename would replace a file that came meanwhile; a link fails instead.
         os.link(temporary, path)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
-        # A FAT stick has no links; the window for a collision is small there.
+        # FAT has no links; there, a collision is only possible in a short window.
         if path.exists():
             raise
         temporary.rename(path)

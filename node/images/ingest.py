@@ -1,13 +1,12 @@
-"""Taking files in: find, check, group, encode, store, record.
+"""Taking in files: find, check, group, encode, store, record.
 
 A first pass reads every file once, checks it to its end and computes its digest;
 a second reads the new ones again in batch order, encodes each batch in a thread,
-decodes it, compares, and stores it durably. Only then is the study published in
-one transaction, with its audit entry on disk before the change is.
+decodes it, compares, and stores it durably. Only then is the study published in one transaction;
+its audit entry is on disk before.
 
-Nothing here deletes or changes a source. A crash leaves batches that no study
-claims; the ingest is simply run again, and takes them up.
-Memory holds at most `_PORTION_FILES` headers and a few batches.
+Nothing here deletes or changes a source. A crash leaves batches that no study claims; the ingest is
+simply run again, and uses them. Memory holds at most `_PORTION_FILES` headers and a few batches.
 """
 
 import time
@@ -33,11 +32,11 @@ from protocol.manifest import BatchEntry
 __all__ = ["IngestProgress", "IngestReport", "Problem", "StudyIngested", "ingest"]
 
 _PORTION_FILES = 20_000
-"""Files that are grouped at once: about 30 MB of headers. A study that crosses a
-portion gets its later instances in further batches."""
+"""Files that are grouped at once: about 30 MB of headers. If a study spans two portions, its later
+instances go into further batches."""
 
 _ENCODING_THREADS = 2
-"""More do not help beside the one thread that reads; zstd takes 250 MB/s in each."""
+"""More threads do not help, as one thread reads; zstd encodes 250 MB/s in each."""
 
 _PROGRESS_SECONDS = 0.1
 
@@ -56,25 +55,24 @@ def ingest(
 ) -> IngestReport:
     """Take files and folders into the node; blocks until done, so run it in a thread.
 
-    Idempotent: what is here already is counted as known.
+    Idempotent: instances that are here already are counted as known.
 
     Args:
         paths: files and folders; folders are walked.
         quarantine: the quarantine folder; its parent, the node's home, is never
             ingested.
-        audit: writes one entry durably; called once per study that gets instances.
+        audit: writes one entry durably; called once for each study that gets instances.
         now: seconds since the epoch, UTC.
         progress: called about every 0.1 s, in this thread.
-        cancelled: asked between files and batches.
-        shared: whether studies that were not here before are shared with the peers
-            that may see.
+        cancelled: called between files and batches; tells whether to stop.
+        shared: whether new studies are shared with the peers that may see them.
 
     Returns:
-        What was done, file by file where something was not taken.
+        What was done, with each file that was not taken.
 
     Raises:
-        NodeError: a path does not exist, or the disk is full or broken. Studies
-            finished before stay.
+        NodeError: a path does not exist, or the disk is full or broken. Studies that are finished
+            stay.
     """
     started = time.monotonic()
     with worker_pool(_ENCODING_THREADS, "encode") as pool:
@@ -144,7 +142,7 @@ class _Ingest:
         ]
 
     def _read(self, found: Found) -> SourceFile | None:
-        """Read one file; None, and the reason in the report, when it is not taken."""
+        """Read one file; None if it is not taken, with the reason in the report."""
         report = self.report
         report.files += 1
         if found.is_link:
@@ -179,7 +177,7 @@ class _Ingest:
         return None
 
     def _with_shared_attributes(self, source: SourceFile) -> SourceFile:
-        """The same file with equal attributes held once, not once per instance."""
+        """The same file, sharing equal attributes with other instances to save memory."""
         header = source.header
         return replace(
             source,
@@ -222,7 +220,7 @@ class _Ingest:
 
     def _tell(self, phase: str, done: int, total: int, encoded: int) -> None:
         moment = time.monotonic()
-        # The last batch of a portion is told in any case, so that a bar fills.
+        # Report the last batch of a portion in any case, so that a progress bar fills.
         if done == total or moment - self._last_progress >= _PROGRESS_SECONDS:
             self._last_progress = moment
             self._progress(

@@ -1,8 +1,8 @@
 """The second pass of an ingest: the new instances of one study become batches in the store.
 
 One thread reads and hashes in order; others encode, decode again, compare, and
-write. What a batch decodes to has been compared with the bytes whose digest the
-catalog will hold, before anything is published.
+write. Before anything is published, each batch is decoded and compared with the bytes whose digests
+the catalog will hold.
 """
 
 from collections import deque
@@ -38,8 +38,8 @@ class Written:
     Attributes:
         manifest: of what was written; None when nothing could be.
         headers: by series index of the manifest, the header of one instance.
-        described: what all of them say of the study.
-        lost: those that changed or could not be read meanwhile, and why.
+        described: what all these instances say of the study.
+        lost: instances that changed or could not be read meanwhile, and why.
     """
 
     manifest: Manifest | None = None
@@ -59,7 +59,7 @@ class BatchWriter:
     """Writes batches into the store, encoding in the threads of `pool`.
 
     Args:
-        cancelled: asked before each batch.
+        cancelled: called before each batch; tells whether to stop.
     """
 
     def __init__(self, store: BatchStore, pool: Executor, cancelled: Callable[[], bool]) -> None:
@@ -80,17 +80,17 @@ class BatchWriter:
         """Store the instances of one study; durable on return, not yet published.
 
         Args:
-            sources: of this study, each SOP Instance UID once.
-            on_batch: called for each batch that is in the store.
+            sources: instances of this study, each SOP Instance UID once.
+            on_batch: called for each batch once it is in the store.
 
-        Their batches are not removed until the next call, or `end`.
+        The batches are pinned until the next call, or `end`.
 
         Raises:
             Cancelled: the caller asked to stop.
             NodeError: the disk is full or broken.
         """
         written = Written()
-        # Those of the study before are published.
+        # The batches of the previous study are published.
         self._pins.clear()
         self._on_batch = on_batch
         futures: list[Future[BatchEntry]] = []
@@ -102,13 +102,13 @@ class BatchWriter:
         entries = tuple(future.result() for future in futures)
         if placed:
             written.manifest, written.headers = _manifest(study_uid, placed, entries)
-            # Equal attributes are one object in many instances.
+            # Equal attributes are the same object in many instances.
             each = {id(one.source.header.study): one.source.header.study for one in placed}
             written.described = Described(each.values())
         return written
 
     def end(self) -> None:
-        """What was written is published, or given up; batches may be removed again."""
+        """The written batches are published or given up: unpin them."""
         self._pins.clear()
 
     def _write_series(
@@ -166,7 +166,7 @@ class BatchWriter:
                     original = reader.read(segment.start, segment.length)
                     futures.append(self._submit(original, runs))
         except (FileChanged, OSError) as error:
-            # Batches of it that are stored already are claimed by nothing.
+            # Nothing claims those of its batches that are stored already.
             del futures[first_batch:]
             written.lost.append((source, _why(error)))
             return
@@ -204,7 +204,7 @@ def _runs(source: Source, start: int, length: int, offset: int) -> list[PixelRun
     Args:
         source: the instance.
         start, length: the segment.
-        offset: where the segment stands in its batch.
+        offset: offset of the segment in its batch.
     """
     pixels = source.header.pixels
     if pixels is None:
@@ -231,7 +231,7 @@ def _number(header: InstanceHeader) -> int:
 
 
 def _order(source: Source) -> tuple[str, int, str]:
-    """The canonical order of a manifest."""
+    """Sort key for the canonical order of a manifest."""
     header = source.header
     return header.series.series_uid, _number(header), header.sop_instance_uid
 

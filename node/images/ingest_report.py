@@ -1,4 +1,4 @@
-"""What an ingest tells: progress while it runs, and a report at the end."""
+"""The output of an ingest: progress while it runs, and a report at the end."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,10 +17,10 @@ class IngestProgress:
     Attributes:
         phase: "read" (finding and checking files) or "store".
         files: files seen so far.
-        bytes, bytes_total: original bytes done in this phase, and of all of it;
-            `bytes_total` is 0 while nobody knows it.
-        encoded_bytes: what `bytes` became, in phase "store".
-        instances: published so far.
+        bytes, bytes_total: original bytes done in this phase, and in total; `bytes_total` is 0
+            while it is unknown.
+        encoded_bytes: encoded size of `bytes`, in phase "store".
+        instances: instances published so far.
     """
 
     phase: str
@@ -37,7 +37,7 @@ class Problem:
 
     Attributes:
         file: its path, readable on any terminal.
-        reason: end of a sentence that begins with the file.
+        reason: completes a sentence that begins with the file.
         kept_at: folder in the quarantine that holds a copy, or "".
     """
 
@@ -48,7 +48,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyIngested:
-    """What an ingest brought to one study; bytes are of its new instances."""
+    """What an ingest added to one study; bytes count its new instances."""
 
     study: str
     new: int
@@ -65,13 +65,13 @@ class IngestReport:
     Attributes:
         files: all files seen.
         instances_new, instances_known: added, and those that were here already.
-        original_bytes, encoded_bytes: of the new instances, and of their batches.
-        skipped_not_dicom, skipped_media_directories, skipped_links: counted, left alone.
-        missing: files that a DICOMDIR lists and that are not there.
+        original_bytes, encoded_bytes: size of the new instances, and of their batches.
+        skipped_not_dicom, skipped_media_directories, skipped_links: counted and left alone.
+        missing: files that a DICOMDIR lists and that do not exist.
         quarantined: bad input, kept in the quarantine.
         conflicts: other bytes under a known SOP Instance UID, kept in the quarantine.
         unreadable: files that could not be read, or changed meanwhile.
-        notes: what somebody should look at though it was taken.
+        notes: findings that a person should look at, although the images were taken.
         cancelled: whether it was stopped; finished studies are kept.
     """
 
@@ -105,11 +105,11 @@ class IngestReport:
 
 
 def notes_of(row: StudyRow, was: StudyRow | None) -> list[str]:
-    """What somebody should look at in a study that an ingest changed.
+    """What a person should look at in a study that an ingest changed.
 
     Args:
         row: the study.
-        was: the study before, None when it was not here; what was odd then is not told again.
+        was: the study before, None if it was not here; findings of that time are not repeated.
     """
     study = f"study {row.study_uid}"
     notes = []
@@ -132,12 +132,12 @@ def notes_of(row: StudyRow, was: StudyRow | None) -> list[str]:
 def overtaken(
     manifest: Manifest, held: Mapping[str, bytes], sources: Iterable[Source]
 ) -> list[Problem]:
-    """Files that were set aside, since another ingest, a fetch or a discard was quicker.
+    """Files that were set aside because another ingest, a fetch or a discard came first.
 
     Args:
-        manifest: of what was published.
+        manifest: of the instances that were to be published.
         held: by SOP Instance UID, the digests that its study has now.
-        sources: the files that it was made of, and others.
+        sources: the files that the manifest was made of, and others.
     """
     aside = {one.digest for one in manifest.instances} - set(held.values())
     return [

@@ -1,4 +1,4 @@
-"""What a DICOMDIR lists and is not on its medium (PS3.3 annex F, PS3.10 section 8)."""
+"""Files that a DICOMDIR lists but its medium lacks (PS3.3 annex F, PS3.10 section 8)."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from node.images.reading import open_file
 
 _MOST_BYTES = 64 * 1024 * 1024
-"""Of a DICOMDIR that are looked through: over 100,000 instances of 500 bytes each."""
+"""Most bytes of a DICOMDIR that are searched: over 100,000 instances of 500 bytes each."""
 
 _MOST_NAMED = 100_000
 
@@ -22,11 +22,11 @@ _MOST_COMPONENTS = 8
 
 
 def missing_members(directory: Path) -> list[Path]:
-    """The files that a DICOMDIR lists and that are not there.
+    """The files that a DICOMDIR lists and that do not exist.
 
-    Names are compared without regard to case, and without a version such as `;1`, since
-    file systems of media show them in different ways. A DICOMDIR that is no longer
-    there or cannot be read lists nothing.
+    Names are compared without regard to case, and without a version such as `;1`, since file
+    systems of media show them in different ways. A DICOMDIR that is gone or cannot be read lists
+    nothing.
     """
     try:
         content = _read(directory)
@@ -67,7 +67,7 @@ def _file_ids(content: bytes) -> Iterator[tuple[str, ...]]:
 
 
 def _is_there(folder: Path, components: tuple[str, ...], names: dict[Path, dict[str, str]]) -> bool:
-    """Whether a path below a folder exists; `names` keeps what its folders hold."""
+    """Whether a path below a folder exists; `names` caches the content of folders."""
     for component in components:
         if folder not in names:
             try:

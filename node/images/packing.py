@@ -1,8 +1,8 @@
-"""One way into the catalog: the instances of one study are compared, packed, published.
+"""The one way into the catalog: instances of one study are compared, packed and published.
 
-Whoever brings them - an ingest of files, or arrivals - goes through here, so that all
-get the same checks, set-aside, patients and entry. Batches are durable before the entry,
-and the entry before the catalog shows anything.
+An ingest of files and arrivals both go through here, so that all instances get the same checks,
+setting aside, patients and entry. Batches are durable before the entry, and the entry before the
+catalog shows anything.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,23 +27,23 @@ from protocol.manifest import BatchEntry, Manifest
 from protocol.recalls import meaning
 
 _LONGEST_ROW_BYTES = 512
-"""Of a manifest for one instance: its row with three UIDs of 64 characters, and a series
-and a batch of its own, are 407 bytes."""
+"""Most bytes of a manifest for one instance: a row with three UIDs of 64 characters, and a series
+and a batch of its own, take 407 bytes."""
 
 
 class Packing:
-    """Takes instances that were read, study by study, into the catalog.
+    """Takes instances that were read into the catalog, study by study.
 
     Args:
-        catalog: what there is.
+        catalog: the catalog of this node.
         store: the batches.
-        writer: writes into the store.
-        quarantine: where what cannot be taken is put aside.
+        writer: writes batches into the store.
+        quarantine: keeps instances that cannot be taken.
         audit: writes one entry durably; called once for each study that gets instances.
-        report: gets what was done, and why something was not.
-        shared: whether studies that were not here before are shared.
-        actor: of the entries.
-        brought_by: for the entries, or "".
+        report: records what was done, and why instances were not taken.
+        shared: whether new studies are shared.
+        actor: the actor of the entries.
+        brought_by: the source that the entries name, or "".
     """
 
     def __init__(
@@ -77,21 +77,21 @@ class Packing:
         on_left_out: Callable[[int], None] = lambda size: None,
         on_batch: Callable[[BatchEntry], None] = lambda batch: None,
     ) -> list[Source]:
-        """Take instances of one study; what was taken is durable and in the catalog on return.
+        """Take instances of one study; those taken are durable and in the catalog on return.
 
         Args:
-            sources: in the order in which they came: of two with one UID the first counts.
-            on_left_out: called with the bytes that are not going to be packed.
-            on_batch: called for each batch that is in the store.
+            sources: in the order in which they came: of two with the same UID the first counts.
+            on_left_out: called with the number of bytes that will not be packed.
+            on_batch: called for each batch once it is in the store.
 
         Returns:
-            Those that could not be read again; of all others the catalog, the quarantine
-            or, where they are no only copies, the report tells.
+            The instances that could not be read again. All others are in the catalog or the
+            quarantine or, if they are not the only copies, in the report.
 
         Raises:
             Cancelled: the caller asked to stop.
-            NodeError: the disk is full or broken, or the log takes no entry; what is not in the
-                catalog or the quarantine then has to be brought once more.
+            NodeError: the disk is full or broken, or the log takes no entry; instances that are not
+                in the catalog or the quarantine then have to be brought again.
         """
         self._lost = []
         new, known, conflicting = self._compare(study_uid, sources)
@@ -111,7 +111,7 @@ class Packing:
         self.report.unreadable.append(Problem(source.shown, why))
 
     def _compare(self, study_uid: str, sources: Sequence[Source]) -> tuple[list[Source], int, int]:
-        """The new files of a study, and how many are known and in conflict."""
+        """The new instances of a study, how many are known, and how many are in conflict."""
         held = self._catalog.held_instances(study_uid)
         bars = self._catalog.bars(study_uid)
         new, known, conflicting = [], 0, 0
@@ -148,9 +148,9 @@ class Packing:
         return new, known, conflicting
 
     def _fits(self, manifest: Manifest) -> bool:
-        """Whether a study can still be fetched once this part of it is published.
+        """Whether a study can still be fetched after this part of it is published.
 
-        A peer takes no larger manifest; what most studies have is far below.
+        A peer accepts no larger manifest; most studies are far below that.
         """
         study_uid = manifest.study_instance_uid
         row = self._catalog.study(study_uid)
@@ -193,10 +193,10 @@ class Packing:
             )
 
     def _put_aside(self, problems: list[Problem], source: Source, reason: str) -> str:
-        """Keep a copy in the quarantine; the name of its folder, or "" where none is kept.
+        """Keep a copy in the quarantine; returns the name of its folder, or "" if none is kept.
 
         Raises:
-            NodeError: it is the only copy, and cannot be kept.
+            NodeError: the source is the only copy, and cannot be kept.
         """
         if source.is_only_copy:
             self._store.require_free(source.size)
@@ -257,7 +257,7 @@ class Packing:
         )
 
     def _event(self, manifest: Manifest) -> Event:
-        """The entry of what a transaction is about to make visible."""
+        """The entry of the instances that a transaction is about to make visible."""
         study_uid = manifest.study_instance_uid
         row = self._catalog.study(study_uid)
         details: dict[str, str | int | bool] = {

@@ -1,8 +1,8 @@
 """Files kept aside: bad input, and other versions of instances that we have.
 
-Each is a folder `<date>-<digest>` with the bytes in `file` and, in `reason.json`,
-why, from where and when. No name comes from a file's content. The same bytes are
-kept once. All functions are synchronous; one thread uses an object at a time.
+Each has a folder `<date>-<digest>` with the bytes in `file` and, in `reason.json`, why, from where
+and when. No name is taken from a file's content. The same bytes are kept once. All functions are
+synchronous; one thread uses an object at a time.
 """
 
 import errno
@@ -30,11 +30,11 @@ _NAME_PARTS = 2
 
 
 class Quarantine:
-    """The quarantine folder; made when it does not exist.
+    """The quarantine folder; made if it does not exist.
 
     Args:
         root: the folder.
-        now: seconds since the epoch, UTC, for names and reasons.
+        now: seconds since the epoch, UTC, for the names and `reason.json`.
 
     Raises:
         NodeError: the folder cannot be made.
@@ -59,7 +59,7 @@ class Quarantine:
         Args:
             path: the file; it stays where it is.
             reason: why, without patient data.
-            free_bytes: disk space that may be used.
+            free_bytes: how much disk space may be used.
 
         Returns:
             The name of its folder, or "" when the file is too large to keep.
@@ -83,12 +83,12 @@ class Quarantine:
             os.close(descriptor)
 
     def keep_source(self, source: Source, reason: str, *, free_bytes: int) -> str:
-        """Keep an instance that was read, compared with its digest; see `keep`.
+        """Keep an instance that was read before, comparing its digest; see `keep`.
 
-        An only copy is kept whatever its size.
+        The only copy is kept whatever its size.
 
         Raises:
-            FileChanged: it is not what it was.
+            FileChanged: its bytes have changed.
             OSError: it cannot be read.
             NodeError: the quarantine cannot be written.
         """
@@ -114,10 +114,10 @@ class Quarantine:
         """Keep bytes in the quarantine, durably.
 
         Args:
-            read: gives the bytes at an offset, at most so many; none behind the end.
+            read: gives the bytes at an offset, up to a number of them; none beyond the end.
             reason: why, without patient data.
-            came_from: where they came from, for people.
-            most_bytes: of more nothing is kept.
+            came_from: where the bytes came from, for people.
+            most_bytes: if there are more, nothing is kept.
 
         Returns:
             The name of their folder, or "" when there are too many.
@@ -144,13 +144,13 @@ class Quarantine:
         size = 0
         try:
             temporary.mkdir(mode=0o700)
-            # Unbuffered, or what a full disk did not take would be written once more, and fail
-            # as if the source could not be read, when the file is closed.
+            # Unbuffered: otherwise closing the file would try again to write what a full disk did
+            # not accept, and fail as if the source could not be read.
             target = (temporary / "file").open("xb", buffering=0)
         except OSError as error:
             raise disk_error("a file cannot be put to quarantine", error) from error
         with target:
-            # An OSError of the read is about the source and is for the caller.
+            # An OSError of the read concerns the source: let the caller handle it.
             while block := read(size, _BLOCK_BYTES):
                 hasher.update(block)
                 size += len(block)
@@ -166,7 +166,7 @@ class Quarantine:
             known = self._kept.get(digest[:_DIGEST_CHARACTERS])
             try:
                 if known is not None:
-                    # Whoever kept it may have been killed before the name was durable.
+                    # The process that kept it may have been killed before the name was durable.
                     sync_directory(self._root)
                     return known
                 sync_open(target)
@@ -190,7 +190,7 @@ class Quarantine:
 
 
 def _rename_unless_there(temporary: Path, target: Path) -> None:
-    """Give a finished folder its name; another ingest may have kept the same bytes just now."""
+    """Give a finished folder its name; another ingest may have just kept the same bytes."""
     try:
         temporary.rename(target)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Reading files without trust: regular ones only, and what was read once is compared.
+"""Reading untrusted files: regular files only, and a second read is compared with the first.
 
 Imports nothing slow, unlike `sources`.
 """
@@ -16,7 +16,7 @@ class FileChanged(Exception):
 
 
 def shown(path: Path) -> str:
-    """A path as text that any terminal and JSON can take."""
+    """A path as text that any terminal and JSON can show."""
     text = os.fsencode(path).decode("utf-8", "replace")
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
@@ -27,7 +27,7 @@ def open_file(path: Path) -> int:
     Raises:
         OSError: it cannot be opened, or is a link, pipe or device.
     """
-    # Without O_NONBLOCK, a pipe put in the place of a file would hold the ingest for ever.
+    # Without O_NONBLOCK, a pipe in place of a file would block the ingest for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -52,13 +52,13 @@ def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
 
 
 class Reader(Protocol):
-    """Reads an instance once more, piece by piece in order, and compares it with its digest."""
+    """Reads an instance again, piece by piece in order, and compares it with its digest."""
 
     def read(self, start: int, length: int) -> bytes:
-        """The piece at `start`; the one that ends it is given only if all is as it was.
+        """The piece at `start`; returns the last piece only if the digest is the same.
 
         Raises:
-            FileChanged: it is not what it was.
+            FileChanged: the bytes have changed.
             OSError: it cannot be read.
         """
 

@@ -1,7 +1,7 @@
-"""A study without some of its instances, none of whose bytes stay in its batches.
+"""Repacking a study without some of its instances, so that its batches hold none of their bytes.
 
-A batch holds many instances and goes to peers whole. So where one of them is discarded, the
-others are packed anew; batches that hold nothing else stay as they are.
+A batch holds many instances and goes to peers whole. So when one of them is discarded, the others
+are packed again; batches of kept instances only stay as they are.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -27,10 +27,11 @@ def without(
 
     Args:
         manifest: of the study as it is.
-        gone: SOP Instance UIDs.
+        gone: SOP Instance UIDs of the instances to leave out.
         store: holds its batches.
-        pins: for those that are made.
-        note: called with the digest of each before it is stored, so that a crash leaves none.
+        pins: where to pin the new batches.
+        note: called with the digest of each new batch before it is stored, so that none is left
+            behind by a crash.
 
     Returns:
         The new manifest, None when nothing stays.
@@ -63,7 +64,7 @@ def without(
 
 
 def _moved(manifest: Manifest, kept: Sequence[int]) -> tuple[set[int], set[int]]:
-    """Batches that hold anything but kept instances, and the kept ones that must leave them."""
+    """Batches that hold more than kept instances, and the kept instances that must leave them."""
     by_batch: list[list[Place]] = [[] for _ in manifest.batches]
     for index in kept:
         for batch, place in manifest.places(index):
@@ -78,7 +79,7 @@ def _moved(manifest: Manifest, kept: Sequence[int]) -> tuple[set[int], set[int]]
         for place in by_batch[found.pop()]:
             if place.instance not in moved:
                 moved.add(place.instance)
-                # Its other batches hold bytes then that nothing claims.
+                # Its other batches then hold bytes that nothing claims.
                 others = {batch for batch, _ in manifest.places(place.instance)} - mixed
                 mixed |= others
                 found += others
@@ -102,7 +103,7 @@ class _Writer:
         self._reader = InstanceReader(manifest, store)
 
     def write(self, indexes: Sequence[int]) -> Iterator[tuple[BatchEntry, dict[int, int]]]:
-        """Each new batch, and where instances (indices) begin in it."""
+        """Yields each new batch, with the offsets at which instances (indices) begin in it."""
         instances = self._manifest.instances
         for _, group in groupby(indexes, key=lambda index: instances[index].series_index):
             series = list(group)
@@ -144,15 +145,15 @@ class _Writer:
 
 
 class _Bytes:
-    """Pieces, read on by count; a piece that ends is followed before its last byte is given."""
+    """Reads pieces by byte count; fetches the next piece before it returns the last byte of one."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
         self._held = bytearray()
 
     def take(self, count: int) -> bytes:
-        """The next bytes, so many."""
-        # One piece further than needed, so that the digest of an instance is compared first.
+        """The next `count` bytes."""
+        # Fetch one piece more than needed, so that the digest of an instance is compared first.
         while len(self._held) <= count:
             piece = next(self._pieces, None)
             if piece is None:

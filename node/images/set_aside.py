@@ -1,10 +1,9 @@
-"""What was set aside: listed, taken in the place of what is here, or dropped.
+"""Versions and files that were set aside: list, take in place of what is here, or drop.
 
-Two kinds lie aside: versions of instances (the study has other bytes under that UID, or
-the instance was discarded here), in the quarantine folder or, where a peer sent them, in
-batches of the store; and files that could not be taken at all, in the quarantine folder.
-Only an operator changes anything here, with a reason and an entry first.
-Synchronous and thread-safe.
+Two kinds are set aside: versions of instances (the study has other bytes under that UID, or the
+instance was discarded here), in the quarantine folder or, if a peer sent them, in batches of the
+store; and files that could not be taken at all, in the quarantine folder. Only an operator changes
+anything here, with a reason, and after an entry. Synchronous and thread-safe.
 """
 
 import contextlib
@@ -44,33 +43,34 @@ TAKE_REASONS = {
     "damaged": "the version that is here is damaged",
     "mistake": "it was discarded by mistake",
 }
-"""Why something is taken after all. Words and no free text: the log holds no patient data."""
+"""Reasons to take something after all. Fixed words and no free text: the log holds no patient
+data."""
 
 DROP_REASONS = {
     "not-needed": "the version that is here is right",
     "damaged": "it is damaged",
     "wrong-patient": "it is of the wrong patient",
 }
-"""Why something is dropped."""
+"""Reasons to drop something."""
 
 _SHORT = 12
 _LEAST = 6
-"""Digits of a digest that a person is shown, and that name something at least."""
+"""Digits of a digest that a person is shown, and fewest digits that a person must type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aside:
-    """Something that lies aside.
+    """A version or a file that was set aside.
 
     Attributes:
         name: beginning of the BLAKE3 digest of its bytes, in hex.
-        digest: all of it that is known: 64 digits, or 32 of a file that was not taken.
-        row: the version of an instance, None for a file that was not taken.
+        digest: the digest as far as it is known: 64 digits, or 32 for a file that was not taken.
+        row: the version of an instance; None for a file that was not taken.
         folder: its folder in the quarantine, or "".
-        reason: why it lies there.
-        file: where it came from, as a path that was given, or "".
+        reason: why it was set aside.
+        file: the path from which it came, or "".
         size: bytes.
-        time: since when, seconds since the epoch, UTC.
+        time: when it was set aside, seconds since the epoch, UTC.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Aside:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What was taken or dropped: the study ("" for a file), instances, index of the entry."""
+    """What was taken or dropped: study ("" for a file), instances, index of the entry."""
 
     study: str
     instances: int
@@ -94,16 +94,16 @@ class Done:
 
 
 class SetAside:
-    """The list, and what an operator does with it.
+    """Lists what was set aside, and takes or drops it for an operator.
 
     Args:
-        quarantine: the folder.
+        quarantine: the quarantine folder.
         database: holds the catalog.
-        catalog: what there is.
+        catalog: the catalog of this node.
         store: the batches.
-        effects: joins entries to what they do.
-        discards: gives back the space.
-        clock: dates what is taken.
+        effects: ties entries to their effects.
+        discards: frees the space.
+        clock: dates taken instances.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class SetAside:
         self._lock = threading.Lock()
 
     def all(self) -> list[Aside]:
-        """All that lies aside, oldest first.
+        """Everything that was set aside, oldest first.
 
         Raises:
             NodeError: the quarantine cannot be read.
@@ -160,15 +160,16 @@ class SetAside:
         return sorted(found, key=lambda one: (one.time, one.digest))
 
     def take(self, text: str, reason: str) -> Done:
-        """Take something in the place of what is here; that lies aside then.
+        """Take something in place of the version that is here, which is set aside instead.
 
         Args:
-            text: the name of a version, or a Study Instance UID for all of that study that
-                lies aside since it had been discarded; the study is taken again then.
+            text: the name of a version; or a Study Instance UID, for all instances of the study
+                that were set aside because they had been discarded. The study is then accepted
+                again.
             reason: a word of `TAKE_REASONS`.
 
         Raises:
-            NodeError: there is no such thing, it cannot be taken, or the disk is full.
+            NodeError: nothing has that name, it cannot be taken, or the disk is full.
         """
         with self._lock:
             found = self._find(text)
@@ -196,14 +197,14 @@ class SetAside:
         return done
 
     def drop(self, text: str, reason: str) -> Done:
-        """Delete something that lies aside.
+        """Delete something that was set aside.
 
         Args:
             text: its name.
             reason: a word of `DROP_REASONS`.
 
         Raises:
-            NodeError: there is no such thing, or the disk is full or failing.
+            NodeError: nothing has that name, or the disk is full or failing.
         """
         with self._lock:
             found = self._find(text)
@@ -326,7 +327,7 @@ class SetAside:
     def _rest(
         self, study: str, rows: Sequence[ConflictRow], pins: Pins
     ) -> tuple[int, Manifest | None]:
-        """The study without what is replaced, and the revision for which that holds."""
+        """The revision of the study, and its manifest without the replaced instances."""
         row = self._catalog.study(study)
         if row is None:
             return -1, None
@@ -349,8 +350,8 @@ class SetAside:
         here = self._catalog.study(study)
         if here is not None:
             if here.revision != rest[0]:
-                # It writes batches, which have the names of what is in them: to be done again
-                # changes nothing.
+                # This writes batches that are named by their content, so doing it again is
+                # harmless.
                 rest = self._rest(study, rows, pins)
             self._put_aside(
                 connection, study, {row.sop_uid: row.digest for row in rows}, here.origin, now
@@ -377,7 +378,7 @@ class SetAside:
         origin: str,
         now: int,
     ) -> None:
-        """What is replaced lies aside from now on, in its batches."""
+        """Set the replaced instances aside; their bytes stay in their batches."""
         manifest = self._catalog.manifest(study)
         for index, one in enumerate(manifest.instances):
             if one.sop_instance_uid not in taken:
@@ -402,7 +403,7 @@ class SetAside:
 
     @contextlib.contextmanager
     def _source(self, row: ConflictRow) -> Iterator["SourceFile"]:
-        """A version as a file that can be taken, read and compared."""
+        """A version that was set aside, as a file that can be taken; it is read and compared."""
         from node.dicom.studies import BadInstance, NotDicom
         from node.images.reading import FileChanged
         from node.images.sources import read_source
@@ -453,7 +454,7 @@ class SetAside:
         return content[: row.size]
 
     def _remove_folder(self, folder: str) -> None:
-        """Delete a folder that nothing refers to any more; its name is ours."""
+        """Delete a folder to which nothing refers any more; we made its name."""
         if not folder or any(row.kept_at == folder for row in self._catalog.conflicts()):
             return
         try:

@@ -1,9 +1,8 @@
-"""Where instances come from: what packing needs of one, and files that an ingest is given.
+"""Sources of instances: the interface that packing needs, and the files given to an ingest.
 
-Nothing here follows a symbolic link below the given paths, waits on a pipe or a
-device, or trusts a size: a file is what `fstat` of the open file says, and one
-that changes while it is read is refused. The digest that is computed here is the
-identity of the instance from then on.
+No function here follows a symbolic link below the given paths, waits on a pipe or a device, or
+trusts a size: `fstat` of the open file decides, and a file that changes while it is read is
+refused. The digest computed here is the identity of the instance from then on.
 """
 
 import os
@@ -37,7 +36,7 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Something below the given paths; `problem` says why it cannot be opened, or is ""."""
+    """A path below the given ones; `problem` says why it cannot be opened, or is ""."""
 
     path: Path
     problem: str = ""
@@ -48,12 +47,11 @@ class Source(Protocol):
     """An instance that was read once and can be packed.
 
     Attributes:
-        header: what it says of itself.
+        header: the header of the instance.
         size: bytes.
-        digest: BLAKE3 of them, 32 bytes.
-        shown: where it came from, for people, without patient data of our own making.
-        is_only_copy: whether nobody but us has it, so that it must be kept whatever is
-            wrong with it.
+        digest: BLAKE3 of its bytes, 32 bytes.
+        shown: where it came from, for people; we add no patient data.
+        is_only_copy: whether only we have it, so that it must be kept whatever is wrong with it.
     """
 
     @property
@@ -87,7 +85,7 @@ class SourceFile:
     Attributes:
         size: bytes.
         digest: BLAKE3 of the content, 32 bytes.
-        stamp: device, inode, size and time of change, to notice that it changed.
+        stamp: device, inode, size and time of change, to notice a change.
     """
 
     path: Path
@@ -116,10 +114,10 @@ def find_files(paths: Iterable[Path], *, exclude: Path) -> Iterator[Found]:
 
     Args:
         paths: files or folders; these may be links themselves.
-        exclude: a folder that is left out wherever it lies (the node's home).
+        exclude: a folder that is left out wherever it is (the node's home).
 
     Raises:
-        NodeError: a given path does not exist; before anything is yielded.
+        NodeError: a given path does not exist; raised before anything is yielded.
     """
     excluded = exclude.resolve()
     starts = []
@@ -161,9 +159,9 @@ def read_source(path: Path) -> SourceFile:
     """Read a file once: check it, take its attributes, compute its digest.
 
     Raises:
-        NotDicom: plainly something else.
+        NotDicom: it is plainly something else.
         BadInstance: it cannot be taken.
-        FileChanged: while it was read.
+        FileChanged: it changed while it was read.
         OSError: it cannot be read.
     """
     descriptor = open_file(path)
@@ -179,14 +177,14 @@ def read_source(path: Path) -> SourceFile:
 
 
 def read_opened(descriptor: int, start: int, size: int, name: str) -> tuple[InstanceHeader, bytes]:
-    """Read an instance that lies in an open file; its header and its digest.
+    """Read an instance in an open file; returns its header and its digest.
 
     Args:
-        start, size: where.
-        name: of the file it was, whose ending may say what it should be.
+        start, size: where the instance is in the file.
+        name: its original file name, whose ending may say what it should be.
 
     Raises:
-        NotDicom: plainly something else.
+        NotDicom: it is plainly something else.
         BadInstance: it cannot be taken.
         FileChanged: the file has become shorter.
         OSError: it cannot be read.
@@ -204,10 +202,10 @@ def read_opened(descriptor: int, start: int, size: int, name: str) -> tuple[Inst
 
 
 def read_content(content: bytes, name: str) -> tuple[InstanceHeader, bytes]:
-    """As `read_opened`, of bytes.
+    """As `read_opened`, for bytes in memory.
 
     Raises:
-        NotDicom: plainly something else.
+        NotDicom: it is plainly something else.
         BadInstance: it cannot be taken.
     """
     header = studies.read_dataset(_bytes_reader(content), len(content), name)

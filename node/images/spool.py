@@ -1,10 +1,10 @@
-"""Instances that have arrived and are not packed yet: `arrivals/`, in files of many.
+"""Arrived instances that are not packed yet, in `arrivals/`, many to a file.
 
-A record is a header of 512 bytes and the instance behind it. Small ones are appended to
-one file, so that one flush makes all of a round durable; a large one has a file of its own,
-written while it comes. A record whose instance is in the catalog or the quarantine gets a
-mark, and a file of which all records have one is deleted. What a crash left behind the last
-flush was never acknowledged: it fails its digest, and is left out.
+A record is a header of 512 bytes, followed by the instance. Small instances are appended to one
+file, so that one flush makes a whole round durable; a large one has a file of its own, written
+while it comes. A record whose instance is in the catalog or the quarantine gets a mark, and a file
+is deleted when all its records have one. Bytes after the last flush before a crash were never
+acknowledged: if they fail their digest, they are left out.
 
 All functions are synchronous and thread-safe.
 """
@@ -36,23 +36,23 @@ SMALL_BYTES = 1024 * 1024
 """Instances up to this size are held in memory as they come, and share files and flushes."""
 
 INSTANCE_BYTES = 16 * 1024 * 1024 * 1024
-"""Largest instance that is taken."""
+"""Largest instance that is accepted."""
 
 SPOOL_BYTES = 256 * 1024 * 1024 * 1024
 SPOOL_INSTANCES = 100_000
-"""What waits at most. Each instance costs about a kilobyte of memory until it is packed."""
+"""The most that may wait. Each instance costs about a kilobyte of memory until it is packed."""
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-"""A file that has grown to this gets no more records: it goes when all in it are packed."""
+"""A file of this size gets no more records: it is deleted when all its records are packed."""
 
 
 class LargeFile:
     """An instance that is being written into a file of its own, with room for its header.
 
     Attributes:
-        size: bytes so far.
-        descriptor: to read it, until it is durable.
-        is_kept: whether it has become a record.
+        size: bytes written so far.
+        descriptor: for reading the file until it is durable.
+        is_kept: whether the file has become a record.
     """
 
     def __init__(self, path: Path, require_room: Callable[[int], None]) -> None:
@@ -84,31 +84,31 @@ class LargeFile:
             raise _cannot_write(error) from error
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
     def drop(self) -> None:
-        """It is not taken."""
+        """The instance is not taken: close and delete the file."""
         self.close()
         discard(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """An instance that the next round makes durable: its bytes, or the file that has them."""
+    """An instance that the next round makes durable: its bytes, or the file that holds them."""
 
     about: About
     content: bytes | LargeFile
 
 
 class Spool:
-    """The folder. Made when it does not exist.
+    """The spool folder; made if it does not exist.
 
     Args:
         root: the folder.
-        require_free: raises NodeError when the disk has no room for so many bytes.
+        require_free: raises NodeError if the disk has no room for that many bytes.
 
     Raises:
         NodeError: the folder cannot be made.
@@ -117,7 +117,7 @@ class Spool:
     def __init__(self, root: Path, require_free: Callable[[int], None]) -> None:
         self._root = root
         self._require_free = require_free
-        # Held for a whole round, and so over a flush; the other one only for the sums.
+        # Held for a whole round, including its flush; `_lock` guards only the sums.
         self._writing = threading.Lock()
         self._lock = threading.Lock()
         self._descriptor = -1
@@ -134,18 +134,18 @@ class Spool:
             raise disk_error(f"the folder {root} cannot be made", error) from error
 
     def close(self) -> None:
-        """Give descriptors back."""
+        """Close the open descriptor."""
         with self._writing:
             self._end_segment()
 
     @property
     def totals(self) -> tuple[int, int]:
-        """How many instances wait, and their bytes, as far as `recover` has come."""
+        """How many instances wait, and their bytes; older ones count after `recover`."""
         with self._lock:
             return self._instances, self._bytes
 
     def require_room(self, wanted_bytes: int) -> None:
-        """Check that so many bytes can be taken, and be packed later.
+        """Check that this many bytes can be accepted, and packed later.
 
         Raises:
             NodeError: too much waits already, or the disk has no room.
@@ -158,21 +158,21 @@ class Spool:
                 hint="send them again in a few minutes; see `radmesh status`",
                 code=ExitCode.BUSY,
             )
-        # All that waits is written once more when it is packed.
+        # Everything that waits is written once more when it is packed.
         self._require_free(waiting + 2 * wanted_bytes)
 
     def open_large(self) -> LargeFile:
         """A file for an instance of more than `SMALL_BYTES`.
 
         Raises:
-            NodeError: it cannot be made.
+            NodeError: the file cannot be made.
         """
         return LargeFile(self._root / f".{secrets.token_hex(8)}.tmp", self.require_room)
 
     # --- writing -----------------------------------------------------------------------
 
     def flush_large(self, staged: Staged) -> Staged:
-        """Make the bytes of a large instance durable; its name is by the next `write`.
+        """Make the bytes of a large instance durable; the next `write` makes its name durable.
 
         Raises:
             NodeError: the disk is full or cannot be written.
@@ -188,9 +188,9 @@ class Spool:
         return staged
 
     def write(self, staged: Sequence[Staged]) -> list[Record | NodeError]:
-        """Make instances durable together: what is given for each, in order.
+        """Make instances durable together; returns a record or an error for each, in order.
 
-        An error says that the instance is not taken.
+        An instance with an error is not taken.
         """
         with self._writing:
             current = self._current
@@ -210,8 +210,8 @@ class Spool:
                     self._end_segment()
                 return done
             for record in taken:
-                # Where others in its file count it stays, and may be taken after a restart:
-                # that harms nobody, since it is whole, or fails its digest.
+                # A record stays if its file holds other open records, and may be taken after a
+                # restart. That is harmless: it is complete, or fails its digest.
                 if record.place.path not in self._open_records:
                     discard(record.place.path)
             return [error if isinstance(one, Record) else one for one in done]
@@ -231,8 +231,8 @@ class Spool:
         except NodeError as error:
             return error
         except OSError as error:
-            # Nothing follows what is half written: where it cannot be cut off, not even the
-            # next round.
+            # Append nothing after a partial record: if it cannot be cut off, the file gets no
+            # further records at all.
             self._is_spoilt = not self._cut()
             return _cannot_write(error)
         place = Place(self._current, self._length)
@@ -240,7 +240,7 @@ class Spool:
         return Record(place, one.about)
 
     def _cut(self) -> bool:
-        """Cut the file behind its last whole record; whether that could be done."""
+        """Cut the file after its last whole record; returns whether that worked."""
         if self._current is None:
             return True
         try:
@@ -265,7 +265,7 @@ class Spool:
             if new_names:
                 sync_directory(self._root)
         except OSError as error:
-            # Nobody knows what of it is on the disk: no further record goes behind it.
+            # It is unknown which of the bytes are on the disk: append no further record.
             self._end_segment()
             return _cannot_write(error)
         return None
@@ -292,10 +292,10 @@ class Spool:
 
     @contextlib.contextmanager
     def reader(self, record: Record) -> Iterator[ComparingReader]:
-        """To read an instance once more.
+        """A reader for reading an instance again.
 
         Raises:
-            FileChanged: it is not what arrived.
+            FileChanged: it differs from what arrived.
             OSError: it cannot be read.
         """
         with self.opened(record) as (descriptor, start):
@@ -303,7 +303,7 @@ class Spool:
 
     @contextlib.contextmanager
     def opened(self, record: Record) -> Iterator[tuple[int, int]]:
-        """A descriptor to read from, and where the instance begins.
+        """A descriptor to read from, and the offset at which the instance begins.
 
         Raises:
             OSError: it cannot be read.
@@ -315,10 +315,10 @@ class Spool:
             os.close(descriptor)
 
     def settle(self, records: Sequence[Record]) -> None:
-        """These instances are in the catalog or put aside; durable on return.
+        """Mark instances that are in the catalog or in the quarantine; durable on return.
 
         Raises:
-            NodeError: the disk cannot be written; they are found again at the next start.
+            NodeError: the disk cannot be written; the instances are found again at the next start.
         """
         with self._writing:
             by_path: dict[Path, list[Record]] = {}
@@ -335,7 +335,7 @@ class Spool:
             try:
                 for path in gone:
                     if path == self._current:
-                        # Deleted with it, since nothing in it is open.
+                        # This also deletes the file, since no record in it is open.
                         self._end_segment()
                     else:
                         path.unlink(missing_ok=True)
@@ -349,7 +349,7 @@ class Spool:
     # --- after a restart -----------------------------------------------------------------
 
     def recover(self) -> list[Record]:
-        """What an earlier process took and did not pack; once, before anything is written.
+        """Instances that an earlier process took and did not pack; call once, before any `write`.
 
         Raises:
             NodeError: the folder cannot be read.
@@ -359,7 +359,7 @@ class Spool:
             for path in sorted(self._root.iterdir()):
                 here = [] if path.name.startswith(".") else list(records_of(path))
                 if here:
-                    # Whoever wrote it may have been killed before the flush.
+                    # The process that wrote it may have been killed before the flush.
                     sync_file(path)
                     found += here
                 else:

@@ -1,7 +1,7 @@
-"""The form of what lies in `arrivals/`: records, each a header and an instance.
+"""The format of the files in `arrivals/`: records, each a header and an instance.
 
-A header has 512 bytes: magic, a mark that says whether the record is settled, what is kept
-of the instance as JSON, and the BLAKE3 of magic and JSON.
+A header has 512 bytes: magic, a mark that says whether the record is settled, data about the
+instance as JSON, and the BLAKE3 of magic and JSON.
 """
 
 import json
@@ -30,12 +30,12 @@ SOURCE_CHARACTERS = 64
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is kept of an instance beside its bytes.
+    """The data kept about an instance beside its bytes.
 
     Attributes:
         size: bytes.
-        digest: BLAKE3 of them, 32 bytes.
-        source: who brought it, see `arrivals.Source`.
+        digest: BLAKE3 of its bytes, 32 bytes.
+        source: the source that brought it; see `Arrivals.association`.
         stat: whether it is urgent.
         time_ms: when it came, milliseconds since the epoch, UTC.
     """
@@ -49,7 +49,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a durable record stands: its file, and the offset of its header."""
+    """The position of a durable record: its file, and the offset of its header."""
 
     path: Path
     offset: int
@@ -64,7 +64,7 @@ class Record:
 
 
 def waiting(root: Path) -> tuple[int, int]:
-    """How many instances wait in a spool that nobody has open, and their bytes."""
+    """How many instances wait in a spool that no process has open, and their bytes."""
     count = size = 0
     try:
         for path in root.iterdir():
@@ -74,7 +74,7 @@ def waiting(root: Path) -> tuple[int, int]:
                 if mark == _OPEN:
                     count, size = count + 1, size + about.size
     except FileNotFoundError:
-        # A home of an earlier release; or what was packed just now.
+        # The home is of an earlier release; or the file was packed just now.
         pass
     except OSError as error:
         raise disk_error("what has arrived cannot be read", error) from error
@@ -82,7 +82,7 @@ def waiting(root: Path) -> tuple[int, int]:
 
 
 def records_of(path: Path) -> Iterator[Record]:
-    """The open records of a file whose digests hold."""
+    """The open records of a file, if their digests are right."""
     with path.open("rb", buffering=0) as file:
         for about, mark, offset in _headers(path):
             if mark != _OPEN:
@@ -104,7 +104,7 @@ def records_of(path: Path) -> Iterator[Record]:
 
 
 def _headers(path: Path) -> Iterator[tuple[About, bytes, int]]:
-    """What the headers of a file say, with mark and offset, up to one that is none."""
+    """The headers of a file, each with mark and offset, up to the first invalid one."""
     with path.open("rb", buffering=0) as file:
         end, offset = os.fstat(file.fileno()).st_size, 0
         while offset + HEADER_BYTES <= end:
@@ -133,7 +133,7 @@ def header_of(about: About) -> bytes:
 
 
 def _parse_untrusted(header: bytes) -> About | None:
-    """What a header says; None when it is none."""
+    """The content of a header; None if it is not a valid header."""
     body, digest = header[_MARK + 1 : -32], header[-32:]
     if not header.startswith(_MAGIC) or blake3.blake3(_MAGIC + body).digest() != digest:
         return None

@@ -1,12 +1,11 @@
 """Encoded batches on disk, by digest: `store/ab/abcdef...`.
 
-A batch appears under its name only when it is whole and flushed: temporary file,
-flush, rename, flush of the directory. The name is BLAKE3 of the content, so a
-second write of the same batch changes nothing, and every read tells whether the
-disk still has what was written. A batch that is here already is flushed all the same
-before it counts as stored: who wrote it may have been killed before its own flush.
-What the batches mean is in the catalog; a batch that no study claims (a crash between
-store and catalog) is harmless.
+A batch appears under its name only when it is whole and flushed: temporary file, flush, rename,
+flush of the directory. The name is BLAKE3 of the content, so a second write of the same batch
+changes nothing, and every read shows whether the disk still has what was written. A batch that is
+here already is flushed all the same before it counts as stored: the process that wrote it may have
+been killed before its own flush. The catalog knows what the batches hold; a batch that no study
+claims (after a crash between store and catalog) is harmless.
 
 All functions are synchronous and thread-safe.
 """
@@ -30,9 +29,9 @@ RESERVE_BYTES = 64 * 1024 * 1024
 
 
 class Pins:
-    """Batches that somebody found here or puts here, and has not published yet.
+    """Batches that a caller has found here or puts here, and has not published yet.
 
-    They are not removed meanwhile, whatever the catalog says. Thread-safe; see
+    They are not removed while pinned, whatever the catalog says. Thread-safe; see
     `BatchStore.pins`.
     """
 
@@ -42,14 +41,14 @@ class Pins:
         self._own: set[bytes] = set()
 
     def add(self, digests: Iterable[bytes]) -> None:
-        """Pin batches, before it is looked whether they are here."""
+        """Pin batches; call this before checking whether they are here."""
         with self._lock:
             new = set(digests) - self._own
             self._own |= new
             self._pinned.update(new)
 
     def clear(self) -> None:
-        """Let all of them go: they are published, or not needed."""
+        """Unpin all batches: they are published, or not needed."""
         with self._lock:
             for digest in self._own:
                 self._pinned[digest] -= 1
@@ -59,7 +58,7 @@ class Pins:
 
 
 class BatchStore:
-    """The directory of encoded batches; made when it does not exist.
+    """The directory of encoded batches; made if it does not exist.
 
     Args:
         root: the directory.
@@ -83,14 +82,14 @@ class BatchStore:
             raise disk_error(f"the store {root} cannot be made", error) from error
 
     def path(self, digest: bytes) -> Path:
-        """Where the batch with this digest (32 bytes) stands, or would stand."""
+        """The path of the batch with this digest (32 bytes), whether it exists or not."""
         if len(digest) != DIGEST_BYTES:
             raise ValueError(f"a digest has {DIGEST_BYTES} bytes")
         name = digest.hex()
         return self._root / name[:2] / name
 
     def has(self, digest: bytes) -> bool:
-        """Whether the batch is here; `read` tells whether it is undamaged."""
+        """Whether the batch is here; `read` checks whether it is undamaged."""
         return self.path(digest).is_file()
 
     def pins(self) -> Pins:
@@ -102,13 +101,13 @@ class BatchStore:
 
         Args:
             encoded: its bytes.
-            pins: pin it there, before anything else.
+            pins: where to pin it, before anything else is done.
 
         Returns:
             Its digest.
 
         Raises:
-            NodeError: the disk is full or cannot be written; nothing is half there.
+            NodeError: the disk is full or cannot be written; no partial batch stays.
         """
         digest = blake3.blake3(encoded).digest()
         if pins is not None:
@@ -127,14 +126,14 @@ class BatchStore:
         return digest
 
     def put_many(self, batches: Iterable[bytes]) -> list[bytes]:
-        """Store several encoded batches; their digests, in order."""
+        """Store several encoded batches; returns their digests, in order."""
         return [self.put(encoded) for encoded in batches]
 
     def adopt(self, files: Iterable[tuple[Path, bytes]]) -> None:
-        """Move files of the same file system in, each as the batch of a digest; durable on return.
+        """Move files into the store, each as the batch of a digest; durable on return.
 
         Args:
-            files: their content compared with the digest, and flushed, by the caller.
+            files: on the same file system; the caller has compared their digests and flushed them.
 
         Raises:
             NodeError: a file is gone, or the disk cannot be written.
@@ -145,10 +144,10 @@ class BatchStore:
             raise disk_error("a batch cannot be stored", error) from error
 
     def flush(self, digests: Iterable[bytes]) -> None:
-        """Make batches that are here durable, and their names.
+        """Make batches that are here, and their names, durable.
 
         Raises:
-            NodeError: one is not here, or the disk cannot be written.
+            NodeError: a batch is not here, or the disk cannot be written.
         """
         paths = [self.path(digest) for digest in digests]
         try:
@@ -183,7 +182,7 @@ class BatchStore:
         return encoded
 
     def remove(self, digest: bytes) -> None:
-        """Remove a batch; nothing happens when it is not there."""
+        """Remove a batch, if it is here."""
         try:
             self.path(digest).unlink(missing_ok=True)
         except OSError as error:
@@ -192,21 +191,21 @@ class BatchStore:
     def remove_unused(
         self, digests: Iterable[bytes], is_claimed: Callable[[bytes], bool]
     ) -> list[bytes]:
-        """Remove batches that nobody needs; those that are pinned stay for now.
+        """Remove batches that nothing needs; pinned ones stay for now.
 
         Args:
-            digests: of batches that were let go.
-            is_claimed: asks the catalog whether something needs one all the same.
+            digests: of batches that the catalog no longer needs.
+            is_claimed: asks the catalog whether a batch is needed after all.
 
         Returns:
-            Those that are settled: gone, or claimed.
+            The digests that are settled: removed, or claimed.
 
         Raises:
             NodeError: the disk cannot be written.
         """
         done = []
         for digest in digests:
-            # Who pins it next finds it, or finds it gone and puts it here again.
+            # A caller that pins it next finds it here, or finds it gone and stores it again.
             with self._pin_lock:
                 if digest in self._pinned:
                     continue
@@ -216,11 +215,11 @@ class BatchStore:
         return done
 
     def temporary_path(self) -> Path:
-        """A new name for a file of ours in passing; what a crash leaves there is swept."""
+        """A new name for a temporary file; `sweep` deletes files that a crash leaves there."""
         return self._temporary / secrets.token_hex(16)
 
     def digests(self) -> Iterator[bytes]:
-        """The digests of all batches here, in no order."""
+        """The digests of all batches here, in no particular order."""
         for folder in sorted(self._root.iterdir()):
             if len(folder.name) != 2 or not folder.is_dir():
                 continue
@@ -229,11 +228,11 @@ class BatchStore:
                     yield bytes.fromhex(path.name)
 
     def sweep(self) -> int:
-        """Remove the half-written files that a crash left; how many there were.
+        """Remove half-written files that a crash left; returns how many.
 
-        Only while nobody writes: at the start of the process that holds the home.
-        Whole batches stay, also those that nothing claims: an ingest that is run
-        again takes them up, and a catalog from an older backup must not cost images.
+        Call it only while nobody writes: at the start of the process that holds the home. Whole
+        batches stay, even if nothing claims them: an ingest that is run again uses them, and
+        restoring an older backup of the catalog must not lose images.
         """
         count = 0
         for path in self._temporary.iterdir():
@@ -246,10 +245,10 @@ class BatchStore:
         return max(0, shutil.disk_usage(self._root).free - self._reserve_bytes)
 
     def require_free(self, wanted_bytes: int) -> None:
-        """Check that so many bytes can be written.
+        """Check that this many bytes can be written.
 
         Raises:
-            NodeError: they cannot.
+            NodeError: the disk has no room for them.
         """
         free = self.free_bytes()
         if free < wanted_bytes:
@@ -276,11 +275,12 @@ class BatchStore:
         self._flush_names(folders)
 
     def _flush_names(self, folders: set[Path]) -> None:
-        """Make the names in some folders of batches durable, and theirs."""
+        """Make the names in some folders of batches durable, and the names of these folders."""
         for folder in folders:
             sync_directory(folder)
         names = {folder.name for folder in folders}
         if not names <= self._durable_folders:
-            # Also of a folder that was here: who made it may be about to flush, or was killed.
+            # Also for existing folders: the process that made one may not have flushed it yet, or
+            # was killed.
             sync_directory(self._root)
             self._durable_folders |= names

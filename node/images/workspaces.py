@@ -1,4 +1,4 @@
-"""Workspaces of the pixel-aware encoding, lent to the threads that are at work."""
+"""Workspaces of the pixel-aware encoding, lent to working threads."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from protocol.pixels import Workspace
 
 
 class Workspaces:
-    """As many as were ever needed at once, of some megabytes each; threads come and go."""
+    """As many workspaces as were ever needed at once, of some megabytes each."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -16,7 +16,7 @@ class Workspaces:
 
     @contextmanager
     def borrowed(self) -> Iterator[Workspace]:
-        """One for this thread alone; what was decoded in it is good inside of the block."""
+        """A workspace for this thread alone; data decoded in it is valid only inside the block."""
         with self._lock:
             workspace = self._idle.pop() if self._idle else Workspace()
         try:

@@ -1,4 +1,4 @@
-"""Which of the addresses that a node listens on a peer can dial."""
+"""The addresses that peers can dial, of those that a node listens on."""
 
 import ipaddress
 import logging
@@ -30,10 +30,10 @@ def reachable(listening: Iterable[str]) -> tuple[str, ...]:
     """Multiaddrs for the facility card.
 
     A node that listens on all interfaces listens on 0.0.0.0, which a peer would dial
-    as itself; the address by which this machine reaches others stands in its place.
-    Behind address translation an admin names the outer address in `config.toml`. A private
-    address is left out: peers elsewhere would dial a machine of their own network. Who
-    wants one on the card, for peers in the same network, names it there too.
+    as itself; it is replaced by the address from which this machine reaches others. Behind address
+    translation an admin names the outer address in `config.toml`. A private address is left out:
+    peers elsewhere would dial a machine of their own network. An admin who wants it on the card,
+    for peers in the same network, names it there too.
 
     Args:
         listening: multiaddrs as the network layer gives them.

@@ -1,4 +1,4 @@
-"""What the network layer allows and how long it waits."""
+"""The limits and timeouts of the network layer."""
 
 from dataclasses import dataclass
 
@@ -21,41 +21,41 @@ class NetworkLimits:
     negotiate_seconds: float = 10.0
     """For the protocol name on a new stream."""
     pulse_seconds: float = 5.0
-    """A connection silent for so long is pinged."""
+    """A connection that is silent for this long is pinged."""
     answer_seconds: float = 10.0
-    """A pinged connection silent for so long is closed."""
+    """A connection that stays silent for this long after a ping is closed."""
     stall_seconds: float = 15.0
-    """A socket that takes nothing of a message for so long ends the connection."""
+    """A socket that accepts no byte of a message for this long ends the connection."""
     message_seconds: float = 20.0
-    """A message that has begun and is not whole after this time ends the connection:
-    a damaged length would have us wait for bytes that are not meant for it."""
+    """A message that is incomplete after this time ends the connection: a damaged length would make
+    us wait for bytes that belong to other messages."""
     linger_seconds: float = 10.0
-    """A peer may take so long to close its half of a stream that we closed."""
+    """How long a peer may take to close its half of a stream that we closed."""
     handler_grace_seconds: float = 30.0
-    """A handler may outlive its connection by so much before it is cancelled."""
+    """How long a handler may outlive its connection before it is cancelled."""
     unproved_per_host: int = 16
-    """Connections of one address on which no key has been proved yet."""
+    """Most connections from one address on which no key has been proved yet."""
     unproved_total: int = 150
     unproved_bytes: int = 128 * 1024
-    """Read of one handshake before the peer is known; it takes 1 KiB, and its card."""
+    """Most bytes of a handshake read before the peer is known; it takes 1 KiB and a card."""
     greeting_bytes: int = 1024
-    """Read from one connection before its handshake begins: each proposal of a caller that
-    we answer costs far more than it costs him."""
+    """Most bytes that are read from a connection before its handshake begins: answering a caller's
+    proposal costs us far more than making it costs the caller."""
     connections_per_peer: int = 4
-    """Two arise when both sides dial at once; more serve nobody."""
+    """Two arise when both sides dial at once; more are of no use."""
     streams_per_peer: int = 64
-    """Handlers running for one peer."""
+    """Most handlers running for one peer."""
     opened_streams: int = 256
-    """Streams that we have open on one connection."""
+    """Most streams of ours that are open on one connection."""
     stream_entries: int = 512
-    """Streams of one connection in any state, ours and theirs."""
+    """Most streams of one connection in any state, ours and theirs."""
     frame_bytes: int = 1024 * 1024
-    """Of one yamux frame of data; we send 64 KiB."""
+    """Largest yamux data frame; we send 64 KiB."""
     tiny_frames_per_second: float = TINY_FRAMES_PER_SECOND
-    """Of one connection, before it is read more slowly."""
+    """Rate of tiny frames above which a connection is read more slowly."""
     buffered_bytes: int = 64 * 1024 * 1024
-    """Received and not yet read, over all streams of one connection: four
-    transfers whose readers are behind by a full credit each."""
+    """Most bytes received and not yet read, over all streams of one connection: four transfers
+    whose readers are behind by a full credit each."""
     window_bytes: int = 16 * 1024 * 1024
     """Largest receive window of one stream: fills 1 Gbit/s at 100 ms round trip."""
     block_bytes: int = WRITE_BLOCK_BYTES

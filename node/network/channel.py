@@ -1,12 +1,11 @@
 """The encrypted messages of one connection, once its handshake is done.
 
-libp2p's Noise does the handshake and makes the two ciphers; its reading and writing
-of messages copies each byte five times and is not used. On the wire it is the same:
-two bytes of length, then up to 65,519 bytes and their tag of 16 (libp2p's Noise
-specification, "Wire format").
+libp2p's Noise does the handshake and makes the two ciphers; its reading and writing of messages
+copies each byte five times and is not used. The wire format is the same: two bytes of length, then
+up to 65,519 bytes and their tag of 16 (libp2p's Noise specification, "Wire format").
 
-Received messages are opened where the socket put them, all that one read brought at
-once, so that the cost for a message is that of its cipher.
+Received messages are decrypted where the socket put them, all messages of one read at once, so that
+a message costs no more than its cipher.
 """
 
 import struct
@@ -24,14 +23,14 @@ _IDLE_BUFFER_BYTES = 16 * 1024
 _BULK_BUFFER_BYTES = 256 * 1024
 _SMALL_READS = 16
 _MESSAGES_AT_ONCE = 64
-"""Most messages opened in one go: a full buffer of empty ones would be 14,000."""
+"""Most messages decrypted in one go: a full buffer would hold 14,000 empty ones."""
 _LARGEST_MESSAGE_BYTES = _LENGTH.size + 65_535
 
 Bytes = bytes | bytearray | memoryview
 
 
 class ChannelBroken(Exception):
-    """What came is not a message of this connection; nothing after it can be read."""
+    """The bytes that came are no message of this connection; nothing after them can be read."""
 
 
 class Aead(Protocol):
@@ -43,7 +42,7 @@ class Aead(Protocol):
 
 
 class Wire(Protocol):
-    """What is used of `hardening.SocketConnection`."""
+    """The part of `hardening.SocketConnection` that a channel uses."""
 
     partial_since: float | None
 
@@ -58,8 +57,8 @@ class Cipher:
     """One direction of a channel.
 
     Args:
-        aead: with the key of that direction.
-        count: messages that it has carried so far; the next one's nonce.
+        aead: the cipher with the key of that direction.
+        count: messages carried so far, which is the nonce of the next one.
     """
 
     def __init__(self, aead: Aead, count: int) -> None:
@@ -76,7 +75,7 @@ class Cipher:
         """Decrypt the next message.
 
         Raises:
-            ChannelBroken: it is not the message that was sent.
+            ChannelBroken: it is not the message that the peer sent.
         """
         try:
             plain = self._aead.decrypt(_NONCE.pack(0, self._count), sealed, None)
@@ -92,8 +91,8 @@ class Channel:
     Args:
         wire: the connection.
         sending, receiving: the ciphers of the handshake.
-        opened: bytes that were decrypted already and belong to what follows.
-        rest: bytes that were read from the connection and not decrypted.
+        opened: bytes that are already decrypted and come before all others.
+        rest: bytes that were read from the connection and are not decrypted yet.
     """
 
     def __init__(
@@ -110,10 +109,10 @@ class Channel:
         self._small_reads = 0
 
     async def receive(self) -> list[bytes]:
-        """Wait for messages; some that have come whole, or none when the connection is over.
+        """Wait for messages; returns complete ones, or none when the connection is over.
 
         Raises:
-            ChannelBroken: what came is no message.
+            ChannelBroken: the bytes that came are no message.
         """
         if self._opened:
             opened, self._opened = self._opened, b""
@@ -147,7 +146,7 @@ class Channel:
         return messages
 
     def _make_room(self) -> None:
-        """Move what is left of a message to the front, of a buffer of the size that is due."""
+        """Move the bytes of a partial message to the front of the buffer; resize it if due."""
         left = self._end - self._begin
         size = max(self._size, _LARGEST_MESSAGE_BYTES) if left else self._size
         if left and size == len(self._buffer) and size - self._end >= _LARGEST_MESSAGE_BYTES:
@@ -159,7 +158,7 @@ class Channel:
         self._begin, self._end = 0, left
 
     def _adapt(self, count: int, room: int) -> None:
-        """Read much at once while much comes, and hold little while little does."""
+        """Choose a large buffer while much data comes, a small one while little does."""
         if count == room:
             self._size, self._small_reads = _BULK_BUFFER_BYTES, 0
         elif count < _IDLE_BUFFER_BYTES:
@@ -170,7 +169,7 @@ class Channel:
             self._small_reads = 0
 
     async def send(self, messages: Sequence[Bytes]) -> None:
-        """Encrypt and send messages of up to `PLAIN_BYTES`; whole, cancelled or not.
+        """Encrypt and send messages of up to `PLAIN_BYTES`; cancellation does not cut them short.
 
         One caller at a time.
 
@@ -184,9 +183,9 @@ class Channel:
         await self._wire.send(parts)
 
     def send_last(self, message: Bytes) -> None:
-        """Send a message without waiting, as far as the connection takes it; none follow.
+        """Send the last message without waiting, as far as the connection accepts it.
 
-        Not while another is being sent.
+        Not allowed while another message is being sent.
         """
         sealed = self._sending.seal(message)
         self._wire.send_now(_LENGTH.pack(len(sealed)) + sealed)

@@ -38,16 +38,16 @@ _PULSE_POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all connections of a node have in common.
+    """The parts that all connections of a node share.
 
     Attributes:
         upgrader: of `hardening.make_upgrader`.
         limits: bounds.
         handlers: protocol id to the coroutine that serves one stream.
         is_trusted: whether a node public key may talk to us now.
-        handling: handlers running, by peer.
-        joined: a connection is ready; False when it must end.
-        left: a connection has ended; may come more than once.
+        handling: number of running handlers, by peer.
+        joined: called when a connection is ready; returns False if it must end.
+        left: called when a connection has ended; may be called more than once.
     """
 
     upgrader: Upgrader
@@ -63,9 +63,9 @@ async def upgrade(raw: SocketConnection, expected: bytes | None, shared: Shared)
     """Agree on Noise and yamux over a TCP connection.
 
     Args:
-        raw: a fresh connection; closing it on failure stays with the caller.
+        raw: a fresh connection; the caller closes it on failure.
         expected: node public key of the peer we dialled; None for a caller.
-        shared: of this node.
+        shared: the shared parts of this node.
 
     Raises:
         Unreachable: with the reason.
@@ -75,7 +75,7 @@ async def upgrade(raw: SocketConnection, expected: bytes | None, shared: Shared)
 
 
 class Connection:
-    """A connection on which the peer's key is proved; `run` owns it to its end.
+    """A connection on which the peer's key is proved; `run` owns it until its end.
 
     Attributes:
         peer: node public key of the peer, 32 bytes.
@@ -130,14 +130,14 @@ class Connection:
     async def open_stream(self, protocol_id: str, timeout_seconds: float) -> PeerStream:
         """Open a stream of a protocol, without waiting for the peer.
 
-        Whether it takes the stream shows when that is first read or written to.
+        Whether the peer accepts the stream shows at the first read or write.
 
         Args:
-            protocol_id: what it is for.
-            timeout_seconds: longest wait for the peer's answer to that, from now.
+            protocol_id: the protocol.
+            timeout_seconds: longest wait for the peer to accept, from now.
 
         Raises:
-            StreamLost: the connection broke, or is full.
+            StreamLost: the connection broke, or has too many streams.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
@@ -159,8 +159,8 @@ class Connection:
     async def _watch_pulse(self) -> None:
         """Cut the connection when the peer is silent and does not answer a ping.
 
-        A stopped process or a pulled cable shows in no other way to a reader. Bytes
-        are no sign of life when they only fill up a message that does not end.
+        A reader notices a stopped process or a pulled cable in no other way. Bytes are no sign of
+        life if they only extend a message that does not end.
         """
         while True:
             seen = self._raw.received
@@ -199,7 +199,7 @@ class Connection:
         except (StreamLost, _Declined):
             log.debug("a stream of %s from %s was lost", protocol_id, peer_id(self.peer))
         except Exception as error:
-            # Names only: a message might hold what is in a study.
+            # Log names only: the text of an error might hold patient data.
             log.warning(
                 "serving %s to %s failed: %s", protocol_id, peer_id(self.peer), _name(error)
             )
@@ -209,7 +209,7 @@ class Connection:
                 del handling[self.peer]
 
     async def _negotiate(self, muxed: MuxedStream) -> str:
-        """Agree with the peer on what a stream of its is for; resets it when that fails."""
+        """Agree with the peer on the protocol of a stream that it opened; reset it on failure."""
         choice = Choice(self._shared.handlers)
         answers = b""
         try:
@@ -247,7 +247,7 @@ class Connection:
         return False
 
     async def _linger(self, muxed: MuxedStream) -> None:
-        """Wait for the peer to close its half; a reset now could cost it our last bytes."""
+        """Wait for the peer to close its half; after a reset now it could lose our last bytes."""
         with trio.move_on_after(self._limits.linger_seconds):
             try:
                 while True:
@@ -258,11 +258,11 @@ class Connection:
 
 
 class _Declined(Exception):
-    """The peer did not get as far as a protocol of ours."""
+    """The negotiation did not end with a protocol of ours."""
 
 
 def _name(error: BaseException) -> str:
-    """The kinds of an error, without texts."""
+    """The class names of an error and of those in its group, without their texts."""
     if isinstance(error, BaseExceptionGroup):
         return " and ".join(sorted({_name(inner) for inner in error.exceptions}))
     return type(error).__name__

@@ -1,11 +1,11 @@
-"""The handshake of a connection by libp2p 0.8.1, and what is wrong in it put right.
+"""The handshake of a connection by libp2p 0.8.1, with repairs for its faults.
 
 Owns everything that touches the library. Radmesh takes from libp2p the choice of a
 security protocol by multistream-select, Noise's handshake, and identities, and leaves
 the rest aside. Its swarm and host
 
-- die with the process when a stream handler raises (three bytes that are not
-  UTF-8 are enough), or end without a word,
+- crash the process when a stream handler raises (three bytes that are not UTF-8 are enough), or end
+  silently,
 - keep the slot of every inbound connection for ever: none is accepted after 250,
 - refuse to dial for 60 s after one failure, and hand out dead connections,
 - dial peers again that were closed on purpose, and run identify with strangers;
@@ -13,21 +13,19 @@ the rest aside. Its swarm and host
 its messages and its yamux copy each byte eight times and buffer what a peer sends
 beyond its window (`node/network/channel.py` and `node/network/muxer.py` take their place).
 
-What remains to repair in what we do use:
+Repairs of the parts that we do use, each with the faults that it repairs:
 
-- `SocketConnection`: a Noise message that is cut by a cancellation kills the
-  whole connection (decryption fails for ever after); a frozen peer blocks a
-  writer without end; a message in more than 101 TCP segments is an error; and
-  a stranger's length prefix decides how much memory we set aside.
-- `TrustedNoise`: any key may connect, and the plaintext protocol is on offer; and
-  a stranger's key of another kind is read, which takes seconds
-  (`node/network/introduction.py`).
-- `tame_logging`: the library takes its loggers out of any configuration, and a
-  peer that hangs up is a warning or an error to it.
+- `SocketConnection`: a Noise message that a cancellation cuts short breaks the whole connection
+  (every later decryption fails); a frozen peer blocks a writer for ever; a message in more than 101
+  TCP segments is an error; and a stranger's length prefix decides how much memory we set aside.
+- `TrustedNoise`: any key may connect, and the plaintext protocol is offered; and a stranger's key
+  of another kind is parsed, which takes seconds (`node/network/introduction.py`).
+- `tame_logging`: the library detaches its loggers from any configuration, and logs a peer that
+  hangs up as a warning or an error.
 
-All of this leans on private parts of one version: the version is pinned, and
-every repair has a test that fails without it (tests/node/network/test_strangers.py,
-test_hardening*.py, test_connections.py and test_network.py beside it).
+All of this relies on private parts of one version: the version is pinned, and every repair has a
+test that fails without it (tests/node/network/test_strangers.py, test_hardening*.py,
+test_connections.py and test_network.py beside it).
 """
 
 import contextlib
@@ -62,7 +60,7 @@ from node.network.vouching import NOBODY, Introductions
 log = logging.getLogger("radmesh.libp2p")
 
 Upgrader = TransportUpgrader
-"""The way from a TCP connection to an encrypted one, of `make_upgrader`."""
+"""Upgrades a TCP connection to an encrypted one; see `make_upgrader`."""
 
 SEED_BYTES = 32
 _LOG_LINE_CHARACTERS = 300
@@ -72,18 +70,18 @@ _RECEIVE_BYTES = 256 * 1024
 
 
 class SocketConnection(IRawConnection):
-    """A line as libp2p's upgrader wants it.
+    """A line with the interface that libp2p's upgrader needs.
 
     Reads are exact (short only at the end), so that no count of small segments
     breaks a message, and come from a buffer, which saves two of three system
-    calls. Writes are whole: a caller's cancellation waits until the message is
-    out, and when it does not go out within the stall limit the connection ends.
+    calls. Writes are whole: a caller's cancellation waits until the message is sent, and the
+    connection ends if that stalls.
 
     Attributes:
-        received: bytes received so far, the sign of life.
-        ended: the peer, or the line, has ended it.
-        partial_since: trio's time at which the first part of what is being read had
-            come; None when nothing is, or nothing of it has come.
+        received: bytes received so far, as a sign of life.
+        ended: whether the peer, or the line, has ended the connection.
+        partial_since: trio's time at which the first part of the message being read came; None when
+            no part of one has come.
     """
 
     def __init__(self, line: Line, *, is_initiator: bool, limits: NetworkLimits) -> None:
@@ -98,11 +96,11 @@ class SocketConnection(IRawConnection):
         self._buffer = memoryview(b"")
 
     def begin_handshake(self) -> None:
-        """Noise was agreed on: allow what its messages take."""
+        """Noise was agreed on: allow as many bytes as its handshake needs."""
         self._budget = self._handshake_bytes
 
     def trust(self) -> None:
-        """The peer has proved its key and is trusted: lift the stranger's limit."""
+        """The peer has proved its key and is trusted: lift the limit for strangers."""
         self._budget = None
 
     async def read(self, n: int | None = None) -> bytes:
@@ -137,7 +135,7 @@ class SocketConnection(IRawConnection):
         return data
 
     def take_rest(self) -> bytes:
-        """What was read from the socket and not asked for yet."""
+        """Bytes that were read from the socket and that no caller has taken yet."""
         return self._take(len(self._buffer))
 
     async def receive_into(self, buffer: memoryview) -> int:
@@ -155,7 +153,7 @@ class SocketConnection(IRawConnection):
         """As `send`, for the handshake.
 
         Raises:
-            RawConnError: what libp2p takes for the end of a connection.
+            RawConnError: the connection has ended; libp2p expects this error then.
         """
         try:
             await self.send([data])
@@ -163,7 +161,7 @@ class SocketConnection(IRawConnection):
             raise RawConnError("connection closed") from error
 
     async def send(self, parts: Sequence[Bytes]) -> None:
-        """Send all of it, cancelled or not; end the connection when that stalls.
+        """Send everything, even if cancelled; end the connection when that stalls.
 
         Raises:
             ConnectionError: the connection has ended.
@@ -175,7 +173,7 @@ class SocketConnection(IRawConnection):
                 try:
                     count = await self._line.send_some(left)
                 except (OSError, trio.ClosedResourceError) as error:
-                    # A part may be out; nothing can follow it.
+                    # A part of the message may be sent; nothing can follow it.
                     self.ended = True
                     self.abort()
                     raise ConnectionResetError("the connection is closed") from error
@@ -187,7 +185,7 @@ class SocketConnection(IRawConnection):
             raise ConnectionResetError("the peer takes no data")
 
     def send_now(self, data: Bytes) -> None:
-        """Send what the system takes without waiting; for the last words before `abort`."""
+        """Send what the system accepts without waiting; for the last message before `abort`."""
         with contextlib.suppress(OSError):
             self._line.send_now(data)
 
@@ -201,11 +199,11 @@ class SocketConnection(IRawConnection):
         self.abort()
 
     def get_remote_address(self) -> tuple[str, int] | None:
-        """Host and port of the peer, when it is still there."""
+        """Host and port of the peer, if it is still connected."""
         return self._line.address
 
     def get_transport_addresses(self) -> list[Any]:
-        """None are kept; part of the interface."""
+        """An empty list; part of the interface."""
         return []
 
     def get_connection_type(self) -> ConnectionType:
@@ -214,17 +212,17 @@ class SocketConnection(IRawConnection):
 
 
 class TrustedNoise(IntroducingNoise):
-    """Noise that ends with a peer we trust, or not at all.
+    """Noise that succeeds only with a peer we trust.
 
-    The earliest point at which a PeerID is proved: before yamux, before any
-    handler, before the peer learns a protocol name.
+    It checks this as early as the PeerID is proved: before yamux, before any handler, before the
+    peer learns a protocol name.
     """
 
     def __init__(
         self, seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions
     ) -> None:
-        # The Noise static key is vouched for by the node key in the handshake, so
-        # that a fresh one for each process is as good as a stored one.
+        # The node key signs the Noise static key in the handshake, so that a fresh static key for
+        # each process is as good as a stored one.
         super().__init__(host_keys(seed), noise_privkey=create_noise_key_pair().private_key)
         self._admit = admit
         self.introductions = introductions
@@ -253,7 +251,7 @@ def _begin(conn: IRawConnection) -> None:
 
 
 def _after(parts: list[Bytes], count: int) -> list[Bytes]:
-    """What is left of parts after their first bytes."""
+    """The parts without their first `count` bytes."""
     for index, part in enumerate(parts):
         if count < len(part):
             return [memoryview(part)[count:], *parts[index + 1 :]]
@@ -267,9 +265,9 @@ async def handshake(
     """Agree on Noise and yamux over a TCP connection.
 
     Args:
-        raw: a fresh connection; closing it on failure stays with the caller.
+        raw: a fresh connection; the caller closes it on failure.
         expected: node public key of the peer we dialled; None for a caller.
-        upgrader: of `make_upgrader`.
+        upgrader: made by `make_upgrader`.
 
     Returns:
         The node public key that the peer has proved, and the channel to it.
@@ -294,7 +292,7 @@ async def handshake(
 
 
 def _channel(raw: SocketConnection, session: Any) -> Channel:
-    """Take the ciphers, and what was read too far, out of libp2p's session."""
+    """Take the ciphers, and bytes that were read ahead, out of libp2p's session."""
     noise = session.conn.noise_state.noise_protocol
     sending, receiving = (
         Cipher(state.cipher.cipher, state.n)
@@ -307,12 +305,12 @@ def _channel(raw: SocketConnection, session: Any) -> Channel:
 def make_upgrader(
     seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions = NOBODY
 ) -> Upgrader:
-    """The way from a TCP connection to yamux over Noise; nothing else is on offer.
+    """An upgrader from TCP to yamux over Noise; it offers nothing else.
 
     Args:
         seed: of the node key, 32 bytes.
         admit: whether a node public key may connect now.
-        introductions: cards that make a new node key known.
+        introductions: decides about cards that make a new node key known.
     """
     noise = TrustedNoise(seed, admit, introductions)
     return TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux})
@@ -339,7 +337,7 @@ def node_public(peer: ID) -> bytes:
     """Node public key in a PeerID.
 
     Raises:
-        ValueError: it is of a key that is not Ed25519; `IntroducingNoise` refuses those.
+        ValueError: the key is not an Ed25519 key; `IntroducingNoise` refuses those.
     """
     raw = peer.to_bytes()
     if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):
@@ -357,8 +355,8 @@ class _Relay(logging.Handler):
 def tame_logging() -> None:
     """Send libp2p's log to the logger `radmesh.libp2p`, one line each, no tracebacks.
 
-    What every peer may cause at any time (it hangs up, it does not speak our
-    protocol) becomes DEBUG; `node/network/network.py` logs what an operator should see.
+    Events that every peer may cause at any time (it hangs up, it does not speak our protocol)
+    become DEBUG; `node/network/network.py` logs what an operator should see.
     """
     library = logging.getLogger("libp2p")
     library.handlers = [_Relay()]

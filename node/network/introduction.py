@@ -1,10 +1,10 @@
-"""Cards in the handshake: how a peer whose node key was replaced is known again.
+"""Cards in the handshake: how a peer with a replaced node key is recognised.
 
 Noise proves a node key. A node whose key was replaced adds its facility card to its
-part of the handshake, so that a peer that was away meanwhile learns of the new key
-from the only thing that it trusts, the facility key. Who presents no such card, or
-one that changes nothing, is refused at the same point as every stranger: before
-yamux, and by a dialler before it says who it is itself (docs/protocol.md section 2.2).
+part of the handshake, so that a peer that was away meanwhile learns of the new key from the only
+key that it trusts, the facility key. A node without such a card, or with one that changes nothing,
+is refused at the same point as every stranger: before yamux, and by a dialler before it says who it
+is itself (docs/protocol.md section 2.2).
 """
 
 from libp2p.abc import IRawConnection, ISecureConn
@@ -22,14 +22,14 @@ from node.network.presented import card_in, with_card
 from node.network.vouching import NOBODY, Introductions
 
 PRESENTED_BYTES = 60_000
-"""Largest card that fits into a message of the handshake with the rest of it."""
+"""Largest card that fits into a message of the handshake beside its other content."""
 
 _ED25519_IDENTITY = bytes.fromhex("08011220")
 _ED25519_IDENTITY_BYTES = len(_ED25519_IDENTITY) + 32
 
 
 class IntroducingNoise(Noise):
-    """Noise with cards in its handshakes; set `introductions` once it is made."""
+    """Noise with cards in its handshakes; set `introductions` after making it."""
 
     introductions: Introductions = NOBODY
 
@@ -43,11 +43,11 @@ class IntroducingNoise(Noise):
     async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
         """Start a handshake with the holder of a key.
 
-        Where another key replaced it, this fails all the same; the card is kept, and the
-        next dial is for the new key.
+        If another key has replaced this one, the handshake fails all the same; the card is kept,
+        and the next dial is for the new key.
         """
         pattern = self._pattern(peer_id)
-        # Without the expected peer: it is compared by the pattern, which reads the card.
+        # Do not pass the expected peer: the pattern compares it, after reading the card.
         session = await pattern.handshake_outbound(conn, None)
         await pattern.take_card()
         if session.get_remote_peer() != peer_id:
@@ -67,7 +67,7 @@ class _Presenting(NoiseHandshakePayload):
     card = b""
 
     def serialize(self) -> bytes:
-        """As bytes; libp2p has no field for the card."""
+        """The payload as bytes, with the card, for which libp2p has no field."""
         return with_card(super().serialize(), self.card)
 
 
@@ -78,7 +78,7 @@ class _Pattern(PatternXX):
     _heard_card = b""
 
     def create_noise_state(self, prologue: bytes | None = None) -> object:
-        """The state of one handshake; what the peer says in it is remembered."""
+        """The state of one handshake; it remembers the peer's payload."""
         state = super().create_noise_state(prologue)
         read = state.read_message
 
@@ -96,7 +96,7 @@ class _Pattern(PatternXX):
     def make_handshake_payload(
         self, extensions: NoiseExtensions | None = None
     ) -> NoiseHandshakePayload:
-        """Our part. A dialler has checked the signature of the other part by now."""
+        """Our payload. A dialler has checked the signature of the peer's payload by now."""
         if self.expected is not None:
             self._require_expected()
         payload = super().make_handshake_payload(extensions)
@@ -123,11 +123,12 @@ class _Pattern(PatternXX):
         """After the handshake: keep the card that the peer presented, if it counts.
 
         Raises:
-            HandshakeFailure: it is of another facility than the one that we know the key of.
+            HandshakeFailure: the card is of another facility than the one to which we know the key
+                to belong.
         """
         public, card = self._presented()
-        # A card may list keys that its facility does not hold. A peer gone bad could list the
-        # new key of another, and have what that one does counted as its own.
+        # A card may list keys that its facility does not hold. A malicious peer could list the new
+        # key of another peer, and that peer's actions would count as its own.
         if card and self.introductions.contests(card, public):
             await in_thread(self.introductions.alarm, card, public)
             raise HandshakeFailure("the key stands on the cards of two facilities")
@@ -138,8 +139,8 @@ class _Pattern(PatternXX):
 def _require_ed25519(payload_untrusted: bytes) -> None:
     """Refuse every other kind of key before libp2p reads it.
 
-    It takes RSA keys, private ones too, and tests whether their factors are prime: seconds
-    in which this node does nothing else, for a message of 2 KiB from anybody.
+    libp2p accepts RSA keys, private ones too, and tests whether their factors are prime: a message
+    of 2 KiB from anybody would block this node for seconds.
     """
     identity = noise_pb2.NoiseHandshakePayload.FromString(payload_untrusted).identity_key
     if len(identity) != _ED25519_IDENTITY_BYTES or not identity.startswith(_ED25519_IDENTITY):

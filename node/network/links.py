@@ -1,4 +1,4 @@
-"""Keeps the trusted peers connected: who is dialled when, and why one is not there.
+"""Keeps the trusted peers connected: which peer is dialled when, and why one is not connected.
 
 Either side may dial; when both do, the two connections count as one. A peer that
 cannot be reached is tried again after 1 s, then later and later up to a minute,
@@ -21,7 +21,7 @@ FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 60.0
 JITTER = 0.2
 STEADY_SECONDS = 10.0
-"""A connection that lasted so long was a good one: the delay starts over."""
+"""After a connection that lasted this long, the delay starts over."""
 DIALS_AT_ONCE = 8
 
 
@@ -32,7 +32,7 @@ class LinkTarget:
     Attributes:
         node_public: its node key, 32 bytes.
         addresses: multiaddrs to dial; none when it can only call us.
-        name: for the log.
+        name: its name in the log.
     """
 
     node_public: bytes
@@ -42,10 +42,10 @@ class LinkTarget:
 
 @dataclass
 class LinkStatus:
-    """What an operator is told about a peer's connection.
+    """The state of a peer's connection, for an operator.
 
     Attributes:
-        connected: now.
+        connected: whether it is connected now.
         last_seen: seconds since the epoch, UTC, when it was last connected; None if
             never since the node started.
         last_error: why the last attempt failed, or "".
@@ -73,9 +73,9 @@ class Links:
     """Dials the targets until they are connected, for ever.
 
     Args:
-        network: running while `run` does.
+        network: must be running while `run` does.
         targets: the trusted peers, asked again at each round; must not block.
-        clock: seconds since the epoch, UTC.
+        clock: gives seconds since the epoch, UTC.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Links:
         network.watch(self._joined, self._left)
 
     def status(self, node_public: bytes) -> LinkStatus:
-        """How the connection to a peer stands."""
+        """The state of the connection to a peer."""
         link = self._links.get(node_public)
         if link is None:
             return LinkStatus()
@@ -100,14 +100,14 @@ class Links:
         return replace(status, last_seen=self._clock() if status.connected else status.last_seen)
 
     def poke(self) -> None:
-        """Trust or addresses changed, or somebody waits: dial now, not later."""
+        """Trust or addresses have changed, or somebody waits: dial now instead of later."""
         for link in self._links.values():
             link.due = 0.0
             link.delay_seconds = FIRST_DELAY_SECONDS
         self._changed.set()
 
     async def run(self) -> None:
-        """Keep the peers connected until cancelled; hangs up on those not trusted."""
+        """Keep the peers connected until cancelled; disconnect those that are not trusted."""
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()

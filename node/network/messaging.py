@@ -15,7 +15,7 @@ class MessageStream:
     """Sends and receives one message at a time.
 
     Args:
-        stream: to a trusted peer; closing it stays with the caller.
+        stream: to a trusted peer; the caller closes it.
     """
 
     def __init__(self, stream: PeerStream) -> None:
@@ -30,7 +30,7 @@ class MessageStream:
         """Write one message.
 
         Raises:
-            StreamLost: the stream is gone, or the peer did not take it in time.
+            StreamLost: the stream is gone, or the peer did not accept the message in time.
         """
         payload = messages.encode(message)
         await self._stream.write(
@@ -47,13 +47,13 @@ class MessageStream:
         """Read one message.
 
         Args:
-            known: the types that may come, by their words; by default those of
+            known: the message types that may come, by name; by default those of
                 `protocol.messages`.
-            timeout_seconds: longest wait for all of it.
+            timeout_seconds: longest wait for the whole message.
 
         Raises:
             StreamLost: the stream is gone, or nothing came in time.
-            RemoteProtocolError: what came is not a message.
+            RemoteProtocolError: the bytes that came are not a message.
         """
         deadline = trio.current_time() + timeout_seconds
         while True:
@@ -71,9 +71,9 @@ class MessageStream:
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of a session's nursery to act on: the first that is no cancellation.
+    """The error of a session's nursery to act on: the first that is not a cancellation.
 
-    A lost stream is what other failures look like from beside, so it comes last.
+    Other failures also cause a lost stream, so `StreamLost` comes last.
     """
     leaves: list[BaseException] = []
     pending: list[BaseException] = [group]

@@ -1,6 +1,6 @@
-"""One yamux stream: what has come and was not read, and both windows.
+"""One yamux stream: its unread data and both windows.
 
-`node/network/muxer.py` owns the connection that it is a part of, and the frames.
+`node/network/muxer.py` owns the connection of the stream, and the frames.
 
 Windows (yamux specification, "Flow control"): each side may send 256 KiB on a new
 stream, and more as the other grants it, first in the frame that opens it. We grant
@@ -8,9 +8,8 @@ when half of the window has been read, so that one frame of grant serves many re
 and double the window while the reader keeps up, since then the window is what holds
 the peer back.
 
-What came is kept as it was decrypted, without a copy, unless it is a small part of
-its message: a peer that sends one byte in a frame must not make us hold more than
-that byte and its share.
+Data is kept as it was decrypted, without a copy, unless it is a small part of its message: a peer
+that sends one byte in a frame must not make us hold its whole message.
 """
 
 from collections import deque
@@ -20,40 +19,40 @@ import trio
 
 INITIAL_WINDOW_BYTES = 256 * 1024
 OPENED_WINDOW_BYTES = 1024 * 1024
-"""Of a stream that we open, to ask for something: at 12.5 MB/s and 40 ms round trip the
-first 256 KiB would be through before the peer hears that there may be more."""
+"""Window of a stream that we open, to request something: at 12.5 MB/s and 40 ms round trip the peer
+would have sent the first 256 KiB before it hears that it may send more."""
 _LEAST_VIEW_BYTES = 2048
 _COLLECTED_BYTES = 64 * 1024
 
 
 class Carrier(Protocol):
-    """The connection, as its streams need it; `node.network.muxer.Muxer` says more."""
+    """The connection, as its streams use it; see `node.network.muxer.Muxer`."""
 
     block_bytes: int
 
     async def send_data(self, stream: "MuxedStream", data: memoryview) -> int:
-        """Send the beginning of data; returns how much."""
+        """Send the beginning of the data; returns how many bytes."""
 
     def send_end(self, stream: "MuxedStream") -> None:
-        """Say that we write no more."""
+        """Tell the peer that we write no more."""
 
     def send_reset(self, stream: "MuxedStream") -> None:
-        """Say that it is over."""
+        """Tell the peer that the stream is over."""
 
     def send_grant(self, stream: "MuxedStream", more: int) -> None:
-        """Let the peer send so many bytes more."""
+        """Allow the peer to send so many more bytes."""
 
     def hold(self, size: int) -> None:
-        """So many bytes more wait for a reader."""
+        """Count so many more bytes that wait for a reader."""
 
     def release(self, size: int) -> None:
-        """So many bytes were read, or are forgotten."""
+        """Count so many bytes that were read or dropped."""
 
     def may_grow(self, window_bytes: int) -> bool:
-        """Whether a window may double; it counts as doubled then."""
+        """Whether a window may double; if so, it is counted as doubled."""
 
     def forget(self, stream: "MuxedStream") -> None:
-        """It is over for both sides."""
+        """The stream is over for both sides."""
 
 
 class MuxedStream:
@@ -81,16 +80,16 @@ class MuxedStream:
 
     @property
     def grown_bytes(self) -> int:
-        """How much its window is larger than that of a new stream."""
+        """How much larger its window is than that of a new stream."""
         return self._target - INITIAL_WINDOW_BYTES
 
     # --- for who reads and writes --------------------------------------------------
 
     async def wait_data(self) -> None:
-        """Wait until there is something to take.
+        """Wait until there is data to take.
 
         Raises:
-            EOFError: the peer has ended its half, and all of it was read.
+            EOFError: the peer has ended its half, and all its data was read.
             ConnectionError: the stream is over.
         """
         while not self._chunks:
@@ -101,7 +100,7 @@ class MuxedStream:
             await self._came.park()
 
     def take(self, most: int) -> bytes | memoryview:
-        """Some of what is there, at most so many bytes; b"" when nothing is."""
+        """Take some of the unread data, at most `most` bytes; b"" when there is none."""
         if not self._chunks:
             return b""
         chunk = memoryview(self._chunks.popleft())
@@ -119,7 +118,7 @@ class MuxedStream:
         return self.take(most)
 
     async def write(self, data: memoryview) -> int:
-        """Send the beginning of data, as much as the peer has room for.
+        """Send the beginning of the data, as much as the peer has room for.
 
         Returns:
             How many bytes were sent, at least one.
@@ -133,19 +132,20 @@ class MuxedStream:
             self.check_open()
             await self._may_send.park()
         if self._room < len(data):
-            # Whole blocks: a frame that fills no message costs as much as one that does.
+            # Send whole blocks: a frame that does not fill a message costs as much as one that
+            # does.
             data = data[: self._room - self._room % block_bytes]
         return await self._carrier.send_data(self, data)
 
     async def close(self) -> None:
-        """End our half; what was written before still goes out."""
+        """End our half; data that was written before is still sent."""
         if not self._ended_by_us and not self.is_over:
             self._ended_by_us = True
             self._carrier.send_end(self)
             self._forget_when_read()
 
     def reset(self) -> None:
-        """End both halves and forget what came."""
+        """End both halves and drop unread data."""
         if not self.is_over:
             self._carrier.send_reset(self)
         self.lose()
@@ -158,30 +158,30 @@ class MuxedStream:
             raise ConnectionResetError("the stream is over")
 
     def widen(self) -> int:
-        """Make the window of a stream that we open larger; returns by how much."""
+        """Enlarge the window of a stream that we open; returns by how much."""
         while self._target < OPENED_WINDOW_BYTES and self._carrier.may_grow(self._target):
             self._target *= 2
         self._granted = self._target
         return self.grown_bytes
 
     def spend(self, size: int) -> None:
-        """So many bytes were sent."""
+        """Count so many bytes as sent."""
         self._room -= size
 
     def add_room(self, size: int) -> None:
-        """The peer takes so many bytes more."""
+        """The peer accepts so many more bytes."""
         self._room += size
         self._may_send.unpark_all()
 
     def admits(self, size: int) -> bool:
-        """Whether the peer may send a frame of so many bytes now; they count as sent."""
+        """Whether the peer may send a frame of so many bytes now; if so, count them as sent."""
         if size > self._granted:
             return False
         self._granted -= size
         return True
 
     def put(self, chunk: memoryview, message_bytes: int) -> None:
-        """A part of a frame has come, in a message of so many bytes."""
+        """Store a part of a frame that came in a message of `message_bytes`."""
         if self.is_over or self._ended_by_peer:
             return
         if len(chunk) >= max(_LEAST_VIEW_BYTES, message_bytes // 2):
@@ -189,7 +189,7 @@ class MuxedStream:
         elif self._chunks and isinstance(last := self._chunks[-1], bytearray):
             last += chunk
             if len(last) >= _COLLECTED_BYTES:
-                # A view cannot grow: what comes next begins another collection.
+                # A view cannot grow, so the next small part begins another collection.
                 self._chunks[-1] = memoryview(last)
         else:
             self._chunks.append(bytearray(chunk))
@@ -204,14 +204,14 @@ class MuxedStream:
         self._forget_when_read()
 
     def reset_by_peer(self) -> None:
-        """The peer has reset the stream; what it had ended before may still be read."""
+        """The peer has reset the stream; a half that it had ended before may still be read."""
         if not self._ended_by_peer:
             self.lose()
         elif not self.is_over:
             self._end()
 
     def lose(self) -> None:
-        """The stream is over, and what came is forgotten."""
+        """End the stream and drop unread data."""
         self._chunks.clear()
         self._release(self.buffered)
         self._end()
@@ -223,9 +223,9 @@ class MuxedStream:
         self._may_send.unpark_all()
 
     def _forget_when_read(self) -> None:
-        """Leave the connection, once both sides have ended the stream and all was read.
+        """Leave the connection once both sides have ended the stream and all data was read.
 
-        Not before: what is held is held by the connection, and goes with it.
+        Not before: the connection counts unread data, and drops it when it ends.
         """
         over = self.is_over or (self._ended_by_us and self._ended_by_peer)
         if over and not self.buffered:

@@ -1,21 +1,20 @@
 """Many streams on one connection: yamux 1.0.0, and bounds on what a peer can make us hold.
 
-libp2p has yamux too; it reads, copies and locks several times for each frame, takes any
-amount that a peer sends beyond its window, and gives a writer up who waits for room. On
-the wire this is the same protocol (hashicorp's yamux specification, as libp2p uses it).
+libp2p has yamux too; it reads, copies and locks several times for each frame, accepts any amount
+that a peer sends beyond its window, and abandons a writer that waits for room. This is the same
+protocol on the wire (hashicorp's yamux specification, as libp2p uses it).
 
-What a peer can make us hold is: 256 KiB for a stream that nobody has read, at most
-`buffered_bytes` and `stream_entries` streams for a connection, and `_CONTROL_BYTES` of
-answers (and those to one read of the socket) that it does not take. A stream counts until
-what came on it was read or forgotten.
+A peer can make us hold: 256 KiB for a stream that nobody has read, at most `buffered_bytes` and
+`stream_entries` streams for a connection, and `_CONTROL_BYTES` of answers that it does not accept
+(plus the answers to one read of the socket). A stream counts until its data was read or dropped.
 
-What a peer can make us do is bounded too: a frame that carries little costs as much as a
-full one. So a peer that sends many of them is read more slowly (what it sends waits in its
-own machine), a few are handled before others have their turn, and who goes on is cut off.
+The work that a peer can cause is bounded too: a frame that carries little costs as much as a full
+one. So a peer that sends many tiny frames is read more slowly (they wait in its own machine), only
+a few are handled before other tasks have their turn, and a peer that goes on is cut off.
 
 Tasks: `run` reads and handles frames without waiting for anybody, so that a full socket
 never keeps it from reading; `run_writer` sends the short frames that arise meanwhile;
-data is sent by who writes it, and takes waiting short frames along.
+the task that writes data sends it, together with waiting short frames.
 """
 
 import logging
@@ -43,10 +42,10 @@ _DATA, _WINDOW, _PING, _GO_AWAY = range(4)
 _SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
 _LAST_STREAM_ID = 2**32 - 1
 GONE_NORMALLY, GONE_FOR_A_BROKEN_RULE, GONE_FOR_AN_ERROR_HERE = range(3)
-"""Codes of the frame that says goodbye (yamux specification, "Go Away")."""
+"""Codes of the last frame of a connection (yamux specification, "Go Away")."""
 _CONTROL_BYTES = 64 * 1024
 _BLOCKS_AT_ONCE = 4
-"""Blocks of data sent together: one call of the system, and others wait no longer."""
+"""Most blocks of data sent together: one system call, and other streams wait only that long."""
 
 
 class PeerMisbehaved(Exception):
@@ -54,24 +53,24 @@ class PeerMisbehaved(Exception):
 
 
 class TooManyStreams(Exception):
-    """As many streams of ours are open as may be."""
+    """The most streams of ours that are allowed are open."""
 
 
 class Muxer:
     """The streams of one connection.
 
     Args:
-        channel: of the connection.
-        peer: its name, for the log.
+        channel: the messages of the connection.
+        peer: name of the peer, for the log.
         is_initiator: whether we dialled; decides which stream ids are ours.
         limits: bounds.
         accept: called with each stream that the peer opens; must not block.
 
     Attributes:
-        streams: those that are not over, by id.
-        block_bytes: most data of a frame that we send; at most half of a new window.
+        streams: the streams that are not over, by id.
+        block_bytes: most data in a frame that we send; at most half of a new window.
         buffered: bytes that came on any stream and were not read yet.
-        is_over: the connection has ended.
+        is_over: whether the connection has ended.
     """
 
     def __init__(
@@ -145,16 +144,16 @@ class Muxer:
             log.debug("the connection to %s ends: %s", self._peer, error)
 
     def say_goodbye(self, code: int) -> None:
-        """Tell the peer why the connection ends, if that can be done now; its owner ends it.
+        """Tell the peer why the connection ends, if that is possible now; the caller then ends it.
 
-        A message that is on its way out may be stuck, and nothing can overtake it: then
-        the peer sees the end of the connection alone.
+        A message that is being sent may be stuck, and nothing can overtake it: then the peer only
+        sees the connection end.
         """
         if not self._sending.locked():
             self._channel.send_last(_HEADER.pack(0, _GO_AWAY, 0, 0, code))
 
     def end(self) -> None:
-        """The connection is gone, and every stream on it."""
+        """The connection has ended; end every stream on it."""
         self.is_over = True
         self._control_waits.unpark_all()
         for stream in list(self.streams.values()):
@@ -163,11 +162,10 @@ class Muxer:
     # --- for who has a stream ----------------------------------------------------------
 
     def open_stream(self, first: bytes) -> MuxedStream:
-        """Open a stream; the peer is not asked, and gets its first bytes at once.
+        """Open a stream without asking the peer; its first bytes go out at once.
 
         Args:
-            first: what the stream begins with; goes out with what is written next, or
-                before.
+            first: the first bytes of the stream; sent together with the next data, or earlier.
 
         Raises:
             TooManyStreams: as many as the limit says are open.
@@ -188,7 +186,7 @@ class Muxer:
         return stream
 
     async def send_data(self, stream: MuxedStream, data: memoryview) -> int:
-        """Send the beginning of data, for which there must be room; returns how much.
+        """Send the beginning of the data, for which there must be room; returns how many bytes.
 
         Raises:
             ConnectionError: the stream is over.
@@ -196,7 +194,7 @@ class Muxer:
         block_bytes = self.block_bytes
         data = data[: _BLOCKS_AT_ONCE * block_bytes]
         try:
-            # Sending lets others run; a free lock need not do so too.
+            # Sending lets other tasks run; taking a free lock need not do so as well.
             self._sending.acquire_nowait()
         except trio.WouldBlock:
             await self._sending.acquire()
@@ -214,16 +212,16 @@ class Muxer:
         return len(data)
 
     def send_end(self, stream: MuxedStream) -> None:
-        """Say that we write no more on a stream."""
+        """Tell the peer that we write no more on a stream."""
         self._put_control(_WINDOW, _FIN, stream.stream_id, 0)
 
     def send_reset(self, stream: MuxedStream) -> None:
-        """Say that a stream is over."""
+        """Tell the peer that a stream is over."""
         if self.streams.get(stream.stream_id) is stream:
             self._put_control(_WINDOW, _RST, stream.stream_id, 0)
 
     def send_grant(self, stream: MuxedStream, more: int) -> None:
-        """Let the peer send so many bytes more on a stream."""
+        """Allow the peer to send so many more bytes on a stream."""
         self._put_control(_WINDOW, 0, stream.stream_id, more)
 
     def ping(self) -> None:
@@ -233,24 +231,24 @@ class Muxer:
     # --- for the streams -----------------------------------------------------------------
 
     def hold(self, size: int) -> None:
-        """So many bytes more wait for a reader.
+        """Count so many more bytes that wait for a reader.
 
         Raises:
-            PeerMisbehaved: these are too many.
+            PeerMisbehaved: too many bytes wait.
         """
         self.buffered += size
         if self.buffered > self._limits.buffered_bytes:
             raise PeerMisbehaved("sent too much that nobody has read")
 
     def release(self, size: int) -> None:
-        """So many bytes were read, or are forgotten."""
+        """Count so many bytes that were read or dropped."""
         self.buffered -= size
 
     def may_grow(self, window_bytes: int) -> bool:
-        """Whether a window of that size may double; it counts as doubled then.
+        """Whether a window of that size may double; if so, it is counted as doubled.
 
-        Half of `buffered_bytes` is for windows that have grown, so that a peer which
-        keeps to its windows is not cut off when all our readers stop.
+        Half of `buffered_bytes` is for windows that have grown, so that a peer that respects its
+        windows is not cut off when all our readers stop.
         """
         grown = self._grown + window_bytes
         if 2 * window_bytes > self._limits.window_bytes or 2 * grown > self._limits.buffered_bytes:
@@ -269,7 +267,7 @@ class Muxer:
     # --- frames that come ------------------------------------------------------------------
 
     async def _handle(self, message: bytes) -> None:
-        """Handle the frames, and parts of frames, in one message; a few at a time."""
+        """Handle the frames and parts of frames in one message, a few at a time."""
         self._tiny += len(message) < TINY_FRAME_BYTES
         at = self._take(message, 0)
         while self._tiny >= TINY_FRAMES_AT_ONCE:
@@ -280,7 +278,7 @@ class Muxer:
         """Account for the tiny frames of a turn, and wait while there are too many.
 
         Raises:
-            PeerMisbehaved: there have been too many for too long.
+            PeerMisbehaved: too many tiny frames came for too long.
         """
         count, self._tiny = self._tiny, 0
         rate, now = self._limits.tiny_frames_per_second, trio.current_time()
@@ -291,7 +289,7 @@ class Muxer:
         await trio.sleep(wait_seconds)
 
     def _take(self, message: bytes, at: int) -> int:
-        """Handle a message from there on; returns where the turn ended."""
+        """Handle a message from offset `at` on; returns the offset where the turn ended."""
         view, end = memoryview(message), len(message)
         while at < end and self._tiny < TINY_FRAMES_AT_ONCE:
             if self._body_missing:
@@ -335,7 +333,7 @@ class Muxer:
                 self._begin_data(stream, flags, size)
 
     def _hear_goodbye(self, code: int) -> None:
-        """Open no more streams; those that are there have a while to end, if all is well."""
+        """Open no more streams; after a normal goodbye, open streams have a while to end."""
         if code != GONE_NORMALLY:
             raise ConnectionAbortedError(f"the peer says goodbye, with code {code}")
         if not self._leaving:
@@ -382,7 +380,7 @@ class Muxer:
         self._control_waits.unpark_all()
 
     def _take_control(self) -> list[bytes | bytearray]:
-        """The short frames that wait, as messages."""
+        """Take the waiting short frames, as messages."""
         control, self._control = self._control, bytearray()
         if len(control) <= PLAIN_BYTES:
             return [control] if control else []

@@ -1,10 +1,10 @@
-"""multistream-select 1.0 on a new stream: which protocol it is for.
+"""multistream-select 1.0 on a new stream: agreeing on its protocol.
 
-Who opens a stream sends the header, the one protocol that it wants and its first
-request in one flight, and looks at the answers when it first reads (what go- and
-js-libp2p call lazy negotiation); each answer by itself is as in the specification, so
-that a peer may also take it step by step. Bytes in, bytes out; waiting and deadlines
-belong to `node/network/streams.py` and `node/network/connection.py`.
+The side that opens a stream sends the header, the one protocol that it wants and its first request
+in one flight, and looks at the answers when it first reads (go- and js-libp2p call this lazy
+negotiation). Each answer by itself follows the specification, so that a peer may also negotiate
+step by step. Bytes in, bytes out; waiting and deadlines belong to `node/network/streams.py` and
+`node/network/connection.py`.
 """
 
 from collections.abc import Container
@@ -12,7 +12,7 @@ from collections.abc import Container
 HEADER = "/multistream/1.0.0"
 NOT_HERE = "na"
 LINE_BYTES = 1024
-"""Most bytes of one line; the longest protocol name of ours has 20."""
+"""Most bytes of one line; our longest protocol name has 20."""
 
 PROPOSALS = 16
 """Most protocols that may be asked for on a stream; we ask for one."""
@@ -21,11 +21,11 @@ Bytes = bytes | bytearray | memoryview
 
 
 class BadLine(Exception):
-    """What came is not a line of multistream-select, or not the one that must come."""
+    """The bytes are not a line of multistream-select, or not the expected line."""
 
 
 class Declined(Exception):
-    """The peer does not take the protocol."""
+    """The peer does not accept the protocol."""
 
 
 def encode_line(text: str) -> bytes:
@@ -43,12 +43,12 @@ def encode_line(text: str) -> bytes:
 
 
 def proposal(protocol_id: str) -> bytes:
-    """The first bytes of a stream of one protocol."""
+    """The first bytes of a stream that is opened for a protocol."""
     return encode_line(HEADER) + encode_line(protocol_id)
 
 
 class LineReader:
-    """Cuts lines out of a stream and takes no byte of what follows them.
+    """Cuts lines out of a stream, without taking a byte of the data that follows them.
 
     Attributes:
         missing: how many bytes it can take now.
@@ -67,7 +67,7 @@ class LineReader:
         """Take up to `missing` bytes; returns the line once it is whole.
 
         Raises:
-            BadLine: too long, empty, no newline at its end, or not UTF-8.
+            BadLine: the line is too long, empty, without a newline at its end, or not UTF-8.
         """
         if self._length is None:
             self._prefix += data
@@ -96,7 +96,7 @@ class LineReader:
 
 
 class Answers:
-    """What the peer must answer to a `proposal`, at the side that opened the stream.
+    """Checks the peer's answers to a `proposal`, at the side that opened the stream.
 
     Attributes:
         missing: how many bytes it can take now.
@@ -115,8 +115,8 @@ class Answers:
         """Take up to `missing` bytes; returns whether the peer has agreed.
 
         Raises:
-            Declined: it does not take the protocol.
-            BadLine: it answers something else.
+            Declined: the peer does not accept the protocol.
+            BadLine: the peer answers something else.
         """
         line = self._lines.receive_untrusted(data)
         if line is None:
@@ -129,7 +129,7 @@ class Answers:
 
 
 class Choice:
-    """Which of our protocols a peer asks for, at the side that the stream is opened to.
+    """Finds out which of our protocols a peer asks for, at the side that did not open the stream.
 
     Attributes:
         chosen: the protocol, once it is known.
@@ -148,7 +148,7 @@ class Choice:
         return self._lines.missing
 
     def receive_untrusted(self, data: Bytes) -> bytes:
-        """Take up to `missing` bytes; returns what to answer.
+        """Take up to `missing` bytes; returns the bytes to answer.
 
         Raises:
             BadLine: the peer does not speak multistream-select 1.0, or asks without end.

@@ -1,11 +1,11 @@
 """The node's network: listens, dials, and knows which peers are connected.
 
-Owns the listening sockets and the list of connections; what a connection is
-belongs to `node/network/connection.py`, and who is trusted, which peers to dial and what
-is said on a stream belong to others. libp2p stays behind `node/network/hardening.py`.
+Owns the listening sockets and the list of connections; `node/network/connection.py` owns a single
+connection. Other modules decide who is trusted, which peers to dial and what is said on a stream.
+Only `node/network/hardening.py` touches libp2p.
 
-Both sides may dial at once, so that a peer can have two connections: it counts as
-connected while one lives, and new streams take the newest.
+Both sides may dial at once, so a peer can have two connections: it counts as connected while either
+lives, and new streams use the newest.
 """
 
 import contextlib
@@ -47,14 +47,14 @@ class Network:
     Args:
         node_key: the node's identity; its PeerID is this key.
         listen: multiaddrs such as "/ip4/0.0.0.0/tcp/4101"; port 0 lets the system pick.
-        is_trusted: whether a node public key (32 bytes) may connect now. Asked for
-            each connection and each stream.
+        is_trusted: whether a node public key (32 bytes) may connect now. Called for each connection
+            and each stream.
         handlers: protocol id to the coroutine that serves one stream of it. The
             stream is finished when the handler returns and reset when it raises.
         on_connected: called once when a peer becomes connected; must not block.
         on_disconnected: called once when its last connection is gone.
         limits: bounds; the defaults are for production.
-        introductions: cards by which peers know each other again.
+        introductions: decides about cards by which peers recognise each other.
         transport: carries the bytes.
     """
 
@@ -88,7 +88,7 @@ class Network:
         self.watch(on_connected, on_disconnected)
 
     def _as(self, node_key: KeyPair) -> Shared:
-        """What connections of this identity have in common."""
+        """The parts that connections under this key share."""
         return Shared(
             upgrader=hardening.make_upgrader(node_key.seed, self._may_connect, self._introductions),
             limits=self.limits,
@@ -105,7 +105,7 @@ class Network:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listen and serve inside this block; leave it in under two seconds.
+        """Listen and serve inside this block; leaving it takes under two seconds.
 
         Raises:
             NodeError: an address cannot be listened on; nothing is left open.
@@ -126,12 +126,12 @@ class Network:
                     raise
                 finally:
                     self._nursery = None
-                    # A writer to a frozen peer waits shielded; only this wakes it.
+                    # A writer to a frozen peer is shielded from cancellation; only this wakes it.
                     for connection in itertools.chain(*self._connections.values()):
                         connection.end()
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            # The body's own error must not change its type by passing through here.
+            # Raise the body's own error as it is, not in a group.
             if error is not None and group.exceptions == (error,):
                 raise error from None
             raise
@@ -171,9 +171,8 @@ class Network:
     ) -> PeerStream:
         """Open a stream to a connected peer; use it with `async with`.
 
-        It does not wait for the peer, which may not speak this protocol: that shows as
-        StreamLost when the stream is read or written to, and as PeerTimeout when no answer
-        has come so many seconds from now.
+        It does not wait for the peer, which may not speak this protocol: then a read or write
+        raises StreamLost, or PeerTimeout if no answer has come `timeout_seconds` from now.
 
         Raises:
             StreamLost: not connected, the connection broke, or 256 streams to the peer
@@ -200,14 +199,14 @@ class Network:
                 await self.close_peer(node_public)
 
     async def use_key(self, node_key: KeyPair) -> None:
-        """Be known by another node key from now on; all connections are cut."""
+        """Use another node key from now on; cuts all connections."""
         self._node_key = node_key
         self._shared = self._as(node_key)
         for node_public in self.connected():
             await self.close_peer(node_public)
 
     def _may_connect(self, node_public: bytes) -> bool:
-        # A card with our key and our address on it would have us talk to ourselves.
+        # A card with our key and our address on it would make us talk to ourselves.
         if node_public == self._node_key.public:
             return False
         if len(self._connections.get(node_public, ())) >= self.limits.connections_per_peer:
@@ -249,8 +248,8 @@ class Network:
                 raw.abort()
 
     def _joined(self, connection: Connection, node_key: KeyPair) -> bool:
-        # Trust may have been revoked, our key replaced, and other connections made,
-        # since the handshake.
+        # Since the handshake, trust may have been revoked, our key replaced, or other connections
+        # made.
         if self._nursery is None or node_key is not self._node_key:
             return False
         if not self._may_connect(connection.peer):

@@ -1,8 +1,8 @@
 """The card in a Noise handshake, as bytes of its payload.
 
-A payload is libp2p's protobuf `NoiseHandshakePayload`; the card is a field of its
-`extensions`, which every implementation skips that does not know it. libp2p keeps the
-field numbers up to 1024 to itself (registry of Noise extensions); ours is above.
+A payload is libp2p's protobuf `NoiseHandshakePayload`; the card is a field of its `extensions`;
+implementations that do not know the field skip it. libp2p reserves the field numbers up to 1024
+(registry of Noise extensions); ours is above.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 CARD_FIELD = 4101
-"""Above 1024, where the registry leaves numbers free for what is not registered."""
+"""Above 1024, where the registry leaves numbers free for unregistered extensions."""
 
 FORMER_CARD_FIELD = 3
-"""Where nodes before the first release put it; read, and never written."""
+"""The field of nodes before the first release; read, and never written."""
 
 _EXTENSIONS_FIELD = 4
 
@@ -47,8 +47,8 @@ _Payload = _message_class()
 
 
 def with_card(payload: bytes, card: bytes) -> bytes:
-    """A payload with a card in it, which had no extensions."""
-    # Messages of protobuf are joined by putting one after the other.
+    """Add a card to a payload that has no extensions."""
+    # Concatenating two protobuf messages merges them.
     return payload + bytes(_Payload(extensions={"card": card}).SerializeToString())
 
 
@@ -56,7 +56,7 @@ def card_in(payload_untrusted: bytes) -> bytes:
     """The card in a payload, nothing when there is none.
 
     Raises:
-        google.protobuf.message.DecodeError: it is no payload.
+        google.protobuf.message.DecodeError: the bytes are no payload.
     """
     extensions = _Payload.FromString(payload_untrusted).extensions
     return bytes(extensions.card or extensions.former_card)

@@ -1,9 +1,9 @@
-"""TCP below libp2p: addresses, listening, dialling, and the crowd at the door.
+"""TCP below libp2p: addresses, listening, dialling, and callers not yet identified.
 
-Knows nothing of peers and keys. Listening is ours and not libp2p's, because
-libp2p's listener says nothing when the port is taken, shares the port with a
-second process (SO_REUSEPORT) that then gets half of the callers, and does not
-report the address of an IPv6 caller, which no per-address limit survives.
+Knows nothing of peers and keys. Radmesh listens by itself, because libp2p's listener reports
+nothing when the port is taken, shares the port with a second process (SO_REUSEPORT) that then gets
+half of the callers, and does not report the address of an IPv6 caller, so that a limit per address
+cannot work.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class TcpAddress:
 
     @property
     def family(self) -> socket.AddressFamily:
-        """What `getaddrinfo` may answer with."""
+        """The address family that `getaddrinfo` may answer with."""
         return _FAMILIES[self.kind]
 
 
@@ -66,7 +66,7 @@ def parse_address(text: str) -> TcpAddress:
     an address claims.
 
     Raises:
-        ValueError: not an address that we can dial or listen on.
+        ValueError: it is not an address that we can dial or listen on.
     """
     parts = text.split("/")
     if len(parts) == 7 and parts[5] == "p2p":
@@ -92,11 +92,11 @@ def parse_address(text: str) -> TcpAddress:
 async def open_listeners(addresses: Sequence[str]) -> list[trio.SocketListener]:
     """Bind and listen on every address, or on none.
 
-    SO_REUSEADDR without SO_REUSEPORT: a restart does not wait for old connections
-    to time out, and a port that somebody listens on is refused.
+    SO_REUSEADDR without SO_REUSEPORT: a restart does not wait for old connections to time out, and
+    a port that is in use is refused.
 
     Raises:
-        NodeError: an address is malformed, the port is taken, or not ours to use.
+        NodeError: an address is malformed, or the port is taken or not allowed.
     """
     listeners: list[trio.SocketListener] = []
     try:
@@ -194,7 +194,7 @@ def describe_os_error(error: OSError) -> str:
 
 
 def remote_host(stream: trio.SocketStream) -> str:
-    """The caller's address, as limits count it: an IPv6 caller owns a whole /64.
+    """The caller's address for limits: of an IPv6 caller the /64, as it owns all of that.
 
     Returns "" when the caller is gone already.
     """
@@ -214,12 +214,11 @@ def remote_host(stream: trio.SocketStream) -> str:
 
 
 class Doorstep:
-    """Callers that have not proved who they are yet: a bounded crowd.
+    """Callers that have not proved who they are yet, up to a limit.
 
-    When a host, or all hosts together, have too many, the one that has waited
-    longest is sent away, and not the newcomer: an honest peer needs the doorstep
-    for milliseconds, so that silent sockets make room for it and not the other
-    way round.
+    When a host, or all hosts together, have too many, the caller that has waited longest is sent
+    away, and not the newcomer: an honest peer needs its place for milliseconds, so silent sockets
+    make room for it and not the other way round.
 
     Args:
         per_host: most callers of one host.

@@ -1,16 +1,14 @@
 """One stream to a peer, with deadlines, and the errors that it ends in.
 
-Owns what may be done with a stream; opening and accepting belongs to
-`node/network/connection.py`.
+Owns reading, writing and ending a stream; `node/network/connection.py` opens and accepts streams.
 
-- End of stream proves nothing (a crash of the peer looks the same), so that
-  every way a stream can end is `StreamLost`; what was promised is checked by
-  length, digest and answer, one layer up.
-- A read or write that is cancelled may have lost bytes on the way: the stream
-  is then unusable for good and says so.
+- End of stream proves nothing (a crash of the peer looks the same), so every end of a stream is
+  `StreamLost`; the layer above checks by length, digest and answer that everything came.
+- A read or write that is cancelled may have lost bytes: the stream is then unusable for good, and
+  raises `StreamLost`.
 - A stream that we opened may be written to before the peer has agreed to its
-  protocol. That it does not is found when its answer is there, by who reads or
-  writes then.
+  protocol. If the peer declines, the first read or write after its answer has come raises the
+  error.
 """
 
 from collections.abc import Callable
@@ -40,7 +38,7 @@ class PeerTimeout(StreamLost):
 
 
 class Muxed(Protocol):
-    """What is used of `node.network.muxed.MuxedStream`; see there."""
+    """The part of `node.network.muxed.MuxedStream` that is used here; see there."""
 
     def take(self, most: int) -> bytes | memoryview: ...
 
@@ -63,9 +61,8 @@ class _Opening:
 class PeerStream:
     """A byte stream to an authenticated peer.
 
-    One task may read while another writes. `async with stream:` finishes it: on
-    leaving, what was written still reaches the peer, or the stream is reset when
-    an exception is on its way.
+    One task may read while another writes. `async with stream:` finishes it: on leaving, data that
+    was written still reaches the peer; after an exception the stream is reset instead.
 
     Attributes:
         peer: node public key of the peer, 32 bytes, proved by Noise.
@@ -84,9 +81,9 @@ class PeerStream:
         """Wrap a stream.
 
         Args:
-            muxed: the stream below.
-            peer: 32 bytes.
-            protocol_id: what it is for.
+            muxed: the yamux stream below.
+            peer: node public key of the peer, 32 bytes.
+            protocol_id: the protocol of the stream.
             abandon: resets the stream without waiting.
             linger: lets the peer finish reading, then frees the stream.
         """
@@ -100,7 +97,7 @@ class PeerStream:
         self._opening: _Opening | None = None
 
     def await_answers(self, answers: Answers, muxed: MuxedStream, deadline: float) -> None:
-        """The peer has still to agree to the protocol, until then (trio's time)."""
+        """Expect the peer to agree to the protocol by the deadline (trio's time)."""
         self._opening = _Opening(answers, muxed, deadline)
 
     async def read(
@@ -109,8 +106,7 @@ class PeerStream:
         """Wait for data; returns 1..max_bytes bytes: at most one message of the connection.
 
         Raises:
-            StreamLost: the peer closed or reset the stream, does not take it, or the
-                connection died.
+            StreamLost: the peer closed, reset or declined the stream, or the connection ended.
             PeerTimeout: nothing came in time; the stream has been reset.
         """
         if self._lost:
@@ -145,7 +141,7 @@ class PeerStream:
         return data
 
     async def _take(self, max_bytes: int) -> bytes | memoryview:
-        """What is there already; a scope with a deadline costs more than all the rest."""
+        """Take data that is there already; a scope with a deadline costs more than all the rest."""
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
@@ -162,8 +158,8 @@ class PeerStream:
                 a large write may take longer in all.
 
         Raises:
-            StreamLost: the stream or the connection ended, or the peer does not take it.
-            PeerTimeout: the peer took nothing for so long; the stream has been reset.
+            StreamLost: the stream or the connection ended, or the peer declined the stream.
+            PeerTimeout: the peer accepted nothing for that long; the stream has been reset.
         """
         if self._lost:
             raise StreamLost("the stream is over")
@@ -191,7 +187,7 @@ class PeerStream:
             raise PeerTimeout(f"the peer took nothing for {timeout_seconds:g} s")
 
     async def _wait_answers(self, scope: trio.CancelScope) -> None:
-        """Wait until the peer has agreed to the protocol, no longer than it may take."""
+        """Wait until the peer has agreed to the protocol, at most until its deadline."""
         read_deadline = scope.deadline
         while (opening := self._opening) is not None:
             scope.deadline = min(read_deadline, opening.deadline)
@@ -204,10 +200,10 @@ class PeerStream:
         scope.deadline = read_deadline
 
     def _hear_answers(self) -> None:
-        """Take what is there of the peer's answers.
+        """Read those of the peer's answers that have come.
 
         Raises:
-            StreamLost: it does not take the stream, which has been reset.
+            StreamLost: the peer declined the stream, which has been reset.
         """
         while (opening := self._opening) is not None and opening.muxed.buffered:
             data = opening.muxed.take(opening.answers.missing)
@@ -222,7 +218,7 @@ class PeerStream:
         return StreamLost(f"the peer does not take a stream of {self.protocol_id}")
 
     async def close(self) -> None:
-        """Say that we will write no more; reading goes on. Never raises StreamLost."""
+        """Tell the peer that we will write no more; reading goes on. Never raises StreamLost."""
         if self._lost:
             return
         with trio.move_on_after(CLOSE_SECONDS) as scope:

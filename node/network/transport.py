@@ -1,9 +1,9 @@
-"""What carries the bytes of a connection: TCP, unless a node is given another.
+"""The transport of a connection's bytes: TCP, unless a node is given another one.
 
-A transport knows nothing of peers and keys. It gives lines, each of which carries bytes in
-order to one other node, or says that it has ended; Noise stands above it. So whole nodes
-run in one process on lines that a test cuts and delays (`tests/simulator/simulator.py`), and
-another way to reach a peer has its place here.
+A transport knows nothing of peers and keys. It makes lines; a line carries bytes in order to one
+other node, or reports that it has ended. Noise runs on top. So a test can run whole nodes in one
+process on lines that it cuts and delays (`tests/simulator/simulator.py`), and another way to reach
+a peer would be added here.
 """
 
 import os
@@ -24,12 +24,12 @@ class Line(trio.abc.AsyncResource):
     @property
     @abstractmethod
     def host(self) -> str:
-        """Who calls, as limits count it; "" when the caller was gone already."""
+        """The caller's host, as limits count it; "" when the caller was gone already."""
 
     @property
     @abstractmethod
     def address(self) -> tuple[str, int] | None:
-        """Host and port of the other end, when it is still there."""
+        """Host and port of the other end, if it is still connected."""
 
     @abstractmethod
     async def receive_into(self, buffer: memoryview) -> int:
@@ -41,7 +41,7 @@ class Line(trio.abc.AsyncResource):
 
     @abstractmethod
     async def send_some(self, parts: Sequence[Bytes]) -> int:
-        """Send what the line takes of it; returns how many bytes.
+        """Send as much as the line accepts; returns how many bytes.
 
         Raises:
             OSError, trio.ClosedResourceError: the line has ended.
@@ -49,15 +49,15 @@ class Line(trio.abc.AsyncResource):
 
     @abstractmethod
     def send_now(self, data: Bytes) -> None:
-        """Send what the line takes without waiting.
+        """Send as much as the line accepts without waiting.
 
         Raises:
-            OSError: it takes nothing.
+            OSError: the line accepts nothing.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End the line now; who reads or writes wakes up."""
+        """End the line now; waiting readers and writers wake up."""
 
     async def aclose(self) -> None:
         """As `close`."""
@@ -66,7 +66,7 @@ class Line(trio.abc.AsyncResource):
 
 
 class Listener(trio.abc.Listener[Line]):
-    """Where lines come in."""
+    """Accepts lines."""
 
     @property
     @abstractmethod
@@ -75,7 +75,7 @@ class Listener(trio.abc.Listener[Line]):
 
     @abstractmethod
     def close(self) -> None:
-        """Take no more callers."""
+        """Accept no more callers."""
 
     async def aclose(self) -> None:
         """As `close`."""
@@ -94,7 +94,7 @@ class Transport(Protocol):
         """
 
     async def listen(self, addresses: Sequence[str]) -> list[Listener]:
-        """Take callers at every address, or at none.
+        """Accept callers at every address, or at none.
 
         Raises:
             NodeError: one of them cannot be listened on.
@@ -134,7 +134,7 @@ class TcpLine(Line):
 
 
 class TcpListener(Listener):
-    """Takes TCP connections."""
+    """Accepts TCP connections."""
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self._listener = listener
@@ -164,4 +164,4 @@ class TcpTransport:
 
 
 TCP = TcpTransport()
-"""What a node has unless it is given another."""
+"""The transport of a node that is not given another."""

@@ -1,4 +1,4 @@
-"""What a handshake asks about cards, answered by `node/sharing/introductions.py`."""
+"""The questions of a handshake about cards; `node/sharing/introductions.py` answers them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Introductions:
-    """What a handshake may say of cards.
+    """Decides about the cards in handshakes.
 
     Attributes:
-        own_card: gives the card to present, or nothing; told whether it goes to a
-            peer that has proved who it is.
-        vouches: whether a card makes a node key (32 bytes) one of a trusted facility:
-            of the one that the expected node key stands for, if that is given.
+        own_card: gives the card to present, or nothing; its argument says whether the card goes to
+            a peer that has proved who it is.
+        vouches: whether a card makes a node key (32 bytes) one of a trusted facility; if an
+            expected node key is given, of the facility with that key.
         take: keeps such a card, with the node key that was proved; blocks.
-        contests: whether a card gives a node key to another facility than the one that
-            we know it of, and does not prove it.
-        alarm: logs that a card does so; blocks.
+        contests: whether a card gives a node key to another facility than the one to which we know
+            it to belong, without proof.
+        alarm: logs that a card contests a node key; blocks.
     """
 
     own_card: Callable[[bool], bytes]

@@ -1,4 +1,4 @@
-"""Notices a peer from which nothing comes while we wait for it."""
+"""Notices a peer that sends nothing while we wait for it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from node.network.network import PeerStream, PeerTimeout
 
 
 class Watchdog:
-    """Resets a stream on which the peer owes us something for too long.
+    """Resets a stream when the peer has owed us something for too long.
 
-    A deadline around each read would not do: reads go on all the time, also while
-    the peer rightly waits for us.
+    A deadline around each read would not work: reads go on all the time, also while the peer
+    rightly waits for us.
 
     Args:
         stream: the stream to a peer.

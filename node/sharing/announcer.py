@@ -1,7 +1,7 @@
 """Announcing our studies to peers, and listening to theirs.
 
-A peer without the grant `see` may subscribe all the same: its feed is empty
-until it is granted, and then goes live without another request.
+A peer without the grant `see` may subscribe, too: its feed is empty until the grant is given, and
+then goes live without another request.
 """
 
 import logging
@@ -32,7 +32,7 @@ from protocol.messages import Announcement, Heartbeat, Record, Signed, Subscribe
 log = logging.getLogger("radmesh.announcer")
 
 NO_ROOM_SECONDS = 5.0
-"""Until a disk that was full is looked at again."""
+"""Time until a full disk is checked again."""
 
 
 class Announcer:
@@ -41,15 +41,15 @@ class Announcer:
     Args:
         key: our node key.
         peers: who may see what.
-        feeds: what each was told, and what they told.
-        recalls: keeps what they recalled.
+        feeds: what each peer was told of our studies, and what peers told us.
+        recalls: keeps what peers recalled.
         append: writes one audit entry durably (synchronous).
-        clock: decides whether a peer may be told.
-        budgets: how often a peer may subscribe, and how much it may announce.
+        clock: tells whether a peer's rights count now.
+        budgets: limits how often a peer may subscribe, and how much it may announce.
 
     Attributes:
-        on_heard: called with the facility key of a peer and what it has just announced.
-        in_keeping: called with both in the transaction that keeps it.
+        on_heard: called with the facility key of a peer and the records it has just announced.
+        in_keeping: called with both, in the transaction that stores the records.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class Announcer:
         self._key = key
 
     def announce(self) -> None:
-        """Feeds have changed: tell all who listen."""
+        """Feeds have changed: tell all subscribers."""
         event, self._news = self._news, trio.Event()
         event.set()
 
     def disconnected(self, facility_key: bytes) -> None:
-        """A peer is gone: when it comes back, that says nothing of what it was told."""
+        """A peer has disconnected: coming back later does not mean that it refused a record."""
         if facility_key in self._setbacks:
             self._setbacks[facility_key].forget_told()
 
     def aside(self) -> list[tuple[bytes, str, str]]:
-        """What peers do not take now: facility key, study (UID), why."""
+        """Records that peers do not accept for now: facility key, study (UID), why."""
         return [
             (peer, study, one.reason)
             for peer, setbacks in list(self._setbacks.items())
@@ -127,7 +127,7 @@ class Announcer:
             raise first_error(group) from None
 
     async def _wait_gone(self, stream: PeerStream, scope: trio.CancelScope) -> None:
-        """End a subscription with its stream: what nobody reads is not told, nor logged."""
+        """End a subscription with its stream: unread records are neither sent nor logged."""
         try:
             await stream.read(1, timeout_seconds=float("inf"))
         except StreamLost:
@@ -169,7 +169,7 @@ class Announcer:
                 await channel.send(Heartbeat())
 
     async def _wait_turn(self, channel: MessageStream, facility: bytes, kind: str) -> None:
-        """Be slow, as a budget says, without being taken for dead."""
+        """Wait as long as a budget demands; heartbeats show that we are alive."""
         while not self._budgets.take(facility, kind):
             seconds = self._budgets.missing(facility, kind)
             await trio.sleep(min(seconds, limits.HEARTBEAT_SECONDS))
@@ -177,7 +177,7 @@ class Announcer:
                 await channel.send(Heartbeat())
 
     def _next(self, node_key: bytes, setbacks: Setbacks, place: Place, now: float) -> Untold | None:
-        """What a peer is told next, in the log on return; None when it is not trusted."""
+        """What a peer is told next, logged on return; None when the peer is not trusted."""
         with self._peers.decisions.made():
             peer = self._peers.store.by_node_key(node_key, self._clock.now())
             if peer is None:
@@ -186,7 +186,7 @@ class Announcer:
             if due:
                 self._feeds.announce_again(peer.facility_key, due)
             pending = self._feeds.pending(peer.facility_key, *place, setbacks.most)
-            # Asked once more: a feed is derived, and what is derived can be late.
+            # Check the rights once more: a feed is derived from them, and can be out of date.
             records = self._feeds.may_tell(peer.facility_key, pending.records)
             if len(records) != len(pending.records):
                 log.warning("the feed of %s held what it may not be told", peer.petname)
@@ -198,7 +198,7 @@ class Announcer:
     def _readable(
         self, records: tuple[Record, ...], setbacks: Setbacks, now: float
     ) -> tuple[Record, ...]:
-        """Those that a peer can read: our own decoder is asked first."""
+        """The records that a peer can read, as our own decoder shows; set the others aside."""
         chosen = []
         for record in records:
             try:
@@ -210,7 +210,7 @@ class Announcer:
         return tuple(chosen)
 
     def _log_announced(self, peer: Peer, records: tuple[Record, ...]) -> None:
-        """What a peer learns is in the log before it learns it; once, however often it asks."""
+        """Log records before a peer is told of them; each once, however often the peer asks."""
         if not records:
             return
         unlogged = self._feeds.unlogged(peer.facility_key, records)
@@ -229,7 +229,7 @@ class Announcer:
             self._feeds.mark_told(peer.facility_key, unlogged)
 
     def _keep(self, peer: bytes, announcement: Announcement, subscription: Subscription) -> None:
-        """Keep what a peer announced; what it recalled is in the log before."""
+        """Store what a peer announced, after logging what it recalled."""
         news = self._recalls.news(peer, announcement.records)
         for event in self._recalls.events(peer, news):
             self._append(event)
@@ -244,7 +244,7 @@ class Announcer:
         """Subscribe to a connected peer and keep what it announces, until the stream is lost.
 
         Args:
-            peer: whose feed.
+            peer: the peer to subscribe to.
             open_stream: opens a stream to it for a protocol id.
 
         Raises:
@@ -268,10 +268,10 @@ class Announcer:
                     raise RemoteProtocolError("an unsigned announcement", WireCode.BAD_SIGNATURE)
                 announcement = messages.open_signed_untrusted(message, Announcement, stream.peer)
                 subscription.take_untrusted(announcement)
-                # What is too much waits unread, so the peer waits too.
+                # A record beyond the budget waits, and nothing more is read, so the peer waits too.
                 size = len(message.body)
                 await trio.sleep(self._budgets.wait(peer.facility_key, "announcement-bytes", size))
-                # A disk gives no event to wait for.
+                # There is no event for free disk space.
                 while not await in_thread(self._budgets.has_room):  # noqa: ASYNC110
                     await trio.sleep(NO_ROOM_SECONDS)
                 await in_thread(self._keep, peer.facility_key, announcement, subscription)

@@ -1,7 +1,7 @@
-"""How much each facility may cause here: one bucket a facility and kind, and today's counts.
+"""How much each facility may cause here: one bucket per facility and kind, and today's counts.
 
 The table is `protocol.limits.BUDGETS`; settings may set other numbers for a facility, or
-for all (`[limits]`). Kept in memory: a restart gives each facility its burst again.
+for all (`[limits]`). They are in memory only: a restart gives each facility its burst again.
 Thread-safe.
 """
 
@@ -25,7 +25,7 @@ _DAY_SECONDS = 24 * 3600
 
 
 class BadBudget(ValueError):
-    """A table `limits` that cannot be meant; the text says what is wrong with it."""
+    """An invalid table `limits`; the text says what is wrong with it."""
 
 
 Overrides = Mapping[str, Mapping[str, Budget]]
@@ -61,7 +61,7 @@ def read_overrides(table: Any) -> Overrides:
 
 @dataclass
 class Count:
-    """What was asked of one budget today, and how much of it was over."""
+    """How much was asked of one budget today, and how much of that exceeded it."""
 
     asked: float = 0
     over: float = 0
@@ -74,8 +74,8 @@ class Budgets:
         find: the peer with a facility key, or None.
         overrides: from the settings.
         clock: tells the day.
-        now: seconds of a clock that does not go back.
-        free_bytes: free space on the home's disk; asks the disk.
+        now: gives seconds of a clock that does not go back.
+        free_bytes: gives the free space on the home's disk; asks the disk.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Budgets:
         self._counts: dict[bytes, dict[str, Count]] = {}
 
     def take(self, facility_key: bytes, kind: str, amount: float = 1) -> bool:
-        """Use something of a budget, if there is so much now."""
+        """Use an amount of a budget if that much is left now; returns whether it is."""
         budget = self._budget(facility_key, kind)
         per_second = budget.per_hour / _HOUR_SECONDS
         with self._lock:
@@ -107,7 +107,7 @@ class Budgets:
         return taken
 
     def wait(self, facility_key: bytes, kind: str, amount: float = 1) -> float:
-        """Use something of a budget; how many seconds later that may be done."""
+        """Use an amount of a budget; returns the seconds to wait before doing what it is for."""
         budget = self._budget(facility_key, kind)
         per_second = budget.per_hour / _HOUR_SECONDS
         with self._lock:
@@ -117,7 +117,7 @@ class Budgets:
         return seconds
 
     def missing(self, facility_key: bytes, kind: str) -> float:
-        """Seconds until one can be taken of a budget; who only asks uses nothing."""
+        """Seconds until an amount of 1 can be taken from a budget; asking uses nothing of it."""
         budget = self._budget(facility_key, kind)
         per_second = budget.per_hour / _HOUR_SECONDS
         with self._lock:
@@ -129,13 +129,13 @@ class Budgets:
     def has_room(self) -> bool:
         """Whether the disk has room for what peers cause in database and log.
 
-        Images stop earlier (`RESERVE_BYTES` of the store). What is left here is for the
+        Images stop earlier (`RESERVE_BYTES` of the store). The space that is left is for the
         operator: a revocation needs its entry.
         """
         return self._free_bytes() > RESERVE_BYTES
 
     def today(self, facility_key: bytes) -> dict[str, dict[str, int]]:
-        """What a facility caused since midnight UTC: kind to how much, and how much over."""
+        """What a facility caused since midnight UTC: by kind, the amount, and how much was over."""
         with self._lock:
             self._turn_day()
             counts = self._counts.get(facility_key, {})

@@ -1,8 +1,8 @@
-"""Keys that two facilities claim: told once in the log, and by `status` until settled.
+"""Keys that two facilities claim: logged once, and shown by `status` until settled.
 
-Which of the two has a key is decided by `keys.claims`. What is kept here is what was
-told, and the contests that a handshake showed: by a card of a facility that nobody here
-may know. Synchronous and thread-safe.
+`keys.claims` decides which of the two has a key. Kept here are the contests that were logged, and
+those that a handshake showed: there the card may be of a facility unknown here. Synchronous and
+thread-safe.
 """
 
 import sqlite3
@@ -24,28 +24,28 @@ CREATE TABLE IF NOT EXISTS contests (
 """
 
 SHOWN_CONTESTS = 8
-"""Most contests with one peer that are kept of what handshakes showed: who holds its key can
-make up any number of facilities."""
+"""Most contests with one peer that are kept because a handshake showed them: a holder of its key
+can make up any number of facilities."""
 
 FORGET_SECONDS = 24 * 3600
-"""How long a contest that is over is remembered: a card that changes back and forth is told
-in the log once a day, not each time."""
+"""How long a contest that is over is remembered: a card that changes back and forth is logged once
+a day, not each time."""
 
 
 class Contests:
-    """What was told of contested keys.
+    """The contests that were logged or shown.
 
     Args:
-        database: where it is kept.
+        database: holds them.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def untold(self, store: TrustStore, now: int) -> list[tuple[Contested, Event]]:
-        """What the cards of a store contest and no entry tells yet, with that entry.
+        """Contests between the cards of a store that are not logged yet, each with its entry.
 
-        Of two facilities one contest, however many keys they contest.
+        One contest for each pair of facilities, however many keys they contest.
 
         Args:
             store: the cards.
@@ -70,14 +70,14 @@ class Contests:
         *,
         shown: bool = False,
     ) -> None:
-        """Remember what was told, and forget what has been over for a day.
+        """Remember the contests that were logged, and forget those that have been over for a day.
 
         Args:
             connection: of a transaction.
-            told: what has its entry.
-            store: what stands now.
+            told: the contests that have their entries.
+            store: the cards as they are now.
             now: seconds since the epoch, UTC.
-            shown: whether a handshake showed it.
+            shown: whether a handshake showed them.
         """
         for contested in told:
             connection.execute(
@@ -96,12 +96,14 @@ class Contests:
     def shown(
         self, node_key: bytes, holder: bytes, stranger: bytes
     ) -> tuple[Contested, Event] | None:
-        """That a node called with a peer's key and another facility's card; None if it was told.
+        """The contest of a node that called with a peer's key and another facility's card.
+
+        None if it is kept already, or if `SHOWN_CONTESTS` of this peer are.
 
         Args:
             node_key: the key, 32 bytes.
             holder: facility key (32 bytes) of the peer.
-            stranger: of the other one.
+            stranger: facility key of the other one.
         """
         rows = self._rows()
         pairs = [{row["facility"], row["other"]} for row in rows]

@@ -1,8 +1,8 @@
-"""Decisions and the changes that end them: no entry says yes behind one that says no.
+"""Decisions and the changes that end them: no entry that allows comes after one that forbids.
 
-Who decides that something may be told or sent does so together with writing the entry of
-it, inside `made`. Who takes a right away first has it gone from memory, then calls
-`wait_earlier`, and only then writes its own entry. So the order in the log is the truth.
+A decision that something may be told or sent is made and logged together, inside `made`. To take a
+right away, first remove it from memory, then call `wait_earlier`, and only then write the entry. So
+the order of the entries in the log is the true one.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ class Decisions:
 
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:
-        """Look at what is allowed, and log the decision, inside this block."""
+        """Check the rights and log the decision inside this block."""
         with self._changed:
             generation = self._generation
             self._under_way[generation] += 1
@@ -35,7 +35,7 @@ class Decisions:
                     self._changed.notify_all()
 
     def wait_earlier(self) -> None:
-        """Wait for the decisions that may rest on what was allowed before this call."""
+        """Wait for the decisions that may rest on rights from before this call."""
         with self._changed:
             self._generation += 1
             now = self._generation

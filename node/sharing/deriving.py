@@ -1,7 +1,7 @@
-"""What of a peer's feed is not as grants and catalog say, and putting that right.
+"""Finding and correcting the places in a peer's feed that differ from grants and catalog.
 
-SQL finds the studies that are shared; who may know of one is decided by `keys.grants.may`,
-what is to be said of it by `protocol.feed`. All of it in the caller's transaction.
+SQL finds the studies that are shared; `keys.grants.may` decides which peer may know of a study,
+`protocol.feed` what to tell of it. All of it happens in the caller's transaction.
 """
 
 import secrets
@@ -27,8 +27,8 @@ SELECT s.*, f.kind, f.content_root, f.told, f.recalls
     WHERE s.shared <> 0 AND (:tells_apart <> 0
         OR f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
 """
-"""What a peer might be told of, each with its place in the feed. Where the peer may be told of
-all that is shared or of nothing, what it is told of already needs no look."""
+"""Shared studies, each with its place in the peer's feed. If the peer may be told of all shared
+studies or of none, studies that it was told of with the same content are left out."""
 
 _UNSHARED = f"""
 SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
@@ -37,11 +37,12 @@ SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
     AND (f.kind <> 'withdrawn' OR f.recalls <> (SELECT count(*) FROM discards d
         WHERE d.study = f.study AND d.code IN ({_REJECTED})))
 """
-"""Places of studies that nobody, or this peer, may be told of, and that say something else."""
+"""Places of studies that nobody, or this peer, may be told of, if they do not say "withdrawn" with
+all recalls yet."""
 
 
 class Place(NamedTuple):
-    """Where a study is in a peer's feed; as in the table."""
+    """The place of a study in a peer's feed; columns as in the table."""
 
     kind: str
     content_root: bytes
@@ -50,11 +51,11 @@ class Place(NamedTuple):
 
 
 Derived = tuple[str, Place | None, bytes | None]
-"""Study Instance UID, its place in a feed, and its content root where the peer may know it."""
+"""Study Instance UID, its place in a feed, and its content root if the peer may know it."""
 
 
 def places_of(connection: sqlite3.Connection, study: str) -> dict[bytes, Place]:
-    """Where a study (UID) is in the feeds, by facility key."""
+    """The places of a study (UID) in the feeds, by facility key."""
     rows = connection.execute(
         "SELECT peer, kind, content_root, told, recalls FROM feed WHERE study = ?", (study,)
     )
@@ -64,7 +65,7 @@ def places_of(connection: sqlite3.Connection, study: str) -> dict[bytes, Place]:
 def different(
     connection: sqlite3.Connection, catalog: Catalog, sight: Sight, peer: bytes
 ) -> list[Derived]:
-    """Studies whose place in a peer's feed may not be what it should."""
+    """Studies whose place in a peer's feed may be wrong."""
     sees = peer in sight.peers()
     rows = connection.execute(_UNSHARED, {"peer": peer, "sees": sees})
     found: list[Derived] = [(row["study"], Place(*row[1:]), None) for row in rows]
@@ -76,7 +77,7 @@ def different(
 def _of_shared(
     connection: sqlite3.Connection, catalog: Catalog, sight: Sight, peer: bytes
 ) -> Iterator[Derived]:
-    """Of the shared studies those whose place in a feed may not be what it should."""
+    """Shared studies whose place in a peer's feed may be wrong."""
     apart = sight.tells_apart(peer)
     for row in connection.execute(_SHARED, {"peer": peer, "tells_apart": apart}):
         study = study_row(row[:-4])

@@ -1,8 +1,8 @@
-"""What ends by a date: cards, trust, node keys; and what a full disk kept from being written.
+"""Rights that end by a date (cards, trust, node keys), and changes that a full disk delayed.
 
-Nothing announces that a date has come. So the clock is looked at each second, and what
-differs from the last look is treated like any other change of trust: feeds, connections
-and transfers follow. The clock never goes back (`node/clock.py`).
+No event says that a date has come. So a task looks at the clock each second and treats a difference
+from the last look like any other change of trust: feeds, connections and transfers follow. The
+clock never goes back (`node/clock.py`).
 """
 
 import logging
@@ -23,37 +23,37 @@ from node.sharing.studies import SharedStudies
 log = logging.getLogger("radmesh.endings")
 
 AGAIN_SECONDS = 5.0
-"""Until what could not be written is tried again."""
+"""Time until a failed write is tried again."""
 
 _LOOKED_AT = ("see", "fetch", "witness")
 
 
 class UnfinishedDiscards(Protocol):
-    """Discards that are not written whole yet, or whose files are not deleted."""
+    """Discards that are not fully written yet, or whose files are not deleted yet."""
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether there are some."""
+        """Whether there are such discards."""
 
     def write_unwritten(self) -> None:
-        """Try again."""
+        """Try again to write them."""
 
 
 class Endings:
-    """The task that looks.
+    """The task that looks at the clock.
 
     Args:
         peers: whose rights may end.
         studies: whose withdrawals may be unwritten.
-        discards: that may be unwritten, too.
-        feeds: follow from the rights.
+        discards: discards that may be unwritten.
+        feeds: the feeds, derived from the rights.
         connected: gives the node keys (32 bytes) of the connections.
         peer_changed: called with a peer whose rights differ.
-        node_key_ended: called with the node key of a connection that does not count any more.
+        node_key_ended: called with the node key of a connection when the key is not valid any more.
         clock: tells the date.
-        refusals: whose hours end.
+        refusals: counts of refusals, to be logged when their hour is over.
         log_failed: whether the last entry could not be written.
-        try_log: sees whether one could be now; raises NodeError when not.
+        try_log: checks whether an entry could be written now; raises NodeError if not.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Endings:
         """Look once; a disk that fails is tried again at the next look."""
         before, self._rights = self._rights, self._now()
         changed = [peer for peer, rights in self._rights.items() if before.get(peer) != rights]
-        # First what needs no disk.
+        # First the actions that need no disk.
         for peer in self._peers.store.peers:
             if peer.facility_key in changed:
                 self._peer_changed(peer)
@@ -127,7 +127,7 @@ class Endings:
         self._discards.write_unwritten()
         for facility_key in underived:
             self._feeds.peer_changed(facility_key)
-        # Or an alert would say that nothing can be logged, until there is something to log.
+        # Otherwise the alert that nothing can be logged would last until the next entry.
         self._try_log()
 
     def _now(self) -> dict[bytes, tuple[bool, ...]]:
@@ -136,6 +136,6 @@ class Endings:
 
 
 def _rights(store: TrustStore, peer: Peer, now: int) -> tuple[bool, ...]:
-    """What may change with time alone."""
+    """The rights of a peer that may change with time alone."""
     key = peer.facility_key
     return tuple(store.why_never(action, key, now) is None for action in _LOOKED_AT)

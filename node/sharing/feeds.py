@@ -1,9 +1,9 @@
 """The feeds in SQLite: what each peer is told of our studies, and what peers told us.
 
-Outgoing: table `feed` holds per peer one row a study, `sequence` moving to the end at
-each change. It follows from grants and catalog, and is written in the transaction that
-changes one of them; `derive` writes all of it again. Incoming: `remote_studies` holds the
-latest record of each announced study. Synchronous and thread-safe.
+Outgoing: table `feed` holds one row for each peer and study; each change moves its `sequence` to
+the end. The table is derived from grants and catalog, in the transaction that changes one of them;
+`derive` writes all of it again. Incoming: `remote_studies` holds the latest record of each
+announced study. Synchronous and thread-safe.
 """
 
 import json
@@ -68,7 +68,7 @@ CREATE INDEX IF NOT EXISTS remote_studies_by_date
 
 @dataclass(frozen=True)
 class Untold:
-    """What a peer has not been told yet."""
+    """The records that a peer has not been told yet."""
 
     epoch: bytes
     reset: bool
@@ -78,12 +78,12 @@ class Untold:
 
 
 class Feeds:
-    """Outgoing and incoming announcements.
+    """Outgoing and incoming feeds.
 
     Args:
-        database: where they are kept.
-        catalog: what there is to tell.
-        sight: who may learn of which study now.
+        database: holds them.
+        catalog: the studies of this node.
+        sight: decides which peer may learn of which study now.
     """
 
     def __init__(self, database: Database, catalog: Catalog, sight: Sight) -> None:
@@ -115,8 +115,7 @@ class Feeds:
         )
 
     def derive(self, peers: Iterable[bytes]) -> None:
-        """Write anew what follows from grants and catalog: for these peers (facility keys),
-        and for all that have a feed."""
+        """Derive the feeds of these peers (facility keys) and all existing ones again."""
         wanted = set(peers)
 
         def write(connection: sqlite3.Connection) -> None:
@@ -127,9 +126,9 @@ class Feeds:
         self._database.transact(write)
 
     def may_tell(self, peer: bytes, records: Iterable[Record]) -> tuple[Record, ...]:
-        """Of these records those that the peer may still be told of, asked directly.
+        """Those of the records that the peer may still be told of, by grants and catalog.
 
-        That a study is gone may be told to whoever was told of the study.
+        A peer that was told of a study may always be told that it is gone.
         """
         chosen = tuple(records)
         told = [record.study for record in chosen if record.kind != "withdrawn"]
@@ -142,9 +141,9 @@ class Feeds:
     def pending(
         self, peer: bytes, epoch: bytes, cursor: int, most: int = limits.ANNOUNCE_RECORDS
     ) -> Untold:
-        """The next records for a peer that stands at `cursor` of `epoch`, at most so many.
+        """The next records, at most `most`, for a peer that has read up to `cursor` of `epoch`.
 
-        A subscriber that stands nowhere in this feed is to start anew.
+        A subscriber whose position is not in this feed has to start anew.
         """
 
         def read(connection: sqlite3.Connection) -> Untold:
@@ -172,7 +171,8 @@ class Feeds:
             told = (
                 (row["kind"], _record(row, recall_of(connection, row["study"]))) for row in rows
             )
-            # Who starts anew knows of no study; but what was recalled it may have.
+            # A peer that starts anew needs no withdrawals, except recalls: it may have those
+            # studies.
             records = tuple(
                 record
                 for kind, record in told
@@ -184,10 +184,10 @@ class Feeds:
         return self._database.transact(read)
 
     def unlogged(self, peer: bytes, records: Iterable[Record]) -> tuple[Record, ...]:
-        """Those of the records that no entry of the log tells of as they are now.
+        """Those of the records that are not in the log in their current state.
 
-        A feed that is read anew by its peer is not logged anew: each place in it has a
-        sequence, and that was logged once.
+        When a peer reads its feed from the beginning again, nothing is logged again: a row keeps
+        the sequence under which it was logged.
         """
         chosen = tuple(records)
         logged = {
@@ -201,7 +201,7 @@ class Feeds:
         return tuple(one for one in chosen if logged.get(one.study) != one.sequence)
 
     def mark_told(self, peer: bytes, records: Iterable[Record]) -> None:
-        """Remember that these records are logged, and on their way to the peer."""
+        """Remember that these records are logged and are being sent to the peer."""
         told = [(record.sequence, peer, record.study) for record in records]
         self._database.transact(
             lambda connection: connection.executemany(
@@ -210,7 +210,7 @@ class Feeds:
         )
 
     def announce_again(self, peer: bytes, studies: Iterable[str]) -> None:
-        """Move studies (UIDs) to the end of a peer's feed, to be told of once more."""
+        """Move studies (UIDs) to the end of a peer's feed, so that it is told of them once more."""
         moved = list(studies)
 
         def move(connection: sqlite3.Connection) -> None:
@@ -229,7 +229,7 @@ class Feeds:
     # --- incoming ------------------------------------------------------------
 
     def subscription(self, peer: bytes, own_node: bytes) -> Subscription:
-        """Where we stand in a peer's feed."""
+        """How far we have read a peer's feed."""
         row = self._database.query_one(
             "SELECT epoch, cursor FROM remote_feeds WHERE peer=?", (peer,)
         )
@@ -244,9 +244,9 @@ class Feeds:
         subscription: Subscription,
         recall: Callable[[sqlite3.Connection], None] = lambda connection: None,
     ) -> None:
-        """Keep what a peer announced, with the new cursor, in one transaction.
+        """Store what a peer announced, with the new cursor, in one transaction.
 
-        `recall` keeps, in the same, what was recalled.
+        `recall` stores what was recalled, in the same transaction.
         """
 
         def keep(connection: sqlite3.Connection) -> None:
@@ -275,7 +275,7 @@ class Feeds:
         self._database.transact(keep)
 
     def left_out(self) -> dict[bytes, int]:
-        """By facility key, how many records were announced beyond what is kept of a feed."""
+        """By facility key, how many announced records were left out, as the feed was too large."""
         rows = self._database.query("SELECT peer, left_out FROM remote_feeds WHERE left_out > 0")
         return {row["peer"]: row["left_out"] for row in rows}
 
@@ -287,13 +287,13 @@ class Feeds:
         limit: int | None = None,
         after: tuple[str, str, bytes] | None = None,
     ) -> list[tuple[bytes, Record]]:
-        """What peers announced, as (facility key, record), by study date, newest first.
+        """The records that peers announced, as (facility key, record), by study date, newest first.
 
         Args:
             peer: only of this peer.
             study: only the study with this UID.
-            limit: at most so many.
-            after: only what is behind the study of this date and UID that this peer announced.
+            limit: most records.
+            after: only what comes after the study of this date and UID that this peer announced.
         """
         date, uid, key = after or ("", "", b"")
         rows = self._database.query(
@@ -312,12 +312,12 @@ class Feeds:
         return [(row["peer"], _from_json(row["record"])) for row in rows]
 
     def announced_studies(self, prefix: str, *, peer: bytes | None, limit: int) -> list[str]:
-        """The first Study Instance UIDs, in their order, that begin so and that peers announced.
+        """The first announced Study Instance UIDs that begin with `prefix`, in order.
 
         Args:
             prefix: the UID, or its beginning.
             peer: only of this peer.
-            limit: at most so many.
+            limit: most studies.
         """
         of_peer = "" if peer is None else "AND peer=:peer"
         rows = self._database.query(
@@ -328,7 +328,7 @@ class Feeds:
         return [row["study"] for row in rows]
 
     def announced_by(self, peer: bytes, study: str) -> Record | None:
-        """What a peer announced last of one study, None when nothing or that it is withdrawn."""
+        """What a peer announced last of one study; None if nothing, or if it withdrew the study."""
         row = self._database.query_one(
             "SELECT record FROM remote_studies WHERE peer = ? AND study = ?", (peer, study)
         )
@@ -342,7 +342,7 @@ class Feeds:
         return int(row[0])
 
     def forget_peer(self, peer: bytes) -> None:
-        """Forget all that a peer announced: it is not trusted any more."""
+        """Forget all that a peer announced, as it is not trusted any more."""
 
         def delete(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
@@ -367,7 +367,7 @@ class _Kept:
         return cls() if row is None else cls(*row)
 
     def take(self, connection: sqlite3.Connection, peer: bytes, record: Record) -> None:
-        """Replace what is kept of a study by what was announced of it."""
+        """Replace the stored record of a study by the one announced now."""
         gone = connection.execute(
             "DELETE FROM remote_studies WHERE peer=? AND study=? RETURNING length(record)",
             (peer, record.study),
@@ -376,7 +376,7 @@ class _Kept:
         self.size -= sum(row[0] for row in gone)
         if record.kind == "withdrawn":
             return
-        # No release announces who the patient is; what came all the same is not kept.
+        # No release announces who the patient is; drop such fields if they come all the same.
         text = _to_json(replace(record, description=None, patient_id=None, patient_name=None))
         if self.records >= limits.FEED_RECORDS or self.size + len(text) > limits.FEED_BYTES:
             self.left_out += 1
@@ -400,7 +400,7 @@ class _Kept:
 
 
 def _where(peer: bytes | None, study: str, is_after: bool = False) -> str:
-    """Only the conditions that there are: one that might be there keeps SQLite off its indexes."""
+    """Only the conditions that are needed: optional ones keep SQLite from using its indexes."""
     conditions = ["peer=:peer"] if peer is not None else []
     conditions += ["study=:study"] if study else []
     if is_after:
@@ -409,7 +409,7 @@ def _where(peer: bytes | None, study: str, is_after: bool = False) -> str:
 
 
 def _record(row: sqlite3.Row, recall: Recall) -> Record:
-    """The record of a place in a feed, joined with its study."""
+    """The record for a row of a feed that is joined with its study."""
     code, recalls = (recall.code, recall.count) if recall.code else (None, None)
     if row["kind"] == "withdrawn" or row["study_uid"] is None:
         return Record(

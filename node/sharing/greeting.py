@@ -30,8 +30,8 @@ class Greeting:
         peers: who is trusted; takes their newer cards.
         card: gives our newest card.
         open_stream: opens a hello stream to a connected node key (32 bytes).
-        clock: decides whether a card counts.
-        budgets: how often a facility may greet.
+        clock: tells whether a card counts now.
+        budgets: limits how often a facility may greet.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Greeting:
         """Say hello to a connected peer and hear its own.
 
         Args:
-            node_key: by which it is connected, 32 bytes.
-            peer: who it is.
-            sent: called when it has been told our card.
+            node_key: the node key by which the peer is connected, 32 bytes.
+            peer: the peer.
+            sent: called when our card has been sent to it.
 
         Raises:
             StreamLost: the connection broke.
@@ -77,7 +77,7 @@ class Greeting:
             await channel.send(self._hello())
             sent()
             await self._take(channel, peer)
-            # A peer that never ends its half would have such streams pile up.
+            # Otherwise streams would pile up if a peer never ends its half.
             await stream.finish()
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
@@ -90,9 +90,9 @@ class Greeting:
         if peer is None:
             await stream.reset()
             return
-        # Time gives no event to wait for.
+        # There is no event for a budget that fills up.
         while not self._budgets.take(peer.facility_key, "hello"):  # noqa: ASYNC110
-            # Who goes away meanwhile has used nothing: a line that flaps makes no debt.
+            # A peer that disconnects meanwhile has used nothing: an unstable line makes no debt.
             await trio.sleep(self._budgets.missing(peer.facility_key, "hello"))
         channel = MessageStream(stream)
         await self._take(channel, peer)

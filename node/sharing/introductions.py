@@ -17,8 +17,8 @@ from node.sharing.peers import Peers
 log = logging.getLogger("radmesh.vouching")
 
 PRESENTED_SECONDS = 90 * 24 * 3600
-"""How long after a change of the node key our card goes to whoever calls. A peer that
-was away for longer gets it when we call it, or by hand."""
+"""How long after a change of the node key every caller gets our card. A peer that was away for
+longer gets it when we call it, or by hand."""
 
 
 def introductions(
@@ -27,31 +27,31 @@ def introductions(
     """The introductions of a node.
 
     Args:
-        peers: whom it trusts.
+        peers: the peers that the node trusts.
         own_facility: its facility key, 32 bytes.
-        own_card: gives its card.
-        clock: what decides whether a card counts.
+        own_card: gives its newest card.
+        clock: tells whether a card counts now.
     """
 
     def present(is_known: bool) -> bytes:
         card = own_card()
         if len(card.node_keys) == 1:
             return b""
-        # A caller hears our part of the handshake before it says who it is: what stands
-        # on the card is told to strangers no longer than peers may need it.
+        # A caller gets our part of the handshake before it says who it is: strangers see the card
+        # too, so present it only as long as peers may need it.
         recent = clock.now() < card.node_keys[-1].since + PRESENTED_SECONDS
         return card.encoded if is_known or recent else b""
 
     def vouches(card_untrusted: bytes, node_key: bytes, expected: bytes | None) -> bool:
         now, store = clock.now(), peers.store
-        # Whom it concerns is asked first: to check a card is work, and anybody can send one.
+        # First find out which peer it concerns: checking a card is work, and anybody can send one.
         facility = facility_of_untrusted(card_untrusted)
         peer = next((one for one in store.peers if one.facility_key == facility), None)
         if peer is None or store.speaks_for(node_key, peer, now):
             return False
         try:
             card = parse_card_untrusted(card_untrusted)
-            # On a copy: whether the store would take it, and whose the key is then.
+            # Try it on a copy: would the store accept the card, and whose is the key then?
             copy = TrustStore(store.peers, own_facility)
             peer = copy.update_card(card, now, shown_by=node_key)
         except KeysError:

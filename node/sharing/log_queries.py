@@ -1,8 +1,7 @@
 """Questions between nodes about their logs: one request and one answer a stream.
 
-Owns the streams of `/radmesh/audit/1` in both directions; what is asked and
-answered belongs to the handlers, one for each type of first message. A peer that
-is slow, silent or wrong costs its own stream and nothing else.
+Owns the streams of `/radmesh/audit/1` in both directions; the content belongs to the handlers, one
+for each type of request. A slow, silent or faulty peer costs its own stream and nothing else.
 """
 
 import logging
@@ -34,10 +33,10 @@ what the peer is told, or NodeError when this node cannot answer."""
 
 
 class QueryRefused(Exception):
-    """The peer did not answer what was asked.
+    """The peer refused to answer a request.
 
     Attributes:
-        code: its reason.
+        code: the peer's reason.
     """
 
     def __init__(self, code: WireCode) -> None:
@@ -51,9 +50,9 @@ class LogQueries:
     Args:
         peers: who is trusted.
         open_stream: opens a stream to a connected peer (node key, 32 bytes).
-        answers: what answers each type of request.
-        clock: decides whether trust in a caller still counts.
-        budgets: how much a facility may ask.
+        answers: the handler for each type of request.
+        clock: tells whether trust in a caller still counts.
+        budgets: limits how much a facility may ask.
     """
 
     def __init__(
@@ -115,19 +114,19 @@ class LogQueries:
         *expected: type[A],
         timeout_seconds: float = limits.PEER_REPLY_SECONDS,
     ) -> A:
-        """Ask a connected peer one thing.
+        """Send one request to a connected peer and return its answer.
 
         Args:
-            peer: whom.
-            request: what.
+            peer: the peer to ask.
+            request: the request to send.
             expected: the types that its answer may have.
-            timeout_seconds: longest wait for all of it.
+            timeout_seconds: longest wait for the whole exchange.
 
         Raises:
             StreamLost: the peer is not connected, does not know this protocol, went
                 away, or did not answer in time.
-            QueryRefused: it refused.
-            RemoteProtocolError: it broke a rule.
+            QueryRefused: the peer refused.
+            RemoteProtocolError: the peer broke a rule.
         """
         known: dict[str, type[Message]] = {answer.TYPE: answer for answer in expected}
         known[Refusal.TYPE] = Refusal

@@ -1,9 +1,9 @@
 """The trusted peers: the trust store of `keys.trust`, kept in SQLite, every change audited.
 
-The entry of a change is durable before the change is (`node/audit/effects.py`). What takes
-rights away takes effect before that: it is gone from memory, connection and transfers are
-cut, and then it is written, so a full disk delays the writing and not the cut. What could
-not be written is tried again, and stays cut meanwhile. Synchronous and thread-safe.
+The entry of a change is durable before the change is (`node/audit/effects.py`). A change that takes
+rights away takes effect even before that: the right is removed from memory, connections and
+transfers are cut, and then the change is written, so a full disk delays the writing and not the
+cut. A failed write is tried again, and the peer stays cut meanwhile. Synchronous and thread-safe.
 """
 
 import logging
@@ -34,8 +34,8 @@ from protocol.log.entry import Entry, Event
 log = logging.getLogger("radmesh.peers")
 
 CARDS_PER_HOUR = 30
-"""Most newer cards that are taken of one peer: each is an entry, and has all peers that are
-away dialled anew."""
+"""Most newer cards that are accepted from one peer: each makes an entry, and has all disconnected
+peers dialled again."""
 
 PEERS_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS peers (
@@ -51,19 +51,19 @@ _CUTS = ("trust-ungranted", "trust-revoked")
 
 
 class Peers:
-    """Who is trusted, and with what.
+    """The trusted peers and their grants.
 
     Args:
         database: where the peers are kept.
         own: our facility key (32 bytes).
         append: writes one audit entry durably.
-        effects: joins entries to what they do.
-        decisions: those that rest on these rights.
+        effects: ties entries to their effects.
+        decisions: the decisions that rest on these rights.
 
     Attributes:
-        in_change: called with the changed peer in the transaction of a change, when the
-            store has it already.
-        on_change: called with the peer after each change, and at a cut before it too;
+        in_change: called with the changed peer in the transaction of a change, after the store has
+            changed.
+        on_change: called with the peer after each change, and for a cut also before it is written;
             in the calling thread.
     """
 
@@ -91,7 +91,7 @@ class Peers:
 
     @property
     def store(self) -> TrustStore:
-        """The decisions; a snapshot that is replaced whole at each change."""
+        """The trust store: a snapshot that is replaced as a whole at each change."""
         return self._store
 
     def find(self, text: str) -> Peer:
@@ -145,7 +145,7 @@ class Peers:
     def take_newer_card(
         self, card_bytes: bytes, facility_key: bytes, now: int, *, shown_by: bytes | None = None
     ) -> Peer | None:
-        """A card that a trusted peer sent of itself; None when it changes nothing.
+        """Accept a newer card that a trusted peer sent of itself; None when it changes nothing.
 
         Args:
             card_bytes: the card file as received.
@@ -154,7 +154,7 @@ class Peers:
             shown_by: the node key that a handshake with this card in it proved.
 
         Raises:
-            NodeError: it is not a valid card of this peer, or one of too many.
+            NodeError: it is not a valid card of this peer, or the peer sent too many.
         """
         known = next(
             (peer for peer in self._store.peers if peer.facility_key == facility_key), None
@@ -197,7 +197,7 @@ class Peers:
         )
 
     def revoke(self, text: str, grants: Iterable[str], now: int) -> Peer:
-        """Take grants from a peer, or with none named, all trust."""
+        """Take grants from a peer, or all trust if none are named."""
         peer, chosen = self.find(text), _checked(grants)
         if chosen:
             return self._change(
@@ -216,17 +216,17 @@ class Peers:
         return self._contests.standing(self._store, now)
 
     def review_contests(self, now: int, changed: Peer | None = None) -> None:
-        """Log which keys are contested now and no entry tells yet, and cut what rests on them.
+        """Log contested keys that are not logged yet, and cut what rests on them.
 
         Args:
             now: seconds since the epoch, UTC.
-            changed: the peer whose change led here, which was dealt with.
+            changed: the peer whose change led here; `on_change` was already called for it.
         """
         with self._lock:
             news = self._contests.untold(self._store, now)
             concerned = {key for contested, _ in news for key in contested.facilities}
             concerned -= {changed.facility_key} if changed is not None else set()
-            # Cutting needs no disk, and goes before what does.
+            # Cut first: that needs no disk.
             for peer in self._store.peers:
                 if peer.facility_key in concerned:
                     self.on_change(peer)
@@ -238,7 +238,7 @@ class Peers:
         Args:
             node_key: the key that the handshake proved, 32 bytes.
             holder: facility key of the peer.
-            stranger: of the facility on the card.
+            stranger: facility key of the facility on the card.
             now: seconds since the epoch, UTC.
         """
         with self._lock:
@@ -257,7 +257,8 @@ class Peers:
                 )
             )
         except NodeError as error:
-            # The change that led here stands; the next one, or the next start, tells.
+            # The change that led here is kept; the next change, or the next start, logs the
+            # contest.
             log.error("a contested key could not be logged: %s", error.message)
 
     def rename(self, text: str, petname: str) -> Peer:
@@ -266,7 +267,7 @@ class Peers:
         return self._note(lambda store: store.rename(peer.facility_key, petname))
 
     def set_postal_address(self, text: str, address: str) -> Peer:
-        """Note where letters reach a peer, for accountings; ours as petnames, and not logged."""
+        """Note a peer's postal address, for accountings; ours, like petnames, and not logged."""
         peer = self.find(text)
         return self._note(lambda store: store.set_postal_address(peer.facility_key, address))
 
@@ -279,9 +280,9 @@ class Peers:
         )
 
     def last_seen(self) -> dict[bytes, int]:
-        """When each peer was last here, by facility key, seconds since the epoch, UTC.
+        """When each peer was last connected, by facility key, seconds since the epoch, UTC.
 
-        Who never was is left out.
+        Peers that never were connected are left out.
         """
         rows = self._database.query(
             "SELECT facility_key, last_seen FROM peers WHERE last_seen IS NOT NULL"
@@ -292,11 +293,11 @@ class Peers:
 
     @property
     def unwritten(self) -> tuple[str, ...]:
-        """Petnames of peers that were cut, and whose cut could not be written yet."""
+        """Petnames of peers whose cut could not be written yet."""
         return self._cuts.names
 
     def write_unwritten(self) -> None:
-        """Try again to write what was cut.
+        """Try again to write these cuts.
 
         Raises:
             NodeError: it still cannot be written.
@@ -305,10 +306,9 @@ class Peers:
             self._cuts.write()
 
     def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
-        """Take away what an entry of the log says was taken; see `Effects.compare`."""
+        """Take away the rights that an entry of the log says were taken; see `Effects.compare`."""
         with self._lock:
-            # From the table and not from memory, where an earlier run of this transaction
-            # may have left it.
+            # Read the table, as memory may hold the result of an earlier run of this transaction.
             rows = connection.execute("SELECT state FROM peers")
             changed = TrustStore([Peer.from_json(row["state"]) for row in rows], self._own)
             try:
@@ -331,7 +331,7 @@ class Peers:
         actor: str = "operator",
         now: int | None = None,
     ) -> Peer:
-        """Make a change; with `now` given, keys may be contested since."""
+        """Make a change; with `now` given, review which keys are contested after it."""
         with self._lock:
             if kind not in _CUTS:
                 self._cuts.write()
@@ -353,11 +353,11 @@ class Peers:
         return peer
 
     def _give(self, changed: TrustStore, peer: Peer, event: Event) -> None:
-        """What is no cut counts from its commit on."""
+        """Make a change that takes no right away; it counts from its commit on."""
         before = self._store
 
         def give(connection: sqlite3.Connection) -> None:
-            # In the transaction, so that whoever is in the next one sees it.
+            # Set it inside the transaction, so that the next transaction sees it.
             self._store = changed
             self._keep(connection, peer)
 
@@ -368,7 +368,7 @@ class Peers:
             raise
 
     def _note(self, change: Callable[[TrustStore], Peer]) -> Peer:
-        """Petnames and postal addresses are ours: no entry tells of them."""
+        """Make a change of our own notes (petname, postal address), which are not logged."""
         with self._lock:
             self._cuts.write()
             changed = TrustStore(self._store.peers, self._own)
@@ -382,7 +382,7 @@ class Peers:
         return noted
 
     def _cut(self, changed: TrustStore, peer: Peer, event: Event) -> None:
-        """A cut counts at once, whatever the disk does."""
+        """Take rights away: this counts at once, even if the disk fails."""
         self._store = changed
         self.on_change(peer)
         cut = Cut(peer.petname, event, lambda entry: self._keep_cut(peer, entry))

@@ -1,7 +1,7 @@
-"""Answers of `keys.grants.may` for the node: what the catalog knows, and what a peer is told.
+"""Asks `keys.grants.may` for the node: from what the catalog knows to what a peer is told.
 
-Whether a study exists is told only to those who may fetch: without the grant
-the answer is the same for every study.
+Only a peer that may fetch learns whether a study exists: without the grant the answer is the same
+for every study.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ _CODES = {
     Why.LIMIT: WireCode.NOT_GRANTED,
     Why.NOT_SHARED: WireCode.NOT_AVAILABLE,
 }
-"""What a peer is told of a no."""
+"""The code that a peer is told for each reason to refuse."""
 
 _TO_APPROVE = WireCode.NOT_GRANTED
-"""Nobody can be asked in this release, so what a person has to approve is refused."""
+"""This release cannot ask a person, so a request that needs approval is refused."""
 
 
 _ANY_SHARED = Facts(study_uid="", state="shared")
@@ -33,7 +33,7 @@ _ANY_SHARED = Facts(study_uid="", state="shared")
 
 @dataclass(frozen=True)
 class Refusal:
-    """A no: what the peer is told, and the sentence for our own log and eyes."""
+    """A refusal: the code that the peer is told, and the sentence for our own log and operators."""
 
     code: WireCode
     reason: str
@@ -63,8 +63,8 @@ def decide_fetch(
 
     Args:
         store: the trust store.
-        peer: who asks.
-        request: what is asked, signature checked.
+        peer: the peer that asks.
+        request: the request, its signature checked.
         study: the catalog's row of the study, None when there is none.
         node_key: of the node that asks, 32 bytes, proven by the connection.
         now_ms: milliseconds since the epoch, UTC, for comparing clocks.
@@ -84,14 +84,14 @@ def decide_having(
     node_key: bytes,
     now: int,
 ) -> Refusal | None:
-    """Decide whether a peer may have a study, or go on to get it; None allows it.
+    """Decide whether a peer may have a study, or go on receiving it; None allows it.
 
     Asked at the request, and again at each batch.
 
     Args:
         store: the trust store.
-        peer: who.
-        purpose: what for.
+        peer: the peer that asks.
+        purpose: the purpose of the request.
         study: the catalog's row of the study, None when there is none.
         node_key: of the node that asks, 32 bytes, proven by the connection.
         now: seconds since the epoch, UTC.
@@ -110,7 +110,7 @@ def decide_having(
 
 
 class Sight:
-    """Who may be told of which study now.
+    """Decides which peer may be told of which study now.
 
     Args:
         store: gives the trust store as it is now.
@@ -127,14 +127,14 @@ class Sight:
         return isinstance(answer, Yes)
 
     def peers(self) -> frozenset[bytes]:
-        """Facility keys of those who may be told of shared studies, of all or of some."""
+        """Facility keys of the peers that may be told of shared studies, of all or of some."""
         store = self._store()
         return frozenset(
             peer.facility_key for peer in store.peers if self._sees_any(store, peer.facility_key)
         )
 
     def tells_apart(self, facility_key: bytes) -> bool:
-        """Whether a facility of `peers` may be told of some shared studies, and not of others."""
+        """Whether a facility of `peers` may be told of some shared studies and not of others."""
         return self._store().tells_apart("see", facility_key)
 
     def _sees_any(self, store: TrustStore, facility_key: bytes) -> bool:
@@ -144,7 +144,7 @@ class Sight:
 
 
 def witnesses(store: TrustStore, now: int) -> list[Peer]:
-    """Peers whose cosignature counts for our log now."""
+    """Peers whose cosignatures count for our log now."""
     return [peer for peer in store.peers if _may_witness(store, peer, now)]
 
 
@@ -185,15 +185,15 @@ SENTENCES: dict[WireCode, tuple[str, str]] = {
         "tell its admin, then fetch it again; what was received is kept",
     ),
 }
-"""What a person is told of a refusal: sentence and hint."""
+"""For each code of a refusal, the sentence and the hint for people."""
 
 
 def sentence(code: WireCode, peer: str) -> tuple[str, str]:
     """A refusal for people: what happened, and what to do next.
 
     Args:
-        code: as received.
-        peer: the petname.
+        code: the code that the peer sent.
+        peer: the petname of the peer.
     """
     what, hint = SENTENCES.get(
         code,

@@ -1,8 +1,8 @@
-"""What peers recalled of the studies that we fetched from them.
+"""Recalls by peers of studies that we fetched from them.
 
-A source that discards something as wrong says so in its next record of the study. Here
-that becomes an entry and an alert, which stays until an operator has settled it. One row
-for each peer and study; a record counts the source's recalls, so that one is told once.
+A source that discards something as wrong says so in its next record of the study. Here that becomes
+an entry and an alert, which stays until an operator has settled it. There is one row for each peer
+and study; a record holds the number of the source's recalls, so that each is reported once.
 Synchronous and thread-safe.
 """
 
@@ -52,8 +52,8 @@ class Recalls:
 
     Args:
         database: where they are kept.
-        catalog: says whose study it is.
-        effects: joins entries to what they do.
+        catalog: tells from which peer a study is, and its patients.
+        effects: ties entries to their effects.
         clock: dates them.
     """
 
@@ -66,7 +66,7 @@ class Recalls:
         self._clock = clock
 
     def news(self, peer: bytes, records: Sequence[Record]) -> list[Record]:
-        """Those of a peer's records that recall something which we fetched, for the first time."""
+        """Those of a peer's records that bring a new recall of something that we fetched."""
         return [
             record
             for record in records
@@ -76,7 +76,7 @@ class Recalls:
         ]
 
     def events(self, peer: bytes, news: Sequence[Record]) -> list[Event]:
-        """The entries of recalls; none where the last one of a study is not settled yet."""
+        """The entries of recalls; none for a study whose last recall is not settled yet."""
         waiting = {one.study for one in self.all() if one.peer == peer and not one.settled}
         return [
             Event(
@@ -95,7 +95,7 @@ class Recalls:
         ]
 
     def keep(self, connection: sqlite3.Connection, peer: bytes, news: Sequence[Record]) -> None:
-        """Keep recalls, to be settled; in the transaction at hand."""
+        """Store recalls that are to be settled; in the transaction at hand."""
         connection.executemany(
             "INSERT INTO recalls (peer, study, code, count, whole, told, settled)"
             " VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (peer, study) DO UPDATE SET"
@@ -111,7 +111,7 @@ class Recalls:
         )  # fmt: skip
 
     def all(self) -> list[Recalled]:
-        """All of them, oldest first."""
+        """All recalls, oldest first."""
         rows = self._database.query("SELECT * FROM recalls ORDER BY told, study, peer")
         return [
             Recalled(
@@ -134,7 +134,7 @@ class Recalls:
             peer: only the recall of this peer (facility key).
 
         Returns:
-            What was settled.
+            The recalls that were settled.
 
         Raises:
             NodeError: there is no such recall, or the disk is full.
@@ -165,9 +165,9 @@ class Recalls:
         return chosen
 
     def forget(self, studies: Sequence[str]) -> None:
-        """Forget when these studies (UIDs) were recalled: it tells which entries name them.
+        """Forget when these studies (UIDs) were recalled: times show which entries name them.
 
-        What is not settled stays as it is.
+        Recalls that are not settled stay as they are.
         """
         self._database.transact(
             lambda connection: connection.executemany(
@@ -177,7 +177,7 @@ class Recalls:
         )
 
     def _known(self, peer: bytes, study: str) -> int:
-        """How many recalls of a study a peer has told of."""
+        """How many recalls of a study a peer has announced."""
         rows = self._database.query(
             "SELECT count AS known FROM recalls WHERE peer = ?1 AND study = ?2"
             " UNION ALL SELECT recalls FROM remote_studies WHERE peer = ?1 AND study = ?2",
@@ -186,7 +186,7 @@ class Recalls:
         return max((int(row["known"]) for row in rows), default=0)
 
     def _has_fetched(self, peer: bytes, study: str) -> bool:
-        """Whether the study is here from this peer, may be, or is on its way."""
+        """Whether the study is here from this peer, may be from it, or is being fetched from it."""
         row = self._catalog.study(study)
         if row is not None and row.origin == peer.hex():
             return True

@@ -1,9 +1,9 @@
-"""What a peer was refused: the first ones an hour each in the log, the others as a count.
+"""Logging refusals: the first of an hour one by one, the others as a count.
 
-The first 20 an hour are entries before the answer. Beyond that an entry each would let a
-peer without any right fill the disk; so then one entry an hour for a peer and kind says
-how many there were, when the first and the last. It is written when the hour is over, or
-when the node stops; a crash loses the count of its hour. Disclosures are never counted so.
+The first 20 an hour are logged before they are answered. Beyond that, one entry for each would let
+a peer without any right fill the disk; so one entry an hour for each peer and kind says how many
+there were, and when the first and the last. It is written when the hour is over, or when the node
+stops; a crash loses the count of its hour. Disclosures are never counted so.
 """
 
 import logging
@@ -29,12 +29,12 @@ class _Counted:
 
 
 class Refusals:
-    """Writes refusals down. Synchronous and thread-safe.
+    """Logs refusals. Synchronous and thread-safe.
 
     Args:
         append: writes audit entries durably with one flush.
-        budgets: holds `logged-refusal`.
-        clock: dates what is counted.
+        budgets: holds the budget `logged-refusal`.
+        clock: dates the counted refusals.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class Refusals:
         self._counted: dict[tuple[bytes, str], _Counted] = {}
 
     def log(self, peer: bytes, what: str, events: Sequence[Event]) -> bool:
-        """Write down a refusal before it is answered.
+        """Log a refusal before it is answered, or count it.
 
         Args:
-            peer: facility key of who is refused.
-            what: `study` or `receipt`: what it asked for.
-            events: the entries, as long as the budget lasts.
+            peer: facility key of the peer that is refused.
+            what: what the peer asked for: `study` or `receipt`.
+            events: the entries to write, if the budget allows it.
 
         Returns:
-            Whether they were written; else the refusal was counted.
+            Whether they were written; if not, the refusal was counted.
 
         Raises:
             NodeError: the log cannot be written.

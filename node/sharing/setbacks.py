@@ -1,12 +1,12 @@
-"""What a peer does not take of its feed: found, set aside, and tried again later.
+"""Records of a feed that its peer does not accept: found, set aside, and tried again later.
 
-A peer that cannot read one record resets the whole subscription, and would be told the
-same again for ever, with all that stands behind it. So when a peer comes back to where it
-stood though its connection held, it is told fewer records at a time, until one alone is
-refused: that one is set aside, the rest goes on, and it is tried again with longer and
-longer pauses. In memory only: a restart finds it out again.
+A peer that cannot read one record resets the whole subscription, and would get that record, and all
+that follow it, again for ever. So when a peer subscribes at its old position although its
+connection held, it gets fewer records at a time, until a single record is refused: that record is
+set aside and tried again after longer and longer pauses; the others go on. This is in memory only:
+after a restart it is found out again.
 
-Pure arithmetic on a clock that is given.
+Pure arithmetic; times are arguments.
 """
 
 from collections import OrderedDict
@@ -15,30 +15,30 @@ from dataclasses import dataclass
 from protocol.limits import ANNOUNCE_RECORDS
 
 STRIKES = 2
-"""So often the same records are refused before fewer are sent: once may be chance."""
+"""How often the same records are refused before fewer are sent: once may be chance."""
 
 FIRST_PAUSE_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 6 * 3600.0
 
 SET_ASIDE = 1000
-"""Most studies that are set aside for a peer; what it refuses beyond that holds it up."""
+"""Most studies that are set aside for a peer; a further refused record holds up its feed."""
 
 _REMEMBERED = 64
-"""Announcements that may be under way to a peer before it says where it stands."""
+"""Most announcements to a peer that are remembered until it subscribes again."""
 
 REFUSED = "it does not take the record"
 
 Place = tuple[bytes, int]
-"""Epoch and cursor."""
+"""A position in a feed: epoch and cursor."""
 
 
 @dataclass(frozen=True)
 class Aside:
-    """A study that is not told to a peer for now.
+    """A study of which a peer is not told for now.
 
     Attributes:
-        reason: why, as far as is known.
-        again: when it is tried again, by the clock that is given.
+        reason: why the peer does not accept the record, as far as is known.
+        again: when it is tried again, by the caller's clock.
     """
 
     reason: str
@@ -46,7 +46,7 @@ class Aside:
 
 
 class Setbacks:
-    """What is known of one peer."""
+    """The setbacks of one peer."""
 
     def __init__(self) -> None:
         self.aside: dict[str, Aside] = {}
@@ -56,21 +56,21 @@ class Setbacks:
         self._pauses: dict[str, float] = {}
 
     def tells(self, place: Place, studies: tuple[str, ...]) -> None:
-        """A peer that stands at this place is going to be told of these studies (UIDs)."""
+        """A peer at this position of its feed is about to be told of these studies (UIDs)."""
         self._told[place] = (len(studies), studies[0] if studies else "")
         if len(self._told) > _REMEMBERED:
             self._told.popitem(last=False)
 
     def forget_told(self) -> None:
-        """The connection is gone: that the peer comes back says nothing."""
+        """The connection is gone: if the peer subscribes again, that is no refusal."""
         self._told.clear()
         self._strikes = 0
 
     def comes_back(self, place: Place, now: float) -> bool:
-        """A peer subscribes at this place; whether it does so since it refused something.
+        """A peer subscribes at this position; returns whether it has refused a record since.
 
         Args:
-            place: of the subscription.
+            place: the position at which it subscribes.
             now: seconds.
         """
         refused = self._told.get(place)
@@ -101,7 +101,7 @@ class Setbacks:
         self.aside[study] = Aside(reason, now + pause)
 
     def take_due(self, now: float) -> list[str]:
-        """Studies whose pause is over; from now on they are told again."""
+        """Studies whose pause is over; they are set aside no longer."""
         due = [study for study, one in self.aside.items() if one.again <= now]
         for study in due:
             del self.aside[study]

@@ -1,8 +1,8 @@
-"""Which studies are shared, by an operator's word: each change with its entry.
+"""Sharing and withdrawing studies, as an operator decides: each change with its entry.
 
-A study that is withdrawn is held back in memory first: it is announced and sent no more,
-whatever the disk does. Then come the entry and the table; what could not be written is
-tried again. Synchronous and thread-safe.
+A study that is withdrawn is held back in memory first: it is not announced or sent any more, even
+if the disk fails. Then the entry and the table are written; a failed write is tried again.
+Synchronous and thread-safe.
 """
 
 import sqlite3
@@ -22,10 +22,10 @@ class SharedStudies:
     """Sharing and withdrawing.
 
     Args:
-        catalog: what there is.
+        catalog: the studies of this node.
         audit: the log.
-        effects: joins entries to what they do.
-        decisions: those that rest on what is shared.
+        effects: ties entries to their effects.
+        decisions: the decisions that rest on what is shared.
 
     Attributes:
         in_withdrawal: called with a study (UID) in the transaction that withdraws it.
@@ -47,11 +47,11 @@ class SharedStudies:
 
     @property
     def unwritten(self) -> tuple[str, ...]:
-        """Studies (UIDs) that are held back, and whose withdrawal could not be written yet."""
+        """Studies (UIDs) that are held back and whose withdrawal could not be written yet."""
         return self._cuts.names
 
     def share(self, text: str) -> StudyRow:
-        """Announce a study to all peers that may see; who does so has checked it.
+        """Announce a study to all peers that may see it; whoever calls this has checked it.
 
         Raises:
             NodeError: there is no such study, it names more patients than can be logged,
@@ -69,15 +69,15 @@ class SharedStudies:
             return self._catalog.find_study(row.study_uid)
 
     def withdraw(self, text: str, details: dict[str, str] | None = None) -> StudyRow:
-        """Stop sharing a study, at once; what had to be checked is settled with it.
+        """Stop sharing a study at once; this also settles what had to be checked.
 
         Args:
             text: as for `Catalog.find_study`.
-            details: what else its entry says.
+            details: further details for its entry.
 
         Raises:
-            NodeError: there is no such study; or that it is withdrawn could not be
-                written. It is held back all the same while this process runs.
+            NodeError: there is no such study; or the withdrawal could not be written. Even then the
+                study is held back while this process runs.
         """
         with self._lock:
             row = self._catalog.find_study(text)
@@ -91,7 +91,7 @@ class SharedStudies:
             return self._catalog.find_study(row.study_uid)
 
     def write_unwritten(self) -> None:
-        """Try again to write what was withdrawn.
+        """Try again to write these withdrawals.
 
         Raises:
             NodeError: it still cannot be written.
@@ -130,10 +130,10 @@ class SharedStudies:
         )
 
     def _withheld(self, study: str) -> Callable[[Callable[[], int]], None]:
-        """The effect of a withdrawal."""
+        """The effect of the entry of a withdrawal."""
 
         def withhold(connection: sqlite3.Connection) -> None:
-            # It may have been discarded since.
+            # The study may have been discarded since.
             if self._catalog.study(study) is not None:
                 self._catalog.set_shared(study, False)
             self.in_withdrawal(connection, study)

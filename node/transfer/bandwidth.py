@@ -1,7 +1,7 @@
-"""Caps on what is sent, per peer and time of day: their settings, and which one is in force.
+"""Caps on sending, by peer and time of day: their settings, and which one is in force.
 
-Arithmetic on settings and a time of day that is given; holding back is
-`node.bucket` and `node.transfer.uplink`.
+Arithmetic on the settings and a given time of day; `node.bucket` and `node.transfer.uplink` do the
+holding back.
 """
 
 import re
@@ -21,7 +21,7 @@ _ENTRIES = {"peer", "from", "to", "mbit_per_second", "stat_exempt"}
 
 
 class BadRule(ValueError):
-    """An entry that cannot be meant; the text says what is wrong with it."""
+    """An invalid entry; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,8 @@ def rule_in_force(
 ) -> BandwidthRule | None:
     """The cap of one peer at a time of day (minutes since local midnight); None: no cap.
 
-    A peer that some entry names is under those entries alone, at any time of day;
-    the others are under those for "*". Of several that hold, the lowest counts.
+    Entries that name a peer replace those for "*", at any time of day; all other peers are under
+    those for "*". Of several entries in force, the lowest cap counts.
     """
     named = [rule for rule in rules if rule.names(petname, fingerprint)]
     candidates = named or [rule for rule in rules if rule.peer == EVERYONE]
@@ -137,7 +137,7 @@ def _minute(entry: Mapping[str, Any], name: str) -> int:
 
 
 def _folded(name: str) -> str:
-    """As petnames are compared (`keys.trust`)."""
+    """The name in the form in which petnames are compared (`keys.trust`)."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 

@@ -1,11 +1,10 @@
-"""What has arrived of a study, compared with its manifest.
+"""Comparing the batches of a study that arrived with its manifest.
 
-Each batch is decoded once: the instances in it are compared with their digests and
-UIDs, the parts of large instances hashed, and the headers read that the catalog needs:
-one of each series, and each that describes the study in another way. What the first
-batch of a large instance does not tell of its header is looked for on disk in the end,
-since an ingest takes elements in any order. Thread-safe: several threads check batches
-of one study.
+Each batch is decoded once: the instances in it are compared with their digests and UIDs, the parts
+of large instances hashed, and the headers read that the catalog needs: one of each series, and each
+that describes the study differently. Header elements of a large instance that its first batch does
+not hold are read from disk at the end, since an ingest accepts elements in any order. Thread-safe:
+several threads check batches of one study.
 """
 
 import threading
@@ -31,40 +30,40 @@ if TYPE_CHECKING:
     from protocol.pixels import Workspace
 
 _SMALL_BYTES = 128 * 1024
-"""Smaller instances are put together before they are hashed: BLAKE3 is quicker with them
-in one piece, by more than the copy costs."""
+"""The parts of a smaller instance are joined before hashing: BLAKE3 is faster on one piece, by more
+than the copy costs."""
 
 _PARTS_KEPT = 2
-"""Parts of large instances (4 MiB each) that may wait for what comes before them."""
+"""Most parts of large instances (4 MiB each) that are kept until the parts before them come."""
 
 _BATCHES_AT_HAND = 2
-"""Decoded batches that are kept while the header of a large instance is read from disk;
-the walker goes forward, with a look back of less than a batch."""
+"""Decoded batches that are kept while the header of a large instance is read from disk; the walker
+goes forward and looks back by less than a batch."""
 
 _SAID_KEPT = 4096
-"""Different ways to describe a study that are remembered, 8 bytes each; a study has one, or
-one a series."""
+"""Most different descriptions of a study that are remembered, 8 bytes each; a study usually has
+one, or one per series."""
 
 _OTHER_UIDS = "an instance carries other UIDs than its manifest entry says"
 
 _WAIT_SECONDS = 1.0
-"""Longest wait of a thread for the one that has the part before; then its own is read
-again in the end. A thread that is at work is done sooner, unless the manifest is made so
-that two wait for each other."""
+"""Longest time that a thread waits for the thread with the preceding part; after that its own part
+is read again at the end. The other thread finishes sooner, unless the manifest is made so that the
+two wait for each other."""
 
 
 class Batches(Protocol):
-    """Where batches lie."""
+    """Gives batches by their digest."""
 
     def read(self, digest: bytes, /) -> bytes:
         """The encoded batch."""
 
 
 Parts = Sequence[memoryview]
-"""Bytes that follow one another, where they lie."""
+"""Consecutive bytes as views, without a copy."""
 
 Cut = Callable[[int, int], Parts]
-"""Gives the original bytes of a batch from an offset, so many."""
+"""Gives the original bytes of a batch, from an offset and of a length."""
 
 
 def _cutter(pieces: Parts) -> Cut:
@@ -111,8 +110,8 @@ class StudyCheck:
         self._headers: dict[int, InstanceHeader] = {}
         self._described = Described()
         self._said: set[int] = set()
-        # Large instances whose first batch does not tell, and whether it is their UIDs,
-        # or the header of their series, that is looked for.
+        # Large instances whose first batch does not hold the UIDs, or the whole header: these are
+        # read from disk later.
         self._untold_uids: set[int] = set()
         self._untold_headers: set[int] = set()
 
@@ -123,7 +122,7 @@ class StudyCheck:
 
     @property
     def described(self) -> Described:
-        """What all instances say of the study that begin in the needed batches, once checked."""
+        """What the instances that begin in the needed batches say of the study, once checked."""
         return self._described
 
     def check(self, index: int, encoded: bytes, workspace: "Workspace | None" = None) -> None:
@@ -132,7 +131,7 @@ class StudyCheck:
         Args:
             index: which batch.
             encoded: its encoded bytes, digest compared already.
-            workspace: of the caller, to be quicker with many batches.
+            workspace: the caller's, reused to decode many batches faster.
 
         Raises:
             RemoteProtocolError: the batch does not hold what the manifest says.
@@ -180,7 +179,7 @@ class StudyCheck:
                 self._take_header(instance_index, header)
 
     def _says_something_new(self, begin: memoryview) -> bool:
-        """Whether an instance does not say of its study what one before it has said."""
+        """Whether an instance describes its study differently from every instance before it."""
         said = self._matcher.of_study(begin)
         if said is None:
             return True
@@ -204,24 +203,24 @@ class StudyCheck:
         )
 
     def _matches(self, instance: InstanceEntry, parts: Parts) -> bool | None:
-        """Whether the UIDs are the promised ones; None where the rest has to be looked at."""
+        """Whether the UIDs are as promised; None when only later batches show that."""
         uids = self._uids(instance)
         size = instance.size
-        # The first part is all in front of the pixels, unless the batch was made oddly.
+        # The first part holds everything before the pixels, unless the batch was made oddly.
         matches = self._matcher.matches(parts[0], *uids, size=size)
         if matches or len(parts) == 1:
             return matches
         return self._matcher.matches(b"".join(parts), *uids, size=size)
 
     def check_rest(self, incoming: Batches) -> None:
-        """Compare what was not told by batches as they came, from disk.
+        """Check from disk what could not be checked as the batches came.
 
-        Those are large instances whose parts did not come in order, and headers whose
-        elements stand behind the first batch.
+        That is large instances whose parts did not come in order, and headers with elements beyond
+        the first batch.
 
         Raises:
             DigestMismatch: an instance has another digest.
-            RemoteProtocolError: one has other UIDs, or no header.
+            RemoteProtocolError: an instance has other UIDs, or no header.
             NodeError: a batch cannot be read.
         """
         manifest = self._manifest
@@ -290,7 +289,7 @@ def _representatives(manifest: Manifest, needed: Iterable[int]) -> dict[int, lis
 
 
 def is_split(manifest: Manifest, instance_index: int) -> bool:
-    """Whether an instance goes on in another batch than the one it begins in."""
+    """Whether an instance continues beyond the batch that it begins in."""
     instance = manifest.instances[instance_index]
     first = manifest.batches[instance.first_batch]
     return instance.offset + instance.size > first.original_size
@@ -299,8 +298,8 @@ def is_split(manifest: Manifest, instance_index: int) -> bool:
 class LargeInstances:
     """Hashes instances that span several batches, from batches given about in order.
 
-    What was not seen in order (a resumed transfer) is listed by `unverified` and
-    verified from disk by `verify_from_disk`.
+    `unverified` lists the instances whose parts did not come in order (a resumed transfer);
+    `verify_from_disk` verifies them.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -313,7 +312,7 @@ class LargeInstances:
 
     @contextmanager
     def under_way(self, index: int) -> Iterator[None]:
-        """While a thread decodes batch `index` and adds what is in it."""
+        """Marks batch `index` as being decoded and added by a thread, inside this block."""
         with self._changed:
             self._at_work.add(index)
         try:
@@ -327,7 +326,7 @@ class LargeInstances:
         """Take the original bytes of batch `index`.
 
         Raises:
-            DigestMismatch: an instance of which all parts are there has another digest.
+            DigestMismatch: all parts of an instance have come, and its digest differs.
         """
         for instance_index, start, offset, length in self._manifest.segments(index):
             if length < self._manifest.instances[instance_index].size:
@@ -363,7 +362,7 @@ class LargeInstances:
             self._verified.add(instance_index)
 
     def _is_coming(self, instance_index: int, position: int) -> bool:
-        """Whether a thread has the part that begins at this position."""
+        """Whether a thread is decoding the part that begins at this position."""
         return any(
             place.instance == instance_index and place.start == position
             for batch in self._at_work

@@ -28,29 +28,29 @@ from protocol.messages import Record
 log = logging.getLogger("radmesh.fetching")
 
 SOURCES = 4
-"""Most sources of one fetch. More would not be faster, and each learns of the study."""
+"""Most sources of one fetch. More would not be faster, and each source learns of the study."""
 
 HEAD_START_SECONDS = 0.3
-"""Between the first requests to two sources: a small study is here before a second
-facility is asked, so that it learns nothing."""
+"""Time between the first requests to two sources: a small study has arrived before a second
+facility is asked, which then learns nothing of it."""
 
 GIVE_UP_SECONDS = 7 * 24 * 3600
-"""A fetch of which nothing came for so long ends: its source may have revoked us."""
+"""A fetch that received nothing for this long ends: its source may have revoked us."""
 
 PATIENCE_SECONDS = 3600.0
-"""After a start, until that may be judged: peers have to come back first."""
+"""Time after a start before a fetch may end for that: peers have to come back first."""
 
 LOOK_SECONDS = 60.0
 
 SWEEP_SECONDS = 3600.0
-"""Between two looks for leftovers."""
+"""Time between two looks for leftovers."""
 
 _SAID_AT_MOST = 20
-"""So many studies that begin alike are counted for a person; beyond that it says "more"."""
+"""Most studies with the same beginning that are counted for a person; above that it says "more"."""
 
 RECEIPTS_SECONDS = 0.5
-"""How long a published study waits for the receipts of slower sources before the fetch
-counts as complete; they go on in the background."""
+"""How long the fetch of a published study waits for the receipts of slower sources before it counts
+as complete; these go on in the background."""
 
 
 @dataclass
@@ -59,10 +59,10 @@ class _Fetch:
 
     Attributes:
         content_root: what its sources announced; None where the chosen one announced nothing.
-        sources: all that were asked.
+        sources: all sources that were asked.
         is_over: whether nobody is asked any more.
         caller: who asked for it.
-        watching: of the task that ends it when nothing comes for too long.
+        watching: the scope of the task that ends the fetch when nothing comes for too long.
     """
 
     download: StudyDownload
@@ -110,11 +110,11 @@ class Fetcher:
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
-        """Own all fetches until cancelled; those that a stop interrupted go on at once."""
+        """Own all fetches until cancelled; fetches that a stop interrupted go on at once."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             unfinished = await in_thread(self._transfers.unfinished_incoming)
-            # All of them first: nobody settles the receipt of one that goes on.
+            # Register all of them first, so that nobody settles the receipt of an active fetch.
             self._transfers.active.update({one.key: one for one in unfinished})
             for transfer in unfinished:
                 if await in_thread(self._is_here, transfer):
@@ -124,9 +124,9 @@ class Fetcher:
             await self._sweep()
 
     def _is_here(self, transfer: Transfer) -> bool:
-        """Whether a crash came between the publication of a study and the end of its fetch.
+        """Whether a crash fell between the publication of a study and the end of its fetch.
 
-        What is missing of its receipts is settled without another session.
+        Receipts that are still missing are settled without another session.
         """
         study = self._destination.catalog.study(transfer.study)
         if study is None:
@@ -149,7 +149,7 @@ class Fetcher:
             peer_text: the peer, or None for any that announced it.
 
         Raises:
-            NodeError: nobody announced it, it is ambiguous, or no such peer is trusted.
+            NodeError: no peer announced it, it is ambiguous, or no such peer is trusted.
         """
         peer = self._peers.find(peer_text) if peer_text else None
         by = peer.facility_key if peer else None
@@ -207,8 +207,8 @@ class Fetcher:
             study: Study Instance UID.
             peer: who is asked first.
             purpose: why, for both logs.
-            only_peer: no other peer is asked.
-            stat: it is urgent. A routine fetch that becomes so is asked for again, so
+            only_peer: ask no other peer.
+            stat: the fetch is urgent. A routine fetch that becomes urgent is requested again, so
                 that its sources know.
             follow: whether new instances are fetched for a day when it is complete.
             wanted_root: of a follow-up, the content that the peer has announced.
@@ -240,9 +240,9 @@ class Fetcher:
         return transfer
 
     async def _join(self, transfer: Transfer, purpose: str, follow: bool) -> Transfer | None:
-        """A person asks for what is being fetched; a follow-up is theirs from now on.
+        """A person asks for a study that is being fetched; a follow-up becomes that person's fetch.
 
-        A follow-up for another purpose ends, since its purpose stands in both logs.
+        A follow-up for another purpose ends, since both logs record its purpose.
         """
         if transfer.follow_up and transfer.purpose != purpose:
             await self.stop(transfer, "it was asked for with another purpose")
@@ -254,26 +254,26 @@ class Fetcher:
         return transfer
 
     async def cancel(self, transfer: Transfer) -> None:
-        """Stop a fetch, and follow the study no more; what was received stays."""
+        """Stop a fetch and stop following the study; batches that were received stay."""
         transfer.follow = False
         await self.stop(transfer, "by an operator")
 
     async def stop(self, transfer: Transfer, why: str) -> None:
-        """Stop a fetch; what was received stays."""
+        """Stop a fetch; batches that were received stay."""
         if transfer.scope is not None:
             transfer.scope.cancel()
         if not transfer.is_ended:
             await self._transfers.enter(transfer, TransferState.CANCELLED, why)
 
     def cancel_peer(self, facility_key: bytes) -> None:
-        """Ask a peer no more: its trust was revoked. Other sources go on."""
+        """Stop asking a peer whose trust was revoked. Other sources go on."""
         for fetch in self._fetches.values():
             for source in fetch.sources:
                 if source.peer == facility_key:
                     source.cancel("its trust was revoked")
 
     def heard(self, facility_key: bytes, records: Iterable[Record]) -> None:
-        """A peer has announced studies: it helps with those that are being fetched."""
+        """A peer has announced studies: add it as a source of those that are being fetched."""
         announced = {record.study: record.content_root for record in records}
         for fetch in self._fetches.values():
             transfer = fetch.download.transfer
@@ -327,11 +327,11 @@ class Fetcher:
             await self._fail(transfer, fetch.sources)
 
     async def _end_when_hopeless(self, fetch: _Fetch) -> None:
-        """End a fetch of which nothing came for so long that nothing will."""
+        """End a fetch when nothing has come for `GIVE_UP_SECONDS`."""
         transfer = fetch.download.transfer
         with fetch.watching:
             await trio.sleep(PATIENCE_SECONDS)
-            # That nothing happens gives no event to wait for.
+            # There is no event for "nothing happens".
             while not self._is_hopeless(fetch):  # noqa: ASYNC110
                 await trio.sleep(LOOK_SECONDS)
             days = GIVE_UP_SECONDS // (24 * 3600)
@@ -348,7 +348,7 @@ class Fetcher:
         return idle and self._transfers.is_old(transfer, GIVE_UP_SECONDS)
 
     async def _sweep(self) -> None:
-        """Delete what nothing will use any more from `incoming/`, also while running."""
+        """Delete unused leftovers from `incoming/`, repeatedly while the node runs."""
         while True:
             await trio.sleep(SWEEP_SECONDS)
             try:
@@ -372,14 +372,14 @@ class Fetcher:
             return any(not other.is_over for other in fetch.sources if other is not source)
 
         async def run() -> None:
-            # A source may come later, in a task that nobody asked for.
+            # A source may be added later, in a task that has no caller of its own.
             with asked_by(fetch.caller):
                 await source.run(others_left, delay_seconds)
 
         fetch.nursery.start_soon(run)
 
     async def _wait_end(self, download: StudyDownload, sources: list[SourceWorker]) -> None:
-        """Until there is a receipt and the slower sources had time for theirs, or no hope."""
+        """Wait for a receipt, then briefly for slower sources; or until no source is left."""
         while not download.receipts:
             if all(source.is_over for source in sources) or any(map(_is_our_fault, sources)):
                 return
@@ -389,14 +389,14 @@ class Fetcher:
                 await download.wait_change()
 
     async def _fail(self, transfer: Transfer, sources: list[SourceWorker]) -> None:
-        """End with the reason of our own, or that of the source given up last."""
+        """End with our own error if there is one, else as the source that was given up last."""
         outcomes = [source.outcome for source in sources if source.outcome is not None]
         last = max(outcomes, key=lambda outcome: (outcome.is_ours, outcome.time))
         transfer.exit_code = last.code
         await self._transfers.enter(transfer, last.state, last.why, last.hint)
 
     def _holders(self, transfer: Transfer) -> tuple[bytes | None, list[bytes]]:
-        """The content root, and whom to ask: the chosen peer first, then who is connected."""
+        """The content root, and the peers to ask: the chosen one first, then connected ones."""
         chosen = transfer.peer
         if transfer.only_peer:
             return None, [chosen]

@@ -1,11 +1,11 @@
-"""Which studies follow which sources, in SQLite.
+"""Which sources are followed for which studies, in SQLite.
 
 A source is followed from the moment a fetch from it is complete, in the transaction that
-says so. What ends the following deletes its row in the transaction of what ended it: the
-source withdrew or recalled the study, or is revoked; the study was withdrawn or discarded
-here, or erased; a fetch was cancelled or asked for with `--no-follow`. So a crash leaves
-both or neither, and a follow-up that is under way asks for its row before it publishes.
-Deciding when to fetch is `node.transfer.following`'s. Synchronous and thread-safe.
+says so. The event that ends the following deletes its row in the same transaction: the source
+withdrew or recalled the study, or is revoked; the study was withdrawn or discarded here, or erased;
+a fetch was cancelled or asked for with `--no-follow`. So a crash leaves both or neither, and a
+follow-up checks for its row before it publishes. `node.transfer.following` decides when to fetch.
+Synchronous and thread-safe.
 """
 
 import sqlite3
@@ -19,18 +19,19 @@ from node.transfer.transfers import Transfer, TransferState
 from protocol.messages import Record
 
 FOLLOW_SECONDS = 24 * 3600
-"""So long after the last fetch from a source it is followed."""
+"""How long a source is followed after the last fetch from it."""
 
 MOST_SECONDS = 7 * 24 * 3600
-"""Never longer after the last fetch that a person asked for: a study that grows every day
-is followed no further than somebody here had in mind."""
+"""Longest following after the last fetch that a person asked for: a study that grows every day is
+not followed for longer than that person had in mind."""
 
 FOLLOW_UPS_A_DAY = 60
-"""Most follow-ups of one study in 24 hours, from all its sources together. An examination
-of some hours grows in fewer steps, and a source that never stops costs no more."""
+"""Most follow-ups of one study in 24 hours, from all its sources together. An examination of some
+hours grows in fewer steps; a source that never stops is limited by this."""
 
 FOLLOW_RESERVE_BYTES = 1024 * 1024 * 1024
-"""Free space that is left by what nobody here asked for: four times that of another fetch."""
+"""Free space that follow-ups must leave, as nobody here asked for them: four times that of other
+fetches."""
 
 FOLLOWED_SCHEMA = """
 CREATE TABLE IF NOT EXISTS followed_sources (
@@ -71,7 +72,7 @@ FROM followed_sources f
     JOIN studies s ON s.study_uid = f.study
 WHERE {_UNTIL} > ?
 """
-"""What followed sources announce now of what is here."""
+"""What followed sources announce now of studies that are here."""
 
 _IS_SPENT = f"follow_ups >= {FOLLOW_UPS_A_DAY} AND counted_since + {FOLLOW_SECONDS} > ?"
 
@@ -80,14 +81,14 @@ _LAST_DISCARD = "(SELECT coalesce(max(number), -1) FROM discards d WHERE d.study
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """Something at a source that is not here.
+    """Content that a source announces and that is not here.
 
     Attributes:
         study: Study Instance UID.
         peer: the source's facility key.
-        purpose, only_peer, stat: as the fetch was asked for that is followed.
-        root: the content that the source announces.
-        more_bytes: of images, more than are here.
+        purpose, only_peer, stat: of the fetch that is followed.
+        root: the content root that the source announces.
+        more_bytes: how many more bytes of images it has than are here.
     """
 
     study: str
@@ -101,13 +102,13 @@ class News:
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """What came of following a study.
+    """How a study grew while it was followed.
 
     Attributes:
-        before, images: how many images it had when a person's fetch was complete, and after
-            the last growth since then; both 0 when it did not grow.
-        grown: when that was; milliseconds since the epoch, UTC.
-        until: how long it is followed; seconds since the epoch, UTC, 0 when it is not.
+        before, images: how many images it had when a person's fetch was complete, and how many
+            after the last growth since then; both 0 when it did not grow.
+        grown: when it last grew; milliseconds since the epoch, UTC.
+        until: when the following ends; seconds since the epoch, UTC, 0 when it is not followed.
     """
 
     before: int = 0
@@ -121,7 +122,7 @@ class Followed:
 
     Args:
         database: which also has catalog, discards, feeds, recalls and transfers.
-        clock: decides what has ended.
+        clock: decides which followings have ended.
     """
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -131,7 +132,7 @@ class Followed:
     # --- what begins and ends it, in the transaction at hand -------------------
 
     def transfer_changed(self, connection: sqlite3.Connection, transfer: Transfer) -> None:
-        """A fetch has another state; see `Transfers.in_change`."""
+        """The state of a fetch has changed; see `Transfers.in_change`."""
         if transfer.direction != "in":
             return
         if not transfer.follow:
@@ -150,7 +151,7 @@ class Followed:
             )
 
     def heard(self, connection: sqlite3.Connection, peer: bytes, records: Sequence[Record]) -> None:
-        """A peer has announced records: what it withdrew or recalled is not followed any more."""
+        """A peer has announced records: stop following studies that it withdrew or recalled."""
         connection.executemany(
             "DELETE FROM followed_sources WHERE study = ? AND peer = ?",
             [(one.study, peer) for one in records if one.kind == "withdrawn"],
@@ -161,7 +162,7 @@ class Followed:
         )
 
     def study_changed(self, study: str) -> None:
-        """A study (UID) has changed here: one of which something was discarded is not followed."""
+        """A study (UID) has changed here: stop following it if something of it was discarded."""
 
         def end(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -178,11 +179,11 @@ class Followed:
         self._database.transact(end)
 
     def end(self, connection: sqlite3.Connection, study: str) -> None:
-        """Follow no source of a study (UID) any more."""
+        """Stop following every source of a study (UID)."""
         connection.execute("DELETE FROM followed_sources WHERE study = ?", (study,))
 
     def end_peer(self, peer: bytes) -> None:
-        """Follow a peer (facility key) no more: it is not trusted."""
+        """Stop following a peer (facility key) that is not trusted any more."""
         self._database.transact(
             lambda connection: connection.execute(
                 "DELETE FROM followed_sources WHERE peer = ?", (peer,)
@@ -190,7 +191,7 @@ class Followed:
         )
 
     def forget(self, studies: Iterable[str]) -> None:
-        """Forget these studies (UIDs): when they grew tells which entries name them."""
+        """Forget these studies (UIDs): the times when they grew show which entries name them."""
         chosen = [(study,) for study in studies]
 
         def delete(connection: sqlite3.Connection) -> None:
@@ -210,7 +211,7 @@ class Followed:
             " AS instances FROM followed_sources WHERE study = ?1 AND peer = ?2",
             (transfer.study, transfer.peer),
         ).fetchone()
-        # What has ended meanwhile stays ended.
+        # A following that ended meanwhile stays ended.
         if row is None or (transfer.follow_up and before is None):
             return
         now = self._clock.now()
@@ -252,7 +253,7 @@ class Followed:
             )
 
     def _wanted(self, connection: sqlite3.Connection, transfer: Transfer) -> bytes:
-        """The content that a follow-up asked for; after a restart, what is announced now."""
+        """The content root that a follow-up asked for; after a restart, the one announced now."""
         if transfer.wanted_root:
             return transfer.wanted_root
         row = connection.execute(
@@ -264,7 +265,7 @@ class Followed:
     # --- what there is to do --------------------------------------------------------
 
     def news(self, heard: Mapping[bytes, Iterable[str]] | None = None) -> list[News]:
-        """What is announced by followed sources and is not here.
+        """Content that followed sources announce and that is not here.
 
         Args:
             heard: only of these studies (UIDs), by facility key; None for all.
@@ -283,10 +284,10 @@ class Followed:
         return [_news(row) for row in rows if _is_news(row)]
 
     def take(self, study: str, peer: bytes) -> News | None:
-        """Count a follow-up of a study (UID) from a peer, which is to be started now.
+        """Count a follow-up of a study (UID) from a peer that is about to start.
 
         Returns:
-            None when there is nothing to fetch (any more), or too much was today.
+            None when there is nothing to fetch (any more), or today's follow-ups are used up.
 
         Raises:
             NodeError: the disk is full.
@@ -321,14 +322,14 @@ class Followed:
         return self._database.transact(count)
 
     def is_followed(self, study: str, peer: bytes) -> bool:
-        """Whether nothing has ended the following of a study (UID) from a peer."""
+        """Whether a study (UID) from a peer is still followed."""
         row = self._database.query_one(
             "SELECT 1 FROM followed_sources WHERE study = ? AND peer = ?", (study, peer)
         )
         return row is not None
 
     def sweep(self) -> None:
-        """Delete what has ended by the clock; a follow-up under way keeps its row.
+        """Delete rows whose time is over; a follow-up under way keeps its row.
 
         Raises:
             NodeError: the disk is full.
@@ -353,7 +354,7 @@ class Followed:
     # --- for people -------------------------------------------------------------------
 
     def growth(self, studies: Iterable[str]) -> dict[str, Growth]:
-        """What came of following these studies (UIDs), of those that were or are followed."""
+        """How those of these studies (UIDs) grew that are or were followed."""
         wanted, now = list(studies), self._clock.now()
         until = {
             row["study"]: row["until"]
@@ -383,7 +384,7 @@ class Followed:
         }
 
     def spent(self) -> list[tuple[str, bytes, int]]:
-        """What grows and is not fetched for now, since it was fetched too often today.
+        """Studies that grew and are not fetched for now, as today's follow-ups are used up.
 
         Returns:
             Study (UID), source (facility key), and until when (seconds since the epoch, UTC).
@@ -399,7 +400,7 @@ class Followed:
         return [(study, peer, spent[study]) for study, peer in sorted(found) if study in spent]
 
     def to_check(self) -> list[tuple[str, str]]:
-        """Studies (UIDs) that grew by themselves and should be looked at; and why."""
+        """Studies (UIDs) that grew by follow-ups and should be looked at, and why."""
         rows = self._database.query(
             "SELECT study_uid, to_check FROM studies JOIN followed_studies ON study = study_uid"
             " WHERE to_check <> '' AND images <> 0 AND origin <> 'local' ORDER BY study_uid"
@@ -419,7 +420,7 @@ _STORE = (
 
 
 def _recalls(connection: sqlite3.Connection, peer: bytes, study: str) -> int:
-    """How many recalls of a study a peer has told of."""
+    """How many recalls of a study a peer has announced."""
     counts = [
         *connection.execute(
             "SELECT count FROM recalls WHERE peer = ? AND study = ?", (peer, study)
@@ -432,7 +433,7 @@ def _recalls(connection: sqlite3.Connection, peer: bytes, study: str) -> int:
 
 
 def _is_news(row: Any) -> bool:
-    """Whether it is neither here nor came from there, nor was tried."""
+    """Whether the announced root is not here, and neither came last nor was tried last."""
     return bytes.fromhex(row["root"]) not in (row["came"], row["tried"], row["here"])
 
 

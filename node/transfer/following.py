@@ -1,10 +1,10 @@
-"""Fetching again what has grown at its source, without being asked.
+"""Fetching studies again that have grown at their source, without being asked.
 
-Theory. What is due is derived from tables alone: which sources are followed, and what they
-announce (`node.transfer.followed`). So a crash loses nothing but a pause, and the first look
-after a start finds what came meanwhile. In memory are only pauses: a study is fetched when
-its source has been quiet for a while, so that one that grows image by image comes in few
-steps. A follow-up is an ordinary fetch from then on (`node.transfer.fetching`).
+Theory. Follow-ups that are due are derived from tables alone: which sources are followed, and what
+they announce (`node.transfer.followed`). So a crash loses only pauses, and the first look after a
+start finds what was announced meanwhile. Only the pauses are in memory: a study is fetched when its
+source has been quiet for a while, so that a study that grows image by image comes in few steps. A
+follow-up is an ordinary fetch from then on (`node.transfer.fetching`).
 """
 
 import logging
@@ -25,19 +25,20 @@ from protocol.messages import Record
 log = logging.getLogger("radmesh.following")
 
 QUIET_SECONDS = 10.0
-"""Without another change at the source before a study is fetched again."""
+"""How long the source must announce no further change before a study is fetched again."""
 
 PATIENCE_SECONDS = 60.0
-"""A study that never is quiet is fetched all the same, so long after its first change."""
+"""A study that keeps changing is fetched this long after its first change."""
 
 AT_ONCE = 4
-"""Most follow-ups of one source under way: fetches that people ask for find places."""
+"""Most follow-ups of one source at a time, so that places are left for fetches that people ask
+for."""
 
 LOOK_SECONDS = 300.0
-"""Between two looks at everything: days end without a word."""
+"""Time between two looks at everything: no event says that a following's day is over."""
 
 HEARD = 10_000
-"""So many announced studies are looked up by name; with more, everything is looked at."""
+"""Most announced studies that are looked up by name; with more, everything is looked at."""
 
 _Key = tuple[str, bytes]
 """Study (UID) and facility key of its source."""
@@ -45,8 +46,7 @@ _Key = tuple[str, bytes]
 
 @dataclass
 class _Waiting:
-    """News that waits: when it was first heard, when it last changed, and whether the disk
-    has no room for it."""
+    """News that waits: when it was first heard, when it last changed, if the disk lacks room."""
 
     news: News
     first: float
@@ -55,20 +55,20 @@ class _Waiting:
 
     @property
     def due(self) -> float:
-        """When it is fetched, by trio's clock."""
+        """When it is to be fetched, by trio's clock."""
         return min(self.last + QUIET_SECONDS, self.first + PATIENCE_SECONDS)
 
 
 class Follower:
-    """The task that starts follow-ups, and stops those that nobody wants any more.
+    """The task that starts follow-ups, and stops those of studies that are not followed any more.
 
     Args:
         followed: which sources are followed.
         fetcher: fetches.
-        transfers: what is under way.
+        transfers: the register of transfers.
         find: the peer with a facility key that may be asked now, None for any other.
         free_bytes: free space of the home's disk, bytes (synchronous).
-        in_doubt: whether the log takes no entries now.
+        in_doubt: whether our log is in doubt, and so takes no entries.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Follower:
         self._poked = trio.Event()
 
     def heard(self, facility_key: bytes, records: Iterable[Record]) -> None:
-        """A peer has announced studies, and that is kept."""
+        """A peer has announced studies, and the announcement is stored."""
         if self._heard is not None:
             self._heard.setdefault(facility_key, set()).update(one.study for one in records)
             if sum(map(len, self._heard.values())) > HEARD:
@@ -100,11 +100,11 @@ class Follower:
         self.poke()
 
     def poke(self) -> None:
-        """Something has changed: a transfer is over, a study or a peer is another."""
+        """Something has changed: a transfer is over, or a study or a peer is different."""
         self._poked.set()
 
     def without_room(self) -> list[News]:
-        """What has grown at its source and finds no room here."""
+        """Studies that have grown at their source and for which the disk has no room."""
         return [one.news for one in list(self._waiting.values()) if one.lacks_room]
 
     async def run(self) -> None:
@@ -120,14 +120,15 @@ class Follower:
                 self._heard = None
                 log.error("what has grown at its source cannot be fetched: %s", error.message)
                 await trio.sleep(QUIET_SECONDS)
-            # A moment, not a pause: a pause that was rounded down ends before its moment has
-            # come, and then the next one is nothing.
+            # Wait until a point in time, not for a duration: a duration that was rounded down ends
+            # too early, and the next one is zero.
             with trio.move_on_at(self._next(looked)):
                 await self._poked.wait()
 
     def _next(self, looked: float) -> float:
         now = trio.current_time()
-        # What is due already waits for a place, or for room: both are told, or looked for.
+        # News that is due already waits for a place or for room: `poke`, or the next look, finds
+        # either.
         due = [one.due for one in self._waiting.values() if one.due > now]
         return min([*due, looked + LOOK_SECONDS])
 
@@ -174,7 +175,7 @@ class Follower:
         if peer is None:
             return
         news = await in_thread(self._followed.take, study, facility_key)
-        # Somebody may have asked for it while the disk was at work.
+        # A person may have asked for the study while the disk was at work.
         if news is not None and not any(one.study == study for one in self._incoming()):
             log.info("a study has grown at %s and is fetched again", peer.petname)
             await self._fetcher.start(
@@ -187,7 +188,7 @@ class Follower:
             )
 
     async def _stop_unwanted(self) -> None:
-        """Stop follow-ups of what is not followed any more."""
+        """Stop follow-ups of studies that are not followed any more."""
         for transfer in self._incoming():
             if transfer.follow_up and not await in_thread(
                 self._followed.is_followed, transfer.study, transfer.peer

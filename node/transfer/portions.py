@@ -1,10 +1,10 @@
 """Which source is asked for which batches next: arithmetic on sizes and times, no effects.
 
-Each source is given work for about `WORK_SECONDS` by its measured speed, and new
-work when half of that is left, so that its pipe stays full and what it has been
-given is never much; near the end, only what it will have sent before the others
-are done with the rest. When nothing is left to give, a source that is free takes
-over what another one is late with; the batch that comes second is discarded.
+Each source is asked for about `WORK_SECONDS` of work at its measured speed, and for more when half
+of that is left, so that its pipe stays full and little is outstanding; near the end, only for
+batches that it will have sent before the others finish the rest. When no batch is left to ask for,
+a free source takes over a batch with which another is late; the copy that comes second is
+discarded.
 """
 
 import heapq
@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from protocol import limits
 
 WORK_SECONDS = 1.5
-"""How much work a source is given. Less costs round trips, more makes the end later."""
+"""How much work a source is asked for. Less costs round trips, more delays the end."""
 
 LEAST_BATCHES = 2
-"""Under way with a source at least: one on the wire while the other is verified."""
+"""Fewest batches under way with a source: one on the wire while the other is verified."""
 
 LATE_SECONDS = 1.0
-"""A batch that is expected later than this may be asked of another source too."""
+"""A batch that is expected later than this may also be asked of another source."""
 
 _MEMORY_SECONDS = 2.0
 """How fast the measured speed forgets."""
@@ -43,7 +43,7 @@ class _Source:
 
     def ask(self, batch: int, size: int, now: float) -> None:
         if not self.under_way:
-            # Time without work says nothing of its speed.
+            # Idle time must not count against its speed.
             self.heard = now
         self.under_way[batch] = size
         self.asked.add(batch)
@@ -56,13 +56,13 @@ class _Source:
         self.heard = now
 
     def seconds_for(self, size: int) -> float:
-        """How long it takes for what it was asked for and `size` bytes more."""
+        """How long it takes for the batches it was asked for and `size` bytes more."""
         if self.speed == 0:
             return 0.0
         return (sum(self.under_way.values()) + size) / self.speed
 
     def expected(self, now: float) -> dict[int, float]:
-        """In how many seconds each batch should be here; who is silent stays silent as long."""
+        """Seconds until each batch should be here; silence so far counts as a delay to come."""
         ahead, expected = 0, {}
         for batch, size in self.under_way.items():
             ahead += size
@@ -88,7 +88,7 @@ class Portions:
         self._sources: dict[bytes, _Source] = {}
 
     def expect_several(self) -> None:
-        """There is going to be more than one source, also when there was one until now."""
+        """From now on there may be more than one source."""
         self._several = True
 
     @property
@@ -101,7 +101,7 @@ class Portions:
         return batch in self._missing
 
     def join(self, source: bytes, now: float) -> None:
-        """A source is ready; every missing batch may be asked of it.
+        """A source is ready to be asked for any missing batch.
 
         Args:
             source: its name.
@@ -110,7 +110,7 @@ class Portions:
         self._sources[source] = _Source(now)
 
     def leave(self, source: bytes) -> None:
-        """A source is gone; what only it was asked for is given to others."""
+        """A source is gone; batches that only it was asked for are free for others."""
         gone = self._sources.pop(source)
         others = {batch for one in self._sources.values() for batch in one.under_way}
         for batch in gone.under_way:
@@ -119,11 +119,11 @@ class Portions:
                 self._free_bytes += self._missing[batch]
 
     def owes(self, source: bytes) -> bool:
-        """Whether something that a source was asked for is still to come."""
+        """Whether a batch that a source was asked for is still to come."""
         return bool(self._sources[source].under_way)
 
     def next_portion(self, source: bytes, now: float) -> tuple[list[int], bool]:
-        """What to ask of a source now, ascending, and whether that is all for good."""
+        """Batches to ask of a source now, ascending, and whether it will be asked for no more."""
         one = self._sources[source]
         if not self._several:
             portion = self._free[: limits.WANT_RUNS]
@@ -136,9 +136,9 @@ class Portions:
         return sorted(portion), not (self._free if not self._several else self._missing)
 
     def arrived(self, source: bytes, batch: int, now: float) -> bool:
-        """A batch came from a source and is stored; False when it was here before.
+        """A batch came from a source and is stored; False when it was here already.
 
-        What comes with a whole study may never have been asked for.
+        A source that sends a whole study unasked sends batches that it was never asked for.
         """
         one = self._sources[source]
         was_asked = batch in one.under_way
@@ -151,7 +151,7 @@ class Portions:
         return size is not None
 
     def _fresh(self, one: _Source, now: float) -> list[int]:
-        """Batches that nobody was asked for, as many as the source is to have."""
+        """Batches that no source was asked for yet, as many as this source should have."""
         room = int(one.speed * WORK_SECONDS)
         under_way, count = sum(one.under_way.values()), len(one.under_way)
         if count >= LEAST_BATCHES and under_way > room / 2:
@@ -173,8 +173,8 @@ class Portions:
     def _is_worth_it(self, one: _Source, under_way: int, now: float) -> bool:
         """Whether a source brings the next batch before the others could bring all the rest.
 
-        The fastest one always does, once it has nothing else to send. Silent ones
-        do not count.
+        The fastest source always does, once it has nothing else to send. Silent sources do not
+        count.
         """
         size = self._missing[self._free[0]]
         others = [
@@ -192,7 +192,7 @@ class Portions:
         return (under_way + size) / one.speed <= without
 
     def _late(self, one: _Source, now: float) -> list[int]:
-        """A batch that another source is late with, when this one is twice as early."""
+        """A batch with which another source is late and which this one can bring twice as early."""
         if self._free or len(one.under_way) >= LEAST_BATCHES:
             return []
         soonest: dict[int, float] = {}

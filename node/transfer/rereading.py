@@ -1,8 +1,8 @@
-"""Studies are read once more that an earlier release has asked one image for its patient.
+"""Reading studies again for which an earlier release took the patient from one image only.
 
-Runs beside everything else, a batch at a time, and goes on after a restart. What the
-images name is in the log then, with an entry of its own: so the disclosures before it
-are found under each patient.
+Runs beside everything else, a batch at a time, and goes on after a restart. An entry of its own
+then logs every patient that the images name, so that earlier disclosures are found under each of
+them.
 """
 
 import logging
@@ -37,16 +37,16 @@ class Rereading:
         self._store = store
         self._append = append
         self._workspaces = Workspaces()
-        # Never more than one thread, and none that others wait for.
+        # One thread at most, apart from those that other work waits for.
         self._limiter = trio.CapacityLimiter(1)
         self._wanted = trio.Event()
 
     def poke(self) -> None:
-        """A study may be there to be read."""
+        """There may be a study to read again."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Read what there is, for ever."""
+        """Read the listed studies, and new ones after each `poke`, for ever."""
         failed: set[str] = set()
         while True:
             self._wanted = trio.Event()
@@ -57,7 +57,7 @@ class Rereading:
                     while not await self.read(study):
                         pass
                 except NodeError as error:
-                    # It is tried again after a restart; what to do is in the error.
+                    # It is tried again after a restart; the error says what to do.
                     failed.add(study)
                     log.warning("a study cannot be read again: %s", error.message)
             await self._wanted.wait()
@@ -78,7 +78,7 @@ class Rereading:
                 is_whole &= await in_thread(
                     self._check, check, index, batch.digest, limiter=self._limiter
                 )
-                # Half of the time is for what people wait for.
+                # Leave half of the time to work that people wait for.
                 await trio.sleep(trio.current_time() - began)
             is_whole &= await in_thread(self._check_rest, check, limiter=self._limiter)
         entry_of = once(self._append)
@@ -98,7 +98,7 @@ class Rereading:
             with self._workspaces.borrowed() as workspace:
                 check.check(index, encoded, workspace)
         except RemoteProtocolError:
-            # Taken by an earlier release, which knew less about what to take.
+            # An earlier release took the study, with fewer checks.
             return False
         return True
 

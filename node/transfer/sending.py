@@ -1,10 +1,9 @@
 """Serving one study over one stream: decide, log, offer, send, take the receipt.
 
-The log entries `requested`, `refused` and `disclosure-begun` are durable before
-their effect; nothing is compressed here, since batches are stored as they are
-sent. Tasks of a session: a reader, a thread that reads and seals ahead by two
-batches, and the main line that takes portions and writes within the recipient's
-credit, when `node.transfer.uplink` lets it.
+The log entries `requested`, `refused` and `disclosure-begun` are durable before their effect.
+Nothing is compressed here: batches are stored as they are sent. Tasks of a session: a reader, a
+thread that reads and seals ahead by two batches, and the main line, which takes requested portions
+and writes within the recipient's credit, when `node.transfer.uplink` allows it.
 """
 
 import logging
@@ -51,10 +50,10 @@ DISCARDED = "something of the study was discarded"
 
 
 class RightEnded(Exception):
-    """The peer may not have the study any more.
+    """The peer is not allowed to have the study any more.
 
     Attributes:
-        refusal: what it is told, and why.
+        refusal: what the peer is told, and why.
     """
 
     def __init__(self, refusal: Refusal) -> None:
@@ -63,7 +62,7 @@ class RightEnded(Exception):
 
 
 _EXPECTED = (StreamLost, TransferRefused, RemoteProtocolError, NodeError, RightEnded)
-"""What a peer, a disk or a network can cause; anything else is a fault of ours."""
+"""Errors that a peer, a disk or a network can cause; any other error is a fault of ours."""
 
 
 class Sender:
@@ -72,17 +71,17 @@ class Sender:
     Args:
         key: our node key.
         own_facility: our facility key (32 bytes).
-        peers: who may have what.
-        catalog: what there is.
+        peers: the trusted peers and their grants.
+        catalog: the studies of this node.
         store: its batches.
         append: writes audit entries durably with one flush (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
         transfers: the register of transfers.
         line: when bulk data may be written, and how fast.
-        in_doubt: whether our own log is not what we signed.
-        clock: decides what a peer may have now.
-        budgets: how often a peer may ask.
-        refusals: writes down what was refused.
+        in_doubt: whether our own log differs from what we signed.
+        clock: tells which rights count now.
+        budgets: limits how often a peer may ask.
+        refusals: logs what was refused.
     """
 
     def __init__(
@@ -148,19 +147,19 @@ class Sender:
                 await session.failed(None)
 
     def stop_peer(self, facility_key: bytes, why: str = REVOKED) -> None:
-        """End all transfers to a peer at once: its right to them ended."""
+        """End all transfers to a peer at once, as its right to them has ended."""
         for session in self._sessions.get(facility_key, ()):
             session.stop(why)
 
     def stop_study(self, study: str) -> None:
-        """End all transfers of a study (UID) at once: it was withdrawn."""
+        """End all transfers of a study (UID) at once, as it was withdrawn."""
         for sessions in self._sessions.values():
             for session in sessions:
                 if session.study == study:
                     session.stop(WITHDRAWN)
 
     def is_sending(self, study: str) -> bool:
-        """Whether a study (UID) is on its way to anybody."""
+        """Whether a study (UID) is being sent to any peer."""
         return any(one.study == study for many in self._sessions.values() for one in many)
 
     def sessions(self, facility_key: bytes) -> int:
@@ -219,12 +218,13 @@ class _Session:
             stat=request.stat,
         )
         self._transfer = transfer
-        # Before the entry of its beginning: until the entry of its end, only this session may
-        # have a receipt for this transfer countersigned.
+        # Call this before logging the beginning of the disclosure: until the entry of its end, only
+        # this session may have a receipt for this transfer countersigned.
         self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
         too_much = await self._too_much()
         if too_much is not None:
-            # Nothing is written about that: BUSY is waited out, and a full disk takes no entry.
+            # Log nothing here: the peer waits and asks again after BUSY, and a full disk takes no
+            # entry.
             await self._study.refuse(too_much)
             return
         manifest = await in_thread(self._begin, request)
@@ -249,13 +249,13 @@ class _Session:
         return None if await in_thread(owner.budgets.has_room) else WireCode.SOURCE_DISK
 
     def _begin(self, request: Request) -> Manifest | Refusal:
-        """The manifest, encoded, or a no; on return the log says what is going to be done."""
-        # Before the manifest is read, so that no discard is missed.
+        """The manifest, or a refusal; on return the log says which of them the peer gets."""
+        # Read this before the manifest, so that no discard is missed.
         self._discard = self._owner.catalog.last_discard(request.study)
         refusal, manifest = self._refusal(request), None
         kind = "urgent-request" if request.stat else "request"
         if refusal is not None and not self._owner.budgets.take(self._peer.facility_key, kind):
-            # It may ask again later; nothing is written about that.
+            # The peer may ask again later; this is not logged.
             return Refusal(WireCode.BUSY, "more refused requests than its budget")
         requested = self._entry("requested")
         if refusal is None:
@@ -266,7 +266,7 @@ class _Session:
                 self._owner.append([requested])
                 raise
             self._patients = self._owner.catalog.patients(request.study)
-        # Making a large manifest takes a while; the decision that counts is the one here.
+        # Making a large manifest takes a while, so decide again here, together with the entry.
         with self._owner.peers.decisions.made():
             refusal = refusal or self._refusal(request) or self._discard_since()
             if refusal is not None:
@@ -294,10 +294,10 @@ class _Session:
         )
 
     def _require_right(self, purpose: str) -> None:
-        """Ask again, as each batch is made ready: a date may have come, or a change was lost.
+        """Check the right again before each batch: a date may have come, or a change was missed.
 
         Raises:
-            RightEnded: the peer may not have the study any more.
+            RightEnded: the peer is not allowed to have the study any more.
         """
         owner, now = self._owner, self._owner.clock.now()
         study = owner.catalog.study(self.study)
@@ -308,7 +308,7 @@ class _Session:
             raise RightEnded(refusal)
 
     def _discard_since(self) -> Refusal | None:
-        """A no where what the manifest lists is not all here any more: an operator took it out."""
+        """A refusal if an operator has discarded some of the study since the manifest was read."""
         if self._owner.catalog.last_discard(self.study) == self._discard:
             return None
         return Refusal(WireCode.NOT_AVAILABLE, DISCARDED)
@@ -319,13 +319,13 @@ class _Session:
         self.scope.cancel()
 
     def leave(self) -> None:
-        """The session is over, and so is what the log says of it."""
+        """The session is over, and its last entry is in the log."""
         if self._transfer is not None:
             one = self._transfer
             self._owner.transfers.serve(one.peer, one.transfer, begins=False)
 
     async def failed(self, error: BaseException | None) -> None:
-        """Close the books on a session that did not end well; None means it was revoked."""
+        """Log the end of a session that failed; None means that it was stopped."""
         why = "an error of this node"
         if error is None:
             why = self._stopped
@@ -344,7 +344,7 @@ class _Session:
                 entry = self._entry("disclosure-failed", outcome="failed", why=why)
                 await in_thread(self._owner.append, [entry])
             except NodeError as failure:
-                # As after a crash, the log has the beginning of this disclosure alone.
+                # The log then holds only the beginning of this disclosure, as after a crash.
                 log.error("a failed disclosure could not be logged: %s", failure.message)
         if self._transfer is not None and self._is_logged and not self._transfer.is_ended:
             await self._owner.transfers.enter(self._transfer, TransferState.FAILED, why)
@@ -381,11 +381,11 @@ class _Session:
         await self._study.send(self._end.end)
 
     def _take(self, event: Event, manifest: Manifest) -> None:
-        """A portion is handed to the sealing task; credit has done its work already."""
+        """Hand a requested portion to the sealing task; credit was counted when it came."""
         match event:
             case Wanted():
                 assert self._transfer is not None
-                # What is asked is bounded by the manifest: each batch once.
+                # The manifest bounds what can be asked for: each batch once.
                 self._asked.send_nowait(event.batches)
                 self._unsent += len(event.batches)
                 self._asked_all = event.last
@@ -433,7 +433,7 @@ class _Session:
         try:
             encoded = self._owner.store.read(manifest.batches[index].digest)
         except NodeError:
-            # It is no fault of the disk when it was discarded just now.
+            # If it was discarded just now, report that and not a fault of the disk.
             self._require_right(self._transfer.purpose)
             raise
         return self._end.seal_batch(index, encoded)

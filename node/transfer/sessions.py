@@ -1,8 +1,8 @@
-"""One study stream to a peer as events: what sending and receiving share.
+"""One study stream to a peer as events; sending and receiving share this.
 
-A reader task always drains the stream, so that a pause of ours never looks like
-a dead reader to the peer; credit bounds what it can bring. That the stream is
-lost comes as the last event, after everything that arrived before.
+A reader task always drains the stream, so that a pause of ours never looks like a dead reader to
+the peer; credit bounds how much the peer can send. The loss of the stream is the last event, after
+everything that arrived before it.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ from protocol.transfer import Event, Refused
 READ_BYTES = 1024 * 1024
 
 STEP_BYTES = 64 * 1024
-"""What is taken of a read before other tasks have their turn: a peer may fill it with
-messages of 20 bytes, each of which costs more than its bytes."""
+"""Most bytes of a read that are handled before other tasks have their turn: a peer may fill a read
+with messages of 20 bytes, and each costs more than its bytes."""
 _EVENTS_WAITING = 64
 
 GOODBYE_SECONDS = 3.0
@@ -37,7 +37,7 @@ class TransferRefused(Exception):
     """The peer ended the transfer.
 
     Attributes:
-        code: its reason.
+        code: the peer's reason.
     """
 
     def __init__(self, code: WireCode) -> None:
@@ -46,14 +46,14 @@ class TransferRefused(Exception):
 
 
 def steps_of(data: bytes | memoryview) -> Iterator[memoryview]:
-    """What was read, in parts of at most `STEP_BYTES`."""
+    """The bytes of one read, in parts of at most `STEP_BYTES`."""
     view = memoryview(data)
     for start in range(0, len(view), STEP_BYTES):
         yield view[start : start + STEP_BYTES]
 
 
 class StudyStream:
-    """A stream and the transfer end that gives its bytes a meaning.
+    """A stream, and the end of the transfer that interprets its bytes.
 
     Args:
         stream: to the peer.
@@ -79,7 +79,7 @@ class StudyStream:
                 data = await self.stream.read(READ_BYTES, timeout_seconds=float("inf"))
                 self.watchdog.progress()
                 if self._is_leaving:
-                    # What crosses our goodbye on the way; the peer does not know yet.
+                    # Sent before the peer saw our end of the transfer: ignore it.
                     continue
                 for step in steps_of(data):
                     for event in self._end.receive_untrusted(step):
@@ -89,7 +89,7 @@ class StudyStream:
             await self._into.send(error)
 
     async def send(self, make_frame: Callable[[], bytes]) -> None:
-        """Make a frame and write it; several tasks may.
+        """Make a frame and write it; several tasks may do so.
 
         Nothing is written when the transfer is over: the main line finds the reason
         as its next event.
@@ -102,13 +102,13 @@ class StudyStream:
                 await self.stream.write(make_frame(), timeout_seconds=limits.STALL_SECONDS)
 
     async def send_bulk(self, make_frame: Callable[[], bytes], place: SendSlot) -> None:
-        """As `send`, when a place on the line lets it."""
+        """As `send`, but wait for a turn on the line."""
         async with self._writing:
             if self._end.state not in FINAL:
                 await place.write(self.stream, make_frame())
 
     async def fail(self, error: Exception) -> None:
-        """Give an error of a helping task to the main line, as its next event."""
+        """Pass an error of a helping task to the main line, as its next event."""
         await self._into.send(error)
 
     async def event(self, limit_seconds: float) -> Event:
@@ -118,7 +118,7 @@ class StudyStream:
             StreamLost: the connection broke, or nothing came in time.
             TransferRefused: the peer ended the transfer.
             RemoteProtocolError: the peer broke a rule.
-            Exception: what a helping task gave to `fail`.
+            Exception: the error that a helping task gave to `fail`.
         """
         with self.watchdog.expect(limit_seconds):
             return _told(await self._events.receive())
@@ -134,7 +134,7 @@ class StudyStream:
         """The next event, which must be of one type.
 
         Raises:
-            RemoteProtocolError: it is of another.
+            RemoteProtocolError: it is of another type.
         """
         event = await self.event(limit_seconds)
         if not isinstance(event, expected):
@@ -142,7 +142,7 @@ class StudyStream:
         return event
 
     async def refuse(self, code: WireCode) -> None:
-        """Tell the peer why the transfer ends, as far as it listens."""
+        """Tell the peer why the transfer ends, if it still listens."""
         if self._end.state in FINAL:
             return
         self._is_leaving = True
@@ -156,8 +156,7 @@ class StudyStream:
     async def finish(self) -> None:
         """End our half and wait until the peer has ended its own.
 
-        A stream that is dropped while the peer still reads can lose what was
-        written last.
+        Dropping a stream while the peer still reads can lose the last bytes written.
         """
         with trio.move_on_after(GOODBYE_SECONDS):
             try:

@@ -1,8 +1,8 @@
-"""Places for work, shared fairly among those whose work it is.
+"""Places for work, shared fairly among the sources whose work it is.
 
 Each batch that arrives is decoded and compared in a thread, and there are few of them.
-First come, first served would give them to the source that sends the most, or whose
-batches take longest. Here who has the fewest places goes first, and then who has used
+First come, first served would give most of them to the source that sends the most, or whose batches
+take longest. Here the source with the fewest places goes first; among equals, the one that has used
 them for the least time.
 """
 
@@ -16,7 +16,7 @@ import trio
 
 @dataclass
 class _Share:
-    """What one of them uses."""
+    """What one source uses."""
 
     used_seconds: float
     running: int = 0
@@ -24,10 +24,10 @@ class _Share:
 
 
 class Shares:
-    """So many places.
+    """A number of places, and who waits for one.
 
     Args:
-        places: how many work at once.
+        places: how many may work at once.
         clock: seconds, of any clock that only goes forward.
     """
 
@@ -41,11 +41,11 @@ class Shares:
         """Wait for a place and hold it.
 
         Args:
-            whose: name of the one whose work it is.
+            whose: name of the source whose work it is.
         """
         share = self._shares.get(whose)
         if share is None:
-            # Who comes, or comes back, is owed nothing for the time it was away.
+            # A source that comes, or comes back, is owed nothing for the time it was away.
             least = min((one.used_seconds for one in self._shares.values()), default=0.0)
             share = self._shares[whose] = _Share(least)
         try:

@@ -1,8 +1,7 @@
 """One source of a fetch: when it is asked, when it is tried again, when it is given up.
 
-The sources of a fetch share a `StudyDownload`. That one of them is lost, refuses or
-sends what does not hold changes nothing for the others; the fetch fails when none
-is left.
+The sources of a fetch share a `StudyDownload`. If a source is lost, refuses or sends wrong data,
+the others go on; the fetch fails when no source is left.
 """
 
 import logging
@@ -34,16 +33,16 @@ BUSY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 
 ROUTINE_PLACES = 6
 URGENT_PLACES = 2
-"""Most sessions with one source at once, urgent ones apart: together not more than a
-source serves to one peer, so that a long list of fetches is never told BUSY for that."""
+"""Most sessions with one source at once, routine and urgent ones counted apart: together no more
+than a source serves to one peer, so that a long list of fetches never gets BUSY for that reason."""
 
 BAD_DATA_ATTEMPTS = 3
-"""The last source of a fetch is given up when it sends wrong data so often; another
-one at once."""
+"""The last source of a fetch is given up when it has sent wrong data this often; while others are
+left, a source is given up at once."""
 
 STAND_IN_SECONDS = 10.0
-"""A source whose batches are of no use for what has come from others takes over, from
-the beginning, when the others are away for so long."""
+"""A source whose batches do not match those of the others takes over, from the beginning, when the
+others have been away for this long."""
 
 _TRY_AGAIN = frozenset({WireCode.BUSY, WireCode.SHUTTING_DOWN, WireCode.OTHER})
 
@@ -65,13 +64,13 @@ class Reach:
     """How peers are reached.
 
     Attributes:
-        find: the trusted peer with a facility key, None when it is not trusted.
+        find: gives the peer with a facility key, None when it is not trusted.
         open_stream: opens a study stream to a node key.
         wait_connected: waits until a node key is connected.
-        is_connected: whether it is now.
+        is_connected: whether a node key is connected now.
         speaks_for: whether the node key on a peer's card is its own (`keys.claims`).
         why_away: why a peer is not connected, as far as is known, or "".
-        places: for sessions, by facility key and whether they are urgent.
+        places: limiters of sessions, by facility key and whether they are urgent.
     """
 
     find: Callable[[bytes], Peer | None]
@@ -95,12 +94,12 @@ class SourceWorker:
         receiver: runs one session.
         reach: how the source is reached.
         append: writes audit entries durably with one flush (synchronous).
-        download: what the sources of the fetch share.
-        contribution: this one.
+        download: the state that the sources of the fetch share.
+        contribution: what comes from this source.
 
     Attributes:
-        outcome: why it was given up, None before and when it did its part.
-        is_over: whether it will not be asked any more.
+        outcome: why the source was given up, None if it was not.
+        is_over: whether the source will not be asked any more.
         in_session: whether a stream to it is open.
     """
 
@@ -130,17 +129,17 @@ class SourceWorker:
         return self._contribution.peer
 
     def cancel(self, why: str) -> None:
-        """Ask this source no more, also in the middle of a session."""
+        """Stop asking this source, also in the middle of a session."""
         self.outcome = Outcome(TransferState.CANCELLED, why)
         self._scope.cancel()
 
     def end(self, outcome: Outcome) -> None:
-        """Give this source up, for the fetch to end with this."""
+        """Give this source up, with this outcome for the fetch."""
         self.outcome = outcome
         self._scope.cancel()
 
     def ask_again(self) -> None:
-        """End the session for another that goes on from here; too late once all is here."""
+        """Replace the session by a new one that goes on from here; too late once all is here."""
         if self._session_scope is not None and self._download.transfer.state in (
             TransferState.REQUESTING,
             TransferState.RECEIVING,
@@ -148,7 +147,7 @@ class SourceWorker:
             self._session_scope.cancel()
 
     def stop_waiting(self) -> None:
-        """The study is here: ask this source no more; a session may come to its end."""
+        """The study is here: stop asking this source, but let a session end by itself."""
         if not self.in_session:
             self._scope.cancel()
 
@@ -157,7 +156,7 @@ class SourceWorker:
 
         Args:
             others_left: whether another source may still bring the study.
-            delay_seconds: a head start for others.
+            delay_seconds: a head start for other sources.
         """
         with self._scope:
             await trio.sleep(delay_seconds)
@@ -218,8 +217,8 @@ class SourceWorker:
                 )
                 return
             except Exception as error:
-                # A fault of ours that the bytes of a peer have found: it ends this source
-                # of this fetch. The node would meet it again at each start.
+                # A bug of ours that the peer's bytes trigger: give up this source of this fetch, or
+                # the node would run into it again at each start.
                 where = describe_unexpected(error)
                 log.error("transfer from %s: unexpected %s", peer.petname, where)
                 await self._log("receive-failed", "an error of this node")
@@ -248,7 +247,7 @@ class SourceWorker:
         return True
 
     async def _wait_needed(self, others_left: Callable[[], bool]) -> None:
-        """Wait until the others are given up, or none has been at work for a while."""
+        """Wait until all other sources are given up, or none has been at work for a while."""
         idle_since = trio.current_time()
         while others_left() and trio.current_time() - idle_since < STAND_IN_SECONDS:
             if not self._download.is_idle:
@@ -293,7 +292,7 @@ class SourceWorker:
         self.outcome = Outcome(state, why, hint, code)
 
     async def _failed(self, peer: Peer, why: str) -> None:
-        """What a source sent does not hold: say who it was, in both logs of ours."""
+        """A source sent wrong data: name it in the program's log and in the audit log."""
         name = self._contribution.transfer.hex()[:8]
         log.warning("transfer %s from %s: %s", name, peer.petname, why)
         await self._log("receive-failed", why)
@@ -315,5 +314,5 @@ class SourceWorker:
         try:
             await in_thread(self._append, [event])
         except NodeError as error:
-            # The fetch ends all the same; a full disk must not take the node with it.
+            # The fetch ends all the same; a full disk must not stop the node.
             log.error("the end of a session could not be logged: %s", error.message)

@@ -1,16 +1,14 @@
 """One study on its way to us, from one source or from several at once.
 
-Owns what the sessions of a fetch share: the manifest by which the study is
-published, which batches are missing and who was asked for them, verification and
-publication. A session (`node/transfer/receiving.py`) brings batches; which source there is
-and when it is tried again is `node/transfer/fetching.py`'s.
+Owns what the sessions of a fetch share: the manifest by which the study is published, which batches
+are missing and which source was asked for them, verification and publication. A session
+(`node/transfer/receiving.py`) brings batches; `node/transfer/fetching.py` and
+`node/transfer/source_worker.py` decide which sources there are and when one is tried again.
 
-The manifest of the source that joins while no other is at work is the one that
-counts. Another source joins if its own manifest promises every batch that is
-missing: the same bytes with the same instances at the same places. So what it
-sends is checked against its own promise too, and a batch that does not hold is the
-fault of the one that sent it. A source whose batches differ is used alone or not
-at all.
+The manifest that counts is that of the source that joins while no other is at work. Another source
+joins if its own manifest promises every missing batch: the same bytes with the same instances at
+the same places. So its batches are checked against its own promise too, and a wrong batch is the
+fault of the source that sent it. A source whose batches differ is used alone or not at all.
 
 Order of effects: batches are flushed in `incoming/` before credit is given; the
 whole study is verified before its batches move to the store; the log entries
@@ -40,25 +38,25 @@ RESERVE_BYTES = 256 * 1024 * 1024
 """Free space that a fetch leaves to the log, the database and everything else."""
 
 POLL_SECONDS = 0.2
-"""How often it is looked whether a source is late."""
+"""Time between two checks whether a source is late."""
 
 
 class NotNeededError(Exception):
-    """Nothing is missing, or a source has it in other batches than those under way."""
+    """Nothing is missing, or the source has the study in other batches than those under way."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a study goes.
+    """What a fetched study is written to.
 
     Attributes:
-        catalog: where it is published.
+        catalog: where the study is published.
         incoming: where its batches arrive.
         append: writes audit entries durably with one flush (synchronous).
         transfers: the register of transfers.
-        free_bytes: free space of the home's disk, bytes.
+        free_bytes: gives the free space of the home's disk, bytes.
         is_followed: whether a study (UID) of a peer (facility key) is followed (synchronous).
-        workspaces: where batches are decoded.
+        workspaces: lends workspaces in which batches are decoded.
     """
 
     catalog: Catalog
@@ -77,7 +75,7 @@ class Member:
     Attributes:
         contribution: what came from it.
         manifest: as it offered the study.
-        theirs: where its manifest has our batches, None for at the same index.
+        theirs: for each batch of ours, its index in this manifest; None: all indices are the same.
     """
 
     contribution: Contribution
@@ -97,7 +95,7 @@ class Member:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The study as the lead source offered it, and what of it is needed (batches)."""
+    """The study as the lead source offered it, and which batches of it are needed."""
 
     lead: Contribution
     manifest: Manifest
@@ -109,13 +107,13 @@ class StudyDownload:
     """A study that is being fetched.
 
     Args:
-        destination: where it goes.
+        destination: what the study is written to.
         transfer: the fetch.
         several: whether more than one source may serve it.
 
     Attributes:
-        receipts: how many sources have signed theirs, or will when they are back; the
-            study is published then.
+        receipts: how many sources have signed their receipt, or will when they are back; above 0
+            the study is published.
         open_sessions: how many streams to sources are open.
     """
 
@@ -142,28 +140,28 @@ class StudyDownload:
 
     @property
     def window_bytes(self) -> int:
-        """Sealed bytes that each source may have under way: together no more than one alone."""
+        """Sealed bytes that each source may have under way: together no more than a lone one."""
         return max(limits.SEALED_CHUNK_BYTES, limits.CREDIT_BYTES // max(1, len(self._members)))
 
     async def wait_change(self, most_seconds: float = float("inf")) -> None:
-        """Wait until a batch or a source came or went."""
+        """Wait until something changes: a batch has come, or a source came or left."""
         with trio.move_on_after(most_seconds):
             await self._changed.wait()
 
     def notify(self) -> None:
-        """Something changed that others wait for."""
+        """Wake all who wait for a change."""
         event, self._changed = self._changed, trio.Event()
         event.set()
 
     def expect_several(self) -> None:
-        """Another source is going to be asked, too; what the first was asked for stays so."""
+        """Another source is going to be asked, too; the first one keeps what it was asked for."""
         self._several = True
         self._portions.expect_several()
 
     def holds_nothing(self) -> bool:
         """Whether a lone source may send the whole study unasked (synchronous).
 
-        Only where nothing of it can be here, neither published nor from an earlier try.
+        Only if nothing of the study can be here, neither published nor from an earlier try.
         """
         return (
             not self._several
@@ -180,7 +178,7 @@ class StudyDownload:
         """A source has offered the study; `leave` must follow.
 
         Raises:
-            NotNeededError: another is at work, and this one cannot help it.
+            NotNeededError: another source is at work, and this one cannot help.
             NodeError: our disk has no room.
         """
         async with self._joining:
@@ -199,17 +197,17 @@ class StudyDownload:
             return member
 
     def end(self) -> None:
-        """Nothing more is published: batches that were counted on may go."""
+        """Nothing more will be published: unpin the batches that the fetch counted on."""
         self._pins.clear()
 
     def leave(self, member: Member) -> None:
-        """A source is done, or lost; what it still owes is given to others."""
+        """A source is done or lost; other sources are asked for what it still owes."""
         del self._members[member.contribution.peer]
         self._portions.leave(member.contribution.peer)
         self.notify()
 
     async def enter(self, state: TransferState, why: str = "") -> None:
-        """Change the fetch's state, unless it is over, or another source is further."""
+        """Change the fetch's state, unless the fetch is over or another source is further."""
         if self.transfer.is_ended:
             return
         if state is TransferState.WAITING:
@@ -223,11 +221,11 @@ class StudyDownload:
             await self._destination.transfers.enter(self.transfer, state, why)
 
     def _make_plan(self, lead: Contribution, manifest: Manifest) -> None:
-        """What is needed, what is here already, and what has to come."""
+        """Find out which batches are needed, which are here already, and which have to come."""
         incoming, transfer = self._destination.incoming, self.transfer
         needed = self._destination.catalog.batches_needed(manifest)
         check = StudyCheck(manifest, needed)
-        # What lies in the store may be let go by another study meanwhile.
+        # Pin them, as another study may release batches that are in the store.
         self._pins.clear()
         self._pins.add(manifest.batches[index].digest for index in needed)
         missing: dict[int, int] = {}
@@ -238,7 +236,7 @@ class StudyDownload:
                     encoded = incoming.read(batch.digest)
                     with self._destination.workspaces.borrowed() as workspace:
                         check.check(index, encoded, workspace)
-                    # A crash may have come between its write and its flush.
+                    # A crash may have fallen between its write and its flush.
                     incoming.flush(batch.digest)
                     continue
                 except RemoteProtocolError:
@@ -266,15 +264,15 @@ class StudyDownload:
     # --- batches -------------------------------------------------------------------
 
     def next_portion(self, member: Member) -> tuple[list[int], bool]:
-        """What to ask of a source now (our indices), and whether that is all for good."""
+        """See `Portions.next_portion`; the batches are our indices."""
         return self._portions.next_portion(member.contribution.peer, trio.current_time())
 
     def owes(self, member: Member) -> bool:
-        """Whether something that a source was asked for is still to come."""
+        """Whether a batch that a source was asked for is still to come."""
         return self._portions.owes(member.contribution.peer)
 
     def is_missing(self, batch: int) -> bool:
-        """Whether a batch has not come from another source meanwhile."""
+        """Whether a batch is still missing: another source may have sent it meanwhile."""
         return self._portions.is_missing(batch)
 
     def store(self, batch: int, encoded: bytes) -> None:
@@ -294,7 +292,7 @@ class StudyDownload:
         self._destination.incoming.write(plan.manifest.batches[batch].digest, encoded)
 
     def flush(self, batch: int) -> None:
-        """Make a batch durable that was stored (synchronous, thread-safe).
+        """Make a stored batch durable (synchronous, thread-safe).
 
         Raises:
             NodeError: our disk.
@@ -302,12 +300,12 @@ class StudyDownload:
         self._destination.incoming.flush(self._manifest.batches[batch].digest)
 
     def stored(self, member: Member, batch: int | None, entry: BatchEntry) -> None:
-        """Count a batch that is on disk, or was discarded as it was here already.
+        """Count a batch that is now on disk, or that was dropped because it was here already.
 
         Args:
             member: who sent it.
             batch: our index; None for one that was not missing when the source joined.
-            entry: what the manifest says of it.
+            entry: the manifest's entry of the batch.
         """
         now, source = trio.current_time(), member.contribution.peer
         if batch is not None and self._portions.arrived(source, batch, now):
@@ -329,7 +327,8 @@ class StudyDownload:
         """
         async with self._publishing:
             if not self._is_published:
-                # Durable before batches move, so that a crash does not look like a new fetch.
+                # Make this durable before batches move, or after a crash this would look like a new
+                # fetch.
                 await self.enter(TransferState.VERIFYING)
                 await in_thread(self._publish)
                 self._is_published = True
@@ -347,7 +346,7 @@ class StudyDownload:
         )
         received = [
             self._received(contribution, manifest, why)
-            # A source may come meanwhile.
+            # A copy, as a source may join meanwhile.
             for contribution in list(self.transfer.contributions.values())
             if contribution is lead or contribution.batches
         ]
@@ -362,7 +361,7 @@ class StudyDownload:
         )
 
     def _require_wanted(self) -> None:
-        """What nobody asked for is not taken behind what has ended the following."""
+        """Do not publish a follow-up whose following has ended meanwhile."""
         transfer = self.transfer
         if transfer.follow_up and not self._destination.is_followed(transfer.study, transfer.peer):
             raise NodeError(
@@ -401,7 +400,7 @@ class StudyDownload:
 def _same_batches(
     ours: Manifest, theirs: Manifest, missing: frozenset[int]
 ) -> dict[int, int] | None:
-    """Where another manifest of the same content promises each missing batch; None if not all."""
+    """The index of each missing batch in another manifest of the content; None if one is absent."""
     if ours.content_root != theirs.content_root:
         return None
     places = {_promise(theirs, index): index for index in range(len(theirs.batches))}
@@ -411,7 +410,7 @@ def _same_batches(
 
 
 def _promise(manifest: Manifest, batch: int) -> tuple[object, ...]:
-    """All that a manifest says of one batch, in terms that any manifest can share."""
+    """All that a manifest says of one batch, in a form that can be compared between manifests."""
     instances = []
     for place in manifest.segments(batch):
         one = manifest.instances[place.instance]

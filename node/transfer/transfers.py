@@ -1,8 +1,8 @@
 """The transfers of this node: their state, for people and across restarts.
 
 A `Transfer` is live state in the trio thread; a row in SQLite follows its
-changes of state, not its bytes. What was received lies in `incoming/` under its
-digest and needs no journal: on resumption it is read and verified again.
+changes of state, not its bytes. Received batches are in `incoming/` under their digests and need no
+journal: on resumption they are read and verified again.
 """
 
 import builtins
@@ -66,10 +66,10 @@ _STORE = (
 )
 
 TransferKey = tuple[str, bytes, bytes]
-"""Direction, facility key of the peer, id. The id alone names nothing: who asks chooses it."""
+"""Direction, facility key of the peer, id. The id alone is not unique: the recipient chooses it."""
 
 Place = tuple[int, str, bytes, bytes]
-"""Where a transfer is in their list: when it started (milliseconds), and its key."""
+"""Position of a transfer in the list of transfers: when it started (milliseconds), and its key."""
 
 _REFUSED = "direction = 'out' AND state = 'refused'"
 
@@ -77,7 +77,7 @@ _NAME_DOMAIN = b"radmesh-source-of-transfer\0"
 
 
 class TransferState(enum.StrEnum):
-    """Where a transfer stands, in words for people."""
+    """The state of a transfer, in words for people."""
 
     WAITING = "waiting"
     REQUESTING = "requesting"
@@ -110,8 +110,8 @@ class Contribution:
         manifest: digest of the manifest that it offered last.
         content_root: of the study as it offered it last.
         batches, encoded_bytes: what it sent.
-        is_signed: whether the study is published and our receipt for it is kept; what is
-            missing then is settled without another session (`node/receipts/settling.py`).
+        is_signed: whether the study is published and our receipt for it is kept; a missing
+            countersignature is then settled without another session (`node/receipts/settling.py`).
     """
 
     peer: bytes
@@ -124,7 +124,7 @@ class Contribution:
 
 
 STILL_SECONDS = 10.0
-"""A transfer in which nothing moved for so long is shown as one that stands still."""
+"""A transfer in which nothing has moved for this long is shown as stalled."""
 
 _MOVING = (TransferState.REQUESTING, TransferState.RECEIVING, TransferState.SENDING)
 
@@ -133,13 +133,12 @@ _MOVING = (TransferState.REQUESTING, TransferState.RECEIVING, TransferState.SEND
 class Transfer:
     """One transfer; to us, with one peer or, unless `only_peer`, with several at once.
 
-    `bytes` counts original bytes of the whole study, `bytes_done` those verified
-    here (or sent), `held_bytes` those that were here before; `moved` is when something of
-    it moved last (milliseconds since the epoch, UTC, 0 never); `wire_bytes` counts
-    encoded bytes moved and `wire_bytes_total` those that have to move. `stat`: it is
-    urgent and goes before routine transfers. `follow`: new instances at its sources are fetched
-    for a day; `follow_up`: it is such a fetch, which nobody here asked for, of the content
-    `wanted_root` (empty when that is not known any more).
+    `bytes` counts original bytes of the whole study, `bytes_done` those verified here (or sent),
+    `held_bytes` those that were here before; `moved` is when data last moved (milliseconds since
+    the epoch, UTC, 0 never); `wire_bytes` counts encoded bytes moved and `wire_bytes_total` those
+    that have to move. `stat`: the transfer is urgent and goes before routine ones. `follow`: new
+    instances at its sources are fetched for a day; `follow_up`: the transfer is such a fetch, which
+    nobody here asked for, of the content `wanted_root` (empty when that is not known any more).
     """
 
     transfer: bytes
@@ -172,12 +171,12 @@ class Transfer:
 
     @property
     def key(self) -> TransferKey:
-        """What names it here."""
+        """The key by which this node knows the transfer."""
         return self.direction, self.peer, self.transfer
 
     @property
     def place(self) -> Place:
-        """Where it is in the list of transfers."""
+        """Its position in the list of transfers."""
         return self.started, *self.key
 
     @property
@@ -187,7 +186,7 @@ class Transfer:
 
     @property
     def asked_details(self) -> dict[str, bool]:
-        """What an entry of the audit log says of how it was asked for, but for what is usual."""
+        """How it was asked for, for its entries in the audit log; the usual case is left out."""
         urgent = {"stat": True} if self.stat else {}
         return urgent | ({"follow_up": True} if self.follow_up else {})
 
@@ -196,13 +195,13 @@ class Transfers:
     """All transfers, live and past.
 
     Args:
-        database: where their states are kept.
-        clock: when one began and ended.
+        database: holds the states of transfers.
+        clock: dates begin and end.
 
     Attributes:
-        active: those under way.
-        on_end: called when one has ended, in the trio thread.
-        in_change: called with one in the transaction of each change of its state.
+        active: the transfers under way.
+        on_end: called when a transfer has ended, in the trio thread.
+        in_change: called with a transfer, in the transaction of each change of its state.
     """
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
@@ -251,7 +250,7 @@ class Transfers:
         )
 
     def contribution(self, transfer: Transfer, peer: bytes) -> Contribution:
-        """What comes from one source of a fetch.
+        """The contribution of one source of a fetch, made if there is none.
 
         Each pair of source and fetch has a transfer name of its own, the same after a
         restart, so that two sources have no name in common.
@@ -271,8 +270,8 @@ class Transfers:
     ) -> None:
         """Change a transfer's state; an ended one sets `over`.
 
-        Durable on return, unless the disk is full: then the row is older than the state,
-        and after a restart a fetch goes on from there.
+        Durable on return, unless the disk is full: then the row is older than the state, and a
+        fetch goes on from the row after a restart.
         """
         transfer.state, transfer.why, transfer.hint = state, why, hint
         transfer.entered = self._clock.now_ms()
@@ -291,11 +290,11 @@ class Transfers:
             self.on_end()
 
     def touch(self, transfer: Transfer) -> None:
-        """Something of a transfer has moved."""
+        """Data of a transfer has moved."""
         transfer.moved = self._clock.now_ms()
 
     def still_since(self, transfer: Transfer) -> int | None:
-        """Since when nothing has moved in a transfer that should move; None when all is well.
+        """Since when a transfer that should move has been stalled; None when all is well.
 
         Returns:
             Milliseconds since the epoch, UTC.
@@ -305,7 +304,7 @@ class Transfers:
         return since if transfer.state in _MOVING and is_still else None
 
     def is_old(self, transfer: Transfer, seconds: float) -> bool:
-        """Whether nothing moved in a transfer for so long."""
+        """Whether nothing has moved in a transfer for this many seconds."""
         since = max(transfer.moved, transfer.started)
         return self._clock.now_ms() - since >= seconds * 1000
 
@@ -340,7 +339,7 @@ class Transfers:
         return [_from_row(row) for row in rows]
 
     def close_interrupted_outgoing(self) -> None:
-        """Outgoing transfers that a crash interrupted are over; the peer asks again."""
+        """End outgoing transfers that a crash interrupted; the peer asks again."""
         now = self._clock.now_ms()
         self._database.transact(
             lambda connection: connection.execute(
@@ -351,18 +350,18 @@ class Transfers:
         )
 
     def recent(self, count: int = 100) -> list[Transfer]:
-        """The newest transfers, live state where there is one."""
+        """The newest transfers; those under way with their live state."""
         return self.page(count)[0]
 
     def page(self, count: int, before: Place | None = None) -> tuple[list[Transfer], Place | None]:
-        """Transfers, newest first, and the place before which the next ones are.
+        """Transfers, newest first, and the value of `before` for the next page.
 
-        A peer that is refused again and again does not hide what others do: of its requests
-        there are few, a tenth of the others.
+        A page holds at most `count // 10` refused requests, so that a peer that is refused again
+        and again does not hide the other transfers.
 
         Args:
-            count: at most so many that were not refused.
-            before: those before this place; the newest when None.
+            count: most transfers that were not refused.
+            before: only transfers before this place; None: the newest.
         """
         found = self._part(f"NOT ({_REFUSED})", count, before, None)
         last = found[-1].place if len(found) == count else None
@@ -376,7 +375,7 @@ class Transfers:
         values: dict[str, object] = {"count": count}
         for name, sign, place in (("before", "<", before), ("since", ">", since)):
             if place is not None:
-                # The first condition lets SQLite begin in the middle of its index.
+                # The first condition lets SQLite start within its index.
                 chosen += (
                     f" AND started {sign}= :{name}0 AND (started, direction, peer, transfer) "
                     f"{sign} (:{name}0, :{name}1, :{name}2, :{name}3)"
@@ -392,8 +391,8 @@ class Transfers:
     def forget(self, studies: Sequence[str]) -> None:
         """Delete the transfers of these studies that are over, and overwrite them.
 
-        The audit log names transfers: this list would tell which entries are about a study
-        when nothing beside the log does any more.
+        The audit log names transfers, so this list would show which entries concern a study after
+        the openings are erased.
 
         Raises:
             NodeError: the disk is full or failing, or another process reads the database.

@@ -3,12 +3,12 @@
 - Transfers on one link (to one peer) take turns, a batch each, in the order in
   which they asked; transfers on other links are not held up by them.
 - An urgent (STAT) transfer goes before routine ones of its link, and while it has
-  bytes to send, routine transfers on any link pause. One that is itself held up, by
-  its cap or by its line, holds nobody else up.
-- Nobody starves: who has waited `TRICKLE_SECONDS` writes one small piece whatever
-  else goes on, so that no recipient takes a source for dead.
+  bytes to send, routine transfers on any link pause. An urgent transfer that is itself held up, by
+  its cap or by its line, holds up no transfer on another link.
+- Nobody starves: a transfer that has waited `TRICKLE_SECONDS` writes one small piece in any case,
+  so that no recipient takes a source for dead.
 
-No clock and no tasks: time is an argument, waiting is `node.transfer.uplink`'s.
+No clock and no tasks: time is an argument, and `node.transfer.uplink` does the waiting.
 """
 
 import enum
@@ -18,10 +18,10 @@ TRICKLE_SECONDS = 5.0
 """Well below `limits.STALL_SECONDS`."""
 
 TURN_SECONDS = 1.0
-"""On a slow line a turn ends before its batch does."""
+"""Longest turn: on a slow line it ends before its batch does."""
 
 STAT_GRACE_SECONDS = 0.5
-"""An urgent transfer that has moved nothing for so long does not need the line."""
+"""An urgent transfer that has moved nothing for this long does not need the line."""
 
 
 class _State(enum.Enum):
@@ -36,9 +36,9 @@ class Place:
     """One transfer among the others.
 
     Attributes:
-        link: whom it sends to.
+        link: the peer that it sends to.
         stat: whether it is urgent.
-        trickles: whether its turn is one that it got for having waited too long.
+        trickles: whether it got its turn because it had waited too long.
     """
 
     link: bytes
@@ -69,12 +69,12 @@ class Turns:
         self._places.remove(place)
 
     def ask(self, place: Place, now: float) -> None:
-        """It has a batch to send: it queues for a turn."""
+        """A transfer has a batch to send and queues for a turn."""
         self._asked += 1
         place.state, place.asked, place.asked_at = _State.WAITING, self._asked, now
 
     def try_begin(self, place: Place, now: float) -> bool:
-        """Begin its turn, if it may now."""
+        """Begin its turn, if that is allowed now; returns whether it is."""
         place.trickles = now >= place.asked_at + TRICKLE_SECONDS
         if not (place.trickles or self._may_begin(place, now)):
             return False
@@ -83,7 +83,7 @@ class Turns:
         return True
 
     def look_again_at(self, place: Place, now: float) -> float:
-        """When time alone may change the answer of `try_begin`."""
+        """When the answer of `try_begin` may change by time alone."""
         times = [place.asked_at + TRICKLE_SECONDS]
         if not place.stat:
             times += [
@@ -94,7 +94,7 @@ class Turns:
         return min(times)
 
     def rest(self, place: Place) -> None:
-        """Within its turn it waits for its cap."""
+        """The transfer waits for its cap, within its turn."""
         place.state = _State.RESTING
 
     def go_on(self, place: Place, now: float) -> None:
@@ -103,7 +103,7 @@ class Turns:
         place.moved_at = now
 
     def moved(self, place: Place, now: float) -> bool:
-        """It has written a piece; whether it may go on with its turn."""
+        """The transfer has written a piece; returns whether its turn goes on."""
         place.moved_at = now
         if place.trickles or (not place.stat and self._stat_needs_line(place.link, now)):
             return False

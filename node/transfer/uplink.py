@@ -1,7 +1,7 @@
 """Writing bulk data: in turns with the other transfers, and no faster than a peer's cap.
 
-Owns the waiting; whose turn it is decides `node.transfer.turns`, how fast `node.bucket`,
-under which cap `node.transfer.bandwidth`.
+Owns the waiting. `node.transfer.turns` decides whose turn it is, `node.bucket` how fast,
+`node.transfer.bandwidth` under which cap.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ from node.transfer.turns import Place, Turns
 from protocol import limits
 
 SLICE_BYTES = 4 * limits.WRITE_BLOCK_BYTES
-"""Written between two looks at who else wants to write: a few blocks, since a look
-for each costs throughput."""
+"""Bytes written between two checks whether another transfer wants to write: a few blocks, since a
+check for each block costs throughput."""
 
 _SLOW_SECONDS = 0.1
 """A slice that takes longer than this is followed by smaller ones."""
@@ -29,7 +29,7 @@ class Uplink:
 
     Args:
         rules: the caps of the settings.
-        minute: minutes since local midnight.
+        minute: gives the minutes since local midnight.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Uplink:
 
     @contextmanager
     def sending(self, peer: Peer, *, stat: bool) -> Iterator["SendSlot"]:
-        """A place among those who send, for one transfer.
+        """A place for one transfer among all that are sending.
 
         Args:
-            peer: whom it goes to.
+            peer: the recipient.
             stat: whether it is urgent.
         """
         place = self._turns.enter(peer.facility_key, stat=stat, now=trio.current_time())
