@@ -56,7 +56,7 @@ OF_STUDY = """(
     OR (kind IN ('patient', 'instance') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
 )"""
-"""SQL: whether an opening names the study ?1 or its patient; not the person who asked."""
+"""SQL: whether an opening names the study ?1, its patient or an instance; not who asked."""
 
 OF_PERSON = "(kind = 'person' AND value = ?1)"
 """SQL: whether an opening names the person ?1."""

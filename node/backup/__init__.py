@@ -1,4 +1,4 @@
-"""Backups: a consistent copy of a home whose node may run, and the way back from it.
+"""Backups: a consistent copy of a home, whose node may run, and how to restore it.
 
 DIR/
   store/                the batches of all backups, by digest; files here never change
