@@ -197,7 +197,7 @@ class Node:
         return node
 
     def close(self) -> None:
-        """Give the home back."""
+        """Close all parts and release the home."""
         self._held.close()
 
     def __enter__(self) -> "Node":

@@ -325,7 +325,7 @@ def _forge(north: Site, bundle: Path, directory: Path, say: Say) -> None:
 
 
 def forge_bundle(bundle: Path, forged: Path) -> int:
-    """Copy a bundle with the purpose of its last disclosure changed; gives its index.
+    """Copy a bundle, with the purpose of its last disclosure changed; returns its index.
 
     Raises:
         NodeError: the log holds no disclosure.

@@ -26,7 +26,7 @@ HTTP_STATUS = {
 def single_node_error(error: BaseException) -> NodeError | None:
     """The NodeError that an exception is or contains; None when there is none.
 
-    A nursery wraps what its tasks raise into groups.
+    A nursery wraps the exceptions of its tasks in groups.
     """
     if isinstance(error, NodeError):
         return error

@@ -78,7 +78,7 @@ def write_bundle(
         _add(archive, "card", [card])
         _add(archive, f"checkpoints/{size}", [signed.encode()])
         _add(archive, "entries.jsonl", (entry + b"\n" for entry in entries()), large=large)
-        # Hashes do not compress.
+        # Stored without compression, since hashes do not compress.
         _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED, large=large)
         _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence), large=large)
         for name, content in further.items():

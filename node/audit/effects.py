@@ -108,7 +108,7 @@ class Effects:
         return index
 
     def file_after_entry(self, event: Event, write: Callable[[], None]) -> None:
-        """As `after_entry`, for an effect in a file; the next start must see it from the file."""
+        """As `after_entry`, for an effect in a file, in which the next start can see it."""
         index = self.append(event)
         with self._said_when_it_fails(event, index):
             write()

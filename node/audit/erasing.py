@@ -29,7 +29,7 @@ def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasu
         forget: deletes other records that show which entries are about a study.
 
     Returns:
-        What was erased, the index of its entry, and the salt of its commitment.
+        The erasure, the index of its entry, and the salt of its commitment.
 
     Raises:
         NodeError: the disk is full or failing; the next start goes on with the erasure.

@@ -66,7 +66,7 @@ _CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT, "person": OF_PERSON}
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What an erasure would erase.
+    """The extent of an erasure.
 
     Attributes:
         openings: number of openings.
@@ -142,7 +142,7 @@ class Erasures:
         )
 
     def begin(self, kind: str, value: str, size: int) -> tuple[Erasure, bytes]:
-        """Write down durably what is going to be erased; nothing is erased yet.
+        """Record durably which openings will be erased; nothing is erased yet.
 
         Args:
             kind: `study`, `patient` or `person`.

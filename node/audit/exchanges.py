@@ -5,7 +5,7 @@ to date before each query, and rebuilt when the log is not the one that it was m
 So no crash can leave it in contradiction to the log.
 
 An exchange is one transfer id with one peer in one direction. It is *open* while the
-log has an entry that originals went over (`disclosure-begun`, `received`) and no receipt.
+log has its entry `disclosure-begun` or `received`, and no entry with its receipt.
 """
 
 import sqlite3

@@ -250,7 +250,7 @@ class LogFile:
         """Entries `start` to `stop - 1`.
 
         Raises:
-            NodeError: an entry on disk is no longer what was written.
+            NodeError: an entry on disk differs from the written one.
         """
         while start < stop:
             upto = min(start + _READ_ENTRIES, stop)

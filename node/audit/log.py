@@ -7,7 +7,7 @@ at any point
 
 - an entry whose `append` returned is in the log;
 - an entry whose `append` did not return may be in the log or not;
-- a signed size is never larger than what is on disk;
+- a signed size is never larger than the log on disk;
 - openings of entries that were not written are dropped at the next opening;
 - a torn tail is cut, kept in a file beside the log, and noted by an entry.
 
@@ -152,7 +152,7 @@ class AuditLog:
             running: returns seconds of a clock that never goes back.
 
         Raises:
-            NodeError: the log is not what was signed, is held by another process, or
+            NodeError: the log is not the signed one, is held by another process, or
                 cannot be read, or neither key is the one in force.
         """
         opened = open_log(directory, origin, log_keys or (SizedKey(log_key.public, 0),))
@@ -349,7 +349,7 @@ class AuditLog:
         return self._file.read(max(start, 0), size if stop is None else min(stop, size))
 
     def opening_of(self, commitment: str) -> Opening | None:
-        """What a commitment (64 hex digits) in an entry stands for, if it is kept here."""
+        """The opening of a commitment (64 hex digits) in an entry, if it is kept here."""
         return self._evidence.opening_of(commitment)
 
     def add_receipt(self, receipt: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Makes and opens the audit log: what is on disk is compared with what was signed.
+"""Makes and opens the audit log, and compares the files with the signed checkpoint.
 
 A log that is shorter than its signed size, or has another root there, does not open:
 somebody cut or changed it, or an old backup came back. Bytes behind the last whole
@@ -123,7 +123,7 @@ def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Recovere
         keys: log keys and the sizes for which their checkpoints count.
 
     Raises:
-        NodeError: the log is not what was signed, is held by another process, or
+        NodeError: the log is not the signed one, is held by another process, or
             cannot be read.
     """
     checkpoint = _read_checkpoint(directory / CHECKPOINT_NAME, origin, keys)

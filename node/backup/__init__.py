@@ -5,7 +5,7 @@ DIR/
   2026-11-29T083000Z/   one backup
     card, config.toml
     node.db             by SQLite's own backup
-    audit/              log, checkpoint, evidence.db, and what was cut off torn tails
+    audit/              log, checkpoint, evidence.db, and torn tails that were cut off
     keys.sealed         with `--with-keys` only
-    backup.json         what this is, and the digest of each file; written last
+    backup.json         the record with the digest of each file; written last
 """

@@ -194,7 +194,7 @@ class SeriesRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRow:
-    """One instance; `number` is None without Instance Number, `digest` BLAKE3 of the file."""
+    """One instance; `number` is None without Instance Number; `digest` is the file's BLAKE3."""
 
     series_uid: str
     sop_uid: str

@@ -82,7 +82,7 @@ class BadInstance(Exception):
 
 @dataclass(slots=True)
 class Walked:
-    """What a walk found.
+    """The result of a walk.
 
     Attributes:
         values: the raw values of the wanted elements that were found.

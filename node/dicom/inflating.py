@@ -62,7 +62,7 @@ class Inflater:
         return True
 
     def check_end(self) -> int:
-        """Inflate to the end of the deflated data and count what follows it.
+        """Inflate to the end of the deflated data and count the bytes after it.
 
         Returns:
             The number of bytes that follow, other than zero bytes. Writers in use leave

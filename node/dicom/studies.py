@@ -1,12 +1,12 @@
 """DICOM files: which are taken as instances, and their attributes for the catalog.
 
 The only file that imports pydicom (for character sets). It never decodes pixels
-and never changes a byte: what is stored is the file as it came.
+and never changes a byte: the file is stored as it came.
 
-What is taken (docs/operations.md lists it for operators): a DICOM Part 10 file
+Files that are taken (docs/operations.md lists them for operators): DICOM Part 10 files
 (PS3.10 section 7: preamble, "DICM", file meta with a Transfer Syntax UID) whose
-data set is whole to its end and carries valid Study, Series and SOP Instance
-UIDs and a SOP Class UID. A file that might have been DICOM raises `BadInstance`
+data set is whole to its end and has valid Study, Series and SOP Instance UIDs
+and a SOP Class UID. A file that might have been DICOM raises `BadInstance`
 and goes to quarantine; a file that plainly is something else raises `NotDicom`.
 Nothing is guessed or mended: a guess about the patient of an image is worse than
 a file that waits for a person.

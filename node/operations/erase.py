@@ -22,7 +22,7 @@ class Erase:
 
 
 def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
-    """Find what an erasure would erase: without a kind, `wanted` is a Study Instance UID."""
+    """Find what an erasure would erase; without a kind, try a study and then a patient."""
     for tried in (kind,) if kind else ("study", "patient"):
         found = node.audit.evidence.erasures.find(tried, wanted, node.audit.size)
         if found.openings:

@@ -135,8 +135,8 @@ async def run_work(
 ) -> T:
     """Run blocking work in a thread; its progress goes to `report`, at most 10 times a second.
 
-    When the caller is cancelled, the work is told to stop and waited for: it stops at a
-    point where nothing is half done.
+    When the caller is cancelled, this asks the work to stop and waits until it has: it stops
+    at a point where nothing is half done.
 
     Args:
         work: takes a progress function and a function that returns whether to stop.

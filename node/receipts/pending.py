@@ -1,4 +1,4 @@
-"""Transfers that lack a receipt or its countersignature: what is kept about them, and the list.
+"""The list of transfers that lack a receipt or its countersignature, and records about them.
 
 The log shows which receipts are missing (`node/audit/exchanges.py`). Two things that it
 does not show are kept here, durably: our receipts that the source has not countersigned,

@@ -50,7 +50,7 @@ BUSY_SECONDS = 3.0
 
 
 class Settling:
-    """Both sides of settling what is pending.
+    """Both sides of settling pending receipts.
 
     Args:
         key: returns our node key, which may be replaced while the node runs.

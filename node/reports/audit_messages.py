@@ -1,4 +1,4 @@
-"""What each entry of the log means in the terms of DICOM PS3.15 section A.5.
+"""The meaning of each entry of the log in the terms of DICOM PS3.15 section A.5.
 
 FHIR's AuditEvent has the same terms, so both formats are written from an `AuditMessage`.
 The table `EVENTS` is in docs/reports.md, too; a test compares the two.
