@@ -1,4 +1,4 @@
-"""What needs an operator now: one sentence each, with what it blocks and what to do."""
+"""The alerts for an operator: one sentence each, with its consequence and what to do."""
 
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from node.serving import Serving
 
 FULL_BYTES = 16 * 1024 * 1024
-"""Free space below which a disk counts as full: the log writes ahead in steps of megabytes."""
+"""A disk with less free space counts as full: the log writes ahead in steps of megabytes."""
 
 
 def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
-    """What needs an operator of a node now, each with what it blocks; reads the disk.
+    """The alerts of a node now, each with its consequence; reads the disk.
 
     Args:
-        node: which.
-        serving: its network parts; None where it does not serve.
+        node: the node.
+        serving: its network parts; None if it does not serve.
     """
     found = []
     free, failure = node.free_bytes(), node.audit.failure
@@ -103,14 +103,14 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
 
 
 RECALLS_SHOWN = 20
-"""Most recalls that are alerts of their own; the rest is counted."""
+"""Most recalls with an alert of their own; further ones are only counted."""
 
 GROWN_SHOWN = 20
-"""Most studies that grew which are alerts of their own; the rest is counted."""
+"""Most grown studies with an alert of their own; further ones are only counted."""
 
 
 def _recalled(node: "Node") -> list[str]:
-    """What peers recalled of the studies that we fetched, until an operator settles it."""
+    """Recalls by peers of studies that we fetched, until an operator settles them."""
     waiting = [one for one in node.recalls.all() if not one.settled]
     found = [
         f"{'study' if one.whole else 'something of study'} {one.study} was recalled by "
@@ -126,7 +126,7 @@ def _recalled(node: "Node") -> list[str]:
 
 
 def _grown(node: "Node", serving: "Serving | None") -> list[str]:
-    """What following the sources of fetched studies brought, or could not bring."""
+    """Studies that grew, or could not be fetched, by following their sources."""
     found = [
         f"study {study} has grown at its source, and is withheld: {why}; look at it, then "
         f"`radmesh share {study}` or `radmesh withdraw {study}`"
@@ -155,7 +155,7 @@ def _grown(node: "Node", serving: "Serving | None") -> list[str]:
 
 
 def contest_sentence(node: "Node", contested: Contested) -> str:
-    """Which two facilities claim a key, and whose it is."""
+    """The sentence on a key that two facilities claim, and on its owner."""
     first, second = (node.petname(key) for key in contested.facilities)
     if contested.holder is None:
         why = "both prove it, so the key is in two hands and counts for neither"

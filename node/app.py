@@ -1,7 +1,7 @@
-"""The node: what it owns, built and wired; `node.serving` puts it on the network.
+"""The node: builds and connects its parts; `node.serving` puts it on the network.
 
-Opened offline it gives a command the catalog, the store, the trust and the log.
-One process has a home at a time.
+A node that is opened offline offers a command the catalog, the store, the trust and the
+log. Only one process at a time can have a home.
 """
 
 import contextlib
@@ -51,8 +51,8 @@ class Node:
 
     Attributes:
         started_ms: when it began to serve, milliseconds since the epoch, UTC; None offline.
-        on_study_change: told that a study is here, was shared, or withdrawn; from any thread.
-        on_peer_change: told that a peer's card or grants have changed; from any thread.
+        on_study_change: called when a study came, was shared, or withdrawn; in any thread.
+        on_peer_change: called when a peer's card or grants have changed; in any thread.
     """
 
     def __init__(
@@ -181,10 +181,10 @@ class Node:
         """Take the home for this process.
 
         Args:
-            home: which.
-            to_serve: it is going to serve: commands that are given meanwhile wait for it.
-            log_key_may_be_lost: open it without its log key too, so that the key can be
-                revoked; nothing is signed before that.
+            home: the home.
+            to_serve: the node is going to serve, so commands wait for it meanwhile.
+            log_key_may_be_lost: open the home even without its log key, so that the key can
+                be revoked; nothing is signed before that.
 
         Raises:
             NodeError: there is no home, another process has it, or it is damaged.
@@ -192,12 +192,12 @@ class Node:
         with contextlib.ExitStack() as held:
             held.callback(home.lock(for_node=to_serve))
             node = cls(home, held, log_key_may_be_lost, to_serve)
-            # What was opened is given back where something later cannot be.
+            # If a later part cannot be opened, the stack closes the parts opened before.
             node._held = held.pop_all()
         return node
 
     def close(self) -> None:
-        """Give the home back."""
+        """Close all parts and release the home."""
         self._held.close()
 
     def __enter__(self) -> "Node":
@@ -218,7 +218,7 @@ class Node:
         return None
 
     def petname(self, facility_key: bytes) -> str:
-        """A peer's name for people; the beginning of its key when it is unknown."""
+        """A peer's petname; the beginning of its key when it is unknown."""
         peer = self.find_peer(facility_key)
         return facility_key.hex()[:16] if peer is None else peer.petname
 
@@ -227,12 +227,12 @@ class Node:
         return self.peers.store.held(peer, peer.card.log_keys, self.clock.now())
 
     def _study_in_change(self, study: str) -> None:
-        """What follows from a change of a study, in its transaction."""
+        """Derive the consequences of a change of a study, in its transaction."""
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
 
     def _peer_in_change(self, peer: Peer) -> None:
-        """What follows from a change of trust, in its transaction."""
+        """Derive the consequences of a change of trust, in its transaction."""
         self.feeds.peer_changed(peer.facility_key)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
@@ -245,14 +245,14 @@ class Node:
                 "trust-ungranted": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
-                # The card lies in a file of its own.
+                # The card is a file, which shows whether the change took effect.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             },
             say=say,
         )
 
     def forget(self, studies: Sequence[str]) -> None:
-        """Forget, beside the log, what tells which entries are about these studies (UIDs).
+        """Delete records outside the log that show which entries are about studies (UIDs).
 
         Raises:
             NodeError: the disk is full or failing, or another process reads the database.
@@ -262,25 +262,25 @@ class Node:
         self.transfers.forget(studies)
 
     def record_start(self) -> None:
-        """Log that the node has started: in front of all that it does with others."""
+        """Log that the node has started, before it does anything with peers."""
         if self.audit.halt.reason is None:
             self.effects.say_failed()
         self._record(Event(type="start", details={"version": VERSION}))
 
     def _record(self, event: Event) -> None:
-        """Log an event that is no reason to stop a node whose log is in doubt."""
+        """Log an event, unless our log is in doubt: the event happens even without an entry."""
         if self.audit.halt.reason is None:
             self.audit.append(event)
 
     def record_stop(self) -> None:
-        """Log that the node stops, and what was refused and is not told yet."""
+        """Log that the node stops, and the refusals that are not logged yet."""
         self.refusals.write(all_of_it=True)
         self._record(Event(type="stop"))
 
     def clean_up(self) -> None:
-        """Put away what a crash left; before the node does anything with others."""
+        """Remove what a crash left, before the node does anything with peers."""
         self.transfers.close_interrupted_outgoing()
-        # What a crash or an older release left in the feeds, or time has ended since.
+        # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
         unfinished = bool(self.transfers.unfinished_incoming())
         self.incoming.sweep(unfinished=unfinished, now=self.clock.now())
@@ -288,7 +288,7 @@ class Node:
         self.discards.sweep()
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
-        """Put these addresses into the card, with a new serial, when they differ."""
+        """Put these addresses into the card, with a new serial, if they differ."""
         if self.audit.halt.reason is not None:
             return
         with self.rotator.lock:

@@ -1,10 +1,11 @@
 """The one way from the event loop to work that blocks: disk, SQLite, compression.
 
-Whoever awaits goes through `in_thread`. What blocks says so with `must_be_in_thread`,
-which the tests make strict: a database call in the loop's thread holds up every peer.
+Async code calls blocking functions by `in_thread`. A function that blocks calls
+`must_be_in_thread`, which raises in tests: a database call in the loop's thread would
+delay every peer.
 
-A simulation has no threads: within `inline` all that would be done by one is done in the
-loop's own, one piece after the other and in an order that can be had again.
+A simulation has no threads: within `inline`, the work of threads runs in the loop's own
+thread, one piece after the other and in a reproducible order.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 Pause = Callable[[], Awaitable[None]]
-"""Waits as long as a simulated thread takes to begin, or to be heard of when it is done."""
+"""Waits as long as a simulated thread takes to begin, or to report that it is done."""
 
 CHECK_VARIABLE = "RADMESH_CHECK_BLOCKING"
 """In the environment of a node that the tests start: see `watch_loop`."""
@@ -35,17 +36,17 @@ async def in_thread(
     *arguments: *Arguments,
     limiter: trio.CapacityLimiter | None = None,
 ) -> Result:
-    """Run a blocking function in a worker thread and wait for what it gives.
+    """Run a blocking function in a worker thread and wait for its result.
 
-    Cancelling waits too: what writes to a disk is never left half watched.
+    Cancellation waits for the function, too: no write to a disk is abandoned half done.
 
     Args:
         function: synchronous and thread-safe.
         arguments: for it.
-        limiter: bounds how many of a kind run at once; trio's default bound otherwise.
+        limiter: limits how many of a kind run at once; None means trio's default limit.
 
     Raises:
-        Exception: whatever the function raises.
+        Exception: as the function raises it.
     """
     if _pause is not None:
         return await _inline(function, arguments, limiter, _pause)
@@ -73,11 +74,11 @@ async def _inline(
 
 @contextlib.contextmanager
 def inline(pause: Pause = trio.lowlevel.checkpoint) -> Iterator[None]:
-    """Without threads inside this block: for a simulation, which wants one order of events.
+    """Use no threads inside this block: for a simulation, which needs one order of events.
 
     Args:
-        pause: awaited before and after each piece of work, as other tasks run while a
-            thread begins and ends.
+        pause: awaited before and after each piece of work; other tasks run meanwhile, as
+            they do while a thread begins and ends.
     """
     global _pause
     before, _pause = _pause, pause
@@ -88,12 +89,12 @@ def inline(pause: Pause = trio.lowlevel.checkpoint) -> Iterator[None]:
 
 
 def is_inline() -> bool:
-    """Whether there are no threads; see `inline`."""
+    """Whether no threads are used; see `inline`."""
     return _pause is not None
 
 
 def worker_pool(threads: int, name: str) -> Executor:
-    """Threads of one piece of blocking work, which itself runs in a thread."""
+    """A pool of threads for one piece of blocking work, which itself runs in a thread."""
     if is_inline():
         return _NoPool()
     return ThreadPoolExecutor(threads, thread_name_prefix=name)
@@ -110,12 +111,12 @@ class _NoPool(Executor):
 
 
 class Background:
-    """Does one thing again and again beside all else, whenever it is poked.
+    """Does its work in the background, once or more after each `poke`.
 
     Args:
-        name: of its thread.
-        work: synchronous; gives the least seconds until the next time, and whether there
-            is more to do then without a poke.
+        name: name of its thread.
+        work: synchronous; returns the least seconds until it is called again, and whether
+            there is more to do then without a poke.
     """
 
     def __init__(self, name: str, work: Callable[[], tuple[float, bool]]) -> None:
@@ -133,7 +134,7 @@ class Background:
         if not self._wanted.is_set():
             self._wanted.set()
         if self._thread is None and not self._is_going:
-            # Outside of a loop nothing goes on beside: what is left is done at the end.
+            # Outside of a loop nothing runs in the background: the rest is done at the end.
             with contextlib.suppress(RuntimeError):
                 trio.lowlevel.spawn_system_task(self._run_inline)
                 self._is_going = True
@@ -159,7 +160,7 @@ class Background:
         return seconds
 
     def stop(self) -> None:
-        """Do nothing more; waits for what is being done."""
+        """Stop; waits for work under way."""
         self._stopping.set()
         self._wanted.set()
         if self._thread is not None:
@@ -167,9 +168,9 @@ class Background:
 
 
 def watch_loop() -> None:
-    """From here on this thread is the event loop's, where nothing may block.
+    """Declare this thread the event loop's, in which nothing may block.
 
-    Costs nothing unless the environment asks for the check.
+    Does nothing unless the environment turns the check on.
     """
     global _loop
     if os.environ.get(CHECK_VARIABLE):
@@ -177,10 +178,10 @@ def watch_loop() -> None:
 
 
 def must_be_in_thread() -> None:
-    """Say that the caller blocks, so it has no place in the event loop's thread.
+    """Declare that the caller blocks and must not run in the event loop's thread.
 
     Raises:
-        AssertionError: it runs there all the same; under the tests only.
+        AssertionError: it runs there; raised in tests only.
     """
     if _loop is not None and threading.get_ident() == _loop and not _at_work:
         raise AssertionError("a blocking call in the event loop's thread")

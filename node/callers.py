@@ -1,8 +1,9 @@
-"""Who asks a node for something: its own account, or a person of the group.
+"""The caller of an operation: the node's own account, or a person of the group.
 
-Whoever answers a call says so with `asked_by`, and the log asks `asking`: each entry that a
-call causes names the person. The worker threads of `node.blocking.in_thread` and tasks that
-the call starts see the same; what the node does by itself is nobody's.
+The code that answers a call sets the caller with `asked_by`, and the log reads it with
+`asking`, so each entry that a call causes names the person. Worker threads of
+`node.blocking.in_thread` and tasks that the call starts have the same caller; actions of
+the node by itself have no person.
 """
 
 import contextlib
@@ -14,12 +15,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks.
+    """A caller of operations.
 
     Attributes:
-        kind: `service` is whoever has the node's own account: its owner's commands and
-            programs, never a person. `person` is somebody whom the system knows by name.
-        name: of a person; "" of the service.
+        kind: `service` is any process of the node's own account: its owner's commands and
+            programs, never a person. `person` is a user whom the system knows by name.
+        name: name of a person; "" for the service.
     """
 
     kind: Literal["service", "person"]
@@ -32,13 +33,13 @@ _asking: ContextVar[Caller] = ContextVar("radmesh_asking", default=SERVICE)
 
 
 def asking() -> Caller:
-    """Who asked for what is being done here and now."""
+    """The caller on whose behalf the current code runs."""
     return _asking.get()
 
 
 @contextlib.contextmanager
 def asked_by(caller: Caller) -> Iterator[None]:
-    """What is done inside of this block, this caller asked for."""
+    """Set the caller for the code inside this block."""
     token = _asking.set(caller)
     try:
         yield

@@ -1,10 +1,10 @@
 """The node's clock: the wall clock of the machine, passed in wherever time decides.
 
-What ends by a date (a card, a trust, a grant) ends by the wall clock, and a clock that
-is set back must not prolong it. So `now`, by which rights are decided, is never less than
-the wall clock at the start plus the time since. Dates in the log are those of the wall.
-A suspended machine stops the time since, not the wall clock; so nobody waits for a date
-in one piece, but looks again each second.
+A card, a trust or a grant ends at a date by the wall clock, and a clock that is set back
+must not prolong it. So `now`, which decides about rights, is never less than the wall
+clock at the start plus the running time since. Dates in the log are from the wall clock.
+While a machine is suspended, the running time stops but the wall clock does not; so a wait
+for a date looks at the clock again each second.
 """
 
 import time
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 LOOK_SECONDS = 1.0
-"""How long a wait for a date goes on without a look at the wall clock."""
+"""Longest time in a wait for a date without a look at the wall clock."""
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """The time, for all parts of a node."""
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch, UTC."""
@@ -32,8 +32,8 @@ class SystemClock:
     """The machine's wall clock.
 
     Args:
-        wall: gives nanoseconds since the epoch, UTC.
-        running: gives nanoseconds that never go back.
+        wall: returns nanoseconds since the epoch, UTC.
+        running: returns nanoseconds of a clock that never goes back.
     """
 
     def __init__(
@@ -58,4 +58,4 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
-"""What a node has unless it is given another."""
+"""The clock of a node that is given no other."""

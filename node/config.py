@@ -1,6 +1,6 @@
 """The settings of one node: `config.toml`, read once and passed down.
 
-Which entries there are and what they may be is the table `node.setting_rows`.
+The table `node.setting_rows` lists the entries and their allowed values.
 """
 
 import tomllib
@@ -27,9 +27,9 @@ class AuditSettings:
 
     Attributes:
         witness_quorum: how many witnesses must have cosigned a checkpoint.
-        witness_seconds: between rounds while there are entries that are not cosigned.
-        heartbeat_seconds: without an entry, after which one says so.
-        syslog: the collector that the log is forwarded to.
+        witness_seconds: time between rounds while some entries are not cosigned.
+        heartbeat_seconds: time without an entry after which a heartbeat is logged.
+        syslog: the collector to which the log is forwarded.
     """
 
     witness_quorum: int = DEFAULTS["audit.witness_quorum"]
@@ -43,8 +43,8 @@ class PeopleSettings:
     """The table `people`.
 
     Attributes:
-        group: of the system, whose members may use the local API; "": none.
-        folder: where their socket lies; "": beside the home, `HOME-people`.
+        group: system group whose members may use the local API; "" for none.
+        folder: folder of their socket; "" for `HOME-people` beside the home.
     """
 
     group: str = DEFAULTS["people.group"]
@@ -53,7 +53,7 @@ class PeopleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `config.toml` says, with defaults for what it does not."""
+    """The settings in `config.toml`, with defaults for missing ones."""
 
     listen: tuple[str, ...] = DEFAULT_LISTEN
     addresses: tuple[str, ...] = tuple(DEFAULTS["addresses"])
@@ -107,7 +107,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def _read(path: Path, table: str, values: Any) -> dict[str, Any]:
-    """The entries of one table, each as its row says; the tables in it are left out."""
+    """The entries of one table, checked by their rows; tables within it are left out."""
     rows, inner = rows_of(table), tables_in(table)
     if not isinstance(values, dict):
         what = "a table of texts" if _is_of_texts(table) else "a table"
@@ -162,7 +162,7 @@ def _audit(path: Path, values: Any) -> AuditSettings:
 
 def _syslog(path: Path, values: Any) -> Collector:
     table = _read(path, "audit.syslog", values)
-    # A path is relative to the home, where config.toml lies.
+    # A path is relative to the home, the folder of config.toml.
     files = {
         name: str(path.parent / table[name]) if table.get(name) else ""
         for name in ("ca", "certificate", "key")

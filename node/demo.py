@@ -1,8 +1,7 @@
 """The demonstration: two facilities on this machine exchange a study.
 
-Runs the real commands in processes of their own (`node.demo_site`) and tells in
-the words of a radiology department what happened. A step that does not hold ends
-it with an error.
+Runs the real commands in processes of their own (`node.demo_site`) and describes what
+happens in the words of a radiology department. A step that fails ends it with an error.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ from node.phrases import clean, count, duration, ratio, size
 Say = Callable[[str], None]
 
 MARKER = ".radmesh-demo"
-"""Stands in a demonstration's folder; a folder without it is never replaced."""
+"""Marks the folder of a demonstration; a folder without this file is never replaced."""
 
 SAMPLES = (
     "CT_small.dcm",
@@ -42,12 +41,12 @@ SAMPLES = (
 
 
 def run_demo(source: Path | None, directory: Path, say: Say) -> None:
-    """Show the whole way of a study, and check each step.
+    """Show a study on its whole way, and check each step.
 
     Args:
         source: a file or folder of DICOM images; None takes those of `SAMPLES`.
-        directory: where the two facilities are made.
-        say: takes each line for the person who watches.
+        directory: the folder for the two facilities.
+        say: prints a line for the person who watches.
 
     Raises:
         NodeError: a step failed.
@@ -79,7 +78,7 @@ def run_demo(source: Path | None, directory: Path, say: Say) -> None:
 
 
 def _prepare(directory: Path) -> None:
-    """An empty folder with the marker; an earlier demonstration goes."""
+    """Make an empty folder with the marker; an earlier demonstration is deleted."""
     marker = directory / MARKER
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise _not_ours(directory)
@@ -299,7 +298,7 @@ def _verify(site: Site, directory: Path, say: Say, witness: Site | None = None) 
 def _check_bundle(
     site: Site, bundle: Path, *further: str, accept: tuple[int, ...] = ()
 ) -> dict[str, Any]:
-    """What an auditor does: the bundle, and the fingerprint from the phone call."""
+    """Verify a bundle as an auditor does, with the fingerprint from the phone call."""
     return site.run(
         "audit",
         "verify",
@@ -326,7 +325,7 @@ def _forge(north: Site, bundle: Path, directory: Path, say: Say) -> None:
 
 
 def forge_bundle(bundle: Path, forged: Path) -> int:
-    """Copy a bundle with the purpose of its last disclosure changed; gives its index.
+    """Copy a bundle, with the purpose of its last disclosure changed; returns its index.
 
     Raises:
         NodeError: the log holds no disclosure.

@@ -23,7 +23,7 @@ from node.home import Home
 
 START_SECONDS = 30.0
 STOP_SECONDS = 6.0
-"""A node stops in 5 s; one that does not is killed."""
+"""A node stops within 5 s; after this time it is killed."""
 
 _POLL_SECONDS = 0.05
 
@@ -32,9 +32,9 @@ class Site:
     """A facility of the demonstration.
 
     Args:
-        name: of the facility.
-        home: of its node.
-        port: where its node listens, on this machine only.
+        name: name of the facility.
+        home: home of its node.
+        port: port on which its node listens, on this machine only.
     """
 
     def __init__(self, name: str, home: Path, port: int) -> None:
@@ -61,7 +61,7 @@ class Site:
             The result, with the exit code as `exit_code`.
 
         Raises:
-            NodeError: the command failed; with its own words.
+            NodeError: the command failed; the error has the command's own words.
         """
         draws = show_progress and sys.stderr.isatty()
         done = subprocess.run(
@@ -77,9 +77,9 @@ class Site:
         return {**result, "exit_code": done.returncode}
 
     def start(self) -> None:
-        """Start the node; `wait_until` tells when it is there."""
+        """Start the node; `wait_until` waits until it answers."""
         with self.log_path.open("ab") as log:
-            # In a session of its own, so that Ctrl-C reaches us alone and we stop it.
+            # Start it in a session of its own: Ctrl-C then reaches only us, and we stop it.
             self._process = subprocess.Popen(
                 [*_radmesh(), "--home", os.fspath(self.home), "serve"],
                 stdin=subprocess.DEVNULL,
@@ -90,11 +90,11 @@ class Site:
 
     @property
     def pid(self) -> int:
-        """The node's process."""
+        """The process id of the node, or 0."""
         return self._process.pid if self._process is not None else 0
 
     def wait_until(self, what: str, ready: Callable[[], bool]) -> float:
-        """Wait until the node answers and `ready` says so; gives the seconds that it took.
+        """Wait until the node answers and `ready` is true; returns the seconds that it took.
 
         Raises:
             NodeError: the node ended, or it took too long.
@@ -117,7 +117,7 @@ class Site:
         return time.monotonic() - began
 
     def _try(self, ready: Callable[[], bool]) -> bool:
-        """Ask once; before the node answers, no command may take its home from it."""
+        """Check once. Until the node answers, run no command: it would lock the node's home."""
         try:
             return is_running(Home(self.home).socket_path) and ready()
         except NodeError as error:
@@ -160,7 +160,7 @@ class Site:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on this machine that nobody uses now."""
+    """Ports on this machine that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -172,7 +172,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def typed_command() -> str:
-    """How a person calls `radmesh` from here, in a shell."""
+    """The command by which a person calls `radmesh` from here, in a shell."""
     if shutil.which("radmesh"):
         return "radmesh"
     script = Path(sys.executable).with_name("radmesh")
@@ -182,6 +182,6 @@ def typed_command() -> str:
 
 
 def _radmesh() -> list[str]:
-    # -P: a folder of the user that happens to be named like one of our packages
-    # must not be imported in its place.
+    # -P: do not import a folder of the user that happens to be named like one of our
+    # packages.
     return [sys.executable, "-P", "-m", "node.cli"]

@@ -1,7 +1,7 @@
 """The one way onto a disk: bytes first, then their name, and both flushed.
 
-A file is durable when its bytes are flushed and the folder with its name is, too. Only the
-audit log writes into files that have their name already, since it appends
+A file is durable when its bytes and the folder with its name are flushed. Only the audit
+log writes into files that have their names already, since it appends
 (`node/audit/files.py`).
 """
 
@@ -29,7 +29,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable, whoever wrote them."""
+    """Make the bytes of a file durable, also those written by others."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -49,10 +49,10 @@ def sync_open(file: BinaryIO) -> None:
 
 
 def write_new(path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0o600) -> None:
-    """Write a file that is not there yet, its bytes durable; its name is for the caller.
+    """Write a new file and make its bytes durable; the caller makes its name durable.
 
     Raises:
-        OSError: there is one, or the disk is full or failing; what is half there stays.
+        OSError: the file exists, or the disk is full or failing; a half-written file stays.
     """
     with _created(path, mode) as file:
         file.write(data)
@@ -61,13 +61,13 @@ def write_new(path: Path, data: bytes | bytearray | memoryview, *, mode: int = 0
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, mode: int = 0o600) -> Iterator[BufferedRandom]:
-    """Write a file so that after a crash it is whole, or the older one of its name is.
+    """Write a file so that after a crash there is the whole new file, or the older one.
 
-    What the block writes gets its name at the end of the block, durably. It can read
-    again what it wrote.
+    The block writes the file and may read it again. At the end of the block, the file gets
+    its name, durably.
 
     Raises:
-        OSError: the disk is full or failing; an older file stands.
+        OSError: the disk is full or failing; an older file is kept.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -94,13 +94,13 @@ def rename(path: Path, target: Path) -> None:
 
 
 def discard(temporary: Path) -> None:
-    """Remove a half-written file, as far as the disk allows: what stays is swept at start."""
+    """Remove a half-written file, if the disk allows; otherwise the next start removes it."""
     with contextlib.suppress(OSError):
         temporary.unlink()
 
 
 def disk_error(what: str, error: OSError) -> NodeError:
-    """The operator's form of a failed write or read; `what` begins the sentence."""
+    """A failed write or read as an error for the operator; `what` begins the sentence."""
     if error.errno in _FULL:
         return NodeError(
             f"{what}: the disk is full",

@@ -1,14 +1,14 @@
 """Errors an operator sees: what happened, what to do next, and an exit code.
 
 Texts are lower case, without a full stop, and name a study or a peer, never a
-patient. The table of codes stands in docs/operations.md; a test compares the two.
+patient. The table of codes is in docs/operations.md; a test compares the two.
 """
 
 import enum
 
 
 class ExitCode(enum.IntEnum):
-    """What `radmesh` exits with."""
+    """The exit codes of `radmesh`."""
 
     OK = 0
     FAILED = 1
@@ -37,12 +37,12 @@ class ExitCode(enum.IntEnum):
 
 
 class NodeError(Exception):
-    """Something a person must know about.
+    """An error for a person.
 
     Args:
         message: what happened, to which study or peer.
         hint: what to do next, or "".
-        code: what the command exits with.
+        code: exit code of the command.
     """
 
     def __init__(self, message: str, *, hint: str = "", code: ExitCode = ExitCode.FAILED) -> None:

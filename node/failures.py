@@ -24,9 +24,9 @@ HTTP_STATUS = {
 
 
 def single_node_error(error: BaseException) -> NodeError | None:
-    """The NodeError that an exception is or holds; None when there is none.
+    """The NodeError that an exception is or contains; None when there is none.
 
-    A nursery wraps what its tasks raise into groups.
+    A nursery wraps the exceptions of its tasks in groups.
     """
     if isinstance(error, NodeError):
         return error
@@ -53,8 +53,8 @@ def error_from(described: Any) -> NodeError:
 
 
 def describe_unexpected(error: BaseException) -> str:
-    """What an exception is and where it came from, without its text, which may name a
-    patient: `KeyError in catalog.py:12`."""
+    """The type and place of an exception, as in `KeyError in catalog.py:12`; without its text,
+    which may name a patient."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     trace = traceback.extract_tb(error.__traceback__)

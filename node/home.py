@@ -12,7 +12,7 @@
     rotation/     a change of keys that is not finished
     lock          held by the one process that has this home
 
-A folder without a card is no home: `node.making` puts it there last.
+A folder without a card is no home: `node.making` moves the card there last.
 """
 
 import fcntl
@@ -37,15 +37,15 @@ from protocol.log.checkpoint import log_origin
 from protocol.log.entry import Event
 
 CARD_LIFETIME_SECONDS = 2 * 365 * 24 * 3600
-"""A card is renewed at start when half of this is over."""
+"""A card is renewed at start when less than half of this is left."""
 
 _NODE_MARK = b"node"
-"""In the lock file, while a node has the home."""
+"""Content of the lock file while a node has the home."""
 
 ROLES = ("facility", "node", "log", "witness")
 
 _SOCKET_PATH_BYTES = 100
-"""sockaddr_un holds 108 bytes; a little is left for a temporary name."""
+"""sockaddr_un holds 108 bytes; some are left for a temporary name."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Keys:
 
     @property
     def proving(self) -> tuple[KeyPair, ...]:
-        """Those that prove themselves on the card."""
+        """The keys that prove themselves on the card."""
         return self.node, self.log, self.witness
 
 
@@ -68,7 +68,7 @@ class Home:
 
     Args:
         path: the directory.
-        clock: dates its cards, and all that a node on it does.
+        clock: dates its cards, and all actions of a node on it.
     """
 
     def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -88,13 +88,13 @@ class Home:
 
     @property
     def exists(self) -> bool:
-        """Whether `radmesh init` made this home."""
+        """Whether this home was made by `radmesh init`."""
         return self.config_path.is_file() and self.card_path.is_file()
 
     @property
     def socket_path(self) -> Path:
-        """Where the local API listens: in the home, or, where that path is too long
-        for a Unix socket, in a private directory under the system's temporary one."""
+        """Path of the local API's socket: in the home, or, if that path is too long for a
+        Unix socket, in a private directory under the system's temporary one."""
         path = self.path / "api.sock"
         if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
             return path
@@ -114,8 +114,8 @@ class Home:
         """Make a home with four new keys, a signed card and the first log entry.
 
         Raises:
-            NodeError: it exists, cannot be written, or the name or an address is
-                not fit for a card.
+            NodeError: the home exists or cannot be written, or the name or an address is
+                not valid for a card.
         """
         home = cls(path, clock=clock)
 
@@ -191,13 +191,13 @@ class Home:
         """Take the home for this process; the lock ends with the process.
 
         Args:
-            for_node: it is for a node that serves, which others may wait for.
+            for_node: a node that serves takes it; other commands may wait for that node.
 
         Returns:
-            A function that gives it back.
+            A function that releases the lock.
 
         Raises:
-            NodeError: another process has it.
+            NodeError: another process has locked the home.
         """
         self.require()
         try:
@@ -221,12 +221,12 @@ class Home:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, _NODE_MARK if for_node else b"", 0)
         except OSError:
-            # On a full disk nobody waits for the start; all else goes on.
+            # On a full disk commands do not wait for the start; all else works.
             pass
         return lambda: os.close(descriptor)
 
     def is_locked_by_node(self) -> bool:
-        """Whether who has the home is a node, which answers once it has started."""
+        """Whether a node has locked the home; it answers once it has started."""
         try:
             return self.lock_path.read_bytes() == _NODE_MARK
         except OSError:
@@ -247,11 +247,10 @@ class Home:
         """The keys of this home.
 
         Args:
-            log_may_be_lost: put a new key, which is nobody's, for a log key that is
-                missing.
+            log_may_be_lost: if the log key is missing, return a new random key in its place.
 
         Raises:
-            NodeError: one is missing (the facility key may be) or damaged.
+            NodeError: a key is damaged, or a key other than the facility key is missing.
         """
         found: dict[str, KeyPair | None] = {}
         for role in ROLES:
@@ -282,14 +281,14 @@ class Home:
         return Keys(found["facility"], node, log, witness)
 
     def has_key(self, role: str) -> bool:
-        """Whether there is a file for the key of a role."""
+        """Whether the key of a role has a file."""
         return (self.keys_path / role).is_file()
 
     def renew_card(self, card: Card, keys: Keys, addresses: tuple[str, ...]) -> Card:
         """A card for `addresses` with the next serial, if that changes anything; not written.
 
-        Keys that a card of an older release does not prove are proven by it. Without the
-        facility key the old card stays, and works.
+        The new card proves keys that a card of an older release does not prove. Without the
+        facility key, the old card is returned and stays valid.
         """
         now = self.clock.now()
         fresh = card.expires - now > CARD_LIFETIME_SECONDS // 2
@@ -310,7 +309,7 @@ class Home:
         )
 
     def write_card(self, card: Card) -> None:
-        """Put a card of ours in the place of the one before.
+        """Replace our card.
 
         Raises:
             NodeError: the disk is full or cannot be written; the old card stays.

@@ -1,8 +1,8 @@
-"""The table of all that a node listens on; docs/operations.md section 2 is made from it.
+"""The table of a node's listening sockets; docs/operations.md section 2 is made from it.
 
-A new listener gets its row first, off or on the loopback address alone until a setting says
-otherwise. The tests hold the table against the sockets of a running node, and against the
-files of the code that listen.
+Add a row before a new listener; unless a setting says otherwise, it must be off, or on the
+loopback address only. The tests compare the table with the sockets of a running node, and
+with the code files that listen.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ class Listener:
     """One row.
 
     Attributes:
-        name: for people.
-        is_on: whether it is there without a setting.
-        setting: what puts it elsewhere, or there at all; "" for none.
-        address: `any` (of the machine, from outside too), `loopback` or `file` (a Unix socket).
-        place: address or path by default.
-        port: by default; None for a file.
-        protection: TLS, or what is in its place.
+        name: name for people.
+        is_on: whether it listens by default.
+        setting: the setting that turns it on or changes its place; "" for none.
+        address: `any` (of the machine, also from outside), `loopback` or `file` (Unix socket).
+        place: default address or path.
+        port: default port; None for a file.
+        protection: TLS, or the protection in its place.
         callers: who may call.
-        module: the file that listens.
+        module: the code file that listens.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A limit for the lines of the process log: one kind about one peer cannot fill it."""
+"""A limit for the process log: lines of one kind about one peer cannot fill it."""
 
 import logging
 import threading
@@ -9,14 +9,14 @@ from node.bucket import Bucket
 from protocol.limits import BUDGETS
 
 _KINDS = 10_000
-"""Most kinds that are kept apart; beyond that all share one bucket."""
+"""Most kinds with a bucket of their own; further kinds share one bucket."""
 
 
 class LineLimit(logging.Filter):
-    """Lets so many lines of a kind through; says with the next one how many were left out.
+    """Limits the lines of each kind; the next line says how many were left out.
 
-    A kind is the text of a line before its values are put in, with the first of them,
-    which names the peer where there is one.
+    A kind is the text of a line before its values are filled in, together with the first
+    value, which names the peer if there is one.
 
     Args:
         now: seconds of a clock that does not go back.

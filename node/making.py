@@ -1,8 +1,8 @@
-"""Makes a home whole or not at all, in its own place: a mounted volume cannot be renamed over.
+"""Makes a home whole or not at all, inside its folder, which may be a mounted volume.
 
-All of it is written into the folder `.making` inside. Then its members move out, the card
-last, and a folder without a card is no home. A crash leaves `.making`; the next try begins
-by removing what that one left, which nobody has seen.
+All files are written into the folder `.making` inside. Then they move out, the card last; a
+folder without a card is no home. A crash leaves `.making`; the next try begins by removing
+the files of the last one, which nobody has used.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ from node.errors import ExitCode, NodeError
 MAKING = ".making"
 
 LAST = "card"
-"""Moves when all else is in its place."""
+"""This file moves last, when all others are in place."""
 
 OF_FILE_SYSTEMS = frozenset(
     {"lost+found", ".snapshot", "System Volume Information", "$RECYCLE.BIN", ".Trashes"}
 )
-"""What file systems and their drivers put into a root folder: an empty volume may have these."""
+"""Names that file systems and their drivers put into a root folder, even of an empty volume."""
 
 
 def make_whole(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a home in a folder that is empty or not there.
+    """Make a home in a folder that is empty or does not exist.
 
     Args:
         path: the folder; it becomes private to its owner.
-        fill: writes all of the home, durably, into the folder that it is given.
+        fill: writes the whole home, durably, into the folder that is its argument.
 
     Raises:
-        NodeError: the folder holds something, belongs to another user, or cannot be
-            written; what `fill` raises. Nothing is left.
+        NodeError: the folder is not empty, belongs to another user, or cannot be written;
+            or as `fill` raises it. Nothing is left behind.
     """
     is_new = not path.exists()
     try:
@@ -64,7 +64,7 @@ def make_whole(path: Path, fill: Callable[[Path], None]) -> None:
         ) from error
     finally:
         if is_new:
-            # Succeeds only where nothing was made.
+            # This succeeds only if the folder is empty.
             with contextlib.suppress(OSError):
                 path.rmdir()
 
@@ -83,11 +83,11 @@ def _fill_and_move(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove what a try left that a crash or an error cut short."""
+    """Remove the files of an earlier try that a crash or an error cut short."""
     making = path / MAKING
     if not making.is_dir():
         return
-    # The card moves last: while it has not, what stands outside came from there.
+    # The card moves last: until then, all files outside of `.making` came from it.
     if (making / LAST).exists() and not (path / LAST).exists():
         for one in path.iterdir():
             if one.name != MAKING and one.name not in OF_FILE_SYSTEMS:
@@ -110,7 +110,7 @@ def _alone(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            # Where folders cannot be locked, two at once are the operator's to avoid.
+            # Where folders cannot be locked, the operator must avoid two tries at once.
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise NodeError(
                     f"another radmesh process is making a home in {path}", code=ExitCode.BUSY

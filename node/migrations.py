@@ -1,8 +1,8 @@
-"""What changed in the node's databases since the first homes, one numbered step each.
+"""The changes in the node's databases since the first homes, as numbered steps.
 
 A step's number is its place, counted from 2; steps are only ever added at the end. The
-tables as they are today stand with their owners, and a test compares: a migrated file
-and a new one have the same columns and indexes.
+present tables are declared by their owners; a test checks that a migrated file and a new
+one have the same columns and indexes.
 """
 
 import sqlite3
@@ -11,7 +11,7 @@ from node.database import Migration
 
 
 def _transfers_by_side(connection: sqlite3.Connection) -> None:
-    """The id of a transfer is the requester's choice: it names one only with its side and peer."""
+    """The requester chooses a transfer's id, so it is unique only with direction and peer."""
     connection.execute("ALTER TABLE transfers RENAME TO transfers_1")
     connection.execute("DROP INDEX transfers_by_start")
     connection.execute(
@@ -30,7 +30,7 @@ def _transfers_by_side(connection: sqlite3.Connection) -> None:
 
 
 def _feeds_within_budgets(connection: sqlite3.Connection) -> None:
-    """What was announced is logged once a sequence; what is kept of a peer's feed is counted."""
+    """Announcements are logged once per sequence; kept records of a peer's feed are counted."""
     connection.execute("ALTER TABLE feed ADD COLUMN logged INTEGER NOT NULL DEFAULT 0")
     for column in ("records", "bytes", "left_out"):
         connection.execute(
@@ -44,7 +44,7 @@ def _feeds_within_budgets(connection: sqlite3.Connection) -> None:
 
 
 def _contested_keys(connection: sqlite3.Connection) -> None:
-    """What was told of keys that two facilities claim is remembered, so that it is told once."""
+    """Reports about keys that two facilities claim are remembered, so that each is made once."""
     connection.execute(
         "CREATE TABLE contests ("
         " facility BLOB NOT NULL, other BLOB NOT NULL, key BLOB NOT NULL,"
@@ -54,12 +54,12 @@ def _contested_keys(connection: sqlite3.Connection) -> None:
 
 
 def _transfers_tell_when_they_moved(connection: sqlite3.Connection) -> None:
-    """A fetch that nothing came of for a week ends, whatever restarts there were."""
+    """A fetch without progress for a week ends, even across restarts."""
     connection.execute("ALTER TABLE transfers ADD COLUMN moved INTEGER NOT NULL DEFAULT 0")
 
 
 def _all_patients(connection: sqlite3.Connection) -> None:
-    """A study has all patients that its images name; what is here has been asked for one."""
+    """A study has all patients that its images name; so far it had only one of them."""
     connection.execute("ALTER TABLE studies ADD COLUMN to_check TEXT NOT NULL DEFAULT ''")
     connection.execute("ALTER TABLE studies ADD COLUMN note TEXT NOT NULL DEFAULT ''")
     connection.execute("CREATE INDEX studies_to_check ON studies (to_check) WHERE to_check <> ''")
@@ -81,19 +81,19 @@ def _all_patients(connection: sqlite3.Connection) -> None:
 
 
 def _recalls_are_told(connection: sqlite3.Connection) -> None:
-    """A place in a feed knows which recalls it tells of; nothing is recalled in older homes."""
+    """A place in a feed stores the recalls that it announces; older homes have no recalls."""
     connection.execute("ALTER TABLE feed ADD COLUMN recalls INTEGER NOT NULL DEFAULT 0")
 
 
 def _transfers_are_followed(connection: sqlite3.Connection) -> None:
-    """Whether a source is followed stands with the fetch; nobody was told so before."""
+    """A fetch stores whether its source is followed; earlier fetches follow none."""
     for column in ("follow", "follow_up"):
         connection.execute(f"ALTER TABLE transfers ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 
 
 def _no_statement_of_sqlite_alone(connection: sqlite3.Connection) -> None:
-    """What is asked of a peer's records stands in columns, not in JSON; an alert is numbered
-    by its owner."""
+    """Queried fields of a peer's records are columns, not in JSON; the owner of alerts numbers
+    them."""
     connection.execute("DROP INDEX IF EXISTS remote_studies_by_date")
     connection.execute("ALTER TABLE remote_studies ADD COLUMN study_date TEXT NOT NULL DEFAULT ''")
     connection.execute("ALTER TABLE remote_studies ADD COLUMN recalls INTEGER NOT NULL DEFAULT 0")
@@ -134,7 +134,7 @@ NODE_MIGRATIONS = (
     Migration("which fetches follow their sources", _transfers_are_followed),
     Migration("no statement that only SQLite knows", _no_statement_of_sqlite_alone),
 )
-"""Of `node.db`."""
+"""The steps of `node.db`."""
 
 EVIDENCE_MIGRATIONS: tuple[Migration, ...] = ()
-"""Of `audit/evidence.db`."""
+"""The steps of `audit/evidence.db`."""

@@ -1,7 +1,7 @@
-"""Makes the parts of a serving node out of what the node owns.
+"""Makes the parts of a serving node from the objects that the node owns.
 
-Each part says in its own signature what it needs; here alone stands where it gets that.
-What a part needs of the network comes as a function, since the network is made last.
+The signature of each part declares its dependencies; only this file connects them. A part
+gets its access to the network as a function, since the network is made last.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,7 +37,7 @@ OpenStream = Callable[[bytes], Awaitable[PeerStream]]
 
 
 def announcer_of(node: Node) -> Announcer:
-    """Tells peers of our studies, and listens to theirs."""
+    """Announces our studies to peers, and listens to their announcements."""
     return Announcer(
         budgets=node.budgets,
         key=node.keys.node,
@@ -80,7 +80,7 @@ def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) ->
 
 
 def receiver_of(node: Node, settling: Settling) -> Receiver:
-    """Gets one study over one stream."""
+    """Receives one study over one stream."""
     return Receiver(
         key=node.keys.node,
         facility_key=node.card.facility_key,
@@ -93,7 +93,7 @@ def receiver_of(node: Node, settling: Settling) -> Receiver:
 
 
 def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
-    """Fetches studies, from as many peers as have them."""
+    """Fetches studies, each from all peers that have it."""
     return Fetcher(
         receiver=receiver,
         destination=Destination(
@@ -113,7 +113,7 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
 
 
 def arrivals_of(node: Node, spool: Spool) -> Arrivals:
-    """Takes instances that come one by one, and packs them."""
+    """Takes instances that come one by one, and packs them into batches."""
     return Arrivals(
         spool=spool,
         catalog=node.catalog,
@@ -127,7 +127,7 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
 
 
 def follower_of(node: Node, fetcher: Fetcher, find: Callable[[bytes], Peer | None]) -> Follower:
-    """Fetches what has grown at the source of a study."""
+    """Fetches the growth of studies at their sources."""
     return Follower(
         followed=node.followed,
         fetcher=fetcher,
@@ -194,7 +194,7 @@ def witnessing_of(
     is_unreachable: Callable[[bytes], bool],
     on_doubt: Callable[[], None],
 ) -> Witnessing:
-    """Has our log cosigned, and hears whether a peer knows more of it."""
+    """Has our log cosigned, and learns whether a peer holds a later checkpoint of it."""
     return Witnessing(
         audit=node.audit,
         store=node.witness_store,
@@ -216,7 +216,7 @@ def endings_of(
     peer_changed: Callable[[Peer], None],
     node_key_ended: Callable[[bytes], None],
 ) -> Endings:
-    """Ends what a time limit ends."""
+    """Ends cards, trust and node keys at their dates, and retries unwritten changes."""
     return Endings(
         peers=node.peers,
         studies=node.shared_studies,

@@ -1,4 +1,4 @@
-"""Sizes, times and foreign text in the words of people."""
+"""Sizes, times and foreign text in a form for people."""
 
 import datetime
 import unicodedata
@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
 
 
 def ratio(original: int, encoded: int) -> str:
-    """How many times smaller: "2.2"; "-" when nothing was moved."""
+    """The compression ratio, as in "2.2"; "-" when nothing was moved."""
     return f"{original / encoded:.1f}" if encoded else "-"
 
 

@@ -1,4 +1,4 @@
-"""Which trusted peers are connected now, and one session with each while that lasts."""
+"""The trusted peers that are connected now, with one session for each connection."""
 
 import contextlib
 import logging
@@ -19,14 +19,14 @@ log = logging.getLogger("radmesh.presence")
 
 
 class Presence:
-    """The connections of a node, and whom they lead to.
+    """The connections of a node, and the peers at their other ends.
 
     Args:
-        node: whose.
-        handlers: what serves each protocol.
-        meet: the session with a peer that has connected (node key, 32 bytes); cancelled
-            when it disconnects.
-        left: told that a peer has disconnected, and which facility it spoke for.
+        node: the node.
+        handlers: the function that serves each protocol.
+        meet: runs the session with a peer that has connected (node key, 32 bytes);
+            cancelled when the peer disconnects.
+        left: called when a peer has disconnected, with the peer that its key spoke for.
         transport: carries the bytes of connections.
 
     Attributes:
@@ -68,7 +68,7 @@ class Presence:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[trio.Nursery]:
-        """Listen, dial and meet inside this block; what it yields is cancelled at the end.
+        """Listen, dial and run sessions inside this block; its nursery is cancelled at the end.
 
         Raises:
             NodeError: the node cannot listen.
@@ -84,14 +84,14 @@ class Presence:
                 nursery.cancel_scope.cancel()
                 self._nursery = None
 
-    # --- whose is a key --------------------------------------------------------------
+    # --- the peers of keys -----------------------------------------------------------
 
     def peer(self, node_key: bytes) -> Peer | None:
         """The peer that a node key speaks for now; None when it speaks for nobody."""
         return self._peers.store.by_node_key(node_key, self._clock.now())
 
     def speaks_for(self, peer: Peer) -> bool:
-        """Whether the node key on a peer's card is that of the peer and trusted now."""
+        """Whether the node key on a peer's card belongs to the peer and is trusted now."""
         return self._peers.store.speaks_for(peer.card.node_key, peer, self._clock.now())
 
     def trusted_peer(self, facility_key: bytes) -> Peer | None:
@@ -100,18 +100,18 @@ class Presence:
         return peer if peer is not None and peer.revoked is None else None
 
     def peer_to_ask(self, facility_key: bytes) -> Peer | None:
-        """As `trusted_peer`, unless trust has ended by its date."""
+        """As `trusted_peer`; None also when trust has ended by its date."""
         peer = self.trusted_peer(facility_key)
         return peer if peer is not None and peer.is_trusted(self._clock.now()) else None
 
-    # --- who is there ----------------------------------------------------------------
+    # --- connected peers -------------------------------------------------------------
 
     def is_connected(self, node_key: bytes) -> bool:
         """Whether a node key is connected now."""
         return node_key in self.network.connected()
 
     def is_peer_connected(self, peer: Peer) -> bool:
-        """Whether a peer is connected now, by a key that is its own."""
+        """Whether a peer is connected now, with a key that belongs to it."""
         return self.is_connected(peer.card.node_key) and self.speaks_for(peer)
 
     def connected_peer(self, facility_key: bytes) -> Peer | None:
@@ -120,13 +120,13 @@ class Presence:
         return peer if peer is not None and self.is_peer_connected(peer) else None
 
     def why_away(self, peer: Peer) -> str:
-        """Why a peer is not connected, as far as we know; else ""."""
+        """Why a peer is not connected, or "" if we do not know."""
         if peer.card.expires <= self._clock.now():
             return "its card has expired, and it has to show a newer one"
         return self.links.status(peer.card.node_key).last_error
 
     async def wait_connected(self, node_key: bytes) -> None:
-        """Wait until a peer is connected, or has another key; it is dialled at once."""
+        """Dial a peer at once, and wait until it is connected or has another key."""
         self.links.poke()
         while not self.is_connected(node_key):
             if all(peer.card.node_key != node_key for peer in self._peers.store.peers):
@@ -134,7 +134,7 @@ class Presence:
             await self._changed.wait()
 
     def wake_waiters(self) -> None:
-        """Something changed that `wait_connected` waits for."""
+        """Let `wait_connected` look again: something has changed."""
         event, self._changed = self._changed, trio.Event()
         event.set()
 
@@ -150,7 +150,7 @@ class Presence:
             if self.speaks_for(peer)
         ]
 
-    # --- who comes and goes -----------------------------------------------------------
+    # --- connecting and disconnecting -------------------------------------------------
 
     def _connected(self, node_key: bytes) -> None:
         self.wake_waiters()

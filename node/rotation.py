@@ -1,9 +1,9 @@
-"""Replacing the node, log or witness key of a home.
+"""Replaces the node, log or witness key of a home.
 
-Order of writes: new key and new card in the folder `rotation`; the entry in the log,
-which is the moment at which the new key is in force; key file and card in their
-places; the folder away. A crash before the entry leaves the old key in force, one
-after it the new one: `settle` undoes or finishes when the home is opened next.
+Order of writes: new key and new card into the folder `rotation`; the entry into the log,
+which puts the new key in force; key file and card into their places; then the folder is
+removed. After a crash before the entry the old key is in force, after the entry the new
+one: `settle` undoes or finishes the change when the home is opened next.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from protocol.log.entry import Event
 from protocol.log.rotation import ROLES, KeyChange
 
 OVERLAP_SECONDS = 3600
-"""How long a node or witness key that was replaced still counts: for receipts and
-cosignatures on their way. A key that may be in wrong hands gets none of it."""
+"""How long a replaced node or witness key still counts, for receipts and cosignatures on
+their way. A key that may be in wrong hands ends at once."""
 
 _NAMES = ("role", "key", "card")
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A new key and the card that names it, not in force or not in their places yet."""
+    """A new key and the card that names it, not yet in force or not yet in their places."""
 
     role: str
     key: KeyPair
@@ -42,13 +42,13 @@ class Staged:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What an operator wants.
+    """A change of keys, as an operator asks for it.
 
     Attributes:
         role: `log`, `node` or `witness`.
         facility: the facility key.
         compromised: the old key may be in wrong hands; it and those before it end at once.
-        trusted: take a log key back: the last size and root signed by it that count.
+        trusted: to revoke a log key: the last size and root signed by it that still count.
     """
 
     role: str
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Changed:
-    """The outcome: what is in force now, and the entry that says so."""
+    """The outcome: the keys and the card now in force, and the logged change."""
 
     keys: Keys
     card: Card
@@ -67,10 +67,10 @@ class Changed:
 
 
 def read_staged(home: Home) -> Staged | None:
-    """What a rotation that was not finished left.
+    """The new key and card of an unfinished rotation; None when there is none.
 
     Raises:
-        NodeError: it is damaged.
+        NodeError: they are damaged.
     """
     folder = home.rotation_path
     if not folder.is_dir():
@@ -102,16 +102,16 @@ def _stage(home: Home, staged: Staged) -> None:
 
 
 def _install(home: Home, staged: Staged) -> None:
-    """Put the key and the card in their places; may be done again after a crash."""
+    """Put the key and the card in their places; can be repeated after a crash."""
     write_whole(home.keys_path / staged.role, encode_key(staged.role, staged.key), mode=0o600)
-    # An earlier try may have failed on the disk, and addresses have changed since.
+    # The card may be newer: an earlier try failed on the disk, and then addresses changed.
     if home.read_card().serial < staged.card.serial:
         write_whole(home.card_path, staged.card.encoded, mode=0o644)
     _discard(home)
 
 
 def _discard(home: Home) -> None:
-    # Renamed first: a folder of which half is gone could not be read.
+    # Rename first: a half-deleted folder could not be read.
     leaving = home.rotation_path.with_name(".rotation.old")
     shutil.rmtree(leaving, ignore_errors=True)
     rename(home.rotation_path, leaving)
@@ -119,7 +119,7 @@ def _discard(home: Home) -> None:
 
 
 def settle(home: Home, audit: AuditLog, staged: Staged) -> None:
-    """Finish a rotation whose entry is in the log, undo any other.
+    """Finish a rotation whose entry is in the log; undo any other.
 
     Raises:
         NodeError: the disk is full or failing.
@@ -127,7 +127,7 @@ def settle(home: Home, audit: AuditLog, staged: Staged) -> None:
     known = audit.has_change_to(staged.key.public)
     try:
         if known:
-            # The key in force at this size signs before the card says that it must.
+            # Sign this size with the key in force, before the card requires that key.
             audit.latest_checkpoint()
             _install(home, staged)
         else:
@@ -137,8 +137,8 @@ def settle(home: Home, audit: AuditLog, staged: Staged) -> None:
 
 
 def sweep(home: Home) -> None:
-    """Remove what a crash left half made; it holds keys that were never in force, or
-    copies of those that are."""
+    """Remove files that a crash left half made: keys that were never in force, or copies of
+    keys that are."""
     for name in (".rotation.new", ".rotation.old"):
         shutil.rmtree(home.path / name, ignore_errors=True)
     for leftover in (*home.keys_path.glob(".*.tmp"), *home.path.glob(".card.*.tmp")):
@@ -152,13 +152,13 @@ def require_agreement(
     """Check that key files, card and log name the same keys.
 
     Args:
-        keys: of the home.
-        card: of the home.
-        audit: its log.
-        log_key_is_lost: there is none to compare.
+        keys: the keys of the home.
+        card: the card of the home.
+        audit: the log of the home.
+        log_key_is_lost: there is no log key to compare.
 
     Raises:
-        NodeError: they do not; a part of an older backup came back.
+        NodeError: they name different keys: a part of an older backup came back.
     """
     for role in ROLES:
         if role == "log" and log_key_is_lost:
@@ -178,10 +178,10 @@ class Rotator:
     """Replaces keys of an open home, one at a time. Thread-safe.
 
     Args:
-        home: which.
+        home: the home.
         audit: its log.
-        get: gives the keys and the card in force.
-        put: takes the new ones.
+        get: returns the keys and the card in force.
+        put: takes the new keys and card.
     """
 
     def __init__(
@@ -201,13 +201,13 @@ class Rotator:
         """Replace a key; the new one is in force when this returns.
 
         Raises:
-            NodeError: the facility key is another one, the trusted root is not that of
-                this log, or the disk fails.
+            NodeError: the facility key is of another facility, the trusted root is not one
+                of this log, or the disk fails.
         """
         with self.lock:
             leftover = read_staged(self._home)
             if leftover is not None:
-                # An earlier try failed on the disk; whether its entry is there is known now.
+                # An earlier try failed on the disk: finish it if its entry is logged, or undo it.
                 settle(self._home, self._audit, leftover)
                 self._put(self._home.read_keys(), self._home.read_card())
             keys, card = self._get()
@@ -247,7 +247,7 @@ class Rotator:
     def _change(self, request: Request, keys: Keys, card: Card) -> Changed:
         role, new = request.role, KeyPair.generate()
         old: KeyPair = getattr(keys, role)
-        # That of a lost log key is known from the log.
+        # The public key of a lost log key is known from the log.
         old_public = self._audit.log_key if role == "log" else old.public
         changes: list[KeyChange] = []
         staged: list[Staged] = []
@@ -298,7 +298,7 @@ def _newer_card(
         *earlier, last = lists[change.role]
         until = now if request.compromised else now + OVERLAP_SECONDS
         if request.compromised:
-            # One that was replaced within the hour may be the one in wrong hands.
+            # A key replaced within the hour may be the one in wrong hands, so end it, too.
             earlier = [_ended_by(key, now) for key in earlier]
         ended = replace(last, until=max(until, last.since))
         lists[change.role] = (*earlier, ended, TimedKey(change.new_key, now))

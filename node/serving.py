@@ -1,4 +1,4 @@
-"""A node on the network: starts its parts, and passes on what changes.
+"""A node on the network: starts its parts, and passes changes on to them.
 
 Imported only by a process that serves, since libp2p is slow to load.
 """
@@ -64,11 +64,11 @@ async def serving(node: Node, transport: Transport = TCP) -> AsyncIterator["Serv
     """Run a node's network inside this block.
 
     Args:
-        node: whose.
+        node: the node.
         transport: carries the bytes of its connections.
 
     Raises:
-        NodeError: it cannot listen.
+        NodeError: the node cannot listen.
     """
     watch_loop()
     await in_thread(node.clean_up)
@@ -85,7 +85,7 @@ async def serving(node: Node, transport: Transport = TCP) -> AsyncIterator["Serv
 
 @contextlib.contextmanager
 def _told(node: Node, running: "Serving") -> Iterator[None]:
-    """Pass changes on to the trio thread, from whichever thread they come."""
+    """Pass changes from any thread on to the trio thread."""
     token = trio.lowlevel.current_trio_token()
 
     def soon(action: Callable[[T], None]) -> Callable[[T], None]:
@@ -193,7 +193,7 @@ class Serving:
         async with self.presence.running() as nursery:
             self._nursery = nursery
             try:
-                # First, peers that may hold a later checkpoint of our log say so.
+                # First, wait for peers that may hold a later checkpoint of our log.
                 await self.witnessing.wait_started()
                 await in_thread(self._node.record_start)
                 addresses = self._node.settings.addresses or reachable(self.network.addresses)
@@ -216,7 +216,7 @@ class Serving:
                 self._nursery = None
 
     def _name_unknown_caps(self) -> None:
-        """A cap for a name that nobody has does nothing, and might be thought to."""
+        """Warn about caps for unknown facilities, which have no effect."""
         peers = self._node.peers.store.peers
         for rule in self._node.settings.bandwidth:
             named = any(rule.names(peer.petname, peer.fingerprint) for peer in peers)
@@ -226,7 +226,7 @@ class Serving:
     # --- what changes ---------------------------------------------------------------
 
     async def keys_changed(self, role: str) -> tuple[int, int]:
-        """A key of ours was replaced: tell the connected peers, then be known by it.
+        """Announce a replaced key of ours to connected peers, then use the new key.
 
         Returns:
             How many trusted peers were told now, and how many were not.
@@ -239,7 +239,7 @@ class Serving:
         async def tell(node_key: bytes, peer: Peer) -> None:
             with trio.move_on_after(TELL_SECONDS):
                 try:
-                    # A peer for which the old key has ended cuts the connection for an answer.
+                    # A peer for which the old key has ended disconnects instead of answering.
                     await self.greeting.greet(node_key, peer, lambda: told.add(peer.facility_key))
                 except (StreamLost, RemoteProtocolError) as error:
                     log.info("%s does not take our new card yet: %s", peer.petname, error)
@@ -260,7 +260,7 @@ class Serving:
         return len(told), len(peers) - len(told)
 
     def peer_changed(self, peer: Peer) -> None:
-        """A peer's card or grants have changed; revocation takes effect at once."""
+        """Apply a change of a peer's card or grants; revocation takes effect at once."""
         self.presence.wake_waiters()
         self.settling.poke()
         now = self._node.clock.now()
@@ -287,7 +287,7 @@ class Serving:
         self.follower.poke()
 
     def study_changed(self, study: str) -> None:
-        """A study is here, was shared, or was withdrawn, which takes effect at once."""
+        """Apply a change of a study: it came, was shared, or was withdrawn; the last at once."""
         self.announcer.announce()
         self.rereading.poke()
         self.follower.poke()
@@ -303,7 +303,7 @@ class Serving:
         for peer in self._node.peers.store.peers:
             self.sender.stop_peer(peer.facility_key)
 
-    # --- what waits until our log is known to be sound -----------------------------
+    # --- protocols that wait until our log is known to be sound --------------------
 
     async def _serve_hello(self, stream: PeerStream) -> None:
         # Until then our card may list addresses that we no longer listen on.
@@ -318,14 +318,14 @@ class Serving:
 
     async def _serve_study(self, stream: PeerStream) -> None:
         await self.witnessing.wait_checked(stream.peer)
-        # A node that the log does not say to have started discloses nothing.
+        # The node discloses nothing before its start is logged.
         await self._ready.wait()
         await self.sender.serve(stream)
 
     def _when_ready(
         self, answers: dict[type[messages.Message], Answer]
     ) -> dict[type[messages.Message], Answer]:
-        """The same answers, given when the log says that the node has started."""
+        """The same answers, delayed until the node's start is logged."""
 
         def waiting(answer: Answer) -> Answer:
             async def wait(peer: Peer, request: messages.Message) -> messages.Message:

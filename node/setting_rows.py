@@ -1,7 +1,7 @@
 """The table of settings: each entry of `config.toml` is one row here.
 
-The file of a new home, the table in docs/operations.md section 4 and the errors of a wrong
-value are made from the rows. Reading a file is `node.config`.
+The file of a new home, the table in docs/operations.md section 4 and the errors for wrong
+values are made from the rows. `node.config` reads a file.
 """
 
 import json
@@ -25,13 +25,13 @@ class Setting:
     Attributes:
         name: with its table in front, as in `audit.witness_quorum`.
         kind: `number`, `text`, `texts`, `choice`, `permissions`, `path` (absolute, or empty),
-            or `own`: what reads it (`limits`, `bandwidth`) says itself what is wrong.
-        default: what counts where it is missing; None where it must be there, or is nothing.
-        sentence: what it means; without a full stop.
-        least, most: of a number.
-        choices: of a choice.
-        example: its value in the file of a new home, where it stands as a comment; with ""
-            the default stands there, and counts.
+            or `own`: then its reader (`limits`, `bandwidth`) checks it.
+        default: value if it is missing; None if it is required, or has no default.
+        sentence: its meaning, without a full stop.
+        least, most: limits of a number.
+        choices: allowed values of a choice.
+        example: its value in the file of a new home, as a comment; with "", the file has the
+            default, not as a comment.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Setting:
 
     @property
     def table(self) -> str:
-        """The table that it stands in; "" for none."""
+        """The table that contains it; "" for none."""
         return self.name.rpartition(".")[0]
 
     @property
@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """What a value must be, for an error."""
+        """The allowed values, for an error."""
         if self.kind == "number":
             return f"a number from {self.least:g} to {self.most:g}"
         if self.kind == "choice":
@@ -68,7 +68,7 @@ class Setting:
         }[self.kind]
 
     def is_fit(self, value: Any) -> bool:
-        """Whether a value of a file can be meant."""
+        """Whether a value from a file is allowed."""
         if self.kind == "number":
             assert self.least is not None
             assert self.most is not None
@@ -282,18 +282,18 @@ TABLES = {
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",
 }
-"""How the title of each table is written, in the order of the file."""
+"""The title line of each table, in the order of the file."""
 
 DEFAULTS: Mapping[str, Any] = {row.name: row.default for row in SETTINGS}
 
 
 def rows_of(table: str) -> dict[str, Setting]:
-    """The rows of one table, by their names in it; "" for what stands in none."""
+    """The rows of one table, by their names in it; "" for rows outside of tables."""
     return {row.key: row for row in SETTINGS if row.table == table}
 
 
 def tables_in(table: str) -> set[str]:
-    """The names of the tables that stand in a table."""
+    """The names of the tables within a table."""
     return {name.rpartition(".")[2] for name in TABLES if name.rpartition(".")[0] == table}
 
 
@@ -301,7 +301,7 @@ def parse_mode(text: str) -> int:
     """Permissions of a file from octal digits, such as 0640.
 
     Raises:
-        ValueError: they are none, or the owner could not read and write the file.
+        ValueError: the text is malformed, or the owner could not read and write the file.
     """
     if re.fullmatch("0?[0-7]{3}", text) is None:
         raise ValueError("permissions are three octal digits, such as 0640")
@@ -326,7 +326,7 @@ def template(values: Mapping[str, Any]) -> str:
     """Text of a new `config.toml`.
 
     Args:
-        values: by name, what is not as by default.
+        values: values that differ from the defaults, by name.
     """
     lines = ["# Settings of this Radmesh node; read at start. docs/operations.md explains each."]
     for row in rows_of("").values():

@@ -1,4 +1,4 @@
-"""Blocking work that many tasks wait for, done for all of them in one call."""
+"""Does blocking work for many waiting tasks in one call."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ class _Waiting(Generic[Item, Result]):
 
 @dataclass(eq=False, slots=True)
 class _Round(Generic[Item, Result]):
-    """Who is first in it leads it; `changed` wakes the others when it is done or has no leader."""
+    """Items of one call. The first task leads; `changed` wakes the others at the end of the
+    round or when the leader has left."""
 
     waiting: list[_Waiting[Item, Result]] = field(default_factory=list)
     is_begun: bool = False
@@ -29,14 +30,14 @@ class _Round(Generic[Item, Result]):
 
 
 class Together(Generic[Item, Result]):
-    """One call at a time; what comes while it runs waits for the next one.
+    """Makes one call at a time; items that come while it runs wait for the next call.
 
     Args:
-        work: runs in a thread; takes the items of a round, gives for each what came of it, in
-            order, an error where it failed; never None.
-        most: items of a round.
+        work: runs in a thread; takes the items of a round, and returns for each, in order, its
+            result, or an error if it failed; never None.
+        most: most items in a round.
         on_done: called in the trio thread with each item and its result as soon as a round is
-            done, also where nobody waits for it any more.
+            done, even if no task waits for it any more.
     """
 
     def __init__(
@@ -53,11 +54,11 @@ class Together(Generic[Item, Result]):
         self._one_at_a_time = trio.Lock()
 
     async def do(self, item: Item) -> Result:
-        """Wait for what comes of an item. A task that is cancelled before its round begins takes
-        its item back; later the item goes its way.
+        """Wait for the result of an item. A task that is cancelled before its round begins
+        takes its item back; after that, the work on the item is done all the same.
 
         Raises:
-            NodeError: it failed.
+            NodeError: the item failed.
         """
         if len(self._next.waiting) >= self._most:
             self._next = _Round()
@@ -77,7 +78,7 @@ class Together(Generic[Item, Result]):
                 current.changed = trio.Event()
             raise
         if isinstance(own.outcome, NodeError):
-            # Each task raises its own: one object would mix their tracebacks.
+            # Each task raises its own error: a shared one would mix their tracebacks.
             raise NodeError(own.outcome.message, hint=own.outcome.hint, code=own.outcome.code)
         return own.outcome
 
@@ -93,7 +94,7 @@ class Together(Generic[Item, Result]):
             finally:
                 for one in current.waiting:
                     if one.outcome is None:
-                        # Of an error that nobody expects, the one who leads tells more.
+                        # The leader raises the unexpected error itself, with its details.
                         one.outcome = NodeError("work for several failed as a whole")
                 current.changed.set()
 

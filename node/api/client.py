@@ -1,6 +1,6 @@
 """The client's side: run an operation in the running node, or on the home itself.
 
-Imports nothing slow: every command starts here.
+Imports no slow modules, since every command starts here.
 """
 
 import http.client
@@ -18,7 +18,7 @@ from node.home import Home
 CONNECT_SECONDS = 5.0
 
 LOCK_SECONDS = 3.0
-"""How long a command waits for a home that another short command has."""
+"""How long a command waits for a home that is locked by another short command."""
 
 LOCK_POLL_SECONDS = 0.1
 
@@ -27,7 +27,7 @@ START_SECONDS = 120.0
 about 5 s for a million entries, and gives peers a moment."""
 
 SILENCE_SECONDS = 20.0
-"""After so long without a sign of life the node is taken for stuck; it gives one every 5 s."""
+"""After so long without a line the node counts as stuck; it sends one at least every 5 s."""
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -45,17 +45,17 @@ def call(
 
     Args:
         home: the node's home.
-        operation: its name.
-        parameters: what it takes, as JSON values.
+        operation: name of the operation.
+        parameters: its parameters, as JSON values.
         on_progress: called in this thread with each progress event.
         on_wait: called once with a sentence when the command waits for the node to start.
-        listed: the list of an answer that comes in pages; all of them are gathered.
+        listed: name of a list that comes in pages; all pages are gathered.
 
     Returns:
-        What the operation gives; with `listed` as if it had come in one page.
+        The result of the operation; with `listed`, as if it had come in one page.
 
     Raises:
-        NodeError: as the operation says; or the node is not running and has to.
+        NodeError: the operation failed, or it needs a running node and none runs.
         KeyboardInterrupt: Ctrl-C, after work on the home itself has stopped cleanly.
     """
 
@@ -71,9 +71,9 @@ def whole(
     """All pages of an answer as one.
 
     Args:
-        ask: gets one page, or more of them, for these parameters.
-        parameters: for the first page.
-        listed: the list in the answer.
+        ask: gets one or more pages, for the given parameters.
+        parameters: parameters of the first page.
+        listed: name of the list in the answer.
     """
     found = ask(parameters, listed)
     following = found.pop("next", None)
@@ -106,7 +106,7 @@ def _ask(
         try:
             return run_offline(home, operation, parameters, on_progress, listed)
         except HomeBusy:
-            # Another short command has the home, or a node that starts or stops.
+            # The home is locked by another short command, or by a node that starts or stops.
             is_node = home.is_locked_by_node()
             if time.monotonic() > began + (START_SECONDS if is_node else LOCK_SECONDS):
                 raise
@@ -127,11 +127,11 @@ def call_people(
     """Run one operation as a person, over the people's socket of a running node.
 
     Args:
-        socket_path: of the people's socket.
+        socket_path: path of the people's socket.
         operation, parameters, on_progress, listed: as in `call`.
 
     Raises:
-        NodeError: as the operation says; or no node listens there.
+        NodeError: the operation failed, or no node listens there.
     """
     if listed:
         return whole(
@@ -154,7 +154,7 @@ def call_people(
 
 
 def is_running(socket_path: Path) -> bool:
-    """Whether a node listens there."""
+    """Whether a node listens on this socket."""
     connection = endpoint.connect(socket_path, CONNECT_SECONDS)
     if connection is None:
         return False
@@ -197,7 +197,7 @@ def _call_node(
 def _messages(
     connection: _Connection, operation: str, parameters: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """The lines of the answer; they end early when the node does."""
+    """The lines of the answer; they end early if the node stops."""
     try:
         connection.request(
             "POST",

@@ -1,7 +1,7 @@
-"""The socket of the local API: where it may lie, and who may reach it.
+"""The socket of the local API: its place, and the users who may reach it.
 
-Whoever reaches the socket has the node. So it lies in a directory that only its
-owner can enter, and either side refuses one that does not.
+Whoever reaches the socket controls the node. So it is in a directory that only its owner
+can enter, and both sides refuse any other directory.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ BACKLOG = 64
 
 
 def check_private(directory: Path) -> None:
-    """Refuse a socket's directory that others can reach or have made.
+    """Refuse a socket's directory that others can enter or have made.
 
     Raises:
         NodeError: it belongs to somebody else, is a link, or is open to others.
@@ -33,12 +33,12 @@ def check_private(directory: Path) -> None:
 
 @contextlib.contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """Have the socket, listening, inside this block; its name goes with the block.
+    """Listen on the socket inside this block; its name is removed at the end.
 
-    The caller has the lock of the home, so one that lies there is of a dead node.
+    The caller has the lock of the home, so an existing socket is of a dead node.
 
     Raises:
-        NodeError: its directory is not private, or it cannot be made.
+        NodeError: the directory is not private, or the socket cannot be made.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
@@ -63,11 +63,11 @@ def listening(path: Path) -> Iterator[socket.socket]:
 def connect(
     path: Path, timeout_seconds: float, check: Callable[[Path], None] = check_private
 ) -> socket.socket | None:
-    """Connect to a running node; None when none runs.
+    """Connect to a running node; returns None when none runs.
 
     Args:
-        path: of the socket.
-        timeout_seconds: how long is waited for it.
+        path: path of the socket.
+        timeout_seconds: longest wait for the node.
         check: refuses a directory in which somebody else may have put the socket.
 
     Raises:

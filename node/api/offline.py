@@ -1,4 +1,4 @@
-"""Run an operation on a home whose node does not run."""
+"""Runs an operation on a home whose node does not run."""
 
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -14,14 +14,14 @@ from node.operations import OPERATIONS, Call
 
 
 class HomeBusy(NodeError):
-    """Another process has the home."""
+    """Another process has locked the home."""
 
 
 def open_node(home: Home, *, log_key_may_be_lost: bool = False, to_serve: bool = False) -> Node:
     """Open a home, see `Node.open`.
 
     Raises:
-        HomeBusy: another process has it now.
+        HomeBusy: another process has locked it.
         NodeError: it cannot be opened.
     """
     try:
@@ -41,11 +41,11 @@ def run_offline(
 ) -> dict[str, Any]:
     """Open the home, run the operation, close the home.
 
-    With `listed` all pages of that list are gathered: opening reads the whole log.
+    With `listed`, gathers all pages of that list at once, since opening reads the whole log.
 
     Raises:
-        HomeBusy: another process has the home.
-        NodeError: the operation needs a running node, or as the operation says.
+        HomeBusy: another process has locked the home.
+        NodeError: the operation failed, or needs a running node.
         KeyboardInterrupt: Ctrl-C, once the operation has stopped.
     """
     chosen = OPERATIONS[operation]

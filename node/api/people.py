@@ -1,7 +1,7 @@
-"""The second socket: for the people of a group of the system, who have no part in the home.
+"""The second socket: for people of a system group who have no access to the home.
 
-It lies in a folder of its own that only the group enters. The system says who is at the other
-end (SO_PEERCRED), and nothing that the other end sends does.
+It is in a folder of its own that only the group can enter. The system tells which user is at
+the other end (SO_PEERCRED); nothing that the other end sends is used for that.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ FOLDER_MODE = 0o750
 SOCKET_MODE = 0o660
 
 _CREDENTIALS = struct.Struct("iII")
-"""What SO_PEERCRED gives (unix(7)): pid, uid, gid."""
+"""The value of SO_PEERCRED (unix(7)): pid, uid, gid."""
 
 
 def uid_of(connection: socket.socket) -> int:
-    """The user at the other end, as it was when it connected."""
+    """The user at the other end at the time of the connection."""
     size = _CREDENTIALS.size
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     uid: int = _CREDENTIALS.unpack(credentials)[1]
@@ -36,9 +36,9 @@ def uid_of(connection: socket.socket) -> int:
 
 
 def caller_of(uid: int) -> Caller:
-    """Who a user is; asks the system's list of users, which may block.
+    """The caller for a user; looks into the system's list of users, which may block.
 
-    The node's own account is the service here too. A user without a name is its number.
+    The node's own account is the service here, too. A user without a name is named by number.
     """
     if uid == os.getuid():
         return SERVICE
@@ -51,17 +51,17 @@ def caller_of(uid: int) -> Caller:
 
 @contextlib.contextmanager
 def listening_for_people(folder: Path, group: str) -> Iterator[socket.socket]:
-    """Have the socket of the people, listening, inside this block; its name goes with it.
+    """Listen on the people's socket inside this block; its name is removed at the end.
 
-    The caller has the lock of the home, so one that lies there is of a dead node.
+    The caller has the lock of the home, so an existing socket is of a dead node.
 
     Args:
-        folder: where it lies; made when it does not exist.
-        group: whose members may connect.
+        folder: folder of the socket; made when it does not exist.
+        group: name of the group whose members may connect.
 
     Raises:
-        NodeError: there is no such group, the folder is open to others, or it or the socket
-            cannot be made.
+        NodeError: there is no such group, the folder is open to others, or the folder or the
+            socket cannot be made.
     """
     try:
         gid = grp.getgrnam(group).gr_gid
@@ -80,7 +80,7 @@ def listening_for_people(folder: Path, group: str) -> Iterator[socket.socket]:
             listener.bind(os.fspath(path))
             os.chown(path, -1, gid)
             path.chmod(SOCKET_MODE)
-            # Nobody can connect before this.
+            # Listen last: before this call nobody can connect.
             listener.listen(BACKLOG)
         except OSError as error:
             raise NodeError(
@@ -106,7 +106,7 @@ def _make_folder(folder: Path, gid: int) -> None:
 
 
 def _check_folder(folder: Path, gid: int, group: str) -> None:
-    """A folder that is there already is not opened to anybody, only looked at."""
+    """Check an existing folder; its permissions are never widened."""
     found = folder.lstat()
     if (
         not stat.S_ISDIR(found.st_mode)

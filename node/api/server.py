@@ -1,7 +1,7 @@
 """The server's side of the local API, on both its sockets: Starlette on hypercorn.
 
-A request runs one operation. A client that goes away cancels its operation, and
-nothing else: what must outlive a command (a fetch) belongs to the node, and its
+A request runs one operation. A client that disconnects cancels its operation, and
+nothing else: work that must outlive a command (a fetch) belongs to the node, and the
 operation only follows it.
 """
 
@@ -49,13 +49,13 @@ REQUEST_BYTES = 1024 * 1024
 
 PEOPLE_CONNECTIONS = 64
 PERSON_CONNECTIONS = 16
-"""Most connections of all people, and of one of them: a command has one."""
+"""Most connections of all people together, and of one person: a command needs one."""
 
 PROGRESS_SECONDS = 0.1
-"""Between two progress lines; what comes in between is replaced by what comes after."""
+"""Least time between two progress lines; of the events in between, only the last is sent."""
 
 ALIVE_SECONDS = 5.0
-"""After so long without progress a line says that the node is at work."""
+"""After so long without progress, a line shows that the node is at work."""
 
 
 async def serve_api(
@@ -64,9 +64,9 @@ async def serve_api(
     """Serve the local API until cancelled: to the owner, and to people if settings say so.
 
     Args:
-        node: what it serves.
-        serving: its network parts; None where it has none.
-        socket_path: where it listens for the owner.
+        node: the node.
+        serving: its network parts; None if it has none.
+        socket_path: path of the owner's socket.
         ready: called once, when clients can connect.
 
     Raises:
@@ -75,7 +75,7 @@ async def serve_api(
     with contextlib.ExitStack() as held:
         listener = held.enter_context(listening(socket_path))
         config = _config()
-        # hypercorn takes over the descriptor that it is given and closes it.
+        # hypercorn takes over the descriptor and closes it.
         config.bind = [f"fd://{listener.detach()}"]
         # hypercorn and Starlette type the same ASGI messages differently.
         asgi: Any = application(node, serving, SERVICE)
@@ -103,8 +103,8 @@ def _config() -> Config:
 async def _serve_people(node: Node, serving: "Serving | None", listener: socket.socket) -> None:
     """Serve the people's socket until cancelled.
 
-    hypercorn's own `serve` gives an application nothing of the connection, by which the
-    system tells who is there; so each connection has an application of its own.
+    The user is known from the connection, but hypercorn's own `serve` does not pass that to
+    an application; so each connection gets an application of its own.
     """
     served: Counter[int] = Counter()
 
@@ -136,7 +136,7 @@ async def _serve_people(node: Node, serving: "Serving | None", listener: socket.
                 del served[uid]
 
     config = _config()
-    # Whoever made the socket closes it; trio has one of its own.
+    # The caller closes the socket that it made; trio works on a duplicate.
     async with trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup())) as own:
         await trio.serve_listeners(serve, [own])
 
@@ -226,10 +226,10 @@ class _Endpoint:
 
 
 class _Answer:
-    """An answer whose status is that of its outcome, unless a line went out before.
+    """An answer with the status of its outcome, unless a line was sent before.
 
-    The status stands in front of all lines: work that tells how far it is has the status
-    200, and its outcome is in the last line.
+    The status comes before all lines: once an operation has reported progress, its status
+    is 200, and its outcome is in the last line.
     """
 
     def __init__(self, send: Send) -> None:
@@ -238,7 +238,7 @@ class _Answer:
         self._has_begun = False
 
     async def send(self, message: Message) -> None:
-        """Send a part of the body, in front of the first the beginning."""
+        """Send a part of the body; before the first part, send status and headers."""
         if not self._has_begun:
             self._has_begun = True
             await self._send(
@@ -275,10 +275,10 @@ class _Progress:
             if self._ended.is_set():
                 return
             self._changed = trio.Event()
-            # Whoever waits can tell long work from a node that is stuck.
+            # By this line a client can distinguish long work from a stuck node.
             body = _line({"alive": True} if waited.cancelled_caught else {"progress": self._latest})
             await send({"type": "http.response.body", "body": body, "more_body": True})
-            # The end does not wait for the next line: it is what the caller waits for.
+            # Do not delay the end until the next line is due: the caller waits for it.
             with trio.move_on_after(PROGRESS_SECONDS):
                 await self._ended.wait()
 

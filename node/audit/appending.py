@@ -1,7 +1,7 @@
 """The one writer of the audit log: threads that append at the same time share one flush.
 
-Each puts its events in the queue, and the first to get the commit lock writes them
-all. The order of writes is: openings, entries, (memory,) checkpoint.
+Each thread puts its events in the queue, and the first to get the commit lock writes
+the whole queue. The order of writes is: openings, entries, (memory,) checkpoint.
 """
 
 import threading
@@ -20,7 +20,7 @@ from protocol.log.entry import SALT_BYTES, Event, Opening, encode_entry
 from protocol.log.tree import Frontier, leaf_hash
 
 MEND_PAUSE_SECONDS = 5.0
-"""Least time between two attempts to go on after a failed flush: each reads the log."""
+"""Least time between two attempts to mend after a failed flush; each attempt reads the log."""
 
 
 @dataclass
@@ -35,14 +35,14 @@ class Appender:
     """Writes entries. Thread-safe.
 
     Args:
-        file: of entries.
-        evidence: takes the openings.
-        nodes: of the tree.
-        tree: over the entries that are on disk.
-        last_ms: time of the last entry; no later one gets an earlier time.
-        clock_ms: gives milliseconds since the epoch, UTC.
+        file: the file of entries.
+        evidence: stores the openings.
+        nodes: the nodes of the tree.
+        tree: the tree over the entries that are on disk.
+        last_ms: time of the last entry; no later entry gets an earlier time.
+        clock_ms: returns milliseconds since the epoch, UTC.
         on_durable: called after each flush; must not block.
-        running: gives seconds that never go back.
+        running: returns seconds of a clock that never goes back.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Appender:
         self._file = file
         self._evidence = evidence
         self._nodes = nodes
-        # Replaced whole after each flush, never changed: any thread may read it.
+        # Each flush replaces this object and never changes it, so any thread may read it.
         self.durable = tree
         self._last_ms = last_ms
         self._clock_ms = clock_ms
@@ -96,7 +96,7 @@ class Appender:
         """Write an event that names the size and the root of the log before it.
 
         Args:
-            make: gives the event; meanwhile nothing else is appended.
+            make: returns the event; nothing else is appended while it runs.
 
         Raises:
             NodeError, LocalProtocolError: as `append_many`, and what `make` raises.
@@ -110,7 +110,7 @@ class Appender:
         return pending.first
 
     def mend(self) -> None:
-        """See that what is on disk is what was acknowledged, if a flush has failed.
+        """After a failed flush, check that the disk holds all acknowledged entries.
 
         Raises:
             NodeError: the disk still fails, or has lost entries.
@@ -120,7 +120,7 @@ class Appender:
                 self._mend()
 
     def require_room(self) -> None:
-        """See that an entry could be written, without one.
+        """Check that an entry could be written, without writing one.
 
         Raises:
             NodeError: the disk is full or failing.
@@ -137,7 +137,7 @@ class Appender:
             self._write(batch)
         except NodeError as error:
             for pending in batch:
-                # Each thread raises its own: one object would mix their tracebacks.
+                # Each thread raises its own error: a shared one would mix their tracebacks.
                 pending.error = pending.error or NodeError(
                     error.message, hint=error.hint, code=error.code
                 )
@@ -162,7 +162,7 @@ class Appender:
             try:
                 encoded, opened = _encode(pending.events, pending.first, now)
             except ProtocolError as error:
-                # One caller's mistake is not that of the others in this batch.
+                # The error concerns this caller only; the others' events are still written.
                 pending.error = error
                 continue
             entries += encoded
@@ -180,7 +180,7 @@ class Appender:
         self._on_durable()
 
     def _mend(self) -> None:
-        """After a failed flush: compare what is on disk with what was acknowledged."""
+        """After a failed flush: compare the entries on disk with the acknowledged ones."""
         now = self._running()
         if now < self._mend_after:
             raise NodeError(
@@ -205,7 +205,7 @@ class Appender:
         self._mend_after = 0.0
 
     def rebuild_nodes(self) -> None:
-        """Make the nodes of the tree anew from the entries; appends wait.
+        """Rebuild the nodes of the tree from the entries; appends wait.
 
         Raises:
             NodeError: an entry is damaged on disk.
@@ -217,7 +217,7 @@ class Appender:
                 self._nodes.add(tree.append(leaf_hash(entry)))
 
     def close(self) -> bool:
-        """Take no more; waits for what is being written. Returns whether it was open."""
+        """Refuse further appends, after waiting for a write under way; return if it was open."""
         with self._commit_lock:
             was_open = not self._closed
             self._closed = True

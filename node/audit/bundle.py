@@ -17,11 +17,11 @@ from protocol.log.tree import leaf_hash
 FORMAT = "radmesh-audit-bundle/1"
 
 _LARGE_BYTES = 200_000_000
-"""Bytes of entries above which a file of the bundle may be larger than 2 GiB."""
+"""Above so many bytes of entries, a file of the bundle may be larger than 2 GiB."""
 
 
 def write_bundle_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Have a bundle written to `path`, whole or not at all; an older file is replaced.
+    """Write a bundle to `path`, whole or not at all; an older file is replaced.
 
     Raises:
         NodeError: it cannot be written.
@@ -52,19 +52,19 @@ def write_bundle(
     """Write a bundle of the entries that one checkpoint covers.
 
     Args:
-        file: where to; written from its position on.
-        checkpoint: what is signed.
-        signed: the signed note of it.
+        file: the target; written from its position on.
+        checkpoint: the checkpoint that the bundle ends with.
+        signed: the signed note of that checkpoint.
         card: the facility card.
-        exported: when, for people.
-        entries: gives the `checkpoint.size` entries, each time anew.
+        exported: time of the export, for people.
+        entries: returns the `checkpoint.size` entries; called several times.
         evidence: openings and receipts.
-        include_openings: whether the auditor may learn who and what; a function decides
-            by entry and opening.
-        further: members of other files; checkpoints of this size and above are left out.
+        include_openings: whether the bundle names patients, studies and people; a
+            function decides this by entry and opening.
+        further: further members; checkpoints of this size and above are left out.
     """
     size = checkpoint.size
-    # ZIP64 fields stand only where they may be needed: an entry's openings and receipts are
+    # Write ZIP64 fields only where they may be needed: an entry's openings and receipts are
     # never ten times as long as the entry.
     large = sum(len(entry) + 1 for entry in entries()) > _LARGE_BYTES
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -78,7 +78,7 @@ def write_bundle(
         _add(archive, "card", [card])
         _add(archive, f"checkpoints/{size}", [signed.encode()])
         _add(archive, "entries.jsonl", (entry + b"\n" for entry in entries()), large=large)
-        # Hashes do not compress.
+        # Stored without compression, since hashes do not compress.
         _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED, large=large)
         _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence), large=large)
         for name, content in further.items():

@@ -1,9 +1,9 @@
 """Keeps the signed checkpoint of the audit log up with the log.
 
 A checkpoint costs two flushes more than an entry, so it is written by a thread
-of its own, once for all entries that came meanwhile. What is on disk may lag by
-a quarter of a second; what is shown to anybody is written first, so that no crash
-makes the log fall behind what others have seen.
+of its own, once for all entries that came meanwhile. The checkpoint on disk may lag
+by a quarter of a second. A checkpoint is written before anybody sees it, so after a
+crash the log is never behind a checkpoint that others have seen.
 """
 
 import threading
@@ -18,10 +18,10 @@ from protocol.log.note import Signer
 from protocol.log.tree import Frontier
 
 PAUSE_SECONDS = 0.25
-"""Least time between two checkpoints that nobody asked for."""
+"""Least time between two checkpoints that this thread writes by itself."""
 
 RETRY_SECONDS = 1.0
-"""After a write that failed; the entries meet the same disk and report it."""
+"""Pause after a failed write. Not reported here: entries are on the same disk and report it."""
 
 
 class CheckpointKeeper:
@@ -29,14 +29,14 @@ class CheckpointKeeper:
 
     Args:
         path: the file of the newest checkpoint.
-        signer: the log key in force now, named by the origin; None when it is lost, and
+        signer: the log key in force now, named by the origin; None when it is lost: then
             nothing can be signed before `hand_over`.
-        durable: gives the tree over the entries that are on disk; never a larger one.
+        durable: returns the tree over the entries that are on disk, never a larger one.
     """
 
     def __init__(self, path: Path, signer: Signer | None, durable: Callable[[], Frontier]) -> None:
         self._path = path
-        # Each with the first size that it signs; the last one is the current key.
+        # Each signer with the first size that it signs; the last one is the current key.
         self._signers: list[tuple[int, Signer | None]] = [(0, signer)]
         self._durable = durable
         self._lock = threading.Lock()
@@ -69,13 +69,12 @@ class CheckpointKeeper:
             return self._text
 
     def hand_over(self, signer: Signer, since_size: int) -> None:
-        """From `since_size` on another key signs; to be said before the log is so large."""
+        """Let another key sign from `since_size` on; call before the log has that size."""
         with self._lock:
             self._signers.append((since_size, signer))
 
     def take_back(self, public: bytes) -> None:
-        """Undo a `hand_over` to a key (32 bytes), if there was one: the log did not grow
-        to that size."""
+        """Undo a `hand_over` to a key (32 bytes), if any: the log did not reach that size."""
         with self._lock:
             signer = self._signers[-1][1]
             if signer is not None and signer.keypair.public == public:

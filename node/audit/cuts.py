@@ -1,10 +1,10 @@
-"""Cuts: what takes something away counts before it is written, and is written until it is.
+"""Cuts: a revocation counts before it is written, and is retried until it is written.
 
-What is revoked, withdrawn or discarded is gone from memory first, by its owner; that needs
-no disk. Then decisions under way are waited for, so that no entry says yes behind one that
-says no; then comes the entry, and its effect in a transaction with the entry's index
-(`node/audit/effects.py`). A full disk may stop that at each step. Then the cut is kept here,
-with the index of its entry when it has one, and tried again from where it stood.
+A cut takes something away: trust, a share, a study. Its owner first removes it from memory,
+which needs no disk. Then `Cuts` waits for decisions under way, so that no entry grants
+anything after the entry of the cut; then it writes that entry, and the effect in one
+transaction with the entry's index (`node/audit/effects.py`). A full disk may stop each step.
+The cut is then kept here, with the index of its entry if that was written, and resumed there.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from protocol.log.entry import Event
 
 @dataclass(eq=False)
 class Cut:
-    """One that counts in memory, and is not written whole.
+    """A cut that counts in memory and is not completely written yet.
 
     Attributes:
-        name: of what is cut, for people.
-        event: its entry.
-        effect: makes it true in the database, in one transaction with the mark of its
-            entry. Called with what gives the index of that, and writes it at the first call;
-            what has to be known before anything is said is looked at before.
-        entry: index of the entry, when it is written.
+        name: what is cut, for people.
+        event: the event to log.
+        effect: applies the cut to the database, in one transaction with the mark of its
+            entry. Its argument is a function that returns the entry's index and writes the
+            entry when first called; anything the effect must check, it checks before that.
+        entry: index of the entry; None until it is written.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Cut:
 
 
 class Cuts:
-    """Those of one owner, the oldest first. Its owner sees to it that one thread is in it.
+    """The unwritten cuts of one owner, oldest first. The owner lets in one thread at a time.
 
     Args:
         append: writes one audit entry durably.
-        wait_earlier: waits for the decisions that may rest on what was before.
+        wait_earlier: waits for decisions that may rest on the state before the cut.
     """
 
     def __init__(self, append: Callable[[Event], int], wait_earlier: Callable[[], None]) -> None:
@@ -47,21 +47,21 @@ class Cuts:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is cut and could not be written yet; of any thread."""
+        """Names of the cuts that could not be written yet; may be read by any thread."""
         return tuple(dict.fromkeys(cut.name for cut in self._unwritten))
 
     def make(self, cut: Cut, *, alone: bool = False) -> int:
         """Write a cut that counts in memory already.
 
         Args:
-            cut: which.
-            alone: whether it may be written though an earlier one cannot.
+            cut: the cut.
+            alone: write it even if an earlier cut cannot be written.
 
         Returns:
             The index of its entry.
 
         Raises:
-            NodeError: it, or an earlier one, cannot be written; it is kept for `write`.
+            NodeError: it, or an earlier cut, cannot be written; it is kept for `write`.
         """
         self._wait_earlier()
         self._unwritten.append(cut)
@@ -73,16 +73,16 @@ class Cuts:
         return cut.entry
 
     def write(self) -> None:
-        """Write what is not written.
+        """Write all unwritten cuts.
 
         Raises:
-            NodeError: the oldest still cannot be written.
+            NodeError: the oldest cut still cannot be written.
         """
         for cut in list(self._unwritten):
             self._write(cut)
 
     def give_up(self, cut: Cut) -> None:
-        """It cannot be done, and nothing was said of it."""
+        """Drop a cut that cannot be done and whose entry was not written."""
         self._unwritten.remove(cut)
 
     def _write(self, cut: Cut) -> None:

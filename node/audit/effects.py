@@ -1,10 +1,10 @@
-"""What an entry said first, and the database did after: that the two never stay apart.
+"""Keeps the database in step with the log: each logged change has its effect, or a failure.
 
-A change that is logged is logged before it takes effect. A full disk or a kill in between
-leaves an entry without effect. So the transaction of an effect also stores the index of
-its entry, and the next start compares: what narrows rights is made true (the log decides),
-of all else a second entry says that it failed. A database that comes from an older backup
-than its log is brought up in the same way.
+A change is logged before it takes effect. A full disk or a kill in between leaves an entry
+without effect. So the transaction of an effect also stores the index of its entry, and the
+next start compares. If the entry narrows rights, its effect is applied (the log decides);
+for any other entry a second entry says that it failed. A database from an older backup than
+its log is brought up to date in the same way.
 
 Order of writes: entry -> effect with the entry's index, in one transaction.
 """
@@ -46,24 +46,24 @@ ENTRY_FIRST = (
     "quarantine-dropped",
     "recall-settled",
 )
-"""Types of entries that a change of `node.db` follows. What is not here has its own way:
+"""Types of entries that a change of `node.db` follows. Others are completed elsewhere:
 `received` (the fetch goes on), `erased` and key changes (finished by the next start)."""
 
 _MARKS = tuple(f'"type":"{kind}"'.encode() for kind in ENTRY_FIRST)
 
 Effect = Callable[[sqlite3.Connection], object]
-"""What an entry says, done in a transaction: see `Database.transact`."""
+"""Applies the effect of an entry in a transaction: see `Database.transact`."""
 
 Handler = Callable[[Entry, sqlite3.Connection], bool]
-"""Makes true, in a transaction, what an entry says; whether it could."""
+"""Applies an entry's effect in a transaction at start; returns whether it could."""
 
 
 def once(append: Callable[[Event], int]) -> Callable[[Event], int]:
-    """For an entry that is written inside a transaction, in front of its commit.
+    """Wrap `append` for an entry that is written inside a transaction, before its commit.
 
-    Of a transaction that is run again the entry is written already. When what it says has
-    become something else, there is another one, and the next start says of the first that it
-    had no effect, as it does when the node ends here.
+    When the transaction is run again, an equal event is not written twice. If the event has
+    changed, another entry is written, and the next start logs that the first had no effect,
+    as it does when the node ends before the commit.
 
     Args:
         append: writes one audit entry durably.
@@ -95,7 +95,7 @@ class Effects:
         self._unsaid: list[Event] = []
 
     def after_entry(self, event: Event, effect: Effect) -> int:
-        """Log an event, then have its effect in a transaction; gives the index of the entry.
+        """Log an event, then run its effect in a transaction; returns the index of the entry.
 
         When the effect fails, an entry says so, now or at the next start.
 
@@ -108,14 +108,14 @@ class Effects:
         return index
 
     def file_after_entry(self, event: Event, write: Callable[[], None]) -> None:
-        """As `after_entry`, for an effect in a file, which has to be seen from it at a start."""
+        """As `after_entry`, for an effect in a file, in which the next start can see it."""
         index = self.append(event)
         with self._said_when_it_fails(event, index):
             write()
             self.of(index, lambda connection: None)
 
     def append(self, event: Event) -> int:
-        """Log an event whose effect comes by `of`, now or at a later try; gives its index.
+        """Log an event whose effect follows by `of`, now or at a later try; returns its index.
 
         Raises:
             NodeError: the log cannot be written.
@@ -123,7 +123,7 @@ class Effects:
         return self._audit.append(event)
 
     def of(self, index: int, effect: Effect) -> None:
-        """Have the effect of an entry that is written, in a transaction."""
+        """Run the effect of a written entry in a transaction."""
 
         def both(connection: sqlite3.Connection) -> None:
             effect(connection)
@@ -132,7 +132,7 @@ class Effects:
         self._database.transact(both)
 
     def mark(self, connection: sqlite3.Connection, index: int) -> None:
-        """The effect of an entry is part of the transaction at hand."""
+        """Record, in this transaction, that it holds the effect of an entry."""
         connection.execute(
             "INSERT INTO effects (entry) VALUES (?) ON CONFLICT (entry) DO NOTHING", (index,)
         )
@@ -141,9 +141,9 @@ class Effects:
         """Bring log and database together after a stop, whatever ended it.
 
         Args:
-            handlers: by type of entry, what makes it true. Of an entry without one, or
-                that its handler cannot make true, a new entry says that it failed.
-            say: write these entries now; else `say_failed` does.
+            handlers: by type of entry, the function that applies its effect. Where there is
+                none, or it cannot, a new entry says that the change failed.
+            say: write these new entries now; otherwise `say_failed` writes them.
 
         Raises:
             NodeError: the log or the database cannot be read or written.
@@ -157,8 +157,8 @@ class Effects:
             self.say_failed()
 
     def say_failed(self) -> None:
-        """Log what `compare` found to have failed; a node that serves does so when those have
-        spoken who may know more of its log.
+        """Log the failures that `compare` found. A node that serves first waits for the peers
+        that may hold a later checkpoint of its log.
 
         Raises:
             NodeError: the log or the database cannot be written.
@@ -193,12 +193,12 @@ class Effects:
     def _without_effect(self, size: int) -> list[Entry]:
         row = self._database.query_one("SELECT size FROM effects_compared")
         if row is None:
-            # A home from before this register: nobody knows, and all was well until now.
+            # A home from before this register: earlier entries cannot be compared.
             return []
         done = {row["entry"] for row in self._database.query("SELECT entry FROM effects")}
         found: dict[int, Entry] = {}
         for encoded in self._audit.entries(min(int(row["size"]), size), size):
-            # Most entries are others, and parsing each would cost most of the reading.
+            # Most entries are of other types; parsing each would cost most of the reading time.
             if not any(mark in encoded for mark in _MARKS):
                 continue
             try:

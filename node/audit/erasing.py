@@ -1,9 +1,9 @@
-"""Erasing what names a person beside the audit log, so that a crash cannot leave half of it.
+"""Erases the openings that name a person; a crash cannot leave half of an erasure.
 
 Theory. An erasure is written down (`Erasures.begin`), then logged by the entry `erased`,
-then done (`Erasures.finish`). After a crash in between it is found by `pending` and gone on
-with at the next start: a person has confirmed it, so it is never dropped. Entries stay as
-they are; their commitments are numbers that nothing opens any more.
+then done (`Erasures.finish`). After a crash in between, the next start finds it by `pending`
+and goes on: a person has confirmed it, so it is never dropped. Entries stay as they are;
+their commitments can no longer be opened.
 """
 
 import logging
@@ -26,14 +26,13 @@ def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasu
         audit: the log.
         kind: `study`, `patient` or `person`.
         value: the Study Instance UID, the patient's identity, or the person's name.
-        forget: forgets elsewhere what tells which entries are about a study.
+        forget: deletes other records that show which entries are about a study.
 
     Returns:
-        What was erased, the index of its entry, and the salt of its commitment.
+        The erasure, the index of its entry, and the salt of its commitment.
 
     Raises:
-        NodeError: the disk is full or failing; the erasure is gone on with at the
-            next start.
+        NodeError: the disk is full or failing; the next start goes on with the erasure.
     """
     erasure, salt = audit.evidence.erasures.begin(kind, value, audit.size)
     try:
@@ -49,7 +48,7 @@ def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasu
 
 
 def _finish(audit: AuditLog, erasure: Erasure, forget: Forget) -> None:
-    # First, since the openings say which studies these are.
+    # This comes first: only the openings say which studies these are.
     forget(audit.evidence.erasures.studies(erasure))
     audit.evidence.erasures.finish(erasure)
 

@@ -1,8 +1,8 @@
-"""Which openings an erasure takes, kept where a crash cannot lose it; `erasing` does it.
+"""Records durably which openings an erasure deletes; `erasing` carries it out.
 
-What is deleted is overwritten (`secure_delete`, set for every database), and the
-database's write-ahead log, where older pages stand, is emptied. What a disk keeps
-underneath its file system is out of reach here.
+Deleted rows are overwritten (`secure_delete`, set for every database), and the database's
+write-ahead log, which holds older pages, is emptied. Copies that a disk keeps underneath
+its file system are out of reach here.
 """
 
 import secrets
@@ -34,7 +34,7 @@ _IS_PATIENT = "kind = 'patient' AND (value = ?1 OR substr(value, 1, length(?1) +
 
 
 def is_patient(identity: str, wanted: str) -> bool:
-    """The same: whether an identity is the patient who is meant with `wanted`."""
+    """The same rule in Python: whether an identity is the patient meant by `wanted`."""
     return identity == wanted or identity.startswith(f"{wanted}^^^")
 
 
@@ -42,7 +42,7 @@ STUDIES_OF_PATIENT = f"""
 SELECT value FROM openings WHERE kind = 'study' AND entry IN (
     SELECT entry FROM openings WHERE {_IS_PATIENT})
 """
-"""SQL: studies (with repetitions) of the patient ?1, as far as openings tell."""
+"""SQL: studies (with repetitions) of the patient ?1, as far as openings show."""
 
 OF_PATIENT = f"""(
     ({_IS_PATIENT})
@@ -56,7 +56,7 @@ OF_STUDY = """(
     OR (kind IN ('patient', 'instance') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
 )"""
-"""SQL: whether an opening names the study ?1, or says whose it is; not who asked for it."""
+"""SQL: whether an opening names the study ?1, its patient or an instance; not who asked."""
 
 OF_PERSON = "(kind = 'person' AND value = ?1)"
 """SQL: whether an opening names the person ?1."""
@@ -66,11 +66,11 @@ _CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT, "person": OF_PERSON}
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What an erasure would erase.
+    """The extent of an erasure.
 
     Attributes:
-        openings: how many.
-        entries: of how many entries.
+        openings: number of openings.
+        entries: number of entries that they belong to.
         studies: Study Instance UIDs that they name.
         patients: identities that they name.
     """
@@ -87,11 +87,11 @@ class Erasure:
 
     Attributes:
         name: 16 random bytes.
-        since: size of the log when it began; its entry is behind.
+        since: size of the log when it began; the entry `erased` comes at or after it.
         kind: `study`, `patient` or `person`.
-        commitment: to what was asked to be erased, 64 hex digits.
-        openings: how many it erases.
-        entries: of how many entries.
+        commitment: commitment to the study, patient or person, 64 hex digits.
+        openings: number of openings that it erases.
+        entries: number of entries that they belong to.
     """
 
     name: bytes
@@ -127,7 +127,7 @@ class Erasures:
         self._database = database
 
     def find(self, kind: str, value: str, size: int) -> Found:
-        """What an erasure of a `study`, `patient` or `person` takes of the first `size` entries."""
+        """What erasing a `study`, `patient` or `person` takes from the first `size` entries."""
         chosen = f"FROM openings WHERE entry < ?2 AND {_CHOICES[kind]}"
         parameters = (value, size)
         [counts] = self._database.query(
@@ -142,12 +142,12 @@ class Erasures:
         )
 
     def begin(self, kind: str, value: str, size: int) -> tuple[Erasure, bytes]:
-        """Write down durably what is going to be erased; nothing is erased yet.
+        """Record durably which openings will be erased; nothing is erased yet.
 
         Args:
             kind: `study`, `patient` or `person`.
             value: the Study Instance UID, the patient's identity, or the person's name.
-            size: of the log now.
+            size: the size of the log now.
 
         Returns:
             The erasure, and the salt of its commitment, which is kept nowhere.
@@ -195,7 +195,7 @@ class Erasures:
         ]
 
     def studies(self, erasure: Erasure) -> list[str]:
-        """Study Instance UIDs that an erasure erases, as long as it is not finished."""
+        """Study Instance UIDs that an unfinished erasure erases."""
         rows = self._database.query(
             "SELECT DISTINCT value FROM erasing JOIN openings USING (entry, place)"
             " WHERE name = ? AND kind = 'study' ORDER BY value",
@@ -204,7 +204,7 @@ class Erasures:
         return [row["value"] for row in rows]
 
     def finish(self, erasure: Erasure) -> None:
-        """Erase, and overwrite what was there; to be called when the entry is durable.
+        """Delete and overwrite the openings; call once the entry is durable.
 
         Raises:
             NodeError: the disk is full or failing; the next start goes on.

@@ -1,9 +1,9 @@
-"""What stands beside the audit log: openings of commitments, and receipts.
+"""The evidence beside the audit log: openings of commitments, and receipts.
 
 Openings name patients and studies, so they are kept apart from the log, where
 they can be erased without breaking it. Both are durable before the entry that
-refers to them; an entry may lack its opening (erased), an opening of an entry
-that was never written is dropped when the log is opened.
+refers to them. An entry may lack its opening, which was erased; an opening of an
+entry that was never written is dropped when the log is opened.
 """
 
 import hashlib
@@ -57,7 +57,8 @@ class EvidenceStore:
     def add_openings(self, first: int, openings: Iterable[tuple[int, int, Opening]]) -> None:
         """Store openings as (entry, place in its subjects, opening); durable on return.
 
-        Whatever was stored for entries from `first` on is dropped: those were not written.
+        Openings stored earlier for entries from `first` on are dropped: those entries were
+        never written.
         """
         rows = [
             (entry, place, bytes.fromhex(each.commitment), each.kind, each.value, each.salt)
@@ -98,8 +99,8 @@ class EvidenceStore:
                 return
 
     def entries_about(self, *, study: str = "", patient: str = "", person: str = "") -> list[int]:
-        """Entries that openings show to be about a study, a patient, or what a person asked
-        for; in ascending order.
+        """Entries that, by their openings, are about a study or a patient, or that a person
+        asked for; in ascending order.
 
         Args:
             study: a Study Instance UID, or "".

@@ -1,11 +1,11 @@
 """Which entries of our log are about which exchange with which peer.
 
-An index in SQLite, made from the log and never the other way round: it is brought up
-to date before each question, and made anew when the log is not the one that it was
-made from. So no crash can leave it saying something that the log does not.
+An index in SQLite, derived from the log and never the other way round: it is brought up
+to date before each query, and rebuilt when the log is not the one that it was made from.
+So no crash can leave it in contradiction to the log.
 
 An exchange is one transfer id with one peer in one direction. It is *open* while the
-log says that something went over (`disclosure-begun`, `received`) and names no receipt.
+log has its entry `disclosure-begun` or `received`, and no entry with its receipt.
 """
 
 import sqlite3
@@ -50,7 +50,7 @@ _TELLING = frozenset({"disclosure-begun", "received"})
 _OF_A_SOURCE = frozenset({"disclosure-begun", "disclosed", "disclosure-failed"})
 _MARKS = tuple(f'"type":"{kind}"'.encode() for kind in sorted(TYPES))
 _AT_ONCE = 5_000
-"""Entries that are read in one transaction."""
+"""Entries read in one transaction."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class OpenExchange:
     Attributes:
         peer: facility key of the other side.
         outgoing: whether we are the source.
-        transfer: its id.
-        entry: index of the last entry that says that something went over.
+        transfer: its transfer id.
+        entry: index of its last `disclosure-begun` or `received`.
     """
 
     peer: bytes
@@ -74,7 +74,7 @@ class ExchangeIndex:
     """The index. All methods are synchronous and thread-safe.
 
     Args:
-        database: where it is kept.
+        database: holds the index.
         audit: the log.
     """
 
@@ -84,7 +84,7 @@ class ExchangeIndex:
         self._lock = threading.Lock()
 
     def open(self, peer: bytes | None = None) -> list[OpenExchange]:
-        """Exchanges without a receipt, oldest first; of one peer, or of all.
+        """Exchanges without a receipt, oldest first; with one peer, or with all.
 
         Raises:
             NodeError: the log or the disk is damaged.
@@ -99,7 +99,7 @@ class ExchangeIndex:
         return [OpenExchange(row[0], bool(row[1]), row[2], row[3]) for row in rows]
 
     def entries(self, peer: bytes, transfer: bytes, *, outgoing: bool) -> list[Entry]:
-        """What the log says of one exchange, in its order; empty when it knows none."""
+        """The entries about one exchange, in log order; empty when there are none."""
         self._catch_up()
         rows = self._database.query(
             "SELECT entry FROM exchange_entries "
@@ -117,7 +117,7 @@ class ExchangeIndex:
         return next(self._audit.entries(index, index + 1))
 
     def about(self, peer: bytes, start: int, stop: int, most: int) -> list[int]:
-        """The first `most` entries about a peer from `start` to `stop - 1`: their indexes."""
+        """Indexes of the first `most` entries about a peer from `start` to `stop - 1`."""
         self._catch_up()
         rows = self._database.query(
             "SELECT entry FROM exchange_entries WHERE peer = ? AND entry >= ? AND entry < ? "
@@ -138,7 +138,7 @@ class ExchangeIndex:
                 done = upto
 
     def _start(self) -> int:
-        """How much of this log the index covers; makes it empty when it is of another."""
+        """How many entries the index covers; an index of another log is emptied first."""
         row = self._database.query_one("SELECT size, last FROM exchanges_read")
         if row is None:
             return 0
@@ -152,7 +152,7 @@ class ExchangeIndex:
         found: list[Entry] = []
         last = b""
         for last in self._audit.entries(start, stop):
-            # Most entries are others, and parsing each would cost most of the reading.
+            # Most entries are of other types; parsing each would cost most of the reading time.
             if any(mark in last for mark in _MARKS):
                 found += _parse(last)
 
@@ -193,7 +193,7 @@ def _empty(connection: sqlite3.Connection) -> None:
 
 
 def is_outgoing(entry: Entry) -> bool:
-    """Whether an entry is of the way from us to the peer."""
+    """Whether an entry is about the direction from us to the peer."""
     return entry.type in _OF_A_SOURCE or entry.details.get("direction") == "out"
 
 

@@ -2,10 +2,10 @@
 
 Frame: length of the entry (u32, big-endian), CRC-32 of the entry (u32,
 big-endian), entry. Frames are appended and flushed; nothing is ever written in
-the middle. What lies behind the last whole frame was never acknowledged to
-anybody: a write that a crash cut short, or zeros that were written ahead, so that
-a flush has no size to change and need not wait for the file system's journal
-(docs/protocol-log.md section 6).
+the middle. Bytes behind the last whole frame were never acknowledged to anybody:
+they are a write that a crash cut short, or zeros that were written ahead. Thanks to
+these zeros, a flush does not change the file's size and need not wait for the file
+system's journal (docs/protocol-log.md section 6).
 """
 
 import array
@@ -31,22 +31,22 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def frame(entry: bytes) -> bytes:
-    """An entry as it stands in the file."""
+    """An entry as it is stored in the file."""
     return FRAME_HEADER.pack(len(entry), zlib.crc32(entry)) + entry
 
 
 class LogFile:
     """The file of entries, held by one process.
 
-    Appending is for one thread at a time; reading entries that are durable is for any.
+    One thread at a time may append; any thread may read durable entries.
 
     Attributes:
-        is_broken: a flush failed, and nobody knows what is on disk: nothing is taken
+        is_broken: a flush failed and the content of the disk is unknown: no entry is taken
             until `reopen` and `mend`.
 
     Args:
         path: the file.
-        create: make it; otherwise it must exist.
+        create: make the file; otherwise it must exist.
 
     Raises:
         NodeError: it cannot be opened, or another process holds it.
@@ -88,7 +88,7 @@ class LogFile:
 
     @property
     def count(self) -> int:
-        """Entries known to be whole."""
+        """Number of entries known to be whole."""
         return len(self._starts)
 
     def scan(self) -> Iterator[bytes]:
@@ -124,14 +124,14 @@ class LogFile:
             raise _read_error(self._path, error) from error
 
     def torn_tail(self) -> bytes:
-        """What a crash left behind the last whole frame, after `scan`; without zeros at
-        the end, which were written ahead."""
+        """The bytes that a crash left behind the last whole frame, without zeros at the end,
+        which were written ahead; call after `scan`."""
         size = os.fstat(self._descriptor).st_size
         return os.pread(self._descriptor, size - self._end, self._end).rstrip(b"\0")
 
     def cut(self) -> None:
-        """Remove what lies behind the last whole frame, and make all before it durable:
-        a killed process may have left it in memory only.
+        """Remove the bytes behind the last whole frame, and flush all before it: a killed
+        process may have left entries in memory only.
 
         Raises:
             NodeError: the disk is full or failing.
@@ -165,7 +165,7 @@ class LogFile:
             os.fdatasync(self._descriptor)
         except OSError as error:
             self._undo()
-            # All was written: it is the flush that failed.
+            # All bytes were written, so the flush failed.
             if written == len(data):
                 self.is_broken = True
             raise _disk_error(self._path, error.strerror) from error
@@ -178,7 +178,7 @@ class LogFile:
             self._end += FRAME_HEADER.size + len(entry)
 
     def _reserve(self, needed: int) -> None:
-        # Entries may stand behind what was reserved, after a disk was too full for zeros.
+        # Entries may reach beyond the reserved zeros, if a disk was too full for those.
         start = max(self._reserved, self._end)
         zeros = bytes(needed - start + _RESERVE_BYTES)
         try:
@@ -191,7 +191,7 @@ class LogFile:
                 raise
 
     def require_room(self) -> None:
-        """See that the disk takes more, by zeros written ahead, which are no entries.
+        """Check that the disk takes more, by writing zeros ahead, which are no entries.
 
         Raises:
             NodeError: it is full or failing.
@@ -211,17 +211,17 @@ class LogFile:
             self.is_broken = True
 
     def reopen(self) -> Iterator[bytes]:
-        """After a failed flush: the whole frames, from the disk and not from memory.
+        """After a failed flush: read the whole frames from the disk, not from memory.
 
-        The system may show what it failed to write as if it were on disk, and forget
-        the failure: a second flush of the same file proves nothing.
+        The system may show data that it failed to write as if it were on disk, and forget
+        the failure, so a second flush of the same file proves nothing.
 
         Raises:
             NodeError: it cannot be opened or read, or another process took it.
         """
         try:
             fresh = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-            # Under the same number, since others may be reading.
+            # Keep the descriptor's number, since other threads may be reading.
             os.dup2(fresh, self._descriptor, inheritable=False)
             os.close(fresh)
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -231,14 +231,14 @@ class LogFile:
         return self._whole_frames()
 
     def mend(self) -> None:
-        """Take entries again, once what `reopen` gave begins with all that was acknowledged.
+        """Take entries again; call when the frames from `reopen` hold all acknowledged ones.
 
         Raises:
             NodeError: the disk still fails.
         """
         last = self._starts[-1]
         try:
-            # The last entry again, so that the flush has something to prove.
+            # Write the last entry again, so that the flush has something to prove.
             data = os.pread(self._descriptor, self._end - last, last)
             os.pwrite(self._descriptor, data, last)
             self._cut()
@@ -250,7 +250,7 @@ class LogFile:
         """Entries `start` to `stop - 1`.
 
         Raises:
-            NodeError: an entry on disk is no longer what was written.
+            NodeError: an entry on disk differs from the written one.
         """
         while start < stop:
             upto = min(start + _READ_ENTRIES, stop)
@@ -277,10 +277,10 @@ class LogFile:
             start = upto
 
     def close(self) -> None:
-        """Give the file back, without the zeros ahead."""
+        """Cut off the zeros written ahead, and close the file."""
         if self._descriptor >= 0:
-            # Only what this object wrote ahead: what else lies behind the end that it knows
-            # is a log that was not read whole, or is refused, and evidence.
+            # Cut only the zeros that this object wrote. Other bytes behind the end belong to a
+            # log that was not read whole or was refused; they are evidence.
             if self._reserved > self._end and not self.is_broken:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._descriptor, self._end)
@@ -306,7 +306,7 @@ def _read_error(path: Path, error: OSError) -> NodeError:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a small file; none when there is no such file.
+    """The bytes of a small file; empty when there is no such file.
 
     Raises:
         NodeError: the disk is failing.
@@ -323,7 +323,7 @@ def replace_durable(path: Path, data: bytes) -> None:
     """Write a small file so that after a crash it is whole, old or new.
 
     Raises:
-        NodeError: the disk is full or failing; the old file stands.
+        NodeError: the disk is full or failing; the old file is kept.
     """
     try:
         write_whole(path, data)

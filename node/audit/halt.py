@@ -1,14 +1,14 @@
-"""A stop for the audit log: while there is a reason, no entry is taken."""
+"""A stop for the audit log: while it has a reason, the log takes no entry."""
 
 from node.errors import NodeError
 
 
 class Halt:
-    """Why the log takes no entry, so that nothing that needs one happens.
+    """The reason why the log takes no entry; nothing that needs an entry can then happen.
 
     Attributes:
-        reason: what every append raises; None when all is well. A revocation of the log
-            key is taken all the same: it can end the reason.
+        reason: raised by every append; None when all is well. A revocation of the log key
+            is logged in spite of it, since it can end the reason.
     """
 
     def __init__(self) -> None:
@@ -22,5 +22,5 @@ class Halt:
         """
         reason = self.reason
         if reason is not None:
-            # Each thread raises its own: one object would mix their tracebacks.
+            # Each thread raises its own error: a shared one would mix their tracebacks.
             raise NodeError(reason.message, hint=reason.hint, code=reason.code)

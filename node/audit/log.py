@@ -7,7 +7,7 @@ at any point
 
 - an entry whose `append` returned is in the log;
 - an entry whose `append` did not return may be in the log or not;
-- a signed size is never larger than what is on disk;
+- a signed size is never larger than the log on disk;
 - openings of entries that were not written are dropped at the next opening;
 - a torn tail is cut, kept in a file beside the log, and noted by an entry.
 
@@ -51,7 +51,7 @@ class AuditLog:
     """An open audit log; made by `create` or `open`. Thread-safe.
 
     Attributes:
-        halt: what stops it from taking entries.
+        halt: may stop it from taking entries.
     """
 
     def __init__(
@@ -137,22 +137,22 @@ class AuditLog:
     ) -> "AuditLog":
         """Open a log: check it against its checkpoint, cut and note a torn tail.
 
-        Takes time and reading in proportion to the log (about 5 s for a million entries).
+        Reads the whole log (about 5 s for a million entries).
 
         Args:
-            directory: where it lies.
+            directory: the folder of the log.
             log_key: the log key in force.
             origin: name of the log.
             clock_ms: gives milliseconds since the epoch, UTC.
-            log_keys: all log keys, as on the facility card; none when there was but one.
-            successor: a log key whose rotation a crash may have cut short: it is the
-                one in force when its entry is in the log.
+            log_keys: all log keys, as on the facility card; empty when there was only one.
+            successor: a log key whose rotation a crash may have cut short; it is in force
+                if its entry is in the log.
             is_lost: the log key in force is lost; nothing is signed before a
                 `change_key`.
-            running: gives seconds that never go back.
+            running: returns seconds of a clock that never goes back.
 
         Raises:
-            NodeError: the log is not what was signed, is held by another process, or
+            NodeError: the log is not the signed one, is held by another process, or
                 cannot be read, or neither key is the one in force.
         """
         opened = open_log(directory, origin, log_keys or (SizedKey(log_key.public, 0),))
@@ -187,7 +187,7 @@ class AuditLog:
     def _note_torn_tail(self, torn: Path, noted: tuple[str, int] | None) -> None:
         event = torn_tail_event(torn)
         if noted is not None and noted[0] == event.details["sha256"]:
-            # A crash came between the entry and the new name.
+            # A crash came after the entry and before the new name.
             index = noted[1]
         else:
             index = self.append(event)
@@ -212,7 +212,7 @@ class AuditLog:
         """Whether an entry puts this key (32 bytes) in force.
 
         Raises:
-            NodeError: it cannot be told, since the disk fails.
+            NodeError: the disk fails, so this cannot be determined.
         """
         self._appender.mend()
         return public in self._changed_to
@@ -223,11 +223,10 @@ class AuditLog:
         """Write the entry that puts a new key in force; see `protocol.log.rotation`.
 
         Args:
-            make: gives the event for the size and root of the log before it; what it
-                writes elsewhere is there before the entry. Nothing else is appended
-                meanwhile.
-            role: of the key; a log key signs from the next size on.
-            new: the key.
+            make: returns the event, given the size and root of the log before it. Files that
+                it writes exist before the entry. Nothing else is appended while it runs.
+            role: the role of the key; a log key signs from the next size on.
+            new: the new key.
             revoked: the old log key signs nothing more, not even the size before.
 
         Returns:
@@ -293,12 +292,12 @@ class AuditLog:
 
     @property
     def evidence(self) -> EvidenceStore:
-        """What stands beside the log."""
+        """The openings and receipts beside the log."""
         return self._evidence
 
     @property
     def size(self) -> int:
-        """Durable entries."""
+        """Number of durable entries."""
         return self._appender.durable.size
 
     def root(self) -> bytes:
@@ -309,7 +308,7 @@ class AuditLog:
         """The root that the log had at a size, 32 bytes.
 
         Raises:
-            LocalProtocolError: the log has not had that size.
+            LocalProtocolError: the log never had that size.
             NodeError: the log is damaged on disk.
         """
         return self._proofs.root_at(size)
@@ -333,7 +332,7 @@ class AuditLog:
         return self._proofs.consistency(old_size, new_size)
 
     def latest_checkpoint(self) -> str:
-        """The signed checkpoint over all durable entries, itself on disk.
+        """The signed checkpoint over all durable entries, which is on disk, too.
 
         Raises:
             NodeError: it cannot be written.
@@ -350,11 +349,11 @@ class AuditLog:
         return self._file.read(max(start, 0), size if stop is None else min(stop, size))
 
     def opening_of(self, commitment: str) -> Opening | None:
-        """What a commitment (64 hex digits) in an entry stands for, if it is kept here."""
+        """The opening of a commitment (64 hex digits) in an entry, if it is kept here."""
         return self._evidence.opening_of(commitment)
 
     def add_receipt(self, receipt: bytes) -> str:
-        """Keep a receipt, durably; to be called before the entry that names it.
+        """Keep a receipt durably; call before appending the entry that names it.
 
         Returns:
             Its SHA-256 in hex, for the detail `receipt` of that entry.
@@ -377,15 +376,15 @@ class AuditLog:
         """Write the audit bundle of the log as it is now.
 
         Args:
-            target: a path, where an older file is replaced, or an open file.
+            target: an open file, or a path; an older file there is replaced.
             card: the facility card.
-            include_openings: whether the auditor may learn who and what; a function
-                decides by entry and opening.
+            include_openings: whether the bundle names patients, studies and people; a
+                function decides this by entry and opening.
             head: the checkpoint of ours that the bundle ends with; the newest by default.
-            further: members of other files; checkpoints behind the head are left out.
+            further: further members; checkpoints behind the head are left out.
 
         Returns:
-            The checkpoint that the bundle carries: its size and root.
+            The checkpoint that the bundle ends with.
 
         Raises:
             NodeError: it cannot be written, or the log is damaged on disk.
@@ -413,7 +412,7 @@ class AuditLog:
         return checkpoint
 
     def close(self) -> None:
-        """Sign what is there and give the files back; later appends raise NodeError."""
+        """Sign the durable entries and close the files; later appends raise NodeError."""
         if self._appender.close():
             self._keeper.close()
             self._evidence.close()
@@ -422,7 +421,7 @@ class AuditLog:
 
 
 def _with_person(event: Event) -> Event:
-    """The event with the person who asked for what it records, if it is one."""
+    """The event, with the person who asked for it as a subject, if a person did."""
     caller = asking()
     person = ("person", caller.name)
     if caller.kind != "person" or person in event.subjects:

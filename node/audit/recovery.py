@@ -1,8 +1,8 @@
-"""Makes and opens the audit log: what is on disk is compared with what was signed.
+"""Makes and opens the audit log, and compares the files with the signed checkpoint.
 
 A log that is shorter than its signed size, or has another root there, does not open:
-somebody cut or changed it, or an old backup came back. What lies behind the last
-whole frame is cut off and kept beside the log (docs/protocol-log.md section 6).
+somebody cut or changed it, or an old backup came back. Bytes behind the last whole
+frame are cut off and kept beside the log (docs/protocol-log.md section 6).
 """
 
 import contextlib
@@ -36,14 +36,15 @@ class RecoveredLog:
     """A log that was found whole.
 
     Attributes:
-        file: ends with a complete entry; all of it is durable.
-        nodes: of the tree.
-        tree: over all entries.
+        file: the file of entries; it ends with a complete entry, and all of it is durable.
+        nodes: the nodes of the tree.
+        tree: the tree over all entries.
         last_ms: time of the last entry.
-        torn: what was cut off, under a name that says that it is not noted yet.
-        noted: SHA-256 in hex of what the last entry notes as cut off, and its index.
+        torn: file with a torn tail that was cut off and that no entry notes yet, or None.
+        noted: if the last entry notes a torn tail: that tail's SHA-256 in hex, and the
+            entry's index.
         first_key: the log key that the first entry names, 32 bytes.
-        changes: of keys, all roles, oldest first.
+        changes: changes of keys, all roles, oldest first.
     """
 
     file: LogFile
@@ -68,8 +69,8 @@ def make_log(directory: Path, signer: Signer, first: Event, time_ms: int) -> Rec
     Args:
         directory: must not hold a log yet; made if it does not exist.
         signer: signs its checkpoint.
-        first: the entry.
-        time_ms: its time.
+        first: the event of the entry.
+        time_ms: the time of the entry.
 
     Raises:
         NodeError: the disk is full, or there is a log already.
@@ -82,7 +83,7 @@ def make_log(directory: Path, signer: Signer, first: Event, time_ms: int) -> Rec
     nodes = NodeFile(directory / TREE_NAME)
     nodes.add(tree.append(leaf_hash(entry)))
     signed = sign_checkpoint(Checkpoint(signer.name, tree.size, tree.root()), signer)
-    # With the folder, and so the name of the log, flushed.
+    # This flushes the folder, too, and so the name of the log.
     replace_durable(directory / CHECKPOINT_NAME, signed.encode())
     return RecoveredLog(
         file=file,
@@ -96,7 +97,7 @@ def make_log(directory: Path, signer: Signer, first: Event, time_ms: int) -> Rec
 
 
 def torn_tail_event(torn: Path) -> Event:
-    """What notes a torn tail that was kept in a file.
+    """The event that notes a torn tail kept in a file.
 
     Raises:
         NodeError: the file cannot be read.
@@ -107,7 +108,7 @@ def torn_tail_event(torn: Path) -> Event:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what a crash left half written; also as releases of before named it."""
+    """Remove files that a crash left half written, also under the names of older releases."""
     for leftover in (*directory.glob(".*.tmp"), directory / "checkpoint.new"):
         with contextlib.suppress(OSError):
             leftover.unlink()
@@ -117,12 +118,12 @@ def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Recovere
     """Open the files of a log.
 
     Args:
-        directory: where it lies.
-        origin: its name.
+        directory: the folder of the log.
+        origin: the name of the log.
         keys: log keys and the sizes for which their checkpoints count.
 
     Raises:
-        NodeError: the log is not what was signed, is held by another process, or
+        NodeError: the log is not the signed one, is held by another process, or
             cannot be read.
     """
     checkpoint = _read_checkpoint(directory / CHECKPOINT_NAME, origin, keys)
@@ -135,8 +136,8 @@ def open_log(directory: Path, origin: str, keys: Sequence[SizedKey]) -> Recovere
         torn = directory / TORN_NAME
         tail = file.torn_tail()
         if tail:
-            # Kept before it is cut, so that a crash in between loses neither; what an
-            # earlier crash left there is not noted yet.
+            # Keep the tail before cutting it, so that a crash in between does not lose it. A
+            # tail of an earlier crash may be in the file and not be noted yet: append to it.
             earlier = read_file(torn)
             replace_durable(torn, earlier if earlier.endswith(tail) else earlier + tail)
         file.cut()

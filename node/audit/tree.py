@@ -2,9 +2,9 @@
 
 The file `tree` holds 32 bytes a node, in the order in which entries complete them
 (`protocol.log.tree.node_count`): two for an entry, one of them a leaf. It is derived
-data: never flushed, compared with the entries each time the log is opened, and made
-anew from them when it is missing, short or damaged. A proof is checked before it is
-given away, against the entry itself and the root that is signed.
+data: never flushed, compared with the entries each time the log is opened, and rebuilt
+from them when it is missing, short or damaged. Each proof is checked against the entry
+itself and the signed root before it is returned.
 """
 
 import os
@@ -34,8 +34,8 @@ T = TypeVar("T")
 class NodeFile:
     """Hashes in the order in which they are added. Thread-safe.
 
-    What is added first is compared with what the file holds from earlier, and written
-    where it differs, so that going through a log once leaves the right nodes.
+    An added hash is compared with the one that the file holds at its place from earlier,
+    and written where it differs; so one pass over the log leaves the right nodes.
 
     Raises:
         NodeError: the file cannot be opened.
@@ -44,7 +44,7 @@ class NodeFile:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._written = 0
-        # Nodes behind the written ones, so that an entry costs no system call here.
+        # Nodes that follow the written ones, so that an entry costs no system call here.
         self._waiting = bytearray()
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -70,7 +70,7 @@ class NodeFile:
                 while done < len(data):
                     done += os.pwrite(self._descriptor, data[done:], self._written + done)
         except OSError:
-            # A full disk: they wait in memory, and the entries meet the same disk.
+            # A full disk: the nodes wait in memory. Entries fail on the same disk and report it.
             return
         self._written += len(data)
         self._waiting.clear()
@@ -88,13 +88,13 @@ class NodeFile:
             return b""
 
     def restart(self) -> None:
-        """Begin again: the next node that is added is the first."""
+        """Begin again: the next added node is the first."""
         with self._lock:
             self._written = 0
             self._waiting.clear()
 
     def close(self) -> None:
-        """Write what waits and give the file back."""
+        """Write the waiting nodes and close the file."""
         with self._lock:
             if self._descriptor >= 0:
                 self._spill()
@@ -106,10 +106,10 @@ class Proofs:
     """Roots and proofs of an open log.
 
     Args:
-        nodes: hold all nodes of what is durable.
-        durable: gives the tree over the entries on disk.
-        entries: gives the entries `start` to `stop - 1`.
-        rebuild: makes the nodes anew from the entries.
+        nodes: hold the nodes of all durable entries.
+        durable: returns the tree over the entries on disk.
+        entries: returns the entries `start` to `stop - 1`.
+        rebuild: rebuilds the nodes from the entries.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Proofs:
         """The root that the log had at a size, 32 bytes.
 
         Raises:
-            LocalProtocolError: the log has not had that size.
+            LocalProtocolError: the log never had that size.
             NodeError: the log is damaged on disk.
         """
         return self._checked(lambda: self._checked_root(size))

@@ -1,4 +1,4 @@
-"""Batches on their way between a store and the pool of a backup: whole or not at all."""
+"""Moves batches between a store and the pool of a backup: whole or not at all."""
 
 import errno
 import os
@@ -16,11 +16,11 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class Batches:
-    """Takes batches from one folder of batches into another; `finish` makes names durable.
+    """Brings batches from one folder into another; `finish` makes their names durable.
 
     Args:
-        source, target: folders like a store.
-        link: whether a second name for the same file will do where the disk is the same.
+        source, target: folders laid out like a store.
+        link: link files instead of copying, where both folders are on the same disk.
     """
 
     def __init__(self, source: Path, target: Path, *, link: bool) -> None:
@@ -34,16 +34,16 @@ class Batches:
             left.unlink()
 
     def has(self, digest: bytes, size: int) -> bool:
-        """Whether a file of that size is at the target already."""
+        """Whether the target already has a file of that size for a batch."""
         try:
             return batch_path(self._target, digest).stat().st_size == size
         except FileNotFoundError:
             return False
 
     def take(self, digest: bytes) -> bool:
-        """Bring a batch over; False when it is not at the source, or damaged there.
+        """Bring a batch over; False when the source lacks it or has it damaged.
 
-        A linked one is not read.
+        A linked batch is not read.
 
         Raises:
             OSError: the disk is full or failing.
@@ -85,7 +85,7 @@ class Batches:
         return True
 
     def finish(self) -> None:
-        """Make the names of what was taken durable."""
+        """Make the names of the batches brought over durable."""
         for folder in sorted(self._folders):
             sync_directory(folder)
         sync_directory(self._target)

@@ -1,4 +1,4 @@
-"""What a backup consists of on disk, and its record `backup.json`."""
+"""The layout of a backup on disk, and its record `backup.json`."""
 
 import json
 import re
@@ -30,15 +30,15 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Record:
-    """What a backup says of itself.
+    """The content of `backup.json`.
 
     Attributes:
-        format: of this record.
-        fingerprint: of the facility.
-        time: when it was made, seconds since the epoch, UTC.
-        size, root: of the log; the root in hex.
+        format: version of the record's format.
+        fingerprint: fingerprint of the facility.
+        time: when the backup was made, seconds since the epoch, UTC.
+        size, root: size and root of the log; the root in hex.
         files: BLAKE3 in hex of each file, by its path in the backup.
-        missing: digests (hex) of batches that could not be had.
+        missing: digests (hex) of batches that could not be copied.
     """
 
     format: int
@@ -93,7 +93,7 @@ def _record(value: dict[str, Any]) -> Record:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a path of a record leads to where a backup has its files."""
+    """Whether a path of a record leads to one of the places of a backup's files."""
     folder, _, file = name.rpartition("/")
     return folder in ("", "audit") and re.fullmatch(r"[a-z0-9][a-z0-9.-]*", file) is not None
 
@@ -122,7 +122,7 @@ def _by_time(path: Path) -> tuple[str, int]:
 
 
 def batch_path(store: Path, digest: bytes) -> Path:
-    """Where a batch stands in a store or a pool."""
+    """The path of a batch in a store or a pool."""
     name = digest.hex()
     return store / name[:2] / name
 
@@ -131,7 +131,7 @@ def batches_of(database: Path) -> dict[bytes, int]:
     """Encoded size in bytes of each batch that a copy of the database names, by digest.
 
     Raises:
-        NodeError: it is damaged.
+        NodeError: the copy is damaged.
     """
     return batches_named(partial(_rows, database))
 

@@ -1,8 +1,8 @@
 """Makes a home from a backup, and says what is missing.
 
-Every file is compared with its digest on the way, and the home is checked as by
-`radmesh check` before it counts. A log that does not hold is not restored: a node on it
-would not start, and its folder is evidence.
+Each file is compared with its digest while it is copied, and the new home is checked as by
+`radmesh check` before it is put in its place. A log that contradicts its signed checkpoint
+is not restored: a node could not start on it, and its folder is evidence.
 """
 
 import shutil
@@ -33,14 +33,14 @@ class Restored:
     """A home that was made from a backup.
 
     Attributes:
-        backup: which.
-        time: when it was made, seconds since the epoch, UTC.
-        size, root: of the log.
-        batches: that are here.
-        missing: digests (hex) of batches that are not.
-        studies: Study Instance UIDs that need one of these.
-        missing_keys: roles of keys that are not here.
-        findings: what a check found besides.
+        backup: folder of the backup.
+        time: when the backup was made, seconds since the epoch, UTC.
+        size, root: size and root of the log.
+        batches: number of batches that were restored.
+        missing: digests (hex) of batches that were not.
+        studies: Study Instance UIDs of studies that need a missing batch.
+        missing_keys: roles of keys that were not restored.
+        findings: further findings of the check.
     """
 
     backup: Path
@@ -55,10 +55,10 @@ class Restored:
 
 
 def find_backup(path: Path) -> Path:
-    """The backup that a folder is, or the newest one in it.
+    """The folder itself if it is a backup, or the newest backup in it.
 
     Raises:
-        NodeError: there is none.
+        NodeError: there is no backup.
     """
     try:
         if (path / layout.RECORD).is_file():
@@ -76,7 +76,7 @@ def find_backup(path: Path) -> Path:
 
 
 def has_keys(backup: Path) -> bool:
-    """Whether the keys are in a backup, under a passphrase."""
+    """Whether a backup holds the keys, sealed with a passphrase."""
     return (backup / layout.SEALED_KEYS).is_file()
 
 
@@ -84,7 +84,7 @@ def open_keys(backup: Path, passphrase: str) -> dict[str, bytes]:
     """The key files of a backup, by role.
 
     Raises:
-        NodeError: the passphrase is another, or they are damaged.
+        NodeError: the passphrase is wrong, or the keys are damaged.
     """
     try:
         files = open_files_untrusted((backup / layout.SEALED_KEYS).read_bytes(), passphrase)
@@ -96,10 +96,10 @@ def open_keys(backup: Path, passphrase: str) -> dict[str, bytes]:
 
 
 def read_keys(folder: Path) -> dict[str, bytes]:
-    """The key files that lie in a folder, by role.
+    """The key files in a folder, by role.
 
     Raises:
-        NodeError: there is none, or one cannot be read.
+        NodeError: there is no key file, or one cannot be read.
     """
     try:
         files = {role: (folder / role).read_bytes() for role in ROLES if (folder / role).exists()}
@@ -121,15 +121,15 @@ def restore(
     """Make a home from a backup; blocks until done.
 
     Args:
-        backup: its folder.
-        home: a folder that is empty or not there.
-        keys: key files by role; some or all may be put there later.
+        backup: folder of the backup.
+        home: folder of the new home, which is empty or does not exist.
+        keys: key files by role; missing ones may be added later.
         now: seconds since the epoch, UTC.
-        progress: told the bytes of batches that were brought over, and of all.
+        progress: called with the bytes of batches brought over so far, and of all.
 
     Raises:
-        NodeError: the backup is damaged in what a home cannot do without, the keys are
-            of another home, the home exists, or a disk is full. No home is left.
+        NodeError: an essential part of the backup is damaged, the keys are of another
+            home, the home exists, or a disk is full. No home is left behind.
     """
     record = layout.read_record_untrusted(backup / layout.RECORD)
     missing: list[bytes] = []
@@ -209,7 +209,7 @@ def _is_of(card: Card, role: str, pair: KeyPair) -> bool:
 def _copy_batches(
     pool: Path, folder: Path, batches: Mapping[bytes, int], progress: Callable[[int, int], None]
 ) -> list[bytes]:
-    # Copied and not linked: a disk that fails under the home must not take the backup with it.
+    # Copy, do not link: a disk that fails under the home must not damage the backup, too.
     to = Batches(pool, folder / "store", link=False)
     missing = []
     done, total = 0, sum(batches.values())
@@ -224,7 +224,7 @@ def _copy_batches(
 
 def _check(folder: Path, record: layout.Record, now: float) -> Report:
     try:
-        # The batches were compared with their digests a moment ago.
+        # Fast, since the batches were compared with their digests a moment ago.
         report = check_home(folder, now=now, fast=True)
     except CannotCheck as error:
         raise _damaged(str(error)) from error

@@ -1,11 +1,11 @@
 """Makes a backup of an open home; its node may serve meanwhile.
 
-Order of copying: the database, the batches that it names, then under the lock of key
-changes the card, the keys and the size of the log, and last the log up to that size with
-its evidence. So the copy is a state that a crash could have left: what the database
-knows, the log tells; and openings of later entries are dropped when it is opened.
+Order of copying: the database; the batches that it names; the card, the keys and the size
+of the log, under the lock of key changes; the log up to that size, with its evidence. So
+the copy is a state that a crash could have left: the log has an entry for each change in
+the database, and openings of later entries are dropped when the log is opened.
 
-A backup is made under another name and renamed when all of it is on disk.
+A backup is written under a temporary name and renamed when all of it is on disk.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ from protocol.log.checkpoint import parse_checkpoint_untrusted
 from protocol.log.note import parse_note_untrusted
 
 TRIES = 3
-"""How often the database is copied when a batch that it named went away meanwhile."""
+"""How often the database is copied if a batch that it names has been deleted meanwhile."""
 
 
 @dataclass(frozen=True)
 class Seal:
-    """For keys: what a passphrase gave.
+    """The key derived from a passphrase, with which private keys are sealed.
 
     Attributes:
-        key: 32 bytes.
-        salt: 16 bytes.
+        key: the derived key, 32 bytes.
+        salt: the salt of the derivation, 16 bytes.
     """
 
     key: bytes
@@ -51,15 +51,15 @@ class Seal:
 
 @dataclass(frozen=True)
 class Saved:
-    """What was backed up.
+    """A finished backup.
 
     Attributes:
-        folder: the backup.
-        size, root: of the log.
-        batches, batch_bytes: that the backup needs.
-        new_batches, new_bytes: of these, those that the pool did not have.
-        missing: digests (hex) of those that the store does not have, or has damaged.
-        with_keys: whether the keys are in it.
+        folder: folder of the backup.
+        size, root: size and root of the log.
+        batches, batch_bytes: number and size of the batches that the backup needs.
+        new_batches, new_bytes: number and size of those that the pool did not have.
+        missing: digests (hex) of those that the store lacks or has damaged.
+        with_keys: whether the backup holds the keys.
     """
 
     folder: Path
@@ -75,14 +75,14 @@ class Saved:
 
 @dataclass(frozen=True)
 class Saving:
-    """How far a backup is: bytes of batches."""
+    """Progress of a backup, in bytes of batches."""
 
     bytes: int
     bytes_total: int
 
 
 class Stopped(Exception):
-    """The operator gave up; no backup was made, and what the pool has is used next time."""
+    """The operator cancelled. No backup was made; the next one uses the batches in the pool."""
 
 
 def save(
@@ -96,13 +96,13 @@ def save(
 
     Args:
         node: opened on the home.
-        directory: where backups are; made when it does not exist, holds nothing else.
-        seal: also the keys, sealed; None leaves them out.
+        directory: the folder of backups, which holds nothing else; made if missing.
+        seal: seals the keys for the backup; None leaves them out.
         progress: called after each batch.
-        cancelled: asked before each batch.
+        cancelled: asked before each batch whether to stop.
 
     Raises:
-        Stopped: `cancelled` said so.
+        Stopped: `cancelled` returned true.
         NodeError: the folder holds something else, or a disk is full or failing.
     """
     _require_outside(directory, node.home.path)
@@ -141,7 +141,7 @@ def _save(
                 write_whole(making / layout.SEALED_KEYS, _sealed_keys(node, seal), mode=0o600)
         write_whole(making / layout.CHECKPOINT, checkpoint.encode(), mode=0o600)
         _write_log(node, making / layout.LOG, size)
-        # Openings are there before their entries.
+        # Openings are written before their entries.
         copy_database(node.home.audit_path / "evidence.db", making / layout.EVIDENCE)
         for torn in node.home.audit_path.glob("torn-tail*"):
             write_whole(making / "audit" / torn.name, torn.read_bytes(), mode=0o600)
@@ -196,9 +196,9 @@ class _Pool:
         self.new = self.new_bytes = 0
 
     def take_all(self, copy: Path) -> None:
-        """Copy the database and take what it names.
+        """Copy the database and bring over the batches that it names.
 
-        A batch that is missing may have been discarded since: a newer copy does not name it.
+        A missing batch may have been discarded since; then a newer copy does not name it.
         """
         for _ in range(TRIES):
             copy.unlink(missing_ok=True)
@@ -241,7 +241,7 @@ def _signed(node: Node) -> tuple[str, int, bytes]:
     try:
         text = node.audit.latest_checkpoint()
     except NodeError:
-        # A home without a byte left needs its backup most: the one on disk then.
+        # A home on a full disk needs its backup most: use the checkpoint on disk then.
         text = (node.home.path / layout.CHECKPOINT).read_text("utf-8")
     checkpoint = parse_checkpoint_untrusted(parse_note_untrusted(text.encode())[0])
     return text, checkpoint.size, checkpoint.root
@@ -285,7 +285,7 @@ def _require_outside(directory: Path, home: Path) -> None:
 
 
 def _require_ours(directory: Path, fingerprint: str) -> None:
-    """Refuse a folder of something else, and sweep what a crash left."""
+    """Refuse a folder with other content; remove what a crash left."""
     for path in directory.iterdir():
         name = path.name
         left = name.removeprefix(".").removesuffix(".new")
@@ -319,7 +319,7 @@ def _alone(directory: Path) -> Iterator[None]:
                 code=ExitCode.BUSY,
             ) from None
         except OSError:
-            # A file system that cannot lock folders.
+            # The file system cannot lock folders.
             pass
         yield
     finally:

@@ -1,11 +1,11 @@
 """The catalog: which studies, series and instances this node has, and in which batches.
 
 A study grows and is never rewritten: new instances bring new batches at new
-positions, and what is there keeps its place. An instance whose SOP Instance UID
-the study has already is either the same bytes, and nothing happens, or other
-bytes, and then the study keeps what it has and the other version is recorded as
-a conflict. SOP Instance UIDs are compared within their study only, so that a
-peer cannot occupy the UIDs of a study that it does not send.
+positions, and the old ones keep their places. When an instance comes whose SOP
+Instance UID the study has already, nothing happens if its bytes are the same; if
+they differ, the study keeps its own version and the other one is recorded as a
+conflict. SOP Instance UIDs are compared within their study only, so that a peer
+cannot occupy the UIDs of a study that it does not send.
 
 Every change is one transaction; `before_commit` runs inside it, so that an audit
 entry can be durable before the change is. All functions are synchronous and
@@ -91,13 +91,13 @@ class Catalog:
 
     Args:
         database: opened with `CATALOG_SCHEMA`.
-        clock: seconds since the epoch, UTC.
+        clock: returns seconds since the epoch, UTC.
 
     Attributes:
         in_change: called with the Study Instance UID in the transaction of each change.
-        on_change: called with it after that is committed, and when it is held back; in
-            the thread that made the change.
-        mark: called in a transaction with the index of the entry whose effect it is.
+        on_change: called with the UID after the commit, and when the study is held back;
+            in the thread that made the change.
+        mark: called in a transaction with the index of the entry whose effect it holds.
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], float]) -> None:
@@ -125,9 +125,9 @@ class Catalog:
 
         Args:
             state: only those in this state, see `StudyRow`.
-            limit: at most so many.
+            limit: largest number of studies.
             to_check: only those that somebody should look at.
-            after: only those behind the study of this date and UID.
+            after: only those that follow the study of this date and UID.
         """
         chosen = ([STATES[state]] if state else []) + ([_IS_TO_CHECK] if to_check else [])
         if after is not None:
@@ -162,32 +162,32 @@ class Catalog:
         return found
 
     def rows(self, study_uids: Iterable[str]) -> dict[str, StudyRow]:
-        """Those of these studies that are here."""
+        """The rows of those of these studies that are here."""
         rows = self._database.query_among(
             "SELECT * FROM studies WHERE study_uid IN (?*)", study_uids
         )
         return {row["study_uid"]: self._row(row) for row in rows}
 
     def is_held_back(self, study_uid: str) -> bool:
-        """Whether a study counts as withheld just now, whatever the table says."""
+        """Whether a study counts as withheld now, in spite of its row in the table."""
         return study_uid in self._held_back
 
     def patients(self, study_uid: str) -> tuple[str, ...]:
-        """Whom the instances of a study name, each as in `StudyAttributes.patient`."""
+        """The patients that a study's instances name, each as in `StudyAttributes.patient`."""
         return identities(self._patients(study_uid))
 
     def foresee(
         self, study_uid: str, described: Described, *, received: bool = False
     ) -> tuple[tuple[str, ...], str]:
-        """What a study becomes with more instances.
+        """What a study becomes with further instances.
 
         Args:
-            study_uid: of a study that is here, or not yet.
-            described: what the new instances say.
-            received: they came from a peer.
+            study_uid: UID of the study, which may not be here yet.
+            described: attributes of the new instances.
+            received: whether the new instances came from a peer.
 
         Returns:
-            Its patients as in `patients`, and why it then has to be checked, or "".
+            The study's patients as in `patients`, and why it then has to be checked, or "".
         """
         before = self._patients(study_uid)
         why = why_of_change(before, described)
@@ -206,7 +206,7 @@ class Catalog:
         return len(self._patients(study_uid)) > PATIENTS
 
     def waiting_count(self) -> tuple[int, int]:
-        """How many studies wait to be checked, and how many are shared though they should."""
+        """How many studies wait to be checked, and how many are shared but should be checked."""
         row = self._database.query_one(
             f"SELECT count(*) FILTER (WHERE {STATES['to check']}),"
             " count(*) FILTER (WHERE shared <> 0) FROM studies WHERE " + _IS_TO_CHECK
@@ -215,17 +215,17 @@ class Catalog:
         return row[0], row[1]
 
     def unread(self) -> list[str]:
-        """Studies (UIDs) of whose instances not all have been asked for their patient."""
+        """UIDs of the studies whose instances have not all been read for their patient."""
         rows = self._database.query("SELECT study_uid FROM unread_studies ORDER BY study_uid")
         return [row["study_uid"] for row in rows]
 
     def study_count(self, *, to_check: bool = False) -> int:
-        """How many studies there are, or that somebody should look at."""
+        """How many studies there are, or how many somebody should look at."""
         where = f"WHERE {_IS_TO_CHECK}" if to_check else ""
         return int(self._database.query(f"SELECT count(*) FROM studies {where}")[0][0])
 
     def totals(self) -> Totals:
-        """How much there is."""
+        """Sums over all studies."""
         row = self._database.query_one(
             "SELECT count(*) AS studies, coalesce(sum(instance_count), 0) AS instances,"
             " (SELECT coalesce(sum(encoded_size), 0) FROM batches) AS encoded_bytes FROM studies"
@@ -234,14 +234,14 @@ class Catalog:
         return Totals(**{name: row[name] for name in Totals.__slots__})
 
     def find_study(self, text: str) -> StudyRow:
-        """The study that a person means.
+        """Find the study that a person means.
 
         Args:
             text: Study Instance UID, the beginning of one (6 characters or more),
                 or accession number.
 
         Raises:
-            NodeError: none, or several (the message lists their UIDs).
+            NodeError: no study fits, or several (the message lists their UIDs).
         """
         found = find_study(self._database, text)
         return self.study(found.study_uid) or found
@@ -266,7 +266,7 @@ class Catalog:
         return [instance_row(row) for row in rows]
 
     def conflicts(self, study_uid: str | None = None) -> list[ConflictRow]:
-        """Versions kept aside, of one study or of all."""
+        """The versions set aside, of one study or of all."""
         where = "" if study_uid is None else "WHERE study_uid = ?"
         rows = self._database.query(
             f"SELECT * FROM conflicts {where} ORDER BY study_uid, sop_uid, digest",
@@ -313,8 +313,8 @@ class Catalog:
     def batches_needed(self, manifest: Manifest) -> list[int]:
         """Batches (indices) of a manifest that hold an instance which we do not have.
 
-        What we have under another SOP Instance UID or with other bytes does not
-        count; a version kept aside as a conflict does.
+        An instance counts as here only with the same SOP Instance UID and the same bytes,
+        in the study or as a version set aside.
         """
         held = {*self.held_instances(manifest.study_instance_uid).items()}
         aside = self._database.query(
@@ -351,7 +351,7 @@ class Catalog:
                     self._manifests.move_to_end(study_uid)
                     return cached[1]
             manifest = self._build_manifest(study_uid)
-            # Not before: a revision that is taken back is given to other content.
+            # Cache after the commit: a revision that is rolled back is used for other content.
             self._database.after_commit(lambda: self._cache(study_uid, revision, manifest))
             return manifest
 
@@ -370,7 +370,7 @@ class Catalog:
             (study_uid,),
         )
         index = {row["series_uid"]: position for position, row in enumerate(series)}
-        # In the order of the fields of an entry: thousands of them are read by place.
+        # Select in the order of the fields of an entry: thousands of rows are read by place.
         rows = self._database.query(
             "SELECT series_uid, sop_uid, sop_class_uid, transfer_syntax_uid, size, digest,"
             " first_position, byte_offset, number, image_rows, image_columns, frames"
@@ -379,7 +379,7 @@ class Catalog:
         )
         return Manifest(
             study_uid,
-            # A home of an earlier release may have others.
+            # A home of an earlier release may hold unclean modalities.
             tuple(
                 SeriesEntry(row["series_uid"], modalities.clean(row["modality"])) for row in series
             ),
@@ -402,26 +402,26 @@ class Catalog:
     ) -> Added:
         """Add the instances of a manifest, whose batches are in the store, in one transaction.
 
-        Idempotent. A study that is here already keeps what attributes it has, and its
-        state, unless it gets another patient.
+        Idempotent. A study that is here already keeps its attributes and, unless it gets
+        another patient, its state.
 
         Args:
-            manifest: the new instances; others may be among them.
+            manifest: lists the new instances; it may list known ones, too.
             headers: by series index, the header of one instance of each series that
                 has a new one.
-            described: what all new instances say of the study; without it, what the
-                headers say.
+            described: the study's attributes in all new instances; without it, those in
+                the headers.
             origin: `LOCAL`, or the facility key (hex) of the source.
-            shared: state of a study that was not here before.
-            before_commit: called when all is written and nothing is visible; what it
-                raises undoes all. Not called when there is nothing to change. It may give
-                the index of the entry that it wrote, which it writes once however often it
-                is called (`node.audit.effects.once`).
+            shared: whether to share the study, if it was not here before.
+            before_commit: called when all is written and nothing is visible; an error that
+                it raises undoes all. Not called when nothing changes. It may return the
+                index of the entry that it wrote; called again, it must not write a second
+                one (`node.audit.effects.once`).
             at_hand: batches (indices) of the manifest that are in the store, when not all.
 
         Raises:
-            NodeError: the disk is full, or something of the study was discarded that is not
-                at hand; nothing has changed.
+            NodeError: the disk is full, or an instance was discarded whose batch is not at
+                hand; nothing has changed.
         """
         study_uid = manifest.study_instance_uid
         told = described or Described(header.study for header in headers.values())
@@ -441,7 +441,7 @@ class Catalog:
                 bars=bars.code,
             )
             if bars.discards:
-                # What was set aside may have been described with the rest.
+                # `told` may include instances that were set aside, so read the patients anew.
                 read_anew(connection, study_uid)
             if added.new:
                 self.changed(study_uid)
@@ -463,7 +463,7 @@ class Catalog:
         before_commit: Callable[[Added], int | None] | None = None,
         at_hand: Collection[int] | None = None,
     ) -> Added:
-        """As `publish`, for a study from the facility with this key; it is not shared on."""
+        """As `publish`, for a study from the facility with this key; a new one is not shared."""
         return self.publish(
             manifest,
             headers,
@@ -482,10 +482,10 @@ class Catalog:
         return int(row["last"])
 
     def require_at_hand(self, manifest: Manifest, at_hand: Collection[int]) -> None:
-        """Check that these batches (indices) of a manifest hold all that is not here.
+        """Check that these batches (indices) of a manifest hold all instances not here.
 
         Raises:
-            NodeError: something that was here has been discarded.
+            NodeError: an instance that was here has been discarded.
         """
         if not set(self.batches_needed(manifest)) <= set(at_hand):
             raise NodeError(
@@ -506,7 +506,7 @@ class Catalog:
         size: int,
         kept_at: str,
     ) -> None:
-        """Record a file with other bytes that lies in the quarantine folder `kept_at`."""
+        """Record a file with other bytes, which is in the quarantine folder `kept_at`."""
         row = ConflictRow(
             study_uid=study_uid,
             sop_uid=sop_uid,
@@ -523,10 +523,10 @@ class Catalog:
         self._database.transact(lambda connection: insert_conflict(connection, row))
 
     def set_shared(self, study_uid: str, shared: bool) -> bool:
-        """Share a study with the peers that may see, or withhold it; it is checked with that.
+        """Share a study with the peers that may see, or withhold it; this also checks it off.
 
         Returns:
-            Whether that is a change.
+            Whether anything changed.
 
         Raises:
             NodeError: there is no such study.
@@ -547,7 +547,7 @@ class Catalog:
         return self._database.transact(change)
 
     def bars(self, study_uid: str) -> Bars:
-        """What of a study was discarded and is not taken again."""
+        """The discards from a study whose instances are not taken again."""
         return bars_of(self._database, study_uid)
 
     def discard(
@@ -559,17 +559,18 @@ class Catalog:
         revision: int,
         held_back: bool = False,
     ) -> bool:
-        """Let go of a study, or of a part of it, in one transaction with the feeds.
+        """Discard a study, or a part of it, in one transaction with the feeds.
 
         Args:
-            discard: what goes, and why.
-            rest: of what stays, its batches in the store; None when nothing does.
-            entry: index of the entry that says so.
-            revision: of the study, for which `rest` was made.
-            held_back: whether the caller held the study back; it is let go with the change.
+            discard: the study or part, and the reason.
+            rest: manifest of the remaining instances, with its batches in the store; None
+                when no instance remains.
+            entry: index of the entry that records the discard.
+            revision: revision of the study for which `rest` was made.
+            held_back: whether the caller holds the study back; the change ends that.
 
         Returns:
-            False where the study has another revision now; nothing has changed then.
+            False if the study has another revision now; nothing has changed then.
 
         Raises:
             NodeError: the disk is full; nothing has changed.
@@ -587,8 +588,8 @@ class Catalog:
             else:
                 replace_instances(connection, discard.study, rest)
             if held_back and not let_go:
-                # Before the feeds are derived, or they would have it withdrawn. Each of our
-                # holds is let go of once, so a second run of this leaves it at that.
+                # Let go before the feeds are derived: otherwise they would withdraw the study.
+                # Do it once only, also when this transaction is run again.
                 self.let_go(discard.study)
                 let_go = True
             self.changed(discard.study)
@@ -610,20 +611,20 @@ class Catalog:
         is_whole: bool,
         before_commit: Callable[[], int],
     ) -> bool:
-        """Take what a look at all instances of a study of `unread` has shown.
+        """Take the attributes read from all instances of a study in `unread`.
 
-        What is shared stays so: its peers have been told, and an operator decides.
+        A shared study stays shared: its peers have been told, and an operator decides.
 
         Args:
-            study_uid: of the study.
-            described: what its instances say; None when it was gone.
-            revision: as it was when it was read.
-            is_whole: whether all of them could be read; only then a patient is dropped.
-            before_commit: writes the entry when there are patients that were not known; once,
-                as that of `publish`.
+            study_uid: UID of the study.
+            described: attributes of its instances; None when the study was gone.
+            revision: revision of the study when it was read.
+            is_whole: whether all instances could be read; patients are dropped only then.
+            before_commit: writes the entry if new patients were found; once, as that of
+                `publish`.
 
         Returns:
-            False when it has changed meanwhile, and is to be read once more.
+            False when the study has changed meanwhile and must be read again.
         """
 
         def take(connection: sqlite3.Connection) -> bool:
@@ -646,23 +647,23 @@ class Catalog:
         return self._database.transact(take)
 
     def hold_back(self, study_uid: str) -> None:
-        """Treat a study as withheld, whatever the table says; no disk is needed.
+        """Treat a study as withheld, in spite of its row in the table; needs no disk.
 
-        For each call one of `let_go` must follow, when the table says what it should.
+        Each call must be followed by one of `let_go`, once the row is up to date.
         """
         with self._held_lock:
             self._held_back[study_uid] += 1
         self.on_change(study_uid)
 
     def let_go(self, study_uid: str) -> None:
-        """The table says itself again how a study is."""
+        """End one `hold_back`: the study's row in the table counts again."""
         with self._held_lock:
             self._held_back[study_uid] -= 1
             if self._held_back[study_uid] <= 0:
                 del self._held_back[study_uid]
 
     def changed(self, study_uid: str) -> None:
-        """A study has changed, in the transaction at hand."""
+        """Report a change of a study, made in the current transaction."""
         self.in_change(study_uid)
         self._database.after_commit(lambda: self.on_change(study_uid))
 

@@ -1,6 +1,6 @@
 """Writes to the catalog's tables, each inside a transaction of `node.catalog.catalog`.
 
-Decides what of a manifest is new, known, or in conflict with what the study has.
+Decides which instances of a manifest are new, known, or in conflict with the study.
 """
 
 import sqlite3
@@ -25,9 +25,9 @@ def insert_manifest(
     now: int,
     bars: Barred = lambda series, sop: "",
 ) -> Added:
-    """Add what is new of a manifest and record what is in conflict; see `Catalog.publish`.
+    """Add the new instances of a manifest and record conflicts; see `Catalog.publish`.
 
-    `bars` gives, for a series and an instance (UIDs), why it is not taken, or "".
+    `bars` returns, for a series and an instance (UIDs), why it is not taken, or "".
     """
     study_uid = manifest.study_instance_uid
     held = _held(connection, study_uid)
@@ -63,7 +63,7 @@ def insert_manifest(
 
 
 def insert_conflict(connection: sqlite3.Connection, row: ConflictRow) -> None:
-    """Record a version kept aside; one that is recorded stays as it is."""
+    """Record a version set aside; an existing record is not changed."""
     connection.execute(
         "INSERT INTO conflicts VALUES (?,?,?,?,?,?,?,?,?,?,?)"
         " ON CONFLICT (study_uid, sop_uid, digest) DO NOTHING",
@@ -86,7 +86,7 @@ def _held(connection: sqlite3.Connection, study_uid: str) -> dict[str, bytes]:
 def _compare(
     connection: sqlite3.Connection, manifest: Manifest, held: Mapping[str, bytes], bars: Barred
 ) -> tuple[list[int], list[int], int]:
-    """Instances (indices) that are new, those with other bytes, and how many are known."""
+    """New instances and those with other bytes (indices), and the number of known ones."""
     recorded = {
         (row["sop_uid"], row["digest"])
         for row in connection.execute(
@@ -117,7 +117,7 @@ def _insert_study(
     study = header.study
     connection.execute(
         "INSERT INTO studies VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,"
-        # One that was here before goes on counting: caches know a study by its revision.
+        # A study that was here before goes on counting: caches identify it by its revision.
         " coalesce((SELECT max(revision) + 1 FROM discards WHERE study = ?1), 0),"
         " ?16,0,0,0,0,'','','') ON CONFLICT (study_uid) DO NOTHING",
         (
@@ -164,10 +164,10 @@ def _insert_instances(connection: sqlite3.Connection, manifest: Manifest, new: l
 def _append_batches(
     connection: sqlite3.Connection, manifest: Manifest, new: list[int]
 ) -> dict[int, int]:
-    """Append the batches that hold new instances; position in the study by batch index.
+    """Append the batches with new instances; returns positions in the study by batch index.
 
-    All batches of an instance are appended in order, so that those of a split one
-    stand side by side in the study as they do in the manifest.
+    All batches of an instance are appended in order, so that the batches of a split
+    instance are adjacent in the study, as in the manifest.
     """
     study_uid = manifest.study_instance_uid
     new_ones = set(new)
@@ -193,7 +193,7 @@ def _append_batches(
 
 
 def insert_batches(connection: sqlite3.Connection, entries: Iterable[BatchEntry]) -> None:
-    """Record batches; those that are known stay."""
+    """Record batches; existing records are not changed."""
     connection.executemany(
         "INSERT INTO batches VALUES (?,?,?,?) ON CONFLICT (digest) DO NOTHING",
         ((one.digest, one.encoded_size, one.original_size, int(one.encoding)) for one in entries),
@@ -206,7 +206,7 @@ def recount(connection: sqlite3.Connection, study_uid: str, whole: Manifest | No
     Args:
         connection: in a transaction.
         study_uid: Study Instance UID.
-        whole: a manifest of exactly what is here, which saves reading it again.
+        whole: a manifest of exactly the instances here, which saves reading them again.
     """
     if whole is not None:
         root, count, size = whole.content_root, len(whole.instances), whole.total_original_bytes

@@ -1,13 +1,13 @@
-"""What a copy of the catalog names, for whoever copies batches with it.
+"""The batches that a copy of the catalog names, for a backup of them.
 
-A copy is read by itself, without a node: the caller gives what runs a statement on it.
+A copy is read by itself, without a node: the caller passes a function that runs a query.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
-"""Runs a read on a copy."""
+"""Runs a query on a copy."""
 
 
 def batches_named(rows: Rows) -> dict[bytes, int]:

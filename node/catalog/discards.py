@@ -1,9 +1,9 @@
-"""What was discarded from the catalog: rows that go, and what must not come in again.
+"""Discards from the catalog: deletes rows, and remembers what must not come in again.
 
-A study from which something was discarded is written anew from the manifest of what
-stays, with positions from 0. The images themselves lie in batches; what no study and no
-conflict claims any more is listed in `leftover_batches` in the same transaction, until its
-file is deleted.
+A study from which something was discarded is written anew from the manifest of its
+remaining instances, with positions from 0. The images themselves are in batches. A batch
+that no study and no conflict needs any more is listed in `leftover_batches` in the same
+transaction, until its file is deleted.
 """
 
 import sqlite3
@@ -36,13 +36,13 @@ CREATE INDEX IF NOT EXISTS study_batches_by_digest ON study_batches (digest);
 
 
 class Discard(NamedTuple):
-    """What an operator discards.
+    """A study, series or instance that an operator discards.
 
     Attributes:
         study: Study Instance UID.
-        series: Series Instance UID; "" for the whole study, or where `sop` says enough.
+        series: Series Instance UID; "" for the whole study, or where `sop` suffices.
         sop: SOP Instance UID, or "" for the whole series or study.
-        code: of `protocol.recalls`.
+        code: reason code of `protocol.recalls`.
     """
 
     study: str
@@ -52,16 +52,16 @@ class Discard(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the whole study."""
+        """Whether the whole study is discarded."""
         return not (self.series or self.sop)
 
     def holds(self, series: str, sop: str) -> bool:
-        """Whether an instance of the study is part of it."""
+        """Whether an instance of the study is discarded with it."""
         return self.series in ("", series) and self.sop in ("", sop)
 
 
 class Bars(NamedTuple):
-    """What of one study is not taken again."""
+    """The discards from one study whose instances are not taken again."""
 
     discards: tuple[Discard, ...]
 
@@ -72,10 +72,10 @@ class Bars(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """What peers are told of discards of one study: the last code, and how many there were.
+    """The recall that peers get for discards of one study: the last code, and their number.
 
-    `count` leaves out what was not wrong; it only grows, so that a peer knows what it has
-    heard of already.
+    `count` counts only discards of wrong images. It never falls, so a peer can tell which
+    recalls it has seen already.
     """
 
     code: str
@@ -86,7 +86,7 @@ NO_RECALL = Recall("", 0)
 
 
 def bars_of(source: Database | sqlite3.Connection, study: str) -> Bars:
-    """What of a study (UID) is not taken again."""
+    """The discards from a study (UID) whose instances are not taken again."""
     rows = _rows(source, "WHERE study = ? AND lifted = 0", study)
     return Bars(
         tuple(
@@ -98,7 +98,7 @@ def bars_of(source: Database | sqlite3.Connection, study: str) -> Bars:
 
 
 def recall_of(source: Database | sqlite3.Connection, study: str) -> Recall:
-    """What peers are told of the discards of a study (UID)."""
+    """The recall that peers get for the discards of a study (UID)."""
     codes = [row["code"] for row in _rows(source, "WHERE study = ?", study)]
     rejected = [code for code in codes if code in REJECTED]
     if rejected:
@@ -114,7 +114,7 @@ def _rows(source: Database | sqlite3.Connection, where: str, study: str) -> list
 
 
 def insert_discard(connection: sqlite3.Connection, discard: Discard) -> None:
-    """Remember that something was discarded."""
+    """Remember a discard."""
     connection.execute(
         "INSERT INTO discards (number, study, series, sop, code, revision, lifted) VALUES ("
         " (SELECT coalesce(max(number), 0) + 1 FROM discards), ?1, ?2, ?3, ?4,"
@@ -124,12 +124,12 @@ def insert_discard(connection: sqlite3.Connection, discard: Discard) -> None:
 
 
 def lift_bars(connection: sqlite3.Connection, study: str) -> None:
-    """Take again what was discarded of a study (UID)."""
+    """Allow the discarded instances of a study (UID) to be taken again."""
     connection.execute("UPDATE discards SET lifted = 1 WHERE study = ?", (study,))
 
 
 def delete_study(connection: sqlite3.Connection, study: str) -> None:
-    """Delete a study (UID) from the catalog; versions kept aside stay."""
+    """Delete a study (UID) from the catalog; versions set aside stay."""
     replace_instances(connection, study, None)
     connection.execute("DELETE FROM study_patients WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM unread_studies WHERE study_uid = ?", (study,))
@@ -137,7 +137,7 @@ def delete_study(connection: sqlite3.Connection, study: str) -> None:
 
 
 def read_anew(connection: sqlite3.Connection, study: str) -> None:
-    """Have the images of a study (UID) asked anew whose they are: one may have gone."""
+    """Have the patients of a study (UID) read anew from its images: one may be gone."""
     connection.execute(
         "INSERT INTO unread_studies SELECT study_uid FROM studies WHERE study_uid = ?"
         " ON CONFLICT (study_uid) DO NOTHING",
@@ -146,7 +146,7 @@ def read_anew(connection: sqlite3.Connection, study: str) -> None:
 
 
 def replace_instances(connection: sqlite3.Connection, study: str, rest: Manifest | None) -> None:
-    """Let a study (UID) have exactly the instances of a manifest, or none."""
+    """Give a study (UID) exactly the instances of a manifest, or none."""
     before = [
         row["digest"]
         for row in connection.execute(
@@ -183,7 +183,7 @@ def replace_instances(connection: sqlite3.Connection, study: str, rest: Manifest
 
 
 def delete_conflict(connection: sqlite3.Connection, row: ConflictRow) -> None:
-    """Let go of a version that was kept aside."""
+    """Delete the record of a version set aside."""
     connection.execute(
         "DELETE FROM conflicts WHERE study_uid = ? AND sop_uid = ? AND digest = ?",
         (row.study_uid, row.sop_uid, row.digest),
@@ -192,7 +192,7 @@ def delete_conflict(connection: sqlite3.Connection, row: ConflictRow) -> None:
 
 
 def _leave_unclaimed(connection: sqlite3.Connection, digests: Iterable[bytes]) -> None:
-    """List those of some batches that no study and no conflict claims, to be deleted."""
+    """List for deletion those of the given batches that no study and no conflict needs."""
     set_aside: set[bytes] = set()
     for row in connection.execute("SELECT batches FROM conflicts WHERE length(batches) > 0"):
         packed = row["batches"]
@@ -207,7 +207,7 @@ def _leave_unclaimed(connection: sqlite3.Connection, digests: Iterable[bytes]) -
 
 
 def leftovers(database: Database, after: bytes, most: int) -> list[bytes]:
-    """Digests of batches whose files are to be deleted, in order, behind one of them."""
+    """Digests of batches whose files are to be deleted, in order, from after `after` on."""
     rows = database.query(
         "SELECT digest FROM leftover_batches WHERE digest > ? ORDER BY digest LIMIT ?",
         (after, most),
@@ -216,7 +216,7 @@ def leftovers(database: Database, after: bytes, most: int) -> list[bytes]:
 
 
 def note_leftover(database: Database, digest: bytes) -> None:
-    """List a batch as one whose file is to be deleted, unless something comes to claim it."""
+    """List a batch for deletion of its file, unless something needs it until then."""
     database.transact(lambda connection: _note_leftover(connection, digest))
 
 
@@ -227,7 +227,7 @@ def _note_leftover(connection: sqlite3.Connection, digest: bytes) -> None:
 
 
 def settle_leftovers(database: Database, digests: Iterable[bytes]) -> None:
-    """The files of these batches are gone, or are claimed."""
+    """Unlist batches whose files are deleted, or which are needed again."""
     settled = [(digest,) for digest in digests]
     database.transact(
         lambda connection: connection.executemany(

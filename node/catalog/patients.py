@@ -1,8 +1,8 @@
-"""Whose a study is: the patients that its instances name, and whether they are one.
+"""The patients that the instances of a study name, and whether they can be one patient.
 
-A study should be of one patient, and files say otherwise: an image sent under the wrong
-name, two hospitals in one archive. A patient is known by a Patient ID and, where the files
-say so, who issued it. What a file does not say never differs from what another one says.
+A study should be of one patient, but files may disagree: an image was sent under the wrong
+name, or two hospitals share one archive. A patient is identified by a Patient ID and, where
+the files give it, its issuer. An attribute that a file lacks agrees with any value.
 """
 
 import sqlite3
@@ -13,13 +13,13 @@ from node.dicom.headers import StudyAttributes, patient_identity
 
 PATIENTS = 200
 """Most patients of a study that are kept and named: an entry of the log has 65,535 bytes and
-takes about 100 for each. A study of more is a mistake, and cannot be shared."""
+needs about 100 for each. A study with more is a mistake, and cannot be shared."""
 
 Patient = tuple[str, str]
-"""Patient ID, and its issuer or ""."""
+"""Patient ID, and its issuer, or ""."""
 
 _NAMES = 2
-"""Two that differ are enough to say so."""
+"""Names that are kept: two are enough to show that they differ."""
 
 _PERSON = ("patient_name", "patient_birth_date", "patient_sex")
 _STUDY = (
@@ -35,10 +35,10 @@ _COLUMNS = {name: name for name in (*_PERSON, *_STUDY)} | {"study_description": 
 
 
 class Described:
-    """What instances of one study say of it; their order makes no difference.
+    """The attributes of a study as its instances give them; their order does not matter.
 
-    Holds one text an attribute, and the patients up to `PATIENTS` and one more. Several
-    threads may add.
+    Holds one text per attribute, and at most `PATIENTS` + 1 patients. Several threads may
+    add.
     """
 
     def __init__(self, attributes: Iterable[StudyAttributes] = ()) -> None:
@@ -50,7 +50,7 @@ class Described:
             self.add(each)
 
     def add(self, attributes: StudyAttributes) -> None:
-        """Take what one instance says."""
+        """Add the attributes of one instance."""
         patient_id = attributes.patient_id
         if patient_id and len(self.patients) <= PATIENTS:
             self.patients.add((patient_id, attributes.patient_id_issuer))
@@ -62,10 +62,10 @@ class Described:
             _fill(self._persons.setdefault(patient_id, {}), attributes, _PERSON)
 
     def missing_of(self, row: Mapping[str, str]) -> dict[str, str]:
-        """By column, what fills the empty attributes of a row of `studies`.
+        """Values for the empty columns of a row of `studies`, by column.
 
-        Name, birth date and sex are those of the patient whose ID the row has, or of
-        instances that name no ID.
+        Name, birth date and sex are those of the patient whose ID the row has, or those
+        of instances without an ID.
         """
         patient_id = row["patient_id"] or min((each for each, _ in self.patients), default="")
         own = self._persons.get(patient_id, {})
@@ -77,13 +77,13 @@ class Described:
 def _fill(texts: dict[str, str], attributes: StudyAttributes, names: Iterable[str]) -> None:
     for name in names:
         text = getattr(attributes, name)
-        # The lesser of two, so that it is the same in any order.
+        # Take the lesser text, so that the result does not depend on the order.
         if text and not (name in texts and texts[name] <= text):
             texts[name] = text
 
 
 def folded(name: str) -> str:
-    """A person's name for comparison: its alphabetic form without case, accents and marks."""
+    """A person's name for comparison: the alphabetic form without case, accents and marks."""
     letters = unicodedata.normalize("NFKD", name.partition("=")[0]).casefold()
     words = "".join(
         one if one.isalnum() else " " for one in letters if not unicodedata.combining(one)
@@ -92,15 +92,15 @@ def folded(name: str) -> str:
 
 
 def count_of(patients: Iterable[Patient]) -> int:
-    """How many patients these are at least: an ID without issuer may be any of that ID."""
+    """The least number of patients: an ID without issuer may be any patient with that ID."""
     issuers = _issuers(patients)
     return sum(max(1, len(named)) for named in issuers.values())
 
 
 def why_to_check(patients: Collection[Patient]) -> str:
-    """Why a person has to look at a study of these patients; "" where they can be one.
+    """Why a person has to look at a study of these patients; "" where they can be one patient.
 
-    The sentence names nobody.
+    The sentence names no patient.
     """
     if len(patients) > PATIENTS:
         return f"its images name more than {PATIENTS} patients"
@@ -128,11 +128,11 @@ def identities(patients: Iterable[Patient]) -> tuple[str, ...]:
 
 
 OF_STUDY = "SELECT patient_id, issuer FROM study_patients WHERE study_uid = ?"
-"""SQL: the patients of a study that the catalog knows."""
+"""SQL: the patients of a study in the catalog."""
 
 
 def patients_of(connection: sqlite3.Connection, study_uid: str) -> set[Patient]:
-    """The patients of a study that the catalog knows."""
+    """The patients of a study in the catalog."""
     return {tuple(row) for row in connection.execute(OF_STUDY, (study_uid,))}
 
 
@@ -144,24 +144,24 @@ def update_study(
     is_all: bool = False,
     received: bool = False,
 ) -> None:
-    """Add what instances say to a study that is there.
+    """Add the attributes of instances to an existing study.
 
-    Empty attributes are filled. Where the study gets a patient that cannot be one of
-    those that it has, it is not shared any more, until a person has looked at it.
+    Empty attributes are filled. If the study gets a patient that cannot be one of its
+    present patients, it is no longer shared, until a person has looked at it.
 
     Args:
-        connection: in a transaction.
-        study_uid: of the study.
-        described: what the instances say.
-        is_all: these are all instances that it has, so that it has no other patient.
-        received: they came from a peer.
+        connection: connection in a transaction.
+        study_uid: UID of the study.
+        described: attributes of the instances.
+        is_all: these are all instances of the study, so other patients are dropped.
+        received: the instances came from a peer.
     """
     _fill_row(connection, study_uid, described)
     before = patients_of(connection, study_uid)
     connection.executemany(
         "INSERT INTO study_patients VALUES (?,?,?)"
         " ON CONFLICT (study_uid, patient_id, issuer) DO NOTHING",
-        # One more than can be named says that there are too many.
+        # Keep one patient more than can be named, to show that there are too many.
         [
             (study_uid, *each)
             for each in sorted(described.patients - before)[: max(0, PATIENTS + 1 - len(before))]
@@ -191,15 +191,15 @@ def _drop_others(connection: sqlite3.Connection, study_uid: str, gone: Iterable[
 
 
 def why_of_change(before: set[Patient], described: Described) -> str:
-    """Why a study of patients `before` has to be checked once more; "" where it has not."""
+    """Why a study with the patients `before` has to be checked again; "" if it need not be."""
     after = before | described.patients
     is_new = count_of(after) > max(1, count_of(before)) or len(before) <= PATIENTS < len(after)
     return why_to_check(after) if is_new else ""
 
 
 def why_of_first(before: set[Patient], described: Described) -> str:
-    """Why a study that we share, and that named nobody, has to be checked when a peer's
-    instances name a patient: it may have been shared because it names nobody."""
+    """Why a shared study without a patient has to be checked when a peer's instances name
+    one: it may have been shared because it named nobody."""
     is_first = not before and described.patients
     return "its new images name a patient, and those before named none" if is_first else ""
 

@@ -1,4 +1,4 @@
-"""Tables of the catalog and the rows that leave it."""
+"""The tables of the catalog, and the rows that it returns."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -119,7 +119,7 @@ CREATE TABLE IF NOT EXISTS conflicts (
 """
 
 LOCAL = "local"
-"""Origin of what was ingested here; else the facility key of the source in hex."""
+"""Origin of studies ingested here; other origins are facility keys of sources in hex."""
 
 
 class StudyRow(NamedTuple):
@@ -127,17 +127,17 @@ class StudyRow(NamedTuple):
 
     Attributes:
         study_date, patient_birth_date: YYYYMMDD or "".
-        series_count, instance_count: what is here.
-        original_bytes, encoded_bytes: of all files, and of the batches on disk.
-        modalities: in alphabetical order.
+        series_count, instance_count: numbers of series and instances here.
+        original_bytes, encoded_bytes: sizes of all files, and of the batches on disk.
+        modalities: the modalities in alphabetical order.
         state: "shared" (peers with `see` learn of it), "withheld", or "to check": withheld
             until an operator has looked at it and shares it.
-        origin: "local", or the facility key (hex) of whom it first came from.
+        origin: "local", or the facility key (hex) of the first source.
         received: when it first came, seconds since the epoch, UTC.
-        revision: grows with every change.
+        revision: a number that grows with every change.
         content_root: as `Manifest.content_root`.
         to_check: why a person should look at it, or "".
-        note: what was odd about it, or "".
+        note: an oddity of its images, or "".
     """
 
     study_uid: str
@@ -174,12 +174,12 @@ STATES = {
     "to check": f"shared = 0 AND to_check <> '' AND origin = '{LOCAL}'",
     "withheld": f"shared = 0 AND NOT (to_check <> '' AND origin = '{LOCAL}')",
 }
-"""SQL: which studies are in a state; as `study_row`."""
+"""SQL: the condition for each state; the same rule as in `study_row`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesRow:
-    """One series of a study; `series_number` is None where the files say nothing."""
+    """One series of a study; `series_number` is None where the files give none."""
 
     series_uid: str
     series_number: int | None
@@ -194,7 +194,7 @@ class SeriesRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRow:
-    """One instance; `number` is None without Instance Number, `digest` BLAKE3 of the file."""
+    """One instance; `number` is None without Instance Number; `digest` is the file's BLAKE3."""
 
     series_uid: str
     sop_uid: str
@@ -213,9 +213,9 @@ class ConflictRow:
     """Other bytes under the SOP Instance UID of an instance that the study has.
 
     Attributes:
-        digest: BLAKE3 of the version kept aside, 32 bytes; `kept_digest` of the one
-            in the study, empty where it was set aside since it had been discarded.
-        origin: "local", or the facility key (hex) that the version came from.
+        digest: BLAKE3 of the version set aside, 32 bytes; `kept_digest` is that of the
+            version in the study, empty if this one was set aside because of a discard.
+        origin: "local", or the facility key (hex) of the version's source.
         batches: digests of the batches that hold it; empty when it is a file.
         byte_offset: where it begins in the original bytes of the first batch.
         kept_at: folder in the quarantine that holds it, or "".
@@ -236,7 +236,7 @@ class ConflictRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Sums over all studies; bytes of their batches."""
+    """Sums over all studies; the bytes are those of their batches."""
 
     studies: int
     instances: int
@@ -245,12 +245,12 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What a change brought.
+    """The outcome of adding instances.
 
     Attributes:
-        new: instances that the study did not have.
-        known: instances that it had with the same bytes.
-        conflicting: instances that it has with other bytes; it keeps its own.
+        new: number of instances that the study did not have.
+        known: number of instances that it had with the same bytes.
+        conflicting: number of instances that it has with other bytes; it keeps its own.
     """
 
     new: int
@@ -285,9 +285,9 @@ def conflict_row(row: sqlite3.Row) -> ConflictRow:
 
 
 def study_row(row: Iterable[Any]) -> StudyRow:
-    """Read a whole row of `studies`, as the table has its columns.
+    """Read a whole row of `studies`, with the columns in the order of the table.
 
-    By place and not by name, which is many times as fast.
+    Reading by place is many times as fast as by name.
     """
     values = list(row)
     if values[_STATE]:

@@ -1,22 +1,22 @@
-"""Finding the study, or the part of one, that a person means."""
+"""Finds the study, series or instance that a person means."""
 
 from node.catalog.rows import StudyRow, study_row
 from node.database import Database
 from node.errors import ExitCode, NodeError
 
 _PREFIX_CHARACTERS = 6
-"""Shortest beginning of a Study Instance UID that is looked for."""
+"""Fewest characters of a Study Instance UID for a search by its beginning."""
 
 _LISTED_MATCHES = 5
 _AFTER_UIDS = "\x7f"
-"""Stands behind all characters of a UID: a prefix is a range of the index."""
+"""A character that sorts after all characters of a UID: a prefix is a range of the index."""
 
 Part = tuple[str, str, str]
-"""UIDs of a study, a series of it, and an instance of that or "" for all of the series."""
+"""UIDs of a study, one of its series, and an instance in that, or "" for the whole series."""
 
 
 def find_parts(database: Database, uid: str) -> tuple[list[Part], list[Part]]:
-    """The series, and the instances, that have this UID."""
+    """The series and the instances with this UID."""
     return (
         [
             (row["study_uid"], row["series_uid"], "")
@@ -41,7 +41,7 @@ def find_study(database: Database, text: str) -> StudyRow:
         return study_row(exact)
     prefix = wanted if len(wanted) >= _PREFIX_CHARACTERS else _AFTER_UIDS
     parameters = (wanted, prefix, prefix + _AFTER_UIDS)
-    # Two searches of an index each; OR would make it one walk over all studies.
+    # Two queries, each by an index; one query with OR would scan all studies.
     matching = (
         "SELECT study_uid FROM studies WHERE accession_number = ?1 AND ?1 <> ''"
         " UNION SELECT study_uid FROM studies WHERE study_uid >= ?2 AND study_uid < ?3"

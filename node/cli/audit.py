@@ -72,7 +72,7 @@ def _entry_lines(entries: list[dict[str, Any]]) -> list[str]:
                 entry["time"][:19].replace("T", " "),
                 entry["type"],
                 entry["outcome"],
-                # A facility acts by its fingerprint; its first group tells it apart here.
+                # A facility is named by its fingerprint; the first group suffices here.
                 entry["actor"].split("-")[0],
                 entry["purpose"] or "-",
             )

@@ -30,7 +30,7 @@ def demo(dicom_path: Path | None, directory: Path) -> None:
     def interrupt(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    # The two nodes must not outlive us, whichever way we are stopped.
+    # However this process is stopped, the two nodes must stop with it.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     run_demo(dicom_path, directory, output.say)

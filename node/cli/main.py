@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     session = Session()
     try:
-        # A name in a character set that the terminal lacks must not end a command.
+        # A name with characters that the terminal lacks must not end a command.
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
@@ -134,14 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else ExitCode.OK
     except BrokenPipeError:
-        # The reader of our output (`| head`) has enough; nor may the flush at exit fail.
+        # The reader of our output (`| head`) has closed it; the flush at exit must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except (KeyboardInterrupt, click.exceptions.Abort):
         output.note("stopped")
         return ExitCode.INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
-        # A group without a command: its message is the help, of many lines.
+        # A group was called without a command: the message is its help, of many lines.
         click.echo(error.format_message(), err=True)
         return ExitCode.USAGE
     except click.UsageError as error:

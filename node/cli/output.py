@@ -61,7 +61,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> list[s
     spare = terminal_width() - sum(widths) - 2 * (len(widths) - 1)
     flexible = [index for index, column in enumerate(columns) if column.flexible]
     for _ in range(-spare):
-        # The widest gives way, so that none is lost while another is whole.
+        # Narrow the widest column, so that no column vanishes while another is whole.
         wide = [index for index in flexible if widths[index] > _width(columns[index].title)]
         if not wide:
             break

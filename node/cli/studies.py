@@ -113,7 +113,7 @@ def _ingest_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _problem_line(problem: dict[str, Any]) -> str:
-    # A reason is the end of a sentence that begins with the file.
+    # The reason completes a sentence that begins with the file.
     return f"  {phrases.clean(problem['file'])} {phrases.clean(problem['reason'])}"
 
 

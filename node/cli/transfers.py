@@ -116,7 +116,7 @@ def _sources(transfer: dict[str, Any]) -> str:
 def transfers(session: Session) -> None:
     """List the transfers, newest first."""
     found = session.call("transfers")
-    found.pop("next", None)  # the newest are what is asked for here
+    found.pop("next", None)  # only the newest transfers are wanted here
     if session.as_json:
         output.emit_json(found)
         return
@@ -172,7 +172,7 @@ def _percent(transfer: dict[str, Any]) -> str:
     if not transfer["bytes"]:
         return "-"
     if transfer["state"] == "complete":
-        # A source counts what it sent since the last interruption only.
+        # A source counts only the bytes sent since the last interruption.
         return "100 %"
     return f"{100 * transfer['bytes_done'] // transfer['bytes']} %"
 

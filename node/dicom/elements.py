@@ -2,17 +2,17 @@
 
 Finds, in one forward pass with bounded memory: whether the data set is whole up
 to the end of the file, the values of a few wanted elements of the top level, and
-where the pixel data stands (PS3.5 section 7). Nothing is allocated by a length
-that the file claims, nothing recurses, and every failure is one exception.
+the place of the pixel data (PS3.5 section 7). It allocates nothing by a length that
+the file claims, does not recurse, and reports every failure by one exception.
 
-What the values mean is for `node.dicom.studies`.
+The meaning of the values is the task of `node.dicom.studies`.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 PIXEL_DATA = 0x7FE00010
-"""Pixel Data; Float and Double Float Pixel Data stand before it in the same group."""
+"""Pixel Data; Float and Double Float Pixel Data come before it in the same group."""
 
 _PADDING = 0xFFFCFFFC
 _FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
@@ -32,7 +32,7 @@ SHORT_VRS = frozenset(
         b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
     )
 )  # fmt: skip
-"""Those with a length of 16 bits; the standard keeps 32 bits for all that may come."""
+"""Value representations with a length of 16 bits; all future ones will have 32 bits."""
 
 _TEXT_VRS = frozenset(
     (
@@ -40,32 +40,32 @@ _TEXT_VRS = frozenset(
         b"TM", b"UC", b"UI", b"UR", b"UT",
     )
 )  # fmt: skip
-"""Values that end in one byte of zero at most."""
+"""Value representations whose values end in at most one zero byte."""
 
 _ITEM_VR = b"item"
 _ANY_VR = b"any"
-"""Stand for an item, and for an element in implicit form, where it is asked what ended."""
+"""Used in place of a VR for the part that ended last: an item, or an implicit element."""
 
 WINDOW_BYTES = 64 * 1024
-"""Read at once from a large file; a header of 8 to 60 KiB is one read."""
+"""Bytes read at once from a large file; a header of 8 to 60 KiB is one read."""
 
 WANTED_VALUE_BYTES = 64 * 1024
-"""Longest value that is handed out; a wanted element beyond that is a defect."""
+"""Longest value that is returned; a longer wanted element is a defect."""
 
 MAX_ELEMENTS = 10_000_000
-"""Elements walked before a file is given up: an enhanced object of 20,000 frames
-has 2 million; ten million take about ten seconds."""
+"""Most elements of a file that are walked: an enhanced object of 20,000 frames has
+2 million; ten million take about ten seconds."""
 
 MAX_DEPTH = 256
 """Deepest nesting of undefined-length sequences and items."""
 
 _DELIMITER_BYTES = 8
 _STRAY_DELIMITERS = 64
-"""Delimiters at the end of a file that close nothing; writers in use leave one or two."""
+"""Most delimiters at the end of a file that close nothing; writers in use leave one or two."""
 
 Read = Callable[[int, int], bytes]
 """(offset, length) -> at most `length` bytes; fewer only at the end of the data.
-Offsets never go back by more than one window where the size is not known."""
+If the size is not known, offsets never go back by more than one window."""
 
 
 class BadInstance(Exception):
@@ -82,20 +82,20 @@ class BadInstance(Exception):
 
 @dataclass(slots=True)
 class Walked:
-    """What a walk found.
+    """The result of a walk.
 
     Attributes:
-        values: the raw values of the wanted elements that are there.
-        noticed: which of the tags to be noticed are there and not empty.
-        pixel_data: whether the top level has pixel data, and not empty.
-        pixels_at: offset and length of native Pixel Data, None where it is
-            encapsulated or not there.
-        zeros_at: offset from which on there are only zero bytes, None where the data
-            set goes on to the end.
+        values: the raw values of the wanted elements that were found.
+        noticed: which of the tags to be noticed were found and not empty.
+        pixel_data: whether the top level has pixel data that is not empty.
+        pixels_at: offset and length of native Pixel Data; None if it is encapsulated or
+            missing.
+        zeros_at: offset from which on there are only zero bytes; None if the data set
+            goes on to the end.
         is_filled: whether those zeros plainly begin inside of the last element.
-        last: tag of the last element in front of those zeros.
+        last: tag of the last element before those zeros.
         notes: oddities that do not make the data set unusable.
-        end: offset behind the last element.
+        end: offset after the last element.
     """
 
     values: dict[int, bytes] = field(default_factory=dict)
@@ -128,10 +128,10 @@ class _Window:
         self.base = 0
 
     def at(self, position: int, length: int) -> int:
-        """Make `length` bytes at `position` present as far as the data goes.
+        """Load `length` bytes at `position` into `data`, as far as the data goes.
 
         Returns:
-            Where `position` stands in `data`.
+            The index of `position` in `data`.
         """
         start = position - self.base
         if start < 0 or start + length > len(self.data):
@@ -157,21 +157,21 @@ def walk(
     """Walk a data set from `start` to its end.
 
     Args:
-        read: where the bytes come from.
+        read: reads the bytes.
         start: offset of the first element.
-        size: offset of the end of the data; None if only reading tells.
+        size: offset of the end of the data; None if only reading can show it.
         implicit: Implicit VR is expected; a data set that plainly has the other
             form is read as that, as every reader in use does.
-        wanted: tags of the top level whose values are handed out.
-        unique: those of them that must not stand twice; of the others the first counts.
-        noticed: tags of the top level of which only is told that they are there.
+        wanted: tags of the top level whose values are returned.
+        unique: those of them that must not occur twice; of the others the first counts.
+        noticed: tags of the top level whose presence alone is returned.
         until: stop before the first element of the top level with this tag or a
             higher one.
         complete: False for the first bytes of a larger file: running out of bytes
             ends the walk and is no defect.
 
     Raises:
-        BadInstance: the data set is cut, or is not one.
+        BadInstance: the data set is cut, or these bytes are no data set.
     """
     walk = _Walk(read, size, big_endian, wanted, until, complete)
     walk.unique, walk.noticed = unique, noticed
@@ -179,7 +179,7 @@ def walk(
 
 
 class _Walk:
-    """The state of one walk; `stack` holds what is open below the top level."""
+    """The state of one walk; `stack` holds the open sequences and items."""
 
     unique: Collection[int] = ()
     noticed: Collection[int] = ()
@@ -210,7 +210,7 @@ class _Walk:
         found = self._found
         window = self._window
         big = self._big_endian
-        # (is an item and not a sequence, how its elements are written)
+        # (is an item and not a sequence, whether its elements are in implicit form)
         stack: list[tuple[bool, bool]] = []
         implicit = top_implicit = self._implicit = self._is_implicit(position, implicit)
         elements = 0
@@ -334,7 +334,7 @@ class _Walk:
     # --- how an element is written ---------------------------------------------
 
     def _is_implicit(self, position: int, expected: bool) -> bool:
-        """How the elements from `position` are really written, by the first one's VR."""
+        """Whether the elements from `position` are in implicit form, by the VR of the first."""
         at = self._window.at(position, 8)
         vr = self._window.data[at + 4 : at + 6]
         return not _is_capital(vr) if len(vr) == 2 else expected
@@ -349,8 +349,8 @@ class _Walk:
                 return False
             length = self._length(first[4:8])
             return self._leads_on(position, 8, length, self._tag(first[:4]))
-        # A value of unknown kind: its items should be in implicit form, and some
-        # writers leave them in explicit form. The one that leads on is right.
+        # In a value of unknown kind, items should be in implicit form, but some writers
+        # leave them in explicit form. The form that leads to a next element is right.
         header = self._peek(position, position, 12)
         if header is None or len(header) < 12 or header[4:6] not in SHORT_VRS | LONG_VRS:
             return True
@@ -370,8 +370,8 @@ class _Walk:
         """VR, offset and length of the value of an element with an unknown or blank VR.
 
         A VR of later editions has a length of 32 bits (PS3.5 section 7.1.2); older
-        writers gave unknown ones 16. What is no VR at all may be an element in implicit
-        form, or a blank. The first way of reading that leads on to another element, or
+        writers gave unknown VRs 16 bits. Bytes that are no VR may belong to an element in
+        implicit form, or be blanks. The first reading that leads to another element, or
         to the end, is taken.
         """
         header = self._peek(position, position, 12) or b""
@@ -404,7 +404,7 @@ class _Walk:
             if not self._complete:
                 raise BadInstance("has an element whose form its first bytes do not tell")
             return end == self._size
-        # The byte in front tells the end of the data from a place behind it.
+        # Read from one byte before `end`: no byte at all means that `end` is beyond the data.
         header = self._peek(position, end - 1, 9)
         if not header:
             return False
@@ -421,7 +421,7 @@ class _Walk:
         return following > tag and (is_vr or (not odd_vr and not _is_capital(vr)))
 
     def _peek(self, position: int, there: int, length: int) -> bytes | None:
-        """Bytes further on; None where they cannot be had without losing those here."""
+        """Bytes further on; None if reading them would drop those at `position`."""
         if self._size is not None:
             return self._read(there, length)
         needed = there + length - position
@@ -443,24 +443,24 @@ class _Walk:
             raise BadInstance(f"has {length} bytes in the element {tag_text(tag)}")
         at = self._window.at(position, length)
         value = self._window.data[at : at + length]
-        # The first bytes of a larger file may end within it.
+        # The first bytes of a larger file may end within the value.
         if self._complete or len(value) == length:
             self._found.values[tag] = value
 
     def _beyond(self, position: int) -> bool:
-        """Whether the bytes that there are end before `position`."""
+        """Whether the available bytes end before `position`."""
         if self._size is not None:
             return position >= self._size
         at = self._window.at(position, 1)
         return len(self._window.data) - at < 1
 
     def _skip(self, position: int, length: int, tag: int, header: int | None = None) -> int:
-        """The offset behind a value, which must be there.
+        """The offset after a value, which must be complete.
 
         Args:
-            position, length: the value.
-            tag: of the element or item.
-            header: where the element begins, if it is one of the top level.
+            position, length: offset and length of the value.
+            tag: tag of the element or item.
+            header: offset of the element, if it is one of the top level.
         """
         end = position + length
         if not self._complete:
@@ -486,13 +486,13 @@ class _Walk:
     # --- the end -------------------------------------------------------------------
 
     def _is_redundant(self, tag: int, ended: bytes) -> bool:
-        """Whether a delimiter closes what its stated length has closed just before."""
+        """Whether a delimiter repeats the end of a part that its stated length has closed."""
         if tag == _ITEM_END:
             return ended == _ITEM_VR
         return tag == _SEQUENCE_END and ended in (b"SQ", b"UN", _ANY_VR)
 
     def _only_delimiters(self, position: int) -> bool:
-        """Whether only delimiters follow to the end of the data, and few of them."""
+        """Whether only a few delimiters follow up to the end of the data."""
         there = position
         for _ in range(_STRAY_DELIMITERS):
             one = self._peek(position, there, _DELIMITER_BYTES)
@@ -519,7 +519,7 @@ class _Walk:
             position += len(data)
 
     def _zeros(self, position: int) -> Walked:
-        """The walk ends at `position`, from where on all is zero."""
+        """End the walk at `position`, from where on all bytes are zero."""
         found = self._found
         found.note("zero bytes follow the data set")
         found.end = found.zeros_at = position
@@ -530,9 +530,9 @@ class _Walk:
         return found
 
     def _check_dicom(self, position: int) -> None:
-        """Raise where what stands at `position`, or behind the pixels, is no element.
+        """Raise if the bytes at `position`, or after the pixels, are no element.
 
-        Asked once an element turned out not to be whole: bytes too many are no cut file.
+        Called when an element is not whole: a file with bytes too many is not a cut file.
         """
         last = self._last_tag
         for place, behind in ((self._pixels_end, PIXEL_DATA), (position, last)):
@@ -541,7 +541,7 @@ class _Walk:
                 raise BadInstance(f"has bytes that are no DICOM behind {what}, from byte {place}")
 
     def _is_element(self, position: int, last: int) -> bool:
-        """Whether an element may begin here, as far as bytes tell, behind the tag `last`."""
+        """Whether an element may begin here, after the tag `last`, as far as bytes show it."""
         header = self._peek(position, position, 8) or b""
         if len(header) < 4:
             group = int.from_bytes(header[:2], "big" if self._big_endian else "little")

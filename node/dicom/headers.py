@@ -1,11 +1,11 @@
-"""What is known about an instance from its header; filled by `node.dicom.studies`."""
+"""The attributes of an instance from its header; filled by `node.dicom.studies`."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class StudyAttributes:
-    """What the catalog shows of a study; "" where the file says nothing.
+    """The attributes of a study in the catalog; "" where the file has none.
 
     Dates are YYYYMMDD, the time as in the file.
     """
@@ -26,12 +26,12 @@ class StudyAttributes:
 
     @property
     def patient(self) -> str:
-        """Who the patient is, as the log commits to it; "" where the file does not say."""
+        """The patient's identity, as the log commits to it; "" where the file has none."""
         return patient_identity(self.patient_id, self.patient_id_issuer)
 
 
 def patient_identity(patient_id: str, issuer: str) -> str:
-    """Patient ID and, where it is known, who issued it: `ID` or `ID^^^ISSUER`, as in HL7 v2.
+    """Patient ID and, where known, its issuer: `ID` or `ID^^^ISSUER`, as in HL7 v2.
 
     Two facilities may use one Patient ID for two people; the issuer tells them apart.
     """
@@ -40,7 +40,7 @@ def patient_identity(patient_id: str, issuer: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SeriesAttributes:
-    """What the catalog shows of a series; "" where the file says nothing."""
+    """The attributes of a series in the catalog; "" where the file has none."""
 
     series_uid: str
     series_number: int | None
@@ -54,12 +54,12 @@ class SeriesAttributes:
 
 @dataclass(frozen=True, slots=True)
 class PixelLayout:
-    """Where native 16-bit pixels of one sample stand in a file.
+    """The place of native 16-bit pixels of one sample in a file.
 
     Attributes:
-        offset: of the first pixel, bytes from the start of the file.
-        columns, rows: of one frame, at least 1.
-        frames: that are there in full, at least 1.
+        offset: offset of the first pixel, bytes from the start of the file.
+        columns, rows: size of one frame, at least 1.
+        frames: number of complete frames, at least 1.
     """
 
     offset: int
@@ -70,9 +70,9 @@ class PixelLayout:
 
 @dataclass(frozen=True, slots=True)
 class InstanceHeader:
-    """One instance: its identity, its attributes, and what was odd about the file.
+    """One instance: its identity, its attributes, and oddities of the file.
 
-    `pixels` is None where the pixels are not native 16-bit ones, or not known.
+    `pixels` is None if the pixels are not native 16-bit ones, or not known.
     """
 
     study: StudyAttributes

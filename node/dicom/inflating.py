@@ -5,8 +5,8 @@ import zlib
 from node.dicom.elements import WINDOW_BYTES, BadInstance, Read
 
 MAX_INFLATED_BYTES = 256 * 1024 * 1024
-"""Most bytes that a deflated data set may grow to. They are walked, not kept; the
-bound is on time, since a zip bomb grows by a thousand."""
+"""Most bytes that a deflated data set may grow to. They are walked, not kept; the limit is
+for the time, since a zip bomb grows by a factor of a thousand."""
 
 _TRAILER_BYTES = 8
 """A gzip trailer: CRC-32 and size."""
@@ -28,7 +28,7 @@ class Inflater:
         """Bytes of the inflated data; forward only.
 
         Raises:
-            BadInstance: it is cut, is no deflated data, or grows beyond the bound.
+            BadInstance: the data is cut, not deflated, or grows beyond the limit.
         """
         if position < self._base:
             raise BadInstance("cannot be read backwards")
@@ -62,11 +62,11 @@ class Inflater:
         return True
 
     def check_end(self) -> int:
-        """Inflate to the end of the deflated data and count what follows it.
+        """Inflate to the end of the deflated data and count the bytes after it.
 
         Returns:
-            How many bytes other than zero follow. Writers in use leave a gzip
-            trailer there, which readers skip.
+            The number of bytes that follow, other than zero bytes. Writers in use leave
+            a gzip trailer there, which readers skip.
 
         Raises:
             BadInstance: the data has no end, or more than a trailer follows.

@@ -1,7 +1,7 @@
 """The structure of a DICOM Part 10 file (PS3.10 section 7): file meta, then a data set.
 
-Owns where the parts of a file stand and whose instance it says to be; what the
-catalog shows of it is for `node.dicom.studies`.
+Knows where the parts of a file are and which instance the file claims to be; the
+attributes for the catalog are the task of `node.dicom.studies`.
 """
 
 import struct
@@ -14,7 +14,7 @@ from protocol.fields import is_uid
 DICOM_MARK_OFFSET = 128
 META_OFFSET = 132
 IMPLICIT = ("1.2.840.10008.1.2", "1.2.840.113619.5.2")
-"""Implicit VR Little Endian, and GE's private one that differs in the pixels only."""
+"""Implicit VR Little Endian, and GE's private syntax that differs in the pixels only."""
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
 
@@ -29,8 +29,7 @@ OF_STUDY = (
     0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080080, 0x00080090, 0x00081030, 0x00100010,
     PATIENT_ID, 0x00100021, 0x00100030, 0x00100040, STUDY_ID,
 )  # fmt: skip
-"""What says whose a study is, and when it was, with the character set of that; in the order
-of a data set."""
+"""The patient and study attributes, with their character set; in the order of a data set."""
 META_SOP_CLASS = 0x00020002
 META_SOP_INSTANCE = 0x00020003
 META_TRANSFER_SYNTAX = 0x00020010
@@ -43,7 +42,7 @@ _UNDEFINED = 0xFFFFFFFF
 
 
 def reader_of(data: bytes | memoryview) -> Read:
-    """Bytes in memory as the walker reads them."""
+    """A `Read` of bytes in memory, for the walker."""
 
     def read(offset: int, length: int) -> bytes:
         return bytes(data[offset : offset + length])
@@ -52,14 +51,14 @@ def reader_of(data: bytes | memoryview) -> Read:
 
 
 def uid_of(values: dict[int, bytes], tag: int) -> str:
-    """A UID without its padding; bytes beyond ASCII make it no UID."""
+    """A UID without its padding; with bytes beyond ASCII it is not a valid UID."""
     return values.get(tag, b"").rstrip(b"\0 ").decode("latin-1")
 
 
 def read_meta(read: Read) -> tuple[Walked, str]:
     """The file meta group, always Explicit VR Little Endian (PS3.10 section 7.1).
 
-    Some tools have written it twice, one behind the other; then the first counts.
+    Some tools have written the group twice in a row; then the first one counts.
     """
     meta = walk(
         read,
@@ -90,7 +89,7 @@ def walk_data_set(
     until: int | None,
     complete: bool,
 ) -> Walked:
-    """Walk a data set in whatever encoding its transfer syntax says; as `elements.walk`."""
+    """Walk a data set in the encoding of its transfer syntax; as `elements.walk`."""
     if transfer_syntax in DEFLATED:
         inflater = Inflater(read, start, complete=complete)
         walked = walk(
@@ -131,21 +130,20 @@ def matches_header(
 ) -> bool | None:
     """Whether an instance carries these three UIDs.
 
-    Elements should stand in ascending order, and then a look at the beginning tells.
-    What an ingest takes may have them in any order, so that a file is read to its end
-    before it is said not to carry them.
+    Elements should be in ascending order; then the beginning of the file suffices. But an
+    ingest takes files with any order, so a file is read to its end before the answer is no.
 
     Args:
         original: the file, or its first bytes.
-        size: bytes of the file, where these are only the first of it.
+        size: size of the file in bytes, if `original` is only its beginning.
 
     Returns:
-        None where these bytes do not tell and the rest has to be looked at.
+        None if these bytes do not suffice and the rest must be read.
     """
     read = reader_of(original)
     uids = (study_uid, series_uid, sop_instance_uid)
     try:
-        # The three stand below 0020,000F, far in front of the pixels.
+        # The three tags are below 0020,000F, far before the pixels.
         found = _identity(read, len(original), until=SERIES + 1, complete=False)
         if all(found):
             return found == uids
@@ -157,7 +155,7 @@ def matches_header(
 
 
 def carries(read: Read, size: int, study_uid: str, series_uid: str, sop_instance_uid: str) -> bool:
-    """Whether a whole file carries these three UIDs, wherever in it they stand."""
+    """Whether a whole file carries these three UIDs, at any place."""
     try:
         found = _identity(read, size, until=None, complete=True)
     except BadInstance:
@@ -183,11 +181,11 @@ def _identity(read: Read, size: int, *, until: int | None, complete: bool) -> tu
 
 
 class HeaderMatcher:
-    """As `matches_header`, for many instances of which most are laid out as the one before.
+    """As `matches_header`, for many instances, most with the same layout as the one before.
 
-    It runs once for each instance that arrives, beside a network that waits for the
-    interpreter, and knows what most files are: little endian, not deflated. What is
-    anything else, or odd, is for the walker.
+    It runs for each instance that arrives, while the network waits for the interpreter. It
+    handles the common files: little endian, not deflated. All other or odd files go to the
+    walker.
     """
 
     def __init__(self) -> None:
@@ -212,20 +210,20 @@ class HeaderMatcher:
         return layout.match(original, study_uid, series_uid, sop_instance_uid)
 
     def of_study(self, original: bytes | memoryview) -> tuple[object, ...] | None:
-        """What an instance says of its study, as it stands there; to be compared only.
+        """The raw patient and study attributes of an instance, for comparison only.
 
         Returns:
-            None where the walker has to look.
+            None if the walker must read the instance.
         """
         layout = self._layout
         return layout.of_study(original) if layout is not None and layout.is_of(original) else None
 
 
 class _Layout:
-    """Where the elements of a file stand, up to the first one behind the Study ID.
+    """The places of a file's elements, up to the first one after the Study ID.
 
-    A file that has the same element headers at the same places is walked in the same
-    way, so that only values may differ: one comparison tells, and no walk is needed.
+    If another file has the same element headers at the same places, only its values can
+    differ: one comparison shows that, and no walk is needed.
     """
 
     def __init__(
@@ -239,7 +237,7 @@ class _Layout:
 
     @classmethod
     def of(cls, head: bytes) -> "_Layout | None":
-        """The layout of a file that begins so; None where the walker has to look at it."""
+        """The layout of a file with this beginning; None if the walker must read it."""
         mark = head[DICOM_MARK_OFFSET:META_OFFSET]
         if mark != b"DICM":
             return None
@@ -280,12 +278,12 @@ class _Layout:
                 position += length
         except struct.error:
             return None
-        # Where one of them is missing, it stands behind, out of order.
+        # A UID that is missing here comes later in the file, out of order.
         has_all = all(tag in values for tag in UIDS)
         return cls(headers, values) if has_syntax and has_all else None
 
     def is_of(self, original: bytes | memoryview) -> bool:
-        """Whether a file is laid out so."""
+        """Whether a file has this layout."""
         if len(original) < self._headers.size:
             return False
         return self._headers.unpack_from(original) == self._expected
@@ -293,22 +291,23 @@ class _Layout:
     def match(
         self, original: bytes | memoryview, study_uid: str, series_uid: str, sop_instance_uid: str
     ) -> bool:
-        """Whether a file that is laid out so carries these UIDs."""
+        """Whether a file with this layout carries these UIDs."""
         found = [value.rstrip(b"\0 ") for value in self._uids.unpack_from(original)]
         return found == [uid.encode() for uid in (sop_instance_uid, study_uid, series_uid)]
 
     def of_study(self, original: bytes | memoryview) -> tuple[object, ...] | None:
-        """What a file that is laid out so says of its study; None where the rest may say it."""
+        """The raw patient and study attributes of a file with this layout; None if the rest of
+        the file may have further ones."""
         if PATIENT_ID not in self._of_study:
             return None
         if _ISSUER in bytes(original[self._headers.size : _QUICK_BYTES]):
-            # Out of order, or of another patient in a sequence.
+            # An issuer follows: out of order, or of another patient in a sequence.
             return None
         return (self._of_study, *self._said.unpack_from(original))
 
 
 def _pieces(places: list[tuple[int, int]]) -> struct.Struct:
-    """Reads pieces at (offset, length), ascending and apart, of a buffer."""
+    """A struct that reads pieces of a buffer at (offset, length), ascending and disjoint."""
     parts = ["<"]
     position = 0
     for offset, length in places:

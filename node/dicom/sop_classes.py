@@ -1,9 +1,9 @@
 """Which objects must have pixel data to be whole (PS3.4 section B.5, PS3.3 annex A).
 
 An object of an image storage class has its pixels in one of the forms of the standard,
-says where they can be had, or keeps them in a private block of its maker. Other objects
-may have Rows and Columns and no pixels: a dose without a grid, a spectrum, raw data; and
-of a class that is not listed nothing is asked.
+names a URL for them, or keeps them in a private block of its maker. Other objects may have
+Rows and Columns and no pixels: a dose without a grid, a spectrum, raw data. Classes that
+are not listed have no requirement.
 """
 
 from collections.abc import Collection
@@ -40,7 +40,7 @@ IMAGE_CLASSES = frozenset(
         )
     }
 )  # fmt: skip
-"""Storage SOP classes whose objects are images, retired ones too."""
+"""Storage SOP classes whose objects are images, including retired classes."""
 
 _PRIVATE_PIXELS = (
     # Creator, group, element within the block.
@@ -48,7 +48,7 @@ _PRIVATE_PIXELS = (
     (b"SIEMENS CSA NON-IMAGE", 0x7FE1, 0x10),
     (b"GEMS_Ultrasound_MovieGroup_001", 0x7FE1, 0x01),
 )
-"""Private elements that makers have put in the place of Pixel Data."""
+"""Private elements that makers have used in place of Pixel Data."""
 
 _BLOCKS = range(0x10, 0x20)
 """Blocks in which a creator is looked for (PS3.5 section 7.8.1); writers begin with the first."""
@@ -61,15 +61,15 @@ PRIVATE_CREATORS = frozenset(
 PRIVATE_PIXEL_TAGS = frozenset(
     group << 16 | block << 8 | element for _, group, element in _PRIVATE_PIXELS for block in _BLOCKS
 )
-"""Elements that may stand for Pixel Data."""
+"""Elements that may replace Pixel Data."""
 
 
 def private_pixels(creators: dict[int, bytes], there: Collection[int]) -> str:
-    """Whose private block stands for the pixels, "" where none does.
+    """The creator of the private block that replaces the pixels; "" where there is none.
 
     Args:
-        creators: values of `PRIVATE_CREATORS`.
-        there: which of `PRIVATE_PIXEL_TAGS` are there and not empty.
+        creators: values of the elements `PRIVATE_CREATORS`.
+        there: those of `PRIVATE_PIXEL_TAGS` that are present and not empty.
     """
     for creator, group, element in _PRIVATE_PIXELS:
         for block in _BLOCKS:

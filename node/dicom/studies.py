@@ -1,15 +1,15 @@
-"""DICOM files: what is taken as an instance, and the attributes that the catalog shows.
+"""DICOM files: which are taken as instances, and their attributes for the catalog.
 
 The only file that imports pydicom (for character sets). It never decodes pixels
-and never changes a byte: what is stored is the file as it came.
+and never changes a byte: the file is stored as it came.
 
-What is taken (docs/operations.md lists it for operators): a DICOM Part 10 file
+Files that are taken (docs/operations.md lists them for operators): DICOM Part 10 files
 (PS3.10 section 7: preamble, "DICM", file meta with a Transfer Syntax UID) whose
-data set is whole to its end and carries valid Study, Series and SOP Instance
-UIDs and a SOP Class UID. What only might have been DICOM raises `BadInstance`
-and goes to quarantine; what plainly is something else raises `NotDicom`.
-Nothing is guessed or mended: a guess about which patient an image belongs to is
-worse than a file that waits for a person.
+data set is whole to its end and has valid Study, Series and SOP Instance UIDs
+and a SOP Class UID. A file that might have been DICOM raises `BadInstance`
+and goes to quarantine; a file that plainly is something else raises `NotDicom`.
+Nothing is guessed or mended: a guess about the patient of an image is worse than
+a file that waits for a person.
 """
 
 import re
@@ -68,13 +68,13 @@ _IMAGE_PIXELS = (
     _SAMPLES_PER_PIXEL, 0x00280004, _ROWS, _COLUMNS, _BITS_ALLOCATED, 0x00280101, 0x00280102,
     0x00280103,
 )  # fmt: skip
-"""What stands in front of pixels and describes them (PS3.3 section C.7.6.3)."""
+"""Elements before the pixels that describe them (PS3.3 section C.7.6.3)."""
 _PIXEL_URL = 0x00287FE0
 """Pixel Data Provider URL: the pixels are elsewhere by design (PS3.5 section A.6)."""
 
 _BULK_GROUPS = 0x56000000
-"""From here on stands what an object is about where that is no pixels: spectra (5600,0020),
-private data in group 7FE1."""
+"""From this tag on come bulk data other than pixels: spectra (5600,0020), private data in
+group 7FE1."""
 
 _STUDY_TEXTS = {
     "patient_id": 0x00100020,
@@ -109,7 +109,7 @@ _UNIQUE = frozenset(
         _FRAMES,
     )
 )
-"""Who and what it is: said twice, nobody knows which of them counts."""
+"""Elements of identity and image form: if one occurred twice, it would be unknown which counts."""
 
 _WANTED = _UNIQUE | {
     _NUMBER,
@@ -125,7 +125,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 _DESIGNATORS = re.compile("\x1b[\x20-\x2f]+[\x30-\x7e]")
 """Escape sequences that switch character sets (ISO 2022); decoders leave some behind."""
 _CHARSET_LOCK = threading.Lock()
-"""pydicom warns about odd text; silencing a warning changes the process for a moment."""
+"""pydicom warns about odd text; silencing a warning changes the whole process for a moment."""
 
 
 def read_dataset(read: Read, size: int, name: str = "") -> InstanceHeader:
@@ -138,8 +138,8 @@ def read_dataset(read: Read, size: int, name: str = "") -> InstanceHeader:
             DICOM mark.
 
     Raises:
-        NotDicom: plainly something else.
-        BadInstance: it cannot be taken; the reason says why.
+        NotDicom: the file plainly is something else.
+        BadInstance: it cannot be taken; `reason` says why.
     """
     head = read(0, META_OFFSET)
     if head[DICOM_MARK_OFFSET:META_OFFSET] != b"DICM":
@@ -153,17 +153,17 @@ def read_dataset(read: Read, size: int, name: str = "") -> InstanceHeader:
 def read_header(original: bytes | memoryview, size: int | None = None) -> InstanceHeader | None:
     """Read the attributes of an instance whose content is verified elsewhere.
 
-    They are the ones that an ingest of the same bytes finds, wherever they stand.
+    They are the same that an ingest of the same bytes finds, at any place in the file.
 
     Args:
         original: the file, or its first bytes.
-        size: bytes of the file, where these are only the first of it.
+        size: size of the file in bytes, if `original` is only its beginning.
 
     Returns:
-        None where these bytes do not tell and the rest has to be looked at.
+        None if these bytes do not suffice and the rest must be read.
 
     Raises:
-        BadInstance: no DICOM file, a DICOMDIR, or required UIDs are missing.
+        BadInstance: it is no DICOM file or a DICOMDIR, or required UIDs are missing.
     """
     if size is None or size <= len(original):
         return header_of(reader_of(original), len(original))
@@ -190,7 +190,7 @@ def header_of(read: Read, size: int) -> InstanceHeader:
 
 
 def _walk(read: Read, size: int, *, complete: bool) -> tuple[Walked, str, list[str]]:
-    """What stands in a file, its transfer syntax, and what is odd about it."""
+    """Walk a file; returns the walk's result, the transfer syntax, and oddities of the file."""
     meta, transfer_syntax = read_meta(read)
     if uid_of(meta.values, META_SOP_CLASS) == _MEDIA_DIRECTORY:
         raise MediaDirectory("is a DICOMDIR")
@@ -228,9 +228,9 @@ def _check_uids(values: dict[int, bytes], zeros_at: int | None) -> None:
 
 
 def _check_pixels(walked: Walked) -> list[str]:
-    """Whether what is there is all of the object; what is odd about it.
+    """Raise if pixel data is missing; returns oddities.
 
-    A tail of zeros inside of pixel data cannot be told from black.
+    A tail of zeros inside of pixel data cannot be distinguished from black.
     """
     values = walked.values
     if walked.pixel_data or _PIXEL_URL in values:
@@ -254,9 +254,9 @@ def _check_pixels(walked: Walked) -> list[str]:
     if maker:
         return [f"the pixels are in a private block of {maker}, which others may not show"]
     if describes_pixels:
-        # What a file cut just in front of its pixels looks like.
+        # A file that was cut just before its pixels looks like this.
         raise BadInstance("is of an image class, describes an image and has no pixel data")
-    # Headers without image are made on purpose, too, and nothing tells the two apart.
+    # Some files without an image are made on purpose; they cannot be told from cut ones.
     return ["an image class without pixels or what describes them (it may be cut)"]
 
 
@@ -297,7 +297,7 @@ def _header(walked: Walked, transfer_syntax: str, notes: list[str]) -> InstanceH
 
 
 def _pixels(walked: Walked) -> PixelLayout | None:
-    """The layout of pixels that the encoding of batches can predict; a guess at worst."""
+    """The layout of pixels, for prediction in the encoding of batches; at worst a guess."""
     columns, rows = (_short(walked.values, tag, False) for tag in (_COLUMNS, _ROWS))
     bits, samples = (
         _short(walked.values, tag, False) for tag in (_BITS_ALLOCATED, _SAMPLES_PER_PIXEL)
@@ -331,7 +331,7 @@ def _short(values: dict[int, bytes], tag: int, big_endian: bool) -> int:
 
 
 def _integer(values: dict[int, bytes], tag: int) -> int | None:
-    """An integer string (PS3.5 IS: at most 12 characters), None where it is none."""
+    """The value of an integer string (PS3.5 IS: at most 12 characters); None if malformed."""
     text = values.get(tag, b"").split(b"\\")[0].strip(b" \0")
     if not re.fullmatch(rb"[+-]?[0-9]{1,11}", text):
         return None
@@ -340,7 +340,7 @@ def _integer(values: dict[int, bytes], tag: int) -> int | None:
 
 
 def _encodings(value: bytes) -> tuple[str, ...]:
-    """Python's names of a Specific Character Set (PS3.3 section C.12.1.1.2)."""
+    """Python's names for a Specific Character Set (PS3.3 section C.12.1.1.2)."""
     names = []
     for term in value.decode("latin-1").split("\\"):
         term = term.strip(" \0")
@@ -362,7 +362,7 @@ _OTHER_SPELLINGS = {
 
 
 def _spelled(term: str) -> str:
-    """A defined term that writers spell with other signs and cases; "" where it is none."""
+    """The defined term that a writer spelled with other signs or case; "" if there is none."""
     letters = re.sub(r"[\s_.:-]", "", term).upper()
     found = _REPERTOIRE.fullmatch(letters)
     if found is None:
@@ -375,8 +375,8 @@ def _decode(value: bytes, encodings: tuple[str, ...], *, is_name: bool) -> str:
         return value.decode("ascii")
     if b"\x1b" not in value:
         encoding = encodings[0]
-        # Files without a character set hold UTF-8 more often than what the
-        # default allows, which is ASCII.
+        # Files without a character set hold UTF-8 more often than ASCII, the only
+        # characters that the default allows.
         if encoding == "iso8859":
             try:
                 return value.decode("utf-8")

@@ -1,7 +1,7 @@
 """Files without the DICOM mark: which of them were meant as DICOM, and why they are not taken.
 
-On media, files of images have names without suffix. One of them that is empty, holds
-zeros, or lacks or has too much in front of its mark is a lost image, and is not passed
+On media, files of images have names without suffix. If such a file is empty, holds zeros,
+or has too few or too many bytes before its mark, it is a lost image, and must not be passed
 over as if it were something else.
 """
 
@@ -12,10 +12,10 @@ from node.dicom.elements import LONG_VRS, SHORT_VRS, WINDOW_BYTES, BadInstance, 
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9_-]*$")
-"""A suffix that names another kind of file; a UID as a name has none."""
+"""A suffix of another kind of file; a name that is a UID has no such suffix."""
 
 _APPLE_DOUBLE = b"\0\x05\x16\x07"
-"""What a Mac keeps beside each file on foreign disks, under its name behind `._`."""
+"""First bytes of a file that a Mac keeps beside each file on foreign disks, as `._` + name."""
 
 _HEAD_BYTES = 4096
 _META_BEGIN = re.compile(rb"DICM\x02\0[\0-\x1f]\0")
@@ -24,20 +24,20 @@ _LONGEST_VALUE_BYTES = 4096
 
 
 class NotDicom(Exception):
-    """A file that plainly is something else: counted and left alone."""
+    """A file that plainly is something else; it is counted and left alone."""
 
 
 class MediaDirectory(NotDicom):
-    """A DICOMDIR: it lists instances and is none."""
+    """A DICOMDIR: it lists instances and is no instance itself."""
 
 
 def why_not_taken(read: Read, size: int, name: str) -> Exception:
-    """Why a file without the DICOM mark at its place is not taken.
+    """The reason why a file without the DICOM mark in its place is not taken.
 
     Args:
         read: (offset, length) -> bytes of the file.
         size: bytes of the file.
-        name: its name.
+        name: name of the file.
 
     Returns:
         `BadInstance` if it was meant as DICOM, else `NotDicom`.
@@ -78,7 +78,7 @@ def _is_zero(read: Read, size: int) -> bool:
 
 
 def _is_meta(head: bytes) -> bool:
-    """Whether this begins with elements of the file meta, explicit or implicit."""
+    """Whether the bytes begin with elements of the file meta, explicit or implicit."""
     if len(head) < 8 or head[:2] != b"\2\0" or head[3]:
         return False
     if head[4:6] in (b"UL", b"OB", b"UI"):
@@ -89,11 +89,11 @@ def _is_meta(head: bytes) -> bool:
 _FIRST_ELEMENTS = frozenset(
     (0x0008, element) for element in (0x0000, 0x0001, 0x0005, 0x0006, 0x0008, 0x0012, 0x0016)
 )
-"""What a data set begins with: group length, character set, image type, SOP class."""
+"""First elements of a data set: group length, character set, image type, SOP class, ..."""
 
 
 def _is_bare(head: bytes) -> bool:
-    """Whether this begins as a data set does."""
+    """Whether the bytes begin like a data set."""
     if len(head) < 8:
         return False
     if struct.unpack_from("<HH", head) in _FIRST_ELEMENTS:
@@ -106,7 +106,7 @@ def _is_bare(head: bytes) -> bool:
 
 
 def _elements(head: bytes, order: str, explicit: bool) -> bool:
-    """Whether some elements follow one another, in ascending order, as in a data set."""
+    """Whether several elements follow one another in ascending order, as in a data set."""
     position = last = count = 0
     while count < _FEWEST_ELEMENTS:
         if position + 12 > len(head):

@@ -1,4 +1,4 @@
-"""Whether what lies in `arrivals/` can be packed."""
+"""Checks whether the files in `arrivals/` can be packed."""
 
 import json
 import os
@@ -15,7 +15,7 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 
 
 def check_arrivals(view: View) -> Iterator[Finding]:
-    """What in `arrivals/` is not whole; what waits to be packed is no finding."""
+    """Find damaged files in `arrivals/`; whole files that wait to be packed are no finding."""
     for path in entries_of(view.home / "arrivals"):
         if not view.is_old(changed_at(path), LEFTOVER_SECONDS):
             continue
@@ -26,14 +26,14 @@ def check_arrivals(view: View) -> Iterator[Finding]:
         try:
             bad = _bad_records(path, fast=view.fast)
         except FileNotFoundError:
-            # Packed meanwhile.
+            # The node has packed it meanwhile.
             continue
         if bad:
             yield Finding("arrivals-damaged", where, f"{where} has {bad} that cannot be packed")
 
 
 def _bad_records(path: Path, *, fast: bool) -> str:
-    """What of a file is not whole, as words; "" when all is."""
+    """How much of a file is damaged, in words; "" when nothing is."""
     bad = 0
     with path.open("rb") as file:
         end, offset = os.fstat(file.fileno()).st_size, 0
@@ -59,7 +59,7 @@ def _bad_records(path: Path, *, fast: bool) -> str:
 
 
 def _told(header: bytes) -> tuple[int, str, bool] | None:
-    """Size, digest and whether it is settled, of a header; None when it is none."""
+    """Size, digest and whether it is settled, from a header; None when it is no header."""
     body = header[9:-32]
     whole = header[:8] == _MAGIC and blake3.blake3(_MAGIC + body).digest() == header[-32:]
     if not whole:

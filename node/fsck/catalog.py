@@ -1,4 +1,4 @@
-"""Whether the tables of the catalog agree with each other."""
+"""Checks whether the tables of the catalog agree with each other."""
 
 import itertools
 import sqlite3
@@ -18,15 +18,15 @@ _CONTENT_DOMAIN = b"radmesh-content-v1\0"
 
 @dataclass
 class Catalog:
-    """What the catalog says that other parts are held against.
+    """The content of the catalog with which other parts are compared.
 
     Attributes:
         batches: encoded size in bytes, by digest.
         needed: digests that a study or a version kept aside needs.
         studies: content root by Study Instance UID.
         transfers_open: whether a transfer to us is unfinished.
-        sums: studies whose encoded bytes are not the sum of their batches'; what they
-            claim and what it is.
+        sums: studies whose encoded bytes are not the sum of their batches', each with the
+            stated number and the sum.
     """
 
     batches: dict[bytes, int] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Catalog:
 
 
 def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]]:
-    """The catalog, and what is wrong in it."""
+    """Read the catalog and find what is wrong in it."""
     catalog = Catalog(
         batches=dict(connection.execute("SELECT digest, encoded_size FROM batches")),
         studies=dict(connection.execute("SELECT study_uid, content_root FROM studies")),
@@ -48,7 +48,7 @@ def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]
     )
     catalog.needed |= {row[0] for row in connection.execute("SELECT digest FROM study_batches")}
     if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'leftover_batches'").fetchone():
-        # Let go of, and deleted by the node itself.
+        # The node deletes the files of these batches itself.
         catalog.needed |= {
             row[0] for row in connection.execute("SELECT digest FROM leftover_batches")
         }
@@ -61,7 +61,7 @@ def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]
                 what = f"a version kept aside of study {uid} needs a batch without a row"
                 findings.append(Finding("catalog-reference", digest.hex(), what))
     if not findings:
-        # Where rows are missing, no sum can hold, and the rows are what is wrong.
+        # Where rows are missing, sums are wrong, too; only the missing rows are reported.
         findings += _studies(connection, catalog)
     findings += _followed(connection, catalog)
     return catalog, findings
@@ -77,7 +77,7 @@ def _references(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 
 def _followed(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Finding]:
-    """Studies whose sources are followed although they are not here."""
+    """Find followed sources of studies that are not here."""
     here = "SELECT 1 FROM sqlite_schema WHERE name = 'followed_sources'"
     if connection.execute(here).fetchone() is None:
         return
@@ -101,7 +101,7 @@ def _studies(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Findi
             wrong.append(f"it names {series} series and {series_here} are there")
         if encoded != encoded_here:
             catalog.sums[uid] = (encoded, encoded_here)
-        # sop_uid in the order of its bytes, which is that of the content root.
+        # Ordered by the bytes of sop_uid, as in the content root.
         found = connection.execute(
             "SELECT sop_uid, size, digest, first_position, byte_offset FROM instances"
             " WHERE study_uid = ? ORDER BY sop_uid",
@@ -123,7 +123,7 @@ def _studies(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Findi
 
 
 def _outside(connection: sqlite3.Connection, uid: str, instances: list[tuple[object, ...]]) -> int:
-    """How many instances do not fit into the batches from their first one on."""
+    """Number of instances that do not fit into the batches from their first batch on."""
     batches = connection.execute(
         "SELECT position, original_size FROM study_batches JOIN batches USING (digest)"
         " WHERE study_uid = ? ORDER BY position DESC",

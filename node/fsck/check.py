@@ -1,4 +1,4 @@
-"""One check of a home: all parts, and a second look at what the first one found."""
+"""One check of a home: all parts, and a second look at the findings of the first."""
 
 import fcntl
 import os
@@ -18,14 +18,14 @@ from node.fsck.log import Log, check_log
 
 @dataclass(frozen=True)
 class Report:
-    """What was looked at, and what was found.
+    """The result of a check.
 
     Attributes:
-        findings: in order of kind and place.
-        studies, batches: by the catalog.
-        batch_bytes: of these batches.
-        entries: of the log.
-        root: over them, 32 bytes.
+        findings: the findings, in order of kind and place.
+        studies, batches: their numbers in the catalog.
+        batch_bytes: size of these batches.
+        entries: number of entries in the log.
+        root: the root over them, 32 bytes.
         in_use: whether a process had the home.
     """
 
@@ -45,19 +45,19 @@ def check_home(
     fast: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Report:
-    """Check a home; changes nothing, and a node may have it meanwhile.
+    """Check a home; changes nothing, and a node may run on it meanwhile.
 
-    Where something is found it is looked at again, and what is not found then was a
-    change under way: only what both looks find counts.
+    If the first look finds anything, there is a second one. A finding counts only if both
+    looks have it: otherwise it was a change under way.
 
     Args:
         home: its folder.
         now: seconds since the epoch, UTC.
-        fast: look at the sizes of batches and do not read them.
-        progress: told the bytes of batches that were read, and of all.
+        fast: compare only the sizes of batches, without reading them.
+        progress: called with the bytes of batches read so far, and of all.
 
     Raises:
-        CannotCheck: a part cannot be read, so that nothing can be said of the whole.
+        CannotCheck: a part cannot be read, so there is no result for the whole.
     """
     in_use = is_in_use(home)
 
@@ -94,8 +94,8 @@ class _Look:
 
 
 def _look(view: View, only: frozenset[bytes] | None, progress: Progress) -> _Look:
-    # The database before the files and the log: each entry and each batch is there before
-    # the row that needs it.
+    # Read the database before the files and the log: the node writes each entry and each
+    # batch before the row that needs it.
     catalog, findings = _database(view)
     if catalog is not None:
         findings += check_store(view, catalog, only, progress)
@@ -129,17 +129,17 @@ def _sums(catalog: Catalog) -> Iterator[Finding]:
 
 
 def _entries(catalog: Catalog, log: Log) -> Iterator[Finding]:
-    """Studies of which no entry tells how they came."""
+    """Find studies without an entry that says how they came."""
     for uid, root in sorted(catalog.studies.items()):
         if uid in log.told or root in log.roots:
             continue
-        # An entry whose opening was erased, or is missing (a finding of its own), may be the one.
+        # The entry may be one whose opening was erased or is missing (a finding of its own).
         if not log.unopened:
             yield Finding("entry-missing", uid, f"no entry of the log tells how study {uid} came")
 
 
 def is_in_use(home: Path) -> bool:
-    """Whether a process has the home now."""
+    """Whether a process has locked the home now."""
     try:
         descriptor = os.open(home / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Whether each peer's feed tells what the peer may know of, and nothing else.
+"""Checks whether each peer's feed has all studies that the peer may see, and no others.
 
-By the tables alone: a card or a trust that ends by its date may stand in a feed until the
-node has noticed, so a peer of which one has ended is not judged.
+Reads only the tables. When a card or a trust ends by its date, the feed stays until the
+node has noticed, so a feed is no finding when the card or trust of its peer has ended.
 """
 
 import json
@@ -23,7 +23,7 @@ class _Peer:
 
 
 def check_feeds(connection: sqlite3.Connection, now: float) -> Iterator[Finding]:
-    """What is wrong with the feeds; `now` in seconds since the epoch, UTC."""
+    """Find what is wrong in the feeds; `now` in seconds since the epoch, UTC."""
     peers = {key: _peer(text, now) for key, text in connection.execute(
         "SELECT facility_key, state FROM peers"
     )}  # fmt: skip

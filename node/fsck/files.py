@@ -1,4 +1,4 @@
-"""Whether the files in `store/` and `incoming/` are those that the catalog speaks of."""
+"""Checks whether the files in `store/` and `incoming/` are those that the catalog names."""
 
 import re
 import stat
@@ -18,14 +18,14 @@ LEFTOVER_SECONDS = 3600
 """While a node has the home, a younger half-written file may be under way."""
 
 INCOMING_SECONDS = 7 * 24 * 3600
-"""What a cancelled transfer left is kept so long on purpose."""
+"""Files of a cancelled transfer are kept so long on purpose."""
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 
 Progress = Callable[[int, int], None]
-"""Takes bytes read and bytes in all."""
+"""Called with the bytes read so far and the bytes in all."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class View:
 
     Attributes:
         home: its folder.
-        in_use: whether a process has it, so that what is young may be under way.
+        in_use: whether a process has it, so that a young file may be under way.
         now: seconds since the epoch, UTC.
-        fast: compare sizes, and do not read the batches.
+        fast: compare only the sizes of batches, without reading them.
     """
 
     home: Path
@@ -52,10 +52,10 @@ class View:
 def check_store(
     view: View, catalog: Catalog, only: frozenset[bytes] | None, progress: Progress
 ) -> Iterator[Finding]:
-    """What is wrong in `store/`.
+    """Find what is wrong in `store/`.
 
     Args:
-        only: read these batches; None reads all.
+        only: read only these batches; None reads all.
         progress: called after each batch.
     """
     store = view.home / "store"
@@ -105,7 +105,7 @@ def _is_batch(folder: Path, path: Path) -> bool:
 
 
 def _others(view: View, store: Path) -> Iterator[Finding]:
-    """What lies in `store/` and is no batch."""
+    """Find files and folders in `store/` that are no batches."""
     for path in entries_of(store):
         if path.name == "tmp":
             for half in entries_of(path):
@@ -125,7 +125,7 @@ def _foreign(where: str) -> Finding:
 
 
 def check_incoming(view: View, catalog: Catalog) -> Iterator[Finding]:
-    """What lies in `incoming/` and no transfer will use."""
+    """Find files in `incoming/` that no transfer will use."""
     for path in entries_of(view.home / "incoming"):
         age = view.now - changed_at(path)
         half = path.name.startswith(".") and view.is_old(changed_at(path), LEFTOVER_SECONDS)
@@ -136,7 +136,7 @@ def check_incoming(view: View, catalog: Catalog) -> Iterator[Finding]:
 
 
 def entries_of(folder: Path) -> list[Path]:
-    """What lies in a folder, by name; nothing where there is none."""
+    """The members of a folder, sorted by name; empty when there is no such folder."""
     try:
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -148,7 +148,7 @@ def changed_at(path: Path) -> float:
     try:
         return path.lstat().st_mtime
     except FileNotFoundError:
-        # Gone meanwhile: as young as can be.
+        # The file is gone: count it as just changed.
         return float("inf")
 
 

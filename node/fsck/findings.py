@@ -1,4 +1,4 @@
-"""What a check can find, and how each is mended."""
+"""The kinds of findings of a check, and how each is mended."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ MENDS = {
     "evidence-changed": "find out who changed it, then restore audit/evidence.db of the newest "
     "backup",
 }
-"""How each kind of finding is mended, as words for the operator."""
+"""How each kind of finding is mended, in words for the operator."""
 
 
 @dataclass(frozen=True, order=True)
@@ -44,8 +44,8 @@ class Finding:
     """One thing that is not as it should be.
 
     Attributes:
-        kind: one of `MENDS`.
-        where: what it is about: a digest, a Study Instance UID, an entry, a table.
+        kind: one of the keys of `MENDS`.
+        where: the place: a digest, a Study Instance UID, an entry, a table.
         what: a clause for people, which names no patient.
     """
 
@@ -55,7 +55,7 @@ class Finding:
 
     @property
     def mend(self) -> str:
-        """What to do."""
+        """What the operator should do."""
         return MENDS[self.kind]
 
 
@@ -64,4 +64,4 @@ class CannotCheck(Exception):
 
 
 class Missing(CannotCheck):
-    """It is not there."""
+    """The part is not there."""

@@ -1,4 +1,4 @@
-"""Whether the audit log is what was signed, and what stands beside it is whole.
+"""Checks whether the audit log is the one that was signed, and its evidence is whole.
 
 The entries are read by the auditor's verifier, which shares no code with the log's writer.
 """
@@ -33,24 +33,24 @@ _TELLING = ("ingest", "received", "quarantine-taken")
 """Entries that say how images came."""
 
 _TAIL_BYTES = 8 * 1024 * 1024
-"""Read behind the last whole entry: more than is ever written at once."""
+"""Bytes read behind the last whole entry: more than is ever written at once."""
 
 _NAMED = 20
-"""Entries of one kind of finding that are named; more are counted."""
+"""Most entries named per kind of finding; further ones are only counted."""
 
 
 @dataclass
 class Log:
-    """What the log says that other parts are held against.
+    """The content of the log with which other parts are compared.
 
     Attributes:
-        size: whole entries.
-        root: over them, 32 bytes.
-        told: Study Instance UIDs of which an opened entry says how they came.
-        roots: content roots of which an entry says so.
-        erased: openings that entries say were erased.
-        unopened: subjects without an opening.
-        is_readable: whether all of it could be read.
+        size: number of whole entries.
+        root: the root over them, 32 bytes.
+        told: Study Instance UIDs in openings of entries that say how a study came.
+        roots: content roots in entries that say how a study came.
+        erased: number of openings that were erased, by the entries that say so.
+        unopened: number of subjects without an opening.
+        is_readable: whether the whole log could be read.
     """
 
     size: int = 0
@@ -67,11 +67,11 @@ def check_log(home: Path, *, in_use: bool, fast: bool) -> tuple[Log, list[Findin
 
     Args:
         home: its folder.
-        in_use: whether a process may be writing behind the last whole entry.
+        in_use: whether a process may be writing after the last whole entry.
         fast: as in `tables.damage`.
     """
     log = Log()
-    # Before the entries: the log may grow meanwhile, and never shrink.
+    # Read the checkpoint before the entries: the log may grow meanwhile, but never shrinks.
     signed, findings = _checkpoint(home)
     try:
         with (home / "audit" / "log").open("rb") as file:
@@ -116,7 +116,7 @@ def _checkpoint(home: Path) -> tuple[SignedCheckpoint | None, list[Finding]]:
 
 
 class _Frames:
-    """The whole entries of the file; `end` is where the last one that was given ends."""
+    """The whole entries of the file; `end` is the end of the last entry yielded."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -137,7 +137,7 @@ class _Frames:
             yield entry
 
     def tail(self) -> bytes:
-        """What lies behind, without the zeros that were written ahead."""
+        """The bytes after `end`, without the zeros that were written ahead."""
         self._file.seek(self.end)
         return self._file.read(_TAIL_BYTES).rstrip(b"\0")
 
@@ -164,7 +164,7 @@ class _Entries:
         self._waiting: tuple[int, list[tuple[Any, ...]]] | None = None
 
     def check(self, entries: Iterable[bytes]) -> Iterator[Finding]:
-        """Read all of them; what is wrong."""
+        """Read all entries and find what is wrong."""
         log, tree, signed = self._log, self._tree, self._signed
         for data in entries:
             index = tree.size
@@ -192,7 +192,7 @@ class _Entries:
         yield from self._missing()
 
     def _take(self, entry: Entry) -> Iterator[Finding]:
-        """Look at what an entry says, and at what stands beside the log for it."""
+        """Check one entry and its openings and receipt beside the log."""
         log = self._log
         told = entry.type in _TELLING
         if not (entry.subjects or told or entry.names_receipt or entry.type == "erased"):
@@ -221,7 +221,7 @@ class _Entries:
                 log.told.add(value)
 
     def _openings_of(self, index: int) -> list[tuple[Any, ...]]:
-        """The rows of an entry; entries are asked for in their order."""
+        """The rows of openings of an entry; call with ascending indexes."""
         while self._waiting is None or self._waiting[0] < index:
             following = next(self._openings, None)
             if following is None:
@@ -244,7 +244,7 @@ class _Entries:
         if log.unopened <= log.erased:
             return
         if log.erased:
-            # Which of them were erased, nobody can tell any more: that is what erasing is for.
+            # Erasing leaves no trace of which entries it concerned, so none is named here.
             what = f"{log.unopened} subjects have no opening, and {log.erased} were erased"
             yield Finding("evidence-missing", "openings", what)
             return

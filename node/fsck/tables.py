@@ -1,4 +1,4 @@
-"""A SQLite file of the home, read by a connection of its own that can change nothing."""
+"""Reads a SQLite file of the home over a separate connection that can change nothing."""
 
 import contextlib
 import sqlite3
@@ -14,10 +14,10 @@ BUSY_SECONDS = 10.0
 
 @contextlib.contextmanager
 def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
-    """One state of the file, however others write meanwhile.
+    """Read one state of the file, while others may write.
 
     Raises:
-        Missing: it is not there.
+        Missing: the file is not there.
         CannotCheck: it cannot be opened, or is of another release.
         sqlite3.DatabaseError: it is damaged.
     """
@@ -36,7 +36,7 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("BEGIN")
         yield connection
     except sqlite3.OperationalError as error:
-        # No such table or column, a disk that fails, a lock that is held.
+        # The causes: no such table or column, a failing disk, a lock that another holds.
         raise CannotCheck(f"{path.name} cannot be read: {error}") from error
     finally:
         connection.close()
@@ -56,11 +56,11 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def damage(name: str, connection: sqlite3.Connection, *, fast: bool) -> Iterator[Finding]:
-    """What SQLite itself finds in a file; one finding.
+    """Run SQLite's own check of a file; yields at most one finding.
 
     Args:
-        name: of the file.
-        fast: leave out whether the indexes agree with their tables.
+        name: name of the file.
+        fast: do not check whether the indexes agree with their tables.
     """
     how = "quick_check" if fast else "integrity_check"
     found = connection.execute(f"PRAGMA {how}(1)").fetchone()[0]
@@ -69,5 +69,5 @@ def damage(name: str, connection: sqlite3.Connection, *, fast: bool) -> Iterator
 
 
 def damaged(name: str, reason: object) -> Finding:
-    """That a file is damaged; SQLite's reasons hold no value of a row."""
+    """The finding that a file is damaged; SQLite's reasons contain no value of a row."""
     return Finding("database-damaged", name, f"{name} is damaged: {reason}")

@@ -1,6 +1,6 @@
-"""What a node can be asked to do, by name: the one table behind the local API and
-the command line. Each operation takes the parameters
-of its class and gives JSON values (docs/operations.md section 14)."""
+"""The operations of a node, by name: the one table behind the local API and the command
+line. Each operation takes the parameters of its class and returns JSON values
+(docs/operations.md section 14)."""
 
 from typing import Any
 

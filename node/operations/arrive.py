@@ -1,4 +1,4 @@
-"""The operation `arrive`: files of this machine, each as an image that comes by itself."""
+"""The operation `arrive`: takes files of this machine, each as an image that comes by itself."""
 
 import contextlib
 import os
@@ -16,13 +16,13 @@ from node.operations import parameters
 from node.operations.base import Call, Operation, Result
 
 AT_ONE_TIME = 16
-"""Files that come side by side, and share flushes."""
+"""Files that are taken at the same time, and share flushes."""
 
 _PIECE_BYTES = 256 * 1024
 
 
 async def _pieces(path: Path) -> AsyncGenerator[bytes, None]:
-    """The bytes of a regular file, as an edge would hand them over."""
+    """The bytes of a regular file in pieces, as an edge would pass them."""
     descriptor = await in_thread(open_file, path)
     try:
         offset = 0
@@ -43,9 +43,9 @@ class Arrive:
 
 
 async def arrive(call: Call, asked: Arrive) -> Result:
-    """Take files, each as an image that arrives by itself; durable when this ends.
+    """Take files, each as an image that arrives by itself; durable on return.
 
-    They come in one association, and are packed in a moment, by study.
+    They come in one association, and are soon packed by study.
     """
     arrivals = call.require_serving().arrivals
     paths = [Path(path) for path in asked.paths]

@@ -15,7 +15,7 @@ from node.operations.images import run_work
 
 @dataclass(frozen=True, repr=False)
 class Sealing:
-    """What seals the private keys: a key of 32 and a salt of 16 bytes, hex. Has no repr."""
+    """A key of 32 bytes and a salt of 16 (hex) that seal the private keys. Has no repr."""
 
     key: str
     salt: str
@@ -70,7 +70,7 @@ def _seal(given: Sealing | None) -> Any:
     except ValueError:
         seal = Seal(b"", b"")
     if (len(seal.key), len(seal.salt)) != (KEY_BYTES, SALT_BYTES):
-        # Never with the value: it opens the keys.
+        # The error must not contain the value, which opens the keys.
         raise NodeError("the parameter seal is malformed", code=ExitCode.USAGE)
     return seal
 

@@ -1,4 +1,4 @@
-"""What an operation is, and what it gets when somebody calls it."""
+"""The type of an operation, and of a call of it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def unheard(_: dict[str, Any]) -> None:
-    """A report that nobody listens to."""
+    """A report function that drops the progress events."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Call:
     """One call of an operation.
 
     Attributes:
-        node: what is asked.
-        serving: its network parts; None where the node does not serve.
-        caller: who asks.
-        report: takes the progress.
+        node: the node.
+        serving: its network parts; None if the node does not serve.
+        caller: the person or program that asks.
+        report: takes the progress events.
     """
 
     node: Node
@@ -58,14 +58,14 @@ class Operation(Generic[P]):
     """One thing that a node can be asked to do: a row of the table.
 
     Attributes:
-        name: as in `POST /v1/NAME`.
-        parameters: the frozen dataclass of what it takes, see `node.operations.parameters`.
-        run: the work; raises NodeError.
+        name: its name, as in `POST /v1/NAME`.
+        parameters: the frozen dataclass of its parameters, see `node.operations.parameters`.
+        run: does the work; raises NodeError.
         writes: whether it changes anything: the home, its log, files beside it.
-        local_only: whether it is for the owner of the home alone: it takes paths of the
-            machine or a secret, or erases what names somebody.
+        local_only: whether only the owner of the home may call it: it takes paths of the
+            machine or a secret, or erases openings.
         needs_network: whether the node must be serving.
-        without_log_key: whether it can be done on a home whose log key is lost.
+        without_log_key: whether it works on a home whose log key is lost.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Operation(Generic[P]):
     without_log_key: bool = False
 
     async def answer(self, call: Call, given: dict[str, Any]) -> Result:
-        """Read the parameters, and do it.
+        """Read the parameters and run the operation.
 
         Raises:
             NodeError: a parameter is wrong, or as the operation says.

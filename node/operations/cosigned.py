@@ -1,4 +1,4 @@
-"""What witnessing adds to an audit bundle (docs/protocol-log.md section 7)."""
+"""The members that witnessing adds to an audit bundle (docs/protocol-log.md section 7)."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -23,10 +23,11 @@ def witnesses(node: Node) -> list[Peer]:
 def own_policy(node: Node) -> str:
     """Our policy in the text form of C2SP tlog-policy.
 
-    Witnesses whose key is another's, or in two hands (`keys.claims`), are not in it.
+    It leaves out witnesses whose key belongs to, or is also claimed by, another facility
+    (`keys.claims`).
 
     Raises:
-        NodeError: it asks for more witnesses than there are.
+        NodeError: the settings require more witnesses than there are.
     """
     log = Verifier(log_origin(node.card.facility_key), node.card.log_key)
     known = [
@@ -47,9 +48,9 @@ def own_policy(node: Node) -> str:
 
 
 def recommended_policy(node: Node) -> list[str]:
-    """The lines by which an auditor asks for most of our witnesses.
+    """The lines of a policy by which an auditor requires most of our witnesses.
 
-    None where there are fewer than two, or where the policy asks for as many.
+    Empty if there are fewer than two, or if our policy requires as many already.
     """
     names = [witness_name(peer.facility_key) for peer in witnesses(node)]
     most = len(names) // 2 + 1
@@ -59,7 +60,7 @@ def recommended_policy(node: Node) -> list[str]:
 
 
 def counted(node: Node, cosigned: Cosigned) -> int:
-    """How many of the witnesses that count now cosigned a checkpoint: distinct keys."""
+    """How many distinct keys of the witnesses that count now cosigned a checkpoint."""
     store, now = node.peers.store, node.clock.now()
     keys = set()
     for peer in witnesses(node):
@@ -70,7 +71,7 @@ def counted(node: Node, cosigned: Cosigned) -> int:
 
 
 def _is_by(line: str, facility_key: bytes, key: bytes) -> bool:
-    """Whether a cosignature, which held when it was kept, names this key."""
+    """Whether a cosignature names this key; it was verified when it was kept."""
     cosigner = Cosigner(witness_name(facility_key), key)
     encoded = line.rstrip("\n").rpartition(" ")[2]
     return base64.b64decode(encoded)[: len(cosigner.hash)] == cosigner.hash
@@ -106,7 +107,7 @@ def members(node: Node) -> Mapping[str, bytes]:
         try:
             found["policy"] = own_policy(node).encode()
         except NodeError:
-            # A quorum that cannot be reached is told by `status`, not by half a bundle.
+            # If the quorum cannot be reached, leave out the policy; `status` reports that.
             found.pop("policy", None)
     for alert in node.witness_store.alerts():
         for name, content in evidence(node, alert).items():
@@ -115,7 +116,7 @@ def members(node: Node) -> Mapping[str, bytes]:
 
 
 def evidence(node: Node, alert: Alert) -> Mapping[str, bytes]:
-    """The files that prove an alert to anybody: two checkpoints, and the card of the log."""
+    """The files that prove an alert to anybody: both checkpoints, and the facility's card."""
     files = {"held": alert.held, "shown": alert.shown}
     if alert.facility == node.card.facility_key:
         files["card"] = node.card.encoded

@@ -1,4 +1,4 @@
-"""Operations on what is wrong: discard, what lies aside, recalls."""
+"""Operations on wrong images: discards, versions set aside and quarantine, recalls."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,7 @@ def _describe_aside(node: Node, one: Aside) -> dict[str, Any]:
 
 
 async def list_aside(call: Call, _: Nothing) -> Result:
-    """What was set aside or put to quarantine, oldest first."""
+    """Instances set aside and files in quarantine, oldest first."""
     found = await in_thread(call.node.set_aside.all)
     return {"aside": [_describe_aside(call.node, one) for one in found]}
 
@@ -86,7 +86,7 @@ def _describe_done(done: Done) -> Result:
 
 
 async def take(call: Call, asked: What) -> Result:
-    """Take what was set aside in the place of what is here."""
+    """Take a version that was set aside, in place of the one that is here."""
     reason = _reason(asked.reason, TAKE_REASONS)
     return _describe_done(await in_thread(call.node.set_aside.take, asked.what, reason))
 
@@ -111,7 +111,7 @@ def _describe_recall(node: Node, one: Recalled) -> dict[str, Any]:
 
 
 async def recalls(call: Call, _: Nothing) -> Result:
-    """What peers recalled of the studies that we fetched, oldest first."""
+    """Recalls by peers of studies that we fetched, oldest first."""
     node = call.node
 
     def read() -> Result:
@@ -121,7 +121,7 @@ async def recalls(call: Call, _: Nothing) -> Result:
 
 
 async def settle(call: Call, asked: Settle) -> Result:
-    """Say that the recalls of a study have been seen to."""
+    """Mark the recalls of a study as dealt with."""
     node, named = call.node, asked.peer
 
     def work() -> Result:

@@ -1,4 +1,4 @@
-"""Erasing what names a study, a patient or a person beside the audit log."""
+"""Erases openings that name a study, a patient or a person, beside the audit log."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Erase:
 
 
 def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
-    """What is meant: without a kind a Study Instance UID, else a patient's identity."""
+    """Find what an erasure would erase; without a kind, try a study and then a patient."""
     for tried in (kind,) if kind else ("study", "patient"):
         found = node.audit.evidence.erasures.find(tried, wanted, node.audit.size)
         if found.openings:

@@ -1,4 +1,4 @@
-"""Operations on who we are, whom we trust, and how the node is."""
+"""Operations on our facility, the peers that we trust, and the state of the node."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ def _describe(call: Call, peer: Peer, last_seen: int | None) -> dict[str, Any]:
 
 
 async def own_card(call: Call, _: Nothing) -> Result:
-    """Our facility card and what stands in it."""
+    """Our facility card and its content."""
     card = call.node.card
     return {
         "card": card.encoded.decode(),
@@ -186,13 +186,13 @@ def _describe_contested(node: Node, contested: Contested) -> dict[str, Any]:
 
 
 async def trust_address(call: Call, asked: Address) -> Result:
-    """Note the postal address of a peer; an empty one is not known."""
+    """Note the postal address of a peer; an empty one means unknown."""
     peer = await in_thread(call.node.peers.set_postal_address, asked.peer, asked.postal_address)
     return await describe_peer(call, peer)
 
 
 async def status(call: Call, _: Nothing) -> Result:
-    """How the node is: identity, addresses, peers, transfers, log, disk."""
+    """The state of the node: identity, addresses, peers, transfers, log, disk."""
     node, serving = call.node, call.serving
     totals = await in_thread(node.catalog.totals)
     quarantined = await in_thread(

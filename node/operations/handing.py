@@ -1,7 +1,7 @@
-"""Operations that hand evidence about other facilities' logs over (protocol-log.md section 13).
+"""Operations that hand over evidence about other facilities' logs (protocol-log.md section 13).
 
-Receipts of exchanges with a facility, and what we cosigned of its log: both are held
-against that facility's own log by `radmesh-verify`, and name no patient.
+The evidence is receipts of exchanges with a facility, and the checkpoints that we cosigned
+of its log. `radmesh-verify` compares both with that facility's own log; they name no patient.
 """
 
 import base64
@@ -42,7 +42,7 @@ class Cosigned:
 
 
 async def receipts(call: Call, asked: Receipts) -> Result:
-    """The receipts that our log names, oldest first; with `path`, they are written there."""
+    """The receipts that our log names, oldest first; with `path`, write them to that file."""
     node = call.node
 
     def run() -> Result:
@@ -88,7 +88,7 @@ def _described(node: Node, record: Record) -> dict[str, Any]:
 
 
 async def cosigned(call: Call, asked: Cosigned) -> Result:
-    """Write what we cosigned of peers' logs, and what contradicted it, to a file."""
+    """Write the checkpoints that we cosigned of peers' logs, and contradicting ones, to a file."""
     node = call.node
 
     def run() -> Result:
@@ -115,8 +115,8 @@ def _cosigned_notes(node: Node) -> Iterable[tuple[bytes, bytes]]:
     for facility, _, time in node.witness_store.all_held():
         note = node.witness_store.held(facility)[1]
         if time >= in_force_since:
-            # What was said then is said again, with the time of then. What an older key of
-            # ours said only that key could say again: the checkpoint speaks for itself.
+            # Cosign again, with the original time. A cosignature by an older key of ours
+            # cannot be made again; the checkpoint is then handed over without it.
             line = cosign(parse_note_untrusted(note)[0], name, key, time)
             note += line.encode()
         yield facility, note
@@ -147,7 +147,7 @@ def _write(
         write_parts([header, *(base64.b64encode(item) + b"\n" for item in unique)]),
         lambda: export_event(form, selection, {**span, "count": len(unique)}),
         node.audit,
-        # Nobody can try out what is in it: it holds signatures and keys, and no name.
+        # The digest needs no salt: the file holds signatures and keys, no name to guess.
         salted=False,
     )
     return {

@@ -28,7 +28,7 @@ T = TypeVar("T")
 _PROGRESS_SECONDS = 0.1
 
 PAGE_STUDIES = 500
-"""Most studies of one page."""
+"""Most studies on one page."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ingest:
 
 @dataclass(frozen=True)
 class Export:
-    """Parameters of `export`; without a mode, that of the settings."""
+    """Parameters of `export`; without a mode, the mode of the settings counts."""
 
     study: str
     directory: parameters.Path
@@ -103,7 +103,7 @@ def _describe_growth(growth: Growth) -> dict[str, int] | None:
 
 
 def describe_record(node: Node, peer: bytes, record: Record, held: bool) -> dict[str, Any]:
-    """An announced study as JSON; `held` when the same content is here."""
+    """An announced study as JSON; `held` says that the same content is here."""
     return {
         "study": record.study,
         "where": node.petname(peer),
@@ -135,13 +135,13 @@ async def run_work(
 ) -> T:
     """Run blocking work in a thread; its progress goes to `report`, at most 10 times a second.
 
-    When the caller is cancelled, the work is told so and waited for: it stops at a
-    point where nothing is half done.
+    When the caller is cancelled, this asks the work to stop and waits until it has: it stops
+    at a point where nothing is half done.
 
     Args:
-        work: takes a progress function and a function that says whether to stop.
+        work: takes a progress function and a function that returns whether to stop.
         report: takes the events, in the trio thread.
-        describe: turns the work's progress into an event.
+        describe: converts the work's progress into an event.
     """
     token = trio.lowlevel.current_trio_token()
     stopped = threading.Event()
@@ -226,8 +226,8 @@ async def export(call: Call, asked: Export) -> Result:
 async def studies(call: Call, asked: Studies) -> Result:
     """Our studies, those of one peer, or all, newest first: ours, then the others'.
 
-    `limit` is for ours and for the others' each; `total` is how many there are. With
-    `to_check` only those of ours that somebody should look at.
+    `limit` applies to ours and to the others' separately; `total` is the number of all.
+    With `to_check`, only those of ours that somebody should look at.
     """
     return await in_thread(_studies, call.node, asked)
 

@@ -74,7 +74,7 @@ async def rotate(call: Call, asked: Rotate) -> Result:
 
 
 async def revoke(call: Call, asked: Revoke) -> Result:
-    """Take the log key back: what it signed beyond a size counts no more."""
+    """Revoke the log key: its signatures beyond a size no longer count."""
     if asked.role != "log":
         raise NodeError(
             "only a log key can be revoked so",
@@ -87,7 +87,7 @@ async def revoke(call: Call, asked: Revoke) -> Result:
 
 
 async def _change(call: Call, request: Request) -> Result:
-    # Half of a change helps nobody: whoever asked for it may go, it goes on.
+    # Finish the change even if the caller disconnects: half a change is of no use.
     with trio.CancelScope(shield=True):
         changed = await in_thread(call.node.rotator.change, request)
         told, away = 0, 0
@@ -113,7 +113,7 @@ def _describe(changed: Changed) -> Result:
 
 def _facility(node: Node, given: str | None) -> KeyPair:
     if given is None:
-        # The node may hold a key from its start that somebody has taken offline since.
+        # The node may still hold, from its start, a key whose file was taken offline since.
         if node.keys.facility is None or not node.home.has_key("facility"):
             raise NodeError(
                 "the facility key is not in this home, and a change of keys needs it",

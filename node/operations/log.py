@@ -27,12 +27,12 @@ from protocol.log.entry import TYPES, Event, Opening
 log = logging.getLogger("radmesh.operations")
 
 ROUND_SECONDS = 3.0
-"""Longest wait for witnesses to cosign the head that is going to be exported."""
+"""Longest wait for witnesses to cosign the head before it is exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show(Selected):
-    """Parameters of `audit.show`; without `last` all that is selected."""
+    """Parameters of `audit.show`; without `last`, all selected entries."""
 
     last: Annotated[int, From(0)] | None = None
     type: str | None = None
@@ -42,12 +42,12 @@ class Show(Selected):
 
 PAGE_ENTRIES = 500
 PAGE_BYTES = 4 * 1024 * 1024
-"""Most of one page of entries."""
+"""Most entries on one page."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """Parameters of `audit.export`; a peer or a study limits what the bundle names."""
+    """Parameters of `audit.export`; a peer or a study limits the openings in the bundle."""
 
     path: parameters.Path
     openings: bool = True
@@ -56,7 +56,7 @@ class Export:
 
 
 async def show(call: Call, asked: Show) -> Result:
-    """Entries of the log, oldest first, with what their commitments stand for."""
+    """Entries of the log, oldest first, with the openings of their commitments."""
     node, kind = call.node, asked.type
 
     def read() -> Result:
@@ -75,7 +75,7 @@ async def show(call: Call, asked: Show) -> Result:
             size = node.audit.size
             start = _first_of_last(node, selection, size, asked.last)
         else:
-            # What came meanwhile is for the next question.
+            # Entries that came meanwhile belong to the next request.
             start, size = place_of(asked.after, int, int)
             size = min(size, node.audit.size)
         return _page(node, selection, start, size)
@@ -84,7 +84,7 @@ async def show(call: Call, asked: Show) -> Result:
 
 
 def _first_of_last(node: Node, selection: Selection, size: int, last: int | None) -> int:
-    """The entry with which the newest `last` selected ones begin."""
+    """Index of the first of the newest `last` selected entries."""
     if last is None:
         return 0
     if last == 0 or selection == Selection():
@@ -139,7 +139,7 @@ async def export(call: Call, asked: Export) -> Result:
                     file,
                     card=node.card.encoded,
                     include_openings=names and _named_by(node, selection),
-                    # A cosigned checkpoint is better, if it covers all that was there when asked.
+                    # Prefer a cosigned checkpoint, if it covers every entry present when asked.
                     head=cosigned.merged if cosigned and cosigned.size >= asked_at else None,
                     further=members(node),
                 )
@@ -175,10 +175,10 @@ async def export(call: Call, asked: Export) -> Result:
 
 
 def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening], bool]:
-    """Which openings an auditor gets who may learn of a part only; True is all."""
+    """A function that selects the openings to include, by the selection; True for all."""
     if selection == Selection():
         return True
-    # A byte an entry: far smaller than a set, which may hold each of a million.
+    # One byte per entry: far smaller than a set, which might hold a million indexes.
     chosen = bytearray(node.audit.size)
     for record in records(node.audit, selection, size=len(chosen)):
         chosen[record.index] = 1
@@ -187,8 +187,8 @@ def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening
         if entry >= len(chosen) or not chosen[entry]:
             return False
         if opening.kind == "person":
-            return False  # who asked here is not what a part is given out for
-        # An entry may be about other studies too.
+            return False  # a partial export does not name the people who asked here
+        # An entry may be about other studies, too.
         return not selection.study or opening.kind != "study" or opening.value == selection.study
 
     return is_named

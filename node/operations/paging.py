@@ -1,7 +1,7 @@
-"""Long lists come in pages: `next` of an answer is given back as `after`, until it is null.
+"""Long lists come in pages: `next` of an answer is passed back as `after`, until it is null.
 
-A cursor holds the place of the last row, not a number of rows: what is added or deleted
-meanwhile moves no row to another page. Nothing is kept here between two pages.
+A cursor holds the place of the last row, not a number of rows: rows added or deleted
+meanwhile move no other row to another page. The node keeps nothing between two pages.
 """
 
 import base64
@@ -14,20 +14,20 @@ CURSOR_CHARACTERS = 2000
 
 
 def cursor(*place: str | int) -> str:
-    """A place in a list, as text that tells nobody anything."""
+    """A place in a list, as opaque text."""
     encoded = json.dumps(place, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(encoded).decode()
 
 
 def place_of(given: str, *kinds: type) -> list[Any]:
-    """The place that `cursor` wrote.
+    """The place in a text from `cursor`.
 
     Args:
         given: the cursor.
-        kinds: of its parts.
+        kinds: types of the parts of the place.
 
     Raises:
-        NodeError: it is none, or of another list.
+        NodeError: the text is no cursor, or one of another list.
     """
     try:
         if len(given) > CURSOR_CHARACTERS:
@@ -43,10 +43,10 @@ def place_of(given: str, *kinds: type) -> list[Any]:
 
 
 def bytes_of(part: str) -> bytes:
-    """Bytes that stand in a cursor as hex.
+    """Bytes from a part of a cursor in hex.
 
     Raises:
-        NodeError: they do not.
+        NodeError: the part is not in hex.
     """
     try:
         return bytes.fromhex(part)

@@ -1,9 +1,8 @@
 """The parameters of operations: frozen dataclasses, read from JSON in this one place.
 
 A field is a text, a number, true or false, a list of texts, or another such class; with
-`| None` it may be null. What has a default may be missing. Nothing else is taken: a
-parameter that nobody knows is a mistake of whoever asks, and may have been meant to narrow
-what is done.
+`| None` it may be null. A field with a default may be missing. Unknown parameters are
+refused: they are a mistake of the caller, and may have been meant to narrow the operation.
 """
 
 import dataclasses
@@ -18,21 +17,21 @@ P = TypeVar("P")
 
 @dataclasses.dataclass(frozen=True)
 class From:
-    """The least that a number may be: `Annotated[int, From(1)]`."""
+    """The least value of a number: `Annotated[int, From(1)]`."""
 
     least: int
 
 
 @dataclasses.dataclass(frozen=True)
 class OfMachine:
-    """A text that is an absolute path of the machine that the node runs on."""
+    """Marks a text as an absolute path on the node's machine."""
 
 
 Path = typing.Annotated[str, OfMachine()]
 Paths = typing.Annotated[tuple[str, ...], OfMachine()]
 
 MOST = 2**53
-"""The largest number: beyond it JSON of other programs is not exact."""
+"""The largest number: larger ones are not exact in the JSON of other programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +41,13 @@ class Nothing:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a parameter may be.
+    """The kind of a parameter.
 
     Attributes:
         base: str, int, bool, tuple (of texts), or a class of parameters.
-        nullable: whether null is taken.
-        least: of a number.
-        is_path: whether it is a path of the machine.
+        nullable: whether it may be null.
+        least: least value of a number.
+        is_path: whether it is a path on the node's machine.
     """
 
     base: type
@@ -67,7 +66,7 @@ class Kind:
 
 
 def kinds(parameters: type) -> dict[str, Kind]:
-    """What each parameter of a class may be, by name."""
+    """The kind of each parameter of a class, by name."""
     hints = typing.get_type_hints(parameters, include_extras=True)
     return {field.name: _kind(hints[field.name]) for field in _fields(parameters)}
 
@@ -113,15 +112,15 @@ def _kind(hint: Any) -> Kind:
 
 
 def read(parameters: type[P], given: dict[str, Any]) -> P:
-    """Read what an operation takes.
+    """Read the parameters of an operation.
 
     Args:
-        parameters: the class.
-        given: what somebody gave, as JSON has it.
+        parameters: the class of the parameters.
+        given: the parameters as JSON values.
 
     Raises:
-        NodeError: a parameter is unknown, missing or of the wrong kind. The text names it
-            and never repeats a value, which may be secret or name a patient.
+        NodeError: a parameter is unknown, missing or of the wrong kind. The text names the
+            parameter but never repeats a value, which may be secret or name a patient.
     """
     known = kinds(parameters)
     unknown = sorted(set(given) - set(known))
@@ -146,7 +145,7 @@ def _value(kind: Kind, name: str, value: Any) -> Any:
         if type(value) is list and all(_is_text(kind, item) for item in value):
             return tuple(value)
     elif kind.base is int:
-        # True and 1.0 are no numbers of anything here.
+        # True and 1.0 do not count as numbers here.
         if type(value) is int and (kind.least is None or kind.least <= value) and value <= MOST:
             return value
     elif dataclasses.is_dataclass(kind.base):
@@ -161,7 +160,7 @@ def _value(kind: Kind, name: str, value: Any) -> Any:
 
 
 def _is_text(kind: Kind, value: Any) -> bool:
-    # A relative path would start wherever the node was started.
+    # A relative path would depend on the folder in which the node was started.
     return type(value) is str and (not kind.is_path or value.startswith("/"))
 
 

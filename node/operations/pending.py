@@ -44,8 +44,8 @@ def _describe(node: Node, item: PendingItem) -> dict[str, Any]:
 async def pending(call: Call, asked: Pending) -> Result:
     """Transfers that lack a receipt or its countersignature, oldest first.
 
-    Without `all`, those under way and those that did not arrive, as the recipient
-    says, are left out.
+    Without `all`, it leaves out transfers under way, and those that the recipient says did
+    not arrive.
     """
     node = call.node
 

@@ -1,4 +1,4 @@
-"""Operations on single entries of the log: the proof of one, for anybody to check."""
+"""Operations on single entries of the log: a proof of one entry that anybody can check."""
 
 import base64
 import logging
@@ -26,7 +26,7 @@ from protocol.log.proof import TlogProof
 log = logging.getLogger("radmesh.operations")
 
 ROUND_SECONDS = 3.0
-"""Longest wait for witnesses: a proof is worth giving without them too."""
+"""Longest wait for witnesses: a proof is useful without cosignatures, too."""
 
 _INDEX = re.compile(r"[0-9]{1,15}")
 _TRANSFER = re.compile(r"[0-9a-f]{4,32}")
@@ -75,7 +75,7 @@ async def prove(call: Call, asked: Prove) -> Result:
                 },
             ),
             node.audit,
-            # Nobody can try out what is in it: each opening has its salt.
+            # The digest needs no salt: each opening has its own, so no name can be guessed.
             salted=False,
         )
         return {
@@ -96,9 +96,9 @@ def _is_cosigned(node: Node, index: int) -> bool:
 
 
 def _checkpoint(node: Node, index: int) -> tuple[str, list[bytes]]:
-    """A signed checkpoint beyond the entry, and the cards of those who cosigned it.
+    """A signed checkpoint that covers the entry, and the cards of the cosigning witnesses.
 
-    One that enough witnesses saw is worth more than a newer one.
+    Prefers a checkpoint that enough witnesses cosigned to a newer one.
     """
     cosigned = newest_cosigned(node)
     if cosigned is None or cosigned.size <= index:
@@ -116,15 +116,15 @@ def make_proof(
     witnesses: Sequence[bytes],
     include_openings: bool,
 ) -> tuple[str, Entry]:
-    """The proof of an entry with all that a checker needs but the facility's fingerprint.
+    """The proof of an entry, with all that a checker needs except the facility's fingerprint.
 
     Args:
         audit: the log.
-        index: which entry; there must be one.
+        index: index of the entry, which must exist.
         signed: a signed checkpoint of this log, of a size larger than `index`.
         card: the facility card.
-        witnesses: the cards of those who cosigned the checkpoint.
-        include_openings: whether the reader may learn who and what.
+        witnesses: the cards of the witnesses that cosigned the checkpoint.
+        include_openings: whether the proof names patients, studies and people.
 
     Raises:
         NodeError: the log is damaged on disk.
@@ -156,7 +156,7 @@ def make_proof(
 
 
 def _find(audit: AuditLog, what: str) -> int:
-    """The entry of this index, or that which says most about a transfer."""
+    """The entry with this index, or the one that says most about a transfer."""
     if _INDEX.fullmatch(what) and int(what) < audit.size:
         return int(what)
     if _TRANSFER.fullmatch(what) is None:
@@ -174,7 +174,7 @@ def _find(audit: AuditLog, what: str) -> int:
         entry = decode_entry_untrusted(encoded)
         transfer = entry.details.get("transfer")
         if isinstance(transfer, str) and transfer.startswith(what):
-            # The entry that names the receipt of both sides, or the last of them.
+            # The entry that names the receipt of both sides, or else the last entry.
             rank = entry.type == "receipt", index
             found[transfer] = max(rank, found.get(transfer, rank))
     if len(found) != 1:

@@ -1,4 +1,4 @@
-"""Operations that compare logs: ours with a peer's, and two exported ones."""
+"""Operations that compare logs: ours with a peer's, or two exported logs."""
 
 import base64
 import json
@@ -35,10 +35,10 @@ from protocol.reconcile_report import (
 )
 
 RESULT_DOMAIN = b"radmesh-reconciliation-v1"
-"""Of the node key's signature over the result of comparing exported logs."""
+"""Domain of the node key's signature over the result of comparing exported logs."""
 
 CONNECT_SECONDS = 10.0
-"""How long is waited for the peer to be connected."""
+"""Longest wait for the peer to connect."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ async def reconcile(call: Call, asked: Reconcile) -> Result:
 
 
 def known_losses(node: Node, peer: Peer) -> list[str]:
-    """What this node knows of entries that our log, or that of a peer, lost; as sentences.
+    """Sentences about entries that our log, or that of a peer, is known to have lost.
 
-    Ours stays so, settled or not, unless the entries came back. Of a peer's that is not
-    known, so what an operator has settled is not told again.
+    A loss in our log is listed, settled or not, unless the entries came back. For a peer's
+    log we cannot tell whether they did, so settled alerts are left out.
     """
     found = []
     for alert in node.witness_store.alerts():
@@ -101,7 +101,7 @@ def known_losses(node: Node, peer: Peer) -> list[str]:
             try:
                 is_lost = node.fork_detector.contradiction(alert.held) is not None
             except RemoteProtocolError:
-                is_lost = False  # its key was taken back from before that size
+                is_lost = False  # its key was revoked from a smaller size on
             if is_lost:
                 found.append(node.fork_detector.sentence(alert))
         elif alert.facility == peer.facility_key and alert.settled is None:
@@ -122,8 +122,8 @@ def _side(name: str, listed: Listed) -> dict[str, Any]:
 async def reconcile_files(call: Call, asked: ReconcileFiles) -> Result:
     """Compare two exported logs; sign the result, write it to a new file, and log that.
 
-    The file has two lines: the domain and the node key's signature (base64), and the
-    result in JSON, which is what is signed.
+    The file has two lines: the domain with the node key's signature (base64), and the signed
+    result in JSON.
     """
     return await in_thread(_reconcile_files, call.node, asked)
 

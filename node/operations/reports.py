@@ -51,12 +51,12 @@ class Send(Selected):
 
 
 def facilities_of(node: Node) -> Facilities:
-    """Who is who, as this node knows it now."""
+    """The facilities that this node knows now."""
     return Facilities(node.card, node.peers.store.peers)
 
 
 class _Report:
-    """One report that is being written; `count` is the messages or lines so far."""
+    """A report while it is written; `count` is the number of messages or lines so far."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class _Report:
 
     @property
     def left_out(self) -> int:
-        """Disclosures that need no accounting and are not in it."""
+        """Number of disclosures left out because they need no accounting."""
         return 0 if self._accounting is None else self._accounting.left_out
 
     def _audit_messages(self) -> Iterator[AuditMessage]:
@@ -206,7 +206,7 @@ async def send(call: Call, asked: Send) -> Result:
 
 
 def _portion(chosen: Iterator[Record], made: Callable[[Record], list[bytes]]) -> list[bytes]:
-    """The next messages, about `_SEND_BYTES` of them; none when there are no more."""
+    """The next messages, about `_SEND_BYTES` bytes; empty when there are no more."""
     portion: list[bytes] = []
     size = 0
     for record in chosen:

@@ -1,4 +1,4 @@
-"""Which part of the log an operation is about, from its parameters."""
+"""Reads from an operation's parameters which part of the log they select."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from node.reports.selection import Selection, parse_moment
 
 @dataclass(frozen=True, kw_only=True)
 class Narrowed:
-    """Parameters that select a part of the log, as people write them; null selects all."""
+    """Parameters that select a part of the log, in the form that people write; null is all."""
 
     since: str | None = None
     until: str | None = None
@@ -19,17 +19,17 @@ class Narrowed:
 
 @dataclass(frozen=True, kw_only=True)
 class Selected(Narrowed):
-    """The same, and a patient."""
+    """The same parameters, and a patient."""
 
     patient: str | None = None
 
 
 def read_selection(node: Node, asked: Narrowed) -> Selection:
-    """What the parameters select; an empty one selects nothing away.
+    """The selection by these parameters; an empty one excludes nothing.
 
     Raises:
-        NodeError: a moment is malformed, the end is before the beginning, or nobody and
-            nothing of that name is known.
+        NodeError: a moment is malformed, the end is before the beginning, or no such peer,
+            study, patient or person is known.
     """
     since, until, peer, study = asked.since, asked.until, asked.peer, asked.study
     patient = asked.patient if isinstance(asked, Selected) else None
@@ -47,10 +47,10 @@ def read_selection(node: Node, asked: Narrowed) -> Selection:
 
 
 def find_study(node: Node, wanted: str) -> str:
-    """The Study Instance UID of a study that is here or that the log can name.
+    """The Study Instance UID of a study that is here or that an opening of the log names.
 
     Raises:
-        NodeError: there is none.
+        NodeError: there is no such study.
     """
     uid = wanted.strip()
     if node.audit.evidence.entries_about(study=uid):
@@ -59,10 +59,10 @@ def find_study(node: Node, wanted: str) -> str:
 
 
 def find_patient(node: Node, wanted: str) -> str:
-    """The identity of a patient whom the log can name.
+    """The identity of a patient whom an opening of the log names.
 
     Raises:
-        NodeError: there is none; the text does not repeat the identity.
+        NodeError: there is no such patient; the text does not repeat the identity.
     """
     identity = wanted.strip()
     if not identity or not node.audit.evidence.entries_about(patient=identity):

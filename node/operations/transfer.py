@@ -20,7 +20,7 @@ PAGE_TRANSFERS = 100
 
 @dataclass(frozen=True)
 class Fetch:
-    """Parameters of `fetch`; without a peer, whoever has announced the study."""
+    """Parameters of `fetch`; without a peer, from all peers that announced the study."""
 
     study: str
     peer: str | None = None

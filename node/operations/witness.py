@@ -45,7 +45,7 @@ class Settle:
 
 
 def describe_witnessing(call: Call) -> dict[str, Any]:
-    """Who cosigns our log and how far, whose logs we cosign, and what is wrong, as JSON."""
+    """The witnesses of our log and their progress, the logs that we cosign, and alerts, as JSON."""
     node, serving = call.node, call.serving
     cosigners = []
     store, now = node.peers.store, node.clock.now()
@@ -111,13 +111,13 @@ def describe_alert(node: Node, alert: Alert) -> dict[str, Any]:
 
 
 async def witness(call: Call, _: Nothing) -> Result:
-    """Hold a round with the witnesses now, and tell who cosigned what."""
+    """Hold a round with the witnesses now, and return who cosigned what."""
     await call.require_serving().witnessing.round(ROUND_SECONDS)
     return await in_thread(describe_witnessing, call)
 
 
 async def policy(call: Call, _: Nothing) -> Result:
-    """Our policy in the form of C2SP tlog-policy, and what to ask for of two and more witnesses."""
+    """Our policy in the form of C2SP tlog-policy, and lines recommended from two witnesses on."""
     node = call.node
 
     def read() -> Result:
@@ -156,7 +156,7 @@ def _write(node: Node, alerts: list[Alert], directory: Path) -> None:
 
 
 async def settle(call: Call, asked: Settle) -> Result:
-    """An operator has looked at an alert; with `start_over`, a peer's log begins anew for us."""
+    """Settle an alert for an operator; with `start_over`, a peer's log begins anew for us."""
     node, number, start_over = call.node, asked.number, asked.start_over
 
     def run() -> Result:
@@ -191,7 +191,7 @@ def _settle_own(node: Node, alert: Alert, start_over: bool) -> None:
 
 
 def _settle_peer(node: Node, alert: Alert, start_over: bool) -> None:
-    # The entry of the decision is there before the decision.
+    # Log the decision before it takes effect.
     event = alert_event(alert)
     node.audit.append(
         Event(

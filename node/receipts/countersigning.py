@@ -1,10 +1,9 @@
-"""The source's part after a transfer: whether a receipt is true, and its countersignature.
+"""The source's part after a transfer: checks a receipt and countersigns it.
 
-What a recipient claims is checked against our own log (`protocol/late_receipts.py`).
-The entries `disclosed`, unless the log has it, and `receipt` are durable before the
-countersignature is given, and a receipt that the log names already is signed again
-without a second entry. A session that is
-about to log a receipt itself claims it first (`take_receipt`).
+A receipt is checked against our own log (`protocol/late_receipts.py`). The entries
+`receipt` and, if the log lacks it, `disclosed` are durable before the countersignature
+is given. A receipt that the log names already is signed again without a second entry.
+A session that is about to log a receipt itself claims it first (`take_receipt`).
 """
 
 import hashlib
@@ -32,19 +31,19 @@ from protocol.receipt import (
 )
 
 _CLAIMS = 4096
-"""Claims that are remembered; a session needs its own for some milliseconds."""
+"""Most claims that are remembered; a session needs its claim for some milliseconds."""
 
 
 class Countersigner:
-    """Countersigns receipts that come on their own, and records complete ones.
+    """Countersigns receipts that arrive outside of a transfer, and records complete ones.
 
     Args:
-        key: gives our node key, which may be replaced while the node runs.
+        key: returns our node key, which may be replaced while the node runs.
         own_facility: our facility key (32 bytes).
-        pending: what our log says of exchanges.
+        pending: the receipts that are missing, with the index of exchanges.
         audit: our log.
         is_sending: whether a transfer from us to a peer (facility key, id) is under way.
-        refusals: writes down what was refused.
+        refusals: logs refusals.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Countersigner:
         self._pending = pending
         self._audit = audit
         self._is_sending = is_sending
-        # One at a time looks whether the log names a receipt, and logs it.
+        # One thread at a time checks whether the log names a receipt, and logs it.
         self._recording = threading.Lock()
         self._claiming = threading.Lock()
         self._claimed: dict[bytes, None] = {}
@@ -76,7 +75,7 @@ class Countersigner:
             Its SHA-256 in hex.
 
         Raises:
-            NodeError: it was presented meanwhile, and is in the log.
+            NodeError: the receipt was presented meanwhile, and is in the log.
         """
         if not self._claim(signed):
             raise NodeError("the receipt of this transfer was given again on another stream")
@@ -86,16 +85,16 @@ class Countersigner:
         """Check a recipient's receipt, log it once, and sign it.
 
         Args:
-            peer: who presents it, or was asked for it.
-            body: of the receipt.
-            signature: the recipient's.
+            peer: the recipient, which presents the receipt or was asked for it.
+            body: the body of the receipt.
+            signature: the recipient's signature.
 
         Returns:
             Our signature; the entry is durable.
 
         Raises:
-            RemoteProtocolError: it is not true, which is logged, or must wait (BUSY).
-            NodeError: it could not be logged.
+            RemoteProtocolError: the receipt is wrong, which is logged, or must wait (BUSY).
+            NodeError: the receipt could not be logged.
         """
         receipt: Receipt | None = None
         try:
@@ -126,7 +125,7 @@ class Countersigner:
 
     def _countersign(self, receipt: Receipt, body: bytes, signature: bytes) -> bytes:
         with self._recording:
-            # Before reading the log: a session that ends in between has then logged what it sent.
+            # Ask before reading the log: if the session ends in between, its entries are there.
             recipient, transfer = receipt.recipient_facility, receipt.transfer
             is_sending = self._is_sending(recipient, transfer)
             said = self._exchanges.entries(recipient, transfer, outgoing=True)
@@ -152,7 +151,7 @@ class Countersigner:
             return signed.source_signature
 
     def record_received(self, receipt: Receipt, signed: SignedReceipt) -> None:
-        """Keep and log a receipt of a study that we received, unless that was done."""
+        """Keep and log a receipt of a study that we received, unless it is logged already."""
         with self._recording:
             self._record(receipt, signed, outgoing=False)
 
@@ -178,7 +177,7 @@ class Countersigner:
         self._audit.append_many(events)
 
     def signed_of(self, said: Iterable[Entry]) -> list[SignedReceipt]:
-        """The receipts that entries of our log name, as far as they are kept here."""
+        """The receipts that these entries of our log name, as far as they are kept here."""
         found = []
         for entry in said:
             digest = entry.details.get("receipt")
@@ -188,7 +187,7 @@ class Countersigner:
         return found
 
     def _claim(self, signed: bytes) -> bool:
-        """Whether nobody has claimed this receipt lately."""
+        """Claim a receipt; False when somebody has claimed it lately."""
         digest = hashlib.sha256(signed).digest()
         with self._claiming:
             if digest in self._claimed:

@@ -1,14 +1,14 @@
-"""Transfers that lack a receipt or its countersignature: what is kept about them, and the list.
+"""The list of transfers that lack a receipt or its countersignature, and records about them.
 
-What is missing follows from the log (`node/audit/exchanges.py`). What cannot follow from it
-is kept here, durably: our receipts that the source has not countersigned, so that the
-same one is presented again and never a second one; and what peers answered, so that
-nobody is asked for ever.
+The log shows which receipts are missing (`node/audit/exchanges.py`). Two things that it
+does not show are kept here, durably: our receipts that the source has not countersigned,
+so that the same receipt is presented again and never a second one; and the answers of
+peers, so that no peer is asked for ever.
 
 Order of writes, at the recipient: entry `received` -> receipt kept here -> receipt
 sent -> countersigned receipt kept beside the log -> entry `receipt` -> forgotten here.
-A crash at any arrow leaves something that is presented again. The source logs a
-receipt before it countersigns, and finds it in its log when it is presented again.
+After a crash at any arrow the receipt is presented again. The source logs a receipt
+before it countersigns, and finds it in its log when it is presented again.
 """
 
 from dataclasses import dataclass
@@ -39,10 +39,10 @@ CREATE TABLE IF NOT EXISTS receipt_answers (
 """
 
 AGAIN_SECONDS = 24 * 3600
-"""After a peer said no. It may have been mended, and a node that asks is not to be a burden."""
+"""Pause after a peer refused: its answer may change, and asking must not be a burden."""
 
 NOT_RECEIVED = "not_available"
-"""The answer of a recipient that never got the study; it will not change."""
+"""The answer of a recipient that never got the study; this answer will not change."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class PendingItem:
     Attributes:
         peer: facility key of the other side.
         outgoing: whether we are the source.
-        transfer: its id.
-        entry: the entry of our log that says that something went over.
-        answer: what the peer said when it was asked, a word of the wire codes, or "".
-        answered: when, milliseconds since the epoch, or None.
+        transfer: its transfer id.
+        entry: index of the last `disclosure-begun` or `received` in our log.
+        answer: the peer's last answer, a word of the wire codes, or "".
+        answered: time of that answer, milliseconds since the epoch, or None.
     """
 
     peer: bytes
@@ -87,14 +87,14 @@ class PendingItem:
 
 
 class PendingReceipts:
-    """What is missing. All methods are synchronous and thread-safe; they raise NodeError
+    """The missing receipts. All methods are synchronous and thread-safe; they raise NodeError
     when the disk or the log is damaged.
 
     Args:
-        database: where it is kept.
+        database: holds our kept receipts and the peers' answers.
         audit: our log.
-        exchanges: its index.
-        clock: when an answer came.
+        exchanges: the index of exchanges in our log.
+        clock: dates the answers.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class PendingReceipts:
         self._audit = audit
 
     def items(self, peer: bytes | None = None) -> list[PendingItem]:
-        """All exchanges that lack a receipt, oldest first; of one peer, or of all."""
+        """All exchanges that lack a receipt, oldest first; with one peer, or with all."""
         answers = {
             (row["peer"], bool(row["outgoing"]), row["transfer"], row["entry"]): row
             for row in self._database.query("SELECT * FROM receipt_answers")
@@ -118,7 +118,7 @@ class PendingReceipts:
         for kept in self.kept(peer):
             key = kept.receipt.source_facility, kept.receipt.transfer
             if key not in known:
-                # Beside another receipt of its transfer, which is complete.
+                # The same transfer has another receipt, which is complete.
                 said = self.exchanges.entries(*key, outgoing=False)
                 found.append((key[0], False, key[1], said[-1].index if said else -1))
         return [
@@ -129,7 +129,7 @@ class PendingReceipts:
         ]
 
     def subjects_of(self, entry: Entry) -> tuple[tuple[str, str], ...]:
-        """What an entry is about in clear, as (kind, value), as far as openings are here."""
+        """The subjects of an entry in clear, as (kind, value), as far as openings are here."""
         openings = [self._audit.opening_of(commitment) for _, commitment in entry.subjects]
         return tuple((one.kind, one.value) for one in openings if one is not None)
 
@@ -161,7 +161,7 @@ class PendingReceipts:
         ]
 
     def forget(self, body: bytes) -> None:
-        """A receipt is in the log with both signatures, or was replaced."""
+        """Drop a receipt that is in the log with both signatures, or that was replaced."""
         self._database.transact(
             lambda connection: connection.execute(
                 "DELETE FROM receipts_kept WHERE body = ?", (body,)
@@ -171,7 +171,7 @@ class PendingReceipts:
     # --- answers --------------------------------------------------------------------------
 
     def answered(self, item: PendingItem, answer: str) -> None:
-        """Remember what a peer said about an exchange."""
+        """Remember a peer's answer about an exchange."""
         now = self._clock.now_ms()
         self._database.transact(
             lambda connection: connection.execute(

@@ -2,9 +2,9 @@
 
 The side that asks (A) fixes one size of its log, asks the peer (B) for the list of its
 entries about us, compares, and shows B its signed result. B asks A for its list in
-turn, compares for itself, and countersigns only what it found too. Both log the result
-and keep it with both signatures beside the log. Nothing but entries about each other is
-listed (`protocol/reconcile_messages.py`).
+turn, makes its own comparison, and countersigns only if its result is the same. Both log
+the result and keep it with both signatures beside the log. Each lists only entries about
+the other (`protocol/reconcile_messages.py`).
 """
 
 import hashlib
@@ -51,15 +51,15 @@ from protocol.reconcile_messages import (
 A = TypeVar("A", bound=Message)
 
 SESSIONS_PER_PEER = 4
-"""Comparisons of one peer that are remembered; the oldest is forgotten first."""
+"""Most comparisons per peer that are remembered; the oldest is forgotten first."""
 
 _PART_BYTES = 512 * 1024
-"""Bytes of entries and proofs after which a part ends; a message may have 1 MiB."""
+"""A part ends after so many bytes of entries and proofs; a message may have 1 MiB."""
 
 
 @dataclass(frozen=True)
 class _Pin:
-    """What we list in one comparison: our log at one size."""
+    """The size of our log whose entries we list in one comparison."""
 
     note: bytes
     checkpoint: Checkpoint
@@ -68,7 +68,7 @@ class _Pin:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side's list, and what it says."""
+    """One side's list, and the exchanges in it."""
 
     listed: Listed
     ledger: Ledger
@@ -79,10 +79,10 @@ class Reconciled:
     """A comparison that both sides have signed.
 
     Attributes:
-        comparison: what was found; A is the side that asked.
+        comparison: the findings; A is the side that asked.
         signed: the result with both signatures, encoded.
         entry: index of its entry in our log.
-        listed_a, listed_b: what was listed.
+        listed_a, listed_b: the lists of both sides.
     """
 
     comparison: Comparison
@@ -93,7 +93,7 @@ class Reconciled:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the signed result, in hex, as both logs name it."""
+        """SHA-256 of the signed result in hex; both logs name it by this."""
         return hashlib.sha256(self.signed).hexdigest()
 
 
@@ -101,16 +101,16 @@ class Reconciling:
     """Both sides of a comparison.
 
     Args:
-        key: gives our node key.
+        key: returns our node key.
         own_facility: our facility key (32 bytes).
         audit: our log.
-        index: which of its entries are about whom.
-        log_queries: gives what asks peers.
+        index: the index of our log by peer and exchange.
+        log_queries: returns the object that sends queries to peers.
         clock: dates comparisons.
-        log_keys: those on a peer's card that are its own (`keys.claims`).
+        log_keys: returns the log keys on a peer's card that are its own (`keys.claims`).
 
     Attributes:
-        answers: what answers the questions of peers.
+        answers: the function that answers each type of query.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class Reconciling:
         """Compare with a connected peer; on return both have signed and logged the result.
 
         Raises:
-            NodeError: the peer is not there, does not answer, found something else, or
-                listed what does not hold; the latter two are logged.
+            NodeError: the peer is not connected, does not answer, has another result, or
+                sent an invalid list; the latter two are logged.
         """
         session = nacl.utils.random(16)
         try:
@@ -364,7 +364,7 @@ class Reconciling:
                     "result": digest,
                     "side": side,
                     "disclosures": len(comparison.findings),
-                    # The asking side chooses it; exchanges that fall within it are not compared.
+                    # The asking side chooses it; exchanges within it are not compared.
                     "grace_seconds": decode_result_untrusted(signed.body).grace_seconds,
                     **counts_of(comparison),
                 },

@@ -1,9 +1,9 @@
-"""Asking for receipts that are missing, and giving those that we owe.
+"""Asks peers for missing receipts, and gives the receipts that we owe.
 
-One task looks at what is pending with the peers that are connected: when one has
-connected, when a session broke off, and every minute. The recipient of a study presents
-its receipt until it has the countersignature; the source of a transfer that broke
-off asks whether it arrived. A transfer that is under way settles its receipt itself
+One task looks for pending receipts of connected peers: when a peer has connected, when a
+session broke off, and every minute. The recipient of a study presents its receipt until
+it has the countersignature; the source of a transfer that broke off asks whether the
+study arrived. A transfer under way settles its receipt itself
 (`node/transfer/receiving.py`, `node/transfer/sending.py`) and is left alone.
 """
 
@@ -40,31 +40,31 @@ from protocol.receipt_messages import AskReceipt, PresentReceipt
 log = logging.getLogger("radmesh.settling")
 
 ROUND_SECONDS = 60.0
-"""Between two looks at what is pending, when nothing happens."""
+"""Time between two looks for pending receipts, when nothing happens."""
 
 GATHER_SECONDS = 0.3
-"""From the first news to the look: many transfers end at once, and a look reads the disk."""
+"""Delay before a look: many transfers end at once, and each look reads the disk."""
 
 BUSY_SECONDS = 3.0
-"""Until a peer is asked again about a transfer that is under way there."""
+"""Time until a peer is asked again about a transfer that is under way there."""
 
 
 class Settling:
-    """Both sides of settling what is pending.
+    """Both sides of settling pending receipts.
 
     Args:
-        key: gives our node key, which may be replaced while the node runs.
+        key: returns our node key, which may be replaced while the node runs.
         own_facility: our facility key (32 bytes).
-        pending: what is missing.
+        pending: the missing receipts.
         audit: our log.
-        transfers: which transfers are under way.
-        connected: the trusted peer with a facility key if it is connected now, or None.
-        clock: decides what is due, and dates receipts.
-        refusals: writes down what was refused.
+        transfers: knows which transfers are under way.
+        connected: returns the trusted peer with a facility key if it is connected, or None.
+        clock: decides which peers are due to be asked, and dates receipts.
+        refusals: logs refusals.
 
     Attributes:
-        countersigner: our part as a source.
-        answers: what answers the questions of peers.
+        countersigner: does our part as the source.
+        answers: the function that answers each type of query.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Settling:
     # --- the task --------------------------------------------------------------------
 
     def poke(self) -> None:
-        """Something changed: look at what is pending."""
+        """Look for pending receipts now: something has changed."""
         self._poked.set()
 
     async def run(self, log_queries: LogQueries) -> None:
@@ -126,10 +126,10 @@ class Settling:
                 await trio.sleep(GATHER_SECONDS)
 
     async def _waiting(self) -> set[bytes]:
-        """Peers that are to be asked something; what is complete is forgotten first."""
+        """Peers that are due to be asked; drops complete receipts first."""
         try:
             while self._complete:
-                # If deleting fails, the receipt is presented again later, and that deletes it.
+                # If dropping fails, the receipt is presented again later and dropped then.
                 await in_thread(self._pending.forget, self._complete.pop())
             items = await in_thread(self._pending.items)
         except NodeError as error:
@@ -138,7 +138,7 @@ class Settling:
         return {item.peer for item in items if item.is_due(self._clock.now_ms())}
 
     async def _settle(self, log_queries: LogQueries, peer: Peer) -> None:
-        """Ask one peer about all that is due."""
+        """Settle everything that is due with one peer."""
         is_busy = False
         try:
             is_busy = await self._settle_all(log_queries, peer)
@@ -154,7 +154,7 @@ class Settling:
             self.poke()
 
     async def _settle_all(self, log_queries: LogQueries, peer: Peer) -> bool:
-        """One thing after the other; whether one must be asked again soon."""
+        """Settle item by item; returns whether the peer must be asked again soon."""
         is_busy = False
         for item in await in_thread(self._pending.items, peer.facility_key):
             under_way = self._transfers.is_under_way(
@@ -183,19 +183,19 @@ class Settling:
 
     @contextlib.asynccontextmanager
     async def exchanging(self, receipt: Receipt) -> AsyncIterator[None]:
-        """Within, a session sends this receipt and logs it with its countersignature.
+        """A session sends this receipt, and logs it with its countersignature, in this block.
 
-        It is kept durably first; when the session does not come so far, it is
-        presented later.
+        The receipt is kept durably first; if the session does not complete the exchange,
+        it is presented later.
         """
         body, key = receipt.encode(), self._key()
         if key.public == receipt.recipient_node:
-            # Else our key was replaced in the session: the log will give another receipt.
+            # Otherwise our key was replaced meanwhile; a new receipt is made from the log.
             await in_thread(self._pending.keep, receipt, sign_receipt(body, key))
         self._exchanging.add(body)
         try:
             yield
-            # The study waits for this to end: what needs the disk is left to the task.
+            # The study waits for this block to end, so the task drops the receipt later.
             self._complete.append(body)
         finally:
             self._exchanging.discard(body)
@@ -210,7 +210,7 @@ class Settling:
             except QueryRefused as refused:
                 if refused.code is not WireCode.BAD_SIGNATURE or not self._is_outdated(peer, one):
                     raise
-                # A node key was replaced since: what was signed for the old one is void.
+                # A node key was replaced since: the receipt for the old key is void.
                 await in_thread(self._pending.forget, one.body)
                 self.poke()
 
@@ -251,7 +251,7 @@ class Settling:
         return self._pending.kept(peer.facility_key, transfer)
 
     async def _answer_asked(self, peer: Peer, request: Message) -> Message:
-        """A source asks whether what it sent has arrived."""
+        """Answer a source that asks whether its transfer has arrived."""
         assert isinstance(request, AskReceipt)
         if self._transfers.is_under_way(peer.facility_key, request.transfer, outgoing=False):
             raise RemoteProtocolError("the transfer is under way", WireCode.BUSY)
@@ -282,7 +282,7 @@ class Settling:
         await self.countersigner.countersign(peer, answer.body, answer.signature)
 
     async def _answer_presented(self, peer: Peer, request: Message) -> Message:
-        """A recipient wants the countersignature under a receipt."""
+        """Countersign a receipt that a recipient presents."""
         assert isinstance(request, PresentReceipt)
         signature = await self.countersigner.countersign(peer, request.body, request.signature)
         return Countersignature(signature=signature)

@@ -1,11 +1,11 @@
 """Accounting of disclosures as CSV (45 CFR 164.528): when, to whom, what, why.
 
-A disclosure has one line, and where the images name several patients one for each, dated
-by its first `disclosure-begun`: from that moment on something may have left. A transfer
-that broke off and went on, with the same content, is one disclosure until its recipient
-has confirmed it. How it ended stands in the column `outcome`. Disclosures for treatment,
-payment and health care operations need not be accounted for (164.528(a)(1)(i)); they are
-counted and left out unless they are wanted.
+A disclosure has one line, or one line for each patient that its images name. It is dated
+by its first `disclosure-begun`: from then on originals may have left. A transfer that broke
+off and went on, with the same content, is one disclosure until its recipient has confirmed
+it. The column `outcome` says how it ended. Disclosures for treatment, payment and health
+care operations need not be accounted for (164.528(a)(1)(i)); by default they are counted
+and left out.
 """
 
 import csv
@@ -48,16 +48,16 @@ _ENDS = {
 _NO_END = "begun, its end is not in the log; some of it may have arrived"
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-"""What a spreadsheet takes for a formula at the beginning of a cell."""
+"""Characters with which a formula begins, for a spreadsheet, at the start of a cell."""
 
 
 _LATER_FORMULA = re.compile(rf"([;,|]\s*)(?=[{re.escape(''.join(_FORMULA))}])")
-"""The same behind what some spreadsheets, by their country, end a cell at."""
+"""The same characters after a separator of cells that spreadsheets of some countries use."""
 
 
 @dataclass
 class _Open:
-    """A disclosure that its recipient has not confirmed: how it began, and stands."""
+    """A disclosure that its recipient has not confirmed: its first entry, and its outcome."""
 
     record: Record
     outcome: str = _NO_END
@@ -68,13 +68,13 @@ class Accounting:
 
     Args:
         audit: the log.
-        selection: of the disclosures; its types do not count.
-        facilities: their names and addresses.
-        with_exempt: take in disclosures that need no accounting.
+        selection: selects the disclosures; its `types` are ignored.
+        facilities: names and addresses of the recipients.
+        with_exempt: include disclosures that need no accounting.
 
     Attributes:
-        count: disclosures written.
-        left_out: disclosures left out, because they need no accounting.
+        count: number of disclosures written.
+        left_out: number of disclosures left out because they need no accounting.
     """
 
     def __init__(
@@ -109,13 +109,13 @@ class Accounting:
                 yield _line(self._cells(begun, patient, outcome))
 
     def _disclosures(self) -> Iterator[tuple[Record, str]]:
-        """Each disclosure that began in the selected time, with how it ended, at whatever time."""
+        """Each disclosure that began in the selected time, and its outcome, even if later."""
         wanted = replace(self._selection, until=None, types=frozenset((_BEGUN, *_ENDS)))
         until = None if self._selection.until is None else format_time(self._selection.until)
         open_ones: dict[tuple[str, object], dict[object, _Open]] = {}
         for record in records(self._audit, wanted):
             transfer = (str(record.entry["peer"]), record.details.get("transfer"))
-            # Another content or purpose under the same name is another disclosure.
+            # Within one transfer, another content or purpose makes another disclosure.
             content = (record.details.get("content_root"), record.entry["purpose"])
             is_late = until is not None and record.time >= until
             if is_late and not open_ones:
@@ -127,7 +127,7 @@ class Accounting:
                 elif not is_late:
                     open_ones.setdefault(transfer, {})[content] = _Open(record)
             elif record.type == "disclosed" and begun:
-                # What does not say its content ends what was begun last.
+                # An entry that matches no content ends the disclosure begun last.
                 ended = begun.pop(content if content in begun else next(reversed(begun)))
                 yield ended.record, _ENDS[record.type]
                 if not begun:

@@ -1,7 +1,7 @@
-"""What each entry of the log means in the terms of DICOM PS3.15 section A.5.
+"""The meaning of each entry of the log in the terms of DICOM PS3.15 section A.5.
 
 FHIR's AuditEvent has the same terms, so both formats are written from an `AuditMessage`.
-The table `EVENTS` stands in docs/reports.md too; a test compares the two.
+The table `EVENTS` is in docs/reports.md, too; a test compares the two.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ CODES = {
     "110152": "Destination Role ID",
     "110153": "Source Role ID",
 }
-"""Codes of DICOM (PS3.16 CID 400, 401, 402, 403) that are used, with their meanings."""
+"""The codes of DICOM (PS3.16 CID 400, 401, 402, 403) used here, with their meanings."""
 
 SOURCE, DESTINATION, APPLICATION, LAUNCHER = "110153", "110152", "110150", "110151"
 
@@ -47,20 +47,20 @@ SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = "0", "4", "8"
 _OUTCOMES = {"success": SUCCESS, "refused": MINOR_FAILURE, "failed": SERIOUS_FAILURE}
 
 MESSAGE_STUDIES = 50
-"""Most studies of one message: collectors may cut what is longer than 32 KiB, and an entry
-may be about hundreds."""
+"""Most studies in one message: collectors may cut messages longer than 32 KiB, and an entry
+may be about hundreds of studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """What entries of one type mean.
+    """The meaning of entries of one type.
 
     Attributes:
         event: code of the event (CID 400).
         kind: code of its type (CID 401, 403), or "".
         action: C, R, U, D or E.
-        lifecycle: of the studies and patients in it (PS3.15 section A.5.1), or "".
-        outcome: where it does not follow from that of the entry.
+        lifecycle: life cycle of its studies and patients (PS3.15 section A.5.1), or "".
+        outcome: the outcome, or "" where it follows from that of the entry.
     """
 
     event: str
@@ -105,8 +105,8 @@ EVENTS: dict[str, Meaning] = {
     "recalled": Meaning(event="110113", kind="110135", outcome=MINOR_FAILURE),
     "recall-settled": Meaning(event="110113", kind="110135", action="U"),
 }
-"""Entry types by what they mean. Those that are not here have no message: `receipt` says
-again what `disclosed` and `received` say, and a heartbeat is no event."""
+"""The meaning of each entry type. Types that are missing here have no message: `receipt`
+repeats `disclosed` and `received`, and a heartbeat is no event."""
 
 _TRANSFERS = frozenset(
     (
@@ -119,16 +119,16 @@ _INCOMING = frozenset(("received", "receive-failed"))
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
-    """Who took part.
+    """A facility or person that took part in the event.
 
     Attributes:
-        name: for people.
+        name: name for people.
         identity: fingerprint of a facility, name of a person, or `operator`.
         node: PeerID, or "".
         role: a code of `CODES`, or "".
-        is_requestor: whether it wanted this to happen.
+        is_requestor: whether it asked for the event.
         access_point: network address and its kind; ("", "") for a person.
-        person: `name` or `commitment` where it is a person: which of them `identity` is.
+        person: for a person, whether `identity` is the `name` or the `commitment`.
     """
 
     name: str
@@ -142,14 +142,14 @@ class Agent:
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """What it was about: a study, a patient, a facility or a query.
+    """An object of the event: a study, a patient, an instance, a facility or a query.
 
     Attributes:
         kind: `study`, `patient`, `instance`, `facility` or `query`.
-        identity: in clear, or the commitment when `is_open` is false.
-        name: for people; never a patient's.
+        identity: the identity in clear, or the commitment when `is_open` is false.
+        name: name for people; never a patient's.
         is_open: whether `identity` is in clear.
-        query: what was asked.
+        query: the content of a query.
     """
 
     kind: str
@@ -161,17 +161,17 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditMessage:
-    """One entry, or a part of one that is about very many studies or several patients.
+    """The message of one entry; very many studies or several patients need several messages.
 
     Attributes:
         record: the entry.
-        meaning: of its type.
+        meaning: the meaning of its type.
         outcome: `SUCCESS`, `MINOR_FAILURE` or `SERIOUS_FAILURE`.
-        origin: of the log.
+        origin: the name of the log.
         own: our facility.
-        agents: who took part.
-        things: what it was about.
-        part: from 0.
+        agents: the facilities and persons that took part.
+        things: the objects of the event.
+        part: number of this message among those of the entry, from 0.
     """
 
     record: Record
@@ -185,17 +185,17 @@ class AuditMessage:
 
     @property
     def reference(self) -> str:
-        """Where in which log it stands, as a URI reference."""
+        """The log and the place of the entry in it, as a URI reference."""
         return f"{self.origin}#{self.record.index}"
 
     def of_kind(self, *kinds: str) -> list[Thing]:
-        """What it was about, of some kinds."""
+        """Its objects of these kinds."""
         return [thing for thing in self.things if thing.kind in kinds]
 
 
 def audit_messages(record: Record, facilities: Facilities, origin: str) -> Iterator[AuditMessage]:
-    """What an entry means: nothing, one message, or several with a part of its studies each,
-    or with one of its patients each."""
+    """The messages of an entry: none, one, or several, each with a part of its studies or
+    with one of its patients."""
     meaning = EVENTS.get(record.type)
     if meaning is None:
         return
@@ -223,7 +223,8 @@ def audit_messages(record: Record, facilities: Facilities, origin: str) -> Itera
 
 
 def _parts(about: list[Thing]) -> Iterator[list[Thing]]:
-    """What one message may be about: many studies, and one patient (PS3.15 section A.5.3)."""
+    """Split the objects by message: each may have many studies, but one patient (PS3.15
+    section A.5.3)."""
     patients = [thing for thing in about if thing.kind == "patient"]
     if len(patients) > 1:
         rest = [thing for thing in about if thing.kind != "patient"]
@@ -256,7 +257,7 @@ def _agents(record: Record, facilities: Facilities) -> Iterator[Agent]:
 
 
 def _person(subject: Subject) -> Agent:
-    """Who asked; the commitment where the name was erased."""
+    """The person who asked; identified by the commitment if the name was erased."""
     if subject.value is None:
         name, identity, known = "a person whose name is not here", subject.commitment, "commitment"
     else:
@@ -265,7 +266,7 @@ def _person(subject: Subject) -> Agent:
 
 
 def _transfer_agents(record: Record, own: Facility, peer: Facility) -> Iterator[Agent]:
-    """Source and destination; who asks is the source of a query (PS3.15 section A.5.3)."""
+    """Source and destination; in a query, the asking side is the source (PS3.15 section A.5.3)."""
     is_incoming = record.type in _INCOMING or record.details.get("direction") == "in"
     recipient, sender = (own, peer) if is_incoming else (peer, own)
     first, second = (

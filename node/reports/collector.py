@@ -1,4 +1,4 @@
-"""Where syslog messages go: what people write in `config.toml` or on the command line."""
+"""A syslog collector, as people write it in `config.toml` or on the command line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from node.errors import ExitCode, NodeError
 
 FORMATS = ("dicom", "json")
-"""What a message carries: a DICOM audit message, which names studies and patients where
-their openings are here; or the entry as it stands in the log, which names nobody."""
+"""Content of a message: a DICOM audit message, which names studies and patients if their
+openings are here; or the entry as it is in the log, which names nobody."""
 
 DEFAULT_PORT = 6514
 """syslog-tls (RFC 5425 section 4.1)."""
@@ -15,15 +15,15 @@ DEFAULT_PORT = 6514
 
 @dataclass(frozen=True, kw_only=True)
 class Collector:
-    """Where syslog messages go.
+    """A collector of syslog messages.
 
     Attributes:
-        host: name or address; its certificate must be for it.
+        host: name or address; the collector's certificate must be for it.
         port: TCP port.
         ca: file (PEM) of the authority that signed the collector's certificate.
         certificate: file (PEM) of our certificate, if the collector asks for one.
-        key: file (PEM) of its key; None when it stands in `certificate`.
-        form: what messages carry, one of `FORMATS`.
+        key: file (PEM) of its key; None when the key is in `certificate`.
+        form: content of the messages, one of `FORMATS`.
     """
 
     host: str
@@ -42,17 +42,17 @@ class Collector:
 def parse_collector(
     address: str, ca: str, certificate: str = "", key: str = "", form: str = "dicom"
 ) -> Collector:
-    """A collector as people name it.
+    """Read a collector as people name it.
 
     Args:
         address: `HOST`, `HOST:PORT` or `[IPV6]:PORT`.
         ca: path of the authority's certificate.
-        certificate: path of ours, or "".
+        certificate: path of our certificate, or "".
         key: path of its key, or "".
         form: one of `FORMATS`.
 
     Raises:
-        NodeError: something of it cannot be meant.
+        NodeError: one of these values is malformed.
     """
     host, separator, port = address.strip().rpartition(":")
     if not separator or (address.count(":") > 1 and not address.startswith("[")):

@@ -1,10 +1,9 @@
 """A syslog collector, reached over TLS (RFC 5425).
 
-Syslog has no answer that says that a message arrived. The end of a connection is one: the
-other side ends it in order only when it has read all that came before (`tls.py`). So
-messages count as delivered when the connection that carried them was ended in order by
-both sides; until then they are sent again. A message may therefore arrive more than once,
-and none is left out.
+Syslog has no answer that confirms a message. The orderly end of a connection serves as one:
+the other side ends it in order only when it has read all messages before (`tls.py`). So
+messages count as delivered when both sides have ended their connection in order; until then
+they are sent again. A message may therefore arrive more than once, but none is lost.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ SEND_SECONDS = 30.0
 CONFIRM_SECONDS = 30.0
 
 _BLOCK_BYTES = 64 * 1024
-"""So much must go through in `SEND_SECONDS`."""
+"""So many bytes must be sent within `SEND_SECONDS`."""
 
 
 class Delivery:
@@ -35,20 +34,20 @@ class Delivery:
         self._tls = tls
 
     async def send(self, data: bytes) -> None:
-        """Send framed messages; they count once `confirm` has returned.
+        """Send framed messages; they count as delivered once `confirm` has returned.
 
         Raises:
-            NodeError: the connection is lost or stands still.
+            NodeError: the connection is lost or stalled.
         """
         for start in range(0, len(data), _BLOCK_BYTES):
             with _translated(self._collector, SEND_SECONDS):
                 await self._tls.send_all(data[start : start + _BLOCK_BYTES])
 
     async def confirm(self) -> None:
-        """End the connection in order: all that was sent has been read by the collector.
+        """End the connection in order; on return the collector has read all that was sent.
 
         Raises:
-            NodeError: that is not known; all has to be sent again.
+            NodeError: the end was not in order; all messages have to be sent again.
         """
         with _translated(self._collector, CONFIRM_SECONDS):
             if not await self._tls.end_confirmed():
@@ -57,10 +56,10 @@ class Delivery:
 
 @contextlib.asynccontextmanager
 async def open_delivery(collector: Collector) -> AsyncIterator[Delivery]:
-    """A connection to a collector whose certificate holds and names the host.
+    """Connect to a collector, and check that its certificate is valid and names the host.
 
     Raises:
-        NodeError: it cannot be reached, or is not who it should be.
+        NodeError: the collector cannot be reached, or its certificate is wrong.
     """
     context = await in_thread(_tls_context, collector)
     with _translated(collector, CONNECT_SECONDS):
@@ -95,7 +94,7 @@ def _tls_context(collector: Collector) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _translated(collector: Collector, seconds: float) -> Iterator[None]:
-    """Bound a step in time, and say in words what goes wrong in it."""
+    """Limit the time of a step, and turn its errors into a NodeError."""
     where = f"the collector {collector.address}"
     hint = "check its address and that it runs; what it did not take can be sent again"
     try:
@@ -125,7 +124,7 @@ def _translated(collector: Collector, seconds: float) -> Iterator[None]:
 
 
 def _reason(error: OSError) -> str:
-    """Why; what trio raises for all addresses of a host has the reasons of each as cause."""
+    """The reason in words; trio's error for all addresses has the single errors as its cause."""
     cause: BaseException | None = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]

@@ -16,7 +16,7 @@ _PATIENT, _REPORT, _USER, _SECURITY_RESOURCE, _QUERY = "1", "3", "6", "13", "24"
 _APPLICATION_SERVER = "4"
 
 _WITH_PATIENT = frozenset(("110102", "110104", "110105", "110107"))
-"""Events that must have a patient (PS3.15 sections A.5.3.3, 5, 7 and 8)."""
+"""Events that must name a patient (PS3.15 sections A.5.3.3, 5, 7 and 8)."""
 
 _NO_PATIENT = Thing(kind="patient", identity="<none>", name="the images name no patient")
 
@@ -24,7 +24,7 @@ _HEAD, _TAIL = b"<AuditMessages>\n", b"</AuditMessages>\n"
 
 
 def audit_message(message: AuditMessage) -> bytes:
-    """One message, UTF-8, one line without its end."""
+    """One message in UTF-8: one line, without a line end."""
     root = ElementTree.Element("AuditMessage")
     record, meaning = message.record, message.meaning
     event = _add(
@@ -59,7 +59,7 @@ def audit_message(message: AuditMessage) -> bytes:
 
 
 def document(messages: Iterable[AuditMessage]) -> Iterator[bytes]:
-    """A file of messages: one element `AuditMessages`, in it one message a line."""
+    """A file of messages: one element `AuditMessages`, with one message a line."""
     yield b'<?xml version="1.0" encoding="UTF-8"?>\n'
     yield _HEAD
     for message in messages:
@@ -82,7 +82,7 @@ def _add_agent(root: ElementTree.Element, agent: Agent) -> None:
 
 
 def _add_log(root: ElementTree.Element, message: AuditMessage) -> None:
-    """The entry itself, with all its details: who has the message can find and check it."""
+    """Add the entry itself with all its details, so that a reader can find and check it."""
     record = message.record
     element = _add(
         root,

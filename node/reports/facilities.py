@@ -1,4 +1,4 @@
-"""The facilities that the log names by their keys, in the words of people."""
+"""Names and addresses of the facilities that the log names by their keys."""
 
 import functools
 import ipaddress
@@ -19,11 +19,11 @@ class Facility:
     """One facility.
 
     Attributes:
-        name: as it calls itself, or ours for it; its fingerprint when it is not known.
-        fingerprint: of its facility key.
+        name: its own name, or our petname for it; its fingerprint when it is unknown.
+        fingerprint: fingerprint of its facility key.
         node: PeerID of its node, or "".
         addresses: multiaddrs on its card.
-        postal_address: as a person here noted it, or "".
+        postal_address: postal address as noted by a person here, or "".
     """
 
     name: str
@@ -34,9 +34,9 @@ class Facility:
 
     @functools.cached_property
     def access_point(self) -> tuple[str, str]:
-        """Where its node is on the network, and which kind of name that is.
+        """Network address of its node, and the kind of that address.
 
-        Without an address on its card, the PeerID is the name of the machine.
+        Without an address on its card, the PeerID serves as the machine's name.
         """
         for address in self.addresses:
             parts = address.split("/")
@@ -46,11 +46,11 @@ class Facility:
 
 
 class Facilities:
-    """Ours, and those that are or were trusted.
+    """Our own facility, and those that are or were trusted.
 
     Args:
         own: our card.
-        peers: all that the trust store has, revoked ones too.
+        peers: all peers in the trust store, including revoked ones.
     """
 
     def __init__(self, own: Card, peers: Iterable[Peer]) -> None:

@@ -1,9 +1,9 @@
 """FHIR R4 AuditEvents as NDJSON; disclosures follow IHE BALP.
 
-A study that left is an AuditEvent of the profile PrivacyDisclosure.Source, one that came of
+A disclosed study is an AuditEvent of the profile PrivacyDisclosure.Source, a received one of
 PrivacyDisclosure.Recipient (https://profiles.ihe.net/ITI/BALP, content 3:5.7.7). The other
-profiles of BALP are for RESTful calls, which these are not: other entries become plain
-AuditEvents with the codes of DICOM, from which AuditEvent comes.
+profiles of BALP are for RESTful calls and do not apply: other entries become plain
+AuditEvents with the codes of DICOM, from which AuditEvent is derived.
 """
 
 import base64
@@ -31,8 +31,8 @@ _DISCLOSURES = {
     "disclosure-failed": (SOURCE_PROFILE, "110106", "Export", "R"),
     "received": (RECIPIENT_PROFILE, "110107", "Import", "C"),
 }
-"""Entry type to profile, event, its meaning and action. A disclosure that broke off may have
-told something too; its outcome says that it did."""
+"""Profile, event, its meaning and action by entry type. A disclosure that broke off may have
+disclosed something, too; its outcome shows that it broke off."""
 
 _PURPOSES = {
     "treatment": ("TREAT", "treatment"),
@@ -100,7 +100,7 @@ def lines(events: Iterable[AuditMessage]) -> Iterator[bytes]:
 
 
 def _id(message: AuditMessage) -> str:
-    """The same for the same entry at each export, so that a repository takes it once."""
+    """An id that is the same at each export of an entry, so that a repository takes it once."""
     name = hashlib.sha256(message.origin.encode()).hexdigest()[:16]
     part = f"-{message.part}" if message.part else ""
     return f"{name}-{message.record.index}{part}"
@@ -143,7 +143,7 @@ def _agent(agent: Agent) -> dict[str, Any]:
 
 def _entities(message: AuditMessage, *, is_disclosure: bool) -> Iterator[dict[str, Any]]:
     if is_disclosure and not message.of_kind("patient"):
-        # The profile wants a patient; that there is none must not look like an omission.
+        # The profile requires a patient; say explicitly that the images name none.
         yield {"what": {"type": "Patient", "display": _UNNAMED}, **_place("patient")}
     for thing in message.things:
         yield _entity(thing, message)

@@ -1,10 +1,10 @@
-"""Sends the log on to a syslog collector, while the node runs and without holding it up.
+"""Forwards the log to a syslog collector while the node runs, without delaying the node.
 
-Theory. A cursor in the node's database says how many entries were delivered, which is
-known when a connection was ended in order (`node/reports/delivery.py`). After anything
-else, a crash of ours too, sending starts again at the cursor: at least once, in order.
-A connection is held while entries come and ended when none came for a moment, or when it
-has carried many, so that the cursor never lags far behind.
+Theory. A cursor in the node's database counts the delivered entries: those of connections
+that were ended in order (`node/reports/delivery.py`). After any failure, including a crash
+of ours, sending starts again at the cursor: each entry is sent at least once, in order. A
+connection is ended when no entry has come for a moment or when it has carried many, so
+that the cursor never lags far behind.
 """
 
 import logging
@@ -37,13 +37,13 @@ CREATE TABLE IF NOT EXISTS forwarded (
 """
 
 POLL_SECONDS = 1.0
-"""Between two looks at the size of the log: a look costs a microsecond."""
+"""Time between two looks at the size of the log; a look costs a microsecond."""
 
 IDLE_SECONDS = 3.0
-"""Without new entries, after which a connection is ended and what it carried counts."""
+"""Time without new entries after which a connection is ended, to confirm its entries."""
 
 CONNECTION_ENTRIES = 5_000
-"""Entries that one connection carries at most; they are sent again if it breaks."""
+"""Most entries that one connection carries; they are sent again if it breaks."""
 
 PORTION_ENTRIES = 256
 
@@ -56,9 +56,9 @@ class Forwarder:
     Args:
         audit: the log.
         database: keeps the cursor; opened with `FORWARDING_SCHEMA`.
-        collector: where to.
-        facilities: gives who is known now.
-        origin: of the log.
+        collector: the collector.
+        facilities: returns the facilities known now.
+        origin: the name of the log.
         idle_seconds: see `IDLE_SECONDS`.
         retry_seconds: first and longest pause after a failure.
     """
@@ -86,7 +86,7 @@ class Forwarder:
         self._error = ""
 
     def describe(self) -> dict[str, Any]:
-        """How it stands, as JSON."""
+        """The state of forwarding, as JSON."""
         return {
             "address": self._collector.address,
             "format": self._collector.form,
@@ -95,7 +95,7 @@ class Forwarder:
         }
 
     async def run(self) -> None:
-        """Forward until cancelled; what goes wrong is tried again, ever more slowly."""
+        """Forward until cancelled; after a failure try again, after ever longer pauses."""
         pause = self._retry_seconds[0]
         started = False
         while True:
@@ -106,7 +106,7 @@ class Forwarder:
                 await self._wait_for_entries(self._delivered)
                 await self._connect_and_send()
             except Exception as error:
-                # Whatever it is, a fault of ours too: the node goes on without its collector.
+                # Whatever the error, even a fault of ours: the node goes on without forwarding.
                 self._failed(error)
                 await trio.sleep(pause)
                 pause = min(2 * pause, self._retry_seconds[1])
@@ -123,7 +123,7 @@ class Forwarder:
         self._error = what
 
     def _begin(self) -> int:
-        """The cursor. That entries begin to go to a new collector is an entry itself."""
+        """Return the cursor; log the start of forwarding if the collector is new."""
         row = self._database.query_one(
             "SELECT entries FROM forwarded WHERE collector = ?", (self._name,)
         )
@@ -158,7 +158,7 @@ class Forwarder:
             await trio.sleep(POLL_SECONDS)
 
     async def _connect_and_send(self) -> None:
-        """Carry what there is over one connection, then move the cursor."""
+        """Send entries over one connection, then move the cursor."""
         sent = self._delivered
         async with open_delivery(self._collector) as delivery:
             while sent - self._delivered < CONNECTION_ENTRIES:

@@ -1,4 +1,4 @@
-"""Reads the selected entries of the log, with what their commitments stand for."""
+"""Reads the selected entries of the log, with the openings of their commitments."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ class Record:
 
     Attributes:
         entry: its fields, as in docs/protocol-log.md section 2.2.
-        subjects: what it is about, of the selection.
+        subjects: those of its subjects that belong to the selection.
     """
 
     entry: dict[str, Any]
@@ -40,12 +40,12 @@ class Record:
 
     @property
     def time(self) -> str:
-        """When, `2026-11-24T09:31:58.123Z`."""
+        """Its time, as in `2026-11-24T09:31:58.123Z`."""
         return str(self.entry["time"])
 
     @property
     def type(self) -> str:
-        """What it records."""
+        """Its entry type."""
         return str(self.entry["type"])
 
     @property
@@ -64,12 +64,12 @@ class Record:
 
 
 def span(audit: AuditLog, selection: Selection, size: int) -> tuple[int, int]:
-    """First entry of a selection by time, and the one behind its last.
+    """The range of entries in the time of a selection: the first, and the one after the last.
 
     Args:
         audit: the log.
-        selection: since and until of it count.
-        size: entries that are looked at.
+        selection: only its `since` and `until` count.
+        size: consider only the first `size` entries.
     """
     first = 0 if selection.since is None else _first_at(audit, selection.since, size)
     last = size if selection.until is None else _first_at(audit, selection.until, size)
@@ -77,7 +77,7 @@ def span(audit: AuditLog, selection: Selection, size: int) -> tuple[int, int]:
 
 
 def _first_at(audit: AuditLog, moment: int, size: int) -> int:
-    """The first entry at or behind a moment: times in the log never go back."""
+    """The first entry at or after a moment: times in the log never go back."""
     wanted = format_time(max(moment, 0))
     low, high = 0, size
     while low < high:
@@ -97,9 +97,9 @@ def records(
 
     Args:
         audit: the log.
-        selection: which.
-        size: entries that are looked at; all when None.
-        start: the first entry that is looked at.
+        selection: selects the entries.
+        size: consider only the first `size` entries; all when None.
+        start: the first entry to consider.
 
     Raises:
         NodeError: an entry is damaged on disk.
@@ -160,10 +160,9 @@ def _run(
 
 
 def _keeper(audit: AuditLog, selection: Selection) -> Callable[[str, str | None], bool]:
-    """Whether a subject belongs to the selection.
+    """A function that tells whether a subject belongs to the selection.
 
-    An entry may be about other studies and other patients too, who are nobody's business
-    here.
+    An entry may also be about other studies and patients, which must not be shown here.
     """
     if selection.study:
         return lambda kind, value: kind != "study" or value == selection.study

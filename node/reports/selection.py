@@ -1,4 +1,4 @@
-"""Which entries of the log somebody wants to see."""
+"""A selection of entries of the log, and how people write it."""
 
 import re
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A part of the log; what is empty or None selects nothing away.
+    """A part of the log; an attribute that is empty or None excludes nothing.
 
     Attributes:
         since: first moment, milliseconds since the epoch, UTC.
-        until: first moment that is too late, likewise.
+        until: first moment that is too late, milliseconds since the epoch, UTC.
         peer: facility key (hex) of the other side.
         study: Study Instance UID.
         patient: identity, or a Patient ID that stands for it with any issuer.
-        person: name of whoever asked.
+        person: name of the person who asked.
         types: entry types.
     """
 
@@ -38,15 +38,15 @@ class Selection:
 
 
 def parse_moment(text: str, *, end: bool) -> int:
-    """A moment that a person wrote, as milliseconds since the epoch.
+    """Read a moment that a person wrote, as milliseconds since the epoch.
 
     Args:
         text: `2026-11-24` is a day of UTC; `2026-11-24T09:30Z` and
             `2026-11-24T10:30:00+01:00` are moments.
-        end: a day stands for its end, which is the beginning of the next.
+        end: a day means its end, which is the beginning of the next.
 
     Raises:
-        NodeError: neither.
+        NodeError: the text is neither a day nor a moment.
     """
     wanted = text.strip()
     try:

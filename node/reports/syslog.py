@@ -1,4 +1,4 @@
-"""Syslog messages: RFC 5424, framed for TLS by RFC 5425, filled as PS3.15 section A.6 says."""
+"""Syslog messages: RFC 5424, framed for TLS by RFC 5425, content by PS3.15 section A.6."""
 
 from collections.abc import Iterator
 
@@ -27,8 +27,8 @@ def messages(
     Args:
         record: the entry.
         form: `dicom` or `json`.
-        facilities: who is in it.
-        origin: of the log.
+        facilities: the facilities by their keys.
+        origin: the name of the log.
         host: name of this machine.
     """
     if form == "json":
@@ -41,18 +41,18 @@ def messages(
 
 
 def _message(record: Record, severity: int, host: str, kind: str, content: bytes) -> bytes:
-    """HEADER, no STRUCTURED-DATA, MSG (RFC 5424 section 6); kind is at most 32 characters."""
+    """HEADER, no STRUCTURED-DATA, MSG (RFC 5424 section 6); `kind` has at most 32 characters."""
     priority = _SECURITY * 8 + severity
     header = f"<{priority}>1 {record.time} {host_name(host)} {_APPLICATION} - {kind[:32]} - "
     return header.encode("ascii") + _BOM + content
 
 
 def host_name(text: str) -> str:
-    """A name as it may stand in a header: printable ASCII without spaces, or `-`."""
+    """A name in the form that a header allows: printable ASCII without spaces, or `-`."""
     kept = "".join(character for character in text if "!" <= character <= "~")
     return kept[:_HOST_CHARACTERS] or "-"
 
 
 def framed(message: bytes) -> bytes:
-    """A message as it goes over TLS: its length in octets, a space, itself (RFC 5425 4.3)."""
+    """A message framed for TLS: its length in octets, a space, the message (RFC 5425 4.3)."""
     return b"%d %s" % (len(message), message)

@@ -1,9 +1,9 @@
 """A TLS client over a trio socket that knows whether the other side has read everything.
 
-The standard classes end a connection as soon as the other side has said anything final,
-a fatal alert too. Here the end is looked at: `end_confirmed` is true only after the other
-side's close_notify, or, since many collectors leave that out, after a TCP end that says the
-same: our bytes are acknowledged and the connection is not reset. (A socket that is closed
+The standard classes end a connection normally after any final message of the other side,
+even a fatal alert. This class distinguishes the ends: `end_confirmed` is true only after
+the other side's close_notify. Many collectors omit that, so an equivalent TCP end counts,
+too: our bytes are acknowledged and the connection is not reset. (A socket that is closed
 with bytes unread, or gets bytes when it is closed, answers with a reset: RFC 1122 section
 4.2.2.13, RFC 2525 section 2.17.)
 """
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _READ_BYTES = 16 * 1024
 _POLL_SECONDS = 0.02
 _CLOSE_WAIT = 8
-"""State of a TCP connection in Linux: the other side has ended, and was not reset."""
+"""State of a TCP connection in Linux: the other side has closed it without a reset."""
 
 
 class TlsClient:
@@ -33,7 +33,7 @@ class TlsClient:
 
     Args:
         transport: a connected socket.
-        context: what to trust, and our certificate.
+        context: the trusted authorities, and our certificate.
         host: the name that the other side's certificate must have.
     """
 
@@ -46,7 +46,7 @@ class TlsClient:
         """Agree on keys and check the certificate.
 
         Raises:
-            ssl.SSLError: it does not hold, or the other side wants something else.
+            ssl.SSLError: the certificate is not valid, or the handshake fails otherwise.
             trio.BrokenResourceError: the connection is lost.
         """
         await self._run(self._tls.do_handshake)
@@ -62,7 +62,7 @@ class TlsClient:
             view = view[await self._run(functools.partial(self._tls.write, view)) :]
 
     async def end_confirmed(self) -> bool:
-        """End our side, wait for the other; whether it has read all that was sent.
+        """End our side and wait for the other; returns whether it has read all that was sent.
 
         Raises:
             ssl.SSLError, trio.BrokenResourceError: the other side broke off.
@@ -72,7 +72,7 @@ class TlsClient:
         except ssl.SSLWantReadError:
             pass
         else:
-            return False  # It had ended before we did.
+            return False  # The other side had ended before we did.
         await self._flush()
         while True:
             try:

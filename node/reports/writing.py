@@ -1,4 +1,4 @@
-"""Writes an export or report to a file, and says so in the log before anybody has it."""
+"""Writes an export or report to a file, and logs that before the file is available."""
 
 import hashlib
 import os
@@ -21,10 +21,10 @@ class Written:
 
     Attributes:
         bytes: its size.
-        sha256: of the file, hex.
-        salt: hex; "" where the log has the digest itself.
-        entry: index of the entry `log-exported`; None where the log takes none, because it
-            is in doubt: then it must be possible to hand it to an auditor all the same.
+        sha256: SHA-256 of the file, hex.
+        salt: salt of the logged digest, hex; "" where the digest is logged without a salt.
+        entry: index of the entry `log-exported`; None if the log is in doubt and takes no
+            entries: it must still be possible to hand such a log to an auditor.
     """
 
     bytes: int
@@ -34,13 +34,13 @@ class Written:
 
 
 def export_event(form: str, selection: Selection, details: dict[str, str | int | bool]) -> Event:
-    """The entry `log-exported`: which part of the log left, in which form.
+    """The event `log-exported`: which part of the log was exported, and in which form.
 
-    A study or a patient that was asked for stands in it as a commitment.
+    The entry names a selected study or patient by a commitment.
 
     Args:
         form: `bundle`, `proof`, `dicom`, `fhir`, `accounting` or `syslog`.
-        selection: what was asked for.
+        selection: the selected part of the log.
         details: range, counts and digest.
     """
     moments = {"since": selection.since, "until": selection.until}
@@ -73,18 +73,18 @@ def write_logged(
     *,
     salted: bool,
 ) -> Written:
-    """Write a file whole or not at all; its entry is durable before it has its name.
+    """Write a file whole or not at all; its entry is durable before the file gets its name.
 
     Args:
-        path: where; must not exist.
+        path: path of the file, which must not exist.
         write: writes the file.
-        event: gives the entry, once all is written; its size and digest are added.
-        audit: takes the entry.
-        salted: log a salted digest. That of a report, which holds little but what the log
-            holds and a name, would let anybody with the log try names, for ever.
+        event: returns the event, once the file is written; size and digest are added to it.
+        audit: the log.
+        salted: log a salted digest. A report holds little more than the log and names, so
+            with its plain digest anybody who has the log could test guessed names, for ever.
 
     Raises:
-        NodeError: there is such a file already, or it cannot be written or logged.
+        NodeError: the file exists already, or cannot be written or logged.
     """
     if not path.is_absolute():
         raise NodeError(f"the path {path} must be absolute", code=ExitCode.USAGE)
@@ -117,7 +117,7 @@ def write_logged(
 
 
 def salted_digest(salt: bytes, sha256: str) -> str:
-    """The digest of a report as the log has it: SHA-256 of salt and SHA-256 of the file."""
+    """The logged digest of a report: SHA-256 over the salt and the file's SHA-256."""
     return hashlib.sha256(salt + bytes.fromhex(sha256)).hexdigest()
 
 

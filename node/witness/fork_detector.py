@@ -1,11 +1,11 @@
-"""Whether this node's own log is still the one that it signed.
+"""Checks whether this node's own log is still the one that it signed.
 
-A checkpoint that our own log key signed and that our log does not have proves that
-the log was cut, changed, or comes from an old backup. While such a proof stands,
-the log takes no entry, and so nothing is disclosed, received or changed. It falls
-when the log has that checkpoint again (the right copy is back), when the key that
-signed it is no longer in force at its size (the log key was revoked from before),
-or when an operator settles it, having spoken with the witness.
+If our log key signed a checkpoint that our log does not have, the log was cut or
+changed, or comes from an old backup. While such a proof holds, the log takes no entry,
+and so nothing is disclosed, received or changed. The proof ends when the log has that
+checkpoint again (the right copy is back), when the key that signed it is no longer in
+force at its size (the log key was revoked from a smaller size on), or when an operator
+settles it, having spoken with the witness.
 
 Synchronous and thread-safe.
 """
@@ -33,14 +33,14 @@ _HINT = (
 
 
 class ForkDetector:
-    """Holds the log when something that it signed contradicts it.
+    """Halts the log when a checkpoint signed by our log key contradicts it.
 
     Args:
-        store: where the proofs are kept.
+        store: keeps the proofs.
         audit: our log.
-        card: gives our newest card.
-        petname: a facility's name for people, from its facility key.
-        now: seconds since the epoch, UTC.
+        card: returns our newest card.
+        petname: returns a facility's name for people, given its facility key.
+        now: returns seconds since the epoch, UTC.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ForkDetector:
         self._lock = threading.Lock()
 
     def contradiction(self, note: bytes) -> str | None:
-        """The kind of alert that a checkpoint of our log gives; None when it gives none.
+        """The kind of alert that a checkpoint of our log causes; None when it fits our log.
 
         Raises:
             RemoteProtocolError: our log key, in force at its size, did not sign it.
@@ -75,8 +75,8 @@ class ForkDetector:
         return None
 
     def is_void(self, note: bytes) -> bool:
-        """Whether a log key of ours signed a checkpoint, from the size on at which that key
-        was taken back: it speaks neither for our log nor against it."""
+        """Whether a log key of ours signed a checkpoint at or beyond the size at which that
+        key was revoked. Such a checkpoint proves nothing about our log."""
         for listed in self._card().log_keys:
             try:
                 checkpoint = open_checkpoint_untrusted(note, log_origin(self._own), listed.key)
@@ -90,10 +90,10 @@ class ForkDetector:
 
         Args:
             witness: its facility key (32 bytes).
-            note: as it gave it.
+            note: the checkpoint as the witness sent it.
 
         Returns:
-            Whether our log is in doubt because of it.
+            Whether the checkpoint puts our log in doubt.
 
         Raises:
             RemoteProtocolError: our log key, in force at its size, did not sign it.
@@ -108,7 +108,7 @@ class ForkDetector:
         return True
 
     def check_kept(self) -> None:
-        """Compare our log with what it keeps of its own cosigned checkpoints; for the start."""
+        """At start: compare our log with the cosigned checkpoints of it that are kept here."""
         for kept in self._store.cosigned():
             witness = next(iter(kept.lines), self._own)
             try:
@@ -119,7 +119,8 @@ class ForkDetector:
         self.review()
 
     def review(self) -> None:
-        """Settle what stands no more; hold the log, or let it go on and log what was."""
+        """Settle alerts whose proof no longer holds. Halt the log if an alert remains;
+        otherwise let the log go on, and log the settled alerts."""
         with self._lock:
             standing = [alert for alert in self.alerts() if self._stands(alert)]
             settled = {alert.number for alert in self.alerts()} - {a.number for a in standing}
@@ -135,7 +136,7 @@ class ForkDetector:
             self._log_settled()
 
     def alerts(self) -> list[Alert]:
-        """What speaks against our log and is not settled."""
+        """The unsettled alerts about our own log."""
         return [a for a in self._store.alerts(open_only=True) if a.facility == self._own]
 
     def _stands(self, alert: Alert) -> bool:
@@ -145,7 +146,8 @@ class ForkDetector:
             return False
 
     def settle(self, number: int) -> None:
-        """An operator takes the log as it is, against what was signed before."""
+        """Settle an alert: an operator accepts the log as it is, though it contradicts the
+        signed checkpoint."""
         gone = []
         for kept in self._store.cosigned():
             try:
@@ -158,7 +160,7 @@ class ForkDetector:
         self.review()
 
     def _log_settled(self) -> None:
-        """What was wrong with the log is told in the log, once it takes entries again."""
+        """Log the settled alerts about our log, now that it takes entries again."""
         for alert in self._store.alerts(unlogged_only=True):
             if alert.facility == self._own:
                 event = replace(alert_event(alert), peer=alert.witness)

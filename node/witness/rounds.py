@@ -1,12 +1,12 @@
-"""Having our log cosigned: rounds with the witnesses, heartbeats, and the first question.
+"""Has our log cosigned: rounds with the witnesses, heartbeats, and a check of each new peer.
 
-A round presents our newest checkpoint to each connected peer with the grant
-`witness`, all at once, each within its own time, so that one that is silent or lies
-costs nobody else anything. What a witness knows of our log comes with its answer;
-that it knows more than we have ends in `node/witness/fork_detector.py`.
+A round presents our newest checkpoint to all connected peers with the grant `witness`
+at once, each with its own time limit, so that a silent or lying witness does not delay
+the others. A witness may answer with the checkpoint that it holds of our log; if our log
+does not have that checkpoint, `node/witness/fork_detector.py` halts the log.
 
-A peer that connects is asked first what it holds of our log, before it is served:
-a node that comes up from an old backup must not go on, least of all sign.
+When a peer connects, we ask it which checkpoint of our log it holds before we serve it:
+a node that starts from an old backup must not go on, least of all sign.
 """
 
 import logging
@@ -36,10 +36,10 @@ from protocol.log.note import parse_note_untrusted
 log = logging.getLogger("radmesh.witnessing")
 
 START_SECONDS = 3.0
-"""Longest wait at start for the witnesses to connect and say what they hold."""
+"""Longest wait at start for the witnesses to connect and show the checkpoints they hold."""
 
 TRIES = 3
-"""Most requests to one witness in a round: it may be elsewhere than we thought, once."""
+"""Most requests to one witness in a round: it may have cosigned another size than we know."""
 
 _CLOCK_SKEW_SECONDS = 24 * 3600
 _POLL_SECONDS = 0.02
@@ -50,15 +50,15 @@ class Witnessing:
 
     Args:
         audit: our log.
-        store: what was cosigned.
-        fork_detector: judges what witnesses hold.
-        peers: who may cosign for us.
-        log_queries: asks them.
-        settings: how often, and how many are needed.
+        store: keeps the cosigned checkpoints.
+        fork_detector: judges the checkpoints that witnesses hold.
+        peers: the peers, among them the witnesses.
+        log_queries: sends the requests.
+        settings: the interval of the rounds, and how many witnesses are needed.
         is_connected: whether a node key (32 bytes) is connected.
-        is_unreachable: whether it was dialled in vain.
+        is_unreachable: whether dialling a node key (32 bytes) has failed.
         on_doubt: called in the trio thread when our log turns out to be in doubt.
-        now: seconds since the epoch, UTC.
+        now: returns seconds since the epoch, UTC.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Witnessing:
         self._failures: dict[bytes, str] = {}
         self._last_change = (audit.size, trio.current_time())
 
-    # --- who -------------------------------------------------------------------------
+    # --- the witnesses ---------------------------------------------------------------
 
     def witnesses(self) -> list[Peer]:
         """Peers whose cosignature counts for us."""
@@ -102,10 +102,10 @@ class Witnessing:
         """Why the last request to a witness failed, or ""."""
         return self._failures.get(facility_key, "")
 
-    # --- the first question ------------------------------------------------------------
+    # --- the check of a new peer -------------------------------------------------------
 
     async def check(self, peer: Peer, node_key: bytes) -> None:
-        """Ask a peer that has connected, with this node key, what it holds of our log."""
+        """Ask a peer, connected with this node key, which checkpoint of our log it holds."""
         event = self._checked.setdefault(node_key, trio.Event())
         try:
             await self._compare(peer)
@@ -129,19 +129,19 @@ class Witnessing:
             log.error("our log cannot be compared with %s: %s", peer.petname, error.message)
 
     async def wait_checked(self, node_key: bytes) -> None:
-        """Wait until a connected peer has said what it holds, or could have."""
+        """Wait until `check` of a connected peer has ended, or its time is over."""
         with trio.move_on_after(limits.PEER_REPLY_SECONDS):
             await self._checked.setdefault(node_key, trio.Event()).wait()
 
     def disconnected(self, node_key: bytes) -> None:
-        """A peer is gone; it is asked again when it comes back."""
+        """Note that a peer has disconnected; it is asked again when it comes back."""
         self._checked.pop(node_key, None)
 
     async def wait_started(self) -> None:
-        """At start, give those who may know more of our log a moment to say so."""
+        """At start, wait a moment for peers that may hold a later checkpoint of our log."""
         known = await in_thread(self._who_may_know)
         with trio.move_on_after(START_SECONDS):
-            # Two conditions, of which the second has no event.
+            # Poll: of the two conditions for each peer, the second has no event.
             while not all(map(self._has_its_say, known)):  # noqa: ASYNC110
                 await trio.sleep(_POLL_SECONDS)
 
@@ -158,14 +158,14 @@ class Witnessing:
         return "witness" in peer.grants or self._store.newest_by(peer.facility_key) is not None
 
     async def wait_sound(self) -> None:
-        """Wait until our log is in no doubt."""
+        """Wait until our log is no longer in doubt."""
         while self._audit.halt.reason is not None:
             await self._sound.wait()
 
     # --- rounds ------------------------------------------------------------------------
 
     def poke(self) -> None:
-        """A witness has come, or was granted: look now whether it is needed."""
+        """Begin a round now: a witness has connected, or a peer has got the grant."""
         self._poked.set()
 
     async def run(self) -> None:
@@ -177,7 +177,7 @@ class Witnessing:
                 await self.round()
             except NodeError as error:
                 log.error("our log cannot be cosigned now: %s", error.message)
-            # Moments, not pauses: a rounded pause may end before its moment has come.
+            # Wait until a point in time, not for a duration: a rounded duration ends early.
             with trio.move_on_at(self._next(trio.current_time())):
                 await self._poked.wait()
 
@@ -189,7 +189,7 @@ class Witnessing:
         return self._last_change[1] + self._settings.heartbeat_seconds
 
     def _beat(self, now: float) -> None:
-        """Log that nothing happened, when nothing has for long enough."""
+        """Log a heartbeat if the log has not grown for `heartbeat_seconds`."""
         size = self._last_change[0]
         if self._audit.size != size:
             self._last_change = (self._audit.size, now)
@@ -200,10 +200,10 @@ class Witnessing:
                 self._last_change = (self._audit.size, now)
 
     async def round(self, limit_seconds: float = limits.PEER_REPLY_SECONDS) -> None:
-        """Have the newest checkpoint cosigned by each connected witness that has not.
+        """Have the newest checkpoint cosigned by each connected witness that has not done so.
 
         Args:
-            limit_seconds: the most that it may take; who has not answered is left out.
+            limit_seconds: longest duration; witnesses that have not answered are left out.
 
         Raises:
             NodeError: our log or database cannot be read or written.
@@ -234,7 +234,7 @@ class Witnessing:
 
     async def _ask(self, peer: Peer, note: str, checkpoint: Checkpoint) -> None:
         failure = ""
-        # Stands when the round is over before the peer has answered.
+        # This text remains if the round ends before the peer has answered.
         self._failures[peer.facility_key] = "it has not answered in time"
         try:
             async with self._turn(peer):
@@ -244,7 +244,7 @@ class Witnessing:
         except QueryRefused as error:
             failure = str(error)
             if error.code is WireCode.BAD_PROOF:
-                # It knows another history of our log: see which.
+                # The witness knows another history of our log: ask for its checkpoint.
                 await self._compare(peer)
         except RemoteProtocolError as error:
             failure = f"its answer does not hold: {error}"
@@ -277,7 +277,7 @@ class Witnessing:
                         "operator has to start over"
                     )
             elif answer.size > checkpoint.size:
-                # We have grown and been cosigned since this round began.
+                # Our log has grown and been cosigned since this round began.
                 return
             old = answer.size
         raise RemoteProtocolError("it names another size each time")
@@ -286,15 +286,15 @@ class Witnessing:
         return self._audit.consistency_proof(old, new) if 0 < old < new else ()
 
     def _keep(self, peer: Peer, note: str, size: int, answer: Cosigned) -> None:
-        """Keep a cosignature that holds.
+        """Keep a cosignature if it is valid.
 
         Raises:
-            RemoteProtocolError: it does not.
+            RemoteProtocolError: it is not.
         """
         text, own = parse_note_untrusted(note.encode())
         _, signatures = parse_note_untrusted(note.encode() + answer.line)
         if len(signatures) != len(own) + 1:
-            # Further lines could be forged ones of other witnesses, and spoil our notes.
+            # Further lines could be forged in the name of other witnesses and spoil our notes.
             raise RemoteProtocolError("it gives more than its own signature")
         now = self._now()
         for listed in self._peers.store.held(peer, peer.card.witness_keys, now):
@@ -312,7 +312,7 @@ class Witnessing:
         raise RemoteProtocolError("none of the peer's witness keys signed", WireCode.BAD_SIGNATURE)
 
     async def _judge(self, peer: Peer, held: CheckpointHeld) -> bool:
-        """Whether what a peer holds puts our log in doubt."""
+        """Whether the checkpoint that a peer holds puts our log in doubt."""
         if held.size == 0:
             return False
         in_doubt = not await in_thread(self._fork_detector.is_void, held.checkpoint) and (

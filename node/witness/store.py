@@ -1,8 +1,8 @@
-"""What the node keeps of witnessing, in its database.
+"""The node's records of witnessing, in its database.
 
-Four things: what it cosigned last of each peer's log; the cosigned checkpoints of
-its own; and evidence of logs that forked or went back, each with both signed
-checkpoints as they were received. Synchronous, thread-safe, durable on return.
+They are: the last checkpoint that it cosigned of each peer's log; the cosigned
+checkpoints of its own log; and alerts on logs that forked or went back, each with both
+signed checkpoints as received. Synchronous, thread-safe, durable on return.
 """
 
 import hashlib
@@ -65,14 +65,14 @@ class Alert:
     """A log that contradicts itself, and the proof: two checkpoints that it signed.
 
     Attributes:
-        number: by which an operator names it.
-        facility: whose log, facility key (32 bytes).
-        witness: who had cosigned `held`, facility key (32 bytes).
+        number: the number by which an operator names it.
+        facility: facility key (32 bytes) of the log's facility.
+        witness: facility key (32 bytes) of the witness that had cosigned `held`.
         kind: `FORK`, `ROLLBACK` or `UNPROVEN`.
         held: the signed note that was cosigned.
         shown: the signed note that contradicts it.
-        seen: seconds since the epoch, UTC.
-        settled: when an operator, or the facts, settled it; None not yet.
+        seen: when it was found, seconds since the epoch, UTC.
+        settled: when an operator settled it, or its proof ended; None before that.
     """
 
     number: int
@@ -86,12 +86,12 @@ class Alert:
 
     @property
     def held_checkpoint(self) -> Checkpoint:
-        """What `held` says."""
+        """The checkpoint in `held`."""
         return parse_checkpoint_untrusted(parse_note_untrusted(self.held)[0])
 
     @property
     def shown_checkpoint(self) -> Checkpoint:
-        """What `shown` says."""
+        """The checkpoint in `shown`."""
         return parse_checkpoint_untrusted(parse_note_untrusted(self.shown)[0])
 
     @property
@@ -106,9 +106,9 @@ class Cosigned:
     """A checkpoint of our own log that witnesses cosigned.
 
     Attributes:
-        size: of the log.
-        note: signed by our log key, without cosignatures.
-        lines: facility key of the witness to its signature line and time.
+        size: size of the log.
+        note: the note signed by our log key, without cosignatures.
+        lines: signature line and time of each witness, by its facility key.
     """
 
     size: int
@@ -130,14 +130,15 @@ class WitnessStore:
     # --- logs of peers ---------------------------------------------------------------
 
     def held(self, facility: bytes) -> tuple[Held, bytes]:
-        """What we cosigned last of a peer's log, and the note; size 0 and b"" for nothing."""
+        """The checkpoint that we cosigned last of a peer's log, and its note; size 0 and b""
+        if there is none."""
         row = self.database.query_one(
             "SELECT size, root, note FROM witnessed WHERE facility=?", (facility,)
         )
         return (Held(), b"") if row is None else (Held(row["size"], row["root"]), row["note"])
 
     def keep(self, facility: bytes, checkpoint: Checkpoint, note: bytes, now: int) -> None:
-        """Replace what we cosigned last; `now` in seconds since the epoch, UTC."""
+        """Replace the checkpoint cosigned last; `now` in seconds since the epoch, UTC."""
         self.database.transact(
             lambda connection: connection.execute(
                 "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?) ON CONFLICT (facility) DO UPDATE "
@@ -148,7 +149,7 @@ class WitnessStore:
         )
 
     def forget(self, facility: bytes) -> None:
-        """Take the next checkpoint of a peer as its first: an operator decided so."""
+        """Accept the next checkpoint of a peer as its first, as an operator decided."""
         self.database.transact(
             lambda connection: connection.execute(
                 "DELETE FROM witnessed WHERE facility=?", (facility,)
@@ -156,7 +157,7 @@ class WitnessStore:
         )
 
     def all_held(self) -> list[tuple[bytes, int, int]]:
-        """Of each peer whose log we cosigned: facility key, size, time."""
+        """Facility key, size and time for each peer whose log we cosigned."""
         rows = self.database.query("SELECT facility, size, time FROM witnessed ORDER BY facility")
         return [(row["facility"], row["size"], row["time"]) for row in rows]
 
@@ -165,15 +166,15 @@ class WitnessStore:
     def add_cosignature(
         self, size: int, note: str, facility: bytes, line: str, time: int, now: int
     ) -> None:
-        """Keep what a witness said about our log.
+        """Keep a witness's cosignature of our log.
 
         Args:
-            size: of the checkpoint.
+            size: size of the checkpoint.
             note: the checkpoint, signed by our log key alone.
-            facility: of the witness, facility key (32 bytes).
+            facility: facility key (32 bytes) of the witness.
             line: its signature line.
             time: when it cosigned, seconds since the epoch, UTC.
-            now: likewise, on our clock.
+            now: the time on our clock, seconds since the epoch, UTC.
         """
 
         def keep(connection: sqlite3.Connection) -> None:
@@ -201,7 +202,7 @@ class WitnessStore:
         )
 
     def cosigned(self, size: int | None = None) -> list[Cosigned]:
-        """Our cosigned checkpoints, or that of one size; largest first."""
+        """Our cosigned checkpoints, or only that of one size; largest first."""
         where = "" if size is None else "WHERE size = ?"
         checkpoints = self.database.query(
             f"SELECT size, note FROM own_checkpoints {where} ORDER BY size DESC",
@@ -238,7 +239,7 @@ class WitnessStore:
     def add_alert(
         self, facility: bytes, witness: bytes, kind: str, held: bytes, shown: bytes, now: int
     ) -> Alert | None:
-        """Keep the evidence; None when one of this kind waits to be settled already."""
+        """Keep the evidence; returns None if an alert of this kind is unsettled already."""
 
         def add(connection: sqlite3.Connection) -> Alert | None:
             known = connection.execute(
@@ -260,14 +261,14 @@ class WitnessStore:
         return self.database.transact(add)
 
     def alerts(self, *, open_only: bool = False, unlogged_only: bool = False) -> list[Alert]:
-        """The evidence, oldest first."""
+        """The alerts, oldest first."""
         chosen = ["settled IS NULL"] * open_only + ["logged = 0"] * unlogged_only
         where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
         rows = self.database.query(f"SELECT * FROM log_alerts {where} ORDER BY number")
         return [Alert(**{name: row[name] for name in Alert.__dataclass_fields__}) for row in rows]
 
     def mark_logged(self, number: int) -> None:
-        """Its entry is in the log."""
+        """Mark an alert whose entry is in the log."""
         self.database.transact(
             lambda connection: connection.execute(
                 "UPDATE log_alerts SET logged=1 WHERE number=?", (number,)
@@ -275,7 +276,7 @@ class WitnessStore:
         )
 
     def settle(self, numbers: Iterable[int], now: int) -> None:
-        """These are alerts no more; the evidence stays (`now` in seconds since the epoch)."""
+        """Settle these alerts; their evidence is kept (`now` in seconds since the epoch)."""
         settled = [(now, number) for number in numbers]
         self.database.transact(
             lambda connection: connection.executemany(

@@ -1,13 +1,13 @@
 """This node as the witness of its peers' logs.
 
 Any trusted peer may have its own log cosigned; whether others rely on our cosignature is
-their decision (grant `witness`). Invariant: of each log there is one history that this node
-has cosigned, and it only grows. The state is on disk before a cosignature leaves, so a crash can
-lose an answer, never the memory of it; then the peer asks again and is answered.
+their decision (grant `witness`). Invariant: this node cosigns one history of each log, and that
+history only grows. The state is on disk before a cosignature is sent, so a crash can lose an
+answer but not the record of it; the peer then asks again and is answered.
 
-A log that contradicts what was cosigned is never cosigned further on that branch.
-Both signed checkpoints are kept, logged and told to the operator, and the peer is
-shown the one that it signed before.
+If a checkpoint contradicts the cosigned history, that branch is never cosigned. Both signed
+checkpoints are kept and logged, the operator gets an alert, and the peer is shown the
+checkpoint that it signed before.
 """
 
 import logging
@@ -45,19 +45,19 @@ SENTENCES = {
     ROLLBACK: "shows a log of {shown} entries, and had signed {held}",
     UNPROVEN: "shows a log of {shown} entries that does not extend the {held} it had signed",
 }
-"""What an operator is told about a log, by the kind of the alert."""
+"""The sentence about a log that an operator reads, by the kind of the alert."""
 
 
 class Witness:
     """Answers the requests of peers to cosign their logs.
 
     Args:
-        store: what was cosigned.
+        store: keeps the cosigned checkpoints.
         own_facility: our facility key (32 bytes).
-        key: gives the witness key in force now.
+        key: returns the witness key in force now.
         append: writes one audit entry durably (synchronous).
-        now: seconds since the epoch, UTC.
-        log_keys: those on a peer's card that are its own (`keys.claims`).
+        now: returns seconds since the epoch, UTC.
+        log_keys: returns the log keys on a peer's card that are its own (`keys.claims`).
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Witness:
 
     @property
     def answers(self) -> "dict[type[Message], Answer]":
-        """What answers which request."""
+        """The function that answers each type of request."""
         return {GetCheckpoint: self._get, AddCheckpoint: self._add}
 
     async def _get(self, peer: Peer, request: Message) -> Message:
         assert isinstance(request, GetCheckpoint)
-        # Requests of one log are judged in the order in which they came: out of it, a
-        # late one would look like a log that went back.
+        # Judge the requests about one log in the order of arrival: otherwise a delayed
+        # request would look like a log that went back.
         async with self._turn(peer):
             return await in_thread(self.show, peer, request)
 
@@ -100,12 +100,13 @@ class Witness:
         return self._turns.setdefault(peer.facility_key, trio.Lock())
 
     def show(self, peer: Peer, request: GetCheckpoint) -> CheckpointHeld:
-        """What was cosigned of the log of `peer`; takes note when it is behind that."""
+        """The last cosigned checkpoint of the log of `peer`; raises an alert if the one in
+        the request forks from it or is behind it."""
         held, note = self._store.held(peer.facility_key)
         try:
             shown = self._open(peer, request.checkpoint)
         except RemoteProtocolError as error:
-            # Its newest card, with the key that signed, may come a moment later.
+            # The peer's newest card, with the key that signed, may arrive a moment later.
             log.debug("the checkpoint of %s is not compared: %s", peer.petname, error)
             return CheckpointHeld(size=held.size, checkpoint=note)
         verdict = compare(held, shown)
@@ -114,7 +115,7 @@ class Witness:
         return CheckpointHeld(size=held.size, checkpoint=note)
 
     def judge(self, peer: Peer, request: AddCheckpoint) -> Message:
-        """Cosign a checkpoint of the log of `peer`, or show what speaks against it.
+        """Cosign a checkpoint of the log of `peer`, or show the one that contradicts it.
 
         Raises:
             RemoteProtocolError: the checkpoint or the proof does not hold.
@@ -129,7 +130,7 @@ class Witness:
                 self._store.keep(peer.facility_key, shown, request.checkpoint, self._now())
             return held, note, verdict
 
-        # One transaction from the state that is compared to the state that is kept.
+        # Compare and replace the state in one transaction.
         held, note, verdict = self._store.database.transact(compared)
         if verdict in (Verdict.ADVANCE, Verdict.SAME):
             return self._cosigned(request.checkpoint)
@@ -163,7 +164,7 @@ class Witness:
         self.log_alerts()
 
     def log_alerts(self) -> None:
-        """Write the entries of alerts on peers' logs that have none yet, as after a crash."""
+        """Log the alerts on peers' logs that have no entry yet, as after a crash."""
         for alert in self._store.alerts(unlogged_only=True):
             if alert.facility == self._own:
                 continue
@@ -176,12 +177,12 @@ class Witness:
 
 
 def _is_evidence(held: Held, shown: Checkpoint) -> bool:
-    """Whether a failed proof speaks against the log, not only against the request."""
+    """Whether a failed proof is evidence against the log, not only a bad request."""
     return 0 < held.size < shown.size
 
 
 def sentence(alert: Alert) -> str:
-    """What an alert says, after the name of whose log it is."""
+    """The text of an alert, to follow the name of the log's facility."""
     return SENTENCES[alert.kind].format(
         held=alert.held_checkpoint.size, shown=alert.shown_checkpoint.size
     )
