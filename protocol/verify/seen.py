@@ -39,7 +39,7 @@ def too_old(
         evidence: the auditor's own evidence.
         policies: enough witnesses for each of these must have seen the log that recently.
         whole: the cosignatures of the auditor's witnesses at the full size.
-        last: their newest cosignature at any size; it is enough if there is no policy.
+        last: their newest cosignature at any size; it counts if no policy has a quorum.
     """
     most, now = evidence.not_older_than, evidence.now
     if most is None or now is None:
