@@ -2,9 +2,9 @@
 
 UTF-8, object members sorted by code point, no white space, only objects, arrays,
 strings, integers and booleans; integers within +-(2^53-1), so that every JSON
-reader gets them exactly; no escapes but those that JSON demands. What is signed
-or hashed as JSON is in this form. For such values it equals RFC 8785 wherever
-member names have no characters beyond U+FFFF.
+reader gets them exactly; no escapes but those that JSON demands. All JSON that is
+signed or hashed is in this form. For such values it equals RFC 8785 if member names
+have no characters beyond U+FFFF.
 """
 
 import json
@@ -30,7 +30,7 @@ def canonical_json(value: Any) -> bytes:
         value: dict with str keys, list or tuple, str, int, bool, nested at most 8 deep.
 
     Raises:
-        NotCanonical: it holds anything else.
+        NotCanonical: the value holds any other type, or is nested too deep.
     """
     _require_canonical(value, MAX_DEPTH)
     try:
@@ -76,7 +76,7 @@ def _require_canonical(value: Any, depth: int) -> None:
                 raise NotCanonical("a member name is not a string")
         value = value.values()
     for item in value:
-        # Most are text or small numbers: a call for each would cost more than encoding them.
+        # Most items are text or small numbers: a call for each would cost more than encoding it.
         kind = type(item)
         if kind is not str and not (kind is int and -MAX_INTEGER <= item <= MAX_INTEGER):
             _require_canonical(item, depth - 1)

@@ -1,12 +1,11 @@
 """The facility card: the one signed document that says who a facility is.
 
 A file of two lines: `radmesh-card-v1 SIGNATURE` (base64), and canonical JSON. The
-facility key signs the second line, as it stands, under the domain
-`radmesh-card-v1`. Fields that this release does not know are covered by the
-signature and ignored. Peers pin the facility key; a card with a higher serial
-replaces the older one. Keys that were replaced stay listed with the time or log
-size from which they no longer count. Each key proves that the facility holds it
-(`keys.possession`), but on cards of the first releases.
+facility key signs the bytes of the second line under the domain `radmesh-card-v1`.
+The signature covers fields that this release does not know; they are ignored. Peers pin
+the facility key; a card with a higher serial replaces the older one. Replaced keys stay
+listed with the time or log size from which they no longer count. Each key has a proof
+that the facility holds it (`keys.possession`), except on cards of the first releases.
 """
 
 import base64
@@ -49,7 +48,7 @@ class Card:
     """A card whose signature holds.
 
     Attributes:
-        name: of the facility, as it calls itself.
+        name: the facility's own name for itself.
         facility_key: 32 bytes.
         node_keys: oldest first; the last is the current one.
         log_keys: likewise.
@@ -89,7 +88,7 @@ class Card:
 
     @property
     def fingerprint(self) -> str:
-        """Of the facility key, in full."""
+        """The full fingerprint of the facility key."""
         return fingerprint(self.facility_key)
 
     @property
@@ -99,7 +98,7 @@ class Card:
 
     @property
     def listed(self) -> Iterator[tuple[str, TimedKey | SizedKey]]:
-        """The role and entry of each node, log and witness key."""
+        """Role and key entry, for each node, log and witness key."""
         for key in self.node_keys:
             yield "node", key
         for log_key in self.log_keys:
@@ -108,7 +107,7 @@ class Card:
             yield "witness", key
 
     def lacks_proof_by(self, keypairs: Iterable[KeyPair]) -> bool:
-        """Whether one of these key pairs could prove a key here that has no proof yet."""
+        """Whether one of these key pairs could prove a listed key that has no proof yet."""
         at_hand = {pair.public for pair in keypairs}
         return any(key.proof is None and key.key in at_hand for _, key in self.listed)
 
@@ -117,8 +116,8 @@ class Card:
 
         Args:
             public: the node key.
-            now: seconds since the epoch, UTC. A key counts a day early, since the
-                clock that wrote `since` may be ahead of ours; it never counts late.
+            now: seconds since the epoch, UTC. A key counts up to a day before `since`,
+                because that clock may be ahead of ours; it never counts after its end.
         """
         return any(
             listed.key == public
@@ -147,7 +146,7 @@ def issue_card(
         proving: see `sign_card`.
 
     Raises:
-        BadCard: a value that no card may have, such as a name with a line break.
+        BadCard: a value is not allowed on a card, such as a name with a line break.
     """
     return sign_card(
         facility,
@@ -179,11 +178,11 @@ def sign_card(
     """Sign a card with full lists of keys, oldest first.
 
     Args:
-        proving: key pairs at hand; those of them that are listed prove themselves on the
-            card. Proofs that the entries have are kept: they hold on every card.
+        proving: available key pairs; the listed ones among them get a proof on the card.
+            Existing proofs are kept: a proof holds on every card.
 
     Raises:
-        BadCard: a value that no card may have.
+        BadCard: a value is not allowed on a card.
     """
     at_hand = {pair.public: pair for pair in proving}
 
@@ -193,7 +192,7 @@ def sign_card(
     try:
         body = canonical_json(
             {
-                # Our own are of a kind that every release knows.
+                # Our own addresses are of kinds that every release knows.
                 "addresses": list(require_addresses(addresses)),
                 "expires": expires,
                 "facility_key": facility.public.hex(),
@@ -209,7 +208,7 @@ def sign_card(
     except NotCanonical as error:
         raise BadCard(f"the card cannot be written: {error}") from error
     signature = base64.b64encode(facility.sign(_DOMAIN, body))
-    # Read back, so that no card is issued that peers would refuse.
+    # Read it back, so that no card is issued that peers would refuse.
     return parse_card_untrusted(b"%b %b\n%b\n" % (_DOMAIN, signature, body))
 
 
@@ -217,7 +216,7 @@ def parse_card_untrusted(data: bytes) -> Card:
     """Read a card and check its signature; see also `check_card` and `check_newer`.
 
     Raises:
-        BadCard: not a card, forged, or with values that no card may have.
+        BadCard: not a card, forged, or with values that are not allowed on a card.
     """
     if len(data) > CARD_BYTES:
         raise BadCard(f"a card has at most {CARD_BYTES} bytes")
@@ -256,10 +255,10 @@ def parse_card_untrusted(data: bytes) -> Card:
 
 
 def facility_of_untrusted(data: bytes) -> bytes | None:
-    """The facility key that a card names, 32 bytes, before anything of the card is checked.
+    """The facility key that a card names, 32 bytes; nothing on the card is checked.
 
-    For those who ask whom a card concerns before they take the trouble to check it.
-    None for what is no card.
+    For callers that need the facility before they spend the work of checking the card.
+    None if the data is not a card.
     """
     try:
         _, body = _split(bytes(data[: CARD_BYTES + 1]))
@@ -285,11 +284,11 @@ def check_card(card: Card, now: int) -> None:
 
 
 def check_newer(old: Card, new: Card) -> None:
-    """Check that `new` may take the place of `old`; the same bytes may.
+    """Check that `new` may replace `old`; an identical card may.
 
     Raises:
-        BadCard: it is of another facility.
-        CardSuperseded: it is older, or another card with the same serial.
+        BadCard: `new` is of another facility.
+        CardSuperseded: `new` is older, or differs but has the same serial.
     """
     if old.facility_key != new.facility_key:
         raise BadCard("the card is of another facility")

@@ -1,6 +1,6 @@
-"""The fields of a facility card: which values they may have.
+"""The fields of a facility card and their allowed values.
 
-Every reader takes the decoded object and raises `BadCard` alone.
+Every reader takes the decoded object and raises only `BadCard`.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ from keys.errors import BadCard
 
 NAME_CHARACTERS = 128
 ADDRESSES = 16
-"""Most addresses: a dialler tries them all in turn."""
+"""Most addresses on a card: a dialler tries them all in turn."""
 
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 _HEX_PROOF = re.compile(r"[0-9a-f]{128}")
@@ -26,7 +26,7 @@ _ADDRESS_KINDS = ("ip4", "ip6", "dns4", "dns6")
 class TimedKey:
     """A node or witness key and when it counts, in seconds since the epoch, UTC.
 
-    `proof` is that of `keys.possession`, 64 bytes; None on cards of older releases.
+    `proof` is the proof of `keys.possession`, 64 bytes; None on cards of older releases.
     """
 
     key: bytes
@@ -42,7 +42,7 @@ class TimedKey:
 
 @dataclass(frozen=True)
 class SizedKey:
-    """A log key and for which log sizes (entries) its checkpoints count; `proof` as above."""
+    """A log key, and the log sizes (entries) at which its checkpoints count; `proof` as above."""
 
     key: bytes
     since_size: int
@@ -57,7 +57,7 @@ class SizedKey:
 
 
 def is_name(text: str) -> bool:
-    """Whether a facility may be called so: 1 to 128 printable characters.
+    """Whether the text can be a facility's name: 1 to 128 printable characters.
 
     Control characters, line breaks and marks that turn the direction of writing
     are not printable.
@@ -66,7 +66,7 @@ def is_name(text: str) -> bool:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is a multiaddr of the form /ip4|ip6|dns4|dns6/HOST/tcp/PORT."""
+    """Whether the text is a multiaddr of the form /ip4|ip6|dns4|dns6/HOST/tcp/PORT."""
     parts = text.split("/")
     if len(parts) != 5 or parts[0] != "" or parts[3] != "tcp":
         return False
@@ -112,9 +112,10 @@ def read_name(fields: dict[str, Any]) -> str:
 
 
 def read_addresses(fields: dict[str, Any]) -> tuple[str, ...]:
-    """The addresses that this release can dial; none when the node only dials out.
+    """The addresses that this release can dial; none if the node only dials out.
 
-    Kinds of address that it does not know are covered by the signature and left out.
+    Addresses of kinds that this release does not know are left out; the signature covers
+    them.
     """
     values = _read_list(fields, "addresses")
     if len(values) > ADDRESSES:
@@ -125,7 +126,7 @@ def read_addresses(fields: dict[str, Any]) -> tuple[str, ...]:
 
 
 def require_addresses(values: tuple[Any, ...]) -> tuple[str, ...]:
-    """The same values, all of which are addresses that this release can dial."""
+    """The same values, after checking that this release can dial each address."""
     if not all(isinstance(value, str) and is_address(value) for value in values):
         raise BadCard(
             "an address of the card is not of the form /ip4/HOST/tcp/PORT (ip4, ip6, dns4, dns6)"
@@ -134,9 +135,9 @@ def require_addresses(values: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def _is_unknown(text: str) -> bool:
-    """Whether it is a multiaddr of a kind that a later release may have.
+    """Whether the text is a multiaddr of a kind that a later release may have.
 
-    One of our kind with a host or port that cannot be is not.
+    An address of a known kind with an invalid host or port is not.
     """
     parts = text.split("/")
     ours = len(parts) == 5 and parts[1] in _ADDRESS_KINDS and parts[3] == "tcp"
@@ -144,7 +145,7 @@ def _is_unknown(text: str) -> bool:
 
 
 def read_timed_keys(fields: dict[str, Any], name: str) -> tuple[TimedKey, ...]:
-    """Node or witness keys, oldest first; only the last has no end."""
+    """Node or witness keys, oldest first; only the last key has no end."""
     return tuple(
         TimedKey(*_read_entry(entry, name, "since", "until", last=last))
         for entry, last in _read_entries(fields, name)
@@ -152,7 +153,7 @@ def read_timed_keys(fields: dict[str, Any], name: str) -> tuple[TimedKey, ...]:
 
 
 def read_sized_keys(fields: dict[str, Any]) -> tuple[SizedKey, ...]:
-    """Log keys, oldest first; only the last has no end."""
+    """Log keys, oldest first; only the last key has no end."""
     return tuple(
         SizedKey(*_read_entry(entry, "log_keys", "since_size", "until_size", last=last))
         for entry, last in _read_entries(fields, "log_keys")
@@ -180,7 +181,7 @@ def _read_entry(
 
 
 def _read_proof(entry: dict[str, Any]) -> bytes | None:
-    """Its form alone; whether it holds is asked when the facility key is known."""
+    """The proof; only its form is checked, until the facility key is known."""
     if "proof" not in entry:
         return None
     value = entry["proof"]

@@ -1,16 +1,16 @@
-"""Who holds a key that stands on the cards of several facilities.
+"""Which facility holds a key that the cards of several facilities list.
 
-A card may list any key (`keys.possession`), so the cards that are known are read
-together. Of two claims to one key, in whatever roles:
+A card may list any key (`keys.possession`), so all known cards are read together. For two
+claims to the same key, in whatever roles:
 
-- a proven one beats one without proof, whoever came first;
-- two proven ones kill each other: the key is in two hands;
-- of two without proof, the one whose facility called us with the key counts, else the
-  one that was known first.
+- a proven claim beats an unproven claim, whichever came first;
+- two proven claims cancel each other: two facilities hold the key;
+- of two unproven claims, that of the facility that called us with the key counts;
+  otherwise the claim that was known first counts.
 
-A claim that has ended takes a key from nobody, nor does one whose facility is not
-trusted any more; but what was proven once is never given to who does not prove it.
-What is decided depends on what is known, not on the order of the questions.
+A claim takes a key from nobody once it has ended or its facility is no longer trusted. But
+an unproven claim never wins against a claim that was proven, even one that has ended.
+Decisions depend only on the known cards, not on the order of queries.
 """
 
 from collections import defaultdict
@@ -23,15 +23,16 @@ from keys.peer import Peer
 
 @dataclass(frozen=True)
 class Contested:
-    """A key in force that does not count for a facility because of another one.
+    """A key in force that does not count for a facility because another facility claims it.
 
     Attributes:
         key: 32 bytes.
-        role: `node`, `log` or `witness`, as the first of the two lists it.
-        facilities: facility keys (32 bytes) of the one for which it does not count, and
-            of the other.
-        holder: whose it is, though that claim may have ended; None for neither.
-        is_proven: whether that one proved it, or, with no holder, both did.
+        role: `node`, `log` or `witness`, as the first of `facilities` lists it.
+        facilities: facility keys (32 bytes): of the facility for which the key does not
+            count, then of the other claimant.
+        holder: the facility that holds the key, though its claim may have ended; None if
+            neither does.
+        is_proven: whether the holder proved the key; without a holder, whether both did.
     """
 
     key: bytes
@@ -43,7 +44,7 @@ class Contested:
 
 @dataclass(frozen=True)
 class _Claim:
-    """One key on one card; `place` is that in the order in which claims came."""
+    """One key on one card; `place` is the claim's position in the order of arrival."""
 
     peer: Peer
     role: str
@@ -66,13 +67,13 @@ class Claims:
     """All claims on the cards of some peers.
 
     Args:
-        peers: in the order in which they were paired.
+        peers: the peers, in the order in which they were paired.
     """
 
     def __init__(self, peers: Iterable[Peer]) -> None:
         self._by_key: dict[bytes, list[_Claim]] = defaultdict(list)
         for number, peer in enumerate(peers):
-            # The facility key proves itself by the signature of the card.
+            # The card's signature proves the facility key.
             mine = _Claim(peer, "facility", True, None, (0, number))
             self._by_key[peer.facility_key].append(mine)
             for role, key in peer.card.listed:
@@ -81,15 +82,15 @@ class Claims:
                 self._by_key[key.key].append(claim)
 
     def naming(self, key: bytes) -> list[Peer]:
-        """The peers on whose cards a key (32 bytes) stands, in the order of pairing."""
+        """The peers whose cards list a key (32 bytes), in the order of pairing."""
         return list({one.peer.facility_key: one.peer for one in self._by_key.get(key, ())}.values())
 
     def holds(self, facility_key: bytes, key: bytes, now: int) -> bool:
         """Whether a key (32 bytes) on a facility's card counts for that facility.
 
         Args:
-            facility_key: of the facility, 32 bytes.
-            key: which.
+            facility_key: the facility's key, 32 bytes.
+            key: the listed key.
             now: seconds since the epoch, UTC.
         """
         claims = self._by_key.get(key, ())
@@ -97,7 +98,7 @@ class Claims:
         return mine is not None and not any(_rivals(mine, claims, now))
 
     def contested(self, now: int) -> tuple[Contested, ...]:
-        """The keys in force that do not count for a facility (now in seconds, UTC)."""
+        """Keys in force that do not count for their facility (`now` in seconds, UTC)."""
         found: dict[tuple[bytes, frozenset[bytes]], Contested] = {}
         for key, claims in self._by_key.items():
             for loser in claims:
@@ -119,7 +120,7 @@ def _rivals(mine: _Claim, claims: Sequence[_Claim], now: int) -> list[_Claim]:
 
 
 def _end(key: TimedKey | SizedKey) -> int | None:
-    """From when on a claim has ended; a replaced log key ended at a size, so at all times."""
+    """The time at which a claim ended; 0 for a replaced log key, which ended at a log size."""
     if isinstance(key, TimedKey):
         return key.until
     return None if key.until_size is None else 0

@@ -1,4 +1,4 @@
-"""Errors of the keys package: what a caller may test is the class, never the text.
+"""Errors of the keys package: a caller may test the class, never the text.
 
 Texts are parts of sentences that an operator reads: lower case, no full stop.
 """
@@ -25,7 +25,7 @@ class NotCanonical(KeysError):
 
 
 class BadCard(KeysError):
-    """A facility card is damaged, forged, or says what no card may say."""
+    """A facility card is damaged, forged, or holds a value that is not allowed."""
 
 
 class CardExpired(KeysError):
@@ -33,11 +33,11 @@ class CardExpired(KeysError):
 
 
 class CardSuperseded(KeysError):
-    """A facility card is older than one of the same facility that is known already."""
+    """A facility card is older than the known card of the same facility."""
 
 
 class SealBroken(KeysError):
-    """A sealed chunk does not open: altered, cut, out of place or for another transfer."""
+    """A sealed chunk does not open: altered, cut, misplaced or for another transfer."""
 
 
 class TrustError(KeysError):

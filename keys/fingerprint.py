@@ -1,10 +1,10 @@
-"""The fingerprint of a facility key: what two admins compare by voice.
+"""The fingerprint of a facility key, which two admins compare by voice.
 
 Form: SHA-256 of the key in RFC 4648 base32 (52 characters), cut into 4 parts
 of 13, each followed by a check character, and the 56 characters written as 8
-groups of 7. The same construction as a Syncthing device ID, whose published
-examples are the test vectors. The check characters catch a slip of the tongue;
-the decision is always on the full hash.
+groups of 7. Syncthing device IDs have the same construction; their published examples
+are the test vectors. The check characters catch a slip of the tongue; comparison is
+always on the full hash.
 """
 
 import base64
@@ -18,7 +18,7 @@ _GROUP = 7
 _CHARACTERS = 56
 _HASH_CHARACTERS = 52
 
-# Characters that the alphabet leaves out since they look like these.
+# Characters that are not in the alphabet, read as the letters that they look like.
 _LOOKALIKES = str.maketrans("018", "OIB")
 _IGNORED = "-\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}"
 
@@ -68,7 +68,7 @@ def parse_fingerprint(text: str) -> bytes:
         parts.append(part[:_PART])
     digest = base64.b32decode("".join(parts) + "====")
     if format_hash(digest).replace("-", "") != letters:
-        # The last character carries one bit of the hash; its other four must be 0.
+        # The last character holds one bit of the hash; its other four bits must be 0.
         raise BadFingerprint("the last group of the fingerprint is mistyped")
     return digest
 

@@ -1,9 +1,9 @@
-"""What a peer may do: the one decision, pure.
+"""What a peer may do: one pure decision.
 
-Feed, announcer, sender and witness ask `may`; nothing else decides. The answer is yes, no,
-or that a person is to be asked. Whether a rule holds has three values: yes, no, unknown.
-Unknown counts as no where a rule allows, and as yes where it denies or has a person asked,
-so what a release does not know never lets anything through.
+Feed, announcer, sender and witness call `may`; nothing else decides. The answer is yes, no,
+or that a person must be asked. A rule holds, does not hold, or it is unknown whether it
+holds. If unknown, a rule that allows does not apply, and a rule that denies or asks a person
+does. So a condition that this release does not know never permits anything.
 """
 
 import enum
@@ -15,23 +15,23 @@ from keys.peer import PURPOSES, Peer
 
 ACTIONS: Mapping[str, tuple[str, ...]] = {
     "see": ("see",),
-    # Or taking `see` would leave a peer with what it was told before.
+    # Without `see` here, a peer that lost `see` could still fetch studies announced before.
     "fetch": ("fetch", "see"),
     "send": ("send",),
     "witness": ("witness",),
 }
-"""What can be asked about, and all that has to be allowed for it."""
+"""Action to the actions that must all be allowed for it."""
 
 _OF_OUR_STUDIES = frozenset({"see", "fetch"})
 _REQUESTED = frozenset({"fetch", "send"})
-"""What a node of the peer asks for, and for a purpose."""
+"""Actions that a node of the peer requests, with a purpose."""
 
 ALLOW, HOLD, DENY = "allow", "hold", "deny"
-"""What a rule does: hold has a person asked each time. Another word counts as deny."""
+"""Effects of a rule; hold asks a person each time. Any other word counts as deny."""
 
 
 class Why(enum.Enum):
-    """Reasons for a no, as far as who is refused may be told one."""
+    """Reasons for a refusal, in as much detail as the refused peer may learn."""
 
     NOT_TRUSTED = "not trusted"
     NOT_GRANTED = "not granted"
@@ -45,13 +45,13 @@ class Rule:
     """One rule of a peer.
 
     Attributes:
-        name: for people, and for the approval that answers it.
-        action: what it is about.
+        name: the rule's name, for people and for the approval that answers it.
+        action: the action that it is about.
         effect: `ALLOW`, `HOLD` or `DENY`; deny goes before hold, hold before allow.
-        purposes: the only purposes that it is for; empty is for all, and for none named.
-        filters: what narrows it to some studies, by name. This release reads none, so of a
-            rule with one it is unknown whether it holds.
-        limits: by name, how much has to be used already for it not to hold any more.
+        purposes: the purposes for which it holds; empty for any purpose, or none named.
+        filters: name to a filter that narrows the rule to some studies. This release reads
+            no filters, so for a rule with a filter it is unknown whether it holds.
+        limits: name to the use at which the rule no longer holds.
     """
 
     name: str
@@ -64,15 +64,15 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of one study; None or "" is not known.
+    """Known facts about one study; None or "" if not known.
 
     Attributes:
         study_uid: Study Instance UID.
         state: "shared", or why not.
-        modalities: in the study.
-        body_parts: as the images say.
+        modalities: modalities in the study.
+        body_parts: body parts named in the images.
         study_date: YYYYMMDD.
-        is_deidentified: whether a report of that is bound to its content.
+        is_deidentified: whether a de-identification report is bound to its content.
     """
 
     study_uid: str
@@ -85,12 +85,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Approval:
-    """A person's yes to what a rule held.
+    """A person's approval of a request that a rule held.
 
     Attributes:
-        rule: its name.
-        study_uid: the one study that it is for.
-        until: seconds since the epoch, UTC; it counts before that.
+        rule: the rule's name.
+        study_uid: the only study that the approval is for.
+        until: the approval counts before this time, seconds since the epoch, UTC.
     """
 
     rule: str
@@ -100,14 +100,14 @@ class Approval:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a peer asks for; empty where nobody asks.
+    """A peer's request; empty if nobody requests anything.
 
     Attributes:
-        speaks: whether the node that asks speaks for the peer now.
-        purpose: one of `PURPOSES`; "" none named.
-        person: who asks there, as the peer says; "" not known.
-        reason: why, in the person's words; "" none.
-        approval: what a person here said to it; None nothing yet.
+        speaks: whether the requesting node speaks for the peer now.
+        purpose: one of `PURPOSES`; "" if none is named.
+        person: the requesting person, by the peer's word; "" if not known.
+        reason: the reason in that person's words; "" if none.
+        approval: the approval by a person here; None if there is none yet.
     """
 
     speaks: bool = False
@@ -119,7 +119,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a peer has used of the limits of its rules, by name; absent is not known."""
+    """Name of a limit to how much of it a peer has used; not known if absent."""
 
     used: Mapping[str, int] = field(default_factory=dict)
 
@@ -129,14 +129,14 @@ NO_REQUEST, NO_USAGE = Request(), Usage()
 
 @dataclass(frozen=True)
 class Yes:
-    """It may, by this rule."""
+    """The peer may, by this rule."""
 
     rule: str
 
 
 @dataclass(frozen=True)
 class No:
-    """It may not; `sentence` says why, to our own log and people."""
+    """The peer may not; `sentence` says why, for our own log and people only."""
 
     why: Why
     sentence: str
@@ -144,7 +144,7 @@ class No:
 
 @dataclass(frozen=True)
 class Ask:
-    """A person has to be asked: the rule with this name wants that."""
+    """A person must be asked: the rule with this name requires it."""
 
     rule: str
 
@@ -162,7 +162,7 @@ def explain(answer: Answer) -> str:
 
 
 def rules_of(peer: Peer) -> tuple[Rule, ...]:
-    """The rules that the record of a peer holds: each of its grants allows one action."""
+    """The rules in a peer's record: each of its grants allows one action."""
     return tuple(
         Rule(
             f"the grant {grant}",
@@ -175,7 +175,7 @@ def rules_of(peer: Peer) -> tuple[Rule, ...]:
 
 
 def why_not_trusted(peer: Peer, now: int) -> str | None:
-    """Why nothing at all counts of a peer now (seconds since the epoch, UTC); None if it does."""
+    """Why a peer is not trusted at all now (seconds since the epoch, UTC); None if it is."""
     if peer.revoked is not None:
         return f"trust in {peer.petname} was revoked"
     if peer.expires is not None and peer.expires <= now:
@@ -186,10 +186,10 @@ def why_not_trusted(peer: Peer, now: int) -> str | None:
 
 
 def why_never(action: str, peer: Peer | None, rules: Sequence[Rule], now: int) -> No | None:
-    """What refuses an action whatever the study, the request and the use; None for nothing.
+    """The refusal of an action for any study, request and use; None if there is none.
 
-    Needs no look at a study, so what has ended can be cut at once. Takes what `may` takes;
-    where this is a no, `may` gives the same one.
+    Needs no study, so a session that is no longer allowed can be ended at once. The
+    arguments are as in `may`, which returns the same refusal if there is one.
     """
     if action not in ACTIONS:
         return No(Why.NOT_GRANTED, f"there is nothing like {action} that can be allowed")
@@ -214,7 +214,7 @@ def why_never(action: str, peer: Peer | None, rules: Sequence[Rule], now: int) -
 def tells_apart(action: str, rules: Iterable[Rule]) -> bool:
     """Whether rules can allow an action for one shared study and not for another.
 
-    Where they cannot, one answer of `may` about a shared study is the answer about all.
+    If they cannot, the answer of `may` for one shared study holds for all.
     """
     needed = ACTIONS.get(action, ())
     return any(rule.filters or rule.effect == HOLD for rule in rules if rule.action in needed)
@@ -229,15 +229,15 @@ def may(
     usage: Usage,
     now: int,
 ) -> Answer:
-    """Decide.
+    """Decide whether a peer may do something now.
 
     Args:
         action: one of `ACTIONS`.
-        peer: who, as it is stored now; None for a facility that was never paired.
+        peer: the peer as stored now; None for a facility that was never paired.
         rules: its rules, see `rules_of`.
-        facts: of the study that it is about; None when there is none, or none is meant.
-        request: what the peer asks for.
-        usage: what it has used of its limits.
+        facts: facts about the study; None if there is no such study, or none is concerned.
+        request: the peer's request.
+        usage: the peer's use of its limits.
         now: seconds since the epoch, UTC.
     """
     never = why_never(action, peer, rules, now)
@@ -256,7 +256,7 @@ def may(
         if isinstance(answer, No):
             return answer
         answers.append(answer)
-    # Behind the rules: who may not have it learns nothing of it.
+    # Checked after the rules: a peer without permission must learn nothing about the study.
     if action in _OF_OUR_STUDIES and (facts is None or facts.state != "shared"):
         return No(Why.NOT_SHARED, "the study is not shared")
     return next((answer for answer in answers if isinstance(answer, Ask)), answers[0])
@@ -270,7 +270,7 @@ def _decide(
     usage: Usage,
     now: int,
 ) -> Answer:
-    """What the rules of one action say: deny before hold, hold before allow."""
+    """The answer of the rules for one action: deny before hold, hold before allow."""
     found: Answer | None = None
     held: Ask | None = None
     for rule in rules:
@@ -292,14 +292,14 @@ def _decide(
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a rule does not hold, or, where that is not certain, is not known to."""
+    """Why a rule does not hold or, if `is_certain` is False, why it is unknown whether it holds."""
 
     no: No
     is_certain: bool
 
 
 def _failure(rule: Rule, peer: Peer, request: Request, usage: Usage) -> _Failure | None:
-    """What keeps a rule from holding; what is known to do so goes before what may."""
+    """Why a rule does not hold, if it does not; certain reasons come before uncertain ones."""
     unknown = _Failure(_unreadable(rule), is_certain=False) if rule.filters else None
     if rule.purposes and request.purpose not in rule.purposes:
         no = No(

@@ -1,8 +1,8 @@
 """Ed25519 keys: how they sign, how they are verified, and the PeerID of a node key.
 
-Every signature of ours covers `domain || 0x00 || message`, so that what one kind
-of message says can never be read as another kind. `sign_raw` is for formats
-that bring their own separation, such as C2SP signed notes.
+Each of our signatures covers `domain || 0x00 || message`, so that one kind of message can
+never be read as another kind. `sign_raw` is for formats with their own separation, such
+as C2SP signed notes.
 """
 
 from collections.abc import Callable
@@ -113,7 +113,7 @@ def peer_id(node_public: bytes) -> str:
     while rest:
         rest, digit = divmod(rest, 58)
         digits = _BASE58[digit] + digits
-    # The one leading zero byte of the prefix.
+    # The "1" encodes the leading zero byte of the prefix.
     return "1" + digits
 
 

@@ -1,8 +1,8 @@
 """Key files, as bytes: one line, `radmesh-key-v1 ROLE PROTECTION DATA`.
 
-PROTECTION is `plain`, DATA then the base64 of the 32-byte seed. The word is there
-so that keys sealed with a passphrase need no other format. Where the file lies and
-who may read it is the node's business.
+PROTECTION is `plain`; DATA is then the base64 of the 32-byte seed. The word allows keys
+sealed with a passphrase without another format. The node decides where the file is and
+who may read it.
 """
 
 import base64
@@ -32,12 +32,12 @@ def decode_key(role: str, data: bytes) -> KeyPair:
     """Read the contents of a key file.
 
     Args:
-        role: which key it must be.
-        data: the file.
+        role: the role that the key must have.
+        data: the contents of the file.
 
     Raises:
         BadKey: damaged, a key of another role, or protected in a way that this
-            release does not know. The text never holds any of the key.
+            release does not know. The text never contains any part of the key.
     """
     try:
         words = data[:_MAX_BYTES].decode("ascii").split(" ")

@@ -1,4 +1,4 @@
-"""One trusted facility, as the trust store keeps it."""
+"""One peer, as the trust store keeps it."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,20 +12,20 @@ GRANTS = ("see", "fetch", "send", "witness")
 witness: cosigns our log."""
 
 PURPOSES = ("treatment", "second-opinion", "research", "operations")
-"""What a study may be asked for."""
+"""Purposes for which a study may be requested."""
 
 ADDRESS_CHARACTERS = 300
-"""Most characters of a postal address, which stands on one line."""
+"""Most characters of a postal address, which is one line."""
 
 
 def is_postal_address(text: str) -> bool:
-    """Whether it can be a postal address: printable, on one line, or nothing."""
+    """Whether the text can be a postal address: printable, on one line, or empty."""
     return len(text) <= ADDRESS_CHARACTERS and text.isprintable() and text == text.strip()
 
 
 SHOWN = -1
-"""The place of a claim to a node key without proof, when a node that proved the key in a
-handshake showed the card there."""
+"""The place of an unproven claim to a node key, if a node that proved the key in a handshake
+showed the card in that handshake."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Peer:
         petname: our own name for it, unique without regard to case.
         card: the newest card known.
         grants: some of `GRANTS`.
-        filters: what narrows the grants; empty narrows nothing, and what this release cannot
-            read refuses all (`keys.grants`).
+        filters: filters that narrow the grants; empty narrows nothing, and a filter that this
+            release cannot read refuses everything (`keys.grants`).
         purposes: the only purposes that it may name; empty allows all.
         expires: when trust ends, seconds since the epoch, UTC; None never.
         added: when it was paired, seconds since the epoch, UTC.
         revoked: when trust was withdrawn, seconds since the epoch, UTC; None not.
-        claimed: keys on its card that it does not prove, to the place of the claim among
-            all that came without proof (`keys.claims`); absent ones came first, and
+        claimed: unproven key on its card to the place of that claim among all unproven
+            claims (`keys.claims`); a key without a place comes before all others, and
             `SHOWN` comes before these.
-        postal_address: where letters reach it, as a person gave it, for reports to
-            patients; "" not known.
+        postal_address: its address for letters, entered by a person, for reports to
+            patients; "" if not known.
     """
 
     facility_key: bytes
@@ -64,13 +64,13 @@ class Peer:
 
     @property
     def fingerprint(self) -> str:
-        """Of the facility key, in full."""
+        """The full fingerprint of the facility key."""
         return self.card.fingerprint
 
     def is_trusted(self, now: int) -> bool:
-        """Whether trust in it counts now (seconds since the epoch, UTC), whatever it may do.
+        """Whether the peer is trusted now (seconds since the epoch, UTC), whatever its grants.
 
-        A card past its date does not end the trust, only what is built on the card.
+        An expired card does not end the trust, only what depends on the card.
         """
         return self.revoked is None and (self.expires is None or now < self.expires)
 
@@ -112,12 +112,12 @@ class Peer:
                 expires=fields["expires"],
                 added=fields["added"],
                 revoked=fields["revoked"],
-                # Records of the first releases have none.
+                # Records of the first releases have no `claimed`.
                 claimed={
                     bytes.fromhex(key): int(place)
                     for key, place in fields.get("claimed", {}).items()
                 },
-                # Not in what the first releases wrote.
+                # Records of the first releases have no postal address.
                 postal_address=str(fields.get("postal_address", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError, KeysError) as error:

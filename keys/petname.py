@@ -2,8 +2,8 @@
 
 Two names look alike when they are equal after: NFKC (Unicode standard annex 15), the
 table below, the case folded, marks that cannot be seen dropped, and 0, 1, i and | read
-as o and l. The table has the letters of Cyrillic, Greek and Latin that many fonts draw
-like another one; it follows the skeletons of Unicode technical standard 39 and is far
+as o and l. The table has the Cyrillic, Greek and Latin letters that many fonts draw like
+another letter. It follows the skeletons of Unicode technical standard 39, but is far
 shorter, since hospitals have names in few scripts.
 """
 
@@ -21,7 +21,7 @@ _ALIKE = str.maketrans(
 _ALIKE_FOLDED = str.maketrans("01i|", "olll")
 
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"
-"""Hangul fillers: letters to Unicode, and nothing is drawn."""
+"""Hangul fillers: letters to Unicode, but nothing is drawn."""
 
 
 _INVISIBLE = frozenset(
@@ -37,17 +37,17 @@ _INVISIBLE = frozenset(
     )
     for code in range(first, last + 1)
 )
-"""Printable to Unicode, and nothing is drawn."""
+"""Printable to Unicode, but nothing is drawn."""
 
 
 def is_petname(text: str) -> bool:
-    """Whether a peer may be called so: a name (`is_name`) with a letter or digit to be seen."""
+    """Whether the text can be a petname: a name (`is_name`) with a visible letter or digit."""
     shown = (letter for letter in text if letter not in _BLANK_LETTERS)
     return is_name(text) and any(unicodedata.category(letter)[0] in "LN" for letter in shown)
 
 
 def folded(name: str) -> str:
-    """The form in which petnames are compared and found: without case and double spaces."""
+    """The form in which petnames are compared and looked up: without case and double spaces."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 

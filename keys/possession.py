@@ -1,23 +1,23 @@
 """Proofs that a facility holds the keys that its card lists.
 
-A card alone proves that its facility key was there: it may list any key in the world.
-So each node, log and witness key signs for its place on the card: Ed25519 by that key,
-domain `radmesh-card-key-v1`, over `ROLE || 0x00 || facility key` (docs/protocol.md
-section 8.1). There is no date in it: a proof is copied from card to card, and a key
-that was replaced need not be kept for it.
+A card's signature proves possession of the facility key alone: the card may list any
+other key in the world. So each node, log and witness key signs for its role on the card:
+Ed25519 by that key, domain `radmesh-card-key-v1`, over `ROLE || 0x00 || facility key`
+(docs/protocol.md section 8.1). The proof has no date, so it is copied from card to card,
+and a replaced key need not be kept to prove it again.
 """
 
 from keys.errors import BadSignature
 from keys.identity import KeyPair, verify
 
 ROLES = ("node", "log", "witness")
-"""Whose keys prove themselves; the facility key does so by signing the card."""
+"""Roles whose keys have a proof; the facility key proves itself by signing the card."""
 
 _DOMAIN = b"radmesh-card-key-v1"
 
 
 def prove(keypair: KeyPair, role: str, facility_key: bytes) -> bytes:
-    """The proof, 64 bytes, that a key of a role is held by a facility (key of 32 bytes)."""
+    """The proof, 64 bytes, that a facility (key of 32 bytes) holds a key in a role."""
     return keypair.sign(_DOMAIN, _message(role, facility_key))
 
 

@@ -1,15 +1,15 @@
-"""Sealing of one transfer: only the node it is addressed to can open its chunks.
+"""Sealing of one transfer: only the node to which it is addressed can open its chunks.
 
 Both sides make an X25519 key for this transfer alone. The shared secret goes
 through HKDF-SHA256, bound to both node keys, both ephemeral keys and the
-transfer id; chunks are sealed with XChaCha20-Poly1305. It protects what leaves
-the channel (relayed, spooled, written to a disc); on the channel Noise protects
-it once more. Who the peers are is proven by the signatures on the messages that
-carry the ephemeral keys, not here.
+transfer id; chunks are sealed with XChaCha20-Poly1305. Sealing protects data outside the
+channel (relayed, spooled, written to a disc); on the channel, Noise protects it once more.
+Sealing does not prove the peers' identity: the signatures on the messages that carry the
+ephemeral keys do.
 
 The nonce is made of kind and index, never random: a key serves one session, in
 which every kind and index is sealed at most once with one content. A transfer
-that goes on after a break agrees a new key.
+that resumes after a break agrees a new key.
 """
 
 import hashlib
@@ -61,15 +61,15 @@ class EphemeralKey:
         """The X25519 shared secret, 32 bytes.
 
         Raises:
-            BadKey: the other key is not 32 bytes, or of those few with which the
-                secret would be zero whatever our key is (RFC 7748 section 6.1).
+            BadKey: the other key is not 32 bytes, or is one of the few that make the
+                secret zero for any key of ours (RFC 7748 section 6.1).
         """
         if len(theirs_public) != KEY_BYTES:
             raise BadKey(f"an ephemeral key has {KEY_BYTES} bytes, not {len(theirs_public)}")
         try:
             return nacl.bindings.crypto_scalarmult(self._secret, bytes(theirs_public))
         except nacl.exceptions.RuntimeError:
-            # libsodium's answer to an all-zero result.
+            # libsodium raises this for an all-zero result.
             raise BadKey("the other side's ephemeral key has no shared secret") from None
 
 
@@ -83,15 +83,15 @@ def transfer_key(
     recipient_ephemeral: bytes,
     transfer_id: bytes,
 ) -> bytes:
-    """Agree the key of one transfer session; both sides get the same.
+    """Agree the key of one transfer session; both sides get the same key.
 
     Args:
         ours: our ephemeral key.
         theirs_public: the other side's, 32 bytes.
-        source_node: node key of who sends the study, 32 bytes.
-        recipient_node: node key of who receives it, 32 bytes.
+        source_node: the source's node key, 32 bytes.
+        recipient_node: the recipient's node key, 32 bytes.
         source_ephemeral: the source's ephemeral public key, 32 bytes.
-        recipient_ephemeral: the recipient's, 32 bytes.
+        recipient_ephemeral: the recipient's ephemeral public key, 32 bytes.
         transfer_id: 16 bytes.
 
     Returns:
@@ -115,7 +115,7 @@ class Sealer:
     Args:
         key: from `transfer_key`, 32 bytes.
         transfer_id: 16 bytes.
-        manifest_digest: of the manifest that the chunks belong to, 32 bytes.
+        manifest_digest: digest of the manifest to which the chunks belong, 32 bytes.
     """
 
     __slots__ = ("_context", "_key")
@@ -128,15 +128,15 @@ class Sealer:
         self._context = _DOMAIN + bytes(transfer_id) + bytes(manifest_digest)
 
     def seal(self, kind: int, index: int, data: bytes | bytearray | memoryview) -> bytes:
-        """Seal one chunk; never call it twice for one place with different data.
+        """Seal one chunk; never call it twice for one kind and index with different data.
 
         Args:
             kind: `KIND_MANIFEST` or `KIND_BATCH`.
-            index: place of the chunk among its kind, from 0.
-            data: what is sealed.
+            index: index of the chunk among its kind, from 0.
+            data: the content of the chunk.
 
         Returns:
-            16 bytes more than `data`.
+            The sealed chunk, 16 bytes longer than `data`.
         """
         ad, nonce = self._bound(kind, index)
         with memoryview(data) as view:
@@ -159,7 +159,7 @@ class Sealer:
         """Open one chunk.
 
         Raises:
-            SealBroken: it is not what was sealed for this transfer and place.
+            SealBroken: the chunk was not sealed for this transfer, kind and index.
         """
         ad, nonce = self._bound(kind, index)
         with memoryview(sealed) as view:
@@ -182,7 +182,7 @@ class Sealer:
         return data
 
     def _bound(self, kind: int, index: int) -> tuple[bytes, bytes]:
-        """What a chunk is bound to beside its key, and its nonce of 24 bytes."""
+        """The data to which a chunk is bound besides its key, and its nonce of 24 bytes."""
         place = struct.pack(">IQ", kind, index)
         return self._context + place, bytes(12) + place
 
@@ -193,12 +193,11 @@ def _check(result: int) -> None:
 
 
 def _into(fresh: bytes) -> Any:
-    """A writable buffer over fresh bytes, safe only as long as nobody else has them.
+    """A writable buffer over new bytes, safe only while nobody else has a reference to them.
 
-    PyNaCl's own functions copy what they are given, clear a buffer, and copy it again,
-    which takes longer than the cipher. Bytes may be filled by who has just made them (it
-    is how CPython makes any), but for the empty ones, of which there is one for all: there
-    libsodium has nothing to write.
+    PyNaCl's own functions copy their input, clear a buffer, and copy it again, which takes
+    longer than the cipher. Filling new bytes in place is safe: CPython itself makes bytes so.
+    Only the empty bytes object is shared by all, but then libsodium writes nothing.
     """
     return ffi.from_buffer(fresh)
 

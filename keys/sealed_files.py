@@ -1,7 +1,7 @@
 """Key files under a passphrase, as bytes: the form in which a backup may hold them.
 
 One JSON object: the parameters of Argon2id, its salt, a nonce, and the files, sealed with
-XChaCha20-Poly1305 and bound to the rest. Random bytes are given by the caller.
+XChaCha20-Poly1305 and bound to the rest. The caller supplies the random bytes.
 """
 
 import base64
@@ -23,23 +23,23 @@ NONCE_BYTES = 24
 KEY_BYTES = 32
 
 PASSES = 3
-"""Of Argon2id; with `MEMORY_BYTES` libsodium's MODERATE: about a second for each guess."""
+"""Passes of Argon2id; with `MEMORY_BYTES` libsodium's MODERATE: about a second a guess."""
 
 MEMORY_BYTES = 256 * 1024 * 1024
 
 PASSPHRASE_CHARACTERS = 12
-"""Fewest of a passphrase: a backup can be guessed at for years."""
+"""Fewest characters of a passphrase: whoever has a backup can try passphrases for years."""
 
 SEALED_BYTES = 64 * 1024
-"""Most bytes of the sealed form: four files of a line each take two thousand."""
+"""Most bytes of the sealed form: four files of one line each take two thousand."""
 
 _NAMES = {"kdf", "memory", "nonce", "passes", "salt", "sealed", "v"}
 
 
 def derive_key(passphrase: str, salt: bytes) -> bytes:
-    """The key (32 bytes) that a passphrase stands for; takes a second and 256 MiB.
+    """Derive the key (32 bytes) of a passphrase; takes a second and 256 MiB.
 
-    The passphrase counts in Unicode's form NFC, since keyboards differ.
+    The passphrase is normalized to Unicode's form NFC, since keyboards differ.
     """
     text = unicodedata.normalize("NFC", passphrase).encode()
     key: bytes = nacl.pwhash.argon2id.kdf(
@@ -52,10 +52,10 @@ def seal_files(key: bytes, salt: bytes, nonce: bytes, files: Mapping[str, str]) 
     """Seal files.
 
     Args:
-        key: of `derive_key`.
-        salt: with which the key was derived, 16 bytes.
+        key: the key from `derive_key`.
+        salt: the salt with which the key was derived, 16 bytes.
         nonce: 24 random bytes, new for each call.
-        files: text by name.
+        files: name to text.
     """
     header = _header(salt, nonce)
     sealed = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
@@ -68,7 +68,7 @@ def open_files_untrusted(data: bytes, passphrase: str) -> dict[str, str]:
     """Open what `seal_files` made.
 
     Raises:
-        BadKey: the passphrase is another, or the data is damaged or of another release.
+        BadKey: the passphrase is wrong, or the data is damaged or of another release.
     """
     value = _parse(data)
     try:

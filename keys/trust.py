@@ -1,10 +1,10 @@
 """The trust store: which facilities are trusted, and what they were granted.
 
 In memory and without effects: every change returns the changed peer, and the caller
-keeps it. Who may what is decided by `keys.grants`, of a peer as it is stored now. A
-facility key is pinned when a person pairs; a card may replace all other keys, never that
-one. A key that several cards name counts for the facility that proves it (`keys.claims`);
-the cards are taken all the same.
+stores it. `keys.grants` decides what a peer may do, from the peer as it is stored now. A
+facility key is pinned when a person pairs; a card may replace all other keys, but never
+the facility key. A key on several cards counts for the facility that proves it
+(`keys.claims`); the cards themselves are accepted in any case.
 """
 
 from collections.abc import Iterable
@@ -42,8 +42,8 @@ class TrustStore:
     """The peers of one facility.
 
     Args:
-        peers: as they were kept.
-        own_facility_key: our own, 32 bytes; never a peer.
+        peers: the stored peers.
+        own_facility_key: our own facility key, 32 bytes; never a peer.
     """
 
     def __init__(self, peers: Iterable[Peer], own_facility_key: bytes) -> None:
@@ -54,25 +54,25 @@ class TrustStore:
 
     @property
     def peers(self) -> tuple[Peer, ...]:
-        """All peers, revoked ones too, in the order in which they were first paired."""
+        """All peers, including revoked ones, in the order in which they were first paired."""
         return tuple(self._peers.values())
 
     def add(self, card: Card, *, petname: str = "", grants: Iterable[str] = (), now: int) -> Peer:
         """Pair with a facility whose fingerprint a person has confirmed.
 
-        A known peer keeps its grants, gains the new ones and takes the newer card. A
-        revoked one is paired afresh and has only what is granted now.
+        A known peer keeps its grants and gets the new grants and the newer card. A revoked
+        peer is paired afresh and has only the grants given now.
 
         Args:
-            card: its card.
-            petname: our name for it; "" keeps the known one, else takes the card's.
-            grants: what it may do.
+            card: the facility's card.
+            petname: our name for it; "" keeps the known petname, or else uses the card's name.
+            grants: the grants to give.
             now: seconds since the epoch, UTC.
 
         Raises:
             CardExpired, CardSuperseded, BadCard: the card does not count.
-            TrustError: our own card, a petname that is in use, blank or looks like one
-                in use, or an unknown grant.
+            TrustError: it is our own card, the petname is blank, in use, or looks like one
+                in use, or a grant is unknown.
         """
         chosen = _checked_grants(grants)
         if card.facility_key == self._own:
@@ -94,14 +94,14 @@ class TrustStore:
         return self._put(replace(known, petname=name, card=card, grants=grants, claimed=claimed))
 
     def update_card(self, card: Card, now: int, *, shown_by: bytes | None = None) -> Peer:
-        """Take a newer card of a trusted peer, or look at the one that is known anew.
+        """Take a newer card of a trusted peer, or check the known card again.
 
         Args:
-            card: which.
+            card: the card.
             now: seconds since the epoch, UTC.
-            shown_by: the node key (32 bytes) with which a handshake was made that held
-                the card. Its holder says there whose it is: as good as a proof against
-                claims without one.
+            shown_by: the node key (32 bytes) of a handshake in which the card was shown.
+                The key's holder there names its facility, which beats other unproven
+                claims to the key.
 
         Raises:
             CardExpired, CardSuperseded, BadCard: the card does not count.
@@ -154,10 +154,10 @@ class TrustStore:
         return self._put(replace(known, petname=petname))
 
     def set_postal_address(self, facility_key: bytes, address: str) -> Peer:
-        """Note where letters reach a peer, trusted or not any more; "" for not known.
+        """Set a peer's address for letters, even if trust in it was revoked; "" if not known.
 
         Raises:
-            TrustError: it is no peer, or the text is no line of a letter.
+            TrustError: it is not a peer, or the text cannot be a postal address.
         """
         known = self._peers.get(facility_key)
         if known is None:
@@ -169,13 +169,13 @@ class TrustStore:
         return self._put(replace(known, postal_address=address))
 
     def find(self, text: str) -> Peer:
-        """The peer with this petname or fingerprint; trusted ones come before revoked ones.
+        """The peer with this petname or fingerprint; for a petname, a trusted peer comes first.
 
         Raises:
-            TrustError: there is none, or several revoked ones.
+            TrustError: there is no such peer, or there are several revoked ones.
         """
         if _is_fingerprint(text):
-            # Never a petname: a facility might have called itself like another's fingerprint.
+            # Do not match petnames: a facility may have named itself another's fingerprint.
             found = [peer for peer in self.peers if matches(peer.facility_key, text)]
         else:
             named = [peer for peer in self.peers if folded(peer.petname) == folded(text)]
@@ -196,10 +196,10 @@ class TrustStore:
             now: seconds since the epoch, UTC.
 
         Returns:
-            None when there is none, its trust was revoked or has ended, its card has
-            expired, or the key is not one of its current ones, or is contested.
+            None if there is no such peer, its trust was revoked or has ended, its card has
+            expired, or the key is not current or does not count for it (`keys.claims`).
         """
-        # Asked at each batch and each second of each connection: by key, not by peer.
+        # Called for each batch, and each second for each connection: so look up by key.
         for peer in self._claims.naming(node_public):
             speaks = peer.card.is_current_node_key(node_public, now)
             if not speaks or why_not_trusted(peer, now) is not None:
@@ -214,18 +214,18 @@ class TrustStore:
         return found is not None and found.facility_key == peer.facility_key
 
     def held(self, peer: Peer, keys: Iterable[_Listed], now: int) -> tuple[_Listed, ...]:
-        """Those of the keys on a peer's card that count for it, and for nobody else.
+        """Filter keys on a peer's card: only keys that count for it, and for nobody else.
 
         Args:
-            peer: whose.
-            keys: some of a list of its card.
+            peer: the peer.
+            keys: some keys from its card.
             now: seconds since the epoch, UTC.
         """
         holds = self._claims.holds
         return tuple(key for key in keys if holds(peer.facility_key, key.key, now))
 
     def contested(self, now: int) -> tuple[Contested, ...]:
-        """Keys in force that several cards name, and that are thus lost for one or for both.
+        """Keys in force on several cards, which therefore do not count for one or both.
 
         Args:
             now: seconds since the epoch, UTC.
@@ -247,12 +247,12 @@ class TrustStore:
         return may(action, peer, rules, facts, request, usage, now)
 
     def why_never(self, action: str, facility_key: bytes, now: int) -> No | None:
-        """What refuses a facility something, whatever it is about; see `keys.grants`."""
+        """The refusal of an action for a facility, for any study; see `keys.grants`."""
         peer, rules = self._peers.get(facility_key), self._rules.get(facility_key, ())
         return why_never(action, peer, rules, now)
 
     def tells_apart(self, action: str, facility_key: bytes) -> bool:
-        """Whether what a facility may do can differ by study; see `keys.grants`."""
+        """Whether the answer for a facility can differ by study; see `keys.grants`."""
         return tells_apart(action, self._rules.get(facility_key, ()))
 
     def _put(self, peer: Peer) -> Peer:
@@ -262,9 +262,10 @@ class TrustStore:
         return peer
 
     def _claimed(self, card: Card, known: Peer | None) -> dict[bytes, int]:
-        """The places of the claims without proof on a card: those of the card before, or the last.
+        """The places of the unproven claims on a card.
 
-        Of a record of the first releases, which has no places, the claims came first.
+        A claim keeps its place from the previous card; a new claim comes last. Claims in a
+        record of the first releases, which has no places, come first.
         """
         before: dict[bytes, int] = {}
         if known is not None:

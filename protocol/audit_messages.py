@@ -1,8 +1,8 @@
-"""The messages of `/radmesh/audit/1` on witnesses (docs/protocol-audit.md section 2).
+"""The messages of `/radmesh/audit/1` about witnesses (docs/protocol-audit.md section 2).
 
-A stream carries one request and one answer, or a `Refusal`; the type of the
-first message tells what is asked. Nothing here is signed as a message: the
-checkpoints and cosignatures inside are.
+A stream carries one request and one answer, or a `Refusal`; the type of the first message
+determines the request. These messages are not signed; the checkpoints and cosignatures
+in them are.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from protocol.messages import Message
 class GetCheckpoint(Message):
     """Ask a peer for the newest checkpoint of our own log that it cosigned.
 
-    `checkpoint` is the newest that we have signed, so that it too learns of a
-    log that went back.
+    `checkpoint` is the newest that we have signed, so that the peer too learns of a log that
+    went back.
     """
 
     TYPE: ClassVar[str] = "get-checkpoint"
@@ -29,8 +29,8 @@ class GetCheckpoint(Message):
 class AddCheckpoint(Message):
     """Ask a peer to cosign a checkpoint of our own log (C2SP tlog-witness, add-checkpoint).
 
-    `old` is the size that it cosigned last, 0 for none; `proof` leads from there
-    to the size of `checkpoint`, a signed note.
+    `old` is the size that the peer cosigned last, 0 for none; `proof` leads from `old` to
+    the size of `checkpoint`, a signed note.
     """
 
     TYPE: ClassVar[str] = "add-checkpoint"
@@ -41,10 +41,10 @@ class AddCheckpoint(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointHeld(Message):
-    """What the witness cosigned last: size, and the checkpoint as its log had signed it.
+    """What the witness cosigned last: the size, and the checkpoint as its log signed it.
 
     The answer to `GetCheckpoint`, and to an `AddCheckpoint` that starts from another
-    size or has another root. Size 0 and no bytes: nothing so far.
+    size or has another root. Size 0 and no bytes if nothing was cosigned so far.
     """
 
     TYPE: ClassVar[str] = "checkpoint-held"

@@ -1,8 +1,8 @@
 """Which instances share a batch: the packing rule of docs/protocol.md section 5.1.
 
-Pure arithmetic on sizes. The rule is the same for everybody, but nothing depends
-on that: a manifest says where each instance stands, and any placement that
-`protocol.manifest` accepts is read.
+Pure arithmetic on sizes. All nodes pack by this rule, but no reader depends on it: a
+manifest gives the place of each instance, and any placement that `protocol.manifest`
+accepts is read.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ class Segment:
     Attributes:
         instance: position in the sizes given to `plan`, from 0.
         start: offset in the instance, in bytes.
-        length: bytes, at least 1.
+        length: length in bytes, at least 1.
     """
 
     instance: int
@@ -32,12 +32,12 @@ def plan(
 ) -> Iterator[tuple[Segment, ...]]:
     """Pack the instances of one series, in order, into batches.
 
-    An instance that fits goes whole into the open batch, or opens the next one. An
+    An instance that fits goes whole into the open batch, or opens the next batch. An
     instance larger than a batch is split over batches that hold nothing else; all
     of them but the last are full.
 
     Args:
-        sizes: bytes of each instance, at least 1.
+        sizes: size of each instance in bytes, at least 1.
         batch_bytes: most original bytes in a batch.
 
     Yields:

@@ -47,14 +47,14 @@ class ProtocolError(Exception):
 
 
 class LocalProtocolError(ProtocolError):
-    """We, or our caller, tried something that the protocol does not allow now."""
+    """We, or our caller, tried an action that the protocol does not allow now."""
 
 
 class RemoteProtocolError(ProtocolError):
     """The peer, or bytes that came from one, broke a rule.
 
     Attributes:
-        code: what may be told to the peer.
+        code: the reason that may be sent to the peer.
     """
 
     def __init__(self, message: str, code: WireCode = WireCode.MALFORMED) -> None:
@@ -63,7 +63,7 @@ class RemoteProtocolError(ProtocolError):
 
 
 class DigestMismatch(RemoteProtocolError):
-    """Content does not have the digest that was promised for it."""
+    """Content does not have its promised digest."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, WireCode.BAD_DIGEST)

@@ -1,11 +1,11 @@
-"""Announcements: what a peer is told next, and what a subscriber makes of it.
+"""Announcements: what to tell a peer next, and how a subscriber checks it.
 
-A feed belongs to one peer. Each study that the peer may know of, or was told
-of, has one place in it, which moves to the end when there is news; so catching
-up costs as much as has changed, whatever the size of the catalog.
+A feed belongs to one peer. Each study that the peer may know of, or was told of, has one
+place in the feed, which moves to the end when there is news. So catching up costs as much
+as has changed, whatever the size of the catalog.
 
-`next_state` decides for one study; `Subscription` checks what arrives. Neither
-knows where feeds are stored.
+`next_change` decides for one study; `Subscription` checks the announcements that arrive.
+Neither knows where feeds are stored.
 """
 
 import enum
@@ -23,7 +23,7 @@ class Told(enum.Enum):
     NOTHING = "nothing"
     """The study is not in the feed."""
     PENDING = "pending"
-    """It is, but the peer has not been told yet."""
+    """The study is in the feed, but the peer has not been told yet."""
     TOLD = "told"
     WITHDRAWN = "withdrawn"
 
@@ -36,17 +36,17 @@ class Change(enum.Enum):
     CHANGED = "changed"
     WITHDRAWN = "withdrawn"
     FORGET = "forget"
-    """Drop it: the peer never learned of the study, and now must not."""
+    """Remove it: the peer never learned of the study, and must not learn of it now."""
 
 
 def next_change(told: Told, *, visible: bool, same_content: bool, recalled: bool = False) -> Change:
-    """What a study's present state means for a peer's feed.
+    """The change to a peer's feed that a study's present state requires.
 
     Args:
-        told: what the feed holds.
+        told: what the feed holds about the study.
         visible: whether the peer may know of the study now.
         same_content: whether the feed's record still describes the study.
-        recalled: whether something of it was recalled since that record.
+        recalled: whether any part of it was recalled since that record.
     """
     if visible:
         if told in (Told.NOTHING, Told.WITHDRAWN):
@@ -60,12 +60,12 @@ def next_change(told: Told, *, visible: bool, same_content: bool, recalled: bool
 
 
 def is_announced_untrusted(offer: Offer, record: Record) -> bool:
-    """Whether an offer keeps to what its source announced of the study.
+    """Whether an offer stays within what its source announced about the study.
 
-    A study may have grown since: then it offers more, and the news is on its way.
+    If the study has grown since, the offer has more, and the next announcement is on its way.
 
     Raises:
-        RemoteProtocolError: the same content is of another size than was announced.
+        RemoteProtocolError: the content is the same, but its size differs from the announced.
     """
     offered = (offer.series, offer.instances, offer.bytes)
     announced = (record.series, record.instances, record.bytes)
@@ -78,12 +78,12 @@ def is_announced_untrusted(offer: Offer, record: Record) -> bool:
 
 @dataclass
 class Subscription:
-    """The subscriber's end: where it stands in a peer's feed.
+    """The subscriber's end: its position in a peer's feed.
 
     Attributes:
         own_node: our node key; announcements for others are refused.
-        epoch: of the feed; a feed with another epoch starts anew.
-        cursor: the last sequence that was taken.
+        epoch: the feed's epoch; a feed with another epoch starts anew.
+        cursor: the last sequence number that was taken.
     """
 
     own_node: bytes
@@ -91,10 +91,10 @@ class Subscription:
     cursor: int = 0
 
     def take_untrusted(self, announcement: Announcement) -> None:
-        """Check an announcement and move on.
+        """Check an announcement and advance the cursor.
 
         Raises:
-            RemoteProtocolError: it is for somebody else, of another epoch without a
+            RemoteProtocolError: it is for another node, of another epoch without a
                 reset, or not in order.
         """
         if announcement.recipient != self.own_node:

@@ -1,4 +1,4 @@
-"""Field kinds of messages: each checks one value from a peer and names what is wrong.
+"""Field kinds of messages: each checks one value from a peer and names the error.
 
 A message is a frozen dataclass whose fields carry a kind in their metadata;
 `protocol.messages` walks the fields in both directions, so a rule is written once.
@@ -21,7 +21,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 def is_uid(text: object) -> bool:
     """Whether `text` is a DICOM UID: digits and single dots, at most 64 (PS3.5 section 9.1).
 
-    Leading zeros of a component are let through: the standard forbids them, real
+    Leading zeros of a component are accepted: the standard forbids them, but real
     scanners write them, and they are harmless.
     """
     return (
@@ -84,7 +84,7 @@ def number(most: int = 2**53 - 1, *, least: int = 0, optional: bool = False) -> 
 
 
 def flag(*, default: bool | None = None) -> Any:
-    """Boolean; with a default, a writer that does not know the field may leave it out."""
+    """Boolean; if it has a default, a writer that does not know the field may omit it."""
 
     def check(value: Any) -> bool:
         if not isinstance(value, bool):
@@ -195,7 +195,7 @@ def maps(of: type[Any], most: int) -> Any:
 
 
 def to_map(value: Any) -> dict[str, Any]:
-    """The map that stands for a dataclass of field kinds; absent optional fields left out."""
+    """The map of a dataclass of field kinds, without absent optional fields."""
     result: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
@@ -219,7 +219,7 @@ def to_map(value: Any) -> dict[str, Any]:
 def from_map_untrusted(of: type[Any], value: Any) -> Any:
     """Read a map from a peer as the dataclass `of`; unknown keys are ignored.
 
-    Of `wire.Fields`, the values of unknown keys are not even built.
+    For `wire.Fields`, the values of unknown keys are not built.
 
     Raises:
         RemoteProtocolError: a field is missing or breaks its kind; the text names

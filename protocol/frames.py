@@ -1,4 +1,4 @@
-"""Frames: how a stream is cut into payloads, before anything in them is looked at.
+"""Frames: how a stream is cut into payloads, before their content is read.
 
 A frame is one byte of kind, four bytes of big-endian payload length, and the
 payload (docs/protocol.md section 3.1).
@@ -29,7 +29,7 @@ class Frame:
 
 
 def frame_header(kind: FrameKind, payload_bytes: int) -> bytes:
-    """The five bytes in front of a payload of `payload_bytes`."""
+    """The five bytes before a payload of `payload_bytes`."""
     return bytes((kind,)) + payload_bytes.to_bytes(4, "big")
 
 
@@ -37,8 +37,8 @@ class FrameReader:
     """Cuts a byte stream into frames; never holds more than one unfinished frame.
 
     Attributes:
-        max_data_bytes: most bytes of a DATA payload now; 0 refuses them. The
-            owner sets it as its state allows.
+        max_data_bytes: most bytes of a DATA payload now; 0 refuses DATA frames. The
+            owner sets it according to its state.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class FrameReader:
 
     @property
     def in_frame(self) -> bool:
-        """Whether the stream stands in the middle of a frame."""
+        """Whether the stream is in the middle of a frame."""
         return bool(self._header)
 
     def receive_untrusted(self, data: bytes | memoryview) -> tuple[Frame | None, int]:
@@ -60,7 +60,7 @@ class FrameReader:
             Call again with the rest while it returns a frame.
 
         Raises:
-            RemoteProtocolError: unknown kind, or a length over what is allowed now.
+            RemoteProtocolError: unknown kind, or a length over the current limit.
         """
         used = 0
         if len(self._header) < limits.FRAME_HEADER_BYTES:

@@ -1,6 +1,6 @@
-"""Receipts that are exchanged after their transfer: made from one log, checked against another.
+"""Receipts exchanged after their transfer: made from one log, checked against the other.
 
-The recipient's log says what arrived, the source's what was sent; a receipt that
+The recipient's log records what arrived, the source's log what was sent; a receipt that
 agrees with both may be signed at any later time (docs/protocol-audit.md section 3).
 """
 
@@ -12,13 +12,13 @@ from protocol.log.entry import Entry
 from protocol.receipt import Receipt
 
 DETAILS = ("manifest", "content_root", "instances", "bytes", "batches", "encoded_bytes")
-"""What an entry of the type `receipt` repeats of its receipt."""
+"""Fields of a receipt that its log entry of the type `receipt` repeats."""
 
 _CONTENT = ("manifest", "content_root", "instances", "bytes")
 
 
 def details_of(receipt: Receipt) -> dict[str, str | int | bool]:
-    """The details of a log entry about a receipt, its transfer included."""
+    """The details of a log entry about a receipt, including its transfer."""
     found: dict[str, str | int | bool] = {"transfer": receipt.transfer.hex()}
     for name in DETAILS:
         value: Any = getattr(receipt, name)
@@ -34,7 +34,7 @@ def receipt_of_received(
     recipient_node: bytes,
     time_ms: int,
 ) -> Receipt:
-    """The receipt of what an entry `received` of our log says has arrived.
+    """The receipt for what arrived, by an entry `received` in our log.
 
     Args:
         received: the entry; its peer is the source.
@@ -43,7 +43,7 @@ def receipt_of_received(
         time_ms: now, milliseconds since the epoch, UTC.
 
     Raises:
-        LocalProtocolError: the entry does not say all that a receipt holds.
+        LocalProtocolError: the entry lacks fields that a receipt needs.
     """
     said = received.details
     try:
@@ -68,18 +68,18 @@ def receipt_of_received(
 
 
 def check_late_untrusted(receipt: Receipt, said: Sequence[Entry]) -> Entry:
-    """Check a recipient's receipt against what the source's log says of the transfer.
+    """Check a recipient's receipt against the source's log.
 
     Args:
-        receipt: its signature and its two facilities have been checked.
+        receipt: the receipt; its signature and its two facilities have been checked.
         said: the entries of the source's log about that transfer to that recipient.
 
     Returns:
-        The entry `disclosure-begun` that it confirms.
+        The entry `disclosure-begun` that the receipt confirms.
 
     Raises:
-        RemoteProtocolError: no such transfer was ever begun, or not with this content,
-            or the receipt is for more than was sent.
+        RemoteProtocolError: no such transfer was begun, it had other content, or the
+            receipt is for more than was sent.
     """
     begun = [entry for entry in said if entry.type == "disclosure-begun"]
     if not begun:
@@ -98,7 +98,7 @@ def check_late_untrusted(receipt: Receipt, said: Sequence[Entry]) -> Entry:
         for entry in said
         if entry.type in ("disclosed", "disclosure-failed") and not entry.details.get("late")
     ]
-    # What was sent in a session that a crash ended is known to nobody.
+    # If a crash ended a session, nobody knows how much was sent in it.
     if len(ended) >= len(begun):
         for name in ("batches", "encoded_bytes"):
             sent = sum(int(entry.details.get(name, 0)) for entry in ended)
@@ -108,7 +108,7 @@ def check_late_untrusted(receipt: Receipt, said: Sequence[Entry]) -> Entry:
 
 
 def is_confirmed(said: Sequence[Entry], receipt: Receipt) -> bool:
-    """Whether the source's log says already that the recipient has this content."""
+    """Whether the source's log already records that the recipient has this content."""
     return any(
         entry.type == "disclosed" and entry.details.get("manifest") == receipt.manifest.hex()
         for entry in said

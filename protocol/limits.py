@@ -1,7 +1,7 @@
 """Every size, count and time limit of the protocol, with its unit and reason.
 
-A limit that a peer can run into is part of docs/protocol.md; changing one is a
-protocol change.
+A limit that a peer can reach is part of docs/protocol.md; changing it is a protocol
+change.
 """
 
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ per-message costs vanish (2,000 small MR are 17 files), small enough that one
 instance is read in about 6 ms and eight batches in memory are nothing."""
 
 BATCH_HEADER_BYTES = 8
-"""Magic, encoding id and original size in front of every encoded batch."""
+"""Magic, encoding id and original size before every encoded batch."""
 
 ENCODED_BATCH_BYTES = BATCH_BYTES + 4096
-"""Most bytes of an encoded batch: raw plus header is the worst that an encoder
-may produce; the slack is room for framing of future encodings."""
+"""Most bytes of an encoded batch: an encoder may produce at most the raw bytes plus the
+header; the slack is room for framing of future encodings."""
 
 SEAL_OVERHEAD_BYTES = 16
-"""Poly1305 tag in front of which the sealed bytes stand."""
+"""The Poly1305 tag, which follows the sealed bytes."""
 
 SEALED_CHUNK_BYTES = ENCODED_BATCH_BYTES + SEAL_OVERHEAD_BYTES
 """Most bytes of a sealed batch on the wire."""
 
 CREDIT_BYTES = 16 * 1024 * 1024
-"""Most sealed bytes a source may have sent without acknowledgement. Four full
-batches: fills 1 Gbit/s at 100 ms round trip; bounds what a recipient buffers."""
+"""Most sealed bytes that a source may have sent without acknowledgement. Four full batches
+fill 1 Gbit/s at 100 ms round trip; the limit bounds what a recipient buffers."""
 
 WRITE_BLOCK_BYTES = 65_507
 """Bytes per write to a libp2p stream: fills one Noise message exactly (65,519
@@ -37,9 +37,8 @@ less the yamux header); 65,536 splits each in two and halves the rate."""
 # --- frames of the connection -------------------------------------------------
 
 TINY_FRAME_BYTES = 512
-"""A yamux frame, or a message of Noise, with less in it counts as tiny: what it costs a
-node is the frame, not the bytes. A frame that only says something (ping, window, end) is
-always tiny."""
+"""A yamux frame or Noise message with less content counts as tiny: its cost for a node is
+the frame, not the bytes. A frame without data (ping, window, end) is always tiny."""
 
 TINY_FRAMES_PER_SECOND = 25_000
 """Tiny frames of one connection before it is read more slowly. A fetch at 500 MB/s over
@@ -48,18 +47,18 @@ begin at once 3,000); writing 100 bytes at a time py-libp2p reaches 20,000. Hand
 takes about 5 % of a processor; the 800,000 that one peer can send take all of it."""
 
 TINY_FRAMES_BURST_SECONDS = 1.0
-"""How much of a quiet time may be made up for: a second's tiny frames may come at once."""
+"""A quiet connection saves up this much: the tiny frames of one second may come at once."""
 
 TINY_FRAMES_LASTING_SECONDS = 20.0
-"""Who sends more than half of `TINY_FRAMES_PER_SECOND` may go on for as long as that makes
-of it: 20 s at the full rate, which nothing honest reaches. Then the connection ends."""
+"""How long a connection may send tiny frames at the full rate of `TINY_FRAMES_PER_SECOND`
+before it is ended. What exceeds half the rate counts against this; no honest peer gets there."""
 
 OPENING_FRAMES = 25
-"""As how many tiny frames a stream that the peer opens counts: it starts a task and takes
+"""A stream that the peer opens counts as this many tiny frames: it starts a task and takes
 some 200 microseconds. 1,000 may be opened a second; a node opens one for each transfer."""
 
 TINY_FRAMES_AT_ONCE = 256
-"""After so many tiny frames other connections have their turn: half a millisecond."""
+"""After this many tiny frames other connections have their turn: half a millisecond."""
 
 # --- frames and MessagePack -------------------------------------------------
 
@@ -84,33 +83,33 @@ MANIFEST_INSTANCES = 500_000
 """Most instances in one study; the largest seen in practice are near 30,000."""
 
 MANIFEST_BATCHES = 500_000
-"""Most batches of one study: as many as instances, which each may have come alone."""
+"""Most batches of one study: as many as instances, since each may have come alone."""
 
 MANIFEST_ROW_BYTES = 288
-"""Most bytes of one row of a manifest: that of an instance with three UIDs of 64
+"""Most bytes of one row of a manifest: the row of an instance with three UIDs of 64
 characters and the largest numbers has 277."""
 
 MANIFEST_SPARE_ITEMS = 65_536
-"""Most values of a manifest beside its rows: what later versions may add."""
+"""Most values of a manifest besides its rows, for additions in later versions."""
 
 MANIFEST_SPARE_BYTES = 1024 * 1024
-"""Most bytes of a manifest beside its rows."""
+"""Most bytes of a manifest besides its rows."""
 
 BATCH_LEAST_BYTES = 1024 * 1024
-"""A study has at most one batch for each instance and one for each begun MiB. What the
-packing rule makes stays far below: a batch in which no instance begins is full, or the
-last one of its instance. Without a bound a study of two megabytes has two million."""
+"""A study has at most one batch for each instance and one for each begun MiB. The packing
+rule stays far below this: a batch in which no instance begins is full, or the last batch of
+its instance. Without this limit, a study of two megabytes could have two million batches."""
 
 DECODE_STEP_ROWS = 1024
-"""Rows of a manifest that are read or written by one step, between which other threads
-run: a step takes some milliseconds."""
+"""Rows of a manifest read or written in one step, which takes some milliseconds; other
+threads run between steps."""
 
 PIXEL_BLOCKS = 256
-"""Most blocks in the table of a pixel-aware batch, each at 0.13 ms beside its pixels. A
+"""Most blocks in the table of a pixel-aware batch; each costs 0.13 ms besides its pixels. A
 block is a run of images of one size, so a series has one or a few."""
 
 PIXEL_RUNS = 8192
-"""Most runs of pixels in one batch; a file of 512 bytes fits in it so often."""
+"""Most runs of pixels in one batch: as many as files of 512 bytes fit into it."""
 
 # --- the audit log ------------------------------------------------------------
 
@@ -125,16 +124,16 @@ PROOF_HASHES = 64
 """Most hashes of a proof; a log of 2^53 entries needs 54."""
 
 AUDIT_STREAMS_PER_PEER = 4
-"""Most requests of one peer about logs that are answered at once; who keeps to one at
-a time, as a log's owner does, never sees the bound."""
+"""Most requests of one peer about logs that are answered at the same time. A log's owner
+makes one at a time and never reaches this limit."""
 
 EXCHANGES_ENTRIES = 128
 """Most entries in one part of a list for a comparison of two logs; with proofs of 20
-hashes and entries of a kilobyte it has about 250 KiB."""
+hashes and entries of a kilobyte, a part has about 250 KiB."""
 
 RECONCILE_ENTRIES = 200_000
-"""Most entries that a peer may list in one comparison: 50,000 transfers. Both sides
-hold some 3 KB for each; who has more compares exported logs."""
+"""Most entries that a peer may list in one comparison: 50,000 transfers. Both sides hold
+some 3 KB for each; for more, compare exported logs."""
 
 # --- text ---------------------------------------------------------------------
 
@@ -152,32 +151,32 @@ MODALITY_CHARACTERS = 16
 """Longest modality: a Code String, PS3.5 section 6.2."""
 
 MODALITIES = 64
-"""Most modalities that a record of a study names; a source leaves out the rest. A study
-has one to five; what has hundreds was made by a faulty tool."""
+"""Most modalities in a record of a study; a source leaves out the rest. A study has one to
+five; only a faulty tool makes hundreds."""
 
 ANNOUNCE_RECORDS = 256
 """Most records in one announcement; its audit entry (one commitment of 64 hex
 digits a record) stays well under the 65,535 bytes of an entry."""
 
 WANT_RUNS = 16_384
-"""Most runs of batch indices in one portion; who lacks more asks for it in several."""
+"""Most runs of batch indices in one portion; a recipient asks for more in several portions."""
 
 # --- time, seconds --------------------------------------------------------------
 
 PEER_REPLY_SECONDS = 20.0
-"""Longest wait for a peer's answer that needs only memory and disk at its side."""
+"""Longest wait for an answer for which the peer needs only its memory and disk."""
 
 VERIFY_SECONDS = 600.0
-"""Longest wait for a recipient that verifies: what it holds of an interrupted
-transfer before it says what it wants, and what is left before its receipt. A slow
-disk at the other side is no fault; that it lives is seen from its pings."""
+"""Longest wait while a recipient verifies: the stored part of an interrupted transfer before
+its first `want`, and the rest before its receipt. A slow disk at the other side is not a
+fault; its pings show that it is alive."""
 
 STALL_SECONDS = 25.0
-"""A transfer in which no byte moved for so long is given up and resumed; a frozen
-peer is noticed in 30 s at the latest."""
+"""A transfer in which no byte moved for this long is given up and resumed; a frozen peer is
+noticed in 30 s at the latest."""
 
 HEARTBEAT_SECONDS = 15.0
-"""Between messages on an idle subscription."""
+"""Time between messages on an idle subscription."""
 
 SUBSCRIPTION_SILENCE_SECONDS = 45.0
 """A subscription silent for three heartbeats is dead."""
@@ -192,13 +191,13 @@ keeps nonsense out of the log."""
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of one kind a facility may cause at a node, whatever its keys and connections.
+    """A limit on one kind of work of a facility at a node, over all its keys and connections.
 
     Attributes:
-        per_hour: the rate, on average.
-        burst: what a quiet time saves up; so much may come at once.
-        over: what happens beyond it: `busy` (the code BUSY), `wait` (it is served later),
-            or `count` (it is done, and counted in place of being written down each).
+        per_hour: the average rate.
+        burst: the most that a quiet time saves up, and so the most that may come at once.
+        over: the effect of exceeding it: `busy` (refused with the code BUSY), `wait` (served
+            later), or `count` (done, but counted instead of being recorded each time).
         why: the reason for the numbers.
     """
 
@@ -222,12 +221,12 @@ BUDGETS = {
     "logged-refusal": Budget(20, 20, "count", "one entry each; then one an hour with the count"),
     "log-line": Budget(60, 20, "count", "lines of one kind about one peer in the process log"),
 }
-"""One row a kind, for each facility. A node may set others for a peer (`[limits]` in its
-settings). What is over a budget is never a reason to cut a trusted peer, and what it may
-have it gets: transfers themselves are bounded by their number and the line alone."""
+"""One row for each kind; each facility has its own budgets. A node may set others for a peer
+(`[limits]` in its settings). Exceeding a budget never disconnects a trusted peer or denies
+it a study that it may have: only their number and the line limit transfers themselves."""
 
 FEED_RECORDS = 500_000
-"""Most studies of one peer's feed that are kept; a hospital archives some 100,000 a year."""
+"""Most studies kept from one peer's feed; a hospital archives some 100,000 a year."""
 
 FEED_BYTES = 256 * 1024 * 1024
-"""Most bytes of one peer's feed that are kept, as they lie in the database."""
+"""Most bytes kept from one peer's feed, as stored in the database."""

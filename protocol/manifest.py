@@ -1,13 +1,13 @@
-"""The manifest of a study: its instances, their digests, and where each stands in which batch.
+"""The manifest of a study: its instances, their digests, and their places in batches.
 
 Canonical order: series by Series Instance UID, instances by (series, Instance
 Number, SOP Instance UID), batches in the order in which the holder stored them.
 Batches may hold bytes that no instance claims (an instance that the holder has
-from elsewhere); instances never overlap. Two batches may have one digest: the
-pieces of a large black image are equal (docs/protocol.md section 5.3).
+from elsewhere); instances never overlap. Two batches may have the same digest, for
+example equal pieces of a large black image (docs/protocol.md section 5.3).
 
-The digest of a manifest covers one holder's batches. The content root covers the
-instances alone: every holder of the same originals computes the same one.
+The digest of a manifest covers one holder's batches. The content root covers only the
+instances: every holder of the same originals computes the same root.
 """
 
 import functools
@@ -27,12 +27,12 @@ from protocol.fields import is_uid
 
 _CONTENT_DOMAIN = b"radmesh-content-v1\0"
 _PAIR = b"\x92"
-"""How a MessagePack array of two begins."""
+"""Head of a MessagePack array of two values."""
 _SORTED_AT_ONCE = 16 * 1024
 _DIGEST_BYTES = 32
 _LARGEST_COUNT = 2**31 - 1
 NO_NUMBER = -1
-"""Stands for an instance without an Instance Number."""
+"""The number of an instance without an Instance Number."""
 
 
 class SeriesEntry(NamedTuple):
@@ -45,15 +45,15 @@ class SeriesEntry(NamedTuple):
 class InstanceEntry(NamedTuple):
     """One instance and its place, in the order of a manifest's columns.
 
-    The first byte stands at `offset` in the original bytes of batch `first_batch`;
-    what does not fit there goes on at the start of the batches that follow.
+    The first byte is at `offset` in the original bytes of batch `first_batch`; an instance
+    that does not fit there continues at the start of the following batches.
 
     Attributes:
         series_index: position in `Manifest.series`.
         size: bytes of the original file.
         digest: BLAKE3 of the original file, 32 bytes.
         number: Instance Number, or `NO_NUMBER`.
-        rows, columns, frames: 0 where there is no image.
+        rows, columns, frames: of the image; 0 if there is none.
     """
 
     series_index: int
@@ -73,7 +73,7 @@ class InstanceEntry(NamedTuple):
 class BatchEntry(NamedTuple):
     """One encoded batch, in the order of a manifest's columns.
 
-    `digest` is BLAKE3 of the encoded bytes, sizes are in bytes.
+    `digest` is BLAKE3 of the encoded bytes; sizes are in bytes.
     """
 
     digest: bytes
@@ -89,7 +89,7 @@ class Place(NamedTuple):
         instance: position in `Manifest.instances`.
         start: offset in the instance.
         offset: offset in the original bytes of the batch.
-        length: bytes.
+        length: length in bytes.
     """
 
     instance: int
@@ -99,10 +99,10 @@ class Place(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many rows a manifest has, as its offer says: nothing is read beyond them.
+    """The numbers of a manifest's rows by its offer; no further rows are read.
 
     Attributes:
-        bytes: of all original files.
+        bytes: bytes of all original files.
     """
 
     series: int
@@ -111,11 +111,11 @@ class Counts(NamedTuple):
     bytes: int
 
     def check_untrusted(self) -> None:
-        """Check that a study may be so.
+        """Check that a study may have these counts.
 
         Raises:
-            RemoteProtocolError: more series or batches than its instances and bytes can
-                need, or more of anything than a study may have.
+            RemoteProtocolError: there are more series or batches than the instances and
+                bytes can need, or a count exceeds the limit for a study.
         """
         if self.series > self.instances:
             raise RemoteProtocolError("a study has more series than instances")
@@ -128,7 +128,7 @@ class Counts(NamedTuple):
 
     @property
     def manifest_bytes(self) -> int:
-        """The largest encoded manifest with so many rows."""
+        """The size of the largest encoded manifest with these numbers of rows."""
         rows = self.series + self.instances + self.batches
         return min(
             limits.MANIFEST_BYTES,
@@ -141,8 +141,8 @@ class WireForm(NamedTuple):
 
     Attributes:
         digest: BLAKE3 of the encoded manifest, 32 bytes.
-        size: its bytes.
-        pieces: it, cut, and each piece encoded as a batch; not sealed yet.
+        size: bytes of the encoded manifest.
+        pieces: the encoded manifest in pieces, each encoded as a batch; not sealed yet.
     """
 
     digest: bytes
@@ -157,7 +157,7 @@ def content_root(study_instance_uid: str, instances: Iterable[tuple[str, int, by
     parts = []
     while part := sorted(itertools.islice(some, _SORTED_AT_ONCE)):
         parts.append(part)
-    # In parts, since one call that sorts all would hold up every other thread.
+    # Sorted in parts: one call that sorts everything would block every other thread.
     rows = map(list, heapq.merge(*parts))
     for piece in wire.pack_array(rows, sum(map(len, parts))):
         hasher.update(piece)
@@ -166,7 +166,7 @@ def content_root(study_instance_uid: str, instances: Iterable[tuple[str, int, by
 
 @dataclass(frozen=True)
 class Manifest:
-    """A study as one holder has it; make one that comes from a peer with `decode_untrusted`."""
+    """A study as one holder has it; use `decode_untrusted` for a manifest from a peer."""
 
     study_instance_uid: str
     series: tuple[SeriesEntry, ...]
@@ -193,7 +193,7 @@ class Manifest:
 
     @property
     def counts(self) -> Counts:
-        """How many rows it has."""
+        """The numbers of its rows."""
         return Counts(
             len(self.series), len(self.instances), len(self.batches), self.total_original_bytes
         )
@@ -205,12 +205,12 @@ class Manifest:
         """Read and check a manifest, in steps of `limits.DECODE_STEP_ROWS` rows.
 
         Args:
-            data: its encoded form.
-            counts: the rows that it must have, checked by `Counts.check_untrusted`; None
-                for one of our own, of which nothing is known beforehand.
+            data: the encoded manifest.
+            counts: the required numbers of rows, checked by `Counts.check_untrusted`; None
+                for one of our own manifests, whose counts are not known beforehand.
 
         Raises:
-            RemoteProtocolError: it breaks a rule of docs/protocol.md section 5.3.
+            RemoteProtocolError: the manifest breaks a rule of docs/protocol.md section 5.3.
         """
         if len(data) > (limits.MANIFEST_BYTES if counts is None else counts.manifest_bytes):
             raise RemoteProtocolError("the manifest is too large", WireCode.TOO_LARGE)
@@ -250,10 +250,10 @@ class Manifest:
         return manifest
 
     def check_untrusted(self) -> None:
-        """Check order, uniqueness and places; single values are checked already.
+        """Check order, uniqueness and places; single values have been checked before.
 
         Raises:
-            RemoteProtocolError: naming the first instance or batch that breaks a rule.
+            RemoteProtocolError: a rule is broken; the text names the first bad instance or batch.
         """
         if not self.instances:
             raise RemoteProtocolError("the manifest has no instances")
@@ -278,9 +278,9 @@ class Manifest:
         self._check_places_untrusted()
 
     def _check_places_untrusted(self) -> None:
-        # Every place but an instance's first begins a batch, and two in one batch
-        # overlap: more places than this are an overlap, found before the work of
-        # walking them grows with instances times batches.
+        # Every place except an instance's first begins at the start of a batch, and two such
+        # places in one batch overlap. So more places than this mean an overlap. This check
+        # keeps the work from growing with instances times batches.
         left_places = len(self.instances) + len(self.batches)
         for index, one in enumerate(self.instances):
             left, batch, offset = one.size, one.first_batch, one.offset
@@ -314,7 +314,7 @@ class Manifest:
         return tuple(tuple(sorted(places, key=lambda place: place.offset)) for places in by_batch)
 
     def places(self, instance: int) -> list[tuple[int, Place]]:
-        """Where the bytes of one instance stand, in their order: (batch, place)."""
+        """The places of one instance's bytes, in their order: (batch, place)."""
         one = self.instances[instance]
         found: list[tuple[int, Place]] = []
         start, batch, offset = 0, one.first_batch, one.offset
@@ -329,7 +329,7 @@ class Manifest:
         return found
 
     def segments(self, batch: int) -> tuple[Place, ...]:
-        """What stands in one batch, by ascending offset."""
+        """The places in one batch, by ascending offset."""
         return self._places[batch]
 
     @property
@@ -339,7 +339,7 @@ class Manifest:
 
     @functools.cached_property
     def wire_form(self) -> WireForm:
-        """What is the same for every recipient; made once and kept."""
+        """The form sent to every recipient; computed once and kept."""
         encoded = self.encode()
         starts = range(0, len(encoded), limits.BATCH_BYTES)
         return WireForm(
@@ -379,7 +379,7 @@ def _series(rows: list[list[Any]]) -> list[SeriesEntry]:
 
 
 def _instances(rows: list[list[Any]]) -> list[InstanceEntry]:
-    """Check column by column, which for thousands of rows is many times as fast."""
+    """Check column by column, which is many times faster for thousands of rows."""
     series, sop, sop_class, syntax, size, digest, batch, offset, *counts = zip(*rows, strict=True)
     _numbers(series, 0, limits.MANIFEST_INSTANCES)
     for what, uids in (
@@ -395,7 +395,7 @@ def _instances(rows: list[list[Any]]) -> list[InstanceEntry]:
     _numbers(offset, 0, limits.BATCH_BYTES)
     for number, least in zip(counts, (-(2**31), 0, 0, 0), strict=True):
         _numbers(number, least, _LARGEST_COUNT)
-    # There are few classes and syntaxes: one text of each for all rows.
+    # There are few classes and syntaxes, so all rows share one string for each.
     columns = (series, sop, map(sys.intern, sop_class), map(sys.intern, syntax))
     return list(
         map(

@@ -1,9 +1,9 @@
 """Every message of the four protocols, one frozen dataclass each (docs/protocol.md section 4).
 
-A message travels as a strict MessagePack map with a "type". Messages that are
-statements somebody may be held to (requests, offers, announcements) travel
-inside `Signed`: the signature covers the bytes as received, under a domain per
-type, so unknown fields of a later version stay covered.
+A message travels as a strict MessagePack map with a "type". Messages that bind their
+sender (requests, offers, announcements) travel inside `Signed`: the signature covers the
+bytes as received, under a domain per type, so unknown fields of a later version stay
+covered.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Hello(Message):
-    """First message in both directions: what we speak, and our newest facility card."""
+    """First message in both directions: our protocol versions and our newest facility card."""
 
     TYPE: ClassVar[str] = "hello"
     versions: tuple[int, ...] = numbers(16)
@@ -56,7 +56,7 @@ class Hello(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Subscribe(Message):
-    """Ask for announcements after `cursor` of feed `epoch` (16 zero bytes: none yet)."""
+    """Ask for announcements after `cursor` of feed `epoch` (16 zero bytes if none is known)."""
 
     TYPE: ClassVar[str] = "subscribe"
     epoch: bytes = octets(16)
@@ -68,10 +68,10 @@ class Record:
     """One statement about one study.
 
     `series`, `instances`, `bytes` (original), `encoded_bytes` and `content_root`
-    describe what can be fetched; they are 0 or zero bytes when withdrawn. `recall` is the
-    code of the last discard from the study (`protocol.recalls`), `recalls` how many of its
-    discards were for something wrong; both are absent where there was none. Patient
-    fields are present only as far as the grant says.
+    describe what can be fetched; they are 0 or zero bytes for a withdrawn study. `recall`
+    is the code of the last discard from the study (`protocol.recalls`), `recalls` the number
+    of its discards because of an error; both are absent if there was none. The grant
+    determines which patient fields are present.
     """
 
     sequence: int = number(least=1)
@@ -95,8 +95,8 @@ class Record:
 class Announcement(Message):
     """Records in order of sequence; always `Signed`.
 
-    `cursor` is where the feed stands after these records. With `reset` the
-    recipient forgets all that it knew of this feed before it reads the records.
+    `cursor` is the feed's cursor after these records. With `reset` the recipient forgets
+    everything that it knew of this feed before it reads the records.
     """
 
     TYPE: ClassVar[str] = "announcement"
@@ -110,7 +110,7 @@ class Announcement(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat(Message):
-    """Nothing new; the subscription is alive."""
+    """There is no news, but the subscription is alive."""
 
     TYPE: ClassVar[str] = "heartbeat"
 
@@ -119,9 +119,9 @@ class Heartbeat(Message):
 class Request(Message):
     """Ask for a study; always `Signed` by the recipient's node key.
 
-    `time` is milliseconds since the epoch, UTC. `stat`: it is urgent, and goes
-    before the routine transfers of the source. `whole`: nothing of the study is
-    held, so that all batches may follow the manifest unasked.
+    `time` is milliseconds since the epoch, UTC. `stat`: the request is urgent and goes
+    before the source's routine transfers. `whole`: the recipient holds nothing of the
+    study, so all batches may follow the manifest without `want`.
     """
 
     TYPE: ClassVar[str] = "request"
@@ -145,13 +145,13 @@ class Refusal(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Offer(Message):
-    """What is going to be sent; always `Signed` by the source's node key.
+    """Describes the study to be sent; always `Signed` by the source's node key.
 
     `request` is the BLAKE3 digest of the signed request's body, so the offer is
     for one recipient, transfer and purpose. `manifest` is the BLAKE3 digest of
     the encoded manifest, `manifest_bytes` its size, `series`, `instances` and `batches`
-    its rows, `bytes` the size of all original files; it follows in sealed pieces,
-    and when `whole` all batches after it, as if they had been wanted.
+    the numbers of its rows, `bytes` the size of all original files. The manifest follows in
+    sealed pieces; with `whole`, all batches follow it as if they had been wanted.
     """
 
     TYPE: ClassVar[str] = "offer"
@@ -174,7 +174,7 @@ class Offer(Message):
 class Want(Message):
     """A portion of the batches that the recipient lacks, as runs of indices into the manifest.
 
-    With `last` no portion follows; only a last one may be empty.
+    With `last` no portion follows; only the last portion may be empty.
     """
 
     TYPE: ClassVar[str] = "want"
@@ -184,7 +184,7 @@ class Want(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Credit(Message):
-    """All sealed bytes that the recipient has stored or discarded so far."""
+    """The number of sealed bytes that the recipient has stored or discarded so far."""
 
     TYPE: ClassVar[str] = "credit"
     bytes: int = number()
@@ -199,7 +199,7 @@ class End(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptMessage(Message):
-    """The recipient's signed receipt: `body` as in docs/protocol.md section 6."""
+    """The recipient's signed receipt; `body` is as in docs/protocol.md section 6."""
 
     TYPE: ClassVar[str] = "receipt"
     body: bytes = binary(4096)
@@ -243,7 +243,7 @@ _TYPES: dict[str, type[Message]] = {
 }
 
 MUST_BE_SIGNED: frozenset[type[Message]] = frozenset({Announcement, Request, Offer})
-"""Types that are refused outside of `Signed`."""
+"""Types of messages that are refused outside `Signed`."""
 
 M = TypeVar("M", bound=Message)
 
@@ -262,10 +262,10 @@ def decode_untrusted(
 
     Args:
         data: strict MessagePack.
-        known: the types that may come, by their words; by default those above.
+        known: word on the wire to message type, for the allowed types; by default those above.
 
     Raises:
-        RemoteProtocolError: not a message that we know, or one that breaks its rules.
+        RemoteProtocolError: not a known message, or a message that breaks its rules.
     """
     value = wire.map_untrusted(data)
     kind = value.get("type")
@@ -286,8 +286,8 @@ def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M
     """Check a signature and read the message inside.
 
     Args:
-        signed: as received.
-        expected: the only type that is right here.
+        signed: the message as received.
+        expected: the only allowed type.
         signer: the node key (32 bytes) that must have signed.
 
     Raises:

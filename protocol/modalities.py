@@ -1,8 +1,8 @@
-"""Modalities as they go to peers: one rule for who takes images in and who fetches them.
+"""Modalities as sent to peers: the same rule for ingest, source and recipient.
 
-An ingest brings them into this form, a source says nothing else, and what a recipient
-reads of the same bytes is the same, so that nothing that was taken can be refused. The
-decoders of manifests and announcements take at least this.
+Ingest brings modalities into this form, a source sends no other, and a recipient derives
+the same from the same bytes. So a recipient never refuses an instance that the source took
+in. The decoders of manifests and announcements accept at least this form.
 """
 
 import re
@@ -14,16 +14,16 @@ _NOT_CODE = re.compile(r"[^\x21-\x7e]+")
 
 
 def clean(text: str) -> str:
-    """A Modality (0008,0060) as it may be told: printable ASCII, bounded.
+    """A Modality (0008,0060) as it may be sent: printable ASCII of limited length.
 
-    A Code String has capitals, digits, blanks and underscores. What else is printable in
-    ASCII is let through, since real files have it; what is printable beyond ASCII differs
-    among the editions of Unicode that two nodes may know.
+    A Code String has capitals, digits, blanks and underscores. Other printable ASCII is
+    accepted, since real files have it. Characters beyond ASCII are not: whether one is
+    printable depends on the Unicode version, which may differ between two nodes.
     """
     return _NOT_CODE.sub(" ", text).strip()[: limits.MODALITY_CHARACTERS].rstrip()
 
 
 def of_study(found: Iterable[str]) -> tuple[str, ...]:
-    """The modalities of a study as a record names them, in alphabetical order."""
+    """The modalities of a study for its record, in alphabetical order."""
     told = sorted({clean(text) for text in found} - {""})
     return tuple(told[: limits.MODALITIES])

@@ -1,7 +1,8 @@
-"""Why images are discarded, in the codes of DICOM that IHE IOCM uses (PS3.16 CID 7011).
+"""Reasons for discarding images: the DICOM codes that IHE IOCM uses (PS3.16 CID 7011).
 
-What is discarded because it is wrong is recalled from the peers that were told of it, and
-not taken again. What retention removes may come back (docs/protocol.md section 4.3).
+Images that are discarded because of an error are recalled from the peers that were told of
+them, and are not accepted again. Images removed by retention may come back
+(docs/protocol.md section 4.3).
 """
 
 QUALITY, PATIENT_SAFETY, WRONG_WORKLIST, RETENTION = "113001", "113037", "113038", "113039"
@@ -12,7 +13,7 @@ REASONS = {
     "wrong-patient": WRONG_WORKLIST,
     "retention": RETENTION,
 }
-"""The words of the command line."""
+"""The words on the command line for the codes."""
 
 MEANINGS = {
     QUALITY: "quality",
@@ -20,12 +21,12 @@ MEANINGS = {
     WRONG_WORKLIST: "wrong patient",
     RETENTION: "retention has ended",
 }
-"""What the codes say, for people."""
+"""The meanings of the codes, for people."""
 
 REJECTED = frozenset((QUALITY, PATIENT_SAFETY, WRONG_WORKLIST))
-"""Codes of what is wrong, and is not taken again."""
+"""Codes for images that are wrong and are not accepted again."""
 
 
 def meaning(code: str) -> str:
-    """A code for people; one that a later release made stays as it is."""
+    """The meaning of a code for people; a code of a later release is returned unchanged."""
     return MEANINGS.get(code, f"code {code}")

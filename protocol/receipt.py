@@ -1,7 +1,7 @@
-"""The receipt: what recipient and source both sign about one finished transfer.
+"""The receipt, which recipient and source both sign for one finished transfer.
 
-It names the content by its root and holds no patient data, so it can stand in
-both audit logs and be shown to anyone (docs/protocol.md section 6).
+It names the content by its root and holds no patient data, so both audit logs can refer
+to it and it can be shown to anyone (docs/protocol.md section 6).
 """
 
 import builtins
@@ -20,9 +20,9 @@ SIGNING_DOMAIN = b"radmesh-receipt-v1"
 class Receipt:
     """Body of a receipt.
 
-    `manifest` and `content_root` are BLAKE3 digests; `instances` and `bytes` (original)
-    are of the whole study, `batches` and `encoded_bytes` of what this source sent in the
-    session that the receipt ends; `time` is milliseconds since the epoch (UTC) by the
+    `manifest` and `content_root` are BLAKE3 digests. `instances` and `bytes` (original)
+    count the whole study; `batches` and `encoded_bytes` count what this source sent in the
+    session that the receipt ends. `time` is milliseconds since the epoch (UTC) by the
     recipient's clock.
     """
 
@@ -72,14 +72,14 @@ def check_signature(body: bytes, signature: bytes, signer: bytes) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SignedReceipt:
-    """A receipt body with both signatures; equal bytes at both sides."""
+    """A receipt body with both signatures; both sides hold equal bytes."""
 
     body: bytes
     recipient_signature: bytes
     source_signature: bytes
 
     def encode(self) -> bytes:
-        """The form that both audit logs store and name by its SHA-256."""
+        """The form that both sides store; both audit logs name it by its SHA-256."""
         return wire.pack(
             {
                 "body": self.body,
@@ -90,7 +90,7 @@ class SignedReceipt:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of `encode()`: how the audit logs refer to it."""
+        """SHA-256 of `encode()`, by which the audit logs refer to it."""
         return hashlib.sha256(self.encode()).digest()
 
 
@@ -102,7 +102,7 @@ class _Parts:
 
 
 def decode_signed_untrusted(data: bytes) -> SignedReceipt:
-    """The inverse of `SignedReceipt.encode`; signatures are not checked.
+    """The inverse of `SignedReceipt.encode`; checks no signatures.
 
     Raises:
         RemoteProtocolError: not a receipt with two signatures.

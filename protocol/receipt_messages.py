@@ -1,6 +1,6 @@
-"""The messages of `/radmesh/audit/1` on receipts that are missing (docs/protocol-audit.md).
+"""The messages of `/radmesh/audit/1` about missing receipts (docs/protocol-audit.md).
 
-A receipt is signed as such, so nothing is signed here as a message.
+The receipts themselves are signed, so these messages are not.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from protocol.messages import Message
 
 @dataclass(frozen=True, kw_only=True)
 class PresentReceipt(Message):
-    """The recipient of a transfer that is over asks its source for the countersignature.
+    """The recipient of a finished transfer asks its source for the countersignature.
 
-    `body` and `signature` are those of the message `receipt`. Answered by
-    `countersignature`, the same one however often it is asked for.
+    `body` and `signature` are as in the message `receipt`. The answer is
+    `countersignature`, the same one each time.
     """
 
     TYPE: ClassVar[str] = "present-receipt"
@@ -25,9 +25,9 @@ class PresentReceipt(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class AskReceipt(Message):
-    """The source of a transfer that broke off asks its recipient whether it has the study.
+    """The source of a broken transfer asks its recipient whether the study arrived.
 
-    Answered by `receipt`, or refused with NOT_AVAILABLE: it did not arrive.
+    The answer is `receipt`, or a refusal NOT_AVAILABLE if the study did not arrive.
     """
 
     TYPE: ClassVar[str] = "ask-receipt"

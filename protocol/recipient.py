@@ -1,10 +1,9 @@
 """The recipient's end of a study transfer: request out, offer and sealed batches in, receipt out.
 
-Invariants: nothing is accepted that the signed offer did not announce; every
-batch has the digest and size that the manifest, whose digest the source signed,
-promises for it; a batch that was not wanted, or comes out of order or twice,
-ends the transfer. `open_manifest` and `open_batch` are pure computation and may
-run in threads while the connection goes on.
+Invariants: only data that the signed offer announced is accepted; every batch has the
+digest and size in the manifest, whose digest the source signed; a batch that was not
+wanted, is out of order or comes twice ends the transfer. `open_manifest` and `open_batch`
+are pure computation and may run in threads while the connection continues.
 """
 
 from collections import deque
@@ -45,7 +44,7 @@ from protocol.transfer import (
 
 
 def batch_runs(indices: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Indices, in any order, as ascending runs (first, count)."""
+    """Group indices, given in any order, into ascending runs (first, count)."""
     runs: list[tuple[int, int]] = []
     for index in sorted(set(indices)):
         if runs and runs[-1][0] + runs[-1][1] == index:
@@ -56,12 +55,12 @@ def batch_runs(indices: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 class RecipientTransfer(TransferEnd):
-    """The end that wants the study.
+    """The end that requests the study.
 
     Args:
         key: our node key.
         source: the source's node key (32 bytes), proven by the channel.
-        transfer: 16 random bytes that name the transfer, kept when it is resumed.
+        transfer: the transfer's id, 16 random bytes; a resumed transfer keeps it.
     """
 
     def __init__(
@@ -91,11 +90,11 @@ class RecipientTransfer(TransferEnd):
 
         Args:
             study: Study Instance UID.
-            purpose: why it is asked for.
+            purpose: the purpose of the request.
             time_ms: now, milliseconds since the epoch, UTC.
-            stat: whether it is urgent.
-            whole: whether all batches may come without `want`, since none is held. The
-                offer tells whether they do.
+            stat: whether the request is urgent.
+            whole: whether all batches may come without `want`, because we hold none. The
+                offer says whether they will.
         """
         self.request = Request(
             transfer=self._transfer,
@@ -111,7 +110,7 @@ class RecipientTransfer(TransferEnd):
         return self.connection.send(self.request)
 
     def receive_untrusted(self, data: bytes | memoryview) -> list[Event]:
-        """Bytes from the source.
+        """Take bytes from the source.
 
         Raises:
             RemoteProtocolError: a rule was broken.
@@ -153,7 +152,7 @@ class RecipientTransfer(TransferEnd):
         """Open, decode and check the manifest against the signed offer.
 
         Raises:
-            RemoteProtocolError: it is not what was offered.
+            RemoteProtocolError: the manifest is not the offered one.
         """
         offer, request, sealer = self.offer, self.request, self._require_sealer()
         assert offer is not None
@@ -184,12 +183,13 @@ class RecipientTransfer(TransferEnd):
         """Ask for a portion of the batches that we lack.
 
         Args:
-            batches: indices into the manifest, none of which was asked for before; at
-                most `limits.WANT_RUNS`.
-            last: no portion follows.
+            batches: at most `limits.WANT_RUNS` indices into the manifest, none of them asked
+                for before.
+            last: whether this is the last portion.
 
         Raises:
-            LocalProtocolError: too many, asked for before, or after the last portion.
+            LocalProtocolError: there are too many, a batch was asked for before, or the
+                last portion has been sent.
         """
         portion = sorted(batches)
         if self.asked_all or len(portion) > limits.WANT_RUNS:
@@ -202,10 +202,10 @@ class RecipientTransfer(TransferEnd):
         return self.connection.send(Want(runs=batch_runs(portion), last=last))
 
     def open_batch(self, batch: BatchArrived) -> bytes:
-        """Open one batch and check its size and digest; the encoded bytes.
+        """Open one batch and check its size and digest; returns the encoded bytes.
 
         Raises:
-            RemoteProtocolError: it is not the batch that the manifest promises.
+            RemoteProtocolError: it is not the batch in the manifest.
         """
         entry = self._require_manifest().batches[batch.index]
         encoded = _open(self._require_sealer(), seal.KIND_BATCH, batch.index, batch.sealed)
@@ -221,7 +221,7 @@ class RecipientTransfer(TransferEnd):
         return self.connection.send(Credit(bytes=self._stored_bytes))
 
     def sign_receipt(self, receipt: Receipt) -> bytes:
-        """Our receipt, once everything is verified and durable."""
+        """Sign our receipt; call this only when everything is verified and durable."""
         self._receipt_body = receipt.encode()
         self._receipt_signature = sign_receipt(self._receipt_body, self._key)
         return self.connection.send(
@@ -276,10 +276,10 @@ class RecipientTransfer(TransferEnd):
         return BatchArrived(event.index, event.sealed)
 
     def _check_whole_untrusted(self) -> None:
-        """Compare how many batches came of a study that is offered whole, as far as is known.
+        """For a study offered whole, compare the number of arrived batches with the manifest.
 
-        What comes and the manifest are read by two threads. Each notes its part before
-        it looks at the other's, so that one of them sees both.
+        One thread reads the batches, another the manifest. Each notes its own part before
+        it looks at the other's, so that at least one of them sees both.
         """
         offer, manifest = self.offer, self.manifest
         if offer is None or not offer.whole or manifest is None:

@@ -1,16 +1,15 @@
-"""What the logs of two facilities say about the studies that went between them, compared.
+"""Compares what the logs of two facilities record about studies sent between them.
 
-Theory: a *disclosure* is one transfer id in one direction. Each log says its part in
-several entries (a transfer that broke off goes on under its id), which a `Ledger`
-folds into one `Said`. `compare` puts every disclosure of either ledger into exactly
-one class, and gives the mirrored result when the two are swapped.
+Theory: a *disclosure* is one transfer id in one direction. Each log records its part in
+several entries (a broken transfer resumes under the same id); a `Ledger` folds these into
+one `Said`. `compare` puts every disclosure of either ledger into exactly one class;
+swapping the two ledgers gives the mirrored result.
 
-A facility that sends logs before it acts, and logs a receipt before it countersigns it.
-The recipient presents its receipt until it is countersigned. So each receipt, which has
-both signatures, must be in both logs; a log that goes on behind its time and lacks it is
-not excused by a grace. No subject is compared: the
-commitments of two logs differ, and the content root tells the content
-(docs/protocol-log.md section 11).
+A source logs before it sends, and logs a receipt before it countersigns it. The recipient
+presents its receipt until it is countersigned. So each receipt, with both signatures, must
+be in both logs. The grace period does not excuse a log that lacks the receipt but has
+entries after the receipt's time. Subjects are not compared: the commitments of two logs
+differ, and the content root identifies the content (docs/protocol-log.md section 11).
 
 No patient data and no openings are needed. Memory grows with the transfers of the
 pair, not with the logs.
@@ -26,8 +25,8 @@ from typing import Any
 from protocol.log.entry import Entry
 
 GRACE_SECONDS = 300
-"""What one log has in its last minutes may be missing in the other: their clocks differ,
-and a transfer may have been under way."""
+"""The other log may lack events from one log's last minutes: the clocks differ, and a
+transfer may have been in progress."""
 
 TYPES = frozenset(
     {
@@ -40,7 +39,7 @@ TYPES = frozenset(
         "receipt",
     }
 )
-"""Entries that a comparison looks at."""
+"""Types of the entries that are compared."""
 
 FIELDS = (
     "manifest",
@@ -51,10 +50,10 @@ FIELDS = (
     "encoded_bytes",
     "purpose",
 )
-"""What both logs must say the same of one receipt."""
+"""Fields of a receipt that must be equal in both logs."""
 
 _CONTENT = ("manifest", "content_root", "instances", "bytes", "purpose")
-"""What they must say the same of one transfer, receipt or not."""
+"""Fields of a transfer that must be equal in both logs, even without a receipt."""
 
 _TRANSFER = re.compile(r"[0-9a-f]{32}")
 
@@ -62,40 +61,40 @@ Values = tuple[Any, ...]
 
 
 class Class(enum.StrEnum):
-    """What became of one disclosure."""
+    """The result for one disclosure."""
 
     MATCHED = "MATCHED"
-    """Both logs name a receipt of it, the same one, and agree."""
+    """Both logs name the same receipt of it, and agree."""
     ONLY_A = "ONLY_A"
-    """Only A's log tells of it."""
+    """Only A's log records it."""
     ONLY_B = "ONLY_B"
-    """Only B's log tells of it."""
+    """Only B's log records it."""
     MISMATCH = "MISMATCH"
-    """Both tell of it, and something differs or lacks its receipt."""
+    """Both logs record it, but a field differs or a receipt is missing."""
     BROKEN_OFF = "BROKEN_OFF"
-    """It was begun, as both logs say, and never arrived; some of it may have."""
+    """By both logs it was begun and did not arrive as a whole; parts may have."""
     NOT_YET = "NOT_YET"
-    """The other log may not reach so far, or it may still be under way."""
+    """The other log may not reach that far, or the transfer may still be in progress."""
 
 
 DIFFERENCES = frozenset({Class.ONLY_A, Class.ONLY_B, Class.MISMATCH})
-"""The classes that somebody must look into."""
+"""The classes that a person must investigate."""
 
 
 @dataclass(slots=True)
 class Said:
-    """What one log says of one disclosure.
+    """What one log records about one disclosure.
 
     Attributes:
-        begun: it is about to send, has sent, or broke off.
+        begun: sending is about to begin, has begun, or failed.
         disclosed: the recipient confirmed it.
-        received: it arrived.
-        asked: it was asked for, or what came did not hold.
-        receipts: digest (hex) to what the entry says, in the order of `FIELDS`.
+        received: the study arrived.
+        asked: the study was requested, or receiving it failed.
+        receipts: digest (hex) to the fields in the entry, in the order of `FIELDS`.
         receipt_times: digest to the time of that entry, milliseconds since the epoch.
-        content: what its other entries say, in the order of `_CONTENT`, None where not said.
+        content: the fields in its other entries, in the order of `_CONTENT`; None if absent.
         first: index of its first entry.
-        first_time, last_time: of its first and last entry, milliseconds since the epoch.
+        first_time, last_time: times of its first and last entry, milliseconds since the epoch.
     """
 
     begun: bool = False
@@ -111,25 +110,25 @@ class Said:
 
     @property
     def tells(self) -> bool:
-        """Whether it says that something went over."""
+        """Whether the log records that data was, or was about to be, sent."""
         return self.begun or self.disclosed or self.received or bool(self.receipts)
 
 
 Key = tuple[bool, str]
-"""Whether the log's own facility is the source, and the transfer."""
+"""Whether the log's own facility is the source, and the transfer's id."""
 
 
 class Ledger:
-    """What one log says of its exchanges with one peer.
+    """What one log records about exchanges with one peer.
 
     Args:
         peer: facility key of the peer (32 bytes).
 
     Attributes:
-        said: by direction and transfer.
-        last_time: how far the log reaches, milliseconds since the epoch: time of its
-            last entry, about whomever, unless `reaches` said more.
-        entries: how many entries were of use.
+        said: direction and transfer to what the log records.
+        last_time: the time up to which the log reaches, milliseconds since the epoch; set
+            by `reaches`.
+        entries: number of entries used.
     """
 
     def __init__(self, peer: bytes) -> None:
@@ -139,10 +138,10 @@ class Ledger:
         self._peer = peer
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Take the next entry of the log, in its order; others than of this pair are let pass.
+        """Take the next entry of the log, in order; ignores entries about other peers.
 
         Args:
-            entry: its fields, as in JSON.
+            entry: the entry's fields, as in JSON.
         """
         if entry["peer"] == self._peer.hex() and entry["type"] in TYPES:
             self.add_entry(
@@ -160,7 +159,7 @@ class Ledger:
             )
 
     def add_entry(self, entry: Entry) -> None:
-        """The same for an entry that has been decoded."""
+        """Like `add`, for a decoded entry."""
         details, kind = entry.details, entry.type
         key = _key(kind, details)
         if entry.peer != self._peer or kind not in TYPES or key is None:
@@ -182,19 +181,19 @@ class Ledger:
         said.asked |= kind in ("requested", "receive-failed")
         if kind not in ("requested", "receive-failed"):
             new = (*(details.get(name) for name in _CONTENT[:-1]), entry.purpose)
-            # The newest word counts: a study may have grown before its transfer went on.
+            # The newest value counts: the study may have grown before the transfer resumed.
             said.content = tuple(
                 old if value is None else value
                 for old, value in zip(said.content, new, strict=True)
             )
 
     def reaches(self, time: int) -> None:
-        """The log is known to be complete up to a time (milliseconds since the epoch)."""
+        """Note that the log is complete up to a time (milliseconds since the epoch)."""
         self.last_time = max(self.last_time, time)
 
 
 def _key(kind: str, details: Mapping[str, Any]) -> Key | None:
-    """Which disclosure an entry belongs to; None when it does not say."""
+    """The disclosure to which an entry belongs; None if it names none."""
     transfer = details.get("transfer")
     if not isinstance(transfer, str) or _TRANSFER.fullmatch(transfer) is None:
         receipt = details.get("receipt")
@@ -203,7 +202,7 @@ def _key(kind: str, details: Mapping[str, Any]) -> Key | None:
         transfer = f"receipt {receipt}"
     if kind in ("disclosure-begun", "disclosed", "disclosure-failed"):
         return True, transfer
-    # A source says that its receipts and requests are of the way out.
+    # A source marks its receipts and requests with the direction "out".
     return details.get("direction") == "out", transfer
 
 
@@ -218,11 +217,11 @@ class Finding:
 
     Attributes:
         kind: its class.
-        source: "A" or "B", whoever sent.
-        transfer: its id in hex; "receipt DIGEST" where the log does not say it.
-        fields: what differs, sorted; `receipt` where a receipt lacks its counterpart.
-        receipt: digest (hex) of a receipt of it, one that both name if there is one; or "".
-        entry_a, entry_b: index of its first entry in either log, or None.
+        source: "A" or "B", the side that sent.
+        transfer: the transfer's id in hex; "receipt DIGEST" if the log does not give the id.
+        fields: the differing fields, sorted; `receipt` if a receipt lacks its counterpart.
+        receipt: digest (hex) of one of its receipts, if possible one in both logs; or "".
+        entry_a, entry_b: index of its first entry in A's and B's log, or None.
         time_a, time_b: time of that entry, milliseconds since the epoch, or None.
     """
 
@@ -239,13 +238,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All disclosures between A and B, by source, time and transfer; each is there once."""
+    """All disclosures between A and B, each once, sorted by source, time and transfer."""
 
     findings: tuple[Finding, ...]
 
     @property
     def counts(self) -> dict[Class, int]:
-        """How many there are of each class, zeros included."""
+        """The number of disclosures in each class, including zeros."""
         counts = dict.fromkeys(Class, 0)
         for finding in self.findings:
             counts[finding.kind] += 1
@@ -253,11 +252,11 @@ class Comparison:
 
     @property
     def differences(self) -> int:
-        """How many somebody must look into."""
+        """The number of disclosures that a person must investigate."""
         return sum(finding.kind in DIFFERENCES for finding in self.findings)
 
     def named(self) -> Iterable[Finding]:
-        """Those that are not matched."""
+        """The disclosures that are not `MATCHED`."""
         return (finding for finding in self.findings if finding.kind is not Class.MATCHED)
 
 
@@ -267,7 +266,7 @@ def compare(a: Ledger, b: Ledger, *, grace_seconds: int = GRACE_SECONDS) -> Comp
     Args:
         a: A's log, about B.
         b: B's log, about A.
-        grace_seconds: how long before the end of a log it may lack what the other has.
+        grace_seconds: a log may lack what the other has within this time before its end.
     """
     keys = dict.fromkeys((*a.said, *((not is_source, name) for is_source, name in b.said)))
     findings = []
@@ -281,7 +280,7 @@ def compare(a: Ledger, b: Ledger, *, grace_seconds: int = GRACE_SECONDS) -> Comp
         else:
             kind, fields = _classify(said_b, said_a, Class.ONLY_B, Class.ONLY_A)
         if _may_follow(kind, fields):
-            # What is said may be answered in a part of the other log that is not here.
+            # The counterpart may be in a later part of the other log, which is not here.
             lacks_b = said_a.tells and said_a.last_time > b.last_time - 1000 * grace_seconds
             lacks_a = said_b.tells and said_b.last_time > a.last_time - 1000 * grace_seconds
             is_proven = _lacks_receipt(said_a, said_b, b) or _lacks_receipt(said_b, said_a, a)
@@ -332,7 +331,7 @@ def _classify(
 
 
 def _differing_content(source: Said, recipient: Said) -> set[str]:
-    """Where what both say of one transfer cannot be of the same content."""
+    """Fields in which what both logs record about a transfer cannot be the same content."""
     wrong = set()
     for place, name in enumerate(_CONTENT):
         said = [_values(one, place, name) for one in (source, recipient)]
@@ -347,7 +346,7 @@ def _values(said: Said, place: int, name: str) -> set[Any]:
 
 
 def _lacks_receipt(said: Said, other: Said, log: Ledger) -> bool:
-    """Whether a receipt that one log names is missing in the other, which goes on behind it."""
+    """Whether the other log lacks a receipt that this log names, but has later entries."""
     return any(
         time < log.last_time
         for digest, time in said.receipt_times.items()
@@ -356,7 +355,7 @@ def _lacks_receipt(said: Said, other: Said, log: Ledger) -> bool:
 
 
 def _may_follow(kind: Class, fields: tuple[str, ...]) -> bool:
-    """Whether what is missing may come with more of the other log."""
+    """Whether a later part of the other log may contain what is missing."""
     return kind is not Class.MATCHED and fields in ((), ("receipt",))
 
 

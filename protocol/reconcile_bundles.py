@@ -1,9 +1,9 @@
-"""Two facilities' audit bundles against each other.
+"""Compares the audit bundles of two facilities.
 
-Both are verified first, each by the fingerprint that the auditor has from elsewhere
-and with the other's card at hand, so that the receipts in them are checked on both
-sides. Then each is read once more, with its root computed anew: what is compared is
-what was verified. Memory grows with the transfers of the pair, not with the logs.
+Both are verified first, each with the fingerprint that the auditor has from elsewhere and
+with the other's card, so that both signatures of their receipts are checked. Then each is
+read once more and its root is computed again, so that the compared log is the verified
+one. Memory grows with the transfers of the pair, not with the logs.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ class Outcome:
     """The outcome for two bundles.
 
     Attributes:
-        verdict_a, verdict_b: of each log alone.
-        comparison: None when it cannot be told, since a log is not sound.
-        reason: why it cannot be told, or "".
+        verdict_a, verdict_b: the verdict on each log alone.
+        comparison: the comparison; None if there is none, because a log is not sound.
+        reason: why there is no comparison, or "".
     """
 
     verdict_a: Verdict
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 nothing differs, 1 something does or is lost, 2 cannot tell."""
+        """0 no differences, 1 differences or lost entries, 2 cannot tell."""
         if self.comparison is None:
             return 2
         if self.comparison.differences or not (self.verdict_a.sound and self.verdict_b.sound):
@@ -55,18 +55,18 @@ def reconcile_bundles(
     card_b: Card | None = None,
     grace_seconds: int = GRACE_SECONDS,
 ) -> Outcome:
-    """Compare what two logs say about each other.
+    """Compare what two logs record about each other.
 
     Args:
         bundle_a, bundle_b: the bundles, seekable, opened for reading bytes.
-        fingerprint_a, fingerprint_b: SHA-256 of the facility keys (32 bytes), learned
-            from somebody else than the makers of the bundles.
-        card_a, card_b: cards that came so; the newer of such a card and the one in the
-            bundle counts.
+        fingerprint_a, fingerprint_b: SHA-256 of the facility keys (32 bytes), not learned
+            from the makers of the bundles.
+        card_a, card_b: the auditor's own copies of the cards; the newer of such a card and
+            the card in the bundle counts.
         grace_seconds: see `protocol.reconcile.compare`.
 
     Returns:
-        The outcome; nothing that the files hold makes this function raise.
+        The outcome; nothing in the files makes this function raise.
     """
     newest_a = _newest(_card(bundle_a, fingerprint_a), card_a)
     newest_b = _newest(_card(bundle_b, fingerprint_b), card_b)
@@ -83,7 +83,7 @@ def reconcile_bundles(
     ]
     reason = ""
     for name, verdict in zip("AB", verdicts, strict=True):
-        # A loss that a log admits is no reason to refuse: the other log has those entries.
+        # Do not refuse because of an admitted loss: the other log may have what is missing.
         told = all(finding.code == Code.LOST for finding in verdict.findings)
         if not told and not reason:
             reason = f"the log of {name} cannot be relied on: {verdict.reason}"
@@ -105,7 +105,7 @@ def reconcile_bundles(
 
 
 def _card(file: BinaryIO, fingerprint: bytes) -> Card | None:
-    """The card in a bundle, None when it is not that of the facility."""
+    """The card in a bundle; None if it is not the facility's card."""
     try:
         with Bundle(file) as bundle:
             card = parse_card_untrusted(bundle.read("card", CARD_BYTES))
@@ -121,13 +121,13 @@ def _newest(bundled: Card | None, given: Card | None) -> Card | None:
 
 
 def _ledger(file: BinaryIO, verdict: Verdict, peer: bytes) -> Ledger:
-    """What a verified log says about a peer.
+    """What a verified log records about a peer.
 
     Raises:
-        BundleDamaged: it is not the log that was verified.
+        BundleDamaged: the log is not the one that was verified.
     """
     ledger, tree = Ledger(peer), Frontier()
-    # The entries are canonical JSON, in which a field has one form.
+    # The entries are canonical JSON, in which a field has only one form.
     mark = f'"peer":"{peer.hex()}"'.encode()
     with Bundle(file) as bundle:
         for line in bundle.lines("entries.jsonl", ENTRY_BYTES + 1):

@@ -1,9 +1,9 @@
 """The messages of `/radmesh/audit/1` for a comparison of two logs, and its result.
 
-Each side lists the entries of its log that are about the other, each with its proof by
-one signed checkpoint, so that "I logged it" is no bare claim, and a list can leave out
-but not invent. Both compute the same result from the same two lists and sign the same
-bytes (docs/protocol-audit.md section 4). A is the side that asked for the comparison.
+Each side lists the entries of its log about the other side, each with its proof to one
+signed checkpoint. So "I logged it" is proven, and a list may omit entries but cannot invent
+them. Both sides compute the same result from the same two lists and sign the same bytes
+(docs/protocol-audit.md section 4). A is the side that asked for the comparison.
 """
 
 import builtins
@@ -32,7 +32,7 @@ SIGNING_DOMAIN = b"radmesh-reconciled-v1"
 class AskExchanges(Message):
     """Ask a peer for the entries of its log that are about us, from index `start` on.
 
-    `session` names the comparison; all that it lists is of one size of its log.
+    `session` names the comparison; everything listed in it is of one size of the peer's log.
     """
 
     TYPE: ClassVar[str] = "ask-exchanges"
@@ -52,8 +52,8 @@ class ProvenEntry:
 class Exchanges(Message):
     """A part of the list, in the order of the log; `more` says that it goes on.
 
-    `checkpoint` is the signed note of the size that is listed, the same in all parts;
-    `time` is until when the list is complete, milliseconds since the epoch, UTC.
+    `checkpoint` is the signed note of the listed size, the same in all parts; `time` is the
+    time up to which the list is complete, milliseconds since the epoch, UTC.
     """
 
     TYPE: ClassVar[str] = "exchanges"
@@ -65,9 +65,9 @@ class Exchanges(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class PresentResult(Message):
-    """The side that asked shows its result (`body`, signed) and wants the countersignature.
+    """The side that asked sends its signed result (`body`) and asks for the countersignature.
 
-    The other side compares for itself first. Answered by `countersignature`.
+    The other side first makes its own comparison. The answer is `countersignature`.
     """
 
     TYPE: ClassVar[str] = "present-result"
@@ -79,9 +79,9 @@ class PresentResult(Message):
 class Result:
     """Body of a result.
 
-    For each side its keys, the size and root of its log, until when its list is
-    complete, how many entries it listed, and the SHA-256 of their leaf hashes in
-    order; then how many disclosures are of which class, and the digest of them all
+    For each side: its keys, the size and root of its log, the time up to which its list is
+    complete, the number of entries listed, and the SHA-256 of their leaf hashes in order.
+    Then the number of disclosures in each class, and the digest of all of them
     (`findings_digest`). A disclosure that only A's log has is `only_a`.
     """
 
@@ -140,14 +140,14 @@ def check_result_signature(body: bytes, signature: bytes, signer: bytes) -> None
 
 @dataclass(frozen=True, kw_only=True)
 class SignedResult:
-    """A result with both signatures; equal bytes at both sides."""
+    """A result with both signatures; both sides hold equal bytes."""
 
     body: bytes
     signature_a: bytes
     signature_b: bytes
 
     def encode(self) -> bytes:
-        """The form that both sides keep and whose SHA-256 stands in both logs."""
+        """The form that both sides keep; both logs hold its SHA-256."""
         return wire.pack(
             {"body": self.body, "signature_a": self.signature_a, "signature_b": self.signature_b}
         )
@@ -155,13 +155,13 @@ class SignedResult:
 
 @dataclass(frozen=True)
 class Listed:
-    """What one side listed.
+    """The list of one side.
 
     Attributes:
-        size, root: of its log.
-        time: until when it is complete, milliseconds since the epoch, UTC.
-        entries: how many.
-        digest: SHA-256 of their leaf hashes, one after the other.
+        size, root: size and root of its log.
+        time: the time up to which the list is complete, milliseconds since the epoch, UTC.
+        entries: number of entries.
+        digest: SHA-256 of their leaf hashes, concatenated.
     """
 
     size: int
@@ -172,15 +172,15 @@ class Listed:
 
 
 def counts_of(comparison: Comparison) -> dict[str, int]:
-    """The counts of a result by the names of its fields."""
+    """Name of a field of the result to its count."""
     return {str(kind).lower(): count for kind, count in comparison.counts.items()}
 
 
 def findings_digest(findings: Iterable[Finding]) -> bytes:
     """SHA-256 over one line for each disclosure, in the order of `Comparison.findings`.
 
-    A line has class, source, transfer, the differing fields with commas between them,
-    and the receipt, each ended by a space but the last, which a line feed ends.
+    A line has class, source, transfer, the differing fields separated by commas, and the
+    receipt. A space ends each but the last, which a line feed ends.
     """
     digest = hashlib.sha256()
     for one in findings:
@@ -199,7 +199,7 @@ def make_result(
     comparison: Comparison,
     grace_seconds: int,
 ) -> Result:
-    """The result of a comparison; each pair is of A and of B."""
+    """The result of a comparison; each pair holds A's value, then B's."""
     a, b = listed
     return Result(
         session=session,
@@ -227,9 +227,9 @@ class ListReader:
     """Checks the parts of a peer's list.
 
     Args:
-        origin: of the peer's log.
-        log_keys: of the peer's card.
-        own_facility: our facility key: all entries must be about us.
+        origin: origin of the peer's log.
+        log_keys: log keys on the peer's card.
+        own_facility: our facility key; every entry must be about us.
         now_ms: milliseconds since the epoch, UTC.
     """
 
@@ -250,7 +250,7 @@ class ListReader:
         """Check the next part.
 
         Returns:
-            Its entries, each proven.
+            The part's entries, each proven.
 
         Raises:
             RemoteProtocolError: a proof, the checkpoint's signature or the order does not
@@ -277,7 +277,7 @@ class ListReader:
         return found
 
     def listed(self) -> Listed:
-        """What was listed; once all parts were taken."""
+        """The list's summary; call this after all parts were taken."""
         assert self._checkpoint is not None
         assert self._first is not None
         return Listed(

@@ -21,14 +21,14 @@ LIMITS = (
     "an exchange that neither node logged is in neither log",
     "each log's own limits: see `radmesh audit verify`",
 )
-"""What no comparison of two logs can show."""
+"""Notes about what a comparison of two logs cannot show."""
 
 
 LOST_HEADLINE = "LOST: nothing else differs, and a log lacks entries that had been signed"
 
 
 def lost_lines(lost: Iterable[str]) -> list[str]:
-    """What is known of lost entries, one line each."""
+    """What is known about lost entries, one line each."""
     return [f"  LOST        {each}" for each in lost]
 
 
@@ -61,7 +61,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
-    """Counts, what is named, and what is not covered."""
+    """Counts, the disclosures named one by one, and what the comparison does not cover."""
     lines = [
         f"  {kind:<10}  {count:,} {MEANINGS[kind]}"
         for kind, count in comparison.counts.items()
@@ -92,7 +92,7 @@ def finding_line(finding: Finding) -> str:
 
 
 def comparison_json(comparison: Comparison, *, everything: bool = False) -> dict[str, Any]:
-    """The comparison as JSON values; with `everything`, matched disclosures one by one too."""
+    """The comparison as JSON values; with `everything`, also lists matched disclosures."""
     chosen = comparison.findings if everything else comparison.named()
     return {
         "disclosures": len(comparison.findings),

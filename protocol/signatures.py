@@ -1,4 +1,4 @@
-"""Checking what a peer has signed."""
+"""Checking a peer's signature."""
 
 import keys.errors
 from keys import identity
@@ -12,13 +12,13 @@ def check_signature_untrusted(
 
     Args:
         signer: the node key, 32 bytes.
-        domain: of the kind of message.
-        body: what is signed.
+        domain: the domain of this kind of message.
+        body: the signed bytes.
         signature: 64 bytes.
-        what: the thing's name, for the error.
+        what: the name of the signed object, for the error.
 
     Raises:
-        RemoteProtocolError: it does not hold.
+        RemoteProtocolError: the signature does not hold.
     """
     try:
         identity.verify(signer, domain, body, signature)

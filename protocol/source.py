@@ -1,6 +1,6 @@
 """The source's end of a study transfer: request in, offer and sealed batches out, receipt in.
 
-`seal_batch` is pure computation and may run in threads while the connection goes on.
+`seal_batch` is pure computation and may run in threads while the connection continues.
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ class SourceTransfer(TransferEnd):
         self._manifest_sent = False
 
     def receive_untrusted(self, data: bytes | memoryview) -> list[Event]:
-        """Bytes from the recipient.
+        """Take bytes from the recipient.
 
         Raises:
             RemoteProtocolError: a rule was broken.
@@ -87,11 +87,11 @@ class SourceTransfer(TransferEnd):
     def offer_manifest(self, manifest: Manifest, *, time_ms: int) -> Iterator[bytes]:
         """The offer, then the sealed manifest, frame by frame.
 
-        Where the recipient asked for the whole study, it is offered so: after this, all
+        If the recipient asked for the whole study, it is offered whole: after this, all
         batches count as wanted.
 
         Args:
-            manifest: of the study that was asked for.
+            manifest: manifest of the requested study.
             time_ms: now, milliseconds since the epoch, UTC.
         """
         request = self.request
@@ -119,7 +119,7 @@ class SourceTransfer(TransferEnd):
         yield self.connection.send(self.offer)
         for index, piece in enumerate(wire_form.pieces):
             sealed = sealer.seal(seal.KIND_MANIFEST, index, piece)
-            # Before the last piece goes out: the answer may be here before the caller is back.
+            # Set this before the last piece is sent: the answer may arrive before we resume.
             self._manifest_sent = index == len(wire_form.pieces) - 1
             yield self.connection.data_header(index, len(sealed)) + sealed
 
@@ -128,13 +128,13 @@ class SourceTransfer(TransferEnd):
         return self._require_sealer().seal(seal.KIND_BATCH, index, encoded)
 
     def end(self) -> bytes:
-        """All that was wanted has been sent, the last portion included."""
+        """Say that all wanted batches have been sent, including the last portion."""
         if not self.asked_all:
             raise LocalProtocolError("the recipient may still ask for more")
         return self.connection.send(End())
 
     def countersign(self, receipted: Receipted) -> tuple[bytes, SignedReceipt]:
-        """Our signature over the receipt: the frame to send, and the receipt to keep."""
+        """Sign the receipt; returns the frame to send and the receipt to keep."""
         signature = sign_receipt(receipted.body, self._key)
         frame = self.connection.send(Countersignature(signature=signature))
         return frame, SignedReceipt(

@@ -2,9 +2,9 @@
 
 The theory: a transfer is a strict alternation in which every state allows few
 (sender, message) pairs. Both sides run this table over both directions, so no
-rule is laxer for ourselves than for the peer. What is allowed says nothing of
-what is wise: digests, grants, what is wanted, and that nothing is wanted after the last
-portion, are checked in `protocol.source` and `protocol.recipient`.
+rule is laxer for ourselves than for the peer. The table only checks the order of
+messages: `protocol.source` and `protocol.recipient` check digests, grants, the wanted
+batches, and that nothing is wanted after the last portion.
 
     IDLE        recipient: request        -> REQUESTED
     REQUESTED   source: offer             -> OFFERED
@@ -46,7 +46,7 @@ class Role(enum.Enum):
 
 
 class State(enum.Enum):
-    """Where a transfer stands."""
+    """The state of a transfer."""
 
     IDLE = "idle"
     REQUESTED = "requested"
@@ -62,10 +62,10 @@ class State(enum.Enum):
 FINAL = frozenset({State.DONE, State.REFUSED, State.FAILED})
 
 DATA = "data"
-"""Stands for a data frame in the table."""
+"""A data frame in the table."""
 
 LAST_PIECE = "last piece"
-"""Stands for the data frame that ends the manifest of a study that is offered whole."""
+"""The data frame in the table that ends the manifest of a study offered whole."""
 
 TRANSITIONS: dict[tuple[State, Role, str], State] = {
     (State.IDLE, Role.RECIPIENT, messages.Request.TYPE): State.REQUESTED,
@@ -90,7 +90,7 @@ _SIGNED_TYPES: dict[State, type[Message]] = {
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """A message that the table allows; `signed` is its envelope where it had one."""
+    """A message that the table allows; `signed` is its envelope, if it had one."""
 
     message: Message
     signed: Signed | None = None
@@ -129,7 +129,7 @@ class StudyConnection:
 
     @property
     def uncredited_bytes(self) -> int:
-        """Sealed batch bytes under way: sent, and not yet credited by the recipient."""
+        """Sealed batch bytes that were sent but not yet credited by the recipient."""
         return self._sent_bytes - self._credited_bytes
 
     def may_send_batch(self, sealed_bytes: int) -> bool:
@@ -139,7 +139,7 @@ class StudyConnection:
     # --- out ---------------------------------------------------------------
 
     def send(self, message: Message) -> bytes:
-        """Advance by a message of ours and return its frame.
+        """Advance by one of our messages and return its frame.
 
         Raises:
             LocalProtocolError: the table does not allow it now.
@@ -154,7 +154,7 @@ class StudyConnection:
         return frame_header(FrameKind.MESSAGE, len(payload)) + payload
 
     def data_header(self, index: int, sealed_bytes: int) -> bytes:
-        """Advance by a data frame of ours and return the nine bytes in front of its content.
+        """Advance by one of our data frames and return the nine bytes before its content.
 
         Raises:
             LocalProtocolError: not allowed now, or beyond the recipient's credit.
@@ -178,7 +178,7 @@ class StudyConnection:
         """Take bytes from the peer.
 
         Returns:
-            What is complete, in order. Bytes after a final state are refused.
+            The complete messages and data, in order. Bytes after a final state are refused.
 
         Raises:
             RemoteProtocolError: the peer broke a rule; the state is FAILED.
@@ -256,7 +256,7 @@ class StudyConnection:
             self._pieces_left = -(-message.manifest_bytes // limits.BATCH_BYTES)
 
     def _data_kind(self) -> str:
-        """What a data frame now counts as; to be asked once for each."""
+        """What the current data frame counts as; call this once for each data frame."""
         if self.state is not State.OFFERED or self._pieces_left is None:
             return DATA
         self._pieces_left -= 1

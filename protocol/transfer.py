@@ -1,8 +1,7 @@
-"""What both ends of a study transfer share: their events and the key agreement.
+"""The parts that both ends of a study transfer share: events and key agreement.
 
-Each end (`protocol.source`, `protocol.recipient`) owns a `StudyConnection` and
-decides what its bytes mean; what to try next, when to give up and where things
-are stored is for `node`.
+Each end (`protocol.source`, `protocol.recipient`) owns a `StudyConnection` and interprets
+its bytes. `node` decides what to try next, when to give up and where to store data.
 """
 
 from collections.abc import Callable
@@ -22,16 +21,16 @@ Random = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A recipient asks; answer with `offer` or `refuse`."""
+    """A recipient requests a study; answer with `offer_manifest` or `refuse`."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A portion: the recipient lacks these batches, in ascending order.
+    """A portion: the batches that the recipient lacks, in ascending order.
 
-    `last` says that no portion follows.
+    With `last`, no portion follows.
     """
 
     batches: tuple[int, ...]
@@ -40,12 +39,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Credited:
-    """The recipient's credit moved; more may be sent."""
+    """The recipient gave credit; more may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipted:
-    """The recipient's receipt, its signature checked and its content that of our manifest."""
+    """The recipient's receipt; its signature holds and its content matches our manifest."""
 
     receipt: Receipt
     body: bytes
@@ -54,14 +53,14 @@ class Receipted:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The source is going to send; its manifest follows."""
+    """The source made an offer; its manifest follows."""
 
     offer: Offer
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestArrived:
-    """All pieces of the manifest are here: call `open_manifest`."""
+    """All pieces of the manifest have arrived: call `open_manifest`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class BatchArrived:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The source has sent all that was wanted."""
+    """The source has sent all wanted batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class Countersigned:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The peer ended the transfer for this reason."""
+    """The peer ended the transfer, for this reason."""
 
     code: WireCode
 
@@ -106,12 +105,12 @@ Event = (
 
 
 class TransferEnd:
-    """What both ends share: the connection, the key agreement, what was asked, refusals.
+    """The parts that both ends share: connection, key agreement, wanted batches, refusals.
 
     Attributes:
-        request, offer, manifest: what was said so far, None before.
-        asked: batches (indices into the manifest) that were wanted in this session.
-        asked_all: whether the last portion was wanted.
+        request, offer, manifest: the messages so far; None until sent or received.
+        asked: batches (indices into the manifest) wanted in this session.
+        asked_all: whether the last portion has been asked for.
     """
 
     def __init__(self, role: Role, key: KeyPair, peer: bytes, random: Random) -> None:
@@ -129,12 +128,12 @@ class TransferEnd:
 
     @property
     def state(self) -> State:
-        """Where the transfer stands."""
+        """The state of the transfer."""
         return self.connection.state
 
     @property
     def asked_encoded_bytes(self) -> int:
-        """Encoded bytes of all batches that were wanted; once it has ended, those sent."""
+        """Encoded bytes of all wanted batches; after the end, these are the bytes sent."""
         batches = self._require_manifest().batches
         return sum(batches[index].encoded_size for index in self.asked)
 

@@ -1,8 +1,8 @@
 """Strict MessagePack: the only place that turns untrusted bytes into values.
 
 MessagePack alone accepts duplicate keys, overlong integers, extension types and
-nesting bombs. What `decode_untrusted` accepts is a subset in which every value
-has exactly one encoding, so that accepted bytes re-encode to themselves:
+nesting bombs. `decode_untrusted` accepts a subset in which every value has exactly
+one encoding, so that accepted bytes re-encode to themselves:
 integers, booleans, UTF-8 strings, binary, arrays, and maps whose keys are
 strings in strictly ascending order of their UTF-8 bytes; all in shortest form.
 """
@@ -29,10 +29,10 @@ _MOST_SCALARS = 32
 
 
 def pack(value: Any) -> bytes:
-    """Encode a value in the strict form; map keys are put in order.
+    """Encode a value in the strict form; sorts map keys.
 
     Raises:
-        LocalProtocolError: the value holds a type that the protocol does not have.
+        LocalProtocolError: the value holds a type that is not in the protocol.
     """
     try:
         encoded: bytes = msgpack.packb(_ordered(value), use_bin_type=True, strict_types=True)
@@ -56,9 +56,9 @@ def _ordered(value: Any) -> Any:
 
 
 def pack_array(rows: Iterable[Any], count: int) -> Iterator[bytes]:
-    """As `pack(list(rows))`, in pieces of at most `limits.DECODE_STEP_ROWS` values.
+    """Like `pack(list(rows))`, in pieces of at most `limits.DECODE_STEP_ROWS` values.
 
-    One call for millions would hold up every other thread for seconds.
+    One call for millions of values would block every other thread for seconds.
     """
     yield _array_header(count)
     iterator = iter(rows)
@@ -78,12 +78,12 @@ def decode_untrusted(
     bounded by the length of `data`.
 
     Args:
-        data: the bytes; bounding their length is up to the caller.
+        data: the bytes; the caller limits their length.
         max_items: most values, map keys included.
         max_depth: deepest nesting of arrays and maps.
 
     Raises:
-        RemoteProtocolError: anything else than one strict value.
+        RemoteProtocolError: `data` is not exactly one strict value.
     """
     reader = Reader(data, max_items=max_items, max_depth=max_depth)
     value = reader.value()
@@ -92,10 +92,10 @@ def decode_untrusted(
 
 
 def map_untrusted(data: bytes | bytearray | memoryview) -> "Fields":
-    """Check exactly one strict map that fills `data`; its values are built when asked for.
+    """Check exactly one strict map that fills `data`; its values are built on access.
 
     Raises:
-        RemoteProtocolError: anything else, or more than a message may hold.
+        RemoteProtocolError: `data` is not such a map, or holds more than a message may.
     """
     reader = Reader(data)
     fields = reader.fields()
@@ -104,7 +104,7 @@ def map_untrusted(data: bytes | bytearray | memoryview) -> "Fields":
 
 
 class Fields:
-    """The values of one checked map, by name. What nobody asks for is never built."""
+    """The values of one checked map, by name. A value is built only on access."""
 
     def __init__(self, data: bytes, spans: dict[str, tuple[int, int]]) -> None:
         self._data = data
@@ -118,7 +118,7 @@ class Fields:
         return _build(self._data[start:end])
 
     def get(self, name: str) -> Any:
-        """The value, or None when it is not there."""
+        """The value, or None if it is absent."""
         return self[name] if name in self._spans else None
 
     def maps(self, name: str) -> list["Fields"]:
@@ -133,13 +133,14 @@ class Fields:
 
 
 class Reader:
-    """Goes through one strict value, builds what is asked for, and skips the rest.
+    """Reads one strict value, builds the requested parts, and skips the rest.
 
-    What it has passed is checked. Each call but `array` and `entries` passes one value.
+    Everything read or skipped is checked. Each call except `array` and `entries` consumes
+    one value.
 
     Args:
-        data: the bytes; bounding their length is up to the caller.
-        max_items: most values, map keys included, rows that `rows` gives not counted.
+        data: the bytes; the caller limits their length.
+        max_items: most values, including map keys but not the rows that `rows` yields.
         max_depth: deepest nesting of arrays and maps.
     """
 
@@ -156,19 +157,19 @@ class Reader:
         self._max_depth = max_depth
 
     def value(self) -> Any:
-        """One value, built.
+        """Build one value.
 
         Raises:
-            RemoteProtocolError: it is not strict, or too many or too deep.
+            RemoteProtocolError: it is not strict, has too many values or is too deep.
         """
         start, end = self.skip()
         return _build(self._data[start:end])
 
     def skip(self) -> tuple[int, int]:
-        """Pass one value without building it: where it begins and ends.
+        """Skip one value without building it; returns where it begins and ends.
 
         Raises:
-            RemoteProtocolError: as `value`.
+            RemoteProtocolError: as in `value`.
         """
         start = self._position
         self._position, items = _walk(self._data, start, self._left, self._max_depth)
@@ -176,21 +177,21 @@ class Reader:
         return start, self._position
 
     def array(self) -> int:
-        """Enter an array: how many values follow.
+        """Enter an array; returns how many values follow.
 
         Raises:
-            RemoteProtocolError: it is none, or claims more values than there are bytes.
+            RemoteProtocolError: it is not an array, or claims more values than there are bytes.
         """
         return self._container(_ARRAYS)
 
     def entries(self) -> Iterator[str]:
-        """Enter a map: its keys, each before the caller passes its value.
+        """Enter a map; yields each key, after which the caller reads or skips its value.
 
         Raises:
-            RemoteProtocolError: it is none, or its keys are not strict.
+            RemoteProtocolError: it is not a map, or its keys are not strict.
         """
         previous = None
-        # Values inside are one deeper.
+        # Values inside the map are one level deeper.
         self._max_depth -= 1
         for _ in range(self._container(_MAPS)):
             start, end = self.skip()
@@ -205,15 +206,15 @@ class Reader:
         self._max_depth += 1
 
     def fields(self) -> Fields:
-        """One map, of which nothing is built yet.
+        """One map; builds no values yet.
 
         Raises:
-            RemoteProtocolError: it is none, or not strict.
+            RemoteProtocolError: it is not a map, or not strict.
         """
         return Fields(self._data, {key: self.skip() for key in self.entries()})
 
     def scalar(self) -> Any:
-        """One value that is neither array nor map, built; at most a message's bytes.
+        """Build one value that is neither array nor map, of at most a message's bytes.
 
         Raises:
             RemoteProtocolError: it is something else.
@@ -226,13 +227,13 @@ class Reader:
         return _build(self._data[start:end])
 
     def rows(self, count: int | None, width: int, row_bytes: int) -> Iterator[list[list[Any]]]:
-        """An array of so many rows, each an array of so many scalars, step by step.
+        """An array of `count` rows, each an array of `width` scalars, step by step.
 
-        A step has at most `limits.DECODE_STEP_ROWS` rows of at most `row_bytes` bytes:
-        what one call builds is bounded, whatever the count. With None any count is taken.
+        A step has at most `limits.DECODE_STEP_ROWS` rows of at most `row_bytes` bytes, which
+        limits what one step builds. If `count` is None, any number of rows is accepted.
 
         Raises:
-            RemoteProtocolError: another count, or a row that is anything else.
+            RemoteProtocolError: the count differs, or a row has another form.
         """
         found = self._container(_ARRAYS)
         if count is None:
@@ -256,7 +257,7 @@ class Reader:
             count -= step
 
     def end(self) -> None:
-        """Nothing follows.
+        """Check that nothing follows.
 
         Raises:
             RemoteProtocolError: bytes follow.
@@ -298,7 +299,7 @@ def _array_header(count: int) -> bytes:
 
 
 def _build(encoded: bytes) -> Any:
-    """The value of bytes that were checked."""
+    """Build the value of bytes that were checked."""
     try:
         return msgpack.unpackb(encoded, raw=False, strict_map_key=True)
     except _UNPACK_ERRORS:
@@ -306,10 +307,10 @@ def _build(encoded: bytes) -> Any:
 
 
 def _walk(data: bytes, start: int, max_items: int, max_depth: int) -> tuple[int, int]:
-    """Pass one value: types, shortest forms, text, depth, counts, key order.
+    """Check one value: types, shortest forms, text, depth, counts, key order.
 
     Returns:
-        Where it ends, and how many values it has.
+        Where it ends, and the number of its values.
     """
     try:
         return _walk_unbounded(data, start, max_items, max_depth)
@@ -320,7 +321,7 @@ def _walk(data: bytes, start: int, max_items: int, max_depth: int) -> tuple[int,
 
 
 def _walk_unbounded(data: bytes, position: int, max_items: int, max_depth: int) -> tuple[int, int]:
-    """As `_walk`; an index beyond the end raises IndexError.
+    """Like `_walk`, but an index beyond the end raises IndexError.
 
     A payload length beyond the end is refused here.
     """
@@ -407,14 +408,13 @@ def _walk_unbounded(data: bytes, position: int, max_items: int, max_depth: int) 
 
 @functools.cache
 def _scalars(count: int) -> re.Pattern[bytes]:
-    """Matches that many common scalars in strict form, one after another.
+    """A pattern for that many common scalars in strict form, one after another.
 
-    The rows of a manifest are such: this looks at one at a sixth of the cost of
-    walking its values.
+    It matches the rows of a manifest, at a sixth of the cost of walking a row's values.
     """
     text = rb"%b[\x00-\x7f]{%d}"
     texts = b"|".join(text % (re.escape(bytes((0xA0 + size,))), size) for size in range(32))
-    # The longest common one is a UID; in binary it is a digest.
+    # The longest common scalar is a UID for text, a digest for binary.
     long = b"|".join(text % (re.escape(bytes((size,))), size) for size in range(32, 65))
     scalar = (
         rb"[\x00-\x7f\xc2\xc3\xe0-\xff]|\xcc[\x80-\xff]|\xcd[^\x00].|\xce(?!\x00\x00).{4}"
@@ -448,7 +448,7 @@ _SIZED = {
 
 
 class _Heads(NamedTuple):
-    """How a kind of container begins: short, or with a size of so many bytes."""
+    """The heads of a kind of container: the short one, and those with a size of 2 or 4 bytes."""
 
     name: str
     short: int

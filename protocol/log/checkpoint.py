@@ -20,7 +20,7 @@ from protocol.log.note import (
 from protocol.log.tree import HASH_BYTES
 
 SIZE_LIMIT = 2**63 - 1
-"""Largest size of a log; what a signed 64-bit integer holds in every language."""
+"""Largest size of a log: a signed 64-bit integer holds it in every language."""
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 
@@ -76,7 +76,7 @@ def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> str:
     """The signed note of a checkpoint.
 
     Raises:
-        LocalProtocolError: the origin cannot name the key, as it must.
+        LocalProtocolError: the origin is not a valid key name, as a signature needs.
     """
     if signer.name != checkpoint.origin or not is_key_name(checkpoint.origin):
         raise LocalProtocolError("a log's key is named by the log's origin")
@@ -84,7 +84,7 @@ def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> str:
 
 
 def open_checkpoint_untrusted(data: bytes, origin: str, public: bytes) -> Checkpoint:
-    """Check a signed checkpoint of the log `origin` by its key (32 bytes).
+    """Check a signed checkpoint of the log `origin` with the log key (32 bytes).
 
     Raises:
         RemoteProtocolError: not a checkpoint of that log, or not signed by that key.

@@ -45,7 +45,7 @@ class Cosigner(NamedKey):
 
 @dataclass(frozen=True)
 class Cosignature:
-    """A cosignature that holds: whose, and its time in seconds since the epoch, UTC."""
+    """A cosignature that holds: the cosigner, and the time in seconds since the epoch, UTC."""
 
     cosigner: Cosigner
     time: int
@@ -56,7 +56,7 @@ def cosign(text: str, name: str, keypair: KeyPair, time: int) -> str:
 
     Args:
         text: the text of the checkpoint's note, without its signatures.
-        name: of the witness's key.
+        name: name of the witness's key.
         keypair: the witness key.
         time: seconds since the epoch, UTC.
 
@@ -82,10 +82,10 @@ def check_cosignature_untrusted(text: str, signature: Signature, cosigner: Cosig
     Args:
         text: the text of the note.
         signature: the line.
-        cosigner: whose it must be.
+        cosigner: the key that must have made it.
 
     Raises:
-        RemoteProtocolError: it is of another key or does not hold.
+        RemoteProtocolError: the signature is by another key or does not hold.
     """
     if (signature.name, signature.hash) != (cosigner.name, cosigner.hash):
         raise RemoteProtocolError("the cosignature is of another witness")
@@ -120,7 +120,7 @@ def cosignatures_untrusted(data: bytes, cosigners: Iterable[Cosigner]) -> list[C
 def parse_cosigner_untrusted(vkey: str) -> Cosigner:
     """Read the text form of a witness key.
 
-    Keys of type 1 (Ed25519 notes) are read too: policies in use name witnesses so.
+    Keys of type 1 (Ed25519 notes) are read too, since existing policies name witnesses that way.
 
     Raises:
         RemoteProtocolError: malformed, of another algorithm, or its hash is wrong.

@@ -1,8 +1,8 @@
 """Log entries: what happened, as canonical JSON without patient data.
 
-Owns the form of an entry and of the commitments that stand in it for studies,
-patients, instances and persons who asked; indexes, times and salts are given by the caller
-(docs/protocol-log.md sections 2 and 3).
+Owns the form of an entry, and of its commitments to studies, patients, instances and
+persons who asked. The caller supplies indexes, times and salts (docs/protocol-log.md
+sections 2 and 3).
 """
 
 import functools
@@ -18,14 +18,14 @@ from keys.errors import KeysError
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 
 ENTRY_BYTES = 65_535
-"""Most bytes of an entry: the entry bundles of C2SP tlog-tiles give two bytes to
-the length, so that the log can be served in that form as it is."""
+"""Most bytes of an entry. The entry bundles of C2SP tlog-tiles have two bytes for the
+length, so the log can be served in that form without change."""
 
 ENTRY_VERSION = 1
 
 SALT_BYTES = 16
-"""Salt of a commitment. Enough that nobody can try all UIDs, and of one fixed
-length, so that salt and value cannot be cut in two ways."""
+"""Length of a commitment's salt: long enough that nobody can try all UIDs, and fixed, so
+that salt and value cannot be split in two ways."""
 
 COMMITMENT_DOMAIN = b"radmesh-commitment-v1"
 
@@ -66,7 +66,7 @@ TYPES = (
     "recall-settled",
     "log-exported",
 )
-"""What entries of this version record; a reader keeps types that it does not know."""
+"""Types of entries in this version; a reader keeps types that it does not know."""
 
 SUBJECT_KINDS = ("study", "patient", "instance", "person")
 
@@ -83,17 +83,17 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something to be recorded.
+    """An event to be recorded.
 
     Attributes:
         type: one of `TYPES`.
         actor: `node`, `operator`, or the fingerprint of the facility that acted.
         peer: facility key (32 bytes) of the other side, or empty.
-        purpose: why, or "".
+        purpose: the purpose of the exchange, or "".
         outcome: one of `OUTCOMES`.
-        subjects: (kind, value) pairs in clear; only commitments to them are written
-            to the log, in this order.
-        details: names to short texts, integers and booleans. Never patient data.
+        subjects: (kind, value) pairs in clear; the log gets only commitments to them, in
+            this order.
+        details: name to a short text, integer or boolean. Never patient data.
     """
 
     type: str
@@ -122,13 +122,13 @@ class Event:
 
 
 def subjects_of(study: str, patients: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Subjects of an event about one study and the patients that its images name."""
+    """Subjects of an event about one study and the patients named in its images."""
     return (("study", study), *(("patient", each) for each in patients))
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a commitment commits to; kept outside the log."""
+    """The value and salt to which a commitment commits; kept outside the log."""
 
     kind: str
     value: str
@@ -136,7 +136,7 @@ class Opening:
 
     @property
     def commitment(self) -> str:
-        """64 hex digits that stand in the entry."""
+        """The commitment in the entry, 64 hex digits."""
         return commitment(self.kind, self.value, self.salt)
 
 
@@ -168,7 +168,7 @@ def format_time(time_ms: int) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _format_second(seconds: int) -> str:
-    # Entries come many to a second, and this is a good part of what one costs.
+    # Cached: there are many entries a second, and this is a large part of an entry's cost.
     return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
 
 
@@ -192,13 +192,13 @@ def encode_entry(event: Event, *, index: int, time_ms: int, openings: Sequence[O
 
     Args:
         event: what happened.
-        index: place in the log, from 0.
+        index: index in the log, from 0.
         time_ms: milliseconds since the epoch, UTC; never less than that of the entry before.
-        openings: one for each subject of the event, in its order.
+        openings: one for each subject of the event, in the same order.
 
     Raises:
-        LocalProtocolError: the entry would be larger than `ENTRY_BYTES`, or holds
-            something that canonical JSON has no form for.
+        LocalProtocolError: the entry would be larger than `ENTRY_BYTES`, or holds a value
+            that canonical JSON cannot encode.
     """
     if [(opening.kind, opening.value) for opening in openings] != list(event.subjects):
         raise LocalProtocolError("the openings are not those of the event's subjects")
@@ -230,7 +230,7 @@ def encode_entry(event: Event, *, index: int, time_ms: int, openings: Sequence[O
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An entry as read back. `subjects` holds (kind, commitment) pairs."""
+    """A decoded entry. `subjects` holds (kind, commitment) pairs."""
 
     index: int
     time_ms: int

@@ -30,10 +30,10 @@ _HASH = re.compile(r"[0-9a-f]{8}")
 
 
 def decode_base64_untrusted(text: str) -> bytes:
-    """Decode standard, padded base64 in its one canonical form.
+    """Decode standard, padded base64 in canonical form.
 
     Raises:
-        RemoteProtocolError: anything else, such as set trailing bits.
+        RemoteProtocolError: not in that form, for example with trailing bits set.
     """
     try:
         decoded = base64.b64decode(text.encode("ascii"), validate=True)
@@ -56,7 +56,7 @@ def key_hash(name: str, key: bytes, algorithm: int = ED25519) -> bytes:
 
 @dataclass(frozen=True)
 class NamedKey:
-    """A public key with a name; its kind is `ALGORITHM`."""
+    """A public key with a name; the class's `ALGORITHM` is its type."""
 
     ALGORITHM: ClassVar[int]
 
@@ -146,7 +146,7 @@ def _parse_key_bytes(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Signature:
-    """One signature line: `raw` is what follows the key hash (64 bytes for Ed25519)."""
+    """One signature line; `raw` is the part after the key hash (64 bytes for Ed25519)."""
 
     name: str
     hash: bytes
@@ -155,12 +155,12 @@ class Signature:
 
 @dataclass(frozen=True)
 class Note:
-    """A note whose signatures were sorted by whether their key is known.
+    """A note, with signatures by known keys separated from the others.
 
     Attributes:
-        text: what was signed, ends with a newline.
-        verified: signatures that hold, by the keys given.
-        unverified: those of other keys, unchecked.
+        text: the signed text, which ends with a newline.
+        verified: signatures by known keys, which hold.
+        unverified: signatures by other keys, not checked.
     """
 
     text: str
@@ -188,7 +188,7 @@ def _is_text(text: str) -> bool:
 
 
 def parse_note_untrusted(data: bytes) -> tuple[str, list[Signature]]:
-    """Split a note into its text and its signature lines, checking no signature.
+    """Split a note into its text and its signature lines; checks no signature.
 
     Raises:
         RemoteProtocolError: not a note.
@@ -220,7 +220,7 @@ def _parse_signature(line: str) -> Signature:
 
 
 def open_note_untrusted(data: bytes, verifiers: Sequence[Verifier]) -> Note:
-    """Check a note by known keys.
+    """Check a note with known keys.
 
     Raises:
         RemoteProtocolError: not a note, no known key signed it, two known keys share

@@ -12,11 +12,11 @@ from protocol.log.cosignature import Cosigner, parse_cosigner_untrusted
 from protocol.log.note import Verifier, parse_vkey_untrusted
 
 POLICY_BYTES = 100_000
-"""Most bytes of a policy: some four hundred witnesses. The auditor's verifier reads no longer
-ones either."""
+"""Most bytes of a policy: some four hundred witnesses. The auditor's verifier has the same
+limit."""
 
 POLICY_LINES = 1000
-"""Most lines of a policy that define something; likewise."""
+"""Most lines of a policy that define something; the verifier has the same limit."""
 
 NONE = "none"
 
@@ -35,13 +35,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a checkpoint must carry.
+    """The signatures that a checkpoint must carry.
 
     Attributes:
-        logs: keys of which one must have signed; empty when the log is known otherwise.
-        witnesses: by their names in the policy.
-        groups: by name; members are defined before the group.
-        quorum: name of a witness or group, or `NONE`.
+        logs: log keys, one of which must have signed; empty if the log is known otherwise.
+        witnesses: name in the policy to witness.
+        groups: name to group; members are defined before the group.
+        quorum: name of the witness or group that must have cosigned, or `NONE`.
     """
 
     logs: tuple[Verifier, ...]
@@ -64,7 +64,7 @@ def k_of_n(log: Verifier, witnesses: Sequence[Cosigner], k: int) -> Policy:
     """The policy of one log and `k` of its witnesses.
 
     Raises:
-        LocalProtocolError: `k` is more than there are, or a witness, or a key, comes twice.
+        LocalProtocolError: there are fewer than `k` witnesses, or one or its key comes twice.
     """
     named = {witness.name: witness for witness in witnesses}
     keys = {witness.public for witness in witnesses}
@@ -79,8 +79,8 @@ def format_policy(policy: Policy) -> str:
     """The text of a policy.
 
     Raises:
-        LocalProtocolError: readers would refuse it: too long, a key twice, a name that is
-            taken or not defined.
+        LocalProtocolError: readers would refuse the policy: it is too long, or has a key
+            twice, a duplicate name or an undefined name.
     """
     lines = [f"log {log.vkey}" for log in policy.logs]
     lines += [f"witness {name} {witness.vkey}" for name, witness in policy.witnesses.items()]
@@ -90,7 +90,7 @@ def format_policy(policy: Policy) -> str:
     ]
     text = "".join(f"{line}\n" for line in (*lines, f"quorum {policy.quorum}"))
     try:
-        # Read back, so that no policy is written that its readers would refuse.
+        # Read it back, so that no policy is written that readers would refuse.
         parse_policy_untrusted(text.encode("utf-8", "surrogateescape"))
     except RemoteProtocolError as error:
         raise LocalProtocolError(f"no reader would take this policy: {error}") from error
@@ -105,7 +105,7 @@ def parse_policy_untrusted(data: bytes) -> Policy:
     """
     if len(data) > POLICY_BYTES or _BAD_OCTET.search(data):
         raise RemoteProtocolError("the policy is too large or holds control characters")
-    # Names are opaque octets: what is not UTF-8 must survive and stay distinct.
+    # Names are opaque octets: octets that are not UTF-8 must survive and stay distinct.
     lines = data.decode("utf-8", "surrogateescape").split("\n")
     reader = _Reader()
     for number, line in enumerate(lines, 1):

@@ -22,9 +22,9 @@ _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 
 @dataclass(frozen=True)
 class TlogProof:
-    """Where an entry stands, its inclusion proof, and the signed checkpoint it leads to.
+    """An entry's index, its inclusion proof, and the signed checkpoint to which this leads.
 
-    `checkpoint` is the signed note as it is; `extra` is opaque, None when absent.
+    `checkpoint` is the signed note, unchanged; `extra` is opaque, None if absent.
     """
 
     index: int

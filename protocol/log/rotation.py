@@ -1,8 +1,8 @@
 """Entries that hand a role over from one key to the next (docs/protocol-log.md section 12).
 
-An entry `rotation` is signed by the old key, the new one and the facility key; an
-entry `key-revoked` takes a log key back from a size on, and is signed by the new key
-and the facility key alone. Both name the size and the root of the log before them.
+An entry `rotation` is signed by the old key, the new key and the facility key. An entry
+`key-revoked` revokes a log key from a size on, and is signed only by the new key and the
+facility key. Both name the size and the root of the log before them.
 """
 
 import base64
@@ -21,7 +21,7 @@ ROTATION = "rotation"
 KEY_REVOKED = "key-revoked"
 
 ROLES = ("log", "node", "witness")
-"""Keys that can be replaced; the facility key is what vouches for them."""
+"""Roles whose keys can be replaced; the facility key vouches for them."""
 
 _DOMAINS = {ROTATION: b"radmesh-rotation-v1", KEY_REVOKED: b"radmesh-key-revoked-v1"}
 _KEY_BYTES = 32
@@ -29,18 +29,18 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class KeyChange:
-    """What such an entry says.
+    """The content of an entry `rotation` or `key-revoked`.
 
     Attributes:
-        origin: of the log.
+        origin: the log's origin.
         facility_key: 32 bytes.
         role: one of `ROLES`.
         old_key: 32 bytes.
         new_key: 32 bytes.
-        size: of the log before this entry, and so the index of this entry.
-        root: at `size`.
-        trusted: for a log key that is taken back, the last size and root signed by it
-            that still count; None for a rotation.
+        size: size of the log before this entry, and so the index of this entry.
+        root: root at `size`.
+        trusted: for a revoked log key, the last size and root signed by it that still
+            count; None for a rotation.
     """
 
     origin: str
@@ -54,7 +54,7 @@ class KeyChange:
 
     @property
     def type(self) -> str:
-        """Of the entry."""
+        """The type of the entry."""
         return ROTATION if self.trusted is None else KEY_REVOKED
 
     @property
@@ -63,7 +63,7 @@ class KeyChange:
         return (self.size if self.trusted is None else self.trusted[0]) + 1
 
     def signed_bytes(self) -> bytes:
-        """What the keys sign, under the domain of the type."""
+        """The bytes that the keys sign, under the domain of the type."""
         return canonical_json(
             {"origin": self.origin, "facility_key": self.facility_key.hex(), **self._fields()}
         )
@@ -86,14 +86,14 @@ class KeyChange:
         """The signed event.
 
         Args:
-            old: the key that goes; None for one that is taken back.
-            new: the key that comes.
+            old: the replaced key; None if it is revoked.
+            new: the new key.
             facility: the facility key.
             card: SHA-256 of the card that names the new key, hex.
-            serial: of that card.
+            serial: serial of that card.
 
         Raises:
-            LocalProtocolError: a key pair is not the one that the change names.
+            LocalProtocolError: a key pair is not the key that the change names.
         """
         signers = {"new": (new, self.new_key), "facility": (facility, self.facility_key)}
         if self.trusted is None and old is not None:
@@ -115,13 +115,13 @@ def parse_change_untrusted(entry: Entry, *, origin: str, facility_key: bytes) ->
     """Read an entry of the type `rotation` or `key-revoked` and check its signatures.
 
     Args:
-        entry: of one of these types.
-        origin: of the log that it stands in.
-        facility_key: 32 bytes, from elsewhere.
+        entry: an entry of one of these types.
+        origin: origin of the log that holds the entry.
+        facility_key: 32 bytes, not taken from the entry.
 
     Raises:
-        RemoteProtocolError: a field is missing or malformed, it is for another place,
-            or a signature does not hold.
+        RemoteProtocolError: a field is missing or malformed, the entry belongs at another
+            index, or a signature does not hold.
     """
     details = entry.details
     trusted = None

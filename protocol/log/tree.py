@@ -13,8 +13,8 @@ HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 RangeRoot = Callable[[int, int], bytes]
-"""Gives the root over the leaves `start` to `stop - 1`; a log that keeps inner
-nodes answers from them, `range_root` answers from leaf hashes."""
+"""Computes the root over the leaves `start` to `stop - 1`: `kept_root` from kept inner
+nodes, `range_root` from leaf hashes."""
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -30,22 +30,22 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 class Frontier:
     """A tree that only grows, held as the roots of its perfect subtrees.
 
-    At most 64 hashes whatever the size. Not thread-safe.
+    Holds at most 64 hashes at any size. Not thread-safe.
     """
 
     __slots__ = ("_roots", "size")
 
     def __init__(self) -> None:
         self.size = 0
-        # Perfect subtrees from the largest, leftmost one; one for each bit of size.
+        # Roots of the perfect subtrees, leftmost and largest first; one for each 1 bit of size.
         self._roots: list[bytes] = []
 
     def append(self, leaf: bytes) -> list[bytes]:
         """Add one leaf hash.
 
         Returns:
-            The roots of the perfect subtrees that end with this leaf, from the leaf
-            itself up: what a log that keeps its nodes adds to them (`node_count`).
+            The roots of the perfect subtrees that end with this leaf, from the leaf itself
+            up. A log that keeps its nodes appends these (`node_count`).
         """
         size = self.size
         nodes = [leaf]
@@ -87,21 +87,21 @@ def range_root(leaves: Sequence[bytes]) -> RangeRoot:
 
 
 def node_count(size: int) -> int:
-    """How many nodes a tree of `size` keeps, when each leaf is followed by the perfect
-    subtrees that end with it: the order in which `Frontier.append` returns them."""
+    """How many nodes a tree of `size` keeps. They are in the order in which
+    `Frontier.append` returns them: each leaf, then the perfect subtrees that end with it."""
     return 2 * size - size.bit_count()
 
 
 def kept_root(node_at: Callable[[int], bytes]) -> RangeRoot:
-    """A `RangeRoot` from kept nodes, with as many reads as the tree is deep.
+    """A `RangeRoot` from kept nodes; the number of reads grows with the tree's depth.
 
     Args:
-        node_at: gives the node at a place in the order of `node_count`.
+        node_at: returns the node at a position in the order of `node_count`.
     """
 
     def root_of(start: int, stop: int) -> bytes:
-        # Ranges of proofs start at a multiple of their largest perfect subtree, so the
-        # bits of the width are the subtrees, the largest one first.
+        # A range in a proof starts at a multiple of its largest perfect subtree, so the 1 bits
+        # of its width are its perfect subtrees, largest first.
         root = b""
         end = stop
         while end > start:
@@ -203,8 +203,8 @@ def check_consistency(
 ) -> None:
     """Check a consistency proof (RFC 9162 section 2.1.4.2).
 
-    From size 0 nothing can be proven: that case is refused, and a caller that
-    accepts a first checkpoint decides so itself.
+    Nothing can be proven from size 0, so that case is refused; a caller that accepts a
+    first checkpoint must decide so itself.
 
     Raises:
         RemoteProtocolError: it does not hold.

@@ -2,9 +2,9 @@
 
 Follows <https://c2sp.org/tlog-witness>, add-checkpoint, over our own stream
 (docs/protocol-audit.md section 2). State is (size, root) per log and only ever
-advances along a consistency proof. Where sources differ: a proof from size 0 must
-be empty, and another root at the size that was cosigned is a fork, whatever old
-size is claimed, since both checkpoints are signed by the log.
+advances along a consistency proof. Two choices where sources differ: a proof from size 0
+must be empty; and another root at the cosigned size is a fork even if the request claims
+another old size, because the log signed both checkpoints.
 """
 
 import enum
@@ -23,25 +23,25 @@ from protocol.log.tree import EMPTY_ROOT, check_consistency
 
 
 class Verdict(enum.Enum):
-    """What a checkpoint is to a witness."""
+    """A witness's judgement of a checkpoint."""
 
     ADVANCE = "advance"
-    """It extends what was cosigned: keep it, then cosign."""
+    """It extends the cosigned checkpoint: keep it, then cosign."""
     SAME = "same"
-    """It is what was cosigned: cosign again."""
+    """It has the cosigned size and root: cosign again."""
     STALE = "stale"
-    """The proof starts from another size than the one cosigned."""
+    """The proof does not start from the cosigned size."""
     BEHIND = "behind"
-    """It is smaller than what was cosigned: the log went back."""
+    """It is smaller than the cosigned size: the log went back."""
     FORK = "fork"
-    """Another root at the size that was cosigned."""
+    """It has another root at the cosigned size."""
     UNPROVEN = "unproven"
-    """The proof does not lead from what was cosigned to it."""
+    """The proof does not lead from the cosigned root to its root."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a witness cosigned last of a log; size 0 is nothing."""
+    """The size and root of a log that a witness cosigned last; size 0 if none."""
 
     size: int = 0
     root: bytes = EMPTY_ROOT
@@ -51,9 +51,9 @@ def decide(held: Held, old_size: int, checkpoint: Checkpoint, proof: Sequence[by
     """Judge a checkpoint whose signature holds.
 
     Args:
-        held: what was cosigned last.
-        old_size: where the proof starts, as claimed.
-        checkpoint: what is presented.
+        held: what the witness cosigned last.
+        old_size: the size from which the proof claims to start.
+        checkpoint: the presented checkpoint.
         proof: consistency proof from `old_size` to the checkpoint's size.
 
     Raises:
@@ -76,7 +76,7 @@ def decide(held: Held, old_size: int, checkpoint: Checkpoint, proof: Sequence[by
 
 
 def compare(held: Held, checkpoint: Checkpoint) -> Verdict:
-    """What two statements about one log say without a proof.
+    """Compare two statements about one log without a proof.
 
     Returns:
         SAME, FORK, BEHIND (the checkpoint is smaller), or ADVANCE (it is larger).
@@ -89,10 +89,10 @@ def compare(held: Held, checkpoint: Checkpoint) -> Verdict:
 
 
 def log_key_at(keys: Sequence[SizedKey], size: int) -> bytes:
-    """The log key (32 bytes) in force at a size, of those that a card lists.
+    """The log key (32 bytes) on a card that is in force at a size.
 
     Raises:
-        RemoteProtocolError: the card lists none for this size.
+        RemoteProtocolError: the card lists no key for this size.
     """
     for listed in keys:
         if listed.since_size <= size and (listed.until_size is None or size < listed.until_size):
@@ -101,11 +101,11 @@ def log_key_at(keys: Sequence[SizedKey], size: int) -> bytes:
 
 
 def open_in_force_untrusted(data: bytes, origin: str, keys: Sequence[SizedKey]) -> Checkpoint:
-    """Check a signed checkpoint by the log key in force at its size.
+    """Check a signed checkpoint with the log key in force at its size.
 
     Args:
         data: the signed note.
-        origin: of the log.
+        origin: the log's origin.
         keys: the log keys of the facility's newest card.
 
     Raises:

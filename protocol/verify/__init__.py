@@ -1,8 +1,8 @@
 """The auditor's verifier of exported audit logs and of proofs of single entries.
 
-Shares no code with `protocol.log`, which writes the log, and needs neither node,
-network nor database: standard library, PyNaCl, and `keys` for the facility card
-and its fingerprint. Formats: docs/protocol-log.md; use: docs/auditing.md.
+Shares no code with `protocol.log`, which writes the log. Needs no node, network or
+database, only the standard library, PyNaCl, and `keys` for the facility card and its
+fingerprint. Formats: docs/protocol-log.md; use: docs/auditing.md.
 """
 
 from protocol.verify.check import verify_bundle

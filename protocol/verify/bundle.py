@@ -1,7 +1,8 @@
 """Reading an audit bundle: a ZIP file from a stranger, streamed and bounded.
 
-The container is read by `protocol.verify.container`; here are the files in it, line by line,
-and the work that they may make. Nothing is extracted (docs/protocol-log.md section 7).
+`protocol.verify.container` reads the container. This module reads the files in it, line by
+line, and limits the work that they cause. Nothing is extracted (docs/protocol-log.md
+section 7).
 """
 
 import io
@@ -40,10 +41,10 @@ class Bundle:
     """An open bundle.
 
     Args:
-        file: the bundle, seekable, opened for reading bytes; stays the caller's.
+        file: the bundle, seekable, opened for reading bytes; the caller closes it.
 
     Raises:
-        BundleDamaged: not a container of the form that bundles have.
+        BundleDamaged: not a container in the form of a bundle.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -65,10 +66,10 @@ class Bundle:
         pass
 
     def spend(self, units: int) -> None:
-        """Count work that the bundle makes, in the units of `protocol.verify.work`.
+        """Count work that the bundle causes, in the units of `protocol.verify.work`.
 
         Raises:
-            BundleDamaged: it makes more than one of its size may.
+            BundleDamaged: it causes more work than a bundle of its size may.
         """
         if not self._work.spend(units):
             raise BundleDamaged(
@@ -92,7 +93,7 @@ class Bundle:
 
     @property
     def witnesses(self) -> list[str]:
-        """Names of the cards of witnesses."""
+        """Names of the witnesses' cards."""
         return [name for name in self._members if WITNESS_NAME.fullmatch(name)]
 
     @property
@@ -137,8 +138,8 @@ class Bundle:
     def batches(self, name: str, most: int) -> Iterator[tuple[list[bytes], bool]]:
         """The lines of a large file, many at a time and without their line ends.
 
-        With them comes whether the file is whole so far. When it is not, the last line
-        has no end, or is longer than `most` bytes and cut there; the iteration ends.
+        Also yields whether the file is whole so far. If not, the last line has no line
+        end, or is longer than `most` bytes and cut there; the iteration then ends.
 
         Raises:
             BundleDamaged: missing, or damaged at that point.
@@ -159,10 +160,10 @@ class Bundle:
             yield [rest], False
 
     def stream(self, name: str) -> io.BufferedReader:
-        """A file to be read piece by piece.
+        """A file, to be read piece by piece.
 
         Raises:
-            BundleDamaged: missing; and when it is read, damaged at that point.
+            BundleDamaged: missing; while reading, damaged at that point.
         """
         member = self._members.get(name)
         if member is None:
@@ -174,7 +175,7 @@ class Bundle:
         self._whole.add(name)
 
     def read_rest(self) -> None:
-        """Read what nobody has read yet, so that every byte was compared with its CRC.
+        """Read all files that were not read to their end, so that every CRC is checked.
 
         Raises:
             BundleDamaged: a file is damaged.
@@ -186,7 +187,7 @@ class Bundle:
 
 
 class _Stream(io.RawIOBase):
-    """A file of the bundle as Python's buffers read it; its bytes count as work."""
+    """A file of the bundle as a raw stream; its bytes count as work."""
 
     def __init__(self, bundle: Bundle, file: BinaryIO, member: Member) -> None:
         self._bundle = bundle

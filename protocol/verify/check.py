@@ -1,15 +1,15 @@
 """Verification of a bundle from beginning to end.
 
-Theory: the auditor knows one thing that the node did not tell, the facility's
-fingerprint. It leads to the card, the card to the log keys, they to the signed
-checkpoints, those to the root, and the root to every entry. The entries are read
-once; at each size for which somebody signed or remembers a root, the root over
-the entries so far is compared. Side files are read in step with the entries, so
-that memory does not grow with the log.
+Theory: the auditor learned one fact from elsewhere, the facility's fingerprint. The
+fingerprint authenticates the card, the card the log keys, the log keys the signed
+checkpoints, the checkpoints the root, and the root every entry. The entries are read
+once. At each size with a signed or pinned root, the root over the entries so far is
+compared with it. Side files are read in step with the entries, so that memory does not
+grow with the log.
 
-The first finding is the cause: a broken chain of keys, then bad checkpoints, then
-entries that are not the signed ones, missing cosignatures, what the log says that it
-lost, and at last receipts and openings.
+The first finding is the cause. Findings are ordered: a broken chain of keys, bad
+checkpoints, entries that differ from the signed ones, missing cosignatures, losses that
+the log reports, and last receipts and openings.
 """
 
 import hashlib
@@ -50,17 +50,16 @@ def verify_bundle(
 
     Args:
         file: the bundle, seekable, opened for reading bytes.
-        facility_fingerprint: SHA-256 of the facility key (32 bytes), learned from
-            somebody else than the maker of the bundle; made from the spoken form by
-            `keys.fingerprint.parse_fingerprint`.
-        evidence: what else the auditor holds.
+        facility_fingerprint: SHA-256 of the facility key (32 bytes), not learned from the
+            maker of the bundle; `keys.fingerprint.parse_fingerprint` reads its spoken form.
+        evidence: the auditor's own evidence.
 
     Returns:
-        The verdict; nothing that the file holds makes this function raise.
+        The verdict; nothing in the file makes this function raise.
 
     Raises:
-        ValueError: the fingerprint has not 32 bytes.
-        PolicyProblem: the evidence asks for witnesses that cannot be; see
+        ValueError: the fingerprint is not 32 bytes.
+        PolicyProblem: the evidence has an impossible rule for witnesses; see
             `Evidence.policies`.
     """
     if len(facility_fingerprint) != 32:
@@ -92,7 +91,7 @@ class _Check:
         self._unknown_files = 0
         self._own_policy = ""
         self._forks: Forks | None = None
-        # Checkpoints from outside whose key is not in force at their size, and till where it is.
+        # For checkpoints from outside by a key not in force at their size: where that key ends.
         self._by_old_keys: list[tuple[int | None, Finding]] = []
         self._hidden: list[Finding] = []
         self._lost: list[Loss] = []
@@ -112,7 +111,7 @@ class _Check:
         self._read_checkpoints(bundle, card)
         limit = max(self._claimed_size, *self._expected, -1)
         if limit < 0:
-            # Without a signed size there is no end to what a file may claim.
+            # Without a signed size, the file could claim any number of entries.
             if not self._findings:
                 self._find(Code.UNSIGNED_TAIL, 0, "the bundle holds no signed checkpoint")
             return
@@ -203,7 +202,7 @@ class _Check:
         for name in bundle.checkpoints:
             if len(self._findings) >= FINDINGS:
                 break
-            # One at a time: together they may be large.
+            # Read one file at a time: all of them together may be large.
             data = bundle.read(name, CHECKPOINT_BYTES)
             digest = hashlib.sha256(data).digest()
             if digest not in sizes:
@@ -221,7 +220,7 @@ class _Check:
                 )
 
     def _read_checkpoint(self, source: str, data: bytes, card: Card) -> int | None:
-        """Check a checkpoint and remember what it signs; returns its size if it holds."""
+        """Check a checkpoint and remember its size and root; returns the size if it holds."""
         try:
             checkpoint = open_checkpoint(data, self._origin, log_keys(card))
             cosigned = self._witnesses.check(checkpoint)
@@ -229,7 +228,7 @@ class _Check:
             reason = f"the checkpoint ({source}) {problem.reason}"
             signer = signer_of(data, self._origin, log_keys(card))
             if source == _OUTSIDE and signer is not None and not signer.in_force(problem.size):
-                # What the key meant that was taken back, the entries tell.
+                # Judge this after the entries are read: they may revoke this key.
                 self._by_old_keys.append((signer.until, Finding(problem.code, None, reason)))
                 return None
             self._find(problem.code, None, reason)
@@ -243,9 +242,9 @@ class _Check:
         return checkpoint.size
 
     def _missing_quorum(self, card: Card) -> list[Finding]:
-        """Whether the checkpoint of the full size has the cosignatures that are asked for."""
+        """Findings for the cosignatures that the checkpoint of the full size lacks."""
         cosigned, size = self._cosigned, self._signed_size
-        # The key that a policy names may have handed over to another since.
+        # The key that a policy names may have been replaced by a newer log key.
         signers = {
             NamedKey(self._origin, key.public) for key in log_keys(card) if key.since <= size
         }
@@ -286,18 +285,18 @@ class _Check:
                 self._cosigned.get(self._signed_size, []),
                 self._last_seen,
             )
-            # Without a quorum there is no time at which it saw the log.
+            # Without a quorum there is no time at which a quorum saw the log.
             findings += missing or ([old] if old is not None else [])
-        # Told by the log, it is less than what the auditor's own evidence shows.
+        # A loss that the log admits ranks below what the auditor's own evidence shows.
         findings += [each.finding for each in self._lost]
         for part in (self._receipts, self._openings):
             findings += part.findings if part is not None else []
-        # The log is faithful; what it tells of should not have been.
+        # Here the log is correct, but it records a disclosure that was not permitted.
         findings += self._stream.disclosures if self._stream is not None else []
         return findings
 
     def verdict(self, damage: str) -> Verdict:
-        """Sum up; `damage` says why the bundle could not be read to its end, or is ""."""
+        """The verdict; `damage` says why the bundle could not be read to its end, or is ""."""
         findings = self._ordered()
         sound: bool | None = True
         cause = Finding(Code.OK, None, "all entries are there, unchanged, in order and signed")
@@ -333,7 +332,7 @@ class _Check:
         )
 
     def _judged_since(self) -> int | None:
-        """The entry from which on the auditor judges, if all losses were told before it."""
+        """The entry from which the auditor judges, if every loss was reported before it."""
         stream = self._stream
         since = None if stream is None else stream.since
         if stream is None or since is None or since >= stream.tree.size:
@@ -354,7 +353,7 @@ class _Check:
 
 
 def _read_header(bundle: Bundle) -> tuple[str, int]:
-    """Origin and size that the bundle says it has; checks its format."""
+    """The origin and size that the bundle claims; checks its format."""
     try:
         header = json.loads(bundle.read("bundle.json", _HEADER_BYTES))
     except (ValueError, RecursionError):

@@ -23,19 +23,19 @@ _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 
 @dataclass(frozen=True)
 class LogKey:
-    """A key of the log and the sizes at which it is in force: `since` to `until - 1`."""
+    """A log key and the sizes at which it is in force: `since` to `until - 1`."""
 
     public: bytes
     since: int
     until: int | None
 
     def in_force(self, size: int) -> bool:
-        """Whether checkpoints of this size are signed by this key."""
+        """Whether this key signs checkpoints of this size."""
         return self.since <= size and (self.until is None or size < self.until)
 
 
 def log_keys(card: Card) -> tuple[LogKey, ...]:
-    """The log keys that a card names."""
+    """The log keys on a card."""
     return tuple(LogKey(key.key, key.since_size, key.until_size) for key in card.log_keys)
 
 
@@ -44,10 +44,10 @@ class SignedCheckpoint:
     """A checkpoint.
 
     Attributes:
-        size: entries.
-        root: over them, 32 bytes.
-        text: what was signed.
-        others: the signatures by other keys than the log's.
+        size: number of entries.
+        root: root over these entries, 32 bytes.
+        text: the signed text.
+        others: the signatures by keys other than the log's.
     """
 
     size: int
@@ -57,7 +57,7 @@ class SignedCheckpoint:
 
 
 class CheckpointProblem(Exception):
-    """A checkpoint does not hold; `size` is the one that it claims, -1 when it has none."""
+    """A checkpoint does not hold; `size` is the size that it claims, -1 if it claims none."""
 
     def __init__(self, code: Code, reason: str, size: int = -1) -> None:
         super().__init__(reason)
@@ -67,7 +67,7 @@ class CheckpointProblem(Exception):
 
 
 def read_checkpoint(data: bytes, origin: str) -> SignedCheckpoint:
-    """Read a checkpoint of the log `origin`; checks no signature.
+    """Read a checkpoint of the log `origin` without checking signatures.
 
     Raises:
         CheckpointProblem: CP_ORIGIN or CP_BAD.
@@ -92,7 +92,7 @@ def read_checkpoint(data: bytes, origin: str) -> SignedCheckpoint:
 
 
 def open_checkpoint(data: bytes, origin: str, keys: Sequence[LogKey]) -> SignedCheckpoint:
-    """Check a checkpoint of the log `origin` by the key in force at its size.
+    """Check a checkpoint of the log `origin` with the key in force at its size.
 
     Raises:
         CheckpointProblem: CP_ORIGIN or CP_BAD.
@@ -116,7 +116,7 @@ def open_checkpoint(data: bytes, origin: str, keys: Sequence[LogKey]) -> SignedC
 
 
 def signer_of(data: bytes, origin: str, keys: Sequence[LogKey]) -> LogKey | None:
-    """Which key signed a checkpoint of the log `origin`, in force at its size or not."""
+    """The key that signed a checkpoint of the log `origin`, even if not in force at its size."""
     try:
         checkpoint = read_checkpoint(data, origin)
     except CheckpointProblem:

@@ -1,7 +1,8 @@
-"""Which witness keys count when several facility cards list one (docs/protocol.md section 8.1).
+"""Which witness keys count if several facility cards list the same (docs/protocol.md section 8.1).
 
-An auditor has cards and no clock: a key that several facilities list counts for the one
-that alone proves on its card that it holds it, in whatever role, and else for nobody.
+An auditor has cards and no clock. A key that several facilities list, in whatever role,
+counts for a facility only if its card alone proves possession of the key; otherwise it
+counts for nobody.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,8 @@ def held_witness_keys(card: Card, cards: Iterable[Card]) -> tuple[TimedKey, ...]
     """The witness keys of a card that count for its facility.
 
     Args:
-        card: whose.
-        cards: all that the auditor knows and trusts, this one or not among them.
+        card: the facility's card.
+        cards: all cards that the auditor knows and trusts; may include this card.
     """
     others = [each for each in cards if each.facility_key != card.facility_key]
     return tuple(key for key in card.witness_keys if _is_held(key, others))
@@ -26,14 +27,14 @@ def _is_held(key: TimedKey, others: Sequence[Card]) -> bool:
         if key.key == other.facility_key:
             return False
         for _, listed in other.listed:
-            # Both proven: the key is in two hands. Neither proven: nobody can say whose it is.
+            # Both proven: two facilities hold the key. Neither proven: its owner is unknown.
             if listed.key == key.key and (key.proof is None or listed.proof is not None):
                 return False
     return True
 
 
 def is_unproven_twin(card: Card, cards: Iterable[Card]) -> bool:
-    """Whether a card has a witness key that another facility's lists too, and neither proves."""
+    """Whether a card has a witness key that another facility lists too and neither proves."""
     unproven = {key.key for key in card.witness_keys if key.proof is None}
     return any(
         listed.key in unproven and listed.proof is None

@@ -1,8 +1,8 @@
 """`radmesh-verify FILE --facility FINGERPRINT-OR-CARD`: the auditor's program.
 
-FILE is a bundle or the proof of one entry; its first bytes tell which. Exit code: 0
-sound or proven, 1 not so, 2 cannot tell, 3 sound since the entry of --since and lost
-before it.
+FILE is a bundle or the proof of one entry, told apart by its first bytes. Exit code: 0
+sound or proven, 1 not sound or not proven, 2 cannot tell, 3 sound since the entry of
+--since, with losses before it.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         parser.error(f"{options.file}: {error.strerror}")
     lines = [to_json(verdict)] if options.json else report_lines(verdict)
-    # What was asked for to be printed is alone on the standard output.
+    # With --print, only the printed file goes to the standard output.
     output = sys.stderr if options.print else sys.stdout
     output.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     output.write("".join(f"{printable(line)}\n" for line in lines))
@@ -76,12 +76,12 @@ def verify_file(
     Args:
         path: the file.
         facility_fingerprint: as for `verify_bundle`.
-        evidence: what else the auditor holds.
+        evidence: the auditor's own evidence.
         take: called with the open file and its verdict, before the file is closed.
 
     Raises:
-        OSError: it cannot be read.
-        PolicyProblem: the evidence asks for witnesses that cannot be.
+        OSError: the file cannot be read.
+        PolicyProblem: the evidence has an impossible rule for witnesses.
     """
     # Packages below `node` do not import pathlib.
     with open(path, "rb") as file:  # noqa: PTH123
@@ -102,10 +102,10 @@ def verify_file(
 
 
 def parse_pin(text: str) -> tuple[int, bytes]:
-    """A pin, `SIZE:ROOT` with the root in hex.
+    """Read a pin, `SIZE:ROOT` with the root in hex.
 
     Raises:
-        ValueError: something else.
+        ValueError: not a pin.
     """
     found = _PIN.fullmatch(text)
     if found is None:
@@ -197,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _content(path: str, most: int) -> bytes:
-    """The file, or of a longer one its first `most` bytes and one more."""
+    """The file's content, but at most `most` + 1 bytes, so that the caller sees it is too long."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             return file.read(most + 1)
@@ -211,7 +211,7 @@ def _handed(
     read: Callable[[BinaryIO, bytes], list[bytes]],
     facility_fingerprint: bytes,
 ) -> list[bytes]:
-    """What files hold about the log at hand; ends the program when one holds nothing."""
+    """What files hold about the verified log; ends the program if a file holds nothing."""
     found = []
     for path in paths:
         try:
@@ -225,7 +225,7 @@ def _handed(
 
 
 def _facility(text: str) -> tuple[bytes, Card | None]:
-    """The fingerprint, and the card where one was given."""
+    """The fingerprint, and the card if the text names a card."""
     try:
         return parse_fingerprint(text), None
     except KeysError as error:

@@ -1,8 +1,8 @@
 """The ZIP container of a bundle, read so strictly that no two readers can see two logs in it.
 
-Whoever goes by the list at the end and whoever goes from one local header to the next must
-get the same files (docs/protocol-log.md section 7.1). So every byte belongs to a listed file
-or to the list, the two headers of a file say the same, and a name is one on every system.
+A reader of the list at the end and a reader of the local headers must get the same files
+(docs/protocol-log.md section 7.1). So every byte belongs to a listed file or to the list,
+the two headers of a file agree, and two names are different files on every system.
 
 Numbers of APPNOTE.TXT: 4.3.7 local header, 4.3.12 list of files, 4.3.14 to 4.3.16 its end,
 4.5.3 ZIP64.
@@ -14,10 +14,10 @@ import zlib
 from typing import BinaryIO, NamedTuple
 
 MEMBERS = 10_000
-"""Most files in a bundle: some, and a checkpoint for each day of 27 years."""
+"""Most files in a bundle: enough for a checkpoint for each day of 27 years."""
 
 DIRECTORY_BYTES = 4_000_000
-"""Longest list of the files: as many as may be, with names of 300 bytes."""
+"""Longest list of the files: `MEMBERS` files with names of 300 bytes."""
 
 PACKED_BYTES = 1 << 16
 """Most bytes that are read from the file at once."""
@@ -25,7 +25,7 @@ PACKED_BYTES = 1 << 16
 _NAME_BYTES = 200
 _PART = r"[A-Za-z0-9._-]{0,99}[A-Za-z0-9_-]"
 _NAME = re.compile(rf"{_PART}(?:/{_PART})*".encode())
-"""Names in which nothing folds together but letters: no `.`, no `..`, no dot at the end."""
+"""Allowed names: two of them can collide only by case. No `.`, no `..`, no dot at the end."""
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LISTED = struct.Struct("<4s6H3L5H2L")
@@ -36,13 +36,13 @@ _LARGE = struct.Struct("<2H")
 
 _NO_NUMBER = 0xFFFFFFFF
 _SMALL = 0x7FFFFFFF
-"""Larger numbers may stand in ZIP64 fields; all writers agree only below this."""
+"""Larger numbers may be in ZIP64 fields; only up to this do all writers agree."""
 
 _STORED, _DEFLATED = 0, 8
 _VERSIONS = (10, 20, 45)
 _SYSTEMS = (0, 3)
 _REGULAR = (0, 8)
-"""Types of a file in the upper four bits of its Unix mode: none said, and a regular file."""
+"""Allowed file types in the upper four bits of the Unix mode: none given, and regular file."""
 
 
 class BundleDamaged(Exception):
@@ -53,12 +53,12 @@ class Member(NamedTuple):
     """A file in the container.
 
     Attributes:
-        name: of the characters that names in bundles have.
-        start: where its content begins, bytes from the start of the container.
-        packed: bytes of its content there.
-        size: bytes of its content when unpacked, as the container says.
-        crc: CRC-32 of these, as it says.
-        deflated: whether it is compressed.
+        name: its name, of the characters allowed in bundles.
+        start: offset of its content in the container, in bytes.
+        packed: bytes of its content as stored.
+        size: bytes of its content when unpacked, as the container claims.
+        crc: CRC-32 of the unpacked content, as the container claims.
+        deflated: whether the content is compressed.
     """
 
     name: str
@@ -70,13 +70,13 @@ class Member(NamedTuple):
 
 
 def read_members(file: BinaryIO) -> tuple[list[Member], int]:
-    """The files of a container, and its size; reads headers, and not yet what they hold.
+    """The files of a container, and its size; reads only headers, not content.
 
     Args:
         file: the container, seekable.
 
     Raises:
-        BundleDamaged: anything else than the form of docs/protocol-log.md section 7.1.
+        BundleDamaged: not in the form of docs/protocol-log.md section 7.1.
     """
     try:
         return _read_members(file)
@@ -105,7 +105,7 @@ def _read_members(file: BinaryIO) -> tuple[list[Member], int]:
 
 
 def _read_end(file: BinaryIO, file_bytes: int) -> tuple[int, int, int]:
-    """How many files are listed, the length of the list, and where it begins."""
+    """The number of listed files, the length of the list, and its offset."""
     end = file_bytes - _END.size
     file.seek(max(end, 0))
     signature, disk, first_disk, here, count, length, start, comment = _END.unpack(
@@ -129,7 +129,7 @@ def _read_end(file: BinaryIO, file_bytes: int) -> tuple[int, int, int]:
 
 
 def _read_end_64(file: BinaryIO, locator: int) -> tuple[int, int, int, int]:
-    """Where the list ends, and what `_read_end` returns, of a container above 2 GiB."""
+    """For a container above 2 GiB: where the list ends, then what `_read_end` returns."""
     end = locator - _END_64.size
     file.seek(end)
     record = _END_64.unpack(file.read(_END_64.size))
@@ -146,7 +146,7 @@ def _read_end_64(file: BinaryIO, locator: int) -> tuple[int, int, int, int]:
 
 
 def _read_listed(listing: bytes, header: bytes, at: int) -> tuple[Member, int, int]:
-    """A file as it is listed, where its local header is, and where the next one is listed."""
+    """A file as listed, the offset of its local header, and the offset of the next listing."""
     (
         signature,
         made_by,
@@ -194,13 +194,13 @@ def _read_listed(listing: bytes, header: bytes, at: int) -> tuple[Member, int, i
 
 
 def _numbers(name: str, extra: bytes, small: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Size, packed size and offset of a listed file; those above 2 GiB stand in `extra`."""
+    """Size, packed size and offset of a listed file; `extra` holds those above 2 GiB."""
     absent = [number == _NO_NUMBER for number in small]
     large = iter(struct.unpack(f"<{sum(absent)}Q", extra[4:]))
     numbers = [next(large) if is_absent else n for is_absent, n in zip(absent, small, strict=True)]
     if any(absent) or extra:
         well_formed = extra[:4] == _LARGE.pack(1, 8 * sum(absent)) and any(absent)
-        # The two sizes go together.
+        # Either both sizes are in `extra`, or neither is.
         needed = absent[0] == absent[1] and (not absent[2] or numbers[2] > _SMALL)
         if not well_formed or not needed or (absent[0] and max(numbers[:2]) <= _SMALL):
             raise BundleDamaged(f"the file {name} of the bundle has a field that bundles have not")
@@ -217,7 +217,7 @@ def _with_start(file: BinaryIO, member: Member, listed: bytes, offset: int) -> M
         raise BundleDamaged(f"the two headers of {member.name} in the bundle differ")
     name, extra = file.read(name_length), file.read(extra_length)
     if extra:
-        # What the nodes of the first release wrote into every header.
+        # Nodes of the first release wrote this into every header.
         large = struct.pack("<2H2Q", 1, 16, member.size, member.packed)
         same = extra == large and packed == size == _NO_NUMBER
     else:
@@ -228,7 +228,7 @@ def _with_start(file: BinaryIO, member: Member, listed: bytes, offset: int) -> M
 
 
 def _check_names(names: list[str]) -> None:
-    """No two names may be one, nor one a folder of another, where case does not count."""
+    """Check that, ignoring case, names are unique and none is a folder of another."""
     folded: set[str] = set()
     for name in names:
         if name.lower() in folded:
@@ -243,7 +243,7 @@ def _check_names(names: list[str]) -> None:
 
 
 class Content:
-    """What a file of the container holds, unpacked block by block.
+    """The content of a file in the container, unpacked block by block.
 
     Args:
         file: the container.
@@ -256,14 +256,14 @@ class Content:
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.deflated else None
         self._read = self._given = self._crc = 0
         self.whole = False
-        """Whether it was given out to its end, and is what the container says."""
+        """Whether it was read to its end, with the length and CRC that the container claims."""
 
     def next_block(self, most: int) -> bytes:
         """The next bytes, at most `most`; none at the end.
 
         Raises:
-            BundleDamaged: it is not what the container says: of another length or CRC, or
-                with bytes behind the end of what is compressed.
+            BundleDamaged: its length or CRC is not the one that the container claims, or
+                bytes follow the end of the compressed data.
         """
         try:
             block = b"" if self.whole else self._unpack(most)
@@ -297,7 +297,7 @@ class Content:
         return block
 
     def _packed(self, most: int) -> bytes:
-        """The next bytes as they are packed."""
+        """The next bytes as stored."""
         count = min(most, self._member.packed - self._read)
         self._file.seek(self._member.start + self._read)
         data = self._file.read(count)

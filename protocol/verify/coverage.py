@@ -14,7 +14,7 @@ _REVOCATIONS_SHOWN = 20
 
 
 def policy_words(data: bytes) -> str:
-    """What the policy in a bundle asks for, which is the word of the log's own facility."""
+    """What the bundle's policy requires; the log's own facility wrote that policy."""
     try:
         return parse_policy(data).words
     except PolicyProblem as problem:
@@ -22,7 +22,7 @@ def policy_words(data: bytes) -> str:
 
 
 def witness_words(cosigned: Iterable[Cosigned]) -> tuple[str, ...]:
-    """Cosignatures of witnesses that the auditor knows, as sentences."""
+    """Sentences about cosignatures by witnesses that the auditor knows."""
     shown = [each for each in cosigned if each.witness.trusted]
     return tuple(
         f"{each.witness.label} saw {each.size:,} entries at {each.moment}"
@@ -31,7 +31,7 @@ def witness_words(cosigned: Iterable[Cosigned]) -> tuple[str, ...]:
 
 
 def outside_notes(evidence: Evidence, policies: Sequence[Policy]) -> Iterator[str]:
-    """What nothing inside a bundle can show."""
+    """Notes about what no bundle can prove by itself."""
     asks = any(policy.quorum for policy in policies)
     if not evidence.pins and not evidence.checkpoints and not asks:
         yield (
@@ -49,12 +49,12 @@ def outside_notes(evidence: Evidence, policies: Sequence[Policy]) -> Iterator[st
 
 
 def loss_notes(evidence: Evidence, stream: EntryStream, told: Sequence[int]) -> Iterator[str]:
-    """Where a log that lost entries is judged from some entry on, what that is worth.
+    """The limits of judging a log with losses only from a later entry on.
 
     Args:
-        evidence: the auditor's.
-        stream: the entries, read.
-        told: the entries that tell of a loss.
+        evidence: the auditor's own evidence.
+        stream: the entries, already read.
+        told: indexes of the entries that report a loss.
     """
     if evidence.since is None or not told:
         return
@@ -73,7 +73,7 @@ def loss_notes(evidence: Evidence, stream: EntryStream, told: Sequence[int]) -> 
 
 
 def alert_notes(entry: Entry, origin: str) -> Iterator[str]:
-    """What a proven entry says about the log that it is in."""
+    """What a proven entry reports about its own log."""
     details = entry.fields["details"]
     if entry.type in ALERTS and details.get("origin") == origin:
         yield (
@@ -86,7 +86,7 @@ def alert_notes(entry: Entry, origin: str) -> Iterator[str]:
 def witness_notes(
     policies: Sequence[Policy], witnesses: Witnesses, own_policy: str
 ) -> Iterator[str]:
-    """Cosignatures that are there and count for nothing."""
+    """Cosignatures that are present but do not count."""
     unnamed = {each.witness for each in witnesses.cosigned if not each.witness.trusted}
     if unnamed:
         yield (
@@ -108,7 +108,7 @@ def _fingerprint(name: str) -> str:
 
 
 def side_notes(openings: Openings, receipts: Receipts) -> Iterator[str]:
-    """Openings and receipts that are not there, or half checked."""
+    """Openings and receipts that are missing, or only half checked."""
     if openings.opened < openings.commitments:
         yield (
             f"of {openings.commitments:,} studies and patients, "
@@ -128,7 +128,7 @@ def side_notes(openings: Openings, receipts: Receipts) -> Iterator[str]:
 
 
 def file_notes(stream: EntryStream, unknown_files: int) -> Iterator[str]:
-    """Files of the bundle that are wrong and harmless, or not known."""
+    """Revoked log keys, and files of the bundle with harmless errors or unknown names."""
     for index, size in stream.chain.taken_back[:_REVOCATIONS_SHOWN]:
         yield (
             f"by entry {index} the facility key took back the log key from size {size:,} on: "

@@ -1,9 +1,9 @@
 """Reading log entries strictly (docs/protocol-log.md section 2).
 
 Most entries are plain: ten fields, ASCII without escapes. One regular expression
-recognizes these at a fraction of the cost of decoding JSON; whatever it does not
-match is decoded, encoded again and compared. What it matches, the long way takes
-as well, with the same values.
+recognizes these at a fraction of the cost of decoding JSON. Other entries are decoded,
+encoded again and compared. For an entry that the expression matches, decoding gives the
+same values.
 """
 
 import functools
@@ -27,22 +27,22 @@ _TYPE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _ACTOR = r"(?:node|operator|[A-Z2-7]{7}(?:-[A-Z2-7]{7}){7})"
 _OUTCOME = r"(?:success|refused|failed)"
 KIND = r"(?:study|patient|instance|person)"
-"""Patterns of the fields that have a closed list of values."""
+"""Pattern of a field that has a closed list of values."""
 
 _CLOSED = {"actor": re.compile(_ACTOR), "outcome": re.compile(_OUTCOME)}
 _KINDS = re.compile(KIND)
 
 _FIELDS = 10
-"""Fields of an entry of version 1; more are let through if they are plain values."""
+"""Number of fields in an entry of version 1; further fields are accepted if they are plain."""
 
 _DEPTH = 8
-"""Deepest nesting, the entry itself counted, of such a value: seven arrays around a number."""
+"""Deepest nesting, the entry itself included: seven arrays around a number."""
 
 PLAIN = r"[ !#-\[\]-~]*"
 """Pattern of text without escapes."""
 
 NUMBER = r"(?:0|[1-9][0-9]{0,14})"
-"""Pattern of integers that are in range whatever their digits."""
+"""Pattern of integers with so few digits that they are always in range."""
 
 _DETAIL = rf'"[a-z][a-z0-9_]{{0,63}}":(?:"{PLAIN}"|{NUMBER}|-[1-9][0-9]{{0,14}}|true|false)'
 _SUBJECT = rf'\{{"commitment":"[0-9a-f]{{64}}","kind":"{KIND}"\}}'
@@ -76,20 +76,20 @@ _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=F
 
 
 def canonical(value: Any) -> bytes:
-    """Canonical JSON of a value that has such a form."""
+    """Canonical JSON of a value that has a canonical form."""
     return _encode(value).encode()
 
 
 class Entry(NamedTuple):
-    """What every entry is checked for; the rest is decoded where it is needed.
+    """The fields that are checked in every entry; others are decoded where they are needed.
 
     Attributes:
-        place: its index, as it says itself.
-        time: as text, which orders like the times.
+        place: the index that the entry claims.
+        time: its time as text, which sorts like the times.
         type: what happened.
-        subjects: its subjects, as they stand in it; see `commitments` and `has_subject`.
+        subjects: its subjects, as encoded; see `commitments` and `has_subject`.
         names_receipt: whether its details may name a receipt.
-        data: the entry itself.
+        data: the bytes of the entry.
     """
 
     place: int
@@ -101,26 +101,26 @@ class Entry(NamedTuple):
 
     @property
     def commitments(self) -> int:
-        """How many subjects it has."""
+        """The number of its subjects."""
         return self.subjects.count(_SUBJECT_START)
 
     def has_subject(self, subject: bytes) -> bool:
         """Whether an object, in canonical JSON, is one of its subjects.
 
-        The objects have no others in them, and inside of a string no quote stands
-        without a backslash, so it is enough to find it.
+        A substring search is enough: subjects contain no nested objects, and inside a
+        string every quote has a backslash before it.
         """
         return subject in self.subjects
 
     @property
     def fields(self) -> dict[str, Any]:
-        """All its fields, decoded anew."""
+        """All its fields; each call decodes them anew."""
         value: dict[str, Any] = _decode(self.data.decode())
         return value
 
 
 def parse_entry(data: bytes) -> Entry:
-    """Read an entry, all of whose fields must be of the right type.
+    """Read an entry; every field must have the right type.
 
     Raises:
         EntryProblem: ENTRY_PARSE or ENTRY_NOT_CANONICAL.
@@ -131,7 +131,7 @@ def parse_entry(data: bytes) -> Entry:
 
 
 def parse_plain_entry(data: bytes) -> Entry | None:
-    """`parse_entry` for plain entries; None for all others, the bad ones too."""
+    """`parse_entry` for plain entries; None for all others, including bad entries."""
     found = _PLAIN_ENTRY.fullmatch(data)
     if found is None:
         return None
@@ -160,7 +160,7 @@ def parse_any_entry(data: bytes) -> Entry:
 
 
 def _ascends(details: bytes) -> bool:
-    """Whether the names of plain details stand in order, none twice."""
+    """Whether the names of plain details are sorted and unique."""
     names = _DETAIL_NAME.findall(details)
     return len(names) < 2 or all(map(bytes.__lt__, names, names[1:]))
 

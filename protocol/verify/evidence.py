@@ -1,4 +1,4 @@
-"""What stands beside the entries and is read in step with them: openings and receipts."""
+"""The auditor's evidence, and openings and receipts, which are read in step with entries."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ FINDINGS = 20
 """Findings after which a side file is read no further: it may hold a million bad receipts."""
 
 _OPENED = 100
-"""Receipts that are remembered as good: several entries name one, soon after each other. More
-different ones do not fit in what a compressed file repeats cheaply, 32 kB."""
+"""How many good receipts are remembered, because several nearby entries name the same one.
+More do not fit into the 32 kB window in which a compressed file repeats data cheaply."""
 
 _NOWHERE = 1 << 63
-"""Beyond every entry."""
+"""An index beyond every entry."""
 
-# An entry of type `receipt` that carries one of these says the same as its receipt.
+# An entry of type `receipt` repeats these fields of its receipt; they must be equal.
 _REPEATED = (
     "transfer",
     "manifest",
@@ -44,25 +44,25 @@ _REPEATED = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an auditor holds that did not come with the bundle.
+    """Evidence that the auditor holds and that did not come with the bundle.
 
     Attributes:
         pins: (size, root) pairs noted earlier, root 32 bytes.
         checkpoints: signed checkpoints of this log from elsewhere.
         receipts: signed receipts that another facility holds.
-        peer_cards: cards of other facilities, whose fingerprints the auditor compared.
-        witness_cards: the same, of those whose cosignatures `quorum` counts.
-        quorum: how many of these must have cosigned; None for no such rule.
-        policy: who must have cosigned, in another form; None for no such rule.
-        own_card: a card of the facility itself that the auditor has; the newer of this
-            and the one in the bundle counts.
-        since: from which entry on the log is judged: its index, or the least time (as
-            entries have it) of that entry; None for from the beginning. What the log
-            says in front of it that it lost is told, and is not the cause.
-        not_older_than: seconds; so lately the witnesses must have seen the log. None for
-            no such rule.
-        now: seconds since the epoch, UTC, from which ages are counted; None when they
-            are not.
+        peer_cards: cards of other facilities whose fingerprints the auditor compared.
+        witness_cards: likewise, of the facilities whose cosignatures `quorum` counts.
+        quorum: how many of `witness_cards` must have cosigned; None for no such rule.
+        policy: a policy that says who must have cosigned; None for no such rule.
+        own_card: the auditor's own copy of the facility's card; the newer of this and the
+            card in the bundle counts.
+        since: the first entry to judge: its index, or its earliest time in the form of an
+            entry's time; None to judge all entries. A loss that the log reports before
+            that entry is shown, but is not the cause.
+        not_older_than: the witnesses must have seen the log within this many seconds
+            before `now`; None for no such rule.
+        now: seconds since the epoch, UTC, from which ages are counted; None to count no
+            ages.
     """
 
     pins: Sequence[tuple[int, bytes]] = ()
@@ -84,11 +84,11 @@ class Evidence:
     def policies(self, facility_fingerprint: bytes) -> list[Policy]:
         """All rules about who must have cosigned the log of a facility.
 
-        A key that two cards list counts for the facility that alone proves it.
+        A key on two cards counts for a facility only if it alone proves the key.
 
         Raises:
-            PolicyProblem: the quorum is larger than the number of witnesses, two of
-                these have one key that neither proves, or one is that facility itself.
+            PolicyProblem: the quorum is larger than the number of witnesses, two witnesses
+                list the same key and neither proves it, or the facility itself is one.
         """
         asked = [] if self.policy is None else [self.policy]
         if self.quorum is not None:
@@ -112,11 +112,11 @@ class Evidence:
 
 
 def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[str]:
-    """What an entry says otherwise than the receipt that it names; in order.
+    """Names of the fields in which an entry and its receipt differ, sorted.
 
     Args:
-        entry: its fields.
-        fields: of the receipt's body.
+        entry: the entry's fields.
+        fields: the fields of the receipt's body.
     """
     facilities = {fields["source_facility"].hex(), fields["recipient_facility"].hex()}
     wrong = {"peer"} if entry["peer"] and entry["peer"] not in facilities else set()
@@ -135,7 +135,7 @@ def receipt_differences(entry: dict[str, Any], fields: dict[str, Any]) -> list[s
 
 
 def _tells_all(entry: dict[str, Any], fields: dict[str, Any]) -> bool:
-    """Whether an entry says all that a receipt does, by whatever digest it names it."""
+    """Whether an entry repeats all fields of a receipt, even if it names another digest."""
     return (
         entry["type"] == "receipt"
         and entry["details"].keys() >= set(_REPEATED)
@@ -185,7 +185,7 @@ class Openings(_SideFile):
         seen: set[bytes] = set()
         while self._current is not None and self._current.place <= index:
             opening = self._current
-            # A second opening of one subject would hide that another has none.
+            # Count each subject once, or a second opening would hide that another is missing.
             is_new = opening.subject not in seen
             holds = is_new and opening.holds and entry.has_subject(opening.subject)
             if opening.place == index and holds:
@@ -200,7 +200,7 @@ class Openings(_SideFile):
             self._advance()
 
     def finish(self) -> None:
-        """Say that what is left belongs to no entry."""
+        """Report the remaining openings: they belong to no entry."""
         if self._current is not None:
             self.find(
                 Code.OPENING_BAD,
@@ -210,7 +210,7 @@ class Openings(_SideFile):
 
 
 class Receipts(_SideFile):
-    """receipts.jsonl, and the receipts that the auditor brought along."""
+    """receipts.jsonl, and the auditor's own receipts."""
 
     def __init__(self, bundle: Bundle, own: Card, evidence: Evidence) -> None:
         super().__init__(bundle, "receipts.jsonl", _RECEIPT_LINE_BYTES)
@@ -220,9 +220,9 @@ class Receipts(_SideFile):
         self._bundle = bundle
         self._own = own
         self._peers = evidence.peer_cards
-        # Fields, and whether both keys are known, by digest.
+        # Digest to the receipt's fields and whether both keys are known.
         self._opened: dict[str, tuple[dict[str, Any], bool]] = {}
-        # The auditor's, by digest and by transfer; and those that the log knows of.
+        # The auditor's receipts by digest and by transfer; digests of those that the log names.
         self._outside: dict[str, dict[str, Any]] = {}
         self._known: set[str] = set()
         self._transfers: dict[str, list[tuple[str, dict[str, Any]]]] = {}
@@ -268,7 +268,7 @@ class Receipts(_SideFile):
             self.find(Code.RECEIPT_SIG, None, "a line of receipts.jsonl is malformed")
 
     def match(self, index: int, entry: dict[str, Any]) -> None:
-        """Check the receipts that claim to be named by entry `index`."""
+        """Check the receipts that claim to belong to entry `index`."""
         logged = entry["details"].get("receipt")
         if isinstance(logged, str):
             self.named += 1
@@ -276,7 +276,7 @@ class Receipts(_SideFile):
                 self._known.add(logged)
                 self._compare(index, entry, self._outside[logged])
             for digest, opened in self._transfers.get(entry["details"].get("transfer"), ()):
-                # Each side can sign one body in many ways, and so make another digest.
+                # Each side can sign the same body in many ways, each with another digest.
                 if _tells_all(entry, opened):
                     self._known.add(digest)
         seen = False
@@ -288,7 +288,7 @@ class Receipts(_SideFile):
                 if at != index or digest != logged:
                     self.find(Code.RECEIPT_NOT_LOGGED, at, f"entry {at} does not name its receipt")
                 elif seen:
-                    # Counted twice, it would hide that another is missing.
+                    # Do not count it twice: that would hide a missing receipt.
                     self.find(Code.BUNDLE, at, f"the receipt of entry {at} is there twice")
                 else:
                     seen = True
@@ -307,7 +307,7 @@ class Receipts(_SideFile):
             )
 
     def finish(self, last_time: str) -> None:
-        """Say which receipts the log, whose last entry has this time, never named."""
+        """Report receipts that the log never names; `last_time` is its last entry's time."""
         if self._current is not None:
             self.find(
                 Code.RECEIPT_NOT_LOGGED,

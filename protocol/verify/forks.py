@@ -1,9 +1,9 @@
 """Evidence in a bundle that a log contradicted itself (docs/protocol-log.md section 7).
 
-The facility of the bundle keeps, as a witness of its peers, pairs of checkpoints
-that one log signed and that do not go together. Two roots for one size prove, to
-anybody who knows that facility's key, that it kept two histories. It also keeps what
-its own witnesses showed it of its own log.
+As a witness of its peers, the bundle's facility keeps pairs of contradicting checkpoints
+that one log signed. Two roots for one size prove, to anybody who knows the signing
+facility's key, that it kept two histories. The bundle's facility also keeps checkpoints of
+its own log that its witnesses showed it.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _PAIRS = 100
 
 @dataclass(frozen=True)
 class OwnClaim:
-    """A checkpoint of the very log that is verified, from its alerts; its signature holds."""
+    """A checkpoint of the verified log, from its alerts; its signature holds."""
 
     size: int
     root: bytes
@@ -50,7 +50,7 @@ class Forks:
     def __init__(self, bundle: Bundle, own: Card, trusted: Iterable[Card]) -> None:
         self.sentences: list[str] = []
         self.own: list[OwnClaim] = []
-        # Digest of a note about this log to the size from which on its signer is void.
+        # Digest of a note of this log to the size from which its signer's key is void.
         self._void: dict[str, int] = {}
         self._own_card = own
         self._trusted = list(trusted)
@@ -106,13 +106,13 @@ class Forks:
         losses: Losses,
         taken_back: Collection[tuple[int, int]],
     ) -> tuple[list[Finding], list[Loss]]:
-        """Compare the log that was read with what it, and its alerts, show that it had signed.
+        """Compare the log with checkpoints that it signed, by its entries and its alerts.
 
         Args:
-            size: of the log.
-            losses: what the log's entries say, which need no file beside them; with the
-                roots at the sizes of `own`, as far as the log goes.
-            taken_back: of each log key that was revoked, the entry and the trusted size.
+            size: size of the log.
+            losses: what the log's entries report, which counts without any side file; also
+                holds the roots at the sizes of `own`, as far as the log goes.
+            taken_back: for each revoked log key, the revoking entry and the trusted size.
 
         Returns:
             FORK findings (hidden) first, then LOST findings (admitted).

@@ -1,4 +1,4 @@
-"""Gives out what was verified, so that nobody reads it with a program that sees another file."""
+"""Writes or prints verified files, since another program might read the bundle differently."""
 
 import contextlib
 import os
@@ -15,25 +15,25 @@ PRINTED = {
     "openings": "openings.jsonl",
     "receipts": "receipts.jsonl",
 }
-"""What can be printed, and the file of the bundle that holds it."""
+"""What can be printed, to the file of the bundle that holds it."""
 
 _VERIFIED = ("card", *PRINTED.values())
 _BLOCK_BYTES = 1 << 16
 
 
 class NotGiven(Exception):
-    """It cannot be given out; the text is a sentence that says why and what to do."""
+    """Writing or printing failed; the text is a sentence that says why and what to do."""
 
 
 def _printed_blocks(file: BinaryIO, what: str) -> Iterator[bytes]:
-    """A file of a bundle, one of `PRINTED`, piece by piece; nothing if it is not there.
+    """A file of a bundle, one of `PRINTED`, piece by piece; nothing if it is missing.
 
     Args:
         file: the bundle, still open since its verification.
-        what: which.
+        what: the file to print, one of `PRINTED`.
 
     Raises:
-        NotGiven: the bundle was changed since.
+        NotGiven: the bundle was changed since its verification.
     """
     try:
         with Bundle(file) as bundle:
@@ -44,15 +44,16 @@ def _printed_blocks(file: BinaryIO, what: str) -> Iterator[bytes]:
 
 
 def _extract(file: BinaryIO, directory: str) -> None:
-    """Write what a verification covers to a new folder, for the owner's eyes: the card, the
+    """Write the verified files to a new folder that only its owner can read: the card, the
     checkpoints, entries, openings and receipts.
 
     Args:
         file: the bundle, still open since its verification.
-        directory: where to; made here, and taken away again if it cannot be filled.
+        directory: the folder; made here, and removed if writing fails.
 
     Raises:
-        NotGiven: it exists, cannot be written, or the bundle was changed since.
+        NotGiven: the folder exists or cannot be written, or the bundle was changed since
+            its verification.
     """
     try:
         os.mkdir(directory, 0o700)  # noqa: PTH102
@@ -88,24 +89,24 @@ def _blocks(bundle: Bundle, name: str) -> Iterator[bytes]:
 
 
 class Giving:
-    """What is done with a bundle once it is verified: what was asked for is given out.
+    """Writes or prints files of a bundle after its verification.
 
     Args:
-        directory: where to write it, None not to.
-        what: what to print, one of `PRINTED`, None for nothing.
+        directory: the folder to write, None for none.
+        what: the file to print, one of `PRINTED`, None for none.
     """
 
     def __init__(self, directory: str | None, what: str | None) -> None:
         self._directory = directory
         self._what = what
         self.refused = ""
-        """Why nothing was given out, a sentence, or ""."""
+        """A sentence that says why nothing was written or printed, or ""."""
 
     def take(self, file: BinaryIO, verdict: Verdict) -> None:
-        """Give out what was asked for, if it is what was signed.
+        """Write or print the files asked for, if they are as they were signed.
 
         Raises:
-            NotGiven: it cannot be.
+            NotGiven: they are not, or writing failed.
         """
         if self._directory is None and self._what is None:
             return
@@ -121,7 +122,7 @@ class Giving:
 
 
 def _print(blocks: Iterable[bytes]) -> None:
-    """Write to the standard output: byte for byte, but for a terminal only what is printable."""
+    """Write to the standard output: byte for byte, but only printable text to a terminal."""
     try:
         if sys.stdout.isatty():
             rest = b""
@@ -133,10 +134,10 @@ def _print(blocks: Iterable[bytes]) -> None:
                 sys.stdout.buffer.write(block)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who reads has seen enough; Python would complain once more at its end.
+        # The reader closed the pipe; without this, Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def printable(line: str) -> str:
-    """What a file names must not move the cursor or turn the direction of writing."""
+    """The line without characters that move the cursor or turn the direction of writing."""
     return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in line)

@@ -1,9 +1,9 @@
-"""Receipts and checkpoints that others hand over, in whatever file they give.
+"""Receipts and checkpoints from others, in any of the files in which they come.
 
-One receipt or checkpoint as it is; what `radmesh audit receipts --export` and `radmesh
-audit witness --export` write; another facility's bundle; the proof of an entry
-(docs/protocol-log.md section 13). Of a file that holds many, those about the log at
-hand are taken. Nothing is believed here: signatures are checked by who uses them.
+Accepted are a single receipt or checkpoint, the output of `radmesh audit receipts --export`
+and `radmesh audit witness --export`, another facility's bundle, and the proof of an entry
+(docs/protocol-log.md section 13). From a file that holds many, only those about the
+verified log are taken. No signature is checked here: the caller checks them.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _RECEIPT_LINE_BYTES = RECEIPT_BYTES * 4 // 3 + 256
 
 
 class HandedProblem(Exception):
-    """A file holds nothing about the log at hand; the text ends the sentence "the file ..."."""
+    """A file has nothing about the verified log; the text ends the sentence "the file ..."."""
 
 
 def receipts_in(file: BinaryIO, facility_fingerprint: bytes) -> list[bytes]:
@@ -38,10 +38,10 @@ def receipts_in(file: BinaryIO, facility_fingerprint: bytes) -> list[bytes]:
 
     Args:
         file: seekable, at its beginning, opened for reading bytes.
-        facility_fingerprint: SHA-256 of the facility key (32 bytes) that they are about.
+        facility_fingerprint: SHA-256 of the facility key (32 bytes) that they must name.
 
     Raises:
-        HandedProblem: it is damaged, or holds none of this facility.
+        HandedProblem: the file is damaged, or holds no receipt of this facility.
     """
     kind = _kind(file)
     if kind == "one":
@@ -63,10 +63,10 @@ def receipts_in(file: BinaryIO, facility_fingerprint: bytes) -> list[bytes]:
 
 
 def checkpoints_in(file: BinaryIO, facility_fingerprint: bytes) -> list[bytes]:
-    """The same for checkpoints of the log of that facility, each as a signed note.
+    """Like `receipts_in`, for checkpoints of that facility's log, each as a signed note.
 
     Raises:
-        HandedProblem: it is damaged, or holds none of this log.
+        HandedProblem: the file is damaged, or holds no checkpoint of this log.
     """
     kind = _kind(file)
     if kind == "one":
@@ -94,7 +94,7 @@ def _kind(file: BinaryIO) -> str:
 
 
 def _bounded(items: Iterable[bytes]) -> list[bytes]:
-    # Twice is no evidence more.
+    # Keep each item once: a copy adds no evidence.
     found: dict[bytes, None] = {}
     try:
         for item in items:

@@ -1,11 +1,11 @@
 """How one key of the facility followed another (docs/protocol-log.md section 12).
 
-Theory. The card, signed by the facility key, lists every key. The log says when it
-changed: an entry `rotation` in which the old key, the new key and the facility key
-sign the size and root at which the new one takes over; or an entry `key-revoked`,
-without the old key, which nobody trusts any more, and with the last size and root
-that still count. Both must agree. A thief who holds a newer log key can sign a
-history that he rewrote, but not have the older key hand it over.
+Theory. The card, signed by the facility key, lists every key. The log records each
+change. In an entry `rotation`, the old key, the new key and the facility key sign the
+size and root at which the new key takes over. An entry `key-revoked` has no signature
+by the old key, which nobody trusts any more, and names the last size and root that
+still count. Card and log must agree. A thief with a newer log key can sign a rewritten
+history, but cannot make the older key hand that history over.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _REVOCATION = b"radmesh-key-revoked-v1\0"
 
 @dataclass(frozen=True, kw_only=True)
 class _Change:
-    """The details of such an entry, of the right types."""
+    """The details of an entry that changes a key, with their types checked."""
 
     role: str
     old_key: bytes
@@ -45,7 +45,7 @@ class KeyChain:
     """Follows the keys through the entries.
 
     Args:
-        card: the newest card of the facility that is at hand.
+        card: the newest available card of the facility.
         origin: the log's origin.
     """
 
@@ -55,13 +55,13 @@ class KeyChain:
         self._log_keys = log_keys(card)
         self._place = 0
         self._roots: dict[int, bytes] = {}
-        # A change whose signatures hold for another history than the one that is here.
+        # A change whose signatures hold, but for a different history.
         self._foreign: Finding | None = None
         self.changes = 0
         self.taken_back: list[tuple[int, int]] = []
-        """Of each log key that was revoked: index of the entry, and the trusted size."""
+        """For each revoked log key: index of the revoking entry, and the trusted size."""
         self.sizes = {key.since - 1 for key in self._log_keys if key.since > 0}
-        """Sizes at which `note_root` is to be called."""
+        """Sizes at which the caller must call `note_root`."""
 
     def note_root(self, size: int, root: bytes) -> None:
         """Remember the root (32 bytes) at one of `sizes`."""
@@ -82,10 +82,10 @@ class KeyChain:
         """Check an entry that changes a key.
 
         Args:
-            kind: its type, one of `CHANGES`.
-            details: its details.
-            index: its place.
-            root: of the log before it, 32 bytes.
+            kind: the entry's type, one of `CHANGES`.
+            details: the entry's details.
+            index: the entry's index.
+            root: the log's root before this entry, 32 bytes.
 
         Raises:
             EntryProblem: KEY_CHAIN.
@@ -116,7 +116,7 @@ class KeyChain:
             )
 
     def _check_listed(self, kind: str, change: _Change) -> None:
-        """That the card knows of this change."""
+        """Check that the card lists this change."""
         if change.role != "log":
             listed = self._card.node_keys if change.role == "node" else self._card.witness_keys
             keys = [key.key for key in listed]
@@ -160,10 +160,10 @@ class KeyChain:
                 raise _broken(f"changes a key and is not signed by the {name} key")
 
     def finish(self, size: int) -> Finding | None:
-        """What is wrong with the chain as a whole, seen from the end of the log.
+        """What is wrong with the chain as a whole, judged at the end of the log.
 
-        To be asked only when the entries, `size` of them, have the roots that were
-        signed: else the history that a change hands over differs because of that.
+        Call this only if the `size` entries have the signed roots: otherwise a change
+        hands over a different history merely because the entries differ.
         """
         if self._foreign is not None:
             return self._foreign

@@ -1,8 +1,8 @@
-"""What a log says itself that it lost (docs/protocol-log.md section 9 point 7).
+"""Losses that a log itself reports (docs/protocol-log.md section 9 point 7).
 
-A log tells by its entries `fork-seen` and `rollback-seen` that it had been signed with
-entries that are not in it any more. These entries are signed and cannot be taken out;
-so they count by what they say, whatever lies beside the log, or is missing there.
+Entries `fork-seen` and `rollback-seen` report that the log had been signed with entries
+that are not in it any more. These two are signed and cannot be removed, so they count
+whichever files exist beside the log.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,18 +13,18 @@ from protocol.verify.entries import is_count
 from protocol.verify.verdict import Code, Finding
 
 ALERTS = ("fork-seen", "rollback-seen")
-"""Types of the entries that tell of a log that contradicts itself."""
+"""Types of the entries that report a log that contradicts itself."""
 
 _CLAIMS = 1000
-"""Most roots that a log may say to have had; an honest one has two for each alert."""
+"""Most earlier roots that a log may report; an honest log reports two for each alert."""
 
 _PARTS = (("size", "root", "digest"), ("shown_size", "shown_root", "shown_digest"))
 
 
 @dataclass(frozen=True)
 class _Claim:
-    """A size and root that the log key had signed, as `entry` says; `digest` is that of the
-    signed note, in hex."""
+    """A size and root that the log key had signed, by entry `entry`; `digest` is the digest of
+    the signed note, in hex."""
 
     size: int
     root: bytes
@@ -34,21 +34,21 @@ class _Claim:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss that entry `entry` tells of."""
+    """A loss that entry `entry` reports."""
 
     entry: int
     finding: Finding
 
 
 class Losses:
-    """What the entries of a log say about that very log.
+    """What the entries of a log report about that log itself.
 
     Args:
         origin: the log's origin.
 
     Attributes:
-        behind: sizes of claims that the log had passed when it made them.
-        roots: size to the root there, as far as the log goes; to be filled by the reader.
+        behind: sizes that the log had already passed when an entry named them.
+        roots: size to the root at that size, as far as the log goes; the reader fills this.
     """
 
     def __init__(self, origin: str) -> None:
@@ -62,7 +62,7 @@ class Losses:
         """Take entry `index`, an alert.
 
         Returns:
-            Sizes that are still to come, at which the root is needed.
+            Sizes not yet reached at which the root is needed.
         """
         if details.get("origin") != self._origin:
             return []
@@ -90,13 +90,12 @@ class Losses:
     def judge(
         self, size: int, taken_back: Collection[tuple[int, int]], void: Mapping[str, int]
     ) -> list[Loss]:
-        """Compare what was said with the log that was read, of `size` entries.
+        """Compare the reported sizes and roots with the log that was read.
 
         Args:
-            size: of the log.
-            taken_back: of each log key that was revoked, the entry and the trusted size.
-            void: digest of a note to the size from which on the key that signed it does
-                not count any more.
+            size: size of the log.
+            taken_back: for each revoked log key, the revoking entry and the trusted size.
+            void: digest of a note to the size from which its signer's key no longer counts.
         """
         found = [
             Loss(claim.entry, _lost(claim.size, claim.root, claim.entry))
@@ -112,7 +111,7 @@ class Losses:
 
 
 def _lost(size: int, root: bytes, entry: int) -> Finding:
-    """The finding for entries that were signed and are not there, as `entry` says."""
+    """The finding for signed entries that are missing, by the report of entry `entry`."""
     return Finding(
         Code.LOST,
         None,
@@ -137,11 +136,11 @@ def _unclear(entry: int) -> Loss:
 def _is_void(
     claim: _Claim, taken_back: Collection[tuple[int, int]], void: Mapping[str, int]
 ) -> bool:
-    """Whether the key that signed this was taken back from before that size on.
+    """Whether the claim was signed by a key that had been revoked for the claim's size.
 
-    The new key signs the sizes behind the entry of the revocation alone. So what is told
-    in front of that entry, or is not larger, is by the old one; of the rest only the note
-    itself tells which key signed it.
+    The new key signs only sizes after the revoking entry. So the old key signed every
+    claim that was reported before that entry or whose size does not exceed its index. For
+    other claims, only the note itself shows which key signed it.
     """
     return any(
         claim.size > trusted

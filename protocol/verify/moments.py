@@ -18,13 +18,13 @@ _LATEST = 253_402_300_799
 
 
 def parse_since(text: str) -> int | str:
-    """From where on a log is to be judged: a size, or a moment.
+    """Read where judging a log begins: a size, or a moment.
 
     Returns:
         The size, or the moment in the form of an entry's time.
 
     Raises:
-        ValueError: neither; a moment is a day of UTC, or a time with its zone.
+        ValueError: neither; a moment is a day in UTC, or a time with its zone.
     """
     if _SIZE.fullmatch(text):
         return int(text)
@@ -37,7 +37,7 @@ def parse_since(text: str) -> int | str:
             "neither a number of entries nor a moment, such as 2026-11-24 or 2026-11-24T09:30Z"
         )
     try:
-        # To the next millisecond: an entry is not older than its time says.
+        # Round up to the millisecond, so that no entry before the moment is included.
         milliseconds = -((_EPOCH - moment) // timedelta(milliseconds=1))
         shown = (_EPOCH + timedelta(milliseconds=milliseconds)).replace(tzinfo=None)
     except OverflowError:
@@ -46,10 +46,10 @@ def parse_since(text: str) -> int | str:
 
 
 def parse_age(text: str) -> int:
-    """A span of time, in seconds: `90min`, `36h` or `7d`.
+    """Read a span of time such as `90min`, `36h` or `7d`; returns seconds.
 
     Raises:
-        ValueError: something else.
+        ValueError: not a span of time.
     """
     found = _AGE.fullmatch(text)
     if found is None:
@@ -74,5 +74,5 @@ def moment_words(seconds: int) -> str:
 
 
 def entry_seconds(time: str) -> float:
-    """Seconds since the epoch of an entry's time."""
+    """An entry's time in seconds since the epoch."""
     return datetime.fromisoformat(time).timestamp()

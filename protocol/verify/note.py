@@ -27,12 +27,12 @@ _KEY_HASH = re.compile(r"[0-9a-f]{8}")
 
 
 class NoteProblem(Exception):
-    """Something is no signed note, no base64 or no key; the text ends the sentence "it ..."."""
+    """Data is not a signed note, base64 or key; the text ends the sentence "it ..."."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature line: who claims to have signed, by which key (4 bytes), and what follows."""
+    """A signature line: the claimed name, the key hash (4 bytes), and the rest."""
 
     name: str
     key: bytes
@@ -74,10 +74,10 @@ def split_note(data: bytes) -> tuple[str, list[Signature]]:
 
 
 def decode_base64(text: str) -> bytes:
-    """Padded base64 in its one form.
+    """Decode padded base64 in its canonical form.
 
     Raises:
-        NoteProblem: anything else.
+        NoteProblem: not base64 in that form.
     """
     try:
         decoded = base64.b64decode(text, validate=True)
@@ -94,7 +94,7 @@ def key_hash(name: str, public: bytes, kind: int) -> bytes:
 
 
 def parse_vkey(text: str, kinds: tuple[int, ...]) -> NamedKey:
-    """A key as `name+hash+base64`, of one of the signature types `kinds`.
+    """Read a key `name+hash+base64` of one of the signature types `kinds`.
 
     Raises:
         NoteProblem: malformed, of another type, or its hash is wrong.
@@ -114,7 +114,7 @@ def parse_vkey(text: str, kinds: tuple[int, ...]) -> NamedKey:
 def verifies(public: bytes, message: bytes, signature: bytes) -> bool:
     """Whether an Ed25519 signature (64 bytes) by a key (32 bytes) holds.
 
-    By the rule of docs/protocol-log.md section 1.1, which is libsodium's.
+    Follows the rule of docs/protocol-log.md section 1.1, which is libsodium's.
     """
     try:
         nacl.bindings.crypto_sign_open(signature + message, public)

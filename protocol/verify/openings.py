@@ -29,7 +29,7 @@ class Opening(NamedTuple):
     Attributes:
         place: index of the entry to which it claims to belong.
         subject: the subject of that entry that it opens, in canonical JSON.
-        holds: whether its commitment is one to its kind and value.
+        holds: whether its commitment commits to its kind and value.
     """
 
     place: int

@@ -11,11 +11,11 @@ from protocol.verify.note import COSIGNED, SIGNED, NamedKey, NoteProblem, parse_
 
 POLICY_BYTES = 100_000
 _ENTRIES = 1000
-"""Most lines that define something; the specification asks for 32 of each kind."""
+"""Most lines that define something; the specification requires support for 32 of each kind."""
 
 
 class PolicyProblem(Exception):
-    """A text is no policy; the message says where and why."""
+    """A text is not a valid policy; the message says where and why."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Policy:
     """A witness policy.
 
     Attributes:
-        quorum: name of the witness or group that must hold; "" when none is needed.
+        quorum: name of the witness or group that must hold; "" if none is needed.
         witnesses: name within the policy to the key of the witness.
-        groups: name to group; each refers to names that were defined before it.
-        logs: keys that may sign the log; any when empty.
+        groups: name to group; a group refers only to names defined before it.
+        logs: keys that may sign the log; if empty, any key may.
     """
 
     quorum: str
@@ -52,7 +52,7 @@ class Policy:
 
     @property
     def words(self) -> str:
-        """What is asked for, for people: "2 of 3 witnesses"."""
+        """The requirement in words for people: "2 of 3 witnesses"."""
         if not self.quorum:
             return "no witness"
         group = self.groups.get(self.quorum)
@@ -62,7 +62,7 @@ class Policy:
         return f"{group.least} of {len(group.members)} {what}"
 
     def _is_one(self, name: str) -> bool:
-        """Whether a member is one witness, be it by any of its keys."""
+        """Whether a member is one witness, possibly with several keys."""
         if name in self.witnesses:
             return True
         group = self.groups[name]
@@ -74,11 +74,11 @@ def any_of(least: int, witnesses: Mapping[str, Sequence[NamedKey]]) -> Policy:
     """The policy that at least `least` of some witnesses cosigned.
 
     Args:
-        least: how many.
-        witnesses: a name for each, and the keys of which one is enough.
+        least: how many witnesses must have cosigned.
+        witnesses: name to keys, for each witness; one of its keys is enough.
 
     Raises:
-        PolicyProblem: there are not so many witnesses, or two have one key, which
+        PolicyProblem: there are fewer than `least` witnesses, or two share a key, which
             would count twice.
     """
     publics = [key.public for listed in witnesses.values() for key in listed]
@@ -91,7 +91,7 @@ def any_of(least: int, witnesses: Mapping[str, Sequence[NamedKey]]) -> Policy:
     keys: dict[str, NamedKey] = {}
     groups: dict[str, Group] = {}
     for name, listed in witnesses.items():
-        # No name of a witness, whatever stands on its card, is that of a key.
+        # These names cannot collide with a witness's name, whatever its card says.
         numbered = {f"key {number} of {name}": key for number, key in enumerate(listed, 1)}
         keys.update(numbered)
         groups[name] = Group(1, tuple(numbered))
@@ -108,7 +108,7 @@ def parse_policy(data: bytes) -> Policy:
     if len(data) > POLICY_BYTES or any(byte < 32 and byte not in b"\t\n" for byte in data):
         raise PolicyProblem("the policy is too long or holds control characters")
     reader = _Reader()
-    # Octets above 127 have no meaning of their own in a policy.
+    # A policy gives no meaning to octets above 127.
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
         words = line.replace("\t", " ").split(" ")
         words = [word for word in words if word]
@@ -139,7 +139,7 @@ class _Reader:
             case ["log", vkey] | ["log", vkey, _]:
                 self.logs.append(self._key("log", vkey, (SIGNED,)))
             case ["witness", name, vkey] | ["witness", name, vkey, _]:
-                # Older tools write the key of a witness like that of any other signer.
+                # Older tools write a witness key with the type of an ordinary signer key.
                 key = self._key("witness", vkey, (COSIGNED, SIGNED))
                 self.witnesses[self._new(name)] = key
             case ["group", name, least, *members] if members:
@@ -170,7 +170,7 @@ class _Reader:
     def _group(self, least: str, members: list[str]) -> Group:
         for member in members:
             self._require(member)
-        # Once in all groups: else one witness, and one key, could count twice for a quorum.
+        # A name may be in one group only, or one witness could count twice for a quorum.
         if len(set(members)) != len(members) or self._members & set(members):
             raise PolicyProblem("names a member twice, or one of another group")
         self._members.update(members)

@@ -1,9 +1,9 @@
 """Verification of a proof that one entry is in a log.
 
-A C2SP tlog-proof (<https://c2sp.org/tlog-proof>) whose `extra` line holds what the
-proof is about: the entry, the facility card, and what belongs to the entry
-(docs/protocol-log.md section 5.3). Size and root come from the one signed checkpoint
-in it, since the hashes alone fit many sizes.
+A C2SP tlog-proof (<https://c2sp.org/tlog-proof>) whose `extra` line holds the entry, its
+receipt and openings, and the cards of the facility and its witnesses
+(docs/protocol-log.md section 5.3). Size and root are taken from the one signed checkpoint
+in the proof, because the hashes alone fit many sizes.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 
 
 class ProofUnreadable(Exception):
-    """It cannot be told whether the proof holds; the text says why."""
+    """The proof cannot be read, so its validity is unknown; the text says why."""
 
 
 class _Wrong(Exception):
@@ -49,13 +49,13 @@ class _Wrong(Exception):
 
 @dataclass(frozen=True)
 class Proof:
-    """A proof as its file has it; nothing in it is checked yet.
+    """The contents of a proof file; nothing is checked yet.
 
     Attributes:
-        index: of the entry.
-        hashes: of the inclusion proof, 32 bytes each.
+        index: the entry's index.
+        hashes: the hashes of the inclusion proof, 32 bytes each.
         checkpoint: the signed note.
-        extra: what the proof is about (docs/protocol-log.md section 5.3).
+        extra: the `extra` line, decoded (docs/protocol-log.md section 5.3).
     """
 
     index: int
@@ -72,14 +72,14 @@ def verify_proof(
     Args:
         data: the proof.
         facility_fingerprint: as for `verify_bundle`.
-        evidence: what else the auditor holds; its receipts must be those of the entry.
+        evidence: the auditor's own evidence; its receipts must belong to the entry.
 
     Returns:
         The verdict, with `entry`; nothing in the proof makes this function raise.
 
     Raises:
-        ValueError: the fingerprint has not 32 bytes.
-        PolicyProblem: the evidence asks for witnesses that cannot be; see
+        ValueError: the fingerprint is not 32 bytes.
+        PolicyProblem: the evidence has an impossible rule for witnesses; see
             `Evidence.policies`.
     """
     if len(facility_fingerprint) != 32:
@@ -203,7 +203,7 @@ class _Check:
             raise _Wrong(old.code, old.index, old.reason)
 
     def _check_receipts(self, extra: dict[str, Any], card: Card) -> None:
-        """Check the receipt in the proof, and those that the auditor has."""
+        """Check the receipt in the proof, and the auditor's own receipts."""
         blobs = [(blob, "your receipt") for blob in self._evidence.receipts]
         if "receipt" in extra:
             try:
@@ -279,7 +279,7 @@ class _Check:
         ]
         if self._entry is not None:
             notes += coverage.alert_notes(self._entry, self._origin)
-            # Whoever saw the whole log saw this entry in it.
+            # A witness that cosigned the checkpoint saw this entry.
             times = {each.size - 1: self._entry.time for each in self._counted}
             notes += seen.time_notes(self._counted, times, entry=self.index)
         others = len(held.pins) + len(held.checkpoints) - len(pins) - len(self._same_size)
@@ -300,7 +300,7 @@ def parse_proof(data: bytes) -> Proof:
     """Read the file of a proof.
 
     Raises:
-        ProofUnreadable: it is none, or damaged.
+        ProofUnreadable: the file is not a proof, or is damaged.
     """
     if len(data) > PROOF_BYTES:
         raise ProofUnreadable("the proof is too large")

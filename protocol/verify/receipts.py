@@ -1,7 +1,7 @@
 """Doubly signed receipts as a verifier reads them (docs/protocol.md section 6).
 
-The MessagePack reader here knows maps of strings to strings, binary and unsigned
-integers, which is what receipts are made of, and nothing else.
+The MessagePack reader here accepts only what receipts consist of: maps of strings to
+strings, binary and unsigned integers.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ class ReceiptProblem(Exception):
 
 
 def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[str, Any], bool]:
-    """Check both signatures of a receipt and whose keys they are.
+    """Check both signatures of a receipt and to whom their keys belong.
 
     Args:
         blob: the signed receipt.
@@ -39,8 +39,8 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
         peers: cards of other facilities that the auditor trusts.
 
     Returns:
-        The fields of its body, and whether the other side's key stands on its card
-        too; False when no card of that facility was given.
+        The fields of its body, and whether the other side's card lists its key too;
+        False if no card of that facility was given.
 
     Raises:
         ReceiptProblem: RECEIPT_SIG or RECEIPT_UNKNOWN_KEY.
@@ -56,7 +56,8 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
             and isinstance(fields["purpose"], str)
             and _is_binary(fields["transfer"], 16)
             and all(_is_binary(signature, 64) for signature in signatures.values())
-            # Not signed: in another form it would have another digest, and seem not logged.
+            # The encoding is not signed: another encoding of the same receipt would have
+            # another digest, and the receipt would seem not logged.
             and blob == _encode(body, signatures)
         )
     except (KeyError, IndexError, ValueError, TypeError):
@@ -88,7 +89,7 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
 
 
 def facilities_of(blob: bytes) -> frozenset[bytes]:
-    """The facility keys that a signed receipt names; none when it is malformed."""
+    """The facility keys that a signed receipt names; empty if it is malformed."""
     try:
         fields = _parse_map(_parse_map(blob)["body"])
         named = (fields["source_facility"], fields["recipient_facility"])
@@ -98,10 +99,10 @@ def facilities_of(blob: bytes) -> frozenset[bytes]:
 
 
 def _names(card: Card, node_key: bytes, time: int) -> bool:
-    """Whether the card names the key as one that counted at that time.
+    """Whether the card lists the key as counting at that time.
 
-    The time is of the recipient's clock, and the card's of another, so a day is allowed
-    at both ends.
+    The time is by the recipient's clock and the card's times by another clock, so a day
+    is allowed at both ends.
     """
     return any(
         key.key == node_key
@@ -112,7 +113,7 @@ def _names(card: Card, node_key: bytes, time: int) -> bool:
 
 
 def _encode(body: bytes, signatures: dict[str, bytes]) -> bytes:
-    """The one form of a signed receipt."""
+    """The only valid encoding of a signed receipt."""
     size = len(body)
     head = bytes([0xC4, size]) if size < 256 else b"\xc5" + size.to_bytes(2, "big")
     encoded = b"\x83\xa4body" + head + body
@@ -127,7 +128,7 @@ def _is_binary(value: object, length: int) -> bool:
 
 
 def _parse_map(data: bytes) -> dict[str, Any]:
-    """Raises KeyError, IndexError, ValueError or TypeError on anything else than such a map."""
+    """Raises KeyError, IndexError, ValueError or TypeError if the data is not such a map."""
     head, position = data[0], 1
     if 0x80 <= head <= 0x8F:
         count = head & 0x0F
@@ -167,5 +168,5 @@ def _parse_value(data: bytes, position: int) -> tuple[str | bytes | int, int]:
     return (content if 0xC4 <= head <= 0xC5 else content.decode()), end
 
 
-# Bytes of length (binary 8 and 16, string 8 and 16) or of value (unsigned 8 to 64).
+# How many bytes hold the length (binary 8 and 16, string 8 and 16) or value (unsigned 8 to 64).
 _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xD9: 1, 0xDA: 2, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}

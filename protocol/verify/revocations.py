@@ -1,30 +1,30 @@
-"""Whether a log tells of a disclosure to a facility whose trust it says was revoked.
+"""Whether a log records a disclosure to a facility after it recorded that trust was revoked.
 
-A sound log can tell of a node that went on after `trust-revoked`. That is no fault of the
-log, and the first thing that an auditor wants to hear.
+A sound log can record that the node went on after `trust-revoked`. The log is then
+correct, but the auditor must be told.
 """
 
 from protocol.verify.entries import Entry
 
 _TRACKED = 10_000
-"""Most revoked facilities, and most transfers without an end, that are kept in mind."""
+"""Most revoked facilities, and most unfinished transfers, that are remembered."""
 
 _FAILED = b'"outcome":"failed"'
 
 
 _VALUE = 64
-"""Characters of a key; a text that is longer is not kept."""
+"""Characters of a key in hex; a longer text is cut."""
 
 
 class Revocations:
-    """What is revoked at the place that has been read."""
+    """The facilities whose trust is revoked as of the last entry read."""
 
     def __init__(self) -> None:
         self._revoked: dict[bytes, int] = {}
         self._begun: dict[bytes, int] = {}
 
     def check(self, entry: Entry, index: int) -> str | None:
-        """Take the next entry; the reason when it is a disclosure that must not be, or None."""
+        """Take the next entry; returns a reason if it is a forbidden disclosure, else None."""
         kind = entry.type
         if kind == "trust-revoked":
             if _FAILED not in entry.data and len(self._revoked) < _TRACKED:
@@ -48,7 +48,7 @@ class Revocations:
         if since is None or entry.type == "disclosure-failed":
             return None
         if begun is not None and begun < since:
-            # It was under way when the trust was revoked; this is its end.
+            # The disclosure had begun before the trust was revoked; this entry is its end.
             return None
         return (
             f"tells of a disclosure to a facility whose trust entry {since} revoked, and which "
@@ -57,8 +57,8 @@ class Revocations:
 
 
 def _value(data: bytes, name: bytes) -> bytes:
-    """The hex digits behind a name; in canonical JSON no string holds a quote without a
-    backslash, so the name with its quotes is a name."""
+    """The hex digits after a name. In canonical JSON a quote inside a string has a backslash,
+    so the quoted name can only be a member's name."""
     mark = b'"' + name + b'":"'
     start = data.find(mark) + len(mark)
     end = min(data.find(b'"', start), start + _VALUE)

@@ -1,7 +1,8 @@
-"""When witnesses saw the log: against now, and against the times in its entries.
+"""When witnesses saw the log, compared with now and with the times in its entries.
 
-Nobody signs that a node's clock is right. A cosignature has the time of the witness's:
-what was seen then was not written later, and what was not there was not written before.
+Nobody signs that a node's clock is right. A cosignature has the time of the witness's
+clock: an entry that the witness saw was not written later, and an entry that was missing
+was not written earlier.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,16 +14,16 @@ from protocol.verify.verdict import Code, Finding
 from protocol.verify.witnesses import Cosigned, missing_quorum
 
 TOLERANCE_SECONDS = 600
-"""Clocks of facilities differ, and a cosignature is asked for some minutes after the entry."""
+"""Allowed difference: clocks differ, and cosignatures are requested minutes after an entry."""
 
 
 def newest(cosigned: Iterable[Cosigned]) -> Cosigned | None:
-    """The newest cosignature, None when there is none."""
+    """The newest cosignature; None if there is none."""
     return max(cosigned, key=lambda each: (each.time, each.size), default=None)
 
 
 def seen_words(last: Cosigned | None, now: int | None) -> str:
-    """When the auditor's witnesses saw the log last; "" when never."""
+    """When the auditor's witnesses last saw the log; "" if never."""
     if last is None:
         return ""
     ago = "" if now is None else f" {age_words(now - last.time)} ago:"
@@ -32,13 +33,13 @@ def seen_words(last: Cosigned | None, now: int | None) -> str:
 def too_old(
     evidence: Evidence, policies: Sequence[Policy], whole: Sequence[Cosigned], last: Cosigned | None
 ) -> Finding | None:
-    """OLD when the log was not seen as lately as the auditor asks for.
+    """OLD if witnesses did not see the log as recently as the auditor requires.
 
     Args:
-        evidence: the auditor's.
-        policies: as many witnesses as these ask for must have seen it so lately.
-        whole: the cosignatures of the auditor's witnesses under the full size.
-        last: the newest under any size; it is enough where no policy asks for more.
+        evidence: the auditor's own evidence.
+        policies: enough witnesses for each of these must have seen the log that recently.
+        whole: the cosignatures of the auditor's witnesses at the full size.
+        last: their newest cosignature at any size; it counts if no policy has a quorum.
     """
     most, now = evidence.not_older_than, evidence.now
     if most is None or now is None:
@@ -71,13 +72,14 @@ def _is_enough(policies: Iterable[Policy], whole: Sequence[Cosigned], since: int
 def time_notes(
     cosigned: Iterable[Cosigned], times: Mapping[int, str], *, entry: int | None = None
 ) -> Iterator[str]:
-    """Where times of entries and of cosignatures do not go together.
+    """Contradictions between the times of entries and of cosignatures.
 
     Args:
         cosigned: cosignatures of the auditor's witnesses.
-        times: index to the time of some entries; those on either side of the sizes that
-            were cosigned are looked at.
-        entry: the one entry whose time is given for all that was seen.
+        times: index to time, for some entries; the entries just before and after each
+            cosigned size are compared.
+        entry: for a proof, the index of the one entry whose time `times` gives for every
+            cosigned size.
     """
     late: list[tuple[float, str]] = []
     early: list[tuple[float, str]] = []

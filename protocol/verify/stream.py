@@ -1,4 +1,4 @@
-"""The entries of a bundle, read once: form, order, time, keys, and the root at each
+"""Reads the entries of a bundle once: checks form, order, time, keys, and the root at each
 known size."""
 
 import operator
@@ -27,12 +27,12 @@ from protocol.verify.work import SIGNATURE, json_work
 
 _TYPES_COUNTED = 100
 _BAD_ENTRIES = 1000
-"""After so many entries that are none, reading on tells nothing."""
+"""Reading stops after more bad entries than this: further ones add no information."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A root that the log must have at a size, and where that is known from."""
+    """A root that the log must have at a size, and the source of that knowledge."""
 
     root: bytes
     source: str
@@ -43,15 +43,15 @@ class EntryStream:
     """Reads the entries and compares the roots.
 
     Args:
-        bundle: where the entries are.
+        bundle: the bundle that holds the entries.
         card: the facility's card.
         origin: the log's origin.
-        expected: size to the roots the log must have there.
+        expected: size to the roots that the log must have at that size.
         signed_size: size of the largest signed checkpoint, or -1.
-        limit: where reading ends: the largest size that anything names.
-        claims: what alerts show of this log; `losses` gets the roots at their sizes.
+        limit: the size at which reading ends: the largest in a checkpoint or pin.
+        claims: checkpoints of this log from alerts; `losses` gets the roots at their sizes.
         since: as in `Evidence`.
-        timed: entries whose times are noted in `times`.
+        timed: indexes of the entries whose times are noted in `times`.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class EntryStream:
         self.last_time = ""
         self.counts: Counter[str] = Counter()
         self.chain = KeyChain(card, origin)
-        # Index of the first entry that is judged; None when all are, or none is so new.
+        # Index of the first entry to judge; None to judge all, or if no entry is that new.
         self.since = since if isinstance(since, int) else None
         self._since_time = since if isinstance(since, str) else ""
         self.times: dict[int, str] = {}
         self._timed = frozenset(timed)
-        # What the entries themselves say about this log.
+        # Losses that the entries themselves report.
         self.losses = Losses(origin)
-        # First place where the hashes in `leaves` differ from the entries.
+        # Index of the first entry whose hash in `leaves` differs.
         self.first_difference: int | None = None
-        # Whether they are there, and end before the entries do.
+        # Whether `leaves` exists, but ends before the entries do.
         self.leaves_end_early = False
         self._bundle = bundle
         self._card = card
@@ -89,7 +89,7 @@ class EntryStream:
         self._expected = expected
         self._signed_size = signed_size
         self._limit = limit
-        # The first disclosure to somebody who was not trusted any more.
+        # The first disclosure to a facility that was not trusted any more.
         self.disclosures: list[Finding] = []
         self._revocations = Revocations()
         claimed = {claim.size for claim in claims}
@@ -99,15 +99,15 @@ class EntryStream:
         self._bad_entries = 0
         self._has_leaves = bundle.has("leaves")
         self._leaves = bundle.stream("leaves") if self._has_leaves else None
-        # The tree of `leaves` from that difference on: when that tree, and not that
-        # of the entries, has the signed root, the difference is the culprit.
+        # The tree over the hashes in `leaves` from `first_difference` on. If this tree has
+        # the signed root and the tree of the entries does not, that entry is the bad one.
         self._recorded: Tree | None = None
 
     def read(self, openings: Openings, receipts: Receipts) -> None:
-        """Read to the end, or to where nothing is signed any more.
+        """Read to the end, or to `limit`.
 
         Raises:
-            BundleDamaged: the bundle breaks off; what was found till then is in `findings`.
+            BundleDamaged: the bundle is cut off; `findings` holds the findings so far.
         """
         self._stop_here()
         for lines, whole in self._bundle.batches("entries.jsonl", ENTRY_BYTES):
@@ -136,11 +136,11 @@ class EntryStream:
                     entry = parse_any_entry(data)
                 if entry.type in CHANGES:
                     self._bundle.spend(3 * SIGNATURE)
-                    # The root in front of it is part of what it says.
+                    # A change of keys names the root before it, so hash those entries now.
                     self._hash(lines[self.tree.size - first : index - first])
                 self._check_entry(entry, index)
             except EntryProblem as problem:
-                # What follows a first bad entry is mostly its consequence.
+                # Report only the first bad entry: later ones mostly follow from it.
                 self._bad_entries += 1
                 if self._bad_entries == 1:
                     self._find(problem.code, index, f"entry {index} {problem.reason}")
@@ -178,7 +178,7 @@ class EntryStream:
             raise EntryProblem(Code.ENTRY_INDEX, f"calls itself entry {entry.place}")
         if entry.time < last:
             raise EntryProblem(Code.TIME_BACKWARDS, f"is dated before entry {index - 1}")
-        # After a bad entry, what a change of keys says cannot be judged.
+        # After a bad entry, a change of keys cannot be judged.
         if entry.type in CHANGES and not self._bad_entries:
             details = entry.fields["details"]
             self.chain.check_change(entry.type, details, index, self.tree.root())
@@ -221,7 +221,10 @@ class EntryStream:
         self.tree.extend(hashes)
 
     def _read_leaves(self, count: int) -> bytes:
-        """The next hashes, fewer at the end: an aid, so damage to it is told when all is read."""
+        """The next hashes in `leaves`, fewer at its end.
+
+        The file is only an aid, so damage to it is reported after everything is read.
+        """
         if self._leaves is None:
             return b""
         try:
@@ -231,7 +234,7 @@ class EntryStream:
         return recorded[: len(recorded) // 32 * 32]
 
     def _stop_here(self) -> None:
-        """Compare the roots that are known at this size."""
+        """Compare the root at this size with the known roots."""
         size = self.tree.size
         while self._stops and self._stops[-1] <= size:
             self._stops.pop()
@@ -259,7 +262,7 @@ class EntryStream:
             self._good_size = size
 
     def _look_back(self) -> None:
-        """Find the roots at sizes that an entry named when the log had passed them."""
+        """Find the roots at sizes that the log had already passed when an entry named them."""
         sizes = sorted(self.losses.behind - self.losses.roots.keys(), reverse=True)
         tree = Tree()
         if not sizes:
@@ -275,7 +278,7 @@ class EntryStream:
             tree.extend([leaf(line) for line in lines])
 
     def _place(self, root: bytes) -> tuple[int | None, str]:
-        """First bad entry, if it can be told, and words about it."""
+        """The first bad entry, if it can be determined, and words about it."""
         size = self.tree.size
         recorded = self._recorded
         if recorded is not None and recorded.size == size and recorded.root() == root:
@@ -305,14 +308,14 @@ class EntryStream:
             )
         if size > self._signed_size >= 0:
             self._find_tail(self._signed_size)
-        # Where the log is not the signed one, so are its changes of keys.
+        # If the log is not the signed one, its changes of keys are not the signed ones either.
         if all(each.code in _AGAINST_PINS for each in self.findings):
             broken = self.chain.finish(size)
             if broken is not None:
                 self.findings.insert(0, broken)
 
     def _check_removal(self) -> None:
-        """Tell an entry taken out, the rest renumbered, from a tail cut off."""
+        """Distinguish a removed entry, with the rest renumbered, from a tail that was cut off."""
         recorded = self._recorded
         if recorded is None or self._leaves is None:
             return

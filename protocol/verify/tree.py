@@ -1,4 +1,4 @@
-"""The RFC 6962 tree as a verifier needs it: leaves in, root out, a proof checked."""
+"""The RFC 6962 tree for a verifier: roots over leaves, and checking inclusion proofs."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -34,7 +34,7 @@ class Tree:
         return root
 
     def branch(self) -> "Tree":
-        """A copy that grows by itself."""
+        """A copy that grows independently."""
         other = Tree()
         other.size, other.subtrees = self.size, list(self.subtrees)
         return other
@@ -50,14 +50,14 @@ def root_by_proof(hashed: bytes, index: int, size: int, proof: Sequence[bytes]) 
 
     Args:
         hashed: the leaf hash.
-        index: place of the leaf, less than `size`.
-        size: of the tree.
+        index: index of the leaf, less than `size`.
+        size: size of the tree.
         proof: hashes of 32 bytes, from the leaf's sibling upwards.
 
     Returns:
-        The root, or None when a tree of this size has no proof of this length there.
+        The root, or None if a proof for this index and size has another length.
     """
-    # Which side each sibling stands on, from the top of the tree down to the leaf.
+    # The side of each sibling, from the top of the tree down to the leaf.
     sides: list[bool] = []
     start, stop = 0, size
     while stop - start > 1:

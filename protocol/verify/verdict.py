@@ -1,5 +1,5 @@
-"""What a verification says: codes, findings, the verdict, and its two forms for people
-and for programs. The codes are part of docs/auditing.md.
+"""The result of a verification: codes, findings, the verdict, and its two forms for people
+and for programs. docs/auditing.md explains the codes.
 """
 
 import enum
@@ -25,15 +25,15 @@ class Code(enum.StrEnum):
     GENESIS = "GENESIS"
     """The first entry is missing or belongs to another log."""
     ENTRY_PARSE = "ENTRY_PARSE"
-    """An entry is torn, no JSON, or lacks a field."""
+    """An entry is torn, is not JSON, or lacks a field."""
     ENTRY_NOT_CANONICAL = "ENTRY_NOT_CANONICAL"
-    """An entry is JSON, but not in its one canonical form."""
+    """An entry is JSON, but not in canonical form."""
     ENTRY_INDEX = "ENTRY_INDEX"
-    """An entry does not carry the index of its place."""
+    """An entry's index is not its position in the log."""
     TIME_BACKWARDS = "TIME_BACKWARDS"
-    """An entry is dated before the one in front of it."""
+    """An entry is dated earlier than the entry before it."""
     ROOT_MISMATCH = "ROOT_MISMATCH"
-    """The entries do not have the root that was signed."""
+    """The entries do not have the signed root."""
     TRUNCATED = "TRUNCATED"
     """There are fewer entries than were signed."""
     UNSIGNED_TAIL = "UNSIGNED_TAIL"
@@ -49,24 +49,24 @@ class Code(enum.StrEnum):
     RECEIPT_NOT_LOGGED = "RECEIPT_NOT_LOGGED"
     """A good receipt is not in the log."""
     RECEIPT_MISMATCH = "RECEIPT_MISMATCH"
-    """An entry says something else than the receipt it names."""
+    """An entry differs from the receipt that it names."""
     OPENING_BAD = "OPENING_BAD"
-    """An opening is not that of the entry it claims to open."""
+    """An opening does not open a subject of the entry that it names."""
     LOST = "LOST"
-    """The log says itself that it lacks entries that had been signed."""
+    """The log itself reports that signed entries are missing."""
     OLD = "OLD"
-    """The witnesses have not seen the log as lately as the auditor asks for."""
+    """The witnesses did not see the log as recently as the auditor requires."""
     AFTER_REVOCATION = "AFTER_REVOCATION"
-    """An entry tells of a disclosure to a facility whose trust was revoked before."""
+    """An entry records a disclosure to a facility whose trust had been revoked."""
     QUORUM = "QUORUM"
-    """The log has not the cosignatures that the auditor asks for."""
+    """The log lacks cosignatures that the auditor requires."""
     PROOF_BAD = "PROOF_BAD"
     """A proof of one entry is malformed or leads to another root."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong; `index` is the first bad entry, None where none can be named."""
+    """One problem; `index` is the first bad entry, None if no entry can be named."""
 
     code: Code
     index: int | None
@@ -74,7 +74,7 @@ class Finding:
 
 
 def are_whole(findings: Iterable[Finding]) -> bool:
-    """Whether nothing is wrong with what is there: only with what lacks, or with what was done."""
+    """Whether what the file holds is intact: at most, something is missing or was not allowed."""
     return all(each.code in (Code.LOST, Code.QUORUM, Code.AFTER_REVOCATION) for each in findings)
 
 
@@ -86,24 +86,23 @@ class Verdict:
         sound: True, False, or None when it cannot be told.
         code, index, reason: the cause; `index` as in `Finding`.
         findings: the cause and its consequences, in that order; empty when sound.
-        notes: what the verdict does not cover, as sentences.
-        name: the facility's name by its card, or "".
+        notes: sentences about what the verdict does not cover.
+        name: the facility's name on its card, or "".
         origin: the log's origin, or "".
-        size: entries read.
-        root: root over them, 64 hex digits.
-        first_time, last_time: of the first and last entry, or "".
-        counts: entries by type.
-        key_changes: how often a key of the facility changed, all of them checked.
-        witnesses: who cosigned which size and when, as sentences; all of them hold.
-        last_seen: when the auditor's witnesses saw the log last, in words, or "".
-        since: where all that is wrong is that the log lost entries, as it says before the
-            entry from which on the auditor asked to judge it: the index of that entry;
-            else None.
-        forks: what the bundle shows of logs that contradict themselves.
-        is_proof: whether this is about one entry and not a whole log; `size` and `root`
-            are then those of the checkpoint that it was proven by.
+        size: number of entries read.
+        root: root over these entries, 64 hex digits.
+        first_time, last_time: times of the first and last entry, or "".
+        counts: type to number of entries.
+        key_changes: number of changes of the facility's keys, all of them checked.
+        witnesses: sentences about who cosigned which size and when; all cosignatures hold.
+        last_seen: when the auditor's witnesses last saw the log, in words, or "".
+        since: the index of the entry from which the auditor judges, if the only problems
+            are losses that the log reports before that entry; otherwise None.
+        forks: sentences about logs that contradict themselves, by the bundle's evidence.
+        is_proof: whether the verdict is about one proven entry and not a whole log; `size`
+            and `root` are then those of the checkpoint in the proof.
         entry: that entry, or "".
-        opened: what its commitments stand for.
+        opened: the values to which the entry's commitments commit.
     """
 
     sound: bool | None
@@ -130,12 +129,12 @@ class Verdict:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all that the file holds is as it was signed, be the log sound or not."""
+        """Whether everything in the file is as it was signed, even if the log is not sound."""
         return self.sound is not None and not self.is_proof and are_whole(self.findings)
 
     @property
     def exit_code(self) -> int:
-        """0 sound, 1 not sound, 2 cannot tell, 3 sound since an entry and lost before it."""
+        """0 sound, 1 not sound, 2 cannot tell, 3 sound since an entry, with losses before it."""
         if self.since is not None:
             return 3
         return 2 if self.sound is None else 0 if self.sound else 1

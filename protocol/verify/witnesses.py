@@ -1,8 +1,8 @@
 """Cosignatures: who saw which checkpoint, and when (<https://c2sp.org/tlog-cosignature>).
 
-A witness is known by a policy, by a facility card that the auditor trusts, or by a
-card in the bundle. The last is the word of the log's own facility: cosignatures by
-such witnesses must hold, and count for nothing.
+A witness is known from a policy, from a facility card that the auditor trusts, or from a
+card in the bundle. For a card in the bundle, only the log's own facility vouches:
+cosignatures by such witnesses must hold, but do not count.
 """
 
 from collections.abc import Iterable
@@ -26,11 +26,11 @@ class Witness:
     """A key that cosigns, and when it counts, in seconds since the epoch.
 
     Attributes:
-        name: in signature lines.
-        public: 32 bytes.
-        label: for people.
-        since, until: `until` is None while the key counts without end.
-        trusted: whether the auditor knows it from elsewhere than the bundle.
+        name: the name in signature lines.
+        public: the public key, 32 bytes.
+        label: the name for people.
+        since, until: when the key counts; `until` is None while it has no end.
+        trusted: whether the auditor knows the key from outside the bundle.
     """
 
     name: str
@@ -61,7 +61,7 @@ def witness_name(card: Card) -> str:
 
 
 def card_keys(card: Card, *, trusted: bool, others: Iterable[Card] = ()) -> list[Witness]:
-    """The witness keys on a card that no card of another facility takes from it."""
+    """The witness keys on a card that count for its facility, given other facilities' cards."""
     return [
         Witness(witness_name(card), key.key, card.name, key.since, key.until, trusted)
         for key in held_witness_keys(card, others)
@@ -69,7 +69,7 @@ def card_keys(card: Card, *, trusted: bool, others: Iterable[Card] = ()) -> list
 
 
 class Witnesses:
-    """All witnesses that are known, and what they cosigned."""
+    """All known witnesses, and what they cosigned."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bytes], list[Witness]] = {}
@@ -78,11 +78,11 @@ class Witnesses:
 
     @property
     def cosigned(self) -> list[Cosigned]:
-        """Of each that cosigned, the largest size."""
+        """The cosignature at the largest size, for each witness that cosigned."""
         return list(self._newest.values())
 
     def add(self, witnesses: Iterable[Witness]) -> None:
-        """Know some more; the first to be added under one key is the one that counts."""
+        """Add witnesses; of several with the same key, the first one added counts."""
         for witness in witnesses:
             at = witness.name, key_hash(witness.name, witness.public, COSIGNED)
             same = self._known.setdefault(at, [])
@@ -90,7 +90,7 @@ class Witnesses:
                 same.append(witness)
 
     def add_trusted(self, cards: Iterable[Card], policies: Iterable[Policy]) -> None:
-        """Know those on cards that the auditor trusts, and those of the auditor's policies."""
+        """Add the witnesses on cards that the auditor trusts and in the auditor's policies."""
         known = list(cards)
         for card in known:
             self.add(card_keys(card, trusted=True, others=known))
@@ -100,10 +100,10 @@ class Witnesses:
             )
 
     def check(self, checkpoint: SignedCheckpoint) -> list[Cosigned]:
-        """Check the cosignatures under a checkpoint; those by unknown keys are counted.
+        """Check the cosignatures under a checkpoint; only counts those by unknown keys.
 
         Raises:
-            CheckpointProblem: CP_BAD, one of a known witness does not hold.
+            CheckpointProblem: CP_BAD, a cosignature of a known witness does not hold.
         """
         found = []
         for signature in checkpoint.others:
@@ -133,12 +133,12 @@ class Witnesses:
 def missing_quorum(
     policy: Policy, signers: set[NamedKey], cosigned: Iterable[Cosigned]
 ) -> str | None:
-    """Why a checkpoint does not satisfy a policy, or None when it does.
+    """Why a checkpoint does not satisfy a policy, or None if it does.
 
     Args:
-        policy: the auditor's.
-        signers: the keys of the log, one of which signed it.
-        cosigned: the cosignatures under it that hold.
+        policy: the auditor's policy.
+        signers: the log's keys; one of them signed the checkpoint.
+        cosigned: the cosignatures under the checkpoint that hold.
     """
     if policy.logs and not signers & set(policy.logs):
         return "the policy does not name the key that signed the log"

@@ -1,4 +1,4 @@
-"""All chance of a process from one seed, so that a run can be had again."""
+"""All randomness of a process from one seed, so that a run can be repeated."""
 
 import contextlib
 import random
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import nacl.utils
 
 SOURCE = random.Random(0)
-"""What random bytes come from once `take_over` was called."""
+"""The source of all random bytes once `take_over` was called."""
 
 
 def take_over() -> None:
-    """Random bytes come from `SOURCE` from here on; to be called before `keys` is imported,
-    whose functions take their source of chance when they are made. Never in a node that has
-    anything to keep secret."""
+    """Take random bytes from `SOURCE` from here on. Call this before `keys` is imported: its
+    functions bind their source of randomness when they are defined. Never use this in a node
+    that has secrets."""
     nacl.utils.random = _random_bytes
     secrets.token_bytes = _random_bytes
     secrets.token_hex = lambda count=32: SOURCE.randbytes(count or 32).hex()
@@ -26,9 +26,9 @@ def _random_bytes(count: int | None = 32) -> bytes:
 
 @contextlib.contextmanager
 def scheduled(seed: int) -> Iterator[None]:
-    """Within it trio's order of tasks is that of a seed.
+    """Inside this block, a seed determines trio's order of tasks.
 
-    Trio has no public switch for this (its issue 32); hypothesis uses the same one.
+    Trio has no public switch for this (its issue 32); hypothesis uses the same private one.
     """
     from trio._core import _run
 

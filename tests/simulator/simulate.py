@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 if os.environ.get("PYTHONHASHSEED") != "0":
-    # The order of sets follows from it.
+    # The hash seed determines the order of sets.
     os.execve(
         sys.executable,
         [sys.executable, *sys.argv],
@@ -32,7 +32,7 @@ from simulator import Result, simulate  # noqa: E402
 
 
 def main() -> int:
-    """Run the seeds that are asked for; 0 when each promise held."""
+    """Run the requested seeds; returns 0 if every promise held."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--count", type=int, default=1, help="how many seeds")
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _run(chosen: argparse.Namespace, fault: str | None) -> bool:
-    """All seeds, or with a mistake those up to the one that finds it; whether all held."""
+    """Run all seeds, or with a mistake only up to the seed that finds it; whether all held."""
     mistake = MISTAKES[fault] if fault else None
     tell = print if chosen.verbose else lambda line: None
     held = True

@@ -1,7 +1,7 @@
-"""What the logs of a simulation say is allowed, told anew; and what is sent held against it.
+"""Derives rights from the logs of a simulation, and compares what is sent with them.
 
-This is the second opinion: rights are folded from the entries alone, by code that shares
-nothing with the node's own tables. It looks at the moment at which something is sent.
+This is an independent check: rights are derived from the entries alone, by code that shares
+nothing with the node's own tables. The check is made at the moment of sending.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from protocol.messages import Announcement
 from protocol.source import SourceTransfer
 
 GRACE_SECONDS = 1.0
-"""What was allowed may still go out so long after the entry that ends it: the threat model
+"""Data may still be sent for this long after the entry that ends the right: the threat model
 promises a second."""
 
 NOTHING = Event(type="stop")
@@ -27,13 +27,13 @@ NOTHING = Event(type="stop")
 
 @dataclass
 class Rights:
-    """What one log says, entry by entry.
+    """The rights recorded in one log, entry by entry.
 
     Attributes:
-        grants: what each peer (facility key) may do; who is not trusted is not here.
-        shared: each study (UID) that was here, and whether it is shared.
+        grants: peer (facility key) to its grants; only trusted peers are in it.
+        shared: study (UID) that was here to whether it is shared.
         announced: how often a study was announced to a peer.
-        begun: transfers (hex) of which a disclosure has begun.
+        begun: transfers (hex) whose disclosure has begun.
         lost: when a peer lost a right, or all peers a study, seconds of the simulation.
     """
 
@@ -46,7 +46,7 @@ class Rights:
 
     @classmethod
     def of(cls, node: Node, lost: dict[Any, float]) -> "Rights":
-        """Those that a node's whole log tells of."""
+        """The rights recorded in a node's whole log."""
         rights = cls(lost=lost)
         for encoded in node.audit.entries():
             entry = decode_entry_untrusted(encoded)
@@ -63,9 +63,9 @@ class Rights:
         return rights
 
     def add(self, index: int, event: Event, now: float | None) -> None:
-        """Take one entry more; `now` when it is written at this moment."""
+        """Take one more entry; `now` is the time if it is being written at this moment."""
         if index != len(self._events):
-            # An entry that nobody was told of, since its writer was killed.
+            # The missing entries were never acknowledged, since their writer was killed.
             self._events[index:] = [NOTHING] * (index - len(self._events))
         self._events.append(event)
         if event.outcome == "failed" and "of" in event.details:
@@ -118,7 +118,7 @@ class Rights:
             self.lost.update(dict.fromkeys(what, now))
 
     def may(self, peer: bytes, grant: str, study: str, now: float) -> bool:
-        """Whether a peer may now have this of a study, or might a moment ago."""
+        """Whether the grant lets a peer have a study now, or did a moment ago."""
         since = now - GRACE_SECONDS
         holds = grant in self.grants.get(peer, ()) or self.lost.get((peer, grant), -1e9) > since
         return holds and (self.shared.get(study, False) or self.lost.get(study, -1e9) > since)
@@ -132,12 +132,12 @@ class Rights:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told of entries and of what is sent.
+    """Callbacks for entries and for what is sent.
 
     Attributes:
-        entries: with the path of the log's home, the first index, and the events.
-        announced: with the key that signs, and the announcement.
-        offered: with the end that sends, at each offer and batch.
+        entries: called with the path of the log's home, the first index, and the events.
+        announced: called with the signing key and the announcement.
+        offered: called with the sending end, at each offer and batch.
     """
 
     entries: Callable[[AuditLog, int, list[Event]], None]
@@ -146,7 +146,7 @@ class Watch:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Have the product's calls be watched inside this block."""
+        """Watch the product's calls inside this block."""
         append_many, sign = AuditLog.append_many, protocol.messages.sign
         offer, bulk = SourceTransfer.offer_manifest, StudyStream.send_bulk
         watch = self

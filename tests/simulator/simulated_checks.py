@@ -1,8 +1,8 @@
 """The promises of the threat model, checked when a simulation has come to rest.
 
-While the nodes still run: what each peer knows is what it may know. When they have stopped:
-each log verifies by the auditor's program, the logs of two facilities agree, `radmesh check`
-finds nothing in any home, and all that was answered for is there.
+While the nodes still run: each peer knows exactly what it may know. When they have stopped:
+the auditor's program verifies each log, the logs of two facilities agree, `radmesh check`
+finds nothing in any home, and everything acknowledged is present.
 """
 
 import json
@@ -29,7 +29,7 @@ def trusts(site: "Site", other: "Site") -> bool:
 
 
 def unrest(sim: "Simulation") -> list[str]:
-    """What does not rest yet, as sentences."""
+    """Sentences about everything that is not at rest yet."""
     found = [f"the node of {site.name} is down" for site in sim.sites if not site.is_up]
     if found:
         return found
@@ -44,20 +44,20 @@ def unrest(sim: "Simulation") -> list[str]:
                 found.append(f"{site.name} waits for {transfer.study}: {transfer.why}")
         if site.node.audit.halt.reason is not None:
             found.append(f"{site.name}: {site.node.audit.halt.reason.message}")
-        # A recall is for people, who do not answer here.
+        # Only people settle a recall, and the simulation has none who do.
         alerts = [alert for alert in alerts_of(site.node, site.serving) if "recalled" not in alert]
         found += [f"{site.name}: {alert}" for alert in alerts]
     return found
 
 
 def _is_hopeless(sim: "Simulation", site: "Site", transfer) -> bool:  # type: ignore[no-untyped-def]
-    """Whether a fetch waits for who does not trust its facility any more: for a week."""
+    """Whether a fetch waits, up to a week, for a peer that no longer trusts its facility."""
     source = sim.site_of(transfer.peer)
     return source is None or not (trusts(source, site) and trusts(site, source))
 
 
 def check_at_rest(sim: "Simulation") -> None:
-    """Feeds and rights, while the nodes run."""
+    """Check feeds and rights while the nodes run."""
     for site in sim.sites:
         if site.node is None:
             continue
@@ -92,7 +92,7 @@ def _check_rights(sim: "Simulation", site: "Site") -> None:
 
 
 def _check_feed(sim: "Simulation", site: "Site", other: "Site") -> None:
-    """What another knows of a site's studies is what it may know."""
+    """Check that another site knows exactly the site's studies that it may know."""
     roots = {
         record.study: record.content_root
         for _, record in other.node.feeds.announced(peer=site.facility_key)
@@ -102,7 +102,7 @@ def _check_feed(sim: "Simulation", site: "Site", other: "Site") -> None:
             sim.violated(f"{other.name} remembers {sorted(roots)} of {site.name}, now a stranger")
         return
     if not trusts(site, other):
-        # Nobody can tell it what it may not know any more.
+        # The site no longer trusts the other, so it cannot announce or withdraw anything.
         return
     visible = site.rights.visible(other.facility_key)
     if roots.keys() - visible:
@@ -118,7 +118,7 @@ def _check_feed(sim: "Simulation", site: "Site", other: "Site") -> None:
 
 
 def check_stopped(sim: "Simulation") -> None:
-    """Logs and homes, when all nodes have stopped."""
+    """Check logs and homes when all nodes have stopped."""
     for site in sim.sites:
         site.bundle.seek(0)
         verdict = verify_bundle(
@@ -128,7 +128,7 @@ def check_stopped(sim: "Simulation") -> None:
             sim.violated(f"the log of {site.name} does not verify: {verdict.reason}")
         report = check_home(site.home_path, now=sim.ended_ms / 1000)
         for finding in report.findings:
-            # An ingest that was broken off leaves batches, which its next run takes.
+            # An interrupted ingest leaves batches, which its next run uses.
             if finding.kind != "batch-orphaned" or not site.was_broken_off:
                 sim.violated(f"radmesh check of {site.name}: {finding}")
     for number, site in enumerate(sim.sites):
@@ -138,7 +138,7 @@ def check_stopped(sim: "Simulation") -> None:
 
 
 def look_at(sim: "Simulation", site: "Site", node: Node) -> None:
-    """What a log that is about to be closed says."""
+    """Check a log that is about to be closed."""
     for size, root in site.acknowledged.items():
         if size > node.audit.size or node.audit.root_at(size) != root:
             sim.violated(f"the log of {site.name} has lost entries that it had answered for")
@@ -157,7 +157,7 @@ def _check_agreement(sim: "Simulation", site: "Site", other: "Site") -> None:
             ledger.add(json.loads(entry))
         ledger.reaches(sim.ended_ms)
     if site.number not in other.friends or other.number not in site.friends:
-        # Who is not trusted any more is not asked for what is missing.
+        # A missing receipt is not requested from a peer that is no longer trusted.
         return
     for finding in compare(ours, theirs, grace_seconds=0).named():
         if finding.kind.value in ("ONLY_A", "ONLY_B", "MISMATCH"):
@@ -165,7 +165,7 @@ def _check_agreement(sim: "Simulation", site: "Site", other: "Site") -> None:
 
 
 def _check_witnessed(sim: "Simulation", site: "Site") -> None:
-    """What others signed of a site's log is of the log that it has."""
+    """Check that the checkpoints that others cosigned match a site's log."""
     tree, roots = Frontier(), {}
     for entry in site.entries:
         tree.append(leaf_hash(entry))

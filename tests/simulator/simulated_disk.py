@@ -1,10 +1,10 @@
 """The disks of a simulation: each can be full for a while, and each node can be killed.
 
 A kill comes at a commit of a database or an entry of a log: just before, in the middle of
-the entry, or just after, before anything that follows it in memory. What a process that is
-killed leaves is its folder as it is at that moment: it is copied, and the next process has
-the copy. What was written and not flushed is there, as after a kill and not as after a
-power cut (for those see `tests/support/faulty_disk.py`).
+the entry, or just after, before anything that follows it in memory. A killed process leaves
+its folder as it is at that moment: the folder is copied, and the next process gets the copy.
+Unflushed data is present, as after a kill but not as after a power cut (for power cuts see
+`tests/support/faulty_disk.py`).
 """
 
 import builtins
@@ -27,16 +27,16 @@ FREE_BYTES = 1 << 40
 
 
 class Disk:
-    """That of one incarnation of a node.
+    """The disk of one incarnation of a node.
 
     Attributes:
-        is_full: whether it takes nothing more.
-        was_full: whether it ever was so.
-        is_dead: its process was killed; what becomes of the folder counts no more.
-        points: commits and entries so far.
-        torn: the log's file, and from where to where it was written when it was killed in
-            the middle of that; None when it was not.
-        kill_after: whether it is killed when the commit at hand is done.
+        is_full: whether it takes no more data.
+        was_full: whether it was ever full.
+        is_dead: whether its process was killed; the folder then no longer matters.
+        points: number of commits and entries so far.
+        torn: the log's file and the range being written, if the process was killed in the
+            middle of that write; otherwise None.
+        kill_after: whether the process is killed after the current commit.
     """
 
     def __init__(self, path: Path, killed: Callable[["Disk", str], None]) -> None:
@@ -54,11 +54,11 @@ class Disk:
         self._kill_at, self._rng = self.points + points, rng
 
     def spare(self) -> None:
-        """Kill it not."""
+        """Cancel the kill."""
         self._kill_at = None
 
     def due(self, *moments: str) -> str:
-        """At which moment of the commit or entry at hand the kill is; "" for none."""
+        """The moment of the current commit or entry at which the kill is due; "" for none."""
         self.points += 1
         if self.is_dead or self._kill_at is None or self.points < self._kill_at:
             return ""
@@ -71,7 +71,7 @@ class Disk:
             self._killed(self, what)
 
     def copy(self, target: Path) -> None:
-        """What the next process finds."""
+        """Copy what the next process finds."""
         shutil.copytree(
             self.path,
             target,
@@ -86,7 +86,7 @@ class Disks:
         self._disks: dict[Path, Disk] = {}
 
     def add(self, disk: Disk) -> None:
-        """Know a disk."""
+        """Add a disk."""
         self._disks[disk.path] = disk
 
     def of(self, path: Path) -> Disk | None:
@@ -106,7 +106,7 @@ class Disks:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Have it so inside this block."""
+        """Make the product's calls go through the disks inside this block."""
         real = {
             (Database, "_run"): self._run(Database._run),
             (LogFile, "append"): self._append(LogFile.append),
@@ -168,7 +168,7 @@ class Disks:
 
             def committed(connection: sqlite3.Connection):  # type: ignore[no-untyped-def]
                 before = connection.total_changes
-                # In front of all that follows the commit in memory.
+                # Registered first, so it runs before anything that follows the commit in memory.
                 self.after_commit(lambda: _kill_after(disk))
                 result = work(connection)
                 if connection.total_changes == before:
@@ -219,7 +219,7 @@ def _full() -> OSError:
 
 
 def tear(disk: Disk, copied: Path, rng: random.Random) -> None:
-    """In a copy, the last entries of the log are written up to a random byte."""
+    """In a copy, cut the last entries of the log at a random byte."""
     if disk.torn is None:
         return
     path, begin, end = disk.torn

@@ -1,6 +1,6 @@
 """Mistakes that a simulation must find, put into the product on purpose.
 
-Each shows that a promise is looked at: with the mistake some seed says that it is broken.
+Each shows that a promise is checked: with the mistake, some seed reports it as broken.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ class Mistake:
     """One mistake.
 
     Attributes:
-        made: makes it, for the time of a block.
-        found: what a violation says that it leads to.
+        made: makes the mistake inside a block.
+        found: text of a violation to which it leads.
     """
 
     made: Fault
@@ -42,8 +42,8 @@ class Mistake:
 
 @contextlib.contextmanager
 def lost_callback() -> Iterator[None]:
-    """As it once was: feeds follow grants and catalog by a callback behind the commit, which
-    a kill loses; nothing derives them at the start, and the announcer does not ask again."""
+    """The former design: feeds follow grants and catalog by a callback after the commit, which
+    a kill loses. The start does not derive feeds, and the announcer does not check again."""
     opened = Node.__init__
 
     def made(node: Node, *arguments, **named) -> None:  # type: ignore[no-untyped-def]
@@ -91,7 +91,7 @@ def _everybody_fetches() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sends_without(*kinds: str) -> Iterator[None]:
-    """The sender leaves out some kinds of entries."""
+    """Make the sender omit some types of entries."""
     made = Sender.__init__
 
     def without(sender: Sender, *, append, **more) -> None:  # type: ignore[no-untyped-def]
@@ -105,13 +105,13 @@ def _sends_without(*kinds: str) -> Iterator[None]:
 
 
 def _without_wal() -> AbstractContextManager[object]:
-    """What was committed last is not on the disk that a killed process leaves."""
+    """Make a killed process lose its last commits."""
     return patch.object(simulated_disk, "NOT_COPIED", (*simulated_disk.NOT_COPIED, "node.db-wal"))
 
 
 @contextlib.contextmanager
 def _older_backup() -> Iterator[None]:
-    """After a kill the home comes back as it was when its node was started first."""
+    """After a kill, restore the home as it was when its node first started."""
     made = Disk.__init__
 
     def begun(disk: Disk, path: Path, killed) -> None:  # type: ignore[no-untyped-def]
@@ -123,7 +123,7 @@ def _older_backup() -> Iterator[None]:
         shutil.copytree(disk.path.with_name("older"), target)
 
     def tear(disk: Disk, copied: Path, rng: object) -> None:
-        """Nothing was being written then."""
+        """Tear nothing: nothing was being written at the first start."""
 
     with (
         patch.object(Disk, "__init__", begun),

@@ -1,8 +1,8 @@
 """A network in memory: lines between nodes that can be slow, cut, and fall silent.
 
-A cut refuses (both ends see the connection end) or is silent (what is sent waits until the
-line is whole again, as with a pulled cable). A node that is killed leaves connections that
-end, one that loses power leaves such as say nothing more.
+A cut refuses (both ends see the connection end) or is silent (sent bytes wait until the line
+is repaired, as with a pulled cable). The connections of a killed node end; those of a node
+that loses power fall silent.
 """
 
 import math
@@ -16,7 +16,7 @@ from node.network.sockets import Unreachable
 from node.network.transport import Bytes, Line, Listener
 
 WINDOW_BYTES = 256 * 1024
-"""What is on its way on a line before its sender has to wait."""
+"""Most bytes in flight on a line before its sender has to wait."""
 
 Trace = Callable[..., None]
 
@@ -25,8 +25,8 @@ class Net:
     """All lines of a simulation.
 
     Args:
-        rng: chooses how slow each pair is.
-        trace: told of all that is sent.
+        rng: chooses the latency of each pair.
+        trace: called with everything that is sent.
     """
 
     def __init__(self, rng: random.Random, trace: Trace) -> None:
@@ -46,18 +46,18 @@ class Net:
         return self._latency[pair] + self._delay.get(pair, 0.0)
 
     def cut(self, one: int, other: int, how: str) -> None:
-        """Cut all between two sites; `how` is "refused" or "silent"."""
+        """Cut all lines between two sites; `how` is "refused" or "silent"."""
         self._cuts[_pair(one, other)] = how
         if how == "refused":
             for line in [line for line in self.lines if line.pair == _pair(one, other)]:
                 line.break_off()
 
     def slow(self, one: int, other: int, seconds: float) -> None:
-        """Have bytes between two sites take so much longer."""
+        """Delay bytes between two sites by some more seconds."""
         self._delay[_pair(one, other)] = seconds
 
     def heal(self, one: int, other: int) -> None:
-        """All is well between two sites, and what waited arrives."""
+        """Repair the lines between two sites; waiting bytes arrive."""
         self._delay.pop(_pair(one, other), None)
         if self._cuts.pop(_pair(one, other), None) is not None:
             for line in self.lines:
@@ -65,21 +65,21 @@ class Net:
                     line.release()
 
     def heal_all(self) -> None:
-        """No cut and no delay any more."""
+        """Remove all cuts and delays."""
         for one, other in sorted(self._cuts.keys() | self._delay.keys()):
             self.heal(one, other)
 
     def state(self, one: int, other: int) -> str:
-        """How two sites are cut; "" when they are not."""
+        """How two sites are cut; "" if they are not."""
         return self._cuts.get(_pair(one, other), "")
 
 
 class SimulatedTransport:
-    """What one incarnation of a node has of the network.
+    """The network as one incarnation of a node uses it.
 
     Args:
         net: the network.
-        site: number of its site.
+        site: number of the node's site.
     """
 
     def __init__(self, net: Net, site: int) -> None:
@@ -112,7 +112,7 @@ class SimulatedTransport:
         return list(self._listening)
 
     def die(self, *, silently: bool) -> None:
-        """The process is gone: nothing that it still does reaches anybody."""
+        """End the process: nothing that it still does reaches another node."""
         self.is_dead = True
         for listener in self._listening:
             listener.close()
@@ -139,7 +139,7 @@ class _Listener(Listener):
 
 
 class _Line(Line):
-    """One end of a line; bytes wait at the end that they are for."""
+    """One end of a line; bytes wait at their receiving end."""
 
     def __init__(self, transport: SimulatedTransport, theirs: int) -> None:
         self.transport = transport
@@ -240,7 +240,7 @@ class _Line(Line):
         self._changed.set()
 
     def release(self) -> None:
-        """What was held back comes now."""
+        """Deliver the bytes that were held back."""
         held, self.held = self.held or deque(), None
         for data in held:
             self._arrive(data)
@@ -257,7 +257,7 @@ class _Line(Line):
         self._forget()
 
     def break_off(self, *, both: bool = True) -> None:
-        """The line ends here and now, and at the other end too."""
+        """End the line here and now; with `both`, also at the other end."""
         for end in (self, self.other) if both else (self,):
             end._is_broken = True
             end._changed.set()

@@ -1,7 +1,7 @@
-"""The people at a facility of a simulation: what they have done, and what they were told.
+"""The people at a facility of a simulation: their actions, and the answers that they got.
 
-What was answered for has to hold for ever, through every kill. Where a process was killed
-before it answered, either may be so.
+The effect of an acknowledged action must last through every kill. If a process was killed
+before it answered, the action may or may not have had its effect.
 """
 
 import atexit
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from simulator import Simulation
 
 State = frozenset[str] | None
-"""The grants of a peer; None when it is not trusted."""
+"""The grants of a peer; None if it is not trusted."""
 
 _STUDIES = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 class People:
-    """Those at one facility.
+    """The people at one facility.
 
     Attributes:
-        node, disk: of the process that runs now.
-        instances: studies that were acknowledged, and how many of their instances.
-        may_be_gone: of these, such as an operator has discarded, or tried to.
-        possible: by facility key, the states that a peer may be in, by what was answered.
-        shared: by study (UID), the same of whether it is shared.
+        node, disk: the node and disk of the running process.
+        instances: acknowledged study to the number of its acknowledged instances.
+        may_be_gone: the studies that an operator has discarded, or tried to discard.
+        possible: facility key to the states in which the peer may be, by the answers so far.
+        shared: study (UID) to the possible values of whether it is shared, likewise.
         was_broken_off: whether a process was killed, or its disk was full.
     """
 
@@ -102,7 +102,7 @@ class People:
                 await getattr(self, f"_{kind}")(chance)
 
     async def _answered(self, name: str, parameters: dict[str, Any]) -> str:
-        """Have the node do an operation: "done", "refused", or "unknown" when it was killed."""
+        """Have the node do an operation: "done", "refused", or "unknown" if it was killed."""
         node, disk = self.node, self.disk
         assert node is not None
         assert disk is not None
@@ -116,7 +116,7 @@ class People:
             outcome = "refused"
             self.sim.trace("refused", self.number, name, error.message[:60])
         except Exception:
-            # Its process was killed, and its files closed.
+            # Ignore the error only if the process was killed and its files closed.
             if not disk.is_dead:
                 raise
         if disk.is_dead:
@@ -243,7 +243,7 @@ class People:
             await self._answered("discard", {"what": study, "reason": "wrong-patient"})
 
     async def _fetch(self, chance: float) -> None:
-        """Fetch something that was announced and is not here, and wait for the end of it."""
+        """Fetch an announced study that is not here, and wait until the fetch ends."""
         node, disk = self.node, self.disk
         if not self.is_up or node is None or disk is None:
             return

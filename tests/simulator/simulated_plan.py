@@ -1,4 +1,4 @@
-"""What people do in a simulation and what goes wrong, chosen by seed before it begins."""
+"""The actions and faults of a simulation, chosen by seed before it begins."""
 
 import random
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ PEOPLE = {
     "fetch": 24,
     "discard": 2,
 }
-"""What people do, and how often in proportion."""
+"""Actions of people, with their relative frequencies."""
 
 FAULTS = {"cut": 8, "slow": 4, "kill": 10, "restart": 3, "fill": 3}
-"""What goes wrong."""
+"""Faults, with their relative frequencies."""
 
 AFTER_KILL = ("withdraw", "ungrant", "revoke", "ingest", "share", "grant", "trust", "rotate")
-"""What is done on a node that is about to be killed: what changes who may know of what."""
+"""Actions on a node that is about to be killed: those that change who may know of which study."""
 
 STEPS_PER_SITE = 7
 
@@ -34,16 +34,16 @@ Pair = tuple[int, int, tuple[str, ...], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Step:
-    """One thing.
+    """One action or fault.
 
     Attributes:
-        at: when, seconds from the beginning.
-        kind: what.
-        site: where.
-        pair: of which two sites, for what befalls a line.
-        how: "refused" or "silent" for a cut; what is done next for a kill.
+        at: its time, seconds from the beginning.
+        kind: the kind of action or fault.
+        site: its site.
+        pair: the two sites, for a fault of a line.
+        how: "refused" or "silent" for a cut; the following action for a kill.
         seconds: how long it lasts.
-        chance: chooses what it is about: a study, a peer, a role, a commit.
+        chance: chooses its object: a study, a peer, a role, a commit.
     """
 
     at: float
@@ -56,7 +56,7 @@ class Step:
 
 
 def people_of(rng: random.Random, sites: int) -> list[Pair]:
-    """A ring, so that all hang together, and some pairs across it."""
+    """The pairs that trust each other: a ring, so that all are connected, and some across it."""
     pairs = {(one, (one + 1) % sites) for one in range(sites)} if sites > 1 else set()
     for one in range(sites):
         if sites > 3 and rng.random() < 0.7:
@@ -72,7 +72,7 @@ def _grants(rng: random.Random) -> tuple[str, ...]:
 
 
 def plan(rng: random.Random, sites: int, pairs: list[Pair], seconds: float) -> list[Step]:
-    """All steps, in their order; the first fifth of the time takes most of the studies in."""
+    """All steps in order; most studies are taken in during the first fifth of the time."""
     weights = PEOPLE | FAULTS
     steps = [
         Step(rng.uniform(0, seconds / 10), "ingest", site, chance=rng.random())

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from simulator import Simulation
 
 RESTART_SECONDS = 5.0
-"""Between two tries of the service manager to start a node that does not start."""
+"""Time between two tries of the service manager to start a node that does not start."""
 
 
 class Site(People):
     """A facility.
 
     Attributes:
-        rights: what its log says, told anew.
-        acknowledged: sizes of its log that an append has answered for, and their roots.
-        bundle, entries: its log as exported in the end, and as it lies there.
-        witnessed: by number of the site, size and root of a log that it cosigned.
-        friends: numbers of the sites that it trusts in the end.
+        rights: the rights derived from its log.
+        acknowledged: acknowledged sizes of its log, and their roots.
+        bundle, entries: its log at the end, as exported and as stored.
+        witnessed: number of a site to size and root of that site's log that it cosigned.
+        friends: numbers of the sites that it trusts at the end.
     """
 
     def __init__(self, sim: "Simulation", number: int) -> None:
@@ -72,7 +72,7 @@ class Site(People):
         self._former.add(self.card.node_key)
 
     def pair(self, other: "Site", grants: tuple[str, ...]) -> None:
-        """Trust another, before any node runs."""
+        """Trust another site, before any node runs."""
         assert other.card is not None
         with Node.open(Home(self._path, clock=self.sim.clock)) as node:
             card = other.card
@@ -83,7 +83,7 @@ class Site(People):
 
     @property
     def home_path(self) -> Path:
-        """Where its home is now."""
+        """The present path of its home."""
         return self._path
 
     @property
@@ -99,7 +99,7 @@ class Site(People):
         return any(one is key for one in self._keys)
 
     def had_key(self, public: bytes) -> bool:
-        """Whether this is, or was, a node key of it."""
+        """Whether this is, or was, one of its node keys."""
         self.has_key(None)
         return public in self._former
 
@@ -127,7 +127,7 @@ class Site(People):
         transport: SimulatedTransport,
         ended: trio.Event,
     ) -> None:
-        """One process, from its start to its end; also what runs on when it was killed."""
+        """Run one process from its start to its end; also what still runs after a kill."""
         node: Node | None = None
         try:
             with scope:
@@ -197,7 +197,7 @@ class Site(People):
         self._hurry.set()
 
     def heal(self) -> None:
-        """Nothing goes wrong here any more."""
+        """End all faults here."""
         if self.disk is not None:
             self.disk.is_full = False
             self.disk.spare()

@@ -1,12 +1,11 @@
-"""Whole nodes in one process, on a network, disks and a clock that are all made, by seed.
+"""Whole nodes in one process, on a simulated network, disks and clock, by seed.
 
 `Simulation` runs the product's own code from the operations of a facility down to Noise and
-yamux, SQLite and the files of the log. Made are: the lines between the nodes
-(`simulated_network`), what a disk takes and when a process is killed (`simulated_disk`), time,
-threads (there are none), and chance. A plan of what people do and of what goes wrong follows
-from the seed. In the end all that was broken is healed, and when nothing happens any more the
-promises are checked (`simulated_checks`); what is sent is checked when it is sent
-(`simulated_book`).
+yamux, SQLite and the files of the log. Simulated are the lines between the nodes
+(`simulated_network`), full disks and killed processes (`simulated_disk`), time, threads (there
+are none), and randomness. The seed determines a plan of actions and faults. At the end all
+faults are removed, and when nothing happens any more the promises are checked
+(`simulated_checks`); data is checked when it is sent (`simulated_book`).
 
 `tests/simulator/simulate.py` runs it; the same seed gives the same run.
 """
@@ -43,10 +42,10 @@ from protocol.source import SourceTransfer
 
 START_MS = 1_800_000_000_000
 REST_SECONDS = 1800.0
-"""Longest time until nothing happens any more, once all is healed."""
+"""Longest time until nothing happens any more, after all faults were removed."""
 
 QUIET_SECONDS = 75.0
-"""So long nothing must happen: what is tried again is tried within a minute."""
+"""At rest means that nothing happened for this long: every retry comes within a minute."""
 
 
 class SimulatedClock:
@@ -67,15 +66,15 @@ class SimulatedClock:
 
 @dataclass
 class Result:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        seed: of it.
-        digest: of all that happened, and when.
-        violations: promises that were not kept, as sentences.
-        counts: of what happened.
-        virtual_seconds, real_seconds: how long it took, in its time and in ours.
-        cpu_seconds: of the processor.
+        seed: the seed of the run.
+        digest: digest over all events and their times.
+        violations: sentences about promises that were not kept.
+        counts: kind of event to how often it happened.
+        virtual_seconds, real_seconds: how long it took, in simulated and in real time.
+        cpu_seconds: processor time.
     """
 
     seed: int
@@ -91,11 +90,11 @@ class Simulation:
     """One run.
 
     Args:
-        seed: what follows from it is the run.
-        sites: how many facilities.
-        seconds: how long people act and things go wrong.
-        folder: for the homes; empty.
-        tell: told each thing that happens but bytes on lines; for people.
+        seed: determines the run.
+        sites: number of facilities.
+        seconds: how long people act and faults happen.
+        folder: an empty folder for the homes.
+        tell: called with each event except bytes on lines; for people.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class Simulation:
     # --- what happens ----------------------------------------------------------------
 
     def trace(self, *what: Any) -> None:
-        """Something has happened."""
+        """Record an event."""
         try:
             now = trio.current_time()
         except RuntimeError:
@@ -137,7 +136,7 @@ class Simulation:
             self._tell(f"{now:9.3f} " + " ".join(map(str, what)))
 
     def violated(self, what: str) -> None:
-        """A promise was not kept."""
+        """Record a promise that was not kept."""
         if what in self._violated:
             return
         self._violated.add(what)
@@ -146,7 +145,7 @@ class Simulation:
         self.result.violations.append(f"{when}: {what}")
 
     def look_at(self, site: Site, node: Node) -> None:
-        """The log of a site is about to be closed for good."""
+        """Check the log of a site, which is about to be closed for good."""
         simulated_checks.look_at(self, site, node)
 
     def site_of(self, facility_key: bytes) -> Site | None:
@@ -154,7 +153,7 @@ class Simulation:
         return next((site for site in self.sites if site.facility_key == facility_key), None)
 
     def _signer(self, key: Any) -> Site | None:
-        """Whose live process has this very object of a key; a killed one counts no more."""
+        """The site whose live process holds this key object; killed processes do not count."""
         return next((site for site in self.sites if site.has_key(key)), None)
 
     # --- what is watched -------------------------------------------------------------
@@ -216,7 +215,7 @@ class Simulation:
     # --- the run ---------------------------------------------------------------------
 
     async def _pause(self) -> None:
-        """How long a thread takes to begin, or to be heard of: mostly no time at all."""
+        """Wait as long as a thread takes to begin or to report; mostly no time at all."""
         chance = self.rng.random()
         if chance < 0.2:
             await trio.sleep(chance / 10)
@@ -257,7 +256,7 @@ class Simulation:
                 await self.sites[step.site].do(step)
 
     async def _rest(self) -> None:
-        """Heal all, and wait until nothing happens any more."""
+        """End all faults, and wait until nothing happens any more."""
         self.trace("heal")
         self.is_resting = True
         self.net.heal_all()
@@ -276,7 +275,7 @@ class Simulation:
             self.violated(f"no rest: {what}")
 
     def run(self) -> Result:
-        """Run it to its end."""
+        """Run the simulation to its end."""
         seed = self.result.seed
         seeded.SOURCE.seed(seed)
         random.seed(seed)
@@ -301,7 +300,7 @@ class Simulation:
 def simulate(
     seed: int, *, sites: int, seconds: float, tell: Callable[[str], None] = lambda line: None
 ) -> Result:
-    """Run one seed in a folder of its own, which is removed."""
+    """Run one seed in its own folder, which is removed afterwards."""
     logging.disable(logging.CRITICAL)
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="radmesh-simulator-", dir=place))

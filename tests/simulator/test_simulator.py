@@ -1,7 +1,7 @@
 """Whole nodes, by seed: the promises hold whatever is cut, killed, revoked, rotated or full.
 
-The runs are processes of their own, since the order of sets follows from the environment and
-chance is taken over before anything of the product is imported.
+Each run is a separate process, because the environment determines the order of sets, and
+randomness must be replaced before any part of the product is imported.
 """
 
 import json
@@ -34,7 +34,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """End it: one that hangs would take a processor from all tests behind this one."""
+    """End the process: if it hangs, it takes a processor from all later tests."""
     assert process.stdout is not None
     process.kill()
     process.wait()
@@ -42,7 +42,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def results(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """What came of its seeds."""
+    """The results of its seeds."""
     try:
         out, _ = process.communicate()
     finally:
@@ -57,7 +57,7 @@ def run(*arguments: object) -> list[dict[str, Any]]:
 
 
 def require_held(found: list[dict[str, Any]]) -> None:
-    """Fail with each promise that was not kept, and how to see it again."""
+    """Fail with each promise that was not kept, and the command that repeats it."""
     said = [
         f"{what}\n  again: python tests/simulator/simulate.py --verbose --seed {one['seed']}"
         for one in found
@@ -67,7 +67,7 @@ def require_held(found: list[dict[str, Any]]) -> None:
 
 
 def run_seeds(first: int, count: int) -> list[dict[str, Any]]:
-    """Seeds on 20 sites, on all processors."""
+    """Run seeds with 20 sites, on all processors."""
     shares = [
         start("--seed", first + one, "--step", AT_ONCE, "--count", len(range(one, count, AT_ONCE)))
         for one in range(AT_ONCE)
@@ -85,7 +85,7 @@ def test_the_promises_hold_on_twenty_sites_for_fifty_seeds() -> None:
     found = run_seeds(1, SEEDS)
     assert len(found) == SEEDS
     require_held(found)
-    # And it was no quiet time.
+    # Check that enough happened for the promises to be tested.
     for what in ("killed", "cut", "slow", "announced", "disclosed", "entry", "refused"):
         assert sum(one["counts"].get(what, 0) for one in found) > SEEDS, what
 
@@ -105,7 +105,7 @@ def test_the_same_seed_is_the_same_run() -> None:
     first, second = run("--seed", 2, "--count", 2, *small)
     [alone] = run("--seed", 3, *small)
     [again] = run("--seed", 3, *small)
-    # Also behind another one in the same process.
+    # The digest is the same even after another seed in the same process.
     assert second["digest"] == alone["digest"] == again["digest"]
     assert first["digest"] != alone["digest"]
     assert alone["counts"]["entry"] > 20
@@ -117,7 +117,7 @@ def test_the_same_seed_is_the_same_run() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_announcement_after_a_lost_callback_is_found() -> None:
-    """The first item that this was built for: feeds that follow by a callback, and a kill."""
+    """The mistake for which the simulator was built: feeds by a callback, which a kill loses."""
     found = run("--fault", "lost-callback", "--sites", 5, "--count", 30)
     assert any("which it may not know" in what for what in found[-1]["violations"])
 
@@ -162,7 +162,7 @@ def test_a_failing_seed_says_how_to_see_it_again() -> None:
 
 
 def _order(seed: int) -> list[int]:
-    """In which order ten tasks ran, thrice each."""
+    """The order in which ten tasks ran, three times each."""
     order: list[int] = []
 
     async def one(number: int) -> None:

@@ -43,7 +43,7 @@ class ArrivalHome(ImageHome):
     async def running(
         self, *, windows: Windows | None = None, quiet: float = 0.0, **more: object
     ) -> AsyncIterator[Arrivals]:
-        """Arrivals whose task runs, with what the disk has; packed as soon as it is quiet."""
+        """Arrivals with a running task, over the present spool; packs as soon as it is quiet."""
         chosen = windows or Windows(quiet=quiet)
         spool = Spool(self.spool_path, self.store.require_free)
         arguments: dict[str, object] = {
@@ -68,14 +68,14 @@ class ArrivalHome(ImageHome):
             spool.close()
 
     async def all_packed(self, arrivals: Arrivals, *, seconds: float = 20) -> None:
-        """Wait until nothing waits."""
+        """Wait until no image waits to be packed."""
         with trio.fail_after(seconds):
             await arrivals.wait_recovered()
             while arrivals.describe()["instances"]:
                 await arrivals.next_packing()
 
     def bring(self, contents: Iterable[bytes], **more: bool) -> list[str]:
-        """Take instances side by side, and pack them: what became of each."""
+        """Take instances concurrently, and pack them; returns the outcome of each."""
 
         async def main() -> list[str]:
             async with self.running() as arrivals:
@@ -94,7 +94,7 @@ class ArrivalHome(ImageHome):
 async def bring(
     arrivals: Arrivals, contents: Iterable[bytes], *, source: str = "dimse:CT1", stat: bool = False
 ) -> list[str]:
-    """What became of instances that come side by side in one association, or the error."""
+    """The outcome, or the error, of each instance sent concurrently in one association."""
     brought = list(contents)
     became = [""] * len(brought)
 

@@ -18,7 +18,7 @@ def _text(_: str) -> bool:
 
 
 def _token(_: str) -> bool:
-    """Any text: a validator takes superfluous white space out of a token before it looks."""
+    """Any text: a validator removes superfluous white space from a token before checking it."""
     return True
 
 
@@ -127,7 +127,7 @@ RULES: dict[str, Rule] = {
 
 
 def problems(element: Element, where: str = "") -> list[str]:
-    """What of a message is against the schema."""
+    """The violations of the schema in a message."""
     path = f"{where}/{element.tag}"
     rule = RULES.get(element.tag)
     if rule is None:

@@ -1,4 +1,4 @@
-"""What IHE BALP asks of a privacy disclosure, beyond FHIR itself.
+"""The rules of IHE BALP for a privacy disclosure, beyond FHIR itself.
 
 Written from the profiles IHE.BasicAudit.PrivacyDisclosure.Source and .Recipient: their
 slices, cardinalities and the invariant val-audit-source, none of which a validator of plain
@@ -17,7 +17,7 @@ PROFILES = {f"{_BASE}.Source": ("110106", "R"), f"{_BASE}.Recipient": ("110107",
 
 
 def problems(event: dict[str, Any]) -> list[str]:
-    """What of an AuditEvent is against the profile that it claims."""
+    """The violations of an AuditEvent against the profile that it claims."""
     [profile] = event["meta"]["profile"]
     code, action = PROFILES[profile]
     checks = {

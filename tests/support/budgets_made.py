@@ -6,7 +6,7 @@ from node.sharing.budgets import Budgets
 
 
 class Time:
-    """Seconds that a test moves."""
+    """A clock that a test advances."""
 
     now = 1000.0
 
@@ -15,5 +15,5 @@ class Time:
 
 
 def budgets_of(time: Time, clock: MadeClock, free_bytes: int = 1 << 40) -> Budgets:
-    """Those of the protocol, for peers that nobody has trusted."""
+    """The protocol's budgets, for peers that nobody has trusted."""
     return Budgets(lambda key: None, {}, clock, time, lambda: free_bytes)

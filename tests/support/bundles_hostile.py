@@ -1,5 +1,5 @@
-"""Bundles that were made to keep their reader busy: small files that unpack to much, or hold
-what is dear to check. Whoever makes them may hold the log key, so all of it can be signed."""
+"""Bundles made to keep their reader busy: small files that unpack to large ones, or whose
+content is expensive to check. Their maker may hold the log key, so everything can be signed."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ def repeated_receipts(count=20_000):
 
 
 def named_receipts(count=20_000):
-    """One receipt, which so many entries name."""
+    """One receipt that many entries name."""
     log = Log().add(init_event())
     event = receipt_event(RECEIPT)
     for _ in range(count):
@@ -119,7 +119,7 @@ def zeros(size=500_000_000, name="later"):
 
 
 def repeated_key_changes(count=3_000):
-    """An entry that changes no key, as often."""
+    """Many entries, and then many of the type `rotation` that change no key."""
     log = Log().add(init_event())
     for _ in range(count):
         log.add(Event(type="start"), START_MS)

@@ -1,4 +1,4 @@
-"""Logs that say that they lost entries, and the unsigned files that lie beside them."""
+"""Logs that report lost entries, and the unsigned files beside them."""
 
 from bundles_made import CARD, Log, alert_event, fill, init_event
 from bundles_tampered import rebuilt
@@ -9,7 +9,7 @@ HELD, SHOWN = "checkpoints/12", "checkpoints/9"
 
 
 def lossy(held=12, shown=9, after=5, **details):
-    """A log of nine entries that had been signed with twelve others, says so, and went on."""
+    """A log of nine entries that had been signed with twelve others, reports it, and continues."""
     log = fill(Log().add(init_event()), range(1, 9))
     log.add(alert_event(rebuilt(), held, shown, **details))
     for number in range(after):
@@ -18,7 +18,7 @@ def lossy(held=12, shown=9, after=5, **details):
 
 
 def with_files(log):
-    """The same log with the files of what it lost beside it, which nobody has signed."""
+    """The same log, and beside it the unsigned files about what it lost."""
     other = rebuilt().sign(12).sign(9)
     log.extra = [
         ("witnessed/1/held", other.checkpoints[HELD].encode()),

@@ -122,7 +122,7 @@ class Opening:
 
 @dataclass
 class Log:
-    """A log under construction; `bundle` writes what its fields say at that moment."""
+    """A log under construction; `bundle` writes its present fields."""
 
     entries: list = field(default_factory=list)
     openings: list = field(default_factory=list)
@@ -176,7 +176,7 @@ class Log:
     ):
         """Add a rotation, or with `trusted_size` a revocation; the card follows.
 
-        `signers` sign instead of the right ones; `details` stand instead of the true ones.
+        `signers` replace the right signers; `details` replace the true details.
         """
         old = old or self.key
         card = card or self.card_with(new, role=role, trusted_size=trusted_size)
@@ -290,7 +290,7 @@ def receipt_event(receipt, **more):
 
 
 def alert_event(other, held, shown, origin=ORIGIN, **details):
-    """What a node logs when its log was shown to be, or to have been, `other`."""
+    """The entry that a node logs when it is shown that its log is, or was, `other`."""
     notes = [other.sign(size).checkpoints[f"checkpoints/{size}"] for size in (held, shown)]
     said = {"origin": origin}
     for prefix, size, note in zip(("", "shown_"), (held, shown), notes, strict=True):
@@ -325,7 +325,7 @@ def rotated(**changed):
 
 
 def revoked():
-    """A log whose key was stolen when it had 5 entries, which was noticed at 7."""
+    """A log whose key was stolen at 5 entries; the theft was noticed at 7."""
     log = fill(Log().add(init_event()), range(1, 7)).sign(5)
     log.change_key(NEXT_LOG, trusted_size=5)
     return fill(log, range(8, 12)).sign()

@@ -1,6 +1,6 @@
-"""Audit bundles that somebody tampered with, one for each tamper case.
+"""Tampered audit bundles, one for each tamper case.
 
-Each function gives the log, what the auditor holds besides, and the first bad index.
+Each function returns the log, the auditor's own evidence, and the first bad index.
 """
 
 import base64
@@ -124,7 +124,7 @@ def torn_last_entry():
 
 
 def rebuilt():
-    """What an operator who holds every key makes: the log without entry 5, longer again."""
+    """The work of an operator who holds every key: the log without entry 5, then extended."""
     log = fill(Log().add(init_event()), without=5)
     return log.add(Event(type="stop")).sign()
 
@@ -282,7 +282,7 @@ def cosignatures_stripped():
 
 
 def history_rewritten_with_newer_key():
-    """The rotation entry stays as it was signed; a newer key cannot make another."""
+    """The rotation entry stays as signed, because a newer key cannot make another."""
     log = rotated()
     log.entries[3] = log.entries[3].replace(b'"instances":3', b'"instances":2')
     log.checkpoints.clear()
@@ -290,7 +290,7 @@ def history_rewritten_with_newer_key():
 
 
 def history_rewritten_and_handed_over_anew():
-    """The same, with a rotation entry that fits, and no signature of the older key."""
+    """The same, with a matching rotation entry, but without a signature of the older key."""
     log = fill(Log().add(init_event()), range(1, 7), without=3)
     honest_log = rotated()
     log.card, log.key = honest_log.card, NEXT_LOG
@@ -299,7 +299,7 @@ def history_rewritten_and_handed_over_anew():
 
 
 def history_rewritten_without_a_rotation():
-    """The same, without a rotation entry, and with old sizes signed anew."""
+    """The same, without a rotation entry, and with old sizes signed again."""
     honest_log = rotated()
     log = fill(Log(card=honest_log.card, key=NEXT_LOG).add(init_event()), without=3)
     return log.add(Event(type="stop")).sign(5).sign(), {}, 7
@@ -387,4 +387,4 @@ CASES = {
         Code.KEY_CHAIN,
     ),
 }
-"""By the number of the case: what makes it, and the verdict of the verifier."""
+"""Number of the case to the function that makes it, and the verifier's verdict."""

@@ -78,11 +78,11 @@ class SyslogCollector:
     """A TLS server that reads messages framed by octet counting (RFC 5425 section 4.3).
 
     Attributes:
-        port: where it listens.
-        messages: what came, in its order.
-        peers: subjects of the certificates that clients had.
-        reset_after: break the next connection off when it has read so many messages.
-        orderly: answer close_notify in kind; else only by ending the TCP connection.
+        port: the port on which it listens.
+        messages: the received messages, in order.
+        peers: subjects of the clients' certificates.
+        reset_after: reset the next connection after it has read this many messages.
+        orderly: answer close_notify with close_notify; otherwise just end the TCP connection.
     """
 
     port: int = 0
@@ -94,7 +94,7 @@ class SyslogCollector:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def wait(self, count: int, seconds: float = 20.0) -> list[bytes]:
-        """Wait until so many messages have come; they."""
+        """Wait until this many messages have come; returns them."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.messages) >= count, seconds)
             return list(self.messages)

@@ -76,7 +76,7 @@ def take(node: Node, *paths: Path, shared: bool = True) -> IngestReport:
 
 
 def kinds(report: Report) -> set[str]:
-    """The kinds of what a check found."""
+    """The kinds of a check's findings."""
     return {one.kind for one in report.findings}
 
 

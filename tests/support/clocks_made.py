@@ -14,7 +14,7 @@ START_MS = 1_800_000_000_000
 
 @dataclass
 class MadeClock:
-    """A `node.clock.Clock` that stands still until a test moves it."""
+    """A `node.clock.Clock` that moves only when a test moves it."""
 
     time_ms: int = START_MS
 
@@ -33,10 +33,10 @@ class MadeClock:
 
 @contextmanager
 def jumps_when_idle(clock: trio.testing.MockClock) -> Iterator[None]:
-    """Within it, a mock clock jumps when all tasks wait and no thread is at work.
+    """Inside this block, a mock clock jumps when all tasks wait and no thread works.
 
-    Trio's own autojump does not know of threads: on a busy machine it jumps past every
-    time limit while one works.
+    Trio's own autojump does not consider threads: on a busy machine it jumps past every
+    time limit while a thread works.
     """
     run_sync, at_work = trio.to_thread.run_sync, 0
 

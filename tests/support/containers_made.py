@@ -1,5 +1,5 @@
-"""ZIP containers written by hand, so that each header can say something else; and a reader
-that goes from one local header to the next, as tools that read from a pipe do."""
+"""ZIP containers written by hand, so that headers can contradict each other; and a reader that
+goes from one local header to the next, like tools that read from a pipe."""
 
 import struct
 import zlib
@@ -12,8 +12,8 @@ _END = "<4s4H2LH"
 
 @dataclass(frozen=True)
 class Part:
-    """A file of a container, and what its two headers say; `before` and `after` are bytes
-    in front of its local header and behind its content."""
+    """A file of a container, and the fields of its two headers; `before` and `after` are bytes
+    before its local header and after its content."""
 
     name: bytes
     data: bytes
@@ -42,14 +42,14 @@ def parts_of(members, **more):
 
 
 def changed(parts, name, **changes):
-    """The parts, that of one name replaced."""
+    """The parts, with the part of one name replaced."""
     return [replace(each, **changes) if each.name == name else each for each in parts]
 
 
 def container(parts, *, prefix=b"", shift=0, gap=b"", end=None):
     """The container of these parts.
 
-    `prefix` stands in front, `gap` between the list and its end; offsets count from the
+    `prefix` comes first, `gap` is between the list and its end; offsets count from the
     start less `shift`; `end` changes fields of the end.
     """
     body, listing, count = prefix, b"", 0

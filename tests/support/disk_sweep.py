@@ -1,4 +1,4 @@
-"""A work on a disk that fails or loses power, at each of its calls in turn."""
+"""Work on a disk that fails or loses power at each call in turn."""
 
 import contextlib
 import errno
@@ -17,18 +17,18 @@ from node.transfer.incoming import Incoming
 from protocol.errors import DigestMismatch
 
 KILLED = errno.EIO
-"""A call that fails, and a process that ends with it; the disk itself goes on."""
+"""The failing call also ends the process; the disk itself keeps working."""
 
 
 class Run:
-    """One run of a work on a disk with a fault.
+    """One run of work on a disk with a fault.
 
     Attributes:
         at: the call that failed.
-        disk: which, as the fault left it.
+        disk: the disk as the fault left it.
         path: the root of the disk.
-        kept: digest to content of what was acknowledged.
-        is_whole: whether the work came to its end.
+        kept: digest to content of each acknowledged batch.
+        is_whole: whether the work was completed.
     """
 
     def __init__(self, at: int, disk: FaultyDisk, path: Path) -> None:
@@ -37,12 +37,12 @@ class Run:
         self.is_whole = False
 
     def survivors(self, directory: Path) -> Iterator[tuple[str, Path]]:
-        """What the disk may have kept, each with a name."""
+        """The possible contents of the disk afterwards, each with a name."""
         for kind, left in self.disk.survivors(directory / "left", seed=self.at):
             yield f"fault at call {self.at}, {kind}", left
 
     def require_kept(self, directory: Path) -> None:
-        """All that was acknowledged is in the store or arrived, whatever the disk kept."""
+        """Check that all acknowledged batches are in the store or `incoming/` in each case."""
         for what, left in self.survivors(directory):
             store = BatchStore(left / "store", reserve_bytes=0)
             (left / "incoming").mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ class Run:
             for digest, content in self.kept.items():
                 try:
                     with contextlib.suppress(DigestMismatch):
-                        # A newer copy in `incoming/` that was not flushed goes now.
+                        # Reading removes a newer, unflushed copy in `incoming/`.
                         incoming.read(digest)
                     assert incoming.read(digest) == content
                 except DigestMismatch as error:
@@ -72,10 +72,10 @@ def sweep(
     """Do the work in an empty home once for each of its calls, which fails.
 
     Args:
-        work: ends with a NodeError of the disk where a call fails.
-        error: of the call; 0 for a power cut.
-        least: how many calls it has in any case.
-        parts: folders that the home has, durably.
+        work: the work; ends with a NodeError of the disk if a call fails.
+        error: errno of the failing call; 0 for a power cut.
+        least: the number of calls that it makes at least.
+        parts: folders that the home already has, durably.
     """
     for at in itertools.count():
         home = tmp_path / f"run-{at}"
@@ -102,7 +102,7 @@ def sweep(
 
 
 def require_studies_kept(catalog: Catalog, store: BatchStore, what: str) -> int:
-    """Every batch of every study in a catalog is in a store; how many studies there are."""
+    """Check that a store has every batch of the catalog's studies; returns their number."""
     uids = [row.study_uid for row in catalog.studies()]
     for uid in uids:
         for batch in catalog.manifest(uid).batches:

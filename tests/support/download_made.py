@@ -1,4 +1,4 @@
-"""A `StudyDownload` on a disk of a test, without sources: the test hands it what came."""
+"""A `StudyDownload` on a disk of a test, without sources: the test hands it the batches."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ PEER = FACILITY.public
 
 
 class NotingTransfers(Transfers):
-    """Notes each state that is kept."""
+    """Records each saved state."""
 
     kept: list[tuple[TransferState, str]]
 
@@ -36,7 +36,7 @@ class NotingTransfers(Transfers):
 
 
 class NotingIncoming(Incoming):
-    """Notes which batches are flushed."""
+    """Records the flushed batches."""
 
     flushed: list[bytes]
 
@@ -47,10 +47,10 @@ class NotingIncoming(Incoming):
 
 @dataclasses.dataclass
 class Place:
-    """A download and all that it works on.
+    """A download and the parts that it uses.
 
     Attributes:
-        free: free bytes of the disk, as it is told.
+        free: free bytes of the disk, as reported to it.
         append: called with the entries `received`.
     """
 
@@ -119,7 +119,7 @@ def arrived(download: StudyDownload, member: Member, study: SmallStudy) -> None:
 
 @asynccontextmanager
 async def wakes(download: StudyDownload) -> AsyncIterator[None]:
-    """What is done in here wakes those who wait for a change, and they slept until then."""
+    """Check that the block wakes tasks that wait for a change, and that nothing did before."""
     woken = trio.Event()
 
     async def wait() -> None:

@@ -1,4 +1,4 @@
-"""Two facilities' logs of what went between them, for tests of their comparison."""
+"""Two facilities' logs of their exchanges, for tests of their comparison."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -76,7 +76,7 @@ class Pair:
         return self.source(source, "disclosure-begun", number)
 
     def whole(self, number, source="A", **details):
-        """A transfer as it should be."""
+        """A complete transfer, as both should log it."""
         self.begin(number, source)
         self.recipient(_other(source), "received", number)
         self.source(source, "disclosed", number)
@@ -86,7 +86,7 @@ class Pair:
         )
 
     def close(self):
-        """Let both logs go on for an hour, and sign them."""
+        """Let both logs continue for an hour, and sign them."""
         self.wait()
         for log in (self.a, self.b):
             log.add(Event(type="stop"), self.now_ms)

@@ -33,7 +33,7 @@ YEAR = 365 * 24 * 3600
 
 
 class Other:
-    """Another facility, of which there is nothing but keys and a card."""
+    """Another facility that consists only of keys and a card."""
 
     def __init__(self, name: str, now: int, *, expires: int | None = None) -> None:
         self.name = name
@@ -148,7 +148,7 @@ def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> lis
                 found.extend(announcement.records)
             nursery.cancel_scope.cancel()
 
-    # What there is to say comes at once; the heartbeat says that there is no more.
+    # All announcements come at once; the heartbeat shows that there are no more.
     clock = trio.testing.MockClock()
     with jumps_when_idle(clock):
         trio.run(main, clock=clock)
@@ -156,7 +156,7 @@ def told_to(node: Node, other: Other, announcer: Announcer | None = None) -> lis
 
 
 def available(records: list[Record]) -> set[str]:
-    """The studies (UIDs) that somebody is told are there."""
+    """The studies (UIDs) that records announce as available."""
     return {record.study for record in records if record.kind != "withdrawn"}
 
 

@@ -1,11 +1,11 @@
 """A disk that fails or loses power at a chosen system call.
 
 Python's calls on files below one folder are counted: opening to write, writing,
-flushing, cutting, renaming, removing, making folders; files that are opened by Python's
-own `open` are written by the same calls here. What is durable by the letter of POSIX is
-remembered: the bytes of a file as of its last flush, the names of a folder as of its last
-flush. From that `survivors` makes the folders that may be found after a power cut.
-SQLite's calls are not seen; its files are taken as they are, since it flushes by itself.
+flushing, cutting, renaming, removing, making folders; files opened by Python's own `open`
+are written by the same calls here. The disk remembers what is durable by the letter of
+POSIX: the bytes of a file as of its last flush, the names of a folder as of its last flush.
+From that `survivors` makes the folders that may exist after a power cut. SQLite's calls are
+not seen; its files are copied as they are, since SQLite flushes by itself.
 """
 
 import builtins
@@ -29,12 +29,12 @@ class FaultyDisk:
     """Counts the calls below `root`, and lets one of them fail.
 
     Attributes:
-        calls: so far.
-        flushes: of them.
+        calls: number of calls so far.
+        flushes: number of flushes among them.
         fail_at: the call (from 0) that fails; None for none.
-        error: its errno; 0 for a power cut: it and all later calls do nothing and fail.
-        half: a write that fails writes its first half.
-        forgotten: whether the flush that `forget_flush` named has come.
+        error: its errno; 0 for a power cut: this and all later calls do nothing and fail.
+        half: whether a failing write writes its first half.
+        forgotten: whether the flush named by `forget_flush` has come.
     """
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ class FaultyDisk:
         self._real_io_open = io.open
         for module in (io, builtins):
             monkeypatch.setattr(module, "open", self._io_open)
-        # Here what was removed keeps its number, or another file could get it.
+        # Removed files are kept here, or another file could get their inode number.
         self._removed = Path(tempfile.mkdtemp(dir=self.root.parent, prefix=".removed-"))
 
     def fail(self, at: int | None, error: int = 0, *, half: bool = False) -> None:
@@ -82,7 +82,7 @@ class FaultyDisk:
         self.calls, self.fail_at, self.error, self.half = 0, at, error, half
 
     def forget_flush(self, number: int) -> None:
-        """Let a flush, counted from now and from 0, do nothing, and say nothing of it."""
+        """Let a flush, counted from now and from 0, silently do nothing."""
         self.forgotten, self._flushes_before = False, number
 
     def _read(self, path: Path) -> bytes:
@@ -95,7 +95,7 @@ class FaultyDisk:
         return isinstance(path, str | os.PathLike) and Path(path).is_relative_to(self.root)
 
     def _count(self) -> None:
-        """One call; raises when it is the one to fail."""
+        """Count one call; raises if this call shall fail."""
         at, self.calls = self.calls, self.calls + 1
         if self.is_dead:
             raise OSError(errno.EIO, "the power is off")
@@ -174,7 +174,7 @@ class FaultyDisk:
         self._flushed(descriptor)
 
     def _flushed(self, descriptor: int) -> None:
-        # No real flush: what is durable is decided here, and the tests run faster.
+        # No real flush: this class decides what is durable, and the tests run faster.
         with self._lock:
             path = self._paths.get(descriptor)
             if path is None:
@@ -188,7 +188,7 @@ class FaultyDisk:
                     return
             if path.is_dir():
                 here = {name: at for name, at in self._all_names().items() if name.parent == path}
-                # What lay below a folder that is gone from here went with it.
+                # Names below a folder that is gone from here are gone too.
                 kept = {
                     name: at
                     for name, at in self._names.items()
@@ -201,7 +201,7 @@ class FaultyDisk:
                 }
                 self._names = kept | here
             else:
-                # Not through the descriptor, which may be for writing only.
+                # Do not read through the descriptor: it may be for writing only.
                 data = Path(f"/proc/self/fd/{descriptor}").read_bytes()
                 self._durable[os.fstat(descriptor).st_ino] = data
 
@@ -213,7 +213,7 @@ class FaultyDisk:
 
     def _unlink(self, path, *, dir_fd=None):  # type: ignore[no-untyped-def]
         with self._lock:
-            # `shutil.rmtree` names files by the folder that it has open.
+            # `shutil.rmtree` names files relative to the folder that it has open.
             whole = path if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink() / path
             if self._is_ours(whole) and not str(whole).endswith(UNSEEN):
                 self._count()
@@ -226,7 +226,7 @@ class FaultyDisk:
                 self._count()
             self._real["mkdir"](path, *args, **kwargs)
             if self._is_ours(path):
-                # Its number may have been that of a file.
+                # Its inode number may have belonged to a file.
                 self._durable.pop(Path(path).stat().st_ino, None)
 
     def _keep_number(self, path: Path) -> None:
@@ -239,7 +239,7 @@ class FaultyDisk:
                 self._count()
                 self._keep_number(Path(target))
                 if Path(source).is_dir():
-                    # Names below a folder go with it.
+                    # Names below a folder move with it.
                     moved = {
                         Path(target) / name.relative_to(source): at
                         for name, at in self._names.items()
@@ -251,7 +251,7 @@ class FaultyDisk:
     # --- what may be left ------------------------------------------------------------
 
     def survivors(self, directory: Path, seed: int) -> Iterator[tuple[str, Path]]:
-        """Folders as they may be found when the power went off now, with their kind."""
+        """Folders as they may be found if the power failed now, with their kind."""
         now = self._all_names()
         content = {inode: self._read(path) for path, inode in now.items() if path.is_file()}
         newest = self._durable | content
@@ -269,7 +269,7 @@ class FaultyDisk:
         for path in sorted(self._names.keys() | now.keys()):
             inode = chance.choice((self._names.get(path), now.get(path)))
             if path.parent != self.root and path.parent not in now:
-                # Of a folder that was renamed and is found under its old name: with all in it.
+                # A renamed folder may be found under its old name, with everything in it.
                 inode = self._names.get(path)
             if inode is not None and (path.parent in some or path.parent == self.root):
                 some[path] = inode
@@ -307,7 +307,7 @@ class FaultyDisk:
 
 
 class _Written(io.RawIOBase):
-    """A file that Python's `open` opened to write, its calls seen."""
+    """A file that Python's `open` opened for writing, with its calls counted."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -342,7 +342,7 @@ class _Written(io.RawIOBase):
 
 
 def _torn(durable: bytes, newest: bytes, chance: random.Random) -> bytes:
-    """Some of the chunks that were written since the last flush, and not the others."""
+    """The file with only some of the chunks that were written since the last flush."""
     durable = durable.ljust(len(newest), b"\0")
     parts = [
         chance.choice((durable, newest))[start : start + _CHUNK]

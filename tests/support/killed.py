@@ -1,4 +1,4 @@
-"""Work in a process that ends in the middle: at a call to the file system, or at a commit."""
+"""Work in a process that is killed in the middle: at a call to the file system, or a commit."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ def killed_at(step: int, prepare: Callable[[], T], work: Callable[[T], object]) 
     Args:
         step: counted from 0, over all of `CALLS`.
         prepare: runs before calls are counted, in the same process.
-        work: takes what `prepare` gives.
+        work: the work; takes the result of `prepare`.
 
     Returns:
         Whether it was killed; otherwise it came to its end.
     """
     with warnings.catch_warnings():
-        # The child runs nothing of the other threads.
+        # The child runs none of the other threads.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -64,10 +64,10 @@ def killed_at_commit(
     """Run work whose process ends at once at the commit with a number, from 1.
 
     Args:
-        commit: of any database, counted from the begin of the work.
-        when: `before` it or `after`.
-        prepare: gives what the work takes, and holds it meanwhile.
-        work: what is done.
+        commit: number of the commit, in any database, counted from the beginning of the work.
+        when: `before` or `after` the commit.
+        prepare: yields the argument of the work, and keeps it open meanwhile.
+        work: the work.
 
     Returns:
         Whether it was killed; otherwise it came to its end.

@@ -1,4 +1,4 @@
-"""What tests of the audit log's files share: errors on demand, and what is found afterwards."""
+"""Helpers for tests of the audit log's files: errors on demand, and reading the files later."""
 
 import os
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from node.errors import ExitCode, NodeError
 
 
 def open_files() -> int:
-    """How many descriptors this process has."""
+    """The number of open descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def require_error(code: ExitCode, call: Callable[[], object], match: str | None = None) -> None:
-    """Do it; it must end with this code and sentence."""
+    """Call a function that must fail with this code and sentence."""
     with pytest.raises(NodeError, match=match) as caught:
         call()
     assert caught.value.code is code
@@ -32,7 +32,7 @@ def failing(number: int) -> Callable[..., int]:
 
 
 def entries_in(path: Path) -> list[bytes]:
-    """What the next process finds in a log."""
+    """The entries that the next process finds in a log."""
     file = LogFile(path)
     found = list(file.scan())
     assert file.count == len(found)

@@ -1,4 +1,4 @@
-"""A muxer at work on a connection in memory, and a peer that writes what frames it likes."""
+"""A running muxer on a connection in memory, and a peer that can write any frames."""
 
 import contextlib
 import struct
@@ -56,17 +56,17 @@ class End:
         self.other._news.unpark_all()
 
     def end(self) -> None:
-        """Nothing more comes here."""
+        """End the incoming bytes."""
         self._is_over = True
         self._news.unpark_all()
 
 
 class Peer:
-    """Who is at the other end of a muxer, and writes what frames it likes.
+    """The peer at the other end of a muxer; it can write any frames.
 
     Attributes:
-        messages: those that came from the muxer, whole.
-        accepted: streams that the muxer has taken for opened.
+        messages: whole messages from the muxer.
+        accepted: streams that the muxer regards as opened.
         near: the muxer's end of the connection.
     """
 

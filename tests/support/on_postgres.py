@@ -1,7 +1,7 @@
-"""A plugin of pytest (`-p on_postgres`): the tests at hand run on PostgreSQL.
+"""A plugin of pytest (`-p on_postgres`) that runs the selected tests on PostgreSQL.
 
-Loaded before any test, so that whoever imports the node's database gets the one of
-`postgres.py`. What looks into SQLite's file, or ends a process that holds it, is left out.
+It is loaded before any test, so that every import of the node's database gets the class of
+`postgres.py`. Tests that read SQLite's file, or end a process that holds it, are left out.
 """
 
 import pytest

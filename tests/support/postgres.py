@@ -1,10 +1,10 @@
-"""The node's database on PostgreSQL, for tests alone: is our SQL one that both know?
+"""The node's database on PostgreSQL, for tests only: do both databases accept our SQL?
 
-`Server` is Debian's PostgreSQL in a temporary folder, reached by its Unix socket only.
-`PostgresDatabase` stands in for `node.database.Database`: transactions and queries are the
-node's own code, over a connection that translates word by word. What it changes is what a
-dialect would have to: how a parameter is written, the names of two types, what a table of
-SQLite says of its file. A statement that needs more than that fails, which is the point.
+`Server` is Debian's PostgreSQL in a temporary folder, reached only by its Unix socket.
+`PostgresDatabase` replaces `node.database.Database`: transactions and queries are the node's
+own code, over a connection that translates word by word. It changes only what a dialect must
+change: the form of parameters, the names of two types, and SQLite's statements about its
+file. A statement that needs more than that fails, which is the purpose.
 
 Each file of a test is a schema (a namespace) of one database.
 """

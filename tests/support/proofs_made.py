@@ -49,6 +49,6 @@ def prove(log, index, size=None):
 
 
 def check(proof, **evidence):
-    """What the verifier says of a proof, with what an auditor holds besides."""
+    """The verifier's verdict on a proof, with the auditor's own evidence."""
     data = proof if isinstance(proof, bytes) else proof.text().encode()
     return verify_proof(data, facility_fingerprint=FINGERPRINT, evidence=Evidence(**evidence))

@@ -1,4 +1,4 @@
-"""A receiver in sessions with sources in memory that a test plays."""
+"""A receiver in sessions with sources in memory, whose part the test plays."""
 
 import threading
 from collections import deque
@@ -59,7 +59,7 @@ class MemoryMuxed:
 
 
 class SlowDisk(Incoming):
-    """An `Incoming` that writes nothing until `may_write` is set, and flushes as it may.
+    """An `Incoming` that writes nothing until `may_write` is set; flushes can be held back too.
 
     Attributes:
         writing: batches whose write has begun.
@@ -84,7 +84,7 @@ class SlowDisk(Incoming):
 
 
 def study_of(count: int, rows: int = 32) -> SmallStudy:
-    """A study of so many instances, each in a batch of its own."""
+    """A study of this many instances, each in its own batch."""
     contents = []
     for number in range(1, count + 1):
         buffer = BytesIO()
@@ -112,7 +112,7 @@ class Session:
     receive: Callable[[], Awaitable[None]]
 
     async def requested(self) -> Requested:
-        """What the receiver asks for at first."""
+        """The receiver's first request."""
         told = await event(self.source, self.muxed)
         assert isinstance(told, Requested)
         return told
@@ -136,13 +136,13 @@ class Session:
 
 
 class Recipient:
-    """A receiver and where it puts what it receives.
+    """A receiver and the places where it stores received data.
 
     Attributes:
-        announced: what every source announced of the study.
-        free: free bytes of the disk, as the receiver is told.
+        announced: what every source announced about the study.
+        free: free bytes of the disk, as reported to the receiver.
         kept: signed receipts.
-        exchanging: receipts whose exchange is under way.
+        exchanging: receipts whose exchange is in progress.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -173,9 +173,9 @@ class Recipient:
         several: bool = False,
         stat: bool = False,
     ) -> Session:
-        """A session, in a fetch of its own, with the source that has this key.
+        """A session, in its own fetch, with the source that has this key.
 
-        `own` is the key of ours that the source expects.
+        `own` is our key, as the source expects it.
         """
         destination = Destination(
             self.home.catalog,
@@ -229,7 +229,7 @@ def opened_recipient(directory: Path) -> Iterator[Recipient]:
 
 
 async def run_to_the_end(session: Session) -> None:
-    """Play the source of a session whose batches are under way, to the countersignature."""
+    """Play the source of a session whose batches were sent, up to the countersignature."""
     await session.muxed.feed.send(session.source.end())
     while not isinstance(told := await event(session.source, session.muxed), Receipted):
         assert isinstance(told, Credited)

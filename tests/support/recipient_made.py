@@ -1,4 +1,4 @@
-"""A recipient that the test plays, against the real sender, over a stream in memory."""
+"""A recipient played by the test, against the real sender, over a stream in memory."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -20,19 +20,19 @@ Step = Callable[[RecipientTransfer, PeerStream], Awaitable[None]]
 
 
 class RecipientMade:
-    """Asks for the study of `exchange_pair` and takes it.
+    """Requests the study of `exchange_pair` and receives it.
 
     Args:
         node: the source.
-        other: who asks.
-        at: what else it does on an event of this type, before it goes on.
-        receipt: fields of its receipt that are not what they should be.
-        ask: what else it says in its request.
-        purpose: what it asks for.
+        other: the requesting facility.
+        at: event type to an additional action on that event, before it continues.
+        receipt: changed fields of its receipt.
+        ask: further fields of its request.
+        purpose: the purpose of the request.
 
     Attributes:
-        told: what the source said.
-        end: its end of the transfer.
+        told: events from the source.
+        end: the recipient's end of the transfer.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class RecipientMade:
 
     @property
     def refused(self) -> WireCode | None:
-        """The code with which the source ended it."""
+        """The code with which the source ended the transfer."""
         codes = [event.code for event in self.told if isinstance(event, Refused)]
         return codes[0] if codes else None
 
     def heard(self, kind: type[Event]) -> bool:
-        """Whether the source said this."""
+        """Whether the source sent an event of this kind."""
         return any(isinstance(event, kind) for event in self.told)
 
     async def fetch(self, sender: Sender | None = None) -> None:
-        """One session, until both ends are done with it."""
+        """Run one session until both ends have finished it."""
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon((sender or sender_of(self._node)).serve, self.ours)

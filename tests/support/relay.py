@@ -1,8 +1,8 @@
 """A TCP relay to put between two real nodes: it delays, throttles, cuts, freezes and corrupts.
 
 It forwards bytes and knows one thing about them: after the choice of Noise (28 bytes
-in plain text) each message has its length in two bytes in front. So a fault strikes
-at a message of a size that was seen in a clean pass, and not at a time.
+in plain text) two bytes before each message hold its length. So a fault strikes at a
+message of a size that was seen in a run without faults, and not at a time.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 PREFACE_BYTES = len(b"\x13/multistream/1.0.0\n\x07/noise\n")
 CONTROL_BYTES = 2 + 12 + 16
-"""A message that holds a header of yamux and nothing else: a ping, a window."""
+"""A message that holds only a header of yamux: a ping, a window."""
 FULL_BYTES = 2 + 65_535
 """The largest message there is: part of a batch."""
 
@@ -33,12 +33,12 @@ class Way(enum.StrEnum):
 
 
 class Fault(enum.StrEnum):
-    """What the relay does to the bytes at a point, and to all that follow until `lift`."""
+    """What the relay does to the bytes at a point, and to all later bytes until `lift`."""
 
     CUT = "cut"
-    """Both sockets are closed; who dials is hung up on."""
+    """Both sockets are closed; the relay hangs up on new callers."""
     CUT_ONE_WAY = "cut-one-way"
-    """The end of the stream is told in one direction, and nothing more goes there."""
+    """The stream is ended in one direction, and nothing more is sent there."""
     FREEZE = "freeze"
     """Nothing is forwarded on any connection, and every socket stays open."""
     FREEZE_ONE_WAY = "freeze-one-way"
@@ -61,12 +61,12 @@ class Point:
 
     Attributes:
         way: the direction.
-        bytes: size of the message, its length in front included.
-        nth: which of those that begin after `arm`, from 1.
-        offset: bytes of it that still pass before the fault.
-        slack: how far its size may be off.
-        after_full: so many full messages of the same way come first; what has the size
-            by chance before that is not meant.
+        bytes: size of the message, including the two bytes of its length.
+        nth: number of the message among those of this size that begin after `arm`, from 1.
+        offset: bytes of the message that still pass before the fault.
+        slack: how far its size may differ.
+        after_full: this many full messages of the same direction come first; an earlier
+            message that has the size by chance is ignored.
     """
 
     way: Way
@@ -81,10 +81,10 @@ class Relay:
     """Listens on a port of loopback and connects each caller to another one.
 
     Attributes:
-        port: where it listens.
+        port: the port on which it listens.
         struck: set when the armed fault has happened.
-        struck_at: `time.monotonic()` of that.
-        carried: bytes that went each way, over all connections.
+        struck_at: `time.monotonic()` at that moment.
+        carried: bytes forwarded in each direction, over all connections.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -113,11 +113,11 @@ class Relay:
 
     @property
     def address(self) -> str:
-        """Where it listens, as a card names it."""
+        """Its address, as on a card."""
         return f"/ip4/127.0.0.1/tcp/{self.port}"
 
     def arm(self, fault: Fault, point: Point) -> None:
-        """Let a fault happen at a point of what is still to come."""
+        """Let a fault happen at a point of the bytes to come."""
         with self._lock:
             self.struck.clear()
             self._matches = self._full = 0
@@ -133,13 +133,13 @@ class Relay:
                     event.set()
 
     def lift(self) -> None:
-        """Forward everything again; what was cut stays cut, and nothing is armed."""
+        """Forward everything again and disarm; cut connections stay cut."""
         with self._lock:
             self._armed = None
         self.heal()
 
     def heal(self) -> None:
-        """The same, and what is armed stays armed."""
+        """Like `lift`, but an armed fault stays armed."""
         with self._lock:
             self._cut = False
             self._delay_seconds = 0.0
@@ -148,7 +148,7 @@ class Relay:
                 event.set()
 
     def forget(self) -> None:
-        """Begin a new list of what is seen."""
+        """Begin a new list of seen messages."""
         with self._lock:
             self.seen = []
 
@@ -243,7 +243,7 @@ class Relay:
         begins: int,
         both: tuple[socket.socket, socket.socket],
     ) -> bool:
-        """Forward one message or a part of one; False when nothing may follow.
+        """Forward a message or a part of it; returns False if nothing may follow.
 
         Args:
             begins: the size of the message that begins here; 0 within one.
@@ -333,7 +333,7 @@ class _Messages:
     def pieces(self, data: bytes) -> Iterator[tuple[bytes, int]]:
         """Parts of messages, and the size of the message that begins with the part, or 0.
 
-        One byte may be held back, when it is half a length.
+        One byte may be held back if it is half of a length.
         """
         data = self._rest + data
         self._rest = b""
@@ -356,7 +356,7 @@ class _Messages:
 
 
 def _close(one: socket.socket) -> None:
-    """Close a socket for good, also for a thread that waits on it."""
+    """Close a socket for good, even if a thread waits on it."""
     with contextlib.suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
     one.close()

@@ -1,6 +1,6 @@
-"""Two facilities with a relay between them, and what must hold after any fault.
+"""Two facilities with a relay between them, and the checks after any fault.
 
-North has the studies and is reached through the relay alone; South only calls.
+North has the studies and can be reached only through the relay; South only calls.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Study:
-    """A study that lies at North, of as many batches as instances."""
+    """A study at North, with as many batches as instances."""
 
     uid: str
     files: Path
@@ -60,7 +60,7 @@ class Fetch:
         return not self._thread.is_alive()
 
     def result(self, seconds: float = 60.0) -> dict[str, Any]:
-        """The finished transfer, or the error it ended with."""
+        """The finished transfer; raises the error with which it ended."""
         self._thread.join(seconds)
         assert self.is_over, f"the fetch hangs: {transfer_of(self._south, self._study)}"
         if self._error is not None:
@@ -96,7 +96,7 @@ class Between:
         """A new study at North; it may not be announced yet."""
         number = next(_numbers)
         files = self.directory / f"in{number}"
-        # All of one length, so that the messages about them have one size.
+        # All UIDs have the same length, so that the messages about them have the same size.
         uid = make_study(
             files, INSTANCES, study=f"1.2.826.0.1.3680043.8.498.{1000 + number}", rows=_ROWS,
             seed=number,
@@ -121,7 +121,7 @@ class Between:
         return Fetch(self.south, self.north, study.uid)
 
     def interrupt(self, last_batch: Point) -> tuple[Study, Fetch]:
-        """A fetch of which South has all batches but the last when the connection is cut."""
+        """A fetch whose connection is cut when South has all batches but the last."""
         self.relay.lift()
         self.wait_connected()
         study = self.announced_study()
@@ -155,11 +155,11 @@ class Between:
         wait_until(self.is_connected, 30.0, "a connection")
 
     def call_again(self) -> None:
-        """Let South dial now, and not when its pause is over: each change of trust does."""
+        """Let South dial now instead of after its pause, by a change of trust."""
         self.south.call("trust.grant", peer=self.north.name, grants=["see"])
 
     def kept(self, study: Study) -> int:
-        """Bytes of the study's batches that South has verified, seen while it waits."""
+        """Bytes of the study's batches that South has verified; call this while it waits."""
         row = self._own(self.south, study.uid)
         if row:
             assert row["instances"] == INSTANCES, "a part of a study in the catalog"
@@ -167,7 +167,7 @@ class Between:
         return sum(path.stat().st_size for path in self.received(study))
 
     def kept_on_disk(self, study: Study) -> int:
-        """The same while South does not run; all that is whole on its disk."""
+        """Like `kept`, while South does not run: the whole batches on its disk."""
         stored = [
             path for path in self.south.home.store_path.glob("??/*") if path.name in study.batches
         ]
@@ -181,7 +181,7 @@ class Between:
         return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
     def has_noticed(self, study: Study) -> bool:
-        """Whether both sides know of the fault, and nothing goes on at either."""
+        """Whether both sides know of the fault, and neither is still working."""
         if self.is_connected() or self.is_sending():
             return False
         transfer = self.transfer(study)
@@ -195,7 +195,7 @@ class Between:
         return transfer_of(self.south, study.uid)
 
     def is_sending(self) -> bool:
-        """Whether North is still at a transfer to South."""
+        """Whether North still has a transfer to South in progress."""
         return any(
             transfer["ended"] is None
             for transfer in self.north.call("transfers")["transfers"]
@@ -207,14 +207,14 @@ class Between:
     def check_whole(
         self, study: Study, result: dict[str, Any], kept: int | None, *, crashes: int = 0
     ) -> None:
-        """The study is at South as it is at North, nothing was sent twice, and both logs agree.
+        """Check that South has the same study, nothing was sent twice, and both logs agree.
 
         Args:
-            study: which.
-            result: what the fetch told in the end.
+            study: the study.
+            result: the result of the fetch.
             kept: encoded bytes that South had verified before the last session; None
-                when there was one session.
-            crashes: of North, of which each may leave a disclosure without its end.
+                if there was only one session.
+            crashes: number of crashes of North; each may leave a disclosure without its end.
         """
         assert result["state"] == "complete"
         assert result["bytes_done"] == result["bytes"]
@@ -229,7 +229,7 @@ class Between:
         )[-1]
         sent = {study.encoded_bytes - (kept or 0)}
         if kept == study.encoded_bytes:
-            # All had come before the fault, so there need not have been another session.
+            # Everything arrived before the fault, so no other session was needed.
             sent.add(study.encoded_bytes)
         assert last["encoded_bytes"] in sent
         assert self._own(self.south, study.uid)["instances"] == INSTANCES
@@ -240,7 +240,7 @@ class Between:
         self.check_books(study, result["transfer"], crashes)
 
     def check_books(self, study: Study, transfer: str, crashes: int) -> None:
-        """Every disclosure that was begun has its end, and an auditor finds both logs sound."""
+        """Check that every begun disclosure has its end, and that both logs are sound."""
 
         def entries(facility: Facility, kind: str) -> list[dict[str, Any]]:
             return [
@@ -252,7 +252,7 @@ class Between:
         def closed() -> bool:
             begun = len(entries(self.north, "disclosure-begun"))
             ends = ("disclosed", "disclosure-failed")
-            # What was confirmed after its session is told beside the session's own end.
+            # A late confirmation is an entry besides the session's own end.
             ended = sum(
                 not entry["details"].get("late")
                 for kind in ends
@@ -264,7 +264,7 @@ class Between:
         assert {"kind": "study", "value": study.uid} in entries(self.north, "disclosed")[-1][
             "opened"
         ]
-        # A receipt whose countersignature was cut off is settled on another stream.
+        # If the countersignature was cut off, the receipt is settled on another stream.
         wait_until(lambda: entries(self.south, "receipt"), NOTICED_SECONDS, "South's receipt")
         receipts = {entry["details"]["receipt"] for entry in entries(self.south, "receipt")}
         assert receipts <= {entry["details"]["receipt"] for entry in entries(self.north, "receipt")}
@@ -284,13 +284,13 @@ def relayed(
     north_at: Path | None = None,
     south_at: Path | None = None,
 ) -> Iterator[list[Between]]:
-    """One North and some Souths, each behind a relay of its own; connected.
+    """One North and some Souths, each with its own relay to North; connected.
 
     Args:
-        directory: for all their files.
-        souths: how many.
-        north_at: for North's home, if not there.
-        south_at: for the homes of the Souths, if not there.
+        directory: the folder for all their files.
+        souths: number of Souths.
+        north_at: another folder for North's home.
+        south_at: another folder for the homes of the Souths.
     """
     port = free_port()
     relays = [Relay(port) for _ in range(souths)]
@@ -301,7 +301,7 @@ def relayed(
     assert keys.facility is not None
     for number, (south, relay) in enumerate(zip(both, relays, strict=True)):
         north.trust(south, "see", "fetch")
-        # The others get a later card, which North itself does not have: their way to it.
+        # The other Souths get a later card, with the relay's address, which North does not have.
         own = sign_card(
             keys.facility,
             name=card.name,
@@ -338,10 +338,10 @@ def relayed(
 
 
 def find_points(pair: Between) -> dict[str, Point]:
-    """Where each phase of a connection and a transfer lies, from a pass without faults.
+    """The point of each phase of a connection and a transfer, from a run without faults.
 
-    The point of a phase is in the middle of the message that it is about, so that a
-    part of the message arrives; "verifying" lies right after the last one.
+    The point of a phase is in the middle of its message, so that a part of the message
+    arrives; "verifying" is right after the last message.
     """
     pair.relay.strike(Fault.CUT)
     wait_until(lambda: not pair.is_connected(), 10.0, "the cut noticed")
@@ -351,7 +351,7 @@ def find_points(pair: Between) -> dict[str, Point]:
     greeting = wait_until(lambda: _first(pair.relay, Way.DOWN, 600), 10.0, "a hello")
     noise = _first(pair.relay, Way.DOWN, CONTROL_BYTES + 70)
     wait_until(lambda: len(_all(pair.relay, Way.UP, 600)) > 1, 10.0, "an answer to a hello")
-    # The subscriptions are answered once, with what there is already.
+    # A new subscription is first answered with the existing studies.
     first = pair.announced_study()
     pair.relay.forget()
     study = pair.announced_study()

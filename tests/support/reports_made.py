@@ -40,7 +40,7 @@ STEP_MS = 3_600_000
 
 
 def event_of(kind: str, **fields: object) -> Event:
-    """An entry of a type as the node writes it, about STUDY and South where that fits."""
+    """An entry of a type as the node writes it, about STUDY and South if the type has them."""
     with_peer = kind.startswith(("trust-", "disclos", "receive", "receipt")) or kind in (
         "announced", "requested", "refused", "fork-seen", "reconciled",
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The log's formats a second time, written from the standards' texts, for tests.
+"""A second implementation of the log's formats, written from the standards' texts, for tests.
 
-Imports nothing of `protocol` or `node`. Clear rather than fast: the tree is the
+Imports nothing from `protocol` or `node`. It is clear rather than fast: the tree is the
 recursion of RFC 6962 section 2.1, word by word.
 """
 
@@ -106,7 +106,7 @@ def cosignature_line(name, key, text, seconds):
 
 
 def read_vkey(text):
-    """Name, key ID, kind and public key of a verifier key; ValueError when it is none."""
+    """Name, key ID, kind and public key of a verifier key; ValueError if it is not one."""
     name, short, rest = text.split("+", 2)
     raw = base64.b64decode(rest, validate=True)
     kind, public = raw[0], raw[1:]
@@ -116,10 +116,10 @@ def read_vkey(text):
 
 
 def open_note(note, vkeys):
-    """The text of a signed note, and by verifier key the time of its signature in seconds.
+    """The text of a signed note, and verifier key to the time of its signature in seconds.
 
-    A plain signature has time 0. Signatures by other keys are passed over, as the standard
-    says; ValueError where a known key's does not hold, or none of them is there.
+    A plain signature has time 0. Signatures by other keys are ignored, as the standard says.
+    ValueError if a known key's signature does not hold, or no known key signed.
     """
     text, rest = note[: note.rindex("\n\n") + 1], note[note.rindex("\n\n") + 2 :]
     known = {(name, short): (key, kind, public) for key in vkeys for name, short, kind, public in
@@ -254,7 +254,7 @@ def key_change(
 
 
 def card_key_proof(key, role, facility):
-    """That a facility holds the key of a role on its card."""
+    """The proof that a facility holds the key of a role on its card."""
     return sign_domain(key, b"radmesh-card-key-v1", role.encode() + b"\0" + facility.public)
 
 

@@ -117,7 +117,7 @@ class Site:
         return self.other.facility.public
 
     def restart(self) -> None:
-        """All that was in memory is gone."""
+        """Restart the site, which loses everything in memory."""
         self.close()
         self.audit = AuditLog.open(
             self.directory / "audit",
@@ -132,7 +132,7 @@ class Site:
         self.database.close()
 
     def log(self, kind: str, **more: Any) -> int:
-        """An entry about the study between the two, with all that a node writes."""
+        """Log an entry about the study between the two, with all fields that a node writes."""
         details = {
             "transfer": TRANSFER.hex(),
             "manifest": MANIFEST.hex(),
@@ -164,11 +164,11 @@ class Site:
 
 
 class Direct:
-    """Asks the other site without a network; `lost` cuts what is on its way.
+    """Asks the other site without a network.
 
     Attributes:
         asked: the types of all requests.
-        lost: "request" or "answer": what never arrives.
+        lost: "request" or "answer": the message that never arrives.
     """
 
     def __init__(self, own: Site) -> None:
@@ -215,7 +215,7 @@ def settle(site: Site, lost: str = "") -> Direct:
 
 
 def receipt(north: Site, south: Site, **changes: Any) -> Receipt:
-    """The receipt of South for what North sent."""
+    """South's receipt for the study that North sent."""
     fields: dict[str, Any] = {
         "transfer": TRANSFER,
         "source_facility": north.facility.public,
@@ -242,7 +242,7 @@ def signed_by(site: Site, one: Receipt) -> tuple[bytes, bytes]:
 
 
 def begin(north: Site, south: Site, *, arrived: bool = True) -> None:
-    """A transfer that broke off; `arrived`: after its last batch."""
+    """A broken transfer; with `arrived`, it broke after its last batch."""
     north.log("requested", direction="out")
     north.log("disclosure-begun", direction="out")
     south.log("requested", direction="in")
@@ -254,7 +254,7 @@ def begin(north: Site, south: Site, *, arrived: bool = True) -> None:
 
 
 def check_settled(*sites: Site) -> None:
-    """One receipt, the same in both logs, once in each, and nothing pending."""
+    """Check that each log has the same single receipt, and that nothing is pending."""
     digests = []
     for site in sites:
         assert site.states() == []

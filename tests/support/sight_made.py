@@ -1,4 +1,4 @@
-"""A `Sight` that says yes and no as a test tells it to."""
+"""A `Sight` whose answers the test sets."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from node.sharing.policy import Sight
 
 
 class SightMade(Sight):
-    """Who may see, and which studies are hidden from whom (facility key, UID)."""
+    """The peers that may see, and the studies hidden from a peer (facility key, UID)."""
 
     def __init__(self, seeing: Iterable[bytes] = ()) -> None:
         self.seeing = set(seeing)

@@ -27,15 +27,15 @@ from protocol.transfer import Event, Receipted, Refused, Requested, Wanted
 
 
 class Source:
-    """A facility that serves one study as told.
+    """A facility that serves one study as scripted.
 
     Attributes:
         lies: batches that it sends with one bit changed.
-        silent_after: it sends so many batches and then nothing, until it is `gone`.
+        silent_after: it sends this many batches and then nothing, until it is `gone`.
         gone: set when it is away for good.
         began: set when it sends its first batch.
         refused: the codes with which its sessions were ended.
-        receipts: what was signed to it.
+        receipts: receipts that it got.
     """
 
     def __init__(self, directory: Path, name: str, study: SmallStudy) -> None:
@@ -84,7 +84,7 @@ class Source:
                     return
 
     async def send(self, end: SourceTransfer, stream: PeerStream, index: int) -> None:
-        """Send one batch, or be silent."""
+        """Send one batch, or stay silent."""
         if self.sent == self.silent_after:
             await self.gone.wait()
             await stream.reset()
@@ -98,7 +98,7 @@ class Source:
 
 
 class World:
-    """A recipient's node, and sources that it fetches one study from."""
+    """A recipient's node, and the sources from which it fetches one study."""
 
     def __init__(self, node: Node, nursery: trio.Nursery, *sources: Source) -> None:
         self.node = node
@@ -156,7 +156,7 @@ class World:
         )
 
     async def run(self, number: int, *, behind: Source | None = None) -> None:
-        """Fetch from one source, once the other that it comes behind is at work."""
+        """Fetch from one source; with `behind`, only after that other source has begun."""
         one = self.attempts[number]
         others = [other for other in self.attempts if other is not one]
         if behind is not None:

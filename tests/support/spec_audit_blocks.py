@@ -26,7 +26,7 @@ def blocks_of(document: str) -> dict[str, str]:
 
 
 def make_blocks() -> dict[str, str]:
-    """Every example as it must stand in the document."""
+    """Every example as it must be in the document."""
     from spec_blocks import annotated_frame
 
     from protocol import messages
@@ -66,7 +66,7 @@ def make_messages() -> list["Message"]:
 
 
 def make_exchange_messages() -> list["Message"]:
-    """The messages on receipts and on comparisons: one transfer from North to South."""
+    """The messages about receipts and comparisons, for one transfer from North to South."""
     from keys.fingerprint import fingerprint
     from keys.identity import KeyPair
     from protocol.log.checkpoint import Checkpoint, sign_checkpoint
@@ -105,7 +105,7 @@ def make_exchange_messages() -> list["Message"]:
         status="received",
     ).encode()
 
-    # North's log: its first entry is about nobody, the second about South.
+    # North's log: the first entry is about no peer, the second about South.
     said = {
         name: value.hex() if isinstance(value, bytes) else value for name, value in content.items()
     }
@@ -133,7 +133,7 @@ def make_exchange_messages() -> list["Message"]:
             ProvenEntry(entry=entries[1], proof=tuple(inclusion_proof(1, 2, range_root(leaves)))),
         ),
     )
-    # South has nothing about North and asks: it is A.
+    # South's log has no entries about North. South asks, so it is A.
     a, b = Ledger(north.public), Ledger(south.public)
     b.add(json.loads(entries[1]))
     for ledger in (a, b):

@@ -42,7 +42,7 @@ def blocks_of(document: str) -> dict[str, str]:
 
 
 def bytes_of(text: str, blocks: dict[str, str]) -> bytes:
-    """The bytes of a hex block; `{name}` stands for the bytes of the text block of that name."""
+    """The bytes of a hex block; `{name}` means the bytes of the text block of that name."""
     result = b""
     for line in text.splitlines():
         for word in line.partition("#")[0].split():
@@ -241,8 +241,8 @@ def make_blocks() -> dict[str, str]:
     manifest, [batch] = study.manifest, study.encoded
     request = pair.recipient.ask(exchange_pair.STUDY, "treatment", time_ms=now)
     pair.to_source(request)
-    # The real piece is compressed; a raw one stands in its place, so that the bytes
-    # do not depend on the release of the compressor.
+    # The real piece is compressed; a raw piece replaces it, so that the bytes do not depend
+    # on the release of the compressor.
     offer, _ = pair.source.offer_manifest(manifest, time_ms=now)
     pair.to_recipient(offer)
     source, recipient = (seal.EphemeralKey(byte * 32) for byte in (b"\x51", b"\x52"))

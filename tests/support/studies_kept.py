@@ -1,4 +1,4 @@
-"""What a node keeps of its studies: given out, and compared with its store."""
+"""Exports a node's studies, and compares its catalog with its store."""
 
 import shutil
 from pathlib import Path
@@ -13,14 +13,14 @@ STUDY = "1.2.826.0.1.3680043.8.498.41"
 
 
 def exported(node: Node, folder: Path, study: str = STUDY) -> set[bytes]:
-    """The files of a study as a node gives them out."""
+    """The files of a study as a node exports them."""
     shutil.rmtree(folder, ignore_errors=True)
     export_study(node.catalog, node.store, study, folder)
     return contents(folder)
 
 
 def check_whole(node: Node) -> None:
-    """Every batch that the catalog claims is here, and nothing that it let go lies about."""
+    """Check that every batch in the catalog is stored, and that released batches are deleted."""
     claimed = set()
     for row in node.catalog.studies():
         manifest = node.catalog.manifest(row.study_uid)
