@@ -176,6 +176,7 @@ def test_studies_of_8dfb4af_are_read_again_for_their_patients(old_homes: Path, n
             assert {patient_identity(patient, issuer)} - {""} <= set(node.catalog.patients(study))
 
 
+@pytest.mark.slow
 def test_old_homes_go_on_trading(old_homes: Path) -> None:
     north = _facility(old_homes, "north", "North General")
     south = _facility(old_homes, "south", "South Clinic")

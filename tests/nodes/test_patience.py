@@ -35,6 +35,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 # --- commands -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_command_to_a_frozen_node_ends_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -65,6 +65,7 @@ def test_bad_values_among_common_ones_are_refused(data: bytes) -> None:
             decode_untrusted(b"\x95" + values)
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES, max_size=40), st.data())
 def test_lists_that_are_looked_at_in_one_go_are_judged_alike(
     values: list[object], data: st.DataObject
@@ -105,6 +106,7 @@ def test_a_size_of_more_bytes_than_it_needs_is_refused() -> None:
             decode_untrusted(head + size.to_bytes(4, "big") + filling, max_items=10**6)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5), VALUES), st.data())
 def test_a_map_whose_values_are_built_on_demand_is_judged_as_one_that_is_built(
     value: dict[str, object], data: st.DataObject

@@ -53,6 +53,7 @@ def test_honest_bundles_are_read_alike_by_all(data):
     assert verify(data).size == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [FIRST_RELEASE, PACKED], ids=["first", "packed"])
 def test_a_byte_that_is_changed_put_in_or_taken_out_changes_nothing_or_is_refused(data):
     original = listed(data)

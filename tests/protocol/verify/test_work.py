@@ -76,6 +76,7 @@ def made(name):
     return MADE[name](*([SMALL[name]] if name in SMALL else []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
 def test_no_bundle_makes_more_work_than_its_size_allows(name, meter):
     data = made(name)
@@ -86,6 +87,7 @@ def test_no_bundle_makes_more_work_than_its_size_allows(name, meter):
     assert len(verdict.findings) <= 3 * FINDINGS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zeros", "long_checkpoints", "bad_checkpoints", "long_transfers"])
 def test_no_bundle_takes_much_memory(name):
     data = made(name)
