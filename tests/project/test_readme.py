@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 def _steps() -> Iterator[tuple[str, list[str], list[str]]]:
     """Terminal, its commands, and the lines that they print, as the README has them."""
-    terminal = ""
+    terminal = told = ""
     commands, shown = list[str](), list[str]()
     is_shown = False
     for line in BY_HAND.splitlines():
@@ -34,11 +34,14 @@ def _steps() -> Iterator[tuple[str, list[str], list[str]]]:
         elif is_shown:
             shown.append(line)
         elif line.startswith("    "):
+            # A terminal counts when a command follows: text may speak of the other one.
+            if told != terminal and commands:
+                yield terminal, commands, []
+                commands = []
+            terminal = told
             commands.append(line.strip())
         elif named := re.search(r"[Ii]n terminal ([12])", line):
-            if commands:
-                yield terminal, commands, []
-            terminal, commands = named[1], []
+            told = named[1]
     yield terminal, commands, []
 
 
