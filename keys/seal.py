@@ -7,6 +7,10 @@ channel (relayed, spooled, written to a disc); on the channel, Noise protects it
 Sealing does not prove the peers' identity: the signatures on the messages that carry the
 ephemeral keys do.
 
+XChaCha20-Poly1305 is ChaCha20-Poly1305 under a key that HChaCha20 makes of our key and the
+first 16 bytes of the nonce (draft-irtf-cfrg-xchacha section 2.3). Those hold the kind alone, so
+there is one such key for each kind, and OpenSSL does the rest, three times as fast as libsodium.
+
 The nonce is made of kind and index, never random: a key serves one session, in
 which every kind and index is sealed at most once with one content. A transfer
 that resumes after a break agrees a new key.
@@ -16,12 +20,14 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Callable
-from typing import Any
 
 import nacl.bindings
 import nacl.exceptions
 import nacl.utils
-from nacl._sodium import ffi, lib
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from keys.errors import BadKey, SealBroken
 
@@ -35,6 +41,8 @@ KIND_BATCH = 2
 
 _SALT = b"radmesh-seal-v1"
 _DOMAIN = b"radmesh-chunk-v1"
+_CONSTANTS = b"expand 32-byte k"
+"""The first words of ChaCha20's input (RFC 8439 section 2.3)."""
 
 
 class EphemeralKey:
@@ -118,7 +126,7 @@ class Sealer:
         manifest_digest: digest of the manifest to which the chunks belong, 32 bytes.
     """
 
-    __slots__ = ("_context", "_key")
+    __slots__ = ("_ciphers", "_context", "_key")
 
     def __init__(self, key: bytes, transfer_id: bytes, manifest_digest: bytes) -> None:
         lengths = (len(key), len(transfer_id), len(manifest_digest))
@@ -126,6 +134,7 @@ class Sealer:
             raise BadKey("the key, transfer id or manifest digest has a wrong length")
         self._key = bytes(key)
         self._context = _DOMAIN + bytes(transfer_id) + bytes(manifest_digest)
+        self._ciphers: dict[int, ChaCha20Poly1305] = {}
 
     def seal(self, kind: int, index: int, data: bytes | bytearray | memoryview) -> bytes:
         """Seal one chunk; never call it twice for one kind and index with different data.
@@ -138,22 +147,8 @@ class Sealer:
         Returns:
             The sealed chunk, 16 bytes longer than `data`.
         """
-        ad, nonce = self._bound(kind, index)
-        with memoryview(data) as view:
-            sealed = bytes(view.nbytes + TAG_BYTES)
-            result = lib.crypto_aead_xchacha20poly1305_ietf_encrypt(
-                _into(sealed),
-                ffi.NULL,
-                ffi.from_buffer(view),
-                view.nbytes,
-                ad,
-                len(ad),
-                ffi.NULL,
-                nonce,
-                self._key,
-            )
-        _check(result)
-        return sealed
+        nonce, bound = self._bound(kind, index)
+        return self._cipher(kind).encrypt(nonce, data, bound)
 
     def open(self, kind: int, index: int, sealed: bytes | bytearray | memoryview) -> bytes:
         """Open one chunk.
@@ -161,45 +156,37 @@ class Sealer:
         Raises:
             SealBroken: the chunk was not sealed for this transfer, kind and index.
         """
-        ad, nonce = self._bound(kind, index)
-        with memoryview(sealed) as view:
-            size = view.nbytes - TAG_BYTES
-            if size < 0:
-                raise SealBroken("a sealed chunk is shorter than its tag")
-            data = bytes(size)
-            result = lib.crypto_aead_xchacha20poly1305_ietf_decrypt(
-                _into(data),
-                ffi.NULL,
-                ffi.NULL,
-                ffi.from_buffer(view),
-                view.nbytes,
-                ad,
-                len(ad),
-                nonce,
-                self._key,
-            )
-        _check(result)
-        return data
+        nonce, bound = self._bound(kind, index)
+        try:
+            return self._cipher(kind).decrypt(nonce, sealed, bound)
+        except InvalidTag:
+            raise SealBroken("a sealed chunk does not open") from None
+
+    def _cipher(self, kind: int) -> ChaCha20Poly1305:
+        cipher = self._ciphers.get(kind)
+        if cipher is None:
+            # Two threads may both make it: the ciphers are the same.
+            subkey = hchacha20(self._key, bytes(12) + struct.pack(">I", kind))
+            cipher = self._ciphers[kind] = ChaCha20Poly1305(subkey)
+        return cipher
 
     def _bound(self, kind: int, index: int) -> tuple[bytes, bytes]:
-        """The data to which a chunk is bound besides its key, and its nonce of 24 bytes."""
+        """The nonce behind the kind, 12 bytes, and the data to which the chunk is bound."""
         place = struct.pack(">IQ", kind, index)
-        return self._context + place, bytes(12) + place
+        return bytes(4) + place[4:], self._context + place
 
 
-def _check(result: int) -> None:
-    if result != 0:
-        raise SealBroken("a sealed chunk does not open")
+def hchacha20(key: bytes, nonce: bytes) -> bytes:
+    """HChaCha20 (draft-irtf-cfrg-xchacha section 2.2): a key of 32 bytes for one nonce of 16.
 
-
-def _into(fresh: bytes) -> Any:
-    """A writable buffer over new bytes, safe only while nobody else has a reference to them.
-
-    PyNaCl's own functions copy their input, clear a buffer, and copy it again, which takes
-    longer than the cipher. Filling new bytes in place is safe: CPython itself makes bytes so.
-    Only the empty bytes object is shared by all, but then libsodium writes nothing.
+    ChaCha20's block is the same permutation with its input added (RFC 8439 section 2.3), so the
+    block less the input is what is wanted.
     """
-    return ffi.from_buffer(fresh)
+    block = Cipher(ChaCha20(key, nonce), mode=None).encryptor().update(bytes(64))
+    words = struct.unpack("<16I", block)
+    constants, inputs = struct.unpack("<4I", _CONSTANTS), struct.unpack("<4I", nonce)
+    added = [*zip(words[:4], constants, strict=True), *zip(words[12:], inputs, strict=True)]
+    return struct.pack("<8I", *((word - input_) & 0xFFFFFFFF for word, input_ in added))
 
 
 def _hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes) -> bytes:

@@ -11,9 +11,9 @@ thread, one piece after the other and in a reproducible order.
 import contextlib
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
 
@@ -22,6 +22,17 @@ Arguments = TypeVarTuple("Arguments")
 
 Pause = Callable[[], Awaitable[None]]
 """Waits as long as a simulated thread takes to begin, or to report that it is done."""
+
+
+class Limiter(Protocol):
+    """Limits how many threads work at once, as `trio.CapacityLimiter` does."""
+
+    async def acquire_on_behalf_of(self, borrower: object, /) -> None:
+        """Wait for a place and hold it."""
+
+    def release_on_behalf_of(self, borrower: object, /) -> None:
+        """Give a place back."""
+
 
 CHECK_VARIABLE = "RADMESH_CHECK_BLOCKING"
 """In the environment of a node that the tests start: see `watch_loop`."""
@@ -34,7 +45,7 @@ _at_work = 0
 async def in_thread(
     function: Callable[[*Arguments], Result],
     *arguments: *Arguments,
-    limiter: trio.CapacityLimiter | None = None,
+    limiter: Limiter | None = None,
 ) -> Result:
     """Run a blocking function in a worker thread and wait for its result.
 
@@ -50,18 +61,20 @@ async def in_thread(
     """
     if _pause is not None:
         return await _inline(function, arguments, limiter, _pause)
-    return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
+    # Trio takes any limiter with these two methods, which its types do not say.
+    theirs = cast(trio.CapacityLimiter | None, limiter)
+    return await trio.to_thread.run_sync(function, *arguments, limiter=theirs)
 
 
 async def _inline(
     function: Callable[[*Arguments], Result],
     arguments: tuple[*Arguments],
-    limiter: trio.CapacityLimiter | None,
+    limiter: Limiter | None,
     pause: Pause,
 ) -> Result:
     global _at_work
     await trio.lowlevel.checkpoint_if_cancelled()
-    async with limiter or contextlib.nullcontext():
+    async with _held(limiter):
         with trio.CancelScope(shield=True):
             await pause()
             _at_work += 1
@@ -70,6 +83,18 @@ async def _inline(
             finally:
                 _at_work -= 1
                 await pause()
+
+
+@contextlib.asynccontextmanager
+async def _held(limiter: Limiter | None) -> AsyncIterator[None]:
+    borrower = object()
+    if limiter is not None:
+        await limiter.acquire_on_behalf_of(borrower)
+    try:
+        yield
+    finally:
+        if limiter is not None:
+            limiter.release_on_behalf_of(borrower)
 
 
 @contextlib.contextmanager

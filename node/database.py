@@ -56,6 +56,10 @@ class Database:
         migrations: what leads an older file there; the first one makes version 2. Each
             is one transaction, after a copy of the file was put beside it.
 
+    Attributes:
+        transactions: how many have ended so far. While it stays the same, so do the rows; read it
+            before them.
+
     Raises:
         NodeError: the file cannot be opened, is damaged, or is of a newer version.
     """
@@ -63,6 +67,7 @@ class Database:
     def __init__(
         self, path: Path, schema: Sequence[str], migrations: Sequence[Migration] = ()
     ) -> None:
+        self.transactions = 0
         self._path = path
         self._lock = threading.RLock()
         self._after_commit: list[Callable[[], None]] = []
@@ -164,6 +169,9 @@ class Database:
                 result = self._run(work, "COMMIT")
             except sqlite3.Error as error:
                 raise _sentence(error, self._path) from error
+            finally:
+                # Also when it failed: a disk may have taken what it reported as lost.
+                self.transactions += 1
             due, self._after_commit = self._after_commit, []
         for act in due:
             act()

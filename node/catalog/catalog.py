@@ -107,11 +107,17 @@ class Catalog:
         self.on_change: Callable[[str], None] = lambda study_uid: None
         self.mark: Callable[[sqlite3.Connection, int], None] = lambda connection, entry: None
         self._held_back: Counter[str] = Counter()
+        self._holds = 0
         self._held_lock = threading.Lock()
         self._manifests: OrderedDict[str, tuple[int, Manifest]] = OrderedDict()
         self._manifests_lock = threading.Lock()
 
     # --- reading ---------------------------------------------------------------
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Changes whenever an answer about a study may change; read it before the answer."""
+        return self._database.transactions, self._holds
 
     def studies(
         self,
@@ -653,6 +659,7 @@ class Catalog:
         """
         with self._held_lock:
             self._held_back[study_uid] += 1
+            self._holds += 1
         self.on_change(study_uid)
 
     def let_go(self, study_uid: str) -> None:
@@ -661,6 +668,7 @@ class Catalog:
             self._held_back[study_uid] -= 1
             if self._held_back[study_uid] <= 0:
                 del self._held_back[study_uid]
+            self._holds += 1
 
     def changed(self, study_uid: str) -> None:
         """Report a change of a study, made in the current transaction."""

@@ -293,8 +293,8 @@ class _Session:
                 # A batch that has arrived is kept, also when the connection has just
                 # ended: credit bounds how many wait here.
                 with trio.CancelScope(shield=True):
-                    async with shares.place(self._peer.facility_key):
-                        await in_thread(self._store_batch, job, job.index)
+                    share = shares.of(self._peer.facility_key)
+                    await in_thread(self._store_batch, job, job.index, limiter=share)
                     await in_thread(self._download.flush, job.index, limiter=self._owner._flushing)
             except (RemoteProtocolError, NodeError) as error:
                 job.failure = error

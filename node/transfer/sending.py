@@ -183,6 +183,7 @@ class _Session:
         self._transfer: Transfer | None = None
         self._patients: tuple[str, ...] = ()
         self._discard = -1
+        self._right: tuple[object, ...] = ()
         self._disclosing = False
         self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
         self._asked_all = False
@@ -300,12 +301,17 @@ class _Session:
             RightEnded: the peer is not allowed to have the study any more.
         """
         owner, now = self._owner, self._owner.clock.now()
+        version, store = owner.catalog.version, owner.peers.store
+        if self._right == (version, store, now):
+            return
         study = owner.catalog.study(self.study)
-        store, node_key = owner.peers.store, self._stream.peer
+        node_key = self._stream.peer
         refusal = decide_having(store, self._peer, purpose, study, node_key=node_key, now=now)
         refusal = refusal or self._discard_since()
         if refusal is not None:
             raise RightEnded(refusal)
+        # The same answer until something changes, or the second is over.
+        self._right = (version, store, now)
 
     def _discard_since(self) -> Refusal | None:
         """A refusal if an operator has discarded some of the study since the manifest was read."""

@@ -23,8 +23,8 @@ from protocol.transfer import Event, Refused
 READ_BYTES = 1024 * 1024
 
 STEP_BYTES = 64 * 1024
-"""Most bytes of a read that are handled before other tasks have their turn: a peer may fill a read
-with messages of 20 bytes, and each costs more than its bytes."""
+"""Most bytes of a read that are handled before other tasks have their turn, if there is a message
+in them: a peer may fill a read with messages of 20 bytes, and each costs more than its bytes."""
 _EVENTS_WAITING = 64
 
 GOODBYE_SECONDS = 3.0
@@ -74,6 +74,7 @@ class StudyStream:
         nursery.start_soon(self.watchdog.run)
 
     async def _read(self) -> None:
+        unpaused = 0
         try:
             while True:
                 data = await self.stream.read(READ_BYTES, timeout_seconds=float("inf"))
@@ -82,9 +83,14 @@ class StudyStream:
                     # Sent before the peer saw our end of the transfer: ignore it.
                     continue
                 for step in steps_of(data):
+                    # Each event gives others their turn. A part of a batch is only copied: a turn
+                    # costs more than that, since threads at work then keep this one waiting.
                     for event in self._end.receive_untrusted(step):
                         await self._into.send(event)
-                    await trio.lowlevel.checkpoint()
+                    unpaused += len(step)
+                    if unpaused > READ_BYTES:
+                        unpaused = 0
+                        await trio.lowlevel.checkpoint()
         except (StreamLost, RemoteProtocolError) as error:
             await self._into.send(error)
 

@@ -1,5 +1,8 @@
 """Sealing: agreement, binding, and every way in which a chunk must not open."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import nacl.bindings
 import pytest
 from hypothesis import given
@@ -126,12 +129,29 @@ def test_any_size_is_sealed_as_pynacl_does_it(size):
         assert sealer.open(2, 0, form) == data
 
 
-def test_bytes_that_others_have_are_not_written_to():
-    sealer = seal.Sealer(KEY, TRANSFER, MANIFEST)
-    zeros = [bytes(size) for size in range(3)]
-    opened = [sealer.open(2, 0, sealer.seal(2, 0, b"A" * size)) for size in range(3)]
-    assert opened == [b"", b"A", b"AA"]
-    assert [bytes(size) for size in range(3)] == zeros == [b"", b"\0", b"\0\0"]
+def test_draft_xchacha_vector():
+    # draft-irtf-cfrg-xchacha-03 section 2.2.1.
+    subkey = seal.hchacha20(KEY, bytes.fromhex("000000090000004a0000000031415927"))
+    assert subkey.hex() == "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc"
+
+
+def test_threads_may_share_a_sealer():
+    """The first use makes the cipher: several threads do so at once."""
+    data = [bytes([number]) * 100_000 for number in range(40)]
+    lone = seal.Sealer(KEY, TRANSFER, MANIFEST)
+    expected = [lone.seal(2, index, each) for index, each in enumerate(data)]
+    shared = seal.Sealer(KEY, TRANSFER, MANIFEST)
+    begin = threading.Barrier(4)
+
+    def both(index):
+        if index < 4:
+            begin.wait(10)
+        sealed = shared.seal(2, index, data[index])
+        return sealed, shared.open(2, index, sealed)
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(both, range(40)))
+    assert done == list(zip(expected, data, strict=True))
 
 
 @pytest.mark.parametrize(

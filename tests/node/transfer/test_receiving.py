@@ -35,7 +35,7 @@ from protocol import encoding
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.manifest import Manifest
 from protocol.recipient import RecipientTransfer
-from protocol.transfer import Credited, Event, Receipted, Refused, Requested
+from protocol.transfer import Credited, Ended, Event, Receipted, Refused, Requested
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ async def test_a_source_with_much_work_does_not_hold_up_another(
         """Until all of its batches have come as far as the threads that decode."""
         facility = session.download.transfer.peer
         while True:
-            share = recipient.receiver._at_work._shares.get(facility)
+            share = recipient.receiver._at_work._sources.get(facility)
             if share and share.running + len(share.waiting) == len(session.study.encoded):
                 return
             await trio.sleep(0.01)
@@ -313,7 +313,7 @@ async def test_a_stream_full_of_small_messages_leaves_others_their_turn() -> Non
     class Counting(RecipientTransfer):
         def receive_untrusted(self, data: bytes | memoryview) -> list[Event]:
             taken.append(len(data))
-            return []
+            return [Ended()]
 
     study_stream = StudyStream(stream, Counting(RECIPIENT, SOURCE.public, b"t" * 16))
     turns: list[int] = []

@@ -1,5 +1,8 @@
 """Places for work are shared fairly, whoever asks most or takes longest."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 import trio.testing
@@ -7,6 +10,16 @@ import trio.testing
 from node.transfer.shares import Shares
 
 pytestmark = pytest.mark.timeout(20)
+
+
+@asynccontextmanager
+async def place(shares: Shares, whose: bytes) -> AsyncIterator[None]:
+    share, borrower = shares.of(whose), object()
+    await share.acquire_on_behalf_of(borrower)
+    try:
+        yield
+    finally:
+        share.release_on_behalf_of(borrower)
 
 
 class Work:
@@ -29,7 +42,7 @@ class Work:
             await trio.testing.wait_all_tasks_blocked()
 
     async def _one(self, whose: bytes) -> None:
-        async with self.shares.place(whose):
+        async with place(self.shares, whose):
             end = trio.Event()
             self._ends.setdefault(whose, []).append(end)
             self.running.append(whose)
@@ -107,14 +120,14 @@ async def test_a_cancelled_wait_leaves_its_place_to_others() -> None:
         work = Work(1, nursery)
         await work.ask(b"first")
         with trio.move_on_after(0):
-            async with work.shares.place(b"given up"):
+            async with place(work.shares, b"given up"):
                 raise AssertionError("there was no place")
         await work.ask(b"second")
         await work.finish(b"first", 1)
         assert work.running == [b"second"]
         await work.finish(b"second", 1)
         # Nothing is remembered of who has no work, and all places are free again.
-        assert work.shares._shares == {}
+        assert work.shares._sources == {}
         await work.ask(b"third")
         assert work.running == [b"third"]
         nursery.cancel_scope.cancel()
@@ -124,8 +137,8 @@ async def test_a_failure_gives_its_place_back() -> None:
     shares = Shares(1)
     for _ in range(3):
         with pytest.raises(ValueError, match="bad"):
-            async with shares.place(b"one"):
+            async with place(shares, b"one"):
                 raise ValueError("bad batch")
     with trio.fail_after(5):
-        async with shares.place(b"two"):
+        async with place(shares, b"two"):
             pass
