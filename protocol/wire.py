@@ -63,7 +63,7 @@ def pack_array(rows: Iterable[Any], count: int) -> Iterator[bytes]:
     yield _array_header(count)
     iterator = iter(rows)
     while some := list(itertools.islice(iterator, limits.DECODE_STEP_ROWS)):
-        yield b"".join(map(pack, some))
+        yield pack(some)[len(_array_header(len(some))) :]
 
 
 def decode_untrusted(
@@ -404,6 +404,12 @@ def _walk_unbounded(data: bytes, position: int, max_items: int, max_depth: int) 
             open_containers.pop()
         if not open_containers:
             return position, items
+
+
+def prepare_rows(*widths: int) -> None:
+    """Make the patterns of rows of these widths now, 1 ms each, and not at their first use."""
+    for width in widths:
+        _scalars(width)
 
 
 @functools.cache

@@ -82,11 +82,13 @@ async def _serve(node: "Node") -> None:
     from node.api.server import serve_api
     from node.memory import spare_collector
     from node.serving import serving
+    from protocol import manifest
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
             async with serving(node) as running:
+                manifest.prepare()
                 spare_collector()
                 await serve_api(
                     node,

@@ -31,7 +31,7 @@ from protocol.errors import RemoteProtocolError, WireCode
 from protocol.feed import is_announced_untrusted
 from protocol.log.entry import Event as LogEvent
 from protocol.log.entry import subjects_of
-from protocol.manifest import BatchEntry
+from protocol.manifest import BatchEntry, Manifest
 from protocol.messages import Offer, Record
 from protocol.receipt import Receipt
 from protocol.recipient import RecipientTransfer
@@ -198,9 +198,8 @@ class _Session:
 
     async def _receive(self) -> None:
         offer = (await self._study.expect(Offered, limits.PEER_REPLY_SECONDS)).offer
-        await in_thread(self._check_announced, offer)
         await self._study.expect(ManifestArrived, limits.PEER_REPLY_SECONDS)
-        manifest = await in_thread(self._end.open_manifest, limiter=self._owner._opening)
+        manifest = await in_thread(self._open_manifest, offer, limiter=self._owner._opening)
         self._contribution.manifest = offer.manifest
         self._contribution.content_root = offer.content_root
         member = await self._download.join(self._contribution, manifest)
@@ -211,10 +210,11 @@ class _Session:
         finally:
             self._download.leave(member)
 
-    def _check_announced(self, offer: Offer) -> None:
+    def _open_manifest(self, offer: Offer) -> Manifest:
         record = self._owner._announced(self._peer.facility_key, self._download.transfer.study)
         if record is not None and not is_announced_untrusted(offer, record):
             raise NotAnnouncedError
+        return self._end.open_manifest()
 
     @property
     def _comes_whole(self) -> bool:
