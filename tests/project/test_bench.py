@@ -27,6 +27,7 @@ def _run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     [
         "transfer.py",
         "wan.py",
+        "beside.py",
         "ratios.py",
         "scale.py",
         "arrivals.py",
