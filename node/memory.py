@@ -19,8 +19,9 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 _MMAP_BYTES = 32 * 1024 * 1024
 _TRIM_BYTES = 64 * 1024 * 1024
-_ARENAS = 2
-"""Each keeps what was freed in it; one for each thread would keep as many times as much."""
+_ARENAS = 1
+"""`malloc_trim` leaves the end of every further one with the process, up to 64 MB each. Threads
+wait for each other here, but for microseconds: what takes time takes megabytes at once."""
 
 
 def keep_freed_memory() -> bool:
@@ -59,6 +60,8 @@ def spare_collector() -> None:
 
 def give_back() -> bool:
     """Return what is free to the system; whether the C library could and did."""
+    # What hangs together in a circle is not free before.
+    gc.collect()
     try:
         return bool(ctypes.CDLL(None).malloc_trim(0))
     except (OSError, AttributeError, TypeError):

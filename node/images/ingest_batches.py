@@ -108,8 +108,11 @@ class BatchWriter:
         return written
 
     def end(self) -> None:
-        """The written batches are published or given up: unpin them."""
+        """The written batches are published or given up: unpin them, and let go of the memory."""
         self._pins.clear()
+        self._workspaces.clear()
+        # It belongs to the owner of this writer: a circle would keep both for a long time.
+        self._on_batch = lambda _: None
 
     def _write_series(
         self,

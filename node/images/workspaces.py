@@ -24,3 +24,8 @@ class Workspaces:
         finally:
             with self._lock:
                 self._idle.append(workspace)
+
+    def clear(self) -> None:
+        """Let go of those that nobody uses."""
+        with self._lock:
+            self._idle.clear()

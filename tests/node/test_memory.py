@@ -49,6 +49,33 @@ def test_what_the_c_library_keeps_is_given_back() -> None:
     assert int(done.stdout) > 90 * 1024 * 1024
 
 
+_KEPT_BY_A_THREAD = """
+import threading
+from pathlib import Path
+from node.memory import give_back, keep_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+keep_freed_memory()
+before = resident()
+def work():
+    held = [bytearray(1024 * 1024) for _ in range(50)]
+    held.append(held)
+both = [threading.Thread(target=work) for _ in range(2)]
+[thread.start() for thread in both]
+[thread.join() for thread in both]
+give_back()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_what_threads_used_is_given_back_too_also_from_circles() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _KEPT_BY_A_THREAD], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 10 * 1024 * 1024
+
+
 @pytest.mark.parametrize(
     ("seconds_used", "times"),
     [

@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from node.images import ingest, ingest_batches, sources
 from node.images.export import export_study
 from protocol import encoding, limits
 from protocol.manifest import Manifest
+from protocol.pixels import Workspace
 
 
 @pytest.fixture
@@ -39,6 +41,22 @@ def unclaimed(home):
 
 
 # --- the normal way -------------------------------------------------------------
+
+
+def test_an_ingest_leaves_no_workspace_in_a_circle(home, tmp_path):
+    """Ten megabytes for each thread; the collector of circles may not come for hours."""
+    make_study(tmp_path / "in", 3)
+    before = _workspaces()
+    gc.disable()
+    try:
+        home.ingest(tmp_path / "in")
+        assert _workspaces() == before
+    finally:
+        gc.enable()
+
+
+def _workspaces():
+    return sum(isinstance(one, Workspace) for one in gc.get_objects())
 
 
 def test_ingest_and_export(home, tmp_path):
