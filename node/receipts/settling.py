@@ -4,7 +4,7 @@ One task looks for pending receipts of connected peers: when a peer has connecte
 session broke off, and every minute. The recipient of a study presents its receipt until
 it has the countersignature; the source of a transfer that broke off asks whether the
 study arrived. A transfer under way settles its receipt itself
-(`node/transfer/receiving.py`, `node/transfer/sending.py`) and is left alone.
+(`node/transfer/receiving.py`, `node/transfer/disclosure.py`) and is left alone.
 """
 
 import contextlib

@@ -1,120 +1,25 @@
-"""Serving one study over one stream: decide, log, offer, send, take the receipt.
+"""Who is being sent what: one disclosure a stream, and their end when a right ends."""
 
-The log entries `requested`, `refused` and `disclosure-begun` are durable before their effect.
-Nothing is compressed here: batches are stored as they are sent. Tasks of a session: a reader, a
-thread that reads and seals ahead by two batches, and the main line, which takes requested portions
-and writes within the recipient's credit, when `node.transfer.uplink` allows it.
-"""
-
-import logging
-import math
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import trio
 
-from keys.identity import KeyPair
-from keys.trust import Peer
-from node.blocking import in_thread
-from node.catalog.catalog import Catalog
-from node.clock import Clock
-from node.errors import ExitCode, NodeError
-from node.images.store import BatchStore
 from node.network.messaging import first_error
-from node.network.network import PeerStream, StreamLost
-from node.sharing.budgets import Budgets
-from node.sharing.peers import Peers
-from node.sharing.policy import Refusal, decide_fetch, decide_having
-from node.sharing.refusals import Refusals
-from node.transfer.sessions import StudyStream, TransferRefused
-from node.transfer.transfers import Transfer, Transfers, TransferState
-from node.transfer.uplink import SendSlot, Uplink
-from protocol import limits
-from protocol.errors import RemoteProtocolError, WireCode
-from protocol.log.entry import Event as LogEvent
-from protocol.log.entry import subjects_of
-from protocol.manifest import Manifest
-from protocol.messages import Request
-from protocol.source import SourceTransfer
-from protocol.transfer import Credited, Event, Receipted, Requested, Wanted
+from node.network.network import PeerStream
+from node.transfer.disclosure import Disclosure, SendingParts
 
-log = logging.getLogger("radmesh.sending")
-
-SEALED_AHEAD = 2
 TRANSFERS_PER_PEER = 8
 
 WITHDRAWN = "the study was withdrawn"
 
 REVOKED = "its trust was revoked"
 
-DISCARDED = "something of the study was discarded"
 
+@dataclass(eq=False, kw_only=True)
+class Sender(SendingParts):
+    """Serves studies of this node to peers."""
 
-class RightEnded(Exception):
-    """The peer is not allowed to have the study any more.
-
-    Attributes:
-        refusal: what the peer is told, and why.
-    """
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.reason)
-        self.refusal = refusal
-
-
-_EXPECTED = (StreamLost, TransferRefused, RemoteProtocolError, NodeError, RightEnded)
-"""Errors that a peer, a disk or a network can cause; any other error is a fault of ours."""
-
-
-class Sender:
-    """Serves studies of this node to peers.
-
-    Args:
-        key: our node key.
-        own_facility: our facility key (32 bytes).
-        peers: the trusted peers and their grants.
-        catalog: the studies of this node.
-        store: its batches.
-        append: writes audit entries durably with one flush (synchronous).
-        add_receipt: keeps a signed receipt beside the log (synchronous).
-        transfers: the register of transfers.
-        line: when bulk data may be written, and how fast.
-        in_doubt: whether our own log differs from what we signed.
-        clock: tells which rights count now.
-        budgets: limits how often a peer may ask.
-        refusals: logs what was refused.
-    """
-
-    def __init__(
-        self,
-        *,
-        key: KeyPair,
-        own_facility: bytes,
-        peers: Peers,
-        catalog: Catalog,
-        store: BatchStore,
-        append: Callable[[Sequence[LogEvent]], object],
-        add_receipt: Callable[[bytes], str],
-        transfers: Transfers,
-        line: Uplink,
-        in_doubt: Callable[[], bool],
-        clock: Clock,
-        budgets: Budgets,
-        refusals: Refusals,
-    ) -> None:
-        self.budgets = budgets
-        self.refusals = refusals
-        self.key = key
-        self.own_facility = own_facility
-        self.peers = peers
-        self.catalog = catalog
-        self.store = store
-        self.append = append
-        self.add_receipt = add_receipt
-        self.transfers = transfers
-        self.line = line
-        self.in_doubt = in_doubt
-        self.clock = clock
-        self._sessions: dict[bytes, set[_Session]] = {}
+    _sessions: dict[bytes, set[Disclosure]] = field(default_factory=dict, init=False)
 
     async def serve(self, stream: PeerStream) -> None:
         """Handle one inbound stream of the study protocol; never raises for a peer's doing."""
@@ -122,7 +27,12 @@ class Sender:
         if peer is None:
             await stream.reset()
             return
-        session = _Session(self, stream, peer)
+        session = Disclosure(
+            self,
+            stream,
+            peer,
+            is_too_many=lambda: self.sessions(peer.facility_key) > TRANSFERS_PER_PEER,
+        )
         sessions = self._sessions.setdefault(peer.facility_key, set())
         sessions.add(session)
         try:
@@ -131,7 +41,7 @@ class Sender:
             sessions.discard(session)
             session.leave()
 
-    async def _serve(self, session: "_Session") -> None:
+    async def _serve(self, session: Disclosure) -> None:
         with session.scope as scope:
             try:
                 async with trio.open_nursery() as nursery:
@@ -165,346 +75,3 @@ class Sender:
     def sessions(self, facility_key: bytes) -> int:
         """How many transfers to this peer are under way."""
         return len(self._sessions.get(facility_key, ()))
-
-
-class _Session:
-    """The state of one session on one stream."""
-
-    def __init__(self, owner: Sender, stream: PeerStream, peer: Peer) -> None:
-        self._owner = owner
-        self._stream = stream
-        self._peer = peer
-        self.scope = trio.CancelScope()
-        self.study = ""
-        self._stopped = REVOKED
-        self._is_logged = False
-        self._end = SourceTransfer(owner.key, stream.peer)
-        self._study = StudyStream(stream, self._end)
-        self._transfer: Transfer | None = None
-        self._patients: tuple[str, ...] = ()
-        self._discard = -1
-        self._right: tuple[object, ...] = ()
-        self._disclosing = False
-        self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
-        self._asked_all = False
-        self._unsent = 0
-        self._sent = 0
-
-    async def run(self, nursery: trio.Nursery) -> None:
-        self._study.start(nursery)
-        try:
-            await self._serve(nursery)
-        except RemoteProtocolError as error:
-            await self._study.refuse(error.code)
-            raise
-        except RightEnded as error:
-            await self._study.refuse(error.refusal.code)
-            raise
-        except NodeError as error:
-            disk = error.code in (ExitCode.INTEGRITY, ExitCode.DISK)
-            code = WireCode.SOURCE_DISK if disk else WireCode.OTHER
-            await self._study.refuse(WireCode.LOG_IN_DOUBT if self._owner.in_doubt() else code)
-            raise
-
-    async def _serve(self, nursery: trio.Nursery) -> None:
-        request = (await self._study.expect(Requested, limits.PEER_REPLY_SECONDS)).request
-        self.study = request.study
-        transfer = Transfer(
-            request.transfer,
-            "out",
-            request.study,
-            self._peer.facility_key,
-            request.purpose,
-            started=self._owner.clock.now_ms(),
-            stat=request.stat,
-        )
-        self._transfer = transfer
-        # Call this before logging the beginning of the disclosure: until the entry of its end, only
-        # this session may have a receipt for this transfer countersigned.
-        self._owner.transfers.serve(transfer.peer, transfer.transfer, begins=True)
-        too_much = await self._too_much()
-        if too_much is not None:
-            # Log nothing here: the peer waits and asks again after BUSY, and a full disk takes no
-            # entry.
-            await self._study.refuse(too_much)
-            return
-        manifest = await in_thread(self._begin, request)
-        if isinstance(manifest, Refusal):
-            if self._is_logged:
-                await self._owner.transfers.enter(transfer, TransferState.REFUSED, manifest.reason)
-            await self._study.refuse(manifest.code)
-            return
-        transfer.instances = len(manifest.instances)
-        transfer.bytes = manifest.total_original_bytes
-        transfer.wire_bytes_total = manifest.total_encoded_bytes
-        self._disclosing = True
-        await self._owner.transfers.enter(transfer, TransferState.SENDING)
-        with self._owner.line.sending(self._peer, stat=request.stat) as place:
-            await self._send(nursery, manifest, place)
-        await self._take_receipt(manifest)
-
-    async def _too_much(self) -> WireCode | None:
-        owner = self._owner
-        if owner.sessions(self._peer.facility_key) > TRANSFERS_PER_PEER:
-            return WireCode.BUSY
-        return None if await in_thread(owner.budgets.has_room) else WireCode.SOURCE_DISK
-
-    def _begin(self, request: Request) -> Manifest | Refusal:
-        """The manifest, or a refusal; on return the log says which of them the peer gets."""
-        # Read this before the manifest, so that no discard is missed.
-        self._discard = self._owner.catalog.last_discard(request.study)
-        refusal, manifest = self._refusal(request), None
-        kind = "urgent-request" if request.stat else "request"
-        if refusal is not None and not self._owner.budgets.take(self._peer.facility_key, kind):
-            # The peer may ask again later; this is not logged.
-            return Refusal(WireCode.BUSY, "more refused requests than its budget")
-        requested = self._entry("requested")
-        if refusal is None:
-            try:
-                manifest = self._owner.catalog.manifest(request.study)
-            except NodeError:
-                self._is_logged = True
-                self._owner.append([requested])
-                raise
-            self._patients = self._owner.catalog.patients(request.study)
-        # Making a large manifest takes a while, so decide again here, together with the entry.
-        with self._owner.peers.decisions.made():
-            refusal = refusal or self._refusal(request) or self._discard_since()
-            if refusal is not None:
-                refused = self._entry("refused", outcome="refused", why=refusal.reason)
-                self._is_logged = self._owner.refusals.log(
-                    self._peer.facility_key, "study", [requested, refused]
-                )
-                return refusal
-            assert manifest is not None
-            self._is_logged = True
-            self._owner.append([requested, self._entry("disclosure-begun", manifest)])
-        return manifest
-
-    def _refusal(self, request: Request) -> Refusal | None:
-        owner = self._owner
-        study = owner.catalog.study(request.study)
-        return decide_fetch(
-            owner.peers.store,
-            self._peer,
-            request,
-            study,
-            node_key=self._stream.peer,
-            now_ms=owner.clock.now_ms(),
-            now=owner.clock.now(),
-        )
-
-    def _require_right(self, purpose: str) -> None:
-        """Check the right again before each batch: a date may have come, or a change was missed.
-
-        Raises:
-            RightEnded: the peer is not allowed to have the study any more.
-        """
-        owner, now = self._owner, self._owner.clock.now()
-        version, store = owner.catalog.version, owner.peers.store
-        if self._right == (version, store, now):
-            return
-        study = owner.catalog.study(self.study)
-        node_key = self._stream.peer
-        refusal = decide_having(store, self._peer, purpose, study, node_key=node_key, now=now)
-        refusal = refusal or self._discard_since()
-        if refusal is not None:
-            raise RightEnded(refusal)
-        # The same answer until something changes, or the second is over.
-        self._right = (version, store, now)
-
-    def _discard_since(self) -> Refusal | None:
-        """A refusal if an operator has discarded some of the study since the manifest was read."""
-        if self._owner.catalog.last_discard(self.study) == self._discard:
-            return None
-        return Refusal(WireCode.NOT_AVAILABLE, DISCARDED)
-
-    def stop(self, why: str) -> None:
-        """End the session at once, for this reason."""
-        self._stopped = why
-        self.scope.cancel()
-
-    def leave(self) -> None:
-        """The session is over, and its last entry is in the log."""
-        if self._transfer is not None:
-            one = self._transfer
-            self._owner.transfers.serve(one.peer, one.transfer, begins=False)
-
-    async def failed(self, error: BaseException | None) -> None:
-        """Log the end of a session that failed; None means that it was stopped."""
-        why = "an error of this node"
-        if error is None:
-            why = self._stopped
-        elif isinstance(error, RightEnded):
-            why = error.refusal.reason
-        elif isinstance(error, StreamLost):
-            why = "the connection was lost"
-        elif isinstance(error, TransferRefused):
-            why = f"the recipient gave up ({error.code.name.lower()})"
-        elif isinstance(error, RemoteProtocolError):
-            why = str(error)
-        elif isinstance(error, NodeError):
-            why = error.message
-        if self._disclosing:
-            try:
-                entry = self._entry("disclosure-failed", outcome="failed", why=why)
-                await in_thread(self._owner.append, [entry])
-            except NodeError as failure:
-                # The log then holds only the beginning of this disclosure, as after a crash.
-                log.error("a failed disclosure could not be logged: %s", failure.message)
-        if self._transfer is not None and self._is_logged and not self._transfer.is_ended:
-            await self._owner.transfers.enter(self._transfer, TransferState.FAILED, why)
-        await self._stream.reset()
-        if error is not None and not isinstance(error, _EXPECTED):
-            raise error
-
-    # --- sending -----------------------------------------------------------------
-
-    async def _send(self, nursery: trio.Nursery, manifest: Manifest, place: SendSlot) -> None:
-        transfer = self._transfer
-        assert transfer is not None
-        for frame in self._end.offer_manifest(manifest, time_ms=self._owner.clock.now_ms()):
-            await place.write(self._stream, frame)
-        transfer.wire_bytes_total = 0
-        ahead, sealed_batches = trio.open_memory_channel[tuple[int, bytes] | Exception](
-            SEALED_AHEAD
-        )
-        nursery.start_soon(self._seal_ahead, manifest, ahead)
-        if self._end.asked_all:
-            self._take(Wanted(tuple(sorted(self._end.asked)), True), manifest)
-        while True:
-            while (event := self._study.event_nowait()) is not None:
-                self._take(event, manifest)
-            if self._unsent:
-                item = await sealed_batches.receive()
-                if isinstance(item, Exception):
-                    raise item
-                await self._send_batch(*item, manifest, place)
-            elif self._asked_all:
-                break
-            else:
-                self._take(await self._study.event(limits.VERIFY_SECONDS), manifest)
-        await self._study.send(self._end.end)
-
-    def _take(self, event: Event, manifest: Manifest) -> None:
-        """Hand a requested portion to the sealing task; credit was counted when it came."""
-        match event:
-            case Wanted():
-                assert self._transfer is not None
-                # The manifest bounds what can be asked for: each batch once.
-                self._asked.send_nowait(event.batches)
-                self._unsent += len(event.batches)
-                self._asked_all = event.last
-                self._transfer.wire_bytes_total += sum(
-                    manifest.batches[index].encoded_size for index in event.batches
-                )
-            case Credited():
-                pass
-            case _:
-                raise RemoteProtocolError(
-                    "the recipient's messages are out of order", WireCode.UNEXPECTED
-                )
-
-    async def _send_batch(
-        self, index: int, sealed: bytes, manifest: Manifest, place: SendSlot
-    ) -> None:
-        assert self._transfer is not None
-        while not self._end.connection.may_send_batch(len(sealed)):
-            self._take(await self._study.event(limits.STALL_SECONDS), manifest)
-        await self._study.send_bulk(
-            lambda: self._end.connection.data_header(index, len(sealed)) + sealed, place
-        )
-        self._unsent -= 1
-        self._sent += 1
-        self._transfer.wire_bytes += manifest.batches[index].encoded_size
-        self._transfer.bytes_done += manifest.batches[index].original_size
-        self._owner.transfers.touch(self._transfer)
-
-    async def _seal_ahead(
-        self,
-        manifest: Manifest,
-        ahead: trio.MemorySendChannel[tuple[int, bytes] | Exception],
-    ) -> None:
-        try:
-            async for portion in self._to_seal:
-                for index in portion:
-                    sealed = await in_thread(self._read_and_seal, manifest, index)
-                    await ahead.send((index, sealed))
-        except (NodeError, RightEnded) as error:
-            await ahead.send(error)
-
-    def _read_and_seal(self, manifest: Manifest, index: int) -> bytes:
-        assert self._transfer is not None
-        self._require_right(self._transfer.purpose)
-        try:
-            encoded = self._owner.store.read(manifest.batches[index].digest)
-        except NodeError:
-            # If it was discarded just now, report that and not a fault of the disk.
-            self._require_right(self._transfer.purpose)
-            raise
-        return self._end.seal_batch(index, encoded)
-
-    async def _take_receipt(self, manifest: Manifest) -> None:
-        transfer = self._transfer
-        assert transfer is not None
-        await self._owner.transfers.enter(transfer, TransferState.VERIFYING)
-        while not isinstance(event := await self._study.event(limits.VERIFY_SECONDS), Receipted):
-            if not isinstance(event, Credited):
-                raise RemoteProtocolError("the recipient's messages are out of order")
-        receipted = event
-        if receipted.receipt.source_facility != self._owner.own_facility or (
-            receipted.receipt.recipient_facility != self._peer.facility_key
-        ):
-            raise RemoteProtocolError("the receipt names other facilities")
-        frame, signed = self._end.countersign(receipted)
-        await in_thread(self._keep_receipt, manifest, signed.encode())
-        self._disclosing = False
-        await self._stream.write(frame, timeout_seconds=limits.STALL_SECONDS)
-        await self._owner.transfers.enter(transfer, TransferState.COMPLETE)
-        await self._study.finish()
-
-    def _keep_receipt(self, manifest: Manifest, signed: bytes) -> None:
-        digest = self._owner.add_receipt(signed)
-        disclosed = self._entry("disclosed", manifest)
-        self._owner.append([disclosed, self._entry("receipt", manifest, receipt=digest)])
-
-    def _entry(
-        self,
-        kind: str,
-        manifest: Manifest | None = None,
-        *,
-        outcome: str = "success",
-        why: str = "",
-        receipt: str = "",
-    ) -> LogEvent:
-        request = self._end.request
-        assert request is not None
-        details: dict[str, str | int | bool] = {
-            "transfer": request.transfer.hex(),
-            "direction": "out",
-        }
-        if request.stat:
-            details["stat"] = True
-        if manifest is not None:
-            details["content_root"] = manifest.content_root.hex()
-            details["instances"] = len(manifest.instances)
-            details["bytes"] = manifest.total_original_bytes
-            details["manifest"] = manifest.digest.hex()
-        elif self._end.offer is not None:
-            details["manifest"] = self._end.offer.manifest.hex()
-        if kind in ("disclosed", "disclosure-failed", "receipt"):
-            details["batches"] = self._sent
-            details["encoded_bytes"] = 0 if self._transfer is None else self._transfer.wire_bytes
-        if why:
-            details["why"] = why
-        if receipt:
-            details["receipt"] = receipt
-        return LogEvent(
-            type=kind,
-            actor="node",
-            peer=self._peer.facility_key,
-            purpose=request.purpose,
-            outcome=outcome,
-            subjects=subjects_of(request.study, self._patients),
-            details=details,
-        )

@@ -20,7 +20,7 @@ from node.network.network import Network, Unreachable
 from node.sharing.announcer import Announcer
 from node.sharing.feeds import Feeds
 from node.sharing.policy import Sight
-from node.transfer import sending
+from node.transfer import right
 from node.transfer.sending import Sender
 from node.witness.store import WitnessStore
 
@@ -83,8 +83,8 @@ def _announced_unsaid() -> AbstractContextManager[object]:
 @contextlib.contextmanager
 def _everybody_fetches() -> Iterator[None]:
     with (
-        patch.object(sending, "decide_fetch", lambda *_, **__: None),
-        patch.object(sending, "decide_having", lambda *_, **__: None),
+        patch.object(right, "decide_fetch", lambda *_, **__: None),
+        patch.object(right, "decide_having", lambda *_, **__: None),
     ):
         yield
 

@@ -12,7 +12,8 @@ from streams_made import stream_pair
 
 from node.app import Node
 from node.home import Home
-from node.transfer.sending import REVOKED, SEALED_AHEAD, WITHDRAWN
+from node.transfer.disclosure import SEALED_AHEAD
+from node.transfer.sending import REVOKED, WITHDRAWN
 from protocol.log.entry import Event
 from protocol.recalls import WRONG_WORKLIST
 from protocol.recipient import RecipientTransfer
