@@ -16,6 +16,10 @@ class BadFingerprint(KeysError):
     """Text that should be a fingerprint is not; a group may be misread or mistyped."""
 
 
+class BadCode(KeysError):
+    """Text that should be the code of a pairing is not; a digit may be misread or mistyped."""
+
+
 class BadSignature(KeysError):
     """A signature does not hold: the message was altered or signed by another key."""
 
