@@ -297,6 +297,7 @@ class PostgresDatabase(Database):
         self, path: Path, schema: Sequence[str], migrations: Sequence[Migration] = ()
     ) -> None:
         folder = Path(os.environ["RADMESH_TEST_POSTGRES"])
+        self.transactions = 0
         self._path = path
         self._lock = threading.RLock()
         self._after_commit = []
