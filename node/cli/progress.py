@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 3.0
 """Between two lines where there is no terminal."""
 
+UNCHANGED_SECONDS = 60.0
+"""Before a line is said again that says the same: what waits for a peer may wait for days."""
+
 
 class ProgressBar:
     """How far work is, in bytes.
@@ -31,6 +34,7 @@ class ProgressBar:
         self._total = 0
         self._began = self._said = time.monotonic()
         self._done_at_first: int | None = None
+        self._said_line = ""
         self._rich: RichProgress | None = None
 
     def __enter__(self) -> "ProgressBar":
@@ -70,8 +74,11 @@ class ProgressBar:
                 self._task, description=label, completed=done, total=total or None, extra=extra
             )
         elif time.monotonic() - self._said >= PLAIN_SECONDS:
-            self._said = time.monotonic()
-            note(self._line())
+            line = self._line()
+            if line == self._said_line and time.monotonic() - self._said < UNCHANGED_SECONDS:
+                return
+            self._said, self._said_line = time.monotonic(), line
+            note(line)
 
     def _line(self) -> str:
         words = [f"{self._label}: {size(self._done)}"]
