@@ -135,3 +135,15 @@ def test_the_answer_is_kept_while_nothing_changes(tmp_path: Path) -> None:
         _move(node, 1)
         right.require(request)
         assert asked == [STUDY] * 3
+
+
+def test_what_was_discarded_before_ends_no_right(tmp_path: Path) -> None:
+    home = Home.create(tmp_path / "north", name="North", clock=MadeClock())
+    with Node.open(home) as node:
+        publish_study(node, instances=3)
+        SOUTH.pair(node, "see", "fetch")
+        node.discards.discard(f"{STUDY}.1.1", WRONG_WORKLIST)
+        right = _new_right(node)
+        assert _answer(right, _request(node)) == ""
+        node.discards.discard(f"{STUDY}.1.2", WRONG_WORKLIST)
+        assert "discarded" in _answer(right, _request(node))
