@@ -1,16 +1,24 @@
-"""Classifying instances that arrived, and packing groups of them; all functions block.
+"""Taking instances that arrived into the spool, and packing groups of them; all functions block.
 
 `arrivals` owns the order of events; this module does the work in threads.
+
+An instance is read while the disk flushes it. So the spool also gets instances that turn out not to
+be wanted, and lets go of them before they are answered. A crash in between leaves them in the
+spool, where the next start finds them: known ones are packed as known, damaged ones go to the
+quarantine.
 """
 
 import enum
 import logging
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import blake3
 
 from node.blocking import worker_pool
 from node.catalog.catalog import Catalog
@@ -19,7 +27,7 @@ from node.dicom.headers import InstanceHeader
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Group
 from node.images.reading import ComparingReader, FileChanged
-from node.images.spool import LargeFile, Spool
+from node.images.spool import LargeFile, Spool, Staged
 from node.images.spool_records import HEADER_BYTES, About, Record
 from node.images.store import BatchStore
 from node.phrases import count
@@ -30,6 +38,9 @@ if TYPE_CHECKING:
     from node.images.ingest_report import IngestReport
 
 log = logging.getLogger("radmesh.arrivals")
+
+Read = Callable[[int, int], bytes]
+"""Gives the bytes of an instance at an offset, up to a number of them; none beyond its end."""
 
 BY_OPERATOR = "command"
 """The edge for a person at this node; what other edges bring, the node takes in by itself."""
@@ -64,17 +75,56 @@ class Became:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was read of an instance that goes into the catalog, or is set aside by packing.
+
+    Attributes:
+        header: its attributes.
+        digest: BLAKE3 of its bytes.
+        aside: why it will be set aside, or "".
+    """
+
+    header: InstanceHeader
+    digest: bytes
+    aside: str = ""
+
+
+Looked = Became | Wanted
+"""What was read of an instance; `Became` if it is not wanted in the spool."""
+
+
+@dataclass(frozen=True, slots=True)
 class Brought:
-    """An instance as it came: its bytes, its source, and whether it is urgent."""
+    """An instance as it came.
+
+    Attributes:
+        content: its bytes, or the file that holds them.
+        source: the source that brought it.
+        stat: whether it is urgent.
+        association: the number of the association that brought it.
+        looked: what was read of it; None if it is to be read while the disk flushes it.
+    """
 
     content: bytes | LargeFile
     source: str
     stat: bool
+    association: int
+    looked: Looked | None = None
 
 
-Looked = Became | tuple[About, InstanceHeader, str]
-"""The outcome of an instance that does not go to the spool; for the others, the record kept beside
-the bytes, the header, and why it will be set aside, or ""."""
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What became of an instance, and where it stands if it waits to be packed.
+
+    Attributes:
+        became: the outcome.
+        study: its Study Instance UID, or "" if it is unknown.
+        waiting: its record and header, if it waits now.
+    """
+
+    became: Became
+    study: str = ""
+    waiting: tuple[Record, InstanceHeader] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +156,7 @@ class Spooled:
 
 
 class ArrivalWork:
-    """Classifies instances and packs them. Thread-safe.
+    """Takes instances and packs them. Thread-safe, with one call of `take` at a time.
 
     Args:
         spool: holds instances until they are packed.
@@ -136,18 +186,79 @@ class ArrivalWork:
         self._append = append
         self._clock = clock
         self._stopped = stopped
+        # Its thread ends with this object.
+        self._reader: Executor | None = None
+        # The digests of instances that wait, by study and SOP Instance UID.
+        self._digests: dict[tuple[str, str], bytes] = {}
 
-    def look_at(self, some: Sequence[Brought]) -> list[Looked | NodeError]:
-        """As `look`, for several instances; the error for those where it failed."""
+    def take(self, some: Sequence[Brought]) -> list[Took | NodeError]:
+        """Make instances durable together, and find out what each is.
+
+        Returns:
+            For each, in order, what became of it, or why it was not taken.
+        """
+        reader = self._reader = self._reader or worker_pool(1, "arrivals")
+        reading: list[Future[list[Looked | NodeError]]] = []
+
+        def read_meanwhile() -> None:
+            reading.append(reader.submit(self._look_at, some))
+
+        now = self._clock.now_ms()
+        records = self._spool.write(
+            [Staged(_about(one, now), one.content) for one in some], meanwhile=read_meanwhile
+        )
+        looked = reading[0].result()
+        took = [self._decide(*one) for one in zip(some, records, looked, strict=True)]
+        self._spool.let_go(
+            [
+                record
+                for record, one in zip(records, took, strict=True)
+                if isinstance(record, Record) and not (isinstance(one, Took) and one.waiting)
+            ]
+        )
+        return took
+
+    def _look_at(self, some: Sequence[Brought]) -> list[Looked | NodeError]:
         found: list[Looked | NodeError] = []
         for one in some:
             try:
-                found.append(self.look(one))
+                found.append(one.looked or self.look(one.content, one.source))
             except NodeError as error:
                 found.append(error)
         return found
 
-    def look(self, brought: Brought) -> Looked:
+    def _decide(
+        self, brought: Brought, record: Record | NodeError, looked: Looked | NodeError
+    ) -> Took | NodeError:
+        """What becomes of an instance, by what was written and what was read."""
+        if isinstance(looked, NodeError):
+            return looked
+        if isinstance(looked, Became):
+            return Took(looked)
+        study, sop = looked.header.study.study_uid, looked.header.sop_instance_uid
+        waits, aside = self._digests.get((study, sop)), looked.aside
+        if waits == looked.digest:
+            return Took(Became(Outcome.KNOWN), study)
+        if isinstance(record, NodeError):
+            return record
+        if waits is not None and not aside:
+            aside = "has the SOP Instance UID of another image that came, and other bytes"
+        self._wait(record, looked.header)
+        became = Became(Outcome.SET_ASIDE, aside) if aside else Became(Outcome.TAKEN)
+        return Took(became, study, (record, looked.header))
+
+    def _wait(self, record: Record, header: InstanceHeader) -> None:
+        key = (header.study.study_uid, header.sop_instance_uid)
+        self._digests.setdefault(key, record.about.digest)
+
+    def packed(self, items: Sequence[Spooled]) -> None:
+        """These instances wait no longer."""
+        for one in items:
+            key = (one.header.study.study_uid, one.header.sop_instance_uid)
+            if self._digests.get(key) == one.digest:
+                del self._digests[key]
+
+    def look(self, content: bytes | LargeFile, source: str) -> Looked:
         """Find out what an instance is and what to do with it.
 
         Raises:
@@ -157,7 +268,6 @@ class ArrivalWork:
         from node.dicom.studies import BadInstance, NotDicom
         from node.images.sources import read_content, read_opened
 
-        content, source = brought.content, brought.source
         try:
             if isinstance(content, LargeFile):
                 size = content.size
@@ -168,13 +278,9 @@ class ArrivalWork:
         except NotDicom:
             return Became(Outcome.REFUSED, "is no DICOM image")
         except BadInstance as error:
-            return self._put_to_quarantine(content, source, error.reason)
+            return self._put_to_quarantine(_reading(content), size, source, error.reason)
         except (FileChanged, OSError):
-            raise NodeError(
-                "what arrives cannot be read again",
-                hint="check the disk of the node's home",
-                code=ExitCode.DISK,
-            ) from None
+            raise _unreadable() from None
         study, sop = header.study.study_uid, header.sop_instance_uid
         held = self._catalog.instance_digest(study, sop)
         if held == digest:
@@ -186,39 +292,68 @@ class ArrivalWork:
             code = self._catalog.bars(study).code(header.series.series_uid, sop)
             if code:
                 aside = f"was discarded here ({meaning(code)})"
-        about = About(size, digest, source, brought.stat, self._clock.now_ms())
-        return about, header, aside
+        return Wanted(header, digest, aside)
 
-    def _put_to_quarantine(self, content: bytes | LargeFile, source: str, reason: str) -> Became:
+    def _put_to_quarantine(self, read: Read, size: int, source: str, reason: str) -> Became:
         from node.images.quarantine import MAX_FILE_BYTES, Quarantine
 
-        size = content.size if isinstance(content, LargeFile) else len(content)
         if size > min(MAX_FILE_BYTES, self._store.free_bytes()):
             return Became(Outcome.REFUSED, f"{reason}; it is too large for the quarantine")
         quarantine = Quarantine(self._quarantine, now=self._clock.now())
-
-        def read(offset: int, length: int) -> bytes:
-            if isinstance(content, bytes):
-                return content[offset : offset + length]
-            return os.pread(content.descriptor, length, HEADER_BYTES + offset)
-
         quarantine.keep_read(read, reason, source, most_bytes=size)
         return Became(Outcome.QUARANTINED, reason)
+
+    def flush_large(self, file: LargeFile, looked: Wanted, source: str, stat: bool) -> None:
+        """Make the bytes of a large instance durable, before `take` makes its name durable.
+
+        Raises:
+            NodeError: the disk is full or cannot be written.
+        """
+        about = About(file.size, looked.digest, source, stat, self._clock.now_ms())
+        self._spool.flush_large(Staged(about, file))
 
     def recover(self) -> list[tuple[Record, InstanceHeader]]:
         """Instances that an earlier process took and did not pack; call once, before all else.
 
+        What cannot be read as DICOM goes to the quarantine: the process ended before it could say
+        so, or was of a release that read it.
+
         Raises:
-            NodeError: the spool cannot be read.
+            NodeError: the spool cannot be read, or the quarantine cannot be written.
         """
+        from node.dicom.studies import BadInstance, NotDicom
         from node.images.sources import read_opened
 
-        found = []
+        found, bad = [], []
         for record in self._spool.recover():
-            with self._spool.opened(record) as (descriptor, start):
-                header, _ = read_opened(descriptor, start, record.about.size, "")
+            try:
+                with self._spool.opened(record) as (descriptor, start):
+                    header, _ = read_opened(descriptor, start, record.about.size, "")
+            except (BadInstance, NotDicom) as error:
+                reason = error.reason if isinstance(error, BadInstance) else "is no DICOM image"
+                if self._is_quarantined(record, reason):
+                    bad.append(record)
+                continue
+            except (FileChanged, OSError):
+                raise _unreadable() from None
+            self._wait(record, header)
             found.append((record, header))
+        self._spool.let_go(bad)
         return found
+
+    def _is_quarantined(self, record: Record, reason: str) -> bool:
+        """Put an instance of the spool to quarantine; it stays where it is if there is no room."""
+        with self._spool.opened(record) as (descriptor, start):
+            size = record.about.size
+
+            def read(offset: int, length: int) -> bytes:
+                return os.pread(descriptor, min(length, size - offset), start + offset)
+
+            became = self._put_to_quarantine(read, size, record.about.source, reason)
+        if became.outcome is Outcome.QUARANTINED:
+            return True
+        log.error("an image that arrived before the start stays in arrivals/: %s", became.reason)
+        return False
 
     def pack(self, group: Group[Spooled]) -> list[Spooled]:
         """Pack a group and mark it in the spool; returns the instances that could not be read.
@@ -259,6 +394,33 @@ class ArrivalWork:
                 "what was packed stays in the spool until the next start: %s", error.message
             )
         return [one for one in group.items if id(one) in lost]
+
+
+def _reading(content: bytes | LargeFile) -> Read:
+    def read(offset: int, length: int) -> bytes:
+        if isinstance(content, bytes):
+            return content[offset : offset + length]
+        return os.pread(content.descriptor, length, HEADER_BYTES + offset)
+
+    return read
+
+
+def _unreadable() -> NodeError:
+    return NodeError(
+        "what arrives cannot be read again",
+        hint="check the disk of the node's home",
+        code=ExitCode.DISK,
+    )
+
+
+def _about(brought: Brought, now_ms: int) -> About:
+    content = brought.content
+    if isinstance(content, LargeFile):
+        assert isinstance(brought.looked, Wanted)
+        size, digest = content.size, brought.looked.digest
+    else:
+        size, digest = len(content), blake3.blake3(content).digest()
+    return About(size, digest, brought.source, brought.stat, now_ms)
 
 
 def _say(report: "IngestReport") -> None:

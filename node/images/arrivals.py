@@ -6,6 +6,9 @@ catalog, or into the quarantine with its reason. Instances that wait for a flush
 instances of one study from one source are packed together when they are due (`arrival_groups`), by
 the code of an ingest, with one entry that names the source.
 
+An instance is read while the disk flushes it, so that one that comes alone waits for the longer of
+the two only.
+
 Order of writes: spool -> answer -> batches -> entry -> catalog -> mark in the spool. A crash in
 between leaves instances in the spool; the next start packs them, and counts those that were in the
 catalog already as known.
@@ -16,7 +19,7 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +32,8 @@ from node.clock import Clock
 from node.dicom.headers import InstanceHeader, SeriesAttributes, StudyAttributes
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Group, Groups, Windows
-from node.images.arrival_work import ArrivalWork, Became, Brought, Looked, Outcome, Spooled
-from node.images.spool import (
-    INSTANCE_BYTES,
-    SMALL_BYTES,
-    LargeFile,
-    Spool,
-    Staged,
-)
+from node.images.arrival_work import ArrivalWork, Became, Brought, Spooled, Took
+from node.images.spool import INSTANCE_BYTES, SMALL_BYTES, LargeFile, Spool
 from node.images.spool_records import SOURCE_CHARACTERS, Record
 from node.images.store import BatchStore
 from node.together import Together
@@ -47,22 +44,13 @@ log = logging.getLogger("radmesh.arrivals")
 TAKES = 128
 """Most instances that are received at one time: each may hold `SMALL_BYTES` in memory."""
 
-LOOKS = 16
-"""Most instances that one thread looks at before the first of them is answered."""
+ROUND = 16
+"""Most instances that are read before the first of them is answered."""
 
 AGAIN_SECONDS = 5.0
 """Pause before a spool that could not be read is read again."""
 
 _SOURCE = re.compile(rf"(?=.{{1,{SOURCE_CHARACTERS}}}\Z)[a-z][a-z0-9-]*(:[ !#-\[\]-~]+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class _Durable:
-    """An instance that waits for a flush."""
-
-    staged: Staged
-    header: InstanceHeader
-    association: int
 
 
 class Arrivals:
@@ -105,14 +93,12 @@ class Arrivals:
         self._require_sound = require_sound
         self._clock = clock
         self._groups: Groups[Spooled] = Groups(windows)
-        self._digests: dict[tuple[str, str], bytes] = {}
         self._attributes: dict[Any, Any] = {}
         self._numbers = itertools.count()
         self._open: set[int] = set()
         self._takes = 0
-        self._looks: Together[Brought, Looked] = Together(self._work.look_at, most=LOOKS)
-        self._flushes: Together[_Durable, Record] = Together(
-            self._write, most=TAKES, on_done=self._keep
+        self._rounds: Together[Brought, Took] = Together(
+            self._work.take, most=ROUND, on_done=self._took
         )
         self._changed = trio.Event()
         self._is_recovered = trio.Event()
@@ -165,27 +151,14 @@ class Arrivals:
         content: bytes | LargeFile = b""
         try:
             content = await self._receive(chunks)
+            looked = None
             if isinstance(content, LargeFile):
-                looked = await in_thread(self._work.look, Brought(content, source, stat))
-            else:
-                looked = await self._looks.do(Brought(content, source, stat))
-            if isinstance(looked, Became):
-                return looked
-            about, header, aside = looked
-            study, sop = header.study.study_uid, header.sop_instance_uid
-            waits = self._digests.get((study, sop))
-            if waits == about.digest:
-                if stat:
-                    self._groups.hurry(study, source)
-                    self._wake()
-                return Became(Outcome.KNOWN)
-            if waits is not None and not aside:
-                aside = "has the SOP Instance UID of another image that came, and other bytes"
-            staged = Staged(about, content)
-            if isinstance(content, LargeFile):
-                await in_thread(self._spool.flush_large, staged)
-            await self._flushes.do(_Durable(staged, self._shared(header), number))
-            return Became(Outcome.SET_ASIDE, aside) if aside else Became(Outcome.TAKEN)
+                looked = await in_thread(self._work.look, content, source)
+                if isinstance(looked, Became):
+                    return looked
+                await in_thread(self._work.flush_large, content, looked, source, stat)
+            brought = Brought(content, source, stat, number, looked)
+            return (await self._rounds.do(brought)).became
         finally:
             self._takes -= 1
             if isinstance(content, LargeFile) and not content.is_kept:
@@ -218,14 +191,18 @@ class Arrivals:
             raise
         return bytes(data) if large is None else large
 
-    def _write(self, waiting: Sequence[_Durable]) -> Sequence[Record | NodeError]:
-        return self._spool.write([one.staged for one in waiting])
-
-    def _keep(self, one: _Durable, record: Record) -> None:
-        """Keep a durable instance even if its association has ended; it will be packed."""
-        if isinstance(one.staged.content, LargeFile):
-            one.staged.content.is_kept = True
-        self._add(record, one.header, one.association if one.association in self._open else None)
+    def _took(self, brought: Brought, took: Took) -> None:
+        """Let a durable instance wait even if its association has ended; it will be packed."""
+        if took.waiting is not None:
+            if isinstance(brought.content, LargeFile):
+                brought.content.is_kept = True
+            record, header = took.waiting
+            association = brought.association
+            is_open = association in self._open
+            self._add(record, self._shared(header), association if is_open else None)
+        elif brought.stat and took.study:
+            self._groups.hurry(took.study, brought.source)
+            self._wake()
 
     def _add(
         self,
@@ -237,7 +214,6 @@ class Arrivals:
         """Let a durable instance wait to be packed."""
         about = record.about
         study = header.study.study_uid
-        self._digests.setdefault((study, header.sop_instance_uid), about.digest)
         next_due = self._groups.next_due()
         self._groups.arrived(
             Spooled(self._spool, record, header),
@@ -340,11 +316,7 @@ class Arrivals:
             self._groups.failed(group, why, trio.current_time())
             return
         gone = {id(one) for one in lost}
-        for one in items:
-            if id(one) not in gone:
-                key = (one.header.study.study_uid, one.header.sop_instance_uid)
-                if self._digests.get(key) == one.digest:
-                    del self._digests[key]
+        self._work.packed([one for one in items if id(one) not in gone])
         group.items, group.bytes = lost, sum(one.size for one in lost)
         if lost:
             why = f"{len(lost)} of them cannot be read: check the disk of the home"

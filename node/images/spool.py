@@ -187,10 +187,16 @@ class Spool:
             staged.content.close()
         return staged
 
-    def write(self, staged: Sequence[Staged]) -> list[Record | NodeError]:
+    def write(
+        self, staged: Sequence[Staged], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Record | NodeError]:
         """Make instances durable together; returns a record or an error for each, in order.
 
         An instance with an error is not taken.
+
+        Args:
+            staged: the instances.
+            meanwhile: called once when only the flush is left; it may start other work.
         """
         with self._writing:
             current = self._current
@@ -202,6 +208,7 @@ class Spool:
                     done.append(self._append(one, one.content))
             taken = [one for one in done if isinstance(one, Record)]
             has_new_names = any(one.place.path != current for one in taken)
+            meanwhile()
             error = self._flush(has_new_names)
             if error is None:
                 for record in taken:
@@ -321,17 +328,7 @@ class Spool:
             NodeError: the disk cannot be written; the instances are found again at the next start.
         """
         with self._writing:
-            by_path: dict[Path, list[Record]] = {}
-            for record in records:
-                by_path.setdefault(record.place.path, []).append(record)
-            for path, some in by_path.items():
-                self._open_records[path] -= len(some)
-            with self._lock:
-                self._instances -= len(records)
-                self._bytes -= sum(one.about.size for one in records)
-            gone = [path for path in by_path if not self._open_records[path]]
-            for path in gone:
-                del self._open_records[path]
+            by_path, gone = self._count_off(records)
             try:
                 for path in gone:
                     if path == self._current:
@@ -343,8 +340,55 @@ class Spool:
                     sync_directory(self._root)
                 for path in by_path.keys() - set(gone):
                     mark_settled(path, by_path[path])
+                    sync_file(path)
             except OSError as error:
                 raise _cannot_write(error) from error
+
+    def let_go(self, records: Sequence[Record]) -> None:
+        """Forget instances that nobody was promised. Not flushed: a crash may bring them back.
+
+        The last ones of the present file are cut off, so that it does not grow by what is sent
+        again and again.
+        """
+        if not records:
+            return
+        with self._writing:
+            by_path, gone = self._count_off(records)
+            for path, some in by_path.items():
+                with contextlib.suppress(OSError):
+                    if path == self._current and self._cut_off(some):
+                        continue
+                    if path not in gone:
+                        mark_settled(path, some)
+                    elif path == self._current:
+                        self._end_segment()
+                    else:
+                        discard(path)
+
+    def _cut_off(self, records: Sequence[Record]) -> bool:
+        """Cut records off the present file, if they are its last ones."""
+        begin = min(one.place.offset for one in records)
+        size = sum(HEADER_BYTES + one.about.size for one in records)
+        if self._is_spoilt or begin + size != self._length:
+            return False
+        self._length = begin
+        self._is_spoilt = not self._cut()
+        return True
+
+    def _count_off(self, records: Sequence[Record]) -> tuple[dict[Path, list[Record]], list[Path]]:
+        """Count records no longer: the records by file, and the files that have no open ones."""
+        by_path: dict[Path, list[Record]] = {}
+        for record in records:
+            by_path.setdefault(record.place.path, []).append(record)
+        for path, some in by_path.items():
+            self._open_records[path] -= len(some)
+        with self._lock:
+            self._instances -= len(records)
+            self._bytes -= sum(one.about.size for one in records)
+        gone = [path for path in by_path if not self._open_records[path]]
+        for path in gone:
+            del self._open_records[path]
+        return by_path, gone
 
     # --- after a restart -----------------------------------------------------------------
 

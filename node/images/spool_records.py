@@ -13,7 +13,7 @@ from pathlib import Path
 
 import blake3
 
-from node.durable import disk_error, sync_descriptor
+from node.durable import disk_error
 
 log = logging.getLogger("radmesh.arrivals")
 
@@ -152,7 +152,6 @@ def mark_settled(path: Path, records: Sequence[Record]) -> None:
     try:
         for record in records:
             write_all(descriptor, _SETTLED, record.place.offset + _MARK)
-        sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
 

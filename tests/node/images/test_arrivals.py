@@ -8,12 +8,14 @@ import trio.testing
 from arrivals_made import STUDY, ArrivalHome, bring, part10, pieces
 from clocks_made import jumps_when_idle
 from node_home import ImageHome
+from spools_made import staged
 
 from node.catalog.discards import Discard, insert_discard
 from node.errors import ExitCode, NodeError
 from node.images import arrivals as arrivals_module
 from node.images import quarantine, spool
 from node.images.export import export_study
+from node.images.spool_records import Record
 from protocol import limits
 from protocol.recalls import QUALITY
 
@@ -136,6 +138,46 @@ def test_what_is_damaged_goes_to_quarantine_and_what_is_no_image_is_refused(home
     ]
     assert {path.read_bytes() for path in home.quarantine.glob("*/file")} == {cut, b""}
     assert home.spooled == []
+
+
+def left_in_the_spool(home, *contents):
+    """A process wrote these and ended before it had read them."""
+    made = spool.Spool(home.spool_path, lambda size: None)
+    assert all(isinstance(one, Record) for one in made.write([staged(one) for one in contents]))
+
+
+def test_what_was_written_and_never_answered_is_sorted_out_by_the_next_start(home, tmp_path):
+    home.bring([part10(1)])
+    cut, no_image = part10(2)[:-40], b"GIF89a, and no DICOM at all"
+    left_in_the_spool(home, cut, part10(1), no_image, part10(3), b"")
+    assert home.bring([part10(4)]) == ["taken"]
+    assert {path.read_bytes() for path in home.quarantine.glob("*/file")} == {cut, no_image, b""}
+    assert exported(home, STUDY, tmp_path / "out") == sorted(map(part10, (1, 3, 4)))
+    assert home.spooled == []
+
+
+def test_what_the_quarantine_has_no_room_for_stays_in_the_spool(home, monkeypatch, caplog):
+    cut = part10(1)[:-40]
+    left_in_the_spool(home, cut, part10(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(quarantine, "MAX_FILE_BYTES", 10)
+        home.bring([])
+    assert "stays in arrivals/" in caplog.text
+    assert not list(home.quarantine.glob("*/file"))
+    home.bring([])
+    assert [path.read_bytes() for path in home.quarantine.glob("*/file")] == [cut]
+    assert home.catalog.study(STUDY).instance_count == 1
+    assert home.spooled == []
+
+
+def test_what_is_known_is_said_to_be_known_on_a_full_disk_too(home, monkeypatch):
+    home.bring([part10(1)])
+
+    def full(wanted):
+        raise NodeError("the disk is full")
+
+    monkeypatch.setattr(home.store, "require_free", full)
+    assert home.bring([part10(1), part10(2)]) == ["known", "the disk is full"]
 
 
 def test_a_large_one_has_a_file_of_its_own(home, tmp_path, monkeypatch):

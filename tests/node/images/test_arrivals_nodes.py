@@ -72,7 +72,7 @@ def test_what_was_taken_outlives_a_kill_and_is_shown_meanwhile(tmp_path: Path) -
         assert (found["study"], found["instances"]) == (study, 6)
         [entry] = north.entries("ingest")
         assert entry["details"]["source"] == "command"
-        assert not any(north.home.arrivals_path.iterdir())
+        assert not any(path.stat().st_size for path in north.home.arrivals_path.iterdir())
         assert north.stop() == 0
     finally:
         if north.process is not None:

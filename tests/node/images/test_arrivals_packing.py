@@ -290,12 +290,12 @@ def test_one_whose_sender_is_gone_before_it_was_answered_does_not_wait_for_that_
     real, rounds = spool.Spool.write, []
     begun, go = ([threading.Event(), threading.Event()] for _ in range(2))
 
-    def slow(self, staged):
+    def slow(self, staged, **more):
         number = len(rounds)
         rounds.append(len(staged))
         begun[number].set()
         assert go[number].wait(10)
-        return real(self, staged)
+        return real(self, staged, **more)
 
     monkeypatch.setattr(spool.Spool, "write", slow)
 
@@ -328,5 +328,5 @@ def test_one_whose_sender_is_gone_before_it_was_answered_does_not_wait_for_that_
 
 async def _waiting(arrivals, count):
     """Wait until so many wait for the next flush."""
-    while len(arrivals._flushes._next.waiting) < count:
+    while len(arrivals._rounds._next.waiting) < count:
         await trio.testing.wait_all_tasks_blocked()

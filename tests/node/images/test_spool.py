@@ -64,6 +64,56 @@ def test_a_file_that_has_grown_enough_gets_nothing_more_and_keeps_what_it_has(
     assert opened(tmp_path).recover() != []
 
 
+def test_what_is_let_go_is_forgotten_wherever_it_stands(tmp_path):
+    for gone in ([4], [0], [1, 3], [3, 4], [0, 1, 2, 3, 4]):
+        spool = opened(tmp_path / str(gone))
+        records = write(spool, *CONTENTS)
+        spool.let_go([records[index] for index in gone])
+        left = [one for index, one in enumerate(records) if index not in gone]
+        assert spool.totals == (len(left), sum(one.about.size for one in left))
+        # What comes next may stand where they stood.
+        left += write(spool, CONTENTS[1], CONTENTS[2])
+        assert opened(tmp_path / str(gone)).recover() == left
+        assert [read(spool, one) for one in left[-2:]] == CONTENTS[1:3]
+        spool.settle(left)
+        assert files(tmp_path / str(gone)) == []
+
+
+def test_what_is_sent_again_and_again_takes_no_room(tmp_path):
+    spool = opened(tmp_path)
+    [first] = write(spool, CONTENTS[0])
+    size = first.place.path.stat().st_size
+    for _ in range(10):
+        spool.let_go(write(spool, *CONTENTS))
+        assert [path.stat().st_size for path in files(tmp_path)] == [size]
+    spool.let_go([first])
+    spool.close()
+    assert files(tmp_path) == []
+
+
+def test_a_large_one_that_is_let_go_is_deleted(tmp_path):
+    spool = opened(tmp_path)
+    large = spool.open_large()
+    large.write(CONTENTS[0])
+    one = Staged(staged(CONTENTS[0]).about, large)
+    spool.flush_large(one)
+    record, small = spool.write([one, staged(CONTENTS[1])])
+    spool.let_go([record])
+    assert files(tmp_path) == [small.place.path]
+    assert spool.totals == (1, len(CONTENTS[1]))
+
+
+def test_the_work_beside_a_flush_begins_when_all_is_written(tmp_path):
+    spool, seen = opened(tmp_path), []
+    write(spool, CONTENTS[0])
+    [path] = files(tmp_path)
+    spool.write(
+        [staged(CONTENTS[1])], meanwhile=lambda: seen.append((path.stat().st_size, spool.totals))
+    )
+    size = 2 * HEADER_BYTES + len(CONTENTS[0]) + len(CONTENTS[1])
+    assert seen == [(size, (1, len(CONTENTS[0])))]
+
+
 def test_a_large_one_is_written_as_it_comes(tmp_path):
     spool = opened(tmp_path)
     large = spool.open_large()
