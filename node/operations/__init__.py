@@ -18,6 +18,7 @@ from node.operations import (
     proofs,
     reconcile,
     reports,
+    rules,
     transfer,
     witness,
 )
@@ -25,6 +26,7 @@ from node.operations.base import Call, Operation
 
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
+    *rules.OPERATIONS,
     *images.OPERATIONS,
     *arrive.OPERATIONS,
     *discard.OPERATIONS,

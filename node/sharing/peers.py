@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from keys.canonical import canonical_json
 from keys.card import check_card, parse_card_untrusted
@@ -221,18 +222,8 @@ class Peers:
         Raises:
             NodeError: there is no such peer, or the rule cannot be read.
         """
-        found = self.find(text)
         with self._lock:
-            trial = TrustStore(self._store.peers, self._own)
-            try:
-                rule = trial.add_rule(found.facility_key, words, blind).rules[-1]
-            except TrustError as error:
-                raise NodeError(
-                    str(error),
-                    hint="write it as `allow fetch modality=CT,MR purpose=TREAT`; see"
-                    " `radmesh trust rule add --help`",
-                    code=ExitCode.USAGE,
-                ) from error
+            found, rule = self._read_rule(text, words, blind)
             peer = self._rule_change(
                 lambda store: store.put_rule(found.facility_key, rule),
                 "rule-added",
@@ -241,6 +232,30 @@ class Peers:
             )
         self.on_change(peer)
         return peer, rule
+
+    def tried(self, text: str, words: Sequence[str], blind: Callable[[str, str], str]) -> Peer:
+        """A peer as it would be with one more rule, the last of its rules; nothing is changed.
+
+        Raises:
+            NodeError: there is no such peer, or the rule cannot be read.
+        """
+        found, rule = self._read_rule(text, words, blind)
+        return replace(found, rules=(*found.rules, rule))
+
+    def _read_rule(
+        self, text: str, words: Sequence[str], blind: Callable[[str, str], str]
+    ) -> tuple[Peer, Rule]:
+        found = self.find(text)
+        trial = TrustStore(self._store.peers, self._own)
+        try:
+            return found, trial.add_rule(found.facility_key, words, blind).rules[-1]
+        except TrustError as error:
+            raise NodeError(
+                str(error),
+                hint="write it as `allow fetch modality=CT,MR purpose=TREAT`; see"
+                " `radmesh trust rule add --help`",
+                code=ExitCode.USAGE,
+            ) from error
 
     def remove_rule(self, text: str, number: int) -> tuple[Peer, Rule]:
         """Take a rule from a peer; returns the peer and the rule.
