@@ -29,6 +29,7 @@ from node.cli import (
     studies,
     transfers,
     trust,
+    wishes,
     witness,
 )
 from node.cli.session import Session
@@ -74,6 +75,8 @@ for command in (
     card.init,
     card.card,
     trust.trust,
+    wishes.objection,
+    wishes.consent,
     studies.ingest,
     arrive.arrive,
     studies.studies,

@@ -20,6 +20,7 @@ from node.operations import (
     reports,
     rules,
     transfer,
+    wishes,
     witness,
 )
 from node.operations.base import Call, Operation
@@ -27,6 +28,7 @@ from node.operations.base import Call, Operation
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
     *rules.OPERATIONS,
+    *wishes.OPERATIONS,
     *images.OPERATIONS,
     *arrive.OPERATIONS,
     *discard.OPERATIONS,

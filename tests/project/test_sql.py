@@ -25,6 +25,7 @@ OWNERS = {
     "sharing/facts.py": {"rule_key"},
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies"},
     "sharing/peers.py": {"peers"},
+    "sharing/wishes.py": {"patient_wishes"},
     "sharing/recalls.py": {"recalls"},
     "transfer/transfers.py": {"transfers"},
     "transfer/followed.py": {"followed_sources", "followed_studies"},
