@@ -48,6 +48,11 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         for petname in node.peers.unwritten
     ]
     found += [
+        f"what was taken from the person {name} is not written yet: it is tried again while this "
+        "node runs; after a restart look with `radmesh people list`"
+        for name in node.persons.unwritten
+    ]
+    found += [
         f"what {peer.petname} was granted has a filter that this release cannot read, so nothing "
         "is allowed to it; use the release that wrote it, or revoke its trust and pair again"
         for peer in node.peers.store.peers

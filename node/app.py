@@ -24,6 +24,7 @@ from node.images.discard import Discards
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
+from node.people.persons import PEOPLE_SCHEMA, Persons
 from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
@@ -89,6 +90,7 @@ class Node:
                 EFFECTS_SCHEMA,
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
+                PEOPLE_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -101,6 +103,7 @@ class Node:
         self.exchanges = ExchangeIndex(self.database, self.audit)
         self.pending = PendingReceipts(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
+        self.persons = Persons(self.database, self.audit, self.effects, self.clock)
         self.decisions = Decisions()
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
@@ -245,6 +248,8 @@ class Node:
                 "trust-ungranted": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
+                "person-changed": self.persons.make_true,
+                "person-removed": self.persons.make_true,
                 # The card is a file, which shows whether the change took effect.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             },

@@ -45,10 +45,12 @@ class PeopleSettings:
     Attributes:
         group: system group whose members may use the local API; "" for none.
         folder: folder of their socket; "" for `HOME-people` beside the home.
+        unlisted: what members may who are not in the list of people; None where it is not set.
     """
 
     group: str = DEFAULTS["people.group"]
     folder: str = DEFAULTS["people.folder"]
+    unlisted: str | None = DEFAULTS["people.unlisted"]
 
 
 @dataclass(frozen=True, kw_only=True)

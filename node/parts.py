@@ -227,6 +227,7 @@ def endings_of(
         node_key_ended=node_key_ended,
         clock=node.clock,
         refusals=node.refusals,
+        persons=node.persons,
         log_failed=lambda: node.audit.failure is not None,
         try_log=node.audit.try_again,
     )

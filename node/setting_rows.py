@@ -208,6 +208,16 @@ SETTINGS = (
         "in `HOME-people`",
     ),
     Setting(
+        name="people.unlisted",
+        kind="choice",
+        default=None,
+        choices=("nothing", "look", "all"),
+        example='"look"',
+        sentence="what a member of the group may who is not in the list of people (`radmesh "
+        "people`): with none `nothing`, or, in a home from before the list, `all` until the first "
+        "person is in it (section 14)",
+    ),
+    Setting(
         name='limits."NAME"',
         kind="own",
         default=None,

@@ -45,6 +45,9 @@ ENTRY_FIRST = (
     "quarantine-taken",
     "quarantine-dropped",
     "recall-settled",
+    "person-added",
+    "person-changed",
+    "person-removed",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
 `received` (the fetch goes on), `erased` and key changes (finished by the next start)."""

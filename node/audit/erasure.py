@@ -58,8 +58,9 @@ OF_STUDY = """(
 )"""
 """SQL: whether an opening names the study ?1, its patient or an instance; not who asked."""
 
-OF_PERSON = "(kind = 'person' AND value = ?1)"
-"""SQL: whether an opening names the person ?1."""
+OF_PERSON = """(kind = 'person'
+    AND (value = ?1 OR substr(value, 1, length(?1) + 3) = ?1 || '^^^'))"""
+"""SQL: whether an opening names the person ?1, in whatever role and under whatever display name."""
 
 _CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT, "person": OF_PERSON}
 

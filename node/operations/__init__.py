@@ -15,6 +15,7 @@ from node.operations import (
     keys,
     log,
     pending,
+    people,
     proofs,
     reconcile,
     reports,
@@ -39,6 +40,7 @@ TABLE: tuple[Operation[Any], ...] = (
     *proofs.OPERATIONS,
     *witness.OPERATIONS,
     *backup.OPERATIONS,
+    *people.OPERATIONS,
 )
 
 OPERATIONS: dict[str, Operation[Any]] = {one.name: one for one in TABLE}

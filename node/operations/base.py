@@ -66,6 +66,9 @@ class Operation(Generic[P]):
             machine or a secret, or erases openings.
         needs_network: whether the node must be serving.
         without_log_key: whether it works on a home whose log key is lost.
+        roles: the roles of which a person needs one to call it (`node.people.persons`); with
+            none it is for the owner alone.
+        listed_only: whether a person must be in the list of people, whatever the settings say.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Operation(Generic[P]):
     local_only: bool = False
     needs_network: bool = False
     without_log_key: bool = False
+    roles: tuple[str, ...] = ()
+    listed_only: bool = False
 
     async def answer(self, call: Call, given: dict[str, Any]) -> Result:
         """Read the parameters and run the operation.

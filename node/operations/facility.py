@@ -16,6 +16,7 @@ from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
 from node.operations.transfer import describe_transfer
 from node.operations.witness import describe_witnessing
+from node.people.persons import PERSON_ROLES
 from node.transfer.bandwidth import local_minute, rule_in_force
 
 
@@ -237,13 +238,13 @@ async def status(call: Call, _: Nothing) -> Result:
 
 
 OPERATIONS = (
-    Operation("card.own", Nothing, own_card, writes=False),
-    Operation("trust.add", Add, trust_add, writes=True),
-    Operation("trust.list", Nothing, trust_list, writes=False),
-    Operation("trust.show", OfPeer, trust_show, writes=False),
-    Operation("trust.grant", Grant, trust_grant, writes=True),
-    Operation("trust.revoke", Revoke, trust_revoke, writes=True),
-    Operation("trust.rename", Rename, trust_rename, writes=True),
-    Operation("trust.address", Address, trust_address, writes=True),
-    Operation("status", Nothing, status, writes=False),
+    Operation("card.own", Nothing, own_card, writes=False, roles=PERSON_ROLES),
+    Operation("trust.add", Add, trust_add, writes=True, roles=("admin",)),
+    Operation("trust.list", Nothing, trust_list, writes=False, roles=PERSON_ROLES),
+    Operation("trust.show", OfPeer, trust_show, writes=False, roles=PERSON_ROLES),
+    Operation("trust.grant", Grant, trust_grant, writes=True, roles=("admin",)),
+    Operation("trust.revoke", Revoke, trust_revoke, writes=True, roles=("admin",)),
+    Operation("trust.rename", Rename, trust_rename, writes=True, roles=("admin",)),
+    Operation("trust.address", Address, trust_address, writes=True, roles=("admin",)),
+    Operation("status", Nothing, status, writes=False, roles=PERSON_ROLES),
 )

@@ -104,6 +104,9 @@ EVENTS: dict[str, Meaning] = {
     "quarantine-dropped": Meaning(event="110105", action="D", lifecycle="15"),
     "recalled": Meaning(event="110113", kind="110135", outcome=MINOR_FAILURE),
     "recall-settled": Meaning(event="110113", kind="110135", action="U"),
+    "person-added": Meaning(event="110113", kind="110136", action="C"),
+    "person-changed": Meaning(event="110113", kind="110136", action="U"),
+    "person-removed": Meaning(event="110113", kind="110136", action="D"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, and a heartbeat is no event."""

@@ -65,8 +65,14 @@ TYPES = (
     "recalled",
     "recall-settled",
     "log-exported",
+    "person-added",
+    "person-changed",
+    "person-removed",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
+
+ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
+"""Types whose first subject is the person whom they are about; who asked follows it."""
 
 SUBJECT_KINDS = ("study", "patient", "instance", "person")
 

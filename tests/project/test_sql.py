@@ -19,6 +19,7 @@ OWNERS = {
     "audit/erasure.py": {"erasures", "erasing"},
     "audit/evidence.py": {"openings", "receipts"},
     "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
+    "people/persons.py": {"people", "people_bindings", "people_before"},
     "receipts/pending.py": {"receipts_kept", "receipt_answers"},
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},

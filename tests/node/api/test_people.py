@@ -49,6 +49,8 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def node(home: Home) -> Iterator[Node]:
+    with home.config_path.open("a") as settings:
+        settings.write('\n[people]\nunlisted = "all"\n')
     with Node.open(home) as opened:
         yield opened
 
@@ -303,7 +305,7 @@ def test_what_cannot_be_had_is_a_sentence(tmp_path: Path) -> None:
 @asynccontextmanager
 async def _serving(home: Home, folder: Path) -> AsyncIterator[Node]:
     with home.config_path.open("a") as settings:
-        settings.write(f'\n[people]\ngroup = "{GROUP}"\nfolder = "{folder}"\n')
+        settings.write(f'\n[people]\ngroup = "{GROUP}"\nfolder = "{folder}"\nunlisted = "all"\n')
     with Node.open(home) as node:
         async with trio.open_nursery() as nursery:
             ready = trio.Event()
@@ -424,7 +426,10 @@ def test_a_member_of_the_group_fetches_and_the_log_says_who(tmp_path: Path, publ
     path = public / "people" / "api.sock"
     with two_facilities(tmp_path, start=False) as (north, south):
         with south.home.config_path.open("a") as settings:
-            settings.write(f'\n[people]\ngroup = "{OTHERS_GROUP}"\nfolder = "{path.parent}"\n')
+            settings.write(
+                f'\n[people]\ngroup = "{OTHERS_GROUP}"\nfolder = "{path.parent}"\n'
+                'unlisted = "all"\n'
+            )
         for facility in (north, south):
             facility.start()
         study = make_study(tmp_path / "in", 2, rows=8)

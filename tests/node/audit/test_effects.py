@@ -162,6 +162,23 @@ CHANGES = [
         lambda node: node.recalls.settle(STUDY, None),
         lambda node: [one.settled for one in node.recalls.all()],
     ),
+    Change(
+        "person-added",
+        lambda node: node.persons.add("bert", ["bert1"], ["look"], ""),
+        lambda node: [one.name for one in node.persons.all()],
+    ),
+    Change(
+        "person-changed",
+        lambda node: node.persons.change("anna", [], ["admin"]),
+        lambda node: [one.roles for one in node.persons.all()],
+        cuts=True,
+    ),
+    Change(
+        "person-removed",
+        lambda node: node.persons.remove("anna"),
+        lambda node: [one.name for one in node.persons.all()],
+        cuts=True,
+    ),
 ]
 
 
@@ -175,6 +192,7 @@ def home(tmp_path: Path) -> Home:
     with Node.open(made) as node:
         publish_study(node)
         SOUTH.pair(node, "see", "fetch")
+        node.persons.add("anna", ["anna1"], ["look", "admin"], "")
     return made
 
 
