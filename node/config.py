@@ -29,12 +29,14 @@ class AuditSettings:
         witness_quorum: how many witnesses must have cosigned a checkpoint.
         witness_seconds: time between rounds while some entries are not cosigned.
         heartbeat_seconds: time without an entry after which a heartbeat is logged.
+        persons: whether reports and collectors name our people.
         syslog: the collector to which the log is forwarded.
     """
 
     witness_quorum: int = DEFAULTS["audit.witness_quorum"]
     witness_seconds: int = DEFAULTS["audit.witness_seconds"]
     heartbeat_seconds: int = DEFAULTS["audit.heartbeat_seconds"]
+    persons: bool = DEFAULTS["audit.persons"]
     syslog: Collector | None = None
 
 

@@ -244,4 +244,5 @@ def forwarder_of(node: Node) -> Forwarder | None:
         collector,
         lambda: Facilities(node.card, node.peers.store.peers),
         log_origin(node.card.facility_key),
+        persons=node.settings.audit.persons,
     )

@@ -204,9 +204,28 @@ def test_what_a_part_of_the_log_is_given_out_for_names_no_person(
 
 
 @pytest.mark.parametrize("form", ["dicom", "fhir"])
-def test_a_report_names_who_asked_as_the_one_who_acted(
+def test_without_the_setting_a_report_names_none_of_our_people(
     node: Node, tmp_path: Path, form: str
 ) -> None:
+    _ask(node, JANE, "withdraw", study=publish_study(node))
+    assert not node.settings.audit.persons, "it is off unless somebody has set it"
+    _ask(node, SERVICE, "audit.report", format=form, path=str(tmp_path / "report"))
+    written = (tmp_path / "report").read_text()
+    assert "j.doe" not in written
+    assert "a person whose name is not here" in written
+
+
+@pytest.mark.parametrize("form", ["dicom", "fhir"])
+def test_a_report_names_who_asked_as_the_one_who_acted(
+    home: Home, tmp_path: Path, form: str
+) -> None:
+    with home.config_path.open("a") as settings:
+        settings.write('\n[people]\nunlisted = "all"\n[audit]\npersons = true\n')
+    with Node.open(home) as node:
+        _report_names(node, tmp_path, form)
+
+
+def _report_names(node: Node, tmp_path: Path, form: str) -> None:
     _ask(node, JANE, "withdraw", study=publish_study(node))
     for name in ("named", "erased"):
         made = _ask(node, SERVICE, "audit.report", format=form, path=str(tmp_path / name))
