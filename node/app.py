@@ -25,6 +25,8 @@ from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
 from node.people.persons import PEOPLE_SCHEMA, Persons
+from node.people.proposals import PROPOSALS_SCHEMA, Proposals
+from node.people.rules import RULES_SCHEMA, Rules
 from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
@@ -91,6 +93,8 @@ class Node:
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
                 PEOPLE_SCHEMA,
+                RULES_SCHEMA,
+                PROPOSALS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -104,6 +108,10 @@ class Node:
         self.pending = PendingReceipts(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
         self.persons = Persons(self.database, self.audit, self.effects, self.clock)
+        self.rules = Rules(self.database, self.effects, self.persons, self.clock)
+        self.proposals = Proposals(
+            self.database, self.audit, self.effects, self.persons, self.clock
+        )
         self.decisions = Decisions()
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
@@ -134,6 +142,7 @@ class Node:
         self.shared_studies.in_withdrawal = self.followed.end
         self.catalog.on_change = lambda study: self.on_study_change(study)
         self.peers.in_change = self._peer_in_change
+        self.peers.before_giving = self.rules.require_two("trust")
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
         self.witness_store = WitnessStore(self.database)
         self.fork_detector = ForkDetector(
@@ -248,6 +257,7 @@ class Node:
                 "trust-ungranted": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
+                "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
                 "person-removed": self.persons.make_true,
                 # The card is a file, which shows whether the change took effect.

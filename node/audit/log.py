@@ -425,4 +425,9 @@ def _with_person(event: Event) -> Event:
     named = event.subjects[1:] if event.type in ABOUT_PERSONS else event.subjects
     asked = [("person", opening) for opening in asking().openings]
     more = [person for person in asked if person not in named]
-    return replace(event, subjects=(*event.subjects, *more)) if more else event
+    details = event.details
+    if asking().proposal is not None:
+        details = {"proposal": asking().proposal or 0, **details}
+    if not more and details == event.details:
+        return event
+    return replace(event, subjects=(*event.subjects, *more), details=details)

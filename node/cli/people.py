@@ -38,6 +38,8 @@ def list_people(session: Session) -> None:
     else:
         output.note("nobody is in the list yet: see `radmesh people add --help`")
     output.say(f"members of the group who are not in the list: {_roles(found['unlisted'])}")
+    if found["rules"]:
+        output.say(f"two people are needed for: {', '.join(found['rules'])}")
 
 
 @people.command()

@@ -17,6 +17,7 @@ from node.operations import (
     pending,
     people,
     proofs,
+    proposals,
     reconcile,
     reports,
     transfer,
@@ -41,6 +42,7 @@ TABLE: tuple[Operation[Any], ...] = (
     *witness.OPERATIONS,
     *backup.OPERATIONS,
     *people.OPERATIONS,
+    *proposals.OPERATIONS,
 )
 
 OPERATIONS: dict[str, Operation[Any]] = {one.name: one for one in TABLE}

@@ -11,6 +11,8 @@ from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
 from node.operations.permission import unlisted_roles
 from node.people.persons import PERSON_ROLES, Person
+from node.people.proposals import Act
+from node.people.rules import KINDS
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ async def people_list(call: Call, _: Nothing) -> Result:
     return {
         "people": [describe_person(person) for person in people],
         "unlisted": [role for role in PERSON_ROLES if role in unlisted],
+        "rules": list(await in_thread(node.rules.holding, KINDS)),
     }
 
 
@@ -114,13 +117,61 @@ async def people_remove(call: Call, asked: OfPerson) -> Result:
     return describe_person(await in_thread(call.node.persons.remove, asked.name))
 
 
+def add_act(call: Call, asked: AddPerson) -> Act:
+    """What a two-person rule holds of `people.add`."""
+    check_users(asked.users)
+    display = f" ({asked.display})" if asked.display else ""
+    return Act(
+        what=f"put {asked.name}{display} into the list of people, as {', '.join(asked.users)}, "
+        f"with the roles {', '.join(asked.roles)}",
+        parameters={
+            "name": asked.name,
+            "users": list(asked.users),
+            "roles": list(asked.roles),
+            "display": asked.display,
+        },
+    )
+
+
+def role_act(call: Call, asked: ChangeRoles) -> Act | None:
+    """What a two-person rule holds of `people.role`; None for roles that are taken."""
+    if asked.take or not asked.give:
+        return None
+    person = call.node.persons.find(asked.name)
+    return Act(
+        what=f"give {person.name} the roles {', '.join(asked.give)}",
+        parameters={"name": person.name, "give": list(asked.give)},
+    )
+
+
 OPERATIONS = (
     Operation("people.list", Nothing, people_list, writes=False, roles=PERSON_ROLES),
-    Operation("people.add", AddPerson, people_add, writes=True, roles=("admin",), listed_only=True),
     Operation(
-        "people.role", ChangeRoles, people_role, writes=True, roles=("admin",), listed_only=True
+        "people.add",
+        AddPerson,
+        people_add,
+        writes=True,
+        roles=("admin",),
+        listed_only=True,
+        held_by=tuple(KINDS),
+        act=add_act,
     ),
     Operation(
-        "people.remove", OfPerson, people_remove, writes=True, roles=("admin",), listed_only=True
+        "people.role",
+        ChangeRoles,
+        people_role,
+        writes=True,
+        roles=("admin",),
+        listed_only=True,
+        held_by=tuple(KINDS),
+        act=role_act,
+    ),
+    Operation(
+        "people.remove",
+        OfPerson,
+        people_remove,
+        writes=True,
+        roles=("admin",),
+        listed_only=True,
     ),
 )

@@ -6,7 +6,7 @@ from typing import Any
 from node.app import Node
 from node.callers import Caller
 from node.errors import ExitCode, NodeError
-from node.operations.base import Operation
+from node.operations.base import Operation, owner_alone
 from node.people.persons import PERSON_ROLES
 
 UNLISTED = {
@@ -35,7 +35,8 @@ def permitted(node: Node, caller: Caller, operation: Operation[Any]) -> Caller:
 
     Args:
         node: the node.
-        caller: the service, or a person by user name.
+        caller: the service, or a person by user name. What only the owner may do, a person may
+            propose while a two-person rule holds it.
         operation: what is called.
 
     Raises:
@@ -43,9 +44,9 @@ def permitted(node: Node, caller: Caller, operation: Operation[Any]) -> Caller:
     """
     if caller.kind != "person":
         return caller
-    if operation.local_only:
-        raise owner_alone(operation)
     person = node.persons.of_user(caller.name)
+    if operation.local_only and (person is None or not node.rules.holding(operation.held_by)):
+        raise owner_alone(operation.name)
     held = unlisted_roles(node) if person is None else frozenset(person.roles)
     role = next((one for one in operation.roles if one in held), None)
     if role is None or (person is None and operation.listed_only):
@@ -53,16 +54,6 @@ def permitted(node: Node, caller: Caller, operation: Operation[Any]) -> Caller:
     if person is None:
         return caller
     return replace(caller, name=person.name, role=role, display=person.display, person=person.id)
-
-
-def owner_alone(operation: Operation[Any]) -> NodeError:
-    """The error for a person who calls what only the owner may."""
-    return NodeError(
-        f"{operation.name} is for the owner of the node alone",
-        hint="it takes files of the machine or a secret, or erases names: ask whoever runs the "
-        "node",
-        code=ExitCode.REFUSED,
-    )
 
 
 def _refused(operation: Operation[Any], *, is_listed: bool) -> NodeError:

@@ -96,6 +96,7 @@ class Persons:
         lock: held while the list changes.
         before_taking: called with the list as it will be before somebody is removed or loses a
             role; raises NodeError where that may not be.
+        before_giving: called before somebody gets a role, likewise.
     """
 
     def __init__(self, database: Database, audit: AuditLog, effects: Effects, clock: Clock) -> None:
@@ -108,6 +109,7 @@ class Persons:
         self._left: dict[str, tuple[str, ...] | None] = {}
         """The roles that a person has left while that is not written; None: not in the list."""
         self.before_taking: Callable[[Sequence[Person]], None] = lambda people: None
+        self.before_giving: Callable[[], None] = lambda: None
 
     def all(self) -> list[Person]:
         """The people of the list, by name."""
@@ -182,6 +184,7 @@ class Persons:
         if not person.roles:
             raise _usage("a person without a role may do nothing", "name one: --role look")
         with self.lock:
+            self.before_giving()
             self._cuts.write()
             known = self.all()
             if len(known) >= MOST_PEOPLE:
@@ -220,6 +223,7 @@ class Persons:
                 self.before_taking([changed if p.id == person.id else p for p in self.all()])
                 self._cut(changed, changed.roles, _event("person-changed", changed))
                 return changed
+            self.before_giving()
             self._cuts.write()
             self._effects.after_entry(
                 _event("person-changed", changed), lambda connection: _update(connection, changed)

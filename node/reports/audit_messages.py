@@ -109,6 +109,11 @@ EVENTS: dict[str, Meaning] = {
     "person-added": Meaning(event="110113", kind="110136", action="C"),
     "person-changed": Meaning(event="110113", kind="110136", action="U"),
     "person-removed": Meaning(event="110113", kind="110136", action="D"),
+    "two-person-rule": Meaning(event="110113", kind="110129", action="U"),
+    "proposed": Meaning(event="110113", kind="110147"),
+    "confirmed": Meaning(event="110113", kind="110147"),
+    "declined": Meaning(event="110113", kind="110147"),
+    "proposal-ended": Meaning(event="110113", kind="110147"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, and a heartbeat is no event."""

@@ -68,6 +68,11 @@ TYPES = (
     "person-added",
     "person-changed",
     "person-removed",
+    "two-person-rule",
+    "proposed",
+    "confirmed",
+    "declined",
+    "proposal-ended",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 

@@ -20,6 +20,8 @@ OWNERS = {
     "audit/evidence.py": {"openings", "receipts"},
     "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
+    "people/proposals.py": {"proposals"},
+    "people/rules.py": {"two_person_rules"},
     "receipts/pending.py": {"receipts_kept", "receipt_answers"},
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},

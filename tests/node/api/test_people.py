@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 import trio
 from facilities import Facility, two_facilities, wait_until
 from facility_in_memory import publish_study
+from other_users import OTHER, OTHERS_GROUP, OUTSIDER, as_root, as_user, public
 from studies_made import make_study
 
 from keys.fingerprint import parse_fingerprint
@@ -36,10 +36,10 @@ from node.operations import OPERATIONS, TABLE, Call
 from protocol.log.entry import Event
 from protocol.verify import Code, verify_bundle
 
+__all__ = ["public"]
+
 JANE = Caller("person", "j.doe")
 GROUP = grp.getgrgid(os.getgid()).gr_name
-
-as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user too")
 
 
 @pytest.fixture
@@ -396,47 +396,6 @@ def test_a_socket_where_others_could_have_put_it_is_not_spoken_to(tmp_path: Path
 
 # --- another user, for real ---------------------------------------------------------------------
 
-OTHER, OUTSIDER = "daemon", "nobody"
-OTHERS_GROUP = "games"
-
-CLIENT = """
-import json, socket, sys
-connection = socket.socket(socket.AF_UNIX)
-connection.connect(sys.argv[1])
-body = sys.argv[3].encode()
-connection.sendall(b"POST /v1/%b HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n"
-    b"content-length: %d\\r\\n\\r\\n%b" % (sys.argv[2].encode(), len(body), body))
-answer = b""
-while b"\\r\\n0\\r\\n\\r\\n" not in answer and b"error" not in answer:
-    answer += connection.recv(65536)
-sys.stdout.buffer.write(answer)
-"""
-
-
-def _as_user(
-    user: str, groups: list[str], at: Path, operation: str, **parameters: Any
-) -> subprocess.CompletedProcess[bytes]:
-    """Ask over a socket as another user of this machine."""
-    words = ["/usr/bin/env", "python3", "-I", "-c", CLIENT, str(at), operation]
-    return subprocess.run(
-        [*words, json.dumps(parameters)],
-        capture_output=True,
-        timeout=60,
-        cwd="/",
-        user=user,
-        group=pwd.getpwnam(user).pw_gid,
-        extra_groups=groups,
-    )
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that every user can enter."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
 
 @as_root
 @pytest.mark.slow
@@ -455,11 +414,11 @@ def test_a_member_of_the_group_fetches_and_the_log_says_who(tmp_path: Path, publ
         north.call("ingest", paths=[str(tmp_path / "in")])
         wait_until(lambda: study in south.announced(north), 30, "the announcement")
 
-        ran = _as_user(OTHER, [OTHERS_GROUP], path, "fetch", study=study)
+        ran = as_user(OTHER, [OTHERS_GROUP], path, "fetch", study=study)
         assert b'"state":"complete"' in ran.stdout, ran
-        refused = _as_user(OTHER, [OTHERS_GROUP], path, "audit.export", path="/tmp/none")
+        refused = as_user(OTHER, [OTHERS_GROUP], path, "audit.export", path="/tmp/none")
         assert b"is for the owner of the node alone" in refused.stdout
-        outside = _as_user(OUTSIDER, [], path, "status")
+        outside = as_user(OUTSIDER, [], path, "status")
         assert outside.returncode != 0
         assert b"PermissionError" in outside.stderr
 

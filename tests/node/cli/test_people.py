@@ -6,7 +6,9 @@ import pwd
 from pathlib import Path
 
 import pytest
+from people_made import ask, list_people, proposed
 
+from node.app import Node
 from node.cli import main
 from node.errors import ExitCode
 from node.home import Home
@@ -62,3 +64,40 @@ def test_what_is_wrong_is_a_sentence_with_its_code(
     said = capsys.readouterr().err
     assert "radmesh: error: " in said
     assert "radmesh: hint: " in said
+
+
+def test_rules_and_proposals_as_people_type_them(
+    home: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node.open(Home(Path(home))) as node:
+        list_people(node)
+
+    def run(code: ExitCode, *words: str) -> str:
+        assert main(["--home", home, *words]) == code
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    said = run(ExitCode.OK, "people", "rule", "trust", "2")
+    assert said == "trust: one person proposes, another one confirms\n"
+    assert "two people are needed for: trust\n" in run(ExitCode.OK, "people", "list")
+    assert "nothing waits" in run(ExitCode.OK, "proposals")
+    with Node.open(Home(Path(home))) as node:
+        added = {"name": "eve", "users": ["#4000000002"], "roles": ["look"]}
+        number = proposed(ask(node, "anna", "people.add", **added))
+        other = proposed(ask(node, "anna", "people.role", name="carl", give=["audit"]))
+    said = run(ExitCode.OK, "proposals")
+    assert f"{number}  put eve into the list of people, as #4000000002" in said
+    assert "by Dr. Anna, " in said
+    assert "only a person of the list" in run(ExitCode.REFUSED, "confirm", str(number))
+    said = run(ExitCode.OK, "decline", str(number), "--reason", "not here")
+    assert said.startswith("declined: put eve")
+    assert f"{number}  people.add of Dr. Anna" in run(ExitCode.OK, "proposals")
+    assert "declined: not here" in run(ExitCode.OK, "proposals")
+    assert run(ExitCode.OK, "people", "rule", "trust", "1") == "trust: one person is enough\n"
+
+    # A person's command, which another person has to confirm.
+    waiting = {"waits_for_second": {"number": other, "until": 1_800_000_000_000}}
+    monkeypatch.setattr("node.api.client.call", lambda *_, **__: waiting)
+    said = run(ExitCode.WAITING, "people", "role", "carl", "--give", "audit")
+    assert f"nothing is done yet: this waits for a second person, as proposal {other}" in said
+    assert f"`radmesh confirm {other}`" in said
