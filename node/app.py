@@ -155,7 +155,7 @@ class Node:
         self.fork_detector.check_kept()
         if self.audit.halt.reason is None:
             self._compare_effects(say=not to_serve)
-            go_on_erasing(self.audit, self.forget)
+            go_on_erasing(self.audit, self.forget, self.transfers.forget_persons)
 
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""

@@ -62,6 +62,15 @@ def parts_of(opening: str) -> tuple[str, str, str]:
 
 SERVICE = Caller("service")
 
+
+def caller_from(opening: str) -> Caller:
+    """The caller whom an opening names; the service for an empty one."""
+    if not opening:
+        return SERVICE
+    name, role, display = parts_of(opening)
+    return Caller("person", name, role=role, display=display)
+
+
 _asking: ContextVar[Caller] = ContextVar("radmesh_asking", default=SERVICE)
 
 

@@ -130,6 +130,11 @@ def _people_are_listed(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO people_before (one) VALUES (1)")
 
 
+def _fetches_know_who_asked(connection: sqlite3.Connection) -> None:
+    """A fetch that goes on after a restart is still somebody's; earlier ones are nobody's."""
+    connection.execute("ALTER TABLE transfers ADD COLUMN asked_by TEXT NOT NULL DEFAULT ''")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -142,6 +147,7 @@ NODE_MIGRATIONS = (
     Migration("which fetches follow their sources", _transfers_are_followed),
     Migration("no statement that only SQLite knows", _no_statement_of_sqlite_alone),
     Migration("people of the group have roles", _people_are_listed),
+    Migration("who asked for a fetch", _fetches_know_who_asked),
 )
 """The steps of `node.db`."""
 

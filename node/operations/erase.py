@@ -75,7 +75,9 @@ async def erase_openings(call: Call, asked: Erase) -> Result:
             "erased": False,
         }
         if asked.confirmed:
-            erasure, entry, salt = erase(node.audit, chosen, wanted, node.forget)
+            erasure, entry, salt = erase(
+                node.audit, chosen, wanted, node.forget, node.transfers.forget_persons
+            )
             result |= {
                 "erased": True,
                 "openings": erasure.openings,

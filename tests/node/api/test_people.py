@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -430,6 +431,50 @@ def test_a_member_of_the_group_fetches_and_the_log_says_who(tmp_path: Path, publ
         )
         assert north.call("audit.show", person=OTHER)["entries"] == []
         assert OTHER not in south.stderr()
+        south.check_log(tmp_path)
+
+
+@as_root
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_fetch_that_goes_on_after_a_kill_is_still_the_persons(
+    tmp_path: Path, public: Path, erased: bool
+) -> None:
+    path = public / "people" / "api.sock"
+    with two_facilities(tmp_path, start=False) as (north, south):
+        with south.home.config_path.open("a") as settings:
+            settings.write(f'\n[people]\ngroup = "{OTHERS_GROUP}"\nfolder = "{path.parent}"\n')
+        for facility in (north, south):
+            facility.start()
+        roles = ("--role", "send", "--role", "look", "--display", "Dr. Anna")
+        south.cli("people", "add", "anna", "--user", OTHER, *roles)
+        study = make_study(tmp_path / "in", 2, rows=8)
+        north.call("ingest", paths=[str(tmp_path / "in")])
+        wait_until(lambda: study in south.announced(north), 30, "the announcement")
+        north.kill()
+
+        def asked() -> bool:
+            return any(one["study"] == study for one in south.call("transfers")["transfers"])
+
+        with ThreadPoolExecutor(1) as pool:
+            asking_ = pool.submit(as_user, OTHER, [OTHERS_GROUP], path, "fetch", study=study)
+            wait_until(asked, 30, "the fetch of a person")
+            south.kill()
+            asking_.result()
+        if erased:
+            south.cli("audit", "erase", "--person", "anna", "--yes")
+        south.start()
+        north.start()
+        wait_until(lambda: south.entries("received"), 60, "the study")
+        [received] = south.entries("received")
+        assert _opened(received, "person") == ([] if erased else ["anna^^^send^^^Dr. Anna"])
+        wait_until(
+            lambda: south.call("transfers")["transfers"][0]["state"] == "complete", 30, "its end"
+        )
+        south.stop()
+        for file in south.home.path.glob("node.db*"):
+            assert b"anna^^^send" not in file.read_bytes(), "over, so the log alone knows"
         south.check_log(tmp_path)
 
 
