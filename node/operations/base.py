@@ -9,7 +9,7 @@ from node.blocking import in_thread
 from node.callers import SERVICE, Caller
 from node.errors import ExitCode, NodeError
 from node.operations.parameters import read
-from node.people.proposals import Act, Proposal
+from node.people.acts import Act, Proposal
 
 if TYPE_CHECKING:
     from node.serving import Serving

@@ -8,7 +8,7 @@ from node.audit.erasure import Found
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
-from node.people.proposals import Act
+from node.people.acts import Act
 
 KINDS = ("study", "patient", "person")
 

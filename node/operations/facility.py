@@ -19,8 +19,8 @@ from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
 from node.operations.transfer import describe_transfer
 from node.operations.witness import describe_witnessing
+from node.people.acts import Act
 from node.people.persons import PERSON_ROLES
-from node.people.proposals import Act
 from node.transfer.bandwidth import local_minute, rule_in_force
 
 

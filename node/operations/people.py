@@ -10,8 +10,8 @@ from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
 from node.operations.permission import unlisted_roles
+from node.people.acts import Act
 from node.people.persons import PERSON_ROLES, Person
-from node.people.proposals import Act
 from node.people.rules import KINDS
 
 

@@ -10,8 +10,8 @@ from node.callers import asked_by
 from node.errors import NodeError
 from node.operations.base import HELD, Call, Operation, Result, describe_proposal
 from node.operations.parameters import From, Nothing
+from node.people.acts import Act
 from node.people.persons import Person
-from node.people.proposals import Act
 from node.people.rules import APPROVERS, KINDS, Rule
 
 

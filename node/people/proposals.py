@@ -14,9 +14,8 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from node.audit.effects import ENTRY_FIRST, Effects
 from node.audit.log import AuditLog
@@ -24,6 +23,7 @@ from node.callers import SERVICE, Caller, asked_by
 from node.clock import Clock
 from node.database import Database
 from node.errors import ExitCode, NodeError
+from node.people.acts import Act, Proposal
 from node.people.persons import Person, Persons
 from node.people.rules import may_confirm, needs_two
 from protocol.log.entry import Entry, Event, decode_entry_untrusted
@@ -46,55 +46,11 @@ CREATE TABLE IF NOT EXISTS proposals (
 ) STRICT;
 """
 
-LIFE_MS = 7 * 24 * 3600 * 1000
-"""How long a proposal waits."""
-
 KEPT_MS = 30 * 24 * 3600 * 1000
 """How long it is shown what became of it."""
 
 MOST_OPEN = 100
 REASON_LENGTH = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Act:
-    """An act that a rule may hold.
-
-    Attributes:
-        what: says to the second person all that matters of it.
-        parameters: of its operation; names in them mean the same a week later.
-        kinds: the rules that hold it; None: those of its operation.
-        peer: facility key of the facility that it is about, or empty.
-        subjects: whom it is about, for the entry.
-    """
-
-    what: str
-    parameters: Mapping[str, Any] = field(repr=False)
-    kinds: tuple[str, ...] | None = None
-    peer: bytes = b""
-    subjects: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """A proposal; `parameters` and `what` are empty when it is over. Times as in the table."""
-
-    number: int
-    operation: str
-    what: str
-    parameters: Mapping[str, Any] = field(repr=False)
-    proposer: str
-    role: str
-    proposed: int
-    state: str
-    ended: int | None
-    ended_by: str
-    reason: str
-
-    @property
-    def until(self) -> int:
-        """When it ends by itself, milliseconds since the epoch, UTC."""
-        return self.proposed + LIFE_MS
 
 
 class Proposals:
@@ -131,7 +87,7 @@ class Proposals:
 
     def open(self) -> list[Proposal]:
         """Proposals that wait, oldest first."""
-        now = self._clock.now_ms()
+        now = self._clock.now() * 1000
         return [one for one in self.all() if one.state == "proposed" and one.until > now]
 
     def propose(self, operation: str, kinds: Sequence[str], act: Act, caller: Caller) -> Proposal:
@@ -345,7 +301,8 @@ class Proposals:
         Raises:
             NodeError: it cannot be logged or written.
         """
-        now = self._clock.now_ms()
+        # A clock that is set back prolongs nothing.
+        now = self._clock.now() * 1000
         with self._lock:
             for one in self.all():
                 if one.state == "proposed" and one.until <= now:

@@ -175,8 +175,8 @@ class Rules:
 def needs_two(kinds: Sequence[str]) -> NodeError:
     """The error for whoever cannot be one of the two persons."""
     return NodeError(
-        f"two people of the list have to do this together ({KINDS[kinds[0]]}), and the account of "
-        "the node is not one of them",
+        f"two people of the list have to do this together ({KINDS[kinds[0]]}), and this account is "
+        "not one of them",
         hint="a person with the role admin proposes it over the people's socket, and another one "
         f"confirms it; or the owner ends the rule: `radmesh people rule {kinds[0]} 1`",
         code=ExitCode.REFUSED,

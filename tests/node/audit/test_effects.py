@@ -32,7 +32,7 @@ from node.errors import ExitCode, NodeError
 from node.failures import error_from
 from node.home import Home
 from node.operations import OPERATIONS, Call
-from node.people.proposals import LIFE_MS
+from node.people.acts import LIFE_MS
 from node.sharing.endings import Endings
 from protocol.messages import Record
 from protocol.recalls import WRONG_WORKLIST
@@ -144,7 +144,7 @@ def _confirm(node: Node) -> None:
 
 def _lapse(node: Node) -> None:
     """A week later; only the proposals have this clock."""
-    later = node.clock.now_ms() + LIFE_MS
+    later = node.clock.now_ms() + LIFE_MS + 1000
     node.proposals._clock = MadeClock(later)
     node.proposals.lapse()
 

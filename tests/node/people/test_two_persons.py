@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from killed import killed_at_commit
-from people_made import PEOPLE, ask, list_people, proposed
+from people_made import PEOPLE, as_person, ask, list_people, post, proposed
 
 from keys.fingerprint import parse_fingerprint
 from node.alerts import alerts_of
@@ -20,7 +21,7 @@ from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.operations import TABLE
 from node.operations.base import HELD
-from node.people.proposals import LIFE_MS
+from node.people.acts import LIFE_MS
 from node.people.rules import KINDS
 from protocol.verify import Code, verify_bundle
 
@@ -215,6 +216,37 @@ def test_what_cannot_be_done_any_more_waits_as_before(node: Node) -> None:
     assert (second["outcome"], second["details"]["of"]) == ("failed", first["index"])
     assert [one.number for one in node.proposals.open()] == [number]
     assert "result" in ask(node, "bert", "decline", number=number, reason="revoked")
+
+
+def test_two_who_confirm_at_once_do_it_once(node: Node) -> None:
+    number = proposed(_grant(node))
+    answers: list[dict[str, Any]] = []
+
+    async def confirm(name: str) -> None:
+        answers.append(await post(node, as_person(name), "confirm", {"number": number}))
+
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(confirm, "bert")
+            nursery.start_soon(confirm, "dora")
+
+    trio.run(both)
+    assert sorted("result" in answer for answer in answers) == [False, True]
+    [refused] = [answer for answer in answers if "error" in answer]
+    assert _code(refused) in (ExitCode.BUSY, ExitCode.REFUSED)
+    assert len(entries(node, "trust-granted")) == len(entries(node, "confirmed")) == 1
+
+
+def test_a_member_who_is_not_in_the_list_is_neither_of_the_two(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = node.settings.people.__class__(unlisted="all")
+    monkeypatch.setattr(node, "settings", node.settings.__class__(people=people))
+    answer = _grant(node, "nobody")
+    assert "two people of the list have to do this together" in answer["error"]["message"]
+    number = proposed(_grant(node))
+    assert _code(ask(node, "nobody", "confirm", number=number)) == ExitCode.REFUSED
+    assert _grants(node) == {"see"}
 
 
 # --- who the two are --------------------------------------------------------------------
