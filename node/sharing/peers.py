@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS peers (
 
 _CUTS = ("trust-ungranted", "trust-revoked")
 _RULE_KINDS = ("rule-added", "rule-removed")
+_GIFTS = ("trust-added", "trust-granted")
 
 
 class Peers:
@@ -70,6 +71,7 @@ class Peers:
             changed.
         on_change: called with the peer after each change, and for a cut also before it is written;
             in the calling thread.
+        before_giving: called before a right is given; raises NodeError where that may not be.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Peers:
         self.decisions = decisions
         self.in_change: Callable[[Peer], None] = lambda peer: None
         self.on_change: Callable[[Peer], None] = lambda peer: None
+        self.before_giving: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._contests = Contests(database)
         self._cuts = Cuts(effects.append, decisions.wait_earlier)
@@ -291,6 +294,7 @@ class Peers:
         """Make a change of rules; a cut counts in memory at once."""
         if not is_cut:
             self._cuts.write()
+            self.before_giving()
         changed = TrustStore(self._store.peers, self._own)
         try:
             peer = change(changed)
@@ -451,6 +455,8 @@ class Peers:
         with self._lock:
             if kind not in _CUTS:
                 self._cuts.write()
+            if kind in _GIFTS:
+                self.before_giving()
             changed = TrustStore(self._store.peers, self._own)
             try:
                 peer = change(changed)
