@@ -48,7 +48,6 @@ CREATE TABLE IF NOT EXISTS peers (
 
 
 _CUTS = ("trust-ungranted", "trust-revoked")
-_GIFTS = ("trust-added", "trust-granted")
 
 
 class Peers:
@@ -338,8 +337,6 @@ class Peers:
         with self._lock:
             if kind not in _CUTS:
                 self._cuts.write()
-            if kind in _GIFTS:
-                self.before_giving()
             changed = TrustStore(self._store.peers, self._own)
             try:
                 peer = change(changed)
@@ -359,6 +356,8 @@ class Peers:
 
     def _give(self, changed: TrustStore, peer: Peer, event: Event) -> None:
         """Make a change that takes no right away; it counts from its commit on."""
+        if event.type != "card-updated":
+            self.before_giving()
         before = self._store
 
         def give(connection: sqlite3.Connection) -> None:
