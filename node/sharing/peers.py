@@ -53,7 +53,6 @@ CREATE TABLE IF NOT EXISTS peers (
 
 _CUTS = ("trust-ungranted", "trust-revoked")
 _RULE_KINDS = ("rule-added", "rule-removed")
-_GIFTS = ("trust-added", "trust-granted")
 
 
 class Peers:
@@ -294,7 +293,6 @@ class Peers:
         """Make a change of rules; a cut counts in memory at once."""
         if not is_cut:
             self._cuts.write()
-            self.before_giving()
         changed = TrustStore(self._store.peers, self._own)
         try:
             peer = change(changed)
@@ -455,8 +453,6 @@ class Peers:
         with self._lock:
             if kind not in _CUTS:
                 self._cuts.write()
-            if kind in _GIFTS:
-                self.before_giving()
             changed = TrustStore(self._store.peers, self._own)
             try:
                 peer = change(changed)
@@ -476,6 +472,8 @@ class Peers:
 
     def _give(self, changed: TrustStore, peer: Peer, event: Event) -> None:
         """Make a change that takes no right away; it counts from its commit on."""
+        if event.type != "card-updated":
+            self.before_giving()
         before = self._store
 
         def give(connection: sqlite3.Connection) -> None:
