@@ -91,7 +91,7 @@ class Failure:
 
     Attributes:
         kind: the condition.
-        wanted: what it wants, for people here.
+        wanted: what it wants, for people here; "" if this release cannot read it.
         found: what was found instead, for people here; "" if it is not known.
     """
 
@@ -104,8 +104,13 @@ class Failure:
         """Whether it surely does not hold."""
         return bool(self.found)
 
+    @property
+    def condition(self) -> str:
+        """The condition in words, as in a rule."""
+        return f"{self.kind}={self.wanted}" if self.wanted else f"{self.kind} of a later release"
+
     def __str__(self) -> str:
-        return f"{self.kind} {self.wanted} is wanted, {self.found or 'it is not known'}"
+        return f"it wants {self.condition}, and {self.found or 'that is not known here'}"
 
 
 class BadCondition(ValueError):
@@ -172,10 +177,19 @@ def _uids(text: str) -> Values:
     return values
 
 
+def _numbers(text: str) -> Values:
+    """Accession numbers and the like, as files may have them."""
+    values = _split(text)
+    for one in values:
+        if len(one) > _TEXT_CHARACTERS or not one.isprintable():
+            raise BadCondition(f"a value has more than {_TEXT_CHARACTERS} printable characters")
+    return values
+
+
 def _patients(text: str) -> Values:
     """Patient IDs, each with its issuer after the last `@`, or without."""
     values = []
-    for one in _split(text):
+    for one in _numbers(text):
         patient, _, issuer = one.rpartition("@") if "@" in one else (one, "", "")
         if not patient:
             raise BadCondition("a Patient ID is missing before @")
@@ -211,7 +225,7 @@ def _purposes(text: str) -> Values:
 
 def _yes(text: str) -> Values:
     if text.strip().casefold() != "yes":
-        raise BadCondition("its value can only be yes")
+        raise BadCondition("deidentified, consent and stat take only yes: leave them out instead")
     return ("yes",)
 
 
@@ -291,8 +305,16 @@ def _of_patient(values: Values, facts: Facts | None, asked: Asked) -> bool | Non
 
 
 def _date(facts: Facts | None) -> str:
+    """The date of the study; "" if it has none, or one that no calendar has."""
     text = "" if facts is None else facts.study_date
-    return text if re.fullmatch(r"[0-9]{8}", text) else ""
+    return text if re.fullmatch(r"[0-9]{8}", text) and _calendar_day(text) else ""
+
+
+def _calendar_day(text: str) -> datetime.date | None:
+    try:
+        return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError:
+        return None
 
 
 def _not_before(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
@@ -306,11 +328,11 @@ def _not_after(values: Values, facts: Facts | None, asked: Asked) -> bool | None
 
 
 def _not_older(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
-    date = _date(facts)
-    oldest = datetime.datetime.fromtimestamp(
-        max(0, asked.now - int(values[0]) * DAY_SECONDS), datetime.UTC
-    )
-    return date >= oldest.strftime("%Y%m%d") if date else None
+    day = _calendar_day(_date(facts))
+    if day is None:
+        return None
+    today = datetime.datetime.fromtimestamp(asked.now, datetime.UTC).date()
+    return (today - day).days <= int(values[0])
 
 
 def _for_purpose(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
@@ -391,7 +413,7 @@ KINDS: Mapping[str, _Kind] = {
         _uids, _blinded("study", lambda f: (f.study_uid,)), _other("UID"), True, "1.2.840...", True
     ),
     "accession": _Kind(
-        _split,
+        _numbers,
         _blinded("accession", lambda f: filter(None, (f.accession,))),
         _other("accession number"),
         True,
@@ -485,7 +507,7 @@ def failure(kind: str, values: Values, facts: Facts | None, asked: Asked) -> Fai
     """Why a condition does not hold, or that this is not known; None if it holds."""
     known = KINDS.get(kind)
     if known is None or not values:
-        return Failure(kind, "of a later release", "")
+        return Failure(kind, "", "")
     holds = known.holds(values, facts, asked)
     if holds:
         return None

@@ -341,7 +341,7 @@ def failures(rule: Rule, facts: Facts | None, asked: Asked, usage: Usage) -> Ite
     for name, most in rule.limits.items():
         used = usage.used.get(name)
         if used is None or used > most:
-            yield Failure(name, str(most), "" if used is None else f"it would be {used}")
+            yield Failure(name, str(most), "" if used is None else f"with this it would be {used}")
 
 
 def holds_perhaps(rule: Rule, facts: Facts | None, asked: Asked, usage: Usage) -> bool:
