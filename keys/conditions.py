@@ -23,6 +23,7 @@ VALUES = 1000
 
 _TEXT_CHARACTERS = 128
 DAY_SECONDS = 86_400
+_YEAR_DAYS = 365
 _MINUTES = 24 * 60
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -208,7 +209,7 @@ def _age(text: str) -> Values:
     found = re.fullmatch(r"([0-9]{1,5})\s*(d|days?|y|years?)?", text.strip())
     if found is None or not int(found[1]):
         raise BadCondition(f"{text!a} is no age such as 90d or 5y")
-    days = int(found[1]) * (365 if (found[2] or "d").startswith("y") else 1)
+    days = int(found[1]) * (_YEAR_DAYS if (found[2] or "d").startswith("y") else 1)
     return (str(days),)
 
 
@@ -500,7 +501,10 @@ def shown(kind: str, values: Values) -> str:
         return f"{len(values)} listed"
     if kind in ("from", "to") and values:
         return f"{values[0][:4]}-{values[0][4:6]}-{values[0][6:]}"
-    return ",".join(values) + ("d" if kind == "max-age" else "")
+    if kind == "max-age" and values:
+        days = int(values[0])
+        return f"{days}d" if days % _YEAR_DAYS else f"{days // _YEAR_DAYS}y"
+    return ",".join(values)
 
 
 def failure(kind: str, values: Values, facts: Facts | None, asked: Asked) -> Failure | None:

@@ -212,7 +212,7 @@ def why_never(action: str, peer: Peer | None, rules: Sequence[Rule], now: int) -
                 return _denied(rule)
         allowing = [rule for rule in own if rule.effect == ALLOW]
         if not allowing:
-            return No(Why.NOT_GRANTED, f"{peer.petname} does not have the grant {needed}")
+            return No(Why.NOT_GRANTED, f"{peer.petname} has no grant and no rule to {needed}")
         if not any(rule.conditions.keys() <= KINDS.keys() for rule in allowing):
             return _unreadable(allowing[0])
     return None
@@ -366,11 +366,14 @@ def _refused(peer: Peer, rule: Rule, failed: Failure) -> No:
     if failed.kind == "purpose":
         return No(Why.PURPOSE, f"{peer.petname} is not trusted for this purpose", rule.name)
     if failed.kind in rule.limits:
-        what = "would be used up" if failed.is_certain else "is not known"
-        return No(Why.LIMIT, f"what {rule.name} allows of {failed.kind} {what}", rule.name)
-    what = "another" if failed.is_certain else "no"
+        more = f"it would be more than {rule.name} allows ({failed.condition})"
+        unsure = f"it is not known how much of {failed.kind} of {rule.name} is used"
+        return No(Why.LIMIT, more if failed.is_certain else unsure, rule.name)
+    what = "does not hold" if failed.is_certain else "is not known to hold"
     return No(
-        Why.NOT_GRANTED, f"{rule.name} does not allow it: {what} {failed.kind} is there", rule.name
+        Why.NOT_GRANTED,
+        f"{rule.name} does not allow it: its condition {failed.kind} {what}",
+        rule.name,
     )
 
 

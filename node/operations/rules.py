@@ -178,6 +178,7 @@ def _explain(node: Node, asked: Explained) -> Result:
         "study": study.study_uid,
         "action": asked.action,
         "purpose": request.purpose,
+        "verdict": _kind(found.answer),
         "allowed": isinstance(found.answer, Yes),
         "answer": explain(found.answer),
         "decides": found.decides,
