@@ -218,6 +218,9 @@ class Disclosure:
                 raise
             self._patients = self._owner.catalog.patients(request.study)
         self._facts = self._right.facts(request.study)
+        if self._facts:
+            # They may name a patient: an erasure finds them by the patients of their entry.
+            self._patients = self._owner.catalog.patients(request.study)
         # Making a large manifest takes a while, so decide again here, together with the entry.
         with self._right.alone(), self._owner.peers.decisions.made():
             refusal = (
