@@ -273,6 +273,8 @@ class Serving:
                 self.fetcher.cancel_peer(peer.facility_key)
         if store.why_never("fetch", peer.facility_key, now) is not None:
             self.sender.stop_peer(peer.facility_key)
+        elif self._nursery is not None and self.sender.sessions(peer.facility_key):
+            self._nursery.start_soon(self.sender.stop_ended, peer.facility_key)
         self.links.poke()
         self.witnessing.poke()
         self.announcer.announce()

@@ -237,6 +237,21 @@ class Disclosure:
             self._owner.append([requested, self._entry("disclosure-begun", manifest)])
         return manifest
 
+    def why_ended(self) -> str:
+        """Why the peer may not have what it is being sent any more; "" if it may. Blocks.
+
+        Raises:
+            NodeError: the database or the log is damaged.
+        """
+        request = self._end.request
+        if request is None or not self._disclosing:
+            return ""
+        try:
+            self._right.require(request)
+        except RightEnded as error:
+            return error.refusal.reason
+        return ""
+
     def stop(self, why: str) -> None:
         """End the session at once, for this reason."""
         self._stopped = why

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import trio
 
+from node.blocking import in_thread
+from node.errors import NodeError
 from node.network.messaging import first_error
 from node.network.network import PeerStream
 from node.transfer.disclosure import Disclosure, SendingParts
@@ -60,6 +62,19 @@ class Sender(SendingParts):
         """End all transfers to a peer at once, as its right to them has ended."""
         for session in self._sessions.get(facility_key, ()):
             session.stop(why)
+
+    async def stop_ended(self, facility_key: bytes) -> None:
+        """End at once the transfers to a peer that its rules do not allow any more.
+
+        Without this, what is sealed already would still be sent.
+        """
+        for session in tuple(self._sessions.get(facility_key, ())):
+            try:
+                why = await in_thread(session.why_ended)
+            except NodeError as error:
+                why = error.message
+            if why:
+                session.stop(why)
 
     def stop_study(self, study: str) -> None:
         """End all transfers of a study (UID) at once, as it was withdrawn."""

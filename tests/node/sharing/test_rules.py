@@ -10,7 +10,7 @@ import exchange_pair
 import pytest
 import trio
 from clocks_made import START_MS, MadeClock
-from facility_in_memory import Other, available, entries, publish_study, told_to
+from facility_in_memory import Other, available, entries, publish_study, sender_of, told_to
 from recipient_made import RecipientMade
 from studies_made import make_instance
 
@@ -23,7 +23,7 @@ from node.sharing.endings import Endings
 from node.transfer.transfers import TransferState
 from protocol.errors import WireCode
 from protocol.recipient import RecipientTransfer
-from protocol.transfer import BatchArrived
+from protocol.transfer import BatchArrived, ManifestArrived
 
 STUDY = exchange_pair.STUDY
 MR_STUDY = "1.2.826.0.1.3680043.8.498.2"
@@ -314,3 +314,27 @@ def test_what_was_decided_then_is_explained_so_today(north: Node) -> None:
         again = _answer(north, "trust.explain", **asked, at=moment)
         for key in ("verdict", "answer", "decides", "told", "left", "rights"):
             assert again[key] == found[key], (asked, moment, key)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_a_transfer_that_stands_still_ends_at_once(north: Node, cut: str) -> None:
+    """Also when the recipient takes nothing, so that no batch asks for the right anew."""
+    end = (TODAY + datetime.timedelta(days=1)).strftime("%Y-%m-%d")
+    _rule(north, "allow see")
+    _rule(north, f"allow fetch modality=CT until={end}")
+    sender = sender_of(north)
+
+    async def stand_still(_: RecipientTransfer, stream: PeerStream) -> None:
+        await sender.stop_ended(SOUTH.key)
+        assert sender.sessions(SOUTH.key) == 1, "its right has not ended"
+        CUTS[cut](north)
+        await sender.stop_ended(SOUTH.key)
+        # The source ends the stream.
+        while True:
+            await stream.read(timeout_seconds=10)
+
+    recipient = RecipientMade(north, SOUTH, at={ManifestArrived: stand_still})
+    await recipient.fetch(sender)
+    assert not recipient.heard(BatchArrived)
+    [failed] = entries(north, "disclosure-failed")
+    assert "rule" in failed["details"]["why"]
