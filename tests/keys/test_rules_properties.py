@@ -328,3 +328,17 @@ def test_breaking_the_glass_and_training_a_model_are_never_implied(
     if asked in ("BTG", "MLTRAINING"):
         assert covers(allowed, asked) is (allowed == asked)
     assert covers(asked, asked)
+
+
+def test_a_condition_without_values_is_not_known() -> None:
+    """No release writes one; a damaged record must not make a deny hold for nothing."""
+    facts = Facts(study_uid=STUDY, state="shared", modalities=("CT",))
+    request, both = (
+        Request(speaks=True, purpose="treatment"),
+        (Rule("s", "see"), Rule("f", "fetch")),
+    )
+    for effect, answer in ((ALLOW, Yes), ("ask", Ask), (DENY, No)):
+        rules = (*both, Rule("empty", "fetch", effect, {"modality": ()}))
+        assert isinstance(may("fetch", SOUTH, rules, facts, request, Usage(), NOW), answer)
+    alone = (both[0], Rule("empty", "fetch", ALLOW, {"modality": ()}))
+    assert isinstance(may("fetch", SOUTH, alone, facts, request, Usage(), NOW), No)

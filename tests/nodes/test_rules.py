@@ -53,6 +53,7 @@ def test_a_rule_withdraws_within_a_second_and_gives_it_back(
     assert _fetch(south, study) == "complete"
 
 
+@pytest.mark.slow
 def test_a_limit_holds_for_two_at_once_and_over_a_power_cut(
     pair: tuple[Facility, Facility], tmp_path: Path
 ) -> None:

@@ -194,3 +194,23 @@ def test_a_past_moment_knows_nothing_of_later_ones(tmp_path: Path) -> None:
     assert past.with_this(SOUTH, "1.2.3", 1) == {"studies-a-day": 2, "bytes-a-day": 11}
     assert past.with_this(SOUTH, "1.2.1", 10) == {"studies-a-day": 1, "bytes-a-day": 10}
     world.log.close()
+
+
+def test_what_was_erased_counts_each_time_as_a_study_of_its_own(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    for size in (10, 20):
+        world.begin(SOUTH, "1.2.1", size)
+    world.erase("1.2.1")
+    world.restart()
+    assert _used(world, "1.2.2", 1) == (3, 31)
+    assert _used(world, "1.2.1", 20) == (3, 50)
+    world.log.close()
+
+
+def test_a_clock_behind_the_log_forgets_nothing(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    behind = world.clock.now // 1000 - 60
+    world.begin(SOUTH, "1.2.1", 10)
+    index = DisclosedLately(world.log, lambda: behind)
+    assert index.with_this(SOUTH, "1.2.2", 1) == {"studies-a-day": 2, "bytes-a-day": 11}
+    world.log.close()
