@@ -4,6 +4,7 @@ Imported only by a process that serves, since libp2p is slow to load.
 """
 
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TypeVar
@@ -273,6 +274,10 @@ class Serving:
                 self.fetcher.cancel_peer(peer.facility_key)
         if store.why_never("fetch", peer.facility_key, now) is not None:
             self.sender.stop_peer(peer.facility_key)
+        elif self._nursery is not None and self.sender.sessions(peer.facility_key):
+            self._nursery.start_soon(
+                functools.partial(self.sender.stop_ended, facility_key=peer.facility_key)
+            )
         self.links.poke()
         self.witnessing.poke()
         self.announcer.announce()
@@ -298,7 +303,7 @@ class Serving:
         row = await in_thread(self._node.catalog.study, study)
         if row is None or row.state != "shared":
             self.sender.stop_study(study)
-        await self.sender.stop_without_right(study)
+        await self.sender.stop_ended(study=study)
 
     def _stop_disclosing(self) -> None:
         for peer in self._node.peers.store.peers:

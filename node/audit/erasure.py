@@ -49,6 +49,8 @@ OF_PATIENT = f"""(
     ({_IS_PATIENT})
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
     OR (kind IN ('instance', 'facts') AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
+    OR (kind = 'facts' AND entry IN (
+        SELECT entry FROM openings WHERE kind = 'study' AND value IN ({STUDIES_OF_PATIENT})))
 )"""
 """SQL: whether an opening names the patient ?1 or a study of this patient."""
 

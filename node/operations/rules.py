@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from keys import grants
-from keys.conditions import Facts
 from keys.explaining import Explanation, Said, beyond_rules, explain_in_full
 from keys.grants import ACTIONS, NO_REQUEST, NO_USAGE, No, Request, Usage, Yes, explain, rules_of
 from keys.purposes import is_purpose
@@ -23,6 +22,7 @@ from node.people.acts import Act
 from node.reports.selection import parse_moment
 from node.sharing.policy import Refusal, decide_fetch
 from node.sharing.rights_then import rights_then
+from node.transfer.lately import DisclosedLately
 
 TRIED_DAYS = 90
 _REQUESTED = ("find", "fetch", "send", "emergency")
@@ -138,8 +138,19 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
     )
 
 
-def _usage(node: Node, peer: Peer, study: StudyRow) -> Usage:
-    return Usage(node.lately.with_this(peer.facility_key, study.study_uid, study.original_bytes))
+def _usage(node: Node, peer: Peer, study: StudyRow, size: int | None = None) -> Usage:
+    """What a peer would have used of its limits with a study, or one of another size."""
+    count = study.original_bytes if size is None else size
+    return Usage(node.lately.with_this(peer.facility_key, study.study_uid, count))
+
+
+def _usage_then(node: Node, peer: Peer, study: StudyRow, now: int) -> tuple[Usage, Usage]:
+    """`_usage` of a past time, with the study and with one of no bytes."""
+    lately = DisclosedLately(node.audit, lambda: now, in_past=True)
+    sizes = (study.original_bytes, 0)
+    key = peer.facility_key
+    with_it, without = (Usage(lately.with_this(key, study.study_uid, one)) for one in sizes)
+    return with_it, without
 
 
 # --- explaining ------------------------------------------------------------------------
@@ -153,29 +164,32 @@ async def trust_explain(call: Call, asked: Explained) -> Result:
 def _explain(node: Node, asked: Explained) -> Result:
     peer, study = node.peers.find(asked.peer), node.catalog.find_study(asked.study)
     now = node.clock.now()
-    usage = _usage(node, peer, study)
+    usage, unseen = _usage(node, peer, study), _usage(node, peer, study, 0)
     if asked.at is not None:
         now = parse_moment(asked.at, end=False) // 1000
         peer = rights_then(node.audit, peer, now * 1000 + 999)
-        usage = NO_USAGE
+        usage, unseen = _usage_then(node, peer, study, now)
     request = _request(node, asked.action, asked.purpose, asked.role, stat=asked.stat, now=now)
     facts = node.facts.of(study, peer.facility_key)
     rules = rules_of(peer)
     found = explain_in_full(asked.action, peer, rules, facts, request, usage, now)
+    store = TrustStore([peer], node.card.facility_key)
+    decided = decide_fetch(store, peer, request, facts, now=now, usage=usage, unseen=unseen)
     return {
         "peer": peer.petname,
         "study": study.study_uid,
         "action": asked.action,
         "purpose": request.purpose,
+        "verdict": _kind(found.answer),
         "allowed": isinstance(found.answer, Yes),
         "answer": explain(found.answer),
         "decides": found.decides,
         "shows": found.answer.shows if isinstance(found.answer, Yes) else "",
         "rules": [_describe_said(one, found) for one in found.said],
-        "left": _left(found, usage, asked.at is not None),
+        "left": _left(found, usage),
         "changes": list(found.changes),
         "beyond_rules": beyond_rules(found.answer),
-        "told": _told(node, peer, request, facts, usage, now) if asked.action == "fetch" else "",
+        "told": "" if asked.action != "fetch" else _told(decided),
         "rights": peer.rights_digest,
     }
 
@@ -191,10 +205,8 @@ def _describe_said(said: Said, found: Explanation) -> dict[str, Any]:
     }
 
 
-def _left(found: Explanation, usage: Usage, is_past: bool) -> list[dict[str, Any]]:
+def _left(found: Explanation, usage: Usage) -> list[dict[str, Any]]:
     """What is left of each limit of the rules, after this study."""
-    if is_past:
-        return []
     return [
         {"rule": said.rule.name, "limit": name, "most": most, "used": usage.used.get(name)}
         for said in found.said
@@ -202,12 +214,8 @@ def _left(found: Explanation, usage: Usage, is_past: bool) -> list[dict[str, Any
     ]
 
 
-def _told(
-    node: Node, peer: Peer, request: Request, facts: Facts | None, usage: Usage, now: int
-) -> str:
+def _told(decided: Refusal | Yes) -> str:
     """The code that the peer is told when it asks, in lower case; "" if it gets the study."""
-    store = TrustStore([peer], node.card.facility_key)
-    decided = decide_fetch(store, peer, request, facts, now=now, usage=usage)
     return decided.code.name.lower() if isinstance(decided, Refusal) else ""
 
 

@@ -65,7 +65,7 @@ def test_new_peer_has_nothing():
     assert (peer.added, peer.expires, peer.revoked) == (NOW, None, None)
     assert peer.fingerprint == card_of("A").fingerprint
     for grant in GRANTS:
-        assert why(store, peer, grant) == f"Hospital A does not have the grant {grant}"
+        assert why(store, peer, grant) == f"Hospital A has no grant and no rule to {grant}"
 
 
 def test_own_card_is_never_a_peer():
@@ -166,7 +166,7 @@ def test_grant_and_ungrant():
     assert store.grant(key("A"), ["see"]).grants == {"see", "fetch"}
     assert store.ungrant(key("A"), ["see", "witness"]).grants == {"fetch"}
     peer = store.peers[0]
-    assert why(store, peer, "see") == "Hospital A does not have the grant see"
+    assert why(store, peer, "see") == "Hospital A has no grant and no rule to see"
     assert store.grant(key("A"), ["see"]).grants == {"see", "fetch"}
     assert why(store, peer, "see") is None
     assert why(store, peer, "fetch") is None
@@ -307,7 +307,7 @@ def test_what_is_decided_is_decided_of_the_peer_as_it_is_stored_now():
     assert store.may("witness", key("A"), NOW) == Yes("the grant witness")
     store.ungrant(key("A"), ["see"])
     assert explain(store.may("see", key("A"), NOW, facts=study)) == (
-        "Hospital A does not have the grant see"
+        "Hospital A has no grant and no rule to see"
     )
     assert TrustStore(store.peers, OWN.public).may("witness", key("A"), NOW) == (
         Yes("the grant witness")
