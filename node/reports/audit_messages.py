@@ -81,6 +81,8 @@ EVENTS: dict[str, Meaning] = {
     "trust-ungranted": Meaning(event="110113", kind="110136", action="U"),
     "rule-added": Meaning(event="110113", kind="110137", action="U"),
     "rule-removed": Meaning(event="110113", kind="110137", action="U"),
+    "grants-told": Meaning(event="110113", kind="110137", action="R"),
+    "grants-heard": Meaning(event="110113", kind="110137", action="R"),
     "trust-revoked": Meaning(event="110114", kind="110123"),
     "card-updated": Meaning(event="110113", kind="110129", action="U"),
     "announced": Meaning(event="110112", lifecycle="11"),

@@ -67,6 +67,8 @@ TYPES = (
     "recalled",
     "recall-settled",
     "log-exported",
+    "grants-told",
+    "grants-heard",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
