@@ -25,6 +25,7 @@ from node.cli import (
     pending,
     receipts,
     reconcile,
+    retention,
     serve,
     studies,
     transfers,
@@ -93,6 +94,7 @@ for command in (
     backup.backup,
     backup.restore,
     check.check,
+    retention.retention,
     demo.demo,
 ):
     radmesh.add_command(command)

@@ -18,6 +18,7 @@ from node.operations import (
     proofs,
     reconcile,
     reports,
+    retention,
     rules,
     transfer,
     witness,
@@ -41,6 +42,7 @@ TABLE: tuple[Operation[Any], ...] = (
     *proofs.OPERATIONS,
     *witness.OPERATIONS,
     *backup.OPERATIONS,
+    *retention.OPERATIONS,
 )
 
 OPERATIONS: dict[str, Operation[Any]] = {one.name: one for one in TABLE}

@@ -83,6 +83,7 @@ EVENTS: dict[str, Meaning] = {
     "rule-removed": Meaning(event="110113", kind="110137", action="U"),
     "grants-told": Meaning(event="110113", kind="110137", action="R"),
     "grants-heard": Meaning(event="110113", kind="110137", action="R"),
+    "retention-applied": Meaning(event="110113", kind="110132", action="D"),
     "trust-revoked": Meaning(event="110114", kind="110123"),
     "card-updated": Meaning(event="110113", kind="110129", action="U"),
     "announced": Meaning(event="110112", lifecycle="11"),

@@ -69,6 +69,7 @@ TYPES = (
     "log-exported",
     "grants-told",
     "grants-heard",
+    "retention-applied",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 

@@ -39,6 +39,7 @@ WITH_COMMANDS = [
     ROOT / "README.md",
     DOCS / "operations.md",
     DOCS / "auditing.md",
+    DOCS / "data-protection.md",
     ROOT / "CHANGELOG.md",
 ]
 
