@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from keys.trust import Contested
 from node.errors import ExitCode
 from node.images.store import RESERVE_BYTES
+from node.people.rules import KINDS
 from node.phrases import count, moment, size
 from node.transfer.followed import FOLLOW_RESERVE_BYTES, FOLLOW_UPS_A_DAY
 from protocol.limits import FEED_BYTES, FEED_RECORDS
@@ -48,6 +49,23 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         for petname in node.peers.unwritten
     ]
     found += [
+        f"what was taken from the person {name} is not written yet: it is tried again while this "
+        "node runs; after a restart look with `radmesh people list`"
+        for name in node.persons.unwritten
+    ]
+    waiting_acts = len(node.proposals.open())
+    if waiting_acts:
+        found.append(
+            f"{count(waiting_acts, 'act', 'acts')} wait for a second person: see "
+            "`radmesh proposals`"
+        )
+    found += [
+        f"the owner of the node has ended the two-person rule for {KINDS[rule.kind]} "
+        f"{moment(rule.changed // 1000)}: one person is enough again; if that was not agreed, look "
+        "into the log"
+        for rule in node.rules.ended_by_owner()
+    ]
+    found += [
         f"what {peer.petname} was granted has a filter that this release cannot read, so nothing "
         "is allowed to it; use the release that wrote it, or revoke its trust and pair again"
         for peer in node.peers.store.peers
@@ -57,6 +75,11 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         f"study {study} is held back, and its withdrawal is not written yet: it is tried again "
         "while this node runs; after a restart look with `radmesh studies`"
         for study in node.shared_studies.unwritten
+    ]
+    found += [
+        f"{name} counts, and that is not written yet: it is tried again while this node runs; "
+        "after a restart look with `radmesh objection list` and `radmesh consent list`"
+        for name in node.wishes.unwritten
     ]
     waiting, shared = node.catalog.waiting_count()
     if waiting:

@@ -16,6 +16,7 @@ from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
 from node.audit.log import AuditLog
+from node.catalog.attributes import studies_of_patient
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
@@ -24,6 +25,9 @@ from node.images.discard import Discards
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
+from node.people.persons import PEOPLE_SCHEMA, Persons
+from node.people.proposals import PROPOSALS_SCHEMA, Proposals
+from node.people.rules import RULES_SCHEMA, Rules
 from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
@@ -37,6 +41,7 @@ from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
+from node.sharing.wishes import WISHES_SCHEMA, Wishes
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
 from node.transfer.incoming import Incoming
 from node.transfer.lately import DisclosedLately
@@ -83,6 +88,7 @@ class Node:
             (
                 CATALOG_SCHEMA,
                 FACTS_SCHEMA,
+                WISHES_SCHEMA,
                 PEERS_SCHEMA,
                 FEEDS_SCHEMA,
                 TRANSFERS_SCHEMA,
@@ -94,6 +100,9 @@ class Node:
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
                 GRANTED_SCHEMA,
+                PEOPLE_SCHEMA,
+                RULES_SCHEMA,
+                PROPOSALS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -106,6 +115,11 @@ class Node:
         self.exchanges = ExchangeIndex(self.database, self.audit)
         self.pending = PendingReceipts(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
+        self.persons = Persons(self.database, self.audit, self.effects, self.clock)
+        self.rules = Rules(self.database, self.effects, self.persons, self.clock)
+        self.proposals = Proposals(
+            self.database, self.audit, self.effects, self.persons, self.clock
+        )
         self.decisions = Decisions()
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
@@ -117,7 +131,8 @@ class Node:
             self.audit.append,
             self.clock,
         )
-        self.facts = StudyFacts(self.database)
+        self.wishes = Wishes(self.database, self.audit, self.effects, self.decisions, self.clock)
+        self.facts = StudyFacts(self.database, self.wishes)
         self.lately = DisclosedLately(self.audit, self.clock.now)
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
@@ -145,6 +160,9 @@ class Node:
         self.shared_studies.in_withdrawal = self.followed.end
         self.catalog.on_change = lambda study: self.on_study_change(study)
         self.peers.in_change = self._peer_in_change
+        self.wishes.in_change = self._wishes_in_change
+        self.wishes.on_change = self._wishes_changed
+        self.peers.before_giving = self.rules.require_two("trust")
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
         self.witness_store = WitnessStore(self.database)
         self.fork_detector = ForkDetector(
@@ -157,7 +175,7 @@ class Node:
         self.fork_detector.check_kept()
         if self.audit.halt.reason is None:
             self._compare_effects(say=not to_serve)
-            go_on_erasing(self.audit, self.forget)
+            go_on_erasing(self.audit, self.forget, self.transfers.forget_persons)
 
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""
@@ -253,15 +271,30 @@ class Node:
             self.followed.end_peer(peer.facility_key)
             self.granted.forget(peer.facility_key)
 
+    def _wishes_in_change(self, patient_id: str) -> None:
+        """Derive the consequences of an objection or a consent, in its transaction."""
+        for study in studies_of_patient(self.database, patient_id):
+            self.feeds.study_changed(study)
+        self.database.after_commit(lambda: self._wishes_changed(patient_id))
+
+    def _wishes_changed(self, patient_id: str) -> None:
+        for study in studies_of_patient(self.database, patient_id):
+            self.on_study_change(study)
+
     def _compare_effects(self, *, say: bool) -> None:
         self.effects.compare(
             {
                 "trust-revoked": self.peers.make_true,
                 "trust-ungranted": self.peers.make_true,
                 "rule-added": self.peers.make_true,
+                "objection-added": self.wishes.make_true,
+                "consent-ended": self.wishes.make_true,
                 "rule-removed": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
+                "confirmed": self.proposals.make_true,
+                "person-changed": self.persons.make_true,
+                "person-removed": self.persons.make_true,
                 # The card is a file, which shows whether the change took effect.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             },

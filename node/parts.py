@@ -228,6 +228,7 @@ def endings_of(
     return Endings(
         peers=node.peers,
         studies=node.shared_studies,
+        wishes=node.wishes,
         discards=node.discards,
         feeds=node.feeds,
         connected=connected,
@@ -235,6 +236,7 @@ def endings_of(
         node_key_ended=node_key_ended,
         clock=node.clock,
         refusals=node.refusals,
+        persons=node.persons,
         log_failed=lambda: node.audit.failure is not None,
         try_log=node.audit.try_again,
     )
@@ -251,4 +253,5 @@ def forwarder_of(node: Node) -> Forwarder | None:
         collector,
         lambda: Facilities(node.card, node.peers.store.peers),
         log_origin(node.card.facility_key),
+        persons=node.settings.audit.persons,
     )

@@ -150,7 +150,7 @@ RETENTION = (
     # Before the openings: an act that a crash cuts short must not leave what says whose they were.
     Kept(
         name="transfers",
-        holds="which studies went where, why and when, also requests that were refused",
+        holds="which studies went where, why, when and for whom, also requests that were refused",
         place="node.db",
         purpose="to see and to resume transfers",
         readers="people of the facility",
@@ -243,6 +243,25 @@ RETENTION = (
         readers="people of the facility; of a rule the peer itself, if it points at nobody",
         kept="for ever, as the log does; its postal address until it is taken away",
         tables=("peers", "contests", "rule_key", "grants_told", "grants_heard"),
+    ),
+    Kept(
+        name="wishes",
+        holds="patients who object to the exchange of their studies, or consent to it",
+        place="node.db",
+        purpose="to keep to what they want, also for studies that come later",
+        readers="people of the facility",
+        kept="for ever, also when it has ended",
+        tables=("patient_wishes",),
+    ),
+    Kept(
+        name="people",
+        holds="people of the facility: name, user of the machine, roles, and what they proposed",
+        place="node.db",
+        purpose="to decide what each may do, and to say who did it",
+        readers="people of the facility with the role admin",
+        kept="until they are taken out of the list (`radmesh people remove`); proposals for ever,"
+        " without what they were about once they are over",
+        tables=("people", "people_bindings", "people_before", "two_person_rules", "proposals"),
     ),
     Kept(
         name="budgets",

@@ -15,12 +15,15 @@ from node.operations import (
     keys,
     log,
     pending,
+    people,
     proofs,
+    proposals,
     reconcile,
     reports,
     retention,
     rules,
     transfer,
+    wishes,
     witness,
 )
 from node.operations.base import Call, Operation
@@ -28,6 +31,7 @@ from node.operations.base import Call, Operation
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
     *rules.OPERATIONS,
+    *wishes.OPERATIONS,
     *images.OPERATIONS,
     *arrive.OPERATIONS,
     *discard.OPERATIONS,
@@ -43,6 +47,8 @@ TABLE: tuple[Operation[Any], ...] = (
     *witness.OPERATIONS,
     *backup.OPERATIONS,
     *retention.OPERATIONS,
+    *people.OPERATIONS,
+    *proposals.OPERATIONS,
 )
 
 OPERATIONS: dict[str, Operation[Any]] = {one.name: one for one in TABLE}

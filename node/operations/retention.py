@@ -6,6 +6,7 @@ from typing import Any
 from node.app import Node
 from node.blocking import in_thread
 from node.operations.base import Call, Operation, Result
+from node.people.acts import Act
 from node.retention import RETENTION, Kept, cut_of
 from protocol.log.entry import format_time
 
@@ -15,6 +16,20 @@ class Retention:
     """Parameters of `retention`."""
 
     apply: bool = False
+
+
+def retention_act(call: Call, asked: Retention) -> Act | None:
+    """What a two-person rule for erasures holds of `retention`; None while it only shows."""
+    if not asked.apply:
+        return None
+    kept = _retention(call.node, apply=False)["kept"]
+    due = [f"{one['name']}: {one['due']} from before {one['before']}" for one in kept if one["due"]]
+    if not due:
+        return None
+    return Act(
+        what=f"delete what has been kept for long enough: {', '.join(due)}",
+        parameters={"apply": True},
+    )
 
 
 async def retention(call: Call, asked: Retention) -> Result:
@@ -49,4 +64,16 @@ def _describe(node: Node, row: Kept, apply: bool) -> dict[str, Any]:
     return found | {"days": days, "before": format_time(before), "due": due, "entries": entries}
 
 
-OPERATIONS = (Operation("retention", Retention, retention, writes=True, local_only=True),)
+OPERATIONS = (
+    Operation(
+        "retention",
+        Retention,
+        retention,
+        writes=True,
+        local_only=True,
+        roles=("admin",),
+        listed_only=True,
+        held_by=("erasure",),
+        act=retention_act,
+    ),
+)

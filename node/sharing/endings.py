@@ -19,6 +19,7 @@ from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
 from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
+from node.sharing.wishes import Wishes
 
 log = logging.getLogger("radmesh.endings")
 
@@ -39,12 +40,24 @@ class UnfinishedDiscards(Protocol):
         """Try again to write them."""
 
 
+class Unwritten(Protocol):
+    """Changes of the list of people that are not written yet."""
+
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Names of the people."""
+
+    def write_unwritten(self) -> None:
+        """Try again to write them."""
+
+
 class Endings:
     """The task that looks at the clock.
 
     Args:
         peers: whose rights may end.
         studies: whose withdrawals may be unwritten.
+        wishes: objections that may be unwritten.
         discards: discards that may be unwritten.
         feeds: the feeds, derived from the rights.
         connected: gives the node keys (32 bytes) of the connections.
@@ -52,6 +65,7 @@ class Endings:
         node_key_ended: called with the node key of a connection when the key is not valid any more.
         clock: tells the date.
         refusals: counts of refusals, to be logged when their hour is over.
+        persons: people from whom something was taken.
         log_failed: whether the last entry could not be written.
         try_log: checks whether an entry could be written now; raises NodeError if not.
     """
@@ -61,6 +75,7 @@ class Endings:
         *,
         peers: Peers,
         studies: SharedStudies,
+        wishes: Wishes,
         discards: UnfinishedDiscards,
         feeds: Feeds,
         connected: Callable[[], Iterable[bytes]],
@@ -68,6 +83,7 @@ class Endings:
         node_key_ended: Callable[[bytes], None],
         clock: Clock,
         refusals: Refusals,
+        persons: Unwritten | None = None,
         log_failed: Callable[[], bool] = lambda: False,
         try_log: Callable[[], None] = lambda: None,
     ) -> None:
@@ -76,7 +92,9 @@ class Endings:
         self._refusals = refusals
         self._peers = peers
         self._studies = studies
+        self._wishes = wishes
         self._discards = discards
+        self._persons = persons
         self._feeds = feeds
         self._connected = connected
         self._peer_changed = peer_changed
@@ -110,8 +128,10 @@ class Endings:
             await in_thread(self._refusals.write)
 
     async def _write(self) -> None:
-        unwritten = self._peers.unwritten or self._studies.unwritten or self._discards.is_unfinished
-        due = self._underived or unwritten or self._log_failed()
+        unwritten = self._peers.unwritten or self._studies.unwritten or self._wishes.unwritten
+        persons = self._persons is not None and self._persons.unwritten
+        unfinished = unwritten or persons or self._discards.is_unfinished
+        due = self._underived or unfinished or self._log_failed()
         if not due or trio.current_time() < self._again:
             return
         try:
@@ -124,7 +144,10 @@ class Endings:
     def _write_all(self, underived: list[bytes]) -> None:
         self._peers.write_unwritten()
         self._studies.write_unwritten()
+        self._wishes.write_unwritten()
         self._discards.write_unwritten()
+        if self._persons is not None:
+            self._persons.write_unwritten()
         for facility_key in underived:
             self._feeds.peer_changed(facility_key)
         # Otherwise the alert that nothing can be logged would last until the next entry.

@@ -34,6 +34,8 @@ OWNERS = (
     "node/transfer/test_followed.py",
     "node/sharing/test_granting.py",
     "node/sharing/test_peers.py",
+    "node/people/test_persons.py",
+    "node/people/test_two_persons.py",
     "node/receipts/test_pending.py",
     "node/images/test_quarantine.py",
     "node/sharing/test_recalls.py",

@@ -15,7 +15,9 @@ from typing import Any
 import exchange_pair
 import pytest
 import trio
+from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study
+from people_made import ask, list_people, proposed
 from studies_made import make_instance, make_study
 
 import node.home as home_module
@@ -24,10 +26,13 @@ from node.alerts import alerts_of
 from node.app import Node
 from node.audit.appending import Appender
 from node.audit.effects import ENTRY_FIRST
+from node.callers import SERVICE
 from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
+from node.failures import error_from
 from node.home import Home
 from node.operations import OPERATIONS, Call
+from node.people.acts import LIFE_MS
 from node.sharing.endings import Endings
 from protocol.messages import Record
 from protocol.recalls import WRONG_WORKLIST
@@ -102,6 +107,10 @@ def _rules(node: Node) -> object:
     return [(rule.number, str(rule)) for rule in node.peers.find("South Clinic").rules]
 
 
+def _wishes(node: Node, kind: str) -> object:
+    return [(one.number, one.identity, one.uses, bool(one.ended)) for one in node.wishes.all(kind)]
+
+
 def _prepare_aside(node: Node) -> None:
     """Another version of an instance of the study lies aside."""
     folder = node.home.path.parent / "aside"
@@ -125,6 +134,37 @@ def _prepare_recall(node: Node) -> None:
     node.database.transact(lambda connection: node.recalls.keep(connection, SOUTH.key, [record]))
 
 
+def _propose(node: Node) -> int:
+    """Anna proposes to give South something, under a rule that is made for it."""
+    if not node.rules.holding(["trust"]):
+        node.rules.set("trust", 2)
+    answer = ask(node, "anna", "trust.grant", peer="South Clinic", grants=["witness"])
+    if "error" in answer:
+        raise error_from(answer["error"])
+    return proposed(answer)
+
+
+def _proposals(node: Node) -> list[int]:
+    return [one.number for one in node.proposals.open()]
+
+
+def _kept_proposals(node: Node) -> list[str]:
+    return [one.state for one in node.proposals.all()]
+
+
+def _confirm(node: Node) -> None:
+    answer = ask(node, "dora", "confirm", number=_proposals(node)[0])
+    if "error" in answer:
+        raise error_from(answer["error"])
+
+
+def _lapse(node: Node) -> None:
+    """A week later; only the proposals have this clock."""
+    later = node.clock.now_ms() + LIFE_MS + 1000
+    node.proposals._clock = MadeClock(later)
+    node.proposals.lapse()
+
+
 CHANGES = [
     Change(
         "trust-added",
@@ -142,6 +182,28 @@ CHANGES = [
     Change("rule-added", lambda node: _add_rule(node, "deny fetch max-age=1d"), _rules, cuts=True),
     Change("rule-removed", lambda node: _remove_rule(node, 1), _rules, cuts=True),
     Change("rule-removed", lambda node: _remove_rule(node, 2), _rules),
+    Change(
+        "objection-added",
+        lambda node: node.wishes.add("objection", "PAT1", "", b"", "all"),
+        lambda node: _wishes(node, "objection"),
+        cuts=True,
+    ),
+    Change(
+        "objection-ended",
+        lambda node: node.wishes.end("objection", 1),
+        lambda node: _wishes(node, "objection"),
+    ),
+    Change(
+        "consent-added",
+        lambda node: node.wishes.add("consent", "PAT1", "NORTH", b"", "care"),
+        lambda node: _wishes(node, "consent"),
+    ),
+    Change(
+        "consent-ended",
+        lambda node: node.wishes.end("consent", 1),
+        lambda node: _wishes(node, "consent"),
+        cuts=True,
+    ),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -178,6 +240,36 @@ CHANGES = [
         lambda node: node.recalls.settle(STUDY, None),
         lambda node: [one.settled for one in node.recalls.all()],
     ),
+    Change(
+        "person-added",
+        lambda node: node.persons.add("eve", ["eve1"], ["look"], ""),
+        lambda node: [one.name for one in node.persons.all()],
+    ),
+    Change(
+        "person-changed",
+        lambda node: node.persons.change("anna", [], ["look"]),
+        lambda node: [one.roles for one in node.persons.all()],
+        cuts=True,
+    ),
+    Change(
+        "person-removed",
+        lambda node: node.persons.remove("anna"),
+        lambda node: [one.name for one in node.persons.all()],
+        cuts=True,
+    ),
+    Change(
+        "two-person-rule",
+        lambda node: node.rules.set("erasure", 2),
+        lambda node: node.rules.holding(["erasure"]),
+    ),
+    Change("proposed", lambda node: _propose(node), _proposals),
+    Change("confirmed", lambda node: _confirm(node), _grants),
+    Change(
+        "declined",
+        lambda node: node.proposals.decline(_proposals(node)[0], SERVICE, "no"),
+        lambda node: _proposals(node),
+    ),
+    Change("proposal-ended", lambda node: _lapse(node), _kept_proposals),
 ]
 
 
@@ -191,6 +283,7 @@ def home(tmp_path: Path) -> Home:
     with Node.open(made) as node:
         publish_study(node)
         SOUTH.pair(node, "see", "fetch")
+        list_people(node)
     return made
 
 
@@ -202,9 +295,15 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             _prepare_aside(node)
         elif change.kind == "recall-settled":
             _prepare_recall(node)
+        elif change.kind in ("objection-ended", "consent-ended"):
+            node.wishes.add(change.kind.partition("-")[0], "PAT1", "", b"", "all")
         elif change.kind == "rule-removed":
             _add_rule(node, "allow fetch modality=CT")
             _add_rule(node, "deny fetch modality=MG")
+        elif change.kind == "proposed":
+            node.rules.set("trust", 2)
+        elif change.kind in ("confirmed", "declined", "proposal-ended"):
+            _propose(node)
         yield node
 
 
@@ -380,6 +479,9 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
             node.peers.revoke("South Clinic", [], NOW)
         with pytest.raises(NodeError, match="held back"):
             node.shared_studies.withdraw(STUDY)
+        with pytest.raises(NodeError, match="objection 1 counts in this process"):
+            node.wishes.add("objection", "PAT1", "", b"", "all")
+        assert any("objection 1" in alert for alert in alerts_of(node, None))
         assert any("South Clinic is cut off" in alert for alert in alerts_of(node, None))
         assert any("is held back" in alert for alert in alerts_of(node, None))
         assert any("the disk is full" in alert for alert in alerts_of(node, None))
@@ -387,6 +489,7 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
         endings = Endings(
             peers=node.peers,
             studies=node.shared_studies,
+            wishes=node.wishes,
             discards=node.discards,
             feeds=node.feeds,
             connected=lambda: (),
@@ -396,7 +499,11 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
             refusals=node.refusals,
         )
         trio.run(endings.look)
-        assert [entry["type"] for entry in entries(node)][-2:] == ["trust-revoked", "withdrawn"]
+        assert [entry["type"] for entry in entries(node)][-3:] == [
+            "trust-revoked",
+            "withdrawn",
+            "objection-added",
+        ]
         assert alerts_of(node, None) == []
     with Node.open(home) as node:
         assert node.peers.find("South Clinic").revoked is not None
