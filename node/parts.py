@@ -18,6 +18,7 @@ from node.reports.facilities import Facilities
 from node.reports.forwarding import Forwarder
 from node.sharing.announcer import Announcer
 from node.sharing.endings import Endings
+from node.sharing.granting import Granting
 from node.sharing.greeting import Greeting
 from node.sharing.log_queries import Answer, LogQueries
 from node.transfer.fetching import Fetcher
@@ -58,6 +59,11 @@ def greeting_of(node: Node, open_stream: OpenStream) -> Greeting:
         clock=node.clock,
         budgets=node.budgets,
     )
+
+
+def granting_of(node: Node, open_stream: OpenStream) -> Granting:
+    """Tells peers what they may do, and hears what they let us do."""
+    return Granting(node.granted, node.peers, open_stream, clock=node.clock, budgets=node.budgets)
 
 
 def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) -> Sender:

@@ -135,6 +135,10 @@ RECONCILE_ENTRIES = 200_000
 """Most entries that a peer may list in one comparison: 50,000 transfers. Both sides hold
 some 3 KB for each; for more, compare exported logs."""
 
+GRANTS_BYTES = 256 * 1024
+"""Most bytes of a statement of what a peer may do. 200 rules of a few conditions have some 50 KiB;
+where values would take more, only the kinds of conditions are told."""
+
 # --- text ---------------------------------------------------------------------
 
 UID_CHARACTERS = 64
@@ -218,6 +222,7 @@ BUDGETS = {
     "urgent-request": Budget(3_600, 100, "busy", "the same, never behind routine requests"),
     "audit-request": Budget(36_000, 1_000, "busy", "a round a minute, and receipts of an outage"),
     "comparison": Budget(12, 4, "busy", "two logs are compared now and then, by a person"),
+    "grants": Budget(20, 20, "wait", "new statements of rights: an admin makes a few a day"),
     "logged-refusal": Budget(20, 20, "count", "one entry each; then one an hour with the count"),
     "log-line": Budget(60, 20, "count", "lines of one kind about one peer in the process log"),
 }

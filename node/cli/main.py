@@ -27,6 +27,7 @@ from node.cli import (
     proposals,
     receipts,
     reconcile,
+    retention,
     serve,
     studies,
     transfers,
@@ -102,6 +103,7 @@ for command in (
     backup.backup,
     backup.restore,
     check.check,
+    retention.retention,
     demo.demo,
 ):
     radmesh.add_command(command)

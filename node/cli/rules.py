@@ -249,3 +249,46 @@ def who(session: Session, study: str, purpose: str, role: str) -> None:
     )
     for line in output.table(columns, rows):
         output.say(line)
+
+
+@click.command()
+@click.argument("peer", required=False)
+@json_option
+@pass_session
+def mine(session: Session, peer: str | None) -> None:
+    """Show what other facilities let us do, as each said and signed it; or only PEER.
+
+    It is what they said when we were last connected. They may still refuse a single study without
+    saying why.
+    """
+    found = session.call("trust.mine", {"peer": peer})
+    if session.as_json:
+        output.emit_json(found)
+        return
+    if not found["peers"]:
+        output.note("no facility is trusted yet: see `radmesh trust add --help`")
+        return
+    for one in found["peers"]:
+        for line in allowed_there(one):
+            output.say(phrases.clean(line))
+
+
+def allowed_there(one: dict[str, Any]) -> list[str]:
+    """What one facility lets us do, in lines for people."""
+    if one["heard"] is None:
+        return [f"{one['peer']} has not said what we may do there"]
+    until = ""
+    if one["until"] is not None:
+        until = f", {'which ended' if one['has_ended'] else 'until'} {phrases.moment(one['until'])}"
+    lines = [
+        f"{one['peer']} trusts us since {phrases.moment(one['since'])}{until};"
+        f" said {phrases.moment(one['said'])}"
+    ]
+    for rule in one["rules"]:
+        until = ""
+        if rule["until"] is not None:
+            until = f", {'ended' if rule['has_ended'] else 'until'} {phrases.moment(rule['until'])}"
+        lines.append(f"  {rule['rule']}{until}")
+    if not one["rules"]:
+        lines.append("  it allows nothing")
+    return lines

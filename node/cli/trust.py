@@ -94,7 +94,7 @@ def _ask(lines: list[str], fingerprint: str) -> str:
     return fingerprint
 
 
-for _command in (rules.rule, rules.try_rule, rules.explain, rules.who):
+for _command in (rules.rule, rules.try_rule, rules.explain, rules.who, rules.mine):
     trust.add_command(_command)
 
 

@@ -20,6 +20,7 @@ from node.operations import (
     proposals,
     reconcile,
     reports,
+    retention,
     rules,
     transfer,
     wishes,
@@ -45,6 +46,7 @@ TABLE: tuple[Operation[Any], ...] = (
     *proofs.OPERATIONS,
     *witness.OPERATIONS,
     *backup.OPERATIONS,
+    *retention.OPERATIONS,
     *people.OPERATIONS,
     *proposals.OPERATIONS,
 )

@@ -79,6 +79,9 @@ TYPES = (
     "confirmed",
     "declined",
     "proposal-ended",
+    "grants-told",
+    "grants-heard",
+    "retention-applied",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 

@@ -20,6 +20,7 @@ from node.transfer.transfers import TransferState
 from protocol import (
     audit_messages,
     encoding,
+    granted,
     limits,
     messages,
     receipt,
@@ -38,6 +39,7 @@ WITH_COMMANDS = [
     ROOT / "README.md",
     DOCS / "operations.md",
     DOCS / "auditing.md",
+    DOCS / "data-protection.md",
     ROOT / "CHANGELOG.md",
 ]
 
@@ -142,7 +144,7 @@ def _documented_types() -> dict[str, tuple[Path, str]]:
 
 def test_every_message_has_its_section() -> None:
     types = {message.TYPE for message in MESSAGES}
-    assert {audit_messages.Cosigned, receipt_messages.AskReceipt} <= set(MESSAGES)
+    assert {audit_messages.Cosigned, receipt_messages.AskReceipt, granted.Grants} <= set(MESSAGES)
     assert set(_documented_types()) == types | set(MAPS)
 
 

@@ -13,7 +13,7 @@ from keys import seal
 from keys.card import parse_card_untrusted
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair, node_public_of, peer_id
-from protocol import encoding, messages, wire
+from protocol import encoding, granted, messages, wire
 from protocol.frames import FrameKind, FrameReader, frame_header
 from protocol.manifest import Manifest
 from protocol.messages import Announcement, Message, Offer, ReceiptMessage, Request, Signed
@@ -114,6 +114,24 @@ def test_one_changed_byte_of_a_signed_example_is_noticed() -> None:
         )
         with pytest.raises(messages.RemoteProtocolError):
             messages.open_signed_untrusted(altered, kind, signer)
+
+
+def test_the_example_of_grants_is_read_and_signed_by_the_node_key() -> None:
+    message = messages.decode_untrusted(_payload("grants"), granted.KNOWN)
+    assert isinstance(message, granted.Grants)
+    assert messages.encode(message) == _payload("grants")
+    statement = granted.open_untrusted(message)
+
+    def identity(name: str) -> bytes:
+        return bytes.fromhex(spec_blocks.values_of(BLOCKS["identity"])[name])
+
+    assert statement.node == identity("node_key")
+    assert statement.facility == identity("facility_key")
+    assert sorted(str(rule) for rule in statement.rules) == [
+        "allow fetch modality=CT,MR purpose=TREAT patient=(some) studies-a-day=20",
+        "allow see shows=exam",
+        "ask fetch stat=yes",
+    ]
 
 
 def test_the_strict_example_is_one_value() -> None:
