@@ -57,8 +57,17 @@ class TrustStore:
         """All peers, including revoked ones, in the order in which they were first paired."""
         return tuple(self._peers.values())
 
-    def add(self, card: Card, *, petname: str = "", grants: Iterable[str] = (), now: int) -> Peer:
-        """Pair with a facility whose fingerprint a person has confirmed.
+    def add(
+        self,
+        card: Card,
+        *,
+        petname: str = "",
+        grants: Iterable[str] = (),
+        purposes: Iterable[str] = (),
+        expires: int | None = None,
+        now: int,
+    ) -> Peer:
+        """Pair with a facility that a person has confirmed, by its fingerprint or by a code.
 
         A known peer keeps its grants and gets the new grants and the newer card. A revoked
         peer is paired afresh and has only the grants given now.
@@ -67,14 +76,20 @@ class TrustStore:
             card: the facility's card.
             petname: our name for it; "" keeps the known petname, or else uses the card's name.
             grants: the grants to give.
+            purposes: the only purposes that it may name; none leaves a known peer's as they are,
+                and allows another all.
+            expires: when trust ends, seconds since the epoch, UTC; None leaves a known peer's
+                end as it is, and gives another none.
             now: seconds since the epoch, UTC.
 
         Raises:
             CardExpired, CardSuperseded, BadCard: the card does not count.
             TrustError: it is our own card, the petname is blank, in use, or looks like one
-                in use, or a grant is unknown.
+                in use, a grant or a purpose is unknown, or trust would have ended already.
         """
-        chosen = _checked_grants(grants)
+        chosen, only = _checked_grants(grants), _checked_purposes(purposes)
+        if expires is not None and expires <= now:
+            raise TrustError("the end of trust is in the past")
         if card.facility_key == self._own:
             raise TrustError("this is our own card")
         check_card(card, now)
@@ -86,12 +101,27 @@ class TrustStore:
         if known is None or known.revoked is not None:
             address = "" if known is None else known.postal_address
             peer = Peer(
-                card.facility_key, name, card, grants=chosen, added=now, postal_address=address
+                card.facility_key,
+                name,
+                card,
+                grants=chosen,
+                purposes=only,
+                expires=expires,
+                added=now,
+                postal_address=address,
             )
             return self._put(replace(peer, claimed=self._claimed(card, None)))
-        claimed = self._claimed(card, known)
-        grants = known.grants | chosen
-        return self._put(replace(known, petname=name, card=card, grants=grants, claimed=claimed))
+        return self._put(
+            replace(
+                known,
+                petname=name,
+                card=card,
+                grants=known.grants | chosen,
+                purposes=only or known.purposes,
+                expires=known.expires if expires is None else expires,
+                claimed=self._claimed(card, known),
+            )
+        )
 
     def update_card(self, card: Card, now: int, *, shown_by: bytes | None = None) -> Peer:
         """Take a newer card of a trusted peer, or check the known card again.
@@ -284,6 +314,16 @@ class TrustStore:
             raise TrustError(f"trust in {known.petname} was revoked; pair again")
         return known
 
+    def namesake(self, card: Card) -> Peer | None:
+        """A trusted peer with another facility key whose name is, or looks like, a card's name."""
+        for peer in self._peers.values():
+            if peer.revoked is not None or peer.facility_key == card.facility_key:
+                continue
+            for name in (peer.petname, peer.card.name):
+                if folded(name) == folded(card.name) or look_alike(name, card.name):
+                    return peer
+        return None
+
     def _require_free_petname(self, petname: str, facility_key: bytes) -> None:
         if not is_petname(petname):
             raise TrustError(
@@ -306,6 +346,16 @@ def _checked_grants(grants: Iterable[str]) -> frozenset[str]:
     unknown = sorted(chosen - set(GRANTS))
     if unknown:
         raise TrustError(f"there is no grant {unknown[0]}; the grants are {', '.join(GRANTS)}")
+    return chosen
+
+
+def _checked_purposes(purposes: Iterable[str]) -> frozenset[str]:
+    chosen = frozenset(purposes)
+    unknown = sorted(chosen - set(PURPOSES))
+    if unknown:
+        raise TrustError(
+            f"there is no purpose {unknown[0]}; the purposes are {', '.join(PURPOSES)}"
+        )
     return chosen
 
 

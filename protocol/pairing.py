@@ -114,7 +114,7 @@ class PairingExchange:
     Attributes:
         step: what must come next.
         session: the name of this run, 32 bytes; empty until both have said hello.
-        has_guessed: whether our tag is out, or is about to be: the other side may know by it whether
+        has_guessed: whether our tag is out, or about to be: by it the other side may know whether
             a code that it tried is ours.
     """
 

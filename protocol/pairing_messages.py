@@ -77,7 +77,5 @@ OUTER: dict[str, type[Message]] = {
 }
 """What stands in frames."""
 
-INNER: dict[str, type[Message]] = {
-    one.TYPE: one for one in (PairStatement, PairProof, PairAnswer)
-}
+INNER: dict[str, type[Message]] = {one.TYPE: one for one in (PairStatement, PairProof, PairAnswer)}
 """What is sealed."""

@@ -14,6 +14,7 @@ from node.operations import (
     images,
     keys,
     log,
+    pairing,
     pending,
     proofs,
     reconcile,
@@ -25,6 +26,7 @@ from node.operations.base import Call, Operation
 
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
+    *pairing.OPERATIONS,
     *images.OPERATIONS,
     *arrive.OPERATIONS,
     *discard.OPERATIONS,

@@ -51,6 +51,7 @@ class Window:
         code: the digits.
         until: when it ends by itself.
         tries: how many confirmations were wrong so far.
+        last_wrong: the address of the last of them.
         is_used: whether somebody has confirmed: nobody else comes in any more.
     """
 
@@ -58,6 +59,7 @@ class Window:
         self.code = code
         self.until = now + limits.PAIRING_WINDOW_SECONDS
         self.tries = 0
+        self.last_wrong = ""
         self.is_used = False
         self._visits: list[Visit] = []
         self._wrong: Counter[str] = Counter()
@@ -115,6 +117,7 @@ class Window:
     def was_wrong(self, visit: Visit) -> None:
         """A caller's confirmation was wrong: that is a try."""
         self.tries += 1
+        self.last_wrong = visit.host
         self._wrong[visit.host] += 1
 
     def confirm(self, visit: Visit) -> None:

@@ -32,7 +32,10 @@ def inside(flight):
 def test_two_with_one_code_meet_and_answer():
     line = Line(caller(), shower()).run()
     assert line.failed == {}
-    for role, name, grants in ((IN, "North General", ("see",)), (RE, "South Clinic", ("see", "fetch"))):
+    for role, name, grants in (
+        (IN, "North General", ("see",)),
+        (RE, "South Clinic", ("see", "fetch")),
+    ):
         assert line.heard[role][:2] == [Heard(), Heard()]
         assert line.heard[role][2:4] == [Confirmed(), Heard()]
         [met] = line.heard[role][4:]
