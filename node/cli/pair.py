@@ -83,15 +83,15 @@ def pair(
     _check(until, qr_file)
     terms = {"purposes": list(purposes), "until": until, "petname": petname}
     dialog = _Dialog(session, grants, terms, qr_file)
-    asked: dict[str, Any] = {"ask_grants": list(ask), "ask_purposes": list(ask_purpose)}
+    asked = {"ask_grants": list(ask), "ask_purposes": list(ask_purpose)}
     if address is None:
         done = session.call("pair.show", asked, dialog.take)
     else:
         from node.operations.pairing import read_place
 
         read_place(address)
-        asked |= {"address": address, "code": _read_code()}
-        done = session.call("pair.call", asked, dialog.take)
+        code = _read_code()
+        done = session.call("pair.call", {**asked, "address": address, "code": code}, dialog.take)
     _show_end(session, done)
 
 
@@ -186,7 +186,7 @@ class _Dialog:
             )
 
     def _decide(self, other: dict[str, Any]) -> None:
-        name = phrases.clean(other["name"])
+        session, name = self._session, phrases.clean(other["name"])
         self._say()
         self._say("the code is right; at the other end is")
         for line in output.fields(
@@ -208,10 +208,10 @@ class _Dialog:
         if self._terms["until"] is not None:
             may += f", until {self._terms['until']}"
         if click.confirm(f"Trust {name}? It may: {may}", err=True):
-            self._session.call("pair.accept", {**self._terms, "grants": list(grants)})
+            session.call("pair.accept", {**self._terms, "grants": list(grants)})
             output.note(f"{name} is trusted here now; waiting for the other admin")
             return
-        self._session.call("pair.decline")
+        session.call("pair.decline")
         raise NodeError(f"{name} is not trusted; nothing was changed", code=ExitCode.FAILED)
 
 

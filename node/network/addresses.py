@@ -76,8 +76,8 @@ def typed(text: str, port: int) -> str:
     if wanted.startswith("/"):
         return str(parse_address(wanted))
     if wanted.startswith("["):
-        host, _, rest = wanted[1:].partition("]")
-        rest = rest.removeprefix(":")
+        host, end, rest = wanted[1:].partition("]")
+        rest = rest.removeprefix(":") if end else "no bracket"
     elif wanted.count(":") > 1:
         host, rest = wanted, ""
     else:
@@ -86,7 +86,7 @@ def typed(text: str, port: int) -> str:
         kind = f"ip{ipaddress.ip_address(host).version}"
     except ValueError:
         kind = "dns"
-    if "/" in host:
+    if "/" in host or any(letter.isspace() for letter in host):
         raise ValueError(f"{text!r} is no address")
     return str(parse_address(f"/{kind}/{host}/tcp/{rest or port}"))
 

@@ -326,6 +326,8 @@ class Pairings:
         """Learn who has the code, and wait until both sides have decided."""
         try:
             met = await talk.until(Met)
+            # Our proof, if the other side's came first.
+            await talk.flush()
         except (LineLost, RemoteProtocolError, trio.TooSlowError) as error:
             why = f": {error}" if isinstance(error, RemoteProtocolError) else ""
             raise NodeError(
@@ -514,7 +516,7 @@ class _Talk:
         """
         while True:
             with trio.fail_after(limits.PAIRING_STEP_SECONDS):
-                await self._flush()
+                await self.flush()
                 event = await self.hear()
             if isinstance(event, kind):
                 return event
@@ -532,9 +534,14 @@ class _Talk:
         """Tell what a person here has decided, if it can be told."""
         self.exchange.answer(accepted)
         with contextlib.suppress(LineLost):
-            await self._flush()
+            await self.flush()
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Send what is to be sent.
+
+        Raises:
+            LineLost: the other side has hung up.
+        """
         outgoing = self.exchange.take_outgoing()
         if outgoing:
             await self.line.send(outgoing)

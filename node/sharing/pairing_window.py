@@ -31,11 +31,13 @@ class Visit:
     Attributes:
         host: its address.
         since: when it came.
+        came_before: whether its address had been inside before.
         is_confirmed: whether it has shown that it has the code.
     """
 
     host: str
     since: float
+    came_before: bool
     push_out: Callable[[], None] = field(repr=False)
     is_confirmed: bool = False
 
@@ -89,7 +91,7 @@ class Window:
         came, pause = self._pauses.get(host, (float("-inf"), 0.0))
         if moment < came + pause or not self._make_room(host, moment):
             return None
-        visit = Visit(host, moment, push_out)
+        visit = Visit(host, moment, host in self._pauses, push_out)
         self._visits.append(visit)
         pause = min(max(2 * pause, limits.PAIRING_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         self._pauses[host] = (moment, pause)
@@ -99,15 +101,21 @@ class Window:
         return visit
 
     def _make_room(self, host: str, moment: float) -> bool:
-        """Whether there is a place, perhaps that of a caller that was long inside."""
+        """Whether there is a place, perhaps that of a caller that gives way.
+
+        An address that comes for the first time has the place of one that came before, at once:
+        so silent callers from many addresses keep the right one out for one round of theirs.
+        """
         same = [visit for visit in self._visits if visit.host == host]
-        full = len(self._visits) >= limits.PAIRING_CALLERS
-        for visit in same or (self._visits[:1] if full else ()):
-            if moment < visit.since + GIVE_WAY_SECONDS:
-                return False
-            self.leave(visit)
-            visit.push_out()
-        return True
+        if not same and len(self._visits) < limits.PAIRING_CALLERS:
+            return True
+        is_new = host not in self._pauses
+        for visit in same or self._visits:
+            if moment >= visit.since + GIVE_WAY_SECONDS or (is_new and visit.came_before):
+                self.leave(visit)
+                visit.push_out()
+                return True
+        return False
 
     def leave(self, visit: Visit) -> None:
         """A caller is gone."""

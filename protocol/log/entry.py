@@ -38,10 +38,6 @@ TYPES = (
     "trust-granted",
     "trust-ungranted",
     "trust-revoked",
-    "pairing-opened",
-    "pairing-closed",
-    "pairing-failed",
-    "pairing-declined",
     "card-updated",
     "announced",
     "requested",
@@ -69,6 +65,10 @@ TYPES = (
     "recalled",
     "recall-settled",
     "log-exported",
+    "pairing-opened",
+    "pairing-closed",
+    "pairing-failed",
+    "pairing-declined",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
