@@ -179,10 +179,12 @@ class _Dialog:
                 output.note(f"wrote fingerprint and address to {self._qr_file}")
             sys.stdout.flush()
         if event["tries"] > self._tries:
+            from protocol.limits import PAIRING_TRIES
+
             self._tries = event["tries"]
             output.note(
                 f"a wrong code came from {phrases.clean(event['last_wrong'])} "
-                f"({self._tries} of 20 tries)"
+                f"({self._tries} of {PAIRING_TRIES} tries)"
             )
 
     def _decide(self, other: dict[str, Any]) -> None:

@@ -7,16 +7,12 @@ no entry, no log line and no error.
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import trio
 
-from keys.card import Card, check_card
-from keys.errors import KeysError
-from keys.fingerprint import matches
+from keys.card import Card
 from keys.identity import KeyPair
 from keys.pake import Role
 from keys.spoken_code import new_code
@@ -25,17 +21,17 @@ from node.blocking import in_thread
 from node.clock import LOOK_SECONDS, Clock
 from node.errors import ExitCode, NodeError
 from node.network.pairing_line import Door, LineLost, PairingLine
+from node.sharing import pairing_words as words
+from node.sharing.pairing_talk import Asked, Meeting, Report, Stage, Talk, hear_answer
 from node.sharing.pairing_window import Visit, Window
 from node.sharing.peers import Peers, Terms
 from protocol import limits
 from protocol.errors import RemoteProtocolError
-from protocol.log.entry import Event as Entry
-from protocol.pairing import Answered, Confirmed, Event, Met, PairingExchange, WrongCode
+from protocol.log.entry import Event
+from protocol.pairing import Confirmed, Met, PairingExchange, WrongCode
 from protocol.pairing_messages import PairStatement
 
 log = logging.getLogger("radmesh.pairing")
-
-E = TypeVar("E")
 
 BUSY_SECONDS = 60.0
 """How long we call again a node that shows a code and has no place for us now."""
@@ -45,66 +41,6 @@ AGAIN_SECONDS = 1.5
 
 LAST_WORDS_SECONDS = 2.0
 """Longest wait to write the end of a window, and to tell the other side that we stop."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a facility asks the other one for; only shown there."""
-
-    grants: tuple[str, ...] = ()
-    purposes: tuple[str, ...] = ()
-
-
-@dataclass
-class Meeting:
-    """The facility at the other end, once the code is confirmed and its card is here.
-
-    Attributes:
-        met: its card, and what it asks for.
-        session: the name of the run, 32 bytes.
-        tries: how many wrong confirmations there were before.
-        ours: whether a person here has accepted; None while nobody has decided.
-        theirs: the same of the other side; None also when it can no longer be heard.
-        is_lost: whether it can no longer be heard.
-        peer: the facility as it is trusted now, if it is.
-    """
-
-    met: Met
-    session: bytes
-    tries: int
-    ours: bool | None = None
-    theirs: bool | None = None
-    is_lost: bool = False
-    is_deciding: bool = False
-    peer: Peer | None = None
-    changed: trio.Event = field(default_factory=trio.Event)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether nobody here has decided yet."""
-        return self.ours is None and not self.is_deciding
-
-    def wake(self) -> None:
-        """Something has changed."""
-        before, self.changed = self.changed, trio.Event()
-        before.set()
-
-
-@dataclass(frozen=True)
-class Stage:
-    """How far a pairing is; reported at each change.
-
-    Attributes:
-        window: the window that we show; None at the side that calls.
-        meeting: whom we met; None before.
-    """
-
-    window: Window | None = None
-    meeting: Meeting | None = None
-
-
-Report = Callable[[Stage], None]
-"""Takes each stage; does not block."""
 
 
 class Pairings:
@@ -128,7 +64,7 @@ class Pairings:
         peers: Peers,
         card: Callable[[], Card],
         key: Callable[[], KeyPair],
-        append: Callable[[Entry], int],
+        append: Callable[[Event], int],
         call: Callable[[str], Awaitable[PairingLine]],
         clock: Clock,
     ) -> None:
@@ -162,9 +98,7 @@ class Pairings:
                 written, or the facility that has the code is refused.
         """
         with self._alone():
-            seconds = limits.PAIRING_WINDOW_SECONDS
-            entry = Entry(type="pairing-opened", actor="operator", details={"seconds": seconds})
-            await in_thread(self._append, entry)
+            await in_thread(self._append, words.opened())
             shown = self._shown = _Shown(Window(new_code(), self._clock.now()), asked)
             why = "stopped"
             try:
@@ -175,12 +109,12 @@ class Pairings:
                     self._shown = None
                     await self._log_closed(shown, why)
                 if talk is None:
-                    raise _ended(why)
+                    raise words.ended(why)
                 return await self._meet(talk, shown.window.tries, report, "")
             finally:
                 shown.is_over.set()
 
-    async def _confirmed(self, shown: "_Shown", report: Report) -> "_Talk | None":
+    async def _confirmed(self, shown: "_Shown", report: Report) -> Talk | None:
         """Wait until a caller has the code; None when the window has ended before."""
         while not self._why_closed(shown):
             report(Stage(window=shown.window))
@@ -192,11 +126,9 @@ class Pairings:
         return shown.talk
 
     async def _log_closed(self, shown: "_Shown", why: str) -> None:
-        details: dict[str, str | int | bool] = {"why": why, "tries": shown.window.tries}
-        if shown.talk is not None:
-            details["sid"] = shown.talk.exchange.session.hex()
+        entry = words.closed(why, shown.window.tries, shown.talk)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS_SECONDS):
-            await in_thread(self._append, Entry(type="pairing-closed", details=details))
+            await in_thread(self._append, entry)
 
     async def serve(self, line: PairingLine) -> None:
         """Talk to a caller; used by the network."""
@@ -227,13 +159,12 @@ class Pairings:
             Role.RESPONDER, window.code, self._statement(shown.asked), self._key()
         )
         # What comes after the end is not read: it is no try, and it confirms nothing.
-        talk = _Talk(line, exchange, lambda: self._shown is shown and not self._why_closed(shown))
+        talk = Talk(line, exchange, lambda: self._shown is shown and not self._why_closed(shown))
         try:
             await talk.until(Confirmed)
         except WrongCode:
             window.was_wrong(visit)
-            shown.changed.set()
-            await in_thread(self._append, _wrong_entry(visit.host, window.tries, "shown"))
+            await in_thread(self._append, words.wrong(visit.host, window.tries, "shown"))
             return
         window.confirm(visit)
         talk.may_go_on = lambda: True
@@ -267,12 +198,12 @@ class Pairings:
             finally:
                 talk.line.close()
 
-    async def _try_there(self, address: str, code: str, asked: Asked) -> "_Talk":
+    async def _try_there(self, address: str, code: str, asked: Asked) -> Talk:
         deadline, pause = trio.current_time() + BUSY_SECONDS, AGAIN_SECONDS
         while True:
             line = await self._call(address)
             exchange = PairingExchange(Role.INITIATOR, code, self._statement(asked), self._key())
-            talk = _Talk(line, exchange, lambda: True)
+            talk = Talk(line, exchange, lambda: True)
             try:
                 await talk.until(Confirmed)
                 return talk
@@ -283,8 +214,8 @@ class Pairings:
                 if exchange.has_guessed:
                     # Who is there may have used our confirmation for one guess; a second one is
                     # for a person to allow.
-                    await in_thread(self._append, _wrong_entry(line.host, 1, "typed"))
-                    raise _not_confirmed(address) from None
+                    await in_thread(self._append, words.wrong(line.host, 1, "typed"))
+                    raise words.not_confirmed(address) from None
                 if isinstance(error, RemoteProtocolError):
                     raise NodeError(
                         f"the node at {address} does not pair as it should: {error}",
@@ -322,7 +253,7 @@ class Pairings:
             card=self._card().encoded, grants=asked.grants, purposes=asked.purposes
         )
 
-    async def _meet(self, talk: "_Talk", tries: int, report: Report, fingerprint: str) -> Meeting:
+    async def _meet(self, talk: Talk, tries: int, report: Report, fingerprint: str) -> Meeting:
         """Learn who has the code, and wait until both sides have decided."""
         try:
             met = await talk.until(Met)
@@ -336,7 +267,13 @@ class Pairings:
                 code=ExitCode.UNREACHABLE,
             ) from None
         meeting = Meeting(met, talk.exchange.session, tries)
-        refusal = self._why_not(met.card, fingerprint)
+        refusal = words.why_refused(
+            met.card,
+            self._card().facility_key,
+            fingerprint,
+            self._peers.store,
+            self._clock.now(),
+        )
         if refusal is not None:
             await self._decline(meeting, talk, "refused")
             raise refusal
@@ -358,10 +295,10 @@ class Pairings:
             )
         return meeting
 
-    async def _decide(self, meeting: Meeting, talk: "_Talk", report: Report) -> None:
+    async def _decide(self, meeting: Meeting, talk: Talk, report: Report) -> None:
         """Wait for both answers, and pass ours on."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_hear, meeting, talk)
+            nursery.start_soon(hear_answer, meeting, talk)
             while meeting.ours is None:
                 report(Stage(meeting=meeting))
                 await meeting.changed.wait()
@@ -374,46 +311,11 @@ class Pairings:
                 await talk.answer(False)
             nursery.cancel_scope.cancel()
 
-    def _why_not(self, card: Card, fingerprint: str) -> NodeError | None:
-        """Why no person may accept a facility."""
-        if card.facility_key == self._card().facility_key:
-            return NodeError(
-                "this is our own card: the code was typed at a node of this same facility",
-                hint="type it at the node of the other facility",
-                code=ExitCode.REFUSED,
-            )
-        if fingerprint and not matches(card.facility_key, fingerprint):
-            return NodeError(
-                f"the facility there is {card.name} with the fingerprint {card.fingerprint}, "
-                "which is not the one of the QR code",
-                hint="nothing was changed; ask the other admin by phone which one is right",
-                code=ExitCode.INTEGRITY,
-            )
-        try:
-            check_card(card, self._clock.now())
-        except KeysError as error:
-            return NodeError(
-                f"the card is refused: {error}",
-                hint="the other admin renews the card, and both begin again",
-                code=ExitCode.INTEGRITY,
-            )
-        known = self._peers.store.namesake(card)
-        if known is not None:
-            return NodeError(
-                f"{card.name} has another facility key than {known.petname}, which is trusted "
-                "here; nothing was changed",
-                hint="if that facility has made a new home, revoke the old one first (`radmesh "
-                "trust revoke`); if it is another facility, add its card with a petname "
-                "(`radmesh trust add`)",
-                code=ExitCode.REFUSED,
-            )
-        return None
-
-    async def _decline(self, meeting: Meeting, talk: "_Talk", why: str) -> None:
+    async def _decline(self, meeting: Meeting, talk: Talk, why: str) -> None:
         """Tell the log and the other side that nobody here accepts."""
         meeting.ours = False
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS_SECONDS):
-            await in_thread(self._append, _declined(meeting, why))
+            await in_thread(self._append, words.declined(meeting, why))
             await talk.answer(False)
 
     async def accept(self, grants: Sequence[str], petname: str, terms: Terms) -> Peer:
@@ -430,12 +332,7 @@ class Pairings:
                 hint="begin again with a new code, when both want to",
                 code=ExitCode.REFUSED,
             )
-        how: dict[str, str | int | bool] = {
-            "method": "code",
-            "tries": meeting.tries,
-            "sid": meeting.session.hex(),
-        }
-        card, terms = meeting.met.card, Terms(terms.purposes, terms.expires, how)
+        card = meeting.met.card
         meeting.is_deciding = True
         try:
             meeting.peer = await in_thread(
@@ -445,7 +342,7 @@ class Pairings:
                 grants,
                 petname,
                 self._clock.now(),
-                terms,
+                words.accepted(meeting, terms),
             )
             meeting.ours = True
         finally:
@@ -462,7 +359,7 @@ class Pairings:
         meeting = self._waiting()
         meeting.is_deciding = True
         try:
-            await in_thread(self._append, _declined(meeting, "declined"))
+            await in_thread(self._append, words.declined(meeting, "declined"))
         finally:
             # Nobody is trusted because the disk is full.
             meeting.is_deciding, meeting.ours = False, False
@@ -485,116 +382,7 @@ class _Shown:
 
     window: Window
     asked: Asked
-    talk: "_Talk | None" = None
+    talk: Talk | None = None
     error: NodeError | None = None
     changed: trio.Event = field(default_factory=trio.Event)
     is_over: trio.Event = field(default_factory=trio.Event)
-
-
-class _Talk:
-    """An exchange over a line.
-
-    Attributes:
-        may_go_on: whether what came may still be read.
-    """
-
-    def __init__(
-        self, line: PairingLine, exchange: PairingExchange, may_go_on: Callable[[], bool]
-    ) -> None:
-        self.line = line
-        self.exchange = exchange
-        self.may_go_on = may_go_on
-        self._heard: deque[Event] = deque()
-
-    async def until(self, kind: type[E]) -> E:
-        """Go on to an event, with a bounded time for each message.
-
-        Raises:
-            LineLost: the other side has hung up, or the window has ended.
-            RemoteProtocolError: it broke a rule, or has another code.
-            trio.TooSlowError: it said nothing.
-        """
-        while True:
-            with trio.fail_after(limits.PAIRING_STEP_SECONDS):
-                await self.flush()
-                event = await self.hear()
-            if isinstance(event, kind):
-                return event
-
-    async def hear(self) -> Event:
-        """The next event; sends nothing."""
-        while not self._heard:
-            data = await self.line.receive()
-            if not self.may_go_on():
-                raise LineLost
-            self._heard += self.exchange.receive_untrusted(data)
-        return self._heard.popleft()
-
-    async def answer(self, accepted: bool) -> None:
-        """Tell what a person here has decided, if it can be told."""
-        self.exchange.answer(accepted)
-        with contextlib.suppress(LineLost):
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Send what is to be sent.
-
-        Raises:
-            LineLost: the other side has hung up.
-        """
-        outgoing = self.exchange.take_outgoing()
-        if outgoing:
-            await self.line.send(outgoing)
-
-
-async def _hear(meeting: Meeting, talk: _Talk) -> None:
-    """Note what the other side says about us."""
-    try:
-        event = await talk.hear()
-        if isinstance(event, Answered):
-            meeting.theirs = event.accepted
-    except (LineLost, RemoteProtocolError):
-        meeting.is_lost = True
-    meeting.wake()
-
-
-# --- entries and sentences ------------------------------------------------------------------
-
-
-def _wrong_entry(host: str, tries: int, side: str) -> Entry:
-    details: dict[str, str | int | bool] = {"address": host, "tries": tries, "side": side}
-    return Entry(type="pairing-failed", outcome="failed", details=details)
-
-
-def _declined(meeting: Meeting, why: str) -> Entry:
-    return Entry(
-        type="pairing-declined",
-        actor="node" if why in ("refused", "time") else "operator",
-        peer=meeting.met.card.facility_key,
-        outcome="refused",
-        details={"why": why, "sid": meeting.session.hex()},
-    )
-
-
-def _ended(why: str) -> NodeError:
-    if why == "tries":
-        return NodeError(
-            f"the code was tried wrongly {limits.PAIRING_TRIES} times and is dead",
-            hint="somebody guesses: see `radmesh audit show --type pairing-failed`. Let the other "
-            "side show the code, or use card files (`radmesh trust add`)",
-            code=ExitCode.REFUSED,
-        )
-    return NodeError(
-        "nobody typed the code in time",
-        hint="begin again with a new code, when the other admin is on the phone",
-        code=ExitCode.FAILED,
-    )
-
-
-def _not_confirmed(address: str) -> NodeError:
-    return NodeError(
-        f"the node at {address} did not confirm the code; nothing was changed",
-        hint="have the code read out again and compare each digit; if it is right, somebody may be "
-        "between the two nodes",
-        code=ExitCode.INTEGRITY,
-    )

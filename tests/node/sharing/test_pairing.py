@@ -13,7 +13,7 @@ from pairing_sites import GREETING, PROPOSAL, PairingSite, Stranger, sites, unti
 
 from keys.card import sign_card
 from node.errors import ExitCode, NodeError
-from node.sharing.pairing import Asked, Meeting
+from node.sharing.pairing_talk import Asked, Meeting
 from node.sharing.pairing_window import GIVE_WAY_SECONDS
 from node.sharing.peers import Terms
 from protocol import limits, messages
@@ -364,6 +364,52 @@ async def test_a_silent_caller_gives_way(tmp_path: Path) -> None:
                 assert await one.read_all() == b""
                 assert await other.read_all() == b""
             nursery.cancel_scope.cancel()
+
+
+async def _relayed(to: int, listeners: list[trio.SocketListener]) -> None:
+    """Pass each connection on to another port, as somebody in between can."""
+
+    async def carry(one: trio.SocketStream, other: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in one:
+                await other.send_all(data)
+        await other.aclose()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", to) as far, trio.open_nursery() as both:
+            both.start_soon(carry, stream, far)
+            both.start_soon(carry, far, stream)
+
+    await trio.serve_listeners(serve, listeners)
+
+
+@pytest.mark.parametrize("to", ["the right one", "a third one"])
+async def test_who_relays_a_caller_gains_nothing(tmp_path: Path, to: str) -> None:
+    """To the right node it is a wire; to a third one, which shows a code too, a wrong try."""
+    names = ("North General", "South Clinic", "Third Hospital")
+    async with sites(tmp_path, *names) as (north, south, third):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(north.show)
+            nursery.start_soon(third.show)
+            await north.has_shown()
+            await third.has_shown()
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            far = north if to == "the right one" else third
+            nursery.start_soon(_relayed, far.port, listeners)
+            relay = PairingSite.__new__(PairingSite)
+            port = listeners[0].socket.getsockname()[1]
+            relay.network = type("Relay", (), {"addresses": [f"/ip4/127.0.0.1/tcp/{port}"]})()
+            nursery.start_soon(south.call, relay, north.code)
+            if far is north:
+                assert (await south.has_met()).met.card.name == "North General"
+                assert (await north.has_met()).met.card.name == "South Clinic"
+            else:
+                assert "did not confirm the code" in str(await south.has_ended())
+                await until(lambda: third.tries == 1)
+                assert north.tries == 0
+            nursery.cancel_scope.cancel()
+        for site in (north, south, third):
+            assert site.node.peers.store.peers == ()
 
 
 # --- who is refused, and who stops ---------------------------------------------------------
