@@ -13,6 +13,7 @@ from pairing_sites import GREETING, PROPOSAL, PairingSite, Stranger, sites, unti
 
 from keys.card import sign_card
 from node.errors import ExitCode, NodeError
+from node.sharing import pairing
 from node.sharing.pairing_talk import Asked, Meeting
 from node.sharing.pairing_window import GIVE_WAY_SECONDS
 from node.sharing.peers import Terms
@@ -97,6 +98,8 @@ async def test_a_wrong_code_is_one_try_and_the_right_one_counts_after(tmp_path: 
             assert error_of(south).code is ExitCode.INTEGRITY
             assert "did not confirm the code" in error_of(south).message
             await until(lambda: north.tries == 1 and north.entries("pairing-failed"))
+            # Past the pause of its address.
+            north.clock.move(5)
             nursery.start_soon(south.call, north, north.code)
             await north.has_met()
             await south.has_met()
@@ -154,7 +157,10 @@ async def test_a_caller_learns_that_nothing_is_shown(tmp_path: Path) -> None:
         assert south.entries("pairing-failed") == []
 
 
-async def test_the_window_ends_after_ten_minutes(tmp_path: Path) -> None:
+async def test_the_window_ends_after_ten_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairing, "LOOK_SECONDS", 0.05)
     async with sites(tmp_path, "North General", "South Clinic") as (north, south):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(north.show)
@@ -383,6 +389,49 @@ async def _relayed(to: int, listeners: list[trio.SocketListener]) -> None:
     await trio.serve_listeners(serve, listeners)
 
 
+class _Relay:
+    """A port that passes what comes on to another one.
+
+    Attributes:
+        addresses: where it listens, as of a network.
+    """
+
+    def __init__(self, listeners: list[trio.SocketListener]) -> None:
+        self.listeners = listeners
+        port = listeners[0].socket.getsockname()[1]
+        self.addresses = [f"/ip4/127.0.0.1/tcp/{port}"]
+
+    def as_site(self) -> PairingSite:
+        site = PairingSite.__new__(PairingSite)
+        site.network = self  # type: ignore[assignment]
+        return site
+
+
+async def _relay() -> _Relay:
+    return _Relay(await trio.open_tcp_listeners(0, host="127.0.0.1"))
+
+
+async def test_a_line_that_breaks_leaves_each_free_to_decide(tmp_path: Path) -> None:
+    """As where a node is killed: whether the other has accepted cannot be heard."""
+    async with sites(tmp_path, "North General", "South Clinic") as (north, south):
+        relay = await _relay()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(north.show)
+            await north.has_shown()
+            async with trio.open_nursery() as wire:
+                wire.start_soon(_relayed, north.port, relay.listeners)
+                nursery.start_soon(south.call, relay.as_site(), north.code)
+                at_north, at_south = await north.has_met(), await south.has_met()
+                wire.cancel_scope.cancel()
+            await until(lambda: at_north.is_lost and at_south.is_lost)
+            await north.accept("see")
+            await south.accept()
+        for site in (north, south):
+            assert (meeting_of(site).ours, meeting_of(site).theirs) == (True, None)
+        assert north.trusts(south)
+        assert south.trusts(north)
+
+
 @pytest.mark.parametrize("to", ["the right one", "a third one"])
 async def test_who_relays_a_caller_gains_nothing(tmp_path: Path, to: str) -> None:
     """To the right node it is a wire; to a third one, which shows a code too, a wrong try."""
@@ -393,13 +442,10 @@ async def test_who_relays_a_caller_gains_nothing(tmp_path: Path, to: str) -> Non
             nursery.start_soon(third.show)
             await north.has_shown()
             await third.has_shown()
-            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            relay = await _relay()
             far = north if to == "the right one" else third
-            nursery.start_soon(_relayed, far.port, listeners)
-            relay = PairingSite.__new__(PairingSite)
-            port = listeners[0].socket.getsockname()[1]
-            relay.network = type("Relay", (), {"addresses": [f"/ip4/127.0.0.1/tcp/{port}"]})()
-            nursery.start_soon(south.call, relay, north.code)
+            nursery.start_soon(_relayed, far.port, relay.listeners)
+            nursery.start_soon(south.call, relay.as_site(), north.code)
             if far is north:
                 assert (await south.has_met()).met.card.name == "North General"
                 assert (await north.has_met()).met.card.name == "South Clinic"
@@ -415,6 +461,12 @@ async def test_who_relays_a_caller_gains_nothing(tmp_path: Path, to: str) -> Non
 # --- who is refused, and who stops ---------------------------------------------------------
 
 
+def has_heard(site: PairingSite, answer: bool) -> bool:
+    """Whether a site that waits for its person has had the other's answer."""
+    meeting = site.stages[-1].meeting
+    return meeting is not None and meeting.theirs is answer
+
+
 async def _refused(north: PairingSite, south: PairingSite, fingerprint: str = "") -> None:
     """Pair up to where a node refuses by itself."""
     async with trio.open_nursery() as nursery:
@@ -423,7 +475,7 @@ async def _refused(north: PairingSite, south: PairingSite, fingerprint: str = ""
         nursery.start_soon(south.call, north, north.code, fingerprint)
         await until(lambda: south.ended is not None)
         # Where North would still wait for a person, it hears that South has stopped.
-        await until(lambda: north.ended is not None or north.stages[-1].meeting.theirs is False)
+        await until(lambda: north.ended is not None or has_heard(north, False))
         nursery.cancel_scope.cancel()
 
 
