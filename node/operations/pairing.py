@@ -17,7 +17,7 @@ from node.operations.facility import describe_peer
 from node.operations.parameters import Nothing
 from node.reports.selection import parse_moment
 from node.setting_rows import DEFAULTS
-from node.sharing.pairing_talk import Asked, Meeting, Stage
+from node.sharing.pairing_stage import Asked, Meeting, Stage
 from node.sharing.peers import Terms
 
 PORT = int(DEFAULTS["listen"][0].split("/")[-1])

@@ -22,7 +22,8 @@ from node.clock import LOOK_SECONDS, Clock
 from node.errors import ExitCode, NodeError
 from node.network.pairing_line import Door, LineLost, PairingLine
 from node.sharing import pairing_words as words
-from node.sharing.pairing_talk import Asked, Meeting, Report, Stage, Talk, hear_answer
+from node.sharing.pairing_stage import Asked, Meeting, Report, Stage
+from node.sharing.pairing_talk import Talk, hear_answer
 from node.sharing.pairing_window import Visit, Window
 from node.sharing.peers import Peers, Terms
 from protocol import limits

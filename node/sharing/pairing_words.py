@@ -5,7 +5,8 @@ from keys.errors import KeysError
 from keys.fingerprint import matches
 from keys.trust import TrustStore
 from node.errors import ExitCode, NodeError
-from node.sharing.pairing_talk import Meeting, Talk
+from node.sharing.pairing_stage import Meeting
+from node.sharing.pairing_talk import Talk
 from node.sharing.peers import Terms
 from protocol import limits
 from protocol.log.entry import Event

@@ -17,7 +17,7 @@ from node.network.network import Network
 from node.network.sockets import parse_address
 from node.network.transport import TCP
 from node.parts import pairings_of
-from node.sharing.pairing_talk import Asked, Meeting, Stage
+from node.sharing.pairing_stage import Asked, Meeting, Stage
 from node.sharing.peers import UNBOUNDED, Terms
 from protocol.pairing import PAIR_PROTOCOL, PairingExchange
 

@@ -14,7 +14,7 @@ from pairing_sites import GREETING, PROPOSAL, PairingSite, Stranger, sites, unti
 from keys.card import sign_card
 from node.errors import ExitCode, NodeError
 from node.sharing import pairing
-from node.sharing.pairing_talk import Asked, Meeting
+from node.sharing.pairing_stage import Asked, Meeting
 from node.sharing.pairing_window import GIVE_WAY_SECONDS
 from node.sharing.peers import Terms
 from protocol import limits, messages
