@@ -32,14 +32,12 @@ class Visit:
         host: its address.
         since: when it came.
         came_before: whether its address had been inside before.
-        is_confirmed: whether it has shown that it has the code.
     """
 
     host: str
     since: float
     came_before: bool
     push_out: Callable[[], None] = field(repr=False)
-    is_confirmed: bool = False
 
 
 class Window:
@@ -130,7 +128,7 @@ class Window:
 
     def confirm(self, visit: Visit) -> None:
         """A caller has the code; all others have to go."""
-        self.is_used = visit.is_confirmed = True
+        self.is_used = True
         for other in [one for one in self._visits if one is not visit]:
             self.leave(other)
             other.push_out()
