@@ -13,6 +13,7 @@ from pairing_sites import GREETING, PROPOSAL, PairingSite, Stranger, sites, unti
 
 from keys.card import sign_card
 from node.errors import ExitCode, NodeError
+from node.network.pairing_line import LineLost
 from node.sharing import pairing
 from node.sharing.pairing_stage import Asked, Meeting
 from node.sharing.pairing_window import GIVE_WAY_SECONDS
@@ -600,6 +601,72 @@ async def test_who_goes_away_has_not_accepted_and_the_other_is_told(tmp_path: Pa
             with pytest.raises(NodeError, match="no facility waits"):
                 await south.accept()
             nursery.cancel_scope.cancel()
+
+
+class _NoPlace:
+    """A line on which the node that was called hangs up without a word."""
+
+    host = "192.0.2.1"
+
+    async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise LineLost
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_node_without_a_place_is_called_for_a_minute(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with sites(tmp_path, "South Clinic") as (south,):
+        began, calls = trio.current_time(), []
+
+        async def call(address: str) -> _NoPlace:
+            await trio.lowlevel.checkpoint()
+            calls.append(trio.current_time() - began)
+            return _NoPlace()
+
+        south.pairings._call = call  # type: ignore[assignment]
+        await south.call(south, OTHER_CODE)
+        assert error_of(south).code is ExitCode.BUSY
+        assert "has no place for us" in error_of(south).message
+        assert calls == [0, 1.5, 4.5, 10.5, 22.5, 37.5, 52.5]
+        assert south.entries("pairing-failed") == []
+
+
+async def test_a_node_that_breaks_the_rules_is_not_called_again(tmp_path: Path) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.send_all(PROPOSAL + b"\xff" * 40)
+            with contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some(4096):
+                    pass
+
+    async with sites(tmp_path, "South Clinic") as (south,), trio.open_nursery() as nursery:
+        relay = await _relay()
+        nursery.start_soon(trio.serve_listeners, serve, relay.listeners)
+        await south.call(relay.as_site(), OTHER_CODE)
+        assert error_of(south).code is ExitCode.INTEGRITY
+        assert "does not pair as it should" in error_of(south).message
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+async def test_what_is_no_node_is_a_sentence(tmp_path: Path, answer: bytes) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.send_all(answer)
+
+    async with sites(tmp_path, "South Clinic") as (south,), trio.open_nursery() as nursery:
+        relay = await _relay()
+        nursery.start_soon(trio.serve_listeners, serve, relay.listeners)
+        await south.call(relay.as_site(), OTHER_CODE)
+        assert error_of(south).code is ExitCode.UNREACHABLE
+        nursery.cancel_scope.cancel()
 
 
 async def test_there_is_one_pairing_at_a_time(tmp_path: Path) -> None:
