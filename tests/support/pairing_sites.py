@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from pairing_made import statement
+from pairing_made import OTHER_CODE, statement
 
 from keys.pake import Role
 from node.app import Node
 from node.clock import SystemClock
+from node.errors import NodeError
 from node.home import Home
 from node.network.network import Network
 from node.network.sockets import parse_address
@@ -231,3 +232,61 @@ class Stranger:
             if not data:
                 return False
             exchange.receive_untrusted(data)
+
+
+def wrong(code: str) -> str:
+    """Another code than this one."""
+    return OTHER_CODE if code != OTHER_CODE else "48291570639"
+
+
+def error_of(site: PairingSite) -> NodeError:
+    """The error with which its pairing ended."""
+    assert isinstance(site.ended, NodeError), site.ended
+    return site.ended
+
+
+def meeting_of(site: PairingSite) -> Meeting:
+    """The meeting with which its pairing ended."""
+    assert isinstance(site.ended, Meeting), site.ended
+    return site.ended
+
+
+async def relayed(to: int, listeners: list[trio.SocketListener]) -> None:
+    """Pass each connection on to another port, as somebody in between can."""
+
+    async def carry(one: trio.SocketStream, other: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in one:
+                await other.send_all(data)
+        await other.aclose()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", to) as far, trio.open_nursery() as both:
+            both.start_soon(carry, stream, far)
+            both.start_soon(carry, far, stream)
+
+    await trio.serve_listeners(serve, listeners)
+
+
+class Relay:
+    """A port that passes what comes on to another one.
+
+    Attributes:
+        addresses: where it listens, as of a network.
+    """
+
+    def __init__(self, listeners: list[trio.SocketListener]) -> None:
+        self.listeners = listeners
+        port = listeners[0].socket.getsockname()[1]
+        self.addresses = [f"/ip4/127.0.0.1/tcp/{port}"]
+
+    def as_site(self) -> PairingSite:
+        """What can be called like a site."""
+        site = PairingSite.__new__(PairingSite)
+        site.network = self  # type: ignore[assignment]
+        return site
+
+
+async def relay() -> Relay:
+    """A relay that listens; `relayed` serves it."""
+    return Relay(await trio.open_tcp_listeners(0, host="127.0.0.1"))
