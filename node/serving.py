@@ -30,6 +30,7 @@ from node.parts import (
     granting_of,
     greeting_of,
     log_queries_of,
+    pairings_of,
     receiver_of,
     reconciling_of,
     sender_of,
@@ -114,6 +115,7 @@ class Serving:
         self._node = node
         self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.pairings = pairings_of(node, transport)
         self.presence = Presence(
             node,
             {
@@ -126,6 +128,7 @@ class Serving:
             meet=self._meet,
             left=self._left,
             transport=transport,
+            door=self.pairings.door,
         )
         self.network, self.links = self.presence.network, self.presence.links
         self.announcer = announcer_of(node)

@@ -82,6 +82,10 @@ TYPES = (
     "grants-told",
     "grants-heard",
     "retention-applied",
+    "pairing-opened",
+    "pairing-closed",
+    "pairing-failed",
+    "pairing-declined",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 

@@ -207,6 +207,7 @@ def _values(pairs: Sequence[tuple[str, str | bytes]]) -> str:
 def make_blocks() -> dict[str, str]:
     """All example blocks by name."""
     import exchange_pair
+    from spec_pairing_blocks import pairing_blocks
 
     from keys import seal
     from keys.card import issue_card
@@ -341,6 +342,7 @@ def make_blocks() -> dict[str, str]:
     place = seal.KIND_BATCH.to_bytes(4, "big") + (0).to_bytes(8, "big")
     text = b" ".join([b"radmesh"] * 8)
     return {
+        **pairing_blocks(card, pair.source_key),
         "card": card.encoded.decode(),
         "identity": _values(
             [
