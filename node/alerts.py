@@ -81,6 +81,15 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         "after a restart look with `radmesh objection list` and `radmesh consent list`"
         for name in node.wishes.unwritten
     ]
+    offered = len(node.offers.waiting())
+    if offered:
+        waits = count(offered, "offer of a facility waits", "offers of facilities wait")
+        found.append(f"{waits} for a person: see `radmesh offers`")
+    found += [
+        f"{name} has ended, and that is not written yet: it is tried again while this node runs; "
+        "after a restart look with `radmesh offers`"
+        for name in node.offers.unwritten
+    ]
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(

@@ -36,6 +36,7 @@ from node.sharing.decisions import Decisions
 from node.sharing.facts import FACTS_SCHEMA, StudyFacts
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.granted import GRANTED_SCHEMA, Granted
+from node.sharing.offers import OFFERS_SCHEMA, Offers
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
@@ -100,6 +101,7 @@ class Node:
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
                 GRANTED_SCHEMA,
+                OFFERS_SCHEMA,
                 PEOPLE_SCHEMA,
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
@@ -133,6 +135,9 @@ class Node:
         )
         self.wishes = Wishes(self.database, self.audit, self.effects, self.decisions, self.clock)
         self.facts = StudyFacts(self.database, self.wishes)
+        self.offers = Offers(
+            self.database, self.effects, self.peers, self.catalog, self.facts, self.clock
+        )
         self.lately = DisclosedLately(self.audit, self.clock.now)
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
@@ -164,6 +169,7 @@ class Node:
         self.wishes.on_change = self._wishes_changed
         self.peers.before_giving = self.rules.require_two("trust")
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
+        self.offers.on_change = self._offers_changed
         self.witness_store = WitnessStore(self.database)
         self.fork_detector = ForkDetector(
             self.witness_store,
@@ -270,6 +276,12 @@ class Node:
             self.feeds.forget_peer(peer.facility_key)
             self.followed.end_peer(peer.facility_key)
             self.granted.forget(peer.facility_key)
+            self.offers.end_peer(peer.facility_key)
+
+    def _offers_changed(self, facility_key: bytes) -> None:
+        peer = self.find_peer(facility_key)
+        if peer is not None:
+            self.on_peer_change(peer)
 
     def _wishes_in_change(self, patient_id: str) -> None:
         """Derive the consequences of an objection or a consent, in its transaction."""
@@ -292,6 +304,7 @@ class Node:
                 "rule-removed": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
+                "offer-ended": self.offers.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
                 "person-removed": self.persons.make_true,
@@ -309,6 +322,7 @@ class Node:
         """
         self.recalls.forget(studies)
         self.followed.forget(studies)
+        self.offers.forget(studies)
         self.transfers.forget(studies)
 
     def record_start(self) -> None:

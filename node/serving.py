@@ -30,6 +30,7 @@ from node.parts import (
     granting_of,
     greeting_of,
     log_queries_of,
+    offering_of,
     pairings_of,
     receiver_of,
     reconciling_of,
@@ -47,6 +48,7 @@ from node.transfer.uplink import Uplink
 from protocol import messages
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Record
+from protocol.offers import OFFERS_PROTOCOL
 
 log = logging.getLogger("radmesh.serving")
 
@@ -124,6 +126,7 @@ class Serving:
                 messages.STUDY_PROTOCOL: self._serve_study,
                 messages.AUDIT_PROTOCOL: lambda stream: self.log_queries.serve(stream),
                 messages.GRANTS_PROTOCOL: self._serve_grants,
+                OFFERS_PROTOCOL: self._serve_offers,
             },
             meet=self._meet,
             left=self._left,
@@ -168,6 +171,9 @@ class Serving:
                 why_away=self.presence.why_away,
             ),
         )
+        self.offering = offering_of(
+            node, lambda peer: self._open(peer, OFFERS_PROTOCOL), self.fetcher
+        )
         self.follower = follower_of(node, self.fetcher, self.presence.peer_to_ask)
         self.announcer.in_keeping = node.followed.heard
         self.announcer.on_heard = self._heard
@@ -210,6 +216,7 @@ class Serving:
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.follower.run)
+                nursery.start_soon(self.offering.run)
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
                 nursery.start_soon(self.rereading.run)
@@ -278,7 +285,8 @@ class Serving:
             # With a card that has expired, or a contested key, a fetch waits for a newer card.
             if current is None or not current.is_trusted(now):
                 self.fetcher.cancel_peer(peer.facility_key)
-        if store.why_never("fetch", peer.facility_key, now) is not None:
+        offered = self._node.offers.rules(peer.facility_key)
+        if store.why_never("fetch", peer.facility_key, now, offered) is not None:
             self.sender.stop_peer(peer.facility_key)
         elif self._nursery is not None and self.sender.sessions(peer.facility_key):
             self._nursery.start_soon(
@@ -288,6 +296,7 @@ class Serving:
         self.witnessing.poke()
         self.announcer.announce()
         self.granting.poke()
+        self.offering.poke()
         self.follower.poke()
 
     def _heard(self, facility_key: bytes, records: Sequence[Record]) -> None:
@@ -326,6 +335,11 @@ class Serving:
     async def _serve_grants(self, stream: PeerStream) -> None:
         await self._ready.wait()
         await self.granting.serve(stream)
+
+    async def _serve_offers(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self._ready.wait()
+        await self.offering.serve(stream)
 
     async def _serve_catalog(self, stream: PeerStream) -> None:
         await self.witnessing.wait_checked(stream.peer)
@@ -370,9 +384,12 @@ class Serving:
             await self.witnessing.check(known, node_key)
         await self._ready.wait()
         async with trio.open_nursery() as nursery:
-            await self._talk(
-                node_key, lambda: nursery.start_soon(self.granting.keep_told, node_key)
-            )
+
+            def greeted() -> None:
+                nursery.start_soon(self.granting.keep_told, node_key)
+                nursery.start_soon(self.offering.keep_told, node_key)
+
+            await self._talk(node_key, greeted)
             nursery.cancel_scope.cancel()
 
     async def _talk(self, node_key: bytes, on_greeted: Callable[[], None]) -> None:

@@ -280,7 +280,7 @@ def decode_untrusted(
 def sign(message: Message, key: identity.KeyPair) -> Signed:
     """Wrap a message in its signature."""
     body = encode(message)
-    return Signed(body=body, signature=key.sign(_domain(message.TYPE), body))
+    return Signed(body=body, signature=key.sign(domain(message.TYPE), body))
 
 
 def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M:
@@ -298,12 +298,17 @@ def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M
     if not isinstance(message, expected):
         raise RemoteProtocolError("the signed message is of another type", WireCode.UNEXPECTED)
     check_signature_untrusted(
-        signer, _domain(message.TYPE), signed.body, signed.signature, message.TYPE
+        signer, domain(message.TYPE), signed.body, signed.signature, message.TYPE
     )
     return message
 
 
-def _domain(kind: str) -> bytes:
+def domain(kind: str) -> bytes:
+    """The domain of the signature of a message type.
+
+    Raises:
+        LocalProtocolError: a message of this type is not signed.
+    """
     if kind == Signed.TYPE:
         raise LocalProtocolError("a signed message is not signed again")
     return b"radmesh-" + kind.encode() + b"-v1"

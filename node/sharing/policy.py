@@ -3,13 +3,13 @@
 A peer that may not see a study is told what it would be told if there were no such study.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from keys import grants
 from keys.conditions import Facts
 from keys.grants import NO_USAGE, Answer, No, Usage, Why, Yes, explain
-from keys.rules import ON_REQUEST
+from keys.rules import ON_REQUEST, Rule
 from keys.trust import Peer, TrustStore
 from node.catalog.catalog import StudyRow
 from node.sharing.facts import StudyFacts
@@ -52,6 +52,7 @@ def decide_fetch(
     now: int,
     usage: Usage = NO_USAGE,
     unseen: Usage | None = None,
+    extra: Sequence[Rule] = (),
 ) -> Refusal | Yes:
     """Decide whether a peer may have a study, or go on receiving it.
 
@@ -66,13 +67,14 @@ def decide_fetch(
         usage: what it would have used of its limits.
         unseen: the same if there were no such study; `usage` if not given. A study that the peer
             may not see would otherwise be known by its size, from what is left of a limit.
+        extra: rules besides its own: what it was offered.
     """
     key = peer.facility_key
-    answer = store.may("fetch", key, now, facts=facts, request=asked, usage=usage)
+    answer = store.may("fetch", key, now, facts=facts, request=asked, usage=usage, extra=extra)
     if isinstance(answer, Yes):
         return answer
     told: Answer = answer
-    if not isinstance(store.may("see", key, now, facts=facts), Yes):
+    if not isinstance(store.may("see", key, now, facts=facts, extra=extra), Yes):
         absent = usage if unseen is None else unseen
         told = store.may("fetch", key, now, facts=None, request=asked, usage=absent)
     rule = answer.rule

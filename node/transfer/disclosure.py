@@ -23,6 +23,7 @@ from node.images.store import BatchStore
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
 from node.sharing.facts import StudyFacts
+from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal
 from node.sharing.refusals import Refusals
@@ -59,6 +60,7 @@ class SendingParts:
         catalog: the studies of this node.
         facts: gives the facts about them.
         lately: what each peer began to receive in the last day.
+        offers: studies that peers were offered.
         store: its batches.
         append: writes audit entries durably with one flush (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
@@ -76,6 +78,7 @@ class SendingParts:
     catalog: Catalog
     facts: StudyFacts
     lately: DisclosedLately
+    offers: Offers
     store: BatchStore
     append: Callable[[Sequence[LogEvent]], object]
     add_receipt: Callable[[bytes], str]
@@ -128,6 +131,7 @@ class Disclosure:
             owner.clock,
             peer,
             stream.peer,
+            owner.offers,
         )
         self._facts = ""
         self._disclosing = False

@@ -14,6 +14,7 @@ from keys.trust import Peer, TrustStore
 from node.catalog.catalog import Catalog
 from node.clock import Clock
 from node.sharing.facts import StudyFacts, facts_read
+from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal, decide_fetch
 from node.transfer.lately import DisclosedLately
@@ -47,6 +48,7 @@ class Right:
         clock: tells which rights count now.
         peer: who asks.
         node_key: of its node, 32 bytes, proven by the connection.
+        offers: the studies that it was offered.
 
     Attributes:
         rule: the name of the rule that decided last; "" for none.
@@ -61,11 +63,13 @@ class Right:
         clock: Clock,
         peer: Peer,
         node_key: bytes,
+        offers: Offers,
     ) -> None:
         self._catalog = catalog
         self._facts = facts
         self._peers = peers
         self._lately = lately
+        self._offers = offers
         self._clock = clock
         self._peer = peer
         self._node_key = node_key
@@ -97,13 +101,14 @@ class Right:
         """
         now = self._clock.now()
         version, store = self._catalog.version, self._peers.store
-        if self._held == (version, store, now):
+        held = (version, store, self._offers.version, now)
+        if self._held == held:
             return
         refusal = self._decide(store, request, now) or self.discarded(request.study)
         if refusal is not None:
             raise RightEnded(refusal)
         # The same answer until something changes, or the second is over.
-        self._held = (version, store, now)
+        self._held = held
 
     def alone(self) -> AbstractContextManager[object]:
         """Decide and log inside this block: no other request takes what is left of a limit."""
@@ -146,6 +151,7 @@ class Right:
             now=now,
             usage=usage,
             unseen=unseen,
+            extra=self._offers.rules(peer.facility_key),
         )
         self.rule = decided.rule
         return decided if isinstance(decided, Refusal) else None

@@ -86,14 +86,19 @@ TYPES = (
     "pairing-closed",
     "pairing-failed",
     "pairing-declined",
+    "offered",
+    "offer-heard",
+    "offer-answered",
+    "offer-ended",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
 ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
 """Types whose first subject is the person whom they are about; who asked follows it."""
 
-SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts")
-"""Facts are those of a study that decided about a request, as canonical JSON."""
+SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "message")
+"""Facts are those of a study that decided about a request, as canonical JSON; a message is what a
+person wrote with an offer."""
 
 OUTCOMES = ("success", "refused", "failed")
 

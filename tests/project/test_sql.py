@@ -28,6 +28,7 @@ OWNERS = {
     "sharing/facts.py": {"rule_key"},
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies"},
     "sharing/granted.py": {"grants_told", "grants_heard"},
+    "sharing/offers.py": {"offers"},
     "sharing/peers.py": {"peers"},
     "sharing/wishes.py": {"patient_wishes"},
     "sharing/recalls.py": {"recalls"},

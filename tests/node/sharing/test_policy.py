@@ -128,7 +128,9 @@ def test_each_reason_for_a_no_has_its_code(
 def test_clocks_may_differ_by_a_day_and_no_more(north: Node, sign: int) -> None:
     peer = SOUTH.pair(north, "see", "fetch")
     key = SOUTH.node.public
-    right = Right(north.catalog, north.facts, north.peers, north.lately, north.clock, peer, key)
+    right = Right(
+        north.catalog, north.facts, north.peers, north.lately, north.clock, peer, key, north.offers
+    )
     right.begin(exchange_pair.STUDY)
     day = CLOCK_SKEW_SECONDS * 1000
     assert right.refusal(_request(late_ms=sign * day)) is None
