@@ -81,6 +81,11 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         "after a restart look with `radmesh objection list` and `radmesh consent list`"
         for name in node.wishes.unwritten
     ]
+    requests = node.requests.all(waiting=True)
+    if requests:
+        found.append(
+            f"{count(len(requests), 'request')} of peers wait for approval: see `radmesh requests`"
+        )
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(

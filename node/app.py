@@ -40,6 +40,7 @@ from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
+from node.sharing.requests import REQUESTS_SCHEMA, Requests
 from node.sharing.studies import SharedStudies
 from node.sharing.wishes import WISHES_SCHEMA, Wishes
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
@@ -89,6 +90,7 @@ class Node:
                 CATALOG_SCHEMA,
                 FACTS_SCHEMA,
                 WISHES_SCHEMA,
+                REQUESTS_SCHEMA,
                 PEERS_SCHEMA,
                 FEEDS_SCHEMA,
                 TRANSFERS_SCHEMA,
@@ -134,6 +136,7 @@ class Node:
         self.wishes = Wishes(self.database, self.audit, self.effects, self.decisions, self.clock)
         self.facts = StudyFacts(self.database, self.wishes)
         self.lately = DisclosedLately(self.audit, self.clock.now)
+        self.requests = Requests(self.database, self.effects, self.clock, self.catalog.patients)
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
         self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
@@ -310,6 +313,7 @@ class Node:
         self.recalls.forget(studies)
         self.followed.forget(studies)
         self.transfers.forget(studies)
+        self.requests.forget(studies)
 
     def record_start(self) -> None:
         """Log that the node has started, before it does anything with peers."""

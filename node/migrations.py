@@ -135,6 +135,11 @@ def _fetches_know_who_asked(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE transfers ADD COLUMN asked_by TEXT NOT NULL DEFAULT ''")
 
 
+def _fetches_have_reasons(connection: sqlite3.Connection) -> None:
+    """A fetch tells its sources why somebody asks."""
+    connection.execute("ALTER TABLE transfers ADD COLUMN reason TEXT NOT NULL DEFAULT ''")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -148,6 +153,7 @@ NODE_MIGRATIONS = (
     Migration("no statement that only SQLite knows", _no_statement_of_sqlite_alone),
     Migration("people of the group have roles", _people_are_listed),
     Migration("who asked for a fetch", _fetches_know_who_asked),
+    Migration("why somebody asked for a fetch", _fetches_have_reasons),
 )
 """The steps of `node.db`."""
 

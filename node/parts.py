@@ -91,6 +91,7 @@ def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) ->
         catalog=node.catalog,
         facts=node.facts,
         lately=node.lately,
+        requests=node.requests,
         store=node.store,
         append=node.audit.append_many,
         add_receipt=take_receipt,

@@ -254,6 +254,16 @@ RETENTION = (
         tables=("patient_wishes",),
     ),
     Kept(
+        name="requests",
+        holds="requests of peers that a person had to approve: study, and until it is over who"
+        " asked and why",
+        place="node.db",
+        purpose="to have somebody decide, and to let one transfer go on",
+        readers="people of the facility with the role look, approve or admin",
+        kept="until openings of the study are erased",
+        tables=("requests",),
+    ),
+    Kept(
         name="people",
         holds="people of the facility: name, user of the machine, roles, and what they proposed",
         place="node.db",

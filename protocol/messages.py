@@ -122,7 +122,8 @@ class Request(Message):
 
     `time` is milliseconds since the epoch, UTC. `stat`: the request is urgent and goes
     before the source's routine transfers. `whole`: the recipient holds nothing of the
-    study, so all batches may follow the manifest without `want`.
+    study, so all batches may follow the manifest without `want`. `person`, `role` and `reason`:
+    who asks, in which role, and why in that person's words, by the word of this node.
     """
 
     TYPE: ClassVar[str] = "request"
@@ -134,6 +135,9 @@ class Request(Message):
     time: int = number()
     stat: bool = flag(default=False)
     whole: bool = flag(default=False)
+    person: str | None = text(128, optional=True)
+    role: str | None = text(64, optional=True)
+    reason: str | None = text(500, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,8 @@ SELECT value FROM openings WHERE kind = 'study' AND entry IN (
 OF_PATIENT = f"""(
     ({_IS_PATIENT})
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
-    OR (kind IN ('instance', 'facts') AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
+    OR (kind IN ('instance', 'facts', 'asker') AND entry IN (
+        SELECT entry FROM openings WHERE {_IS_PATIENT}))
     OR (kind = 'facts' AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value IN ({STUDIES_OF_PATIENT})))
 )"""
@@ -56,7 +57,7 @@ OF_PATIENT = f"""(
 
 OF_STUDY = """(
     (kind = 'study' AND value = ?1)
-    OR (kind IN ('patient', 'instance', 'facts') AND entry IN (
+    OR (kind IN ('patient', 'instance', 'facts', 'asker') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
 )"""
 """SQL: whether an opening names the study ?1, its patient, an instance or what decided."""

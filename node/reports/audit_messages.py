@@ -90,6 +90,9 @@ EVENTS: dict[str, Meaning] = {
     "objection-ended": Meaning(event="110113", kind="110135", action="U"),
     "consent-added": Meaning(event="110113", kind="110135", action="U"),
     "consent-ended": Meaning(event="110113", kind="110135", action="U"),
+    "approval-asked": Meaning(event="110113", kind="110147"),
+    "approved": Meaning(event="110113", kind="110147"),
+    "denied": Meaning(event="110113", kind="110147", outcome=MINOR_FAILURE),
     "trust-revoked": Meaning(event="110114", kind="110123"),
     "pairing-opened": Meaning(event="110113", kind="110136", action="U"),
     "pairing-closed": Meaning(event="110113", kind="110136", action="U"),
@@ -252,7 +255,7 @@ def audit_messages(
             is_open=subject.value is not None,
         )
         for subject in record.subjects
-        if subject.kind not in ("person", "facts")
+        if subject.kind not in ("person", "facts", "asker")
     ]
     others = _others(record, facilities, about)
     if record.type in ABOUT_PERSONS:

@@ -26,6 +26,7 @@ from node.sharing.facts import StudyFacts
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal
 from node.sharing.refusals import Refusals
+from node.sharing.requests import Requests
 from node.transfer.lately import DisclosedLately
 from node.transfer.right import Right, RightEnded
 from node.transfer.sessions import StudyStream, TransferRefused
@@ -59,6 +60,7 @@ class SendingParts:
         catalog: the studies of this node.
         facts: gives the facts about them.
         lately: what each peer began to receive in the last day.
+        requests: what people here are asked, and have approved.
         store: its batches.
         append: writes audit entries durably with one flush (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
@@ -76,6 +78,7 @@ class SendingParts:
     catalog: Catalog
     facts: StudyFacts
     lately: DisclosedLately
+    requests: Requests
     store: BatchStore
     append: Callable[[Sequence[LogEvent]], object]
     add_receipt: Callable[[bytes], str]
@@ -125,6 +128,7 @@ class Disclosure:
             owner.facts,
             owner.peers,
             owner.lately,
+            owner.requests,
             owner.clock,
             peer,
             stream.peer,
@@ -204,6 +208,9 @@ class Disclosure:
         """The manifest, or a refusal; on return the log says which of them the peer gets."""
         self._right.begin(request.study)
         refusal, manifest = self._right.refusal(request), None
+        if refusal is not None and refusal.code is WireCode.WAITING:
+            self._owner.requests.note(self._peer.facility_key, request, refusal.rule)
+            return refusal
         kind = "urgent-request" if request.stat else "request"
         if refusal is not None and not self._owner.budgets.take(self._peer.facility_key, kind):
             # The peer may ask again later; this is not logged.
@@ -226,6 +233,9 @@ class Disclosure:
             refusal = (
                 refusal or self._right.refusal(request) or self._right.discarded(request.study)
             )
+            if refusal is not None and refusal.code is WireCode.WAITING:
+                # An approval ended just now; the peer asks again.
+                return refusal
             if refusal is not None:
                 refused = self._entry("refused", outcome="refused", why=refusal.reason)
                 self._is_logged = self._owner.refusals.log(
@@ -406,6 +416,9 @@ class Disclosure:
         digest = self._owner.add_receipt(signed)
         disclosed = self._entry("disclosed", manifest)
         self._owner.append([disclosed, self._entry("receipt", manifest, receipt=digest)])
+        request = self._end.request
+        if request is not None:
+            self._owner.requests.used(self._peer.facility_key, request.transfer)
 
     def _entry(
         self,

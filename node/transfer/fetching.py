@@ -201,6 +201,7 @@ class Fetcher:
         stat: bool = False,
         follow: bool = True,
         wanted_root: bytes = b"",
+        reason: str = "",
     ) -> Transfer:
         """Start a fetch, or join the one that is under way.
 
@@ -213,6 +214,7 @@ class Fetcher:
                 that its sources know.
             follow: whether new instances are fetched for a day when it is complete.
             wanted_root: of a follow-up, the content that the peer has announced.
+            reason: why, in the words of the person who asks; the sources are told.
         """
         transfer = self._transfers.find_incoming(study, peer.facility_key, only_peer=only_peer)
         if transfer is not None:
@@ -228,6 +230,7 @@ class Fetcher:
                 stat=stat,
                 follow=follow,
                 follow_up=bool(wanted_root),
+                reason=reason,
             )
             transfer.wanted_root = wanted_root
             await self._transfers.enter(transfer, TransferState.WAITING)

@@ -86,14 +86,18 @@ TYPES = (
     "pairing-closed",
     "pairing-failed",
     "pairing-declined",
+    "approval-asked",
+    "approved",
+    "denied",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
 ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
 """Types whose first subject is the person whom they are about; who asked follows it."""
 
-SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts")
-"""Facts are those of a study that decided about a request, as canonical JSON."""
+SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker")
+"""Facts are those of a study that decided about a request, as canonical JSON. An asker is who asks
+at the other side, by its word: name, role and reason, with `^^^` between them."""
 
 OUTCOMES = ("success", "refused", "failed")
 

@@ -29,6 +29,7 @@ OWNERS = {
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies"},
     "sharing/granted.py": {"grants_told", "grants_heard"},
     "sharing/peers.py": {"peers"},
+    "sharing/requests.py": {"requests"},
     "sharing/wishes.py": {"patient_wishes"},
     "sharing/recalls.py": {"recalls"},
     "transfer/transfers.py": {"transfers"},

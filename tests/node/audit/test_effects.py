@@ -34,7 +34,7 @@ from node.home import Home
 from node.operations import OPERATIONS, Call
 from node.people.acts import LIFE_MS
 from node.sharing.endings import Endings
-from protocol.messages import Record
+from protocol.messages import Record, Request
 from protocol.recalls import WRONG_WORKLIST
 
 NOW = SYSTEM_CLOCK.now()
@@ -109,6 +109,23 @@ def _rules(node: Node) -> object:
 
 def _wishes(node: Node, kind: str) -> object:
     return [(one.number, one.identity, one.uses, bool(one.ended)) for one in node.wishes.all(kind)]
+
+
+def _ask(node: Node) -> object:
+    request = Request(
+        transfer=bytes(16),
+        source=node.keys.node.public,
+        study=STUDY,
+        purpose="treatment",
+        ephemeral=bytes(32),
+        time=node.clock.now_ms(),
+        person="Dr. B. Beispiel",
+    )
+    return node.requests.note(SOUTH.key, request, "rule 1")
+
+
+def _states(node: Node) -> object:
+    return [(one.number, one.state) for one in node.requests.all()]
 
 
 def _prepare_aside(node: Node) -> None:
@@ -204,6 +221,9 @@ CHANGES = [
         lambda node: _wishes(node, "consent"),
         cuts=True,
     ),
+    Change("approval-asked", lambda node: _ask(node), _states),
+    Change("approved", lambda node: node.requests.approve(1), _states),
+    Change("denied", lambda node: node.requests.deny(1, "no"), _states),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -297,6 +317,8 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             _prepare_recall(node)
         elif change.kind in ("objection-ended", "consent-ended"):
             node.wishes.add(change.kind.partition("-")[0], "PAT1", "", b"", "all")
+        elif change.kind in ("approved", "denied"):
+            _ask(node)
         elif change.kind == "rule-removed":
             _add_rule(node, "allow fetch modality=CT")
             _add_rule(node, "deny fetch modality=MG")

@@ -105,6 +105,7 @@ def _new_right(node: Node) -> Right:
         node.facts,
         node.peers,
         node.lately,
+        node.requests,
         node.clock,
         peer,
         SOUTH.node.public,
