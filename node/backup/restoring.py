@@ -12,8 +12,7 @@ from pathlib import Path
 
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError
-from keys.identity import KeyPair
-from keys.keyfile import decode_key
+from keys.keyfile import ROLES, read_key_file
 from keys.sealed_files import open_files_untrusted
 from node.backup import layout
 from node.backup.batches import Batches
@@ -21,7 +20,6 @@ from node.durable import disk_error, sync_directory, sync_open, write_whole
 from node.errors import ExitCode, NodeError
 from node.fsck.check import Report, check_home
 from node.fsck.findings import CannotCheck, Finding
-from node.home import ROLES
 from node.making import make_whole
 
 _FOLDERS = ("keys", "store", "incoming", "arrivals", "quarantine", "audit")
@@ -184,10 +182,10 @@ def _write_keys(folder: Path, keys: Mapping[str, bytes]) -> None:
     card = parse_card_untrusted((folder / "card").read_bytes())
     for role, data in keys.items():
         try:
-            pair = decode_key(role, data)
+            public = read_key_file(role, data).public
         except KeysError as error:
             raise NodeError(f"the {role} key: {error}", code=ExitCode.INTEGRITY) from error
-        if not _is_of(card, role, pair):
+        if not _is_of(card, role, public):
             raise NodeError(
                 f"the {role} key is not the one that the card of this backup names",
                 hint="give the keys of that time: of the same backup, or before they were replaced",
@@ -196,14 +194,14 @@ def _write_keys(folder: Path, keys: Mapping[str, bytes]) -> None:
         write_whole(folder / "keys" / role, data, mode=0o600)
 
 
-def _is_of(card: Card, role: str, pair: KeyPair) -> bool:
+def _is_of(card: Card, role: str, public: bytes) -> bool:
     named = {
         "facility": card.facility_key,
         "node": card.node_key,
         "log": card.log_key,
         "witness": card.witness_key,
     }
-    return named.get(role) == pair.public
+    return named.get(role) == public
 
 
 def _copy_batches(

@@ -6,19 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keys.sealed_files import KEY_BYTES, SALT_BYTES
 from node.errors import ExitCode, NodeError
 from node.operations import parameters
 from node.operations.base import Call, Operation, Result
 from node.operations.images import run_work
-
-
-@dataclass(frozen=True, repr=False)
-class Sealing:
-    """A key of 32 bytes and a salt of 16 (hex) that seal the private keys. Has no repr."""
-
-    key: str
-    salt: str
+from node.operations.wrapping import Sealing, wrapping_of
 
 
 @dataclass(frozen=True)
@@ -31,10 +23,13 @@ class Backup:
 
 async def backup(call: Call, asked: Backup) -> Result:
     """Write a backup into a folder of backups."""
-    from node.backup.saving import Stopped, save
+    from node.backup.saving import Seal, Stopped, save
 
     directory = Path(asked.directory)
-    seal = _seal(asked.seal)
+    seal = None
+    if asked.seal is not None:
+        wrapping = wrapping_of(asked.seal)
+        seal = Seal(wrapping.key, wrapping.cost.salt)
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:
         try:
@@ -60,19 +55,6 @@ async def backup(call: Call, asked: Backup) -> Result:
     }
 
 
-def _seal(given: Sealing | None) -> Any:
-    from node.backup.saving import Seal
-
-    if given is None:
-        return None
-    try:
-        seal = Seal(bytes.fromhex(given.key), bytes.fromhex(given.salt))
-    except ValueError:
-        seal = Seal(b"", b"")
-    if (len(seal.key), len(seal.salt)) != (KEY_BYTES, SALT_BYTES):
-        # The error must not contain the value, which opens the keys.
-        raise NodeError("the parameter seal is malformed", code=ExitCode.USAGE)
-    return seal
-
-
-OPERATIONS = (Operation("backup", Backup, backup, writes=True, local_only=True),)
+OPERATIONS = (
+    Operation("backup", Backup, backup, writes=True, local_only=True, without_private_keys=True),
+)

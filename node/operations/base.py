@@ -66,6 +66,8 @@ class Operation(Generic[P]):
             machine or a secret, or erases openings.
         needs_network: whether the node must be serving.
         without_log_key: whether it works on a home whose log key is lost.
+        without_private_keys: whether it works on a home whose keys stay sealed; so does
+            each operation that only reads.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Operation(Generic[P]):
     local_only: bool = False
     needs_network: bool = False
     without_log_key: bool = False
+    without_private_keys: bool = False
 
     async def answer(self, call: Call, given: dict[str, Any]) -> Result:
         """Read the parameters and run the operation.
