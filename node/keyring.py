@@ -84,7 +84,8 @@ class Keyring:
         wrappings: dict[Cost, Wrapping] = {}
         if self.wrapping is not None:
             wrappings[self.wrapping.cost] = self.wrapping
-        pairs = {role: self._open(file, wrappings) for role, file in files.items()}
+        # The facility key last: it alone may have a passphrase of its own.
+        pairs = {role: self._open(files[role], wrappings) for role in ROLES[::-1] if role in files}
         # A facility key that somebody put here may be under a salt of its own.
         own = next((files[role].cost for role in ROLES[1:] if role in files), None)
         self.wrapping = None if own is None else wrappings[own]
@@ -123,8 +124,7 @@ class Keyring:
                 hint="a facility key with a passphrase of its own comes back with `radmesh keys "
                 "import-facility`"
                 if file.role == "facility"
-                else "give the right one; `radmesh restore` and docs/recovery.md help when it is "
-                "lost",
+                else "give the right one; docs/recovery.md says what to do when it is lost",
                 code=ExitCode.PASSPHRASE,
             ) from error
         except KeysError as error:

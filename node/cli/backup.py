@@ -39,7 +39,8 @@ def backup(session: Session, directory: Path, with_keys: bool, passphrase_fd: in
     seal = None
     if with_keys:
         passphrase = passphrases.new("passphrase of the keys in the backup", passphrase_fd)
-        seal = passphrases.wrapping_of(passphrase)
+        wrapping = passphrases.wrapping_of(passphrase)
+        seal = {"key": wrapping["key"], "salt": wrapping["salt"]}
     with ProgressBar("copying") as bar:
         saved = session.call(
             "backup",

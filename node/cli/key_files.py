@@ -189,7 +189,7 @@ def shares(session: Session, facility_key: Path | None, facility_passphrase_fd: 
         for start in range(0, len(words), 6):
             output.say("  " + " ".join(words[start : start + 6]))
     output.say()
-    output.say("two shares together are the facility: `radmesh keys from-shares FILE` joins them.")
+    output.say("two shares together are the facility: see `radmesh keys from-shares`.")
 
 
 @click.command("from-shares")

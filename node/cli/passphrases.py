@@ -131,10 +131,16 @@ def derived(passphrase: str) -> "Wrapping":
     return derive(passphrase, usual_cost(nacl.utils.random(SALT_BYTES)))
 
 
-def wrapping_of(passphrase: str) -> dict[str, str]:
+def wrapping_of(passphrase: str) -> dict[str, str | int]:
     """What a new passphrase gives, as the parameter of an operation.
 
     The node never learns the passphrase itself.
     """
     wrapping = derived(passphrase)
-    return {"key": wrapping.key.hex(), "salt": wrapping.cost.salt.hex()}
+    cost = wrapping.cost
+    return {
+        "key": wrapping.key.hex(),
+        "salt": cost.salt.hex(),
+        "passes": cost.passes,
+        "memory": cost.memory_bytes,
+    }

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keys.passphrase import KEY_BYTES, SALT_BYTES
 from node.errors import ExitCode, NodeError
 from node.operations import parameters
 from node.operations.base import Call, Operation, Result
 from node.operations.images import run_work
-from node.operations.wrapping import Sealing, wrapping_of
+
+
+@dataclass(frozen=True, repr=False)
+class BackupSeal:
+    """A key of 32 bytes and a salt of 16 (hex) that seal the private keys. Has no repr."""
+
+    key: str
+    salt: str
 
 
 @dataclass(frozen=True)
@@ -18,18 +26,17 @@ class Backup:
     """Parameters of `backup`."""
 
     directory: parameters.Path
-    seal: Sealing | None = None
+    seal: BackupSeal | None = None
 
 
 async def backup(call: Call, asked: Backup) -> Result:
     """Write a backup into a folder of backups."""
-    from node.backup.saving import Seal, Stopped, save
+    from node.backup.saving import Stopped, save
 
     directory = Path(asked.directory)
     seal = None
     if asked.seal is not None:
-        wrapping = wrapping_of(asked.seal)
-        seal = Seal(wrapping.key, wrapping.cost.salt)
+        seal = _seal(asked.seal)
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:
         try:
@@ -53,6 +60,19 @@ async def backup(call: Call, asked: Backup) -> Result:
         "missing": list(saved.missing),
         "with_keys": saved.with_keys,
     }
+
+
+def _seal(given: BackupSeal) -> Any:
+    from node.backup.saving import Seal
+
+    try:
+        seal = Seal(bytes.fromhex(given.key), bytes.fromhex(given.salt))
+    except ValueError:
+        seal = Seal(b"", b"")
+    if (len(seal.key), len(seal.salt)) != (KEY_BYTES, SALT_BYTES):
+        # The error must not contain the value, which opens the keys.
+        raise NodeError("the parameter seal is malformed", code=ExitCode.USAGE)
+    return seal
 
 
 OPERATIONS = (
