@@ -37,6 +37,8 @@ DOCUMENTS = [
 WITH_COMMANDS = [
     ROOT / "README.md",
     DOCS / "operations.md",
+    DOCS / "install.md",
+    DOCS / "recovery.md",
     DOCS / "auditing.md",
     ROOT / "CHANGELOG.md",
 ]
