@@ -78,6 +78,7 @@ class Home:
     ) -> None:
         self.path = path.absolute()
         self.clock = clock
+        self.ask = ask
         self.config_path = self.path / "config.toml"
         self.card_path = self.path / "card"
         self.keys_path = self.path / "keys"

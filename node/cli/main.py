@@ -20,6 +20,7 @@ from node.cli import (
     check,
     demo,
     discard,
+    drill,
     keys,
     output,
     pending,
@@ -101,6 +102,7 @@ for command in (
     backup.backup,
     backup.restore,
     check.check,
+    drill.drill,
     demo.demo,
 ):
     radmesh.add_command(command)
