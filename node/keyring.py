@@ -45,6 +45,7 @@ class Keyring:
     Attributes:
         wrapping: seals the key files of this home; None while they are not sealed, or not
             opened yet.
+        adopted: keys that are used instead of their files, by role.
     """
 
     def __init__(self, folder: Path, ask: Ask = nobody_to_ask) -> None:
@@ -52,15 +53,19 @@ class Keyring:
         self._ask = ask
         self._passphrase: str | None = None
         self.wrapping: Wrapping | None = None
+        self.adopted: dict[str, KeyPair] = {}
 
     def files(self) -> dict[str, KeyFile]:
-        """The key files that are there, by role; sealed ones stay sealed.
+        """The key files that are there, by role; sealed ones stay sealed. Those in whose place
+        another key was adopted are left out.
 
         Raises:
             NodeError: one of them is damaged or cannot be read.
         """
         found = {}
         for role in ROLES:
+            if role in self.adopted:
+                continue
             try:
                 found[role] = read_key_file(role, (self._folder / role).read_bytes())
             except FileNotFoundError:
@@ -86,10 +91,18 @@ class Keyring:
             wrappings[self.wrapping.cost] = self.wrapping
         # The facility key last: it alone may have a passphrase of its own.
         pairs = {role: self._open(files[role], wrappings) for role in ROLES[::-1] if role in files}
+        pairs |= self.adopted
         # A facility key that somebody put here may be under a salt of its own.
         own = next((files[role].cost for role in ROLES[1:] if role in files), None)
         self.wrapping = None if own is None else wrappings[own]
         return pairs
+
+    def adopt(self, pairs: Mapping[str, KeyPair]) -> None:
+        """Use these keys, by role, instead of files that are lost or that nobody can open.
+
+        The next change of the passphrase writes them.
+        """
+        self.adopted = dict(pairs)
 
     def sealed_all(self) -> dict[str, KeyPair]:
         """The keys that are there, by role; sealed ones with their public half alone."""

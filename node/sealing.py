@@ -39,7 +39,8 @@ def reseal(home: Home, audit: AuditLog, keys: Keys, wrapping: Wrapping | None) -
             hint="start the node anew, which finishes or undoes it, then try again",
             code=ExitCode.DISK,
         )
-    how = "plain" if wrapping is None else "resealed" if home.keyring.is_sealed else "sealed"
+    was_sealed = home.keyring.is_sealed or bool(home.keyring.adopted)
+    how = "plain" if wrapping is None else "resealed" if was_sealed else "sealed"
     event = Event(type="keys-sealed", actor="operator", details={"how": how})
     index = None
     try:
@@ -51,6 +52,7 @@ def reseal(home: Home, audit: AuditLog, keys: Keys, wrapping: Wrapping | None) -
         index = audit.append(event)
         rename(making, home.sealing_path)
         home.keyring.wrapping = wrapping
+        home.keyring.adopted = {}
         finish(home)
     except OSError as error:
         if index is not None and not home.sealing_path.exists():
@@ -93,6 +95,6 @@ def _pairs(home: Home, keys: Keys) -> dict[str, KeyPair]:
     pairs: dict[str, KeyPair] = {}
     for role in ROLES:
         pair = getattr(keys, role)
-        if pair is not None and home.has_key(role):
+        if pair is not None and (home.has_key(role) or role in home.keyring.adopted):
             pairs[role] = pair
     return pairs

@@ -89,7 +89,7 @@ def run_offline(
     with open_node(
         home,
         log_key_may_be_lost=chosen.without_log_key,
-        keys_may_stay_sealed=not chosen.writes or chosen.without_private_keys,
+        keys_may_stay_sealed=not chosen.needs_private_keys(parameters),
     ) as node:
         try:
             result = trio.run(main, node)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nacl.utils
 
-from keys.keyfile import ROLES
+from keys.keyfile import ROLES, encode_key
 from keys.sealed_files import NONCE_BYTES, seal_files
 from node.app import Node
 from node.audit.files import frame
@@ -262,11 +262,11 @@ def _write_log(node: Node, path: Path, size: int) -> None:
 
 
 def _sealed_keys(node: Node, seal: Seal) -> bytes:
-    files = {
-        role: (node.home.keys_path / role).read_text("ascii")
-        for role in ROLES
-        if node.home.has_key(role)
-    }
+    pairs = {role: getattr(node.keys, role) for role in ROLES if node.home.has_key(role)}
+    # Opened: so the passphrase of the backup is a second way to the keys of a sealed home.
+    files = {role: encode_key(role, pair).decode() for role, pair in pairs.items() if pair}
+    if node.home.keyring.is_sealed:
+        files[layout.WERE_SEALED] = "yes"
     return seal_files(seal.key, seal.salt, nacl.utils.random(NONCE_BYTES), files)
 
 

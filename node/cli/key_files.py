@@ -80,15 +80,23 @@ def read_facility_key(file: Path | None, descriptor: int | None) -> dict[str, st
 
 @click.command()
 @_new_passphrase
+@click.option(
+    "--lost",
+    is_flag=True,
+    help="The passphrase of today is lost: take the keys that the running node has.",
+)
 @json_option
 @pass_session
-def seal(session: Session, new_passphrase_fd: int | None) -> None:
+def seal(session: Session, new_passphrase_fd: int | None, lost: bool) -> None:
     """Put the private keys under a passphrase, or under another one.
 
     The node then needs it at each start, see `radmesh --passphrase-fd`. A running node goes
     on. Older backups keep the keys as they were.
     """
-    _prove_passphrase(session)
+    if lost:
+        _require_running(session)
+    else:
+        _prove_passphrase(session)
     passphrase = passphrases.new("new passphrase of the keys", new_passphrase_fd)
     wrapping = passphrases.wrapping_of(passphrase)
     sealed = session.call("keys.seal", {"seal": wrapping})
@@ -119,6 +127,71 @@ def _prove_passphrase(session: Session) -> None:
     session.require_home()
     if session.socket_path is None and is_running(session.home().socket_path):
         session.home().keyring.open_all()
+
+
+def _require_running(session: Session) -> None:
+    from node.api.client import is_running
+
+    session.require_home()
+    if session.socket_path is None and not is_running(session.home().socket_path):
+        raise NodeError(
+            "the node of this home is not running, so nobody has its keys",
+            hint="`radmesh keys restore` takes them from a backup; see docs/recovery.md",
+            code=ExitCode.BUSY,
+        )
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--backup-passphrase-fd",
+    type=click.IntRange(min=0),
+    metavar="NUMBER",
+    help="Read the passphrase of the backup from this file descriptor.",
+)
+@json_option
+@pass_session
+def restore(session: Session, directory: Path, backup_passphrase_fd: int | None) -> None:
+    """Take the keys of this home from the newest backup in DIRECTORY that was made with keys.
+
+    For a stopped node whose keys nobody can open any more, or whose key files are damaged.
+    Keys that were sealed are then under the passphrase of the backup. All else in the home
+    stays as it is.
+    """
+    from keys.keyfile import decode_key
+    from node.api.client import is_running
+    from node.backup import restoring
+
+    home = session.home()
+    home.require()
+    if is_running(home.socket_path):
+        raise NodeError(
+            "the node of this home is running and has its keys",
+            hint="`radmesh keys seal --lost` puts them under a new passphrase",
+            code=ExitCode.BUSY,
+        )
+    found = restoring.find_backup(Path.cwd() / directory, with_keys=True)
+    passphrase = passphrases.read("passphrase of the keys in the backup", backup_passphrase_fd)
+    files, were_sealed = restoring.open_plain_keys(found, passphrase)
+    home.keyring.adopt(
+        {
+            role: decode_key(role, data)
+            for role, data in files.items()
+            # A facility key that was taken off the machine does not come back by this.
+            if role != "facility" or home.has_key(role)
+        }
+    )
+    if were_sealed:
+        seal = passphrases.wrapping_of(passphrase)
+        kept = session.call("keys.seal", {"seal": seal})
+    else:
+        kept = session.call("keys.unseal")
+    if session.as_json:
+        output.emit_json({"backup": str(found), **kept})
+        return
+    output.say(f"took the keys from the backup {found}: {', '.join(kept['roles'])}")
+    if were_sealed:
+        output.say("they are under the passphrase of the backup; `radmesh keys seal` changes it")
 
 
 @click.command("export-facility")

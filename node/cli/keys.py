@@ -119,6 +119,7 @@ def _report(session: Session, changed: dict[str, Any]) -> None:
 for command in (
     key_files.seal,
     key_files.unseal,
+    key_files.restore,
     key_files.export_facility,
     key_files.import_facility,
     key_files.shares,

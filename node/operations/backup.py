@@ -76,5 +76,13 @@ def _seal(given: BackupSeal) -> Any:
 
 
 OPERATIONS = (
-    Operation("backup", Backup, backup, writes=True, local_only=True, without_private_keys=True),
+    Operation(
+        "backup",
+        Backup,
+        backup,
+        writes=True,
+        local_only=True,
+        without_private_keys=True,
+        private_keys_with="seal",
+    ),
 )

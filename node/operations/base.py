@@ -68,6 +68,7 @@ class Operation(Generic[P]):
         without_log_key: whether it works on a home whose log key is lost.
         without_private_keys: whether it works on a home whose keys stay sealed; so does
             each operation that only reads.
+        private_keys_with: a parameter with which it needs the private keys after all, or "".
     """
 
     name: str
@@ -78,6 +79,13 @@ class Operation(Generic[P]):
     needs_network: bool = False
     without_log_key: bool = False
     without_private_keys: bool = False
+    private_keys_with: str = ""
+
+    def needs_private_keys(self, given: dict[str, Any]) -> bool:
+        """Whether a call with these parameters needs the private keys."""
+        if self.private_keys_with and given.get(self.private_keys_with) is not None:
+            return True
+        return self.writes and not self.without_private_keys
 
     async def answer(self, call: Call, given: dict[str, Any]) -> Result:
         """Read the parameters and run the operation.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keys import passphrase
+from keys import passphrase, sealed_files
 from keys.passphrase import Cost, Wrapping, derive
 from node.home import Home
 from node.keyring import Ask
@@ -15,8 +15,9 @@ OTHER_WORDS = "some other four words"
 
 def cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let new passphrases in this process cost little; files say what theirs cost."""
-    monkeypatch.setattr(passphrase, "PASSES", 1)
-    monkeypatch.setattr(passphrase, "MEMORY_BYTES", 8192)
+    for module in (passphrase, sealed_files):
+        monkeypatch.setattr(module, "PASSES", 1)
+        monkeypatch.setattr(module, "MEMORY_BYTES", 8192)
 
 
 def wrapping_of(words: str, salt: int = 1) -> Wrapping:
