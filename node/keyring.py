@@ -51,7 +51,7 @@ class Keyring:
     def __init__(self, folder: Path, ask: Ask = nobody_to_ask) -> None:
         self._folder = folder
         self._ask = ask
-        self._passphrase: str | None = None
+        self._wrappings: dict[Cost, Wrapping] = {}
         self.wrapping: Wrapping | None = None
         self.adopted: dict[str, KeyPair] = {}
 
@@ -86,15 +86,15 @@ class Keyring:
             NodeError: a file is damaged, or the passphrase is wrong or missing.
         """
         files = self.files()
-        wrappings: dict[Cost, Wrapping] = {}
+        asked: list[str] = []
         if self.wrapping is not None:
-            wrappings[self.wrapping.cost] = self.wrapping
+            self._wrappings[self.wrapping.cost] = self.wrapping
         # The facility key last: it alone may have a passphrase of its own.
-        pairs = {role: self._open(files[role], wrappings) for role in ROLES[::-1] if role in files}
+        pairs = {role: self._open(files[role], asked) for role in ROLES[::-1] if role in files}
         pairs |= self.adopted
         # A facility key that somebody put here may be under a salt of its own.
         own = next((files[role].cost for role in ROLES[1:] if role in files), None)
-        self.wrapping = None if own is None else wrappings[own]
+        self.wrapping = None if own is None else self._wrappings[own]
         return pairs
 
     def adopt(self, pairs: Mapping[str, KeyPair]) -> None:
@@ -123,15 +123,18 @@ class Keyring:
         """
         return read_key_file(role, data).open(self.wrapping)
 
-    def _open(self, file: KeyFile, wrappings: dict[Cost, Wrapping]) -> KeyPair:
+    def _open(self, file: KeyFile, asked: list[str]) -> KeyPair:
+        """Open a file; `asked` holds the passphrase once it was asked for."""
         try:
-            if file.cost is not None and file.cost not in wrappings:
-                if self._passphrase is None:
-                    self._passphrase = self._ask()
-                wrappings[file.cost] = derive(self._passphrase, file.cost)
-            return file.open(wrappings.get(file.cost) if file.cost is not None else None)
+            if file.cost is None:
+                return file.open()
+            if file.cost not in self._wrappings:
+                if not asked:
+                    asked.append(self._ask())
+                self._wrappings[file.cost] = derive(asked[0], file.cost)
+            return file.open(self._wrappings[file.cost])
         except WrongPassphrase as error:
-            self._passphrase = None
+            self._wrappings.clear()
             raise NodeError(
                 str(error),
                 hint="a facility key with a passphrase of its own comes back with `radmesh keys "

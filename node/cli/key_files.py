@@ -121,11 +121,11 @@ def unseal(session: Session) -> None:
 
 
 def _prove_passphrase(session: Session) -> None:
-    """Have the passphrase of today given, where a running node would not ask for it."""
-    from node.api.client import is_running
-
+    """Have the passphrase of today given, before a new one is asked for; a running node would
+    not ask for it at all."""
     session.require_home()
-    if session.socket_path is None and is_running(session.home().socket_path):
+    # A change that was cut short is finished first, when the home is opened.
+    if session.socket_path is None and not session.home().sealing_path.exists():
         session.home().keyring.open_all()
 
 

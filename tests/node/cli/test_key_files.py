@@ -73,6 +73,11 @@ def test_a_session_with_sealed_keys(north: Terminal) -> None:
         "in the open, mode 0600: facility, node, log, witness",
     ]
     assert not Home(north.home).keyring.is_sealed
+    # And an auditor's verifier reads the entries.
+    bundle = str(north.home.parent / "bundle")
+    assert north.run("audit", "export", bundle).code == 0
+    own = Home(north.home).read_card().fingerprint
+    assert north.run("audit", "verify", bundle, "--facility", own).code == 0
 
 
 def test_a_home_is_made_with_a_passphrase(terminal: Terminal) -> None:
