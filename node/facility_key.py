@@ -1,7 +1,7 @@
 """The facility key out of the home, into a sealed file, and back.
 
 Moving it out: the new file, sealed; the file read back and opened; the entry; the old file
-overwritten and removed. So there is a readable copy at each moment.
+renamed, overwritten and removed. So there is a readable copy at each moment.
 """
 
 import os
@@ -16,7 +16,7 @@ from keys.identity import KeyPair
 from keys.keyfile import KEY_FILE_BYTES, NONCE_BYTES, decode_key, seal_key
 from keys.passphrase import Wrapping
 from node.audit.log import AuditLog
-from node.durable import disk_error, overwrite, sync_directory, write_new, write_whole
+from node.durable import disk_error, overwrite, rename, sync_directory, write_new, write_whole
 from node.errors import ExitCode, NodeError
 from node.home import Home, Keys
 from protocol.log.entry import Event
@@ -69,13 +69,17 @@ def move_out(home: Home, audit: AuditLog, keys: Keys, path: Path, wrapping: Wrap
     write_sealed(path, facility, wrapping)
     audit.append(Event(type="facility-key-moved", actor="operator", details={"to": "file"}))
     here = home.keys_path / "facility"
+    # Under a name that nobody reads: half overwritten, it would keep the node from starting. The
+    # next start overwrites and removes what a crash leaves of it (`node.rotation.sweep`).
+    leaving = here.with_name(".facility.tmp")
     try:
-        overwrite(here)
-        here.unlink()
+        rename(here, leaving)
+        overwrite(leaving)
+        leaving.unlink()
         sync_directory(here.parent)
     except OSError as error:
         raise disk_error(
-            f"the facility key is in {path}, and its file {here} cannot be removed", error
+            f"the facility key is in {path}, and its file in {here.parent} cannot be removed", error
         ) from error
     return replace(keys, facility=None)
 

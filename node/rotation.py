@@ -17,7 +17,7 @@ from keys.card_fields import SizedKey, TimedKey
 from keys.errors import KeysError
 from keys.identity import KeyPair
 from node.audit.log import AuditLog
-from node.durable import rename, write_whole
+from node.durable import overwrite, rename, write_whole
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
 from node.home import CARD_LIFETIME_SECONDS, Home, Keys
@@ -142,7 +142,11 @@ def sweep(home: Home) -> None:
     keys that are."""
     for name in (".rotation.new", ".rotation.old"):
         shutil.rmtree(home.path / name, ignore_errors=True)
-    for leftover in (*home.keys_path.glob(".*.tmp"), *home.path.glob(".card.*.tmp")):
+    for leftover in home.keys_path.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            overwrite(leftover)
+            leftover.unlink()
+    for leftover in home.path.glob(".card.*.tmp"):
         with contextlib.suppress(OSError):
             leftover.unlink()
 

@@ -2,19 +2,21 @@
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from clocks_made import MadeClock
 from facility_in_memory import entries
+from faulty_disk import FaultyDisk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sealed_homes import OTHER_WORDS, WORDS, asks, reopened, wrapping_of
 from shamir_mnemonic.wordlist import WORDLIST
 
-from keys.errors import BadKey
+from keys.errors import BadKey, KeysError
 from keys.identity import KeyPair
-from keys.keyfile import decode_key, encode_key, read_key_file
+from keys.keyfile import decode_key, encode_key, read_key_file, seal_key
 from node import facility_key
 from node.alerts import alerts_of
 from node.api.client import call
@@ -84,6 +86,103 @@ def test_it_stays_where_the_file_does_not_come_back_as_written(
         assert node.audit.size == size
     assert damaged
     assert home.read_keys().facility is not None
+
+
+def test_it_stays_where_the_file_holds_another_key(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = seal_key("facility", KeyPair.generate(), FILE, bytes(24))
+    monkeypatch.setattr(facility_key, "_from_disk", lambda path: other)
+    with Node.open(home) as node:
+        with pytest.raises(NodeError, match="does not come back"):
+            node.move_facility_key_out(tmp_path / "stick", FILE)
+    assert home.read_keys().facility is not None
+
+
+def test_a_key_that_cannot_be_removed_is_said(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(facility_key, "overwrite", fail)
+    with Node.open(home) as node:
+        with pytest.raises(NodeError, match=r"facility key is in .*stick, and its file .*cannot"):
+            node.move_facility_key_out(tmp_path / "stick", FILE)
+        with pytest.raises(NodeError, match="not in this home"):
+            facility_key.require_here(home, node.keys)
+    assert (tmp_path / "stick").exists()
+
+
+@pytest.mark.slow
+def test_power_cut_at_each_call_of_moving_out(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is in the home or in the file, wherever the power fails."""
+    seed = home.read_keys().facility.seed
+    outcomes = set()
+    at, reached = 0, True
+    while reached:
+        machine = tmp_path / f"run-{at}"
+        shutil.copytree(home.path, machine / "home")
+        run, acknowledged = Home(machine / "home"), False
+        with monkeypatch.context() as patch:
+            disk = FaultyDisk(machine, patch)
+            node = Node.open(run)
+            disk.fail(at)
+            try:
+                node.move_facility_key_out(machine / "stick", FILE)
+                acknowledged = True
+            except NodeError as error:
+                if error.code is not ExitCode.DISK:
+                    raise
+            reached = disk.calls > at
+            for kind, left in disk.survivors(tmp_path / "left", seed=at):
+                here = _is_here(left / "home", seed)
+                there = _is_there(left / "stick", seed)
+                outcomes.add((here, there))
+                assert here or there, f"the key is lost: call {at}, {kind}"
+                assert not acknowledged or (here, there) == (False, True), f"call {at}, {kind}"
+            node.close()
+        shutil.rmtree(machine)
+        at += 1
+    assert outcomes == {(True, False), (True, True), (False, True)}
+    assert at > 10
+
+
+def _is_here(path: Path, seed: bytes) -> bool:
+    file = path / "keys" / "facility"
+    try:
+        return decode_key("facility", file.read_bytes()).seed == seed
+    except (OSError, KeysError):
+        return False
+
+
+def _is_there(path: Path, seed: bytes) -> bool:
+    try:
+        return decode_key("facility", path.read_bytes(), FILE).seed == seed
+    except (OSError, KeysError):
+        return False
+
+
+def test_what_a_crash_leaves_of_it_is_overwritten_by_the_next_start(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power failed before the file in the home was overwritten."""
+
+    def dies(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(facility_key, "overwrite", dies)
+    with Node.open(home) as node:
+        with pytest.raises(KeyboardInterrupt):
+            node.move_facility_key_out(tmp_path / "stick", FILE)
+    [left] = home.keys_path.glob(".*")
+    with left.open("rb") as kept:
+        with Node.open(home) as node:
+            assert node.keys.facility is None
+        assert kept.read() == bytes(os.fstat(kept.fileno()).st_size)
+    assert sorted(path.name for path in home.keys_path.iterdir()) == ["log", "node", "witness"]
 
 
 def test_the_file_is_read_back_and_logged_before_the_key_goes(
@@ -273,4 +372,8 @@ def test_a_file_from_outside(home: Home) -> None:
     with pytest.raises(NodeError, match="another role") as caught:
         open_file("facility", (home.keys_path / "node").read_bytes(), asks(WORDS))
     assert caught.value.code is ExitCode.USAGE
-    assert decode_key("facility", _text(facility).encode()).public == facility.public
+    data = seal_key("facility", facility, FILE, bytes(24))
+    with pytest.raises(NodeError, match="passphrase does not open") as caught:
+        open_file("facility", data, asks(WORDS))
+    assert caught.value.code is ExitCode.PASSPHRASE
+    assert open_file("facility", data, asks(OTHER_WORDS)).seed == facility.seed

@@ -124,6 +124,15 @@ def test_another_passphrase_replaces_the_first(sealed: Home) -> None:
     assert _opens_with(sealed.path, OTHER_WORDS)
 
 
+def test_a_process_that_changed_the_passphrase_is_not_asked_for_it(sealed: Home) -> None:
+    home = reopened(sealed, WORDS)
+    with Node.open(home) as node:
+        node.reseal_keys(wrapping_of(OTHER_WORDS, 2))
+        assert home.read_keys().log.seed == node.keys.log.seed
+        node.rotator.change(Request(role="node", facility=node.keys.facility))
+    assert _opens_with(sealed.path, OTHER_WORDS)
+
+
 def test_a_key_that_is_replaced_is_sealed_too(sealed: Home) -> None:
     for role in ("node", "log", "witness"):
         with Node.open(reopened(sealed, WORDS)) as node:
