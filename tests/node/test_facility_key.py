@@ -133,6 +133,8 @@ def test_power_cut_at_each_call_of_moving_out(
             try:
                 node.move_facility_key_out(machine / "stick", FILE)
                 acknowledged = True
+                # Or it is written in the background while the folders are looked at.
+                node.audit.latest_checkpoint()
             except NodeError as error:
                 if error.code is not ExitCode.DISK:
                     raise

@@ -330,6 +330,8 @@ def test_power_cut_at_each_call_of_a_change(
             try:
                 node.reseal_keys(wrapping_of(new, 2) if new else None)
                 acknowledged = True
+                # Or it is written in the background while the folders are looked at.
+                node.audit.latest_checkpoint()
             except NodeError as error:
                 if error.code is not ExitCode.DISK:
                     raise
