@@ -67,6 +67,8 @@ def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) ->
         own_facility=node.card.facility_key,
         peers=node.peers,
         catalog=node.catalog,
+        facts=node.facts,
+        lately=node.lately,
         store=node.store,
         append=node.audit.append_many,
         add_receipt=take_receipt,
@@ -220,6 +222,7 @@ def endings_of(
     return Endings(
         peers=node.peers,
         studies=node.shared_studies,
+        wishes=node.wishes,
         discards=node.discards,
         feeds=node.feeds,
         connected=connected,

@@ -18,13 +18,17 @@ from node.operations import (
     proofs,
     reconcile,
     reports,
+    rules,
     transfer,
+    wishes,
     witness,
 )
 from node.operations.base import Call, Operation
 
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
+    *rules.OPERATIONS,
+    *wishes.OPERATIONS,
     *images.OPERATIONS,
     *arrive.OPERATIONS,
     *discard.OPERATIONS,
