@@ -177,6 +177,8 @@ def test_shares_of_another_facility_are_refused(north: Terminal) -> None:
     assert not stick.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.integration
 def test_words_typed_at_the_terminal(north: Terminal) -> None:
     """A wrong share is asked for again, and the passphrase is not shown."""
     made = json.loads(north.run("keys", "shares", "--json").out)
@@ -191,6 +193,25 @@ def test_words_typed_at_the_terminal(north: Terminal) -> None:
     assert "a word of the share is wrong: type the share again" in shown
     assert WORDS not in shown
     assert stick.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_the_passphrase_is_asked_for_at_the_terminal_and_not_shown(north: Terminal) -> None:
+    north.run("keys", "seal", "--new-passphrase-fd", fd(WORDS))
+    command = [*RADMESH, "--home", str(north.home), "keys", "rotate", "witness"]
+    code, shown = _at_a_terminal(command, [WORDS])
+    assert (code, "the witness key was replaced" in shown) == (0, True), shown
+    assert "passphrase of the keys:" in shown
+    assert WORDS not in shown
+    code, shown = _at_a_terminal(command, ["not these words"])
+    assert code == ExitCode.PASSPHRASE
+    assert "not these words" not in shown
+    # The new one twice, and the one of today first.
+    command[-2:] = ["seal"]
+    code, shown = _at_a_terminal(command, [WORDS, OTHER_WORDS, OTHER_WORDS])
+    assert code == 0, shown
+    assert shown.index("passphrase of the keys:") < shown.index("new passphrase of the keys:")
 
 
 def _at_a_terminal(command: list[str], typed: list[str]) -> tuple[int, str]:

@@ -167,8 +167,7 @@ def test_an_issuer_that_is_not_known_agrees_with_any(
 ) -> None:
     holds = wish.is_about(peer, patients)
     agree = [
-        (patient == wish.patient_id
-        and "" in (issuer, wish.issuer))
+        (patient == wish.patient_id and "" in (issuer, wish.issuer))
         or (patient, issuer) == (wish.patient_id, wish.issuer)
         for patient, issuer in patients
     ]
