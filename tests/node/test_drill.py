@@ -129,6 +129,33 @@ def test_a_running_node_says_who_is_connected(home: Home) -> None:
     assert stolen_node_key(home).peers[1].is_told
 
 
+def test_a_day_before_the_last_entry_is_still_lately(home: Home) -> None:
+    last = NOW + 7200
+    for seen, is_told in ((last - RECENT_SECONDS, True), (last - RECENT_SECONDS - 1, False)):
+        with Node.open(home) as node:
+            node.peers.saw(Other("South", NOW).key, seen)
+        assert stolen_node_key(home).peers[1].is_told is is_told
+
+
+def test_the_databases_of_a_running_node_are_copied_by_sqlite(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their files may change while they are read."""
+    copied, real = [], drill.copy_database
+
+    def copying(path: Path, target: Path) -> None:
+        copied.append(path.name)
+        real(path, target)
+
+    monkeypatch.setattr(drill, "copy_database", copying)
+    with Node.open(home, to_serve=True) as node:
+        size = node.audit.size
+        report = stolen_node_key(home, connected=[])
+        assert (report.has_ended, report.log_size) == (True, size)
+        assert node.audit.size == size
+    assert copied == ["node.db", "evidence.db"]
+
+
 def test_sealed_keys_stay_sealed_in_the_copy_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
