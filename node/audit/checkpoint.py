@@ -61,7 +61,12 @@ class CheckpointKeeper:
                     signer for since, signer in reversed(self._signers) if since <= tree.size
                 )
                 if signer is None:
-                    raise NodeError("the log key is not at hand", code=ExitCode.NO_HOME)
+                    raise NodeError(
+                        "the log key is not at hand, so the end of the log cannot be signed",
+                        hint="start the node with the passphrase of its keys; a lost log key is "
+                        "replaced by `radmesh keys revoke log`",
+                        code=ExitCode.NO_HOME,
+                    )
                 checkpoint = Checkpoint(signer.name, tree.size, tree.root())
                 text = sign_checkpoint(checkpoint, signer)
                 replace_durable(self._path, text.encode())
