@@ -18,6 +18,7 @@ HTTP_STATUS = {
     ExitCode.INTEGRITY: 409,
     ExitCode.PARTLY: 500,
     ExitCode.DISK: 507,
+    ExitCode.WAITING: 202,
     ExitCode.PASSPHRASE: 409,
     ExitCode.INTERRUPTED: 503,
 }

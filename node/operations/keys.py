@@ -18,6 +18,7 @@ from node.operations import parameters
 from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
 from node.operations.wrapping import Sealing, wrapping_of
+from node.people.persons import PERSON_ROLES
 from node.rotation import Changed, Request
 from protocol.log.entry import Event
 from protocol.log.rotation import ROLES
@@ -251,7 +252,7 @@ def _sized(key: SizedKey) -> dict[str, Any]:
 
 
 OPERATIONS = (
-    Operation("keys.show", Nothing, show, writes=False),
+    Operation("keys.show", Nothing, show, writes=False, roles=PERSON_ROLES),
     Operation("keys.rotate", Rotate, rotate, writes=True, local_only=True),
     Operation("keys.revoke", Revoke, revoke, writes=True, local_only=True, without_log_key=True),
     Operation("keys.seal", Seal, seal, writes=True, local_only=True),
