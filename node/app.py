@@ -42,6 +42,7 @@ from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
 from node.sharing.facts import FACTS_SCHEMA, StudyFacts
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
+from node.sharing.granted import GRANTED_SCHEMA, Granted
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
@@ -110,6 +111,7 @@ class Node:
                 EFFECTS_SCHEMA,
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
+                GRANTED_SCHEMA,
                 PEOPLE_SCHEMA,
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
@@ -133,6 +135,13 @@ class Node:
         self.decisions = Decisions()
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
+        )
+        self.granted = Granted(
+            self.database,
+            self.card.facility_key,
+            lambda: self.keys.node,
+            self.audit.append,
+            self.clock,
         )
         self.wishes = Wishes(self.database, self.audit, self.effects, self.decisions, self.clock)
         self.facts = StudyFacts(self.database, self.wishes)
@@ -300,6 +309,7 @@ class Node:
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
             self.followed.end_peer(peer.facility_key)
+            self.granted.forget(peer.facility_key)
 
     def _wishes_in_change(self, patient_id: str) -> None:
         """Derive the consequences of an objection or a consent, in its transaction."""
@@ -362,6 +372,7 @@ class Node:
         self.transfers.close_interrupted_outgoing()
         # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
+        self.granted.sweep(self.peers.store.peers)
         unfinished = bool(self.transfers.unfinished_incoming())
         self.incoming.sweep(unfinished=unfinished, now=self.clock.now())
         self.store.sweep()

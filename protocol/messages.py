@@ -34,6 +34,7 @@ HELLO_PROTOCOL = "/radmesh/hello/1"
 CATALOG_PROTOCOL = "/radmesh/catalog/1"
 STUDY_PROTOCOL = "/radmesh/study/1"
 AUDIT_PROTOCOL = "/radmesh/audit/1"
+GRANTS_PROTOCOL = "/radmesh/grants/1"
 
 PROTOCOL_VERSION = 1
 

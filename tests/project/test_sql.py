@@ -27,6 +27,7 @@ OWNERS = {
     "sharing/contests.py": {"contests"},
     "sharing/facts.py": {"rule_key"},
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies"},
+    "sharing/granted.py": {"grants_told", "grants_heard"},
     "sharing/peers.py": {"peers"},
     "sharing/wishes.py": {"patient_wishes"},
     "sharing/recalls.py": {"recalls"},
