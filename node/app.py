@@ -7,11 +7,15 @@ log. Only one process at a time can have a home.
 import contextlib
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from keys.card import Card
 from keys.card_fields import SizedKey
+from keys.identity import KeyPair
+from keys.passphrase import Wrapping
 from keys.trust import Peer
-from node import VERSION, rotation
+from node import VERSION, facility_key, rotation, sealing
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
@@ -20,6 +24,9 @@ from node.catalog.attributes import studies_of_patient
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
+from node.durable import disk_error
+from node.errors import ExitCode, NodeError
+from node.facility_key import require_of
 from node.home import Home, Keys
 from node.images.discard import Discards
 from node.images.set_aside import SetAside
@@ -70,6 +77,7 @@ class Node:
         held: contextlib.ExitStack,
         log_key_may_be_lost: bool = False,
         to_serve: bool = False,
+        keys_may_stay_sealed: bool = False,
     ) -> None:
         self.home = home
         self.clock = home.clock
@@ -78,8 +86,12 @@ class Node:
         self.on_peer_change: Callable[[Peer], None] = lambda peer: None
         self._held = held
         self.settings = read_settings(home.config_path)
+        try:
+            sealing.finish(home)
+        except OSError as error:
+            raise disk_error("a change of the passphrase cannot be finished", error) from error
         is_lost = log_key_may_be_lost and not home.has_key("log")
-        self.keys = home.read_keys(log_may_be_lost=is_lost)
+        self.keys = home.read_keys(log_may_be_lost=is_lost, may_stay_sealed=keys_may_stay_sealed)
         self.card = home.read_card()
         self.audit = self._open_log(is_lost)
         held.callback(self.audit.close)
@@ -183,6 +195,12 @@ class Node:
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""
         rotation.sweep(self.home)
+        if self.keys.log.is_sealed and self.home.rotation_path.is_dir():
+            raise NodeError(
+                "a change of keys was cut short, and finishing it needs the passphrase of the keys",
+                hint="start the node, which finishes or undoes it",
+                code=ExitCode.PASSPHRASE,
+            )
         staged = rotation.read_staged(self.home)
         audit = AuditLog.open(
             self.home.audit_path,
@@ -209,9 +227,30 @@ class Node:
     def _take_keys(self, keys: Keys, card: Card) -> None:
         self.keys, self.card = keys, card
 
+    def reseal_keys(self, wrapping: Wrapping | None) -> None:
+        """Put the key files under another passphrase, or in the open; see `node.sealing`."""
+        with self.rotator.lock:
+            sealing.reseal(self.home, self.audit, self.keys, wrapping)
+
+    def move_facility_key_out(self, path: Path, wrapping: Wrapping) -> None:
+        """Move the facility key to a sealed file; see `node.facility_key`."""
+        with self.rotator.lock:
+            self.keys = facility_key.move_out(self.home, self.audit, self.keys, path, wrapping)
+
+    def take_facility_key_in(self, facility: KeyPair) -> None:
+        """Put the facility key back into the home; see `node.facility_key`."""
+        require_of(facility, self.card)
+        with self.rotator.lock:
+            self.keys = facility_key.take_in(self.home, self.audit, self.keys, facility)
+
     @classmethod
     def open(
-        cls, home: Home, *, log_key_may_be_lost: bool = False, to_serve: bool = False
+        cls,
+        home: Home,
+        *,
+        log_key_may_be_lost: bool = False,
+        to_serve: bool = False,
+        keys_may_stay_sealed: bool = False,
     ) -> "Node":
         """Take the home for this process.
 
@@ -220,13 +259,14 @@ class Node:
             to_serve: the node is going to serve, so commands wait for it meanwhile.
             log_key_may_be_lost: open the home even without its log key, so that the key can
                 be revoked; nothing is signed before that.
+            keys_may_stay_sealed: ask for no passphrase, and sign nothing if one is needed.
 
         Raises:
             NodeError: there is no home, another process has it, or it is damaged.
         """
         with contextlib.ExitStack() as held:
             held.callback(home.lock(for_node=to_serve))
-            node = cls(home, held, log_key_may_be_lost, to_serve)
+            node = cls(home, held, log_key_may_be_lost, to_serve, keys_may_stay_sealed)
             # If a later part cannot be opened, the stack closes the parts opened before.
             node._held = held.pop_all()
         return node
@@ -344,10 +384,23 @@ class Node:
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, if they differ."""
-        if self.audit.halt.reason is not None:
-            return
+        if self.audit.halt.reason is None:
+            self._renew_card(addresses, self.keys)
+
+    def renew_card(self, facility: KeyPair) -> Card:
+        """Make a new card with the facility key, of the same content, valid from now on.
+
+        Raises:
+            NodeError: it is the key of another facility, or the card cannot be logged or written.
+        """
+        require_of(facility, self.card)
+        addresses = self.settings.addresses or self.card.addresses
+        self._renew_card(addresses, replace(self.keys, facility=facility), always=True)
+        return self.card
+
+    def _renew_card(self, addresses: tuple[str, ...], keys: Keys, *, always: bool = False) -> None:
         with self.rotator.lock:
-            renewed = self.home.renew_card(self.card, self.keys, addresses)
+            renewed = self.home.renew_card(self.card, keys, addresses, always=always)
             if renewed is self.card:
                 return
             event = Event(

@@ -115,6 +115,8 @@ EVENTS: dict[str, Meaning] = {
     "fork-seen": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
     "rollback-seen": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
     "key-contested": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
+    "keys-sealed": Meaning(event="110113", kind="110129", action="U"),
+    "facility-key-moved": Meaning(event="110113", kind="110129", action="U"),
     "reconciled": Meaning(event="110101", action="R"),
     "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
     "log-exported": Meaning(event="110101", action="R"),

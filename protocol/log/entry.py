@@ -63,6 +63,8 @@ TYPES = (
     "fork-seen",
     "rollback-seen",
     "key-contested",
+    "keys-sealed",
+    "facility-key-moved",
     "reconciled",
     "erased",
     "discarded",

@@ -39,6 +39,8 @@ DOCUMENTS = [
 WITH_COMMANDS = [
     ROOT / "README.md",
     DOCS / "operations.md",
+    DOCS / "install.md",
+    DOCS / "recovery.md",
     DOCS / "auditing.md",
     DOCS / "data-protection.md",
     ROOT / "CHANGELOG.md",
