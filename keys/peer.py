@@ -7,9 +7,9 @@ from typing import Any
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError, TrustError
 
-GRANTS = ("see", "fetch", "send", "witness")
-"""see: may learn of our studies. fetch: may take them. send: may offer us studies.
-witness: cosigns our log."""
+GRANTS = ("see", "find", "fetch", "send", "witness")
+"""see: may learn of our studies. find: may ask for the studies of a patient that it names.
+fetch: may take studies. send: may offer us studies. witness: cosigns our log."""
 
 PURPOSES = ("treatment", "second-opinion", "research", "operations")
 """Purposes for which a study may be requested."""

@@ -14,8 +14,8 @@ from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
 
 _GRANTS_HELP = (
-    "see: may learn which studies we share; fetch: may take them; "
-    "send: may offer us studies; witness: signs our log."
+    "see: may learn which studies we share; find: may ask for those of a patient that it names; "
+    "fetch: may take them; send: may offer us studies; witness: signs our log."
 )
 
 
