@@ -13,12 +13,14 @@ import trio
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
+from node.catalog.words import Search
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
 from node.operations import parameters
 from node.operations.base import Call, Operation, Report, Result
 from node.operations.paging import bytes_of, cursor, place_of
 from node.operations.parameters import MOST, From
+from node.operations.searching import Sought, read_search
 from node.setting_rows import parse_mode
 from node.transfer.followed import Growth
 from protocol.messages import Record
@@ -47,9 +49,9 @@ class Export:
     mode: str | None = None
 
 
-@dataclass(frozen=True)
-class Studies:
-    """Parameters of `studies`."""
+@dataclass(frozen=True, kw_only=True)
+class Studies(Sought):
+    """Parameters of `studies`: of which list, and what is looked for in it."""
 
     peer: str | None = None
     all: bool = False
@@ -227,7 +229,8 @@ async def studies(call: Call, asked: Studies) -> Result:
     """Our studies, those of one peer, or all, newest first: ours, then the others'.
 
     `limit` applies to ours and to the others' separately; `total` is the number of all.
-    With `to_check`, only those of ours that somebody should look at.
+    With `to_check`, only those of ours that somebody should look at; of a search, those that
+    it finds.
     """
     return await in_thread(_studies, call.node, asked)
 
@@ -235,6 +238,7 @@ async def studies(call: Call, asked: Studies) -> Result:
 def _studies(node: Node, asked: Studies) -> Result:
     key = None if asked.peer is None else node.peers.find(asked.peer).facility_key
     limit = MOST if asked.limit is None else asked.limit
+    search = read_search(asked)
     part, date, uid, peer, left = "own" if key is None else "others", "", "", "", limit
     if asked.after is not None:
         part, date, uid, peer, left = place_of(asked.after, str, str, str, str, int)
@@ -243,7 +247,10 @@ def _studies(node: Node, asked: Studies) -> Result:
     if part == "own":
         count = min(left, PAGE_STUDIES)
         rows = node.catalog.studies(
-            limit=count + 1, to_check=asked.to_check, after=(date, uid) if uid else None
+            limit=count + 1,
+            to_check=asked.to_check,
+            search=search,
+            after=(date, uid) if uid else None,
         )
         found += describe_studies(node, rows[:count])
         if len(rows) > count and left > count:
@@ -253,14 +260,14 @@ def _studies(node: Node, asked: Studies) -> Result:
     if following is None and (key is not None or asked.all):
         count = min(left, PAGE_STUDIES - len(found))
         behind = (date, uid, bytes_of(peer)) if uid else None
-        announced = node.feeds.announced(peer=key, limit=count + 1, after=behind)
+        announced = node.feeds.announced(peer=key, search=search, limit=count + 1, after=behind)
         if len(announced) > count and left > count:
             if count:
                 other, record = announced[count - 1]
                 date, uid, peer = record.study_date, record.study, other.hex()
             following = cursor("others", date, uid, peer, left - count)
         found += _describe_announced(node, announced[:count])
-    return {"studies": found, "total": _total(node, asked, key), "next": following}
+    return {"studies": found, "total": _total(node, asked, search, key), "next": following}
 
 
 def _describe_announced(node: Node, announced: list[tuple[bytes, Record]]) -> list[dict[str, Any]]:
@@ -271,9 +278,13 @@ def _describe_announced(node: Node, announced: list[tuple[bytes, Record]]) -> li
     ]
 
 
-def _total(node: Node, asked: Studies, key: bytes | None) -> int:
-    total = 0 if key is not None else node.catalog.study_count(to_check=asked.to_check)
-    return total + (node.feeds.announced_count(key) if key is not None or asked.all else 0)
+def _total(node: Node, asked: Studies, search: Search, key: bytes | None) -> int:
+    total = 0
+    if key is None:
+        total = node.catalog.study_count(to_check=asked.to_check, search=search)
+    if key is not None or asked.all:
+        total += node.feeds.announced_count(key, search)
+    return total
 
 
 async def _set_shared(node: Node, study: str, shared: bool) -> Result:

@@ -13,7 +13,7 @@ NODE = ROOT / "node"
 OWNERS = {
     "catalog/": {
         "studies", "study_patients", "unread_studies", "series", "batches", "study_batches",
-        "instances", "conflicts", "discards", "leftover_batches",
+        "instances", "conflicts", "discards", "leftover_batches", "study_words",
     },
     "audit/effects.py": {"effects", "effects_compared"},
     "audit/erasure.py": {"erasures", "erasing"},
@@ -22,7 +22,7 @@ OWNERS = {
     "receipts/pending.py": {"receipts_kept", "receipt_answers"},
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},
-    "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies"},
+    "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies", "remote_words"},
     "sharing/peers.py": {"peers"},
     "sharing/recalls.py": {"recalls"},
     "transfer/transfers.py": {"transfers"},
@@ -31,7 +31,10 @@ OWNERS = {
 }  # fmt: skip
 """Who owns which tables: the catalog is a package, each other owner one file."""
 
-PARTS = {"sharing/deriving.py": "sharing/feeds.py"}
+PARTS = {
+    "sharing/deriving.py": "sharing/feeds.py",
+    "sharing/feed_words.py": "sharing/feeds.py",
+}
 """Files that an owner was divided into."""
 
 READ_BY_OTHERS = {
