@@ -30,6 +30,7 @@ from node.rotation import Rotator
 from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
+from node.sharing.found import FOUND_SCHEMA, FoundStudies, Questions
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
@@ -89,6 +90,7 @@ class Node:
                 EFFECTS_SCHEMA,
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
+                FOUND_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -108,6 +110,10 @@ class Node:
         sight = Sight(lambda: self.peers.store, self.clock.now)
         self.feeds = Feeds(self.database, self.catalog, sight)
         self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
+        self.found, self.questions = (
+            FoundStudies(self.database, self.clock),
+            Questions(self.database, self.clock),
+        )
         self.recalls = Recalls(self.database, self.catalog, self.effects, self.clock)
         self.discards = Discards(
             self.database, self.catalog, self.store, self.audit, self.effects, self.decisions
@@ -236,6 +242,7 @@ class Node:
         self.feeds.peer_changed(peer.facility_key)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
+            self.found.forget_peer(peer.facility_key)
             self.followed.end_peer(peer.facility_key)
 
     def _compare_effects(self, *, say: bool) -> None:
@@ -259,6 +266,7 @@ class Node:
         """
         self.recalls.forget(studies)
         self.followed.forget(studies)
+        self.found.forget(studies)
         self.transfers.forget(studies)
 
     def record_start(self) -> None:
@@ -280,6 +288,7 @@ class Node:
     def clean_up(self) -> None:
         """Remove what a crash left, before the node does anything with peers."""
         self.transfers.close_interrupted_outgoing()
+        self.found.sweep()
         # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
         unfinished = bool(self.transfers.unfinished_incoming())

@@ -117,6 +117,18 @@ class Search:
             found.append("study_date <> ''")
         return found, values
 
+    def fits(self, words: Words, study_date: str) -> bool:
+        """Whether a study with these words and this date (YYYYMMDD) is one that is looked for."""
+        for kinds in self._wanted():
+            if not any(
+                kind == other and (text.startswith(word) if is_beginning else text == word)
+                for kind, word, is_beginning in kinds
+                for other, text in words
+            ):
+                return False
+        is_dated = study_date != "" or not (self.first_date or self.last_date)
+        return is_dated and self.first_date <= study_date <= (self.last_date or _LAST)
+
     def _wanted(self) -> list[list[tuple[str, str, bool]]]:
         """For each condition, its alternatives: kind, word, and whether a beginning is enough."""
         found = [

@@ -2,9 +2,10 @@
 
 import json
 import sqlite3
+from typing import Any
 
 from node.catalog.words import Words, words_of
-from protocol.fields import from_map_untrusted
+from protocol.fields import from_map_untrusted, to_map
 from protocol.messages import Record
 
 
@@ -14,6 +15,13 @@ def record_from_json(text: str) -> Record:
     fields["content_root"] = bytes.fromhex(fields["content_root"])
     record: Record = from_map_untrusted(Record, fields)
     return record
+
+
+def record_to_json(record: Record) -> str:
+    """The text that `record_from_json` reads."""
+    fields: dict[str, Any] = to_map(record)
+    fields["content_root"] = record.content_root.hex()
+    return json.dumps(fields)
 
 
 def keep_words(connection: sqlite3.Connection, peer: bytes, record: Record) -> None:

@@ -6,23 +6,25 @@ the end. The table is derived from grants and catalog, in the transaction that c
 announced study. Synchronous and thread-safe.
 """
 
-import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from node.catalog.catalog import Catalog
 from node.catalog.discards import Recall, recall_of
 from node.catalog.words import ANY, Search
 from node.database import Database
 from node.sharing.deriving import NO_ROOT, different, places_of, refresh
-from node.sharing.feed_words import forget_words, keep_words, record_from_json
+from node.sharing.feed_words import (
+    forget_words,
+    keep_words,
+    record_from_json,
+    record_to_json,
+)
 from node.sharing.policy import Sight, facts_of
 from protocol import limits, modalities
 from protocol.feed import Subscription
-from protocol.fields import to_map
 from protocol.messages import Announcement, Record
 
 FEEDS_SCHEMA = """
@@ -400,7 +402,7 @@ class _Kept:
             return
         # No release announces who the patient is; drop such fields if they come all the same.
         record = replace(record, description=None, patient_id=None, patient_name=None)
-        text = _to_json(record)
+        text = record_to_json(record)
         if self.records >= limits.FEED_RECORDS or self.size + len(text) > limits.FEED_BYTES:
             self.left_out += 1
             return
@@ -467,9 +469,3 @@ def _record(row: sqlite3.Row, recall: Recall) -> Record:
         recall=code,
         recalls=recalls,
     )
-
-
-def _to_json(record: Record) -> str:
-    fields: dict[str, Any] = to_map(record)
-    fields["content_root"] = record.content_root.hex()
-    return json.dumps(fields)

@@ -65,6 +65,9 @@ TYPES = (
     "recalled",
     "recall-settled",
     "log-exported",
+    "find-asked",
+    "find-answered",
+    "found",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 

@@ -31,6 +31,8 @@ OWNERS = (
     "node/audit/test_erasure.py",
     "node/sharing/test_feeds.py",
     "node/sharing/test_feed_words.py",
+    "node/sharing/test_find_answers.py",
+    "node/sharing/test_found.py",
     "node/sharing/test_feeds_model.py",
     "node/sharing/test_feeds_privacy.py",
     "node/transfer/test_followed.py",

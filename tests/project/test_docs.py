@@ -20,6 +20,7 @@ from node.transfer.transfers import TransferState
 from protocol import (
     audit_messages,
     encoding,
+    find_messages,
     limits,
     messages,
     receipt,
@@ -142,7 +143,8 @@ def _documented_types() -> dict[str, tuple[Path, str]]:
 
 def test_every_message_has_its_section() -> None:
     types = {message.TYPE for message in MESSAGES}
-    assert {audit_messages.Cosigned, receipt_messages.AskReceipt} <= set(MESSAGES)
+    some = {audit_messages.Cosigned, receipt_messages.AskReceipt, find_messages.Find}
+    assert some <= set(MESSAGES)
     assert set(_documented_types()) == types | set(MAPS)
 
 

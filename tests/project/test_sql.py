@@ -23,6 +23,7 @@ OWNERS = {
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies", "remote_words"},
+    "sharing/found.py": {"find_questions", "found_studies"},
     "sharing/peers.py": {"peers"},
     "sharing/recalls.py": {"recalls"},
     "transfer/transfers.py": {"transfers"},

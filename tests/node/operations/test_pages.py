@@ -21,8 +21,7 @@ from node.home import Home
 from node.operations import OPERATIONS, TABLE, Call, images, log, transfer
 from node.operations.paging import cursor, place_of
 from node.operations.parameters import kinds
-from node.sharing.feed_words import keep_words
-from node.sharing.feeds import _to_json
+from node.sharing.feed_words import keep_words, record_to_json
 from node.transfer.transfers import TransferState
 from protocol.log.entry import Event
 from protocol.messages import Record
@@ -69,7 +68,7 @@ def _announce(node: Node, other: Other, records: list[Record]) -> None:
         for record in records:
             connection.execute(
                 "INSERT INTO remote_studies (peer, study, record, study_date) VALUES (?, ?, ?, ?)",
-                (other.key, record.study, _to_json(record), record.study_date),
+                (other.key, record.study, record_to_json(record), record.study_date),
             )
             keep_words(connection, other.key, record)
 
