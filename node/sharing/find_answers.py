@@ -170,30 +170,18 @@ class FindAnswers:
 
     def _decide(self, node_key: bytes, find: Find, asked: Asked, question: bytes) -> Message:
         """The answer; on return the log says what the peer gets."""
-        now, now_ms = self._clock.now(), self._clock.now_ms()
         if not self._budgets.has_room():
             return FindRefused(code=WireCode.SOURCE_DISK, wait=0)
         with self._peers.decisions.made():
-            peer = self._peers.store.by_node_key(node_key, now)
+            peer = self._peers.store.by_node_key(node_key, self._clock.now())
             if peer is None:
                 return FindRefused(code=WireCode.NOT_GRANTED, wait=0)
             person = f"{find.person.strip()} at {peer.petname}" if find.person.strip() else ""
-            refusal: Refusal | None = None
-            if abs(find.time - now_ms) > limits.CLOCK_SKEW_SECONDS * 1000:
-                refusal = Refusal(WireCode.CLOCK_SKEW, "the clocks differ by more than a day")
-            else:
-                # Without studies first: what refuses each peer its question needs none.
-                decided = self._may_find(peer, find, (), node_key, now)
-                refusal = decided if isinstance(decided, Refusal) else None
-            wait = 0 if refusal else self._questions.take(peer.facility_key)
-            if wait:
-                refusal = Refusal(WireCode.BUSY, "more questions than its budget")
-            if refusal is not None:
-                entry = refused_entry(peer.facility_key, person, find, asked, refusal.reason)
+            rows, wait = self._found(peer, find, asked, node_key)
+            if isinstance(rows, Refusal):
+                entry = refused_entry(peer.facility_key, person, find, asked, rows.reason)
                 self._refusals.log(peer.facility_key, "find", [entry])
-                return FindRefused(code=refusal.code, wait=wait)
-            rows = self._may_find(peer, find, self._studies_of(asked), node_key, now)
-            assert not isinstance(rows, Refusal)
+                return FindRefused(code=rows.code, wait=wait)
             told: Studies = [(row.study_uid, self._catalog.patients(row.study_uid)) for row in rows]
             records = tuple(self._record(number, row) for number, row in enumerate(rows, 1))
             is_too_much = len(rows) > limits.FIND_STUDIES
@@ -210,14 +198,34 @@ class FindAnswers:
         if is_too_much:
             return FindRefused(code=WireCode.TOO_LARGE, wait=0)
         found = Found(
-            find=find.find, recipient=node_key, question=question, time=now_ms, records=records
+            find=find.find,
+            recipient=node_key,
+            question=question,
+            time=self._clock.now_ms(),
+            records=records,
         )
         return messages.sign(found, self._key())
 
-    def _may_find(
-        self, peer: Peer, find: Find, rows: Sequence[StudyRow], node_key: bytes, now: int
-    ) -> Refusal | list[StudyRow]:
-        return decide_find(self._peers.store, peer, find.purpose, rows, node_key=node_key, now=now)
+    def _found(
+        self, peer: Peer, find: Find, asked: Asked, node_key: bytes
+    ) -> tuple[Refusal | list[StudyRow], int]:
+        """The studies that a peer is told of; or a refusal, and the seconds that it has to wait."""
+
+        def may_find(studies: Sequence[StudyRow]) -> Refusal | list[StudyRow]:
+            store, now = self._peers.store, self._clock.now()
+            return decide_find(store, peer, find.purpose, studies, node_key=node_key, now=now)
+
+        if abs(find.time - self._clock.now_ms()) > limits.CLOCK_SKEW_SECONDS * 1000:
+            return Refusal(WireCode.CLOCK_SKEW, "the clocks differ by more than a day"), 0
+        # Without studies first: what refuses the peer whoever the patient is needs none.
+        allowed = may_find(())
+        if isinstance(allowed, Refusal):
+            return allowed, 0
+        wait = self._questions.take(peer.facility_key)
+        if wait:
+            return Refusal(WireCode.BUSY, "more questions than its budget"), wait
+        # The right may have ended meanwhile: decide once more.
+        return may_find(self._studies_of(asked)), 0
 
     def _studies_of(self, asked: Asked) -> list[StudyRow]:
         """All studies here of exactly this patient, shared or not."""
