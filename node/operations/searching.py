@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import date
 
+from node.catalog.names import words
 from node.catalog.words import Search
 from node.errors import ExitCode, NodeError
 
@@ -38,7 +39,7 @@ def read_search(asked: Sought) -> Search:
             hint="give the Patient ID, too: --patient-id ID --issuer ISSUER",
             code=ExitCode.USAGE,
         )
-    if asked.name and not any(map(str.isalnum, asked.name)):
+    if asked.name and not words(asked.name):
         raise NodeError("the name to look for has no letter", code=ExitCode.USAGE)
     first, is_range, last = asked.study_date.partition(_TO)
     if not is_range:

@@ -21,7 +21,7 @@ from keys.trust import Peer, TrustStore
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog, StudyRow
 from node.catalog.discards import Recall
-from node.catalog.names import same
+from node.catalog.names import is_whole, same
 from node.catalog.words import Search
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
@@ -232,6 +232,8 @@ class FindAnswers:
         if isinstance(asked, ByNumber):
             search = Search(patient_id=asked.patient_id, issuer=asked.issuer)
             return self._catalog.studies(search=search)
+        if not is_whole(asked.name):
+            return []
         # The search finds beginnings of names; of these, the whole names.
         search = Search(name=asked.name, birth_date=asked.birth_date)
         return [

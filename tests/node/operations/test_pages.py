@@ -164,6 +164,7 @@ def test_pages_of_a_search_are_what_it_finds(
     [
         ({"issuer": "NORTH"}, "issuer"),
         ({"name": "^"}, "letter"),
+        ({"name": "ʹ"}, "letter"),
         ({"birth_date": "2026-02-30"}, "birth date"),
         ({"birth_date": "1.2.1970"}, "birth date"),
         ({"birth_date": "20-260101"}, "birth date"),

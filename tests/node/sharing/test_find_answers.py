@@ -134,6 +134,13 @@ def test_what_is_told_is_what_a_reader_of_all_studies_would_tell(
     assert len(found) == len(expected)
 
 
+@pytest.mark.parametrize("name", ["ʹ^ʹ", "Müller^ʹ", "ʹ^Anna"])
+def test_a_name_without_a_letter_is_nobodys(north: Node, name: str) -> None:
+    for number, other in enumerate(("", "^", "Müller^", "^Anna", "Müller^Anna")):
+        publish(north, number, patient_name=other)
+    assert ask(north, SOUTH, question(north, **{**ANNA, "name": name})).studies == []
+
+
 def test_more_studies_than_can_be_told_are_refused_and_not_cut(north: Node) -> None:
     publish_many(north, range(limits.FIND_STUDIES))
     assert len(ask(north, SOUTH, question(north)).studies) == limits.FIND_STUDIES
