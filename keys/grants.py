@@ -7,11 +7,41 @@ does. So a condition that this release does not know never permits anything.
 """
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from keys.peer import PURPOSES, Peer
+from keys.conditions import KINDS, Asked, Facts, Failure, failure
+from keys.peer import Peer
+from keys.purposes import is_purpose, is_research
+from keys.rules import ALLOW, ASK, DENY, EXAM, SHOWS, Rule
+
+__all__ = [
+    "ACTIONS",
+    "ALLOW",
+    "ASK",
+    "DENY",
+    "NO_REQUEST",
+    "NO_USAGE",
+    "Answer",
+    "Approval",
+    "Ask",
+    "Facts",
+    "No",
+    "Request",
+    "Rule",
+    "Usage",
+    "Why",
+    "Yes",
+    "explain",
+    "failures",
+    "has_ended",
+    "holds_perhaps",
+    "may",
+    "rules_of",
+    "tells_apart",
+    "why_never",
+    "why_not_trusted",
+]
 
 ACTIONS: Mapping[str, tuple[str, ...]] = {
     "see": ("see",),
@@ -27,9 +57,6 @@ _OF_OUR_STUDIES = frozenset({"see", "find", "fetch"})
 _REQUESTED = frozenset({"find", "fetch", "send"})
 """Actions that a node of the peer requests, with a purpose."""
 
-ALLOW, HOLD, DENY = "allow", "hold", "deny"
-"""Effects of a rule; hold asks a person each time. Any other word counts as deny."""
-
 
 class Why(enum.Enum):
     """Reasons for a refusal, in as much detail as the refused peer may learn."""
@@ -39,49 +66,6 @@ class Why(enum.Enum):
     PURPOSE = "purpose"
     LIMIT = "limit"
     NOT_SHARED = "not shared"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of a peer.
-
-    Attributes:
-        name: the rule's name, for people and for the approval that answers it.
-        action: the action that it is about.
-        effect: `ALLOW`, `HOLD` or `DENY`; deny goes before hold, hold before allow.
-        purposes: the purposes for which it holds; empty for any purpose, or none named.
-        filters: name to a filter that narrows the rule to some studies. This release reads
-            no filters, so for a rule with a filter it is unknown whether it holds.
-        limits: name to the use at which the rule no longer holds.
-    """
-
-    name: str
-    action: str
-    effect: str = ALLOW
-    purposes: frozenset[str] = frozenset()
-    filters: Mapping[str, Any] = field(default_factory=dict)
-    limits: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """Known facts about one study; None or "" if not known.
-
-    Attributes:
-        study_uid: Study Instance UID.
-        state: "shared", or why not.
-        modalities: modalities in the study.
-        body_parts: body parts named in the images.
-        study_date: YYYYMMDD.
-        is_deidentified: whether a de-identification report is bound to its content.
-    """
-
-    study_uid: str
-    state: str = ""
-    modalities: tuple[str, ...] | None = None
-    body_parts: tuple[str, ...] | None = None
-    study_date: str = ""
-    is_deidentified: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -105,22 +89,37 @@ class Request:
 
     Attributes:
         speaks: whether the requesting node speaks for the peer now.
-        purpose: one of `PURPOSES`; "" if none is named.
+        purpose: the purpose, see `keys.purposes`; "" if none is named.
         person: the requesting person, by the peer's word; "" if not known.
+        role: that person's role, by the peer's word; "" if not known.
         reason: the reason in that person's words; "" if none.
+        is_stat: whether it is urgent.
+        minute: minute of the day by our facility's clock; None if nobody asks now.
+        weekday: 0 for Monday; None if nobody asks now.
         approval: the approval by a person here; None if there is none yet.
     """
 
     speaks: bool = False
     purpose: str = ""
     person: str = ""
+    role: str = ""
     reason: str = ""
+    is_stat: bool | None = None
+    minute: int | None = None
+    weekday: int | None = None
     approval: Approval | None = None
+
+    def asked(self, now: int) -> Asked:
+        """What conditions read of it (seconds since the epoch, UTC)."""
+        return Asked(now, self.purpose, self.role, self.is_stat, self.minute, self.weekday)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Name of a limit to how much of it a peer has used; not known if absent."""
+    """Name of a limit to what the peer would have used of it with this request.
+
+    Not known if absent.
+    """
 
     used: Mapping[str, int] = field(default_factory=dict)
 
@@ -130,17 +129,22 @@ NO_REQUEST, NO_USAGE = Request(), Usage()
 
 @dataclass(frozen=True)
 class Yes:
-    """The peer may, by this rule."""
+    """The peer may, by this rule; `shows` is what it sees, one of `SHOWS`."""
 
     rule: str
+    shows: str = EXAM
 
 
 @dataclass(frozen=True)
 class No:
-    """The peer may not; `sentence` says why, for our own log and people only."""
+    """The peer may not; `sentence` says why, for our own log and people only.
+
+    `rule` is the name of the rule that denies, or that comes nearest to allowing; "" if none does.
+    """
 
     why: Why
     sentence: str
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,16 +167,19 @@ def explain(answer: Answer) -> str:
 
 
 def rules_of(peer: Peer) -> tuple[Rule, ...]:
-    """The rules in a peer's record: each of its grants allows one action."""
-    return tuple(
+    """The rules of a peer: each of its grants allows one action; then those of its record."""
+    # No release has written a filter; one that stands there was meant to narrow the grants.
+    narrowed = {f"filter {name}": () for name in peer.filters}
+    for_purposes = {"purpose": tuple(sorted(peer.purposes))} if peer.purposes else {}
+    grants = (
         Rule(
             f"the grant {grant}",
             grant,
-            purposes=peer.purposes if grant in _REQUESTED else frozenset(),
-            filters=peer.filters,
+            conditions=narrowed | (for_purposes if grant in _REQUESTED else {}),
         )
         for grant in sorted(peer.grants)
     )
+    return (*grants, *peer.rules)
 
 
 def why_not_trusted(peer: Peer, now: int) -> str | None:
@@ -200,16 +207,21 @@ def why_never(action: str, peer: Peer | None, rules: Sequence[Rule], now: int) -
     if reason is not None:
         return No(Why.NOT_TRUSTED, reason)
     for needed in ACTIONS[action]:
-        own = [rule for rule in rules if rule.action == needed]
+        own = [rule for rule in rules if rule.action == needed and not has_ended(rule, now)]
         for rule in own:
-            if _denies(rule) and not rule.purposes and not rule.limits:
+            if _denies(rule) and not rule.conditions and not rule.limits:
                 return _denied(rule)
         allowing = [rule for rule in own if rule.effect == ALLOW]
         if not allowing:
             return No(Why.NOT_GRANTED, f"{peer.petname} does not have the grant {needed}")
-        if all(rule.filters for rule in allowing):
+        if not any(rule.conditions.keys() <= KINDS.keys() for rule in allowing):
             return _unreadable(allowing[0])
     return None
+
+
+def has_ended(rule: Rule, now: int) -> bool:
+    """Whether a rule does not count any more (seconds since the epoch, UTC)."""
+    return rule.until is not None and rule.until <= now
 
 
 def tells_apart(action: str, rules: Iterable[Rule]) -> bool:
@@ -218,7 +230,12 @@ def tells_apart(action: str, rules: Iterable[Rule]) -> bool:
     If they cannot, the answer of `may` for one shared study holds for all.
     """
     needed = ACTIONS.get(action, ())
-    return any(rule.filters or rule.effect == HOLD for rule in rules if rule.action in needed)
+    return any(
+        rule.effect == ASK
+        or any(kind not in KINDS or KINDS[kind].of_study for kind in rule.conditions)
+        for rule in rules
+        if rule.action in needed
+    )
 
 
 def may(
@@ -248,7 +265,7 @@ def may(
     if action in _REQUESTED:
         if not request.speaks:
             return No(Why.NOT_TRUSTED, "its node key does not count any more")
-        if request.purpose not in PURPOSES:
+        if not is_purpose(request.purpose):
             return No(Why.PURPOSE, "there is no such purpose")
     answers = []
     for needed in ACTIONS[action]:
@@ -258,9 +275,26 @@ def may(
             return answer
         answers.append(answer)
     # Checked after the rules: a peer without permission must learn nothing about the study.
-    if action in _OF_OUR_STUDIES and (facts is None or facts.state != "shared"):
-        return No(Why.NOT_SHARED, "the study is not shared")
+    if action in _OF_OUR_STUDIES:
+        if facts is None or facts.state != "shared":
+            return No(Why.NOT_SHARED, "the study is not shared")
+        if objects(facts, peer, request):
+            return No(Why.NOT_SHARED, "the patient objects")
     return next((answer for answer in answers if isinstance(answer, Ask)), answers[0])
+
+
+def objects(facts: Facts, peer: Peer, request: Request) -> bool:
+    """Whether the patient objects to this use, see `Facts.objections`.
+
+    When nobody asks, an objection to research counts if research is all that the peer may ask for.
+    """
+    if "care" in facts.objections:
+        return True
+    if "research" not in facts.objections:
+        return False
+    if request.purpose:
+        return is_research(request.purpose)
+    return bool(peer.purposes) and all(map(is_research, peer.purposes))
 
 
 def _decide(
@@ -271,53 +305,74 @@ def _decide(
     usage: Usage,
     now: int,
 ) -> Answer:
-    """The answer of the rules for one action: deny before hold, hold before allow."""
+    """The answer of the rules for one action: deny before ask, ask before allow."""
+    asked = request.asked(now)
     found: Answer | None = None
     held: Ask | None = None
     for rule in rules:
-        failure = _failure(rule, peer, request, usage)
-        holds_perhaps = failure is None or not failure.is_certain
+        if has_ended(rule, now):
+            continue
         if _denies(rule):
-            if holds_perhaps:
+            if holds_perhaps(rule, facts, asked, usage):
                 return _denied(rule)
-        elif rule.effect == HOLD:
-            if holds_perhaps and not _is_approved(rule, facts, request, now):
+        elif rule.effect == ASK:
+            if holds_perhaps(rule, facts, asked, usage) and not _is_approved(
+                rule, facts, request, now
+            ):
                 held = held or Ask(rule.name)
-        elif failure is None:
-            found = found if isinstance(found, Yes) else Yes(rule.name)
+        elif (failed := _first(failures(rule, facts, asked, usage))) is None:
+            if not isinstance(found, Yes) or _shows_more(rule, found):
+                found = Yes(rule.name, rule.shows)
         elif found is None:
-            found = failure.no
+            found = _refused(peer, rule, failed)
     assert found is not None, "`why_never` has seen a rule that allows"
     return held if held is not None and isinstance(found, Yes) else found
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Why a rule does not hold or, if `is_certain` is False, why it is unknown whether it holds."""
-
-    no: No
-    is_certain: bool
+def _shows_more(rule: Rule, found: Yes) -> bool:
+    return SHOWS.index(rule.shows) > SHOWS.index(found.shows)
 
 
-def _failure(rule: Rule, peer: Peer, request: Request, usage: Usage) -> _Failure | None:
-    """Why a rule does not hold, if it does not; certain reasons come before uncertain ones."""
-    unknown = _Failure(_unreadable(rule), is_certain=False) if rule.filters else None
-    if rule.purposes and request.purpose not in rule.purposes:
-        no = No(
-            Why.PURPOSE, f"{peer.petname} is not trusted for the purpose {request.purpose or '-'}"
-        )
-        if request.purpose:
-            return _Failure(no, is_certain=True)
-        unknown = unknown or _Failure(no, is_certain=False)
+def failures(rule: Rule, facts: Facts | None, asked: Asked, usage: Usage) -> Iterator[Failure]:
+    """The conditions and limits of a rule that do not hold, or of which this is not known."""
+    for kind, values in rule.conditions.items():
+        failed = failure(kind, values, facts, asked)
+        if failed is not None:
+            yield failed
     for name, most in rule.limits.items():
         used = usage.used.get(name)
-        if used is None:
-            no = No(Why.LIMIT, f"how much {peer.petname} has used of {name} is not known")
-            unknown = unknown or _Failure(no, is_certain=False)
-        elif used >= most:
-            no = No(Why.LIMIT, f"{peer.petname} has used up its {name} ({most})")
-            return _Failure(no, is_certain=True)
-    return unknown
+        if used is None or used > most:
+            yield Failure(name, str(most), "" if used is None else f"it would be {used}")
+
+
+def holds_perhaps(rule: Rule, facts: Facts | None, asked: Asked, usage: Usage) -> bool:
+    """Whether a rule holds, as far as is known."""
+    return not any(failed.is_certain for failed in failures(rule, facts, asked, usage))
+
+
+def _first(failed: Iterator[Failure]) -> Failure | None:
+    """The first failure, a certain one before one that is not known."""
+    first = None
+    for one in failed:
+        if one.is_certain:
+            return one
+        first = first or one
+    return first
+
+
+def _refused(peer: Peer, rule: Rule, failed: Failure) -> No:
+    """The refusal of a rule that does not allow; the log gets it, so it names no value."""
+    if failed.kind not in KINDS and failed.kind not in rule.limits:
+        return _unreadable(rule)
+    if failed.kind == "purpose":
+        return No(Why.PURPOSE, f"{peer.petname} is not trusted for this purpose", rule.name)
+    if failed.kind in rule.limits:
+        what = "would be used up" if failed.is_certain else "is not known"
+        return No(Why.LIMIT, f"what {rule.name} allows of {failed.kind} {what}", rule.name)
+    what = "another" if failed.is_certain else "no"
+    return No(
+        Why.NOT_GRANTED, f"{rule.name} does not allow it: {what} {failed.kind} is there", rule.name
+    )
 
 
 def _is_approved(rule: Rule, facts: Facts | None, request: Request, now: int) -> bool:
@@ -331,12 +386,14 @@ def _is_approved(rule: Rule, facts: Facts | None, request: Request, now: int) ->
 
 
 def _denies(rule: Rule) -> bool:
-    return rule.effect not in (ALLOW, HOLD)
+    return rule.effect not in (ALLOW, ASK)
 
 
 def _denied(rule: Rule) -> No:
-    return No(Why.NOT_GRANTED, f"denied by {rule.name}")
+    return No(Why.NOT_GRANTED, f"denied by {rule.name}", rule.name)
 
 
 def _unreadable(rule: Rule) -> No:
-    return No(Why.NOT_GRANTED, f"{rule.name} has a filter that this release cannot read")
+    return No(
+        Why.NOT_GRANTED, f"{rule.name} has a condition that this release cannot read", rule.name
+    )

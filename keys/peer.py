@@ -1,18 +1,22 @@
 """One peer, as the trust store keeps it."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from keys.canonical import canonical_json
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError, TrustError
+from keys.purposes import WORDS
+from keys.rules import Rule
 
 GRANTS = ("see", "find", "fetch", "send", "witness")
 """see: may learn of our studies. find: may ask for the studies of a patient that it names.
 fetch: may take studies. send: may offer us studies. witness: cosigns our log."""
 
-PURPOSES = ("treatment", "second-opinion", "research", "operations")
-"""Purposes for which a study may be requested."""
+PURPOSES = WORDS
+"""Purposes for which a study may be requested, in words; `keys.purposes` has the codes as well."""
 
 ADDRESS_CHARACTERS = 300
 """Most characters of a postal address, which is one line."""
@@ -39,7 +43,9 @@ class Peer:
         grants: some of `GRANTS`.
         filters: filters that narrow the grants; empty narrows nothing, and a filter that this
             release cannot read refuses everything (`keys.grants`).
-        purposes: the only purposes that it may name; empty allows all.
+        purposes: the only purposes for which its grants count; empty for all.
+        rules: its rules beside the grants, in the order in which they were made.
+        rules_made: how many rules it ever had: the number of the newest.
         expires: when trust ends, seconds since the epoch, UTC; None never.
         added: when it was paired, seconds since the epoch, UTC.
         revoked: when trust was withdrawn, seconds since the epoch, UTC; None not.
@@ -56,6 +62,8 @@ class Peer:
     grants: frozenset[str] = frozenset()
     filters: dict[str, Any] = field(default_factory=dict)
     purposes: frozenset[str] = frozenset()
+    rules: tuple[Rule, ...] = ()
+    rules_made: int = 0
     expires: int | None = None
     added: int = 0
     revoked: int | None = None
@@ -66,6 +74,21 @@ class Peer:
     def fingerprint(self) -> str:
         """The full fingerprint of the facility key."""
         return self.card.fingerprint
+
+    @property
+    def rights_digest(self) -> str:
+        """SHA-256 of all that decides what the peer may do, 64 hex digits.
+
+        A disclosure and a refusal name it in the log; the entries of the peer's trust tell what was
+        in it.
+        """
+        rights = {
+            "filters": json.dumps(self.filters, sort_keys=True),
+            "grants": sorted(self.grants),
+            "purposes": sorted(self.purposes),
+            "rules": [rule.to_fields() for rule in self.rules],
+        }
+        return hashlib.sha256(b"radmesh-rights-v1\0" + canonical_json(rights)).hexdigest()
 
     def is_trusted(self, now: int) -> bool:
         """Whether the peer is trusted now (seconds since the epoch, UTC), whatever its grants.
@@ -88,6 +111,8 @@ class Peer:
                 "postal_address": self.postal_address,
                 "purposes": sorted(self.purposes),
                 "revoked": self.revoked,
+                "rules": [rule.to_fields() for rule in self.rules],
+                "rules_made": self.rules_made,
             },
             sort_keys=True,
         )
@@ -112,6 +137,9 @@ class Peer:
                 expires=fields["expires"],
                 added=fields["added"],
                 revoked=fields["revoked"],
+                # Records of the first releases have no rules.
+                rules=tuple(Rule.from_fields(one) for one in fields.get("rules", ())),
+                rules_made=int(fields.get("rules_made", 0)),
                 # Records of the first releases have no `claimed`.
                 claimed={
                     bytes.fromhex(key): int(place)

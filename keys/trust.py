@@ -7,16 +7,18 @@ the facility key. A key on several cards counts for the facility that proves it
 (`keys.claims`); the cards themselves are accepted in any case.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from keys.card import Card, check_card, check_newer
 from keys.card_fields import SizedKey, TimedKey
 from keys.claims import Claims, Contested
+from keys.conditions import DAY_SECONDS, KINDS
 from keys.errors import BadFingerprint, TrustError
 from keys.fingerprint import matches, parse_fingerprint
 from keys.grants import (
+    ACTIONS,
     NO_REQUEST,
     NO_USAGE,
     Answer,
@@ -24,6 +26,7 @@ from keys.grants import (
     No,
     Request,
     Usage,
+    has_ended,
     may,
     rules_of,
     tells_apart,
@@ -32,6 +35,7 @@ from keys.grants import (
 )
 from keys.peer import ADDRESS_CHARACTERS, GRANTS, PURPOSES, SHOWN, Peer, is_postal_address
 from keys.petname import folded, is_petname, look_alike
+from keys.rules import RULES, BadRule, Rule, read_rule
 
 __all__ = ["GRANTS", "PURPOSES", "Contested", "Peer", "TrustStore"]
 
@@ -84,9 +88,14 @@ class TrustStore:
         name = petname or (known.petname if known else card.name)
         self._require_free_petname(name, card.facility_key)
         if known is None or known.revoked is not None:
-            address = "" if known is None else known.postal_address
             peer = Peer(
-                card.facility_key, name, card, grants=chosen, added=now, postal_address=address
+                card.facility_key,
+                name,
+                card,
+                grants=chosen,
+                added=now,
+                postal_address="" if known is None else known.postal_address,
+                rules_made=0 if known is None else known.rules_made,
             )
             return self._put(replace(peer, claimed=self._claimed(card, None)))
         claimed = self._claimed(card, known)
@@ -133,6 +142,48 @@ class TrustStore:
         known = self._trusted(facility_key)
         return self._put(replace(known, grants=known.grants - _checked_grants(grants)))
 
+    def add_rule(
+        self, facility_key: bytes, words: Sequence[str], blind: Callable[[str, str], str]
+    ) -> Peer:
+        """Give a trusted peer one more rule, the last of its rules.
+
+        Args:
+            facility_key: 32 bytes.
+            words: the rule in words, see `keys.rules.read_rule`.
+            blind: makes the form in which values of lists are kept.
+
+        Raises:
+            TrustError: it is not trusted, the rule cannot be read, or it has too many.
+        """
+        known = self._trusted(facility_key)
+        if len(known.rules) >= RULES:
+            raise TrustError(f"{known.petname} has {RULES} rules, and no more are kept")
+        number = known.rules_made + 1
+        try:
+            rule = read_rule(words, number, actions=tuple(ACTIONS), blind=blind)
+        except BadRule as error:
+            raise TrustError(str(error)) from None
+        return self.put_rule(facility_key, rule)
+
+    def put_rule(self, facility_key: bytes, rule: Rule) -> Peer:
+        """As `add_rule`, for a rule that has its number; one with the same number is replaced."""
+        known = self._trusted(facility_key)
+        rules = (*(one for one in known.rules if one.number != rule.number), rule)
+        made = max(known.rules_made, rule.number)
+        return self._put(replace(known, rules=rules, rules_made=made))
+
+    def remove_rule(self, facility_key: bytes, number: int) -> Peer:
+        """Take a rule from a trusted peer.
+
+        Raises:
+            TrustError: it is not trusted, or has no rule of this number.
+        """
+        known = self._trusted(facility_key)
+        left = tuple(rule for rule in known.rules if rule.number != number)
+        if len(left) == len(known.rules):
+            raise TrustError(f"{known.petname} has no rule {number}")
+        return self._put(replace(known, rules=left))
+
     def revoke(self, facility_key: bytes, now: int) -> Peer:
         """Withdraw all trust from a peer (seconds since the epoch, UTC).
 
@@ -140,7 +191,7 @@ class TrustStore:
             TrustError: it is not trusted.
         """
         known = self._trusted(facility_key)
-        return self._put(replace(known, grants=frozenset(), revoked=now))
+        return self._put(replace(known, grants=frozenset(), rules=(), revoked=now))
 
     def rename(self, facility_key: bytes, petname: str) -> Peer:
         """Give a trusted peer another petname.
@@ -245,6 +296,22 @@ class TrustStore:
         """Whether a facility (key of 32 bytes) may do something now; see `keys.grants.may`."""
         peer, rules = self._peers.get(facility_key), self._rules.get(facility_key, ())
         return may(action, peer, rules, facts, request, usage, now)
+
+    def rules(self, facility_key: bytes) -> tuple[Rule, ...]:
+        """The rules of a facility (key of 32 bytes), those of its grants first."""
+        return self._rules.get(facility_key, ())
+
+    def times(self, facility_key: bytes, now: int) -> tuple[object, ...]:
+        """Differs when rules of a facility count, or read a study, in another way than before.
+
+        Args:
+            facility_key: 32 bytes.
+            now: seconds since the epoch, UTC.
+        """
+        rules = self.rules(facility_key)
+        kinds = {kind for rule in rules for kind in rule.conditions}
+        ages = any(kind in KINDS and KINDS[kind].changes_with_time for kind in kinds)
+        return (sum(has_ended(rule, now) for rule in rules), now // DAY_SECONDS if ages else 0)
 
     def why_never(self, action: str, facility_key: bytes, now: int) -> No | None:
         """The refusal of an action for a facility, for any study; see `keys.grants`."""

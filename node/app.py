@@ -29,6 +29,7 @@ from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
 from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
+from node.sharing.facts import FACTS_SCHEMA, StudyFacts
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.found import FOUND_SCHEMA, FoundStudies, Questions
 from node.sharing.peers import PEERS_SCHEMA, Peers
@@ -38,6 +39,7 @@ from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
 from node.transfer.incoming import Incoming
+from node.transfer.lately import DisclosedLately
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
 from node.witness.fork_detector import ForkDetector
 from node.witness.store import WITNESS_SCHEMA, WitnessStore
@@ -80,6 +82,7 @@ class Node:
             home.database_path,
             (
                 CATALOG_SCHEMA,
+                FACTS_SCHEMA,
                 PEERS_SCHEMA,
                 FEEDS_SCHEMA,
                 TRANSFERS_SCHEMA,
@@ -107,7 +110,9 @@ class Node:
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
         )
-        sight = Sight(lambda: self.peers.store, self.clock.now)
+        self.facts = StudyFacts(self.database)
+        self.lately = DisclosedLately(self.audit, self.clock.now)
+        sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
         self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
         self.found, self.questions = (
@@ -250,6 +255,8 @@ class Node:
             {
                 "trust-revoked": self.peers.make_true,
                 "trust-ungranted": self.peers.make_true,
+                "rule-added": self.peers.make_true,
+                "rule-removed": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 # The card is a file, which shows whether the change took effect.

@@ -152,23 +152,6 @@ def _words_to_search_by(connection: sqlite3.Connection) -> None:
         )
 
 
-def _searches_for_patients(connection: sqlite3.Connection) -> None:
-    """Questions of peers are counted, and what was found at peers is kept for a day."""
-    connection.execute(
-        "CREATE TABLE find_questions ("
-        " name BLOB PRIMARY KEY, peer BLOB NOT NULL, asked INTEGER NOT NULL) STRICT, WITHOUT ROWID"
-    )
-    connection.execute("CREATE INDEX find_questions_by_peer ON find_questions (peer, asked)")
-    connection.execute(
-        "CREATE TABLE found_studies ("
-        " peer BLOB NOT NULL, study TEXT NOT NULL, record TEXT NOT NULL,"
-        " patient_id TEXT NOT NULL, issuer TEXT NOT NULL, patient_name TEXT NOT NULL,"
-        " birth_date TEXT NOT NULL, until INTEGER NOT NULL,"
-        " PRIMARY KEY (peer, study)) STRICT, WITHOUT ROWID"
-    )
-    connection.execute("CREATE INDEX found_studies_by_study ON found_studies (study)")
-
-
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -181,7 +164,6 @@ NODE_MIGRATIONS = (
     Migration("which fetches follow their sources", _transfers_are_followed),
     Migration("no statement that only SQLite knows", _no_statement_of_sqlite_alone),
     Migration("by which words a study is searched", _words_to_search_by),
-    Migration("what searches for patients leave", _searches_for_patients),
 )
 """The steps of `node.db`."""
 

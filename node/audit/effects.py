@@ -37,6 +37,8 @@ ENTRY_FIRST = (
     "trust-granted",
     "trust-ungranted",
     "trust-revoked",
+    "rule-added",
+    "rule-removed",
     "card-updated",
     "shared",
     "withdrawn",

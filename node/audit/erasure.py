@@ -57,16 +57,16 @@ OF_PATIENT = f"""(
     ({_IS_PATIENT})
     OR ({_BY_NAME} AND value IN ({_NAMES_OF_PATIENT}))
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
-    OR (kind = 'instance' AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
+    OR (kind IN ('instance', 'facts') AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
 )"""
 """SQL: whether an opening names the patient ?1 or a study of this patient."""
 
 OF_STUDY = """(
     (kind = 'study' AND value = ?1)
-    OR (kind IN ('patient', 'instance') AND entry IN (
+    OR (kind IN ('patient', 'instance', 'facts') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
 )"""
-"""SQL: whether an opening names the study ?1, its patient or an instance; not who asked."""
+"""SQL: whether an opening names the study ?1, its patient, an instance or what decided."""
 
 OF_PERSON = "(kind = 'person' AND value = ?1)"
 """SQL: whether an opening names the person ?1."""

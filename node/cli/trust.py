@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from node import phrases
-from node.cli import output
+from node.cli import output, rules
 from node.cli.card import card_lines, read_card
 from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
+from node.phrases import count
 
 _GRANTS_HELP = (
     "see: may learn which studies we share; find: may ask for those of a patient that it names; "
@@ -91,6 +92,10 @@ def _ask(lines: list[str], fingerprint: str) -> str:
             code=ExitCode.FAILED,
         )
     return fingerprint
+
+
+for _command in (rules.rule, rules.try_rule, rules.explain, rules.who):
+    trust.add_command(_command)
 
 
 @trust.command("list")
@@ -218,6 +223,7 @@ def _peer_lines(peer: dict[str, Any]) -> list[str]:
         *([("letters to", peer["postal_address"])] if peer["postal_address"] else []),
         ("may", _grants(peer)),
         ("purposes", ", ".join(peer["purposes"]) or "any"),
+        *[(f"rule {one['number']}", one["rule"]) for one in peer["rules"]],
         ("trusted since", phrases.moment(peer["added"])),
         ("connected", _connection(peer)),
         ("last seen", phrases.moment(peer["last_seen"])),
@@ -237,7 +243,10 @@ def _peer_lines(peer: dict[str, Any]) -> list[str]:
 def _grants(peer: dict[str, Any]) -> str:
     if peer["revoked"] is not None:
         return "revoked"
-    return ",".join(peer["grants"]) or "nothing"
+    may = ",".join(peer["grants"])
+    if peer["rules"]:
+        may += (", " if may else "") + count(len(peer["rules"]), "rule")
+    return may or "nothing"
 
 
 def _connection(peer: dict[str, Any]) -> str:

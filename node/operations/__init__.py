@@ -19,6 +19,7 @@ from node.operations import (
     proofs,
     reconcile,
     reports,
+    rules,
     transfer,
     witness,
 )
@@ -26,6 +27,7 @@ from node.operations.base import Call, Operation
 
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
+    *rules.OPERATIONS,
     *images.OPERATIONS,
     *arrive.OPERATIONS,
     *discard.OPERATIONS,

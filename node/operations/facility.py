@@ -97,6 +97,7 @@ def _describe(call: Call, peer: Peer, last_seen: int | None) -> dict[str, Any]:
         "postal_address": peer.postal_address,
         "grants": sorted(peer.grants),
         "purposes": sorted(peer.purposes),
+        "rules": [{"number": rule.number, "rule": str(rule)} for rule in peer.rules],
         "added": peer.added,
         "revoked": peer.revoked,
         "card_serial": peer.card.serial,

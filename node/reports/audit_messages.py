@@ -31,6 +31,7 @@ CODES = {
     "110133": "Audit Recording Stopped",
     "110135": "Object Security Attributes Changed",
     "110136": "Security Roles Changed",
+    "110137": "User Security Attributes Changed",
     "110147": "Access Control Decision",
     "110150": "Application",
     "110151": "Application Launcher",
@@ -78,6 +79,8 @@ EVENTS: dict[str, Meaning] = {
     "trust-added": Meaning(event="110114", kind="110122"),
     "trust-granted": Meaning(event="110113", kind="110136", action="U"),
     "trust-ungranted": Meaning(event="110113", kind="110136", action="U"),
+    "rule-added": Meaning(event="110113", kind="110137", action="U"),
+    "rule-removed": Meaning(event="110113", kind="110137", action="U"),
     "trust-revoked": Meaning(event="110114", kind="110123"),
     "card-updated": Meaning(event="110113", kind="110129", action="U"),
     "announced": Meaning(event="110112", lifecycle="11"),
@@ -219,7 +222,7 @@ def audit_messages(record: Record, facilities: Facilities, origin: str) -> Itera
             is_open=subject.value is not None,
         )
         for subject in record.subjects
-        if subject.kind != "person"
+        if subject.kind not in ("person", "facts")
     ]
     others = _others(record, facilities, about)
     for part, chosen in enumerate(_parts(about)):

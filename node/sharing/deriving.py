@@ -13,7 +13,7 @@ from typing import NamedTuple
 from node.catalog.catalog import Catalog
 from node.catalog.discards import recall_of
 from node.catalog.rows import study_row
-from node.sharing.policy import Sight, facts_of
+from node.sharing.policy import Sight
 from protocol.feed import Change, Told, next_change
 from protocol.recalls import REJECTED
 
@@ -79,10 +79,11 @@ def _of_shared(
 ) -> Iterator[Derived]:
     """Shared studies whose place in a peer's feed may be wrong."""
     apart = sight.tells_apart(peer)
-    for row in connection.execute(_SHARED, {"peer": peer, "tells_apart": apart}):
-        study = study_row(row[:-4])
+    # All of them before the next query: a statement must not stay open meanwhile.
+    rows = connection.execute(_SHARED, {"peer": peer, "tells_apart": apart}).fetchall()
+    studies = [study_row(row[:-4]) for row in rows]
+    for row, study, allowed in zip(rows, studies, sight.may_see_each(peer, studies), strict=True):
         place = None if row["kind"] is None else Place(*row[-4:])
-        allowed = sight.may_see(peer, facts_of(study))
         if place is None and not allowed:
             continue
         told = None if place is None or place.kind == "withdrawn" else place.content_root

@@ -130,12 +130,13 @@ class Endings:
         # Otherwise the alert that nothing can be logged would last until the next entry.
         self._try_log()
 
-    def _now(self) -> dict[bytes, tuple[bool, ...]]:
+    def _now(self) -> dict[bytes, tuple[object, ...]]:
         store, now = self._peers.store, self._clock.now()
         return {peer.facility_key: _rights(store, peer, now) for peer in store.peers}
 
 
-def _rights(store: TrustStore, peer: Peer, now: int) -> tuple[bool, ...]:
+def _rights(store: TrustStore, peer: Peer, now: int) -> tuple[object, ...]:
     """The rights of a peer that may change with time alone."""
     key = peer.facility_key
-    return tuple(store.why_never(action, key, now) is None for action in _LOOKED_AT)
+    rights = [store.why_never(action, key, now) is None for action in _LOOKED_AT]
+    return (*rights, *store.times(key, now))

@@ -22,7 +22,7 @@ from node.sharing.feed_words import (
     record_from_json,
     record_to_json,
 )
-from node.sharing.policy import Sight, facts_of
+from node.sharing.policy import Sight
 from protocol import limits, modalities
 from protocol.feed import Subscription
 from protocol.messages import Announcement, Record
@@ -113,7 +113,7 @@ class Feeds:
             places = places_of(connection, study)
             row = self._catalog.study(study)
             for peer in sorted(self.sight.peers() | places.keys()):
-                visible = row is not None and self.sight.may_see(peer, facts_of(row))
+                visible = row is not None and self.sight.may_see(peer, row)
                 root = row.content_root if row is not None and visible else None
                 refresh(connection, peer, [(study, places.get(peer), root)])
 
@@ -146,7 +146,8 @@ class Feeds:
         chosen = tuple(records)
         told = [record.study for record in chosen if record.kind != "withdrawn"]
         rows = self._catalog.rows(told) if told else {}
-        visible = {key for key, row in rows.items() if self.sight.may_see(peer, facts_of(row))}
+        sees = self.sight.may_see_each(peer, rows.values())
+        visible = {key for key, may in zip(rows, sees, strict=True) if may}
         return tuple(
             record for record in chosen if record.kind == "withdrawn" or record.study in visible
         )

@@ -7,14 +7,16 @@ and the same time: an answer leaves at a whole multiple of `FIND_STEP_SECONDS` a
 
 import logging
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import blake3
 import trio
 
 from keys import grants
+from keys.conditions import Facts
 from keys.grants import No, Why, Yes, explain
 from keys.identity import KeyPair
 from keys.trust import Peer, TrustStore
@@ -28,10 +30,11 @@ from node.errors import ExitCode, NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
+from node.sharing.facts import StudyFacts
 from node.sharing.find_entries import Studies, answered_entries, refused_entry
 from node.sharing.found import Questions
 from node.sharing.peers import Peers
-from node.sharing.policy import Refusal, facts_of
+from node.sharing.policy import Refusal
 from node.sharing.refusals import Refusals
 from protocol import limits, messages, modalities
 from protocol.errors import RemoteProtocolError, WireCode
@@ -50,10 +53,9 @@ _TOO_MANY = f"more than {limits.FIND_STUDIES} studies"
 def decide_find(
     store: TrustStore,
     peer: Peer,
-    purpose: str,
-    studies: Sequence[StudyRow],
+    asked: grants.Request,
+    studies: Iterable[tuple[StudyRow, Facts]],
     *,
-    node_key: bytes,
     now: int,
 ) -> Refusal | list[StudyRow]:
     """Which of a patient's studies a peer may find; a refusal does not depend on them.
@@ -61,25 +63,23 @@ def decide_find(
     Args:
         store: the trust store.
         peer: the peer that asks.
-        purpose: the purpose of its question.
-        studies: all studies of the patient that are here.
-        node_key: of the node that asks, 32 bytes, proven by the connection.
+        asked: what it asks.
+        studies: all studies of the patient that are here, with the facts about them.
         now: seconds since the epoch, UTC.
     """
     key = peer.facility_key
-    asking = grants.Request(speaks=store.speaks_for(node_key, peer, now), purpose=purpose)
     no = store.why_never("find", key, now)
     if no is None and not store.tells_apart("find", key):
         # What holds for a study that is not there holds for each.
-        answer = store.may("find", key, now, request=asking)
+        answer = store.may("find", key, now, request=asked)
         no = answer if isinstance(answer, No) and answer.why is not Why.NOT_SHARED else None
     if no is not None:
         code = WireCode.PURPOSE_NOT_ALLOWED if no.why is Why.PURPOSE else WireCode.NOT_GRANTED
-        return Refusal(code, explain(no))
+        return Refusal(code, explain(no), no.rule)
     return [
         row
-        for row in studies
-        if isinstance(store.may("find", key, now, facts=facts_of(row), request=asking), Yes)
+        for row, facts in studies
+        if isinstance(store.may("find", key, now, facts=facts, request=asked), Yes)
     ]
 
 
@@ -90,6 +90,7 @@ class FindAnswers:
         key: gives our node key.
         peers: who may find what.
         catalog: the studies of this node.
+        facts: gives the facts about them.
         recall_of: the recall that peers get for a study (UID).
         questions: counts the questions of each peer.
         append: writes audit entries durably with one flush (synchronous).
@@ -105,6 +106,7 @@ class FindAnswers:
         key: Callable[[], KeyPair],
         peers: Peers,
         catalog: Catalog,
+        facts: StudyFacts,
         recall_of: Callable[[str], Recall],
         questions: Questions,
         append: Callable[[Sequence[Event]], object],
@@ -116,6 +118,7 @@ class FindAnswers:
         self._key = key
         self._peers = peers
         self._catalog = catalog
+        self._facts = facts
         self._recall_of = recall_of
         self._questions = questions
         self._append = append
@@ -213,7 +216,16 @@ class FindAnswers:
 
         def may_find(studies: Sequence[StudyRow]) -> Refusal | list[StudyRow]:
             store, now = self._peers.store, self._clock.now()
-            return decide_find(store, peer, find.purpose, studies, node_key=node_key, now=now)
+            local = time.localtime(now)
+            request = grants.Request(
+                speaks=store.speaks_for(node_key, peer, now),
+                purpose=find.purpose,
+                person=find.person,
+                minute=local.tm_hour * 60 + local.tm_min,
+                weekday=local.tm_wday,
+            )
+            facts = self._facts.of_each(studies, peer.facility_key)
+            return decide_find(store, peer, request, zip(studies, facts, strict=True), now=now)
 
         if abs(find.time - self._clock.now_ms()) > limits.CLOCK_SKEW_SECONDS * 1000:
             return Refusal(WireCode.CLOCK_SKEW, "the clocks differ by more than a day"), 0

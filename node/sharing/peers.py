@@ -6,12 +6,15 @@ transfers are cut, and then the change is written, so a full disk delays the wri
 cut. A failed write is tried again, and the peer stays cut meanwhile. Synchronous and thread-safe.
 """
 
+import json
 import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
+from keys.canonical import canonical_json
 from keys.card import check_card, parse_card_untrusted
 from keys.errors import (
     BadCard,
@@ -22,6 +25,7 @@ from keys.errors import (
     TrustError,
 )
 from keys.fingerprint import matches
+from keys.rules import ALLOW, Rule
 from keys.trust import GRANTS, Contested, Peer, TrustStore
 from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
@@ -48,6 +52,7 @@ CREATE TABLE IF NOT EXISTS peers (
 
 
 _CUTS = ("trust-ungranted", "trust-revoked")
+_RULE_KINDS = ("rule-added", "rule-removed")
 
 
 class Peers:
@@ -209,6 +214,108 @@ class Peers:
             lambda store: store.revoke(peer.facility_key, now), "trust-revoked", {}, now=now
         )
 
+    def add_rule(
+        self, text: str, words: Sequence[str], blind: Callable[[str, str], str]
+    ) -> tuple[Peer, Rule]:
+        """Give a peer a rule, see `TrustStore.add_rule`; returns the peer and the rule.
+
+        Raises:
+            NodeError: there is no such peer, or the rule cannot be read.
+        """
+        with self._lock:
+            found, rule = self._read_rule(text, words, blind)
+            peer = self._rule_change(
+                lambda store: store.put_rule(found.facility_key, rule),
+                "rule-added",
+                rule,
+                is_cut=rule.effect != ALLOW,
+            )
+        self.on_change(peer)
+        return peer, rule
+
+    def tried(self, text: str, words: Sequence[str], blind: Callable[[str, str], str]) -> Peer:
+        """A peer as it would be with one more rule, the last of its rules; nothing is changed.
+
+        Raises:
+            NodeError: there is no such peer, or the rule cannot be read.
+        """
+        found, rule = self._read_rule(text, words, blind)
+        return replace(found, rules=(*found.rules, rule))
+
+    def _read_rule(
+        self, text: str, words: Sequence[str], blind: Callable[[str, str], str]
+    ) -> tuple[Peer, Rule]:
+        found = self.find(text)
+        trial = TrustStore(self._store.peers, self._own)
+        try:
+            return found, trial.add_rule(found.facility_key, words, blind).rules[-1]
+        except TrustError as error:
+            raise NodeError(
+                str(error),
+                hint="write it as `allow fetch modality=CT,MR purpose=TREAT`; see"
+                " `radmesh trust rule add --help`",
+                code=ExitCode.USAGE,
+            ) from error
+
+    def remove_rule(self, text: str, number: int) -> tuple[Peer, Rule]:
+        """Take a rule from a peer; returns the peer and the rule.
+
+        Raises:
+            NodeError: there is no such peer, or no such rule.
+        """
+        found = self.find(text)
+        with self._lock:
+            known = next(
+                (peer for peer in self._store.peers if peer.facility_key == found.facility_key),
+                found,
+            )
+            rule = next((one for one in known.rules if one.number == number), None)
+            if rule is None:
+                raise NodeError(
+                    f"{known.petname} has no rule {number}",
+                    hint=f"see `radmesh trust rule list {known.petname}`",
+                    code=ExitCode.NOT_FOUND,
+                )
+            peer = self._rule_change(
+                lambda store: store.remove_rule(known.facility_key, number),
+                "rule-removed",
+                rule,
+                is_cut=rule.effect == ALLOW,
+            )
+        self.on_change(peer)
+        return peer, rule
+
+    def _rule_change(
+        self, change: Callable[[TrustStore], Peer], kind: str, rule: Rule, *, is_cut: bool
+    ) -> Peer:
+        """Make a change of rules; a cut counts in memory at once."""
+        if not is_cut:
+            self._cuts.write()
+        changed = TrustStore(self._store.peers, self._own)
+        try:
+            peer = change(changed)
+        except KeysError as error:
+            raise NodeError(str(error), code=ExitCode.REFUSED) from error
+        # The log keeps the rule itself, so that each decision can be made again from it.
+        details: dict[str, str | int | bool] = {
+            "number": rule.number,
+            "rule": canonical_json(rule.to_fields()).decode(),
+            "rights": peer.rights_digest,
+        }
+        event = Event(type=kind, actor="operator", peer=peer.facility_key, details=details)
+        if is_cut:
+            self._cut(changed, peer, event)
+        else:
+            self._give(changed, peer, event)
+        return peer
+
+    def rights_digest(self, facility_key: bytes) -> str:
+        """SHA-256 of what decides about a peer now, 64 hex digits; "" if it is none."""
+        return next(
+            (one.rights_digest for one in self._store.peers if one.facility_key == facility_key),
+            "",
+        )
+
     # --- keys that several facilities claim ------------------------------------------
 
     def contested(self, now: int) -> list[Contested]:
@@ -314,10 +421,19 @@ class Peers:
             try:
                 if entry.type == "trust-revoked":
                     peer = changed.revoke(entry.peer, entry.time_ms // 1000)
+                elif entry.type in _RULE_KINDS:
+                    rule = Rule.from_fields(json.loads(str(entry.details["rule"])))
+                    if (entry.type == "rule-added") is (rule.effect == ALLOW):
+                        # It gives a right: without its effect it has failed.
+                        return False
+                    if entry.type == "rule-added":
+                        peer = changed.put_rule(entry.peer, rule)
+                    else:
+                        peer = changed.remove_rule(entry.peer, rule.number)
                 else:
                     taken = str(entry.details.get("grants", "")).split(",")
                     peer = changed.ungrant(entry.peer, taken)
-            except (KeysError, ValueError):
+            except (KeysError, ValueError, KeyError, TypeError, AttributeError):
                 return False
             self._store = changed
             self._keep(connection, peer)

@@ -1,19 +1,19 @@
 """Asks `keys.grants.may` for the node: from what the catalog knows to what a peer is told.
 
-Only a peer that may fetch learns whether a study exists: without the grant the answer is the same
-for every study.
+A peer that may not see a study is told what it would be told if there were no such study.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from keys import grants
-from keys.grants import Facts, No, Why, Yes, explain
+from keys.conditions import Facts
+from keys.grants import NO_USAGE, Answer, No, Usage, Why, Yes, explain
+from keys.rules import ON_REQUEST
 from keys.trust import Peer, TrustStore
 from node.catalog.catalog import StudyRow
-from protocol import limits
+from node.sharing.facts import StudyFacts
 from protocol.errors import WireCode
-from protocol.messages import Request
 
 _CODES = {
     Why.NOT_TRUSTED: WireCode.NOT_GRANTED,
@@ -33,80 +33,50 @@ _ANY_SHARED = Facts(study_uid="", state="shared")
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refusal: the code that the peer is told, and the sentence for our own log and operators."""
+    """A refusal: the code that the peer is told, and the sentence for our own log and operators.
+
+    `rule` is the name of the rule that decided, or "".
+    """
 
     code: WireCode
     reason: str
-
-
-def facts_of(study: StudyRow) -> Facts:
-    """What the catalog knows of a study."""
-    return Facts(
-        study_uid=study.study_uid,
-        state=study.state,
-        modalities=study.modalities,
-        study_date=study.study_date,
-    )
+    rule: str = ""
 
 
 def decide_fetch(
     store: TrustStore,
     peer: Peer,
-    request: Request,
-    study: StudyRow | None,
+    asked: grants.Request,
+    facts: Facts | None,
     *,
-    node_key: bytes,
-    now_ms: int,
     now: int,
-) -> Refusal | None:
-    """Decide a request for a study; None allows it.
-
-    Args:
-        store: the trust store.
-        peer: the peer that asks.
-        request: the request, its signature checked.
-        study: the catalog's row of the study, None when there is none.
-        node_key: of the node that asks, 32 bytes, proven by the connection.
-        now_ms: milliseconds since the epoch, UTC, for comparing clocks.
-        now: seconds since the epoch, UTC, for what ends by a date.
-    """
-    if abs(request.time - now_ms) > limits.CLOCK_SKEW_SECONDS * 1000:
-        return Refusal(WireCode.CLOCK_SKEW, "the clocks of the two nodes differ by more than a day")
-    return decide_having(store, peer, request.purpose, study, node_key=node_key, now=now)
-
-
-def decide_having(
-    store: TrustStore,
-    peer: Peer,
-    purpose: str,
-    study: StudyRow | None,
-    *,
-    node_key: bytes,
-    now: int,
-) -> Refusal | None:
-    """Decide whether a peer may have a study, or go on receiving it; None allows it.
+    usage: Usage = NO_USAGE,
+) -> Refusal | Yes:
+    """Decide whether a peer may have a study, or go on receiving it.
 
     Asked at the request, and again at each batch.
 
     Args:
         store: the trust store.
         peer: the peer that asks.
-        purpose: the purpose of the request.
-        study: the catalog's row of the study, None when there is none.
-        node_key: of the node that asks, 32 bytes, proven by the connection.
+        asked: what it asks.
+        facts: about the study; None if there is none.
         now: seconds since the epoch, UTC.
+        usage: what it would have used of its limits.
     """
-    answer = store.may(
-        "fetch",
-        peer.facility_key,
-        now,
-        facts=None if study is None else facts_of(study),
-        request=grants.Request(speaks=store.speaks_for(node_key, peer, now), purpose=purpose),
-    )
+    key = peer.facility_key
+    answer = store.may("fetch", key, now, facts=facts, request=asked, usage=usage)
     if isinstance(answer, Yes):
-        return None
-    code = _CODES[answer.why] if isinstance(answer, No) else _TO_APPROVE
-    return Refusal(code, explain(answer))
+        return answer
+    told: Answer = answer
+    if not isinstance(store.may("see", key, now, facts=facts), Yes):
+        told = store.may("fetch", key, now, facts=None, request=asked, usage=usage)
+    rule = answer.rule
+    return Refusal(_code(told), explain(answer), rule)
+
+
+def _code(answer: Answer) -> WireCode:
+    return _CODES[answer.why] if isinstance(answer, No) else _TO_APPROVE
 
 
 class Sight:
@@ -115,16 +85,25 @@ class Sight:
     Args:
         store: gives the trust store as it is now.
         now: gives seconds since the epoch, UTC.
+        facts: gives the facts about studies.
     """
 
-    def __init__(self, store: Callable[[], TrustStore], now: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Callable[[], TrustStore], now: Callable[[], int], facts: StudyFacts
+    ) -> None:
         self._store = store
         self._now = now
+        self._facts = facts
 
-    def may_see(self, facility_key: bytes, study: Facts) -> bool:
+    def may_see(self, facility_key: bytes, study: StudyRow) -> bool:
         """Whether a facility may be told of a study."""
-        answer = self._store().may("see", facility_key, self._now(), facts=study)
-        return isinstance(answer, Yes)
+        return next(self.may_see_each(facility_key, [study]))
+
+    def may_see_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[bool]:
+        """Whether a facility may be told of each of these studies."""
+        store, now = self._store(), self._now()
+        for facts in self._facts.of_each(studies, facility_key):
+            yield _is_announced(store.may("see", facility_key, now, facts=facts))
 
     def peers(self) -> frozenset[bytes]:
         """Facility keys of the peers that may be told of shared studies, of all or of some."""
@@ -135,12 +114,19 @@ class Sight:
 
     def tells_apart(self, facility_key: bytes) -> bool:
         """Whether a facility of `peers` may be told of some shared studies and not of others."""
-        return self._store().tells_apart("see", facility_key)
+        return self._facts.has_wishes or self._store().tells_apart("see", facility_key)
 
     def _sees_any(self, store: TrustStore, facility_key: bytes) -> bool:
-        if store.why_never("see", facility_key, self._now()) is not None:
+        now = self._now()
+        if store.why_never("see", facility_key, now) is not None:
             return False
-        return store.tells_apart("see", facility_key) or self.may_see(facility_key, _ANY_SHARED)
+        return store.tells_apart("see", facility_key) or _is_announced(
+            store.may("see", facility_key, now, facts=_ANY_SHARED)
+        )
+
+
+def _is_announced(answer: Answer) -> bool:
+    return isinstance(answer, Yes) and answer.shows != ON_REQUEST
 
 
 def witnesses(store: TrustStore, now: int) -> list[Peer]:

@@ -22,9 +22,11 @@ from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
+from node.sharing.facts import StudyFacts
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal
 from node.sharing.refusals import Refusals
+from node.transfer.lately import DisclosedLately
 from node.transfer.right import Right, RightEnded
 from node.transfer.sessions import StudyStream, TransferRefused
 from node.transfer.transfers import Transfer, Transfers, TransferState
@@ -55,6 +57,8 @@ class SendingParts:
         own_facility: our facility key (32 bytes).
         peers: the trusted peers and their grants.
         catalog: the studies of this node.
+        facts: gives the facts about them.
+        lately: what each peer began to receive in the last day.
         store: its batches.
         append: writes audit entries durably with one flush (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
@@ -70,6 +74,8 @@ class SendingParts:
     own_facility: bytes
     peers: Peers
     catalog: Catalog
+    facts: StudyFacts
+    lately: DisclosedLately
     store: BatchStore
     append: Callable[[Sequence[LogEvent]], object]
     add_receipt: Callable[[bytes], str]
@@ -114,7 +120,16 @@ class Disclosure:
         self._study = StudyStream(stream, self._end)
         self._transfer: Transfer | None = None
         self._patients: tuple[str, ...] = ()
-        self._right = Right(owner.catalog, owner.peers, owner.clock, peer, stream.peer)
+        self._right = Right(
+            owner.catalog,
+            owner.facts,
+            owner.peers,
+            owner.lately,
+            owner.clock,
+            peer,
+            stream.peer,
+        )
+        self._facts = ""
         self._disclosing = False
         self._asked, self._to_seal = trio.open_memory_channel[tuple[int, ...]](math.inf)
         self._asked_all = False
@@ -202,8 +217,9 @@ class Disclosure:
                 self._owner.append([requested])
                 raise
             self._patients = self._owner.catalog.patients(request.study)
+        self._facts = self._right.facts(request.study)
         # Making a large manifest takes a while, so decide again here, together with the entry.
-        with self._owner.peers.decisions.made():
+        with self._right.alone(), self._owner.peers.decisions.made():
             refusal = (
                 refusal or self._right.refusal(request) or self._right.discarded(request.study)
             )
@@ -395,6 +411,9 @@ class Disclosure:
         if kind in ("disclosed", "disclosure-failed", "receipt"):
             details["batches"] = self._sent
             details["encoded_bytes"] = 0 if self._transfer is None else self._transfer.wire_bytes
+        if kind in ("refused", "disclosure-begun"):
+            details["rule"] = self._right.rule
+            details["rights"] = self._rights()
         if why:
             details["why"] = why
         if receipt:
@@ -405,6 +424,13 @@ class Disclosure:
             peer=self._peer.facility_key,
             purpose=request.purpose,
             outcome=outcome,
-            subjects=subjects_of(request.study, self._patients),
+            subjects=(
+                *subjects_of(request.study, self._patients),
+                *((("facts", self._facts),) if "rights" in details and self._facts else ()),
+            ),
             details=details,
         )
+
+    def _rights(self) -> str:
+        """The digest of what decided; the peer may have been revoked meanwhile."""
+        return self._owner.peers.rights_digest(self._peer.facility_key)

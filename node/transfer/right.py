@@ -4,11 +4,20 @@ What ends a right is also told to the sessions at once (`node/transfer/sending.p
 what no message tells: a date that has come, and a message that was lost with a crash.
 """
 
-from keys.trust import Peer
+import contextlib
+import time
+from contextlib import AbstractContextManager
+
+from keys import grants
+from keys.grants import NO_USAGE, Usage
+from keys.trust import Peer, TrustStore
 from node.catalog.catalog import Catalog
 from node.clock import Clock
+from node.sharing.facts import StudyFacts, facts_read
 from node.sharing.peers import Peers
-from node.sharing.policy import Refusal, decide_fetch, decide_having
+from node.sharing.policy import Refusal, decide_fetch
+from node.transfer.lately import DisclosedLately
+from protocol import limits
 from protocol.errors import WireCode
 from protocol.messages import Request
 
@@ -32,22 +41,37 @@ class Right:
 
     Args:
         catalog: the studies of this node.
-        peers: the trusted peers and their grants.
+        facts: gives the facts about them.
+        peers: the trusted peers and their rules.
+        lately: what each peer began to receive in the last day.
         clock: tells which rights count now.
         peer: who asks.
         node_key: of its node, 32 bytes, proven by the connection.
+
+    Attributes:
+        rule: the name of the rule that decided last; "" for none.
     """
 
     def __init__(
-        self, catalog: Catalog, peers: Peers, clock: Clock, peer: Peer, node_key: bytes
+        self,
+        catalog: Catalog,
+        facts: StudyFacts,
+        peers: Peers,
+        lately: DisclosedLately,
+        clock: Clock,
+        peer: Peer,
+        node_key: bytes,
     ) -> None:
         self._catalog = catalog
+        self._facts = facts
         self._peers = peers
+        self._lately = lately
         self._clock = clock
         self._peer = peer
         self._node_key = node_key
         self._discard = -1
         self._held: tuple[object, ...] = ()
+        self.rule = ""
 
     def begin(self, study: str) -> None:
         """Note what has been discarded of a study (UID) so far.
@@ -58,15 +82,12 @@ class Right:
 
     def refusal(self, request: Request) -> Refusal | None:
         """Why the peer does not get what it asks for; None if it does."""
-        return decide_fetch(
-            self._peers.store,
-            self._peer,
-            request,
-            self._catalog.study(request.study),
-            node_key=self._node_key,
-            now_ms=self._clock.now_ms(),
-            now=self._clock.now(),
-        )
+        skew = abs(request.time - self._clock.now_ms())
+        if skew > limits.CLOCK_SKEW_SECONDS * 1000:
+            return Refusal(
+                WireCode.CLOCK_SKEW, "the clocks of the two nodes differ by more than a day"
+            )
+        return self._decide(self._peers.store, request, self._clock.now())
 
     def require(self, request: Request) -> None:
         """Check that the peer may still have what it was offered.
@@ -78,18 +99,61 @@ class Right:
         version, store = self._catalog.version, self._peers.store
         if self._held == (version, store, now):
             return
-        study = self._catalog.study(request.study)
-        refusal = decide_having(
-            store, self._peer, request.purpose, study, node_key=self._node_key, now=now
-        )
-        refusal = refusal or self.discarded(request.study)
+        refusal = self._decide(store, request, now) or self.discarded(request.study)
         if refusal is not None:
             raise RightEnded(refusal)
         # The same answer until something changes, or the second is over.
         self._held = (version, store, now)
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Decide and log inside this block: no other request takes what is left of a limit."""
+        return (
+            self._lately.deciding
+            if _is_limited(self._peers.store, self._peer)
+            else contextlib.nullcontext()
+        )
+
+    def facts(self, study: str) -> str:
+        """The facts about a study (UID) that the peer's rules read, as JSON; "" if they read none.
+
+        They name persons: for an opening only.
+        """
+        rules = self._peers.store.rules(self._peer.facility_key)
+        found = self._facts.of(self._catalog.study(study), self._peer.facility_key)
+        return facts_read(rules, found)
+
+    def _decide(self, store: TrustStore, request: Request, now: int) -> Refusal | None:
+        peer = self._peer
+        study = self._catalog.study(request.study)
+        local = time.localtime(now)
+        asked = grants.Request(
+            speaks=store.speaks_for(self._node_key, peer, now),
+            purpose=request.purpose,
+            is_stat=request.stat,
+            minute=local.tm_hour * 60 + local.tm_min,
+            weekday=local.tm_wday,
+        )
+        usage = NO_USAGE
+        if _is_limited(store, peer):
+            size = 0 if study is None else study.original_bytes
+            usage = Usage(self._lately.with_this(peer.facility_key, request.study, size))
+        decided = decide_fetch(
+            store,
+            peer,
+            asked,
+            self._facts.of(study, peer.facility_key),
+            now=now,
+            usage=usage,
+        )
+        self.rule = decided.rule
+        return decided if isinstance(decided, Refusal) else None
 
     def discarded(self, study: str) -> Refusal | None:
         """A refusal if an operator has discarded some of the study since `begin`."""
         if self._catalog.last_discard(study) == self._discard:
             return None
         return Refusal(WireCode.NOT_AVAILABLE, DISCARDED)
+
+
+def _is_limited(store: TrustStore, peer: Peer) -> bool:
+    return any(rule.limits for rule in store.rules(peer.facility_key))

@@ -37,6 +37,8 @@ TYPES = (
     "trust-added",
     "trust-granted",
     "trust-ungranted",
+    "rule-added",
+    "rule-removed",
     "trust-revoked",
     "card-updated",
     "announced",
@@ -71,7 +73,8 @@ TYPES = (
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
-SUBJECT_KINDS = ("study", "patient", "instance", "person")
+SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts")
+"""Facts are those of a study that decided about a request, as canonical JSON."""
 
 OUTCOMES = ("success", "refused", "failed")
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from grants_made import CARD, CT_ONLY, LATER, NOW, SHARED, SOUTH, STUDY, card_of
+from grants_made import CARD, LATER, NOW, SHARED, SOUTH, STUDY, UNREAD, card_of
 
 from keys.grants import (
     ACTIONS,
     ALLOW,
+    ASK,
     DENY,
-    HOLD,
     NO_REQUEST,
     NO_USAGE,
     Answer,
@@ -53,7 +53,8 @@ TRUST = {
     "last second": ({}, LATER - 1),
     "card expired": ({}, LATER),
     "one purpose": ({"purposes": frozenset({"research"})}, NOW),
-    "purpose of a later release": ({"purposes": frozenset({"TREAT"})}, NOW),
+    "purpose of a later release": ({"purposes": frozenset({"OLFACT"})}, NOW),
+    "by code": ({"purposes": frozenset({"TREAT"})}, NOW),
     "a filter": ({"filters": {"modality": ["CT"]}}, NOW),
     "a filter of nothing": ({"filters": {"": None}}, NOW),
     "never paired": (None, NOW),
@@ -69,12 +70,12 @@ EXPIRED = "the card of South has expired"
 STRANGER = "the facility is not trusted"
 OLD_KEY = "its node key does not count any more"
 NO_PURPOSE = "there is no such purpose"
-OTHER_PURPOSE = "South is not trusted for the purpose treatment"
+OTHER_PURPOSE = "South is not trusted for this purpose"
 LATER_PURPOSE = "purpose of a later release"
 
 
 def unread(name: str) -> str:
-    return f"{name} has a filter that this release cannot read"
+    return f"{name} has a condition that this release cannot read"
 
 
 def nothing(action: str) -> str:
@@ -154,8 +155,13 @@ TABLE = [
     ("fetch", SF, "one purpose", "treatment", "none", PU, OTHER_PURPOSE),
     ("fetch", SF, "one purpose", "research", "none", NS, HIDDEN),
     ("fetch", SF, "one purpose", "", "shared", PU, NO_PURPOSE),
-    ("fetch", SF, LATER_PURPOSE, "TREAT", "shared", PU, NO_PURPOSE),
+    ("fetch", SF, LATER_PURPOSE, "OLFACT", "shared", PU, NO_PURPOSE),
     ("fetch", SF, LATER_PURPOSE, "treatment", "shared", PU, OTHER_PURPOSE),
+    ("fetch", SF, "by code", "treatment", "shared", Yes, "allowed by the grant fetch"),
+    ("fetch", SF, "by code", "TREAT", "shared", Yes, "allowed by the grant fetch"),
+    ("fetch", SF, "by code", "COC", "shared", Yes, "allowed by the grant fetch"),
+    ("fetch", SF, "by code", "BTG", "shared", PU, OTHER_PURPOSE),
+    ("fetch", SF, "by code", "research", "shared", PU, OTHER_PURPOSE),
     ("fetch", SF, "a filter", "treatment", "shared", NG, unread("the grant fetch")),
     ("fetch", SF, "a filter", "curiosity", "none", NG, unread("the grant fetch")),
     ("fetch", ALL, "never paired", "treatment", "shared", NT, STRANGER),
@@ -234,12 +240,12 @@ def test_a_key_that_two_claim_speaks_for_the_first_and_the_other_gets_nothing_by
 
 SEE = Rule("the grant see", "see")
 FETCH = Rule("the grant fetch", "fetch")
-RESEARCH = frozenset({"research"})
-ONE, TWO, FIVE = {"studies": 1}, {"studies": 2}, {"bytes": 5}
+RESEARCH = {"purpose": ("research",)}
+TWO, THREE, FIVE = {"studies": 2}, {"studies": 3}, {"bytes": 5}
 TREATMENT = Request(speaks=True, purpose="treatment")
 RESEARCHING = Request(speaks=True, purpose="research")
 GRANTED = "allowed by the grant fetch"
-USED_UP = "South has used up its studies (2)"
+USED_UP = "what r allows of studies would be used up"
 
 
 def fetch(name: str, effect: str = ALLOW, **narrowed: Any) -> Rule:
@@ -256,46 +262,46 @@ def approve(name: str) -> str:
 
 
 def unknown(limit: str) -> str:
-    return f"how much South has used of {limit} is not known"
+    return f"what r allows of {limit} is not known"
 
 
 # rules besides `SEE`, request, used -> answer to `fetch` of a shared study
 RULES = [
     ((FETCH,), TREATMENT, {}, Yes, GRANTED),
     ((fetch("a"), fetch("b")), TREATMENT, {}, Yes, "allowed by a"),
-    ((fetch("a", filters=CT_ONLY), fetch("b")), TREATMENT, {}, Yes, "allowed by b"),
-    ((fetch("a", purposes=RESEARCH), fetch("b")), TREATMENT, {}, Yes, "allowed by b"),
-    ((fetch("a", filters=CT_ONLY),), TREATMENT, {}, NG, unread("a")),
+    ((fetch("a", conditions=UNREAD), fetch("b")), TREATMENT, {}, Yes, "allowed by b"),
+    ((fetch("a", conditions=RESEARCH), fetch("b")), TREATMENT, {}, Yes, "allowed by b"),
+    ((fetch("a", conditions=UNREAD),), TREATMENT, {}, NG, unread("a")),
     ((FETCH, fetch("r", DENY)), TREATMENT, {}, NG, "denied by r"),
     ((fetch("r", DENY), FETCH), TREATMENT, {}, NG, "denied by r"),
     ((FETCH, Rule("r", "see", DENY)), TREATMENT, {}, NG, "denied by r"),
     ((FETCH, fetch("r", "notify")), TREATMENT, {}, NG, "denied by r"),
-    ((FETCH, fetch("r", DENY, filters=CT_ONLY)), TREATMENT, {}, NG, "denied by r"),
-    ((FETCH, fetch("r", DENY, purposes=RESEARCH)), RESEARCHING, {}, NG, "denied by r"),
-    ((FETCH, fetch("r", DENY, purposes=RESEARCH)), TREATMENT, {}, Yes, GRANTED),
+    ((FETCH, fetch("r", DENY, conditions=UNREAD)), TREATMENT, {}, NG, "denied by r"),
+    ((FETCH, fetch("r", DENY, conditions=RESEARCH)), RESEARCHING, {}, NG, "denied by r"),
+    ((FETCH, fetch("r", DENY, conditions=RESEARCH)), TREATMENT, {}, Yes, GRANTED),
     ((FETCH, Rule("r", "send", DENY)), TREATMENT, {}, Yes, GRANTED),
-    ((FETCH, fetch("r", HOLD)), TREATMENT, {}, Ask, approve("r")),
-    ((fetch("r", HOLD), FETCH, fetch("s", HOLD)), TREATMENT, {}, Ask, approve("r")),
-    ((FETCH, Rule("r", "see", HOLD)), TREATMENT, {}, Ask, approve("r")),
-    ((fetch("r", HOLD),), TREATMENT, {}, NG, NO_FETCH),
-    ((FETCH, fetch("r", HOLD), fetch("d", DENY)), approved(), {}, NG, "denied by d"),
-    ((FETCH, fetch("r", HOLD, filters=CT_ONLY)), TREATMENT, {}, Ask, approve("r")),
-    ((FETCH, fetch("r", HOLD, purposes=RESEARCH)), TREATMENT, {}, Yes, GRANTED),
-    ((FETCH, fetch("r", HOLD)), approved(), {}, Yes, GRANTED),
-    ((FETCH, fetch("s", HOLD)), approved(), {}, Ask, approve("s")),
-    ((FETCH, fetch("r", HOLD), fetch("s", HOLD)), approved(), {}, Ask, approve("s")),
-    ((FETCH, fetch("r", HOLD)), approved(until=NOW), {}, Ask, approve("r")),
-    ((FETCH, fetch("r", HOLD)), approved(study_uid="1.2"), {}, Ask, approve("r")),
-    ((fetch("r", purposes=RESEARCH),), approved(), {}, PU, OTHER_PURPOSE),
-    ((fetch("r", limits=TWO),), TREATMENT, ONE, Yes, "allowed by r"),
-    ((fetch("r", limits=TWO),), TREATMENT, TWO, LI, USED_UP),
+    ((FETCH, fetch("r", ASK)), TREATMENT, {}, Ask, approve("r")),
+    ((fetch("r", ASK), FETCH, fetch("s", ASK)), TREATMENT, {}, Ask, approve("r")),
+    ((FETCH, Rule("r", "see", ASK)), TREATMENT, {}, Ask, approve("r")),
+    ((fetch("r", ASK),), TREATMENT, {}, NG, NO_FETCH),
+    ((FETCH, fetch("r", ASK), fetch("d", DENY)), approved(), {}, NG, "denied by d"),
+    ((FETCH, fetch("r", ASK, conditions=UNREAD)), TREATMENT, {}, Ask, approve("r")),
+    ((FETCH, fetch("r", ASK, conditions=RESEARCH)), TREATMENT, {}, Yes, GRANTED),
+    ((FETCH, fetch("r", ASK)), approved(), {}, Yes, GRANTED),
+    ((FETCH, fetch("s", ASK)), approved(), {}, Ask, approve("s")),
+    ((FETCH, fetch("r", ASK), fetch("s", ASK)), approved(), {}, Ask, approve("s")),
+    ((FETCH, fetch("r", ASK)), approved(until=NOW), {}, Ask, approve("r")),
+    ((FETCH, fetch("r", ASK)), approved(study_uid="1.2"), {}, Ask, approve("r")),
+    ((fetch("r", conditions=RESEARCH),), approved(), {}, PU, OTHER_PURPOSE),
+    ((fetch("r", limits=TWO),), TREATMENT, TWO, Yes, "allowed by r"),
+    ((fetch("r", limits=TWO),), TREATMENT, THREE, LI, USED_UP),
     ((fetch("r", limits=TWO),), TREATMENT, {}, LI, unknown("studies")),
-    ((fetch("r", limits=TWO | FIVE),), TREATMENT, ONE, LI, unknown("bytes")),
-    ((fetch("r", limits=FIVE | TWO),), TREATMENT, TWO, LI, USED_UP),
-    ((fetch("r", filters=CT_ONLY, limits=TWO), fetch("s", limits=TWO)), TREATMENT, {}, NG,
+    ((fetch("r", limits=TWO | FIVE),), TREATMENT, TWO, LI, unknown("bytes")),
+    ((fetch("r", limits=FIVE | TWO),), TREATMENT, THREE, LI, USED_UP),
+    ((fetch("r", conditions=UNREAD, limits=TWO), fetch("s", limits=TWO)), TREATMENT, {}, NG,
      unread("r")),
     ((fetch("r", limits=TWO), FETCH), TREATMENT, {}, Yes, GRANTED),
-    ((fetch("r", limits=TWO), fetch("h", HOLD)), TREATMENT, TWO, LI, USED_UP),
+    ((fetch("r", limits=TWO), fetch("h", ASK)), TREATMENT, THREE, LI, USED_UP),
 ]  # fmt: skip
 
 
@@ -320,11 +326,11 @@ def test_deny_goes_before_hold_and_hold_before_allow(
     [
         ((), False),
         ((SEE, FETCH), False),
-        ((SEE, fetch("r", DENY), fetch("s", limits=TWO, purposes=RESEARCH)), False),
-        ((SEE, fetch("r", HOLD)), True),
-        ((SEE, fetch("r", filters=CT_ONLY)), True),
-        ((Rule("r", "see", HOLD), FETCH), True),
-        ((SEE, FETCH, Rule("r", "send", filters=CT_ONLY)), False),
+        ((SEE, fetch("r", DENY), fetch("s", conditions=RESEARCH, limits=TWO)), False),
+        ((SEE, fetch("r", ASK)), True),
+        ((SEE, fetch("r", conditions=UNREAD)), True),
+        ((Rule("r", "see", ASK), FETCH), True),
+        ((SEE, FETCH, Rule("r", "send", conditions=UNREAD)), False),
     ],
 )
 def test_filters_and_approvals_tell_studies_apart(rules: tuple[Rule, ...], apart: bool) -> None:
@@ -333,9 +339,9 @@ def test_filters_and_approvals_tell_studies_apart(rules: tuple[Rule, ...], apart
 
 
 def test_a_rule_for_a_purpose_does_not_hold_where_none_can_be_named() -> None:
-    narrow = Rule("r", "see", purposes=frozenset({"research"}))
+    narrow = Rule("r", "see", conditions=RESEARCH)
     answer = may("see", SOUTH, (narrow,), SHARED, NO_REQUEST, NO_USAGE, NOW)
-    assert explain(answer) == "South is not trusted for the purpose -"
+    assert explain(answer) == OTHER_PURPOSE
     denying = (SEE, replace(narrow, effect=DENY))
     assert explain(may("see", SOUTH, denying, SHARED, NO_REQUEST, NO_USAGE, NOW)) == "denied by r"
     asked = replace(NO_REQUEST, purpose="treatment")

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from grants_made import CT_ONLY, NOW, SHARED, SOUTH, STUDY
+from grants_made import NOW, SHARED, SOUTH, STUDY, UNREAD
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.grants import (
     ACTIONS,
     ALLOW,
+    ASK,
     DENY,
-    HOLD,
     NO_USAGE,
     Answer,
     Approval,
@@ -34,10 +34,17 @@ _RULES = st.builds(
     Rule,
     name=st.sampled_from(["r", "s"]),
     action=st.sampled_from([*ACTIONS, "lookup"]),
-    effect=st.sampled_from([ALLOW, ALLOW, ALLOW, HOLD, DENY, "notify"]),
-    purposes=st.frozensets(st.sampled_from(PURPOSES), max_size=2),
-    filters=st.sampled_from([{}, {}, {}, CT_ONLY]),
-    limits=st.sampled_from([{}, {}, {"studies": 2}]),
+    effect=st.sampled_from([ALLOW, ALLOW, ALLOW, ASK, DENY, "notify"]),
+    conditions=st.fixed_dictionaries(
+        {},
+        optional={
+            "purpose": st.lists(st.sampled_from(PURPOSES), min_size=1, max_size=2).map(tuple),
+            "modality": st.sampled_from([("CT",), ("MR", "CT"), ("MR",)]),
+            "colour": st.just(("red",)),
+        },
+    ),
+    limits=st.sampled_from([{}, {}, {"studies": 1}]),
+    until=st.sampled_from([None, None, NOW, NOW + 1]),
 )
 _MANY = st.lists(_RULES, max_size=6).map(tuple)
 _ACTIONS = st.sampled_from([*ACTIONS, "lookup"])
@@ -84,12 +91,12 @@ def test_what_is_taken_away_or_not_known_never_widens(
         if rule.effect == ALLOW:
             assert asked(rules=others) <= answer
             # A filter that nothing reads is as good as no rule.
-            filtered = replace(rule, filters=CT_ONLY)
+            filtered = replace(rule, conditions=UNREAD)
             assert asked(rules=(*others, filtered)) <= answer
         else:
             assert asked(rules=others) >= answer
     assert asked(rules=(*rules, Rule("d", action, DENY))) == 0
-    assert asked(rules=(*rules, Rule("h", action, HOLD))) <= min(answer, 1)
+    assert asked(rules=(*rules, Rule("h", action, ASK))) <= min(answer, 1)
     assert asked(request=replace(request, speaks=False)) <= answer
     assert asked(request=replace(request, purpose="")) <= answer
     assert asked(request=replace(request, approval=None)) <= answer
@@ -126,7 +133,8 @@ def test_the_answer_and_its_sentence_agree_with_the_rules_read_one_by_one(
 
 
 def _denies_all(rule: Rule) -> bool:
-    return rule.effect in (DENY, "notify") and not rule.purposes and not rule.limits
+    denies = rule.effect in (DENY, "notify") and (rule.until is None or rule.until > NOW)
+    return denies and not rule.conditions and not rule.limits
 
 
 def _expected(
@@ -139,18 +147,33 @@ def _expected(
 ) -> int:
     """The same decision written down as a list of demands."""
 
-    def surely(rule: Rule) -> bool:
-        return (
-            not rule.filters
-            and (not rule.purposes or request.purpose in rule.purposes)
-            and all(usage.used.get(name, most) < most for name, most in rule.limits.items())
+    modalities = None if facts is None else facts.modalities
+
+    def demanded(rule: Rule, *, sure: bool) -> bool:
+        wanted = rule.conditions
+        if rule.until is not None and rule.until <= NOW:
+            return False
+        if "colour" in wanted and sure:
+            return False
+        other = "purpose" in wanted and request.purpose not in wanted["purpose"]
+        if other and (sure or request.purpose):
+            return False
+        if "modality" in wanted:
+            if modalities is None:
+                if sure:
+                    return False
+            elif not set(modalities) & set(wanted["modality"]):
+                return False
+        return all(
+            usage.used.get(name, most + 1 if sure else 0) <= most
+            for name, most in rule.limits.items()
         )
 
+    def surely(rule: Rule) -> bool:
+        return demanded(rule, sure=True)
+
     def perhaps(rule: Rule) -> bool:
-        other_purpose = request.purpose != "" and request.purpose not in rule.purposes
-        return not (rule.purposes and other_purpose) and all(
-            usage.used.get(name, 0) < most for name, most in rule.limits.items()
-        )
+        return demanded(rule, sure=False)
 
     demands = [peer is not None and peer.revoked is None, action in ACTIONS]
     if action in ("find", "fetch", "send"):
@@ -170,7 +193,7 @@ def _expected(
                 and facts.study_uid == STUDY
                 and rule.name == "r"
             )
-            if rule.effect == HOLD and perhaps(rule) and not approved:
+            if rule.effect == ASK and perhaps(rule) and not approved:
                 width = 1
     return width if all(demands) else 0
 

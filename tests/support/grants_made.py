@@ -8,7 +8,8 @@ from keys.peer import Peer
 NOW = 1_790_000_000
 LATER = NOW + 10_000
 STUDY = "1.2.3"
-CT_ONLY = {"modality": ["CT"]}
+UNREAD = {"colour": ("red",)}
+"""A condition of a later release."""
 
 
 def card_of(name: str, node_key: bytes = b"") -> Card:

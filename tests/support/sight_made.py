@@ -1,8 +1,8 @@
 """A `Sight` whose answers the test sets."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from keys.grants import Facts
+from node.catalog.catalog import StudyRow
 from node.sharing.policy import Sight
 
 
@@ -16,9 +16,10 @@ class SightMade(Sight):
     def peers(self) -> frozenset[bytes]:
         return frozenset(self.seeing)
 
-    def may_see(self, facility_key: bytes, study: Facts) -> bool:
-        hidden = (facility_key, study.study_uid) in self.hidden
-        return facility_key in self.seeing and study.state == "shared" and not hidden
+    def may_see_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[bool]:
+        for study in studies:
+            hidden = (facility_key, study.study_uid) in self.hidden
+            yield facility_key in self.seeing and study.state == "shared" and not hidden
 
     def tells_apart(self, facility_key: bytes) -> bool:
         return any(key == facility_key for key, _ in self.hidden)

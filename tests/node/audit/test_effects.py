@@ -90,6 +90,18 @@ def _ingest(node: Node) -> object:
     return trio.run(OPERATIONS["ingest"].answer, Call(node), parameters)
 
 
+def _add_rule(node: Node, words: str) -> object:
+    return node.peers.add_rule("South Clinic", words.split(), node.facts.blind)
+
+
+def _remove_rule(node: Node, number: int) -> object:
+    return node.peers.remove_rule("South Clinic", number)
+
+
+def _rules(node: Node) -> object:
+    return [(rule.number, str(rule)) for rule in node.peers.find("South Clinic").rules]
+
+
 def _prepare_aside(node: Node) -> None:
     """Another version of an instance of the study lies aside."""
     folder = node.home.path.parent / "aside"
@@ -126,6 +138,10 @@ CHANGES = [
         _grants,
         cuts=True,
     ),
+    Change("rule-added", lambda node: _add_rule(node, "allow see modality=CT"), _rules),
+    Change("rule-added", lambda node: _add_rule(node, "deny fetch max-age=1d"), _rules, cuts=True),
+    Change("rule-removed", lambda node: _remove_rule(node, 1), _rules, cuts=True),
+    Change("rule-removed", lambda node: _remove_rule(node, 2), _rules),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -186,6 +202,9 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             _prepare_aside(node)
         elif change.kind == "recall-settled":
             _prepare_recall(node)
+        elif change.kind == "rule-removed":
+            _add_rule(node, "allow fetch modality=CT")
+            _add_rule(node, "deny fetch modality=MG")
         yield node
 
 

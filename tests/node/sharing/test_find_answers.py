@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from killed import killed_at, killed_at_commit
 
-from keys.grants import DENY, HOLD, Rule
+from keys.grants import ASK, DENY, Rule
+from keys.grants import Request as Asking
 from node import parts
 from node.app import Node
 from node.catalog.catalog import StudyRow
@@ -199,23 +200,42 @@ def test_a_withheld_study_is_as_one_that_is_not_there(north: Node) -> None:
 def test_rules_decide_for_each_study(north: Node) -> None:
     rows = [north.catalog.study(publish(north, number)) for number in (1, 2)]
     studies = [row for row in rows if row is not None]
+    north.shared_studies.withdraw(publish(north, 3))
     store = north.peers.store
     peer = store.by_node_key(SOUTH.node.public, NOW)
     assert peer is not None
 
-    def decided(*rules: Rule, purpose: str = "treatment", key: bytes = SOUTH.node.public) -> Any:
+    def decided(*rules: Rule, purpose: str = "treatment", speaks: bool = True) -> Any:
         store._rules[SOUTH.key] = rules
-        return decide_find(store, peer, purpose, studies, node_key=key, now=NOW)
+        asked = Asking(speaks=speaks, purpose=purpose)
+        facts = north.facts.of_each(studies, SOUTH.key)
+        return decide_find(store, peer, asked, zip(studies, facts, strict=True), now=NOW)
 
     allow = Rule("a", "find")
     assert decided(allow) == studies
-    assert decided(allow, Rule("h", "find", HOLD)) == [], "a person would have to be asked"
+    assert decided(Rule("a", "find", conditions={"modality": ("CT",)})) == studies
+    assert decided(Rule("a", "find", conditions={"modality": ("MR",)})) == []
+    assert decided(allow, Rule("h", "find", ASK)) == [], "a person would have to be asked"
+    assert decided(allow, Rule("d", "find", DENY, conditions={"modality": ("CT",)})) == []
     assert isinstance(decided(allow, Rule("d", "find", DENY)), Refusal)
     assert isinstance(decided(Rule("s", "see")), Refusal)
-    assert isinstance(decided(allow, key=EAST.node.public), Refusal)
-    wrong = decided(Rule("a", "find", purposes=frozenset({"research"})))
+    assert isinstance(decided(allow, speaks=False), Refusal)
+    wrong = decided(Rule("a", "find", conditions={"purpose": ("research",)}))
     assert wrong.code is WireCode.PURPOSE_NOT_ALLOWED
     assert decided(allow, purpose="curiosity").code is WireCode.PURPOSE_NOT_ALLOWED
+
+
+def test_a_patient_whose_studies_a_rule_hides_is_as_one_who_is_not_here(north: Node) -> None:
+    publish(north, 1)
+    hide = Rule("no CT", "find", DENY, conditions={"modality": ("CT",)})
+    north.peers.store._rules[SOUTH.key] = (Rule("a", "find"), hide)
+    answers = [
+        ask(north, SOUTH, question(north, patient_id=one, issuer="NORTH")) for one in ("P1", "P2")
+    ]
+    assert [one.studies for one in answers] == [[], []]
+    assert len({one.seconds for one in answers}) == 1
+    told = [opened(north, entry) for entry in entries(north, "find-answered")]
+    assert told == [[("patient", "P1^^^NORTH")], [("patient", "P2^^^NORTH")]]
 
 
 def test_a_right_that_ended_finds_nothing(north: Node) -> None:

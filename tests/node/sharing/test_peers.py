@@ -14,7 +14,7 @@ from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.peers import CARDS_PER_HOUR
-from node.sharing.policy import decide_fetch
+from node.transfer.right import Right
 from protocol.errors import WireCode
 from protocol.messages import Request
 
@@ -152,15 +152,9 @@ def _request(time_ms: int) -> Request:
 )
 def test_a_request_is_decided(node: Node, grants: list[str], skew_ms: int, code: WireCode) -> None:
     peer = node.peers.add(_card(), _spoken(), grants, "", NOW)
-    refusal = decide_fetch(
-        node.peers.store,
-        peer,
-        _request(NOW * 1000 + skew_ms),
-        None,
-        node_key=KEYS["n"].public,
-        now_ms=NOW * 1000,
-        now=NOW,
-    )
+    key = KEYS["n"].public
+    right = Right(node.catalog, node.facts, node.peers, node.lately, node.clock, peer, key)
+    refusal = right.refusal(_request(node.clock.now_ms() + skew_ms))
     assert refusal is not None
     assert refusal.code is code
 

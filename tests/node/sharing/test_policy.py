@@ -11,7 +11,8 @@ from clocks_made import MadeClock
 from facility_in_memory import Other, publish_study, told_to
 from recipient_made import RecipientMade
 
-from keys.grants import HOLD, Facts, Rule
+from keys import grants
+from keys.grants import ASK, Facts, Rule, Yes
 from keys.peer import PURPOSES, Peer
 from keys.trust import TrustStore
 from node.alerts import alerts_of
@@ -24,10 +25,10 @@ from node.sharing.policy import (
     Refusal,
     Sight,
     decide_fetch,
-    decide_having,
     sentence,
     witnesses,
 )
+from node.transfer.right import Right
 from node.transfer.transfers import TransferState
 from protocol.errors import WireCode
 from protocol.limits import CLOCK_SKEW_SECONDS
@@ -69,10 +70,16 @@ def _request(purpose: str = "treatment", late_ms: int = 0) -> Request:
 
 
 def _decide(
-    store: TrustStore, peer: Peer, request: Request, row: StudyRow | None, now: int = NOW
-) -> Refusal | None:
-    key = SOUTH.node.public
-    return decide_fetch(store, peer, request, row, node_key=key, now_ms=NOW * 1000, now=now)
+    store: TrustStore,
+    peer: Peer,
+    purpose: str,
+    row: StudyRow | None,
+    now: int = NOW,
+    node_key: bytes = SOUTH.node.public,
+) -> Refusal | Yes:
+    asked = grants.Request(speaks=store.speaks_for(node_key, peer, now), purpose=purpose)
+    facts = None if row is None else Facts(study_uid=row.study_uid, state=row.state)
+    return decide_fetch(store, peer, asked, facts, now=now)
 
 
 NOT_GRANTED, PURPOSE, AWAY = (
@@ -99,7 +106,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("grants", "purposes", "asked", "state", "code"), CASES)
-def test_a_request_and_each_batch_are_decided_alike(
+def test_each_reason_for_a_no_has_its_code(
     north: Node,
     grants: tuple[str, ...],
     purposes: tuple[str, ...],
@@ -112,20 +119,20 @@ def test_a_request_and_each_batch_are_decided_alike(
     study = north.catalog.study(exchange_pair.STUDY)
     assert study is not None
     row = None if state is None else study._replace(state=state)
-    asked_for = _decide(store, peer, _request(asked), row)
-    going_on = decide_having(store, peer, asked, row, node_key=SOUTH.node.public, now=NOW)
-    assert asked_for == going_on
-    assert (None if asked_for is None else asked_for.code) == code
-    assert asked_for is None or asked_for.reason
+    decided = _decide(store, peer, asked, row)
+    assert (decided.code if isinstance(decided, Refusal) else None) == code
+    assert isinstance(decided, Yes) or decided.reason
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_clocks_may_differ_by_a_day_and_no_more(north: Node, sign: int) -> None:
-    store, peer = _peer("see", "fetch")
-    study = north.catalog.study(exchange_pair.STUDY)
+    peer = SOUTH.pair(north, "see", "fetch")
+    key = SOUTH.node.public
+    right = Right(north.catalog, north.facts, north.peers, north.lately, north.clock, peer, key)
+    right.begin(exchange_pair.STUDY)
     day = CLOCK_SKEW_SECONDS * 1000
-    assert _decide(store, peer, _request(late_ms=sign * day), study) is None
-    refusal = _decide(store, peer, _request(late_ms=sign * (day + 1)), study)
+    assert right.refusal(_request(late_ms=sign * day)) is None
+    refusal = right.refusal(_request(late_ms=sign * (day + 1)))
     assert refusal is not None
     assert refusal.code is WireCode.CLOCK_SKEW
 
@@ -134,16 +141,16 @@ def test_what_ends_by_a_date_ends_though_the_wall_clock_is_set_back(north: Node)
     store, peer = _peer("see", "fetch")
     study = north.catalog.study(exchange_pair.STUDY)
     ends = SOUTH.card.expires
-    assert _decide(store, peer, _request(), study, now=ends - 1) is None
-    refusal = _decide(store, peer, _request(), study, now=ends)
-    assert refusal is not None
+    assert isinstance(_decide(store, peer, "treatment", study, now=ends - 1), Yes)
+    refusal = _decide(store, peer, "treatment", study, now=ends)
+    assert isinstance(refusal, Refusal)
     assert refusal.code is NOT_GRANTED
 
 
 def test_a_node_key_that_does_not_count_any_more_is_refused(north: Node) -> None:
     store, peer = _peer("see", "fetch")
     study = north.catalog.study(exchange_pair.STUDY)
-    refusal = decide_having(store, peer, "treatment", study, node_key=OWN, now=NOW)
+    refusal = _decide(store, peer, "treatment", study, node_key=OWN)
     assert refusal == Refusal(NOT_GRANTED, "its node key does not count any more")
 
 
@@ -151,10 +158,12 @@ def test_what_a_person_has_to_approve_is_refused_as_long_as_nobody_can_be_asked(
     north: Node,
 ) -> None:
     store, peer = _peer("see", "fetch")
-    store._rules[SOUTH.key] += (Rule("the rule for research", "fetch", HOLD),)
-    refusal = _decide(store, peer, _request(), north.catalog.study(exchange_pair.STUDY))
+    store._rules[SOUTH.key] += (Rule("the rule for research", "fetch", ASK),)
+    refusal = _decide(store, peer, "treatment", north.catalog.study(exchange_pair.STUDY))
     assert refusal == Refusal(
-        NOT_GRANTED, "a person has to approve this first, by the rule for research"
+        NOT_GRANTED,
+        "a person has to approve this first, by the rule for research",
+        "the rule for research",
     )
 
 
@@ -173,9 +182,11 @@ def test_a_filter_that_this_release_cannot_read_refuses_all(north: Node) -> None
     north.feeds.peer_changed(SOUTH.key)
     assert told_to(north, SOUTH) == []
     study = north.catalog.study(exchange_pair.STUDY)
-    refusal = _decide(north.peers.store, peer, _request(), study)
+    refusal = _decide(north.peers.store, peer, "treatment", study)
     assert refusal == Refusal(
-        NOT_GRANTED, "the grant fetch has a filter that this release cannot read"
+        NOT_GRANTED,
+        "the grant fetch has a condition that this release cannot read",
+        "the grant fetch",
     )
 
 
@@ -187,7 +198,7 @@ async def test_a_purpose_that_is_not_allowed_is_refused_by_the_node(north: Node)
     assert refused.refused is PURPOSE
     [shown] = north.transfers.recent()
     assert shown.state is TransferState.REFUSED
-    assert shown.why == "South Clinic is not trusted for the purpose research"
+    assert shown.why == "South Clinic is not trusted for this purpose"
 
 
 def test_each_refusal_has_its_sentence_and_what_to_do() -> None:
@@ -201,20 +212,27 @@ def test_each_refusal_has_its_sentence_and_what_to_do() -> None:
     assert hint
 
 
-def test_who_sees_at_all_is_asked_before_any_study_is_looked_at() -> None:
+def test_who_sees_at_all_is_asked_before_any_study_is_looked_at(north: Node) -> None:
     store, _ = _peer("see")
-    sight = Sight(lambda: store, lambda: NOW)
-    shared = Facts(study_uid="1.2", state="shared")
+    sight = Sight(lambda: store, lambda: NOW, north.facts)
+    shared = north.catalog.study(exchange_pair.STUDY)
+    assert shared is not None
     assert sight.peers() == {SOUTH.key}
     assert sight.may_see(SOUTH.key, shared)
-    assert not sight.may_see(SOUTH.key, replace(shared, state="withheld"))
+    assert not sight.may_see(SOUTH.key, shared._replace(state="withheld"))
     assert not sight.may_see(OWN, shared)
     assert not sight.tells_apart(SOUTH.key)
     # A rule that no study can meet now leaves nobody to look for.
     store._rules[SOUTH.key] = (Rule("a few", "see", limits={"studies": 2}),)
     assert sight.peers() == frozenset()
     # One that some may meet has each looked at.
-    store._rules[SOUTH.key] = (Rule("all", "see"), Rule("CT", "see", HOLD, filters={"m": "CT"}))
+    store._rules[SOUTH.key] = (
+        Rule("all", "see"),
+        Rule("CT", "see", ASK, conditions={"modality": ("CT",)}),
+    )
     assert sight.tells_apart(SOUTH.key)
     assert sight.peers() == {SOUTH.key}
+    # What is shown on request only is not told, but may be fetched by its UID.
+    store._rules[SOUTH.key] = (Rule("found", "see", shows="on-request"), Rule("all", "fetch"))
+    assert sight.peers() == frozenset()
     assert not sight.may_see(SOUTH.key, shared)

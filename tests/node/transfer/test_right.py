@@ -59,6 +59,16 @@ def _revoke_on_full_disk(node: Node) -> None:
         node.peers.revoke("South Clinic", [], node.clock.now())
 
 
+def _add_rule(node: Node, words: str) -> None:
+    node.peers.add_rule("South Clinic", words.split(), node.facts.blind)
+
+
+def _remove_rule(node: Node) -> None:
+    rules = node.peers.store.peers[0].rules
+    if rules:
+        node.peers.remove_rule("South Clinic", rules[0].number)
+
+
 CHANGES: dict[str, Callable[[Node], object]] = {
     "share": lambda node: node.shared_studies.share(STUDY),
     "withdraw": lambda node: node.shared_studies.withdraw(STUDY),
@@ -69,6 +79,10 @@ CHANGES: dict[str, Callable[[Node], object]] = {
     "take see": lambda node: node.peers.revoke("South Clinic", ["see"], node.clock.now()),
     "take trust": lambda node: node.peers.revoke("South Clinic", [], node.clock.now()),
     "take trust on a full disk": _revoke_on_full_disk,
+    "rule for CT": lambda node: _add_rule(node, "allow see modality=CT"),
+    "deny MR": lambda node: _add_rule(node, "deny fetch modality=MR"),
+    "few a day": lambda node: _add_rule(node, "allow fetch studies-a-day=1 until=2099-01-01"),
+    "remove a rule": _remove_rule,
     "pair": lambda node: SOUTH.pair(node, "see", "fetch"),
     "a second": lambda node: _move(node, 1),
     "its card ends": lambda node: _move(node, 1001),
@@ -86,7 +100,15 @@ def _answer(right: Right, request: Request) -> str:
 
 def _new_right(node: Node) -> Right:
     peer = node.peers.store.peers[0]
-    right = Right(node.catalog, node.peers, node.clock, peer, SOUTH.node.public)
+    right = Right(
+        node.catalog,
+        node.facts,
+        node.peers,
+        node.lately,
+        node.clock,
+        peer,
+        SOUTH.node.public,
+    )
     right.begin(STUDY)
     return right
 

@@ -92,7 +92,9 @@ async def test_a_disclosure_is_told_whole(north: Node, stat: bool) -> None:
     kept = north.audit.evidence.receipt(receipted["details"].pop("receipt"))
     assert kept == signed.encode()
     assert requested["details"] == of_transfer
-    assert begun["details"] == {**of_transfer, **of_study}
+    rights = north.peers.find("South Clinic").rights_digest
+    decided = {"rule": "the grant fetch", "rights": rights}
+    assert begun["details"] == {**of_transfer, **of_study, **decided}
     assert disclosed["details"] == {**of_transfer, **of_study, **sent}
     assert receipted["details"] == {**of_transfer, **of_study, **sent}
     for entry in (requested, begun, disclosed, receipted):

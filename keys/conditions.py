@@ -1,0 +1,492 @@
+"""The conditions of a rule: what each one reads, and whether it holds for a study and a request.
+
+A condition holds, fails, or it is unknown whether it holds: files lack attributes all the time.
+A kind of condition that this release does not know is unknown always.
+
+Lists of studies, accession numbers, patients and referring physicians are kept blinded
+(`Facts.blind`), so that a rule, and the log that keeps it, names no person.
+"""
+
+import datetime
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from keys.purposes import covered_by, is_purpose
+
+Values = tuple[str, ...]
+"""The values of one condition, in their canonical form; one of them is enough."""
+
+VALUES = 1000
+"""Most values of one condition."""
+
+_TEXT_CHARACTERS = 128
+DAY_SECONDS = 86_400
+_MINUTES = 24 * 60
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Known facts about one study; None or "" if not known.
+
+    Attributes:
+        study_uid: Study Instance UID.
+        state: "shared", or why not.
+        modalities: modalities in the study.
+        body_parts: body parts named in the images.
+        study_date: YYYYMMDD.
+        accession: its accession number.
+        patients: Patient ID and issuer of each patient that the images name.
+        referring: the referring physician, as the images name them.
+        institution: the institution that made it.
+        is_deidentified: whether a de-identification report is bound to its content.
+        has_consent: whether the patient's consent to this peer is on file.
+        objections: the uses to which the patient objects for this peer: "care", "research".
+        blind: makes the form in which a rule keeps a value of a list, from kind and value.
+    """
+
+    study_uid: str
+    state: str = ""
+    modalities: tuple[str, ...] | None = None
+    body_parts: tuple[str, ...] | None = None
+    study_date: str = ""
+    accession: str = ""
+    patients: tuple[tuple[str, str], ...] = ()
+    referring: str = ""
+    institution: str = ""
+    is_deidentified: bool | None = None
+    has_consent: bool | None = None
+    objections: frozenset[str] = frozenset()
+    blind: Callable[[str, str], str] = field(
+        default=lambda kind, value: value, compare=False, repr=False
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What conditions read of a request, beside the study; None or "" if not known.
+
+    Attributes:
+        now: seconds since the epoch, UTC.
+        purpose: the purpose that is named.
+        role: the role of the person who asks, by the peer's word.
+        is_stat: whether it is urgent.
+        minute: minute of the day by the facility's clock.
+        weekday: 0 for Monday.
+    """
+
+    now: int
+    purpose: str = ""
+    role: str = ""
+    is_stat: bool | None = None
+    minute: int | None = None
+    weekday: int | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A condition that does not hold, or of which it is unknown whether it holds.
+
+    Attributes:
+        kind: the condition.
+        wanted: what it wants, for people here.
+        found: what was found instead, for people here; "" if it is not known.
+    """
+
+    kind: str
+    wanted: str
+    found: str
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it surely does not hold."""
+        return bool(self.found)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.wanted} is wanted, {self.found or 'it is not known'}"
+
+
+class BadCondition(ValueError):
+    """A condition that cannot be read; the text says why."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of condition.
+
+    Attributes:
+        read: makes the canonical values of what a person wrote; raises BadCondition.
+        holds: whether it holds, or None if that is not known.
+        found: what the study or request has instead, for people; "" for unknown.
+        of_study: whether it is about the study alone, and not about who asks, why and when.
+        is_hidden: whether its values are blinded.
+        changes_with_time: whether the answer for one study changes from day to day.
+        example: a value, for help.
+    """
+
+    read: Callable[[str], Values]
+    holds: Callable[[Values, Facts | None, Asked], bool | None]
+    found: Callable[[Facts | None, Asked], str]
+    of_study: bool
+    example: str
+    is_hidden: bool = False
+    changes_with_time: bool = False
+
+
+def folded(text: str) -> str:
+    """Text for comparing names: compatible forms are one, without case and outer blanks."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+# --- reading what a person wrote -------------------------------------------------------
+
+
+def _split(text: str) -> Values:
+    return tuple(dict.fromkeys(one.strip() for one in text.split(",") if one.strip()))
+
+
+def _codes(text: str) -> Values:
+    """Code strings as DICOM has them (PS3.5 6.2, CS)."""
+    values = tuple(one.upper() for one in _split(text))
+    for one in values:
+        if re.fullmatch(r"[A-Z0-9_ ]{1,16}", one) is None:
+            raise BadCondition(f"{one!a} is no code of at most 16 letters, digits and underscores")
+    return values
+
+
+def _texts(text: str) -> Values:
+    values = tuple(dict.fromkeys(map(folded, _split(text))))
+    for one in values:
+        if len(one) > _TEXT_CHARACTERS or not one.isprintable():
+            raise BadCondition(f"a value has more than {_TEXT_CHARACTERS} printable characters")
+    return values
+
+
+def _uids(text: str) -> Values:
+    values = _split(text)
+    for one in values:
+        if re.fullmatch(r"[0-9.]{1,64}", one) is None:
+            raise BadCondition(f"{one!a} is no UID")
+    return values
+
+
+def _patients(text: str) -> Values:
+    """Patient IDs, each with its issuer after the last `@`, or without."""
+    values = []
+    for one in _split(text):
+        patient, _, issuer = one.rpartition("@") if "@" in one else (one, "", "")
+        if not patient:
+            raise BadCondition("a Patient ID is missing before @")
+        values.append(f"{patient.strip()}@{issuer.strip()}")
+    return tuple(dict.fromkeys(values))
+
+
+def _day(text: str) -> Values:
+    try:
+        return (datetime.date.fromisoformat(text.strip()).strftime("%Y%m%d"),)
+    except ValueError:
+        raise BadCondition(f"{text!a} is no date such as 2027-03-31") from None
+
+
+def _age(text: str) -> Values:
+    found = re.fullmatch(r"([0-9]{1,5})\s*(d|days?|y|years?)?", text.strip())
+    if found is None or not int(found[1]):
+        raise BadCondition(f"{text!a} is no age such as 90d or 5y")
+    days = int(found[1]) * (365 if (found[2] or "d").startswith("y") else 1)
+    return (str(days),)
+
+
+def _purposes(text: str) -> Values:
+    values = _split(text)
+    for one in values:
+        if not is_purpose(one):
+            raise BadCondition(
+                f"there is no purpose {one!a}; purposes are treatment, second-opinion, research,"
+                " operations, and HL7 codes such as TREAT, ETREAT, HRESCH, BTG"
+            )
+    return values
+
+
+def _yes(text: str) -> Values:
+    if text.strip().casefold() != "yes":
+        raise BadCondition("its value can only be yes")
+    return ("yes",)
+
+
+def _hours(text: str) -> Values:
+    values = []
+    for one in _split(text):
+        found = re.fullmatch(r"([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})", one)
+        if found is None or not _is_span(*(int(part) for part in found.groups())):
+            raise BadCondition(f"{one!a} is no time of day such as 08:00-18:00")
+        values.append(one)
+    return tuple(values)
+
+
+def _is_span(hour: int, minute: int, to_hour: int, to_minute: int) -> bool:
+    begin, end = hour * 60 + minute, to_hour * 60 + to_minute
+    return minute < 60 and to_minute < 60 and begin < _MINUTES and end <= _MINUTES and begin != end
+
+
+def _days(text: str) -> Values:
+    values: list[str] = []
+    for one in _split(text.casefold()):
+        first, dash, last = one.partition("-")
+        if first not in _WEEKDAYS or (dash and last not in _WEEKDAYS):
+            raise BadCondition(f"{one!a} is no day such as mon or mon-fri")
+        begin = _WEEKDAYS.index(first)
+        length = (_WEEKDAYS.index(last) - begin) % 7 + 1 if dash else 1
+        values += [_WEEKDAYS[(begin + step) % 7] for step in range(length)]
+    return tuple(day for day in _WEEKDAYS if day in values)
+
+
+# --- whether it holds ------------------------------------------------------------------
+
+
+def _any_of(get: Callable[[Facts], Iterable[str] | None]) -> Callable[..., bool | None]:
+    def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+        found = None if facts is None else get(facts)
+        if not found:
+            return None
+        return any(one in values for one in found)
+
+    return holds
+
+
+def _all_of(get: Callable[[Facts], Iterable[str] | None]) -> Callable[..., bool | None]:
+    def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+        found = None if facts is None else get(facts)
+        if not found:
+            return None
+        return all(one in values for one in found)
+
+    return holds
+
+
+def _blinded(kind: str, get: Callable[[Facts], Iterable[str]]) -> Callable[..., bool | None]:
+    def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+        found = () if facts is None else tuple(get(facts))
+        if facts is None or not found:
+            return None
+        return any(facts.blind(kind, one) in values for one in found)
+
+    return holds
+
+
+def _of_patient(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    """Whether the study is of a patient of the list; an issuer that is missing agrees with any."""
+    if facts is None or not facts.patients:
+        return None
+    unsure = False
+    for patient, issuer in facts.patients:
+        if facts.blind("patient", f"{patient}@") in values:
+            return True
+        if issuer and facts.blind("patient", f"{patient}@{issuer}") in values:
+            return True
+        unsure |= not issuer
+    # Another hospital may use the same number for somebody else.
+    return None if unsure else False
+
+
+def _date(facts: Facts | None) -> str:
+    text = "" if facts is None else facts.study_date
+    return text if re.fullmatch(r"[0-9]{8}", text) else ""
+
+
+def _not_before(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    date = _date(facts)
+    return date >= values[0] if date else None
+
+
+def _not_after(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    date = _date(facts)
+    return date <= values[0] if date else None
+
+
+def _not_older(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    date = _date(facts)
+    oldest = datetime.datetime.fromtimestamp(
+        max(0, asked.now - int(values[0]) * DAY_SECONDS), datetime.UTC
+    )
+    return date >= oldest.strftime("%Y%m%d") if date else None
+
+
+def _for_purpose(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    return covered_by(values, asked.purpose) if asked.purpose else None
+
+
+def _by_role(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    return folded(asked.role) in values if asked.role else None
+
+
+def _in_hours(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    if asked.minute is None:
+        return None
+    return any(_is_within(asked.minute, one) for one in values)
+
+
+def _is_within(minute: int, span: str) -> bool:
+    begin, end = (int(one[:2]) * 60 + int(one[3:]) for one in span.split("-"))
+    # A span may go over midnight.
+    return begin <= minute < end if begin < end else minute >= begin or minute < end
+
+
+def _on_days(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    return None if asked.weekday is None else _WEEKDAYS[asked.weekday] in values
+
+
+# --- what was found instead ------------------------------------------------------------
+
+
+def _list(get: Callable[[Facts], Iterable[str] | None]) -> Callable[[Facts | None, Asked], str]:
+    def found(facts: Facts | None, asked: Asked) -> str:
+        values = [] if facts is None else list(get(facts) or ())
+        return f"the study has {', '.join(values)}" if values else ""
+
+    return found
+
+
+def _other(what: str) -> Callable[[Facts | None, Asked], str]:
+    return lambda facts, asked: f"the study is of another {what}"
+
+
+def _says(what: str, get: Callable[[Asked], object]) -> Callable[[Facts | None, Asked], str]:
+    return lambda facts, asked: f"{what} is {get(asked)}"
+
+
+def _dated(facts: Facts | None, asked: Asked) -> str:
+    date = _date(facts)
+    return f"the study is of {date[:4]}-{date[4:6]}-{date[6:]}"
+
+
+def _time(facts: Facts | None, asked: Asked) -> str:
+    minute = asked.minute or 0
+    return f"it is {minute // 60:02}:{minute % 60:02}"
+
+
+def _today(facts: Facts | None, asked: Asked) -> str:
+    return f"it is {_WEEKDAYS[asked.weekday or 0]}"
+
+
+def _no(what: str) -> Callable[[Facts | None, Asked], str]:
+    return lambda facts, asked: what
+
+
+KINDS: Mapping[str, _Kind] = {
+    "modality": _Kind(
+        _codes, _any_of(lambda f: f.modalities), _list(lambda f: f.modalities), True, "CT,MR"
+    ),
+    "only-modality": _Kind(
+        _codes, _all_of(lambda f: f.modalities), _list(lambda f: f.modalities), True, "CT,SR"
+    ),
+    "body-part": _Kind(
+        _codes, _any_of(lambda f: f.body_parts), _list(lambda f: f.body_parts), True, "CHEST,HEAD"
+    ),
+    "from": _Kind(_day, _not_before, _dated, True, "2020-01-01"),
+    "to": _Kind(_day, _not_after, _dated, True, "2027-03-31"),
+    "max-age": _Kind(_age, _not_older, _dated, True, "5y", changes_with_time=True),
+    "study": _Kind(
+        _uids, _blinded("study", lambda f: (f.study_uid,)), _other("UID"), True, "1.2.840...", True
+    ),
+    "accession": _Kind(
+        _split,
+        _blinded("accession", lambda f: filter(None, (f.accession,))),
+        _other("accession number"),
+        True,
+        "A100,A101",
+        True,
+    ),
+    "patient": _Kind(
+        _patients, _of_patient, _other("patient"), True, "4711@NORTH,4712@NORTH", True
+    ),
+    "referring": _Kind(
+        _texts,
+        _blinded("referring", lambda f: filter(None, (folded(f.referring),))),
+        _other("referring physician"),
+        True,
+        "Muster^Anna",
+        True,
+    ),
+    "institution": _Kind(
+        _texts,
+        _any_of(lambda f: filter(None, (folded(f.institution),)) if f.institution else None),
+        _list(lambda f: (f.institution,) if f.institution else ()),
+        True,
+        "North General",
+    ),
+    "deidentified": _Kind(
+        _yes,
+        lambda values, facts, asked: None if facts is None else facts.is_deidentified,
+        _no("the study is not de-identified"),
+        True,
+        "yes",
+    ),
+    "consent": _Kind(
+        _yes,
+        lambda values, facts, asked: None if facts is None else facts.has_consent,
+        _no("there is no consent on file"),
+        True,
+        "yes",
+    ),
+    "purpose": _Kind(
+        _purposes, _for_purpose, _says("the purpose", lambda a: a.purpose), False, "TREAT,HRESCH"
+    ),
+    "role": _Kind(_texts, _by_role, _says("the role", lambda a: a.role), False, "radiologist"),
+    "hours": _Kind(_hours, _in_hours, _time, False, "08:00-18:00"),
+    "days": _Kind(_days, _on_days, _today, False, "mon-fri"),
+    "stat": _Kind(
+        _yes,
+        lambda values, facts, asked: asked.is_stat,
+        _no("it is not urgent"),
+        False,
+        "yes",
+    ),
+}
+"""The conditions that this release reads, by name."""
+
+
+def read(kind: str, text: str, blind: Callable[[str, str], str]) -> Values:
+    """The canonical values of a condition that a person wrote.
+
+    Args:
+        kind: one of `KINDS`.
+        text: its values, with commas between them.
+        blind: see `Facts.blind`.
+
+    Raises:
+        BadCondition: there is no such condition, or it cannot have these values.
+    """
+    known = KINDS.get(kind)
+    if known is None:
+        raise BadCondition(f"there is no condition {kind!a}; there are {', '.join(KINDS)}")
+    values = known.read(text)
+    if not values:
+        raise BadCondition(f"the condition {kind} has no value")
+    if len(values) > VALUES:
+        raise BadCondition(f"the condition {kind} has more than {VALUES} values")
+    if known.is_hidden:
+        values = tuple(sorted(blind(kind, one) for one in values))
+    return values
+
+
+def shown(kind: str, values: Values) -> str:
+    """The values of a condition for people; of a blinded list only how many there are."""
+    known = KINDS.get(kind)
+    if known is not None and known.is_hidden:
+        return f"{len(values)} listed"
+    if kind in ("from", "to") and values:
+        return f"{values[0][:4]}-{values[0][4:6]}-{values[0][6:]}"
+    return ",".join(values) + ("d" if kind == "max-age" else "")
+
+
+def failure(kind: str, values: Values, facts: Facts | None, asked: Asked) -> Failure | None:
+    """Why a condition does not hold, or that this is not known; None if it holds."""
+    known = KINDS.get(kind)
+    if known is None or not values:
+        return Failure(kind, "of a later release", "")
+    holds = known.holds(values, facts, asked)
+    if holds:
+        return None
+    return Failure(kind, shown(kind, values), "" if holds is None else known.found(facts, asked))

@@ -1,0 +1,30 @@
+"""What several studies at a time name: their patients, and their body parts."""
+
+from collections.abc import Iterable
+
+from node.catalog.patients import Patient
+from node.database import Database
+
+
+def patients_of_each(database: Database, studies: Iterable[str]) -> dict[str, list[Patient]]:
+    """The patients of each of these studies (UIDs) that names any, in order."""
+    rows = database.query_among(
+        "SELECT study_uid, patient_id, issuer FROM study_patients WHERE study_uid IN (?*)", studies
+    )
+    found: dict[str, list[Patient]] = {}
+    for study, patient, issuer in sorted(map(tuple, rows)):
+        found.setdefault(study, []).append((patient, issuer))
+    return found
+
+
+def body_parts_of_each(database: Database, studies: Iterable[str]) -> dict[str, list[str]]:
+    """The body parts of each of these studies (UIDs) that names any, upper case, in order."""
+    rows = database.query_among(
+        "SELECT DISTINCT study_uid, body_part FROM series"
+        " WHERE body_part <> '' AND study_uid IN (?*)",
+        studies,
+    )
+    found: dict[str, list[str]] = {}
+    for study, part in sorted({(row[0], row[1].upper()) for row in rows}):
+        found.setdefault(study, []).append(part)
+    return found

@@ -1,0 +1,294 @@
+"""Operations on the rules of a peer: what they are, what they decide, and why."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from keys import grants
+from keys.conditions import Facts
+from keys.explaining import Explanation, Said, beyond_rules, explain_in_full
+from keys.grants import ACTIONS, NO_REQUEST, NO_USAGE, No, Request, Usage, Yes, explain, rules_of
+from keys.purposes import is_purpose
+from keys.trust import Peer, TrustStore
+from node.app import Node
+from node.blocking import in_thread
+from node.catalog.catalog import StudyRow
+from node.errors import ExitCode, NodeError
+from node.operations.base import Call, Operation, Result
+from node.operations.facility import OfPeer, describe_peer
+from node.operations.parameters import From
+from node.reports.selection import parse_moment
+from node.sharing.policy import Refusal, decide_fetch
+from node.sharing.rights_then import rights_then
+
+TRIED_DAYS = 90
+_REQUESTED = ("find", "fetch", "send", "emergency")
+
+
+@dataclass(frozen=True)
+class Words:
+    """Parameters of `rules.add`: the rule in words, such as `allow`, `fetch`, `modality=CT`."""
+
+    peer: str
+    rule: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OfRule:
+    """Parameters of `rules.remove`."""
+
+    peer: str
+    number: Annotated[int, From(1)]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Parameters of `rules.try`."""
+
+    peer: str
+    rule: tuple[str, ...]
+    purpose: str = "treatment"
+    role: str = ""
+    days: Annotated[int, From(1)] = TRIED_DAYS
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Parameters of `trust.explain`."""
+
+    peer: str
+    study: str
+    action: str = "fetch"
+    purpose: str = "treatment"
+    role: str = ""
+    stat: bool = False
+    at: str | None = None
+
+
+@dataclass(frozen=True)
+class Who:
+    """Parameters of `trust.who`."""
+
+    study: str
+    purpose: str = "treatment"
+    role: str = ""
+
+
+def describe_rules(peer: Peer, now: int) -> list[dict[str, Any]]:
+    """The rules of a peer as JSON, those of its grants first."""
+    return [
+        {
+            "number": rule.number,
+            "name": rule.name,
+            "rule": str(rule),
+            "effect": rule.effect,
+            "action": rule.action,
+            "until": rule.until,
+            "has_ended": grants.has_ended(rule, now),
+        }
+        for rule in rules_of(peer)
+    ]
+
+
+async def rules_add(call: Call, asked: Words) -> Result:
+    """Give a peer a rule."""
+    node = call.node
+    peer, rule = await in_thread(node.peers.add_rule, asked.peer, asked.rule, node.facts.blind)
+    return {**await describe_peer(call, peer), "rule": str(rule), "number": rule.number}
+
+
+async def rules_remove(call: Call, asked: OfRule) -> Result:
+    """Take a rule from a peer."""
+    peer, rule = await in_thread(call.node.peers.remove_rule, asked.peer, asked.number)
+    return {**await describe_peer(call, peer), "rule": str(rule), "number": rule.number}
+
+
+async def rules_list(call: Call, asked: OfPeer) -> Result:
+    """The rules of a peer."""
+    peer = call.node.peers.find(asked.peer)
+    return {"petname": peer.petname, "rules": describe_rules(peer, call.node.clock.now())}
+
+
+def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, now: int) -> Request:
+    if action not in ACTIONS:
+        raise NodeError(
+            f"there is no action {action!a}",
+            hint=f"there are {', '.join(ACTIONS)}",
+            code=ExitCode.USAGE,
+        )
+    if action not in _REQUESTED:
+        return NO_REQUEST
+    if not is_purpose(purpose):
+        raise NodeError(
+            f"there is no purpose {purpose!a}",
+            hint="purposes are treatment, second-opinion, research, operations, and HL7 codes",
+            code=ExitCode.USAGE,
+        )
+    local = time.localtime(now)
+    return Request(
+        speaks=True,
+        purpose=purpose,
+        role=role,
+        is_stat=stat,
+        minute=local.tm_hour * 60 + local.tm_min,
+        weekday=local.tm_wday,
+    )
+
+
+def _usage(node: Node, peer: Peer, study: StudyRow) -> Usage:
+    return Usage(node.lately.with_this(peer.facility_key, study.study_uid, study.original_bytes))
+
+
+# --- explaining ------------------------------------------------------------------------
+
+
+async def trust_explain(call: Call, asked: Explained) -> Result:
+    """Why a peer may have a study, or may not."""
+    return await in_thread(_explain, call.node, asked)
+
+
+def _explain(node: Node, asked: Explained) -> Result:
+    peer, study = node.peers.find(asked.peer), node.catalog.find_study(asked.study)
+    now = node.clock.now()
+    usage = _usage(node, peer, study)
+    if asked.at is not None:
+        now = parse_moment(asked.at, end=False) // 1000
+        peer = rights_then(node.audit, peer, now * 1000 + 999)
+        usage = NO_USAGE
+    request = _request(node, asked.action, asked.purpose, asked.role, stat=asked.stat, now=now)
+    facts = node.facts.of(study, peer.facility_key)
+    rules = rules_of(peer)
+    found = explain_in_full(asked.action, peer, rules, facts, request, usage, now)
+    return {
+        "peer": peer.petname,
+        "study": study.study_uid,
+        "action": asked.action,
+        "purpose": request.purpose,
+        "allowed": isinstance(found.answer, Yes),
+        "answer": explain(found.answer),
+        "decides": found.decides,
+        "shows": found.answer.shows if isinstance(found.answer, Yes) else "",
+        "rules": [_describe_said(one, found) for one in found.said],
+        "left": _left(found, usage, asked.at is not None),
+        "changes": list(found.changes),
+        "beyond_rules": beyond_rules(found.answer),
+        "told": _told(node, peer, request, facts, usage, now) if asked.action == "fetch" else "",
+        "rights": peer.rights_digest,
+    }
+
+
+def _describe_said(said: Said, found: Explanation) -> dict[str, Any]:
+    first = "" if not said.failures else str(said.failures[0])
+    return {
+        "name": said.rule.name,
+        "rule": str(said.rule),
+        "decides": said.rule.name == found.decides,
+        "counts": said.counts,
+        "why_not": "it has ended" if said.has_ended else first,
+    }
+
+
+def _left(found: Explanation, usage: Usage, is_past: bool) -> list[dict[str, Any]]:
+    """What is left of each limit of the rules, after this study."""
+    if is_past:
+        return []
+    return [
+        {"rule": said.rule.name, "limit": name, "most": most, "used": usage.used.get(name)}
+        for said in found.said
+        for name, most in said.rule.limits.items()
+    ]
+
+
+def _told(
+    node: Node, peer: Peer, request: Request, facts: Facts | None, usage: Usage, now: int
+) -> str:
+    """The code that the peer is told when it asks, in lower case; "" if it gets the study."""
+    store = TrustStore([peer], node.card.facility_key)
+    decided = decide_fetch(store, peer, request, facts, now=now, usage=usage)
+    return decided.code.name.lower() if isinstance(decided, Refusal) else ""
+
+
+async def trust_who(call: Call, asked: Who) -> Result:
+    """Which peers may be told of a study now, and which may have it."""
+    return await in_thread(_who, call.node, asked)
+
+
+def _who(node: Node, asked: Who) -> Result:
+    study, now = node.catalog.find_study(asked.study), node.clock.now()
+    request = _request(node, "fetch", asked.purpose, asked.role, stat=False, now=now)
+    told = []
+    for peer in sorted(node.peers.store.peers, key=lambda one: one.petname.casefold()):
+        if peer.revoked is not None:
+            continue
+        facts, usage = node.facts.of(study, peer.facility_key), _usage(node, peer, study)
+        rules = rules_of(peer)
+        sees = grants.may("see", peer, rules, facts, NO_REQUEST, NO_USAGE, now)
+        has = grants.may("fetch", peer, rules, facts, request, usage, now)
+        told.append(
+            {
+                "peer": peer.petname,
+                "see": sees.shows if isinstance(sees, Yes) else "",
+                "see_why": explain(sees),
+                "fetch": "no" if isinstance(has, No) else "yes" if isinstance(has, Yes) else "ask",
+                "fetch_why": explain(has),
+            }
+        )
+    return {"study": study.study_uid, "state": study.state, "peers": told}
+
+
+# --- trying ----------------------------------------------------------------------------
+
+
+async def rules_try(call: Call, asked: Tried) -> Result:
+    """What a rule would decide for the studies of the last days, without saving it."""
+    return await in_thread(_try, call.node, asked)
+
+
+def _try(node: Node, asked: Tried) -> Result:
+    peer, now = node.peers.find(asked.peer), node.clock.now()
+    changed = node.peers.tried(asked.peer, asked.rule, node.facts.blind)
+    rule = changed.rules[-1]
+    action = rule.action
+    request = _request(node, action, asked.purpose, asked.role, stat=False, now=now)
+    since = now - asked.days * 86_400
+    rows = [row for row in node.catalog.studies("shared") if row.received >= since]
+    counts: Counter[str] = Counter()
+    patients: dict[str, set[tuple[str, str]]] = {"before": set(), "after": set()}
+    for facts in node.facts.of_each(rows, peer.facility_key):
+        usage = NO_USAGE if not rule.limits else Usage(dict.fromkeys(rule.limits, 0))
+        before = grants.may(action, peer, rules_of(peer), facts, request, usage, now)
+        after = explain_in_full(action, changed, rules_of(changed), facts, request, usage, now)
+        for when, answer in (("before", before), ("after", after.answer)):
+            counts[f"{_kind(answer)} {when}"] += 1
+            if isinstance(answer, Yes):
+                patients[when].update(facts.patients)
+        said = next(one for one in after.said if one.rule.number == rule.number)
+        counts["missing"] += said.hangs_on_missing
+        counts["concerned"] += said.counts
+    return {
+        "peer": peer.petname,
+        "rule": str(rule),
+        "days": asked.days,
+        "studies": len(rows),
+        "concerned": counts["concerned"],
+        "before": {kind: counts[f"{kind} before"] for kind in ("yes", "ask", "no")},
+        "after": {kind: counts[f"{kind} after"] for kind in ("yes", "ask", "no")},
+        "patients_before": len(patients["before"]),
+        "patients_after": len(patients["after"]),
+        "only_missing": counts["missing"],
+    }
+
+
+def _kind(answer: grants.Answer) -> str:
+    return "no" if isinstance(answer, No) else "yes" if isinstance(answer, Yes) else "ask"
+
+
+OPERATIONS = (
+    Operation("rules.add", Words, rules_add, writes=True),
+    Operation("rules.remove", OfRule, rules_remove, writes=True),
+    Operation("rules.list", OfPeer, rules_list, writes=False),
+    Operation("rules.try", Tried, rules_try, writes=False),
+    Operation("trust.explain", Explained, trust_explain, writes=False),
+    Operation("trust.who", Who, trust_who, writes=False),
+)

@@ -1,0 +1,135 @@
+"""What the catalog knows of a study, in the form in which a decision reads it.
+
+Synchronous and thread-safe.
+"""
+
+import hashlib
+import hmac
+import itertools
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+
+from keys.canonical import canonical_json
+from keys.conditions import Facts
+from keys.rules import Rule
+from node.catalog.attributes import body_parts_of_each, patients_of_each
+from node.catalog.catalog import StudyRow
+from node.database import Database
+
+FACTS_SCHEMA = """
+-- The key under which rules keep lists of studies, patients and the like.
+CREATE TABLE IF NOT EXISTS rule_key (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    key BLOB NOT NULL
+) STRICT;
+"""
+
+_AT_ONCE = 500
+_BLINDED_BYTES = 16
+
+Patients = tuple[tuple[str, str], ...]
+Wishes = Callable[[bytes, Patients], tuple[frozenset[str], bool | None]]
+"""What patients want of a peer (facility key): the uses that they object to, see
+`Facts.objections`, and whether their consent is on file."""
+
+
+def _nothing_wished(peer: bytes, patients: Patients) -> tuple[frozenset[str], bool | None]:
+    return frozenset(), None
+
+
+class StudyFacts:
+    """Gives the facts about studies.
+
+    Args:
+        database: the node's database, opened with `FACTS_SCHEMA`.
+        wishes: what the patients of a study want.
+    """
+
+    def __init__(self, database: Database, wishes: Wishes = _nothing_wished) -> None:
+        self._database = database
+        self.wishes = wishes
+        self._key = b""
+
+    @property
+    def has_wishes(self) -> bool:
+        """Whether patients want anything, so that facts differ by study for any peer."""
+        return self.wishes is not _nothing_wished
+
+    def blind(self, kind: str, value: str) -> str:
+        """The form in which a rule keeps a value of a list, 32 hex digits.
+
+        It is keyed, since there are few enough Patient IDs to try them all.
+        """
+        text = f"{kind}\0{value}".encode()
+        return hmac.new(self._read_key(), text, hashlib.sha256).digest()[:_BLINDED_BYTES].hex()
+
+    def of(self, study: StudyRow | None, peer: bytes) -> Facts | None:
+        """The facts about one study for a decision about a peer (facility key)."""
+        return None if study is None else next(self.of_each([study], peer))
+
+    def of_each(self, studies: Iterable[StudyRow], peer: bytes) -> Iterator[Facts]:
+        """The facts about studies, in their order."""
+        rest = iter(studies)
+        while some := list(itertools.islice(rest, _AT_ONCE)):
+            uids = [study.study_uid for study in some]
+            patients = patients_of_each(self._database, uids)
+            parts = body_parts_of_each(self._database, uids)
+            for study in some:
+                own = tuple(patients.get(study.study_uid, ()))
+                objections, consent = self.wishes(peer, own)
+                yield Facts(
+                    study_uid=study.study_uid,
+                    state=study.state,
+                    modalities=study.modalities or None,
+                    body_parts=tuple(parts.get(study.study_uid, ())) or None,
+                    study_date=study.study_date,
+                    accession=study.accession_number,
+                    patients=own,
+                    referring=study.referring_physician,
+                    institution=study.institution,
+                    has_consent=consent,
+                    objections=objections,
+                    blind=self.blind,
+                )
+
+    def _read_key(self) -> bytes:
+        if not self._key:
+
+            def make(connection: sqlite3.Connection) -> bytes:
+                connection.execute(
+                    "INSERT INTO rule_key (one, key) VALUES (1, ?) ON CONFLICT (one) DO NOTHING",
+                    (secrets.token_bytes(32),),
+                )
+                return bytes(connection.execute("SELECT key FROM rule_key").fetchone()["key"])
+
+            self._key = self._database.transact(make)
+        return self._key
+
+
+_READ: dict[str, Callable[[Facts], object]] = {
+    "modality": lambda facts: list(facts.modalities or ()),
+    "only-modality": lambda facts: list(facts.modalities or ()),
+    "body-part": lambda facts: list(facts.body_parts or ()),
+    "from": lambda facts: facts.study_date,
+    "to": lambda facts: facts.study_date,
+    "max-age": lambda facts: facts.study_date,
+    "accession": lambda facts: facts.accession,
+    "patient": lambda facts: [f"{patient}@{issuer}" for patient, issuer in facts.patients],
+    "referring": lambda facts: facts.referring,
+    "institution": lambda facts: facts.institution,
+    "deidentified": lambda facts: facts.is_deidentified or False,
+    "consent": lambda facts: facts.has_consent or False,
+}
+"""The fact that each condition about a study reads."""
+
+
+def facts_read(rules: Iterable[Rule], facts: Facts | None) -> str:
+    """The facts that rules read of a study, as canonical JSON; "" if there are none."""
+    if facts is None:
+        return ""
+    kinds = {kind for rule in rules for kind in rule.conditions}
+    found: dict[str, object] = {kind: _READ[kind](facts) for kind in kinds & _READ.keys()}
+    if facts.objections:
+        found["objections"] = sorted(facts.objections)
+    return canonical_json(found).decode() if found else ""

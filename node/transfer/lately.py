@@ -1,0 +1,117 @@
+"""What each peer began to receive in the last 24 hours, for limits a day.
+
+Kept in memory and read from the log, at the first question and then as the log grows; so a restart
+forgets nothing. A study counts once a day for a peer, however often its transfer begins anew; if it
+has grown, its new bytes count. Synchronous and thread-safe.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from node.audit.log import AuditLog
+from protocol.log.entry import Entry, Opening, decode_entry_untrusted
+
+DAY_MS = 24 * 3600 * 1000
+
+_MARK = b'"type":"disclosure-begun"'
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """One disclosure that began: of which study, of how many bytes, and what of it counts."""
+
+    time_ms: int
+    study: str
+    size: int
+    studies: int
+    counted: int
+
+
+class DisclosedLately:
+    """The disclosures of the last day, by peer.
+
+    Args:
+        audit: the log.
+        now: seconds since the epoch, UTC.
+
+    Attributes:
+        deciding: held while a limit is checked and the entry that counts is written, so that two
+            requests at one time do not both get what is left.
+    """
+
+    def __init__(self, audit: AuditLog, now: Callable[[], int]) -> None:
+        self._audit = audit
+        self._now = now
+        self._lock = threading.Lock()
+        self._read = -1
+        self._begun: dict[bytes, deque[_Begun]] = {}
+        self.deciding = threading.Lock()
+
+    def with_this(self, peer: bytes, study: str, size: int) -> Mapping[str, int]:
+        """What a peer would have used of each limit if it began to receive a study now.
+
+        Args:
+            peer: its facility key.
+            study: Study Instance UID.
+            size: bytes of the study.
+
+        Raises:
+            NodeError: the log or the disk is damaged.
+        """
+        with self._lock:
+            self._catch_up()
+            begun = self._of_day(peer, self._now() * 1000)
+            studies, counted = _counts(begun, study, size)
+            return {
+                "studies-a-day": studies + sum(one.studies for one in begun),
+                "bytes-a-day": counted + sum(one.counted for one in begun),
+            }
+
+    def _of_day(self, peer: bytes, now_ms: int) -> deque[_Begun]:
+        begun = self._begun.setdefault(peer, deque())
+        while begun and begun[0].time_ms <= now_ms - DAY_MS:
+            begun.popleft()
+        return begun
+
+    def _catch_up(self) -> None:
+        size = self._audit.size
+        if self._read < 0:
+            self._read = self._first_of_day(size)
+        for encoded in self._audit.entries(self._read, size):
+            self._read += 1
+            if _MARK in encoded:
+                self._take(decode_entry_untrusted(encoded))
+
+    def _first_of_day(self, size: int) -> int:
+        """The index of an entry before which nothing is of the last day."""
+        oldest = self._now() * 1000 - DAY_MS
+        start = size
+        while start > 0:
+            start = max(0, start - _AT_ONCE)
+            [first] = self._audit.entries(start, start + 1)
+            if decode_entry_untrusted(first).time_ms < oldest:
+                break
+        return start
+
+    def _take(self, entry: Entry) -> None:
+        study = next((one.value for one in self._openings(entry) if one.kind == "study"), "")
+        size = int(entry.details.get("bytes", 0))
+        begun = self._of_day(entry.peer, entry.time_ms)
+        # Without its opening, which was erased, it counts in full.
+        counts = _counts(begun, study, size) if study else (1, size)
+        begun.append(_Begun(entry.time_ms, study, size, *counts))
+
+    def _openings(self, entry: Entry) -> Iterator[Opening]:
+        for _, commitment in entry.subjects:
+            opening = self._audit.opening_of(commitment)
+            if opening is not None:
+                yield opening
+
+
+def _counts(begun: deque[_Begun], study: str, size: int) -> tuple[int, int]:
+    """What a disclosure of a study adds to the studies and the bytes of the day before it."""
+    before = [one.size for one in begun if one.study == study]
+    return (0, max(0, size - max(before))) if before else (1, size)
