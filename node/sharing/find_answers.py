@@ -31,7 +31,7 @@ from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
 from node.sharing.facts import StudyFacts
-from node.sharing.find_entries import Studies, answered_entries, refused_entry
+from node.sharing.find_entries import Asker, Told, answered_entries, refused_entry
 from node.sharing.found import Questions
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal
@@ -50,6 +50,10 @@ KNOWN: dict[str, type[Message]] = {Signed.TYPE: Signed}
 _TOO_MANY = f"more than {limits.FIND_STUDIES} studies"
 
 
+Allowed = tuple[StudyRow, str]
+"""A study, and the rule by which a peer may find it."""
+
+
 def decide_find(
     store: TrustStore,
     peer: Peer,
@@ -57,7 +61,7 @@ def decide_find(
     studies: Iterable[tuple[StudyRow, Facts]],
     *,
     now: int,
-) -> Refusal | list[StudyRow]:
+) -> Refusal | list[Allowed]:
     """Which of a patient's studies a peer may find; a refusal does not depend on them.
 
     Args:
@@ -76,11 +80,10 @@ def decide_find(
     if no is not None:
         code = WireCode.PURPOSE_NOT_ALLOWED if no.why is Why.PURPOSE else WireCode.NOT_GRANTED
         return Refusal(code, explain(no), no.rule)
-    return [
-        row
-        for row, facts in studies
-        if isinstance(store.may("find", key, now, facts=facts, request=asked), Yes)
-    ]
+    answers = (
+        (row, store.may("find", key, now, facts=facts, request=asked)) for row, facts in studies
+    )
+    return [(row, answer.rule) for row, answer in answers if isinstance(answer, Yes)]
 
 
 class FindAnswers:
@@ -179,25 +182,25 @@ class FindAnswers:
             peer = self._peers.store.by_node_key(node_key, self._clock.now())
             if peer is None:
                 return FindRefused(code=WireCode.NOT_GRANTED, wait=0)
-            person = f"{find.person.strip()} at {peer.petname}" if find.person.strip() else ""
-            rows, wait = self._found(peer, find, asked, node_key)
-            if isinstance(rows, Refusal):
-                entry = refused_entry(peer.facility_key, person, find, asked, rows.reason)
-                self._refusals.log(peer.facility_key, "find", [entry])
-                return FindRefused(code=rows.code, wait=wait)
-            told: Studies = [(row.study_uid, self._catalog.patients(row.study_uid)) for row in rows]
-            records = tuple(self._record(number, row) for number, row in enumerate(rows, 1))
-            is_too_much = len(rows) > limits.FIND_STUDIES
-            self._append(
-                answered_entries(
-                    peer.facility_key,
-                    person,
-                    find,
-                    asked,
-                    () if is_too_much else told,
-                    _TOO_MANY if is_too_much else "",
-                )
+            person = find.person.strip()
+            asker = Asker(
+                peer.facility_key,
+                f"{person} at {peer.petname}" if person else "",
+                self._peers.rights_digest(peer.facility_key),
             )
+            allowed, wait = self._found(peer, find, asked, node_key)
+            if isinstance(allowed, Refusal):
+                entry = refused_entry(asker, find, asked, allowed.reason, allowed.rule)
+                self._refusals.log(peer.facility_key, "find", [entry])
+                return FindRefused(code=allowed.code, wait=wait)
+            records = tuple(self._record(number, row) for number, (row, _) in enumerate(allowed, 1))
+            told = [
+                Told(row.study_uid, self._catalog.patients(row.study_uid), rule)
+                for row, rule in allowed
+            ]
+            is_too_much = len(told) > limits.FIND_STUDIES
+            why = _TOO_MANY if is_too_much else ""
+            self._append(answered_entries(asker, find, asked, [] if is_too_much else told, why))
         if is_too_much:
             return FindRefused(code=WireCode.TOO_LARGE, wait=0)
         found = Found(
@@ -211,10 +214,10 @@ class FindAnswers:
 
     def _found(
         self, peer: Peer, find: Find, asked: Asked, node_key: bytes
-    ) -> tuple[Refusal | list[StudyRow], int]:
+    ) -> tuple[Refusal | list[Allowed], int]:
         """The studies that a peer is told of; or a refusal, and the seconds that it has to wait."""
 
-        def may_find(studies: Sequence[StudyRow]) -> Refusal | list[StudyRow]:
+        def may_find(studies: Sequence[StudyRow]) -> Refusal | list[Allowed]:
             store, now = self._peers.store, self._clock.now()
             local = time.localtime(now)
             request = grants.Request(

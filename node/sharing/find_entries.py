@@ -6,13 +6,41 @@ the subject is `NAME^^^BIRTH_DATE SEX`, so that `--patient NAME` finds it, as `-
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from node.dicom.headers import patient_identity
 from protocol.find_messages import Asked, ByNumber, Find
 from protocol.log.entry import Event
 
-Studies = Sequence[tuple[str, tuple[str, ...]]]
-"""Study Instance UIDs, each with the patients whom the study names."""
+
+@dataclass(frozen=True)
+class Told:
+    """A study that a peer is told of.
+
+    Attributes:
+        study: Study Instance UID.
+        patients: the patients whom it names.
+        rule: the rule that allows it.
+    """
+
+    study: str
+    patients: tuple[str, ...]
+    rule: str
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asked us.
+
+    Attributes:
+        peer: its facility key.
+        person: the person who asked, "" if not known.
+        rights: digest of all that decides about the peer now.
+    """
+
+    peer: bytes
+    person: str
+    rights: str
 
 
 def identity_of(asked: Asked) -> str:
@@ -35,36 +63,44 @@ def found_entry(
 
 
 def answered_entries(
-    peer: bytes, person: str, find: Find, asked: Asked, studies: Studies, why: str = ""
+    asker: Asker, find: Find, asked: Asked, studies: Sequence[Told], why: str = ""
 ) -> list[Event]:
     """What a peer that asked us is told: that these studies are here, or that none is.
 
-    One entry for studies of the same patients: what is selected or erased for one patient must not
-    touch another. If no study is told of, the one entry names the patient who was asked for.
+    One entry for studies of the same patients that the same rule allows: what is selected or erased
+    for one patient must not touch another. If no study is told of, the one entry names the patient
+    who was asked for.
 
     Args:
-        peer: facility key of the peer.
-        person: the person who asked, "" if not known.
+        asker: who asked.
         find: its question.
         asked: the patient of the question.
         studies: the studies that it is told of, at most `FIND_STUDIES`, so that an entry has room.
         why: why it gets no answer, though there are studies.
     """
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for study, patients in studies:
-        groups.setdefault(patients, []).append(study)
-    subjects = [
-        (*(("study", one) for one in group), *(("patient", one) for one in patients))
-        for patients, group in groups.items()
-    ]
+    groups: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for one in studies:
+        groups.setdefault((one.patients, one.rule), []).append(one.study)
+    if not groups:
+        return [_event("find-answered", asker.peer, find, asked, (), why, asker)]
     return [
-        _event("find-answered", peer, find, asked, one, why, person) for one in subjects or [()]
+        _event(
+            "find-answered",
+            asker.peer,
+            find,
+            asked,
+            (*(("study", one) for one in group), *(("patient", one) for one in patients)),
+            why,
+            asker,
+            rule,
+        )
+        for (patients, rule), group in groups.items()
     ]
 
 
-def refused_entry(peer: bytes, person: str, find: Find, asked: Asked, why: str) -> Event:
-    """A peer that asked us is refused, whoever the patient is."""
-    return _event("refused", peer, find, asked, (), why, person)
+def refused_entry(asker: Asker, find: Find, asked: Asked, why: str, rule: str) -> Event:
+    """A peer that asked us is refused, whoever the patient is; `rule` decides that, or ""."""
+    return _event("refused", asker.peer, find, asked, (), why, asker, rule)
 
 
 def _event(
@@ -74,7 +110,8 @@ def _event(
     asked: Asked,
     subjects: tuple[tuple[str, str], ...],
     why: str = "",
-    person: str = "",
+    asker: Asker | None = None,
+    rule: str = "",
 ) -> Event:
     details: dict[str, str | int | bool] = {
         "find": find.find.hex(),
@@ -89,8 +126,9 @@ def _event(
     # An entry names the patient in one way: those of the studies, if there are any.
     if kind != "find-answered" or not subjects:
         subjects = (("patient", identity_of(asked)), *subjects)
-    if person:
-        subjects = (*subjects, ("person", person))
+    if asker is not None:
+        details |= {"rights": asker.rights, "rule": rule}
+        subjects += (("person", asker.person),) if asker.person else ()
     return Event(
         type=kind,
         peer=peer,

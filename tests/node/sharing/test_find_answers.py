@@ -209,7 +209,11 @@ def test_rules_decide_for_each_study(north: Node) -> None:
         store._rules[SOUTH.key] = rules
         asked = Asking(speaks=speaks, purpose=purpose)
         facts = north.facts.of_each(studies, SOUTH.key)
-        return decide_find(store, peer, asked, zip(studies, facts, strict=True), now=NOW)
+        said = decide_find(store, peer, asked, zip(studies, facts, strict=True), now=NOW)
+        if isinstance(said, Refusal):
+            return said
+        assert {rule for _, rule in said} <= {"a"}
+        return [row for row, _ in said]
 
     allow = Rule("a", "find")
     assert decided(allow) == studies
@@ -262,7 +266,10 @@ def test_the_log_names_the_patients_of_what_was_told_or_who_was_asked_for(north:
     )
     assert opened(north, miss) == [("patient", "Müller^Anna^^^19700130 F")]
     assert [one["details"]["studies"] for one in (*hits, miss)] == [1, 1, 0]
+    rights = north.peers.rights_digest(SOUTH.key)
     for entry in (*hits, miss):
+        assert entry["details"]["rights"] == rights
+        assert entry["details"]["rule"] == ("" if entry is miss else "the grant find")
         assert entry["peer"] == SOUTH.key.hex()
         assert entry["details"]["find"] == bytes(range(16)).hex()
 
