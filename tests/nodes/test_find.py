@@ -192,6 +192,11 @@ def test_the_command_says_what_was_found(pair: tuple[Facility, Facility]) -> Non
     assert "radmesh fetch STUDY --from North General" in done.stderr
     done = south.cli(*words, "NOBODY")
     assert "no study of this patient" in done.stderr
+    done = south.cli("studies", "--peer", "North General", "--patient-id", "P1", "--modality", "ct")
+    assert f"{ROOT}.1" in done.stdout
+    assert "found" in done.stdout
+    done = south.cli("studies", "--all", "--name", "nobody", "--date", "2026-01-01..")
+    assert "no such study was found" in done.stderr
 
 
 @pytest.mark.parametrize(
