@@ -13,13 +13,16 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from keys.purposes import covered_by, is_purpose
+from keys.purposes import covered_by, is_purpose, is_research
 
 Values = tuple[str, ...]
 """The values of one condition, in their canonical form; one of them is enough."""
 
 VALUES = 1000
 """Most values of one condition."""
+
+USES = ("care", "research")
+"""What a patient's consent or objection is about: research (and training a model), and all else."""
 
 _TEXT_CHARACTERS = 128
 DAY_SECONDS = 86_400
@@ -42,8 +45,9 @@ class Facts:
         referring: the referring physician, as the images name them.
         institution: the institution that made it.
         is_deidentified: whether a de-identification report is bound to its content.
-        has_consent: whether the patient's consent to this peer is on file.
-        objections: the uses to which the patient objects for this peer: "care", "research".
+        consents: the uses for which the patient's consent to this peer is on file, some of `USES`;
+            None if it is not known whose study it is.
+        objections: the uses to which the patient objects for this peer, some of `USES`.
         blind: makes the form in which a rule keeps a value of a list, from kind and value.
     """
 
@@ -57,7 +61,7 @@ class Facts:
     referring: str = ""
     institution: str = ""
     is_deidentified: bool | None = None
-    has_consent: bool | None = None
+    consents: frozenset[str] | None = None
     objections: frozenset[str] = frozenset()
     blind: Callable[[str, str], str] = field(
         default=lambda kind, value: value, compare=False, repr=False
@@ -337,6 +341,17 @@ def _on_days(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
     return None if asked.weekday is None else _WEEKDAYS[asked.weekday] in values
 
 
+def _with_consent(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+    if facts is None or facts.consents is None:
+        return None
+    return use_of(asked.purpose) in facts.consents if asked.purpose else bool(facts.consents)
+
+
+def use_of(purpose: str) -> str:
+    """The use that a purpose is: one of `USES`."""
+    return "research" if is_research(purpose) else "care"
+
+
 # --- what was found instead ------------------------------------------------------------
 
 
@@ -425,7 +440,7 @@ KINDS: Mapping[str, _Kind] = {
     ),
     "consent": _Kind(
         _yes,
-        lambda values, facts, asked: None if facts is None else facts.has_consent,
+        _with_consent,
         _no("there is no consent on file"),
         True,
         "yes",

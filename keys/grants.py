@@ -10,9 +10,9 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keys.conditions import KINDS, Asked, Facts, Failure, failure
+from keys.conditions import KINDS, Asked, Facts, Failure, failure, use_of
 from keys.peer import Peer
-from keys.purposes import is_purpose, is_research
+from keys.purposes import is_purpose
 from keys.rules import ALLOW, ASK, DENY, EXAM, SHOWS, Rule
 
 __all__ = [
@@ -286,15 +286,12 @@ def may(
 def objects(facts: Facts, peer: Peer, request: Request) -> bool:
     """Whether the patient objects to this use, see `Facts.objections`.
 
-    When nobody asks, an objection to research counts if research is all that the peer may ask for.
+    When nobody asks, it is research if that is all that the peer may ask for, and else care.
     """
-    if "care" in facts.objections:
-        return True
-    if "research" not in facts.objections:
-        return False
     if request.purpose:
-        return is_research(request.purpose)
-    return bool(peer.purposes) and all(map(is_research, peer.purposes))
+        return use_of(request.purpose) in facts.objections
+    uses = {use_of(purpose) for purpose in peer.purposes}
+    return ("research" if uses == {"research"} else "care") in facts.objections
 
 
 def _decide(

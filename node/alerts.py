@@ -58,6 +58,11 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         "while this node runs; after a restart look with `radmesh studies`"
         for study in node.shared_studies.unwritten
     ]
+    found += [
+        f"{name} counts, and that is not written yet: it is tried again while this node runs; "
+        "after a restart look with `radmesh objection list` and `radmesh consent list`"
+        for name in node.wishes.unwritten
+    ]
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(

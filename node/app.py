@@ -16,6 +16,7 @@ from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
 from node.audit.log import AuditLog
+from node.catalog.attributes import studies_of_patient
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
@@ -37,6 +38,7 @@ from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
+from node.sharing.wishes import WISHES_SCHEMA, Wishes
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
 from node.transfer.incoming import Incoming
 from node.transfer.lately import DisclosedLately
@@ -83,6 +85,7 @@ class Node:
             (
                 CATALOG_SCHEMA,
                 FACTS_SCHEMA,
+                WISHES_SCHEMA,
                 PEERS_SCHEMA,
                 FEEDS_SCHEMA,
                 TRANSFERS_SCHEMA,
@@ -110,7 +113,8 @@ class Node:
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
         )
-        self.facts = StudyFacts(self.database)
+        self.wishes = Wishes(self.database, self.audit, self.effects, self.decisions, self.clock)
+        self.facts = StudyFacts(self.database, self.wishes)
         self.lately = DisclosedLately(self.audit, self.clock.now)
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
@@ -142,6 +146,8 @@ class Node:
         self.shared_studies.in_withdrawal = self.followed.end
         self.catalog.on_change = lambda study: self.on_study_change(study)
         self.peers.in_change = self._peer_in_change
+        self.wishes.in_change = self._wishes_in_change
+        self.wishes.on_change = self._wishes_changed
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
         self.witness_store = WitnessStore(self.database)
         self.fork_detector = ForkDetector(
@@ -250,12 +256,24 @@ class Node:
             self.found.forget_peer(peer.facility_key)
             self.followed.end_peer(peer.facility_key)
 
+    def _wishes_in_change(self, patient_id: str) -> None:
+        """Derive the consequences of an objection or a consent, in its transaction."""
+        for study in studies_of_patient(self.database, patient_id):
+            self.feeds.study_changed(study)
+        self.database.after_commit(lambda: self._wishes_changed(patient_id))
+
+    def _wishes_changed(self, patient_id: str) -> None:
+        for study in studies_of_patient(self.database, patient_id):
+            self.on_study_change(study)
+
     def _compare_effects(self, *, say: bool) -> None:
         self.effects.compare(
             {
                 "trust-revoked": self.peers.make_true,
                 "trust-ungranted": self.peers.make_true,
                 "rule-added": self.peers.make_true,
+                "objection-added": self.wishes.make_true,
+                "consent-ended": self.wishes.make_true,
                 "rule-removed": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,

@@ -255,6 +255,7 @@ def endings_of(
     return Endings(
         peers=node.peers,
         studies=node.shared_studies,
+        wishes=node.wishes,
         discards=node.discards,
         feeds=node.feeds,
         connected=connected,

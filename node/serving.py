@@ -298,12 +298,13 @@ class Serving:
         self.rereading.poke()
         self.follower.poke()
         if self._nursery is not None and self.sender.is_sending(study):
-            self._nursery.start_soon(self._stop_unless_shared, study)
+            self._nursery.start_soon(self._stop_unless_allowed, study)
 
-    async def _stop_unless_shared(self, study: str) -> None:
+    async def _stop_unless_allowed(self, study: str) -> None:
         row = await in_thread(self._node.catalog.study, study)
         if row is None or row.state != "shared":
             self.sender.stop_study(study)
+        await self.sender.stop_without_right(study)
 
     def _stop_disclosing(self) -> None:
         for peer in self._node.peers.store.peers:

@@ -28,3 +28,12 @@ def body_parts_of_each(database: Database, studies: Iterable[str]) -> dict[str, 
     for study, part in sorted({(row[0], row[1].upper()) for row in rows}):
         found.setdefault(study, []).append(part)
     return found
+
+
+def studies_of_patient(database: Database, patient_id: str) -> list[str]:
+    """The studies (UIDs) that name this Patient ID, of any issuer, in order."""
+    rows = database.query(
+        "SELECT DISTINCT study_uid FROM study_patients WHERE patient_id = ? ORDER BY study_uid",
+        (patient_id,),
+    )
+    return [row["study_uid"] for row in rows]

@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS study_patients (
     issuer TEXT NOT NULL,
     PRIMARY KEY (study_uid, patient_id, issuer)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS study_patients_by_patient ON study_patients (patient_id);
 -- Studies of whose instances not all have been asked for their patient: an earlier release
 -- asked one.
 CREATE TABLE IF NOT EXISTS unread_studies (

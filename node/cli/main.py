@@ -30,6 +30,7 @@ from node.cli import (
     studies,
     transfers,
     trust,
+    wishes,
     witness,
 )
 from node.cli.session import Session
@@ -75,6 +76,8 @@ for command in (
     card.init,
     card.card,
     trust.trust,
+    wishes.objection,
+    wishes.consent,
     studies.ingest,
     arrive.arrive,
     studies.studies,

@@ -54,11 +54,20 @@ def check_feeds(connection: sqlite3.Connection, now: float) -> Iterator[Finding]
     for _, name in sorted(disordered):
         what = f"the feed of {name} has records behind its end"
         yield Finding("feed-order", name, what)
+    objections = _has_objections(connection)
     for key, peer in peers.items():
-        if peer.sees and not peer.is_dated_out and not peer.is_narrowed:
+        if peer.sees and not peer.is_dated_out and not peer.is_narrowed and not objections:
             for study in sorted(shared.keys() - told[key]):
                 what = f"the feed of {peer.name}, who may see, does not tell of study {study}"
                 yield Finding("feed-missing", f"{peer.name}: {study}", what)
+
+
+def _has_objections(connection: sqlite3.Connection) -> bool:
+    """Whether any objection holds; a home of an earlier release has no table of them."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='patient_wishes'").fetchall():
+        return False
+    wanted = "SELECT 1 FROM patient_wishes WHERE kind = 'objection' AND ended = 0 LIMIT 1"
+    return bool(connection.execute(wanted).fetchall())
 
 
 def _peer(text: str, now: float) -> _Peer:
@@ -68,9 +77,12 @@ def _peer(text: str, now: float) -> _Peer:
         over = parse_card_untrusted(state["card"].encode()).expires <= now
     except KeysError:
         over = True
+    rules = [rule for rule in state.get("rules", ()) if rule["action"] == "see"]
+    allowing = any(rule["effect"] == "allow" for rule in rules)
     return _Peer(
         name=str(state["petname"]),
-        sees=state["revoked"] is None and "see" in state["grants"],
+        sees=state["revoked"] is None and ("see" in state["grants"] or allowing),
         is_dated_out=over or (expires is not None and expires <= now),
-        is_narrowed=bool(state["filters"]),
+        # What the rules decide for each study is not decided here again.
+        is_narrowed=bool(state["filters"] or rules),
     )

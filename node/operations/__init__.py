@@ -21,6 +21,7 @@ from node.operations import (
     reports,
     rules,
     transfer,
+    wishes,
     witness,
 )
 from node.operations.base import Call, Operation
@@ -28,6 +29,7 @@ from node.operations.base import Call, Operation
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
     *rules.OPERATIONS,
+    *wishes.OPERATIONS,
     *images.OPERATIONS,
     *arrive.OPERATIONS,
     *discard.OPERATIONS,

@@ -19,6 +19,7 @@ from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
 from node.sharing.refusals import Refusals
 from node.sharing.studies import SharedStudies
+from node.sharing.wishes import Wishes
 
 log = logging.getLogger("radmesh.endings")
 
@@ -45,6 +46,7 @@ class Endings:
     Args:
         peers: whose rights may end.
         studies: whose withdrawals may be unwritten.
+        wishes: objections that may be unwritten.
         discards: discards that may be unwritten.
         feeds: the feeds, derived from the rights.
         connected: gives the node keys (32 bytes) of the connections.
@@ -61,6 +63,7 @@ class Endings:
         *,
         peers: Peers,
         studies: SharedStudies,
+        wishes: Wishes,
         discards: UnfinishedDiscards,
         feeds: Feeds,
         connected: Callable[[], Iterable[bytes]],
@@ -76,6 +79,7 @@ class Endings:
         self._refusals = refusals
         self._peers = peers
         self._studies = studies
+        self._wishes = wishes
         self._discards = discards
         self._feeds = feeds
         self._connected = connected
@@ -110,8 +114,9 @@ class Endings:
             await in_thread(self._refusals.write)
 
     async def _write(self) -> None:
-        unwritten = self._peers.unwritten or self._studies.unwritten or self._discards.is_unfinished
-        due = self._underived or unwritten or self._log_failed()
+        unwritten = self._peers.unwritten or self._studies.unwritten or self._wishes.unwritten
+        unfinished = unwritten or self._discards.is_unfinished
+        due = self._underived or unfinished or self._log_failed()
         if not due or trio.current_time() < self._again:
             return
         try:
@@ -124,6 +129,7 @@ class Endings:
     def _write_all(self, underived: list[bytes]) -> None:
         self._peers.write_unwritten()
         self._studies.write_unwritten()
+        self._wishes.write_unwritten()
         self._discards.write_unwritten()
         for facility_key in underived:
             self._feeds.peer_changed(facility_key)

@@ -16,6 +16,7 @@ from keys.rules import Rule
 from node.catalog.attributes import body_parts_of_each, patients_of_each
 from node.catalog.catalog import StudyRow
 from node.database import Database
+from node.sharing.wishes import CONSENT, OBJECTION, Wishes
 
 FACTS_SCHEMA = """
 -- The key under which rules keep lists of studies, patients and the like.
@@ -28,15 +29,6 @@ CREATE TABLE IF NOT EXISTS rule_key (
 _AT_ONCE = 500
 _BLINDED_BYTES = 16
 
-Patients = tuple[tuple[str, str], ...]
-Wishes = Callable[[bytes, Patients], tuple[frozenset[str], bool | None]]
-"""What patients want of a peer (facility key): the uses that they object to, see
-`Facts.objections`, and whether their consent is on file."""
-
-
-def _nothing_wished(peer: bytes, patients: Patients) -> tuple[frozenset[str], bool | None]:
-    return frozenset(), None
-
 
 class StudyFacts:
     """Gives the facts about studies.
@@ -46,15 +38,15 @@ class StudyFacts:
         wishes: what the patients of a study want.
     """
 
-    def __init__(self, database: Database, wishes: Wishes = _nothing_wished) -> None:
+    def __init__(self, database: Database, wishes: Wishes) -> None:
         self._database = database
-        self.wishes = wishes
+        self._wishes = wishes
         self._key = b""
 
     @property
     def has_wishes(self) -> bool:
         """Whether patients want anything, so that facts differ by study for any peer."""
-        return self.wishes is not _nothing_wished
+        return self._wishes.are_any
 
     def blind(self, kind: str, value: str) -> str:
         """The form in which a rule keeps a value of a list, 32 hex digits.
@@ -77,7 +69,6 @@ class StudyFacts:
             parts = body_parts_of_each(self._database, uids)
             for study in some:
                 own = tuple(patients.get(study.study_uid, ()))
-                objections, consent = self.wishes(peer, own)
                 yield Facts(
                     study_uid=study.study_uid,
                     state=study.state,
@@ -88,8 +79,8 @@ class StudyFacts:
                     patients=own,
                     referring=study.referring_physician,
                     institution=study.institution,
-                    has_consent=consent,
-                    objections=objections,
+                    consents=self._wishes.uses(CONSENT, peer, own) if own else None,
+                    objections=self._wishes.uses(OBJECTION, peer, own),
                     blind=self.blind,
                 )
 
@@ -119,7 +110,7 @@ _READ: dict[str, Callable[[Facts], object]] = {
     "referring": lambda facts: facts.referring,
     "institution": lambda facts: facts.institution,
     "deidentified": lambda facts: facts.is_deidentified or False,
-    "consent": lambda facts: facts.has_consent or False,
+    "consent": lambda facts: sorted(facts.consents or ()),
 }
 """The fact that each condition about a study reads."""
 

@@ -239,6 +239,17 @@ class Disclosure:
         self._stopped = why
         self.scope.cancel()
 
+    def why_ended(self) -> str:
+        """Why the peer may not have the study any more that it is being sent; "" if it may."""
+        request = self._end.request
+        if request is None or not self._disclosing:
+            return ""
+        try:
+            self._right.require(request)
+        except RightEnded as ended:
+            return ended.refusal.reason
+        return ""
+
     def leave(self) -> None:
         """The session is over, and its last entry is in the log."""
         if self._transfer is not None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from node.blocking import in_thread
 from node.network.messaging import first_error
 from node.network.network import PeerStream
 from node.transfer.disclosure import Disclosure, SendingParts
@@ -67,6 +68,14 @@ class Sender(SendingParts):
             for session in sessions:
                 if session.study == study:
                     session.stop(WITHDRAWN)
+
+    async def stop_without_right(self, study: str) -> None:
+        """End the transfers of a study (UID) to peers that may not have it any more."""
+        sending = [one for many in self._sessions.values() for one in many if one.study == study]
+        for session in sending:
+            why = await in_thread(session.why_ended)
+            if why:
+                session.stop(why)
 
     def is_sending(self, study: str) -> bool:
         """Whether a study (UID) is being sent to any peer."""

@@ -26,6 +26,7 @@ OWNERS = {
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies", "remote_words"},
     "sharing/found.py": {"find_questions", "found_studies"},
     "sharing/peers.py": {"peers"},
+    "sharing/wishes.py": {"patient_wishes"},
     "sharing/recalls.py": {"recalls"},
     "transfer/transfers.py": {"transfers"},
     "transfer/followed.py": {"followed_sources", "followed_studies"},

@@ -102,6 +102,10 @@ def _rules(node: Node) -> object:
     return [(rule.number, str(rule)) for rule in node.peers.find("South Clinic").rules]
 
 
+def _wishes(node: Node, kind: str) -> object:
+    return [(one.number, one.identity, one.uses, bool(one.ended)) for one in node.wishes.all(kind)]
+
+
 def _prepare_aside(node: Node) -> None:
     """Another version of an instance of the study lies aside."""
     folder = node.home.path.parent / "aside"
@@ -142,6 +146,28 @@ CHANGES = [
     Change("rule-added", lambda node: _add_rule(node, "deny fetch max-age=1d"), _rules, cuts=True),
     Change("rule-removed", lambda node: _remove_rule(node, 1), _rules, cuts=True),
     Change("rule-removed", lambda node: _remove_rule(node, 2), _rules),
+    Change(
+        "objection-added",
+        lambda node: node.wishes.add("objection", "PAT1", "", b"", "all"),
+        lambda node: _wishes(node, "objection"),
+        cuts=True,
+    ),
+    Change(
+        "objection-ended",
+        lambda node: node.wishes.end("objection", 1),
+        lambda node: _wishes(node, "objection"),
+    ),
+    Change(
+        "consent-added",
+        lambda node: node.wishes.add("consent", "PAT1", "NORTH", b"", "care"),
+        lambda node: _wishes(node, "consent"),
+    ),
+    Change(
+        "consent-ended",
+        lambda node: node.wishes.end("consent", 1),
+        lambda node: _wishes(node, "consent"),
+        cuts=True,
+    ),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -202,6 +228,8 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             _prepare_aside(node)
         elif change.kind == "recall-settled":
             _prepare_recall(node)
+        elif change.kind in ("objection-ended", "consent-ended"):
+            node.wishes.add(change.kind.partition("-")[0], "PAT1", "", b"", "all")
         elif change.kind == "rule-removed":
             _add_rule(node, "allow fetch modality=CT")
             _add_rule(node, "deny fetch modality=MG")
@@ -380,6 +408,9 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
             node.peers.revoke("South Clinic", [], NOW)
         with pytest.raises(NodeError, match="held back"):
             node.shared_studies.withdraw(STUDY)
+        with pytest.raises(NodeError, match="objection 1 counts in this process"):
+            node.wishes.add("objection", "PAT1", "", b"", "all")
+        assert any("objection 1" in alert for alert in alerts_of(node, None))
         assert any("South Clinic is cut off" in alert for alert in alerts_of(node, None))
         assert any("is held back" in alert for alert in alerts_of(node, None))
         assert any("the disk is full" in alert for alert in alerts_of(node, None))
@@ -387,6 +418,7 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
         endings = Endings(
             peers=node.peers,
             studies=node.shared_studies,
+            wishes=node.wishes,
             discards=node.discards,
             feeds=node.feeds,
             connected=lambda: (),
@@ -396,7 +428,11 @@ def test_what_was_cut_on_a_full_disk_is_written_when_there_is_room(
             refusals=node.refusals,
         )
         trio.run(endings.look)
-        assert [entry["type"] for entry in entries(node)][-2:] == ["trust-revoked", "withdrawn"]
+        assert [entry["type"] for entry in entries(node)][-3:] == [
+            "trust-revoked",
+            "withdrawn",
+            "objection-added",
+        ]
         assert alerts_of(node, None) == []
     with Node.open(home) as node:
         assert node.peers.find("South Clinic").revoked is not None

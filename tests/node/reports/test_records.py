@@ -81,11 +81,14 @@ def test_by_peer_study_patient_and_type(log: AuditLog) -> None:
     assert _types(log, Selection(study=STUDY, since=hour)) == about[1:]
 
 
+REQUESTED = TYPES.index("requested")
+
+
 def test_openings_go_with_their_entries(log: AuditLog) -> None:
     for record in records(log, Selection()):
         opened = [(subject.kind, subject.value) for subject in record.subjects]
         assert opened == ([("study", STUDY), ("patient", PATIENT)] if opened else [])
-    for record in records_between(log, 12, 14):
+    for record in records_between(log, REQUESTED, REQUESTED + 2):
         assert record.first("study").value == STUDY
 
 

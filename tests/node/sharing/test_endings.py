@@ -44,6 +44,7 @@ class Cuts:
         self.endings = Endings(
             peers=node.peers,
             studies=node.shared_studies,
+            wishes=node.wishes,
             feeds=node.feeds,
             connected=lambda: connected,
             peer_changed=lambda peer: self.changed.append(peer.petname),

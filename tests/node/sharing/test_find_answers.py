@@ -25,6 +25,7 @@ from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.find_answers import decide_find
 from node.sharing.policy import Refusal
+from node.sharing.wishes import OBJECTION
 from protocol import limits, messages
 from protocol.errors import WireCode
 from protocol.find_messages import Find, Found, asked_untrusted
@@ -240,6 +241,17 @@ def test_a_patient_whose_studies_a_rule_hides_is_as_one_who_is_not_here(north: N
     assert len({one.seconds for one in answers}) == 1
     told = [opened(north, entry) for entry in entries(north, "find-answered")]
     assert told == [[("patient", "P1^^^NORTH")], [("patient", "P2^^^NORTH")]]
+
+
+def test_a_patient_who_objects_is_as_one_who_is_not_here(north: Node) -> None:
+    study = publish(north, 1)
+    wish = north.wishes.add(OBJECTION, "P1", "NORTH", SOUTH.key, "all")
+    for asked in (NUMBER, ANNA, {**NUMBER, "patient_id": "P2"}):
+        said = ask(north, SOUTH, question(north, **asked))
+        assert (said.studies, said.seconds) == ([], limits.FIND_STEP_SECONDS)
+    assert {entry["details"]["studies"] for entry in entries(north, "find-answered")} == {0}
+    north.wishes.end(OBJECTION, wish.number)
+    assert ask(north, SOUTH, question(north)).studies == [study]
 
 
 def test_a_right_that_ended_finds_nothing(north: Node) -> None:

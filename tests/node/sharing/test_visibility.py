@@ -154,6 +154,7 @@ def _endings(node: Node, heard: Heard, *connected: bytes) -> Endings:
     return Endings(
         peers=node.peers,
         studies=node.shared_studies,
+        wishes=node.wishes,
         discards=node.discards,
         feeds=node.feeds,
         connected=lambda: connected,

@@ -22,7 +22,14 @@ from protocol.transfer import BatchArrived, ManifestArrived, Refused
 CLOCK = MadeClock()
 SOUTH = Other("South Clinic", CLOCK.now(), expires=CLOCK.now() + 1000)
 BATCHES = 12
-CUTS = ("withdrawn", "discarded", "trust-ungranted", "trust-revoked")
+CUTS = (
+    "withdrawn",
+    "discarded",
+    "trust-ungranted",
+    "trust-revoked",
+    "rule-added",
+    "objection-added",
+)
 
 
 @pytest.fixture
@@ -64,6 +71,16 @@ ENDS: dict[str, tuple[Callable[[Node], object], str]] = {
     "trust revoked": (
         lambda node: node.peers.revoke("South Clinic", [], 0),
         "trust in South Clinic was revoked",
+    ),
+    "a rule that denies": (
+        lambda node: node.peers.add_rule(
+            "South Clinic", ["deny", "fetch", "modality=MR,CT,OT,SC"], node.facts.blind
+        ),
+        "denied by rule 1",
+    ),
+    "an objection": (
+        lambda node: node.wishes.add("objection", "MARKER-PATIENT-ID", "", b"", "care"),
+        "the patient objects",
     ),
     "card ended": (_expire_card, "the card of South Clinic has expired"),
 }

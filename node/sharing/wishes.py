@@ -1,0 +1,317 @@
+"""What patients want: their objections, and their consents on file.
+
+An objection holds for announcing, finding and fetching, also for studies that come later; it counts
+in memory first, so that a full disk does not delay it. Each has its entry, in which the patient is
+an opening. Synchronous and thread-safe.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from keys.conditions import USES
+from node.audit.cuts import Cut, Cuts
+from node.audit.effects import Effects
+from node.audit.log import AuditLog
+from node.clock import Clock
+from node.database import Database
+from node.dicom.headers import patient_identity
+from node.errors import ExitCode, NodeError
+from node.sharing.decisions import Decisions
+from protocol.log.entry import Entry, Event
+
+OBJECTION, CONSENT = "objection", "consent"
+
+WISHES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS patient_wishes (
+    number INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,                 -- objection, consent
+    patient_id TEXT NOT NULL,
+    issuer TEXT NOT NULL,               -- of the Patient ID, or ''
+    peer BLOB NOT NULL,                 -- facility key; empty for all
+    uses TEXT NOT NULL,                 -- care, research, all
+    made INTEGER NOT NULL,              -- seconds since the epoch, UTC
+    ended INTEGER NOT NULL DEFAULT 0    -- the same; 0 while it holds
+) STRICT;
+"""
+
+_ADDED = {OBJECTION: "objection-added", CONSENT: "consent-added"}
+_ENDED = {OBJECTION: "objection-ended", CONSENT: "consent-ended"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One objection or consent of a patient.
+
+    Attributes:
+        number: its number here, never given twice.
+        kind: `OBJECTION` or `CONSENT`.
+        patient_id, issuer: whose; without an issuer it is for this Patient ID of every issuer.
+        peer: facility key of the peer; b"" for all.
+        uses: one of `keys.conditions.USES`, or "all".
+        made, ended: seconds since the epoch, UTC; `ended` is 0 while it holds.
+    """
+
+    number: int
+    kind: str
+    patient_id: str
+    issuer: str
+    peer: bytes
+    uses: str
+    made: int
+    ended: int = 0
+
+    @property
+    def identity(self) -> str:
+        """The patient as the log commits to patients."""
+        return patient_identity(self.patient_id, self.issuer)
+
+    def is_about(self, peer: bytes, patients: Iterable[tuple[str, str]]) -> bool:
+        """Whether it holds for this peer and one of these patients (ID and issuer)."""
+        if self.ended or self.peer not in (b"", peer):
+            return False
+        return any(
+            patient == self.patient_id and (not issuer or not self.issuer or issuer == self.issuer)
+            for patient, issuer in patients
+        )
+
+
+class Wishes:
+    """The objections and consents on file.
+
+    Args:
+        database: holds them.
+        audit: the log.
+        effects: ties entries to their effects.
+        decisions: the decisions that rest on what patients want.
+        clock: dates them.
+
+    Attributes:
+        in_change: called in the transaction of a change with the Patient ID that it is about.
+        on_change: called after a change that takes a right away, with the Patient ID.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        audit: AuditLog,
+        effects: Effects,
+        decisions: Decisions,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._audit = audit
+        self._effects = effects
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._cuts = Cuts(effects.append, decisions.wait_earlier)
+        self.in_change: Callable[[str], None] = lambda patient_id: None
+        self.on_change: Callable[[str], None] = lambda patient_id: None
+        rows = database.query("SELECT * FROM patient_wishes ORDER BY number")
+        # Replaced as a whole at each change, so that readers need no lock.
+        self._all = {row["number"]: Wish(*row) for row in rows}
+        self._by_patient = _by_patient(self._all.values())
+
+    # --- reading -----------------------------------------------------------------------
+
+    @property
+    def are_any(self) -> bool:
+        """Whether any objection or consent holds."""
+        return bool(self._by_patient)
+
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Objections that count and could not be written yet, for people."""
+        return self._cuts.names
+
+    def all(self, kind: str) -> list[Wish]:
+        """The objections, or the consents, in the order in which they were noted."""
+        return [wish for wish in self._all.values() if wish.kind == kind]
+
+    def uses(self, kind: str, peer: bytes, patients: Iterable[tuple[str, str]]) -> frozenset[str]:
+        """The uses to which one of these patients objects, or consents, for a peer.
+
+        Args:
+            kind: `OBJECTION` or `CONSENT`.
+            peer: facility key.
+            patients: Patient ID and issuer of each patient of a study.
+        """
+        if not self._by_patient:
+            return frozenset()
+        named = tuple(patients)
+        found: set[str] = set()
+        for patient_id in {patient for patient, _ in named}:
+            for wish in self._by_patient.get(patient_id, ()):
+                if wish.kind == kind and wish.is_about(peer, named):
+                    found.update(USES if wish.uses == "all" else (wish.uses,))
+        return frozenset(found)
+
+    # --- changing ----------------------------------------------------------------------
+
+    def add(self, kind: str, patient_id: str, issuer: str, peer: bytes, uses: str) -> Wish:
+        """Note an objection or a consent; one that is noted already is given back.
+
+        Raises:
+            NodeError: it is none, or it could not be written. An objection counts even then, while
+                this process runs.
+        """
+        if not patient_id.strip() or uses not in (*USES, "all"):
+            raise NodeError(
+                f"{kind} needs a Patient ID, and one of {', '.join(USES)}, all",
+                code=ExitCode.USAGE,
+            )
+        with self._lock:
+            wish = Wish(
+                max(self._all, default=0) + 1,
+                kind,
+                patient_id.strip(),
+                issuer.strip(),
+                peer,
+                uses,
+                self._clock.now(),
+            )
+            for known in self._all.values():
+                if not known.ended and replace(known, number=0, made=0) == replace(
+                    wish, number=0, made=0
+                ):
+                    return known
+            self._change(wish, _ADDED[kind], is_cut=kind == OBJECTION)
+            return wish
+
+    def end(self, kind: str, number: int) -> Wish:
+        """End an objection or a consent.
+
+        Raises:
+            NodeError: there is none of this number, or it could not be written.
+        """
+        with self._lock:
+            known = self._all.get(number)
+            if known is None or known.kind != kind or known.ended:
+                raise NodeError(
+                    f"there is no {kind} {number} that holds",
+                    hint=f"see `radmesh {kind} list`",
+                    code=ExitCode.NOT_FOUND,
+                )
+            ended = replace(known, ended=self._clock.now())
+            self._change(ended, _ENDED[kind], is_cut=kind == CONSENT)
+            return ended
+
+    def write_unwritten(self) -> None:
+        """Try again to write what counts already.
+
+        Raises:
+            NodeError: it still cannot be written.
+        """
+        with self._lock:
+            self._cuts.write()
+
+    def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
+        """Do what an entry says was done; see `Effects.compare`."""
+        added = {kind: name for name, kind in _ADDED.items()}
+        number = entry.details.get("number")
+        if not isinstance(number, int):
+            return False
+        if entry.type == "consent-ended":
+            known = self._all.get(number)
+            if known is None:
+                return False
+            wish = replace(known, ended=entry.time_ms // 1000)
+        elif entry.type == "objection-added":
+            openings = [self._audit.opening_of(commitment) for _, commitment in entry.subjects]
+            found = [one.value for one in openings if one is not None and one.kind == "patient"]
+            if not found:
+                return False
+            patient_id, _, issuer = found[0].partition("^^^")
+            uses = str(entry.details.get("uses", "all"))
+            kind = added[entry.type]
+            made = entry.time_ms // 1000
+            wish = Wish(number, kind, patient_id, issuer, entry.peer, uses, made)
+        else:
+            return False
+        self._take(wish)
+        self._keep(connection, wish)
+        return True
+
+    def forget_ended(self, before: int) -> int:
+        """Delete those that ended before a time (seconds since the epoch, UTC); says how many."""
+        with self._lock:
+            gone = [one.number for one in self._all.values() if 0 < one.ended < before]
+            self._database.transact(
+                lambda connection: connection.executemany(
+                    "DELETE FROM patient_wishes WHERE number = ?", [(one,) for one in gone]
+                )
+            )
+            self._all = {
+                number: wish for number, wish in self._all.items() if number not in set(gone)
+            }
+            return len(gone)
+
+    def _change(self, wish: Wish, kind: str, *, is_cut: bool) -> None:
+        event = Event(
+            type=kind,
+            actor="operator",
+            peer=wish.peer,
+            subjects=(("patient", wish.identity),),
+            details={"number": wish.number, "uses": wish.uses},
+        )
+        before = self._all, self._by_patient
+        if not is_cut:
+            self._cuts.write()
+
+            def give(connection: sqlite3.Connection) -> None:
+                self._take(wish)
+                self._keep(connection, wish)
+
+            try:
+                self._effects.after_entry(event, give)
+            except BaseException:
+                self._all, self._by_patient = before
+                raise
+            return
+        self._take(wish)
+        self.on_change(wish.patient_id)
+        name = f"{wish.kind} {wish.number}"
+
+        def effect(entry: Callable[[], int]) -> None:
+            self._effects.of(entry(), lambda connection: self._keep(connection, wish))
+
+        try:
+            self._cuts.make(Cut(name, event, effect))
+        except NodeError as error:
+            raise NodeError(
+                f"{name} counts in this process, but it could not be written: {error.message}",
+                hint="make room on the disk: a running node then writes it by itself; after a"
+                f" restart look with `radmesh {wish.kind} list`",
+                code=error.code,
+            ) from error
+
+    def _take(self, wish: Wish) -> None:
+        everything = {**self._all, wish.number: wish}
+        self._all, self._by_patient = everything, _by_patient(everything.values())
+
+    def _keep(self, connection: sqlite3.Connection, wish: Wish) -> None:
+        connection.execute(
+            "INSERT INTO patient_wishes (number, kind, patient_id, issuer, peer, uses, made, ended)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET"
+            " ended=excluded.ended",
+            (
+                wish.number,
+                wish.kind,
+                wish.patient_id,
+                wish.issuer,
+                wish.peer,
+                wish.uses,
+                wish.made,
+                wish.ended,
+            ),
+        )
+        self.in_change(wish.patient_id)
+
+
+def _by_patient(wishes: Iterable[Wish]) -> dict[str, list[Wish]]:
+    found: dict[str, list[Wish]] = {}
+    for wish in wishes:
+        if not wish.ended:
+            found.setdefault(wish.patient_id, []).append(wish)
+    return found
