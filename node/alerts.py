@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from keys.trust import Contested
 from node.errors import ExitCode
 from node.images.store import RESERVE_BYTES
+from node.people.rules import KINDS
 from node.phrases import count, moment, size
 from node.transfer.followed import FOLLOW_RESERVE_BYTES, FOLLOW_UPS_A_DAY
 from protocol.limits import FEED_BYTES, FEED_RECORDS
@@ -46,6 +47,23 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         f"{petname} is cut off, and that is not written yet: it is tried again while this node "
         "runs; after a restart look with `radmesh trust list`"
         for petname in node.peers.unwritten
+    ]
+    found += [
+        f"what was taken from the person {name} is not written yet: it is tried again while this "
+        "node runs; after a restart look with `radmesh people list`"
+        for name in node.persons.unwritten
+    ]
+    waiting_acts = len(node.proposals.open())
+    if waiting_acts:
+        found.append(
+            f"{count(waiting_acts, 'act', 'acts')} wait for a second person: see "
+            "`radmesh proposals`"
+        )
+    found += [
+        f"the owner of the node has ended the two-person rule for {KINDS[rule.kind]} "
+        f"{moment(rule.changed // 1000)}: one person is enough again; if that was not agreed, look "
+        "into the log"
+        for rule in node.rules.ended_by_owner()
     ]
     found += [
         f"what {peer.petname} was granted has a filter that this release cannot read, so nothing "

@@ -25,6 +25,9 @@ from node.images.discard import Discards
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
+from node.people.persons import PEOPLE_SCHEMA, Persons
+from node.people.proposals import PROPOSALS_SCHEMA, Proposals
+from node.people.rules import RULES_SCHEMA, Rules
 from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
@@ -97,6 +100,9 @@ class Node:
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
                 FOUND_SCHEMA,
+                PEOPLE_SCHEMA,
+                RULES_SCHEMA,
+                PROPOSALS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -109,6 +115,11 @@ class Node:
         self.exchanges = ExchangeIndex(self.database, self.audit)
         self.pending = PendingReceipts(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
+        self.persons = Persons(self.database, self.audit, self.effects, self.clock)
+        self.rules = Rules(self.database, self.effects, self.persons, self.clock)
+        self.proposals = Proposals(
+            self.database, self.audit, self.effects, self.persons, self.clock
+        )
         self.decisions = Decisions()
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
@@ -148,6 +159,7 @@ class Node:
         self.peers.in_change = self._peer_in_change
         self.wishes.in_change = self._wishes_in_change
         self.wishes.on_change = self._wishes_changed
+        self.peers.before_giving = self.rules.require_two("trust")
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
         self.witness_store = WitnessStore(self.database)
         self.fork_detector = ForkDetector(
@@ -160,7 +172,7 @@ class Node:
         self.fork_detector.check_kept()
         if self.audit.halt.reason is None:
             self._compare_effects(say=not to_serve)
-            go_on_erasing(self.audit, self.forget)
+            go_on_erasing(self.audit, self.forget, self.transfers.forget_persons)
 
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""
@@ -277,6 +289,9 @@ class Node:
                 "rule-removed": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
+                "confirmed": self.proposals.make_true,
+                "person-changed": self.persons.make_true,
+                "person-removed": self.persons.make_true,
                 # The card is a file, which shows whether the change took effect.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             },

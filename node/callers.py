@@ -12,6 +12,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
+SEPARATOR = "^^^"
+"""Between the parts of a person in an opening; in none of them."""
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -20,14 +23,53 @@ class Caller:
     Attributes:
         kind: `service` is any process of the node's own account: its owner's commands and
             programs, never a person. `person` is a user whom the system knows by name.
-        name: name of a person; "" for the service.
+        name: name of a person: in the list of people, or else the user name; "" for the service.
+        role: the role in which a person of the list acts; "" for others.
+        display: name for people, such as "Dr. A. Beispiel"; "" for others.
+        person: id in the list of people; "" for others.
+        proposer: the other person, where two of them act together.
+        proposal: the proposal that they carry out, by its entry; None without one.
     """
 
     kind: Literal["service", "person"]
     name: str = ""
+    role: str = ""
+    display: str = ""
+    person: str = ""
+    proposer: "Caller | None" = None
+    proposal: int | None = None
+
+    @property
+    def opening(self) -> str:
+        """The value behind the commitment to this person: name, role, and name for people."""
+        if not self.role:
+            return self.name
+        return SEPARATOR.join((self.name, self.role, self.display))
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """The openings of all persons who act here; none for the service."""
+        if self.kind != "person":
+            return ()
+        return (*(self.proposer.openings if self.proposer else ()), self.opening)
+
+
+def parts_of(opening: str) -> tuple[str, str, str]:
+    """Name, role (or roles), and name for people in the opening of a person; "" for what lacks."""
+    name, role, display, *_ = (*opening.split(SEPARATOR), "", "")
+    return name, role, display
 
 
 SERVICE = Caller("service")
+
+
+def caller_from(opening: str) -> Caller:
+    """The caller whom an opening names; the service for an empty one."""
+    if not opening:
+        return SERVICE
+    name, role, display = parts_of(opening)
+    return Caller("person", name, role=role, display=display)
+
 
 _asking: ContextVar[Caller] = ContextVar("radmesh_asking", default=SERVICE)
 

@@ -29,12 +29,14 @@ class AuditSettings:
         witness_quorum: how many witnesses must have cosigned a checkpoint.
         witness_seconds: time between rounds while some entries are not cosigned.
         heartbeat_seconds: time without an entry after which a heartbeat is logged.
+        persons: whether reports and collectors name our people.
         syslog: the collector to which the log is forwarded.
     """
 
     witness_quorum: int = DEFAULTS["audit.witness_quorum"]
     witness_seconds: int = DEFAULTS["audit.witness_seconds"]
     heartbeat_seconds: int = DEFAULTS["audit.heartbeat_seconds"]
+    persons: bool = DEFAULTS["audit.persons"]
     syslog: Collector | None = None
 
 
@@ -45,10 +47,12 @@ class PeopleSettings:
     Attributes:
         group: system group whose members may use the local API; "" for none.
         folder: folder of their socket; "" for `HOME-people` beside the home.
+        unlisted: what members may who are not in the list of people; None where it is not set.
     """
 
     group: str = DEFAULTS["people.group"]
     folder: str = DEFAULTS["people.folder"]
+    unlisted: str | None = DEFAULTS["people.unlisted"]
 
 
 @dataclass(frozen=True, kw_only=True)

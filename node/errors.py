@@ -32,6 +32,8 @@ class ExitCode(enum.IntEnum):
     """The work was done, but some input was put to quarantine or aside."""
     DISK = 10
     """The disk is full or cannot be written."""
+    WAITING = 11
+    """Nothing is done yet: another person is waited for."""
     INTERRUPTED = 130
     """Ctrl-C."""
 

@@ -18,6 +18,7 @@ HTTP_STATUS = {
     ExitCode.INTEGRITY: 409,
     ExitCode.PARTLY: 500,
     ExitCode.DISK: 507,
+    ExitCode.WAITING: 202,
     ExitCode.INTERRUPTED: 503,
 }
 """The status of an answer, by the exit code of its error; docs/operations.md section 14."""

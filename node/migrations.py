@@ -124,6 +124,19 @@ def _no_statement_of_sqlite_alone(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TABLE log_alerts_7")
 
 
+def _people_are_listed(connection: sqlite3.Connection) -> None:
+    """There is a list of people; in older homes the group keeps what it could do, until then."""
+    connection.execute(
+        "CREATE TABLE people_before (one INTEGER PRIMARY KEY CHECK (one = 1)) STRICT"
+    )
+    connection.execute("INSERT INTO people_before (one) VALUES (1)")
+
+
+def _fetches_know_who_asked(connection: sqlite3.Connection) -> None:
+    """A fetch that goes on after a restart is still somebody's; earlier ones are nobody's."""
+    connection.execute("ALTER TABLE transfers ADD COLUMN asked_by TEXT NOT NULL DEFAULT ''")
+
+
 def _words_to_search_by(connection: sqlite3.Connection) -> None:
     """Studies are searched by the words of their patients and by their modalities."""
     connection.execute(
@@ -163,6 +176,8 @@ NODE_MIGRATIONS = (
     Migration("which recalls a peer was told of", _recalls_are_told),
     Migration("which fetches follow their sources", _transfers_are_followed),
     Migration("no statement that only SQLite knows", _no_statement_of_sqlite_alone),
+    Migration("people of the group have roles", _people_are_listed),
+    Migration("who asked for a fetch", _fetches_know_who_asked),
     Migration("by which words a study is searched", _words_to_search_by),
 )
 """The steps of `node.db`."""

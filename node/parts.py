@@ -263,6 +263,7 @@ def endings_of(
         node_key_ended=node_key_ended,
         clock=node.clock,
         refusals=node.refusals,
+        persons=node.persons,
         log_failed=lambda: node.audit.failure is not None,
         try_log=node.audit.try_again,
     )
@@ -279,4 +280,5 @@ def forwarder_of(node: Node) -> Forwarder | None:
         collector,
         lambda: Facilities(node.card, node.peers.store.peers),
         log_origin(node.card.facility_key),
+        persons=node.settings.audit.persons,
     )

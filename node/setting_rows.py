@@ -24,8 +24,8 @@ class Setting:
 
     Attributes:
         name: with its table in front, as in `audit.witness_quorum`.
-        kind: `number`, `text`, `texts`, `choice`, `permissions`, `path` (absolute, or empty),
-            or `own`: then its reader (`limits`, `bandwidth`) checks it.
+        kind: `number`, `text`, `texts`, `flag`, `choice`, `permissions`, `path` (absolute, or
+            empty), or `own`: then its reader (`limits`, `bandwidth`) checks it.
         default: value if it is missing; None if it is required, or has no default.
         sentence: its meaning, without a full stop.
         least, most: limits of a number.
@@ -63,6 +63,7 @@ class Setting:
         return {
             "text": "a text",
             "texts": "a list of texts",
+            "flag": "true or false",
             "permissions": 'permissions as a text, such as "0640"',
             "path": "an absolute path",
         }[self.kind]
@@ -75,6 +76,8 @@ class Setting:
             return type(value) is int and self.least <= value <= self.most
         if self.kind == "texts":
             return type(value) is list and all(type(item) is str for item in value)
+        if self.kind == "flag":
+            return type(value) is bool
         if type(value) is not str:
             return False
         if self.kind == "choice":
@@ -154,6 +157,14 @@ SETTINGS = (
         sentence="after so long without an entry, one says that nothing happened",
     ),
     Setting(
+        name="audit.persons",
+        kind="flag",
+        default=False,
+        example="true",
+        sentence="whether audit messages, in reports and to a collector, name the people who asked "
+        "here (section 16); otherwise only that it was a person",
+    ),
+    Setting(
         name="audit.syslog.address",
         kind="text",
         default=None,
@@ -206,6 +217,16 @@ SETTINGS = (
         example='"/run/radmesh"',
         sentence="an absolute path: where that socket, `api.sock`, lies; empty: beside the home, "
         "in `HOME-people`",
+    ),
+    Setting(
+        name="people.unlisted",
+        kind="choice",
+        default=None,
+        choices=("nothing", "look", "all"),
+        example='"look"',
+        sentence="what a member of the group may who is not in the list of people (`radmesh "
+        "people`): with none `nothing`, or, in a home from before the list, `all` until the first "
+        "person is in it (section 14)",
     ),
     Setting(
         name='limits."NAME"',
@@ -369,4 +390,4 @@ def _what(row: Setting) -> str:
         return f"{row.least:g} to {row.most:g}"
     if row.kind == "choice":
         return ", ".join(f"`{choice}`" for choice in row.choices)
-    return {"own": "below"}.get(row.kind, row.kind)
+    return {"own": "below", "flag": "true or false"}.get(row.kind, row.kind)

@@ -38,6 +38,7 @@ from node.errors import ExitCode, NodeError
 from node.failures import HTTP_STATUS, describe_error, describe_unexpected, single_node_error
 from node.operations import OPERATIONS
 from node.operations.base import Call, Report
+from node.operations.permission import permitted
 
 if TYPE_CHECKING:
     from node.serving import Serving
@@ -174,13 +175,6 @@ class _Endpoint:
                     "start the node again",
                     code=ExitCode.USAGE,
                 )
-            if OPERATIONS[operation].local_only and self._caller.kind == "person":
-                raise NodeError(
-                    f"{operation} is for the owner of the node alone",
-                    hint="it takes files of the machine or a secret, or erases names: ask "
-                    "whoever runs the node",
-                    code=ExitCode.REFUSED,
-                )
         except NodeError as error:
             status = HTTP_STATUS[error.code]
             await JSONResponse({"error": describe_error(error)}, status)(scope, receive, send)
@@ -203,15 +197,15 @@ class _Endpoint:
             await answer.send({"type": "http.response.body", "body": outcome})
             nursery.cancel_scope.cancel()
 
-    def _call(self, report: Report) -> Call:
-        return Call(self._node, self._serving, self._caller, report)
-
     async def _outcome(
         self, operation: str, parameters: dict[str, Any], report: Report
     ) -> tuple[int, bytes]:
         try:
-            with asked_by(self._caller):
-                result = await OPERATIONS[operation].answer(self._call(report), parameters)
+            asked = OPERATIONS[operation]
+            caller = await in_thread(permitted, self._node, self._caller, asked)
+            with asked_by(caller):
+                call = Call(self._node, self._serving, caller, report)
+                result = await asked.answer(call, parameters)
             return HTTP_STATUS[ExitCode.OK], _line({"result": result})
         except Exception as error:
             known = single_node_error(error)

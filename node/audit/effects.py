@@ -51,6 +51,14 @@ ENTRY_FIRST = (
     "quarantine-taken",
     "quarantine-dropped",
     "recall-settled",
+    "person-added",
+    "person-changed",
+    "person-removed",
+    "two-person-rule",
+    "proposed",
+    "confirmed",
+    "declined",
+    "proposal-ended",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
 `received` (the fetch goes on), `erased` and key changes (finished by the next start)."""
@@ -108,9 +116,15 @@ class Effects:
         Raises:
             NodeError: the log or the database cannot be written.
         """
+        return self.numbered_after_entry(event, lambda connection, _: effect(connection))
+
+    def numbered_after_entry(
+        self, event: Event, effect: Callable[[sqlite3.Connection, int], object]
+    ) -> int:
+        """As `after_entry`, for an effect that stores the index of the entry."""
         index = self.append(event)
         with self._said_when_it_fails(event, index):
-            self.of(index, effect)
+            self.of(index, lambda connection: effect(connection, index))
         return index
 
     def file_after_entry(self, event: Event, write: Callable[[], None]) -> None:
@@ -142,6 +156,11 @@ class Effects:
         connection.execute(
             "INSERT INTO effects (entry) VALUES (?) ON CONFLICT (entry) DO NOTHING", (index,)
         )
+
+    def is_marked(self, connection: sqlite3.Connection, index: int) -> bool:
+        """Whether the effect of an entry was made since database and log were compared."""
+        found = connection.execute("SELECT entry FROM effects WHERE entry = ?", (index,))
+        return found.fetchone() is not None
 
     def compare(self, handlers: Mapping[str, Handler], *, say: bool = True) -> None:
         """Bring log and database together after a stop, whatever ended it.

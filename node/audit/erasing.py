@@ -16,10 +16,16 @@ from node.errors import ExitCode, NodeError
 log = logging.getLogger("radmesh.audit")
 
 Forget = Callable[[Sequence[str]], None]
-"""Takes Study Instance UIDs."""
+"""Takes Study Instance UIDs, or names of persons."""
 
 
-def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasure, int, bytes]:
+def _nothing(names: Sequence[str]) -> None:
+    """Forget nobody."""
+
+
+def erase(
+    audit: AuditLog, kind: str, value: str, forget: Forget, forget_persons: Forget = _nothing
+) -> tuple[Erasure, int, bytes]:
     """Erase the openings of a study, a patient or a person.
 
     Args:
@@ -27,6 +33,7 @@ def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasu
         kind: `study`, `patient` or `person`.
         value: the Study Instance UID, the patient's identity, or the person's name.
         forget: deletes other records that show which entries are about a study.
+        forget_persons: deletes other records that name a person.
 
     Returns:
         The erasure, the index of its entry, and the salt of its commitment.
@@ -37,7 +44,7 @@ def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasu
     erasure, salt = audit.evidence.erasures.begin(kind, value, audit.size)
     try:
         index = audit.append(erasure.event())
-        _finish(audit, erasure, forget)
+        _finish(audit, erasure, forget, forget_persons)
     except NodeError as error:
         raise NodeError(
             f"the erasure is not finished: {error.message}",
@@ -47,13 +54,15 @@ def erase(audit: AuditLog, kind: str, value: str, forget: Forget) -> tuple[Erasu
     return erasure, index, salt
 
 
-def _finish(audit: AuditLog, erasure: Erasure, forget: Forget) -> None:
-    # This comes first: only the openings say which studies these are.
+def _finish(audit: AuditLog, erasure: Erasure, forget: Forget, forget_persons: Forget) -> None:
+    # This comes first: only the openings say which studies or persons these are.
     forget(audit.evidence.erasures.studies(erasure))
+    if erasure.kind == "person":
+        forget_persons(audit.evidence.erasures.persons(erasure))
     audit.evidence.erasures.finish(erasure)
 
 
-def finish_erasures(audit: AuditLog, forget: Forget) -> None:
+def finish_erasures(audit: AuditLog, forget: Forget, forget_persons: Forget = _nothing) -> None:
     """Go on with the erasures that a crash left unfinished; see `erase`.
 
     Raises:
@@ -63,13 +72,13 @@ def finish_erasures(audit: AuditLog, forget: Forget) -> None:
         mark = f'"erasure":"{erasure.name.hex()}"'.encode()
         if not any(mark in entry for entry in audit.entries(erasure.since)):
             audit.append(erasure.event())
-        _finish(audit, erasure, forget)
+        _finish(audit, erasure, forget, forget_persons)
 
 
-def go_on_erasing(audit: AuditLog, forget: Forget) -> None:
+def go_on_erasing(audit: AuditLog, forget: Forget, forget_persons: Forget = _nothing) -> None:
     """As `finish_erasures`, at the start of a node, which must not fail because of it."""
     try:
-        finish_erasures(audit, forget)
+        finish_erasures(audit, forget, forget_persons)
     except NodeError as error:
         log.warning(
             "an erasure is not finished and is tried again at the next start: %s", error.message

@@ -9,6 +9,7 @@ import secrets
 import sqlite3
 from dataclasses import dataclass
 
+from node.callers import parts_of
 from node.database import Database
 from protocol.log.entry import SALT_BYTES, Event, commitment
 
@@ -68,8 +69,9 @@ OF_STUDY = """(
 )"""
 """SQL: whether an opening names the study ?1, its patient, an instance or what decided."""
 
-OF_PERSON = "(kind = 'person' AND value = ?1)"
-"""SQL: whether an opening names the person ?1."""
+OF_PERSON = """(kind = 'person'
+    AND (value = ?1 OR substr(value, 1, length(?1) + 3) = ?1 || '^^^'))"""
+"""SQL: whether an opening names the person ?1, in whatever role and under whatever display name."""
 
 _CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT, "person": OF_PERSON}
 
@@ -212,6 +214,15 @@ class Erasures:
             (erasure.name,),
         )
         return [row["value"] for row in rows]
+
+    def persons(self, erasure: Erasure) -> list[str]:
+        """Names of the persons whose openings an unfinished erasure erases."""
+        rows = self._database.query(
+            "SELECT DISTINCT value FROM erasing JOIN openings USING (entry, place)"
+            " WHERE name = ? AND kind = 'person'",
+            (erasure.name,),
+        )
+        return sorted({parts_of(row["value"])[0] for row in rows})
 
     def finish(self, erasure: Erasure) -> None:
         """Delete and overwrite the openings; call once the entry is durable.

@@ -41,7 +41,7 @@ from node.audit.tree import Proofs
 from node.callers import asking
 from node.errors import ExitCode, NodeError
 from protocol.log.checkpoint import Checkpoint, parse_checkpoint_untrusted
-from protocol.log.entry import Event, Opening, format_time
+from protocol.log.entry import ABOUT_PERSONS, Event, Opening, format_time
 from protocol.log.note import Signer, parse_note_untrusted
 
 EVIDENCE_NAME = "evidence.db"
@@ -422,8 +422,12 @@ class AuditLog:
 
 def _with_person(event: Event) -> Event:
     """The event, with the person who asked for it as a subject, if a person did."""
-    caller = asking()
-    person = ("person", caller.name)
-    if caller.kind != "person" or person in event.subjects:
+    named = event.subjects[1:] if event.type in ABOUT_PERSONS else event.subjects
+    asked = [("person", opening) for opening in asking().openings]
+    more = [person for person in asked if person not in named]
+    details = event.details
+    if asking().proposal is not None:
+        details = {"proposal": asking().proposal or 0, **details}
+    if not more and details == event.details:
         return event
-    return replace(event, subjects=(*event.subjects, person))
+    return replace(event, subjects=(*event.subjects, *more), details=details)

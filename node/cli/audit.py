@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from node import phrases
+from node.callers import parts_of
 from node.cli import audit_proofs, audit_verify, output
 from node.cli.selecting import patient_option, selection_options
 from node.cli.session import Session, json_option, pass_session
@@ -24,7 +25,7 @@ def audit() -> None:
 @click.option("--type", "kind", metavar="TYPE", help="Only such entries, such as disclosed.")
 @selection_options
 @patient_option
-@click.option("--person", metavar="USER", help="Only what this person asked for (user name).")
+@click.option("--person", metavar="NAME", help="Only what this person asked for.")
 @json_option
 @pass_session
 def show(
@@ -87,10 +88,18 @@ def _entry_lines(entries: list[dict[str, Any]]) -> list[str]:
             details.insert(0, f"peer: {entry['peer_name']}")
         lines.extend(f"       {phrases.clean(detail)}" for detail in details)
         lines.extend(
-            f"       {phrases.clean(opened['kind'])}: {phrases.clean(opened['value'])}"
+            f"       {phrases.clean(opened['kind'])}: {phrases.clean(_opened(opened))}"
             for opened in entry["opened"]
         )
     return lines
+
+
+def _opened(opened: dict[str, Any]) -> str:
+    if opened["kind"] != "person":
+        return str(opened["value"])
+    name, role, display = parts_of(opened["value"])
+    known = ", ".join(part for part in (display, role) if part)
+    return f"{name} ({known})" if known else name
 
 
 @audit.command("export")

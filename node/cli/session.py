@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from node import phrases
 from node.cli import output
+from node.errors import ExitCode, NodeError
 
 if TYPE_CHECKING:
     from node.home import Home
@@ -42,16 +44,34 @@ class Session:
         *,
         listed: str = "",
     ) -> dict[str, Any]:
-        """Run an operation in the running node or on the home, see `node.api.client.call`."""
+        """Run an operation in the running node or on the home, see `node.api.client.call`.
+
+        Raises:
+            NodeError: it failed; or a rule has it wait for a second person, which is its code.
+        """
         from node.api.client import call, call_people
 
         if self.socket_path is not None:
-            return call_people(
+            found = call_people(
                 self.socket_path, operation, parameters or {}, on_progress, listed=listed
             )
-        return call(
-            self.home(), operation, parameters or {}, on_progress, output.note, listed=listed
-        )
+        else:
+            found = call(
+                self.home(), operation, parameters or {}, on_progress, output.note, listed=listed
+            )
+        if "waits_for_second" in found:
+            raise _waits(found["waits_for_second"])
+        return found
+
+
+def _waits(proposed: dict[str, Any]) -> NodeError:
+    number = proposed["number"]
+    return NodeError(
+        f"nothing is done yet: this waits for a second person, as proposal {number}",
+        hint=f"another person with the role approve or admin runs `radmesh confirm {number}`; it "
+        f"ends {phrases.moment(proposed['until'] // 1000)} otherwise",
+        code=ExitCode.WAITING,
+    )
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -16,7 +16,9 @@ from node.operations import (
     keys,
     log,
     pending,
+    people,
     proofs,
+    proposals,
     reconcile,
     reports,
     rules,
@@ -45,6 +47,8 @@ TABLE: tuple[Operation[Any], ...] = (
     *proofs.OPERATIONS,
     *witness.OPERATIONS,
     *backup.OPERATIONS,
+    *people.OPERATIONS,
+    *proposals.OPERATIONS,
 )
 
 OPERATIONS: dict[str, Operation[Any]] = {one.name: one for one in TABLE}

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from node.app import Node
+from node.blocking import in_thread
 from node.callers import SERVICE, Caller
 from node.errors import ExitCode, NodeError
 from node.operations.parameters import read
+from node.people.acts import Act, Proposal
 
 if TYPE_CHECKING:
     from node.serving import Serving
@@ -66,6 +68,12 @@ class Operation(Generic[P]):
             machine or a secret, or erases openings.
         needs_network: whether the node must be serving.
         without_log_key: whether it works on a home whose log key is lost.
+        roles: the roles of which a person needs one to call it (`node.people.persons`); with
+            none it is for the owner alone.
+        listed_only: whether a person must be in the list of people, whatever the settings say.
+        held_by: the two-person rules that hold it (`node.people.rules`).
+        act: what a rule would hold of a call; None where that takes nothing but rights away, or
+            changes nothing. Runs in a thread.
     """
 
     name: str
@@ -75,11 +83,71 @@ class Operation(Generic[P]):
     local_only: bool = False
     needs_network: bool = False
     without_log_key: bool = False
+    roles: tuple[str, ...] = ()
+    listed_only: bool = False
+    held_by: tuple[str, ...] = ()
+    act: Callable[[Call, P], Act | None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.act is not None:
+            HELD[self.name] = self
 
     async def answer(self, call: Call, given: dict[str, Any]) -> Result:
-        """Read the parameters and run the operation.
+        """Read the parameters and run the operation, or propose it to a second person.
+
+        Returns:
+            The result; where a rule asks for two persons only `waits_for_second`, the proposal.
 
         Raises:
             NodeError: a parameter is wrong, or as the operation says.
         """
-        return await self.run(call, read(self.parameters, given))
+        asked = read(self.parameters, given)
+        if self.act is not None and call.caller.proposal is None:
+            proposed = await in_thread(self._propose, call, asked)
+            if proposed is not None:
+                return {"waits_for_second": proposed}
+        return await self.run(call, asked)
+
+    def _propose(self, call: Call, asked: P) -> Result | None:
+        act = None if self.act is None else self.act(call, asked)
+        if act is None:
+            return None
+        kinds = call.node.rules.holding(self.held_by if act.kinds is None else act.kinds)
+        if kinds:
+            made = call.node.proposals.propose(self.name, kinds, act, call.caller)
+            return describe_proposal(call.node, made)
+        if self.local_only and call.caller.kind == "person":
+            # The rule, under which a person could propose this, has just ended.
+            raise owner_alone(self.name)
+        return None
+
+
+HELD: dict[str, Operation[Any]] = {}
+"""The operations that a two-person rule may hold, by name."""
+
+
+def owner_alone(operation: str) -> NodeError:
+    """The error for a person who calls what only the owner may."""
+    return NodeError(
+        f"{operation} is for the owner of the node alone",
+        hint="it takes files of the machine or a secret, or erases names: ask whoever runs the "
+        "node",
+        code=ExitCode.REFUSED,
+    )
+
+
+def describe_proposal(node: Node, proposal: Proposal) -> Result:
+    """A proposal as JSON."""
+    names = {person.id: person.display or person.name for person in node.persons.all()}
+    return {
+        "number": proposal.number,
+        "operation": proposal.operation,
+        "what": proposal.what,
+        "proposer": names.get(proposal.proposer),
+        "proposed": proposal.proposed,
+        "until": proposal.until,
+        "state": proposal.state,
+        "ended": proposal.ended,
+        "ended_by": names.get(proposal.ended_by),
+        "reason": proposal.reason,
+    }

@@ -133,10 +133,10 @@ async def settle(call: Call, asked: Settle) -> Result:
 
 
 OPERATIONS = (
-    Operation("discard", What, discard, writes=True),
-    Operation("quarantine.list", Nothing, list_aside, writes=False),
-    Operation("quarantine.take", What, take, writes=True),
-    Operation("quarantine.drop", What, drop, writes=True),
-    Operation("recalls.list", Nothing, recalls, writes=False),
-    Operation("recalls.settle", Settle, settle, writes=True),
+    Operation("discard", What, discard, writes=True, roles=("admin",)),
+    Operation("quarantine.list", Nothing, list_aside, writes=False, roles=("look", "admin")),
+    Operation("quarantine.take", What, take, writes=True, roles=("admin",)),
+    Operation("quarantine.drop", What, drop, writes=True, roles=("admin",)),
+    Operation("recalls.list", Nothing, recalls, writes=False, roles=("look", "admin")),
+    Operation("recalls.settle", Settle, settle, writes=True, roles=("admin",)),
 )

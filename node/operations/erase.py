@@ -8,6 +8,7 @@ from node.audit.erasure import Found
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
+from node.people.acts import Act
 
 KINDS = ("study", "patient", "person")
 
@@ -37,6 +38,21 @@ def _find(node: Node, wanted: str, kind: str) -> tuple[str, Found]:
     )
 
 
+def erase_act(call: Call, asked: Erase) -> Act | None:
+    """What a two-person rule holds of `audit.erase`; None while it only counts."""
+    wanted, kind = asked.what.strip(), asked.kind or ""
+    if not asked.confirmed or not wanted or kind not in ("", *KINDS):
+        return None
+    chosen, found = _find(call.node, wanted, kind)
+    return Act(
+        what=f"erase what names the {chosen} {wanted} beside the log: {found.openings} openings of "
+        f"{found.entries} entries, {len(found.studies)} studies",
+        parameters={"what": wanted, "kind": chosen, "confirmed": True},
+        # A subject of the kind person would be who asked.
+        subjects=() if chosen == "person" else ((chosen, wanted),),
+    )
+
+
 async def erase_openings(call: Call, asked: Erase) -> Result:
     """Erase the openings of a study, a patient or a person; without `confirmed` only count them."""
     node, wanted, kind = call.node, asked.what.strip(), asked.kind or ""
@@ -59,7 +75,9 @@ async def erase_openings(call: Call, asked: Erase) -> Result:
             "erased": False,
         }
         if asked.confirmed:
-            erasure, entry, salt = erase(node.audit, chosen, wanted, node.forget)
+            erasure, entry, salt = erase(
+                node.audit, chosen, wanted, node.forget, node.transfers.forget_persons
+            )
             result |= {
                 "erased": True,
                 "openings": erasure.openings,
@@ -73,4 +91,16 @@ async def erase_openings(call: Call, asked: Erase) -> Result:
     return await in_thread(work)
 
 
-OPERATIONS = (Operation("audit.erase", Erase, erase_openings, writes=True, local_only=True),)
+OPERATIONS = (
+    Operation(
+        "audit.erase",
+        Erase,
+        erase_openings,
+        writes=True,
+        local_only=True,
+        roles=("admin",),
+        listed_only=True,
+        held_by=("erasure",),
+        act=erase_act,
+    ),
+)

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from keys.card import check_card, parse_card_untrusted
+from keys.errors import KeysError
+from keys.fingerprint import matches
 from keys.identity import peer_id
-from keys.trust import Contested, Peer
+from keys.trust import GRANTS, Contested, Peer
 from node import VERSION
 from node.alerts import alerts_of, contest_sentence
 from node.app import Node
@@ -16,6 +19,8 @@ from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
 from node.operations.transfer import describe_transfer
 from node.operations.witness import describe_witnessing
+from node.people.acts import Act
+from node.people.persons import PERSON_ROLES
 from node.transfer.bandwidth import local_minute, rule_in_force
 
 
@@ -138,6 +143,42 @@ async def trust_add(call: Call, asked: Add) -> Result:
     return await describe_peer(call, peer)
 
 
+def add_act(call: Call, asked: Add) -> Act | None:
+    """What a two-person rule holds of `trust.add`; None for a card that will be refused."""
+    try:
+        card = parse_card_untrusted(asked.card.encode())
+        check_card(card, call.node.clock.now())
+        if not matches(card.facility_key, asked.fingerprint):
+            return None
+    except KeysError:
+        return None
+    petname = f" as {asked.petname}" if asked.petname else ""
+    return Act(
+        what=f"trust {card.name} ({card.fingerprint}){petname} and let it "
+        f"{', '.join(sorted(asked.grants)) or 'do nothing yet'}",
+        parameters={
+            "card": asked.card,
+            "fingerprint": asked.fingerprint,
+            "grants": list(asked.grants),
+            "petname": asked.petname,
+        },
+        peer=card.facility_key,
+    )
+
+
+def grant_act(call: Call, asked: Grant) -> Act | None:
+    """What a two-person rule holds of `trust.grant`; None for one that will be refused."""
+    peer = call.node.peers.find(asked.peer)
+    if not asked.grants or set(asked.grants) - set(GRANTS):
+        return None
+    return Act(
+        what=f"let {peer.petname} ({peer.fingerprint}) {', '.join(sorted(asked.grants))}",
+        # A petname may name another facility by the time of the confirmation.
+        parameters={"peer": peer.fingerprint, "grants": list(asked.grants)},
+        peer=peer.facility_key,
+    )
+
+
 async def trust_list(call: Call, _: Nothing) -> Result:
     """All peers, by petname."""
     peers = sorted(call.node.peers.store.peers, key=lambda peer: peer.petname.casefold())
@@ -238,13 +279,29 @@ async def status(call: Call, _: Nothing) -> Result:
 
 
 OPERATIONS = (
-    Operation("card.own", Nothing, own_card, writes=False),
-    Operation("trust.add", Add, trust_add, writes=True),
-    Operation("trust.list", Nothing, trust_list, writes=False),
-    Operation("trust.show", OfPeer, trust_show, writes=False),
-    Operation("trust.grant", Grant, trust_grant, writes=True),
-    Operation("trust.revoke", Revoke, trust_revoke, writes=True),
-    Operation("trust.rename", Rename, trust_rename, writes=True),
-    Operation("trust.address", Address, trust_address, writes=True),
-    Operation("status", Nothing, status, writes=False),
+    Operation("card.own", Nothing, own_card, writes=False, roles=PERSON_ROLES),
+    Operation(
+        "trust.add",
+        Add,
+        trust_add,
+        writes=True,
+        roles=("admin",),
+        held_by=("trust",),
+        act=add_act,
+    ),
+    Operation("trust.list", Nothing, trust_list, writes=False, roles=PERSON_ROLES),
+    Operation("trust.show", OfPeer, trust_show, writes=False, roles=PERSON_ROLES),
+    Operation(
+        "trust.grant",
+        Grant,
+        trust_grant,
+        writes=True,
+        roles=("admin",),
+        held_by=("trust",),
+        act=grant_act,
+    ),
+    Operation("trust.revoke", Revoke, trust_revoke, writes=True, roles=("admin",)),
+    Operation("trust.rename", Rename, trust_rename, writes=True, roles=("admin",)),
+    Operation("trust.address", Address, trust_address, writes=True, roles=("admin",)),
+    Operation("status", Nothing, status, writes=False, roles=PERSON_ROLES),
 )

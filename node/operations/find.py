@@ -76,4 +76,4 @@ async def find(call: Call, asked: Find) -> Result:
     }
 
 
-OPERATIONS = (Operation("find", Find, find, writes=True, needs_network=True),)
+OPERATIONS = (Operation("find", Find, find, writes=True, needs_network=True, roles=("send",)),)

@@ -374,7 +374,7 @@ async def withdraw(call: Call, asked: OfStudy) -> Result:
 OPERATIONS = (
     Operation("ingest", Ingest, ingest_paths, writes=True, local_only=True),
     Operation("export", Export, export, writes=True, local_only=True),
-    Operation("studies", Studies, studies, writes=False),
-    Operation("share", OfStudy, share, writes=True),
-    Operation("withdraw", OfStudy, withdraw, writes=True),
+    Operation("studies", Studies, studies, writes=False, roles=("look",)),
+    Operation("share", OfStudy, share, writes=True, roles=("send",)),
+    Operation("withdraw", OfStudy, withdraw, writes=True, roles=("send", "admin")),
 )

@@ -14,6 +14,7 @@ from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
+from node.people.persons import PERSON_ROLES
 from node.rotation import Changed, Request
 from protocol.log.rotation import ROLES
 from protocol.log.tree import HASH_BYTES
@@ -156,7 +157,7 @@ def _sized(key: SizedKey) -> dict[str, Any]:
 
 
 OPERATIONS = (
-    Operation("keys.show", Nothing, show, writes=False),
+    Operation("keys.show", Nothing, show, writes=False, roles=PERSON_ROLES),
     Operation("keys.rotate", Rotate, rotate, writes=True, local_only=True),
     Operation("keys.revoke", Revoke, revoke, writes=True, local_only=True, without_log_key=True),
 )

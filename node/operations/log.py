@@ -195,6 +195,6 @@ def _named_by(node: Node, selection: Selection) -> bool | Callable[[int, Opening
 
 
 OPERATIONS = (
-    Operation("audit.show", Show, show, writes=False),
+    Operation("audit.show", Show, show, writes=False, roles=("audit",)),
     Operation("audit.export", Export, export, writes=True, local_only=True),
 )

@@ -58,4 +58,4 @@ async def pending(call: Call, asked: Pending) -> Result:
     return await in_thread(read)
 
 
-OPERATIONS = (Operation("audit.pending", Pending, pending, writes=False),)
+OPERATIONS = (Operation("audit.pending", Pending, pending, writes=False, roles=("audit",)),)

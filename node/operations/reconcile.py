@@ -205,7 +205,9 @@ def _details(outcome: Outcome, grace: int) -> dict[str, str | int | bool]:
 
 
 OPERATIONS = (
-    Operation("audit.reconcile", Reconcile, reconcile, writes=True, needs_network=True),
+    Operation(
+        "audit.reconcile", Reconcile, reconcile, writes=True, needs_network=True, roles=("audit",)
+    ),
     Operation(
         "audit.reconcile-files", ReconcileFiles, reconcile_files, writes=True, local_only=True
     ),

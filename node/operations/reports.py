@@ -91,9 +91,9 @@ class _Report:
 
     def _audit_messages(self) -> Iterator[AuditMessage]:
         origin = log_origin(self._node.card.facility_key)
-        facilities = facilities_of(self._node)
+        facilities, persons = facilities_of(self._node), self._node.settings.audit.persons
         for record in records(self._node.audit, self._selection, size=self.size):
-            for message in audit_messages(record, facilities, origin):
+            for message in audit_messages(record, facilities, origin, persons=persons):
                 self._step()
                 yield message
 
@@ -184,9 +184,10 @@ async def send(call: Call, asked: Send) -> Result:
 
     def made(record: Record) -> list[bytes]:
         host = socket.gethostname()
+        named = node.settings.audit.persons
         return [
             framed(message)
-            for message in messages(record, collector.form, facilities, origin, host)
+            for message in messages(record, collector.form, facilities, origin, host, persons=named)
         ]
 
     selection, size = await in_thread(select)

@@ -10,6 +10,7 @@ from keys.conditions import Facts
 from keys.explaining import Explanation, Said, beyond_rules, explain_in_full
 from keys.grants import ACTIONS, NO_REQUEST, NO_USAGE, No, Request, Usage, Yes, explain, rules_of
 from keys.purposes import is_purpose
+from keys.rules import ALLOW
 from keys.trust import Peer, TrustStore
 from node.app import Node
 from node.blocking import in_thread
@@ -18,6 +19,7 @@ from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.facility import OfPeer, describe_peer
 from node.operations.parameters import From
+from node.people.acts import Act
 from node.reports.selection import parse_moment
 from node.sharing.policy import Refusal, decide_fetch
 from node.sharing.rights_then import rights_then
@@ -284,11 +286,51 @@ def _kind(answer: grants.Answer) -> str:
     return "no" if isinstance(answer, No) else "yes" if isinstance(answer, Yes) else "ask"
 
 
+def add_act(call: Call, asked: Words) -> Act | None:
+    """What a two-person rule holds of `rules.add`: a rule that allows."""
+    node = call.node
+    peer = node.peers.tried(asked.peer, asked.rule, node.facts.blind)
+    rule = peer.rules[-1]
+    if rule.effect != ALLOW:
+        return None
+    return Act(
+        what=f"let {peer.petname} ({peer.fingerprint}) have the rule: {rule}",
+        parameters={"peer": peer.fingerprint, "rule": list(asked.rule)},
+        peer=peer.facility_key,
+    )
+
+
+def remove_act(call: Call, asked: OfRule) -> Act | None:
+    """What a two-person rule holds of `rules.remove`: a rule that denies or asks."""
+    peer = call.node.peers.find(asked.peer)
+    rule = next((one for one in peer.rules if one.number == asked.number), None)
+    if rule is None or rule.effect == ALLOW:
+        return None
+    return Act(
+        what=f"take from {peer.petname} ({peer.fingerprint}) the rule: {rule}",
+        parameters={"peer": peer.fingerprint, "number": asked.number},
+        peer=peer.facility_key,
+    )
+
+
+_ADMIN = ("admin",)
+_LOOKING = ("look", "admin")
+
 OPERATIONS = (
-    Operation("rules.add", Words, rules_add, writes=True),
-    Operation("rules.remove", OfRule, rules_remove, writes=True),
-    Operation("rules.list", OfPeer, rules_list, writes=False),
-    Operation("rules.try", Tried, rules_try, writes=False),
-    Operation("trust.explain", Explained, trust_explain, writes=False),
-    Operation("trust.who", Who, trust_who, writes=False),
+    Operation(
+        "rules.add", Words, rules_add, writes=True, roles=_ADMIN, held_by=("trust",), act=add_act
+    ),
+    Operation(
+        "rules.remove",
+        OfRule,
+        rules_remove,
+        writes=True,
+        roles=_ADMIN,
+        held_by=("trust",),
+        act=remove_act,
+    ),
+    Operation("rules.list", OfPeer, rules_list, writes=False, roles=_LOOKING),
+    Operation("rules.try", Tried, rules_try, writes=False, roles=_ADMIN),
+    Operation("trust.explain", Explained, trust_explain, writes=False, roles=_ADMIN),
+    Operation("trust.who", Who, trust_who, writes=False, roles=_LOOKING),
 )

@@ -145,7 +145,9 @@ async def cancel(call: Call, asked: Cancel) -> Result:
 
 
 OPERATIONS = (
-    Operation("fetch", Fetch, fetch, writes=True, needs_network=True),
-    Operation("transfers", Transfers, transfers, writes=False),
-    Operation("transfer.cancel", Cancel, cancel, writes=True, needs_network=True),
+    Operation("fetch", Fetch, fetch, writes=True, needs_network=True, roles=("send",)),
+    Operation("transfers", Transfers, transfers, writes=False, roles=("look", "send")),
+    Operation(
+        "transfer.cancel", Cancel, cancel, writes=True, needs_network=True, roles=("send", "admin")
+    ),
 )

@@ -124,11 +124,13 @@ async def consent_list(call: Call, _: Nothing) -> Result:
     return _list(call, CONSENT)
 
 
+_ADMIN = ("admin",)
+
 OPERATIONS = (
-    Operation("objection.add", Wished, objection_add, writes=True),
-    Operation("objection.end", OfWish, objection_end, writes=True),
-    Operation("objection.list", Nothing, objection_list, writes=False),
-    Operation("consent.add", Wished, consent_add, writes=True),
-    Operation("consent.end", OfWish, consent_end, writes=True),
-    Operation("consent.list", Nothing, consent_list, writes=False),
+    Operation("objection.add", Wished, objection_add, writes=True, roles=_ADMIN),
+    Operation("objection.end", OfWish, objection_end, writes=True, roles=_ADMIN),
+    Operation("objection.list", Nothing, objection_list, writes=False, roles=_ADMIN),
+    Operation("consent.add", Wished, consent_add, writes=True, roles=_ADMIN),
+    Operation("consent.end", OfWish, consent_end, writes=True, roles=_ADMIN),
+    Operation("consent.list", Nothing, consent_list, writes=False, roles=_ADMIN),
 )

@@ -207,8 +207,10 @@ def _settle_peer(node: Node, alert: Alert, start_over: bool) -> None:
 
 
 OPERATIONS = (
-    Operation("audit.witness", Nothing, witness, writes=True, needs_network=True),
-    Operation("audit.policy", Nothing, policy, writes=False),
+    Operation(
+        "audit.witness", Nothing, witness, writes=True, needs_network=True, roles=("audit", "admin")
+    ),
+    Operation("audit.policy", Nothing, policy, writes=False, roles=("audit", "admin")),
     Operation("audit.forks", Forks, forks, writes=True, local_only=True),
-    Operation("audit.settle", Settle, settle, writes=True),
+    Operation("audit.settle", Settle, settle, writes=True, roles=("admin",)),
 )

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from keys.canonical import canonical_json
+from node.callers import parts_of
 from node.reports.facilities import Facilities, Facility
 from node.reports.records import Record, Subject
+from protocol.log.entry import ABOUT_PERSONS
 
 CODES = {
     "110100": "Application Activity",
@@ -114,6 +116,14 @@ EVENTS: dict[str, Meaning] = {
     "quarantine-dropped": Meaning(event="110105", action="D", lifecycle="15"),
     "recalled": Meaning(event="110113", kind="110135", outcome=MINOR_FAILURE),
     "recall-settled": Meaning(event="110113", kind="110135", action="U"),
+    "person-added": Meaning(event="110113", kind="110136", action="C"),
+    "person-changed": Meaning(event="110113", kind="110136", action="U"),
+    "person-removed": Meaning(event="110113", kind="110136", action="D"),
+    "two-person-rule": Meaning(event="110113", kind="110129", action="U"),
+    "proposed": Meaning(event="110113", kind="110147"),
+    "confirmed": Meaning(event="110113", kind="110147"),
+    "declined": Meaning(event="110113", kind="110147"),
+    "proposal-ended": Meaning(event="110113", kind="110147"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, and a heartbeat is no event."""
@@ -140,6 +150,7 @@ class Agent:
         is_requestor: whether it asked for the event.
         access_point: network address and its kind; ("", "") for a person.
         person: for a person, whether `identity` is the `name` or the `commitment`.
+        acts_as: the role of the node's people in which a person acts, or "".
     """
 
     name: str
@@ -149,14 +160,15 @@ class Agent:
     is_requestor: bool
     access_point: tuple[str, str] = ("", "")
     person: str = ""
+    acts_as: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """An object of the event: a study, a patient, an instance, a facility or a query.
+    """An object of the event: a study, a patient, an instance, a person, a facility or a query.
 
     Attributes:
-        kind: `study`, `patient`, `instance`, `facility` or `query`.
+        kind: `study`, `patient`, `instance`, `person`, `facility` or `query`.
         identity: the identity in clear, or the commitment when `is_open` is false.
         name: name for people; never a patient's.
         is_open: whether `identity` is in clear.
@@ -204,9 +216,20 @@ class AuditMessage:
         return [thing for thing in self.things if thing.kind in kinds]
 
 
-def audit_messages(record: Record, facilities: Facilities, origin: str) -> Iterator[AuditMessage]:
+def audit_messages(
+    record: Record, facilities: Facilities, origin: str, *, persons: bool = False
+) -> Iterator[AuditMessage]:
     """The messages of an entry: none, one, or several, each with a part of its studies or
-    with one of its patients."""
+    with one of its patients.
+
+    Args:
+        record: the entry.
+        facilities: the facilities by their keys.
+        origin: the name of the log.
+        persons: whether our people are named; otherwise only their commitments are there.
+    """
+    if not persons:
+        record = _without_persons(record)
     meaning = EVENTS.get(record.type)
     if meaning is None:
         return
@@ -229,6 +252,8 @@ def audit_messages(record: Record, facilities: Facilities, origin: str) -> Itera
         if subject.kind not in ("person", "facts")
     ]
     others = _others(record, facilities, about)
+    if record.type in ABOUT_PERSONS:
+        others += [_concerned(subject) for subject in record.of_kind("person")[:1]]
     for part, chosen in enumerate(_parts(about)):
         yield replace(whole, things=(*others, *chosen), part=part)
 
@@ -245,12 +270,15 @@ def _parts(about: list[Thing]) -> Iterator[list[Thing]]:
         yield about[start : start + MESSAGE_STUDIES]
 
 
+_NO_NAME = "a person whose name is not here"
+
 _NAMES = {"study": "study", "patient": "the name is not in the log", "instance": "instance"}
 
 
 def _agents(record: Record, facilities: Facilities) -> Iterator[Agent]:
     own, peer = facilities.own, record.entry["peer"]
-    persons = [_person(subject) for subject in record.of_kind("person")]
+    asked = record.of_kind("person")[1 if record.type in ABOUT_PERSONS else 0 :]
+    persons = [_person(subject) for subject in asked]
     if record.type in _TRANSFERS and peer:
         yield from _transfer_agents(record, own, facilities.of(peer))
         yield from persons
@@ -270,10 +298,35 @@ def _agents(record: Record, facilities: Facilities) -> Iterator[Agent]:
 def _person(subject: Subject) -> Agent:
     """The person who asked; identified by the commitment if the name was erased."""
     if subject.value is None:
-        name, identity, known = "a person whose name is not here", subject.commitment, "commitment"
-    else:
-        name, identity, known = subject.value, subject.value, "name"
-    return Agent(name=name, identity=identity, is_requestor=True, person=known)
+        name, identity = _NO_NAME, subject.commitment
+        return Agent(name=name, identity=identity, is_requestor=True, person="commitment")
+    identity, role, display = parts_of(subject.value)
+    return Agent(
+        name=display or identity,
+        identity=identity,
+        is_requestor=True,
+        person="name",
+        acts_as=role,
+    )
+
+
+def _concerned(subject: Subject) -> Thing:
+    """The person of the list whom an entry is about."""
+    if subject.value is None:
+        return Thing(kind="person", identity=subject.commitment, name=_NO_NAME, is_open=False)
+    identity, _, display = parts_of(subject.value)
+    return Thing(kind="person", identity=identity, name=display or identity)
+
+
+def _without_persons(record: Record) -> Record:
+    """The entry as if the names of our people were erased."""
+    if all(subject.value is None for subject in record.of_kind("person")):
+        return record
+    subjects = tuple(
+        replace(subject, value=None) if subject.kind == "person" else subject
+        for subject in record.subjects
+    )
+    return replace(record, subjects=subjects)
 
 
 def _transfer_agents(record: Record, own: Facility, peer: Facility) -> Iterator[Agent]:

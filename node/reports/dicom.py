@@ -11,7 +11,8 @@ _OWN_SCHEME = "99RADMESH"
 _RFC_3881 = "RFC-3881"
 
 _PERSON, _SYSTEM_OBJECT, _ORGANIZATION = "1", "2", "3"
-_PATIENT, _REPORT, _USER, _SECURITY_RESOURCE, _QUERY = "1", "3", "6", "13", "24"
+_PATIENT, _REPORT, _USER, _SECURITY_USER, _SECURITY_RESOURCE = "1", "3", "6", "11", "13"
+_QUERY = "24"
 
 _APPLICATION_SERVER = "4"
 
@@ -79,6 +80,8 @@ def _add_agent(root: ElementTree.Element, agent: Agent) -> None:
         element.set("NetworkAccessPointTypeCode", kind)
     if agent.role:
         _add_code(element, "RoleIDCode", agent.role)
+    if agent.acts_as:
+        _add_coded(element, "RoleIDCode", clean(agent.acts_as), _OWN_SCHEME, "role at the node")
 
 
 def _add_log(root: ElementTree.Element, message: AuditMessage) -> None:
@@ -145,6 +148,7 @@ _PLACES = {
     "study": (_SYSTEM_OBJECT, _REPORT),
     "instance": (_SYSTEM_OBJECT, _REPORT),
     "patient": (_PERSON, _PATIENT),
+    "person": (_PERSON, _SECURITY_USER),
     "facility": (_ORGANIZATION, _USER),
     "query": (_SYSTEM_OBJECT, _QUERY),
 }
@@ -152,6 +156,7 @@ _ID_TYPES = {
     "study": ("110180", "DCM", "Study Instance UID"),
     "instance": ("sop-instance-uid", _OWN_SCHEME, "SOP Instance UID"),
     "patient": ("2", _RFC_3881, "Patient Number"),
+    "person": ("11", _RFC_3881, "User Identifier"),
     "facility": ("11", _RFC_3881, "User Identifier"),
     "query": ("10", _RFC_3881, "Search Criteria"),
 }

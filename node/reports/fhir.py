@@ -46,6 +46,7 @@ _PLACES = {
     "study": ("2", "System Object", "3", "Report"),
     "instance": ("2", "System Object", "3", "Report"),
     "patient": ("1", "Person", "1", "Patient"),
+    "person": ("1", "Person", "11", "Security User Entity"),
     "facility": ("3", "Organization", "6", "User"),
     "query": ("2", "System Object", "24", "Query"),
 }
@@ -134,6 +135,8 @@ def _agent(agent: Agent) -> dict[str, Any]:
     if agent.node:
         described["altId"] = clean(agent.node)
     described["name"] = clean(agent.name)
+    if agent.acts_as:
+        described["role"] = [{"text": clean(agent.acts_as)}]
     described["requestor"] = agent.is_requestor
     address, kind = agent.access_point
     if address:
@@ -198,6 +201,8 @@ def _what(thing: Thing) -> dict[str, Any]:
         if issuer:
             identifier["assigner"] = {"display": clean(issuer)}
         what = {"identifier": identifier}
+    elif thing.kind == "person":
+        what = {"identifier": {"value": clean(thing.identity)}, "display": clean(thing.name)}
     else:
         what = {"identifier": {"system": _DICOM_UIDS, "value": f"urn:oid:{thing.identity}"}}
     if thing.kind == "patient":

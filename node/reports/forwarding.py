@@ -59,6 +59,7 @@ class Forwarder:
         collector: the collector.
         facilities: returns the facilities known now.
         origin: the name of the log.
+        persons: whether our people are named to the collector.
         idle_seconds: see `IDLE_SECONDS`.
         retry_seconds: first and longest pause after a failure.
     """
@@ -71,6 +72,7 @@ class Forwarder:
         facilities: Callable[[], Facilities],
         origin: str,
         *,
+        persons: bool = False,
         idle_seconds: float = IDLE_SECONDS,
         retry_seconds: tuple[float, float] = (FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS),
     ) -> None:
@@ -79,6 +81,7 @@ class Forwarder:
         self._collector = collector
         self._facilities = facilities
         self._origin = origin
+        self._persons = persons
         self._idle_seconds = idle_seconds
         self._retry_seconds = retry_seconds
         self._name = f"{collector.form} {collector.address}"
@@ -181,5 +184,12 @@ class Forwarder:
         facilities, host = self._facilities(), socket.gethostname()
         parts: list[bytes] = []
         for record in records_between(self._audit, start, stop):
-            parts += messages(record, self._collector.form, facilities, self._origin, host)
+            parts += messages(
+                record,
+                self._collector.form,
+                facilities,
+                self._origin,
+                host,
+                persons=self._persons,
+            )
         return b"".join(map(framed, parts))

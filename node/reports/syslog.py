@@ -20,7 +20,13 @@ _HOST_CHARACTERS = 255
 
 
 def messages(
-    record: Record, form: str, facilities: Facilities, origin: str, host: str
+    record: Record,
+    form: str,
+    facilities: Facilities,
+    origin: str,
+    host: str,
+    *,
+    persons: bool = False,
 ) -> Iterator[bytes]:
     """The syslog messages of one entry; none where DICOM has no event for it.
 
@@ -30,12 +36,13 @@ def messages(
         facilities: the facilities by their keys.
         origin: the name of the log.
         host: name of this machine.
+        persons: whether our people are named.
     """
     if form == "json":
         severity = _NOTICE if record.entry["outcome"] == "success" else _WARNING
         yield _message(record, severity, host, record.type, canonical_json(record.entry))
         return
-    for message in audit_messages(record, facilities, origin):
+    for message in audit_messages(record, facilities, origin, persons=persons):
         severity = _NOTICE if message.outcome == SUCCESS else _WARNING
         yield _message(record, severity, host, _DICOM_MESSAGE_ID, audit_message(message))
 

@@ -40,6 +40,17 @@ class UnfinishedDiscards(Protocol):
         """Try again to write them."""
 
 
+class Unwritten(Protocol):
+    """Changes of the list of people that are not written yet."""
+
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Names of the people."""
+
+    def write_unwritten(self) -> None:
+        """Try again to write them."""
+
+
 class Endings:
     """The task that looks at the clock.
 
@@ -54,6 +65,7 @@ class Endings:
         node_key_ended: called with the node key of a connection when the key is not valid any more.
         clock: tells the date.
         refusals: counts of refusals, to be logged when their hour is over.
+        persons: people from whom something was taken.
         log_failed: whether the last entry could not be written.
         try_log: checks whether an entry could be written now; raises NodeError if not.
     """
@@ -71,6 +83,7 @@ class Endings:
         node_key_ended: Callable[[bytes], None],
         clock: Clock,
         refusals: Refusals,
+        persons: Unwritten | None = None,
         log_failed: Callable[[], bool] = lambda: False,
         try_log: Callable[[], None] = lambda: None,
     ) -> None:
@@ -81,6 +94,7 @@ class Endings:
         self._studies = studies
         self._wishes = wishes
         self._discards = discards
+        self._persons = persons
         self._feeds = feeds
         self._connected = connected
         self._peer_changed = peer_changed
@@ -115,7 +129,8 @@ class Endings:
 
     async def _write(self) -> None:
         unwritten = self._peers.unwritten or self._studies.unwritten or self._wishes.unwritten
-        unfinished = unwritten or self._discards.is_unfinished
+        persons = self._persons is not None and self._persons.unwritten
+        unfinished = unwritten or persons or self._discards.is_unfinished
         due = self._underived or unfinished or self._log_failed()
         if not due or trio.current_time() < self._again:
             return
@@ -131,6 +146,8 @@ class Endings:
         self._studies.write_unwritten()
         self._wishes.write_unwritten()
         self._discards.write_unwritten()
+        if self._persons is not None:
+            self._persons.write_unwritten()
         for facility_key in underived:
             self._feeds.peer_changed(facility_key)
         # Otherwise the alert that nothing can be logged would last until the next entry.

@@ -219,7 +219,7 @@ def _question(asked: Asked, peer: Peer, purpose: str, now_ms: int) -> Find:
         find=nacl.utils.random(16),
         source=peer.card.node_key,
         purpose=purpose,
-        person=asking().name[: limits.NAME_CHARACTERS],
+        person=(asking().display or asking().name)[: limits.NAME_CHARACTERS],
         time=now_ms,
         **named,
     )

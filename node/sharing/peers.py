@@ -70,6 +70,7 @@ class Peers:
             changed.
         on_change: called with the peer after each change, and for a cut also before it is written;
             in the calling thread.
+        before_giving: called before a right is given; raises NodeError where that may not be.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Peers:
         self.decisions = decisions
         self.in_change: Callable[[Peer], None] = lambda peer: None
         self.on_change: Callable[[Peer], None] = lambda peer: None
+        self.before_giving: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._contests = Contests(database)
         self._cuts = Cuts(effects.append, decisions.wait_earlier)
@@ -470,6 +472,8 @@ class Peers:
 
     def _give(self, changed: TrustStore, peer: Peer, event: Event) -> None:
         """Make a change that takes no right away; it counts from its commit on."""
+        if event.type != "card-updated":
+            self.before_giving()
         before = self._store
 
         def give(connection: sqlite3.Connection) -> None:

@@ -14,7 +14,7 @@ import trio
 from keys.trust import Peer
 from node.audit.exchanges import ExchangeIndex
 from node.blocking import in_thread
-from node.callers import Caller, asked_by, asking
+from node.callers import Caller, asked_by, asking, caller_from
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.sharing.feeds import Feeds
@@ -124,7 +124,8 @@ class Fetcher:
                 if await in_thread(self._is_here, transfer):
                     await self._transfers.enter(transfer, TransferState.COMPLETE)
                 else:
-                    nursery.start_soon(self._fetch, transfer)
+                    with asked_by(caller_from(transfer.asked_by)):
+                        nursery.start_soon(self._fetch, transfer)
             await self._sweep()
 
     def _is_here(self, transfer: Transfer) -> bool:
@@ -255,6 +256,8 @@ class Fetcher:
             await self.stop(transfer, "it was asked for with another purpose")
             return None
         if transfer.follow_up or transfer.follow > follow:
+            if transfer.follow_up:
+                transfer.asked_by = asking().opening
             transfer.follow_up, transfer.wanted_root = False, b""
             transfer.follow = transfer.follow and follow
             await self._transfers.enter(transfer, transfer.state, transfer.why)

@@ -19,6 +19,7 @@ import blake3
 import trio
 
 from node.blocking import in_thread
+from node.callers import asking, parts_of
 from node.clock import Clock
 from node.database import Database
 from node.errors import NodeError
@@ -47,6 +48,7 @@ CREATE TABLE IF NOT EXISTS transfers (
     moved INTEGER NOT NULL DEFAULT 0,   -- when something of it moved last; milliseconds, UTC
     follow INTEGER NOT NULL DEFAULT 0,  -- whether its sources are followed when it is complete
     follow_up INTEGER NOT NULL DEFAULT 0, -- whether the node asked for it by itself
+    asked_by TEXT NOT NULL DEFAULT '',  -- the person who asked, as in openings, until it is over
     PRIMARY KEY (direction, peer, transfer)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
@@ -57,7 +59,7 @@ _KEY = ("direction", "peer", "transfer")
 _COLUMNS = (
     "transfer", "direction", "study", "peer", "purpose", "state", "why", "only_peer",
     "instances", "bytes", "bytes_done", "wire_bytes", "wire_bytes_total", "held_bytes",
-    "started", "ended", "stat", "moved", "follow", "follow_up",
+    "started", "ended", "stat", "moved", "follow", "follow_up", "asked_by",
 )  # fmt: skip
 _STORE = (
     f"INSERT INTO transfers ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -139,6 +141,7 @@ class Transfer:
     that have to move. `stat`: the transfer is urgent and goes before routine ones. `follow`: new
     instances at its sources are fetched for a day; `follow_up`: the transfer is such a fetch, which
     nobody here asked for, of the content `wanted_root` (empty when that is not known any more).
+    `asked_by`: the person who asked for it, as in openings; "" for the service, or nobody.
     """
 
     transfer: bytes
@@ -161,6 +164,7 @@ class Transfer:
     moved: int = 0
     follow: bool = False
     follow_up: bool = False
+    asked_by: str = field(default="", repr=False)
     wanted_root: builtins.bytes = field(default=b"", repr=False)
     entered: int = field(default=0, repr=False)
     exit_code: int = 1
@@ -247,6 +251,7 @@ class Transfers:
             stat=stat,
             follow=follow,
             follow_up=follow_up,
+            asked_by="" if follow_up else asking().opening,
         )
 
     def contribution(self, transfer: Transfer, peer: bytes) -> Contribution:
@@ -406,6 +411,26 @@ class Transfers:
         self._database.drop_copies()
         self._database.empty_write_ahead_log()
 
+    def forget_persons(self, names: Sequence[str]) -> None:
+        """Take these people from the transfers that they asked for, which go on.
+
+        Raises:
+            NodeError: the disk is full or failing, or another process reads the database.
+        """
+        wanted = set(names)
+        for transfer in list(self.active.values()):
+            if parts_of(transfer.asked_by)[0] in wanted:
+                transfer.asked_by = ""
+        rows = self._database.query("SELECT DISTINCT asked_by FROM transfers WHERE asked_by <> ''")
+        kept = [row["asked_by"] for row in rows if parts_of(row["asked_by"])[0] in wanted]
+        self._database.transact(
+            lambda connection: connection.executemany(
+                "UPDATE transfers SET asked_by = '' WHERE asked_by = ?", [(one,) for one in kept]
+            )
+        )
+        self._database.drop_copies()
+        self._database.empty_write_ahead_log()
+
     def _store(self, transfer: Transfer) -> None:
 
         def store(connection: sqlite3.Connection) -> None:
@@ -432,6 +457,8 @@ class Transfers:
                     transfer.moved,
                     transfer.follow,
                     transfer.follow_up,
+                    # When it is over, the log alone says who asked, in a form that can be erased.
+                    "" if transfer.is_ended else transfer.asked_by,
                 ),
             )
             self.in_change(connection, transfer)

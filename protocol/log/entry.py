@@ -74,8 +74,19 @@ TYPES = (
     "find-asked",
     "find-answered",
     "found",
+    "person-added",
+    "person-changed",
+    "person-removed",
+    "two-person-rule",
+    "proposed",
+    "confirmed",
+    "declined",
+    "proposal-ended",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
+
+ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
+"""Types whose first subject is the person whom they are about; who asked follows it."""
 
 SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts")
 """Facts are those of a study that decided about a request, as canonical JSON."""

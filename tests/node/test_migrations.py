@@ -22,6 +22,7 @@ from node.dicom.headers import patient_identity
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.migrations import NODE_MIGRATIONS
+from node.operations.permission import UNLISTED, unlisted_roles
 from node.transfer.rereading import Rereading
 from protocol.log.entry import decode_entry_untrusted
 from protocol.verify import Code, verify_bundle
@@ -69,6 +70,17 @@ def test_a_home_of_8dfb4af_opens_with_all_that_it_held(old_homes: Path, name: st
             for batch in node.catalog.manifest(study.study_uid).batches:
                 node.store.read(batch.digest)
     assert [copy.name for copy in old_copies(home.database_path)] == ["node.db.before-schema-1"]
+
+
+@pytest.mark.parametrize("name", ["north", "south"])
+def test_the_group_of_an_older_home_keeps_what_it_could_do_until_somebody_is_listed(
+    old_homes: Path, name: str
+) -> None:
+    with Node.open(Home(old_homes / name)) as node:
+        assert unlisted_roles(node) == UNLISTED["all"]
+        node.persons.add("anna", ["anna1"], ["look"], "")
+    with Node.open(Home(old_homes / name)) as node:
+        assert unlisted_roles(node) == frozenset()
 
 
 @pytest.mark.parametrize("name", ["north", "south"])

@@ -37,6 +37,8 @@ OWNERS = (
     "node/sharing/test_feeds_privacy.py",
     "node/transfer/test_followed.py",
     "node/sharing/test_peers.py",
+    "node/people/test_persons.py",
+    "node/people/test_two_persons.py",
     "node/receipts/test_pending.py",
     "node/images/test_quarantine.py",
     "node/sharing/test_recalls.py",

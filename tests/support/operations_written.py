@@ -6,6 +6,7 @@ from typing import Any
 from node.operations import Operation
 from node.operations.parameters import Kind, defaults, kinds
 from node.operations.selecting import Narrowed, Selected
+from node.people.persons import PERSON_ROLES
 
 
 def parameters_of(operation: Operation[Any]) -> str:
@@ -29,10 +30,12 @@ def _parameter(name: str, kind: Kind, given: dict[str, Any]) -> str:
     return text
 
 
-def marks_of(operation: Operation[Any]) -> tuple[str, str, str]:
-    """The last three columns: what it does, local only, needs the network."""
+def marks_of(operation: Operation[Any]) -> tuple[str, str, str, str]:
+    """The last four columns: what it does, the roles, local only, needs the network."""
+    roles = "any" if operation.roles == PERSON_ROLES else ", ".join(operation.roles)
     return (
         "writes" if operation.writes else "reads",
+        roles or "owner",
         "yes" if operation.local_only else "no",
         "yes" if operation.needs_network else "no",
     )

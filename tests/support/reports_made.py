@@ -9,7 +9,7 @@ from keys.identity import KeyPair
 from keys.trust import Peer
 from node.audit.log import AuditLog
 from node.reports.facilities import Facilities
-from protocol.log.entry import TYPES, Event, subjects_of
+from protocol.log.entry import ABOUT_PERSONS, TYPES, Event, subjects_of
 
 SOUTH_KEY, SOUTH_NODE, SOUTH_LOG, SOUTH_WITNESS = (
     KeyPair.from_seed(bytes([n]) * 32) for n in range(20, 24)
@@ -55,13 +55,16 @@ def event_of(kind: str, **fields: object) -> Event:
         details["why"] = "the connection was lost"
     if kind == "requested":
         details["direction"] = "out"
+    subjects = subjects_of(STUDY, (PATIENT,)) if with_study else ()
+    if kind in ABOUT_PERSONS:
+        subjects = (("person", "anna^^^look^^^Dr. Anna^^^anna1"),)
     given: dict[str, object] = {
         "type": kind,
         "actor": "operator" if kind.startswith("trust-") or kind == "ingest" else "node",
         "peer": SOUTH_KEY.public if with_peer else b"",
         "purpose": "treatment" if details else "",
         "outcome": {"refused": "refused"}.get(kind, "failed" if "failed" in kind else "success"),
-        "subjects": subjects_of(STUDY, (PATIENT,)) if with_study else (),
+        "subjects": subjects,
         "details": details,
         **fields,
     }

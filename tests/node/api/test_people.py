@@ -11,8 +11,8 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 import trio
 from facilities import Facility, two_facilities, wait_until
 from facility_in_memory import publish_study
+from other_users import OTHER, OTHERS_GROUP, OUTSIDER, as_root, as_user, public
 from studies_made import make_study
 
 from keys.fingerprint import parse_fingerprint
@@ -36,10 +37,10 @@ from node.operations import OPERATIONS, TABLE, Call
 from protocol.log.entry import Event
 from protocol.verify import Code, verify_bundle
 
+__all__ = ["public"]
+
 JANE = Caller("person", "j.doe")
 GROUP = grp.getgrgid(os.getgid()).gr_name
-
-as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user too")
 
 
 @pytest.fixture
@@ -49,6 +50,8 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def node(home: Home) -> Iterator[Node]:
+    with home.config_path.open("a") as settings:
+        settings.write('\n[people]\nunlisted = "all"\n')
     with Node.open(home) as opened:
         yield opened
 
@@ -202,9 +205,28 @@ def test_what_a_part_of_the_log_is_given_out_for_names_no_person(
 
 
 @pytest.mark.parametrize("form", ["dicom", "fhir"])
-def test_a_report_names_who_asked_as_the_one_who_acted(
+def test_without_the_setting_a_report_names_none_of_our_people(
     node: Node, tmp_path: Path, form: str
 ) -> None:
+    _ask(node, JANE, "withdraw", study=publish_study(node))
+    assert not node.settings.audit.persons, "it is off unless somebody has set it"
+    _ask(node, SERVICE, "audit.report", format=form, path=str(tmp_path / "report"))
+    written = (tmp_path / "report").read_text()
+    assert "j.doe" not in written
+    assert "a person whose name is not here" in written
+
+
+@pytest.mark.parametrize("form", ["dicom", "fhir"])
+def test_a_report_names_who_asked_as_the_one_who_acted(
+    home: Home, tmp_path: Path, form: str
+) -> None:
+    with home.config_path.open("a") as settings:
+        settings.write('\n[people]\nunlisted = "all"\n[audit]\npersons = true\n')
+    with Node.open(home) as node:
+        _report_names(node, tmp_path, form)
+
+
+def _report_names(node: Node, tmp_path: Path, form: str) -> None:
     _ask(node, JANE, "withdraw", study=publish_study(node))
     for name in ("named", "erased"):
         made = _ask(node, SERVICE, "audit.report", format=form, path=str(tmp_path / name))
@@ -303,7 +325,7 @@ def test_what_cannot_be_had_is_a_sentence(tmp_path: Path) -> None:
 @asynccontextmanager
 async def _serving(home: Home, folder: Path) -> AsyncIterator[Node]:
     with home.config_path.open("a") as settings:
-        settings.write(f'\n[people]\ngroup = "{GROUP}"\nfolder = "{folder}"\n')
+        settings.write(f'\n[people]\ngroup = "{GROUP}"\nfolder = "{folder}"\nunlisted = "all"\n')
     with Node.open(home) as node:
         async with trio.open_nursery() as nursery:
             ready = trio.Event()
@@ -375,47 +397,6 @@ def test_a_socket_where_others_could_have_put_it_is_not_spoken_to(tmp_path: Path
 
 # --- another user, for real ---------------------------------------------------------------------
 
-OTHER, OUTSIDER = "daemon", "nobody"
-OTHERS_GROUP = "games"
-
-CLIENT = """
-import json, socket, sys
-connection = socket.socket(socket.AF_UNIX)
-connection.connect(sys.argv[1])
-body = sys.argv[3].encode()
-connection.sendall(b"POST /v1/%b HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n"
-    b"content-length: %d\\r\\n\\r\\n%b" % (sys.argv[2].encode(), len(body), body))
-answer = b""
-while b"\\r\\n0\\r\\n\\r\\n" not in answer and b"error" not in answer:
-    answer += connection.recv(65536)
-sys.stdout.buffer.write(answer)
-"""
-
-
-def _as_user(
-    user: str, groups: list[str], at: Path, operation: str, **parameters: Any
-) -> subprocess.CompletedProcess[bytes]:
-    """Ask over a socket as another user of this machine."""
-    words = ["/usr/bin/env", "python3", "-I", "-c", CLIENT, str(at), operation]
-    return subprocess.run(
-        [*words, json.dumps(parameters)],
-        capture_output=True,
-        timeout=60,
-        cwd="/",
-        user=user,
-        group=pwd.getpwnam(user).pw_gid,
-        extra_groups=groups,
-    )
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that every user can enter."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
 
 @as_root
 @pytest.mark.slow
@@ -424,18 +405,21 @@ def test_a_member_of_the_group_fetches_and_the_log_says_who(tmp_path: Path, publ
     path = public / "people" / "api.sock"
     with two_facilities(tmp_path, start=False) as (north, south):
         with south.home.config_path.open("a") as settings:
-            settings.write(f'\n[people]\ngroup = "{OTHERS_GROUP}"\nfolder = "{path.parent}"\n')
+            settings.write(
+                f'\n[people]\ngroup = "{OTHERS_GROUP}"\nfolder = "{path.parent}"\n'
+                'unlisted = "all"\n'
+            )
         for facility in (north, south):
             facility.start()
         study = make_study(tmp_path / "in", 2, rows=8)
         north.call("ingest", paths=[str(tmp_path / "in")])
         wait_until(lambda: study in south.announced(north), 30, "the announcement")
 
-        ran = _as_user(OTHER, [OTHERS_GROUP], path, "fetch", study=study)
+        ran = as_user(OTHER, [OTHERS_GROUP], path, "fetch", study=study)
         assert b'"state":"complete"' in ran.stdout, ran
-        refused = _as_user(OTHER, [OTHERS_GROUP], path, "audit.export", path="/tmp/none")
+        refused = as_user(OTHER, [OTHERS_GROUP], path, "audit.export", path="/tmp/none")
         assert b"is for the owner of the node alone" in refused.stdout
-        outside = _as_user(OUTSIDER, [], path, "status")
+        outside = as_user(OUTSIDER, [], path, "status")
         assert outside.returncode != 0
         assert b"PermissionError" in outside.stderr
 
@@ -447,6 +431,50 @@ def test_a_member_of_the_group_fetches_and_the_log_says_who(tmp_path: Path, publ
         )
         assert north.call("audit.show", person=OTHER)["entries"] == []
         assert OTHER not in south.stderr()
+        south.check_log(tmp_path)
+
+
+@as_root
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_fetch_that_goes_on_after_a_kill_is_still_the_persons(
+    tmp_path: Path, public: Path, erased: bool
+) -> None:
+    path = public / "people" / "api.sock"
+    with two_facilities(tmp_path, start=False) as (north, south):
+        with south.home.config_path.open("a") as settings:
+            settings.write(f'\n[people]\ngroup = "{OTHERS_GROUP}"\nfolder = "{path.parent}"\n')
+        for facility in (north, south):
+            facility.start()
+        roles = ("--role", "send", "--role", "look", "--display", "Dr. Anna")
+        south.cli("people", "add", "anna", "--user", OTHER, *roles)
+        study = make_study(tmp_path / "in", 2, rows=8)
+        north.call("ingest", paths=[str(tmp_path / "in")])
+        wait_until(lambda: study in south.announced(north), 30, "the announcement")
+        north.kill()
+
+        def asked() -> bool:
+            return any(one["study"] == study for one in south.call("transfers")["transfers"])
+
+        with ThreadPoolExecutor(1) as pool:
+            asking_ = pool.submit(as_user, OTHER, [OTHERS_GROUP], path, "fetch", study=study)
+            wait_until(asked, 30, "the fetch of a person")
+            south.kill()
+            asking_.result()
+        if erased:
+            south.cli("audit", "erase", "--person", "anna", "--yes")
+        south.start()
+        north.start()
+        wait_until(lambda: south.entries("received"), 60, "the study")
+        [received] = south.entries("received")
+        assert _opened(received, "person") == ([] if erased else ["anna^^^send^^^Dr. Anna"])
+        wait_until(
+            lambda: south.call("transfers")["transfers"][0]["state"] == "complete", 30, "its end"
+        )
+        south.stop()
+        for file in south.home.path.glob("node.db*"):
+            assert b"anna^^^send" not in file.read_bytes(), "over, so the log alone knows"
         south.check_log(tmp_path)
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import exchange_pair
 import pytest
 import trio
+from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study
+from people_made import ask, list_people, proposed
 from studies_made import make_instance, make_study
 
 import node.home as home_module
@@ -24,10 +26,13 @@ from node.alerts import alerts_of
 from node.app import Node
 from node.audit.appending import Appender
 from node.audit.effects import ENTRY_FIRST
+from node.callers import SERVICE
 from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
+from node.failures import error_from
 from node.home import Home
 from node.operations import OPERATIONS, Call
+from node.people.acts import LIFE_MS
 from node.sharing.endings import Endings
 from protocol.messages import Record
 from protocol.recalls import WRONG_WORKLIST
@@ -129,6 +134,37 @@ def _prepare_recall(node: Node) -> None:
     node.database.transact(lambda connection: node.recalls.keep(connection, SOUTH.key, [record]))
 
 
+def _propose(node: Node) -> int:
+    """Anna proposes to give South something, under a rule that is made for it."""
+    if not node.rules.holding(["trust"]):
+        node.rules.set("trust", 2)
+    answer = ask(node, "anna", "trust.grant", peer="South Clinic", grants=["witness"])
+    if "error" in answer:
+        raise error_from(answer["error"])
+    return proposed(answer)
+
+
+def _proposals(node: Node) -> list[int]:
+    return [one.number for one in node.proposals.open()]
+
+
+def _kept_proposals(node: Node) -> list[str]:
+    return [one.state for one in node.proposals.all()]
+
+
+def _confirm(node: Node) -> None:
+    answer = ask(node, "dora", "confirm", number=_proposals(node)[0])
+    if "error" in answer:
+        raise error_from(answer["error"])
+
+
+def _lapse(node: Node) -> None:
+    """A week later; only the proposals have this clock."""
+    later = node.clock.now_ms() + LIFE_MS + 1000
+    node.proposals._clock = MadeClock(later)
+    node.proposals.lapse()
+
+
 CHANGES = [
     Change(
         "trust-added",
@@ -204,6 +240,36 @@ CHANGES = [
         lambda node: node.recalls.settle(STUDY, None),
         lambda node: [one.settled for one in node.recalls.all()],
     ),
+    Change(
+        "person-added",
+        lambda node: node.persons.add("eve", ["eve1"], ["look"], ""),
+        lambda node: [one.name for one in node.persons.all()],
+    ),
+    Change(
+        "person-changed",
+        lambda node: node.persons.change("anna", [], ["look"]),
+        lambda node: [one.roles for one in node.persons.all()],
+        cuts=True,
+    ),
+    Change(
+        "person-removed",
+        lambda node: node.persons.remove("anna"),
+        lambda node: [one.name for one in node.persons.all()],
+        cuts=True,
+    ),
+    Change(
+        "two-person-rule",
+        lambda node: node.rules.set("erasure", 2),
+        lambda node: node.rules.holding(["erasure"]),
+    ),
+    Change("proposed", lambda node: _propose(node), _proposals),
+    Change("confirmed", lambda node: _confirm(node), _grants),
+    Change(
+        "declined",
+        lambda node: node.proposals.decline(_proposals(node)[0], SERVICE, "no"),
+        lambda node: _proposals(node),
+    ),
+    Change("proposal-ended", lambda node: _lapse(node), _kept_proposals),
 ]
 
 
@@ -217,6 +283,7 @@ def home(tmp_path: Path) -> Home:
     with Node.open(made) as node:
         publish_study(node)
         SOUTH.pair(node, "see", "fetch")
+        list_people(node)
     return made
 
 
@@ -233,6 +300,10 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
         elif change.kind == "rule-removed":
             _add_rule(node, "allow fetch modality=CT")
             _add_rule(node, "deny fetch modality=MG")
+        elif change.kind == "proposed":
+            node.rules.set("trust", 2)
+        elif change.kind in ("confirmed", "declined", "proposal-ended"):
+            _propose(node)
         yield node
 
 

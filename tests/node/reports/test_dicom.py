@@ -40,18 +40,23 @@ from protocol.log.entry import TYPES, Event
 WITHOUT_MESSAGE = {"receipt", "checkpoint-heartbeat"}
 
 
-def _messages(log: AuditLog, facilities: Facilities = FACILITIES) -> list[ElementTree.Element]:
+def _messages(
+    log: AuditLog, facilities: Facilities = FACILITIES, *, persons: bool = False
+) -> list[ElementTree.Element]:
     return [
         ElementTree.fromstring(audit_message(message))
         for record in records(log, Selection())
-        for message in audit_messages(record, facilities, ORIGIN)
+        for message in audit_messages(record, facilities, ORIGIN, persons=persons)
     ]
 
 
-def _message_of(tmp_path: Path, event: Event) -> ElementTree.Element:
+JANE = Caller("person", "j.doe", role="send", display="Dr. J. Doe", person="01")
+
+
+def _message_of(tmp_path: Path, event: Event, persons: bool = False) -> ElementTree.Element:
     log = create(tmp_path / "one")
     log.append(event)
-    message = _messages(log)[-1]
+    message = _messages(log, persons=persons)[-1]
     log.close()
     return message
 
@@ -82,14 +87,37 @@ def test_messages_of_every_type_are_of_the_schema(tmp_path: Path) -> None:
 
 
 def test_messages_that_a_person_asked_for_are_of_the_schema_and_name_who(tmp_path: Path) -> None:
-    with asked_by(Caller("person", "j.doe")):
+    with asked_by(JANE):
         log = log_of_everything(tmp_path)
-    for message in _messages(log)[1:]:
+    for message in _messages(log, persons=True)[1:]:
         assert problems(message) == []
         users = [one.attrib["UserID"] for one in message.iter("ActiveParticipant")]
         assert users.count("j.doe") == 1
         assert "operator" not in users
+        [jane] = [one for one in message.iter("ActiveParticipant") if one.get("UserID") == "j.doe"]
+        assert jane.attrib["UserName"] == "Dr. J. Doe"
+        assert _code(jane, "RoleIDCode") == ["send"]
+    for message in _messages(log):
+        assert problems(message) == []
+        for text in (b"j.doe", b"Dr. J. Doe", b"send"):
+            assert text not in ElementTree.tostring(message)
     log.close()
+
+
+@pytest.mark.parametrize("persons", [False, True])
+def test_the_person_whom_an_entry_is_about_is_an_object_and_did_not_ask(
+    tmp_path: Path, persons: bool
+) -> None:
+    anna = ("person", "anna^^^look,admin^^^Dr. Anna^^^anna1")
+    with asked_by(JANE):
+        message = _message_of(tmp_path, Event(type="person-changed", subjects=(anna,)), persons)
+    assert problems(message) == []
+    requestors = [one for one in message.iter("ActiveParticipant") if one.get("UserID") == "anna"]
+    assert requestors == []
+    assert ("anna" in _objects(message)) is persons
+    assert "person-commitment" in _objects(message).values() or persons
+    assert (b"anna" in ElementTree.tostring(message)) is persons
+    assert (b"j.doe" in ElementTree.tostring(message)) is persons
 
 
 @pytest.mark.parametrize(

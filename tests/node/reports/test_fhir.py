@@ -20,11 +20,11 @@ from node.reports.selection import Selection
 from protocol.log.entry import subjects_of
 
 
-def _events(log: AuditLog) -> list[dict[str, Any]]:
+def _events(log: AuditLog, *, persons: bool = False) -> list[dict[str, Any]]:
     chosen = (
         message
         for record in records(log, Selection())
-        for message in audit_messages(record, FACILITIES, ORIGIN)
+        for message in audit_messages(record, FACILITIES, ORIGIN, persons=persons)
     )
     return [json.loads(line) for line in lines(chosen)]
 
@@ -63,19 +63,25 @@ def test_events_of_every_type_are_valid_fhir(tmp_path: Path) -> None:
 
 
 def test_events_that_a_person_asked_for_are_valid_and_name_who(tmp_path: Path) -> None:
-    with asked_by(Caller("person", "j.doe")):
+    with asked_by(Caller("person", "j.doe", role="send", display="Dr. J. Doe")):
         log = log_of_everything(tmp_path)
     for erased in (False, True):
-        for event in _events(log)[1 : len(EVENTS)]:
+        for event in _events(log):
+            _check_fhir(event)
+            assert "j.doe" not in json.dumps(event)
+            assert "Dr. J. Doe" not in json.dumps(event)
+        for event in _events(log, persons=True)[1 : len(EVENTS)]:
             _check_fhir(event)
             if "meta" in event:
                 assert balp_rules.problems(event) == []
             [name] = [
                 agent["name"]
                 for agent in event["agent"]
-                if agent["name"] == "j.doe" or "person" in agent["name"]
+                if agent["name"] == "Dr. J. Doe" or "person" in agent["name"]
             ]
-            assert name == ("a person whose name is not here" if erased else "j.doe")
+            assert name == ("a person whose name is not here" if erased else "Dr. J. Doe")
+            [role] = [agent["role"] for agent in event["agent"] if "role" in agent] or [None]
+            assert role == (None if erased else [{"text": "send"}])
         erase(log, "person", "j.doe", lambda _: None)
     log.close()
 

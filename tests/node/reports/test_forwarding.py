@@ -12,6 +12,7 @@ from logs_made import create, entries_of, event
 from reports_made import FACILITIES, ORIGIN, STUDY, log_of_everything
 
 from node.audit.log import AuditLog
+from node.callers import Caller, asked_by
 from node.database import Database
 from node.errors import NodeError
 from node.reports import forwarding
@@ -20,7 +21,13 @@ from node.reports.forwarding import FORWARDING_SCHEMA, Forwarder
 
 
 def _forwarder(
-    log: AuditLog, directory: Path, port: int, ca: Path, form: str = "json"
+    log: AuditLog,
+    directory: Path,
+    port: int,
+    ca: Path,
+    form: str = "json",
+    *,
+    persons: bool = False,
 ) -> Forwarder:
     return Forwarder(
         log,
@@ -28,6 +35,7 @@ def _forwarder(
         Collector(host="localhost", port=port, ca=ca, form=form),
         lambda: FACILITIES,
         ORIGIN,
+        persons=persons,
         idle_seconds=0.05,
         retry_seconds=(0.01, 0.05),
     )
@@ -156,10 +164,10 @@ async def test_a_fault_of_ours_does_not_end_the_node(
     log = create(tmp_path / "audit")
     faults = iter([KeyError("patient DOE^JANE")])
 
-    def faulty(*arguments: object) -> object:
+    def faulty(*arguments: object, **named: object) -> object:
         for fault in faults:
             raise fault
-        return original(*arguments)
+        return original(*arguments, **named)
 
     original = forwarding.messages
     monkeypatch.setattr(forwarding, "messages", faulty)
@@ -187,3 +195,23 @@ async def test_dicom_messages_name_the_study_and_are_in_the_order_of_the_log(
         times = [one.split(b" ")[1] for one in server.messages]
         assert times == sorted(times)
     log.close()
+
+
+@pytest.mark.parametrize("form", ["dicom", "json"])
+@pytest.mark.parametrize("persons", [False, True])
+async def test_a_collector_learns_of_our_people_only_where_the_setting_says_so(
+    tmp_path: Path, form: str, persons: bool
+) -> None:
+    authority = Authority(tmp_path)
+    with collector(authority.issue("localhost")) as server:
+        log = create(tmp_path)
+        with asked_by(Caller("person", "j.doe", role="admin", display="Dr. J. Doe")):
+            log.append(event("withdrawn"))
+        forwarder = _forwarder(log, tmp_path, server.port, authority.ca, form, persons=persons)
+        async with _running(forwarder):
+            await _delivered(forwarder, log.size)
+        sent = b"".join(server.messages)
+        named = persons and form == "dicom"
+        assert (b"j.doe" in sent) is (b"Dr. J. Doe" in sent) is named
+        assert b"withdrawn" in sent
+        log.close()

@@ -18,7 +18,7 @@ from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 from node.reports.records import records, records_between, span
 from node.reports.selection import Selection, parse_moment
-from protocol.log.entry import TYPES, parse_time_untrusted
+from protocol.log.entry import ABOUT_PERSONS, TYPES, parse_time_untrusted
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,9 @@ def test_by_peer_study_patient_and_type(log: AuditLog) -> None:
     by_peer = _types(log, Selection(peer=south))
     assert by_peer == [entry.type for entry in entries_of(log) if entry.peer.hex() == south]
     assert "disclosed" in by_peer
-    about = [entry.type for entry in entries_of(log) if entry.subjects]
+    about = [
+        entry.type for entry in entries_of(log) if "study" in [kind for kind, _ in entry.subjects]
+    ]
     assert _types(log, Selection(study=STUDY)) == about
     assert _types(log, Selection(patient=PATIENT)) == about
     assert _types(log, Selection(study=STUDY, patient="PID-1001", peer=south)) == [
@@ -87,7 +89,10 @@ REQUESTED = TYPES.index("requested")
 def test_openings_go_with_their_entries(log: AuditLog) -> None:
     for record in records(log, Selection()):
         opened = [(subject.kind, subject.value) for subject in record.subjects]
-        assert opened == ([("study", STUDY), ("patient", PATIENT)] if opened else [])
+        if record.type in ABOUT_PERSONS:
+            assert opened == [("person", "anna^^^look^^^Dr. Anna^^^anna1")]
+        else:
+            assert opened == ([("study", STUDY), ("patient", PATIENT)] if opened else [])
     for record in records_between(log, REQUESTED, REQUESTED + 2):
         assert record.first("study").value == STUDY
 
