@@ -26,6 +26,7 @@ USES = ("care", "research")
 
 _TEXT_CHARACTERS = 128
 DAY_SECONDS = 86_400
+_YEAR_DAYS = 365
 _MINUTES = 24 * 60
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -95,7 +96,7 @@ class Failure:
 
     Attributes:
         kind: the condition.
-        wanted: what it wants, for people here.
+        wanted: what it wants, for people here; "" if this release cannot read it.
         found: what was found instead, for people here; "" if it is not known.
     """
 
@@ -108,8 +109,13 @@ class Failure:
         """Whether it surely does not hold."""
         return bool(self.found)
 
+    @property
+    def condition(self) -> str:
+        """The condition in words, as in a rule."""
+        return f"{self.kind}={self.wanted}" if self.wanted else f"{self.kind} of a later release"
+
     def __str__(self) -> str:
-        return f"{self.kind} {self.wanted} is wanted, {self.found or 'it is not known'}"
+        return f"it wants {self.condition}, and {self.found or 'that is not known here'}"
 
 
 class BadCondition(ValueError):
@@ -176,10 +182,19 @@ def _uids(text: str) -> Values:
     return values
 
 
+def _numbers(text: str) -> Values:
+    """Accession numbers and the like, as files may have them."""
+    values = _split(text)
+    for one in values:
+        if len(one) > _TEXT_CHARACTERS or not one.isprintable():
+            raise BadCondition(f"a value has more than {_TEXT_CHARACTERS} printable characters")
+    return values
+
+
 def _patients(text: str) -> Values:
     """Patient IDs, each with its issuer after the last `@`, or without."""
     values = []
-    for one in _split(text):
+    for one in _numbers(text):
         patient, _, issuer = one.rpartition("@") if "@" in one else (one, "", "")
         if not patient:
             raise BadCondition("a Patient ID is missing before @")
@@ -198,7 +213,7 @@ def _age(text: str) -> Values:
     found = re.fullmatch(r"([0-9]{1,5})\s*(d|days?|y|years?)?", text.strip())
     if found is None or not int(found[1]):
         raise BadCondition(f"{text!a} is no age such as 90d or 5y")
-    days = int(found[1]) * (365 if (found[2] or "d").startswith("y") else 1)
+    days = int(found[1]) * (_YEAR_DAYS if (found[2] or "d").startswith("y") else 1)
     return (str(days),)
 
 
@@ -215,7 +230,7 @@ def _purposes(text: str) -> Values:
 
 def _yes(text: str) -> Values:
     if text.strip().casefold() != "yes":
-        raise BadCondition("its value can only be yes")
+        raise BadCondition("deidentified, consent and stat take only yes: leave them out instead")
     return ("yes",)
 
 
@@ -279,24 +294,45 @@ def _blinded(kind: str, get: Callable[[Facts], Iterable[str]]) -> Callable[..., 
     return holds
 
 
+def _hide_patient(value: str, blind: Callable[[str, str], str]) -> str:
+    """A patient in the form of a rule: blinded with the issuer, and the number by itself."""
+    number = value.rpartition("@")[0]
+    return f"{blind('patient', value)}/{blind('patient-number', number)}"
+
+
 def _of_patient(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
-    """Whether the study is of a patient of the list; an issuer that is missing agrees with any."""
+    """Whether the study is of a patient of the list.
+
+    A rule without an issuer means the number of every issuer. If the study lacks the issuer, it is
+    not known whose number it is: another hospital may use it for somebody else.
+    """
     if facts is None or not facts.patients:
         return None
+    wanted = {value.rpartition("/")[0] for value in values}
+    numbers = {value.rpartition("/")[2] for value in values}
     unsure = False
     for patient, issuer in facts.patients:
-        if facts.blind("patient", f"{patient}@") in values:
+        if facts.blind("patient-number", patient) not in numbers:
+            continue
+        if facts.blind("patient", f"{patient}@") in wanted:
             return True
-        if issuer and facts.blind("patient", f"{patient}@{issuer}") in values:
+        if issuer and facts.blind("patient", f"{patient}@{issuer}") in wanted:
             return True
         unsure |= not issuer
-    # Another hospital may use the same number for somebody else.
     return None if unsure else False
 
 
 def _date(facts: Facts | None) -> str:
+    """The date of the study; "" if it has none, or one that no calendar has."""
     text = "" if facts is None else facts.study_date
-    return text if re.fullmatch(r"[0-9]{8}", text) else ""
+    return text if re.fullmatch(r"[0-9]{8}", text) and _calendar_day(text) else ""
+
+
+def _calendar_day(text: str) -> datetime.date | None:
+    try:
+        return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError:
+        return None
 
 
 def _not_before(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
@@ -310,11 +346,11 @@ def _not_after(values: Values, facts: Facts | None, asked: Asked) -> bool | None
 
 
 def _not_older(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
-    date = _date(facts)
-    oldest = datetime.datetime.fromtimestamp(
-        max(0, asked.now - int(values[0]) * DAY_SECONDS), datetime.UTC
-    )
-    return date >= oldest.strftime("%Y%m%d") if date else None
+    day = _calendar_day(_date(facts))
+    if day is None:
+        return None
+    today = datetime.datetime.fromtimestamp(asked.now, datetime.UTC).date()
+    return (today - day).days <= int(values[0])
 
 
 def _for_purpose(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
@@ -406,7 +442,7 @@ KINDS: Mapping[str, _Kind] = {
         _uids, _blinded("study", lambda f: (f.study_uid,)), _other("UID"), True, "1.2.840...", True
     ),
     "accession": _Kind(
-        _split,
+        _numbers,
         _blinded("accession", lambda f: filter(None, (f.accession,))),
         _other("accession number"),
         True,
@@ -482,7 +518,8 @@ def read(kind: str, text: str, blind: Callable[[str, str], str]) -> Values:
     if len(values) > VALUES:
         raise BadCondition(f"the condition {kind} has more than {VALUES} values")
     if known.is_hidden:
-        values = tuple(sorted(blind(kind, one) for one in values))
+        hide = _hide_patient if kind == "patient" else lambda one, by: by(kind, one)
+        values = tuple(sorted(hide(one, blind) for one in values))
     return values
 
 
@@ -493,14 +530,17 @@ def shown(kind: str, values: Values) -> str:
         return f"{len(values)} listed"
     if kind in ("from", "to") and values:
         return f"{values[0][:4]}-{values[0][4:6]}-{values[0][6:]}"
-    return ",".join(values) + ("d" if kind == "max-age" else "")
+    if kind == "max-age" and values:
+        days = int(values[0])
+        return f"{days}d" if days % _YEAR_DAYS else f"{days // _YEAR_DAYS}y"
+    return ",".join(values)
 
 
 def failure(kind: str, values: Values, facts: Facts | None, asked: Asked) -> Failure | None:
     """Why a condition does not hold, or that this is not known; None if it holds."""
     known = KINDS.get(kind)
     if known is None or not values:
-        return Failure(kind, "of a later release", "")
+        return Failure(kind, "", "")
     holds = known.holds(values, facts, asked)
     if holds:
         return None

@@ -148,9 +148,9 @@ def _widenings(said: Said) -> list[str]:
         if one.kind in said.rule.limits:
             found.append(f"{name} allowed more than {one.wanted} {one.kind}")
         elif one.found:
-            found.append(f"{name} did not want {one.kind} {one.wanted}")
+            found.append(f"{name} did not want {one.condition}")
         else:
-            found.append(f"the {one.kind} were known and were {one.wanted}")
+            found.append(f"{name} did not want {one.condition} (not known here)")
     return found
 
 

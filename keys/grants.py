@@ -213,7 +213,7 @@ def why_never(action: str, peer: Peer | None, rules: Sequence[Rule], now: int) -
                 return _denied(rule)
         allowing = [rule for rule in own if rule.effect == ALLOW]
         if not allowing:
-            return No(Why.NOT_GRANTED, f"{peer.petname} does not have the grant {needed}")
+            return No(Why.NOT_GRANTED, f"{peer.petname} has no grant and no rule to {needed}")
         if not any(rule.conditions.keys() <= KINDS.keys() for rule in allowing):
             return _unreadable(allowing[0])
     return None
@@ -286,12 +286,13 @@ def may(
 def objects(facts: Facts, peer: Peer, request: Request) -> bool:
     """Whether the patient objects to this use, see `Facts.objections`.
 
-    When nobody asks, it is research if that is all that the peer may ask for, and else care.
+    The use of a peer that is told of a study is research if it may ask for nothing else, and else
+    care. Who may not be told of the study may not ask for it either.
     """
-    if request.purpose:
-        return use_of(request.purpose) in facts.objections
     uses = {use_of(purpose) for purpose in peer.purposes}
-    return ("research" if uses == {"research"} else "care") in facts.objections
+    told = "research" if uses == {"research"} else "care"
+    asked = use_of(request.purpose) if request.purpose else told
+    return bool({told, asked} & facts.objections)
 
 
 def _decide(
@@ -339,7 +340,7 @@ def failures(rule: Rule, facts: Facts | None, asked: Asked, usage: Usage) -> Ite
     for name, most in rule.limits.items():
         used = usage.used.get(name)
         if used is None or used > most:
-            yield Failure(name, str(most), "" if used is None else f"it would be {used}")
+            yield Failure(name, str(most), "" if used is None else f"with this it would be {used}")
 
 
 def holds_perhaps(rule: Rule, facts: Facts | None, asked: Asked, usage: Usage) -> bool:
@@ -364,11 +365,14 @@ def _refused(peer: Peer, rule: Rule, failed: Failure) -> No:
     if failed.kind == "purpose":
         return No(Why.PURPOSE, f"{peer.petname} is not trusted for this purpose", rule.name)
     if failed.kind in rule.limits:
-        what = "would be used up" if failed.is_certain else "is not known"
-        return No(Why.LIMIT, f"what {rule.name} allows of {failed.kind} {what}", rule.name)
-    what = "another" if failed.is_certain else "no"
+        more = f"it would be more than {rule.name} allows ({failed.condition})"
+        unsure = f"it is not known how much of {failed.kind} of {rule.name} is used"
+        return No(Why.LIMIT, more if failed.is_certain else unsure, rule.name)
+    what = "does not hold" if failed.is_certain else "is not known to hold"
     return No(
-        Why.NOT_GRANTED, f"{rule.name} does not allow it: {what} {failed.kind} is there", rule.name
+        Why.NOT_GRANTED,
+        f"{rule.name} does not allow it: its condition {failed.kind} {what}",
+        rule.name,
     )
 
 

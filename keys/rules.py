@@ -7,6 +7,7 @@ with blinded lists (`keys.conditions`).
 
 import datetime
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ without the patient; the patient as well."""
 RULES = 200
 """Most rules of a peer."""
 
+_LAST_SECOND = int(datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC).timestamp())
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
 _LIMITED = frozenset({"fetch", "emergency"})
@@ -202,7 +204,8 @@ def _check(rule: Rule, says_shows: bool) -> None:
 
 
 def _word(kind: str, values: str) -> str:
-    return f"'{kind}={values}'" if " " in values else f"{kind}={values}"
+    # As a shell takes it: a name may have blanks and apostrophes.
+    return shlex.quote(f"{kind}={values}")
 
 
 def _amount(text: str) -> int:
@@ -217,6 +220,13 @@ def _amount(text: str) -> int:
 
 def _time(text: str) -> int:
     """The end of a day, or a moment, UTC, in seconds since the epoch."""
+    seconds = _seconds(text)
+    if not 0 < seconds <= _LAST_SECOND:
+        raise BadRule(f"{text!a} is no end of a rule: it is before 1970 or after 9999")
+    return seconds
+
+
+def _seconds(text: str) -> int:
     try:
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
             day = datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC)

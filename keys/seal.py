@@ -114,7 +114,7 @@ def transfer_key(
     if len(transfer_id) != TRANSFER_ID_BYTES:
         raise BadKey(f"a transfer id has {TRANSFER_ID_BYTES} bytes")
     secret = ours.agree(theirs_public)
-    return _hkdf_sha256(secret, salt=_SALT, info=b"".join(publics) + transfer_id)
+    return hkdf_sha256(secret, salt=_SALT, info=b"".join(publics) + transfer_id)
 
 
 class Sealer:
@@ -189,7 +189,7 @@ def hchacha20(key: bytes, nonce: bytes) -> bytes:
     return struct.pack("<8I", *((word - input_) & 0xFFFFFFFF for word, input_ in added))
 
 
-def _hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
+def hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
     """RFC 5869 for an output of one hash, 32 bytes."""
     extracted = hmac.digest(salt, secret, hashlib.sha256)
     return hmac.digest(extracted, info + b"\x01", hashlib.sha256)

@@ -35,6 +35,7 @@ from keys.grants import (
 )
 from keys.peer import ADDRESS_CHARACTERS, GRANTS, PURPOSES, SHOWN, Peer, is_postal_address
 from keys.petname import folded, is_petname, look_alike
+from keys.purposes import is_purpose
 from keys.rules import RULES, BadRule, Rule, read_rule
 
 __all__ = ["GRANTS", "PURPOSES", "Contested", "Peer", "TrustStore"]
@@ -61,8 +62,17 @@ class TrustStore:
         """All peers, including revoked ones, in the order in which they were first paired."""
         return tuple(self._peers.values())
 
-    def add(self, card: Card, *, petname: str = "", grants: Iterable[str] = (), now: int) -> Peer:
-        """Pair with a facility whose fingerprint a person has confirmed.
+    def add(
+        self,
+        card: Card,
+        *,
+        petname: str = "",
+        grants: Iterable[str] = (),
+        purposes: Iterable[str] = (),
+        expires: int | None = None,
+        now: int,
+    ) -> Peer:
+        """Pair with a facility that a person has confirmed, by its fingerprint or by a code.
 
         A known peer keeps its grants and gets the new grants and the newer card. A revoked
         peer is paired afresh and has only the grants given now.
@@ -71,14 +81,20 @@ class TrustStore:
             card: the facility's card.
             petname: our name for it; "" keeps the known petname, or else uses the card's name.
             grants: the grants to give.
+            purposes: the only purposes that it may name; none leaves a known peer's as they are,
+                and allows another all.
+            expires: when trust ends, seconds since the epoch, UTC; None leaves a known peer's
+                end as it is, and gives another none.
             now: seconds since the epoch, UTC.
 
         Raises:
             CardExpired, CardSuperseded, BadCard: the card does not count.
             TrustError: it is our own card, the petname is blank, in use, or looks like one
-                in use, or a grant is unknown.
+                in use, a grant or a purpose is unknown, or trust would have ended already.
         """
-        chosen = _checked_grants(grants)
+        chosen, only = _checked_grants(grants), _checked_purposes(purposes)
+        if expires is not None and expires <= now:
+            raise TrustError("the end of trust is in the past")
         if card.facility_key == self._own:
             raise TrustError("this is our own card")
         check_card(card, now)
@@ -93,14 +109,24 @@ class TrustStore:
                 name,
                 card,
                 grants=chosen,
+                purposes=only,
+                expires=expires,
                 added=now,
                 postal_address="" if known is None else known.postal_address,
                 rules_made=0 if known is None else known.rules_made,
             )
             return self._put(replace(peer, claimed=self._claimed(card, None)))
-        claimed = self._claimed(card, known)
-        grants = known.grants | chosen
-        return self._put(replace(known, petname=name, card=card, grants=grants, claimed=claimed))
+        return self._put(
+            replace(
+                known,
+                petname=name,
+                card=card,
+                grants=known.grants | chosen,
+                purposes=only or known.purposes,
+                expires=known.expires if expires is None else expires,
+                claimed=self._claimed(card, known),
+            )
+        )
 
     def update_card(self, card: Card, now: int, *, shown_by: bytes | None = None) -> Peer:
         """Take a newer card of a trusted peer, or check the known card again.
@@ -351,6 +377,16 @@ class TrustStore:
             raise TrustError(f"trust in {known.petname} was revoked; pair again")
         return known
 
+    def namesake(self, card: Card) -> Peer | None:
+        """A trusted peer with another facility key whose name is, or looks like, a card's name."""
+        for peer in self._peers.values():
+            if peer.revoked is not None or peer.facility_key == card.facility_key:
+                continue
+            for name in (peer.petname, peer.card.name):
+                if folded(name) == folded(card.name) or look_alike(name, card.name):
+                    return peer
+        return None
+
     def _require_free_petname(self, petname: str, facility_key: bytes) -> None:
         if not is_petname(petname):
             raise TrustError(
@@ -373,6 +409,17 @@ def _checked_grants(grants: Iterable[str]) -> frozenset[str]:
     unknown = sorted(chosen - set(GRANTS))
     if unknown:
         raise TrustError(f"there is no grant {unknown[0]}; the grants are {', '.join(GRANTS)}")
+    return chosen
+
+
+def _checked_purposes(purposes: Iterable[str]) -> frozenset[str]:
+    chosen = frozenset(purposes)
+    unknown = sorted(one for one in chosen if not is_purpose(one))
+    if unknown:
+        raise TrustError(
+            f"there is no purpose {unknown[0]}; the purposes are {', '.join(PURPOSES)} and the codes"
+            " of HL7, such as TREAT"
+        )
     return chosen
 
 

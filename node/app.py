@@ -36,6 +36,7 @@ from node.sharing.decisions import Decisions
 from node.sharing.facts import FACTS_SCHEMA, StudyFacts
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.found import FOUND_SCHEMA, FoundStudies, Questions
+from node.sharing.granted import GRANTED_SCHEMA, Granted
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
@@ -100,6 +101,7 @@ class Node:
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
                 FOUND_SCHEMA,
+                GRANTED_SCHEMA,
                 PEOPLE_SCHEMA,
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
@@ -123,6 +125,13 @@ class Node:
         self.decisions = Decisions()
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
+        )
+        self.granted = Granted(
+            self.database,
+            self.card.facility_key,
+            lambda: self.keys.node,
+            self.audit.append,
+            self.clock,
         )
         self.wishes = Wishes(self.database, self.audit, self.effects, self.decisions, self.clock)
         self.facts = StudyFacts(self.database, self.wishes)
@@ -267,6 +276,7 @@ class Node:
             self.feeds.forget_peer(peer.facility_key)
             self.found.forget_peer(peer.facility_key)
             self.followed.end_peer(peer.facility_key)
+            self.granted.forget(peer.facility_key)
 
     def _wishes_in_change(self, patient_id: str) -> None:
         """Derive the consequences of an objection or a consent, in its transaction."""
@@ -331,6 +341,7 @@ class Node:
         self.found.sweep()
         # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
+        self.granted.sweep(self.peers.store.peers)
         unfinished = bool(self.transfers.unfinished_incoming())
         self.incoming.sweep(unfinished=unfinished, now=self.clock.now())
         self.store.sweep()

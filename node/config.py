@@ -56,6 +56,21 @@ class PeopleSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetentionSettings:
+    """The table `retention`: days that something is kept; 0 for ever.
+
+    Attributes:
+        openings_days: openings beside the log.
+        transfers_days: ended transfers of the list of transfers.
+        quarantine_days: what was set aside.
+    """
+
+    openings_days: int = DEFAULTS["retention.openings_days"]
+    transfers_days: int = DEFAULTS["retention.transfers_days"]
+    quarantine_days: int = DEFAULTS["retention.quarantine_days"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings in `config.toml`, with defaults for missing ones."""
 
@@ -67,6 +82,7 @@ class Settings:
     bandwidth: tuple[BandwidthRule, ...] = ()
     audit: AuditSettings = AuditSettings()
     people: PeopleSettings = PeopleSettings()
+    retention: RetentionSettings = RetentionSettings()
     limits: Overrides = field(default_factory=dict)
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
 
@@ -105,6 +121,7 @@ def read_settings(path: Path) -> Settings:
         bandwidth=_rules(path, values.get("bandwidth", [])),
         audit=_audit(path, values.get("audit", {})),
         people=PeopleSettings(**_read(path, "people", values.get("people", {}))),
+        retention=RetentionSettings(**_read(path, "retention", values.get("retention", {}))),
         limits=_overrides(path, values.get("limits", {})),
         arrivals=_arrivals(path, values.get("arrivals", {})),
     )

@@ -48,7 +48,8 @@ LISTENERS = (
         place=_HOST,
         port=int(_PORT),
         protection="Noise (libp2p), both sides proved by key",
-        callers="nodes of trusted facilities; of others whoever shows the card of one",
+        callers="nodes of trusted facilities; of others whoever shows the card of one; "
+        "with `radmesh pair`, for ten minutes, whoever has the code",
         module="node/network/sockets.py",
     ),
     Listener(

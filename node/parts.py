@@ -12,7 +12,9 @@ from node.catalog.discards import recall_of
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
-from node.network.network import PeerStream
+from node.network.network import NetworkLimits, PeerStream
+from node.network.pairing_line import call
+from node.network.transport import Transport
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
 from node.reports.facilities import Facilities
@@ -21,8 +23,10 @@ from node.sharing.announcer import Announcer
 from node.sharing.endings import Endings
 from node.sharing.find_answers import FindAnswers
 from node.sharing.finding import Finder
+from node.sharing.granting import Granting
 from node.sharing.greeting import Greeting
 from node.sharing.log_queries import Answer, LogQueries
+from node.sharing.pairing import Pairings
 from node.transfer.fetching import Fetcher
 from node.transfer.following import Follower
 from node.transfer.receiving import Receiver
@@ -60,6 +64,24 @@ def greeting_of(node: Node, open_stream: OpenStream) -> Greeting:
         open_stream,
         clock=node.clock,
         budgets=node.budgets,
+    )
+
+
+def granting_of(node: Node, open_stream: OpenStream) -> Granting:
+    """Tells peers what they may do, and hears what they let us do."""
+    return Granting(node.granted, node.peers, open_stream, clock=node.clock, budgets=node.budgets)
+
+
+def pairings_of(node: Node, transport: Transport) -> Pairings:
+    """Pairs with a facility by a code."""
+    bounds = NetworkLimits()
+    return Pairings(
+        peers=node.peers,
+        card=lambda: node.card,
+        key=lambda: node.keys.node,
+        append=node.audit.append,
+        call=lambda address: call(transport, address, bounds),
+        clock=node.clock,
     )
 
 

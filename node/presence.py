@@ -12,6 +12,7 @@ from node.blocking import in_thread
 from node.errors import NodeError
 from node.network.links import Links, LinkTarget
 from node.network.network import Handler, Network, NetworkLimits
+from node.network.pairing_line import SHUT, Door
 from node.network.transport import TCP, Transport
 from node.sharing.introductions import introductions
 
@@ -28,6 +29,7 @@ class Presence:
             cancelled when the peer disconnects.
         left: called when a peer has disconnected, with the peer that its key spoke for.
         transport: carries the bytes of connections.
+        door: callers who want to pair by a code.
 
     Attributes:
         network: listens, and opens streams.
@@ -42,6 +44,7 @@ class Presence:
         meet: Callable[[bytes], Awaitable[None]],
         left: Callable[[bytes, Peer | None], None],
         transport: Transport = TCP,
+        door: Door = SHUT,
     ) -> None:
         self.network = Network(
             node.keys.node,
@@ -55,6 +58,7 @@ class Presence:
                 node.peers, node.card.facility_key, lambda: node.card, clock=node.clock
             ),
             transport=transport,
+            door=door,
         )
         self.links = Links(self.network, self._targets, node.clock.now)
         self._peers = node.peers

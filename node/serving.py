@@ -4,6 +4,7 @@ Imported only by a process that serves, since libp2p is slow to load.
 """
 
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TypeVar
@@ -28,8 +29,10 @@ from node.parts import (
     finder_of,
     follower_of,
     forwarder_of,
+    granting_of,
     greeting_of,
     log_queries_of,
+    pairings_of,
     receiver_of,
     reconciling_of,
     sender_of,
@@ -114,6 +117,7 @@ class Serving:
         self._node = node
         self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.pairings = pairings_of(node, transport)
         self.presence = Presence(
             node,
             {
@@ -122,14 +126,17 @@ class Serving:
                 messages.STUDY_PROTOCOL: self._serve_study,
                 messages.AUDIT_PROTOCOL: lambda stream: self.log_queries.serve(stream),
                 messages.FIND_PROTOCOL: self._serve_find,
+                messages.GRANTS_PROTOCOL: self._serve_grants,
             },
             meet=self._meet,
             left=self._left,
             transport=transport,
+            door=self.pairings.door,
         )
         self.network, self.links = self.presence.network, self.presence.links
         self.announcer = announcer_of(node)
         self.greeting = greeting_of(node, lambda peer: self._open(peer, messages.HELLO_PROTOCOL))
+        self.granting = granting_of(node, lambda peer: self._open(peer, messages.GRANTS_PROTOCOL))
         self.settling = settling_of(node, self.presence.connected_peer)
         self.reconciling = reconciling_of(node, lambda: self.log_queries)
         self.witness = witness_of(node)
@@ -279,9 +286,14 @@ class Serving:
                 self.fetcher.cancel_peer(peer.facility_key)
         if store.why_never("fetch", peer.facility_key, now) is not None:
             self.sender.stop_peer(peer.facility_key)
+        elif self._nursery is not None and self.sender.sessions(peer.facility_key):
+            self._nursery.start_soon(
+                functools.partial(self.sender.stop_ended, facility_key=peer.facility_key)
+            )
         self.links.poke()
         self.witnessing.poke()
         self.announcer.announce()
+        self.granting.poke()
         self.follower.poke()
 
     def _heard(self, facility_key: bytes, records: Sequence[Record]) -> None:
@@ -304,7 +316,7 @@ class Serving:
         row = await in_thread(self._node.catalog.study, study)
         if row is None or row.state != "shared":
             self.sender.stop_study(study)
-        await self.sender.stop_without_right(study)
+        await self.sender.stop_ended(study=study)
 
     def _stop_disclosing(self) -> None:
         for peer in self._node.peers.store.peers:
@@ -316,6 +328,10 @@ class Serving:
         # Until then our card may list addresses that we no longer listen on.
         await self._ready.wait()
         await self.greeting.serve(stream)
+
+    async def _serve_grants(self, stream: PeerStream) -> None:
+        await self._ready.wait()
+        await self.granting.serve(stream)
 
     async def _serve_catalog(self, stream: PeerStream) -> None:
         await self.witnessing.wait_checked(stream.peer)
@@ -368,12 +384,24 @@ class Serving:
         if known is not None:
             await self.witnessing.check(known, node_key)
         await self._ready.wait()
+        async with trio.open_nursery() as nursery:
+            await self._talk(
+                node_key, lambda: nursery.start_soon(self.granting.keep_told, node_key)
+            )
+            nursery.cancel_scope.cancel()
+
+    async def _talk(self, node_key: bytes, on_greeted: Callable[[], None]) -> None:
+        """Greet a peer and listen to it, again and again, until its key speaks for nobody."""
+        is_greeted = False
         while True:
             peer = self.presence.peer(node_key)
             if peer is None:
                 return
             try:
                 await self.greeting.greet(node_key, peer)
+                if not is_greeted:
+                    is_greeted = True
+                    on_greeted()
                 await self.announcer.listen(peer, lambda protocol: self._open(node_key, protocol))
             except StreamLost as error:
                 log.debug("session with %s ended: %s", peer.petname, error)

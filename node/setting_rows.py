@@ -229,6 +229,35 @@ SETTINGS = (
         "person is in it (section 14)",
     ),
     Setting(
+        name="retention.openings_days",
+        kind="number",
+        default=0,
+        least=0,
+        most=36_500,
+        example="2200",
+        sentence="after so many days `radmesh retention --apply` erases what names patients, "
+        "studies and people beside an entry of the log; 0: never",
+    ),
+    Setting(
+        name="retention.transfers_days",
+        kind="number",
+        default=0,
+        least=0,
+        most=36_500,
+        example="365",
+        sentence="after so many days a transfer that has ended leaves the list of transfers, "
+        "likewise",
+    ),
+    Setting(
+        name="retention.quarantine_days",
+        kind="number",
+        default=0,
+        least=0,
+        most=36_500,
+        example="90",
+        sentence="after so many days what is in the quarantine is dropped, likewise",
+    ),
+    Setting(
         name='limits."NAME"',
         kind="own",
         default=None,
@@ -299,6 +328,7 @@ TABLES = {
     "audit": "[audit]",
     "audit.syslog": "[audit.syslog]",
     "people": "[people]",
+    "retention": "[retention]",
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",

@@ -1,4 +1,4 @@
-"""The messages of `/radmesh/find/1`: a search for one patient (docs/protocol.md section 9).
+"""The messages of `/radmesh/find/1`: a search for one patient (docs/protocol.md section 11).
 
 A stream carries one question and one answer, or a refusal. A question names one patient wholly: a
 Patient ID with its issuer, or name, birth date and sex. It has no wildcards, so nobody can leaf

@@ -39,10 +39,12 @@ class FrameReader:
     Attributes:
         max_data_bytes: most bytes of a DATA payload now; 0 refuses DATA frames. The
             owner sets it according to its state.
+        max_message_bytes: most bytes of a MESSAGE payload now.
     """
 
     def __init__(self) -> None:
         self.max_data_bytes = 0
+        self.max_message_bytes = limits.MESSAGE_BYTES
         self._header = bytearray()
         self._payload: bytearray | None = None
         self._filled = 0
@@ -87,7 +89,7 @@ class FrameReader:
         kind = self._header[0]
         payload_bytes = int.from_bytes(self._header[1:5], "big")
         if kind == FrameKind.MESSAGE:
-            allowed = limits.MESSAGE_BYTES
+            allowed = self.max_message_bytes
         elif kind == FrameKind.DATA:
             allowed = self.max_data_bytes
         else:

@@ -160,6 +160,10 @@ nothing of what was found."""
 FOUND_SECONDS = 24 * 3600
 """How long an asker keeps what it found; then it has to ask again."""
 
+GRANTS_BYTES = 256 * 1024
+"""Most bytes of a statement of what a peer may do. 200 rules of a few conditions have some 50 KiB;
+where values would take more, only the kinds of conditions are told."""
+
 # --- text ---------------------------------------------------------------------
 
 UID_CHARACTERS = 64
@@ -211,6 +215,36 @@ CLOCK_SKEW_SECONDS = 24 * 3600
 and replay is already prevented by the transfer's ephemeral keys; the bound only
 keeps nonsense out of the log."""
 
+# --- pairing by a code ------------------------------------------------------------------
+
+PAIRING_FRAME_BYTES = 1024
+"""Most bytes of a message from a side whose code is not confirmed; the largest has some 100."""
+
+PAIRING_CARD_FRAME_BYTES = 72 * 1024
+"""Most bytes of the one message that holds a card of 64 KiB."""
+
+PAIRING_STEP_SECONDS = 10.0
+"""Longest wait for one message of the exchange: machines answer each other."""
+
+PAIRING_WINDOW_SECONDS = 600
+"""How long a code counts: enough for a telephone call, too short to forget that it is open."""
+
+PAIRING_DECIDE_SECONDS = 600
+"""Longest wait for a person who looks at the name and the fingerprint of the other facility."""
+
+PAIRING_CALLERS = 2
+"""Most callers of a window at once: one is enough, and one more keeps a silent one from
+keeping the right one out."""
+
+PAIRING_TRIES = 20
+"""Wrong confirmations after which a code is dead: one guess in 10^10 each."""
+
+PAIRING_TRIES_PER_ADDRESS = 3
+"""Of these from one address (an IPv6 /64): so that one stranger does not end the window."""
+
+PAIRING_PAUSE_SECONDS = 1.0
+"""Least time between two callers of one address."""
+
 # --- budgets of a peer ----------------------------------------------------------------
 
 
@@ -243,6 +277,7 @@ BUDGETS = {
     "urgent-request": Budget(3_600, 100, "busy", "the same, never behind routine requests"),
     "audit-request": Budget(36_000, 1_000, "busy", "a round a minute, and receipts of an outage"),
     "comparison": Budget(12, 4, "busy", "two logs are compared now and then, by a person"),
+    "grants": Budget(20, 20, "wait", "new statements of rights: an admin makes a few a day"),
     "logged-refusal": Budget(20, 20, "count", "one entry each; then one an hour with the count"),
     "log-line": Budget(60, 20, "count", "lines of one kind about one peer in the process log"),
 }

@@ -35,6 +35,7 @@ CATALOG_PROTOCOL = "/radmesh/catalog/1"
 STUDY_PROTOCOL = "/radmesh/study/1"
 AUDIT_PROTOCOL = "/radmesh/audit/1"
 FIND_PROTOCOL = "/radmesh/find/1"
+GRANTS_PROTOCOL = "/radmesh/grants/1"
 
 PROTOCOL_VERSION = 1
 

@@ -9,7 +9,7 @@ their commitments can no longer be opened.
 import logging
 from collections.abc import Callable, Sequence
 
-from node.audit.erasure import Erasure
+from node.audit.erasure import BEFORE, Erasure
 from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
 
@@ -26,12 +26,12 @@ def _nothing(names: Sequence[str]) -> None:
 def erase(
     audit: AuditLog, kind: str, value: str, forget: Forget, forget_persons: Forget = _nothing
 ) -> tuple[Erasure, int, bytes]:
-    """Erase the openings of a study, a patient or a person.
+    """Erase the openings of a study, a patient or a person, or of all entries below an index.
 
     Args:
         audit: the log.
-        kind: `study`, `patient` or `person`.
-        value: the Study Instance UID, the patient's identity, or the person's name.
+        kind: `study`, `patient`, `person` or `node.audit.erasure.BEFORE`.
+        value: the Study Instance UID, the patient's identity, the person's name, or the index.
         forget: deletes other records that show which entries are about a study.
         forget_persons: deletes other records that name a person.
 
@@ -55,8 +55,10 @@ def erase(
 
 
 def _finish(audit: AuditLog, erasure: Erasure, forget: Forget, forget_persons: Forget) -> None:
-    # This comes first: only the openings say which studies or persons these are.
-    forget(audit.evidence.erasures.studies(erasure))
+    # This comes first: only the openings say which studies or persons these are. An erasure by age
+    # is about old entries, and not about studies, which may have young ones.
+    if erasure.kind != BEFORE:
+        forget(audit.evidence.erasures.studies(erasure))
     if erasure.kind == "person":
         forget_persons(audit.evidence.erasures.persons(erasure))
     audit.evidence.erasures.finish(erasure)

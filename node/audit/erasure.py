@@ -59,6 +59,8 @@ OF_PATIENT = f"""(
     OR ({_BY_NAME} AND value IN ({_NAMES_OF_PATIENT}))
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
     OR (kind IN ('instance', 'facts') AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
+    OR (kind = 'facts' AND entry IN (
+        SELECT entry FROM openings WHERE kind = 'study' AND value IN ({STUDIES_OF_PATIENT})))
 )"""
 """SQL: whether an opening names the patient ?1 or a study of this patient."""
 
@@ -73,7 +75,13 @@ OF_PERSON = """(kind = 'person'
     AND (value = ?1 OR substr(value, 1, length(?1) + 3) = ?1 || '^^^'))"""
 """SQL: whether an opening names the person ?1, in whatever role and under whatever display name."""
 
-_CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT, "person": OF_PERSON}
+BEFORE = "before"
+"""The kind of an erasure by age: of all openings of entries below an index, written as text."""
+
+OF_BEFORE = "(entry < CAST(?1 AS INTEGER))"
+"""SQL: whether an opening is of an entry below the index ?1."""
+
+_CHOICES = {"study": OF_STUDY, "patient": OF_PATIENT, "person": OF_PERSON, BEFORE: OF_BEFORE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,7 @@ class Erasure:
     Attributes:
         name: 16 random bytes.
         since: size of the log when it began; the entry `erased` comes at or after it.
-        kind: `study`, `patient` or `person`.
+        kind: `study`, `patient`, `person` or `BEFORE`.
         commitment: commitment to the study, patient or person, 64 hex digits.
         openings: number of openings that it erases.
         entries: number of entries that they belong to.
@@ -140,39 +148,47 @@ class Erasures:
 
     def find(self, kind: str, value: str, size: int) -> Found:
         """What erasing a `study`, `patient` or `person` takes from the first `size` entries."""
-        chosen = f"FROM openings WHERE entry < ?2 AND {_CHOICES[kind]}"
-        parameters = (value, size)
-        [counts] = self._database.query(
-            f"SELECT count(*), count(DISTINCT entry) {chosen}", parameters
+        openings, entries = self.count(kind, value, size)
+        named = self._database.query(
+            f"SELECT DISTINCT kind, value FROM openings WHERE entry < ?2 AND {_CHOICES[kind]}",
+            (value, size),
         )
-        named = self._database.query(f"SELECT DISTINCT kind, value {chosen}", parameters)
         return Found(
-            openings=counts[0],
-            entries=counts[1],
+            openings=openings,
+            entries=entries,
             studies=tuple(sorted(row["value"] for row in named if row["kind"] == "study")),
             patients=tuple(sorted(row["value"] for row in named if row["kind"] == "patient")),
         )
+
+    def count(self, kind: str, value: str, size: int) -> tuple[int, int]:
+        """How many openings `find` would find, and of how many entries."""
+        [counts] = self._database.query(
+            "SELECT count(*), count(DISTINCT entry) FROM openings"
+            f" WHERE entry < ?2 AND {_CHOICES[kind]}",
+            (value, size),
+        )
+        return int(counts[0]), int(counts[1])
 
     def begin(self, kind: str, value: str, size: int) -> tuple[Erasure, bytes]:
         """Record durably which openings will be erased; nothing is erased yet.
 
         Args:
-            kind: `study`, `patient` or `person`.
-            value: the Study Instance UID, the patient's identity, or the person's name.
+            kind: `study`, `patient`, `person` or `BEFORE`.
+            value: the Study Instance UID, the patient's identity, the person's name, or the index.
             size: the size of the log now.
 
         Returns:
             The erasure, and the salt of its commitment, which is kept nowhere.
         """
         name, salt = secrets.token_bytes(16), secrets.token_bytes(SALT_BYTES)
-        found = self.find(kind, value, size)
+        openings, entries = self.count(kind, value, size)
         erasure = Erasure(
             name=name,
             since=size,
             kind=kind,
             commitment=commitment(kind, value, salt),
-            openings=found.openings,
-            entries=found.entries,
+            openings=openings,
+            entries=entries,
         )
 
         def write_down(connection: sqlite3.Connection) -> None:
@@ -180,7 +196,7 @@ class Erasures:
                 "INSERT INTO erasures VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     name, size, kind, bytes.fromhex(erasure.commitment),
-                    found.openings, found.entries,
+                    openings, entries,
                 ),
             )  # fmt: skip
             connection.execute(

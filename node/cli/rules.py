@@ -1,6 +1,5 @@
 """`radmesh trust rule`, `try`, `explain` and `who`: what decides about a facility, and why."""
 
-import sys
 from typing import Any
 
 import click
@@ -167,7 +166,7 @@ def explain(
     role: str,
     stat: bool,
     at: str | None,
-) -> None:
+) -> ExitCode:
     """Explain why PEER may have STUDY now, or may not.
 
     Names the rule that decides, why each other rule does not, what is left of limits, the fewest
@@ -191,26 +190,24 @@ def explain(
     else:
         for line in explained(found):
             output.say(phrases.clean(line))
-    if not found["allowed"]:
-        sys.exit(ExitCode.REFUSED)
+    return ExitCode.OK if found["allowed"] else ExitCode.REFUSED
 
 
 def explained(found: dict[str, Any]) -> list[str]:
     """An explanation in lines for people."""
-    verdict = "yes" if found["allowed"] else "no"
-    lines = [f"{verdict}: {found['answer']}"]
+    lines = [f"{found['verdict']}: {found['answer']}"]
     if found["allowed"] and found["action"] == "see":
         lines.append(f"it is shown: {found['shows']}")
     for one in found["rules"]:
-        mark = "decides" if one["decides"] else "counts" if one["counts"] else "does not count"
+        mark = "does not count"
+        if one["counts"]:
+            mark = "decides" if one["decides"] else "counts"
         why = f" ({one['why_not']})" if one["why_not"] and not one["counts"] else ""
         lines.append(f"  {one['name']}: {one['rule']}: {mark}{why}")
     for one in found["left"]:
         used = "an unknown number" if one["used"] is None else str(one["used"])
-        lines.append(
-            f"  {one['rule']} allows {one['most']} {one['limit']}; with this study it would be"
-            f" {used}"
-        )
+        what = one["limit"].replace("-", " ")
+        lines.append(f"  {one['rule']} allows {one['most']} {what}; {used} would be used with this")
     if found["changes"]:
         lines.append(f"it would be allowed if {' and '.join(found['changes'])}")
     if found["beyond_rules"]:
@@ -252,3 +249,46 @@ def who(session: Session, study: str, purpose: str, role: str) -> None:
     )
     for line in output.table(columns, rows):
         output.say(line)
+
+
+@click.command()
+@click.argument("peer", required=False)
+@json_option
+@pass_session
+def mine(session: Session, peer: str | None) -> None:
+    """Show what other facilities let us do, as each said and signed it; or only PEER.
+
+    It is what they said when we were last connected. They may still refuse a single study without
+    saying why.
+    """
+    found = session.call("trust.mine", {"peer": peer})
+    if session.as_json:
+        output.emit_json(found)
+        return
+    if not found["peers"]:
+        output.note("no facility is trusted yet: see `radmesh trust add --help`")
+        return
+    for one in found["peers"]:
+        for line in allowed_there(one):
+            output.say(phrases.clean(line))
+
+
+def allowed_there(one: dict[str, Any]) -> list[str]:
+    """What one facility lets us do, in lines for people."""
+    if one["heard"] is None:
+        return [f"{one['peer']} has not said what we may do there"]
+    until = ""
+    if one["until"] is not None:
+        until = f", {'which ended' if one['has_ended'] else 'until'} {phrases.moment(one['until'])}"
+    lines = [
+        f"{one['peer']} trusts us since {phrases.moment(one['since'])}{until};"
+        f" said {phrases.moment(one['said'])}"
+    ]
+    for rule in one["rules"]:
+        until = ""
+        if rule["until"] is not None:
+            until = f", {'ended' if rule['has_ended'] else 'until'} {phrases.moment(rule['until'])}"
+        lines.append(f"  {rule['rule']}{until}")
+    if not one["rules"]:
+        lines.append("  it allows nothing")
+    return lines

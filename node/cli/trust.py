@@ -14,16 +14,14 @@ from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
 from node.phrases import count
 
-_GRANTS_HELP = (
+GRANTS_HELP = (
     "see: may learn which studies we share; find: may ask for those of a patient that it names; "
     "fetch: may take them; send: may offer us studies; witness: signs our log."
 )
 
 
-def _split_grants(
-    _: click.Context, __: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Grants are given as `see,fetch`, as `see fetch`, or one by one."""
+def split_words(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Grants, and purposes, are given as `see,fetch`, as `see fetch`, or one by one."""
     words = [word.strip() for value in values for word in value.split(",")]
     return tuple(dict.fromkeys(word for word in words if word))
 
@@ -49,8 +47,8 @@ def trust() -> None:
     "grants",
     multiple=True,
     metavar="GRANTS",
-    callback=_split_grants,
-    help=f"What the facility may do, such as see,fetch. {_GRANTS_HELP}",
+    callback=split_words,
+    help=f"What the facility may do, such as see,fetch. {GRANTS_HELP}",
 )
 @click.option("--petname", default="", metavar="N", help="Our name for it; else its own.")
 @json_option
@@ -94,7 +92,7 @@ def _ask(lines: list[str], fingerprint: str) -> str:
     return fingerprint
 
 
-for _command in (rules.rule, rules.try_rule, rules.explain, rules.who):
+for _command in (rules.rule, rules.try_rule, rules.explain, rules.who, rules.mine):
     trust.add_command(_command)
 
 
@@ -130,7 +128,7 @@ def show_peer(session: Session, peer: str) -> None:
 
 @trust.command()
 @click.argument("peer")
-@click.argument("grants", nargs=-1, required=True, callback=_split_grants)
+@click.argument("grants", nargs=-1, required=True, callback=split_words)
 @json_option
 @pass_session
 def grant(session: Session, peer: str, grants: tuple[str, ...]) -> None:
@@ -145,7 +143,7 @@ def grant(session: Session, peer: str, grants: tuple[str, ...]) -> None:
 
 @trust.command()
 @click.argument("peer")
-@click.argument("grants", nargs=-1, callback=_split_grants)
+@click.argument("grants", nargs=-1, callback=split_words)
 @json_option
 @pass_session
 def revoke(session: Session, peer: str, grants: tuple[str, ...]) -> None:
@@ -225,6 +223,7 @@ def _peer_lines(peer: dict[str, Any]) -> list[str]:
         ("purposes", ", ".join(peer["purposes"]) or "any"),
         *[(f"rule {one['number']}", one["rule"]) for one in peer["rules"]],
         ("trusted since", phrases.moment(peer["added"])),
+        *([("trusted until", phrases.moment(peer["expires"]))] if peer["expires"] else []),
         ("connected", _connection(peer)),
         ("last seen", phrases.moment(peer["last_seen"])),
         (

@@ -53,6 +53,9 @@ DROP_REASONS = {
 }
 """Reasons to drop something."""
 
+RETENTION = "retention"
+"""The reason to drop what was set aside for as long as `node.retention` keeps it."""
+
 _SHORT = 12
 _LEAST = 6
 """Digits of a digest that a person is shown, and fewest digits that a person must type."""
@@ -212,23 +215,37 @@ class SetAside:
                 raise _nothing(text)
             if len(found) > 1:
                 raise _several(text, found)
-            [one] = found
-            event = Event(
-                type="quarantine-dropped",
-                actor="operator",
-                subjects=() if one.row is None else self._subjects([one.row]),
-                details={"reason": reason, "bytes": one.size},
-            )
-            row = one.row
-
-            def forget(connection: sqlite3.Connection) -> None:
-                if row is not None:
-                    delete_conflict(connection, row)
-
-            entry = self._effects.after_entry(event, forget)
-            self._remove_folder(one.folder)
+            done = self._drop(found[0], reason)
         self._discards.sweep()
-        study = "" if one.row is None else one.row.study_uid
+        return done
+
+    def drop_older(self, before: int) -> list[Done]:
+        """Delete everything that was set aside before a time (seconds since the epoch, UTC).
+
+        Raises:
+            NodeError: the disk is full or failing; some may be deleted then.
+        """
+        with self._lock:
+            done = [self._drop(one, RETENTION) for one in self.all() if one.time < before]
+        self._discards.sweep()
+        return done
+
+    def _drop(self, one: Aside, reason: str) -> Done:
+        event = Event(
+            type="quarantine-dropped",
+            actor="operator",
+            subjects=() if one.row is None else self._subjects([one.row]),
+            details={"reason": reason, "bytes": one.size},
+        )
+        row = one.row
+
+        def forget(connection: sqlite3.Connection) -> None:
+            if row is not None:
+                delete_conflict(connection, row)
+
+        entry = self._effects.after_entry(event, forget)
+        self._remove_folder(one.folder)
+        study = "" if row is None else row.study_uid
         return Done(study=study, instances=1, replaced=0, entry=entry)
 
     # --- what there is ---------------------------------------------------------------

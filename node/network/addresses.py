@@ -1,9 +1,11 @@
-"""The addresses that peers can dial, of those that a node listens on."""
+"""The addresses that peers can dial, of those that a node listens on; and as people type them."""
 
 import ipaddress
 import logging
 import socket
 from collections.abc import Iterable
+
+from node.network.sockets import TcpAddress, parse_address
 
 log = logging.getLogger("radmesh.network")
 
@@ -58,6 +60,46 @@ def reachable(listening: Iterable[str]) -> tuple[str, ...]:
             ", ".join(left_out),
         )
     return public
+
+
+def typed(text: str, port: int) -> str:
+    """The multiaddr of an address as a person types it.
+
+    Args:
+        text: a multiaddr, `HOST`, `HOST:PORT`, or `[IPV6]:PORT`.
+        port: the port where none is typed.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    wanted = text.strip()
+    if wanted.startswith("/"):
+        return str(parse_address(wanted))
+    if wanted.startswith("["):
+        host, end, rest = wanted[1:].partition("]")
+        rest = rest.removeprefix(":") if end else "no bracket"
+    elif wanted.count(":") > 1:
+        host, rest = wanted, ""
+    else:
+        host, _, rest = wanted.partition(":")
+    try:
+        kind = f"ip{ipaddress.ip_address(host).version}"
+    except ValueError:
+        kind = "dns"
+    if "/" in host or any(letter.isspace() for letter in host):
+        raise ValueError(f"{text!r} is no address")
+    return str(parse_address(f"/{kind}/{host}/tcp/{rest or port}"))
+
+
+def for_people(address: str, port: int) -> str:
+    """A multiaddr as a person types it: the inverse of `typed`.
+
+    Raises:
+        ValueError: it is not an address that can be dialled.
+    """
+    known: TcpAddress = parse_address(address)
+    host = f"[{known.host}]" if known.kind == "ip6" else known.host
+    return host if known.port == port else f"{host}:{known.port}"
 
 
 def _is_private(address: str) -> bool:

@@ -56,6 +56,7 @@ from node.network.introduction import IntroducingNoise
 from node.network.sockets import Unreachable
 from node.network.transport import Line
 from node.network.vouching import NOBODY, Introductions
+from protocol.pairing import PAIR_PROTOCOL
 
 log = logging.getLogger("radmesh.libp2p")
 
@@ -273,6 +274,7 @@ async def handshake(
         The node public key that the peer has proved, and the channel to it.
 
     Raises:
+        PairingAsked: the caller wants to pair; nothing was said to it but that it may.
         Unreachable: with the reason.
     """
     wanted = node_id(expected) if expected is not None else None
@@ -286,6 +288,8 @@ async def handshake(
         raise Unreachable("the node there has another key or does not speak Noise") from error
     except MultiselectError as error:
         raise Unreachable("the peer hung up: it may not trust this node yet") from error
+    except PairingAsked:
+        raise
     except Exception as error:
         raise Unreachable("the peer hung up while connecting") from error
     return public, _channel(raw, secured)
@@ -302,18 +306,49 @@ def _channel(raw: SocketConnection, session: Any) -> Channel:
     return Channel(raw, sending=sending, receiving=receiving, opened=opened, rest=raw.take_rest())
 
 
+class PairingAsked(Exception):
+    """A caller has asked for a pairing in place of Noise, and was told that it may."""
+
+
+class _Offered(dict[Any, Any]):
+    """What a caller may ask for: Noise, and a pairing while one is open.
+
+    The library looks a name up here, answers, and then takes its handler from here. A pairing is
+    never among the keys: it is neither listed nor proposed by us when we dial.
+    """
+
+    def __init__(self, others: dict[Any, Any], may_pair: Callable[[], bool]) -> None:
+        super().__init__(others)
+        self._may_pair = may_pair
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (name == PAIR_PROTOCOL and self._may_pair())
+
+    def __getitem__(self, name: Any) -> Any:
+        if name == PAIR_PROTOCOL:
+            raise PairingAsked
+        return super().__getitem__(name)
+
+
 def make_upgrader(
-    seed: bytes, admit: Callable[[bytes], bool], introductions: Introductions = NOBODY
+    seed: bytes,
+    admit: Callable[[bytes], bool],
+    introductions: Introductions = NOBODY,
+    may_pair: Callable[[], bool] = lambda: False,
 ) -> Upgrader:
-    """An upgrader from TCP to yamux over Noise; it offers nothing else.
+    """An upgrader from TCP to yamux over Noise; it offers nothing else, but for pairing.
 
     Args:
         seed: of the node key, 32 bytes.
         admit: whether a node public key may connect now.
         introductions: decides about cards that make a new node key known.
+        may_pair: whether a caller may pair by a code now.
     """
     noise = TrustedNoise(seed, admit, introductions)
-    return TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux})
+    upgrader = TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux})
+    multiselect = upgrader.security_multistream.multiselect
+    multiselect.handlers = _Offered(multiselect.handlers, may_pair)
+    return upgrader
 
 
 def host_keys(seed: bytes) -> Any:

@@ -20,7 +20,8 @@ from keys.identity import KeyPair, peer_id
 from node.network import hardening
 from node.network.bounds import NetworkLimits
 from node.network.connection import Connection, Handler, Shared, upgrade
-from node.network.hardening import SocketConnection
+from node.network.hardening import PairingAsked, SocketConnection
+from node.network.pairing_line import SHUT, Door, PairingLine
 from node.network.sockets import Doorstep, Unreachable
 from node.network.streams import PeerStream, PeerTimeout, StreamLost
 from node.network.transport import TCP, Line, Transport
@@ -56,6 +57,7 @@ class Network:
         limits: bounds; the defaults are for production.
         introductions: decides about cards by which peers recognise each other.
         transport: carries the bytes.
+        door: callers who want to pair by a code.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Network:
         limits: NetworkLimits | None = None,
         introductions: Introductions = NOBODY,
         transport: Transport = TCP,
+        door: Door = SHUT,
     ) -> None:
         self._transport = transport
+        self._door = door
         self.limits = limits or NetworkLimits()
         self._node_key = node_key
         self.addresses: list[str] = []
@@ -90,7 +94,9 @@ class Network:
     def _as(self, node_key: KeyPair) -> Shared:
         """The parts that connections under this key share."""
         return Shared(
-            upgrader=hardening.make_upgrader(node_key.seed, self._may_connect, self._introductions),
+            upgrader=hardening.make_upgrader(
+                node_key.seed, self._may_connect, self._introductions, self._door.is_open
+            ),
             limits=self.limits,
             handlers=self._handlers,
             is_trusted=self._is_trusted,
@@ -217,14 +223,19 @@ class Network:
         host = line.host
         raw = SocketConnection(line, is_initiator=False, limits=self.limits)
         connection: Connection | None = None
+        wants_to_pair = False
         try:
             with self._doorstep.wait(host):
                 with trio.move_on_after(self.limits.upgrade_seconds):
                     connection = await upgrade(raw, None, self._shared)
         except Unreachable as error:
             log.debug("a caller from %s was refused: %s", host or "?", error.__cause__)
+        except PairingAsked:
+            wants_to_pair = True
         try:
-            if connection is not None:
+            if wants_to_pair:
+                await self._door.serve(PairingLine(raw, host))
+            elif connection is not None:
                 await connection.run()
         finally:
             raw.abort()

@@ -103,6 +103,7 @@ def _describe(call: Call, peer: Peer, last_seen: int | None) -> dict[str, Any]:
         "grants": sorted(peer.grants),
         "purposes": sorted(peer.purposes),
         "rules": [{"number": rule.number, "rule": str(rule)} for rule in peer.rules],
+        "expires": peer.expires,
         "added": peer.added,
         "revoked": peer.revoked,
         "card_serial": peer.card.serial,

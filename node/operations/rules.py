@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from keys import grants
-from keys.conditions import Facts
 from keys.explaining import Explanation, Said, beyond_rules, explain_in_full
 from keys.grants import ACTIONS, NO_REQUEST, NO_USAGE, No, Request, Usage, Yes, explain, rules_of
 from keys.purposes import is_purpose
@@ -21,8 +20,10 @@ from node.operations.facility import OfPeer, describe_peer
 from node.operations.parameters import From
 from node.people.acts import Act
 from node.reports.selection import parse_moment
+from node.sharing.granted import Heard
 from node.sharing.policy import Refusal, decide_fetch
 from node.sharing.rights_then import rights_then
+from node.transfer.lately import DisclosedLately
 
 TRIED_DAYS = 90
 _REQUESTED = ("find", "fetch", "send", "emergency")
@@ -66,6 +67,13 @@ class Explained:
     role: str = ""
     stat: bool = False
     at: str | None = None
+
+
+@dataclass(frozen=True)
+class Mine:
+    """Parameters of `trust.mine`; without a peer, of all."""
+
+    peer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,8 +146,19 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
     )
 
 
-def _usage(node: Node, peer: Peer, study: StudyRow) -> Usage:
-    return Usage(node.lately.with_this(peer.facility_key, study.study_uid, study.original_bytes))
+def _usage(node: Node, peer: Peer, study: StudyRow, size: int | None = None) -> Usage:
+    """What a peer would have used of its limits with a study, or one of another size."""
+    count = study.original_bytes if size is None else size
+    return Usage(node.lately.with_this(peer.facility_key, study.study_uid, count))
+
+
+def _usage_then(node: Node, peer: Peer, study: StudyRow, now: int) -> tuple[Usage, Usage]:
+    """`_usage` of a past time, with the study and with one of no bytes."""
+    lately = DisclosedLately(node.audit, lambda: now, in_past=True)
+    sizes = (study.original_bytes, 0)
+    key = peer.facility_key
+    with_it, without = (Usage(lately.with_this(key, study.study_uid, one)) for one in sizes)
+    return with_it, without
 
 
 # --- explaining ------------------------------------------------------------------------
@@ -153,29 +172,32 @@ async def trust_explain(call: Call, asked: Explained) -> Result:
 def _explain(node: Node, asked: Explained) -> Result:
     peer, study = node.peers.find(asked.peer), node.catalog.find_study(asked.study)
     now = node.clock.now()
-    usage = _usage(node, peer, study)
+    usage, unseen = _usage(node, peer, study), _usage(node, peer, study, 0)
     if asked.at is not None:
         now = parse_moment(asked.at, end=False) // 1000
         peer = rights_then(node.audit, peer, now * 1000 + 999)
-        usage = NO_USAGE
+        usage, unseen = _usage_then(node, peer, study, now)
     request = _request(node, asked.action, asked.purpose, asked.role, stat=asked.stat, now=now)
     facts = node.facts.of(study, peer.facility_key)
     rules = rules_of(peer)
     found = explain_in_full(asked.action, peer, rules, facts, request, usage, now)
+    store = TrustStore([peer], node.card.facility_key)
+    decided = decide_fetch(store, peer, request, facts, now=now, usage=usage, unseen=unseen)
     return {
         "peer": peer.petname,
         "study": study.study_uid,
         "action": asked.action,
         "purpose": request.purpose,
+        "verdict": _kind(found.answer),
         "allowed": isinstance(found.answer, Yes),
         "answer": explain(found.answer),
         "decides": found.decides,
         "shows": found.answer.shows if isinstance(found.answer, Yes) else "",
         "rules": [_describe_said(one, found) for one in found.said],
-        "left": _left(found, usage, asked.at is not None),
+        "left": _left(found, usage),
         "changes": list(found.changes),
         "beyond_rules": beyond_rules(found.answer),
-        "told": _told(node, peer, request, facts, usage, now) if asked.action == "fetch" else "",
+        "told": "" if asked.action != "fetch" else _told(decided),
         "rights": peer.rights_digest,
     }
 
@@ -191,10 +213,8 @@ def _describe_said(said: Said, found: Explanation) -> dict[str, Any]:
     }
 
 
-def _left(found: Explanation, usage: Usage, is_past: bool) -> list[dict[str, Any]]:
+def _left(found: Explanation, usage: Usage) -> list[dict[str, Any]]:
     """What is left of each limit of the rules, after this study."""
-    if is_past:
-        return []
     return [
         {"rule": said.rule.name, "limit": name, "most": most, "used": usage.used.get(name)}
         for said in found.said
@@ -202,12 +222,8 @@ def _left(found: Explanation, usage: Usage, is_past: bool) -> list[dict[str, Any
     ]
 
 
-def _told(
-    node: Node, peer: Peer, request: Request, facts: Facts | None, usage: Usage, now: int
-) -> str:
+def _told(decided: Refusal | Yes) -> str:
     """The code that the peer is told when it asks, in lower case; "" if it gets the study."""
-    store = TrustStore([peer], node.card.facility_key)
-    decided = decide_fetch(store, peer, request, facts, now=now, usage=usage)
     return decided.code.name.lower() if isinstance(decided, Refusal) else ""
 
 
@@ -237,6 +253,50 @@ def _who(node: Node, asked: Who) -> Result:
             }
         )
     return {"study": study.study_uid, "state": study.state, "peers": told}
+
+
+async def trust_mine(call: Call, asked: Mine) -> Result:
+    """What peers have said that they let us do."""
+    return await in_thread(_mine, call.node, asked)
+
+
+def _mine(node: Node, asked: Mine) -> Result:
+    now = node.clock.now()
+    if asked.peer is not None:
+        peers = [node.peers.find(asked.peer)]
+    else:
+        every = sorted(node.peers.store.peers, key=lambda one: one.petname.casefold())
+        peers = [peer for peer in every if peer.is_trusted(now)]
+    return {"peers": [_describe_heard(peer, node.granted.heard(peer), now) for peer in peers]}
+
+
+def _describe_heard(peer: Peer, heard: Heard | None, now: int) -> dict[str, Any]:
+    if heard is None:
+        return {"peer": peer.petname, "heard": None, "rules": []}
+    said = heard.statement
+    return {
+        "peer": peer.petname,
+        "heard": heard.time,
+        "since": said.since,
+        "until": said.until,
+        "has_ended": said.until is not None and said.until <= now,
+        "said": said.time,
+        "serial": said.serial,
+        "rules": [
+            {
+                "action": rule.action,
+                "effect": rule.effect,
+                "rule": str(rule),
+                "until": rule.until,
+                "has_ended": rule.until is not None and rule.until <= now,
+            }
+            for rule in said.rules
+        ],
+        "digest": heard.digest,
+        "node_key": said.node.hex(),
+        "statement": heard.message.body.decode(),
+        "signature": heard.message.signature.hex(),
+    }
 
 
 # --- trying ----------------------------------------------------------------------------
@@ -333,4 +393,5 @@ OPERATIONS = (
     Operation("rules.try", Tried, rules_try, writes=False, roles=_ADMIN),
     Operation("trust.explain", Explained, trust_explain, writes=False, roles=_ADMIN),
     Operation("trust.who", Who, trust_who, writes=False, roles=_LOOKING),
+    Operation("trust.mine", Mine, trust_mine, writes=False, roles=_LOOKING),
 )

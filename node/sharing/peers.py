@@ -11,8 +11,8 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from keys.canonical import canonical_json
 from keys.card import check_card, parse_card_untrusted
@@ -53,6 +53,24 @@ CREATE TABLE IF NOT EXISTS peers (
 
 _CUTS = ("trust-ungranted", "trust-revoked")
 _RULE_KINDS = ("rule-added", "rule-removed")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms a facility is trusted, besides its grants.
+
+    Attributes:
+        purposes: the only purposes that it may name; none allows all.
+        expires: when trust ends, seconds since the epoch, UTC; None never.
+        details: how it was confirmed, for the entry.
+    """
+
+    purposes: frozenset[str] = frozenset()
+    expires: int | None = None
+    details: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+
+UNBOUNDED = Terms()
 
 
 class Peers:
@@ -113,16 +131,23 @@ class Peers:
             raise NodeError(str(error), code=ExitCode.NOT_FOUND) from error
 
     def add(
-        self, card_bytes: bytes, confirmed: str, grants: Iterable[str], petname: str, now: int
+        self,
+        card_bytes: bytes,
+        confirmed: str,
+        grants: Iterable[str],
+        petname: str,
+        now: int,
+        terms: Terms = UNBOUNDED,
     ) -> Peer:
         """Trust a facility by its card.
 
         Args:
             card_bytes: the card file as received.
-            confirmed: the fingerprint that a person compared.
+            confirmed: the fingerprint that a person compared, or that a code confirmed.
             grants: what it may do.
             petname: our name for it; "" takes the card's.
             now: seconds since the epoch, UTC.
+            terms: the purposes and the end, and what else the entry says.
 
         Raises:
             NodeError: the card is forged, expired or older than one that we have, or
@@ -142,10 +167,27 @@ class Peers:
         except KeysError as error:
             raise _card_refused(error) from error
         chosen = _checked(grants)
+        details: dict[str, str | int | bool] = {
+            "grants": ",".join(sorted(chosen)),
+            "card": card.digest,
+            "serial": card.serial,
+            **terms.details,
+        }
+        if terms.purposes:
+            details["purposes"] = ",".join(sorted(terms.purposes))
+        if terms.expires is not None:
+            details["expires"] = terms.expires
         return self._change(
-            lambda store: store.add(card, petname=petname, grants=chosen, now=now),
+            lambda store: store.add(
+                card,
+                petname=petname,
+                grants=chosen,
+                purposes=terms.purposes,
+                expires=terms.expires,
+                now=now,
+            ),
             "trust-added",
-            {"grants": ",".join(sorted(chosen)), "card": card.digest, "serial": card.serial},
+            details,
             now=now,
         )
 

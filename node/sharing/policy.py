@@ -51,6 +51,7 @@ def decide_fetch(
     *,
     now: int,
     usage: Usage = NO_USAGE,
+    unseen: Usage | None = None,
 ) -> Refusal | Yes:
     """Decide whether a peer may have a study, or go on receiving it.
 
@@ -63,6 +64,8 @@ def decide_fetch(
         facts: about the study; None if there is none.
         now: seconds since the epoch, UTC.
         usage: what it would have used of its limits.
+        unseen: the same if there were no such study; `usage` if not given. A study that the peer
+            may not see would otherwise be known by its size, from what is left of a limit.
     """
     key = peer.facility_key
     answer = store.may("fetch", key, now, facts=facts, request=asked, usage=usage)
@@ -70,7 +73,8 @@ def decide_fetch(
         return answer
     told: Answer = answer
     if not isinstance(store.may("see", key, now, facts=facts), Yes):
-        told = store.may("fetch", key, now, facts=None, request=asked, usage=usage)
+        absent = usage if unseen is None else unseen
+        told = store.may("fetch", key, now, facts=None, request=asked, usage=absent)
     rule = answer.rule
     return Refusal(_code(told), explain(answer), rule)
 

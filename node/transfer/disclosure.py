@@ -218,6 +218,9 @@ class Disclosure:
                 raise
             self._patients = self._owner.catalog.patients(request.study)
         self._facts = self._right.facts(request.study)
+        if self._facts:
+            # They may name a patient: an erasure finds them by the patients of their entry.
+            self._patients = self._owner.catalog.patients(request.study)
         # Making a large manifest takes a while, so decide again here, together with the entry.
         with self._right.alone(), self._owner.peers.decisions.made():
             refusal = (
@@ -234,21 +237,30 @@ class Disclosure:
             self._owner.append([requested, self._entry("disclosure-begun", manifest)])
         return manifest
 
-    def stop(self, why: str) -> None:
-        """End the session at once, for this reason."""
-        self._stopped = why
-        self.scope.cancel()
-
     def why_ended(self) -> str:
-        """Why the peer may not have the study any more that it is being sent; "" if it may."""
+        """Why the peer may not have what it is being sent any more; "" if it may. Blocks.
+
+        Raises:
+            NodeError: the database or the log is damaged.
+        """
         request = self._end.request
         if request is None or not self._disclosing:
             return ""
         try:
             self._right.require(request)
-        except RightEnded as ended:
-            return ended.refusal.reason
+        except RightEnded as error:
+            return error.refusal.reason
         return ""
+
+    @property
+    def facility_key(self) -> bytes:
+        """Of the peer, 32 bytes."""
+        return self._peer.facility_key
+
+    def stop(self, why: str) -> None:
+        """End the session at once, for this reason."""
+        self._stopped = why
+        self.scope.cancel()
 
     def leave(self) -> None:
         """The session is over, and its last entry is in the log."""

@@ -1,8 +1,8 @@
 """What each peer began to receive in the last 24 hours, for limits a day.
 
 Kept in memory and read from the log, at the first question and then as the log grows; so a restart
-forgets nothing. A study counts once a day for a peer, however often its transfer begins anew; if it
-has grown, its new bytes count. Synchronous and thread-safe.
+forgets nothing. What began in the last 24 hours counts, and nothing before: each study once,
+however often its transfer began anew, with the most bytes that it had. Synchronous and thread-safe.
 """
 
 import threading
@@ -21,13 +21,11 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """One disclosure that began: of which study, of how many bytes, and what of it counts."""
+    """One disclosure that began: of which study, "" if that was erased, and of how many bytes."""
 
     time_ms: int
     study: str
     size: int
-    studies: int
-    counted: int
 
 
 class DisclosedLately:
@@ -36,15 +34,17 @@ class DisclosedLately:
     Args:
         audit: the log.
         now: seconds since the epoch, UTC.
+        in_past: whether that is a past moment, after which nothing counts.
 
     Attributes:
         deciding: held while a limit is checked and the entry that counts is written, so that two
             requests at one time do not both get what is left.
     """
 
-    def __init__(self, audit: AuditLog, now: Callable[[], int]) -> None:
+    def __init__(self, audit: AuditLog, now: Callable[[], int], *, in_past: bool = False) -> None:
         self._audit = audit
         self._now = now
+        self._in_past = in_past
         self._lock = threading.Lock()
         self._read = -1
         self._begun: dict[bytes, deque[_Begun]] = {}
@@ -63,15 +63,21 @@ class DisclosedLately:
         """
         with self._lock:
             self._catch_up()
-            begun = self._of_day(peer, self._now() * 1000)
-            studies, counted = _counts(begun, study, size)
+            studies, size_erased, most = 0, 0, {study: size}
+            for one in self._of_day(peer):
+                if one.study:
+                    most[one.study] = max(one.size, most.get(one.study, 0))
+                else:
+                    # Nobody can tell any more which study it was, so it counts as one of its own.
+                    studies += 1
+                    size_erased += one.size
             return {
-                "studies-a-day": studies + sum(one.studies for one in begun),
-                "bytes-a-day": counted + sum(one.counted for one in begun),
+                "studies-a-day": studies + len(most),
+                "bytes-a-day": size_erased + sum(most.values()),
             }
 
-    def _of_day(self, peer: bytes, now_ms: int) -> deque[_Begun]:
-        begun = self._begun.setdefault(peer, deque())
+    def _of_day(self, peer: bytes) -> deque[_Begun]:
+        begun, now_ms = self._begun.setdefault(peer, deque()), self._now() * 1000
         while begun and begun[0].time_ms <= now_ms - DAY_MS:
             begun.popleft()
         return begun
@@ -97,21 +103,15 @@ class DisclosedLately:
         return start
 
     def _take(self, entry: Entry) -> None:
+        if self._in_past and entry.time_ms > self._now() * 1000 + 999:
+            return
         study = next((one.value for one in self._openings(entry) if one.kind == "study"), "")
         size = int(entry.details.get("bytes", 0))
-        begun = self._of_day(entry.peer, entry.time_ms)
-        # Without its opening, which was erased, it counts in full.
-        counts = _counts(begun, study, size) if study else (1, size)
-        begun.append(_Begun(entry.time_ms, study, size, *counts))
+        begun = self._begun.setdefault(entry.peer, deque())
+        begun.append(_Begun(entry.time_ms, study, size))
 
     def _openings(self, entry: Entry) -> Iterator[Opening]:
         for _, commitment in entry.subjects:
             opening = self._audit.opening_of(commitment)
             if opening is not None:
                 yield opening
-
-
-def _counts(begun: deque[_Begun], study: str, size: int) -> tuple[int, int]:
-    """What a disclosure of a study adds to the studies and the bytes of the day before it."""
-    before = [one.size for one in begun if one.study == study]
-    return (0, max(0, size - max(before))) if before else (1, size)

@@ -133,10 +133,11 @@ class Right:
             minute=local.tm_hour * 60 + local.tm_min,
             weekday=local.tm_wday,
         )
-        usage = NO_USAGE
+        usage = unseen = NO_USAGE
         if _is_limited(store, peer):
             size = 0 if study is None else study.original_bytes
             usage = Usage(self._lately.with_this(peer.facility_key, request.study, size))
+            unseen = Usage(self._lately.with_this(peer.facility_key, request.study, 0))
         decided = decide_fetch(
             store,
             peer,
@@ -144,6 +145,7 @@ class Right:
             self._facts.of(study, peer.facility_key),
             now=now,
             usage=usage,
+            unseen=unseen,
         )
         self.rule = decided.rule
         return decided if isinstance(decided, Refusal) else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import trio
 
 from node.blocking import in_thread
+from node.errors import NodeError
 from node.network.messaging import first_error
 from node.network.network import PeerStream
 from node.transfer.disclosure import Disclosure, SendingParts
@@ -62,20 +63,32 @@ class Sender(SendingParts):
         for session in self._sessions.get(facility_key, ()):
             session.stop(why)
 
+    async def stop_ended(self, *, facility_key: bytes = b"", study: str = "") -> None:
+        """End at once the transfers that a peer may not have any more.
+
+        Without this, what is sealed already would still be sent.
+
+        Args:
+            facility_key: only those to this peer.
+            study: only those of this study (UID).
+        """
+        sending = [one for many in self._sessions.values() for one in many]
+        for session in sending:
+            if facility_key not in (b"", session.facility_key) or study not in ("", session.study):
+                continue
+            try:
+                why = await in_thread(session.why_ended)
+            except NodeError as error:
+                why = error.message
+            if why:
+                session.stop(why)
+
     def stop_study(self, study: str) -> None:
         """End all transfers of a study (UID) at once, as it was withdrawn."""
         for sessions in self._sessions.values():
             for session in sessions:
                 if session.study == study:
                     session.stop(WITHDRAWN)
-
-    async def stop_without_right(self, study: str) -> None:
-        """End the transfers of a study (UID) to peers that may not have it any more."""
-        sending = [one for many in self._sessions.values() for one in many if one.study == study]
-        for session in sending:
-            why = await in_thread(session.why_ended)
-            if why:
-                session.stop(why)
 
     def is_sending(self, study: str) -> bool:
         """Whether a study (UID) is being sent to any peer."""

@@ -411,6 +411,28 @@ class Transfers:
         self._database.drop_copies()
         self._database.empty_write_ahead_log()
 
+    def ended_before(self, time_ms: int) -> int:
+        """How many transfers of the list ended before a time (milliseconds, UTC)."""
+        row = self._database.query_one(
+            "SELECT count(*) AS found FROM transfers WHERE ended IS NOT NULL AND ended < ?",
+            (time_ms,),
+        )
+        return 0 if row is None else int(row["found"])
+
+    def forget_ended_before(self, time_ms: int) -> None:
+        """Delete the transfers that ended before a time, and overwrite them.
+
+        Raises:
+            NodeError: the disk is full or failing, or another process reads the database.
+        """
+        self._database.transact(
+            lambda connection: connection.execute(
+                "DELETE FROM transfers WHERE ended IS NOT NULL AND ended < ?", (time_ms,)
+            )
+        )
+        self._database.drop_copies()
+        self._database.empty_write_ahead_log()
+
     def forget_persons(self, names: Sequence[str]) -> None:
         """Take these people from the transfers that they asked for, which go on.
 

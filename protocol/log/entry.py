@@ -82,6 +82,13 @@ TYPES = (
     "confirmed",
     "declined",
     "proposal-ended",
+    "grants-told",
+    "grants-heard",
+    "retention-applied",
+    "pairing-opened",
+    "pairing-closed",
+    "pairing-failed",
+    "pairing-declined",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 

@@ -61,7 +61,7 @@ TRUST = {
 }
 
 NO_SEE, NO_FIND, NO_FETCH, NO_SEND, NO_WITNESS = (
-    f"South does not have the grant {grant}"
+    f"South has no grant and no rule to {grant}"
     for grant in ("see", "find", "fetch", "send", "witness")
 )
 HIDDEN = "the study is not shared"
@@ -245,7 +245,7 @@ TWO, THREE, FIVE = {"studies": 2}, {"studies": 3}, {"bytes": 5}
 TREATMENT = Request(speaks=True, purpose="treatment")
 RESEARCHING = Request(speaks=True, purpose="research")
 GRANTED = "allowed by the grant fetch"
-USED_UP = "what r allows of studies would be used up"
+USED_UP = "it would be more than r allows (studies=2)"
 
 
 def fetch(name: str, effect: str = ALLOW, **narrowed: Any) -> Rule:
@@ -262,7 +262,7 @@ def approve(name: str) -> str:
 
 
 def unknown(limit: str) -> str:
-    return f"what r allows of {limit} is not known"
+    return f"it is not known how much of {limit} of r is used"
 
 
 # rules besides `SEE`, request, used -> answer to `fetch` of a shared study

@@ -41,7 +41,7 @@ def test_rfc_7748_vector():
 
 def test_rfc_5869_vector():
     # Appendix A.1; the first of its two blocks.
-    key = seal._hkdf_sha256(
+    key = seal.hkdf_sha256(
         b"\x0b" * 22,
         salt=bytes(range(13)),
         info=bytes(range(0xF0, 0xFA)),

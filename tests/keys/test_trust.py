@@ -65,7 +65,7 @@ def test_new_peer_has_nothing():
     assert (peer.added, peer.expires, peer.revoked) == (NOW, None, None)
     assert peer.fingerprint == card_of("A").fingerprint
     for grant in GRANTS:
-        assert why(store, peer, grant) == f"Hospital A does not have the grant {grant}"
+        assert why(store, peer, grant) == f"Hospital A has no grant and no rule to {grant}"
 
 
 def test_own_card_is_never_a_peer():
@@ -166,7 +166,7 @@ def test_grant_and_ungrant():
     assert store.grant(key("A"), ["see"]).grants == {"see", "fetch"}
     assert store.ungrant(key("A"), ["see", "witness"]).grants == {"fetch"}
     peer = store.peers[0]
-    assert why(store, peer, "see") == "Hospital A does not have the grant see"
+    assert why(store, peer, "see") == "Hospital A has no grant and no rule to see"
     assert store.grant(key("A"), ["see"]).grants == {"see", "fetch"}
     assert why(store, peer, "see") is None
     assert why(store, peer, "fetch") is None
@@ -307,7 +307,7 @@ def test_what_is_decided_is_decided_of_the_peer_as_it_is_stored_now():
     assert store.may("witness", key("A"), NOW) == Yes("the grant witness")
     store.ungrant(key("A"), ["see"])
     assert explain(store.may("see", key("A"), NOW, facts=study)) == (
-        "Hospital A does not have the grant see"
+        "Hospital A has no grant and no rule to see"
     )
     assert TrustStore(store.peers, OWN.public).may("witness", key("A"), NOW) == (
         Yes("the grant witness")
@@ -383,3 +383,51 @@ def test_what_is_no_line_of_a_letter_is_refused(text):
 def test_a_stranger_has_no_address():
     with pytest.raises(TrustError):
         store_with("A").set_postal_address(key("B"), "12 High Street")
+
+
+def test_purposes_and_an_end_of_a_peer():
+    store = store_with()
+    peer = store.add(card_of("a"), purposes=["research"], expires=NOW + 10, now=NOW)
+    assert (peer.purposes, peer.expires) == ({"research"}, NOW + 10)
+    # Paired again without them, they stay; with others, those count.
+    assert store.add(card_of("a"), grants=["see"], now=NOW).purposes == {"research"}
+    peer = store.add(card_of("a"), purposes=["treatment"], expires=NOW + 20, now=NOW)
+    assert (peer.purposes, peer.expires, peer.grants) == ({"treatment"}, NOW + 20, {"see"})
+    # Once revoked, it begins anew.
+    store.revoke(peer.facility_key, NOW)
+    peer = store.add(card_of("a"), now=NOW)
+    assert (peer.purposes, peer.expires, peer.grants) == (set(), None, set())
+
+
+@pytest.mark.parametrize(
+    ("terms", "why"),
+    [
+        ({"purposes": ["curiosity"]}, "there is no purpose curiosity"),
+        ({"expires": NOW}, "the end of trust is in the past"),
+    ],
+)
+def test_terms_that_cannot_be(terms, why):
+    store = store_with()
+    with pytest.raises(TrustError, match=why):
+        store.add(card_of("a"), now=NOW, **terms)
+    assert store.peers == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Hospital a", True),
+        ("HOSPITAL  A", True),
+        ("H\N{CYRILLIC SMALL LETTER O}spital a", True),
+        ("Ours", True),
+        ("Hospital x", False),
+    ],
+)
+def test_who_has_the_name_of_a_trusted_peer_and_another_key(name, found):
+    store = store_with()
+    peer = store.add(card_of("a"), petname="Ours", now=NOW)
+    stranger = card_of("x", name=name)
+    assert store.namesake(stranger) == (peer if found else None)
+    assert store.namesake(card_of("a", name=name, serial=2)) is None
+    store.revoke(peer.facility_key, NOW)
+    assert store.namesake(stranger) is None

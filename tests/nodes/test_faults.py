@@ -120,6 +120,12 @@ ENDS: dict[str, tuple[Callable[[Facility, Facility, str], object], str]] = {
     "see taken": (lambda north, south, study: _revoke(north, south, "see"), REVOKED),
     "trust revoked": (lambda north, south, study: _revoke(north, south), REVOKED),
     "withdrawn": (lambda north, south, study: north.call("withdraw", study=study), WITHDRAWN),
+    "denied by a rule": (
+        lambda north, south, study: north.call(
+            "rules.add", peer=south.name, rule=["deny", "fetch", "modality=CT"]
+        ),
+        "denied by rule 1",
+    ),
 }
 
 

@@ -12,8 +12,8 @@ from exchange_pair import NOW, STUDY, TRANSFER
 from keys import seal
 from keys.card import parse_card_untrusted
 from keys.fingerprint import fingerprint
-from keys.identity import KeyPair, node_public_of, peer_id
-from protocol import encoding, messages, wire
+from keys.identity import KeyPair, node_public_of, peer_id, verify
+from protocol import encoding, granted, messages, wire
 from protocol.errors import WireCode
 from protocol.find_messages import (
     ByNumber,
@@ -26,6 +26,16 @@ from protocol.find_messages import (
 from protocol.frames import FrameKind, FrameReader, frame_header
 from protocol.manifest import Manifest
 from protocol.messages import Announcement, Message, Offer, ReceiptMessage, Request, Signed
+from protocol.pairing_messages import (
+    INNER,
+    OUTER,
+    PairHello,
+    PairProof,
+    PairSealed,
+    PairShare,
+    PairStatement,
+    PairTag,
+)
 from protocol.receipt import SignedReceipt, check_signature, decode_receipt_untrusted
 from protocol.states import DataReceived, MessageReceived, Role, State, StudyConnection
 
@@ -44,6 +54,7 @@ MESSAGES = (
     "receipt",
     "countersignature",
 )
+SIDES = ("caller", "shower")
 FROM_RECIPIENT = ("request", "want", "credit", "receipt")
 FROM_SOURCE = ("offer", "manifest-piece", "batch-data", "end", "countersignature")
 
@@ -138,6 +149,24 @@ def test_a_search_is_what_the_document_shows() -> None:
     assert refused == FindRefused(code=WireCode.BUSY, wait=1800)
     for message, name in ((question, "find"), (answer, "found"), (refused, "find-refused")):
         assert name == message.TYPE
+
+
+def test_the_example_of_grants_is_read_and_signed_by_the_node_key() -> None:
+    message = messages.decode_untrusted(_payload("grants"), granted.KNOWN)
+    assert isinstance(message, granted.Grants)
+    assert messages.encode(message) == _payload("grants")
+    statement = granted.open_untrusted(message)
+
+    def identity(name: str) -> bytes:
+        return bytes.fromhex(spec_blocks.values_of(BLOCKS["identity"])[name])
+
+    assert statement.node == identity("node_key")
+    assert statement.facility == identity("facility_key")
+    assert sorted(str(rule) for rule in statement.rules) == [
+        "allow fetch modality=CT,MR purpose=TREAT patient=(some) studies-a-day=20",
+        "allow see shows=exam",
+        "ask fetch stat=yes",
+    ]
 
 
 def test_the_strict_example_is_one_value() -> None:
@@ -313,3 +342,59 @@ def _say(connection: StudyConnection, name: str) -> None:
         message = messages.decode_untrusted(message.body)
     send: Callable[[Message], bytes] = connection.send
     send(message)
+
+
+def test_the_pairing_by_its_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package `cpace` in place of our code, HKDF and signatures by hand."""
+    import hmac
+
+    import cpace
+    import nacl.bindings
+
+    values = spec_blocks.values_of(BLOCKS["pairing"])
+    of = {name: bytes.fromhex(value) for name, value in values.items() if name != "code"}
+    hellos = [messages.decode_untrusted(of[f"{side}_hello"], OUTER) for side in SIDES]
+    nonces = b"".join(hello.nonce for hello in hellos if isinstance(hello, PairHello))
+    assert hashlib.sha256(b"radmesh-pair-v1\0" + nonces).digest() == of["session"]
+    for role, side, other in zip((1, 2), SIDES, reversed(SIDES), strict=True):
+        secret = of[f"{side}_secret"]
+        monkeypatch.setattr(cpace.secrets, "token_bytes", lambda _, secret=secret: secret)
+        ours = cpace.CPace.start(
+            role=cpace.CPaceRole.INITIATOR if role == 1 else cpace.CPaceRole.RESPONDER,
+            prs=values["code"].encode(),
+            sid=of["session"],
+            ci=b"radmesh-pair-v1\x01",
+            ad=bytes([role]) + of[f"{side}_hello"],
+        )
+        assert ours.public_share == of[f"{side}_share"]
+        ours.derive(of[f"{other}_share"], bytes([3 - role]) + of[f"{other}_hello"])
+        assert (ours.isk, ours.tag()) == (of["agreed"], of[f"{side}_tag"])
+        extracted = hmac.digest(b"radmesh-pair-v1", of["agreed"], hashlib.sha256)
+        info = of["session"] + bytes([role]) + b"\x01"
+        assert hmac.digest(extracted, info, hashlib.sha256) == of[f"{side}_key"]
+    statements = {
+        "shower": _bytes("pair-statement"),
+        "caller": messages.encode(
+            PairStatement(
+                card=BLOCKS["pairing-card"].encode(),
+                grants=("see", "fetch"),
+                purposes=("treatment",),
+            )
+        ),
+    }
+    for side in SIDES:
+        assert hashlib.sha256(statements[side]).digest() == of[f"{side}_statement"]
+    proof = messages.decode_untrusted(_bytes("pair-proof"), INNER)
+    assert isinstance(proof, PairProof)
+    signed = b"\x01" + of["session"] + of["caller_statement"] + of["shower_statement"]
+    south = parse_card_untrusted(BLOCKS["pairing-card"].encode())
+    verify(south.node_key, b"radmesh-pair-v1", signed, proof.signature)
+    # The answer is the third thing that the caller seals.
+    sealed = messages.decode_untrusted(_payload("pair-sealed"), OUTER)
+    assert isinstance(sealed, PairSealed)
+    opened = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
+        sealed.sealed, b"radmesh-pair-v1" + of["session"], bytes(23) + b"\2", of["caller_key"]
+    )
+    assert opened == _bytes("pair-answer")
+    for name, kind in (("pair-hello", PairHello), ("pair-share", PairShare), ("pair-tag", PairTag)):
+        assert isinstance(messages.decode_untrusted(_payload(name), OUTER), kind)

@@ -28,6 +28,7 @@ OWNERS = {
     "sharing/facts.py": {"rule_key"},
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies", "remote_words"},
     "sharing/found.py": {"find_questions", "found_studies"},
+    "sharing/granted.py": {"grants_told", "grants_heard"},
     "sharing/peers.py": {"peers"},
     "sharing/wishes.py": {"patient_wishes"},
     "sharing/recalls.py": {"recalls"},

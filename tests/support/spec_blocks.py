@@ -36,6 +36,10 @@ _COLUMNS = {
 }
 
 
+_LINES = ("grants-statement",)
+"""Text examples whose last line feed belongs to the document alone."""
+
+
 def blocks_of(document: str) -> dict[str, str]:
     """Name to text of all example blocks."""
     return {name: text for _, name, text in _BLOCK.findall(document)}
@@ -47,7 +51,9 @@ def bytes_of(text: str, blocks: dict[str, str]) -> bytes:
     for line in text.splitlines():
         for word in line.partition("#")[0].split():
             if word.startswith("{"):
-                result += blocks[word.strip("{}")].encode()
+                name = word.strip("{}")
+                text = blocks[name]
+                result += (text.removesuffix("\n") if name in _LINES else text).encode()
             else:
                 result += bytes.fromhex(word)
     return result
@@ -201,12 +207,14 @@ def _values(pairs: Sequence[tuple[str, str | bytes]]) -> str:
 def make_blocks() -> dict[str, str]:
     """All example blocks by name."""
     import exchange_pair
+    from spec_pairing_blocks import pairing_blocks
 
     from keys import seal
     from keys.card import issue_card
     from keys.fingerprint import fingerprint
+    from keys.grants import Rule
     from keys.identity import KeyPair, peer_id
-    from protocol import encoding, messages, wire
+    from protocol import encoding, granted, messages, wire
     from protocol.find_messages import Find, FindRefused, Found
     from protocol.frames import FrameKind, frame_header
     from protocol.manifest import NO_NUMBER
@@ -317,9 +325,42 @@ def make_blocks() -> dict[str, str]:
         time=now,
         records=(record,),
     )
+    statement = granted.sign(
+        granted.content_of(
+            facility=facility.public,
+            node=pair.source_key.public,
+            recipient=other.public,
+            rules=granted.stated(
+                [
+                    Rule("the grant see", "see"),
+                    Rule(
+                        "rule 1",
+                        "fetch",
+                        conditions={
+                            "modality": ("CT", "MR"),
+                            "purpose": ("TREAT",),
+                            "patient": ("blinded",),
+                        },
+                        limits={"studies-a-day": 20},
+                        until=now // 1000 + 86_400,
+                        number=1,
+                    ),
+                    Rule("rule 2", "fetch", "deny", {"patient": ("blinded",)}, number=2),
+                    Rule("rule 3", "fetch", "ask", {"stat": ("yes",)}, number=3),
+                ],
+                now // 1000,
+            ),
+            since=now // 1000 - 86_400,
+            until=None,
+        ),
+        serial=now // 1000,
+        time=now // 1000,
+        key=pair.source_key,
+    )
     place = seal.KIND_BATCH.to_bytes(4, "big") + (0).to_bytes(8, "big")
     text = b" ".join([b"radmesh"] * 8)
     return {
+        **pairing_blocks(card, pair.source_key),
         "card": card.encoded.decode(),
         "identity": _values(
             [
@@ -338,6 +379,8 @@ def make_blocks() -> dict[str, str]:
             frame(Hello(versions=(1,), software="radmesh 0.1.0", card=card.encoded)),
             {"card": card.encoded},
         ),
+        "grants-statement": statement.body.decode() + "\n",
+        "grants": annotated_frame(frame(statement), {"grants-statement": statement.body}),
         "subscribe": annotated_frame(frame(Subscribe(epoch=bytes(16), cursor=0))),
         "announcement": annotated_frame(frame(messages.sign(announcement, pair.source_key))),
         "heartbeat": annotated_frame(frame(Heartbeat())),

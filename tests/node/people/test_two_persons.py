@@ -1,5 +1,6 @@
 """Two-person rules: what is held, who may be the two, and what a kill leaves of a confirmation."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from people_made import PEOPLE, as_person, ask, list_people, post, proposed
 from keys.fingerprint import parse_fingerprint
 from node.alerts import alerts_of
 from node.app import Node
+from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.operations import TABLE
@@ -318,7 +320,7 @@ def test_nothing_that_takes_away_is_held(node: Node) -> None:
     assert node.proposals.open() == []
     assert set(HELD) == {
         "trust.add", "trust.grant", "people.add", "people.role", "people.rule", "audit.erase",
-        "rules.add", "rules.remove",
+        "rules.add", "rules.remove", "retention",
     }  # fmt: skip
     for operation in TABLE:
         assert (operation.act is not None) == bool(operation.held_by)
@@ -425,6 +427,39 @@ def test_two_persons_erase_and_nothing_of_the_name_is_left(
     with bundle.open("rb") as file:
         fingerprint = parse_fingerprint(node.card.fingerprint)
         assert verify_bundle(file, facility_fingerprint=fingerprint).code == Code.OK
+
+
+def test_deleting_by_age_waits_for_a_second_person_as_erasing_does(node: Node) -> None:
+    kept = dataclasses.replace(node.settings.retention, openings_days=1)
+    node.settings = dataclasses.replace(node.settings, retention=kept)
+    study = publish_study(node, "1.2.826.0.1.3680043.8.498.14")
+    ask(node, "carl", "withdraw", study=study)
+    assert "result" in ask(node, "anna", "retention"), "showing is free"
+    node.clock = _Later(node.clock)
+    assert _code(ask(node, "owner", "retention", apply=True)) == ExitCode.REFUSED
+    number = proposed(ask(node, "anna", "retention", apply=True))
+    assert node.audit.evidence.entries_about(study=study)
+    assert "result" in ask(node, "bert", "confirm", number=number)
+    assert node.audit.evidence.entries_about(study=study) == []
+    [entry] = entries(node, "erased")
+    assert entry["details"]["kind"] == "before"
+    assert _persons(node, entry) == ["anna^^^admin^^^Dr. Anna", "bert^^^approve^^^Dr. Bert"]
+
+
+class _Later:
+    """The clock of a node two days from now."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms() + 2 * 24 * 3600 * 1000
+
+    def now(self) -> int:
+        return self.now_ms() // 1000
+
+    def running(self) -> float:
+        return self._clock.running()
 
 
 def test_without_the_rule_erasing_is_for_the_owner_alone(node: Node) -> None:

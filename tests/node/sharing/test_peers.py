@@ -13,7 +13,7 @@ from node.app import Node
 from node.clock import SYSTEM_CLOCK
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.sharing.peers import CARDS_PER_HOUR
+from node.sharing.peers import CARDS_PER_HOUR, Terms
 from node.transfer.right import Right
 from protocol.errors import WireCode
 from protocol.messages import Request
@@ -250,3 +250,29 @@ def test_a_change_of_trust_says_what_was_changed(node: Node) -> None:
         ("trust-revoked", "operator", {}),
     ]
     assert {entry["peer"] for entry in told} == {FACILITY.public.hex()}
+
+
+def test_purposes_and_an_end_are_kept_and_logged(node: Node) -> None:
+    terms = Terms(frozenset({"treatment", "research"}), NOW + 500, {"method": "code", "tries": 2})
+    size = node.audit.size
+    peer = node.peers.add(_card(), _spoken(), ["see"], "", NOW, terms)
+    assert (peer.purposes, peer.expires) == ({"treatment", "research"}, NOW + 500)
+    assert node.peers.find("South Clinic") == peer
+    [entry] = [json.loads(each) for each in node.audit.entries(size)]
+    assert entry["details"] == {
+        "card": peer.card.digest,
+        "serial": 1,
+        "grants": "see",
+        "purposes": "research,treatment",
+        "expires": NOW + 500,
+        "method": "code",
+        "tries": 2,
+    }
+    # Without terms, what was given before stays.
+    again = node.peers.add(_card(), _spoken(), ["fetch"], "", NOW)
+    assert (again.purposes, again.expires) == (peer.purposes, NOW + 500)
+    for wrong in (Terms(frozenset({"curiosity"})), Terms(expires=NOW)):
+        with pytest.raises(NodeError) as caught:
+            node.peers.add(_card(), _spoken(), [], "", NOW, wrong)
+        assert caught.value.code is ExitCode.REFUSED
+    assert node.peers.find("South Clinic") == again

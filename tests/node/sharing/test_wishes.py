@@ -1,6 +1,7 @@
 """Objections and consents: for whom they hold, what is told, and that nothing delays them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import exchange_pair
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from keys import grants
 from keys.conditions import USES
 from keys.grants import Yes
+from keys.trust import TrustStore
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
@@ -67,20 +69,24 @@ def test_a_study_of_a_patient_who_objects_is_no_study_for_the_peer(north: Node) 
     assert kinds_told(north) == ["available"]
 
 
-def test_an_objection_to_research_leaves_care_and_one_to_care_leaves_research(
-    north: Node,
-) -> None:
+def test_an_objection_to_research_leaves_care(north: Node) -> None:
     north.wishes.add(OBJECTION, PATIENT, "", b"", "research")
     assert isinstance(decided(north, "treatment"), Yes)
     for purpose in ("research", "HRESCH", "CLINTRCH", "MLTRAINING"):
         assert isinstance(decided(north, purpose), Refusal), purpose
     assert kinds_told(north) == ["available"]
-    north.wishes.end(OBJECTION, 1)
+
+
+def test_an_objection_to_care_leaves_research_to_who_does_nothing_else(north: Node) -> None:
     north.wishes.add(OBJECTION, PATIENT, "", b"", "care")
-    assert isinstance(decided(north, "research"), Yes)
-    for purpose in ("treatment", "operations", "TREAT", "PATRQT"):
+    for purpose in ("treatment", "operations", "TREAT", "PATRQT", "research"):
         assert isinstance(decided(north, purpose), Refusal), purpose
     assert kinds_told(north) == []
+    peer = replace(north.peers.find("East Imaging"), purposes=frozenset({"HRESCH"}))
+    north.peers._store = TrustStore([peer], bytes(32))
+    assert isinstance(decided(north, "research", other=EAST), Yes)
+    north.feeds.peer_changed(EAST.key)
+    assert kinds_told(north, EAST) == ["available"]
 
 
 def test_it_holds_for_a_study_that_comes_later(tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def _fail_read(node: Node, error: Exception) -> None:
 @pytest.mark.parametrize(
     ("taken", "code", "why"),
     [
-        ("fetch", WireCode.NOT_GRANTED, "South Clinic does not have the grant fetch"),
+        ("fetch", WireCode.NOT_GRANTED, "South Clinic has no grant and no rule to fetch"),
         ("study", WireCode.NOT_AVAILABLE, "the study is not shared"),
     ],
 )

@@ -62,11 +62,11 @@ ENDS: dict[str, tuple[Callable[[Node], object], str]] = {
     ),
     "see taken": (
         lambda node: node.peers.revoke("South Clinic", ["see"], 0),
-        "South Clinic does not have the grant see",
+        "South Clinic has no grant and no rule to see",
     ),
     "fetch taken": (
         lambda node: node.peers.revoke("South Clinic", ["fetch"], 0),
-        "South Clinic does not have the grant fetch",
+        "South Clinic has no grant and no rule to fetch",
     ),
     "trust revoked": (
         lambda node: node.peers.revoke("South Clinic", [], 0),
