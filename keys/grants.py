@@ -45,6 +45,7 @@ __all__ = [
 
 ACTIONS: Mapping[str, tuple[str, ...]] = {
     "see": ("see",),
+    "find": ("find",),
     # Without `see` here, a peer that lost `see` could still fetch studies announced before.
     "fetch": ("fetch", "see"),
     "send": ("send",),
@@ -52,8 +53,8 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Action to the actions that must all be allowed for it."""
 
-_OF_OUR_STUDIES = frozenset({"see", "fetch"})
-_REQUESTED = frozenset({"fetch", "send"})
+_OF_OUR_STUDIES = frozenset({"see", "find", "fetch"})
+_REQUESTED = frozenset({"find", "fetch", "send"})
 """Actions that a node of the peer requests, with a purpose."""
 
 

@@ -42,6 +42,7 @@ from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
 from node.sharing.facts import FACTS_SCHEMA, StudyFacts
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
+from node.sharing.found import FOUND_SCHEMA, FoundStudies, Questions
 from node.sharing.granted import GRANTED_SCHEMA, Granted
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
@@ -113,6 +114,7 @@ class Node:
                 EFFECTS_SCHEMA,
                 RECALLS_SCHEMA,
                 FOLLOWED_SCHEMA,
+                FOUND_SCHEMA,
                 GRANTED_SCHEMA,
                 PEOPLE_SCHEMA,
                 RULES_SCHEMA,
@@ -152,6 +154,10 @@ class Node:
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
         self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
+        self.found, self.questions = (
+            FoundStudies(self.database, self.clock),
+            Questions(self.database, self.clock),
+        )
         self.recalls = Recalls(self.database, self.catalog, self.effects, self.clock)
         self.discards = Discards(
             self.database, self.catalog, self.store, self.audit, self.effects, self.decisions
@@ -311,6 +317,7 @@ class Node:
         self.feeds.peer_changed(peer.facility_key)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
+            self.found.forget_peer(peer.facility_key)
             self.followed.end_peer(peer.facility_key)
             self.granted.forget(peer.facility_key)
 
@@ -352,6 +359,7 @@ class Node:
         """
         self.recalls.forget(studies)
         self.followed.forget(studies)
+        self.found.forget(studies)
         self.transfers.forget(studies)
         self.requests.forget(studies)
 
@@ -374,6 +382,7 @@ class Node:
     def clean_up(self) -> None:
         """Remove what a crash left, before the node does anything with peers."""
         self.transfers.close_interrupted_outgoing()
+        self.found.sweep()
         # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
         self.granted.sweep(self.peers.store.peers)

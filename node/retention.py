@@ -112,7 +112,7 @@ RETENTION = (
         kept="until they are discarded (`radmesh discard STUDY --reason retention`)",
         tables=(
             "studies", "study_patients", "unread_studies", "series", "batches", "study_batches",
-            "instances", "conflicts", "discards", "leftover_batches",
+            "instances", "conflicts", "discards", "leftover_batches", "study_words",
         ),
     ),
     Kept(
@@ -205,7 +205,25 @@ RETENTION = (
         purpose="to find and to fetch studies",
         readers="people of the facility",
         kept="until the peer withdraws them, or trust in it ends",
-        tables=("remote_feeds", "remote_studies"),
+        tables=("remote_feeds", "remote_studies", "remote_words"),
+    ),
+    Kept(
+        name="found",
+        holds="studies of a patient that a search found at a peer, and the patient as we asked",
+        place="node.db",
+        purpose="to fetch what was found",
+        readers="people of the facility",
+        kept="24 hours, or until trust in the peer ends",
+        tables=("found_studies",),
+    ),
+    Kept(
+        name="questions",
+        holds="when a peer searched for a patient, not for whom",
+        place="node.db",
+        purpose="to keep to the number of searches of a peer",
+        readers="the node",
+        kept="24 hours, then until somebody asks again",
+        tables=("find_questions",),
     ),
     Kept(
         name="told",

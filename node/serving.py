@@ -25,6 +25,8 @@ from node.parts import (
     arrivals_of,
     endings_of,
     fetcher_of,
+    find_answers_of,
+    finder_of,
     follower_of,
     forwarder_of,
     granting_of,
@@ -123,6 +125,7 @@ class Serving:
                 messages.CATALOG_PROTOCOL: self._serve_catalog,
                 messages.STUDY_PROTOCOL: self._serve_study,
                 messages.AUDIT_PROTOCOL: lambda stream: self.log_queries.serve(stream),
+                messages.FIND_PROTOCOL: self._serve_find,
                 messages.GRANTS_PROTOCOL: self._serve_grants,
             },
             meet=self._meet,
@@ -153,6 +156,8 @@ class Serving:
             is_unreachable=lambda peer: bool(self.links.status(peer).last_error),
             on_doubt=self._stop_disclosing,
         )
+        self.find_answers = find_answers_of(node)
+        self.finder = finder_of(node, self._open_find)
         self.line = Uplink(node.settings.bandwidth)
         self.sender = sender_of(node, self.line, self.settling.countersigner.take_receipt)
         self._receiver = receiver_of(node, self.settling)
@@ -213,6 +218,7 @@ class Serving:
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
                 nursery.start_soon(self.rereading.run)
+                nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
@@ -339,6 +345,11 @@ class Serving:
         await self._ready.wait()
         await self.sender.serve(stream)
 
+    async def _serve_find(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self._ready.wait()
+        await self.find_answers.serve(stream)
+
     def _when_ready(
         self, answers: dict[type[messages.Message], Answer]
     ) -> dict[type[messages.Message], Answer]:
@@ -355,6 +366,10 @@ class Serving:
 
     async def _open(self, node_key: bytes, protocol: str) -> PeerStream:
         return await self.network.open_stream(node_key, protocol)
+
+    async def _open_find(self, node_key: bytes) -> PeerStream:
+        await self.witnessing.wait_checked(node_key)
+        return await self._open(node_key, messages.FIND_PROTOCOL)
 
     async def _open_study(self, node_key: bytes) -> PeerStream:
         await self.witnessing.wait_checked(node_key)

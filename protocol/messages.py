@@ -1,4 +1,4 @@
-"""Every message of the four protocols, one frozen dataclass each (docs/protocol.md section 4).
+"""The messages of announcements and transfers, one dataclass each (docs/protocol.md section 4).
 
 A message travels as a strict MessagePack map with a "type". Messages that bind their
 sender (requests, offers, announcements) travel inside `Signed`: the signature covers the
@@ -34,6 +34,7 @@ HELLO_PROTOCOL = "/radmesh/hello/1"
 CATALOG_PROTOCOL = "/radmesh/catalog/1"
 STUDY_PROTOCOL = "/radmesh/study/1"
 AUDIT_PROTOCOL = "/radmesh/audit/1"
+FIND_PROTOCOL = "/radmesh/find/1"
 GRANTS_PROTOCOL = "/radmesh/grants/1"
 
 PROTOCOL_VERSION = 1
@@ -298,7 +299,7 @@ def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M
     Raises:
         RemoteProtocolError: wrong type or signature.
     """
-    message = decode_untrusted(signed.body)
+    message = decode_untrusted(signed.body, {**_TYPES, expected.TYPE: expected})
     if not isinstance(message, expected):
         raise RemoteProtocolError("the signed message is of another type", WireCode.UNEXPECTED)
     check_signature_untrusted(

@@ -45,8 +45,18 @@ SELECT value FROM openings WHERE kind = 'study' AND entry IN (
 """
 """SQL: studies (with repetitions) of the patient ?1, as far as openings show."""
 
+_BY_NAME = "kind = 'patient' AND value LIKE '%^^^________ _'"
+"""Whether a patient was asked for by name, as `NAME^^^YYYYMMDD S` (`node.sharing.find_entries`)."""
+
+_NAMES_OF_PATIENT = f"""
+SELECT value FROM openings WHERE {_BY_NAME} AND entry IN (
+    SELECT entry FROM openings WHERE kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
+"""
+"""SQL: how the patient ?1 was asked for by name, where studies of this patient were found so."""
+
 OF_PATIENT = f"""(
     ({_IS_PATIENT})
+    OR ({_BY_NAME} AND value IN ({_NAMES_OF_PATIENT}))
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
     OR (kind IN ('instance', 'facts', 'asker') AND entry IN (
         SELECT entry FROM openings WHERE {_IS_PATIENT}))

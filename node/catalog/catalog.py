@@ -16,6 +16,7 @@ import sqlite3
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 from node.catalog.changes import insert_conflict, insert_manifest
 from node.catalog.discards import (
@@ -54,6 +55,7 @@ from node.catalog.rows import (
     study_row,
 )
 from node.catalog.search import find_study
+from node.catalog.words import ANY, WORDS_SCHEMA, Search
 from node.database import Database
 from node.dicom.headers import InstanceHeader
 from node.errors import ExitCode, NodeError
@@ -78,7 +80,7 @@ __all__ = [
     "Totals",
 ]
 
-CATALOG_SCHEMA = SCHEMA + DISCARDS_SCHEMA
+CATALOG_SCHEMA = SCHEMA + WORDS_SCHEMA + DISCARDS_SCHEMA
 
 _CACHED_MANIFESTS = 4
 """A manifest of 30,000 instances takes about 15 MB."""
@@ -125,6 +127,7 @@ class Catalog:
         *,
         limit: int | None = None,
         to_check: bool = False,
+        search: Search = ANY,
         after: tuple[str, str] | None = None,
     ) -> list[StudyRow]:
         """Studies, newest study date first.
@@ -133,9 +136,11 @@ class Catalog:
             state: only those in this state, see `StudyRow`.
             limit: largest number of studies.
             to_check: only those that somebody should look at.
+            search: only those that a person looks for.
             after: only those that follow the study of this date and UID.
         """
-        chosen = ([STATES[state]] if state else []) + ([_IS_TO_CHECK] if to_check else [])
+        chosen, values = _chosen(search, to_check=to_check)
+        chosen += [STATES[state]] if state else []
         if after is not None:
             # The first condition lets SQLite begin in the middle of its index.
             chosen.append("study_date <= :date AND (study_date < :date OR study_uid > :uid)")
@@ -144,7 +149,7 @@ class Catalog:
         rows = self._database.query(
             f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid"
             + ("" if limit is None else " LIMIT :limit"),
-            {"limit": limit, "date": date, "uid": uid},
+            {"limit": limit, "date": date, "uid": uid, **values},
         )
         found = [self._row(row) for row in rows]
         return [row for row in found if state is None or row.state == state]
@@ -225,10 +230,11 @@ class Catalog:
         rows = self._database.query("SELECT study_uid FROM unread_studies ORDER BY study_uid")
         return [row["study_uid"] for row in rows]
 
-    def study_count(self, *, to_check: bool = False) -> int:
-        """How many studies there are, or how many somebody should look at."""
-        where = f"WHERE {_IS_TO_CHECK}" if to_check else ""
-        return int(self._database.query(f"SELECT count(*) FROM studies {where}")[0][0])
+    def study_count(self, *, to_check: bool = False, search: Search = ANY) -> int:
+        """How many studies there are, that somebody should look at or that a person looks for."""
+        chosen, values = _chosen(search, to_check=to_check)
+        where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
+        return int(self._database.query(f"SELECT count(*) FROM studies {where}", values)[0][0])
 
     def totals(self) -> Totals:
         """Sums over all studies."""
@@ -678,3 +684,9 @@ class Catalog:
 
 def _no_study(study_uid: str) -> NodeError:
     return NodeError(f"there is no study {study_uid} here", code=ExitCode.NOT_FOUND)
+
+
+def _chosen(search: Search, *, to_check: bool) -> tuple[list[str], dict[str, Any]]:
+    """The conditions of a query for studies, and the values of their parameters."""
+    conditions, values = search.conditions("study_words", "study_uid")
+    return conditions + ([_IS_TO_CHECK] if to_check else []), {**values}

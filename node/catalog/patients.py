@@ -6,9 +6,10 @@ the files give it, its issuer. An attribute that a file lacks agrees with any va
 """
 
 import sqlite3
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
+from node.catalog.names import folded
+from node.catalog.words import index_study
 from node.dicom.headers import StudyAttributes, patient_identity
 
 PATIENTS = 200
@@ -80,15 +81,6 @@ def _fill(texts: dict[str, str], attributes: StudyAttributes, names: Iterable[st
         # Take the lesser text, so that the result does not depend on the order.
         if text and not (name in texts and texts[name] <= text):
             texts[name] = text
-
-
-def folded(name: str) -> str:
-    """A person's name for comparison: the alphabetic form without case, accents and marks."""
-    letters = unicodedata.normalize("NFKD", name.partition("=")[0]).casefold()
-    words = "".join(
-        one if one.isalnum() else " " for one in letters if not unicodedata.combining(one)
-    )
-    return " ".join(words.split())
 
 
 def count_of(patients: Iterable[Patient]) -> int:
@@ -179,6 +171,7 @@ def update_study(
         connection.execute(
             "UPDATE studies SET shared = 0, to_check = ? WHERE study_uid = ?", (why, study_uid)
         )
+    index_study(connection, study_uid)
 
 
 def _drop_others(connection: sqlite3.Connection, study_uid: str, gone: Iterable[Patient]) -> None:

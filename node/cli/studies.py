@@ -126,12 +126,42 @@ def _problem_line(problem: dict[str, Any]) -> str:
     type=click.IntRange(min=1),
     help=f"Only the newest so many; {_LISTED} without --json.",
 )
+@click.option(
+    "--name",
+    default="",
+    metavar="N",
+    help="Of patients with these words, or beginnings of them, in their name; FAMILY^GIVEN says "
+    "which is which. Muller finds Müller.",
+)
+@click.option("--patient-id", default="", metavar="ID", help="Of the patient with this ID.")
+@click.option("--issuer", default="", metavar="I", help="Whose Patient ID it is.")
+@click.option("--born", "birth_date", default="", metavar="DAY", help="Of patients born then.")
+@click.option("--accession", "accession_number", default="", metavar="A", help="With this number.")
+@click.option("--modality", default="", metavar="M", help="With images of this kind, such as CT.")
+@click.option(
+    "--date",
+    "study_date",
+    default="",
+    metavar="DAYS",
+    help="Of this day, or of days: 2026-01-01..2026-01-31, 2026-01-01.. or ..2026-01-31.",
+)
 @json_option
 @pass_session
 def studies(
-    session: Session, peer: str | None, everything: bool, to_check: bool, limit: int | None
+    session: Session,
+    peer: str | None,
+    everything: bool,
+    to_check: bool,
+    limit: int | None,
+    name: str,
+    patient_id: str,
+    issuer: str,
+    birth_date: str,
+    accession_number: str,
+    modality: str,
+    study_date: str,
 ) -> None:
-    """List our studies, or those that others announced to us.
+    """List our studies, or those that others announced to us; all, or those that you look for.
 
     A study in the state `to check` names more than one patient; it is not shared until
     you say `radmesh share`.
@@ -140,13 +170,24 @@ def studies(
         raise click.UsageError("--peer, --all and --to-check exclude each other")
     if limit is None and not session.as_json:
         limit = _LISTED
-    wanted = {"peer": peer, "all": everything, "to_check": to_check, "limit": limit}
+    sought = {
+        "name": name,
+        "patient_id": patient_id,
+        "issuer": issuer,
+        "birth_date": birth_date,
+        "accession_number": accession_number,
+        "modality": modality,
+        "study_date": study_date,
+    }
+    wanted = {"peer": peer, "all": everything, "to_check": to_check, "limit": limit, **sought}
     found = session.call("studies", wanted, listed="studies")
     if session.as_json:
         output.emit_json(found)
         return
     if not found["studies"]:
-        if peer is not None:
+        if any(sought.values()):
+            output.note("no such study was found")
+        elif peer is not None:
             output.note(f"{phrases.clean(peer)} has announced no study to us")
         elif to_check:
             output.note("no study waits to be checked")

@@ -101,6 +101,9 @@ EVENTS: dict[str, Meaning] = {
     "card-updated": Meaning(event="110113", kind="110129", action="U"),
     "announced": Meaning(event="110112", lifecycle="11"),
     "requested": Meaning(event="110112", lifecycle="6"),
+    "find-asked": Meaning(event="110112", lifecycle="6"),
+    "find-answered": Meaning(event="110112", lifecycle="11"),
+    "found": Meaning(event="110112", lifecycle="12"),
     "refused": Meaning(event="110113", kind="110147"),
     "disclosure-begun": Meaning(event="110102", lifecycle="11"),
     "disclosed": Meaning(event="110104", action="C", lifecycle="11"),
@@ -140,10 +143,11 @@ repeats `disclosed` and `received`, and a heartbeat is no event."""
 _TRANSFERS = frozenset(
     (
         "announced", "requested", "refused", "disclosure-begun", "disclosed",
-        "disclosure-failed", "received", "receive-failed",
+        "disclosure-failed", "received", "receive-failed", "find-asked", "find-answered", "found",
     )
 )  # fmt: skip
-_INCOMING = frozenset(("received", "receive-failed"))
+_INCOMING = frozenset(("received", "receive-failed", "find-asked", "found"))
+_QUERY = "110112"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +347,7 @@ def _transfer_agents(record: Record, own: Facility, peer: Facility) -> Iterator[
     recipient, sender = (own, peer) if is_incoming else (peer, own)
     first, second = (
         (recipient, sender)
-        if record.type in ("announced", "requested")
+        if EVENTS[record.type].event == _QUERY
         else (
             sender,
             recipient,
@@ -370,14 +374,16 @@ def _others(record: Record, facilities: Facilities, about: list[Thing]) -> list[
     if peer and record.type not in _TRANSFERS:
         facility = facilities.of(peer)
         found.append(Thing(kind="facility", identity=facility.fingerprint, name=facility.name))
-    if EVENTS[record.type].event == "110112":
+    if EVENTS[record.type].event == _QUERY:
         asked: dict[str, object] = {"purpose": record.entry["purpose"], "type": record.type}
         if record.type == "requested":
             asked["studies"] = [thing.identity for thing in about if thing.kind == "study"]
         found.append(
             Thing(
                 kind="query",
-                identity=str(record.details.get("transfer", "catalog")),
+                identity=str(
+                    record.details.get("transfer") or record.details.get("find", "catalog")
+                ),
                 name="query",
                 query=canonical_json(asked),
             )

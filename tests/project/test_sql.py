@@ -13,7 +13,7 @@ NODE = ROOT / "node"
 OWNERS = {
     "catalog/": {
         "studies", "study_patients", "unread_studies", "series", "batches", "study_batches",
-        "instances", "conflicts", "discards", "leftover_batches",
+        "instances", "conflicts", "discards", "leftover_batches", "study_words",
     },
     "audit/effects.py": {"effects", "effects_compared"},
     "audit/erasure.py": {"erasures", "erasing"},
@@ -26,7 +26,8 @@ OWNERS = {
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},
     "sharing/facts.py": {"rule_key"},
-    "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies"},
+    "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies", "remote_words"},
+    "sharing/found.py": {"find_questions", "found_studies"},
     "sharing/granted.py": {"grants_told", "grants_heard"},
     "sharing/peers.py": {"peers"},
     "sharing/requests.py": {"requests"},
@@ -38,7 +39,10 @@ OWNERS = {
 }  # fmt: skip
 """Who owns which tables: the catalog is a package, each other owner one file."""
 
-PARTS = {"sharing/deriving.py": "sharing/feeds.py"}
+PARTS = {
+    "sharing/deriving.py": "sharing/feeds.py",
+    "sharing/feed_words.py": "sharing/feeds.py",
+}
 """Files that an owner was divided into."""
 
 READ_BY_OTHERS = {

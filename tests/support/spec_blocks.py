@@ -215,6 +215,7 @@ def make_blocks() -> dict[str, str]:
     from keys.grants import Rule
     from keys.identity import KeyPair, peer_id
     from protocol import encoding, granted, messages, wire
+    from protocol.find_messages import Find, FindRefused, Found
     from protocol.frames import FrameKind, frame_header
     from protocol.manifest import NO_NUMBER
     from protocol.messages import Announcement, Heartbeat, Hello, Record, Refusal, Subscribe
@@ -307,6 +308,23 @@ def make_blocks() -> dict[str, str]:
         time=now,
         records=(record,),
     )
+    question = Find(
+        find=exchange_pair.TRANSFER,
+        source=pair.source_key.public,
+        purpose="treatment",
+        person="",
+        time=now,
+        patient_id="P1",
+        issuer="NORTH",
+    )
+    asked = messages.sign(question, pair.recipient_key)
+    found = Found(
+        find=exchange_pair.TRANSFER,
+        recipient=pair.recipient_key.public,
+        question=blake3.blake3(asked.body).digest(),
+        time=now,
+        records=(record,),
+    )
     statement = granted.sign(
         granted.content_of(
             facility=facility.public,
@@ -382,6 +400,9 @@ def make_blocks() -> dict[str, str]:
         "end": annotated_frame(end),
         "receipt": annotated_frame(receipt),
         "countersignature": annotated_frame(countersignature),
+        "find": annotated_frame(frame(asked)),
+        "found": annotated_frame(frame(messages.sign(found, pair.source_key))),
+        "find-refused": annotated_frame(frame(FindRefused(code=13, wait=1800))),
         "signed-receipt": _values(
             [("size", str(len(signed_receipt.encode()))), ("sha256", signed_receipt.digest)]
         ),

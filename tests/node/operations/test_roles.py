@@ -59,6 +59,7 @@ MAY: dict[str, set[str]] = {
     "ingest": set(),
     "export": set(),
     "studies": {LOOK},
+    "find": {SEND},
     "share": {SEND},
     "withdraw": {SEND, ADMIN},
     "arrive": set(),
