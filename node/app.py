@@ -35,6 +35,7 @@ from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
+from node.sharing.sharing_rules import SHARING_RULES_SCHEMA, SharingRules
 from node.sharing.studies import SharedStudies
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
 from node.transfer.incoming import Incoming
@@ -91,6 +92,7 @@ class Node:
                 PENDING_SCHEMA,
                 EFFECTS_SCHEMA,
                 RECALLS_SCHEMA,
+                SHARING_RULES_SCHEMA,
                 FOLLOWED_SCHEMA,
             ),
             NODE_MIGRATIONS,
@@ -108,11 +110,18 @@ class Node:
         self.peers = Peers(
             self.database, self.card.facility_key, self.audit.append, self.effects, self.decisions
         )
-        self.facts = StudyFacts(self.database)
+        self.facts = StudyFacts(self.database, is_held_back=self.catalog.is_held_back)
+        self.sharing_rules = SharingRules(
+            self.database, self.effects, self.peers.find, self.facts.blind
+        )
+        self.catalog.deciding.rules = self.sharing_rules.all
+        self.catalog.deciding.blind = self.facts.blind
         self.lately = DisclosedLately(self.audit, self.clock.now)
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
-        self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
+        self.shared_studies = SharedStudies(
+            self.catalog, self.audit, self.effects, self.decisions, self.database
+        )
         self.recalls = Recalls(self.database, self.catalog, self.effects, self.clock)
         self.discards = Discards(
             self.database, self.catalog, self.store, self.audit, self.effects, self.decisions
@@ -238,6 +247,8 @@ class Node:
 
     def _peer_in_change(self, peer: Peer) -> None:
         """Derive the consequences of a change of trust, in its transaction."""
+        if peer.revoked is not None:
+            self.shared_studies.end_peer(peer.facility_key)
         self.feeds.peer_changed(peer.facility_key)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
@@ -251,6 +262,7 @@ class Node:
                 "rule-added": self.peers.make_true,
                 "rule-removed": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
+                "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 # The card is a file, which shows whether the change took effect.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,

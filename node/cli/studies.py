@@ -1,4 +1,4 @@
-"""`radmesh ingest`, `studies`, `share`, `withdraw`, `export`: images in, listed, out."""
+"""`radmesh ingest`, `studies`, `export`: images in, listed, out."""
 
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,9 @@ def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]
         why = "; ".join(one for one in (study["to_check"], study["note"]) if one)
         if why:
             shown.append(f"  look at it: {phrases.clean(why)}")
+        for key, what in (("shared_to", "shared with"), ("withdrawn_from", "withdrawn from")):
+            if study[key]:
+                shown.append(f"  {what} {phrases.clean(', '.join(study[key]))}")
         if study["grew"]:
             shown.append(f"  {_grew(study['grew'])}")
     return shown
@@ -217,37 +220,6 @@ def _date(text: str) -> str:
     if len(text) == 8 and text.isascii() and text.isdigit():
         return f"{text[:4]}-{text[4:6]}-{text[6:]}"
     return text or "-"
-
-
-@click.command()
-@click.argument("study")
-@json_option
-@pass_session
-def share(session: Session, study: str) -> None:
-    """Announce STUDY to the facilities that may see our studies.
-
-    A study that waits to be checked is confirmed with this: its images may name more than
-    one patient, and all of them are disclosed with it.
-
-    STUDY is a Study Instance UID, the beginning of one, or an accession number.
-    """
-    _show_state(session, session.call("share", {"study": study}), "is shared now")
-
-
-@click.command()
-@click.argument("study")
-@json_option
-@pass_session
-def withdraw(session: Session, study: str) -> None:
-    """Stop sharing STUDY; it stays here. One that waits to be checked waits no more."""
-    _show_state(session, session.call("withdraw", {"study": study}), "is not shared any more")
-
-
-def _show_state(session: Session, study: dict[str, Any], sentence: str) -> None:
-    if session.as_json:
-        output.emit_json(study)
-        return
-    output.say(f"study {phrases.clean(study['study'])} {sentence}")
 
 
 @click.command()

@@ -19,6 +19,7 @@ from node.operations import (
     reconcile,
     reports,
     rules,
+    sharing,
     transfer,
     witness,
 )
@@ -28,6 +29,7 @@ TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
     *rules.OPERATIONS,
     *images.OPERATIONS,
+    *sharing.OPERATIONS,
     *arrive.OPERATIONS,
     *discard.OPERATIONS,
     *transfer.OPERATIONS,

@@ -129,7 +129,7 @@ async def _fetch(north: Node) -> int:
     ("stop", "why"),
     [
         (lambda sender: sender.stop_peer(SOUTH.key), REVOKED),
-        (lambda sender: sender.stop_study(exchange_pair.STUDY), WITHDRAWN),
+        (lambda sender: sender.stop_study(exchange_pair.STUDY, SOUTH.key), WITHDRAWN),
     ],
 )
 async def test_a_session_is_stopped_at_once_even_when_nobody_reads(
@@ -160,7 +160,7 @@ async def test_a_session_is_stopped_at_once_even_when_nobody_reads(
             stop(sender)
     [failed] = entries(north, "disclosure-failed")
     assert failed["details"]["why"] == why
-    assert not sender.is_sending(exchange_pair.STUDY)
+    assert not sender.receivers(exchange_pair.STUDY)
     assert sender.sessions(SOUTH.key) == 0
 
 
