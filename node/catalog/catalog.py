@@ -454,7 +454,8 @@ class Catalog:
                 headers,
                 told,
                 origin=origin,
-                shared=shared,
+                # Not before the rules have decided: so it was shared at no moment before.
+                shared=shared and not sources,
                 now=int(self._clock()),
                 bars=bars.code,
             )

@@ -22,7 +22,7 @@ from protocol.transfer import BatchArrived, ManifestArrived, Refused
 CLOCK = MadeClock()
 SOUTH = Other("South Clinic", CLOCK.now(), expires=CLOCK.now() + 1000)
 BATCHES = 12
-CUTS = ("withdrawn", "discarded", "trust-ungranted", "trust-revoked")
+CUTS = ("withdrawn", "withdrawn-from", "discarded", "trust-ungranted", "trust-revoked")
 
 
 @pytest.fixture
@@ -44,6 +44,12 @@ ENDS: dict[str, tuple[Callable[[Node], object], str]] = {
     "withdrawn": (
         lambda node: node.shared_studies.withdraw(exchange_pair.STUDY),
         "the study is not shared",
+    ),
+    "withdrawn from the peer": (
+        lambda node: node.shared_studies.withdraw_from(
+            exchange_pair.STUDY, node.peers.find("South Clinic")
+        ),
+        "the study is withdrawn from this peer",
     ),
     "discarded": (
         lambda node: node.discards.discard(exchange_pair.STUDY, WRONG_WORKLIST),
