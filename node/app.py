@@ -143,6 +143,7 @@ class Node:
         self.catalog.in_change = self._study_in_change
         self.transfers.in_change = self.followed.transfer_changed
         self.shared_studies.in_withdrawal = self.followed.end
+        self.shared_studies.is_trusted = self._is_trusted
         self.catalog.on_change = lambda study: self.on_study_change(study)
         self.peers.in_change = self._peer_in_change
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
@@ -230,6 +231,10 @@ class Node:
             if peer.facility_key == facility_key:
                 return peer
         return None
+
+    def _is_trusted(self, facility_key: bytes) -> bool:
+        peer = self.find_peer(facility_key)
+        return peer is not None and peer.revoked is None
 
     def petname(self, facility_key: bytes) -> str:
         """A peer's petname; the beginning of its key when it is unknown."""

@@ -120,7 +120,7 @@ def _problem_line(problem: dict[str, Any]) -> str:
 @click.command()
 @click.option("--peer", metavar="NAME", help="Those that this facility announced to us.")
 @click.option("--all", "everything", is_flag=True, help="Ours, and those of all facilities.")
-@click.option("--to-check", is_flag=True, help="Ours whose images name more than one patient.")
+@click.option("--to-check", is_flag=True, help="Ours that somebody should look at.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -133,8 +133,8 @@ def studies(
 ) -> None:
     """List our studies, or those that others announced to us.
 
-    A study in the state `to check` names more than one patient; it is not shared until
-    you say `radmesh share`.
+    A study in the state `to check` is shown with the reason, such as two patients in its images;
+    it is not shared until you say `radmesh share`.
     """
     if (peer is not None) + everything + to_check > 1:
         raise click.UsageError("--peer, --all and --to-check exclude each other")

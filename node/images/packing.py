@@ -7,7 +7,7 @@ catalog shows anything.
 
 from collections.abc import Callable, Sequence
 
-from keys.sharing import BY_HAND, Decided
+from keys.sharing import BY_HAND, WITHHOLD, Decided
 from node.audit.effects import once
 from node.catalog.catalog import LOCAL, Added, Catalog
 from node.catalog.sharing import details_of
@@ -239,6 +239,9 @@ class Packing:
             )
             row = self._catalog.study(study_uid)
             self.report.notes += notes_of(row, was) if row is not None else []
+            decided = added.decided
+            if was is None and decided is not None and decided.effect == WITHHOLD:
+                self.report.notes.append(f"study {study_uid}: {decided.why}, so it is not shared")
             if added.conflicting:
                 held = self._catalog.held_instances(study_uid)
                 self.report.conflicts += overtaken(manifest, held, sources)

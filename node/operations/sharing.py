@@ -15,7 +15,8 @@ from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
 from node.catalog.matching import Matching, studies_matching
-from node.catalog.sharing import sources_of_each
+from node.catalog.rows import SHARED, WITHHELD
+from node.catalog.sharing import effects_of_each, sources_of_each
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.images import change_sharing, run_work
@@ -196,7 +197,13 @@ async def sharing_change(call: Call, asked: Matched) -> Result:
         rows = studies_matching(node.database, _with_source(wanted, source))
         # Whoever shares a study that waits has looked at it: not so for a whole search.
         waiting = [row.study_uid for row in rows if row.to_check and to_share]
-        chosen = sorted({row.study_uid for row in rows} - set(waiting))
+        apart = effects_of_each(node.database, (row.study_uid for row in rows))
+        chosen = [
+            row.study_uid
+            for row in rows
+            if not (row.to_check and to_share)
+            and _changes(row, dict(apart.get(row.study_uid, ())), peer, to_share=to_share)
+        ]
         digest = _digest(chosen)
         result = {
             "matching": len(rows),
@@ -218,6 +225,17 @@ async def sharing_change(call: Call, asked: Matched) -> Result:
         return result | _do_all(node, chosen, peer, progress, cancelled, to_share=to_share)
 
     return await run_work(work, call.report, lambda done: {"done": done})
+
+
+def _changes(row: StudyRow, apart: dict[bytes, str], peer: Peer | None, *, to_share: bool) -> bool:
+    """Whether a study is not yet as it is to be; `apart` is what holds for single peers."""
+    if peer is None:
+        has_one = row.state == "shared" or SHARED in apart.values()
+        return row.state != "shared" if to_share else has_one or bool(row.to_check)
+    effect = apart.get(peer.facility_key, "")
+    if not to_share:
+        return effect != WITHHELD
+    return effect == WITHHELD or (row.state != "shared" and effect != SHARED)
 
 
 def _with_source(wanted: Matching, source: str) -> Matching:

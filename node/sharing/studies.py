@@ -40,6 +40,7 @@ class SharedStudies:
 
     Attributes:
         in_withdrawal: called with a study (UID) in the transaction that withdraws it.
+        is_trusted: whether a peer (facility key) is trusted now.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SharedStudies:
         self._effects = effects
         self._lock = threading.Lock()
         self.in_withdrawal: Callable[[sqlite3.Connection, str], None] = lambda c, study: None
+        self.is_trusted: Callable[[bytes], bool] = lambda peer: True
         self._cuts = Cuts(effects.append, decisions.wait_earlier)
 
     @property
@@ -92,11 +94,7 @@ class SharedStudies:
         """
         key = peer.facility_key
         if peer.revoked is not None:
-            raise NodeError(
-                f"trust in {peer.petname} was revoked: nothing can be shared with it",
-                hint="pair with it again first (`radmesh trust add`)",
-                code=ExitCode.REFUSED,
-            )
+            raise _revoked(peer)
         with self._lock:
             self._cuts.write()
             row = self._catalog.find_study(text)
@@ -106,7 +104,9 @@ class SharedStudies:
                 self._require_nameable(row)
 
                 def give(connection: sqlite3.Connection) -> None:
-                    # Read again: the study may have changed since.
+                    # Ask again: study and trust may have changed since.
+                    if not self.is_trusted(key):
+                        raise _revoked(peer)
                     now = self._catalog.find_study(row.study_uid)
                     is_shared = now.state == "shared"
                     set_for_peer(connection, row.study_uid, key, "" if is_shared else SHARED)
@@ -266,3 +266,11 @@ class SharedStudies:
                 "restart look with `radmesh studies` how it stands",
                 code=error.code,
             ) from error
+
+
+def _revoked(peer: Peer) -> NodeError:
+    return NodeError(
+        f"trust in {peer.petname} was revoked: nothing can be shared with it",
+        hint="pair with it again first (`radmesh trust add`)",
+        code=ExitCode.REFUSED,
+    )

@@ -120,6 +120,10 @@ ENDS: dict[str, tuple[Callable[[Facility, Facility, str], object], str]] = {
     "see taken": (lambda north, south, study: _revoke(north, south, "see"), REVOKED),
     "trust revoked": (lambda north, south, study: _revoke(north, south), REVOKED),
     "withdrawn": (lambda north, south, study: north.call("withdraw", study=study), WITHDRAWN),
+    "withdrawn from the peer": (
+        lambda north, south, study: north.call("withdraw", study=study, peer=south.name),
+        WITHDRAWN,
+    ),
 }
 
 

@@ -183,6 +183,25 @@ def test_it_ends_with_trust_and_does_not_come_back(north: Node) -> None:
     assert sees(north) == [True, False], "what one may not have stays so"
 
 
+def test_a_peer_that_is_revoked_meanwhile_gets_nothing(north: Node) -> None:
+    study = publish_study(north, instances=1)
+    north.shared_studies.withdraw(study)
+    known = north.peers.find(SOUTH.name)
+    append = north.audit.append
+
+    def revoke_first(event: Event) -> int:
+        written = append(event)
+        if event.type == "shared-to" and event.outcome == "success":
+            north.peers.revoke(SOUTH.name, [], NOW)
+        return written
+
+    with patch.object(north.audit, "append", revoke_first), pytest.raises(NodeError):
+        north.shared_studies.share_to(study, known)
+    assert [one["outcome"] for one in entries(north, "shared-to")] == ["success", "failed"]
+    SOUTH.pair(north, "see", "fetch")
+    assert sees(north) == [False, False]
+
+
 def test_a_study_that_comes_again_is_still_not_for_the_peer(north: Node) -> None:
     study = publish_study(north, instances=1)
     withdraw_from(north, study)

@@ -143,6 +143,15 @@ def test_what_is_to_be_checked_waits_and_is_told_to_nobody(north: Node) -> None:
     assert available(told_to(north, SOUTH)) == {STUDY}
 
 
+def test_whoever_brings_a_study_hears_that_it_is_withheld(north: Node, tmp_path: Path) -> None:
+    add(north, "withhold modality=CT")
+    (tmp_path / "1.dcm").write_bytes(image(1))
+    notes = call(north, "ingest", paths=[str(tmp_path / "1.dcm")])["notes"]
+    assert notes == [f"study {STUDY}: sharing rule 1 withholds it, so it is not shared"]
+    (tmp_path / "1.dcm").write_bytes(image(2))
+    assert call(north, "ingest", paths=[str(tmp_path / "1.dcm")])["notes"] == []
+
+
 def test_all_images_are_asked_not_only_the_first(north: Node) -> None:
     add(north, "share source=dimse:* institution=North", "withhold institution=Ward")
     arrive(
@@ -414,6 +423,32 @@ def test_all_that_match_are_shared_and_withdrawn(
     assert shared(filled) == set()
     # What waits was looked at by nobody, and is settled by withdrawing it all the same.
     assert len(entries(filled, "withdrawn")) == len(expected) + waiting
+
+
+def test_only_what_is_not_so_yet_is_counted(filled: Node) -> None:
+    call(filled, "share", study=f"{STUDY}.1")
+    dry = call(filled, "sharing.change", shared=True, dry=True, source="dimse:*")
+    assert (dry["matching"], dry["studies"]) == (2, [f"{STUDY}.2"])
+    dry = call(filled, "sharing.change", shared=False, dry=True, source="dimse:*")
+    assert (dry["matching"], dry["studies"]) == (2, [f"{STUDY}.1"])
+
+
+def test_on_a_full_disk_all_that_match_are_held_back(
+    filled: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(filled, "sharing.change", shared=True, source="dimse:*")
+
+    def full(event: object) -> int:
+        raise NodeError("the disk is full", code=ExitCode.DISK)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(filled.audit, "append", full)
+        with pytest.raises(NodeError, match="held back"):
+            call(filled, "sharing.change", shared=False, source="dimse:*")
+        assert shared(filled) == set()
+    filled.shared_studies.write_unwritten()
+    assert shared(filled) == set()
+    assert len(entries(filled, "withdrawn")) == 2
 
 
 def test_nothing_is_done_when_other_studies_match_than_were_confirmed(filled: Node) -> None:
