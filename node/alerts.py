@@ -89,8 +89,8 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(
-            f"{count(waiting, 'study', 'studies')} to check: not shared until somebody has looked "
-            "at the patients that the images name; see `radmesh studies --to-check`"
+            f"{count(waiting, 'study', 'studies')} to check: not shared until somebody has looked; "
+            "see `radmesh studies --to-check`"
         )
     if shared:
         found.append(

@@ -49,6 +49,7 @@ from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
 from node.sharing.requests import REQUESTS_SCHEMA, Requests
+from node.sharing.sharing_rules import SHARING_RULES_SCHEMA, SharingRules
 from node.sharing.studies import SharedStudies
 from node.sharing.wishes import WISHES_SCHEMA, Wishes
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
@@ -113,6 +114,7 @@ class Node:
                 PENDING_SCHEMA,
                 EFFECTS_SCHEMA,
                 RECALLS_SCHEMA,
+                SHARING_RULES_SCHEMA,
                 FOLLOWED_SCHEMA,
                 FOUND_SCHEMA,
                 GRANTED_SCHEMA,
@@ -148,12 +150,19 @@ class Node:
             self.clock,
         )
         self.wishes = Wishes(self.database, self.audit, self.effects, self.decisions, self.clock)
-        self.facts = StudyFacts(self.database, self.wishes)
+        self.facts = StudyFacts(self.database, self.wishes, is_held_back=self.catalog.is_held_back)
+        self.sharing_rules = SharingRules(
+            self.database, self.effects, self.peers.find, self.facts.blind
+        )
+        self.catalog.deciding.rules = self.sharing_rules.all
+        self.catalog.deciding.blind = self.facts.blind
         self.lately = DisclosedLately(self.audit, self.clock.now)
         self.requests = Requests(self.database, self.effects, self.clock, self.catalog.patients)
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
-        self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
+        self.shared_studies = SharedStudies(
+            self.catalog, self.audit, self.effects, self.decisions, self.database
+        )
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
             Questions(self.database, self.clock),
@@ -179,6 +188,7 @@ class Node:
         self.catalog.in_change = self._study_in_change
         self.transfers.in_change = self.followed.transfer_changed
         self.shared_studies.in_withdrawal = self.followed.end
+        self.shared_studies.is_trusted = self._is_trusted
         self.catalog.on_change = lambda study: self.on_study_change(study)
         self.peers.in_change = self._peer_in_change
         self.wishes.in_change = self._wishes_in_change
@@ -298,6 +308,10 @@ class Node:
                 return peer
         return None
 
+    def _is_trusted(self, facility_key: bytes) -> bool:
+        peer = self.find_peer(facility_key)
+        return peer is not None and peer.revoked is None
+
     def petname(self, facility_key: bytes) -> str:
         """A peer's petname; the beginning of its key when it is unknown."""
         peer = self.find_peer(facility_key)
@@ -314,6 +328,8 @@ class Node:
 
     def _peer_in_change(self, peer: Peer) -> None:
         """Derive the consequences of a change of trust, in its transaction."""
+        if peer.revoked is not None:
+            self.shared_studies.end_peer(peer.facility_key)
         self.feeds.peer_changed(peer.facility_key)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
@@ -341,6 +357,7 @@ class Node:
                 "consent-ended": self.wishes.make_true,
                 "rule-removed": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
+                "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,

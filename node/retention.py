@@ -113,6 +113,7 @@ RETENTION = (
         tables=(
             "studies", "study_patients", "unread_studies", "series", "batches", "study_batches",
             "instances", "conflicts", "discards", "leftover_batches", "study_words",
+            "study_sources", "peer_sharing",
         ),
     ),
     Kept(
@@ -260,7 +261,7 @@ RETENTION = (
         purpose="to decide what a peer may do",
         readers="people of the facility; of a rule the peer itself, if it points at nobody",
         kept="for ever, as the log does; its postal address until it is taken away",
-        tables=("peers", "contests", "rule_key", "grants_told", "grants_heard"),
+        tables=("peers", "contests", "rule_key", "grants_told", "grants_heard", "sharing_rules"),
     ),
     Kept(
         name="wishes",

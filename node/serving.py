@@ -309,14 +309,23 @@ class Serving:
         self.announcer.announce()
         self.rereading.poke()
         self.follower.poke()
-        if self._nursery is not None and self.sender.is_sending(study):
-            self._nursery.start_soon(self._stop_unless_allowed, study)
+        if self._nursery is not None:
+            for peer in self.sender.receivers(study):
+                self._nursery.start_soon(self._stop_unless_allowed, study, peer)
 
-    async def _stop_unless_allowed(self, study: str) -> None:
-        row = await in_thread(self._node.catalog.study, study)
-        if row is None or row.state != "shared":
-            self.sender.stop_study(study)
-        await self.sender.stop_ended(study=study)
+    async def _stop_unless_allowed(self, study: str, peer: bytes) -> None:
+        def state() -> str:
+            facts = self._node.facts.of(self._node.catalog.study(study), peer)
+            return "" if facts is None else facts.state
+
+        try:
+            is_shared = await in_thread(state) == "shared"
+        except NodeError as error:
+            log.error("a transfer is ended, as its right cannot be read: %s", error.message)
+            is_shared = False
+        if not is_shared:
+            self.sender.stop_study(study, peer)
+        await self.sender.stop_ended(facility_key=peer, study=study)
 
     def _stop_disclosing(self) -> None:
         for peer in self._node.peers.store.peers:

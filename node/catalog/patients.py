@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 
 from node.catalog.names import folded
+from node.catalog.rows import IS_SHARED_TO_ANY
 from node.catalog.words import index_study
 from node.dicom.headers import StudyAttributes, patient_identity
 
@@ -22,6 +23,10 @@ Patient = tuple[str, str]
 _NAMES = 2
 """Names that are kept: two are enough to show that they differ."""
 
+SEVERAL = 20
+"""Values of an attribute that are kept, where the images of a study differ; one more is kept to
+show that there are more."""
+
 _PERSON = ("patient_name", "patient_birth_date", "patient_sex")
 _STUDY = (
     "accession_number",
@@ -32,20 +37,22 @@ _STUDY = (
     "referring_physician",
     "institution",
 )
+_VARYING = ("accession_number", "study_date", "referring_physician", "institution")
 _COLUMNS = {name: name for name in (*_PERSON, *_STUDY)} | {"study_description": "description"}
 
 
 class Described:
     """The attributes of a study as its instances give them; their order does not matter.
 
-    Holds one text per attribute, and at most `PATIENTS` + 1 patients. Several threads may
-    add.
+    Holds one text per attribute, of those that rules read `SEVERAL` + 1, and at most `PATIENTS` + 1
+    patients. Several threads may add.
     """
 
     def __init__(self, attributes: Iterable[StudyAttributes] = ()) -> None:
         self.patients: set[Patient] = set()
         self.names: set[str] = set()
         self.texts: dict[str, str] = {}
+        self.values: dict[str, set[str]] = {name: set() for name in _VARYING}
         self._persons: dict[str, dict[str, str]] = {}
         for each in attributes:
             self.add(each)
@@ -59,6 +66,10 @@ class Described:
         if name and len(self.names) < _NAMES:
             self.names.add(name)
         _fill(self.texts, attributes, _STUDY)
+        for each, values in self.values.items():
+            text = getattr(attributes, each)
+            if text and len(values) <= SEVERAL:
+                values.add(text)
         if patient_id in self._persons or len(self._persons) <= PATIENTS:
             _fill(self._persons.setdefault(patient_id, {}), attributes, _PERSON)
 
@@ -162,7 +173,7 @@ def update_study(
     why = why_of_change(before, described)
     if received and not why:
         [shared] = connection.execute(
-            "SELECT shared FROM studies WHERE study_uid = ?", (study_uid,)
+            f"SELECT {IS_SHARED_TO_ANY} FROM studies WHERE study_uid = ?", (study_uid,)
         ).fetchone()
         why = why_of_first(before, described) if shared else ""
     if is_all:

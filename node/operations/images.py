@@ -10,9 +10,12 @@ from typing import Annotated, Any, TypeVar
 
 import trio
 
+from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
+from node.catalog.rows import SHARED, WITHHELD
+from node.catalog.sharing import effects_of_each
 from node.catalog.words import Search
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
@@ -63,15 +66,29 @@ class Studies(Sought):
 
 @dataclass(frozen=True)
 class OfStudy:
-    """Parameters of `share` and `withdraw`."""
+    """Parameters of `share` and `withdraw`; with a peer, for this one alone."""
 
     study: str
+    peer: str | None = None
 
 
 def describe_studies(node: Node, rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
     """Studies of ours as JSON; reads the database."""
     grown = node.followed.growth(row.study_uid for row in rows)
-    return [_describe_study(node, row, grown.get(row.study_uid, Growth())) for row in rows]
+    apart = effects_of_each(node.database, (row.study_uid for row in rows))
+    return [
+        _describe_study(node, row, grown.get(row.study_uid, Growth()))
+        | _describe_apart(node, apart.get(row.study_uid, ()))
+        for row in rows
+    ]
+
+
+def _describe_apart(node: Node, apart: Sequence[tuple[bytes, str]]) -> dict[str, list[str]]:
+    """The peers for which something else holds than the state of a study."""
+    return {
+        "shared_to": [node.petname(peer) for peer, effect in apart if effect == SHARED],
+        "withdrawn_from": [node.petname(peer) for peer, effect in apart if effect == WITHHELD],
+    }
 
 
 def _describe_study(node: Node, row: StudyRow, growth: Growth) -> dict[str, Any]:
@@ -130,6 +147,8 @@ def describe_record(node: Node, peer: bytes, record: Record, held: bool) -> dict
         "grew": None,
         "followed_until": None,
         "found_until": None,
+        "shared_to": [],
+        "withdrawn_from": [],
     }
 
 
@@ -351,24 +370,32 @@ def _describe_announced(node: Node, announced: list[tuple[bytes, Record]]) -> li
     ]
 
 
-async def _set_shared(node: Node, study: str, shared: bool) -> Result:
-    change = node.shared_studies.share if shared else node.shared_studies.withdraw
+def change_sharing(node: Node, study: str, peer: Peer | None, *, to_share: bool) -> StudyRow:
+    """Share or withdraw a study, for all peers or for one."""
+    owner = node.shared_studies
+    if peer is None:
+        return owner.share(study) if to_share else owner.withdraw(study)
+    return owner.share_to(study, peer) if to_share else owner.withdraw_from(study, peer)
 
+
+async def _set_shared(node: Node, asked: OfStudy, *, to_share: bool) -> Result:
     def work() -> Result:
-        [described] = describe_studies(node, [change(study)])
+        peer = None if asked.peer is None else node.peers.find(asked.peer)
+        row = change_sharing(node, asked.study, peer, to_share=to_share)
+        [described] = describe_studies(node, [row])
         return described
 
     return await in_thread(work)
 
 
 async def share(call: Call, asked: OfStudy) -> Result:
-    """Announce a study to all peers that may see."""
-    return await _set_shared(call.node, asked.study, True)
+    """Announce a study to all peers that may see, or to one."""
+    return await _set_shared(call.node, asked, to_share=True)
 
 
 async def withdraw(call: Call, asked: OfStudy) -> Result:
-    """Stop sharing a study."""
-    return await _set_shared(call.node, asked.study, False)
+    """Stop sharing a study with all peers, or with one."""
+    return await _set_shared(call.node, asked, to_share=False)
 
 
 OPERATIONS = (

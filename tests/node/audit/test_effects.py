@@ -83,6 +83,11 @@ def _state_of_study(node: Node) -> object:
     return None if row is None else row.state
 
 
+def _state_for_south(node: Node) -> object:
+    facts = node.facts.of(node.catalog.study(STUDY), SOUTH.key)
+    return None if facts is None else facts.state
+
+
 def _share_again(node: Node) -> object:
     return node.shared_studies.share(STUDY)
 
@@ -238,6 +243,27 @@ CHANGES = [
         cuts=True,
     ),
     Change("shared", _share_again, _state_of_study),
+    Change(
+        "withdrawn-from",
+        lambda node: node.shared_studies.withdraw_from(STUDY, node.peers.find("South Clinic")),
+        _state_for_south,
+        cuts=True,
+    ),
+    Change(
+        "shared-to",
+        lambda node: node.shared_studies.share_to(STUDY, node.peers.find("South Clinic")),
+        _state_for_south,
+    ),
+    Change(
+        "sharing-rule-added",
+        lambda node: node.sharing_rules.add(["withhold", "modality=SR"]),
+        lambda node: node.sharing_rules.all(),
+    ),
+    Change(
+        "sharing-rule-removed",
+        lambda node: node.sharing_rules.remove(1),
+        lambda node: node.sharing_rules.all(),
+    ),
     Change("ingest", _ingest, lambda node: node.catalog.study_count()),
     Change(
         "discarded",
@@ -319,6 +345,10 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             node.wishes.add(change.kind.partition("-")[0], "PAT1", "", b"", "all")
         elif change.kind in ("approved", "denied"):
             _ask(node)
+        elif change.kind == "shared-to":
+            node.shared_studies.withdraw(STUDY)
+        elif change.kind == "sharing-rule-removed":
+            node.sharing_rules.add(["share", "source=dimse:*"])
         elif change.kind == "rule-removed":
             _add_rule(node, "allow fetch modality=CT")
             _add_rule(node, "deny fetch modality=MG")
