@@ -31,13 +31,17 @@ _MINUTES = 24 * 60
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
+NOT_TO_PEER = "withdrawn from the peer"
+"""The state of a study that this peer alone may not have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Known facts about one study; None or "" if not known.
 
     Attributes:
         study_uid: Study Instance UID.
-        state: "shared", or why not.
+        state: "shared", or why not; for the peer that the decision is about.
         modalities: modalities in the study.
         body_parts: body parts named in the images.
         study_date: YYYYMMDD.

@@ -12,6 +12,14 @@ class BadKey(KeysError):
     """Bytes or text that should be a key, a key file or a PeerID are not."""
 
 
+class KeySealed(KeysError):
+    """A private key is under a passphrase that was not given."""
+
+
+class WrongPassphrase(KeysError):
+    """A passphrase does not open a key, or the sealed key was altered."""
+
+
 class BadFingerprint(KeysError):
     """Text that should be a fingerprint is not; a group may be misread or mistyped."""
 

@@ -176,6 +176,8 @@ def beyond_rules(answer: Answer) -> str:
         return "trust in the facility would have to be given again (`radmesh trust add`)"
     if answer.why is Why.NOT_SHARED and "objects" in answer.sentence:
         return "the patient would have to end the objection (`radmesh objection end`)"
+    if answer.why is Why.NOT_SHARED and "this peer" in answer.sentence:
+        return "the study would have to be shared with this peer again (`radmesh share --to`)"
     if answer.why is Why.NOT_SHARED:
         return "the study would have to be shared (`radmesh share`)"
     if answer.why is Why.PURPOSE and not answer.rule:

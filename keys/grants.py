@@ -10,7 +10,7 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keys.conditions import KINDS, Asked, Facts, Failure, failure, use_of
+from keys.conditions import KINDS, NOT_TO_PEER, Asked, Facts, Failure, failure, use_of
 from keys.peer import Peer
 from keys.purposes import is_purpose
 from keys.rules import ALLOW, ASK, DENY, EXAM, SHOWS, Rule
@@ -45,6 +45,7 @@ __all__ = [
 
 ACTIONS: Mapping[str, tuple[str, ...]] = {
     "see": ("see",),
+    "find": ("find",),
     # Without `see` here, a peer that lost `see` could still fetch studies announced before.
     "fetch": ("fetch", "see"),
     "send": ("send",),
@@ -52,8 +53,8 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Action to the actions that must all be allowed for it."""
 
-_OF_OUR_STUDIES = frozenset({"see", "fetch"})
-_REQUESTED = frozenset({"fetch", "send"})
+_OF_OUR_STUDIES = frozenset({"see", "find", "fetch"})
+_REQUESTED = frozenset({"find", "fetch", "send"})
 """Actions that a node of the peer requests, with a purpose."""
 
 
@@ -276,10 +277,16 @@ def may(
     # Checked after the rules: a peer without permission must learn nothing about the study.
     if action in _OF_OUR_STUDIES:
         if facts is None or facts.state != "shared":
-            return No(Why.NOT_SHARED, "the study is not shared")
+            return No(Why.NOT_SHARED, _not_shared(facts))
         if objects(facts, peer, request):
             return No(Why.NOT_SHARED, "the patient objects")
     return next((answer for answer in answers if isinstance(answer, Ask)), answers[0])
+
+
+def _not_shared(facts: Facts | None) -> str:
+    if facts is not None and facts.state == NOT_TO_PEER:
+        return "the study is withdrawn from this peer"
+    return "the study is not shared"
 
 
 def objects(facts: Facts, peer: Peer, request: Request) -> bool:

@@ -12,7 +12,7 @@ import nacl.exceptions
 import nacl.signing
 import nacl.utils
 
-from keys.errors import BadKey, BadSignature
+from keys.errors import BadKey, BadSignature, KeySealed
 
 SEED_BYTES = 32
 PUBLIC_BYTES = 32
@@ -29,18 +29,45 @@ class KeyPair:
     """An Ed25519 key pair (RFC 8032) for one of the four roles.
 
     Attributes:
-        seed: the 32 secret bytes.
         public: the public key, 32 bytes.
     """
 
-    __slots__ = ("_signing", "public", "seed")
+    __slots__ = ("_signing", "public")
+
+    _signing: nacl.signing.SigningKey | None
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != SEED_BYTES:
             raise BadKey(f"a key seed has {SEED_BYTES} bytes, this one {len(seed)}")
         self._signing = nacl.signing.SigningKey(bytes(seed))
-        self.seed = bytes(seed)
         self.public = bytes(self._signing.verify_key)
+
+    @classmethod
+    def sealed(cls, public: bytes) -> "KeyPair":
+        """A pair whose private half is under a passphrase that was not given."""
+        pair = cls.__new__(cls)
+        pair._signing = None
+        pair.public = public
+        return pair
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the private half is not at hand."""
+        return self._signing is None
+
+    @property
+    def seed(self) -> bytes:
+        """The 32 secret bytes.
+
+        Raises:
+            KeySealed: they are not at hand.
+        """
+        return bytes(self._private())
+
+    def _private(self) -> nacl.signing.SigningKey:
+        if self._signing is None:
+            raise KeySealed("the private key is under a passphrase that was not given")
+        return self._signing
 
     @classmethod
     def generate(cls, random: Callable[[int], bytes] = nacl.utils.random) -> "KeyPair":
@@ -69,8 +96,12 @@ class KeyPair:
         return self.sign_raw(_separated(domain, message))
 
     def sign_raw(self, message: bytes) -> bytes:
-        """Sign bytes as they are; returns 64 bytes."""
-        return self._signing.sign(bytes(message)).signature
+        """Sign bytes as they are; returns 64 bytes.
+
+        Raises:
+            KeySealed: the private key is not at hand.
+        """
+        return self._private().sign(bytes(message)).signature
 
     def __repr__(self) -> str:
         # The seed must not reach a log or a traceback.

@@ -11,9 +11,9 @@ from keys.errors import KeysError, TrustError
 from keys.purposes import WORDS
 from keys.rules import Rule
 
-GRANTS = ("see", "fetch", "send", "witness")
-"""see: may learn of our studies. fetch: may take them. send: may offer us studies.
-witness: cosigns our log."""
+GRANTS = ("see", "find", "fetch", "send", "witness")
+"""see: may learn of our studies. find: may ask for the studies of a patient that it names.
+fetch: may take studies. send: may offer us studies. witness: cosigns our log."""
 
 PURPOSES = WORDS
 """Purposes for which a study may be requested, in words; `keys.purposes` has the codes as well."""

@@ -7,28 +7,17 @@ XChaCha20-Poly1305 and bound to the rest. The caller supplies the random bytes.
 import base64
 import binascii
 import json
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 import nacl.bindings
 import nacl.exceptions
-import nacl.pwhash
 
 from keys.canonical import canonical_json
 from keys.errors import BadKey
+from keys.passphrase import MEMORY_BYTES, PASSES, SALT_BYTES, Cost, derive
 
-SALT_BYTES = 16
 NONCE_BYTES = 24
-KEY_BYTES = 32
-
-PASSES = 3
-"""Passes of Argon2id; with `MEMORY_BYTES` libsodium's MODERATE: about a second a guess."""
-
-MEMORY_BYTES = 256 * 1024 * 1024
-
-PASSPHRASE_CHARACTERS = 12
-"""Fewest characters of a passphrase: whoever has a backup can try passphrases for years."""
 
 SEALED_BYTES = 64 * 1024
 """Most bytes of the sealed form: four files of one line each take two thousand."""
@@ -37,15 +26,8 @@ _NAMES = {"kdf", "memory", "nonce", "passes", "salt", "sealed", "v"}
 
 
 def derive_key(passphrase: str, salt: bytes) -> bytes:
-    """Derive the key (32 bytes) of a passphrase; takes a second and 256 MiB.
-
-    The passphrase is normalized to Unicode's form NFC, since keyboards differ.
-    """
-    text = unicodedata.normalize("NFC", passphrase).encode()
-    key: bytes = nacl.pwhash.argon2id.kdf(
-        KEY_BYTES, text, salt, opslimit=PASSES, memlimit=MEMORY_BYTES
-    )
-    return key
+    """Derive the key (32 bytes) of a passphrase; takes a second and 256 MiB."""
+    return derive(passphrase, Cost(salt, PASSES, MEMORY_BYTES)).key
 
 
 def seal_files(key: bytes, salt: bytes, nonce: bytes, files: Mapping[str, str]) -> bytes:

@@ -423,8 +423,8 @@ def _checked_purposes(purposes: Iterable[str]) -> frozenset[str]:
     unknown = sorted(one for one in chosen if not is_purpose(one))
     if unknown:
         raise TrustError(
-            f"there is no purpose {unknown[0]}; the purposes are {', '.join(PURPOSES)} and the codes"
-            " of HL7, such as TREAT"
+            f"there is no purpose {unknown[0]}; the purposes are {', '.join(PURPOSES)} and the"
+            " codes of HL7, such as TREAT"
         )
     return chosen
 

@@ -81,6 +81,11 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         "after a restart look with `radmesh objection list` and `radmesh consent list`"
         for name in node.wishes.unwritten
     ]
+    requests = node.requests.all(waiting=True)
+    if requests:
+        found.append(
+            f"{count(len(requests), 'request')} of peers wait for approval: see `radmesh requests`"
+        )
     offered = len(node.offers.waiting())
     if offered:
         waits = count(offered, "offer of a facility waits", "offers of facilities wait")
@@ -93,8 +98,8 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(
-            f"{count(waiting, 'study', 'studies')} to check: not shared until somebody has looked "
-            "at the patients that the images name; see `radmesh studies --to-check`"
+            f"{count(waiting, 'study', 'studies')} to check: not shared until somebody has looked; "
+            "see `radmesh studies --to-check`"
         )
     if shared:
         found.append(
@@ -107,6 +112,7 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         "again while this node runs; after a restart look with `radmesh studies`"
         for study in node.discards.unwritten
     ]
+    found += _card_ending(node)
     found += _recalled(node)
     found += _grown(node, serving)
     found += [
@@ -132,6 +138,35 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
             for peer, study, why in serving.announcer.aside()
         ]
     return found
+
+
+CARD_DAYS = (90, 30, 7)
+"""Days before the end of the card at which the alert appears, and grows more urgent."""
+
+
+def _card_ending(node: "Node") -> list[str]:
+    """What to do before our card ends, since no peer connects to us after that."""
+    left = node.card.expires - node.clock.now()
+    days = max(0, left // (24 * 3600))
+    if days > CARD_DAYS[0]:
+        return []
+    if left <= 0:
+        when = f"our card ended {moment(node.card.expires)}: no peer connects to us any more"
+    else:
+        urgent = {90: "soon", 30: "this week", 7: "today"}[
+            min(each for each in CARD_DAYS if days <= each)
+        ]
+        when = (
+            f"our card ends in {count(days, 'day')}, {moment(node.card.expires)}, and no peer "
+            f"connects to us after that: renew it {urgent}"
+        )
+    how = "`radmesh card renew`"
+    if not node.home.has_key("facility"):
+        how += (
+            " with --facility-key and the file of the facility key, or `radmesh keys "
+            "import-facility`"
+        )
+    return [f"{when}, with {how}"]
 
 
 RECALLS_SHOWN = 20

@@ -7,11 +7,15 @@ log. Only one process at a time can have a home.
 import contextlib
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from keys.card import Card
 from keys.card_fields import SizedKey
+from keys.identity import KeyPair
+from keys.passphrase import Wrapping
 from keys.trust import Peer
-from node import VERSION, rotation
+from node import VERSION, facility_key, rotation, sealing
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
@@ -20,6 +24,9 @@ from node.catalog.attributes import studies_of_patient
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
+from node.durable import disk_error
+from node.errors import ExitCode, NodeError
+from node.facility_key import require_of
 from node.home import Home, Keys
 from node.images.discard import Discards
 from node.images.set_aside import SetAside
@@ -35,12 +42,15 @@ from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
 from node.sharing.facts import FACTS_SCHEMA, StudyFacts
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
+from node.sharing.found import FOUND_SCHEMA, FoundStudies, Questions
 from node.sharing.granted import GRANTED_SCHEMA, Granted
 from node.sharing.offers import OFFERS_SCHEMA, Offers
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
 from node.sharing.refusals import Refusals
+from node.sharing.requests import REQUESTS_SCHEMA, Requests
+from node.sharing.sharing_rules import SHARING_RULES_SCHEMA, SharingRules
 from node.sharing.studies import SharedStudies
 from node.sharing.wishes import WISHES_SCHEMA, Wishes
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
@@ -70,6 +80,7 @@ class Node:
         held: contextlib.ExitStack,
         log_key_may_be_lost: bool = False,
         to_serve: bool = False,
+        keys_may_stay_sealed: bool = False,
     ) -> None:
         self.home = home
         self.clock = home.clock
@@ -78,8 +89,12 @@ class Node:
         self.on_peer_change: Callable[[Peer], None] = lambda peer: None
         self._held = held
         self.settings = read_settings(home.config_path)
+        try:
+            sealing.finish(home)
+        except OSError as error:
+            raise disk_error("a change of the passphrase cannot be finished", error) from error
         is_lost = log_key_may_be_lost and not home.has_key("log")
-        self.keys = home.read_keys(log_may_be_lost=is_lost)
+        self.keys = home.read_keys(log_may_be_lost=is_lost, may_stay_sealed=keys_may_stay_sealed)
         self.card = home.read_card()
         self.audit = self._open_log(is_lost)
         held.callback(self.audit.close)
@@ -90,6 +105,7 @@ class Node:
                 CATALOG_SCHEMA,
                 FACTS_SCHEMA,
                 WISHES_SCHEMA,
+                REQUESTS_SCHEMA,
                 PEERS_SCHEMA,
                 FEEDS_SCHEMA,
                 TRANSFERS_SCHEMA,
@@ -99,7 +115,9 @@ class Node:
                 PENDING_SCHEMA,
                 EFFECTS_SCHEMA,
                 RECALLS_SCHEMA,
+                SHARING_RULES_SCHEMA,
                 FOLLOWED_SCHEMA,
+                FOUND_SCHEMA,
                 GRANTED_SCHEMA,
                 OFFERS_SCHEMA,
                 PEOPLE_SCHEMA,
@@ -134,14 +152,26 @@ class Node:
             self.clock,
         )
         self.wishes = Wishes(self.database, self.audit, self.effects, self.decisions, self.clock)
-        self.facts = StudyFacts(self.database, self.wishes)
+        self.facts = StudyFacts(self.database, self.wishes, is_held_back=self.catalog.is_held_back)
+        self.sharing_rules = SharingRules(
+            self.database, self.effects, self.peers.find, self.facts.blind
+        )
+        self.catalog.deciding.rules = self.sharing_rules.all
+        self.catalog.deciding.blind = self.facts.blind
         self.offers = Offers(
             self.database, self.effects, self.peers, self.catalog, self.facts, self.clock
         )
         self.lately = DisclosedLately(self.audit, self.clock.now)
+        self.requests = Requests(self.database, self.effects, self.clock, self.catalog.patients)
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
-        self.shared_studies = SharedStudies(self.catalog, self.audit, self.effects, self.decisions)
+        self.shared_studies = SharedStudies(
+            self.catalog, self.audit, self.effects, self.decisions, self.database
+        )
+        self.found, self.questions = (
+            FoundStudies(self.database, self.clock),
+            Questions(self.database, self.clock),
+        )
         self.recalls = Recalls(self.database, self.catalog, self.effects, self.clock)
         self.discards = Discards(
             self.database, self.catalog, self.store, self.audit, self.effects, self.decisions
@@ -163,6 +193,7 @@ class Node:
         self.catalog.in_change = self._study_in_change
         self.transfers.in_change = self.followed.transfer_changed
         self.shared_studies.in_withdrawal = self.followed.end
+        self.shared_studies.is_trusted = self._is_trusted
         self.catalog.on_change = lambda study: self.on_study_change(study)
         self.peers.in_change = self._peer_in_change
         self.wishes.in_change = self._wishes_in_change
@@ -186,6 +217,12 @@ class Node:
     def _open_log(self, log_key_is_lost: bool) -> AuditLog:
         """Open the log, and finish or undo a change of keys that a crash cut short."""
         rotation.sweep(self.home)
+        if self.keys.log.is_sealed and self.home.rotation_path.is_dir():
+            raise NodeError(
+                "a change of keys was cut short, and finishing it needs the passphrase of the keys",
+                hint="start the node, which finishes or undoes it",
+                code=ExitCode.PASSPHRASE,
+            )
         staged = rotation.read_staged(self.home)
         audit = AuditLog.open(
             self.home.audit_path,
@@ -212,9 +249,30 @@ class Node:
     def _take_keys(self, keys: Keys, card: Card) -> None:
         self.keys, self.card = keys, card
 
+    def reseal_keys(self, wrapping: Wrapping | None) -> None:
+        """Put the key files under another passphrase, or in the open; see `node.sealing`."""
+        with self.rotator.lock:
+            sealing.reseal(self.home, self.audit, self.keys, wrapping)
+
+    def move_facility_key_out(self, path: Path, wrapping: Wrapping) -> None:
+        """Move the facility key to a sealed file; see `node.facility_key`."""
+        with self.rotator.lock:
+            self.keys = facility_key.move_out(self.home, self.audit, self.keys, path, wrapping)
+
+    def take_facility_key_in(self, facility: KeyPair) -> None:
+        """Put the facility key back into the home; see `node.facility_key`."""
+        require_of(facility, self.card)
+        with self.rotator.lock:
+            self.keys = facility_key.take_in(self.home, self.audit, self.keys, facility)
+
     @classmethod
     def open(
-        cls, home: Home, *, log_key_may_be_lost: bool = False, to_serve: bool = False
+        cls,
+        home: Home,
+        *,
+        log_key_may_be_lost: bool = False,
+        to_serve: bool = False,
+        keys_may_stay_sealed: bool = False,
     ) -> "Node":
         """Take the home for this process.
 
@@ -223,13 +281,14 @@ class Node:
             to_serve: the node is going to serve, so commands wait for it meanwhile.
             log_key_may_be_lost: open the home even without its log key, so that the key can
                 be revoked; nothing is signed before that.
+            keys_may_stay_sealed: ask for no passphrase, and sign nothing if one is needed.
 
         Raises:
             NodeError: there is no home, another process has it, or it is damaged.
         """
         with contextlib.ExitStack() as held:
             held.callback(home.lock(for_node=to_serve))
-            node = cls(home, held, log_key_may_be_lost, to_serve)
+            node = cls(home, held, log_key_may_be_lost, to_serve, keys_may_stay_sealed)
             # If a later part cannot be opened, the stack closes the parts opened before.
             node._held = held.pop_all()
         return node
@@ -255,6 +314,10 @@ class Node:
                 return peer
         return None
 
+    def _is_trusted(self, facility_key: bytes) -> bool:
+        peer = self.find_peer(facility_key)
+        return peer is not None and peer.revoked is None
+
     def petname(self, facility_key: bytes) -> str:
         """A peer's petname; the beginning of its key when it is unknown."""
         peer = self.find_peer(facility_key)
@@ -271,9 +334,12 @@ class Node:
 
     def _peer_in_change(self, peer: Peer) -> None:
         """Derive the consequences of a change of trust, in its transaction."""
+        if peer.revoked is not None:
+            self.shared_studies.end_peer(peer.facility_key)
         self.feeds.peer_changed(peer.facility_key)
         if peer.revoked is not None:
             self.feeds.forget_peer(peer.facility_key)
+            self.found.forget_peer(peer.facility_key)
             self.followed.end_peer(peer.facility_key)
             self.granted.forget(peer.facility_key)
             self.offers.end_peer(peer.facility_key)
@@ -303,6 +369,7 @@ class Node:
                 "consent-ended": self.wishes.make_true,
                 "rule-removed": self.peers.make_true,
                 "withdrawn": self.shared_studies.make_true,
+                "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 "offer-ended": self.offers.make_true,
                 "confirmed": self.proposals.make_true,
@@ -322,8 +389,10 @@ class Node:
         """
         self.recalls.forget(studies)
         self.followed.forget(studies)
+        self.found.forget(studies)
         self.offers.forget(studies)
         self.transfers.forget(studies)
+        self.requests.forget(studies)
 
     def record_start(self) -> None:
         """Log that the node has started, before it does anything with peers."""
@@ -344,6 +413,7 @@ class Node:
     def clean_up(self) -> None:
         """Remove what a crash left, before the node does anything with peers."""
         self.transfers.close_interrupted_outgoing()
+        self.found.sweep()
         # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
         self.granted.sweep(self.peers.store.peers)
@@ -354,10 +424,23 @@ class Node:
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:
         """Put these addresses into the card, with a new serial, if they differ."""
-        if self.audit.halt.reason is not None:
-            return
+        if self.audit.halt.reason is None:
+            self._renew_card(addresses, self.keys)
+
+    def renew_card(self, facility: KeyPair) -> Card:
+        """Make a new card with the facility key, of the same content, valid from now on.
+
+        Raises:
+            NodeError: it is the key of another facility, or the card cannot be logged or written.
+        """
+        require_of(facility, self.card)
+        addresses = self.settings.addresses or self.card.addresses
+        self._renew_card(addresses, replace(self.keys, facility=facility), always=True)
+        return self.card
+
+    def _renew_card(self, addresses: tuple[str, ...], keys: Keys, *, always: bool = False) -> None:
         with self.rotator.lock:
-            renewed = self.home.renew_card(self.card, self.keys, addresses)
+            renewed = self.home.renew_card(self.card, keys, addresses, always=always)
             if renewed is self.card:
                 return
             event = Event(

@@ -87,6 +87,19 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         file.write(data)
 
 
+def overwrite(path: Path) -> None:
+    """Write zeros over the bytes of a file that is about to go, durably.
+
+    A best effort: a disk may keep the older bytes where no file system reaches them.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def rename(path: Path, target: Path) -> None:
     """Give a file or folder another name beside the old one, durably."""
     path.rename(target)

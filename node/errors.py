@@ -34,6 +34,8 @@ class ExitCode(enum.IntEnum):
     """The disk is full or cannot be written."""
     WAITING = 11
     """Nothing is done yet: another person is waited for."""
+    PASSPHRASE = 12
+    """The keys are under a passphrase, and none or a wrong one was given."""
     INTERRUPTED = 130
     """Ctrl-C."""
 

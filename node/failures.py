@@ -19,6 +19,7 @@ HTTP_STATUS = {
     ExitCode.PARTLY: 500,
     ExitCode.DISK: 507,
     ExitCode.WAITING: 202,
+    ExitCode.PASSPHRASE: 409,
     ExitCode.INTERRUPTED: 503,
 }
 """The status of an answer, by the exit code of its error; docs/operations.md section 14."""

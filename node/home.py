@@ -10,6 +10,7 @@
     arrivals/     images that came one by one and are not packed yet
     quarantine/   bad input, each with its reason
     rotation/     a change of keys that is not finished
+    sealing/      key files on their way into keys/, see `node.sealing`
     lock          held by the one process that has this home
 
 A folder without a card is no home: `node.making` moves the card there last.
@@ -26,12 +27,14 @@ from pathlib import Path
 from keys.card import Card, issue_card, parse_card_untrusted, sign_card
 from keys.errors import KeysError
 from keys.identity import KeyPair
-from keys.keyfile import decode_key, encode_key
+from keys.keyfile import ROLES
+from keys.passphrase import Wrapping
 from node import config
 from node.audit.log import AuditLog
 from node.clock import SYSTEM_CLOCK, Clock
 from node.durable import write_whole
 from node.errors import ExitCode, NodeError
+from node.keyring import Ask, Keyring, encode_all, nobody_to_ask
 from node.making import make_whole
 from protocol.log.checkpoint import log_origin
 from protocol.log.entry import Event
@@ -41,8 +44,6 @@ CARD_LIFETIME_SECONDS = 2 * 365 * 24 * 3600
 
 _NODE_MARK = b"node"
 """Content of the lock file while a node has the home."""
-
-ROLES = ("facility", "node", "log", "witness")
 
 _SOCKET_PATH_BYTES = 100
 """sockaddr_un holds 108 bytes; some are left for a temporary name."""
@@ -69,11 +70,15 @@ class Home:
     Args:
         path: the directory.
         clock: dates its cards, and all actions of a node on it.
+        ask: asked for the passphrase when sealed keys must be opened.
     """
 
-    def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, path: Path, *, clock: Clock = SYSTEM_CLOCK, ask: Ask = nobody_to_ask
+    ) -> None:
         self.path = path.absolute()
         self.clock = clock
+        self.ask = ask
         self.config_path = self.path / "config.toml"
         self.card_path = self.path / "card"
         self.keys_path = self.path / "keys"
@@ -84,7 +89,9 @@ class Home:
         self.arrivals_path = self.path / "arrivals"
         self.quarantine_path = self.path / "quarantine"
         self.rotation_path = self.path / "rotation"
+        self.sealing_path = self.path / "sealing"
         self.lock_path = self.path / "lock"
+        self.keyring = Keyring(self.keys_path, ask)
 
     @property
     def exists(self) -> bool:
@@ -110,8 +117,11 @@ class Home:
         listen: tuple[str, ...] = (),
         addresses: tuple[str, ...] = (),
         clock: Clock = SYSTEM_CLOCK,
+        wrapping: Wrapping | None = None,
     ) -> "Home":
         """Make a home with four new keys, a signed card and the first log entry.
+
+        With `wrapping`, the key of a passphrase, the key files are sealed from the beginning.
 
         Raises:
             NodeError: the home exists or cannot be written, or the name or an address is
@@ -121,7 +131,8 @@ class Home:
 
         def fill(folder: Path) -> None:
             try:
-                cls(folder, clock=clock)._fill(name, listen or config.DEFAULT_LISTEN, addresses)
+                making = cls(folder, clock=clock)
+                making._fill(name, listen or config.DEFAULT_LISTEN, addresses, wrapping)
             except KeysError as error:
                 raise NodeError(
                     f"the facility card cannot be made: {error}", code=ExitCode.USAGE
@@ -130,7 +141,13 @@ class Home:
         make_whole(home.path, fill)
         return home
 
-    def _fill(self, name: str, listen: tuple[str, ...], addresses: tuple[str, ...]) -> None:
+    def _fill(
+        self,
+        name: str,
+        listen: tuple[str, ...],
+        addresses: tuple[str, ...],
+        wrapping: Wrapping | None,
+    ) -> None:
         keypairs = {role: KeyPair.generate() for role in ROLES}
         facility = keypairs["facility"]
         now = self.clock.now()
@@ -154,8 +171,8 @@ class Home:
             self.quarantine_path,
         ):
             directory.mkdir(mode=0o700)
-        for role, keypair in keypairs.items():
-            write_whole(self.keys_path / role, encode_key(role, keypair), mode=0o600)
+        for role, data in encode_all(keypairs, wrapping).items():
+            write_whole(self.keys_path / role, data, mode=0o600)
         write_whole(self.card_path, card.encoded, mode=0o644)
         write_whole(self.config_path, config.template(listen, addresses).encode(), mode=0o644)
         origin = log_origin(facility.public)
@@ -243,28 +260,20 @@ class Home:
                 code=ExitCode.NO_HOME,
             ) from error
 
-    def read_keys(self, *, log_may_be_lost: bool = False) -> Keys:
-        """The keys of this home.
+    def read_keys(self, *, log_may_be_lost: bool = False, may_stay_sealed: bool = False) -> Keys:
+        """The keys of this home; asks for their passphrase if they are sealed.
 
         Args:
             log_may_be_lost: if the log key is missing, return a new random key in its place.
+            may_stay_sealed: ask for no passphrase; sealed keys have their public half alone.
 
         Raises:
-            NodeError: a key is damaged, or a key other than the facility key is missing.
+            NodeError: a key is damaged, or a key other than the facility key is missing, or
+                the passphrase is missing or wrong.
         """
-        found: dict[str, KeyPair | None] = {}
-        for role in ROLES:
-            path = self.keys_path / role
-            try:
-                found[role] = decode_key(role, path.read_bytes())
-            except FileNotFoundError:
-                found[role] = None
-            except (OSError, KeysError) as error:
-                raise NodeError(
-                    f"the {role} key in {self.keys_path} cannot be used: {error}",
-                    hint="restore it from the backup of this home",
-                    code=ExitCode.NO_HOME,
-                ) from error
+        ring = self.keyring
+        pairs = ring.sealed_all() if may_stay_sealed else ring.open_all()
+        found = {role: pairs.get(role) for role in ROLES}
         if log_may_be_lost and found["log"] is None:
             found["log"] = KeyPair.generate()
         node, log, witness = found["node"], found["log"], found["witness"]
@@ -284,16 +293,26 @@ class Home:
         """Whether the key of a role has a file."""
         return (self.keys_path / role).is_file()
 
-    def renew_card(self, card: Card, keys: Keys, addresses: tuple[str, ...]) -> Card:
+    def renew_card(
+        self, card: Card, keys: Keys, addresses: tuple[str, ...], *, always: bool = False
+    ) -> Card:
         """A card for `addresses` with the next serial, if that changes anything; not written.
 
         The new card proves keys that a card of an older release does not prove. Without the
         facility key, the old card is returned and stays valid.
+
+        Args:
+            card: the card in force.
+            keys: the keys; those of the home, or with a facility key from elsewhere.
+            addresses: where peers reach the node.
+            always: make a new card even if it changes only the dates.
         """
         now = self.clock.now()
         fresh = card.expires - now > CARD_LIFETIME_SECONDS // 2
         fresh = fresh and not card.lacks_proof_by(keys.proving)
-        if keys.facility is None or (card.addresses == addresses and fresh):
+        if keys.facility is None or keys.facility.is_sealed:
+            return card
+        if card.addresses == addresses and fresh and not always:
             return card
         return sign_card(
             keys.facility,

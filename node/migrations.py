@@ -5,8 +5,10 @@ present tables are declared by their owners; a test checks that a migrated file 
 one have the same columns and indexes.
 """
 
+import json
 import sqlite3
 
+from node.catalog.words import index_study, words_of
 from node.database import Migration
 
 
@@ -135,6 +137,39 @@ def _fetches_know_who_asked(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE transfers ADD COLUMN asked_by TEXT NOT NULL DEFAULT ''")
 
 
+def _fetches_have_reasons(connection: sqlite3.Connection) -> None:
+    """A fetch tells its sources why somebody asks."""
+    connection.execute("ALTER TABLE transfers ADD COLUMN reason TEXT NOT NULL DEFAULT ''")
+
+
+def _words_to_search_by(connection: sqlite3.Connection) -> None:
+    """Studies are searched by the words of their patients and by their modalities."""
+    connection.execute(
+        "CREATE TABLE study_words ("
+        " study_uid TEXT NOT NULL REFERENCES studies, kind TEXT NOT NULL, word TEXT NOT NULL,"
+        " PRIMARY KEY (study_uid, kind, word)) STRICT, WITHOUT ROWID"
+    )
+    connection.execute("CREATE INDEX study_words_by_word ON study_words (kind, word, study_uid)")
+    for [study] in connection.execute("SELECT study_uid FROM studies").fetchall():
+        index_study(connection, study)
+    connection.execute(
+        "CREATE TABLE remote_words ("
+        " peer BLOB NOT NULL, study TEXT NOT NULL, kind TEXT NOT NULL, word TEXT NOT NULL,"
+        " PRIMARY KEY (peer, study, kind, word)) STRICT, WITHOUT ROWID"
+    )
+    connection.execute(
+        "CREATE INDEX remote_words_by_word ON remote_words (kind, word, study, peer)"
+    )
+    rows = connection.execute("SELECT peer, study, record FROM remote_studies").fetchall()
+    for peer, study, record in rows:
+        # No record so far names a patient.
+        words = words_of(modalities=json.loads(record).get("modalities", ()))
+        connection.executemany(
+            "INSERT INTO remote_words VALUES (?,?,?,?)",
+            [(peer, study, *each) for each in sorted(words)],
+        )
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -148,6 +183,8 @@ NODE_MIGRATIONS = (
     Migration("no statement that only SQLite knows", _no_statement_of_sqlite_alone),
     Migration("people of the group have roles", _people_are_listed),
     Migration("who asked for a fetch", _fetches_know_who_asked),
+    Migration("why somebody asked for a fetch", _fetches_have_reasons),
+    Migration("by which words a study is searched", _words_to_search_by),
 )
 """The steps of `node.db`."""
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from keys.trust import Peer
 from node.app import Node
+from node.catalog.discards import recall_of
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -20,6 +21,8 @@ from node.reports.facilities import Facilities
 from node.reports.forwarding import Forwarder
 from node.sharing.announcer import Announcer
 from node.sharing.endings import Endings
+from node.sharing.find_answers import FindAnswers
+from node.sharing.finding import Finder
 from node.sharing.granting import Granting
 from node.sharing.greeting import Greeting
 from node.sharing.log_queries import Answer, LogQueries
@@ -112,6 +115,7 @@ def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) ->
         catalog=node.catalog,
         facts=node.facts,
         lately=node.lately,
+        requests=node.requests,
         offers=node.offers,
         store=node.store,
         append=node.audit.append_many,
@@ -152,6 +156,7 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
         ),
         peers=node.peers,
         feeds=node.feeds,
+        found=node.found,
         reach=reach,
         clock=node.clock,
         index=node.exchanges,
@@ -220,6 +225,35 @@ def witness_of(node: Node) -> Witness:
         append=node.audit.append,
         now=node.clock.now,
         log_keys=node.log_keys_of,
+    )
+
+
+def finder_of(node: Node, open_stream: OpenStream) -> Finder:
+    """Asks peers for the studies of a patient."""
+    return Finder(
+        key=lambda: node.keys.node,
+        peers=node.peers,
+        open_stream=open_stream,
+        found=node.found,
+        append=node.audit.append,
+        clock=node.clock,
+    )
+
+
+def find_answers_of(node: Node) -> FindAnswers:
+    """Answers peers that ask for the studies of a patient."""
+    return FindAnswers(
+        key=lambda: node.keys.node,
+        peers=node.peers,
+        catalog=node.catalog,
+        facts=node.facts,
+        recall_of=lambda study: recall_of(node.database, study),
+        questions=node.questions,
+        append=node.audit.append_many,
+        in_doubt=lambda: node.audit.halt.reason is not None,
+        clock=node.clock,
+        budgets=node.budgets,
+        refusals=node.refusals,
     )
 
 

@@ -112,7 +112,8 @@ RETENTION = (
         kept="until they are discarded (`radmesh discard STUDY --reason retention`)",
         tables=(
             "studies", "study_patients", "unread_studies", "series", "batches", "study_batches",
-            "instances", "conflicts", "discards", "leftover_batches",
+            "instances", "conflicts", "discards", "leftover_batches", "study_words",
+            "study_sources", "peer_sharing",
         ),
     ),
     Kept(
@@ -205,7 +206,25 @@ RETENTION = (
         purpose="to find and to fetch studies",
         readers="people of the facility",
         kept="until the peer withdraws them, or trust in it ends",
-        tables=("remote_feeds", "remote_studies"),
+        tables=("remote_feeds", "remote_studies", "remote_words"),
+    ),
+    Kept(
+        name="found",
+        holds="studies of a patient that a search found at a peer, and the patient as we asked",
+        place="node.db",
+        purpose="to fetch what was found",
+        readers="people of the facility",
+        kept="24 hours, or until trust in the peer ends",
+        tables=("found_studies",),
+    ),
+    Kept(
+        name="questions",
+        holds="when a peer searched for a patient, not for whom",
+        place="node.db",
+        purpose="to keep to the number of searches of a peer",
+        readers="the node",
+        kept="24 hours, then until somebody asks again",
+        tables=("find_questions",),
     ),
     Kept(
         name="told",
@@ -242,7 +261,7 @@ RETENTION = (
         purpose="to decide what a peer may do",
         readers="people of the facility; of a rule the peer itself, if it points at nobody",
         kept="for ever, as the log does; its postal address until it is taken away",
-        tables=("peers", "contests", "rule_key", "grants_told", "grants_heard"),
+        tables=("peers", "contests", "rule_key", "grants_told", "grants_heard", "sharing_rules"),
     ),
     Kept(
         name="wishes",
@@ -262,6 +281,16 @@ RETENTION = (
         kept="30 days after its end, or until openings of the study are erased; what a person wrote"
         " until it is declined or ended",
         tables=("offers",),
+    ),
+    Kept(
+        name="requests",
+        holds="requests of peers that a person had to approve: study, and until it is over who"
+        " asked and why",
+        place="node.db",
+        purpose="to have somebody decide, and to let one transfer go on",
+        readers="people of the facility with the role look, approve or admin",
+        kept="until openings of the study are erased",
+        tables=("requests",),
     ),
     Kept(
         name="people",

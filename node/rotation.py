@@ -16,10 +16,10 @@ from keys.card import Card, parse_card_untrusted, sign_card
 from keys.card_fields import SizedKey, TimedKey
 from keys.errors import KeysError
 from keys.identity import KeyPair
-from keys.keyfile import decode_key, encode_key
 from node.audit.log import AuditLog
-from node.durable import rename, write_whole
+from node.durable import overwrite, rename, write_whole
 from node.errors import ExitCode, NodeError
+from node.facility_key import require_of
 from node.home import CARD_LIFETIME_SECONDS, Home, Keys
 from protocol.log.entry import Event
 from protocol.log.rotation import ROLES, KeyChange
@@ -78,7 +78,7 @@ def read_staged(home: Home) -> Staged | None:
     try:
         role, key, card = ((folder / name).read_bytes() for name in _NAMES)
         name = role.decode("ascii").strip()
-        return Staged(name, decode_key(name, key), parse_card_untrusted(card))
+        return Staged(name, home.keyring.decode(name, key), parse_card_untrusted(card))
     except (OSError, ValueError, KeysError) as error:
         raise NodeError(
             f"a change of keys that was begun cannot be read from {folder}: {error}",
@@ -93,7 +93,7 @@ def _stage(home: Home, staged: Staged) -> None:
     making.mkdir(mode=0o700)
     contents = (
         staged.role.encode(),
-        encode_key(staged.role, staged.key),
+        home.keyring.encode(staged.role, staged.key),
         staged.card.encoded,
     )
     for name, data in zip(_NAMES, contents, strict=True):
@@ -103,7 +103,8 @@ def _stage(home: Home, staged: Staged) -> None:
 
 def _install(home: Home, staged: Staged) -> None:
     """Put the key and the card in their places; can be repeated after a crash."""
-    write_whole(home.keys_path / staged.role, encode_key(staged.role, staged.key), mode=0o600)
+    data = home.keyring.encode(staged.role, staged.key)
+    write_whole(home.keys_path / staged.role, data, mode=0o600)
     # The card may be newer: an earlier try failed on the disk, and then addresses changed.
     if home.read_card().serial < staged.card.serial:
         write_whole(home.card_path, staged.card.encoded, mode=0o644)
@@ -141,7 +142,11 @@ def sweep(home: Home) -> None:
     keys that are."""
     for name in (".rotation.new", ".rotation.old"):
         shutil.rmtree(home.path / name, ignore_errors=True)
-    for leftover in (*home.keys_path.glob(".*.tmp"), *home.path.glob(".card.*.tmp")):
+    for leftover in home.keys_path.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            overwrite(leftover)
+            leftover.unlink()
+    for leftover in home.path.glob(".card.*.tmp"):
         with contextlib.suppress(OSError):
             leftover.unlink()
 
@@ -215,12 +220,7 @@ class Rotator:
             return self._change(request, keys, card)
 
     def _require_fit(self, request: Request, card: Card) -> None:
-        if request.facility.public != card.facility_key:
-            raise NodeError(
-                "this is the facility key of another facility",
-                hint=f"the key of {card.name} has the fingerprint {card.fingerprint}",
-                code=ExitCode.INTEGRITY,
-            )
+        require_of(request.facility, card)
         if request.trusted is None:
             return
         size, root = request.trusted

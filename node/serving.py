@@ -25,6 +25,8 @@ from node.parts import (
     arrivals_of,
     endings_of,
     fetcher_of,
+    find_answers_of,
+    finder_of,
     follower_of,
     forwarder_of,
     granting_of,
@@ -48,7 +50,6 @@ from node.transfer.uplink import Uplink
 from protocol import messages
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Record
-from protocol.offers import OFFERS_PROTOCOL
 
 log = logging.getLogger("radmesh.serving")
 
@@ -125,8 +126,9 @@ class Serving:
                 messages.CATALOG_PROTOCOL: self._serve_catalog,
                 messages.STUDY_PROTOCOL: self._serve_study,
                 messages.AUDIT_PROTOCOL: lambda stream: self.log_queries.serve(stream),
+                messages.FIND_PROTOCOL: self._serve_find,
                 messages.GRANTS_PROTOCOL: self._serve_grants,
-                OFFERS_PROTOCOL: self._serve_offers,
+                messages.OFFERS_PROTOCOL: self._serve_offers,
             },
             meet=self._meet,
             left=self._left,
@@ -156,6 +158,8 @@ class Serving:
             is_unreachable=lambda peer: bool(self.links.status(peer).last_error),
             on_doubt=self._stop_disclosing,
         )
+        self.find_answers = find_answers_of(node)
+        self.finder = finder_of(node, self._open_find)
         self.line = Uplink(node.settings.bandwidth)
         self.sender = sender_of(node, self.line, self.settling.countersigner.take_receipt)
         self._receiver = receiver_of(node, self.settling)
@@ -172,7 +176,7 @@ class Serving:
             ),
         )
         self.offering = offering_of(
-            node, lambda peer: self._open(peer, OFFERS_PROTOCOL), self.fetcher
+            node, lambda peer: self._open(peer, messages.OFFERS_PROTOCOL), self.fetcher
         )
         self.follower = follower_of(node, self.fetcher, self.presence.peer_to_ask)
         self.announcer.in_keeping = node.followed.heard
@@ -220,6 +224,7 @@ class Serving:
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
                 nursery.start_soon(self.rereading.run)
+                nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
@@ -312,14 +317,23 @@ class Serving:
         self.announcer.announce()
         self.rereading.poke()
         self.follower.poke()
-        if self._nursery is not None and self.sender.is_sending(study):
-            self._nursery.start_soon(self._stop_unless_allowed, study)
+        if self._nursery is not None:
+            for peer in self.sender.receivers(study):
+                self._nursery.start_soon(self._stop_unless_allowed, study, peer)
 
-    async def _stop_unless_allowed(self, study: str) -> None:
-        row = await in_thread(self._node.catalog.study, study)
-        if row is None or row.state != "shared":
-            self.sender.stop_study(study)
-        await self.sender.stop_ended(study=study)
+    async def _stop_unless_allowed(self, study: str, peer: bytes) -> None:
+        def state() -> str:
+            facts = self._node.facts.of(self._node.catalog.study(study), peer)
+            return "" if facts is None else facts.state
+
+        try:
+            is_shared = await in_thread(state) == "shared"
+        except NodeError as error:
+            log.error("a transfer is ended, as its right cannot be read: %s", error.message)
+            is_shared = False
+        if not is_shared:
+            self.sender.stop_study(study, peer)
+        await self.sender.stop_ended(facility_key=peer, study=study)
 
     def _stop_disclosing(self) -> None:
         for peer in self._node.peers.store.peers:
@@ -353,6 +367,11 @@ class Serving:
         await self._ready.wait()
         await self.sender.serve(stream)
 
+    async def _serve_find(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self._ready.wait()
+        await self.find_answers.serve(stream)
+
     def _when_ready(
         self, answers: dict[type[messages.Message], Answer]
     ) -> dict[type[messages.Message], Answer]:
@@ -369,6 +388,10 @@ class Serving:
 
     async def _open(self, node_key: bytes, protocol: str) -> PeerStream:
         return await self.network.open_stream(node_key, protocol)
+
+    async def _open_find(self, node_key: bytes) -> PeerStream:
+        await self.witnessing.wait_checked(node_key)
+        return await self._open(node_key, messages.FIND_PROTOCOL)
 
     async def _open_study(self, node_key: bytes) -> PeerStream:
         await self.witnessing.wait_checked(node_key)

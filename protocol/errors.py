@@ -32,6 +32,7 @@ class WireCode(enum.IntEnum):
     SOURCE_DISK = 17
     NOT_NEEDED = 18
     LOG_IN_DOUBT = 19
+    WAITING = 20
 
     @classmethod
     def from_wire(cls, value: int) -> "WireCode":

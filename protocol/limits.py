@@ -135,6 +135,31 @@ RECONCILE_ENTRIES = 200_000
 """Most entries that a peer may list in one comparison: 50,000 transfers. Both sides hold
 some 3 KB for each; for more, compare exported logs."""
 
+# --- searches for a patient -----------------------------------------------------
+
+FIND_STUDIES = 200
+"""Most studies in the answer to a search for a patient: about 80 KiB, and an entry that names each
+of them. A patient with more is answered with a refusal, never with a part."""
+
+FIND_CHARACTERS = 128
+"""Longest Patient ID, issuer or name in a question; PS3.5 allows 64 for each."""
+
+FIND_HOUR_SECONDS, FIND_DAY_SECONDS = 3600, 24 * 3600
+
+FINDS_AN_HOUR, FINDS_A_DAY = 30, 200
+"""Most patients for whom a facility may ask within any hour, and any day. Enough for a ward; who
+asks for all the neighbours is stopped, and is on record."""
+
+FINDS_AT_ONCE = 4
+"""Most questions of one facility that are answered at the same time."""
+
+FIND_STEP_SECONDS = 0.25
+"""Answers leave at whole multiples of this after the question came, so that their time tells
+nothing of what was found."""
+
+FOUND_SECONDS = 24 * 3600
+"""How long an asker keeps what it found; then it has to ask again."""
+
 GRANTS_BYTES = 256 * 1024
 """Most bytes of a statement of what a peer may do. 200 rules of a few conditions have some 50 KiB;
 where values would take more, only the kinds of conditions are told."""

@@ -1,4 +1,4 @@
-"""Every message of the four protocols, one frozen dataclass each (docs/protocol.md section 4).
+"""The messages of announcements and transfers, one dataclass each (docs/protocol.md section 4).
 
 A message travels as a strict MessagePack map with a "type". Messages that bind their
 sender (requests, offers, announcements) travel inside `Signed`: the signature covers the
@@ -34,7 +34,9 @@ HELLO_PROTOCOL = "/radmesh/hello/1"
 CATALOG_PROTOCOL = "/radmesh/catalog/1"
 STUDY_PROTOCOL = "/radmesh/study/1"
 AUDIT_PROTOCOL = "/radmesh/audit/1"
+FIND_PROTOCOL = "/radmesh/find/1"
 GRANTS_PROTOCOL = "/radmesh/grants/1"
+OFFERS_PROTOCOL = "/radmesh/offers/1"
 
 PROTOCOL_VERSION = 1
 
@@ -122,7 +124,8 @@ class Request(Message):
 
     `time` is milliseconds since the epoch, UTC. `stat`: the request is urgent and goes
     before the source's routine transfers. `whole`: the recipient holds nothing of the
-    study, so all batches may follow the manifest without `want`.
+    study, so all batches may follow the manifest without `want`. `person`, `role` and `reason`:
+    who asks, in which role, and why in that person's words, by the word of this node.
     """
 
     TYPE: ClassVar[str] = "request"
@@ -134,6 +137,9 @@ class Request(Message):
     time: int = number()
     stat: bool = flag(default=False)
     whole: bool = flag(default=False)
+    person: str | None = text(128, optional=True)
+    role: str | None = text(64, optional=True)
+    reason: str | None = text(500, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +300,7 @@ def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M
     Raises:
         RemoteProtocolError: wrong type or signature.
     """
-    message = decode_untrusted(signed.body)
+    message = decode_untrusted(signed.body, {**_TYPES, expected.TYPE: expected})
     if not isinstance(message, expected):
         raise RemoteProtocolError("the signed message is of another type", WireCode.UNEXPECTED)
     check_signature_untrusted(

@@ -1,7 +1,7 @@
 """The messages of `/radmesh/offers/1`: one facility offers a study to another.
 
 A stream carries one signed message and its answer, `OfferNoted` or a `Refusal` (docs/protocol.md
-section 11). What an offer is called is 16 random bytes, given by the facility that offers.
+section 12). What an offer is called is 16 random bytes, given by the facility that offers.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,6 @@ from protocol.errors import RemoteProtocolError, WireCode
 from protocol.fields import choice, number, octets, text, texts, uid
 from protocol.messages import Message, Refusal, Signed, decode_untrusted, domain
 from protocol.signatures import check_signature_untrusted
-
-OFFERS_PROTOCOL = "/radmesh/offers/1"
 
 ACCEPTED, DECLINED = "accepted", "declined"
 

@@ -3,7 +3,8 @@
 Both sides have a code that one person read out to the other. They agree a key by CPace
 (`keys.pake`) and confirm it, the caller first: who drops out before has learned nothing, and who
 guesses shows it. Only then do they exchange their cards and what they ask for, sealed, and sign
-both. Whether the facilities are then trusted is for persons to decide (docs/protocol.md section 10).
+both. Whether the facilities are then trusted is for persons to decide (docs/protocol.md section
+10).
 """
 
 import enum

@@ -84,7 +84,16 @@ class RecipientTransfer(TransferEnd):
         self._receipt_signature = b""
 
     def ask(
-        self, study: str, purpose: str, *, time_ms: int, stat: bool = False, whole: bool = False
+        self,
+        study: str,
+        purpose: str,
+        *,
+        time_ms: int,
+        stat: bool = False,
+        whole: bool = False,
+        person: str = "",
+        role: str = "",
+        reason: str = "",
     ) -> bytes:
         """The signed request for one study.
 
@@ -95,6 +104,9 @@ class RecipientTransfer(TransferEnd):
             stat: whether the request is urgent.
             whole: whether all batches may come without `want`, because we hold none. The
                 offer says whether they will.
+            person: the name of the person who asks; "" for nobody.
+            role: that person's role.
+            reason: why, in that person's words.
         """
         self.request = Request(
             transfer=self._transfer,
@@ -105,6 +117,9 @@ class RecipientTransfer(TransferEnd):
             time=time_ms,
             stat=stat,
             whole=whole,
+            person=person or None,
+            role=role or None,
+            reason=reason or None,
         )
         self._request_digest = blake3.blake3(messages.encode(self.request)).digest()
         return self.connection.send(self.request)

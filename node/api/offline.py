@@ -17,7 +17,13 @@ class HomeBusy(NodeError):
     """Another process has locked the home."""
 
 
-def open_node(home: Home, *, log_key_may_be_lost: bool = False, to_serve: bool = False) -> Node:
+def open_node(
+    home: Home,
+    *,
+    log_key_may_be_lost: bool = False,
+    to_serve: bool = False,
+    keys_may_stay_sealed: bool = False,
+) -> Node:
     """Open a home, see `Node.open`.
 
     Raises:
@@ -25,7 +31,12 @@ def open_node(home: Home, *, log_key_may_be_lost: bool = False, to_serve: bool =
         NodeError: it cannot be opened.
     """
     try:
-        return Node.open(home, log_key_may_be_lost=log_key_may_be_lost, to_serve=to_serve)
+        return Node.open(
+            home,
+            log_key_may_be_lost=log_key_may_be_lost,
+            to_serve=to_serve,
+            keys_may_stay_sealed=keys_may_stay_sealed,
+        )
     except NodeError as error:
         if error.code is not ExitCode.BUSY:
             raise
@@ -75,7 +86,11 @@ def run_offline(
                 nursery.cancel_scope.cancel()
         return result
 
-    with open_node(home, log_key_may_be_lost=chosen.without_log_key) as node:
+    with open_node(
+        home,
+        log_key_may_be_lost=chosen.without_log_key,
+        keys_may_stay_sealed=not chosen.needs_private_keys(parameters),
+    ) as node:
         try:
             result = trio.run(main, node)
         except Exception as error:

@@ -29,8 +29,8 @@ class CheckpointKeeper:
 
     Args:
         path: the file of the newest checkpoint.
-        signer: the log key in force now, named by the origin; None when it is lost: then
-            nothing can be signed before `hand_over`.
+        signer: the log key in force now, named by the origin; None when it is lost or
+            sealed: then nothing can be signed before `hand_over`.
         durable: returns the tree over the entries that are on disk, never a larger one.
     """
 
@@ -61,7 +61,12 @@ class CheckpointKeeper:
                     signer for since, signer in reversed(self._signers) if since <= tree.size
                 )
                 if signer is None:
-                    raise NodeError("the log key is lost", code=ExitCode.NO_HOME)
+                    raise NodeError(
+                        "the log key is not at hand, so the end of the log cannot be signed",
+                        hint="start the node with the passphrase of its keys; a lost log key is "
+                        "replaced by `radmesh keys revoke log`",
+                        code=ExitCode.NO_HOME,
+                    )
                 checkpoint = Checkpoint(signer.name, tree.size, tree.root())
                 text = sign_checkpoint(checkpoint, signer)
                 replace_durable(self._path, text.encode())

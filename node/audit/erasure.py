@@ -45,11 +45,21 @@ SELECT value FROM openings WHERE kind = 'study' AND entry IN (
 """
 """SQL: studies (with repetitions) of the patient ?1, as far as openings show."""
 
+_BY_NAME = "kind = 'patient' AND value LIKE '%^^^________ _'"
+"""Whether a patient was asked for by name, as `NAME^^^YYYYMMDD S` (`node.sharing.find_entries`)."""
+
+_NAMES_OF_PATIENT = f"""
+SELECT value FROM openings WHERE {_BY_NAME} AND entry IN (
+    SELECT entry FROM openings WHERE kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
+"""
+"""SQL: how the patient ?1 was asked for by name, where studies of this patient were found so."""
+
 OF_PATIENT = f"""(
     ({_IS_PATIENT})
+    OR ({_BY_NAME} AND value IN ({_NAMES_OF_PATIENT}))
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
-    OR (kind IN ('instance', 'facts', 'message')
-        AND entry IN (SELECT entry FROM openings WHERE {_IS_PATIENT}))
+    OR (kind IN ('instance', 'facts', 'asker', 'message') AND entry IN (
+        SELECT entry FROM openings WHERE {_IS_PATIENT}))
     OR (kind IN ('facts', 'message') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value IN ({STUDIES_OF_PATIENT})))
 )"""
@@ -57,7 +67,7 @@ OF_PATIENT = f"""(
 
 OF_STUDY = """(
     (kind = 'study' AND value = ?1)
-    OR (kind IN ('patient', 'instance', 'facts', 'message') AND entry IN (
+    OR (kind IN ('patient', 'instance', 'facts', 'asker', 'message') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
 )"""
 """SQL: whether an opening names the study ?1, its patient, an instance, what decided, a message."""

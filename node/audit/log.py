@@ -141,7 +141,7 @@ class AuditLog:
 
         Args:
             directory: the folder of the log.
-            log_key: the log key in force.
+            log_key: the log key in force; while it is sealed, nothing is signed.
             origin: name of the log.
             clock_ms: gives milliseconds since the epoch, UTC.
             log_keys: all log keys, as on the facility card; empty when there was only one.
@@ -166,7 +166,7 @@ class AuditLog:
                     "same backup",
                     code=ExitCode.INTEGRITY,
                 )
-            signer = None if key is None else Signer(origin, key)
+            signer = None if key is None or key.is_sealed else Signer(origin, key)
             evidence = EvidenceStore(directory / EVIDENCE_NAME)
         except BaseException:
             opened.nodes.close()

@@ -17,6 +17,9 @@ from node.fsck.findings import CannotCheck
 RECORD = "backup.json"
 POOL = "store"
 SEALED_KEYS = "keys.sealed"
+WERE_SEALED = "were-sealed"
+"""A member of `keys.sealed` beside the keys: they were under a passphrase in the home, too."""
+
 SETTLED = ("card", "config.toml")
 LOG, CHECKPOINT, EVIDENCE = "audit/log", "audit/checkpoint", "audit/evidence.db"
 DATABASE = "node.db"

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import nacl.utils
+
 from keys.card import Card, parse_card_untrusted
 from keys.errors import KeysError
-from keys.identity import KeyPair
-from keys.keyfile import decode_key
+from keys.keyfile import ROLES, decode_key, read_key_file
+from keys.passphrase import SALT_BYTES, derive, usual_cost
 from keys.sealed_files import open_files_untrusted
 from node.backup import layout
 from node.backup.batches import Batches
@@ -21,7 +23,7 @@ from node.durable import disk_error, sync_directory, sync_open, write_whole
 from node.errors import ExitCode, NodeError
 from node.fsck.check import Report, check_home
 from node.fsck.findings import CannotCheck, Finding
-from node.home import ROLES
+from node.keyring import encode_all
 from node.making import make_whole
 
 _FOLDERS = ("keys", "store", "incoming", "arrivals", "quarantine", "audit")
@@ -54,21 +56,27 @@ class Restored:
     findings: tuple[Finding, ...]
 
 
-def find_backup(path: Path) -> Path:
+def find_backup(path: Path, *, with_keys: bool = False) -> Path:
     """The folder itself if it is a backup, or the newest backup in it.
+
+    Args:
+        path: the folder.
+        with_keys: only a backup that holds the keys.
 
     Raises:
         NodeError: there is no backup.
     """
     try:
-        if (path / layout.RECORD).is_file():
-            return path
-        found = layout.backups_in(path)
+        is_one = (path / layout.RECORD).is_file()
+        found = [path] if is_one else layout.backups_in(path)
     except OSError:
         found = []
+    if with_keys:
+        found = [one for one in found if has_keys(one)]
     if not found:
+        what = "backup with keys" if with_keys else "whole backup"
         raise NodeError(
-            f"there is no whole backup in {path}",
+            f"there is no {what} in {path}",
             hint="name the folder that `radmesh backup` wrote to, or one backup in it",
             code=ExitCode.NOT_FOUND,
         )
@@ -81,18 +89,38 @@ def has_keys(backup: Path) -> bool:
 
 
 def open_keys(backup: Path, passphrase: str) -> dict[str, bytes]:
-    """The key files of a backup, by role.
+    """The key files of a backup, by role, for a home.
+
+    If the keys were under a passphrase in their home, these files are, too: under that of the
+    backup.
+
+    Raises:
+        NodeError: the passphrase is wrong, or the keys are damaged.
+    """
+    files, were_sealed = open_plain_keys(backup, passphrase)
+    if not were_sealed:
+        return files
+    pairs = {role: decode_key(role, data) for role, data in files.items()}
+    return encode_all(pairs, derive(passphrase, usual_cost(nacl.utils.random(SALT_BYTES))))
+
+
+def open_plain_keys(backup: Path, passphrase: str) -> tuple[dict[str, bytes], bool]:
+    """The key files of a backup, by role and in the open, and whether they were sealed in
+    their home.
 
     Raises:
         NodeError: the passphrase is wrong, or the keys are damaged.
     """
     try:
         files = open_files_untrusted((backup / layout.SEALED_KEYS).read_bytes(), passphrase)
+        were_sealed = files.pop(layout.WERE_SEALED, "") == "yes"
+        for role, text in files.items():
+            decode_key(role, text.encode())
     except OSError as error:
         raise disk_error("the sealed keys cannot be read", error) from error
     except KeysError as error:
         raise NodeError(str(error), code=ExitCode.INTEGRITY) from error
-    return {role: text.encode() for role, text in files.items()}
+    return {role: text.encode() for role, text in files.items()}, were_sealed
 
 
 def read_keys(folder: Path) -> dict[str, bytes]:
@@ -184,10 +212,10 @@ def _write_keys(folder: Path, keys: Mapping[str, bytes]) -> None:
     card = parse_card_untrusted((folder / "card").read_bytes())
     for role, data in keys.items():
         try:
-            pair = decode_key(role, data)
+            public = read_key_file(role, data).public
         except KeysError as error:
             raise NodeError(f"the {role} key: {error}", code=ExitCode.INTEGRITY) from error
-        if not _is_of(card, role, pair):
+        if not _is_of(card, role, public):
             raise NodeError(
                 f"the {role} key is not the one that the card of this backup names",
                 hint="give the keys of that time: of the same backup, or before they were replaced",
@@ -196,14 +224,14 @@ def _write_keys(folder: Path, keys: Mapping[str, bytes]) -> None:
         write_whole(folder / "keys" / role, data, mode=0o600)
 
 
-def _is_of(card: Card, role: str, pair: KeyPair) -> bool:
+def _is_of(card: Card, role: str, public: bytes) -> bool:
     named = {
         "facility": card.facility_key,
         "node": card.node_key,
         "log": card.log_key,
         "witness": card.witness_key,
     }
-    return named.get(role) == pair.public
+    return named.get(role) == public
 
 
 def _copy_batches(

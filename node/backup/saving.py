@@ -19,6 +19,7 @@ from pathlib import Path
 
 import nacl.utils
 
+from keys.keyfile import ROLES, encode_key
 from keys.sealed_files import NONCE_BYTES, seal_files
 from node.app import Node
 from node.audit.files import frame
@@ -27,7 +28,6 @@ from node.backup.batches import Batches
 from node.database import copy_database
 from node.durable import disk_error, rename, sync_directory, sync_open, write_whole
 from node.errors import ExitCode, NodeError
-from node.home import ROLES
 from node.making import OF_FILE_SYSTEMS
 from protocol.log.checkpoint import parse_checkpoint_untrusted
 from protocol.log.note import parse_note_untrusted
@@ -244,6 +244,12 @@ def _signed(node: Node) -> tuple[str, int, bytes]:
         # A home on a full disk needs its backup most: use the checkpoint on disk then.
         text = (node.home.path / layout.CHECKPOINT).read_text("utf-8")
     checkpoint = parse_checkpoint_untrusted(parse_note_untrusted(text.encode())[0])
+    if node.keys.log.is_sealed and checkpoint.size < node.audit.size:
+        raise NodeError(
+            "the end of the log is not signed, and the key that signs it is under a passphrase",
+            hint="start the node once, which signs it, and back up then",
+            code=ExitCode.PASSPHRASE,
+        )
     return text, checkpoint.size, checkpoint.root
 
 
@@ -256,11 +262,11 @@ def _write_log(node: Node, path: Path, size: int) -> None:
 
 
 def _sealed_keys(node: Node, seal: Seal) -> bytes:
-    files = {
-        role: (node.home.keys_path / role).read_text("ascii")
-        for role in ROLES
-        if node.home.has_key(role)
-    }
+    pairs = {role: getattr(node.keys, role) for role in ROLES if node.home.has_key(role)}
+    # Opened: so the passphrase of the backup is a second way to the keys of a sealed home.
+    files = {role: encode_key(role, pair).decode() for role, pair in pairs.items() if pair}
+    if node.home.keyring.is_sealed:
+        files[layout.WERE_SEALED] = "yes"
     return seal_files(seal.key, seal.salt, nacl.utils.random(NONCE_BYTES), files)
 
 

@@ -15,7 +15,9 @@ thread-safe.
 import sqlite3
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from node.catalog.changes import insert_conflict, insert_manifest
 from node.catalog.discards import (
@@ -40,6 +42,7 @@ from node.catalog.patients import (
     why_of_first,
 )
 from node.catalog.rows import (
+    IS_SHARED_TO_ANY,
     LOCAL,
     SCHEMA,
     STATES,
@@ -54,6 +57,8 @@ from node.catalog.rows import (
     study_row,
 )
 from node.catalog.search import find_study
+from node.catalog.sharing import SHARING_SCHEMA, Deciding
+from node.catalog.words import ANY, WORDS_SCHEMA, Search
 from node.database import Database
 from node.dicom.headers import InstanceHeader
 from node.errors import ExitCode, NodeError
@@ -78,7 +83,7 @@ __all__ = [
     "Totals",
 ]
 
-CATALOG_SCHEMA = SCHEMA + DISCARDS_SCHEMA
+CATALOG_SCHEMA = SCHEMA + WORDS_SCHEMA + DISCARDS_SCHEMA + SHARING_SCHEMA
 
 _CACHED_MANIFESTS = 4
 """A manifest of 30,000 instances takes about 15 MB."""
@@ -98,6 +103,7 @@ class Catalog:
         on_change: called with the UID after the commit, and when the study is held back;
             in the thread that made the change.
         mark: called in a transaction with the index of the entry whose effect it holds.
+        deciding: decides what new studies become.
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], float]) -> None:
@@ -106,7 +112,8 @@ class Catalog:
         self.in_change: Callable[[str], None] = lambda study_uid: None
         self.on_change: Callable[[str], None] = lambda study_uid: None
         self.mark: Callable[[sqlite3.Connection, int], None] = lambda connection, entry: None
-        self._held_back: Counter[str] = Counter()
+        self.deciding = Deciding(database, clock)
+        self._held_back: Counter[tuple[str, bytes]] = Counter()
         self._holds = 0
         self._held_lock = threading.Lock()
         self._manifests: OrderedDict[str, tuple[int, Manifest]] = OrderedDict()
@@ -125,6 +132,7 @@ class Catalog:
         *,
         limit: int | None = None,
         to_check: bool = False,
+        search: Search = ANY,
         after: tuple[str, str] | None = None,
     ) -> list[StudyRow]:
         """Studies, newest study date first.
@@ -133,9 +141,11 @@ class Catalog:
             state: only those in this state, see `StudyRow`.
             limit: largest number of studies.
             to_check: only those that somebody should look at.
+            search: only those that a person looks for.
             after: only those that follow the study of this date and UID.
         """
-        chosen = ([STATES[state]] if state else []) + ([_IS_TO_CHECK] if to_check else [])
+        chosen, values = _chosen(search, to_check=to_check)
+        chosen += [STATES[state]] if state else []
         if after is not None:
             # The first condition lets SQLite begin in the middle of its index.
             chosen.append("study_date <= :date AND (study_date < :date OR study_uid > :uid)")
@@ -144,7 +154,7 @@ class Catalog:
         rows = self._database.query(
             f"SELECT * FROM studies {where} ORDER BY study_date DESC, study_uid"
             + ("" if limit is None else " LIMIT :limit"),
-            {"limit": limit, "date": date, "uid": uid},
+            {"limit": limit, "date": date, "uid": uid, **values},
         )
         found = [self._row(row) for row in rows]
         return [row for row in found if state is None or row.state == state]
@@ -163,7 +173,7 @@ class Catalog:
 
     def _row(self, row: sqlite3.Row) -> StudyRow:
         found = study_row(row)
-        if found.study_uid in self._held_back and found.state == "shared":
+        if self.is_held_back(found.study_uid) and found.state == "shared":
             return found._replace(state="withheld")
         return found
 
@@ -174,9 +184,12 @@ class Catalog:
         )
         return {row["study_uid"]: self._row(row) for row in rows}
 
-    def is_held_back(self, study_uid: str) -> bool:
-        """Whether a study counts as withheld now, in spite of its row in the table."""
-        return study_uid in self._held_back
+    def is_held_back(self, study_uid: str, peer: bytes = b"") -> bool:
+        """Whether a study counts as withheld now, in spite of its row in the table.
+
+        With `peer`, whether it does so for this facility key alone.
+        """
+        return (study_uid, peer) in self._held_back
 
     def patients(self, study_uid: str) -> tuple[str, ...]:
         """The patients that a study's instances name, each as in `StudyAttributes.patient`."""
@@ -199,7 +212,7 @@ class Catalog:
         why = why_of_change(before, described)
         if received and not why:
             row = self._database.query_one(
-                "SELECT 1 FROM studies WHERE study_uid = ? AND shared <> 0", (study_uid,)
+                f"SELECT 1 FROM studies WHERE study_uid = ? AND {IS_SHARED_TO_ANY}", (study_uid,)
             )
             why = "" if row is None else why_of_first(before, described)
         return identities(before | described.patients), why
@@ -225,10 +238,11 @@ class Catalog:
         rows = self._database.query("SELECT study_uid FROM unread_studies ORDER BY study_uid")
         return [row["study_uid"] for row in rows]
 
-    def study_count(self, *, to_check: bool = False) -> int:
-        """How many studies there are, or how many somebody should look at."""
-        where = f"WHERE {_IS_TO_CHECK}" if to_check else ""
-        return int(self._database.query(f"SELECT count(*) FROM studies {where}")[0][0])
+    def study_count(self, *, to_check: bool = False, search: Search = ANY) -> int:
+        """How many studies there are, that somebody should look at or that a person looks for."""
+        chosen, values = _chosen(search, to_check=to_check)
+        where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
+        return int(self._database.query(f"SELECT count(*) FROM studies {where}", values)[0][0])
 
     def totals(self) -> Totals:
         """Sums over all studies."""
@@ -403,6 +417,7 @@ class Catalog:
         *,
         origin: str,
         shared: bool,
+        sources: Sequence[str] = (),
         before_commit: Callable[[Added], int | None] | None = None,
         at_hand: Collection[int] | None = None,
     ) -> Added:
@@ -419,6 +434,8 @@ class Catalog:
                 the headers.
             origin: `LOCAL`, or the facility key (hex) of the source.
             shared: whether to share the study, if it was not here before.
+            sources: who brought the instances, for the sharing rules, which decide whether a
+                study is shared that may be; empty does not ask them.
             before_commit: called when all is written and nothing is visible; an error that
                 it raises undoes all. Not called when nothing changes. It may return the
                 index of the entry that it wrote; called again, it must not write a second
@@ -436,19 +453,32 @@ class Catalog:
             if at_hand is not None:
                 self.require_at_hand(manifest, at_hand)
             bars = bars_of(connection, study_uid)
+            is_new = bool(sources) and self.study(study_uid) is None
             added = insert_manifest(
                 connection,
                 manifest,
                 headers,
                 told,
                 origin=origin,
-                shared=shared,
+                # Not before the rules have decided: so it was shared at no moment before.
+                shared=shared and not sources,
                 now=int(self._clock()),
                 bars=bars.code,
             )
             if bars.discards:
                 # `told` may include instances that were set aside, so read the patients anew.
                 read_anew(connection, study_uid)
+            if added.new and sources:
+                decided = self.deciding.settle(
+                    connection,
+                    study_uid,
+                    told,
+                    headers.values(),
+                    sources,
+                    is_new=is_new,
+                    may_share=shared,
+                )
+                added = replace(added, decided=decided)
             if added.new:
                 self.changed(study_uid)
             if before_commit is not None and (added.new or added.conflicting):
@@ -466,16 +496,21 @@ class Catalog:
         origin_facility: bytes,
         described: Described | None = None,
         *,
+        sources: Sequence[str] = (),
         before_commit: Callable[[Added], int | None] | None = None,
         at_hand: Collection[int] | None = None,
     ) -> Added:
-        """As `publish`, for a study from the facility with this key; a new one is not shared."""
+        """As `publish`, for a study from the facility with this key.
+
+        A new one is not shared, unless `sources` are given and a sharing rule shares it.
+        """
         return self.publish(
             manifest,
             headers,
             described,
             origin=origin_facility.hex(),
-            shared=False,
+            shared=bool(sources),
+            sources=sources,
             before_commit=before_commit,
             at_hand=at_hand,
         )
@@ -652,22 +687,23 @@ class Catalog:
 
         return self._database.transact(take)
 
-    def hold_back(self, study_uid: str) -> None:
+    def hold_back(self, study_uid: str, peer: bytes = b"") -> None:
         """Treat a study as withheld, in spite of its row in the table; needs no disk.
 
-        Each call must be followed by one of `let_go`, once the row is up to date.
+        Each call must be followed by one of `let_go`, once the row is up to date. With `peer`, this
+        is for that facility key alone.
         """
         with self._held_lock:
-            self._held_back[study_uid] += 1
+            self._held_back[study_uid, peer] += 1
             self._holds += 1
         self.on_change(study_uid)
 
-    def let_go(self, study_uid: str) -> None:
+    def let_go(self, study_uid: str, peer: bytes = b"") -> None:
         """End one `hold_back`: the study's row in the table counts again."""
         with self._held_lock:
-            self._held_back[study_uid] -= 1
-            if self._held_back[study_uid] <= 0:
-                del self._held_back[study_uid]
+            self._held_back[study_uid, peer] -= 1
+            if self._held_back[study_uid, peer] <= 0:
+                del self._held_back[study_uid, peer]
             self._holds += 1
 
     def changed(self, study_uid: str) -> None:
@@ -678,3 +714,9 @@ class Catalog:
 
 def _no_study(study_uid: str) -> NodeError:
     return NodeError(f"there is no study {study_uid} here", code=ExitCode.NOT_FOUND)
+
+
+def _chosen(search: Search, *, to_check: bool) -> tuple[list[str], dict[str, Any]]:
+    """The conditions of a query for studies, and the values of their parameters."""
+    conditions, values = search.conditions("study_words", "study_uid")
+    return conditions + ([_IS_TO_CHECK] if to_check else []), {**values}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from node.catalog.patients import Described, update_study
 from node.catalog.rows import LOCAL, Added, ConflictRow
+from node.catalog.words import index_study
 from node.dicom.headers import InstanceHeader
 from protocol.manifest import BatchEntry, Manifest, content_root
 
@@ -232,3 +233,4 @@ def recount(connection: sqlite3.Connection, study_uid: str, whole: Manifest | No
         " WHERE study_uid = ?1",
         (study_uid, root, count, size, "\n".join(sorted(modalities))),
     )
+    index_study(connection, study_uid)

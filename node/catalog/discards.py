@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from node.catalog.changes import insert_batches, recount
 from node.catalog.rows import ConflictRow
+from node.catalog.sharing import forget_study
 from node.database import Database
 from protocol.manifest import Manifest
 from protocol.recalls import REJECTED, RETENTION
@@ -133,7 +134,9 @@ def delete_study(connection: sqlite3.Connection, study: str) -> None:
     replace_instances(connection, study, None)
     connection.execute("DELETE FROM study_patients WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM unread_studies WHERE study_uid = ?", (study,))
+    connection.execute("DELETE FROM study_words WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM studies WHERE study_uid = ?", (study,))
+    forget_study(connection, study)
 
 
 def read_anew(connection: sqlite3.Connection, study: str) -> None:

@@ -6,9 +6,11 @@ the files give it, its issuer. An attribute that a file lacks agrees with any va
 """
 
 import sqlite3
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
+from node.catalog.names import folded
+from node.catalog.rows import IS_SHARED_TO_ANY
+from node.catalog.words import index_study
 from node.dicom.headers import StudyAttributes, patient_identity
 
 PATIENTS = 200
@@ -21,6 +23,10 @@ Patient = tuple[str, str]
 _NAMES = 2
 """Names that are kept: two are enough to show that they differ."""
 
+SEVERAL = 20
+"""Values of an attribute that are kept, where the images of a study differ; one more is kept to
+show that there are more."""
+
 _PERSON = ("patient_name", "patient_birth_date", "patient_sex")
 _STUDY = (
     "accession_number",
@@ -31,20 +37,22 @@ _STUDY = (
     "referring_physician",
     "institution",
 )
+_VARYING = ("accession_number", "study_date", "referring_physician", "institution")
 _COLUMNS = {name: name for name in (*_PERSON, *_STUDY)} | {"study_description": "description"}
 
 
 class Described:
     """The attributes of a study as its instances give them; their order does not matter.
 
-    Holds one text per attribute, and at most `PATIENTS` + 1 patients. Several threads may
-    add.
+    Holds one text per attribute, of those that rules read `SEVERAL` + 1, and at most `PATIENTS` + 1
+    patients. Several threads may add.
     """
 
     def __init__(self, attributes: Iterable[StudyAttributes] = ()) -> None:
         self.patients: set[Patient] = set()
         self.names: set[str] = set()
         self.texts: dict[str, str] = {}
+        self.values: dict[str, set[str]] = {name: set() for name in _VARYING}
         self._persons: dict[str, dict[str, str]] = {}
         for each in attributes:
             self.add(each)
@@ -58,6 +66,10 @@ class Described:
         if name and len(self.names) < _NAMES:
             self.names.add(name)
         _fill(self.texts, attributes, _STUDY)
+        for each, values in self.values.items():
+            text = getattr(attributes, each)
+            if text and len(values) <= SEVERAL:
+                values.add(text)
         if patient_id in self._persons or len(self._persons) <= PATIENTS:
             _fill(self._persons.setdefault(patient_id, {}), attributes, _PERSON)
 
@@ -80,15 +92,6 @@ def _fill(texts: dict[str, str], attributes: StudyAttributes, names: Iterable[st
         # Take the lesser text, so that the result does not depend on the order.
         if text and not (name in texts and texts[name] <= text):
             texts[name] = text
-
-
-def folded(name: str) -> str:
-    """A person's name for comparison: the alphabetic form without case, accents and marks."""
-    letters = unicodedata.normalize("NFKD", name.partition("=")[0]).casefold()
-    words = "".join(
-        one if one.isalnum() else " " for one in letters if not unicodedata.combining(one)
-    )
-    return " ".join(words.split())
 
 
 def count_of(patients: Iterable[Patient]) -> int:
@@ -170,7 +173,7 @@ def update_study(
     why = why_of_change(before, described)
     if received and not why:
         [shared] = connection.execute(
-            "SELECT shared FROM studies WHERE study_uid = ?", (study_uid,)
+            f"SELECT {IS_SHARED_TO_ANY} FROM studies WHERE study_uid = ?", (study_uid,)
         ).fetchone()
         why = why_of_first(before, described) if shared else ""
     if is_all:
@@ -179,6 +182,7 @@ def update_study(
         connection.execute(
             "UPDATE studies SET shared = 0, to_check = ? WHERE study_uid = ?", (why, study_uid)
         )
+    index_study(connection, study_uid)
 
 
 def _drop_others(connection: sqlite3.Connection, study_uid: str, gone: Iterable[Patient]) -> None:

@@ -2,9 +2,10 @@
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from keys.sharing import Decided
 from protocol.manifest import NO_NUMBER
 
 SCHEMA = """
@@ -178,6 +179,16 @@ STATES = {
 """SQL: the condition for each state; the same rule as in `study_row`."""
 
 
+SHARED, WITHHELD = "shared", "withheld"
+"""What holds for one peer in place of a study's state."""
+
+IS_SHARED_TO_ANY = (
+    "(shared <> 0 OR EXISTS (SELECT 1 FROM peer_sharing p"
+    f" WHERE p.study_uid = studies.study_uid AND p.effect = '{SHARED}'))"
+)
+"""SQL: whether a row of `studies` is shared to all peers that may see, or to single ones."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesRow:
     """One series of a study; `series_number` is None where the files give none."""
@@ -252,11 +263,13 @@ class Added:
         new: number of instances that the study did not have.
         known: number of instances that it had with the same bytes.
         conflicting: number of instances that it has with other bytes; it keeps its own.
+        decided: what the sharing rules decided; None if they were not asked.
     """
 
     new: int
     known: int
     conflicting: int
+    decided: Decided | None = field(default=None, compare=False)
 
 
 def instance_row(row: sqlite3.Row) -> InstanceRow:

@@ -1,7 +1,5 @@
 """`radmesh backup` and `radmesh restore`: a copy of the home, and a home from a copy."""
 
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,12 +7,11 @@ from typing import Any
 import click
 
 from node import phrases
-from node.cli import output
+from node.cli import output, passphrases
 from node.cli.progress import ProgressBar
 from node.cli.session import Session, json_option, pass_session
-from node.errors import ExitCode, NodeError
+from node.errors import ExitCode
 
-_PASSPHRASE_BYTES = 4096
 _SHOWN = 20
 
 _passphrase_option = click.option(
@@ -37,9 +34,19 @@ def backup(session: Session, directory: Path, with_keys: bool, passphrase_fd: in
     Each backup is a folder named by its time. Batches are kept once for all backups, so a
     second one copies what is new. Exit code 9 says that batches are missing from it.
     """
+    import nacl.utils
+
+    from keys.passphrase import SALT_BYTES
+    from keys.sealed_files import derive_key
+
     if passphrase_fd is not None and not with_keys:
         raise click.UsageError("--passphrase-fd goes with --with-keys")
-    seal = _new_seal(passphrase_fd) if with_keys else None
+    seal = None
+    if with_keys:
+        passphrase = passphrases.new("passphrase of the keys in the backup", passphrase_fd)
+        # The cost is that of the form of `keys.sealed`, which knows no other.
+        salt = nacl.utils.random(SALT_BYTES)
+        seal = {"key": derive_key(passphrase, salt).hex(), "salt": salt.hex()}
     with ProgressBar("copying") as bar:
         saved = session.call(
             "backup",
@@ -69,51 +76,6 @@ def _saved_lines(saved: dict[str, Any]) -> list[str]:
             f"{phrases.count(len(saved['missing']), 'batch', 'batches')}; see `radmesh check`"
         )
     return lines
-
-
-def _new_seal(descriptor: int | None) -> dict[str, str]:
-    """What a new passphrase gives; the node never learns the passphrase itself."""
-    import nacl.utils
-
-    from keys.sealed_files import PASSPHRASE_CHARACTERS, SALT_BYTES, derive_key
-
-    passphrase = _passphrase(descriptor, is_new=True)
-    if len(passphrase) < PASSPHRASE_CHARACTERS:
-        raise NodeError(
-            f"a passphrase has {PASSPHRASE_CHARACTERS} characters or more",
-            hint="take four words or more that nobody connects",
-            code=ExitCode.USAGE,
-        )
-    salt = nacl.utils.random(SALT_BYTES)
-    return {"key": derive_key(passphrase, salt).hex(), "salt": salt.hex()}
-
-
-def _passphrase(descriptor: int | None, *, is_new: bool) -> str:
-    if descriptor is None:
-        if not sys.stdin.isatty():
-            raise NodeError(
-                "there is no terminal to ask for the passphrase",
-                hint="give it through a file descriptor: --passphrase-fd 3 3< FILE",
-                code=ExitCode.USAGE,
-            )
-        asked: str = click.prompt(
-            "passphrase of the keys", hide_input=True, confirmation_prompt=is_new, err=True
-        )
-        return asked
-    data = b""
-    try:
-        while b"\n" not in data and len(data) <= _PASSPHRASE_BYTES:
-            block = os.read(descriptor, _PASSPHRASE_BYTES)
-            if not block:
-                break
-            data += block
-        return data.partition(b"\n")[0].removesuffix(b"\r").decode()
-    except (OSError, UnicodeDecodeError):
-        raise NodeError(
-            f"no passphrase can be read from the file descriptor {descriptor}",
-            hint="give it a file or a pipe with one line of UTF-8: --passphrase-fd 3 3< FILE",
-            code=ExitCode.USAGE,
-        ) from None
 
 
 @click.command()
@@ -151,7 +113,9 @@ def restore(
     if keys_folder is not None:
         keys = restoring.read_keys(keys_folder)
     elif restoring.has_keys(found):
-        keys = restoring.open_keys(found, _passphrase(passphrase_fd, is_new=False))
+        keys = restoring.open_keys(
+            found, passphrases.read("passphrase of the keys in the backup", passphrase_fd)
+        )
     else:
         keys = {}
     with ProgressBar("copying") as bar:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from node import phrases
-from node.cli import output
+from node.cli import output, passphrases
+from node.cli.key_files import facility_key_options, read_facility_key
 from node.cli.session import Session, json_option, pass_session
 from node.errors import ExitCode, NodeError
 
@@ -32,9 +33,21 @@ if TYPE_CHECKING:
     metavar="MULTIADDR",
     help="Where the node listens. By default /ip4/0.0.0.0/tcp/4101.",
 )
+@click.option(
+    "--passphrase",
+    is_flag=True,
+    help="Seal the keys with a passphrase; it is asked for, or read from `radmesh "
+    "--passphrase-fd`.",
+)
 @json_option
 @pass_session
-def init(session: Session, name: str, addresses: tuple[str, ...], listen: tuple[str, ...]) -> None:
+def init(
+    session: Session,
+    name: str,
+    addresses: tuple[str, ...],
+    listen: tuple[str, ...],
+    passphrase: bool,
+) -> None:
     """Make the home of a node: its four keys, its facility card and its log."""
     from node.home import Home
     from node.network.sockets import parse_address
@@ -44,7 +57,15 @@ def init(session: Session, name: str, addresses: tuple[str, ...], listen: tuple[
             parse_address(address)
         except ValueError as error:
             raise NodeError(f"cannot listen: {error}", code=ExitCode.USAGE) from error
-    home = Home.create(session.home_path, name=name, listen=listen, addresses=addresses)
+    if session.passphrase_fd is not None and not passphrase:
+        raise click.UsageError("--passphrase-fd goes with --passphrase")
+    wrapping = None
+    if passphrase:
+        text = passphrases.new("new passphrase of the keys", session.passphrase_fd)
+        wrapping = passphrases.derived(text)
+    home = Home.create(
+        session.home_path, name=name, listen=listen, addresses=addresses, wrapping=wrapping
+    )
     card = home.read_card()
     if session.as_json:
         output.emit_json({"home": str(home.path), **_describe(card)})
@@ -92,6 +113,29 @@ def export_card(session: Session, file: Path) -> None:
             "the card names no address yet: start the node once (`radmesh serve`) or give "
             "addresses in config.toml, then export it again; a private address (10.x, "
             "192.168.x, ...) is on the card only if it stands there"
+        )
+
+
+@card.command()
+@facility_key_options
+@json_option
+@pass_session
+def renew(session: Session, facility_key: Path | None, facility_passphrase_fd: int | None) -> None:
+    """Make our card anew, valid for two years from now.
+
+    Connected peers get it at once. A node that has its facility key does this by itself at a
+    start, when half of the two years are over.
+    """
+    parameters = read_facility_key(facility_key, facility_passphrase_fd)
+    renewed = session.call("card.renew", parameters)
+    if session.as_json:
+        output.emit_json(renewed)
+        return
+    output.say(f"card serial {renewed['serial']}, valid until {phrases.moment(renewed['expires'])}")
+    if renewed["peers_told"] or renewed["peers_away"]:
+        output.say(
+            f"sent to {phrases.count(renewed['peers_told'], 'connected peer')}; the others get it "
+            "on connecting"
         )
 
 

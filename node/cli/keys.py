@@ -1,25 +1,14 @@
 """`radmesh keys`: the keys of this facility, and how each is replaced."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from node import phrases
-from node.cli import output
+from node.cli import key_files, output
+from node.cli.key_files import facility_key_options, read_facility_key
 from node.cli.session import Session, json_option, pass_session
-from node.errors import ExitCode, NodeError
-
-_KEY_FILE_BYTES = 4096
-
-_facility_key = click.option(
-    "--facility-key",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    help='The file of the facility key, where it was taken offline ("-" for standard '
-    "input). It is read once and not kept.",
-)
 
 
 @click.group()
@@ -42,6 +31,8 @@ def show(session: Session) -> None:
         pairs += [(role, _line(key)) for key in shown[role]]
     for line in output.fields(pairs):
         output.say(line)
+    if shown["sealed"]:
+        output.say("the private keys are under a passphrase")
 
 
 def _line(key: dict[str, Any]) -> str:
@@ -55,7 +46,7 @@ def _line(key: dict[str, Any]) -> str:
 
 @keys.command()
 @click.argument("role", type=click.Choice(["log", "node", "witness"]))
-@_facility_key
+@facility_key_options
 @click.option(
     "--compromised",
     is_flag=True,
@@ -63,13 +54,20 @@ def _line(key: dict[str, Any]) -> str:
 )
 @json_option
 @pass_session
-def rotate(session: Session, role: str, facility_key: Path | None, compromised: bool) -> None:
+def rotate(
+    session: Session,
+    role: str,
+    facility_key: Path | None,
+    facility_passphrase_fd: int | None,
+    compromised: bool,
+) -> None:
     """Replace the ROLE key by a new one, while the node runs or not.
 
     The change is an entry of the log, signed by the old key, the new one and the
     facility key. Peers get the newer card by themselves and need not pair again.
     """
-    parameters = {"role": role, "compromised": compromised, **_read_key(facility_key)}
+    given = read_facility_key(facility_key, facility_passphrase_fd)
+    parameters = {"role": role, "compromised": compromised, **given}
     _report(session, session.call("keys.rotate", parameters))
 
 
@@ -81,33 +79,24 @@ def rotate(session: Session, role: str, facility_key: Path | None, compromised: 
     metavar="SIZE:ROOT",
     help="The last size that the old key signed in our hands, and the root at it.",
 )
-@_facility_key
+@facility_key_options
 @json_option
 @pass_session
-def revoke(session: Session, role: str, trusted: str, facility_key: Path | None) -> None:
+def revoke(
+    session: Session,
+    role: str,
+    trusted: str,
+    facility_key: Path | None,
+    facility_passphrase_fd: int | None,
+) -> None:
     """Take back a log key that is in wrong hands.
 
     What it signed beyond the trusted size counts no more; a new key signs the log from
     there on.
     """
-    parameters = {"role": role, "trusted": trusted, **_read_key(facility_key)}
+    given = read_facility_key(facility_key, facility_passphrase_fd)
+    parameters = {"role": role, "trusted": trusted, **given}
     _report(session, session.call("keys.revoke", parameters))
-
-
-def _read_key(file: Path | None) -> dict[str, str]:
-    if file is None:
-        return {}
-    try:
-        if str(file) == "-":
-            data = sys.stdin.buffer.read(_KEY_FILE_BYTES)
-        else:
-            with file.open("rb") as opened:
-                data = opened.read(_KEY_FILE_BYTES)
-    except OSError as error:
-        raise NodeError(
-            f"the facility key {file} cannot be read: {error.strerror}", code=ExitCode.NOT_FOUND
-        ) from error
-    return {"facility_key": data.decode("ascii", "replace")}
 
 
 def _report(session: Session, changed: dict[str, Any]) -> None:
@@ -125,3 +114,15 @@ def _report(session: Session, changed: dict[str, Any]) -> None:
         later = f"; {phrases.count(away, 'other')} will get it on connecting" if away else ""
         output.say(f"the new card was sent to {phrases.count(told, 'connected peer')}{later}")
     output.say("next: back up the folder `keys` and the file `card`.")
+
+
+for command in (
+    key_files.seal,
+    key_files.unseal,
+    key_files.restore,
+    key_files.export_facility,
+    key_files.import_facility,
+    key_files.shares,
+    key_files.from_shares,
+):
+    keys.add_command(command)

@@ -20,6 +20,8 @@ from node.cli import (
     check,
     demo,
     discard,
+    drill,
+    find,
     keys,
     offers,
     output,
@@ -29,8 +31,10 @@ from node.cli import (
     proposals,
     receipts,
     reconcile,
+    requests,
     retention,
     serve,
+    sharing,
     studies,
     transfers,
     trust,
@@ -64,9 +68,16 @@ _DEFAULT_HOME = "~/.radmesh"
     type=click.Path(path_type=Path),
     help="Speak to a running node over this socket, as a person of its group; no home is used.",
 )
+@click.option(
+    "--passphrase-fd",
+    type=click.IntRange(min=0),
+    metavar="NUMBER",
+    help="Read the passphrase of sealed keys, a line, from this file descriptor and not from "
+    "the terminal.",
+)
 @click.version_option(None, package_name="radmesh", message="radmesh %(version)s")
 @click.pass_obj
-def radmesh(session: Session, home: Path, socket: Path | None) -> None:
+def radmesh(session: Session, home: Path, socket: Path | None, passphrase_fd: int | None) -> None:
     """Exchange medical images with facilities that you trust, peer to peer.
 
     Each facility runs one node (`radmesh serve`). All other commands speak to the
@@ -74,6 +85,7 @@ def radmesh(session: Session, home: Path, socket: Path | None) -> None:
     """
     session.home_path = home.expanduser()
     session.socket_path = socket
+    session.passphrase_fd = passphrase_fd
 
 
 for command in (
@@ -82,13 +94,18 @@ for command in (
     trust.trust,
     wishes.objection,
     wishes.consent,
+    requests.requests,
+    requests.approve,
+    requests.deny,
     pair.pair,
     studies.ingest,
     arrive.arrive,
     studies.studies,
-    studies.share,
-    studies.withdraw,
+    sharing.share,
+    sharing.withdraw,
+    sharing.sharing,
     studies.export,
+    find.find,
     discard.discard,
     discard.quarantine,
     discard.recalls,
@@ -108,6 +125,7 @@ for command in (
     backup.backup,
     backup.restore,
     check.check,
+    drill.drill,
     retention.retention,
     demo.demo,
 ):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from node import phrases
+from node import phrases, service
 from node.cli import output, witness
 from node.cli.session import Session, json_option, pass_session
 from node.cli.transfers import transfer_table
@@ -101,6 +101,7 @@ async def _serve(node: "Node") -> None:
 async def _stop_on_signal(signals: AsyncIterator[int], scope: "trio.CancelScope") -> None:
     async for _ in signals:
         output.say("stopping")
+        service.tell(service.STOPPING)
         timer = threading.Timer(STOP_SECONDS, _give_up)
         timer.daemon = True
         timer.start()
@@ -121,6 +122,7 @@ def _greet(node: "Node", addresses: list[str]) -> None:
         output.say(f"listening on {address}")
     output.say("Ctrl-C stops it")
     sys.stdout.flush()
+    service.tell(service.READY)
 
 
 class _Formatter(logging.Formatter):

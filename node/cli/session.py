@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from node import phrases
-from node.cli import output
+from node.cli import output, passphrases
 from node.errors import ExitCode, NodeError
 
 if TYPE_CHECKING:
@@ -23,13 +23,17 @@ class Session:
 
     home_path: Path = field(default_factory=Path)
     socket_path: Path | None = None
+    passphrase_fd: int | None = None
     as_json: bool = False
+    _home: "Home | None" = None
 
     def home(self) -> "Home":
-        """The home that the command is about."""
+        """The home that the command is about; it asks for the passphrase of its keys once."""
         from node.home import Home
 
-        return Home(self.home_path)
+        if self._home is None:
+            self._home = Home(self.home_path, ask=lambda: passphrases.of_home(self.passphrase_fd))
+        return self._home
 
     def require_home(self) -> None:
         """Raise NodeError unless the home was made; a person with a socket needs none."""

@@ -1,4 +1,4 @@
-"""`radmesh ingest`, `studies`, `share`, `withdraw`, `export`: images in, listed, out."""
+"""`radmesh ingest`, `studies`, `export`: images in, listed, out."""
 
 from pathlib import Path
 from typing import Any
@@ -120,33 +120,74 @@ def _problem_line(problem: dict[str, Any]) -> str:
 @click.command()
 @click.option("--peer", metavar="NAME", help="Those that this facility announced to us.")
 @click.option("--all", "everything", is_flag=True, help="Ours, and those of all facilities.")
-@click.option("--to-check", is_flag=True, help="Ours whose images name more than one patient.")
+@click.option("--to-check", is_flag=True, help="Ours that somebody should look at.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     help=f"Only the newest so many; {_LISTED} without --json.",
 )
+@click.option(
+    "--name",
+    default="",
+    metavar="N",
+    help="Of patients with these words, or beginnings of them, in their name; FAMILY^GIVEN says "
+    "which is which. Muller finds Müller.",
+)
+@click.option("--patient-id", default="", metavar="ID", help="Of the patient with this ID.")
+@click.option("--issuer", default="", metavar="I", help="Whose Patient ID it is.")
+@click.option("--born", "birth_date", default="", metavar="DAY", help="Of patients born then.")
+@click.option("--accession", "accession_number", default="", metavar="A", help="With this number.")
+@click.option("--modality", default="", metavar="M", help="With images of this kind, such as CT.")
+@click.option(
+    "--date",
+    "study_date",
+    default="",
+    metavar="DAYS",
+    help="Of this day, or of days: 2026-01-01..2026-01-31, 2026-01-01.. or ..2026-01-31.",
+)
 @json_option
 @pass_session
 def studies(
-    session: Session, peer: str | None, everything: bool, to_check: bool, limit: int | None
+    session: Session,
+    peer: str | None,
+    everything: bool,
+    to_check: bool,
+    limit: int | None,
+    name: str,
+    patient_id: str,
+    issuer: str,
+    birth_date: str,
+    accession_number: str,
+    modality: str,
+    study_date: str,
 ) -> None:
-    """List our studies, or those that others announced to us.
+    """List our studies, or those that others announced to us; all, or those that you look for.
 
-    A study in the state `to check` names more than one patient; it is not shared until
-    you say `radmesh share`.
+    A study in the state `to check` is shown with the reason, such as two patients in its images;
+    it is not shared until you say `radmesh share`.
     """
     if (peer is not None) + everything + to_check > 1:
         raise click.UsageError("--peer, --all and --to-check exclude each other")
     if limit is None and not session.as_json:
         limit = _LISTED
-    wanted = {"peer": peer, "all": everything, "to_check": to_check, "limit": limit}
+    sought = {
+        "name": name,
+        "patient_id": patient_id,
+        "issuer": issuer,
+        "birth_date": birth_date,
+        "accession_number": accession_number,
+        "modality": modality,
+        "study_date": study_date,
+    }
+    wanted = {"peer": peer, "all": everything, "to_check": to_check, "limit": limit, **sought}
     found = session.call("studies", wanted, listed="studies")
     if session.as_json:
         output.emit_json(found)
         return
     if not found["studies"]:
-        if peer is not None:
+        if any(sought.values()):
+            output.note("no such study was found")
+        elif peer is not None:
             output.note(f"{phrases.clean(peer)} has announced no study to us")
         elif to_check:
             output.note("no study waits to be checked")
@@ -194,6 +235,9 @@ def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]
         why = "; ".join(one for one in (study["to_check"], study["note"]) if one)
         if why:
             shown.append(f"  look at it: {phrases.clean(why)}")
+        for key, what in (("shared_to", "shared with"), ("withdrawn_from", "withdrawn from")):
+            if study[key]:
+                shown.append(f"  {what} {phrases.clean(', '.join(study[key]))}")
         if study["grew"]:
             shown.append(f"  {_grew(study['grew'])}")
     return shown
@@ -217,37 +261,6 @@ def _date(text: str) -> str:
     if len(text) == 8 and text.isascii() and text.isdigit():
         return f"{text[:4]}-{text[4:6]}-{text[6:]}"
     return text or "-"
-
-
-@click.command()
-@click.argument("study")
-@json_option
-@pass_session
-def share(session: Session, study: str) -> None:
-    """Announce STUDY to the facilities that may see our studies.
-
-    A study that waits to be checked is confirmed with this: its images may name more than
-    one patient, and all of them are disclosed with it.
-
-    STUDY is a Study Instance UID, the beginning of one, or an accession number.
-    """
-    _show_state(session, session.call("share", {"study": study}), "is shared now")
-
-
-@click.command()
-@click.argument("study")
-@json_option
-@pass_session
-def withdraw(session: Session, study: str) -> None:
-    """Stop sharing STUDY; it stays here. One that waits to be checked waits no more."""
-    _show_state(session, session.call("withdraw", {"study": study}), "is not shared any more")
-
-
-def _show_state(session: Session, study: dict[str, Any], sentence: str) -> None:
-    if session.as_json:
-        output.emit_json(study)
-        return
-    output.say(f"study {phrases.clean(study['study'])} {sentence}")
 
 
 @click.command()

@@ -19,7 +19,14 @@ from node.cli.session import Session, json_option, pass_session
     "--purpose",
     default="treatment",
     show_default=True,
-    help="Why: treatment, second-opinion, research or operations. It is logged on both sides.",
+    help="Why: treatment, second-opinion, research, operations, or an HL7 code such as TREAT; "
+    "logged on both sides.",
+)
+@click.option(
+    "--reason",
+    default="",
+    metavar="TEXT",
+    help="Why, in your words, for a person there who has to approve it.",
 )
 @click.option(
     "--stat", is_flag=True, help="Urgent: it goes before all routine transfers of the source."
@@ -33,7 +40,13 @@ from node.cli.session import Session, json_option, pass_session
 @json_option
 @pass_session
 def fetch(
-    session: Session, study: str, peer: str | None, purpose: str, stat: bool, no_follow: bool
+    session: Session,
+    study: str,
+    peer: str | None,
+    purpose: str,
+    reason: str,
+    stat: bool,
+    no_follow: bool,
 ) -> None:
     """Fetch STUDY from the facilities that announced it.
 
@@ -54,6 +67,7 @@ def fetch(
                 "purpose": purpose,
                 "stat": stat,
                 "follow": not no_follow,
+                "reason": reason,
             }
             done = session.call("fetch", asked, show)
         except KeyboardInterrupt:

@@ -15,8 +15,8 @@ from node.errors import ExitCode, NodeError
 from node.phrases import count
 
 GRANTS_HELP = (
-    "see: may learn which studies we share; fetch: may take them; "
-    "send: may offer us studies; witness: signs our log."
+    "see: may learn which studies we share; find: may ask for those of a patient that it names; "
+    "fetch: may take them; send: may offer us studies; witness: signs our log."
 )
 
 

@@ -63,6 +63,7 @@ def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]
     if not findings:
         # Where rows are missing, sums are wrong, too; only the missing rows are reported.
         findings += _studies(connection, catalog)
+    findings += _unsearchable(connection)
     findings += _followed(connection, catalog)
     return catalog, findings
 
@@ -74,6 +75,48 @@ def _references(connection: sqlite3.Connection) -> Iterator[Finding]:
     for (table, parent), count in sorted(counts.items()):
         what = f"{count} rows of {table} name something that {parent} does not have"
         yield Finding("catalog-reference", table, what)
+
+
+_SEARCHED = (
+    ("study_patients", "patient_id", "id"),
+    ("studies", "patient_birth_date", "birth"),
+    ("studies", "accession_number", "accession"),
+    ("series", "modality", "modality"),
+)
+"""Table and column with what a search has to find a study by, besides names; the kind of word."""
+
+
+def _unsearchable(connection: sqlite3.Connection) -> Iterator[Finding]:
+    """Find studies that a search misses, though it would have to find them."""
+    here = "SELECT 1 FROM sqlite_schema WHERE name = 'study_words'"
+    if connection.execute(here).fetchone() is None:
+        return
+    missing: Counter[str] = Counter()
+    known = "SELECT 1 FROM study_words w WHERE w.study_uid = t.study_uid AND w.kind"
+    for table, column, kind in _SEARCHED:
+        rows = connection.execute(
+            f"SELECT study_uid, {column} FROM {table} t WHERE {column} <> ''"
+            f" AND NOT EXISTS ({known} = '{kind}' AND w.word = t.{column})"
+        )
+        for uid, text in rows.fetchall():
+            # Blanks around it are no part of the word.
+            word = text.strip()
+            found = connection.execute(
+                "SELECT 1 FROM study_words WHERE study_uid = ? AND kind = ? AND word = ?",
+                (uid, kind, word),
+            ).fetchone()
+            missing[uid] += word != "" and found is None
+    nameless = connection.execute(
+        "SELECT study_uid, patient_name FROM studies t WHERE patient_name <> ''"
+        f" AND NOT EXISTS ({known} IN ('family', 'given'))"
+    )
+    for uid, name in nameless:
+        letters = (one for one in name.partition("=")[0] if one.isascii() and one.isalnum())
+        missing[uid] += any(letters)
+    for uid, count in sorted(missing.items()):
+        if count:
+            what = f"a search misses study {uid}: {count} of its words are not in the index"
+            yield Finding("study-unsearchable", uid, what)
 
 
 def _followed(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Finding]:

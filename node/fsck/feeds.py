@@ -6,7 +6,7 @@ node has noticed, so a feed is no finding when the card or trust of its peer has
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from keys.card import parse_card_untrusted
@@ -27,7 +27,8 @@ def check_feeds(connection: sqlite3.Connection, now: float) -> Iterator[Finding]
     peers = {key: _peer(text, now) for key, text in connection.execute(
         "SELECT facility_key, state FROM peers"
     )}  # fmt: skip
-    shared = dict(connection.execute("SELECT study_uid, content_root FROM studies WHERE shared"))
+    roots = dict(connection.execute("SELECT study_uid, content_root FROM studies"))
+    shared = _shared_to(connection, peers)
     heads = dict(connection.execute("SELECT peer, last_sequence FROM feed_heads"))
     told: dict[bytes, set[str]] = {key: set() for key in peers}
     disordered = set()
@@ -45,10 +46,10 @@ def check_feeds(connection: sqlite3.Connection, now: float) -> Iterator[Finding]
         if peer is None or not (peer.sees or peer.is_dated_out):
             what = f"the feed of {name}, who may not see our studies, tells of study {study}"
             yield Finding("feed-not-allowed", where, what)
-        elif study not in shared:
+        elif study not in shared[key]:
             what = f"the feed of {name} tells of study {study}, which is not shared"
             yield Finding("feed-not-shared", where, what)
-        elif root != shared[study]:
+        elif root != roots[study]:
             what = f"the feed of {name} tells of an older content of study {study}"
             yield Finding("feed-outdated", where, what)
     for _, name in sorted(disordered):
@@ -57,7 +58,7 @@ def check_feeds(connection: sqlite3.Connection, now: float) -> Iterator[Finding]
     objections = _has_objections(connection)
     for key, peer in peers.items():
         if peer.sees and not peer.is_dated_out and not peer.is_narrowed and not objections:
-            for study in sorted(shared.keys() - told[key]):
+            for study in sorted(shared[key] - told[key]):
                 what = f"the feed of {peer.name}, who may see, does not tell of study {study}"
                 yield Finding("feed-missing", f"{peer.name}: {study}", what)
 
@@ -68,6 +69,28 @@ def _has_objections(connection: sqlite3.Connection) -> bool:
         return False
     wanted = "SELECT 1 FROM patient_wishes WHERE kind = 'objection' AND ended = 0 LIMIT 1"
     return bool(connection.execute(wanted).fetchall())
+
+
+def _shared_to(connection: sqlite3.Connection, peers: Iterable[bytes]) -> dict[bytes, set[str]]:
+    """The studies that are shared to each of these peers: to all, but for what holds for one."""
+    to_all = {
+        study for (study,) in connection.execute("SELECT study_uid FROM studies WHERE shared")
+    }
+    found = {key: set(to_all) for key in peers}
+    known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'peer_sharing'"
+    if connection.execute(known).fetchone() is None:
+        # A home that this release has not opened yet.
+        return found
+    for study, key, effect, to_check in connection.execute(
+        "SELECT study_uid, peer, effect, to_check FROM peer_sharing JOIN studies USING (study_uid)"
+    ):
+        if key not in found:
+            continue
+        if effect != "shared":
+            found[key].discard(study)
+        elif not to_check:
+            found[key].add(study)
+    return found
 
 
 def _peer(text: str, now: float) -> _Peer:

@@ -6,6 +6,7 @@ MENDS = {
     "database-damaged": "stop the node and restore the home from its newest backup",
     "catalog-reference": "stop the node and restore the home from its newest backup",
     "catalog-study": "stop the node and restore the home from its newest backup",
+    "study-unsearchable": "stop the node and restore the home from its newest backup",
     "batch-missing": "put the file back from a backup, or ingest or fetch the study again",
     "batch-changed": "put the file back from a backup, or ingest or fetch the study again; "
     "check the disk",

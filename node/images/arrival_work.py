@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import blake3
 
+from keys.sharing import BY_HAND
 from node.blocking import worker_pool
 from node.catalog.catalog import Catalog
 from node.clock import Clock
@@ -42,7 +43,7 @@ log = logging.getLogger("radmesh.arrivals")
 Read = Callable[[int, int], bytes]
 """Gives the bytes of an instance at an offset, up to a number of them; none beyond its end."""
 
-BY_OPERATOR = "command"
+BY_OPERATOR = BY_HAND
 """The edge for a person at this node; what other edges bring, the node takes in by itself."""
 
 

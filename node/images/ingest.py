@@ -65,7 +65,8 @@ def ingest(
         now: seconds since the epoch, UTC.
         progress: called about every 0.1 s, in this thread.
         cancelled: called between files and batches; tells whether to stop.
-        shared: whether new studies are shared with the peers that may see them.
+        shared: whether new studies are shared with the peers that may see them, if the sharing
+            rules say so.
 
     Returns:
         What was done, with each file that was not taken.

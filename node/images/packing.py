@@ -7,8 +7,10 @@ catalog shows anything.
 
 from collections.abc import Callable, Sequence
 
+from keys.sharing import BY_HAND, WITHHOLD, Decided
 from node.audit.effects import once
 from node.catalog.catalog import LOCAL, Added, Catalog
+from node.catalog.sharing import details_of
 from node.images.ingest_batches import BatchWriter, Written
 from node.images.ingest_report import (
     IngestReport,
@@ -41,7 +43,7 @@ class Packing:
         quarantine: keeps instances that cannot be taken.
         audit: writes one entry durably; called once for each study that gets instances.
         report: records what was done, and why instances were not taken.
-        shared: whether new studies are shared.
+        shared: whether new studies are shared, if the sharing rules say so.
         actor: the actor of the entries.
         brought_by: the source that the entries name, or "".
     """
@@ -232,10 +234,14 @@ class Packing:
                 written.described,
                 origin=LOCAL,
                 shared=self._shared,
-                before_commit=lambda _: entry_of(self._event(manifest)),
+                sources=(self._brought_by or BY_HAND,),
+                before_commit=lambda done: entry_of(self._event(manifest, done.decided)),
             )
             row = self._catalog.study(study_uid)
             self.report.notes += notes_of(row, was) if row is not None else []
+            decided = added.decided
+            if was is None and decided is not None and decided.effect == WITHHOLD:
+                self.report.notes.append(f"study {study_uid}: {decided.why}, so it is not shared")
             if added.conflicting:
                 held = self._catalog.held_instances(study_uid)
                 self.report.conflicts += overtaken(manifest, held, sources)
@@ -256,7 +262,7 @@ class Packing:
             )
         )
 
-    def _event(self, manifest: Manifest) -> Event:
+    def _event(self, manifest: Manifest, decided: Decided | None) -> Event:
         """The entry of the instances that a transaction is about to make visible."""
         study_uid = manifest.study_instance_uid
         row = self._catalog.study(study_uid)
@@ -268,6 +274,8 @@ class Packing:
         }
         if self._brought_by:
             details["source"] = self._brought_by
+        if decided is not None:
+            details |= details_of(decided)
         if row is not None and row.to_check and row.state != "shared":
             details["to_check"] = row.to_check
         return Event(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keys.sharing import BY_HAND
 from node.audit.effects import Effects
 from node.blocking import worker_pool
 from node.catalog.catalog import LOCAL, Catalog, ConflictRow
@@ -385,6 +386,15 @@ class SetAside:
             origin=LOCAL,
             shared=False,
             now=now,
+        )
+        self._catalog.deciding.settle(
+            connection,
+            study,
+            described,
+            written.headers.values(),
+            (BY_HAND,),
+            is_new=here is None,
+            may_share=False,
         )
 
     def _put_aside(

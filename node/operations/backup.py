@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keys.sealed_files import KEY_BYTES, SALT_BYTES
+from keys.passphrase import KEY_BYTES, SALT_BYTES
 from node.errors import ExitCode, NodeError
 from node.operations import parameters
 from node.operations.base import Call, Operation, Result
@@ -14,7 +14,7 @@ from node.operations.images import run_work
 
 
 @dataclass(frozen=True, repr=False)
-class Sealing:
+class BackupSeal:
     """A key of 32 bytes and a salt of 16 (hex) that seal the private keys. Has no repr."""
 
     key: str
@@ -26,7 +26,7 @@ class Backup:
     """Parameters of `backup`."""
 
     directory: parameters.Path
-    seal: Sealing | None = None
+    seal: BackupSeal | None = None
 
 
 async def backup(call: Call, asked: Backup) -> Result:
@@ -34,7 +34,9 @@ async def backup(call: Call, asked: Backup) -> Result:
     from node.backup.saving import Stopped, save
 
     directory = Path(asked.directory)
-    seal = _seal(asked.seal)
+    seal = None
+    if asked.seal is not None:
+        seal = _seal(asked.seal)
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:
         try:
@@ -60,11 +62,9 @@ async def backup(call: Call, asked: Backup) -> Result:
     }
 
 
-def _seal(given: Sealing | None) -> Any:
+def _seal(given: BackupSeal) -> Any:
     from node.backup.saving import Seal
 
-    if given is None:
-        return None
     try:
         seal = Seal(bytes.fromhex(given.key), bytes.fromhex(given.salt))
     except ValueError:
@@ -75,4 +75,14 @@ def _seal(given: Sealing | None) -> Any:
     return seal
 
 
-OPERATIONS = (Operation("backup", Backup, backup, writes=True, local_only=True),)
+OPERATIONS = (
+    Operation(
+        "backup",
+        Backup,
+        backup,
+        writes=True,
+        local_only=True,
+        without_private_keys=True,
+        private_keys_with="seal",
+    ),
+)

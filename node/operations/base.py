@@ -68,6 +68,9 @@ class Operation(Generic[P]):
             machine or a secret, or erases openings.
         needs_network: whether the node must be serving.
         without_log_key: whether it works on a home whose log key is lost.
+        without_private_keys: whether it works on a home whose keys stay sealed; so does
+            each operation that only reads.
+        private_keys_with: a parameter with which it needs the private keys after all, or "".
         roles: the roles of which a person needs one to call it (`node.people.persons`); with
             none it is for the owner alone.
         listed_only: whether a person must be in the list of people, whatever the settings say.
@@ -83,6 +86,8 @@ class Operation(Generic[P]):
     local_only: bool = False
     needs_network: bool = False
     without_log_key: bool = False
+    without_private_keys: bool = False
+    private_keys_with: str = ""
     roles: tuple[str, ...] = ()
     listed_only: bool = False
     held_by: tuple[str, ...] = ()
@@ -91,6 +96,12 @@ class Operation(Generic[P]):
     def __post_init__(self) -> None:
         if self.act is not None:
             HELD[self.name] = self
+
+    def needs_private_keys(self, given: dict[str, Any]) -> bool:
+        """Whether a call with these parameters needs the private keys."""
+        if self.private_keys_with and given.get(self.private_keys_with) is not None:
+            return True
+        return self.writes and not self.without_private_keys
 
     async def answer(self, call: Call, given: dict[str, Any]) -> Result:
         """Read the parameters and run the operation, or propose it to a second person.

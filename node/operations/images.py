@@ -10,16 +10,22 @@ from typing import Annotated, Any, TypeVar
 
 import trio
 
+from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
+from node.catalog.rows import SHARED, WITHHELD
+from node.catalog.sharing import effects_of_each
+from node.catalog.words import Search
 from node.errors import ExitCode, NodeError
 from node.images.export import export_study
 from node.operations import parameters
 from node.operations.base import Call, Operation, Report, Result
-from node.operations.paging import bytes_of, cursor, place_of
+from node.operations.paging import bytes_of, cursor, place_of, wrong_cursor
 from node.operations.parameters import MOST, From
+from node.operations.searching import Sought, read_search
 from node.setting_rows import parse_mode
+from node.sharing.found import FoundStudy
 from node.transfer.followed import Growth
 from protocol.messages import Record
 
@@ -47,9 +53,9 @@ class Export:
     mode: str | None = None
 
 
-@dataclass(frozen=True)
-class Studies:
-    """Parameters of `studies`."""
+@dataclass(frozen=True, kw_only=True)
+class Studies(Sought):
+    """Parameters of `studies`: of which list, and what is looked for in it."""
 
     peer: str | None = None
     all: bool = False
@@ -60,15 +66,29 @@ class Studies:
 
 @dataclass(frozen=True)
 class OfStudy:
-    """Parameters of `share` and `withdraw`."""
+    """Parameters of `share` and `withdraw`; with a peer, for this one alone."""
 
     study: str
+    peer: str | None = None
 
 
 def describe_studies(node: Node, rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
     """Studies of ours as JSON; reads the database."""
     grown = node.followed.growth(row.study_uid for row in rows)
-    return [_describe_study(node, row, grown.get(row.study_uid, Growth())) for row in rows]
+    apart = effects_of_each(node.database, (row.study_uid for row in rows))
+    return [
+        _describe_study(node, row, grown.get(row.study_uid, Growth()))
+        | _describe_apart(node, apart.get(row.study_uid, ()))
+        for row in rows
+    ]
+
+
+def _describe_apart(node: Node, apart: Sequence[tuple[bytes, str]]) -> dict[str, list[str]]:
+    """The peers for which something else holds than the state of a study."""
+    return {
+        "shared_to": [node.petname(peer) for peer, effect in apart if effect == SHARED],
+        "withdrawn_from": [node.petname(peer) for peer, effect in apart if effect == WITHHELD],
+    }
 
 
 def _describe_study(node: Node, row: StudyRow, growth: Growth) -> dict[str, Any]:
@@ -93,6 +113,7 @@ def _describe_study(node: Node, row: StudyRow, growth: Growth) -> dict[str, Any]
         "note": row.note,
         "grew": _describe_growth(growth),
         "followed_until": growth.until or None,
+        "found_until": None,
     }
 
 
@@ -125,7 +146,27 @@ def describe_record(node: Node, peer: bytes, record: Record, held: bool) -> dict
         "note": "",
         "grew": None,
         "followed_until": None,
+        "found_until": None,
+        "shared_to": [],
+        "withdrawn_from": [],
     }
+
+
+def describe_found(node: Node, found: Sequence[FoundStudy]) -> list[dict[str, Any]]:
+    """Studies found at peers as JSON, the patient as we asked for; reads the database."""
+    own = node.catalog.content_roots(one.record.study for one in found)
+    return [
+        describe_record(
+            node, one.peer, one.record, own.get(one.record.study) == one.record.content_root
+        )
+        | {
+            "state": "found",
+            "patient_id": one.patient_id,
+            "patient_name": one.patient_name,
+            "found_until": one.until,
+        }
+        for one in found
+    ]
 
 
 async def run_work(
@@ -224,43 +265,101 @@ async def export(call: Call, asked: Export) -> Result:
 
 
 async def studies(call: Call, asked: Studies) -> Result:
-    """Our studies, those of one peer, or all, newest first: ours, then the others'.
+    """Our studies, those of one peer, or all, newest first: ours, then announced, then found ones.
 
-    `limit` applies to ours and to the others' separately; `total` is the number of all.
-    With `to_check`, only those of ours that somebody should look at.
+    `limit` applies to each of the three; `total` is the number of all.
+    With `to_check`, only those of ours that somebody should look at; of a search, those that
+    it finds.
     """
     return await in_thread(_studies, call.node, asked)
 
 
+Place = tuple[str, str, str]
+"""Study date and UID, and the facility key (hex) of who has it, or ""."""
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The three lists that an answer is made of; each gives rows with their places."""
+
+    node: Node
+    search: Search
+    to_check: bool
+    peer: bytes | None
+
+    def own(self, count: int, after: Place | None) -> list[tuple[Place, dict[str, Any]]]:
+        """Studies of ours."""
+        rows = self.node.catalog.studies(
+            limit=count,
+            to_check=self.to_check,
+            search=self.search,
+            after=None if after is None else after[:2],
+        )
+        places = [(row.study_date, row.study_uid, "") for row in rows]
+        return list(zip(places, describe_studies(self.node, rows), strict=True))
+
+    def others(self, count: int, after: Place | None) -> list[tuple[Place, dict[str, Any]]]:
+        """Studies that peers announced."""
+        behind = None if after is None else (after[0], after[1], bytes_of(after[2]))
+        rows = self.node.feeds.announced(
+            peer=self.peer, search=self.search, limit=count, after=behind
+        )
+        places = [(record.study_date, record.study, key.hex()) for key, record in rows]
+        return list(zip(places, _describe_announced(self.node, rows), strict=True))
+
+    def found(self, count: int, after: Place | None) -> list[tuple[Place, dict[str, Any]]]:
+        """Studies that we found at peers and that these did not announce."""
+        rows = [(_place_of_found(one), one) for one in self._not_announced()]
+        chosen = [row for row in rows if after is None or row[0] < after][:count]
+        described = describe_found(self.node, [one for _, one in chosen])
+        return list(zip((place for place, _ in chosen), described, strict=True))
+
+    def total(self, names: Sequence[str]) -> int:
+        """How many studies these lists have."""
+        node, count = self.node, 0
+        if "own" in names:
+            count += node.catalog.study_count(to_check=self.to_check, search=self.search)
+        if "others" in names:
+            count += node.feeds.announced_count(self.peer, self.search)
+        return count + (len(self._not_announced()) if "found" in names else 0)
+
+    def _not_announced(self) -> list[FoundStudy]:
+        return [
+            one
+            for one in self.node.found.all(self.peer, self.search)
+            if self.node.feeds.announced_by(one.peer, one.record.study) is None
+        ]
+
+
+def _place_of_found(one: FoundStudy) -> Place:
+    return one.record.study_date, one.record.study, one.peer.hex()
+
+
 def _studies(node: Node, asked: Studies) -> Result:
     key = None if asked.peer is None else node.peers.find(asked.peer).facility_key
+    names = ["own"] if key is None else []
+    names += ["others", "found"] if key is not None or asked.all else []
+    lists = _Lists(node, read_search(asked), asked.to_check, key)
     limit = MOST if asked.limit is None else asked.limit
-    part, date, uid, peer, left = "own" if key is None else "others", "", "", "", limit
+    first, place, left = names[0], ("", "", ""), limit
     if asked.after is not None:
-        part, date, uid, peer, left = place_of(asked.after, str, str, str, str, int)
+        first, *parts, left = place_of(asked.after, str, str, str, str, int)
+        place = (parts[0], parts[1], parts[2])
+        if first not in names:
+            raise wrong_cursor()
+    reading = {"own": lists.own, "others": lists.others, "found": lists.found}
     found: list[dict[str, Any]] = []
     following = None
-    if part == "own":
-        count = min(left, PAGE_STUDIES)
-        rows = node.catalog.studies(
-            limit=count + 1, to_check=asked.to_check, after=(date, uid) if uid else None
-        )
-        found += describe_studies(node, rows[:count])
-        if len(rows) > count and left > count:
-            last = rows[count - 1]
-            following = cursor("own", last.study_date, last.study_uid, "", left - count)
-        date, uid, peer, left = "", "", "", limit
-    if following is None and (key is not None or asked.all):
+    for name in names[names.index(first) :]:
         count = min(left, PAGE_STUDIES - len(found))
-        behind = (date, uid, bytes_of(peer)) if uid else None
-        announced = node.feeds.announced(peer=key, limit=count + 1, after=behind)
-        if len(announced) > count and left > count:
-            if count:
-                other, record = announced[count - 1]
-                date, uid, peer = record.study_date, record.study, other.hex()
-            following = cursor("others", date, uid, peer, left - count)
-        found += _describe_announced(node, announced[:count])
-    return {"studies": found, "total": _total(node, asked, key), "next": following}
+        rows = reading[name](count + 1, place if place[1] else None)
+        found += [described for _, described in rows[:count]]
+        if len(rows) > count and left > count:
+            place = rows[count - 1][0] if count else place
+            following = cursor(name, *place, left - count)
+            break
+        place, left = ("", "", ""), limit
+    return {"studies": found, "total": lists.total(names), "next": following}
 
 
 def _describe_announced(node: Node, announced: list[tuple[bytes, Record]]) -> list[dict[str, Any]]:
@@ -271,29 +370,32 @@ def _describe_announced(node: Node, announced: list[tuple[bytes, Record]]) -> li
     ]
 
 
-def _total(node: Node, asked: Studies, key: bytes | None) -> int:
-    total = 0 if key is not None else node.catalog.study_count(to_check=asked.to_check)
-    return total + (node.feeds.announced_count(key) if key is not None or asked.all else 0)
+def change_sharing(node: Node, study: str, peer: Peer | None, *, to_share: bool) -> StudyRow:
+    """Share or withdraw a study, for all peers or for one."""
+    owner = node.shared_studies
+    if peer is None:
+        return owner.share(study) if to_share else owner.withdraw(study)
+    return owner.share_to(study, peer) if to_share else owner.withdraw_from(study, peer)
 
 
-async def _set_shared(node: Node, study: str, shared: bool) -> Result:
-    change = node.shared_studies.share if shared else node.shared_studies.withdraw
-
+async def _set_shared(node: Node, asked: OfStudy, *, to_share: bool) -> Result:
     def work() -> Result:
-        [described] = describe_studies(node, [change(study)])
+        peer = None if asked.peer is None else node.peers.find(asked.peer)
+        row = change_sharing(node, asked.study, peer, to_share=to_share)
+        [described] = describe_studies(node, [row])
         return described
 
     return await in_thread(work)
 
 
 async def share(call: Call, asked: OfStudy) -> Result:
-    """Announce a study to all peers that may see."""
-    return await _set_shared(call.node, asked.study, True)
+    """Announce a study to all peers that may see, or to one."""
+    return await _set_shared(call.node, asked, to_share=True)
 
 
 async def withdraw(call: Call, asked: OfStudy) -> Result:
-    """Stop sharing a study."""
-    return await _set_shared(call.node, asked.study, False)
+    """Stop sharing a study with all peers, or with one."""
+    return await _set_shared(call.node, asked, to_share=False)
 
 
 OPERATIONS = (

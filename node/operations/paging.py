@@ -38,7 +38,7 @@ def place_of(given: str, *kinds: type) -> list[Any]:
         if any(type(part) is int and not 0 <= part < 2**63 for part in place):
             raise ValueError
     except (ValueError, RecursionError):
-        raise _wrong() from None
+        raise wrong_cursor() from None
     return place
 
 
@@ -51,10 +51,11 @@ def bytes_of(part: str) -> bytes:
     try:
         return bytes.fromhex(part)
     except ValueError:
-        raise _wrong() from None
+        raise wrong_cursor() from None
 
 
-def _wrong() -> NodeError:
+def wrong_cursor() -> NodeError:
+    """The error that a text is no cursor of this list."""
     return NodeError(
         "the parameter after must be what next of an answer of this list was",
         code=ExitCode.USAGE,

@@ -5,12 +5,14 @@ from typing import Any
 
 import trio
 
+from keys.purposes import is_purpose
 from keys.trust import PURPOSES
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.paging import bytes_of, cursor, place_of
+from node.sharing.requests import REASON_CHARACTERS
 from node.transfer.transfers import Transfer, TransferState
 
 _PROGRESS_SECONDS = 0.1
@@ -27,6 +29,7 @@ class Fetch:
     purpose: str = PURPOSES[0]
     stat: bool = False
     follow: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,16 +84,27 @@ def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
 async def fetch(call: Call, asked: Fetch) -> Result:
     """Fetch a study and follow the transfer to its end."""
     node, serving, purpose = call.node, call.require_serving(), asked.purpose
-    if purpose not in PURPOSES:
+    if not is_purpose(purpose):
         raise NodeError(
             f"there is no purpose {purpose}",
-            hint=f"the purposes are {', '.join(PURPOSES)}",
+            hint=f"the purposes are {', '.join(PURPOSES)}, and the codes of HL7, such as TREAT",
+            code=ExitCode.USAGE,
+        )
+    if len(asked.reason) > REASON_CHARACTERS or not asked.reason.isprintable():
+        raise NodeError(
+            f"a reason is at most {REASON_CHARACTERS} printable characters on one line",
             code=ExitCode.USAGE,
         )
     named = asked.peer or None
     study, peer = await in_thread(serving.fetcher.choose, asked.study, named)
     transfer = await serving.fetcher.start(
-        study, peer, purpose, only_peer=named is not None, stat=asked.stat, follow=asked.follow
+        study,
+        peer,
+        purpose,
+        only_peer=named is not None,
+        stat=asked.stat,
+        follow=asked.follow,
+        reason=asked.reason,
     )
     while not transfer.is_ended:
         call.report(describe_transfer(node, transfer))

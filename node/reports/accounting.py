@@ -41,6 +41,8 @@ EXEMPT = frozenset(("treatment", "second-opinion", "operations"))
 """Purposes that need no accounting. A second opinion is treatment (45 CFR 164.501)."""
 
 _BEGUN = "disclosure-begun"
+_ANSWERED, _ASKED = "find-answered", "find-asked"
+_TOLD = "told to the recipient"
 _ENDS = {
     "disclosed": "received by the recipient",
     "disclosure-failed": "broke off; some of it may have arrived",
@@ -110,7 +112,8 @@ class Accounting:
 
     def _disclosures(self) -> Iterator[tuple[Record, str]]:
         """Each disclosure that began in the selected time, and its outcome, even if later."""
-        wanted = replace(self._selection, until=None, types=frozenset((_BEGUN, *_ENDS)))
+        types = frozenset((_BEGUN, *_ENDS, _ANSWERED, _ASKED))
+        wanted = replace(self._selection, until=None, types=types)
         until = None if self._selection.until is None else format_time(self._selection.until)
         open_ones: dict[tuple[str, object], dict[object, _Open]] = {}
         for record in records(self._audit, wanted):
@@ -121,7 +124,10 @@ class Accounting:
             if is_late and not open_ones:
                 return
             begun = open_ones.get(transfer, {})
-            if record.type == _BEGUN:
+            if record.type in (_ANSWERED, _ASKED):
+                if not is_late:
+                    yield from ((each, _TOLD) for each in _of_search(record))
+            elif record.type == _BEGUN:
                 if content in begun:
                     begun[content].outcome = _NO_END
                 elif not is_late:
@@ -145,23 +151,46 @@ class Accounting:
         nobody = "not named by the images"
         if any(subject["kind"] == "patient" for subject in begun.entry["subjects"]):
             nobody = "not named yet: the study had images of others only"
-        count = begun.details.get("instances", "")
-        number = f"{count} images of " if count != "" else ""
         return (
             begun.time,
             recipient.name,
             recipient.postal_address or "not known",
             " ".join(recipient.addresses) or "not known",
             _named(patient.value, patient.commitment) if patient else nobody,
-            f"{number}one imaging study (DICOM images with their headers)",
+            _description(begun, study),
             begun.entry["purpose"] or "not given",
             outcome,
             _named(study.value, study.commitment) if study else "",
-            str(count),
+            str(begun.details.get("instances", "")),
             recipient.fingerprint,
-            str(begun.details.get("transfer", "")),
+            str(begun.details.get("transfer", begun.details.get("find", ""))),
             str(begun.index),
         )
+
+
+def _of_search(record: Record) -> Iterator[Record]:
+    """The disclosures of a search for a patient: one for each study that the peer was told of.
+
+    A question of ours tells the peer who our patient is. An answer without a study tells of nobody
+    who is known here; an answer that there are too many tells that the patient is here.
+    """
+    if record.type == _ASKED or record.details.get("why"):
+        yield record
+        return
+    for study in record.of_kind("study"):
+        yield replace(record, subjects=(study, *record.of_kind("patient")))
+
+
+def _description(begun: Record, study: Subject | None) -> str:
+    """What was disclosed."""
+    if begun.type == _ASKED:
+        return "who the patient is (a question to search for imaging studies)"
+    if begun.type == _ANSWERED:
+        what = "one imaging study is" if study else "many imaging studies are"
+        return f"that {what} here (the answer to a search for its patient)"
+    count = begun.details.get("instances", "")
+    number = f"{count} images of " if count != "" else ""
+    return f"{number}one imaging study (DICOM images with their headers)"
 
 
 def _named(value: str | None, commitment: str) -> str:

@@ -90,6 +90,9 @@ EVENTS: dict[str, Meaning] = {
     "objection-ended": Meaning(event="110113", kind="110135", action="U"),
     "consent-added": Meaning(event="110113", kind="110135", action="U"),
     "consent-ended": Meaning(event="110113", kind="110135", action="U"),
+    "approval-asked": Meaning(event="110113", kind="110147"),
+    "approved": Meaning(event="110113", kind="110147"),
+    "denied": Meaning(event="110113", kind="110147", outcome=MINOR_FAILURE),
     "trust-revoked": Meaning(event="110114", kind="110123"),
     "pairing-opened": Meaning(event="110113", kind="110136", action="U"),
     "pairing-closed": Meaning(event="110113", kind="110136", action="U"),
@@ -98,6 +101,9 @@ EVENTS: dict[str, Meaning] = {
     "card-updated": Meaning(event="110113", kind="110129", action="U"),
     "announced": Meaning(event="110112", lifecycle="11"),
     "requested": Meaning(event="110112", lifecycle="6"),
+    "find-asked": Meaning(event="110112", lifecycle="6"),
+    "find-answered": Meaning(event="110112", lifecycle="11"),
+    "found": Meaning(event="110112", lifecycle="12"),
     "refused": Meaning(event="110113", kind="110147"),
     "disclosure-begun": Meaning(event="110102", lifecycle="11"),
     "disclosed": Meaning(event="110104", action="C", lifecycle="11"),
@@ -106,12 +112,18 @@ EVENTS: dict[str, Meaning] = {
     "receive-failed": Meaning(event="110104", action="C", lifecycle="12"),
     "withdrawn": Meaning(event="110105", action="D", lifecycle="14"),
     "shared": Meaning(event="110113", kind="110135", action="U"),
+    "withdrawn-from": Meaning(event="110113", kind="110135", action="U"),
+    "shared-to": Meaning(event="110113", kind="110135", action="U"),
+    "sharing-rule-added": Meaning(event="110113", kind="110129", action="U"),
+    "sharing-rule-removed": Meaning(event="110113", kind="110129", action="U"),
     "torn-tail-cut": Meaning(event="110113", kind="110133", outcome=MINOR_FAILURE),
     "rotation": Meaning(event="110113", kind="110129", action="U"),
     "key-revoked": Meaning(event="110113", kind="110129", action="U", outcome=MINOR_FAILURE),
     "fork-seen": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
     "rollback-seen": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
     "key-contested": Meaning(event="110113", kind="110126", outcome=SERIOUS_FAILURE),
+    "keys-sealed": Meaning(event="110113", kind="110129", action="U"),
+    "facility-key-moved": Meaning(event="110113", kind="110129", action="U"),
     "reconciled": Meaning(event="110101", action="R"),
     "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
     "log-exported": Meaning(event="110101", action="R"),
@@ -139,10 +151,11 @@ repeats `disclosed` and `received`, and a heartbeat is no event."""
 _TRANSFERS = frozenset(
     (
         "announced", "requested", "refused", "disclosure-begun", "disclosed",
-        "disclosure-failed", "received", "receive-failed",
+        "disclosure-failed", "received", "receive-failed", "find-asked", "find-answered", "found",
     )
 )  # fmt: skip
-_INCOMING = frozenset(("received", "receive-failed"))
+_INCOMING = frozenset(("received", "receive-failed", "find-asked", "found"))
+_QUERY = "110112"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +269,7 @@ def audit_messages(
             is_open=subject.value is not None,
         )
         for subject in record.subjects
-        if subject.kind not in ("person", "facts", "message")
+        if subject.kind not in ("person", "facts", "asker", "message")
     ]
     others = _others(record, facilities, about)
     if record.type in ABOUT_PERSONS:
@@ -342,7 +355,7 @@ def _transfer_agents(record: Record, own: Facility, peer: Facility) -> Iterator[
     recipient, sender = (own, peer) if is_incoming else (peer, own)
     first, second = (
         (recipient, sender)
-        if record.type in ("announced", "requested")
+        if EVENTS[record.type].event == _QUERY
         else (
             sender,
             recipient,
@@ -369,14 +382,16 @@ def _others(record: Record, facilities: Facilities, about: list[Thing]) -> list[
     if peer and record.type not in _TRANSFERS:
         facility = facilities.of(peer)
         found.append(Thing(kind="facility", identity=facility.fingerprint, name=facility.name))
-    if EVENTS[record.type].event == "110112":
+    if EVENTS[record.type].event == _QUERY:
         asked: dict[str, object] = {"purpose": record.entry["purpose"], "type": record.type}
         if record.type == "requested":
             asked["studies"] = [thing.identity for thing in about if thing.kind == "study"]
         found.append(
             Thing(
                 kind="query",
-                identity=str(record.details.get("transfer", "catalog")),
+                identity=str(
+                    record.details.get("transfer") or record.details.get("find", "catalog")
+                ),
                 name="query",
                 query=canonical_json(asked),
             )

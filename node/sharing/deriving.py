@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from node.catalog.catalog import Catalog
 from node.catalog.discards import recall_of
-from node.catalog.rows import study_row
+from node.catalog.rows import SHARED, WITHHELD, study_row
 from node.sharing.policy import Sight
 from protocol.feed import Change, Told, next_change
 from protocol.recalls import REJECTED
@@ -21,10 +21,16 @@ NO_ROOT = bytes(32)
 
 _REJECTED = ", ".join(f"'{code}'" for code in sorted(REJECTED))
 
-_SHARED = """
+_TO_PEER = f"""((s.shared <> 0 AND coalesce(p.effect, '') <> '{WITHHELD}')
+    OR (s.to_check = '' AND coalesce(p.effect, '') = '{SHARED}'))"""
+"""Whether a study is shared to this peer, as in `StudyFacts`: what holds for a peer alone goes
+before the state of the study."""
+
+_SHARED = f"""
 SELECT s.*, f.kind, f.content_root, f.told, f.recalls
     FROM studies s LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
-    WHERE s.shared <> 0 AND (:tells_apart <> 0
+    LEFT JOIN peer_sharing p ON p.peer = :peer AND p.study_uid = s.study_uid
+    WHERE {_TO_PEER} AND (:tells_apart <> 0
         OR f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
 """
 """Shared studies, each with its place in the peer's feed. If the peer may be told of all shared
@@ -33,7 +39,8 @@ studies or of none, studies that it was told of with the same content are left o
 _UNSHARED = f"""
 SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
     LEFT JOIN studies s ON s.study_uid = f.study
-    WHERE f.peer = :peer AND NOT (:sees <> 0 AND s.study_uid IS NOT NULL AND s.shared <> 0)
+    LEFT JOIN peer_sharing p ON p.peer = :peer AND p.study_uid = f.study
+    WHERE f.peer = :peer AND NOT (:sees <> 0 AND s.study_uid IS NOT NULL AND {_TO_PEER})
     AND (f.kind <> 'withdrawn' OR f.recalls <> (SELECT count(*) FROM discards d
         WHERE d.study = f.study AND d.code IN ({_REJECTED})))
 """

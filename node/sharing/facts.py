@@ -11,10 +11,12 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 
 from keys.canonical import canonical_json
-from keys.conditions import Facts
+from keys.conditions import NOT_TO_PEER, Facts
 from keys.rules import Rule
 from node.catalog.attributes import body_parts_of_each, patients_of_each
 from node.catalog.catalog import StudyRow
+from node.catalog.rows import SHARED, WITHHELD
+from node.catalog.sharing import effects_for
 from node.database import Database
 from node.sharing.wishes import CONSENT, OBJECTION, Wishes
 
@@ -36,11 +38,19 @@ class StudyFacts:
     Args:
         database: the node's database, opened with `FACTS_SCHEMA`.
         wishes: what the patients of a study want.
+        is_held_back: see `Catalog.is_held_back`.
     """
 
-    def __init__(self, database: Database, wishes: Wishes) -> None:
+    def __init__(
+        self,
+        database: Database,
+        wishes: Wishes,
+        *,
+        is_held_back: Callable[[str, bytes], bool] = lambda study, peer: False,
+    ) -> None:
         self._database = database
         self._wishes = wishes
+        self._is_held_back = is_held_back
         self._key = b""
 
     @property
@@ -67,11 +77,12 @@ class StudyFacts:
             uids = [study.study_uid for study in some]
             patients = patients_of_each(self._database, uids)
             parts = body_parts_of_each(self._database, uids)
+            effects = effects_for(self._database, peer, uids)
             for study in some:
                 own = tuple(patients.get(study.study_uid, ()))
                 yield Facts(
                     study_uid=study.study_uid,
-                    state=study.state,
+                    state=self._state(study, peer, effects.get(study.study_uid, "")),
                     modalities=study.modalities or None,
                     body_parts=tuple(parts.get(study.study_uid, ())) or None,
                     study_date=study.study_date,
@@ -83,6 +94,16 @@ class StudyFacts:
                     objections=self._wishes.uses(OBJECTION, peer, own),
                     blind=self.blind,
                 )
+
+    def _state(self, study: StudyRow, peer: bytes, effect: str) -> str:
+        """The state of a study for one peer, for which an effect of its own may hold."""
+        uid = study.study_uid
+        if effect == WITHHELD or self._is_held_back(uid, peer):
+            return NOT_TO_PEER
+        # What a person has to look at waits for single peers, too.
+        if effect == SHARED and not study.to_check and not self._is_held_back(uid, b""):
+            return "shared"
+        return study.state
 
     def _read_key(self) -> bytes:
         if not self._key:

@@ -6,21 +6,25 @@ the end. The table is derived from grants and catalog, in the transaction that c
 announced study. Synchronous and thread-safe.
 """
 
-import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from node.catalog.catalog import Catalog
 from node.catalog.discards import Recall, recall_of
+from node.catalog.words import ANY, Search
 from node.database import Database
 from node.sharing.deriving import NO_ROOT, different, places_of, refresh
+from node.sharing.feed_words import (
+    forget_words,
+    keep_words,
+    record_from_json,
+    record_to_json,
+)
 from node.sharing.policy import Sight
 from protocol import limits, modalities
 from protocol.feed import Subscription
-from protocol.fields import from_map_untrusted, to_map
 from protocol.messages import Announcement, Record
 
 FEEDS_SCHEMA = """
@@ -63,6 +67,15 @@ CREATE TABLE IF NOT EXISTS remote_studies (
 CREATE INDEX IF NOT EXISTS remote_studies_by_study ON remote_studies (study);
 CREATE INDEX IF NOT EXISTS remote_studies_by_date
     ON remote_studies (study_date DESC, study DESC);
+-- Derived from remote_studies: by which words its studies are searched.
+CREATE TABLE IF NOT EXISTS remote_words (
+    peer BLOB NOT NULL,
+    study TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    word TEXT NOT NULL,
+    PRIMARY KEY (peer, study, kind, word)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS remote_words_by_word ON remote_words (kind, word, study, peer);
 """
 
 
@@ -255,6 +268,7 @@ class Feeds:
             kept = _Kept.read(connection, peer)
             if announcement.reset:
                 connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
+                forget_words(connection, peer)
                 kept = _Kept()
             for record in announcement.records:
                 kept.take(connection, peer, record)
@@ -285,6 +299,7 @@ class Feeds:
         *,
         peer: bytes | None = None,
         study: str = "",
+        search: Search = ANY,
         limit: int | None = None,
         after: tuple[str, str, bytes] | None = None,
     ) -> list[tuple[bytes, Record]]:
@@ -293,12 +308,15 @@ class Feeds:
         Args:
             peer: only of this peer.
             study: only the study with this UID.
+            search: only those that a person looks for.
             limit: most records.
             after: only what comes after the study of this date and UID that this peer announced.
         """
         date, uid, key = after or ("", "", b"")
+        sought, values = search.conditions("remote_words", "peer, study")
+        where = _where(peer, study, after is not None, sought)
         rows = self._database.query(
-            f"SELECT peer, record FROM remote_studies {_where(peer, study, after is not None)} "
+            f"SELECT peer, record FROM remote_studies {where} "
             "ORDER BY study_date DESC, study DESC, peer DESC"
             + ("" if limit is None else " LIMIT :limit"),
             {
@@ -308,9 +326,10 @@ class Feeds:
                 "date": date,
                 "uid": uid,
                 "key": key,
+                **values,
             },
         )
-        return [(row["peer"], _from_json(row["record"])) for row in rows]
+        return [(row["peer"], record_from_json(row["record"])) for row in rows]
 
     def announced_studies(self, prefix: str, *, peer: bytes | None, limit: int) -> list[str]:
         """The first announced Study Instance UIDs that begin with `prefix`, in order.
@@ -333,12 +352,14 @@ class Feeds:
         row = self._database.query_one(
             "SELECT record FROM remote_studies WHERE peer = ? AND study = ?", (peer, study)
         )
-        return None if row is None else _from_json(row["record"])
+        return None if row is None else record_from_json(row["record"])
 
-    def announced_count(self, peer: bytes | None = None) -> int:
-        """How many studies peers announced, or one peer did."""
+    def announced_count(self, peer: bytes | None = None, search: Search = ANY) -> int:
+        """How many studies peers announced, or one peer did; of those that a person looks for."""
+        sought, values = search.conditions("remote_words", "peer, study")
         [row] = self._database.query(
-            f"SELECT count(*) FROM remote_studies {_where(peer, '')}", {"peer": peer}
+            f"SELECT count(*) FROM remote_studies {_where(peer, '', sought=sought)}",
+            {"peer": peer, **values},
         )
         return int(row[0])
 
@@ -347,6 +368,7 @@ class Feeds:
 
         def delete(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM remote_studies WHERE peer=?", (peer,))
+            forget_words(connection, peer)
             connection.execute("DELETE FROM remote_feeds WHERE peer=?", (peer,))
 
         self._database.transact(delete)
@@ -373,12 +395,15 @@ class _Kept:
             "DELETE FROM remote_studies WHERE peer=? AND study=? RETURNING length(record)",
             (peer, record.study),
         ).fetchall()
+        if gone:
+            forget_words(connection, peer, record.study)
         self.records -= len(gone)
         self.size -= sum(row[0] for row in gone)
         if record.kind == "withdrawn":
             return
         # No release announces who the patient is; drop such fields if they come all the same.
-        text = _to_json(replace(record, description=None, patient_id=None, patient_name=None))
+        record = replace(record, description=None, patient_id=None, patient_name=None)
+        text = record_to_json(record)
         if self.records >= limits.FEED_RECORDS or self.size + len(text) > limits.FEED_BYTES:
             self.left_out += 1
             return
@@ -396,14 +421,18 @@ class _Kept:
                 record.bytes,
             ),
         )
+        keep_words(connection, peer, record)
         self.records += 1
         self.size += len(text)
 
 
-def _where(peer: bytes | None, study: str, is_after: bool = False) -> str:
+def _where(
+    peer: bytes | None, study: str, is_after: bool = False, sought: Sequence[str] = ()
+) -> str:
     """Only the conditions that are needed: optional ones keep SQLite from using its indexes."""
     conditions = ["peer=:peer"] if peer is not None else []
     conditions += ["study=:study"] if study else []
+    conditions += sought
     if is_after:
         conditions.append("study_date<=:date AND (study_date<:date OR (study, peer)<(:uid, :key))")
     return "WHERE " + " AND ".join(conditions) if conditions else ""
@@ -441,16 +470,3 @@ def _record(row: sqlite3.Row, recall: Recall) -> Record:
         recall=code,
         recalls=recalls,
     )
-
-
-def _to_json(record: Record) -> str:
-    fields: dict[str, Any] = to_map(record)
-    fields["content_root"] = record.content_root.hex()
-    return json.dumps(fields)
-
-
-def _from_json(text: str) -> Record:
-    fields = json.loads(text)
-    fields["content_root"] = bytes.fromhex(fields["content_root"])
-    record: Record = from_map_untrusted(Record, fields)
-    return record

@@ -264,12 +264,12 @@ class Offers:
         return offered
 
     def _require_possible(self, offered: StudyOffered, peer: Peer) -> None:
-        row = self._catalog.study(offered.study)
-        if row is None or row.state != "shared":
-            state = "not here any more" if row is None else row.state
+        facts = self._facts.of(self._catalog.study(offered.study), peer.facility_key)
+        if facts is None or facts.state != "shared":
+            state = "not here any more" if facts is None else facts.state
             raise NodeError(
                 f"study {offered.study} is {state}, and cannot be offered",
-                hint=f"`radmesh share {offered.study}` shares it, with all who may see it",
+                hint=f"`radmesh share {offered.study} --to {peer.petname}` shares it with them alone",
                 code=ExitCode.REFUSED,
             )
         if peer.purposes and not covered_by(peer.purposes, offered.purpose):
@@ -282,7 +282,7 @@ class Offers:
             "fetch",
             peer.facility_key,
             self._clock.now(),
-            facts=self._facts.of(row, peer.facility_key),
+            facts=facts,
             request=Request(speaks=True, purpose=offered.purpose),
             extra=self._rules_of(offered),
         )

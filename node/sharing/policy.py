@@ -24,8 +24,8 @@ _CODES = {
 }
 """The code that a peer is told for each reason to refuse."""
 
-_TO_APPROVE = WireCode.NOT_GRANTED
-"""This release cannot ask a person, so a request that needs approval is refused."""
+_TO_APPROVE = WireCode.WAITING
+"""The code for a request that a person has to approve first."""
 
 
 _ANY_SHARED = Facts(study_uid="", state="shared")
@@ -168,6 +168,10 @@ SENTENCES: dict[WireCode, tuple[str, str]] = {
         "tell its admin to look at its log: its copy may be damaged",
     ),
     WireCode.STORAGE_FULL: ("the disk of {peer} is full", "tell its admin"),
+    WireCode.WAITING: (
+        "waiting for approval at {peer}",
+        "a person there has to approve it; it goes on by itself, also after a restart",
+    ),
     WireCode.LOG_IN_DOUBT: (
         "{peer} sends nothing now, since its own audit log is in doubt",
         "tell its admin, who sees why with `radmesh status`; it is no fault of this node",

@@ -27,6 +27,7 @@ from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal
 from node.sharing.refusals import Refusals
+from node.sharing.requests import Requests
 from node.transfer.lately import DisclosedLately
 from node.transfer.right import Right, RightEnded
 from node.transfer.sessions import StudyStream, TransferRefused
@@ -60,6 +61,7 @@ class SendingParts:
         catalog: the studies of this node.
         facts: gives the facts about them.
         lately: what each peer began to receive in the last day.
+        requests: what people here are asked, and have approved.
         offers: studies that peers were offered.
         store: its batches.
         append: writes audit entries durably with one flush (synchronous).
@@ -78,6 +80,7 @@ class SendingParts:
     catalog: Catalog
     facts: StudyFacts
     lately: DisclosedLately
+    requests: Requests
     offers: Offers
     store: BatchStore
     append: Callable[[Sequence[LogEvent]], object]
@@ -128,6 +131,7 @@ class Disclosure:
             owner.facts,
             owner.peers,
             owner.lately,
+            owner.requests,
             owner.clock,
             peer,
             stream.peer,
@@ -208,6 +212,9 @@ class Disclosure:
         """The manifest, or a refusal; on return the log says which of them the peer gets."""
         self._right.begin(request.study)
         refusal, manifest = self._right.refusal(request), None
+        if refusal is not None and refusal.code is WireCode.WAITING:
+            self._owner.requests.note(self._peer.facility_key, request, refusal.rule)
+            return refusal
         kind = "urgent-request" if request.stat else "request"
         if refusal is not None and not self._owner.budgets.take(self._peer.facility_key, kind):
             # The peer may ask again later; this is not logged.
@@ -230,6 +237,9 @@ class Disclosure:
             refusal = (
                 refusal or self._right.refusal(request) or self._right.discarded(request.study)
             )
+            if refusal is not None and refusal.code is WireCode.WAITING:
+                # An approval ended just now; the peer asks again.
+                return refusal
             if refusal is not None:
                 refused = self._entry("refused", outcome="refused", why=refusal.reason)
                 self._is_logged = self._owner.refusals.log(
@@ -410,6 +420,9 @@ class Disclosure:
         digest = self._owner.add_receipt(signed)
         disclosed = self._entry("disclosed", manifest)
         self._owner.append([disclosed, self._entry("receipt", manifest, receipt=digest)])
+        request = self._end.request
+        if request is not None:
+            self._owner.requests.used(self._peer.facility_key, request.transfer)
 
     def _entry(
         self,

@@ -18,6 +18,7 @@ from node.callers import Caller, asked_by, asking, caller_from
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.sharing.feeds import Feeds
+from node.sharing.found import FoundStudies
 from node.sharing.peers import Peers
 from node.transfer.receiving import Receiver
 from node.transfer.source_worker import Outcome, Reach, SourceWorker
@@ -82,6 +83,7 @@ class Fetcher:
         destination: where studies go.
         peers: who is trusted.
         feeds: who announced what.
+        found: what searches for patients found at whom.
         reach: how peers are reached.
         clock: tells how old leftovers are.
         index: what our log says of exchanges.
@@ -94,6 +96,7 @@ class Fetcher:
         destination: Destination,
         peers: Peers,
         feeds: Feeds,
+        found: FoundStudies,
         reach: Reach,
         clock: Clock,
         index: ExchangeIndex,
@@ -105,6 +108,7 @@ class Fetcher:
         self._transfers = destination.transfers
         self._peers = peers
         self._feeds = feeds
+        self._found = found
         self._reach = reach
         self._fetches: dict[bytes, _Fetch] = {}
         self._nursery: trio.Nursery | None = None
@@ -146,22 +150,24 @@ class Fetcher:
         """The study and the peer that a person means; reads the database.
 
         Args:
-            text: Study Instance UID, or the beginning of an announced one.
-            peer_text: the peer, or None for any that announced it.
+            text: Study Instance UID, or the beginning of one that was announced or found.
+            peer_text: the peer, or None for any that announced it or where it was found.
 
         Raises:
-            NodeError: no peer announced it, it is ambiguous, or no such peer is trusted.
+            NodeError: no peer has it, it is ambiguous, or no such peer is trusted.
         """
         peer = self._peers.find(peer_text) if peer_text else None
         by = peer.facility_key if peer else None
-        studies = self._feeds.announced_studies(text, peer=by, limit=_SAID_AT_MOST + 1)
+        announced = self._feeds.announced_studies(text, peer=by, limit=_SAID_AT_MOST + 1)
+        found = [one for one in self._found.of_study(text) if by in (None, one[0])]
+        studies = sorted({*announced, *(study for _, study in found)})
         if text in studies:
             studies = [text]
         if len(studies) > 1:
             many = len(studies) > _SAID_AT_MOST
             count = f"more than {_SAID_AT_MOST}" if many else str(len(studies))
             raise NodeError(
-                f"{count} announced studies begin with {text}",
+                f"{count} studies that were announced or found begin with {text}",
                 hint="give more of the Study Instance UID",
                 code=ExitCode.NOT_FOUND,
             )
@@ -179,8 +185,9 @@ class Fetcher:
                 for known in self._peers.store.peers
                 if known.revoked is None
             }
-            found = self._feeds.announced(study=studies[0])
-            candidates = [holders[key] for key, _ in found if key in holders]
+            keys = [key for key, _ in self._feeds.announced(study=studies[0])]
+            keys += [key for key, study in found if study == studies[0]]
+            candidates = [holders[key] for key in dict.fromkeys(keys) if key in holders]
             if not candidates:
                 raise NodeError(
                     f"who announced the study {studies[0]} is not trusted any more",
@@ -201,6 +208,7 @@ class Fetcher:
         stat: bool = False,
         follow: bool = True,
         wanted_root: bytes = b"",
+        reason: str = "",
     ) -> Transfer:
         """Start a fetch, or join the one that is under way.
 
@@ -213,6 +221,7 @@ class Fetcher:
                 that its sources know.
             follow: whether new instances are fetched for a day when it is complete.
             wanted_root: of a follow-up, the content that the peer has announced.
+            reason: why, in the words of the person who asks; the sources are told.
         """
         transfer = self._transfers.find_incoming(study, peer.facility_key, only_peer=only_peer)
         if transfer is not None:
@@ -228,6 +237,7 @@ class Fetcher:
                 stat=stat,
                 follow=follow,
                 follow_up=bool(wanted_root),
+                reason=reason,
             )
             transfer.wanted_root = wanted_root
             await self._transfers.enter(transfer, TransferState.WAITING)

@@ -18,6 +18,7 @@ import trio
 from keys.identity import KeyPair
 from keys.trust import Peer
 from node.blocking import in_thread
+from node.callers import parts_of
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.network.messaging import first_error
@@ -71,6 +72,10 @@ class _Job:
     sealed_bytes: int
     done: trio.Event = field(default_factory=trio.Event)
     failure: Exception | None = None
+
+
+PERSON_CHARACTERS, ROLE_CHARACTERS = 128, 64
+"""Most characters of a person and a role in a request (`protocol.messages.Request`)."""
 
 
 class Receiver:
@@ -187,13 +192,19 @@ class _Session:
     def _make_request(self) -> bytes:
         """The request, which is in the log on return."""
         transfer = self._download.transfer
-        self._owner._append([self._entry("requested", {"direction": "in"})])
+        # While it waits for a person there, it asks each minute: one entry is enough.
+        if not self._contribution.is_waiting:
+            self._owner._append([self._entry("requested", {"direction": "in"})])
+        name, role, display = parts_of(transfer.asked_by)
         return self._end.ask(
             transfer.study,
             transfer.purpose,
             time_ms=self._owner._clock.now_ms(),
             stat=transfer.stat,
             whole=self._download.holds_nothing(),
+            person=(display or name)[:PERSON_CHARACTERS],
+            role=role[:ROLE_CHARACTERS],
+            reason=transfer.reason,
         )
 
     async def _receive(self) -> None:

@@ -17,6 +17,7 @@ from node.sharing.facts import StudyFacts, facts_read
 from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal, decide_fetch
+from node.sharing.requests import Requests
 from node.transfer.lately import DisclosedLately
 from protocol import limits
 from protocol.errors import WireCode
@@ -45,6 +46,7 @@ class Right:
         facts: gives the facts about them.
         peers: the trusted peers and their rules.
         lately: what each peer began to receive in the last day.
+        requests: what people here have approved.
         clock: tells which rights count now.
         peer: who asks.
         node_key: of its node, 32 bytes, proven by the connection.
@@ -60,6 +62,7 @@ class Right:
         facts: StudyFacts,
         peers: Peers,
         lately: DisclosedLately,
+        requests: Requests,
         clock: Clock,
         peer: Peer,
         node_key: bytes,
@@ -69,6 +72,7 @@ class Right:
         self._facts = facts
         self._peers = peers
         self._lately = lately
+        self._requests = requests
         self._offers = offers
         self._clock = clock
         self._peer = peer
@@ -134,6 +138,10 @@ class Right:
         asked = grants.Request(
             speaks=store.speaks_for(self._node_key, peer, now),
             purpose=request.purpose,
+            person=request.person or "",
+            role=request.role or "",
+            reason=request.reason or "",
+            approval=self._requests.approval(peer.facility_key, request.transfer),
             is_stat=request.stat,
             minute=local.tm_hour * 60 + local.tm_min,
             weekday=local.tm_wday,
@@ -154,7 +162,13 @@ class Right:
             extra=self._offers.rules(peer.facility_key),
         )
         self.rule = decided.rule
-        return decided if isinstance(decided, Refusal) else None
+        if not isinstance(decided, Refusal):
+            return None
+        if decided.code is WireCode.WAITING:
+            why = self._requests.why_refused(peer.facility_key, request.transfer, decided.rule)
+            if why:
+                return Refusal(WireCode.NOT_GRANTED, why, decided.rule)
+        return decided
 
     def discarded(self, study: str) -> Refusal | None:
         """A refusal if an operator has discarded some of the study since `begin`."""

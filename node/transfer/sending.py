@@ -83,16 +83,17 @@ class Sender(SendingParts):
             if why:
                 session.stop(why)
 
-    def stop_study(self, study: str) -> None:
-        """End all transfers of a study (UID) at once, as it was withdrawn."""
-        for sessions in self._sessions.values():
-            for session in sessions:
-                if session.study == study:
-                    session.stop(WITHDRAWN)
+    def stop_study(self, study: str, facility_key: bytes) -> None:
+        """End all transfers of a study (UID) to a peer at once, as it was withdrawn."""
+        for session in self._sessions.get(facility_key, ()):
+            if session.study == study:
+                session.stop(WITHDRAWN)
 
-    def is_sending(self, study: str) -> bool:
-        """Whether a study (UID) is being sent to any peer."""
-        return any(one.study == study for many in self._sessions.values() for one in many)
+    def receivers(self, study: str) -> list[bytes]:
+        """The peers (facility keys) to which a study (UID) is being sent."""
+        return [
+            peer for peer, many in self._sessions.items() if any(one.study == study for one in many)
+        ]
 
     def sessions(self, facility_key: bytes) -> int:
         """How many transfers to this peer are under way."""

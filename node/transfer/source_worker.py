@@ -31,6 +31,9 @@ RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 BUSY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Pauses after a source said BUSY: its budgets fill up by themselves."""
 
+APPROVAL_SECONDS = (5.0, 10.0, 20.0, 60.0)
+"""Pauses after a source said that a person there has to approve first; the last one repeats."""
+
 ROUTINE_PLACES = 6
 URGENT_PLACES = 2
 """Most sessions with one source at once, routine and urgent ones counted apart: together no more
@@ -44,7 +47,7 @@ STAND_IN_SECONDS = 10.0
 """A source whose batches do not match those of the others takes over, from the beginning, when the
 others have been away for this long."""
 
-_TRY_AGAIN = frozenset({WireCode.BUSY, WireCode.SHUTTING_DOWN, WireCode.OTHER})
+_TRY_AGAIN = frozenset({WireCode.BUSY, WireCode.SHUTTING_DOWN, WireCode.OTHER, WireCode.WAITING})
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class SourceWorker:
         self._download.notify()
 
     async def _repeat(self, others_left: Callable[[], bool]) -> None:
-        idle, bad = 0, 0
+        idle, bad, asked = 0, 0, 0
         while not self._download.receipts:
             peer = self._reach.find(self.peer)
             if peer is None:
@@ -173,7 +176,7 @@ class SourceWorker:
                 return
             before = self._contribution.encoded_bytes
             most_bad = 1 if others_left() else BAD_DATA_ATTEMPTS
-            is_busy = False
+            is_busy = is_waiting = False
             try:
                 async with self._reach.place(self.peer, stat=self._download.transfer.stat):
                     await self._session(peer)
@@ -189,6 +192,7 @@ class SourceWorker:
                     return
                 bad += refused.code is WireCode.OTHER
                 is_busy = refused.code is WireCode.BUSY
+                is_waiting = refused.code is WireCode.WAITING
                 if refused.code in _TRY_AGAIN and self._leave_to_settling(peer):
                     return
                 if refused.code not in _TRY_AGAIN or bad >= most_bad:
@@ -230,7 +234,12 @@ class SourceWorker:
                 return
             if self._contribution.encoded_bytes > before:
                 idle = 0
+            self._contribution.is_waiting = is_waiting
             await self._download.enter(TransferState.WAITING, what)
+            if is_waiting:
+                await trio.sleep(APPROVAL_SECONDS[min(asked, len(APPROVAL_SECONDS) - 1)])
+                asked += 1
+                continue
             pauses = BUSY_SECONDS if is_busy else RETRY_SECONDS
             await trio.sleep(pauses[min(idle, len(pauses) - 1)])
             idle += 1

@@ -20,8 +20,11 @@ from dataclasses import dataclass, field
 
 import trio
 
+from keys.fingerprint import fingerprint
+from keys.sharing import Decided
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog
+from node.catalog.sharing import details_of, received_from
 from node.errors import ExitCode, NodeError
 from node.images.workspaces import Workspaces
 from node.transfer.checking import StudyCheck
@@ -344,11 +347,19 @@ class StudyDownload:
         self.patients, why = self._destination.catalog.foresee(
             self.transfer.study, described, received=True
         )
-        received = [
-            self._received(contribution, manifest, why)
-            # A copy, as a source may join meanwhile.
+        # A copy, as a source may join meanwhile.
+        contributions = [
+            contribution
             for contribution in list(self.transfer.contributions.values())
             if contribution is lead or contribution.batches
+        ]
+        sources = tuple(received_from(fingerprint(one.peer)) for one in contributions)
+        decided, asked = self._destination.catalog.deciding.foresee(
+            self.transfer.study, described, plan.check.headers.values(), sources
+        )
+        received = [
+            self._received(contribution, manifest, why or asked, decided)
+            for contribution in contributions
         ]
         self._destination.append(received)
         self._destination.catalog.publish_received(
@@ -356,6 +367,7 @@ class StudyDownload:
             plan.check.headers,
             lead.peer,
             described,
+            sources=sources,
             before_commit=lambda added: self._require_wanted(),
             at_hand=plan.needed,
         )
@@ -369,7 +381,9 @@ class StudyDownload:
                 hint="fetch it by hand if it is needed",
             )
 
-    def _received(self, contribution: Contribution, manifest: Manifest, why: str) -> LogEvent:
+    def _received(
+        self, contribution: Contribution, manifest: Manifest, why: str, decided: Decided
+    ) -> LogEvent:
         return LogEvent(
             type="received",
             peer=contribution.peer,
@@ -384,6 +398,7 @@ class StudyDownload:
                 "batches": contribution.batches,
                 "encoded_bytes": contribution.encoded_bytes,
                 **({"to_check": why} if why else {}),
+                **details_of(decided),
                 **self.transfer.asked_details,
             },
         )

@@ -49,6 +49,7 @@ CREATE TABLE IF NOT EXISTS transfers (
     follow INTEGER NOT NULL DEFAULT 0,  -- whether its sources are followed when it is complete
     follow_up INTEGER NOT NULL DEFAULT 0, -- whether the node asked for it by itself
     asked_by TEXT NOT NULL DEFAULT '',  -- the person who asked, as in openings, until it is over
+    reason TEXT NOT NULL DEFAULT '',    -- why, in that person's words, until it is over
     PRIMARY KEY (direction, peer, transfer)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfers_by_start ON transfers (started);
@@ -60,6 +61,7 @@ _COLUMNS = (
     "transfer", "direction", "study", "peer", "purpose", "state", "why", "only_peer",
     "instances", "bytes", "bytes_done", "wire_bytes", "wire_bytes_total", "held_bytes",
     "started", "ended", "stat", "moved", "follow", "follow_up", "asked_by",
+    "reason",
 )  # fmt: skip
 _STORE = (
     f"INSERT INTO transfers ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -112,6 +114,7 @@ class Contribution:
         manifest: digest of the manifest that it offered last.
         content_root: of the study as it offered it last.
         batches, encoded_bytes: what it sent.
+        is_waiting: whether it said last that a person there has to approve first.
         is_signed: whether the study is published and our receipt for it is kept; a missing
             countersignature is then settled without another session (`node/receipts/settling.py`).
     """
@@ -122,6 +125,7 @@ class Contribution:
     content_root: bytes = b""
     batches: int = 0
     encoded_bytes: int = 0
+    is_waiting: bool = False
     is_signed: bool = False
 
 
@@ -142,6 +146,7 @@ class Transfer:
     instances at its sources are fetched for a day; `follow_up`: the transfer is such a fetch, which
     nobody here asked for, of the content `wanted_root` (empty when that is not known any more).
     `asked_by`: the person who asked for it, as in openings; "" for the service, or nobody.
+    `reason`: why, in that person's words, which the sources are told.
     """
 
     transfer: bytes
@@ -165,6 +170,7 @@ class Transfer:
     follow: bool = False
     follow_up: bool = False
     asked_by: str = field(default="", repr=False)
+    reason: str = field(default="", repr=False)
     wanted_root: builtins.bytes = field(default=b"", repr=False)
     entered: int = field(default=0, repr=False)
     exit_code: int = 1
@@ -237,6 +243,7 @@ class Transfers:
         stat: bool,
         follow: bool = False,
         follow_up: bool = False,
+        reason: str = "",
     ) -> Transfer:
         """A new transfer to us, under a new random name."""
         name = secrets.token_bytes(16)
@@ -252,6 +259,7 @@ class Transfers:
             follow=follow,
             follow_up=follow_up,
             asked_by="" if follow_up else asking().opening,
+            reason=reason,
         )
 
     def contribution(self, transfer: Transfer, peer: bytes) -> Contribution:
@@ -481,6 +489,7 @@ class Transfers:
                     transfer.follow_up,
                     # When it is over, the log alone says who asked, in a form that can be erased.
                     "" if transfer.is_ended else transfer.asked_by,
+                    "" if transfer.is_ended else transfer.reason,
                 ),
             )
             self.in_change(connection, transfer)

@@ -56,6 +56,10 @@ TYPES = (
     "receipt",
     "withdrawn",
     "shared",
+    "withdrawn-from",
+    "shared-to",
+    "sharing-rule-added",
+    "sharing-rule-removed",
     "checkpoint-heartbeat",
     "torn-tail-cut",
     "rotation",
@@ -63,6 +67,8 @@ TYPES = (
     "fork-seen",
     "rollback-seen",
     "key-contested",
+    "keys-sealed",
+    "facility-key-moved",
     "reconciled",
     "erased",
     "discarded",
@@ -71,6 +77,9 @@ TYPES = (
     "recalled",
     "recall-settled",
     "log-exported",
+    "find-asked",
+    "find-answered",
+    "found",
     "person-added",
     "person-changed",
     "person-removed",
@@ -86,6 +95,9 @@ TYPES = (
     "pairing-closed",
     "pairing-failed",
     "pairing-declined",
+    "approval-asked",
+    "approved",
+    "denied",
     "offered",
     "offer-heard",
     "offer-answered",
@@ -96,8 +108,9 @@ TYPES = (
 ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
 """Types whose first subject is the person whom they are about; who asked follows it."""
 
-SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "message")
-"""Facts are those of a study that decided about a request, as canonical JSON; a message is what a
+SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker", "message")
+"""Facts are those of a study that decided about a request, as canonical JSON. An asker is who asks
+at the other side, by its word: name, role and reason, with `^^^` between them. A message is what a
 person wrote with an offer."""
 
 OUTCOMES = ("success", "refused", "failed")

@@ -9,6 +9,9 @@ from protocol.verify.entries import Entry
 _TRACKED = 10_000
 """Most revoked facilities, and most unfinished transfers, that are remembered."""
 
+_ENDING = ("disclosed", "disclosure-failed")
+_TELLING = ("announced", "find-answered", "disclosure-begun", *_ENDING)
+
 _FAILED = b'"outcome":"failed"'
 
 
@@ -32,7 +35,7 @@ class Revocations:
         elif kind == "trust-added":
             if _FAILED not in entry.data:
                 self._revoked.pop(_value(entry.data, b"peer"), None)
-        elif kind in ("announced", "disclosure-begun", "disclosed", "disclosure-failed"):
+        elif kind in _TELLING:
             return self._check_disclosure(entry, index)
         return None
 
@@ -42,7 +45,7 @@ class Revocations:
             if len(self._begun) >= _TRACKED:
                 del self._begun[next(iter(self._begun))]
             self._begun[_value(entry.data, b"transfer")] = index
-        elif entry.type != "announced":
+        elif entry.type in _ENDING:
             begun = self._begun.pop(_value(entry.data, b"transfer"), None)
         since = self._revoked.get(_value(entry.data, b"peer")) if self._revoked else None
         if since is None or entry.type == "disclosure-failed":

@@ -7,6 +7,7 @@ Catalogs are made of manifests without images, through the catalog's own functio
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from sites import Usage
 from studies_made import make_study
 
 from node.app import Node
+from node.catalog.words import Search
+from node.operations.images import PAGE_STUDIES
 
 MB = 1e6
 STUDIES, INSTANCES = 5000, 200
@@ -34,6 +37,16 @@ LARGE_STUDY = 10_000
 FED_PEERS, CONNECTED_PEERS = 50, 200
 IDLE_SECONDS = 30.0
 RUNS = 5
+SEARCHES = {
+    "by a name of all": Search(name="made pat"),
+    "by a name of one": Search(name="MADE^123"),
+    "by Patient ID": Search(patient_id="PID0001234"),
+    "by a birth date of all": Search(birth_date="19600101"),
+    "by modality": Search(modality="CT"),
+    "by a modality of none": Search(modality="MR"),
+    "by study dates": Search(first_date="20200101", last_date="20200630"),
+    "by name, modality and dates": Search(name="pat", modality="CT", first_date="20200101"),
+}
 
 
 def table(*headings: str) -> Callable[..., None]:
@@ -85,6 +98,12 @@ def catalog(directory: Path) -> None:
         number = "ACC0001234"
         row("by accession number", milliseconds(lambda: node.catalog.find_study(number)))
         row("by a beginning of several", milliseconds(lambda: _refused(node, ambiguous)))
+        for what, search in SEARCHES.items():
+            page = functools.partial(node.catalog.studies, search=search, limit=PAGE_STUDIES + 1)
+            found = len(page())
+            row(f"search {what}: a page, {found} found", milliseconds(page))
+            row(f"search {what}: how many", milliseconds(
+                lambda search=search: node.catalog.study_count(search=search)))  # fmt: skip
     opening = milliseconds(lambda: Node.open(north.home).close())
     row("open the home", opening)
     began = time.perf_counter()

@@ -60,8 +60,9 @@ TRUST = {
     "never paired": (None, NOW),
 }
 
-NO_SEE, NO_FETCH, NO_SEND, NO_WITNESS = (
-    f"South has no grant and no rule to {grant}" for grant in ("see", "fetch", "send", "witness")
+NO_SEE, NO_FIND, NO_FETCH, NO_SEND, NO_WITNESS = (
+    f"South has no grant and no rule to {grant}"
+    for grant in ("see", "find", "fetch", "send", "witness")
 )
 HIDDEN = "the study is not shared"
 ENDED, REVOKED = "trust in South has ended", "trust in South was revoked"
@@ -81,7 +82,7 @@ def nothing(action: str) -> str:
     return f"there is nothing like {action} that can be allowed"
 
 
-S, F, SF, W, ALL = "see", "fetch", "see fetch", "witness", "see fetch send witness"
+S, F, SF, W, ALL = "see", "fetch", "see fetch", "witness", "see find fetch send witness"
 
 # action, grants, trust, purpose ("-": its node key does not count), study -> answer
 TABLE = [
@@ -110,6 +111,17 @@ TABLE = [
     ("see", "", "a filter", "", "shared", NG, NO_SEE),
     ("see", S, "a filter of nothing", "", "shared", NG, unread("the grant see")),
     ("see", ALL, "never paired", "", "shared", NT, STRANGER),
+    ("find", "find", "trusted", "treatment", "shared", Yes, "allowed by the grant find"),
+    ("find", "find", "trusted", "treatment", "withheld", NS, HIDDEN),
+    ("find", "find", "trusted", "treatment", "none", NS, HIDDEN),
+    ("find", "find", "trusted", "", "shared", PU, NO_PURPOSE),
+    ("find", "find", "trusted", "-", "shared", NT, OLD_KEY),
+    ("find", "find", "one purpose", "treatment", "none", PU, OTHER_PURPOSE),
+    ("find", "find", "revoked", "treatment", "shared", NT, REVOKED),
+    ("find", "find", "a filter", "treatment", "shared", NG, unread("the grant find")),
+    ("find", SF, "trusted", "treatment", "shared", NG, NO_FIND),
+    ("see", "find", "trusted", "", "shared", NG, NO_SEE),
+    ("fetch", "find fetch", "trusted", "treatment", "shared", NG, NO_SEE),
     ("fetch", SF, "trusted", "treatment", "shared", Yes, "allowed by the grant fetch"),
     ("fetch", SF, "trusted", "second-opinion", "shared", Yes, "allowed by the grant fetch"),
     ("fetch", SF, "trusted", "research", "shared", Yes, "allowed by the grant fetch"),

@@ -176,9 +176,9 @@ def _expected(
         return demanded(rule, sure=False)
 
     demands = [peer is not None and peer.revoked is None, action in ACTIONS]
-    if action in ("fetch", "send"):
+    if action in ("find", "fetch", "send"):
         demands += [request.speaks, request.purpose in PURPOSES]
-    if action in ("fetch", "see"):
+    if action in ("find", "fetch", "see"):
         demands.append(facts is not None and facts.state == "shared")
     width = 2
     for needed in ACTIONS.get(action, ()):

@@ -7,14 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keys.errors import BadKey
-from keys.sealed_files import (
-    KEY_BYTES,
-    MEMORY_BYTES,
-    PASSES,
-    derive_key,
-    open_files_untrusted,
-    seal_files,
-)
+from keys.passphrase import KEY_BYTES, MEMORY_BYTES, PASSES
+from keys.sealed_files import derive_key, open_files_untrusted, seal_files
 
 SALT, NONCE = bytes(range(16)), bytes(range(24))
 WORDS = "correct horse battery st\u00e4ple"

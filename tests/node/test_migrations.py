@@ -15,6 +15,7 @@ from places import TESTS
 
 from keys.fingerprint import parse_fingerprint
 from node.app import Node
+from node.catalog.words import Search
 from node.cli import main
 from node.database import Database, Migration, old_copies
 from node.dicom.headers import patient_identity
@@ -121,6 +122,24 @@ def test_what_peers_announced_before_stands_in_columns_now(old_homes: Path, name
     assert len(rows) == len(told) > 0
     for study, date, recalls in rows:
         assert (date, recalls) == (told[study]["study_date"], told[study].get("recalls") or 0)
+
+
+@pytest.mark.parametrize("name", ["north", "south"])
+def test_studies_of_8dfb4af_are_found_by_a_search(old_homes: Path, name: str) -> None:
+    with Node.open(Home(old_homes / name)) as node:
+        for row in node.catalog.studies():
+            search = Search(
+                name=row.patient_name.partition("^")[0],
+                patient_id=row.patient_id,
+                accession_number=row.accession_number,
+                modality=row.modalities[0],
+            )
+            assert row in node.catalog.studies(search=search)
+        told = node.feeds.announced()
+        assert told
+        for peer, record in told:
+            search = Search(modality=record.modalities[0])
+            assert (peer, record) in node.feeds.announced(search=search)
 
 
 @pytest.mark.parametrize("name", ["node.db", "audit/evidence.db"])

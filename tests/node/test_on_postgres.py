@@ -23,12 +23,16 @@ from protocol.recalls import QUALITY
 
 OWNERS = (
     "node/catalog/test_catalog.py",
+    "node/catalog/test_words.py",
     "node/sharing/test_contests.py",
     "node/images/test_discard.py",
     "node/audit/test_effects.py",
     "node/audit/test_effects_compared.py",
     "node/audit/test_erasure.py",
     "node/sharing/test_feeds.py",
+    "node/sharing/test_feed_words.py",
+    "node/sharing/test_find_answers.py",
+    "node/sharing/test_found.py",
     "node/sharing/test_feeds_model.py",
     "node/sharing/test_feeds_privacy.py",
     "node/transfer/test_followed.py",

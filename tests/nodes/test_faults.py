@@ -126,6 +126,10 @@ ENDS: dict[str, tuple[Callable[[Facility, Facility, str], object], str]] = {
         ),
         "denied by rule 1",
     ),
+    "withdrawn from the peer": (
+        lambda north, south, study: north.call("withdraw", study=study, peer=south.name),
+        WITHDRAWN,
+    ),
 }
 
 

@@ -216,4 +216,4 @@ def test_an_offer_ends_with_trust(pair: tuple[Facility, Facility], tmp_path: Pat
     )
     assert not _is_here(south, study)
     south.call("trust.revoke", peer=north.name)
-    _waits(south, study, "accepted")
+    _waits(south, study, "ended")

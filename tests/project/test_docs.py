@@ -20,6 +20,7 @@ from node.transfer.transfers import TransferState
 from protocol import (
     audit_messages,
     encoding,
+    find_messages,
     granted,
     limits,
     messages,
@@ -39,6 +40,8 @@ DOCUMENTS = [
 WITH_COMMANDS = [
     ROOT / "README.md",
     DOCS / "operations.md",
+    DOCS / "install.md",
+    DOCS / "recovery.md",
     DOCS / "auditing.md",
     DOCS / "data-protection.md",
     ROOT / "CHANGELOG.md",
@@ -146,7 +149,7 @@ def _documented_types() -> dict[str, tuple[Path, str]]:
 def test_every_message_has_its_section() -> None:
     types = {message.TYPE for message in MESSAGES}
     others = {audit_messages.Cosigned, receipt_messages.AskReceipt, pairing_messages.PairHello}
-    assert others | {granted.Grants} <= set(MESSAGES)
+    assert others | {granted.Grants, find_messages.Find} <= set(MESSAGES)
     assert set(_documented_types()) == types | set(MAPS)
 
 

@@ -27,6 +27,7 @@ FORBIDDEN = [
     ("zstandard is called", "node/images/store.py", "import zstandard"),
     ("libp2p is called", "node/app.py", "import libp2p"),
     ("pydicom is called", "node/app.py", "import pydicom"),
+    ("shamir_mnemonic is called", "node/app.py", "import shamir_mnemonic"),
     ("The web server is called", "node/app.py", "import starlette"),
     ("Only the command line prints", "node/app.py", "import click"),
 ]

@@ -13,7 +13,16 @@ from keys import seal
 from keys.card import parse_card_untrusted
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair, node_public_of, peer_id, verify
-from protocol import encoding, granted, messages, wire
+from protocol import encoding, granted, messages, offers, wire
+from protocol.errors import WireCode
+from protocol.find_messages import (
+    ByNumber,
+    Find,
+    FindRefused,
+    Found,
+    asked_untrusted,
+    check_found_untrusted,
+)
 from protocol.frames import FrameKind, FrameReader, frame_header
 from protocol.manifest import Manifest
 from protocol.messages import Announcement, Message, Offer, ReceiptMessage, Request, Signed
@@ -127,6 +136,21 @@ def test_one_changed_byte_of_a_signed_example_is_noticed() -> None:
             messages.open_signed_untrusted(altered, kind, signer)
 
 
+def test_a_search_is_what_the_document_shows() -> None:
+    source, recipient = (_values("seal")[name] for name in ("source_node", "recipient_node"))
+    asked = _signed("find")
+    question = messages.open_signed_untrusted(asked, Find, recipient)
+    assert asked_untrusted(question) == ByNumber("P1", "NORTH")
+    answer = messages.open_signed_untrusted(_signed("found"), Found, source)
+    digest = blake3.blake3(asked.body).digest()
+    check_found_untrusted(answer, find=question.find, recipient=recipient, question=digest)
+    known: dict[str, type[Message]] = {FindRefused.TYPE: FindRefused}
+    refused = messages.decode_untrusted(_payload("find-refused"), known)
+    assert refused == FindRefused(code=WireCode.BUSY, wait=1800)
+    for message, name in ((question, "find"), (answer, "found"), (refused, "find-refused")):
+        assert name == message.TYPE
+
+
 def test_the_example_of_grants_is_read_and_signed_by_the_node_key() -> None:
     message = messages.decode_untrusted(_payload("grants"), granted.KNOWN)
     assert isinstance(message, granted.Grants)
@@ -143,6 +167,22 @@ def test_the_example_of_grants_is_read_and_signed_by_the_node_key() -> None:
         "allow see shows=exam",
         "ask fetch stat=yes",
     ]
+
+
+def test_the_examples_of_offers_are_read_by_who_they_are_for() -> None:
+    source, recipient = (_values("seal")[name] for name in ("source_node", "recipient_node"))
+    for name, signer, reader in (
+        ("study-offer", source, recipient),
+        ("offer-answer", recipient, source),
+        ("offer-end", source, recipient),
+    ):
+        word = offers.open_word_untrusted(_signed(name), signer, reader)
+        assert word.TYPE == name
+        assert messages.encode(word) == _signed(name).body
+        with pytest.raises(messages.RemoteProtocolError):
+            offers.open_word_untrusted(_signed(name), reader, signer)
+    noted = messages.decode_untrusted(_payload("offer-noted"), offers.ANSWERS)
+    assert isinstance(noted, offers.OfferNoted)
 
 
 def test_the_strict_example_is_one_value() -> None:

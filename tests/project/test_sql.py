@@ -13,7 +13,8 @@ NODE = ROOT / "node"
 OWNERS = {
     "catalog/": {
         "studies", "study_patients", "unread_studies", "series", "batches", "study_batches",
-        "instances", "conflicts", "discards", "leftover_batches",
+        "instances", "conflicts", "discards", "leftover_batches", "study_words", "study_sources",
+        "peer_sharing",
     },
     "audit/effects.py": {"effects", "effects_compared"},
     "audit/erasure.py": {"erasures", "erasing"},
@@ -26,23 +27,29 @@ OWNERS = {
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},
     "sharing/facts.py": {"rule_key"},
-    "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies"},
+    "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies", "remote_words"},
+    "sharing/found.py": {"find_questions", "found_studies"},
     "sharing/granted.py": {"grants_told", "grants_heard"},
     "sharing/offers.py": {"offers"},
     "sharing/peers.py": {"peers"},
+    "sharing/requests.py": {"requests"},
     "sharing/wishes.py": {"patient_wishes"},
     "sharing/recalls.py": {"recalls"},
+    "sharing/sharing_rules.py": {"sharing_rules"},
     "transfer/transfers.py": {"transfers"},
     "transfer/followed.py": {"followed_sources", "followed_studies"},
     "witness/store.py": {"witnessed", "own_checkpoints", "own_cosignatures", "log_alerts"},
 }  # fmt: skip
 """Who owns which tables: the catalog is a package, each other owner one file."""
 
-PARTS = {"sharing/deriving.py": "sharing/feeds.py"}
+PARTS = {
+    "sharing/deriving.py": "sharing/feeds.py",
+    "sharing/feed_words.py": "sharing/feeds.py",
+}
 """Files that an owner was divided into."""
 
 READ_BY_OTHERS = {
-    "sharing/deriving.py": {"studies", "discards"},
+    "sharing/deriving.py": {"studies", "discards", "peer_sharing"},
     # What is followed and has grown is one question to all of these.
     "transfer/followed.py": {"remote_studies", "studies", "transfers", "discards", "recalls"},
     # A feed is what differs from the catalog, which is one question to both.

@@ -15,6 +15,7 @@ import simulated_disk
 import simulated_site
 from simulated_disk import Disk
 
+from keys.grants import Yes
 from node.app import Node
 from node.network.network import Network, Unreachable
 from node.sharing.announcer import Announcer
@@ -68,7 +69,7 @@ def _everybody_sees() -> Iterator[None]:
 
     with (
         patch.object(Sight, "peers", peers),
-        patch.object(Sight, "may_see", lambda *_: True),
+        patch.object(Sight, "may_see_each", lambda sight, peer, studies: (True for _ in studies)),
     ):
         yield
 
@@ -82,10 +83,7 @@ def _announced_unsaid() -> AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def _everybody_fetches() -> Iterator[None]:
-    with (
-        patch.object(right, "decide_fetch", lambda *_, **__: None),
-        patch.object(right, "decide_having", lambda *_, **__: None),
-    ):
+    with patch.object(right, "decide_fetch", lambda *_, **__: Yes("no rule at all")):
         yield
 
 

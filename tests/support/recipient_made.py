@@ -29,6 +29,7 @@ class RecipientMade:
         receipt: changed fields of its receipt.
         ask: further fields of its request.
         purpose: the purpose of the request.
+        transfer: the name of the transfer.
 
     Attributes:
         told: events from the source.
@@ -44,12 +45,13 @@ class RecipientMade:
         receipt: Mapping[str, Any] | None = None,
         ask: Mapping[str, Any] | None = None,
         purpose: str = "treatment",
+        transfer: bytes = exchange_pair.TRANSFER,
     ) -> None:
         self._node, self._other = node, other
         self._at, self._changes, self._ask = at or {}, receipt or {}, ask or {}
         self._purpose = purpose
         self.told: list[Event] = []
-        self.end = RecipientTransfer(other.node, node.keys.node.public, exchange_pair.TRANSFER)
+        self.end = RecipientTransfer(other.node, node.keys.node.public, transfer)
         self.ours, self.theirs = stream_pair(node.keys.node.public, other.node.public)
 
     @property

@@ -215,8 +215,10 @@ def make_blocks() -> dict[str, str]:
     from keys.grants import Rule
     from keys.identity import KeyPair, peer_id
     from protocol import encoding, granted, messages, wire
+    from protocol.find_messages import Find, FindRefused, Found
     from protocol.frames import FrameKind, frame_header
     from protocol.manifest import NO_NUMBER
+    from protocol.offers import OfferAnswer, OfferEnd, OfferNoted, StudyOffer
     from protocol.messages import Announcement, Heartbeat, Hello, Record, Refusal, Subscribe
     from protocol.pixels import PixelRun
 
@@ -307,6 +309,42 @@ def make_blocks() -> dict[str, str]:
         time=now,
         records=(record,),
     )
+    question = Find(
+        find=exchange_pair.TRANSFER,
+        source=pair.source_key.public,
+        purpose="treatment",
+        person="",
+        time=now,
+        patient_id="P1",
+        issuer="NORTH",
+    )
+    asked = messages.sign(question, pair.recipient_key)
+    found = Found(
+        find=exchange_pair.TRANSFER,
+        recipient=pair.recipient_key.public,
+        question=blake3.blake3(asked.body).digest(),
+        time=now,
+        records=(record,),
+    )
+    recipient_key, source_key = pair.recipient_key, pair.source_key
+    study_offer = StudyOffer(
+        recipient=recipient_key.public,
+        offer=exchange_pair.TRANSFER,
+        time=now,
+        until=now + 7 * 86_400_000,
+        study=exchange_pair.STUDY,
+        purpose="second-opinion",
+        message="Please look at the left lung.",
+        series=1,
+        instances=2,
+        bytes=manifest.total_original_bytes,
+        modalities=("CT",),
+        study_date="20260301",
+    )
+    answered = OfferAnswer(
+        recipient=source_key.public, offer=exchange_pair.TRANSFER, time=now, answer="accepted"
+    )
+    ended = OfferEnd(recipient=recipient_key.public, offer=exchange_pair.TRANSFER, time=now)
     statement = granted.sign(
         granted.content_of(
             facility=facility.public,
@@ -363,6 +401,10 @@ def make_blocks() -> dict[str, str]:
         ),
         "grants-statement": statement.body.decode() + "\n",
         "grants": annotated_frame(frame(statement), {"grants-statement": statement.body}),
+        "study-offer": annotated_frame(frame(messages.sign(study_offer, source_key))),
+        "offer-answer": annotated_frame(frame(messages.sign(answered, recipient_key))),
+        "offer-end": annotated_frame(frame(messages.sign(ended, source_key))),
+        "offer-noted": annotated_frame(frame(OfferNoted())),
         "subscribe": annotated_frame(frame(Subscribe(epoch=bytes(16), cursor=0))),
         "announcement": annotated_frame(frame(messages.sign(announcement, pair.source_key))),
         "heartbeat": annotated_frame(frame(Heartbeat())),
@@ -382,6 +424,9 @@ def make_blocks() -> dict[str, str]:
         "end": annotated_frame(end),
         "receipt": annotated_frame(receipt),
         "countersignature": annotated_frame(countersignature),
+        "find": annotated_frame(frame(asked)),
+        "found": annotated_frame(frame(messages.sign(found, pair.source_key))),
+        "find-refused": annotated_frame(frame(FindRefused(code=13, wait=1800))),
         "signed-receipt": _values(
             [("size", str(len(signed_receipt.encode()))), ("sha256", signed_receipt.digest)]
         ),

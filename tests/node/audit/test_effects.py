@@ -34,7 +34,8 @@ from node.home import Home
 from node.operations import OPERATIONS, Call
 from node.people.acts import LIFE_MS
 from node.sharing.endings import Endings
-from protocol.messages import Record
+from protocol.messages import Record, Request
+from protocol.offers import StudyOffer
 from protocol.recalls import WRONG_WORKLIST
 
 NOW = SYSTEM_CLOCK.now()
@@ -83,6 +84,11 @@ def _state_of_study(node: Node) -> object:
     return None if row is None else row.state
 
 
+def _state_for_south(node: Node) -> object:
+    facts = node.facts.of(node.catalog.study(STUDY), SOUTH.key)
+    return None if facts is None else facts.state
+
+
 def _share_again(node: Node) -> object:
     return node.shared_studies.share(STUDY)
 
@@ -109,6 +115,36 @@ def _rules(node: Node) -> object:
 
 def _wishes(node: Node, kind: str) -> object:
     return [(one.number, one.identity, one.uses, bool(one.ended)) for one in node.wishes.all(kind)]
+
+
+def _ask(node: Node) -> object:
+    request = Request(
+        transfer=bytes(16),
+        source=node.keys.node.public,
+        study=STUDY,
+        purpose="treatment",
+        ephemeral=bytes(32),
+        time=node.clock.now_ms(),
+        person="Dr. B. Beispiel",
+    )
+    return node.requests.note(SOUTH.key, request, "rule 1")
+
+
+def _states(node: Node) -> object:
+    return [(one.number, one.state) for one in node.requests.all()]
+
+
+def _hear_offer(node: Node) -> object:
+    said = StudyOffer(
+        recipient=node.keys.node.public, offer=bytes(16), time=node.clock.now_ms(),
+        until=node.clock.now_ms() + 86_400_000, study=STUDY, purpose="treatment", message="look",
+        series=1, instances=1, bytes=1, modalities=("CT",), study_date="",
+    )  # fmt: skip
+    return node.offers.take_untrusted(node.peers.find("South Clinic"), said)
+
+
+def _offers(node: Node) -> object:
+    return [(one.number, one.state) for one in node.offers.all()]
 
 
 def _prepare_aside(node: Node) -> None:
@@ -204,6 +240,17 @@ CHANGES = [
         lambda node: _wishes(node, "consent"),
         cuts=True,
     ),
+    Change("approval-asked", lambda node: _ask(node), _states),
+    Change("approved", lambda node: node.requests.approve(1), _states),
+    Change("denied", lambda node: node.requests.deny(1, "no"), _states),
+    Change(
+        "offered",
+        lambda node: node.offers.make(STUDY, "South Clinic", "treatment", "look", None),
+        _offers,
+    ),
+    Change("offer-heard", lambda node: _hear_offer(node), _offers),
+    Change("offer-answered", lambda node: node.offers.answer(1, "accepted"), _offers),
+    Change("offer-ended", lambda node: node.offers.end(1), _offers, cuts=True),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -218,6 +265,27 @@ CHANGES = [
         cuts=True,
     ),
     Change("shared", _share_again, _state_of_study),
+    Change(
+        "withdrawn-from",
+        lambda node: node.shared_studies.withdraw_from(STUDY, node.peers.find("South Clinic")),
+        _state_for_south,
+        cuts=True,
+    ),
+    Change(
+        "shared-to",
+        lambda node: node.shared_studies.share_to(STUDY, node.peers.find("South Clinic")),
+        _state_for_south,
+    ),
+    Change(
+        "sharing-rule-added",
+        lambda node: node.sharing_rules.add(["withhold", "modality=SR"]),
+        lambda node: node.sharing_rules.all(),
+    ),
+    Change(
+        "sharing-rule-removed",
+        lambda node: node.sharing_rules.remove(1),
+        lambda node: node.sharing_rules.all(),
+    ),
     Change("ingest", _ingest, lambda node: node.catalog.study_count()),
     Change(
         "discarded",
@@ -297,6 +365,19 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             _prepare_recall(node)
         elif change.kind in ("objection-ended", "consent-ended"):
             node.wishes.add(change.kind.partition("-")[0], "PAT1", "", b"", "all")
+        elif change.kind == "offered":
+            # Its key is made at the first use, before anything has an entry.
+            node.facts.blind("study", STUDY)
+        elif change.kind == "offer-answered":
+            _hear_offer(node)
+        elif change.kind == "offer-ended":
+            node.offers.make(STUDY, "South Clinic", "treatment", "look", None)
+        elif change.kind in ("approved", "denied"):
+            _ask(node)
+        elif change.kind == "shared-to":
+            node.shared_studies.withdraw(STUDY)
+        elif change.kind == "sharing-rule-removed":
+            node.sharing_rules.add(["share", "source=dimse:*"])
         elif change.kind == "rule-removed":
             _add_rule(node, "allow fetch modality=CT")
             _add_rule(node, "deny fetch modality=MG")

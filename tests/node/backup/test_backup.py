@@ -16,7 +16,8 @@ from killed import killed_at
 from studies_made import contents, make_study
 
 from keys.keyfile import decode_key
-from keys.sealed_files import KEY_BYTES, derive_key
+from keys.passphrase import KEY_BYTES
+from keys.sealed_files import derive_key
 from node.app import Node
 from node.backup import batches, layout, saving
 from node.backup.restoring import Restored, find_backup, open_keys, read_keys, restore

@@ -20,11 +20,11 @@ from two_in_memory import TwoNodes, two_nodes
 
 from node.alerts import alerts_of
 from node.app import Node
+from node.catalog.names import folded
 from node.catalog.patients import (
     PATIENTS,
     Described,
     count_of,
-    folded,
     identities,
     why_to_check,
 )

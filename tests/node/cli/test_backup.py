@@ -169,7 +169,7 @@ def _at_terminal(words: list[str], questions: list[bytes]) -> tuple[int, str]:
 def test_without_a_terminal_the_passphrase_has_to_be_given(north: Terminal) -> None:
     where = str(north.home.parent / "backups")
     ran = north.run("backup", where, "--with-keys")
-    assert ran.code == ExitCode.USAGE
+    assert ran.code == ExitCode.PASSPHRASE
     assert "--passphrase-fd" in ran.err
     assert north.run("backup", where, "--passphrase-fd", "0").code == ExitCode.USAGE
     ran = north.run("backup", where, "--with-keys", "--passphrase-fd", "4000")

@@ -159,7 +159,7 @@ def test_our_own_card_and_unknown_grants_are_refused(
         "trust", "add", str(card_file()), "--fingerprint", SOUTH_FINGERPRINT, "--grant", "all"
     )
     assert ran.code == ExitCode.USAGE
-    assert "the grants are see, fetch, send, witness" in ran.err
+    assert "the grants are see, find, fetch, send, witness" in ran.err
 
 
 def test_nobody_at_the_terminal(

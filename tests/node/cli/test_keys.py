@@ -58,7 +58,7 @@ def test_without_the_facility_key(north: Terminal) -> None:
     north.expect(
         """
         $ radmesh keys rotate node
-        radmesh: error: the facility key is not in this home, and a change of keys needs it
+        radmesh: error: the facility key is not in this home, and this needs it
         radmesh: hint: name its file with --facility-key; it is read once and not kept
         (exit 5)
         $ radmesh keys rotate node --facility-key nowhere

@@ -252,6 +252,14 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "feed-order",
         lambda home: home.sql("UPDATE feed_heads SET last_sequence = 0"),
     ),
+    "a search would miss a Patient ID": (
+        "study-unsearchable",
+        lambda home: home.sql("DELETE FROM study_words WHERE kind = 'id'"),
+    ),
+    "a search would miss a name": (
+        "study-unsearchable",
+        lambda home: home.sql("DELETE FROM study_words WHERE kind IN ('family', 'given')"),
+    ),
     "a source of a study that is not here is followed": (
         "followed-unknown",
         lambda home: home.sql(

@@ -47,7 +47,7 @@ def test_what_arrives_is_one_study_with_one_entry_byte_for_byte(home, tmp_path):
     assert event.details["source"] == "dimse:CT1"
     assert event.subjects == (("study", STUDY), ("patient", "MARKER-PATIENT-ID"))
     assert len(home.catalog.manifest(STUDY).batches) == 1
-    assert home.catalog.study(STUDY).state == "shared"
+    assert home.catalog.study(STUDY).state == "withheld", "no sharing rule says otherwise"
     assert home.spooled == []
 
 

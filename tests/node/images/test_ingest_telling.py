@@ -157,6 +157,7 @@ def test_the_entry_of_a_study_of_one_patient_says_nothing_of_a_check(
         "bytes": manifest.total_original_bytes,
         "batches": 1,
         "content_root": manifest.content_root.hex(),
+        "sharing": "default",
     }
 
 

@@ -21,7 +21,7 @@ from node.home import Home
 from node.operations import OPERATIONS, TABLE, Call, images, log, transfer
 from node.operations.paging import cursor, place_of
 from node.operations.parameters import kinds
-from node.sharing.feeds import _to_json
+from node.sharing.feed_words import keep_words, record_to_json
 from node.transfer.transfers import TransferState
 from protocol.log.entry import Event
 from protocol.messages import Record
@@ -68,8 +68,9 @@ def _announce(node: Node, other: Other, records: list[Record]) -> None:
         for record in records:
             connection.execute(
                 "INSERT INTO remote_studies (peer, study, record, study_date) VALUES (?, ?, ?, ?)",
-                (other.key, record.study, _to_json(record), record.study_date),
+                (other.key, record.study, record_to_json(record), record.study_date),
             )
+            keep_words(connection, other.key, record)
 
     node.database.transact(change)
 
@@ -130,6 +131,55 @@ def test_pages_of_studies_are_the_list(
     own, others = min(OWN, most), min(ANNOUNCED, most)
     expected = {(): own, ("all",): own + others, ("peer",): min(3, most), ("to_check",): 0}
     assert len(found) == expected[tuple(chosen)]
+
+
+@pytest.mark.parametrize(
+    ("sought", "own", "others"),
+    [
+        ({"name": "pat made"}, OWN, 0),
+        ({"name": "MADE^1"}, 1, 0),
+        ({"modality": "ct"}, OWN, ANNOUNCED),
+        ({"modality": "MR"}, 0, 0),
+        ({"patient_id": "PID0000003"}, 1, 0),
+        ({"patient_id": "PID0000003", "issuer": "NORTH"}, 0, 0),
+        ({"birth_date": "1960-01-01", "accession_number": "ACC0000002"}, 1, 0),
+        ({"study_date": "2026-01-01"}, 0, 3),
+        ({"study_date": "20251231..2026-01-02"}, 0, ANNOUNCED),
+        ({"study_date": "..20251231"}, OWN, 0),
+    ],
+)
+def test_pages_of_a_search_are_what_it_finds(
+    node: Node, monkeypatch: pytest.MonkeyPatch, sought: dict[str, Any], own: int, others: int
+) -> None:
+    monkeypatch.setattr(images, "PAGE_STUDIES", 4)
+    pages = _pages(node, "studies", all=True, **sought)
+    found = _names(pages, "studies", "where", "study")
+    assert len(set(found)) == len(found)
+    assert [sum(where == "own" for where, _ in found), len(found)] == [own, own + others]
+    assert {page["total"] for page in pages} == {own + others}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"issuer": "NORTH"}, "issuer"),
+        ({"name": "^"}, "letter"),
+        ({"name": "ʹ"}, "letter"),
+        ({"birth_date": "2026-02-30"}, "birth date"),
+        ({"birth_date": "1.2.1970"}, "birth date"),
+        ({"birth_date": "20-260101"}, "birth date"),
+        ({"study_date": ".."}, "study date"),
+        ({"study_date": "20260102..20260101"}, "before"),
+        ({"study_date": "²0260101"}, "study date"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(
+    node: Node, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(NodeError, match=message) as caught:
+        _ask(node, "studies", **wrong)
+    assert caught.value.code is ExitCode.USAGE
+    assert not any(value in caught.value.message for value in wrong.values())
 
 
 @pytest.mark.parametrize("size", range(1, 30))

@@ -28,7 +28,7 @@ from node.audit.log import AuditLog
 from node.reports.accounting import COLUMNS, Accounting, safe_cell
 from node.reports.facilities import Facilities
 from node.reports.selection import Selection, parse_moment
-from protocol.log.entry import subjects_of
+from protocol.log.entry import Event, subjects_of
 
 
 def _transfer(log: AuditLog, clock: Clock, name: int, end: str = "disclosed", **fields) -> None:
@@ -243,3 +243,67 @@ def test_hostile_names_stay_in_their_cells(log: AuditLog, clock: Clock) -> None:
         assert row[name].startswith("'=HYPERLINK")
         assert "\n" not in row[name]
     assert row["study"] == STUDY
+
+
+# --- searches for a patient -----------------------------------------------------------
+
+
+def _search(log: AuditLog, kind: str, *subjects: tuple[str, str], **fields: str) -> None:
+    details: dict[str, str | int | bool] = {"find": f"{7:032x}", "by": "number"}
+    if fields.get("why"):
+        details["why"] = fields["why"]
+    log.append(
+        Event(
+            type=kind,
+            peer=SOUTH_KEY.public,
+            purpose=fields.get("purpose", "research"),
+            subjects=subjects,
+            details=details,
+        )
+    )
+
+
+_TWO = (("study", STUDY), ("study", OTHER_STUDY), ("patient", PATIENT), ("person", "m at South"))
+
+
+def test_what_a_search_told_has_a_line_for_each_study_and_patient(log: AuditLog) -> None:
+    _search(log, "find-answered", *_TWO)
+    _search(log, "find-answered", ("study", "1.9"), ("patient", "P8"), ("patient", "P9"))
+    rows = _rows(log)
+    assert [(row["study"], row["patient"]) for row in rows] == [
+        (STUDY, PATIENT),
+        (OTHER_STUDY, PATIENT),
+        ("1.9", "P8"),
+        ("1.9", "P9"),
+    ]
+    assert {row["description"] for row in rows} == {
+        "that one imaging study is here (the answer to a search for its patient)"
+    }
+    assert {(row["transfer"], row["outcome"], row["instances"]) for row in rows} == {
+        (f"{7:032x}", "told to the recipient", "")
+    }
+    of_study = _rows(log, Selection(study=STUDY))
+    assert [(row["study"], row["patient"]) for row in of_study] == [(STUDY, PATIENT)]
+    of_patient = _rows(log, Selection(patient="P9"))
+    assert [(row["study"], row["patient"]) for row in of_patient] == [("1.9", "P9")]
+
+
+def test_a_question_and_too_many_studies_are_disclosures_and_a_miss_is_none(
+    log: AuditLog,
+) -> None:
+    _search(log, "find-answered", ("patient", PATIENT))
+    assert _rows(log) == []
+    _search(log, "find-asked", ("patient", PATIENT))
+    _search(log, "find-answered", ("patient", PATIENT), why="more than 200 studies")
+    assert [(row["patient"], row["study"], row["description"]) for row in _rows(log)] == [
+        (PATIENT, "", "who the patient is (a question to search for imaging studies)"),
+        (PATIENT, "", "that many imaging studies are here (the answer to a search for its"
+         " patient)"),
+    ]  # fmt: skip
+
+
+def test_searches_for_treatment_need_no_accounting(log: AuditLog) -> None:
+    _search(log, "find-answered", *_TWO, purpose="treatment")
+    made = Accounting(log, Selection(), FACILITIES, with_exempt=False)
+    assert len(list(made.lines())) == 1
+    assert (made.count, made.left_out) == (0, 2)

@@ -129,7 +129,15 @@ def test_clocks_may_differ_by_a_day_and_no_more(north: Node, sign: int) -> None:
     peer = SOUTH.pair(north, "see", "fetch")
     key = SOUTH.node.public
     right = Right(
-        north.catalog, north.facts, north.peers, north.lately, north.clock, peer, key, north.offers
+        north.catalog,
+        north.facts,
+        north.peers,
+        north.lately,
+        north.requests,
+        north.clock,
+        peer,
+        key,
+        north.offers,
     )
     right.begin(exchange_pair.STUDY)
     day = CLOCK_SKEW_SECONDS * 1000
@@ -156,14 +164,14 @@ def test_a_node_key_that_does_not_count_any_more_is_refused(north: Node) -> None
     assert refusal == Refusal(NOT_GRANTED, "its node key does not count any more")
 
 
-def test_what_a_person_has_to_approve_is_refused_as_long_as_nobody_can_be_asked(
+def test_what_a_person_has_to_approve_waits(
     north: Node,
 ) -> None:
     store, peer = _peer("see", "fetch")
     store._rules[SOUTH.key] += (Rule("the rule for research", "fetch", ASK),)
     refusal = _decide(store, peer, "treatment", north.catalog.study(exchange_pair.STUDY))
     assert refusal == Refusal(
-        NOT_GRANTED,
+        WireCode.WAITING,
         "a person has to approve this first, by the rule for research",
         "the rule for research",
     )

@@ -41,6 +41,10 @@ def _trade(node: Node) -> None:
     node.shared_studies.withdraw(study)
     node.peers.grant("South Clinic", ["see"])
     node.shared_studies.share(study)
+    south = node.peers.find("South Clinic")
+    node.shared_studies.withdraw_from(study, south)
+    node.shared_studies.withdraw(study)
+    node.shared_studies.share_to(study, south)
     node.peers.revoke("East Imaging", [], NOW)
 
 
@@ -56,9 +60,10 @@ def test_killed_at_every_commit_the_announcer_tells_what_is_allowed_and_no_more(
         Home.create(home, name="North").require()
         ended = not killed_at_commit(commit, when, lambda home=home: Node.open(Home(home)), _trade)
         with open_node(home) as node:
-            shared = {row.study_uid for row in node.catalog.studies("shared")}
             for other in (SOUTH, EAST):
                 may_see = other.key in node.feeds.sight.peers()
+                facts = node.facts.of_each(node.catalog.studies(), other.key)
+                shared = {one.study_uid for one in facts if one.state == "shared"}
                 told = available(told_to(node, other))
                 assert told == (shared if may_see else set()), f"{when} commit {commit}"
             _check_agreement(node)

@@ -12,6 +12,7 @@ from facility_in_memory import Other, publish_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keys.trust import Peer
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
@@ -59,6 +60,20 @@ def _revoke_on_full_disk(node: Node) -> None:
         node.peers.revoke("South Clinic", [], node.clock.now())
 
 
+def _peer(node: Node) -> Peer:
+    return node.peers.store.peers[0]
+
+
+def _withdraw_on_full_disk(node: Node) -> None:
+    """Cutting needs no disk."""
+
+    def full(event: object) -> int:
+        raise NodeError("the disk is full", code=ExitCode.DISK)
+
+    with patch.object(node.audit, "append", full), contextlib.suppress(NodeError):
+        node.shared_studies.withdraw_from(STUDY, _peer(node))
+
+
 def _add_rule(node: Node, words: str) -> None:
     node.peers.add_rule("South Clinic", words.split(), node.facts.blind)
 
@@ -72,6 +87,9 @@ def _remove_rule(node: Node) -> None:
 CHANGES: dict[str, Callable[[Node], object]] = {
     "share": lambda node: node.shared_studies.share(STUDY),
     "withdraw": lambda node: node.shared_studies.withdraw(STUDY),
+    "share to the peer": lambda node: node.shared_studies.share_to(STUDY, _peer(node)),
+    "withdraw from the peer": lambda node: node.shared_studies.withdraw_from(STUDY, _peer(node)),
+    "withdraw from the peer on a full disk": lambda node: _withdraw_on_full_disk(node),
     "hold back": lambda node: node.catalog.hold_back(STUDY),
     "let go": lambda node: node.catalog.let_go(STUDY),
     "discard one": lambda node: node.discards.discard(f"{STUDY}.1.1", WRONG_WORKLIST),
@@ -105,6 +123,7 @@ def _new_right(node: Node) -> Right:
         node.facts,
         node.peers,
         node.lately,
+        node.requests,
         node.clock,
         peer,
         SOUTH.node.public,

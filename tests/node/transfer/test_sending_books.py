@@ -449,8 +449,8 @@ async def test_a_study_is_sending_while_it_is(north: Node) -> None:
     sender, states = sender_of(north), []
 
     async def look(end: RecipientTransfer, stream: PeerStream) -> None:
-        states.append((sender.is_sending(exchange_pair.STUDY), sender.is_sending("1.2.3")))
+        states.append((sender.receivers(exchange_pair.STUDY), sender.receivers("1.2.3")))
 
     await RecipientMade(north, SOUTH, at={Offered: look, Countersigned: look}).fetch(sender)
-    assert states == [(True, False), (True, False)]
-    assert not sender.is_sending(exchange_pair.STUDY)
+    assert states == [([SOUTH.key], []), ([SOUTH.key], [])]
+    assert not sender.receivers(exchange_pair.STUDY)

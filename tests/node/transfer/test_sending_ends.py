@@ -24,6 +24,7 @@ SOUTH = Other("South Clinic", CLOCK.now(), expires=CLOCK.now() + 1000)
 BATCHES = 12
 CUTS = (
     "withdrawn",
+    "withdrawn-from",
     "discarded",
     "trust-ungranted",
     "trust-revoked",
@@ -51,6 +52,12 @@ ENDS: dict[str, tuple[Callable[[Node], object], str]] = {
     "withdrawn": (
         lambda node: node.shared_studies.withdraw(exchange_pair.STUDY),
         "the study is not shared",
+    ),
+    "withdrawn from the peer": (
+        lambda node: node.shared_studies.withdraw_from(
+            exchange_pair.STUDY, node.peers.find("South Clinic")
+        ),
+        "the study is withdrawn from this peer",
     ),
     "discarded": (
         lambda node: node.discards.discard(exchange_pair.STUDY, WRONG_WORKLIST),
@@ -146,7 +153,7 @@ async def _fetch(north: Node) -> int:
     ("stop", "why"),
     [
         (lambda sender: sender.stop_peer(SOUTH.key), REVOKED),
-        (lambda sender: sender.stop_study(exchange_pair.STUDY), WITHDRAWN),
+        (lambda sender: sender.stop_study(exchange_pair.STUDY, SOUTH.key), WITHDRAWN),
     ],
 )
 async def test_a_session_is_stopped_at_once_even_when_nobody_reads(
@@ -177,7 +184,7 @@ async def test_a_session_is_stopped_at_once_even_when_nobody_reads(
             stop(sender)
     [failed] = entries(north, "disclosure-failed")
     assert failed["details"]["why"] == why
-    assert not sender.is_sending(exchange_pair.STUDY)
+    assert not sender.receivers(exchange_pair.STUDY)
     assert sender.sessions(SOUTH.key) == 0
 
 

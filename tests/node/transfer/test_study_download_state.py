@@ -361,6 +361,7 @@ async def test_each_source_that_sent_something_is_in_the_log_with_what_it_sent(
             "bytes": study.manifest.total_original_bytes,
             "batches": len(sent),
             "encoded_bytes": sum(one.encoded_size for one in sent),
+            "sharing": "default",
         }
         assert (event.type, event.purpose) == ("received", "treatment")
     assert download.patients == ("MARKER-PATIENT-ID",)

@@ -21,6 +21,8 @@ CASES = {
     "trusted": ([ADDED, TOLD, BEGUN, DONE], None),
     "revoked and quiet": ([ADDED, TOLD, BEGUN, DONE, REVOKED], None),
     "announced after it": ([ADDED, REVOKED, TOLD], 3),
+    "a search answered after it": ([ADDED, REVOKED, _event("find-answered")], 3),
+    "a search refused after it": ([ADDED, REVOKED, _event("refused")], None),
     "sent after it": ([ADDED, REVOKED, BEGUN, DONE], 3),
     "disclosed after it": ([ADDED, REVOKED, DONE, DONE], 3),
     "broken off by it": ([ADDED, BEGUN, REVOKED, BROKEN], None),

@@ -1,0 +1,87 @@
+"""Searching what peers announced: the words follow the records."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.catalog.catalog import CATALOG_SCHEMA, Catalog
+from node.catalog.words import Search
+from node.database import Database
+from node.sharing.feed_words import keep_words
+from node.sharing.feeds import FEEDS_SCHEMA, Feeds
+from protocol.feed import Subscription
+from protocol.messages import Announcement, Record
+
+NORTH, EAST, OWN = bytes([1]) * 32, bytes([2]) * 32, bytes([9]) * 32
+
+
+def record(number: int, kind: str = "CT", date: str = "20260101", **fields: Any) -> Record:
+    values: dict[str, Any] = {
+        "sequence": number + 1, "kind": "available", "study": f"1.2.{number}",
+        "content_root": bytes(32), "series": 1, "instances": 1, "bytes": 1, "encoded_bytes": 1,
+        "modalities": (kind,), "study_date": date,
+    }  # fmt: skip
+    return Record(**{**values, **fields})
+
+
+@pytest.fixture
+def feeds(tmp_path: Path) -> Iterator[Feeds]:
+    database = Database(tmp_path / "node.db", (CATALOG_SCHEMA, FEEDS_SCHEMA))
+    nobody: Any = None
+    yield Feeds(database, Catalog(database, clock=lambda: 0.0), nobody)
+    database.close()
+
+
+def announce(feeds: Feeds, peer: bytes, *records: Record, reset: bool = False) -> None:
+    last = max((one.sequence for one in records), default=0)
+    announcement = Announcement(
+        recipient=OWN, epoch=bytes(16), reset=reset, cursor=last, time=0, records=records
+    )
+    feeds.store_announcement(peer, announcement, Subscription(OWN, bytes(16), last))
+
+
+def found(feeds: Feeds, peer: bytes | None = None, **sought: str) -> set[tuple[bytes, str]]:
+    search = Search(**sought)
+    rows = {(key, one.study) for key, one in feeds.announced(peer=peer, search=search)}
+    assert feeds.announced_count(peer, search) == len(rows)
+    return rows
+
+
+def test_announced_studies_are_found_by_modality_and_date(feeds: Feeds) -> None:
+    announce(feeds, NORTH, record(1), record(2, "MR"), record(3, "MR", "20260201"))
+    announce(feeds, EAST, record(2, "US"))
+    assert found(feeds, modality="MR") == {(NORTH, "1.2.2"), (NORTH, "1.2.3")}
+    assert found(feeds, EAST, modality="MR") == set()
+    assert found(feeds, modality="MR", first_date="20260115") == {(NORTH, "1.2.3")}
+    assert found(feeds, last_date="20260115") == {
+        (NORTH, "1.2.1"), (NORTH, "1.2.2"), (EAST, "1.2.2"),
+    }  # fmt: skip
+
+
+def test_words_go_with_the_record(feeds: Feeds) -> None:
+    announce(feeds, NORTH, record(1), record(2))
+    announce(feeds, NORTH, record(1, "MR", sequence=5), record(2, kind="withdrawn", sequence=6))
+    assert found(feeds, modality="CT") == set()
+    assert found(feeds, modality="MR") == {(NORTH, "1.2.1")}
+    announce(feeds, NORTH, record(3), reset=True)
+    assert found(feeds, modality="MR") == set()
+    feeds.forget_peer(NORTH)
+    assert feeds._database.query("SELECT * FROM remote_words") == []
+
+
+def test_a_named_patient_is_found_where_a_record_names_one(feeds: Feeds) -> None:
+    announce(feeds, NORTH, record(1), record(2))
+    named = replace(record(1), patient_name="Müller^Anna", patient_id="P1")
+    feeds._database.transact(lambda connection: keep_words(connection, NORTH, named))
+    assert found(feeds, name="muller") == {(NORTH, "1.2.1")}
+    assert found(feeds, patient_id="P1", modality="CT") == {(NORTH, "1.2.1")}
+    assert found(feeds, patient_id="P1", issuer="NORTH") == set()
+
+
+def test_nobody_is_named_by_the_words_that_are_kept_of_an_announcement(feeds: Feeds) -> None:
+    announce(feeds, NORTH, record(1, patient_name="Müller^Anna", patient_id="P1"))
+    rows = feeds._database.query("SELECT kind, word FROM remote_words")
+    assert [tuple(row) for row in rows] == [("modality", "CT")]

@@ -1,0 +1,163 @@
+"""Requests that wait for a person: what the peer is told, what an approval is for, and its end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import exchange_pair
+import pytest
+from clocks_made import MadeClock
+from facility_in_memory import Other, entries, publish_study
+from recipient_made import RecipientMade
+
+from node.alerts import alerts_of
+from node.app import Node
+from node.errors import NodeError
+from node.home import Home
+from node.sharing.requests import APPROVED_SECONDS, WAITING_PER_PEER, WAITS_SECONDS
+from node.transfer.transfers import TransferState
+from protocol.errors import WireCode
+from protocol.transfer import Countersigned
+
+STUDY = exchange_pair.STUDY
+SOUTH = Other("South Clinic", MadeClock().now())
+ASKER = {"person": "Dr. B. Beispiel", "role": "radiologist", "reason": "before the operation"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.create(tmp_path / "north", name="North", clock=MadeClock())
+
+
+@pytest.fixture
+def north(home: Home) -> Iterator[Node]:
+    with Node.open(home) as node:
+        _prepare(node)
+        yield node
+
+
+def _prepare(node: Node) -> None:
+    publish_study(node, instances=3)
+    SOUTH.pair(node, "see", "fetch")
+    node.peers.add_rule("South Clinic", ["ask", "fetch"], node.facts.blind)
+
+
+async def _asks(node: Node, transfer: bytes = exchange_pair.TRANSFER, **ask: str) -> RecipientMade:
+    recipient = RecipientMade(node, SOUTH, transfer=transfer, ask={**ASKER, **ask})
+    await recipient.fetch()
+    return recipient
+
+
+def _kinds(node: Node) -> list[str]:
+    wanted = ("requested", "refused", "approval-asked", "approved", "denied", "disclosure-begun")
+    return [entry["type"] for entry in entries(node, *wanted)]
+
+
+async def test_it_waits_is_approved_goes_on_and_was_for_one_use(north: Node) -> None:
+    for _ in range(3):
+        assert (await _asks(north)).refused is WireCode.WAITING
+    [waiting] = north.requests.all(waiting=True)
+    assert (waiting.study, waiting.purpose, waiting.rule) == (STUDY, "treatment", "rule 1")
+    assert (waiting.person, waiting.role, waiting.reason) == tuple(ASKER.values())
+    assert any("1 request of peers" in alert for alert in alerts_of(north, None))
+    # However often it asks: one entry, and nothing in the register of transfers.
+    assert _kinds(north) == ["approval-asked"]
+    assert north.transfers.recent() == []
+    north.requests.approve(waiting.number)
+    assert (await _asks(north)).heard(Countersigned)
+    assert _kinds(north) == ["approval-asked", "approved", "requested", "disclosure-begun"]
+    [ended] = north.requests.all()
+    assert (ended.state, ended.person, ended.reason) == ("ended", "", "")
+    # For another transfer it has to be approved anew.
+    assert (await _asks(north, bytes(16))).refused is WireCode.WAITING
+
+
+async def test_who_asks_is_an_opening_and_not_in_the_log(north: Node) -> None:
+    await _asks(north)
+    [entry] = entries(north, "approval-asked")
+    found = [north.audit.opening_of(one["commitment"]) for one in entry["subjects"]]
+    told = {one.kind: one.value for one in found if one is not None}
+    assert told["asker"] == "^^^".join(ASKER.values())
+    assert told["study"] == STUDY
+    assert ASKER["person"].encode() not in b"".join(north.audit.entries())
+
+
+async def test_an_approval_ends_by_its_time(north: Node) -> None:
+    await _asks(north)
+    north.requests.approve(1)
+    clock = north.clock
+    assert isinstance(clock, MadeClock)
+    clock.move(APPROVED_SECONDS)
+    refused = await _asks(north)
+    assert refused.refused is WireCode.NOT_GRANTED
+    assert entries(north, "refused")[-1]["details"]["why"] == (
+        "the approval of request 1 has ended"
+    )
+
+
+async def test_what_was_denied_is_refused(north: Node) -> None:
+    await _asks(north)
+    north.requests.deny(1, "ask the ward")
+    assert (await _asks(north)).refused is WireCode.NOT_GRANTED
+    [shown] = north.transfers.recent()
+    assert (shown.state, shown.why) == (TransferState.REFUSED, "request 1 was denied")
+    with pytest.raises(NodeError, match="no request 1 waits"):
+        north.requests.approve(1)
+    with pytest.raises(NodeError, match="no request 2 waits"):
+        north.requests.deny(2, "no")
+
+
+async def test_what_nobody_answers_ends(north: Node) -> None:
+    await _asks(north)
+    clock = north.clock
+    assert isinstance(clock, MadeClock)
+    clock.move(WAITS_SECONDS)
+    assert (await _asks(north)).refused is WireCode.NOT_GRANTED
+    assert north.requests.all(waiting=True) == []
+
+
+async def test_it_outlives_a_restart(home: Home) -> None:
+    with Node.open(home) as node:
+        _prepare(node)
+        await _asks(node)
+    with Node.open(home) as node:
+        [waiting] = node.requests.all(waiting=True)
+        node.requests.approve(waiting.number)
+    with Node.open(home) as node:
+        assert (await _asks(node)).heard(Countersigned)
+
+
+async def test_a_study_that_it_may_not_see_is_no_request(north: Node) -> None:
+    north.shared_studies.withdraw(STUDY)
+    assert (await _asks(north)).refused is WireCode.NOT_AVAILABLE
+    assert north.requests.all() == []
+
+
+async def test_a_peer_cannot_fill_the_list(north: Node) -> None:
+    for number in range(WAITING_PER_PEER + 1):
+        recipient = await _asks(north, number.to_bytes(16))
+        expected = WireCode.WAITING if number < WAITING_PER_PEER else WireCode.NOT_GRANTED
+        assert recipient.refused is expected
+    assert len(north.requests.all()) == WAITING_PER_PEER
+
+
+async def test_a_role_can_be_demanded(north: Node) -> None:
+    north.peers.remove_rule("South Clinic", 1)
+    north.peers.revoke("South Clinic", ["fetch"], north.clock.now())
+    north.peers.add_rule("South Clinic", ["allow", "fetch", "role=radiologist"], north.facts.blind)
+    assert (await _asks(north, role="porter")).refused is WireCode.NOT_GRANTED
+    assert (await _asks(north, role="")).refused is WireCode.NOT_GRANTED
+    assert (await _asks(north)).heard(Countersigned)
+
+
+async def test_a_deny_goes_before_an_approval(north: Node) -> None:
+    await _asks(north)
+    north.requests.approve(1)
+    north.peers.add_rule("South Clinic", ["deny", "fetch"], north.facts.blind)
+    assert (await _asks(north)).refused is WireCode.NOT_GRANTED
+
+
+@pytest.mark.parametrize(("until", "why"), [(0, "ends in the past"), (1, "ends in the past")])
+async def test_an_approval_of_the_past_is_none(north: Node, until: int, why: str) -> None:
+    await _asks(north)
+    with pytest.raises(NodeError, match=why):
+        north.requests.approve(1, until)
