@@ -26,8 +26,8 @@ from node.sharing.finding import Finder
 from node.sharing.granting import Granting
 from node.sharing.greeting import Greeting
 from node.sharing.log_queries import Answer, LogQueries
+from node.sharing.offered import StudyOffered
 from node.sharing.offering import Offering
-from node.sharing.offers import StudyOffered
 from node.sharing.pairing import Pairings
 from node.transfer.fetching import Fetcher
 from node.transfer.following import Follower

@@ -8,7 +8,7 @@ from node.blocking import in_thread
 from node.operations.base import Call, Operation, Result
 from node.operations.parameters import From, Nothing
 from node.reports.selection import parse_moment
-from node.sharing.offers import IN, OFFERED, StudyOffered
+from node.sharing.offered import IN, OFFERED, StudyOffered
 from protocol.offers import DECLINED
 
 

@@ -21,7 +21,8 @@ from node.errors import NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
-from node.sharing.offers import OFFERED, OUT, Offers, StudyOffered
+from node.sharing.offered import OFFERED, OUT, StudyOffered
+from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode

@@ -9,11 +9,11 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from keys.grants import No, Request
 from keys.purposes import covered_by, is_purpose
-from keys.rules import ON_REQUEST, Rule
+from keys.rules import Rule
 from keys.trust import Peer
 from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
@@ -22,21 +22,29 @@ from node.clock import Clock
 from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.sharing.facts import StudyFacts
+from node.sharing.offered import (
+    DAY_SECONDS,
+    DEFAULT_DAYS,
+    ENDED,
+    IN,
+    KEPT_SECONDS,
+    OFFERED,
+    OPEN,
+    OUT,
+    StudyOffered,
+    answered_event,
+    ended_event,
+    heard_event,
+    is_due,
+    made_event,
+    require_fit,
+    rules_of,
+)
 from node.sharing.peers import Peers
 from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
-from protocol.log.entry import Entry, Event, subjects_of
+from protocol.log.entry import Entry, Event
 from protocol.offers import ACCEPTED, DECLINED, StudyOffer
-
-OUT, IN = "out", "in"
-OFFERED, ENDED = "offered", "ended"
-OPEN = (OFFERED, ACCEPTED)
-
-DEFAULT_DAYS = 7
-KEPT_SECONDS = 30 * 24 * 3600
-"""How long an offer that is over is still listed, after the end that it was made with."""
-
-_DAY_SECONDS = 24 * 3600
 
 OFFERS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS offers (
@@ -60,34 +68,6 @@ CREATE TABLE IF NOT EXISTS offers (
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS offers_by_name ON offers (direction, peer, offer);
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyOffered:
-    """One offer, as `OFFERS_SCHEMA` keeps it."""
-
-    number: int
-    direction: str
-    peer: bytes
-    offer: bytes
-    study: str
-    purpose: str
-    message: str
-    made: int
-    until: int
-    state: str = OFFERED
-    told: str = ""
-    fetched: int = 0
-    series: int = 0
-    instances: int = 0
-    bytes: int = 0
-    modalities: str = ""
-    study_date: str = ""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether nobody has ended or declined it; its time may be over all the same."""
-        return self.state in OPEN
 
 
 class Offers:
@@ -201,8 +181,8 @@ class Offers:
         """
         peer, row = self._peers.find(peer_text), self._catalog.find_study(study_text)
         now = self._clock.now()
-        end = now + DEFAULT_DAYS * _DAY_SECONDS if until is None else until
-        _require_fit(purpose, message, now, end)
+        end = now + DEFAULT_DAYS * DAY_SECONDS if until is None else until
+        require_fit(purpose, message, now, end)
         with self._lock:
             self._cuts.write()
             known = [
@@ -240,22 +220,7 @@ class Offers:
                 modalities="\n".join(row.modalities),
                 study_date=row.study_date,
             )
-            event = Event(
-                type="offered",
-                actor="operator",
-                peer=peer.facility_key,
-                purpose=purpose,
-                subjects=(
-                    *subjects_of(row.study_uid, self._catalog.patients(row.study_uid)),
-                    *((("message", message),) if message else ()),
-                ),
-                details={
-                    "number": offered.number,
-                    "offer": offered.offer.hex(),
-                    "until": end,
-                    "rights": peer.rights_digest,
-                },
-            )
+            event = made_event(offered, peer, self._catalog.patients(row.study_uid))
             with self._peers.decisions.made():
                 self._require_possible(offered, peer)
                 self._effects.after_entry(event, lambda connection: _keep(connection, offered))
@@ -269,7 +234,7 @@ class Offers:
             state = "not here any more" if facts is None else facts.state
             raise NodeError(
                 f"study {offered.study} is {state}, and cannot be offered",
-                hint=f"`radmesh share {offered.study} --to {peer.petname}` shares it with them alone",
+                hint=f"`radmesh share {offered.study} --to {peer.petname}` is for them alone",
                 code=ExitCode.REFUSED,
             )
         if peer.purposes and not covered_by(peer.purposes, offered.purpose):
@@ -284,7 +249,7 @@ class Offers:
             self._clock.now(),
             facts=facts,
             request=Request(speaks=True, purpose=offered.purpose),
-            extra=self._rules_of(offered),
+            extra=rules_of(offered, self._facts.blind),
         )
         if isinstance(answer, No):
             raise NodeError(
@@ -304,7 +269,7 @@ class Offers:
             if known is None or known.state != OFFERED:
                 return
             changed = replace(known, state=answer)
-            self._change(changed, self._answered(changed, "", "node"), is_cut=answer == DECLINED)
+            self._change(changed, answered_event(changed, "", "node"), is_cut=answer == DECLINED)
         self.on_change(facility_key)
 
     def end(self, number: int) -> StudyOffered:
@@ -370,29 +335,14 @@ class Offers:
                 message=said.message,
                 made=now,
                 # Later than it may be, it is one that we forget sooner than they.
-                until=min(until, now + limits.OFFER_DAYS * _DAY_SECONDS),
+                until=min(until, now + limits.OFFER_DAYS * DAY_SECONDS),
                 series=said.series,
                 instances=said.instances,
                 bytes=said.bytes,
                 modalities="\n".join(said.modalities),
                 study_date=said.study_date,
             )
-            event = Event(
-                type="offer-heard",
-                actor=peer.fingerprint,
-                peer=peer.facility_key,
-                purpose=said.purpose,
-                subjects=(
-                    ("study", said.study),
-                    *((("message", said.message),) if said.message else ()),
-                ),
-                details={
-                    "number": offered.number,
-                    "offer": said.offer.hex(),
-                    "until": offered.until,
-                },
-            )
-            self._change(offered, event)
+            self._change(offered, heard_event(offered, peer))
         self.on_change(peer.facility_key)
         return offered
 
@@ -416,7 +366,7 @@ class Offers:
                     code=ExitCode.NOT_FOUND,
                 )
             changed = replace(known, state=answer)
-            self._change(changed, self._answered(changed, rule, "node" if rule else "operator"))
+            self._change(changed, answered_event(changed, rule, "node" if rule else "operator"))
         self.on_change(known.peer)
         return changed
 
@@ -452,7 +402,7 @@ class Offers:
         return [
             one
             for one in self.all()
-            if one.peer == facility_key and now < one.until and _is_due(one)
+            if one.peer == facility_key and now < one.until and is_due(one)
         ]
 
     def told(self, number: int, state: str) -> None:
@@ -510,40 +460,9 @@ class Offers:
     def _end(self, known: StudyOffered, why: str) -> StudyOffered:
         # The other side knows the date itself, and its own word.
         ended = replace(known, state=ENDED, told=known.told if why == "person" else ENDED)
-        event = Event(
-            type="offer-ended",
-            actor="operator" if why == "person" else "node",
-            peer=known.peer,
-            purpose=known.purpose,
-            subjects=(("study", known.study),),
-            details={
-                "number": known.number,
-                "offer": known.offer.hex(),
-                "direction": known.direction,
-                "why": why,
-            },
-        )
-        self._change(ended, event, is_cut=True)
+        self._change(ended, ended_event(known, why), is_cut=True)
         self.on_change(known.peer)
         return ended
-
-    def _answered(self, changed: StudyOffered, rule: str, actor: str) -> Event:
-        details: dict[str, str | int | bool] = {
-            "number": changed.number,
-            "offer": changed.offer.hex(),
-            "direction": changed.direction,
-            "answer": changed.state,
-        }
-        if rule:
-            details["rule"] = rule
-        return Event(
-            type="offer-answered",
-            actor=actor,
-            peer=changed.peer,
-            purpose=changed.purpose,
-            subjects=(("study", changed.study),),
-            details=details,
-        )
 
     def _change(self, offered: StudyOffered, event: Event, *, is_cut: bool = False) -> None:
         if not offered.is_open:
@@ -589,24 +508,13 @@ class Offers:
         rules: dict[bytes, list[tuple[str, tuple[Rule, ...]]]] = {}
         for one in everything.values():
             if one.direction == OUT and one.is_open:
-                rules.setdefault(one.peer, []).append((one.purpose, self._rules_of(one)))
+                rules.setdefault(one.peer, []).append(
+                    (one.purpose, rules_of(one, self._facts.blind))
+                )
         # Replaced as a whole, so that readers need no lock.
         self._all = everything
         self._rules = {peer: tuple(found) for peer, found in rules.items()}
         self.version += 1
-
-    def _rules_of(self, offered: StudyOffered) -> tuple[Rule, ...]:
-        name = f"offer {offered.number}"
-        of_study = {"study": (self._facts.blind("study", offered.study),)}
-        return (
-            Rule(name, "see", conditions=of_study, until=offered.until, shows=ON_REQUEST),
-            Rule(
-                name,
-                "fetch",
-                conditions={**of_study, "purpose": (offered.purpose,)},
-                until=offered.until,
-            ),
-        )
 
     def _named(self, direction: str, peer: bytes, offer: bytes) -> StudyOffered | None:
         for one in self._all.values():
@@ -616,39 +524,6 @@ class Offers:
 
     def _next_number(self) -> int:
         return max(self._all, default=0) + 1
-
-
-def _require_fit(purpose: str, message: str, now: int, until: int) -> None:
-    if not is_purpose(purpose):
-        raise NodeError(
-            f"there is no purpose {purpose}",
-            hint="name one such as treatment, second-opinion, or a code of HL7 such as TREAT",
-            code=ExitCode.USAGE,
-        )
-    if len(message) > limits.OFFER_CHARACTERS or not all(
-        ord(character) >= 0x20 and ord(character) != 0x7F for character in message
-    ):
-        raise NodeError(
-            f"a message is one line of at most {limits.OFFER_CHARACTERS} characters",
-            hint="a report belongs to the study, not to the offer",
-            code=ExitCode.USAGE,
-        )
-    if not now < until <= now + limits.OFFER_DAYS * _DAY_SECONDS:
-        raise NodeError(
-            f"an offer ends within {limits.OFFER_DAYS} days, and not in the past",
-            hint="give the peer a rule (`radmesh trust rule add`) for something lasting",
-            code=ExitCode.USAGE,
-        )
-
-
-def _is_due(one: StudyOffered) -> bool:
-    """Whether the other side should hear how an offer stands.
-
-    An offer that waits for an answer is due at each connection: the other side may have lost it.
-    """
-    if one.direction == IN:
-        return one.state in (ACCEPTED, DECLINED) and one.told != one.state
-    return one.state == OFFERED or (one.state == ENDED and one.told != ENDED)
 
 
 _COLUMNS = tuple(StudyOffered.__dataclass_fields__)

@@ -177,7 +177,7 @@ def test_the_examples_of_offers_are_read_by_who_they_are_for() -> None:
         ("offer-end", source, recipient),
     ):
         word = offers.open_word_untrusted(_signed(name), signer, reader)
-        assert word.TYPE == name
+        assert name == word.TYPE
         assert messages.encode(word) == _signed(name).body
         with pytest.raises(messages.RemoteProtocolError):
             offers.open_word_untrusted(_signed(name), reader, signer)

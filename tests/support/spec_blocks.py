@@ -218,8 +218,8 @@ def make_blocks() -> dict[str, str]:
     from protocol.find_messages import Find, FindRefused, Found
     from protocol.frames import FrameKind, frame_header
     from protocol.manifest import NO_NUMBER
-    from protocol.offers import OfferAnswer, OfferEnd, OfferNoted, StudyOffer
     from protocol.messages import Announcement, Heartbeat, Hello, Record, Refusal, Subscribe
+    from protocol.offers import OfferAnswer, OfferEnd, OfferNoted, StudyOffer
     from protocol.pixels import PixelRun
 
     assert NO_NUMBER == -1

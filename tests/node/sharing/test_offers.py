@@ -22,8 +22,8 @@ from node.audit.erasing import erase
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.network.messaging import MessageStream
+from node.sharing.offered import ENDED, KEPT_SECONDS, OFFERED, OPEN, StudyOffered
 from node.sharing.offering import Offering, decide_send
-from node.sharing.offers import ENDED, KEPT_SECONDS, OFFERED, OPEN, StudyOffered
 from protocol import limits, messages
 from protocol.errors import WireCode
 from protocol.messages import Heartbeat, Message, Refusal
