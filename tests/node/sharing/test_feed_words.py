@@ -88,6 +88,6 @@ def test_an_announcement_is_searched_by_what_it_shows_and_by_nothing_else(feeds:
     assert "modality" in kinds
     assert len(kinds) > 1
     # Less is shown of it now.
-    announce(feeds, NORTH, record(2))
+    announce(feeds, NORTH, record(1, sequence=5))
     rows = feeds._database.query("SELECT kind, word FROM remote_words")
     assert [tuple(row) for row in rows] == [("modality", "CT")]
