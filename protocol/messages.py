@@ -73,8 +73,8 @@ class Record:
     `series`, `instances`, `bytes` (original), `encoded_bytes` and `content_root`
     describe what can be fetched; they are 0 or zero bytes for a withdrawn study. `recall`
     is the code of the last discard from the study (`protocol.recalls`), `recalls` the number
-    of its discards because of an error; both are absent if there was none. The grant
-    determines which patient fields are present.
+    of its discards because of an error; both are absent if there was none. Who the patient is
+    stands in it only if the peer's rules show that.
     """
 
     sequence: int = number(least=1)
@@ -92,6 +92,10 @@ class Record:
     description: str | None = text(optional=True)
     patient_id: str | None = text(optional=True)
     patient_name: str | None = text(optional=True)
+    issuer: str | None = text(optional=True)
+    birth_date: str | None = text(16, optional=True)
+    sex: str | None = text(16, optional=True)
+    accession: str | None = text(optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

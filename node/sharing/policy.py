@@ -101,15 +101,19 @@ class Sight:
         self._now = now
         self._facts = facts
 
-    def may_see(self, facility_key: bytes, study: StudyRow) -> bool:
-        """Whether a facility may be told of a study."""
-        return next(self.may_see_each(facility_key, [study]))
+    def shows(self, facility_key: bytes, study: StudyRow) -> str:
+        """What a facility is told of a study: `EXAM`, `PATIENT`, or "" for nothing."""
+        return next(self.shows_each(facility_key, [study]))
 
-    def may_see_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[bool]:
-        """Whether a facility may be told of each of these studies."""
+    def shows_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[str]:
+        """What a facility is told of each of these studies, as `shows`."""
         store, now = self._store(), self._now()
         for facts in self._facts.of_each(studies, facility_key):
-            yield _is_announced(store.may("see", facility_key, now, facts=facts))
+            yield _announced(store.may("see", facility_key, now, facts=facts))
+
+    def shows_alike(self, facility_key: bytes) -> str:
+        """What a facility is told of any shared study, if its rules tell none apart."""
+        return _announced(self._store().may("see", facility_key, self._now(), facts=_ANY_SHARED))
 
     def peers(self) -> frozenset[bytes]:
         """Facility keys of the peers that may be told of shared studies, of all or of some."""
@@ -126,13 +130,11 @@ class Sight:
         now = self._now()
         if store.why_never("see", facility_key, now) is not None:
             return False
-        return store.tells_apart("see", facility_key) or _is_announced(
-            store.may("see", facility_key, now, facts=_ANY_SHARED)
-        )
+        return store.tells_apart("see", facility_key) or bool(self.shows_alike(facility_key))
 
 
-def _is_announced(answer: Answer) -> bool:
-    return isinstance(answer, Yes) and answer.shows != ON_REQUEST
+def _announced(answer: Answer) -> str:
+    return answer.shows if isinstance(answer, Yes) and answer.shows != ON_REQUEST else ""
 
 
 def witnesses(store: TrustStore, now: int) -> list[Peer]:
