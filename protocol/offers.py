@@ -23,7 +23,8 @@ class StudyOffer(Message):
 
     `recipient` is the node key of the other side. `time` and `until` are milliseconds since the
     epoch, UTC. The rest describes the study as an announcement does, and never who the patient is;
-    `message` is what a person wrote.
+    `message` is what a person wrote. `person` and `role`: who offers it, in which role, by the word
+    of this node.
     """
 
     TYPE: ClassVar[str] = "study-offer"
@@ -39,6 +40,8 @@ class StudyOffer(Message):
     bytes: int = number()
     modalities: tuple[str, ...] = texts(limits.MODALITIES, limits.MODALITY_CHARACTERS)
     study_date: str = text(8)
+    person: str | None = text(128, optional=True)
+    role: str | None = text(64, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,6 +92,9 @@ def offers(context: click.Context, session: Session) -> None:
     for one in found["offers"]:
         if one["waits"]:
             output.say(f"offer {one['number']}: {_content(one)}")
+            if one["person"]:
+                role = f", {phrases.clean(one['role'])}" if one["role"] else ""
+                output.say(f"  by {phrases.clean(one['person'])}{role}, as that facility says")
             if one["message"]:
                 output.say(f"  {phrases.clean(one['message'])}")
 

@@ -50,6 +50,8 @@ def describe_offer(node: Node, one: StudyOffered) -> dict[str, Any]:
         "bytes": one.bytes,
         "modalities": list(filter(None, one.modalities.split("\n"))),
         "study_date": one.study_date,
+        "person": one.person,
+        "role": one.role,
     }
 
 

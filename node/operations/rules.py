@@ -179,10 +179,15 @@ def _explain(node: Node, asked: Explained) -> Result:
         usage, unseen = _usage_then(node, peer, study, now)
     request = _request(node, asked.action, asked.purpose, asked.role, stat=asked.stat, now=now)
     facts = node.facts.of(study, peer.facility_key)
-    rules = rules_of(peer)
+    # What was offered at an earlier time is only in the log.
+    is_now = asked.at is None and asked.action == "fetch"
+    offered = node.offers.rules(peer.facility_key) if is_now else ()
+    rules = (*rules_of(peer), *offered)
     found = explain_in_full(asked.action, peer, rules, facts, request, usage, now)
     store = TrustStore([peer], node.card.facility_key)
-    decided = decide_fetch(store, peer, request, facts, now=now, usage=usage, unseen=unseen)
+    decided = decide_fetch(
+        store, peer, request, facts, now=now, usage=usage, unseen=unseen, extra=offered
+    )
     return {
         "peer": peer.petname,
         "study": study.study_uid,
@@ -242,7 +247,8 @@ def _who(node: Node, asked: Who) -> Result:
         facts, usage = node.facts.of(study, peer.facility_key), _usage(node, peer, study)
         rules = rules_of(peer)
         sees = grants.may("see", peer, rules, facts, NO_REQUEST, NO_USAGE, now)
-        has = grants.may("fetch", peer, rules, facts, request, usage, now)
+        offered = node.offers.rules(peer.facility_key)
+        has = grants.may("fetch", peer, (*rules, *offered), facts, request, usage, now)
         told.append(
             {
                 "peer": peer.petname,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from keys.purposes import is_purpose
 from keys.rules import ON_REQUEST, Rule
 from keys.trust import Peer
+from node.callers import SEPARATOR
 from node.errors import ExitCode, NodeError
 from protocol import limits
 from protocol.log.entry import Event, subjects_of
@@ -43,6 +44,8 @@ class StudyOffered:
     bytes: int = 0
     modalities: str = ""
     study_date: str = ""
+    person: str = ""
+    role: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -113,7 +116,7 @@ def made_event(offered: StudyOffered, peer: Peer, patients: tuple[str, ...]) -> 
         actor="operator",
         peer=peer.facility_key,
         purpose=offered.purpose,
-        subjects=(*subjects_of(offered.study, patients), *_message(offered)),
+        subjects=(*subjects_of(offered.study, patients), *_said(offered)),
         details={**_names(offered), "until": offered.until, "rights": peer.rights_digest},
     )
 
@@ -125,7 +128,7 @@ def heard_event(offered: StudyOffered, peer: Peer) -> Event:
         actor=peer.fingerprint,
         peer=peer.facility_key,
         purpose=offered.purpose,
-        subjects=(("study", offered.study), *_message(offered)),
+        subjects=(("study", offered.study), *_said(offered)),
         details={**_names(offered), "until": offered.until},
     )
 
@@ -161,5 +164,9 @@ def _names(offered: StudyOffered) -> dict[str, str | int | bool]:
     return {"number": offered.number, "offer": offered.offer.hex()}
 
 
-def _message(offered: StudyOffered) -> tuple[tuple[str, str], ...]:
-    return (("message", offered.message),) if offered.message else ()
+def _said(offered: StudyOffered) -> tuple[tuple[str, str], ...]:
+    """What a person wrote; and of an offer of a peer, who that is by its word."""
+    message = (("message", offered.message),) if offered.message else ()
+    if offered.direction == OUT or not (offered.person or offered.role):
+        return message
+    return (("asker", SEPARATOR.join((offered.person, offered.role, ""))), *message)

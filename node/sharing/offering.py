@@ -183,6 +183,8 @@ class Offering:
             bytes=offered.bytes,
             modalities=tuple(filter(None, offered.modalities.split("\n")))[: limits.MODALITIES],
             study_date=offered.study_date,
+            person=offered.person or None,
+            role=offered.role or None,
         )
 
     # --- hearing -----------------------------------------------------------------------

@@ -17,6 +17,7 @@ from keys.rules import Rule
 from keys.trust import Peer
 from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
+from node.callers import asking, parts_of
 from node.catalog.catalog import Catalog
 from node.clock import Clock
 from node.database import Database
@@ -46,6 +47,8 @@ from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Entry, Event
 from protocol.offers import ACCEPTED, DECLINED, StudyOffer
 
+PERSON_CHARACTERS, ROLE_CHARACTERS = 128, 64
+
 OFFERS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS offers (
     number INTEGER PRIMARY KEY,
@@ -64,7 +67,9 @@ CREATE TABLE IF NOT EXISTS offers (
     instances INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     modalities TEXT NOT NULL,       -- with newlines between
-    study_date TEXT NOT NULL
+    study_date TEXT NOT NULL,
+    person TEXT NOT NULL,           -- who offers it; empty when the offer is over
+    role TEXT NOT NULL              -- likewise
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS offers_by_name ON offers (direction, peer, offer);
 """
@@ -204,6 +209,7 @@ class Offers:
                     hint="end some; or give the peer a rule (`radmesh trust rule add`)",
                     code=ExitCode.REFUSED,
                 )
+            name, role, display = parts_of(asking().opening)
             offered = StudyOffered(
                 number=self._next_number(),
                 direction=OUT,
@@ -219,6 +225,8 @@ class Offers:
                 bytes=row.original_bytes,
                 modalities="\n".join(row.modalities),
                 study_date=row.study_date,
+                person=(display or name)[:PERSON_CHARACTERS],
+                role=role[:ROLE_CHARACTERS],
             )
             event = made_event(offered, peer, self._catalog.patients(row.study_uid))
             with self._peers.decisions.made():
@@ -341,6 +349,8 @@ class Offers:
                 bytes=said.bytes,
                 modalities="\n".join(said.modalities),
                 study_date=said.study_date,
+                person=said.person or "",
+                role=said.role or "",
             )
             self._change(offered, heard_event(offered, peer))
         self.on_change(peer.facility_key)
@@ -432,7 +442,8 @@ class Offers:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE offers SET state = ?, message = '', told = ? WHERE peer = ?"
+                "UPDATE offers SET state = ?, message = '', person = '', role = '', told = ?"
+                " WHERE peer = ?"
                 " AND state IN (?, ?)",
                 (ENDED, ENDED, facility_key, *OPEN),
             )
@@ -449,7 +460,7 @@ class Offers:
     def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
         """End the offer that an entry says has ended; see `Effects.compare`."""
         connection.execute(
-            "UPDATE offers SET state = ?, message = '' WHERE number = ?",
+            "UPDATE offers SET state = ?, message = '', person = '', role = '' WHERE number = ?",
             (ENDED, entry.details.get("number")),
         )
         self._database.after_commit(self._load)
@@ -466,7 +477,7 @@ class Offers:
 
     def _change(self, offered: StudyOffered, event: Event, *, is_cut: bool = False) -> None:
         if not offered.is_open:
-            offered = replace(offered, message="")
+            offered = replace(offered, message="", person="", role="")
         if not is_cut:
             self._cuts.write()
             self._effects.after_entry(event, lambda connection: _keep(connection, offered))
@@ -502,7 +513,13 @@ class Offers:
                 one.number: one for one in self._all.values() if f"offer {one.number}" in
                 self._cuts.names
             }  # fmt: skip
-            self._set({row["number"]: StudyOffered(**dict(row)) for row in rows} | unwritten)
+            self._set(
+                {
+                    row["number"]: StudyOffered(**{name: row[name] for name in _COLUMNS})
+                    for row in rows
+                }
+                | unwritten
+            )
 
     def _set(self, everything: dict[int, StudyOffered]) -> None:
         rules: dict[bytes, list[tuple[str, tuple[Rule, ...]]]] = {}
@@ -532,9 +549,10 @@ _COLUMNS = tuple(StudyOffered.__dataclass_fields__)
 def _keep(connection: sqlite3.Connection, offered: StudyOffered) -> None:
     connection.execute(
         "INSERT INTO offers (number, direction, peer, offer, study, purpose, message, made, until,"
-        " state, told, fetched, series, instances, bytes, modalities, study_date)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " state, told, fetched, series, instances, bytes, modalities, study_date, person, role)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (number) DO UPDATE SET state=excluded.state, told=excluded.told,"
-        " message=excluded.message, fetched=excluded.fetched",
+        " message=excluded.message, person=excluded.person, role=excluded.role,"
+        " fetched=excluded.fetched",
         tuple(getattr(offered, name) for name in _COLUMNS),
     )

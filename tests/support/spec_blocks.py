@@ -340,6 +340,8 @@ def make_blocks() -> dict[str, str]:
         bytes=manifest.total_original_bytes,
         modalities=("CT",),
         study_date="20260301",
+        person="Dr. A. Beispiel",
+        role="send",
     )
     answered = OfferAnswer(
         recipient=source_key.public, offer=exchange_pair.TRANSFER, time=now, answer="accepted"

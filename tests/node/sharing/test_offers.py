@@ -22,8 +22,10 @@ from node.audit.erasing import erase
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.network.messaging import MessageStream
+from node.operations import OPERATIONS, Call
 from node.sharing.offered import ENDED, KEPT_SECONDS, OFFERED, OPEN, StudyOffered
 from node.sharing.offering import Offering, decide_send
+from node.transfer.right import Right, RightEnded
 from protocol import limits, messages
 from protocol.errors import WireCode
 from protocol.messages import Heartbeat, Message, Refusal
@@ -87,6 +89,55 @@ def test_only_what_was_offered_can_be_fetched_and_only_so(two: TwoNodes) -> None
     assert two.south.catalog.study(STUDY) is not None
     [begun] = entries(two.north, "disclosure-begun")
     assert begun["details"]["rule"] == f"offer {offered.number}"
+
+
+def test_it_is_explained_as_it_is_decided(node: Node, south: Other, peer: Peer) -> None:
+    publish_study(node)
+
+    def explained(study: str = STUDY) -> dict[str, Any]:
+        asked = {"peer": "South", "study": study, "purpose": "treatment"}
+        return trio.run(OPERATIONS["trust.explain"].answer, Call(node), asked)
+
+    assert not explained()["allowed"]
+    _offer(node)
+    found = explained()
+    assert (found["allowed"], found["decides"], found["told"]) == (True, "offer 1", "")
+    [who] = trio.run(OPERATIONS["trust.who"].answer, Call(node), {"study": STUDY})["peers"]
+    assert (who["see"], who["fetch"], who["fetch_why"]) == ("", "yes", "allowed by offer 1")
+    node.offers.end(1)
+    assert not explained()["allowed"]
+
+
+def test_a_transfer_under_way_ends_with_its_offer(two: TwoNodes) -> None:
+    north, south = two.north, two.south
+    offered = _offer(north)
+    peer = north.peers.find("South")
+    right = Right(
+        north.catalog,
+        north.facts,
+        north.peers,
+        north.lately,
+        north.requests,
+        north.clock,
+        peer,
+        south.keys.node.public,
+        north.offers,
+    )
+    right.begin(STUDY)
+    request = messages.Request(
+        transfer=bytes(16),
+        source=north.keys.node.public,
+        study=STUDY,
+        purpose="treatment",
+        ephemeral=bytes(32),
+        time=north.clock.now_ms(),
+    )
+    assert right.refusal(request) is None
+    right.require(request)
+    north.offers.end(offered.number)
+    # Within the second for which an answer is kept.
+    with pytest.raises(RightEnded):
+        right.require(request)
 
 
 def test_the_peer_is_announced_nothing_by_an_offer(node: Node, south: Other, peer: Peer) -> None:
@@ -365,6 +416,19 @@ def test_rules_to_send_decide_and_else_a_person_is_asked(
     assert decide_send(node.peers, peer, "treatment", node.clock.now())[0] == state
     kinds = [entry["type"] for entry in entries(node, "offer-heard", "offer-answered")]
     assert kinds == ["offer-heard", *["offer-answered"] * (state != OFFERED)]
+
+
+def test_who_offers_is_shown_and_an_opening(
+    node: Node, clock: MadeClock, south: Other, peer: Peer
+) -> None:
+    _hear(node, clock, south, _word(node, person="Dr. B. Beispiel", role="radiologist"))
+    [entry] = entries(node, "offer-heard")
+    found = [node.audit.opening_of(one["commitment"]) for one in entry["subjects"]]
+    told = {one.kind: one.value for one in found if one is not None}
+    assert told == {"study": STUDY, "asker": "Dr. B. Beispiel^^^radiologist^^^", "message": "look"}
+    assert node.offers.find(1).person == "Dr. B. Beispiel"
+    node.offers.answer(1, DECLINED)
+    assert (node.offers.find(1).person, node.offers.find(1).role) == ("", "")
 
 
 def test_a_person_answers_once(node: Node, clock: MadeClock, south: Other, peer: Peer) -> None:
