@@ -84,7 +84,8 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
     requests = node.requests.all(waiting=True)
     if requests:
         found.append(
-            f"{count(len(requests), 'request')} of peers wait for approval: see `radmesh requests`"
+            f"{count(len(requests), 'request waits', 'requests wait')} for approval: see"
+            " `radmesh requests`"
         )
     offered = len(node.offers.waiting())
     if offered:
