@@ -17,7 +17,7 @@ from keys.rules import ALLOW, ASK
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.clock import Clock
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
@@ -107,12 +107,27 @@ class Offering:
         """Accept an offer of a peer for a person, and begin to fetch it.
 
         Raises:
-            NodeError: it does not wait for an answer, or log or database cannot be written.
+            NodeError: it does not wait for an answer, a rule denies it, or log or database cannot be
+                written.
         """
+        await in_thread(self._require_not_denied, number)
         async with self._fetching:
             offered = await in_thread(self._offers.answer, number, ACCEPTED)
             await self._begin(offered)
         return offered
+
+    def _require_not_denied(self, number: int) -> None:
+        offered, now = self._offers.find(number), self._clock.now()
+        for peer in self._peers.store.peers:
+            if peer.facility_key != offered.peer:
+                continue
+            answer, rule = decide_send(self._peers, peer, offered.purpose, now)
+            if answer == DECLINED:
+                raise NodeError(
+                    f"{rule} denies what {peer.petname} sends for this purpose",
+                    hint=f"decline the offer (`radmesh offers decline {number}`), or remove the rule",
+                    code=ExitCode.REFUSED,
+                )
 
     async def _fetch_accepted(self) -> None:
         async with self._fetching:

@@ -445,6 +445,17 @@ def test_a_person_answers_once(node: Node, clock: MadeClock, south: Other, peer:
     assert len(entries(node, "offer-heard")) == 1
 
 
+def test_a_rule_that_denies_goes_before_a_person_who_accepts(
+    node: Node, clock: MadeClock, south: Other, peer: Peer
+) -> None:
+    _hear(node, clock, south, _word(node))
+    node.peers.add_rule("South", ["deny", "send"], node.facts.blind)
+    with pytest.raises(NodeError, match="rule 1 denies"):
+        trio.run(_offering(node, clock).accept, 1)
+    assert node.offers.find(1).state == OFFERED
+    assert not entries(node, "offer-answered")
+
+
 def test_an_offer_that_was_taken_back_waits_no_more(
     node: Node, clock: MadeClock, south: Other, peer: Peer
 ) -> None:
