@@ -107,8 +107,7 @@ class Offering:
         """Accept an offer of a peer for a person, and begin to fetch it.
 
         Raises:
-            NodeError: it does not wait for an answer, a rule denies it, or log or database cannot be
-                written.
+            NodeError: it does not wait for an answer, a rule denies it, or it cannot be written.
         """
         await in_thread(self._require_not_denied, number)
         async with self._fetching:
@@ -125,7 +124,7 @@ class Offering:
             if answer == DECLINED:
                 raise NodeError(
                     f"{rule} denies what {peer.petname} sends for this purpose",
-                    hint=f"decline the offer (`radmesh offers decline {number}`), or remove the rule",
+                    hint=f"decline it (`radmesh offers decline {number}`), or remove the rule",
                     code=ExitCode.REFUSED,
                 )
 

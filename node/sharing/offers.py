@@ -490,7 +490,16 @@ class Offers:
         def effect(entry: Callable[[], int]) -> None:
             self._effects.of(entry(), lambda connection: _keep(connection, offered))
 
-        self._cuts.make(Cut(f"offer {offered.number}", event, effect))
+        try:
+            self._cuts.make(Cut(f"offer {offered.number}", event, effect))
+        except NodeError as error:
+            raise NodeError(
+                f"offer {offered.number} does not count any more in this process, but that could"
+                f" not be written: {error.message}",
+                hint="make room on the disk: a running node then writes it by itself; after a"
+                " restart look with `radmesh offers`",
+                code=error.code,
+            ) from error
 
     def _note(self, changed: StudyOffered) -> None:
         self._database.transact(lambda connection: _keep(connection, changed))
