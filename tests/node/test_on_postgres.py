@@ -47,6 +47,10 @@ OWNERS = (
     "node/receipts/test_reconciling.py",
     "node/reports/test_forwarding.py",
     "node/sharing/test_shared_studies.py",
+    "node/sharing/test_sharing_rules.py",
+    "node/sharing/test_requests.py",
+    "node/sharing/test_wishes.py",
+    "node/sharing/test_rules.py",
     "node/transfer/test_transfers.py",
     "node/witness/test_witness.py",
 )
