@@ -95,6 +95,7 @@ def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) ->
         facts=node.facts,
         lately=node.lately,
         requests=node.requests,
+        emergencies=node.emergencies,
         store=node.store,
         append=node.audit.append_many,
         add_receipt=take_receipt,
@@ -117,6 +118,7 @@ def receiver_of(node: Node, settling: Settling) -> Receiver:
         exchanging=settling.exchanging,
         announced=node.feeds.announced_by,
         clock=node.clock,
+        emergencies=node.emergencies,
     )
 
 
@@ -287,6 +289,7 @@ def endings_of(
         clock=node.clock,
         refusals=node.refusals,
         persons=node.persons,
+        emergencies=node.emergencies,
         log_failed=lambda: node.audit.failure is not None,
         try_log=node.audit.try_again,
     )

@@ -29,6 +29,12 @@ from node.cli.session import Session, json_option, pass_session
     help="Why, in your words, for a person there who has to approve it.",
 )
 @click.option(
+    "--emergency",
+    metavar="REASON",
+    help="Break the glass: one word of the facility's list of reasons, and after a colon what "
+    "there is to say. Needs --from. Both sides are alerted, and a person reviews it.",
+)
+@click.option(
     "--stat", is_flag=True, help="Urgent: it goes before all routine transfers of the source."
 )
 @click.option(
@@ -45,6 +51,7 @@ def fetch(
     peer: str | None,
     purpose: str,
     reason: str,
+    emergency: str | None,
     stat: bool,
     no_follow: bool,
 ) -> None:
@@ -53,6 +60,19 @@ def fetch(
     The node fetches, this command follows. Ctrl-C ends the following, not the fetch;
     a broken connection ends neither.
     """
+    operation = "fetch"
+    asked: dict[str, Any] = {
+        "study": study,
+        "peer": peer,
+        "purpose": purpose,
+        "stat": stat,
+        "follow": not no_follow,
+        "reason": reason,
+    }
+    if emergency is not None:
+        if peer is None:
+            raise click.UsageError("--emergency needs --from: one facility is asked")
+        operation, asked = "emergency", {"study": study, "peer": peer, "reason": emergency}
     latest: dict[str, Any] = {}
     with ProgressBar("waiting") as bar:
 
@@ -61,15 +81,7 @@ def fetch(
             bar.update(event["state"], event["bytes_done"], event["bytes"], _extra(event))
 
         try:
-            asked = {
-                "study": study,
-                "peer": peer,
-                "purpose": purpose,
-                "stat": stat,
-                "follow": not no_follow,
-                "reason": reason,
-            }
-            done = session.call("fetch", asked, show)
+            done = session.call(operation, asked, show)
         except KeyboardInterrupt:
             if latest:
                 name = latest["transfer"][:8]
@@ -81,6 +93,8 @@ def fetch(
         return
     for line in fetched_lines(done):
         output.say(line)
+    if emergency is not None:
+        output.note("both facilities are alerted; a person has to review it: `radmesh review`")
     if done["follow"]:
         output.note("what it grows by there is fetched by itself for a day (not with --no-follow)")
 

@@ -98,15 +98,20 @@ TYPES = (
     "approval-asked",
     "approved",
     "denied",
+    "emergency-begun",
+    "emergency-ended",
+    "emergency-overdue",
+    "emergency-reviewed",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
 ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
 """Types whose first subject is the person whom they are about; who asked follows it."""
 
-SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker")
+SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker", "note")
 """Facts are those of a study that decided about a request, as canonical JSON. An asker is who asks
-at the other side, by its word: name, role and reason, with `^^^` between them."""
+at the other side, by its word: name, role and reason, with `^^^` between them. A note is what a
+person wrote about a review."""
 
 OUTCOMES = ("success", "refused", "failed")
 

@@ -73,6 +73,7 @@ class TwoNodes:
             exchanging=lambda receipt: contextlib.nullcontext(),
             announced=lambda peer, study: None,
             clock=south.clock,
+            emergencies=south.emergencies,
         )
         ours, theirs = stream_pair(south.keys.node.public, north.keys.node.public)
         download = StudyDownload(destination, transfer, several=False)
