@@ -163,7 +163,6 @@ class Node:
         self.requests = Requests(self.database, self.effects, self.clock, self.catalog.patients)
         self.emergencies = Emergencies(
             self.database,
-            self.audit,
             self.effects,
             self.clock,
             self.settings.emergency,
@@ -381,7 +380,6 @@ class Node:
                 "withdrawn": self.shared_studies.make_true,
                 "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
-                "emergency-begun": self.emergencies.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
                 "person-removed": self.persons.make_true,

@@ -41,13 +41,16 @@ class Reviewed:
 
 
 def _describe(node: Node, one: Emergency) -> dict[str, Any]:
-    person, role, reason = parts_of(one.asker)
+    name, role, reason = parts_of(one.asker)
+    ours = next((each for each in node.persons.all() if one.person == each.id), None)
+    if one.direction == IN:
+        name = one.person if ours is None else ours.display or ours.name
     return {
         "number": one.number,
         "direction": one.direction,
         "peer": node.petname(one.peer),
         "study": one.study,
-        "person": person,
+        "person": name,
         "role": role,
         "reason": reason,
         "begun": one.begun,

@@ -14,12 +14,11 @@ from typing import Protocol
 from keys.purposes import BREAK_GLASS
 from keys.trust import Peer
 from node.audit.effects import Effects
-from node.audit.log import AuditLog
 from node.callers import SEPARATOR, Caller, asking
 from node.clock import Clock
 from node.database import Database
 from node.errors import ExitCode, NodeError
-from protocol.log.entry import Entry, Event, subjects_of
+from protocol.log.entry import Event, subjects_of
 
 log = logging.getLogger("radmesh.emergencies")
 
@@ -104,7 +103,6 @@ class Emergencies:
 
     Args:
         database: holds them.
-        audit: the log.
         effects: ties entries to their effects.
         clock: tells what is overdue.
         settings: what the facility has decided about emergencies.
@@ -114,14 +112,12 @@ class Emergencies:
     def __init__(
         self,
         database: Database,
-        audit: AuditLog,
         effects: Effects,
         clock: Clock,
         settings: Decided,
         patients: Callable[[str], tuple[str, ...]],
     ) -> None:
         self._database = database
-        self._audit = audit
         self._effects = effects
         self._clock = clock
         self.settings = settings
@@ -189,14 +185,18 @@ class Emergencies:
                 return
             number = self._next_number() if known is None else known.number
             caller = asking()
+            name, role, reason = asker
+            if direction == IN:
+                # Our own person is a subject of the entry, as of any other.
+                role = ""
             row = Emergency(
                 number,
                 direction,
                 peer.facility_key,
                 asks.transfer,
                 asks.study,
-                SEPARATOR.join(asker),
-                _who(caller) or asker[0] if direction == IN else "",
+                SEPARATOR.join(("" if direction == IN else name, role, reason)),
+                _who(caller) or name if direction == IN else "",
                 self._clock.now() if known is None else known.begun,
                 None,
                 0 if known is None else known.overdue,
@@ -314,36 +314,6 @@ class Emergencies:
             return self._change(
                 found, "emergency-reviewed", outcome=outcome, asker="", note=note.strip()
             )
-
-    def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
-        """Keep an emergency whose beginning is in the log, as a crash came before the table.
-
-        It then has to be reviewed, though no byte may have gone out.
-        """
-        opened = [self._audit.opening_of(commitment) for _, commitment in entry.subjects]
-        values = {one.kind: one.value for one in opened if one is not None}
-        number, direction = entry.details.get("number"), entry.details.get("direction")
-        transfer = entry.details.get("transfer")
-        if not isinstance(number, int) or direction not in (IN, OUT):
-            return False
-        asker = values.get("asker", "")
-        row = Emergency(
-            number,
-            str(direction),
-            entry.peer,
-            bytes.fromhex(str(transfer)),
-            values.get("study", ""),
-            asker,
-            asker.partition(SEPARATOR)[0] if direction == IN else "",
-            entry.time_ms // 1000,
-            None,
-            0,
-            "",
-        )
-        _store(connection, row)
-        # Look again at once.
-        self._due = 0
-        return True
 
     def forget(self, studies: Sequence[str]) -> None:
         """Delete the reviewed emergencies about these studies (UIDs)."""
