@@ -284,7 +284,8 @@ RETENTION = (
     ),
     Kept(
         name="emergencies",
-        holds="studies that were asked for in an emergency, and until it is reviewed by whom and why",
+        holds="studies that were asked for in an emergency, and until it is reviewed by whom and"
+        " why",
         place="node.db",
         purpose="to have a person review each",
         readers="people of the facility with the role look, audit or admin",

@@ -106,17 +106,24 @@ def _reason(node: Node, text: str) -> str:
 
 async def emergencies(call: Call, asked: Listed) -> Result:
     """The emergencies that wait for a review, on either side."""
-    kept = call.node.emergencies
-    found = await in_thread(kept.all if asked.all else kept.open)
-    return {"emergencies": [_describe(call.node, one) for one in found]}
+    return await in_thread(_list, call.node, asked)
+
+
+def _list(node: Node, asked: Listed) -> Result:
+    found = node.emergencies.all() if asked.all else node.emergencies.open()
+    return {"emergencies": [_describe(node, one) for one in found]}
 
 
 async def review(call: Call, asked: Reviewed) -> Result:
     """Close an emergency by a person's review."""
-    done = await in_thread(
-        call.node.emergencies.review, asked.number, asked.outcome, asked.note, call.caller
+    return await in_thread(_review, call, asked)
+
+
+def _review(call: Call, asked: Reviewed) -> Result:
+    node = call.node
+    return _describe(
+        node, node.emergencies.review(asked.number, asked.outcome, asked.note, call.caller)
     )
-    return _describe(call.node, done)
 
 
 OPERATIONS = (

@@ -19,8 +19,7 @@ def _breaks(south: Facility, study: str, reason: str = REASON) -> int:
 
 
 def test_the_glass_is_broken_and_both_sides_review_it(tmp_path: Path) -> None:
-    with two_facilities(tmp_path) as (north, south):
-        north.call("trust.revoke", peer="South Clinic", grants=["see", "fetch"])
+    with two_facilities(tmp_path, grants=()) as (north, south):
         study = make_study(tmp_path / "in", 4)
         north.call("ingest", paths=[str(tmp_path / "in")])
         for facility in (north, south):
