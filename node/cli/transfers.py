@@ -60,19 +60,8 @@ def fetch(
     The node fetches, this command follows. Ctrl-C ends the following, not the fetch;
     a broken connection ends neither.
     """
-    operation = "fetch"
-    asked: dict[str, Any] = {
-        "study": study,
-        "peer": peer,
-        "purpose": purpose,
-        "stat": stat,
-        "follow": not no_follow,
-        "reason": reason,
-    }
-    if emergency is not None:
-        if peer is None:
-            raise click.UsageError("--emergency needs --from: one facility is asked")
-        operation, asked = "emergency", {"study": study, "peer": peer, "reason": emergency}
+    if emergency is not None and peer is None:
+        raise click.UsageError("--emergency needs --from: one facility is asked")
     latest: dict[str, Any] = {}
     with ProgressBar("waiting") as bar:
 
@@ -81,7 +70,19 @@ def fetch(
             bar.update(event["state"], event["bytes_done"], event["bytes"], _extra(event))
 
         try:
-            done = session.call(operation, asked, show)
+            if emergency is not None:
+                broken = {"study": study, "peer": peer, "reason": emergency}
+                done = session.call("emergency", broken, show)
+            else:
+                asked = {
+                    "study": study,
+                    "peer": peer,
+                    "purpose": purpose,
+                    "stat": stat,
+                    "follow": not no_follow,
+                    "reason": reason,
+                }
+                done = session.call("fetch", asked, show)
         except KeyboardInterrupt:
             if latest:
                 name = latest["transfer"][:8]
