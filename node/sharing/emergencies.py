@@ -169,6 +169,10 @@ class Emergencies:
     ) -> None:
         """Note that an emergency access begins, with its entry; once for each transfer.
 
+        What a peer has of one study is one emergency until that is reviewed, however often it asks:
+        it cannot fill the list of reviews. Of our own, each is reviewed by itself, as each may be
+        somebody else's.
+
         Args:
             direction: `IN` if we ask, `OUT` if the peer does.
             peer: the other side.
@@ -180,8 +184,8 @@ class Emergencies:
             NodeError: it cannot be logged or stored.
         """
         with self._lock:
-            known = self._of(direction, peer.facility_key, asks.transfer, asks.study)
-            if known is not None and known.ended is None:
+            known = self._known(direction, peer.facility_key, asks.transfer, asks.study)
+            if known is not None and known.ended is None and known.transfer == asks.transfer:
                 return
             number = self._next_number() if known is None else known.number
             caller = asking()
@@ -324,13 +328,13 @@ class Emergencies:
             )
         )
 
-    def _of(self, direction: str, peer: bytes, transfer: bytes, study: str) -> Emergency | None:
-        row = self._database.query_one(
-            "SELECT * FROM emergencies WHERE direction = ? AND peer = ? AND transfer = ?"
-            " AND study = ? AND outcome = ''",
-            (direction, peer, transfer, study),
-        )
-        return None if row is None else Emergency(*row)
+    def _known(self, direction: str, peer: bytes, transfer: bytes, study: str) -> Emergency | None:
+        for one in self.open():
+            if (one.direction, one.peer, one.study) == (direction, peer, study) and (
+                direction == OUT or one.transfer == transfer
+            ):
+                return one
+        return None
 
     def _change(
         self,
@@ -393,8 +397,8 @@ def _store(connection: sqlite3.Connection, row: Emergency) -> None:
     connection.execute(
         "INSERT INTO emergencies (number, direction, peer, transfer, study, asker, person, begun,"
         " ended, overdue, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (number) DO UPDATE SET asker=excluded.asker, ended=excluded.ended,"
-        " overdue=excluded.overdue, outcome=excluded.outcome",
+        " ON CONFLICT (number) DO UPDATE SET transfer=excluded.transfer, asker=excluded.asker,"
+        " ended=excluded.ended, overdue=excluded.overdue, outcome=excluded.outcome",
         (
             row.number,
             row.direction,

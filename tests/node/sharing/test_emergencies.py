@@ -225,6 +225,16 @@ async def test_one_transfer_name_does_not_hide_a_second_emergency(north: Node) -
     assert [one.is_open for one in north.emergencies.all()] == [True, False]
 
 
+async def test_a_peer_cannot_fill_the_list_of_reviews(north: Node) -> None:
+    for number in range(5):
+        assert (await _asks(north, bytes([number]) * 16)).heard(ManifestArrived)
+    [one] = north.emergencies.open()
+    assert (one.number, one.transfer) == (1, bytes([4]) * 16)
+    begun = [entry["details"] for entry in entries(north, "emergency-begun")]
+    assert [each["number"] for each in begun] == [1] * 5
+    assert len({each["transfer"] for each in begun}) == 5
+
+
 # --- the review -------------------------------------------------------------------------
 
 
@@ -334,7 +344,7 @@ async def test_where_it_is_set_so_access_rests_until_it_is_reviewed(north: Node)
         "the review of emergency 1 is overdue"
     )
     # What has begun goes on, and the own side does not rest for what the other did.
-    assert (await _asks(north)).refused is None
+    assert (await _asks(north, b"2" * 16)).heard(ManifestArrived)
     assert north.emergencies.why_rests(IN) == ""
     _review(north)
     assert (await _asks(north, b"3" * 16)).heard(ManifestArrived)
