@@ -318,10 +318,14 @@ class TrustStore:
         facts: Facts | None = None,
         request: Request = NO_REQUEST,
         usage: Usage = NO_USAGE,
+        extra: Sequence[Rule] = (),
     ) -> Answer:
-        """Whether a facility (key of 32 bytes) may do something now; see `keys.grants.may`."""
+        """Whether a facility (key of 32 bytes) may do something now; see `keys.grants.may`.
+
+        `extra` are rules besides its own, such as those of an offer.
+        """
         peer, rules = self._peers.get(facility_key), self._rules.get(facility_key, ())
-        return may(action, peer, rules, facts, request, usage, now)
+        return may(action, peer, (*rules, *extra), facts, request, usage, now)
 
     def rules(self, facility_key: bytes) -> tuple[Rule, ...]:
         """The rules of a facility (key of 32 bytes), those of its grants first."""
@@ -339,10 +343,12 @@ class TrustStore:
         ages = any(kind in KINDS and KINDS[kind].changes_with_time for kind in kinds)
         return (sum(has_ended(rule, now) for rule in rules), now // DAY_SECONDS if ages else 0)
 
-    def why_never(self, action: str, facility_key: bytes, now: int) -> No | None:
-        """The refusal of an action for a facility, for any study; see `keys.grants`."""
+    def why_never(
+        self, action: str, facility_key: bytes, now: int, extra: Sequence[Rule] = ()
+    ) -> No | None:
+        """The refusal of an action for a facility, for any study; see `keys.grants` and `may`."""
         peer, rules = self._peers.get(facility_key), self._rules.get(facility_key, ())
-        return why_never(action, peer, rules, now)
+        return why_never(action, peer, (*rules, *extra), now)
 
     def tells_apart(self, action: str, facility_key: bytes) -> bool:
         """Whether the answer for a facility can differ by study; see `keys.grants`."""

@@ -84,9 +84,19 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
     requests = node.requests.all(waiting=True)
     if requests:
         found.append(
-            f"{count(len(requests), 'request')} of peers wait for approval: see `radmesh requests`"
+            f"{count(len(requests), 'request waits', 'requests wait')} for approval: see"
+            " `radmesh requests`"
         )
     found += _emergencies(node)
+    offered = len(node.offers.waiting())
+    if offered:
+        waits = count(offered, "offer of a facility waits", "offers of facilities wait")
+        found.append(f"{waits} for a person: see `radmesh offers`")
+    found += [
+        f"{name} has ended, and that is not written yet: it is tried again while this node runs; "
+        "after a restart look with `radmesh offers`"
+        for name in node.offers.unwritten
+    ]
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(
@@ -138,6 +148,7 @@ def waiting_persons(node: "Node") -> dict[str, int]:
         "requests": len(node.requests.all(waiting=True)),
         "reviews": len(node.emergencies.open()),
         "proposals": len(node.proposals.open()),
+        "offers": len(node.offers.waiting()),
     }
     return {kind: many for kind, many in found.items() if many}
 

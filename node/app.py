@@ -46,6 +46,7 @@ from node.sharing.facts import FACTS_SCHEMA, StudyFacts
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.found import FOUND_SCHEMA, FoundStudies, Questions
 from node.sharing.granted import GRANTED_SCHEMA, Granted
+from node.sharing.offers import OFFERS_SCHEMA, Offers
 from node.sharing.peers import PEERS_SCHEMA, Peers
 from node.sharing.policy import Sight
 from node.sharing.recalls import RECALLS_SCHEMA, Recalls
@@ -121,6 +122,7 @@ class Node:
                 FOLLOWED_SCHEMA,
                 FOUND_SCHEMA,
                 GRANTED_SCHEMA,
+                OFFERS_SCHEMA,
                 PEOPLE_SCHEMA,
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
@@ -159,6 +161,9 @@ class Node:
         )
         self.catalog.deciding.rules = self.sharing_rules.all
         self.catalog.deciding.blind = self.facts.blind
+        self.offers = Offers(
+            self.database, self.effects, self.peers, self.catalog, self.facts, self.clock
+        )
         self.lately = DisclosedLately(self.audit, self.clock.now)
         self.requests = Requests(self.database, self.effects, self.clock, self.catalog.patients)
         self.emergencies = Emergencies(
@@ -206,6 +211,7 @@ class Node:
         self.wishes.on_change = self._wishes_changed
         self.peers.before_giving = self.rules.require_two("trust")
         self.peers.on_change = lambda peer: self.on_peer_change(peer)
+        self.offers.on_change = self._offers_changed
         self.witness_store = WitnessStore(self.database)
         self.fork_detector = ForkDetector(
             self.witness_store,
@@ -357,6 +363,12 @@ class Node:
             self.found.forget_peer(peer.facility_key)
             self.followed.end_peer(peer.facility_key)
             self.granted.forget(peer.facility_key)
+            self.offers.end_peer(peer.facility_key)
+
+    def _offers_changed(self, facility_key: bytes) -> None:
+        peer = self.find_peer(facility_key)
+        if peer is not None:
+            self.on_peer_change(peer)
 
     def _wishes_in_change(self, patient_id: str) -> None:
         """Derive the consequences of an objection or a consent, in its transaction."""
@@ -380,6 +392,7 @@ class Node:
                 "withdrawn": self.shared_studies.make_true,
                 "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
+                "offer-ended": self.offers.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
                 "person-removed": self.persons.make_true,
@@ -398,6 +411,7 @@ class Node:
         self.recalls.forget(studies)
         self.followed.forget(studies)
         self.found.forget(studies)
+        self.offers.forget(studies)
         self.transfers.forget(studies)
         self.requests.forget(studies)
         self.emergencies.forget(studies)

@@ -170,6 +170,11 @@ def _words_to_search_by(connection: sqlite3.Connection) -> None:
         )
 
 
+def _feeds_show_patients(connection: sqlite3.Connection) -> None:
+    """A feed tells of the exam, or of its patient as well."""
+    connection.execute("ALTER TABLE feed ADD COLUMN shows TEXT NOT NULL DEFAULT 'exam'")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -185,6 +190,7 @@ NODE_MIGRATIONS = (
     Migration("who asked for a fetch", _fetches_know_who_asked),
     Migration("why somebody asked for a fetch", _fetches_have_reasons),
     Migration("by which words a study is searched", _words_to_search_by),
+    Migration("what a feed tells of a study", _feeds_show_patients),
 )
 """The steps of `node.db`."""
 

@@ -26,6 +26,8 @@ from node.sharing.finding import Finder
 from node.sharing.granting import Granting
 from node.sharing.greeting import Greeting
 from node.sharing.log_queries import Answer, LogQueries
+from node.sharing.offered import StudyOffered
+from node.sharing.offering import Offering
 from node.sharing.pairing import Pairings
 from node.transfer.fetching import Fetcher
 from node.transfer.following import Follower
@@ -72,6 +74,25 @@ def granting_of(node: Node, open_stream: OpenStream) -> Granting:
     return Granting(node.granted, node.peers, open_stream, clock=node.clock, budgets=node.budgets)
 
 
+def offering_of(node: Node, open_stream: OpenStream, fetcher: Fetcher) -> Offering:
+    """Tells peers of our offers, hears theirs, and fetches what was accepted."""
+
+    async def fetch(offered: StudyOffered) -> None:
+        peer = node.find_peer(offered.peer)
+        if peer is not None:
+            await fetcher.start(offered.study, peer, offered.purpose, only_peer=True, follow=False)
+
+    return Offering(
+        node.offers,
+        node.peers,
+        lambda: node.keys.node,
+        open_stream,
+        fetch,
+        clock=node.clock,
+        budgets=node.budgets,
+    )
+
+
 def pairings_of(node: Node, transport: Transport) -> Pairings:
     """Pairs with a facility by a code."""
     bounds = NetworkLimits()
@@ -96,6 +117,7 @@ def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) ->
         lately=node.lately,
         requests=node.requests,
         emergencies=node.emergencies,
+        offers=node.offers,
         store=node.store,
         append=node.audit.append_many,
         add_receipt=take_receipt,

@@ -273,6 +273,16 @@ RETENTION = (
         tables=("patient_wishes",),
     ),
     Kept(
+        name="offers",
+        holds="which studies were offered to whom and by whom, why, and what a person wrote",
+        place="node.db",
+        purpose="to let the other side fetch the study, and to have somebody decide on it",
+        readers="people of the facility; the other facility",
+        kept="30 days after its end, or until openings of the study are erased; what a person wrote"
+        " until it is declined or ended",
+        tables=("offers",),
+    ),
+    Kept(
         name="requests",
         holds="requests of peers that a person had to approve: study, and until it is over who"
         " asked and why",

@@ -32,6 +32,7 @@ from node.parts import (
     granting_of,
     greeting_of,
     log_queries_of,
+    offering_of,
     pairings_of,
     receiver_of,
     reconciling_of,
@@ -127,6 +128,7 @@ class Serving:
                 messages.AUDIT_PROTOCOL: lambda stream: self.log_queries.serve(stream),
                 messages.FIND_PROTOCOL: self._serve_find,
                 messages.GRANTS_PROTOCOL: self._serve_grants,
+                messages.OFFERS_PROTOCOL: self._serve_offers,
             },
             meet=self._meet,
             left=self._left,
@@ -173,6 +175,9 @@ class Serving:
                 why_away=self.presence.why_away,
             ),
         )
+        self.offering = offering_of(
+            node, lambda peer: self._open(peer, messages.OFFERS_PROTOCOL), self.fetcher
+        )
         self.follower = follower_of(node, self.fetcher, self.presence.peer_to_ask)
         self.announcer.in_keeping = node.followed.heard
         self.announcer.on_heard = self._heard
@@ -215,6 +220,7 @@ class Serving:
                 self._ready.set()
                 nursery.start_soon(self.fetcher.run)
                 nursery.start_soon(self.follower.run)
+                nursery.start_soon(self.offering.run)
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
                 nursery.start_soon(self.rereading.run)
@@ -284,8 +290,11 @@ class Serving:
             # With a card that has expired, or a contested key, a fetch waits for a newer card.
             if current is None or not current.is_trusted(now):
                 self.fetcher.cancel_peer(peer.facility_key)
+        offered = self._node.offers.rules(peer.facility_key)
         actions = ("fetch", "emergency")
-        if all(store.why_never(one, peer.facility_key, now) is not None for one in actions):
+        if all(
+            store.why_never(one, peer.facility_key, now, offered) is not None for one in actions
+        ):
             self.sender.stop_peer(peer.facility_key)
         elif self._nursery is not None and self.sender.sessions(peer.facility_key):
             self._nursery.start_soon(
@@ -295,6 +304,7 @@ class Serving:
         self.witnessing.poke()
         self.announcer.announce()
         self.granting.poke()
+        self.offering.poke()
         self.follower.poke()
 
     def _heard(self, facility_key: bytes, records: Sequence[Record]) -> None:
@@ -342,6 +352,11 @@ class Serving:
     async def _serve_grants(self, stream: PeerStream) -> None:
         await self._ready.wait()
         await self.granting.serve(stream)
+
+    async def _serve_offers(self, stream: PeerStream) -> None:
+        await self.witnessing.wait_checked(stream.peer)
+        await self._ready.wait()
+        await self.offering.serve(stream)
 
     async def _serve_catalog(self, stream: PeerStream) -> None:
         await self.witnessing.wait_checked(stream.peer)
@@ -395,9 +410,12 @@ class Serving:
             await self.witnessing.check(known, node_key)
         await self._ready.wait()
         async with trio.open_nursery() as nursery:
-            await self._talk(
-                node_key, lambda: nursery.start_soon(self.granting.keep_told, node_key)
-            )
+
+            def greeted() -> None:
+                nursery.start_soon(self.granting.keep_told, node_key)
+                nursery.start_soon(self.offering.keep_told, node_key)
+
+            await self._talk(node_key, greeted)
             nursery.cancel_scope.cancel()
 
     async def _talk(self, node_key: bytes, on_greeted: Callable[[], None]) -> None:

@@ -176,6 +176,9 @@ TEXT_CHARACTERS = 1024
 """Longest free text in a message, such as a Study Description (64 in PS3.5, but
 real files break that)."""
 
+OFFER_CHARACTERS = 500
+"""Longest message of a person with an offer: why it is sent, no report."""
+
 MODALITY_CHARACTERS = 16
 """Longest modality: a Code String, PS3.5 section 6.2."""
 
@@ -278,12 +281,23 @@ BUDGETS = {
     "audit-request": Budget(36_000, 1_000, "busy", "a round a minute, and receipts of an outage"),
     "comparison": Budget(12, 4, "busy", "two logs are compared now and then, by a person"),
     "grants": Budget(20, 20, "wait", "new statements of rights: an admin makes a few a day"),
+    "offer": Budget(60, 30, "busy", "new offers: a person makes each, and a person reads it"),
+    "offer-message": Budget(3_600, 600, "busy", "offers again at each connection, answers, ends"),
     "logged-refusal": Budget(20, 20, "count", "one entry each; then one an hour with the count"),
     "log-line": Budget(60, 20, "count", "lines of one kind about one peer in the process log"),
 }
 """One row for each kind; each facility has its own budgets. A node may set others for a peer
 (`[limits]` in its settings). Exceeding a budget never disconnects a trusted peer or denies
 it a study that it may have: only their number and the line limit transfers themselves."""
+
+OFFERS_OPEN = 200
+"""Most offers of one peer, and to one peer, that are open at once: a person reads each."""
+
+OFFER_DAYS = 90
+"""Longest time that an offer may be open; then it would be a rule."""
+
+OFFER_STREAMS_PER_PEER = 4
+"""Most messages of one peer about offers that are handled at once; a node sends one at a time."""
 
 FEED_RECORDS = 500_000
 """Most studies kept from one peer's feed; a hospital archives some 100,000 a year."""

@@ -36,6 +36,7 @@ STUDY_PROTOCOL = "/radmesh/study/1"
 AUDIT_PROTOCOL = "/radmesh/audit/1"
 FIND_PROTOCOL = "/radmesh/find/1"
 GRANTS_PROTOCOL = "/radmesh/grants/1"
+OFFERS_PROTOCOL = "/radmesh/offers/1"
 
 PROTOCOL_VERSION = 1
 
@@ -72,8 +73,8 @@ class Record:
     `series`, `instances`, `bytes` (original), `encoded_bytes` and `content_root`
     describe what can be fetched; they are 0 or zero bytes for a withdrawn study. `recall`
     is the code of the last discard from the study (`protocol.recalls`), `recalls` the number
-    of its discards because of an error; both are absent if there was none. The grant
-    determines which patient fields are present.
+    of its discards because of an error; both are absent if there was none. Who the patient is
+    stands in it only if the peer's rules show that.
     """
 
     sequence: int = number(least=1)
@@ -91,6 +92,10 @@ class Record:
     description: str | None = text(optional=True)
     patient_id: str | None = text(optional=True)
     patient_name: str | None = text(optional=True)
+    issuer: str | None = text(optional=True)
+    birth_date: str | None = text(16, optional=True)
+    sex: str | None = text(16, optional=True)
+    accession: str | None = text(optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +290,7 @@ def decode_untrusted(
 def sign(message: Message, key: identity.KeyPair) -> Signed:
     """Wrap a message in its signature."""
     body = encode(message)
-    return Signed(body=body, signature=key.sign(_domain(message.TYPE), body))
+    return Signed(body=body, signature=key.sign(domain(message.TYPE), body))
 
 
 def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M:
@@ -303,12 +308,17 @@ def open_signed_untrusted(signed: Signed, expected: type[M], signer: bytes) -> M
     if not isinstance(message, expected):
         raise RemoteProtocolError("the signed message is of another type", WireCode.UNEXPECTED)
     check_signature_untrusted(
-        signer, _domain(message.TYPE), signed.body, signed.signature, message.TYPE
+        signer, domain(message.TYPE), signed.body, signed.signature, message.TYPE
     )
     return message
 
 
-def _domain(kind: str) -> bytes:
+def domain(kind: str) -> bytes:
+    """The domain of the signature of a message type.
+
+    Raises:
+        LocalProtocolError: a message of this type is not signed.
+    """
     if kind == Signed.TYPE:
         raise LocalProtocolError("a signed message is not signed again")
     return b"radmesh-" + kind.encode() + b"-v1"

@@ -70,6 +70,10 @@ ENTRY_FIRST = (
     "confirmed",
     "declined",
     "proposal-ended",
+    "offered",
+    "offer-heard",
+    "offer-answered",
+    "offer-ended",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
 `received` (the fetch goes on), `erased` and key changes (finished by the next start)."""

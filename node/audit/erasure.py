@@ -58,19 +58,19 @@ OF_PATIENT = f"""(
     ({_IS_PATIENT})
     OR ({_BY_NAME} AND value IN ({_NAMES_OF_PATIENT}))
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
-    OR (kind IN ('instance', 'facts', 'asker', 'note') AND entry IN (
+    OR (kind IN ('instance', 'facts', 'asker', 'message', 'note') AND entry IN (
         SELECT entry FROM openings WHERE {_IS_PATIENT}))
-    OR (kind = 'facts' AND entry IN (
+    OR (kind IN ('facts', 'message') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value IN ({STUDIES_OF_PATIENT})))
 )"""
 """SQL: whether an opening names the patient ?1 or a study of this patient."""
 
 OF_STUDY = """(
     (kind = 'study' AND value = ?1)
-    OR (kind IN ('patient', 'instance', 'facts', 'asker', 'note') AND entry IN (
+    OR (kind IN ('patient', 'instance', 'facts', 'asker', 'message', 'note') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
 )"""
-"""SQL: whether an opening names the study ?1, its patient, an instance or what decided."""
+"""SQL: whether an opening names the study ?1, its patient, an instance, what decided, a message."""
 
 OF_PERSON = """(kind = 'person'
     AND (value = ?1 OR substr(value, 1, length(?1) + 3) = ?1 || '^^^'))"""

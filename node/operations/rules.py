@@ -198,10 +198,15 @@ def _explain(node: Node, asked: Explained) -> Result:
     facts = node.facts.of(study, peer.facility_key)
     if action == "emergency" and facts is not None and node.settings.emergency.over_objections:
         facts = replace(facts, objections=frozenset())
-    rules = rules_of(peer)
+    # What was offered at an earlier time is only in the log.
+    is_now = asked.at is None and action == "fetch"
+    offered = node.offers.rules(peer.facility_key) if is_now else ()
+    rules = (*rules_of(peer), *offered)
     found = explain_in_full(action, peer, rules, facts, request, usage, now)
     store = TrustStore([peer], node.card.facility_key)
-    decided = decide_fetch(store, peer, request, facts, now=now, usage=usage, unseen=unseen)
+    decided = decide_fetch(
+        store, peer, request, facts, now=now, usage=usage, unseen=unseen, extra=offered
+    )
     return {
         "peer": peer.petname,
         "study": study.study_uid,
@@ -262,7 +267,8 @@ def _who(node: Node, asked: Who) -> Result:
         facts, usage = node.facts.of(study, peer.facility_key), _usage(node, peer, study, action)
         rules = rules_of(peer)
         sees = grants.may("see", peer, rules, facts, NO_REQUEST, NO_USAGE, now)
-        has = grants.may(action, peer, rules, facts, request, usage, now)
+        offered = node.offers.rules(peer.facility_key)
+        has = grants.may(action, peer, (*rules, *offered), facts, request, usage, now)
         told.append(
             {
                 "peer": peer.petname,

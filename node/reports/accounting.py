@@ -42,6 +42,7 @@ EXEMPT = frozenset(("treatment", "second-opinion", "operations"))
 
 _BEGUN = "disclosure-begun"
 _ANSWERED, _ASKED = "find-answered", "find-asked"
+_ANNOUNCED = "announced"
 _TOLD = "told to the recipient"
 _ENDS = {
     "disclosed": "received by the recipient",
@@ -112,7 +113,7 @@ class Accounting:
 
     def _disclosures(self) -> Iterator[tuple[Record, str]]:
         """Each disclosure that began in the selected time, and its outcome, even if later."""
-        types = frozenset((_BEGUN, *_ENDS, _ANSWERED, _ASKED))
+        types = frozenset((_BEGUN, *_ENDS, _ANSWERED, _ASKED, _ANNOUNCED))
         wanted = replace(self._selection, until=None, types=types)
         until = None if self._selection.until is None else format_time(self._selection.until)
         open_ones: dict[tuple[str, object], dict[object, _Open]] = {}
@@ -124,7 +125,10 @@ class Accounting:
             if is_late and not open_ones:
                 return
             begun = open_ones.get(transfer, {})
-            if record.type in (_ANSWERED, _ASKED):
+            if record.type == _ANNOUNCED:
+                if not is_late:
+                    yield from ((each, _TOLD) for each in _of_announcement(record))
+            elif record.type in (_ANSWERED, _ASKED):
                 if not is_late:
                     yield from ((each, _TOLD) for each in _of_search(record))
             elif record.type == _BEGUN:
@@ -181,6 +185,19 @@ def _of_search(record: Record) -> Iterator[Record]:
         yield replace(record, subjects=(study, *record.of_kind("patient")))
 
 
+def _of_announcement(record: Record) -> Iterator[Record]:
+    """The disclosures of an announcement: one for each study of which it told the patient."""
+    studies: list[list[Subject]] = []
+    for subject in record.subjects:
+        if subject.kind == "study":
+            studies.append([subject])
+        elif subject.kind == "patient" and studies:
+            studies[-1].append(subject)
+    for subjects in studies:
+        if len(subjects) > 1:
+            yield replace(record, subjects=tuple(subjects))
+
+
 def _description(begun: Record, study: Subject | None) -> str:
     """What was disclosed."""
     if begun.type == _ASKED:
@@ -188,6 +205,8 @@ def _description(begun: Record, study: Subject | None) -> str:
     if begun.type == _ANSWERED:
         what = "one imaging study is" if study else "many imaging studies are"
         return f"that {what} here (the answer to a search for its patient)"
+    if begun.type == _ANNOUNCED:
+        return "that one imaging study is here, with its patient, date and description"
     count = begun.details.get("instances", "")
     number = f"{count} images of " if count != "" else ""
     return f"{number}one imaging study (DICOM images with their headers)"

@@ -146,6 +146,10 @@ EVENTS: dict[str, Meaning] = {
     "confirmed": Meaning(event="110113", kind="110147"),
     "declined": Meaning(event="110113", kind="110147"),
     "proposal-ended": Meaning(event="110113", kind="110147"),
+    "offered": Meaning(event="110112", lifecycle="11"),
+    "offer-heard": Meaning(event="110112", lifecycle="6"),
+    "offer-answered": Meaning(event="110113", kind="110147"),
+    "offer-ended": Meaning(event="110113", kind="110135", action="U"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, and a heartbeat is no event."""
@@ -271,7 +275,7 @@ def audit_messages(
             is_open=subject.value is not None,
         )
         for subject in record.subjects
-        if subject.kind not in ("person", "facts", "asker", "note")
+        if subject.kind not in ("person", "facts", "asker", "message", "note")
     ]
     others = _others(record, facilities, about)
     if record.type in ABOUT_PERSONS:

@@ -6,7 +6,7 @@ then goes live without another request.
 
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import trio
@@ -26,13 +26,17 @@ from protocol import limits, messages
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.feed import Subscription
 from protocol.fields import from_map_untrusted, to_map
-from protocol.log.entry import Event
+from protocol.log.entry import Event, subjects_of
 from protocol.messages import Announcement, Heartbeat, Record, Signed, Subscribe
 
 log = logging.getLogger("radmesh.announcer")
 
 NO_ROOM_SECONDS = 5.0
 """Time until a full disk is checked again."""
+
+
+SUBJECTS = 500
+"""Most studies and patients in one entry: it takes 65,535 bytes, and each needs about 110."""
 
 
 class Announcer:
@@ -214,19 +218,27 @@ class Announcer:
         if not records:
             return
         unlogged = self._feeds.unlogged(peer.facility_key, records)
-        if unlogged:
+        patients = self._feeds.patients_told(unlogged)
+        while unlogged:
+            some = _fitting(unlogged, patients)
             self._append(
                 Event(
                     type="announced",
                     peer=peer.facility_key,
-                    subjects=tuple(("study", record.study) for record in unlogged),
+                    # Each study is followed by the patients that the peer is told of with it.
+                    subjects=tuple(
+                        subject
+                        for record in some
+                        for subject in subjects_of(record.study, patients.get(record.study, ()))
+                    ),
                     details={
-                        "available": sum(record.kind != "withdrawn" for record in unlogged),
-                        "withdrawn": sum(record.kind == "withdrawn" for record in unlogged),
+                        "available": sum(record.kind != "withdrawn" for record in some),
+                        "withdrawn": sum(record.kind == "withdrawn" for record in some),
                     },
                 )
             )
-            self._feeds.mark_told(peer.facility_key, unlogged)
+            self._feeds.mark_told(peer.facility_key, some)
+            unlogged = unlogged[len(some) :]
 
     def _keep(self, peer: bytes, announcement: Announcement, subscription: Subscription) -> None:
         """Store what a peer announced, after logging what it recalled."""
@@ -279,3 +291,15 @@ class Announcer:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await stream.reset()
+
+
+def _fitting(
+    records: tuple[Record, ...], patients: Mapping[str, tuple[str, ...]]
+) -> tuple[Record, ...]:
+    """The first records, as many as one entry takes; at least one."""
+    subjects = 0
+    for place, record in enumerate(records):
+        subjects += 1 + len(patients.get(record.study, ()))
+        if subjects > SUBJECTS and place:
+            return records[:place]
+    return records

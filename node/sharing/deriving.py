@@ -27,17 +27,18 @@ _TO_PEER = f"""((s.shared <> 0 AND coalesce(p.effect, '') <> '{WITHHELD}')
 before the state of the study."""
 
 _SHARED = f"""
-SELECT s.*, f.kind, f.content_root, f.told, f.recalls
+SELECT s.*, f.kind, f.content_root, f.told, f.recalls, f.shows
     FROM studies s LEFT JOIN feed f ON f.peer = :peer AND f.study = s.study_uid
     LEFT JOIN peer_sharing p ON p.peer = :peer AND p.study_uid = s.study_uid
     WHERE {_TO_PEER} AND (:tells_apart <> 0
-        OR f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root)
+        OR f.kind IS NULL OR f.kind = 'withdrawn' OR f.content_root <> s.content_root
+        OR f.shows <> :shows)
 """
 """Shared studies, each with its place in the peer's feed. If the peer may be told of all shared
-studies or of none, studies that it was told of with the same content are left out."""
+studies or of none, those that it was told of in the same way are left out."""
 
 _UNSHARED = f"""
-SELECT f.study, f.kind, f.content_root, f.told, f.recalls FROM feed f
+SELECT f.study, f.kind, f.content_root, f.told, f.recalls, f.shows FROM feed f
     LEFT JOIN studies s ON s.study_uid = f.study
     LEFT JOIN peer_sharing p ON p.peer = :peer AND p.study_uid = f.study
     WHERE f.peer = :peer AND NOT (:sees <> 0 AND s.study_uid IS NOT NULL AND {_TO_PEER})
@@ -55,16 +56,28 @@ class Place(NamedTuple):
     content_root: bytes
     told: int
     recalls: int
+    shows: str
 
 
-Derived = tuple[str, Place | None, bytes | None]
-"""Study Instance UID, its place in a feed, and its content root if the peer may know it."""
+class Derived(NamedTuple):
+    """A study (UID), its place in a feed, and what the peer may know of it now.
+
+    `root` is its content root, `shows` as in `Sight.shows`; None and "" for nothing.
+    """
+
+    study: str
+    place: Place | None
+    root: bytes | None = None
+    shows: str = ""
+
+
+_PLACE = len(Place._fields)
 
 
 def places_of(connection: sqlite3.Connection, study: str) -> dict[bytes, Place]:
     """The places of a study (UID) in the feeds, by facility key."""
     rows = connection.execute(
-        "SELECT peer, kind, content_root, told, recalls FROM feed WHERE study = ?", (study,)
+        "SELECT peer, kind, content_root, told, recalls, shows FROM feed WHERE study = ?", (study,)
     )
     return {row["peer"]: Place(*row[1:]) for row in rows}
 
@@ -75,7 +88,7 @@ def different(
     """Studies whose place in a peer's feed may be wrong."""
     sees = peer in sight.peers()
     rows = connection.execute(_UNSHARED, {"peer": peer, "sees": sees})
-    found: list[Derived] = [(row["study"], Place(*row[1:]), None) for row in rows]
+    found: list[Derived] = [Derived(row["study"], Place(*row[1:])) for row in rows]
     if sees:
         found += _of_shared(connection, catalog, sight, peer)
     return sorted(found, key=itemgetter(0))
@@ -85,25 +98,31 @@ def _of_shared(
     connection: sqlite3.Connection, catalog: Catalog, sight: Sight, peer: bytes
 ) -> Iterator[Derived]:
     """Shared studies whose place in a peer's feed may be wrong."""
-    apart = sight.tells_apart(peer)
+    values = {
+        "peer": peer,
+        "tells_apart": sight.tells_apart(peer),
+        "shows": sight.shows_alike(peer),
+    }
     # All of them before the next query: a statement must not stay open meanwhile.
-    rows = connection.execute(_SHARED, {"peer": peer, "tells_apart": apart}).fetchall()
-    studies = [study_row(row[:-4]) for row in rows]
-    for row, study, allowed in zip(rows, studies, sight.may_see_each(peer, studies), strict=True):
-        place = None if row["kind"] is None else Place(*row[-4:])
-        if place is None and not allowed:
+    rows = connection.execute(_SHARED, values).fetchall()
+    studies = [study_row(row[:-_PLACE]) for row in rows]
+    for row, study, shows in zip(rows, studies, sight.shows_each(peer, studies), strict=True):
+        place = None if row["kind"] is None else Place(*row[-_PLACE:])
+        if place is None and not shows:
             continue
-        told = None if place is None or place.kind == "withdrawn" else place.content_root
-        if allowed and told == study.content_root:
+        told = None if place is None or place.kind == "withdrawn" else place
+        if shows and told and (told.content_root, told.shows) == (study.content_root, shows):
             continue
-        visible = allowed and not catalog.is_held_back(study.study_uid)
-        yield study.study_uid, place, study.content_root if visible else None
+        if shows and not catalog.is_held_back(study.study_uid):
+            yield Derived(study.study_uid, place, study.content_root, shows)
+        else:
+            yield Derived(study.study_uid, place)
 
 
 def refresh(connection: sqlite3.Connection, peer: bytes, studies: Iterable[Derived]) -> None:
     """Bring one feed up to date with these studies."""
     moved, forgotten = [], []
-    for study, place, root in studies:
+    for study, place, root, shows in studies:
         if place is None:
             told = Told.NOTHING
         elif place.kind == "withdrawn":
@@ -111,7 +130,7 @@ def refresh(connection: sqlite3.Connection, peer: bytes, studies: Iterable[Deriv
         else:
             told = Told.TOLD if place.told else Told.PENDING
         content = root or NO_ROOT
-        same = place is not None and place.content_root == content
+        same = place is not None and (place.content_root, place.shows) == (content, shows)
         recalls = recall_of(connection, study).count
         change = next_change(
             told,
@@ -122,7 +141,7 @@ def refresh(connection: sqlite3.Connection, peer: bytes, studies: Iterable[Deriv
         if change is Change.FORGET:
             forgotten.append((peer, study))
         elif change is not Change.NONE:
-            moved.append((study, change.value, content, int(told is Told.TOLD), recalls))
+            moved.append((study, change.value, content, int(told is Told.TOLD), recalls, shows))
     connection.executemany("DELETE FROM feed WHERE peer=? AND study=?", forgotten)
     if not moved:
         return
@@ -134,9 +153,10 @@ def refresh(connection: sqlite3.Connection, peer: bytes, studies: Iterable[Deriv
     ).fetchone()
     first = last - len(moved) + 1
     connection.executemany(
-        "INSERT INTO feed (peer, study, sequence, kind, content_root, told, recalls) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "INSERT INTO feed (peer, study, sequence, kind, content_root, told, recalls, shows) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (peer, study) DO UPDATE SET sequence=excluded.sequence, "
-        "kind=excluded.kind, content_root=excluded.content_root, recalls=excluded.recalls",
+        "kind=excluded.kind, content_root=excluded.content_root, recalls=excluded.recalls, "
+        "shows=excluded.shows",
         [(peer, one[0], sequence, *one[1:]) for sequence, one in enumerate(moved, first)],
     )

@@ -42,5 +42,11 @@ def forget_words(connection: sqlite3.Connection, peer: bytes, study: str = "") -
 
 
 def _words(record: Record) -> Words:
-    patient = [(record.patient_id, "")] if record.patient_id else []
-    return words_of(name=record.patient_name or "", patients=patient, modalities=record.modalities)
+    patient = [(record.patient_id, record.issuer or "")] if record.patient_id else []
+    return words_of(
+        name=record.patient_name or "",
+        patients=patient,
+        birth_date=record.birth_date or "",
+        accession_number=record.accession or "",
+        modalities=record.modalities,
+    )

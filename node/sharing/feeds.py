@@ -11,11 +11,14 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from keys.rules import PATIENT
+from node.catalog.attributes import patients_of_each
 from node.catalog.catalog import Catalog
 from node.catalog.discards import Recall, recall_of
+from node.catalog.patients import Patient
 from node.catalog.words import ANY, Search
 from node.database import Database
-from node.sharing.deriving import NO_ROOT, different, places_of, refresh
+from node.sharing.deriving import NO_ROOT, Derived, different, places_of, refresh
 from node.sharing.feed_words import (
     forget_words,
     keep_words,
@@ -42,6 +45,7 @@ CREATE TABLE IF NOT EXISTS feed (
     told INTEGER NOT NULL,              -- whether the peer ever learned of it
     logged INTEGER NOT NULL DEFAULT 0,  -- the sequence for which the log has an entry
     recalls INTEGER NOT NULL DEFAULT 0, -- how many of the study it tells of
+    shows TEXT NOT NULL DEFAULT 'exam', -- what is told of the study: exam, patient
     PRIMARY KEY (peer, study)
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS feed_by_sequence ON feed (peer, sequence);
@@ -113,9 +117,9 @@ class Feeds:
             places = places_of(connection, study)
             row = self._catalog.study(study)
             for peer in sorted(self.sight.peers() | places.keys()):
-                visible = row is not None and self.sight.may_see(peer, row)
-                root = row.content_root if row is not None and visible else None
-                refresh(connection, peer, [(study, places.get(peer), root)])
+                shows = "" if row is None else self.sight.shows(peer, row)
+                root = row.content_root if row is not None and shows else None
+                refresh(connection, peer, [Derived(study, places.get(peer), root, shows)])
 
         self._database.transact(bring)
 
@@ -139,17 +143,19 @@ class Feeds:
         self._database.transact(write)
 
     def may_tell(self, peer: bytes, records: Iterable[Record]) -> tuple[Record, ...]:
-        """Those of the records that the peer may still be told of, by grants and catalog.
+        """Those of the records that the peer may still be told of, by its rules and the catalog.
 
-        A peer that was told of a study may always be told that it is gone.
+        A peer that was told of a study may always be told that it is gone. Who the patient is, is
+        left out where that may not be told any more.
         """
         chosen = tuple(records)
         told = [record.study for record in chosen if record.kind != "withdrawn"]
         rows = self._catalog.rows(told) if told else {}
-        sees = self.sight.may_see_each(peer, rows.values())
-        visible = {key for key, may in zip(rows, sees, strict=True) if may}
+        shows = dict(zip(rows, self.sight.shows_each(peer, rows.values()), strict=True))
         return tuple(
-            record for record in chosen if record.kind == "withdrawn" or record.study in visible
+            record if shows.get(record.study) == PATIENT else without_patient(record)
+            for record in chosen
+            if record.kind == "withdrawn" or shows.get(record.study)
         )
 
     def pending(
@@ -175,15 +181,26 @@ class Feeds:
             rows = connection.execute(
                 "SELECT f.study, f.sequence, f.kind, s.study_uid, s.content_root, "
                 "s.series_count, s.instance_count, s.original_bytes, s.encoded_bytes, "
-                "s.modalities, s.study_date "
+                "s.modalities, s.study_date, f.shows, s.patient_id, s.patient_name, "
+                "s.patient_birth_date, s.patient_sex, s.accession_number, s.description "
                 "FROM feed f LEFT JOIN studies s ON s.study_uid=f.study "
                 "WHERE f.peer=? AND f.sequence>? ORDER BY f.sequence LIMIT ?",
                 (peer, start, most + 1),
             ).fetchall()
             more = len(rows) > most
             rows = rows[:most]
+            shown = [row["study"] for row in rows if row["shows"] == PATIENT]
+            issuers = patients_of_each(self._database, shown)
             told = (
-                (row["kind"], _record(row, recall_of(connection, row["study"]))) for row in rows
+                (
+                    row["kind"],
+                    _record(
+                        row,
+                        recall_of(connection, row["study"]),
+                        issuers.get(row["study"]),
+                    ),
+                )
+                for row in rows
             )
             # A peer that starts anew needs no withdrawals, except recalls: it may have those
             # studies.
@@ -213,6 +230,11 @@ class Feeds:
             )
         }
         return tuple(one for one in chosen if logged.get(one.study) != one.sequence)
+
+    def patients_told(self, records: Iterable[Record]) -> dict[str, tuple[str, ...]]:
+        """The patients whom these records name, as the log commits to them, by study (UID)."""
+        named = [record.study for record in records if record.patient_id or record.patient_name]
+        return {study: self._catalog.patients(study) for study in named}
 
     def mark_told(self, peer: bytes, records: Iterable[Record]) -> None:
         """Remember that these records are logged and are being sent to the peer."""
@@ -401,8 +423,6 @@ class _Kept:
         self.size -= sum(row[0] for row in gone)
         if record.kind == "withdrawn":
             return
-        # No release announces who the patient is; drop such fields if they come all the same.
-        record = replace(record, description=None, patient_id=None, patient_name=None)
         text = record_to_json(record)
         if self.records >= limits.FEED_RECORDS or self.size + len(text) > limits.FEED_BYTES:
             self.left_out += 1
@@ -438,8 +458,27 @@ def _where(
     return "WHERE " + " AND ".join(conditions) if conditions else ""
 
 
-def _record(row: sqlite3.Row, recall: Recall) -> Record:
-    """The record for a row of a feed that is joined with its study."""
+def without_patient(record: Record) -> Record:
+    """The record without who the patient is, and without what an examiner has written."""
+    return replace(
+        record,
+        description=None,
+        patient_id=None,
+        patient_name=None,
+        issuer=None,
+        birth_date=None,
+        sex=None,
+        accession=None,
+    )
+
+
+def _told(text: str, most: int = limits.TEXT_CHARACTERS) -> str | None:
+    """A text of an image as a record may have it; None if it is empty."""
+    return "".join(one if one.isprintable() else " " for one in text)[:most].strip() or None
+
+
+def _record(row: sqlite3.Row, recall: Recall, patients: Sequence[Patient] | None) -> Record:
+    """The record for a row of a feed that is joined with its study; `patients` if shown."""
     code, recalls = (recall.code, recall.count) if recall.code else (None, None)
     if row["kind"] == "withdrawn" or row["study_uid"] is None:
         return Record(
@@ -456,7 +495,20 @@ def _record(row: sqlite3.Row, recall: Recall) -> Record:
             recall=code,
             recalls=recalls,
         )
+    patient: dict[str, str | None] = {}
+    if row["shows"] == PATIENT:
+        own = [issuer for one, issuer in patients or () if one == row["patient_id"]]
+        patient = {
+            "description": _told(row["description"]),
+            "patient_id": _told(row["patient_id"]),
+            "patient_name": _told(row["patient_name"]),
+            "issuer": _told(max(own, default="")),
+            "birth_date": _told(row["patient_birth_date"], 16),
+            "sex": _told(row["patient_sex"], 16),
+            "accession": _told(row["accession_number"]),
+        }
     return Record(
+        **patient,
         sequence=row["sequence"],
         kind=row["kind"],
         study=row["study"],

@@ -3,13 +3,13 @@
 A peer that may not see a study is told what it would be told if there were no such study.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from keys import grants
 from keys.conditions import Facts
 from keys.grants import NO_USAGE, Answer, No, Usage, Why, Yes, explain
-from keys.rules import ON_REQUEST
+from keys.rules import ON_REQUEST, Rule
 from keys.trust import Peer, TrustStore
 from node.catalog.catalog import StudyRow
 from node.sharing.facts import StudyFacts
@@ -53,6 +53,7 @@ def decide_fetch(
     usage: Usage = NO_USAGE,
     unseen: Usage | None = None,
     over_objections: bool = False,
+    extra: Sequence[Rule] = (),
 ) -> Refusal | Yes:
     """Decide whether a peer may have a study, or go on receiving it.
 
@@ -68,16 +69,17 @@ def decide_fetch(
         unseen: the same if there were no such study; `usage` if not given. A study that the peer
             may not see would otherwise be known by its size, from what is left of a limit.
         over_objections: whether an emergency goes over a patient's objection.
+        extra: rules besides its own: what it was offered.
     """
     key = peer.facility_key
     action = grants.study_action(asked.purpose)
     if action == "emergency" and over_objections and facts is not None:
         facts = replace(facts, objections=frozenset())
-    answer = store.may(action, key, now, facts=facts, request=asked, usage=usage)
+    answer = store.may(action, key, now, facts=facts, request=asked, usage=usage, extra=extra)
     if isinstance(answer, Yes):
         return answer
     told: Answer = answer
-    if not isinstance(store.may("see", key, now, facts=facts), Yes):
+    if not isinstance(store.may("see", key, now, facts=facts, extra=extra), Yes):
         absent = usage if unseen is None else unseen
         told = store.may(action, key, now, facts=None, request=asked, usage=absent)
     rule = answer.rule
@@ -104,15 +106,19 @@ class Sight:
         self._now = now
         self._facts = facts
 
-    def may_see(self, facility_key: bytes, study: StudyRow) -> bool:
-        """Whether a facility may be told of a study."""
-        return next(self.may_see_each(facility_key, [study]))
+    def shows(self, facility_key: bytes, study: StudyRow) -> str:
+        """What a facility is told of a study: `EXAM`, `PATIENT`, or "" for nothing."""
+        return next(self.shows_each(facility_key, [study]))
 
-    def may_see_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[bool]:
-        """Whether a facility may be told of each of these studies."""
+    def shows_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[str]:
+        """What a facility is told of each of these studies, as `shows`."""
         store, now = self._store(), self._now()
         for facts in self._facts.of_each(studies, facility_key):
-            yield _is_announced(store.may("see", facility_key, now, facts=facts))
+            yield _announced(store.may("see", facility_key, now, facts=facts))
+
+    def shows_alike(self, facility_key: bytes) -> str:
+        """What a facility is told of any shared study, if its rules tell none apart."""
+        return _announced(self._store().may("see", facility_key, self._now(), facts=_ANY_SHARED))
 
     def peers(self) -> frozenset[bytes]:
         """Facility keys of the peers that may be told of shared studies, of all or of some."""
@@ -129,13 +135,11 @@ class Sight:
         now = self._now()
         if store.why_never("see", facility_key, now) is not None:
             return False
-        return store.tells_apart("see", facility_key) or _is_announced(
-            store.may("see", facility_key, now, facts=_ANY_SHARED)
-        )
+        return store.tells_apart("see", facility_key) or bool(self.shows_alike(facility_key))
 
 
-def _is_announced(answer: Answer) -> bool:
-    return isinstance(answer, Yes) and answer.shows != ON_REQUEST
+def _announced(answer: Answer) -> str:
+    return answer.shows if isinstance(answer, Yes) and answer.shows != ON_REQUEST else ""
 
 
 def witnesses(store: TrustStore, now: int) -> list[Peer]:

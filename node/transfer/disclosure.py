@@ -25,6 +25,7 @@ from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
 from node.sharing.emergencies import OUT, Emergencies
 from node.sharing.facts import StudyFacts
+from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal
 from node.sharing.refusals import Refusals
@@ -64,6 +65,7 @@ class SendingParts:
         lately: what each peer began to receive in the last day.
         requests: what people here are asked, and have approved.
         emergencies: what waits for a review.
+        offers: studies that peers were offered.
         store: its batches.
         append: writes audit entries durably with one flush (synchronous).
         add_receipt: keeps a signed receipt beside the log (synchronous).
@@ -83,6 +85,7 @@ class SendingParts:
     lately: DisclosedLately
     requests: Requests
     emergencies: Emergencies
+    offers: Offers
     store: BatchStore
     append: Callable[[Sequence[LogEvent]], object]
     add_receipt: Callable[[bytes], str]
@@ -137,6 +140,7 @@ class Disclosure:
             owner.clock,
             peer,
             stream.peer,
+            owner.offers,
         )
         self._facts = ""
         self._disclosing = False

@@ -16,6 +16,7 @@ from node.catalog.catalog import Catalog
 from node.clock import Clock
 from node.sharing.emergencies import OUT, Emergencies
 from node.sharing.facts import StudyFacts, facts_read
+from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal, decide_fetch
 from node.sharing.requests import Requests
@@ -52,6 +53,7 @@ class Right:
         clock: tells which rights count now.
         peer: who asks.
         node_key: of its node, 32 bytes, proven by the connection.
+        offers: the studies that it was offered.
 
     Attributes:
         rule: the name of the rule that decided last; "" for none.
@@ -68,6 +70,7 @@ class Right:
         clock: Clock,
         peer: Peer,
         node_key: bytes,
+        offers: Offers,
     ) -> None:
         self._catalog = catalog
         self._facts = facts
@@ -75,6 +78,7 @@ class Right:
         self._lately = lately
         self._requests = requests
         self._emergencies = emergencies
+        self._offers = offers
         self._clock = clock
         self._peer = peer
         self._node_key = node_key
@@ -110,13 +114,14 @@ class Right:
         """
         now = self._clock.now()
         version, store = self._catalog.version, self._peers.store
-        if self._held == (version, store, now):
+        held = (version, store, self._offers.version, now)
+        if self._held == held:
             return
         refusal = self._decide(store, request, now) or self.discarded(request.study)
         if refusal is not None:
             raise RightEnded(refusal)
         # The same answer until something changes, or the second is over.
-        self._held = (version, store, now)
+        self._held = held
 
     def alone(self) -> AbstractContextManager[object]:
         """Decide and log inside this block: no other request takes what is left of a limit."""
@@ -165,6 +170,7 @@ class Right:
             usage=usage,
             unseen=unseen,
             over_objections=self._emergencies.settings.over_objections,
+            extra=self._offers.rules(peer.facility_key),
         )
         self.rule = decided.rule
         if not isinstance(decided, Refusal):

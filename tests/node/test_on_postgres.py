@@ -37,6 +37,7 @@ OWNERS = (
     "node/sharing/test_feeds_privacy.py",
     "node/transfer/test_followed.py",
     "node/sharing/test_granting.py",
+    "node/sharing/test_offers.py",
     "node/sharing/test_peers.py",
     "node/people/test_persons.py",
     "node/people/test_two_persons.py",

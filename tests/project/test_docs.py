@@ -24,6 +24,7 @@ from protocol import (
     granted,
     limits,
     messages,
+    offers,
     pairing_messages,
     receipt,
     receipt_messages,
@@ -149,7 +150,7 @@ def _documented_types() -> dict[str, tuple[Path, str]]:
 def test_every_message_has_its_section() -> None:
     types = {message.TYPE for message in MESSAGES}
     others = {audit_messages.Cosigned, receipt_messages.AskReceipt, pairing_messages.PairHello}
-    assert others | {granted.Grants, find_messages.Find} <= set(MESSAGES)
+    assert others | {granted.Grants, find_messages.Find, offers.StudyOffer} <= set(MESSAGES)
     assert set(_documented_types()) == types | set(MAPS)
 
 

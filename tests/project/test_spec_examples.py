@@ -13,7 +13,7 @@ from keys import seal
 from keys.card import parse_card_untrusted
 from keys.fingerprint import fingerprint
 from keys.identity import KeyPair, node_public_of, peer_id, verify
-from protocol import encoding, granted, messages, wire
+from protocol import encoding, granted, messages, offers, wire
 from protocol.errors import WireCode
 from protocol.find_messages import (
     ByNumber,
@@ -167,6 +167,22 @@ def test_the_example_of_grants_is_read_and_signed_by_the_node_key() -> None:
         "allow see shows=exam",
         "ask fetch stat=yes",
     ]
+
+
+def test_the_examples_of_offers_are_read_by_who_they_are_for() -> None:
+    source, recipient = (_values("seal")[name] for name in ("source_node", "recipient_node"))
+    for name, signer, reader in (
+        ("study-offer", source, recipient),
+        ("offer-answer", recipient, source),
+        ("offer-end", source, recipient),
+    ):
+        word = offers.open_word_untrusted(_signed(name), signer, reader)
+        assert name == word.TYPE
+        assert messages.encode(word) == _signed(name).body
+        with pytest.raises(messages.RemoteProtocolError):
+            offers.open_word_untrusted(_signed(name), reader, signer)
+    noted = messages.decode_untrusted(_payload("offer-noted"), offers.ANSWERS)
+    assert isinstance(noted, offers.OfferNoted)
 
 
 def test_the_strict_example_is_one_value() -> None:

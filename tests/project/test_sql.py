@@ -31,6 +31,7 @@ OWNERS = {
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies", "remote_words"},
     "sharing/found.py": {"find_questions", "found_studies"},
     "sharing/granted.py": {"grants_told", "grants_heard"},
+    "sharing/offers.py": {"offers"},
     "sharing/peers.py": {"peers"},
     "sharing/requests.py": {"requests"},
     "sharing/wishes.py": {"patient_wishes"},

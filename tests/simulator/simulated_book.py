@@ -5,6 +5,7 @@ nothing with the node's own tables. The check is made at the moment of sending.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,8 @@ class Rights:
         shared: study (UID) that was here to whether it is shared.
         announced: how often a study was announced to a peer.
         begun: transfers (hex) whose disclosure has begun.
+        denied: peer to the number and action of each rule that denies it something.
+        objections: number to the peer that an objection is against, b"" for all.
         lost: when a peer lost a right, or all peers a study, seconds of the simulation.
     """
 
@@ -41,6 +44,8 @@ class Rights:
     shared: dict[str, bool] = field(default_factory=dict)
     announced: dict[tuple[bytes, str], int] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
+    denied: dict[bytes, dict[int, str]] = field(default_factory=dict)
+    objections: dict[int, bytes] = field(default_factory=dict)
     lost: dict[Any, float] = field(default_factory=dict)
     _events: list[Event] = field(default_factory=list)
 
@@ -75,6 +80,7 @@ class Rights:
             for at, one in enumerate(self._events[:-1]):
                 again.add(at, one, None)
             self.grants, self.shared = again.grants, again.shared
+            self.denied, self.objections = again.denied, again.objections
             return
         self._fold(event, now)
 
@@ -90,7 +96,19 @@ class Rights:
                 self._lose(now, *((peer, grant) for grant in named))
             case "trust-revoked":
                 self.grants.pop(peer, None)
+                self.denied.pop(peer, None)
                 self._lose(now, (peer, "see"), (peer, "fetch"))
+            case "rule-added":
+                denied = json.loads(str(event.details["rule"]))
+                self.denied.setdefault(peer, {})[denied["number"]] = denied["action"]
+                self._lose(now, (peer, denied["action"]))
+            case "rule-removed":
+                self.denied.get(peer, {}).pop(int(event.details["number"]), None)
+            case "objection-added":
+                self.objections[int(event.details["number"])] = peer
+                self._lose(now, ("objection", peer))
+            case "objection-ended":
+                self.objections.pop(int(event.details["number"]), None)
             case "ingest":
                 for study in studies:
                     self.shared.setdefault(study, True)
@@ -120,12 +138,26 @@ class Rights:
     def may(self, peer: bytes, grant: str, study: str, now: float) -> bool:
         """Whether the grant lets a peer have a study now, or did a moment ago."""
         since = now - GRACE_SECONDS
-        holds = grant in self.grants.get(peer, ()) or self.lost.get((peer, grant), -1e9) > since
+
+        def held(*what: Any) -> bool:
+            return any(self.lost.get(one, -1e9) > since for one in what)
+
+        holds = self._has(peer, grant) or held((peer, grant), (peer, "see"))
+        if self._is_objected(peer) and not held(("objection", peer), ("objection", b"")):
+            return False
         return holds and (self.shared.get(study, False) or self.lost.get(study, -1e9) > since)
+
+    def _has(self, peer: bytes, grant: str) -> bool:
+        needed = {"see", "fetch"} if grant == "fetch" else {grant}
+        denied = set(self.denied.get(peer, {}).values())
+        return grant in self.grants.get(peer, ()) and not needed & denied
+
+    def _is_objected(self, peer: bytes) -> bool:
+        return any(one in (b"", peer) for one in self.objections.values())
 
     def visible(self, peer: bytes) -> set[str]:
         """The studies (UIDs) that a peer may know of."""
-        if "see" not in self.grants.get(peer, ()):
+        if not self._has(peer, "see") or self._is_objected(peer):
             return set()
         return {study for study, shared in self.shared.items() if shared}
 

@@ -78,6 +78,15 @@ def _check_rights(sim: "Simulation", site: "Site") -> None:
         by_log = site.rights.grants.get(key)
         if (None if by_log is None else frozenset(by_log)) != state:
             sim.violated(f"{site.name} has {state} for {key.hex()[:8]}, its log says {by_log}")
+        held = {} if peer is None else {rule.number: rule.action for rule in peer.rules}
+        if site.rights.denied.get(key, {}) != held:
+            sim.violated(
+                f"{site.name} has the rules {held} for {key.hex()[:8]}, its log says"
+                f" {site.rights.denied.get(key, {})}"
+            )
+    wishes = {one.number: one.peer for one in site.node.wishes.all("objection") if not one.ended}
+    if wishes != site.rights.objections:
+        sim.violated(f"{site.name} has {wishes}, its log says {site.rights.objections}")
     for study, count in site.instances.items():
         row = site.node.catalog.study(study)
         if row is None or row.instance_count < count:
@@ -128,8 +137,10 @@ def check_stopped(sim: "Simulation") -> None:
             sim.violated(f"the log of {site.name} does not verify: {verdict.reason}")
         report = check_home(site.home_path, now=sim.ended_ms / 1000)
         for finding in report.findings:
-            # An interrupted ingest leaves batches, which its next run uses.
-            if finding.kind != "batch-orphaned" or not site.was_broken_off:
+            # An interrupted ingest leaves batches, which its next run uses; a fetch that ended
+            # leaves some for a week, and files have the dates of the machine, not of this world.
+            left = ("batch-orphaned", "incoming-leftover")
+            if finding.kind not in left or not site.was_broken_off:
                 sim.violated(f"radmesh check of {site.name}: {finding}")
     for number, site in enumerate(sim.sites):
         _check_witnessed(sim, site)

@@ -16,6 +16,7 @@ import simulated_site
 from simulated_disk import Disk
 
 from keys.grants import Yes
+from keys.rules import EXAM
 from node.app import Node
 from node.network.network import Network, Unreachable
 from node.sharing.announcer import Announcer
@@ -69,7 +70,7 @@ def _everybody_sees() -> Iterator[None]:
 
     with (
         patch.object(Sight, "peers", peers),
-        patch.object(Sight, "may_see_each", lambda sight, peer, studies: (True for _ in studies)),
+        patch.object(Sight, "shows_each", lambda sight, peer, studies: (EXAM for _ in studies)),
     ):
         yield
 

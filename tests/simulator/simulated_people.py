@@ -27,6 +27,9 @@ from node.operations import OPERATIONS, Call
 if TYPE_CHECKING:
     from simulator import Simulation
 
+PATIENT = "MARKER-PATIENT-ID"
+"""The patient of every study that is made."""
+
 State = frozenset[str] | None
 """The grants of a peer; None if it is not trusted."""
 
@@ -163,6 +166,39 @@ class People:
             lambda one: None if one is None else one - some,
             grants=sorted(some),
         )
+
+    async def _deny(self, chance: float) -> None:
+        action = self._rng.choice(("see", "fetch"))
+        await self._about_peer(chance, "rules.add", rule=["deny", action])
+
+    async def _undeny(self, chance: float) -> None:
+        assert self.node is not None
+        denied = [(peer, rule) for peer in self.node.peers.store.peers for rule in peer.rules]
+        if denied:
+            peer, rule = denied[int(chance * len(denied))]
+            await self._answered("rules.remove", {"peer": peer.petname, "number": rule.number})
+
+    async def _object(self, chance: float) -> None:
+        if chance < 0.3:
+            await self._answered("objection.add", {"patient": PATIENT})
+        else:
+            await self._about_peer(chance, "objection.add", patient=PATIENT)
+
+    async def _unobject(self, chance: float) -> None:
+        assert self.node is not None
+        held = [wish for wish in self.node.wishes.all("objection") if not wish.ended]
+        if held:
+            wish = held[int(chance * len(held))]
+            peer = self.node.petname(wish.peer) if wish.peer else "all"
+            await self._answered("objection.end", {"patient": PATIENT, "peer": peer})
+
+    async def _about_peer(self, chance: float, name: str, **more: Any) -> None:
+        """Do something about a peer that changes nothing of its grants."""
+        peers = sorted(self.possible)
+        if peers:
+            other = self.sim.site_of(peers[int(chance * len(peers))])
+            assert other is not None
+            await self._answered(name, {"peer": other.name, **more})
 
     async def _revoke(self, chance: float) -> None:
         await self._peer(chance, "trust.revoke", lambda one: None)

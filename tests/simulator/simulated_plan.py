@@ -17,13 +17,30 @@ PEOPLE = {
     "rotate": 3,
     "fetch": 24,
     "discard": 2,
+    "deny": 5,
+    "undeny": 5,
+    "object": 3,
+    "unobject": 4,
 }
 """Actions of people, with their relative frequencies."""
 
 FAULTS = {"cut": 8, "slow": 4, "kill": 10, "restart": 3, "fill": 3}
 """Faults, with their relative frequencies."""
 
-AFTER_KILL = ("withdraw", "ungrant", "revoke", "ingest", "share", "grant", "trust", "rotate")
+AFTER_KILL = (
+    "withdraw",
+    "ungrant",
+    "revoke",
+    "ingest",
+    "share",
+    "grant",
+    "trust",
+    "rotate",
+    "deny",
+    "undeny",
+    "object",
+    "unobject",
+)
 """Actions on a node that is about to be killed: those that change who may know of which study."""
 
 STEPS_PER_SITE = 7

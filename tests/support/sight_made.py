@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from keys.rules import EXAM
 from node.catalog.catalog import StudyRow
 from node.sharing.policy import Sight
 
@@ -16,10 +17,14 @@ class SightMade(Sight):
     def peers(self) -> frozenset[bytes]:
         return frozenset(self.seeing)
 
-    def may_see_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[bool]:
+    def shows_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[str]:
         for study in studies:
             hidden = (facility_key, study.study_uid) in self.hidden
-            yield facility_key in self.seeing and study.state == "shared" and not hidden
+            sees = facility_key in self.seeing and study.state == "shared" and not hidden
+            yield EXAM if sees else ""
+
+    def shows_alike(self, facility_key: bytes) -> str:
+        return EXAM if facility_key in self.seeing else ""
 
     def tells_apart(self, facility_key: bytes) -> bool:
         return any(key == facility_key for key, _ in self.hidden)

@@ -219,6 +219,7 @@ def make_blocks() -> dict[str, str]:
     from protocol.frames import FrameKind, frame_header
     from protocol.manifest import NO_NUMBER
     from protocol.messages import Announcement, Heartbeat, Hello, Record, Refusal, Subscribe
+    from protocol.offers import OfferAnswer, OfferEnd, OfferNoted, StudyOffer
     from protocol.pixels import PixelRun
 
     assert NO_NUMBER == -1
@@ -325,6 +326,27 @@ def make_blocks() -> dict[str, str]:
         time=now,
         records=(record,),
     )
+    recipient_key, source_key = pair.recipient_key, pair.source_key
+    study_offer = StudyOffer(
+        recipient=recipient_key.public,
+        offer=exchange_pair.TRANSFER,
+        time=now,
+        until=now + 7 * 86_400_000,
+        study=exchange_pair.STUDY,
+        purpose="second-opinion",
+        message="Please look at the left lung.",
+        series=1,
+        instances=2,
+        bytes=manifest.total_original_bytes,
+        modalities=("CT",),
+        study_date="20260301",
+        person="Dr. A. Beispiel",
+        role="send",
+    )
+    answered = OfferAnswer(
+        recipient=source_key.public, offer=exchange_pair.TRANSFER, time=now, answer="accepted"
+    )
+    ended = OfferEnd(recipient=recipient_key.public, offer=exchange_pair.TRANSFER, time=now)
     statement = granted.sign(
         granted.content_of(
             facility=facility.public,
@@ -381,6 +403,10 @@ def make_blocks() -> dict[str, str]:
         ),
         "grants-statement": statement.body.decode() + "\n",
         "grants": annotated_frame(frame(statement), {"grants-statement": statement.body}),
+        "study-offer": annotated_frame(frame(messages.sign(study_offer, source_key))),
+        "offer-answer": annotated_frame(frame(messages.sign(answered, recipient_key))),
+        "offer-end": annotated_frame(frame(messages.sign(ended, source_key))),
+        "offer-noted": annotated_frame(frame(OfferNoted())),
         "subscribe": annotated_frame(frame(Subscribe(epoch=bytes(16), cursor=0))),
         "announcement": annotated_frame(frame(messages.sign(announcement, pair.source_key))),
         "heartbeat": annotated_frame(frame(Heartbeat())),

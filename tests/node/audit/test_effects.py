@@ -36,6 +36,7 @@ from node.people.acts import LIFE_MS
 from node.sharing.emergencies import OUT
 from node.sharing.endings import Endings
 from protocol.messages import Record, Request
+from protocol.offers import StudyOffer
 from protocol.recalls import WRONG_WORKLIST
 
 NOW = SYSTEM_CLOCK.now()
@@ -157,6 +158,19 @@ def _states(node: Node) -> object:
     return [(one.number, one.state) for one in node.requests.all()]
 
 
+def _hear_offer(node: Node) -> object:
+    said = StudyOffer(
+        recipient=node.keys.node.public, offer=bytes(16), time=node.clock.now_ms(),
+        until=node.clock.now_ms() + 86_400_000, study=STUDY, purpose="treatment", message="look",
+        series=1, instances=1, bytes=1, modalities=("CT",), study_date="",
+    )  # fmt: skip
+    return node.offers.take_untrusted(node.peers.find("South Clinic"), said)
+
+
+def _offers(node: Node) -> object:
+    return [(one.number, one.state) for one in node.offers.all()]
+
+
 def _prepare_aside(node: Node) -> None:
     """Another version of an instance of the study lies aside."""
     folder = node.home.path.parent / "aside"
@@ -265,6 +279,14 @@ CHANGES = [
         lambda node: node.emergencies.review(1, "justified", "seen", SERVICE),
         _emergencies,
     ),
+    Change(
+        "offered",
+        lambda node: node.offers.make(STUDY, "South Clinic", "treatment", "look", None),
+        _offers,
+    ),
+    Change("offer-heard", lambda node: _hear_offer(node), _offers),
+    Change("offer-answered", lambda node: node.offers.answer(1, "accepted"), _offers),
+    Change("offer-ended", lambda node: node.offers.end(1), _offers, cuts=True),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -379,6 +401,13 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             _prepare_recall(node)
         elif change.kind in ("objection-ended", "consent-ended"):
             node.wishes.add(change.kind.partition("-")[0], "PAT1", "", b"", "all")
+        elif change.kind == "offered":
+            # Its key is made at the first use, before anything has an entry.
+            node.facts.blind("study", STUDY)
+        elif change.kind == "offer-answered":
+            _hear_offer(node)
+        elif change.kind == "offer-ended":
+            node.offers.make(STUDY, "South Clinic", "treatment", "look", None)
         elif change.kind in ("approved", "denied"):
             _ask(node)
         elif change.kind in ("emergency-ended", "emergency-overdue", "emergency-reviewed"):

@@ -375,12 +375,6 @@ def test_the_bounds_count_what_is_there(
             assert (row[0], row[1]) == (row[2], row[3])
 
 
-def test_who_the_patient_is_is_not_kept(north: Node) -> None:
-    _announce(north, [_record("1.1", 1, patient_name="Marker^X", description="MARKER")])
-    [row] = north.database.query("SELECT record FROM remote_studies")
-    assert "arker" not in row["record"].casefold()
-
-
 # --- lines of the process log ---------------------------------------------------------
 
 

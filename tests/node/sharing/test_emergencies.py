@@ -23,6 +23,8 @@ from node.config import EmergencySettings
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.emergencies import IN, NOTE_CHARACTERS, OUT, REVIEW_SECONDS
+from node.sharing.offered import ACCEPTED, DECLINED, require_fit
+from node.sharing.offering import decide_send
 from node.transfer.lately import DAY_MS
 from protocol.errors import WireCode
 from protocol.log.entry import Event
@@ -233,6 +235,15 @@ async def test_a_peer_cannot_fill_the_list_of_reviews(north: Node) -> None:
     begun = [entry["details"] for entry in entries(north, "emergency-begun")]
     assert [each["number"] for each in begun] == [1] * 5
     assert len({each["transfer"] for each in begun}) == 5
+
+
+def test_an_offer_is_no_way_to_break_the_glass(north: Node) -> None:
+    south = SOUTH.pair(north, "send")
+    now = north.clock.now()
+    assert decide_send(north.peers, south, "TREAT", now)[0] == ACCEPTED
+    assert decide_send(north.peers, south, "BTG", now)[0] == DECLINED
+    with pytest.raises(NodeError, match="not for an offer"):
+        require_fit("BTG", "", now, now + 60)
 
 
 # --- the review -------------------------------------------------------------------------

@@ -81,7 +81,13 @@ def test_a_named_patient_is_found_where_a_record_names_one(feeds: Feeds) -> None
     assert found(feeds, patient_id="P1", issuer="NORTH") == set()
 
 
-def test_nobody_is_named_by_the_words_that_are_kept_of_an_announcement(feeds: Feeds) -> None:
+def test_an_announcement_is_searched_by_what_it_shows_and_by_nothing_else(feeds: Feeds) -> None:
     announce(feeds, NORTH, record(1, patient_name="Müller^Anna", patient_id="P1"))
+    rows = feeds._database.query("SELECT DISTINCT kind FROM remote_words ORDER BY kind")
+    kinds = [row["kind"] for row in rows]
+    assert "modality" in kinds
+    assert len(kinds) > 1
+    # Less is shown of it now.
+    announce(feeds, NORTH, record(1, sequence=5))
     rows = feeds._database.query("SELECT kind, word FROM remote_words")
     assert [tuple(row) for row in rows] == [("modality", "CT")]

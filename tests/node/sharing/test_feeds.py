@@ -123,7 +123,7 @@ def test_a_long_feed_comes_in_pieces(node: Node, tmp_path: Path) -> None:
     def change(connection: sqlite3.Connection) -> None:
         for number in range(limits.ANNOUNCE_RECORDS + 9):
             connection.execute(
-                "INSERT INTO feed VALUES (?, ?, ?, 'available', ?, 0, 0, 0)",
+                "INSERT INTO feed VALUES (?, ?, ?, 'available', ?, 0, 0, 0, 'exam')",
                 (PEER, f"{study}.{number}", 100 + number, bytes(32)),
             )
         connection.execute("UPDATE feed_heads SET last_sequence=9999 WHERE peer=?", (PEER,))

@@ -377,7 +377,7 @@ def _to_check(node: Node, study: str) -> None:
 
 def _rights(node: Node, other: Other) -> set[str]:
     return {
-        row.study_uid for row in node.catalog.studies() if node.feeds.sight.may_see(other.key, row)
+        row.study_uid for row in node.catalog.studies() if node.feeds.sight.shows(other.key, row)
     }
 
 

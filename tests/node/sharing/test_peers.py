@@ -154,7 +154,15 @@ def test_a_request_is_decided(node: Node, grants: list[str], skew_ms: int, code:
     peer = node.peers.add(_card(), _spoken(), grants, "", NOW)
     key = KEYS["n"].public
     right = Right(
-        node.catalog, node.facts, node.peers, node.lately, node.requests, node.clock, peer, key
+        node.catalog,
+        node.facts,
+        node.peers,
+        node.lately,
+        node.requests,
+        node.clock,
+        peer,
+        key,
+        node.offers,
     )
     refusal = right.refusal(_request(node.clock.now_ms() + skew_ms))
     assert refusal is not None

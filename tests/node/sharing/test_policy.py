@@ -137,6 +137,7 @@ def test_clocks_may_differ_by_a_day_and_no_more(north: Node, sign: int) -> None:
         north.clock,
         peer,
         key,
+        north.offers,
     )
     right.begin(exchange_pair.STUDY)
     day = CLOCK_SKEW_SECONDS * 1000
@@ -227,9 +228,9 @@ def test_who_sees_at_all_is_asked_before_any_study_is_looked_at(north: Node) -> 
     shared = north.catalog.study(exchange_pair.STUDY)
     assert shared is not None
     assert sight.peers() == {SOUTH.key}
-    assert sight.may_see(SOUTH.key, shared)
-    assert not sight.may_see(SOUTH.key, shared._replace(state="withheld"))
-    assert not sight.may_see(OWN, shared)
+    assert sight.shows(SOUTH.key, shared)
+    assert not sight.shows(SOUTH.key, shared._replace(state="withheld"))
+    assert not sight.shows(OWN, shared)
     assert not sight.tells_apart(SOUTH.key)
     # A rule that no study can meet now leaves nobody to look for.
     store._rules[SOUTH.key] = (Rule("a few", "see", limits={"studies": 2}),)
@@ -244,4 +245,4 @@ def test_who_sees_at_all_is_asked_before_any_study_is_looked_at(north: Node) -> 
     # What is shown on request only is not told, but may be fetched by its UID.
     store._rules[SOUTH.key] = (Rule("found", "see", shows="on-request"), Rule("all", "fetch"))
     assert sight.peers() == frozenset()
-    assert not sight.may_see(SOUTH.key, shared)
+    assert not sight.shows(SOUTH.key, shared)

@@ -58,7 +58,7 @@ async def test_it_waits_is_approved_goes_on_and_was_for_one_use(north: Node) -> 
     [waiting] = north.requests.all(waiting=True)
     assert (waiting.study, waiting.purpose, waiting.rule) == (STUDY, "treatment", "rule 1")
     assert (waiting.person, waiting.role, waiting.reason) == tuple(ASKER.values())
-    assert any("1 request of peers" in alert for alert in alerts_of(north, None))
+    assert any("1 request waits for approval" in alert for alert in alerts_of(north, None))
     # However often it asks: one entry, and nothing in the register of transfers.
     assert _kinds(north) == ["approval-asked"]
     assert north.transfers.recent() == []

@@ -28,6 +28,7 @@ class World:
     log: AuditLog
     clock: logs_made.Clock
     begun: list[tuple[int, bytes, str, int]] = field(default_factory=list)
+    gone: set[int] = field(default_factory=set)
     erased: set[int] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
 
@@ -37,6 +38,7 @@ class World:
     def restart(self) -> None:
         self.index = DisclosedLately(self.log, lambda: self.clock.now // 1000)
         # A new index knows nothing of what was erased before it read.
+        self.erased = set(self.gone)
         self.seen = set()
 
     def begin(self, peer: bytes, study: str, size: int) -> None:
@@ -57,6 +59,7 @@ class World:
         erase(self.log, "study", study, lambda _: None)
         gone = {number for number, one in enumerate(self.begun) if one[2] == study}
         # What this index has read it still counts as one study.
+        self.gone |= gone
         self.erased |= gone - self.seen
 
     def recount(self, peer: bytes, study: str, size: int, now_ms: int) -> dict[str, int]:

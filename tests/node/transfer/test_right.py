@@ -128,6 +128,7 @@ def _new_right(node: Node) -> Right:
         node.clock,
         peer,
         SOUTH.node.public,
+        node.offers,
     )
     right.begin(STUDY)
     return right
