@@ -152,8 +152,8 @@ def _start_logging(level: str) -> None:
 def status(session: Session, alive: bool) -> ExitCode:
     """Show how the node is: identity, addresses, facilities, transfers.
 
-    Exits with 11 while requests, reviews, offers or proposals wait for a person; with --alive with 0
-    whenever the node answers.
+    Exits with 11 while requests, reviews, offers or proposals wait for a person; with --alive
+    with 0 whenever the node answers.
     """
     found = session.call("status")
     if alive and not found["running"]:

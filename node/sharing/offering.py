@@ -13,8 +13,8 @@ import trio
 
 from keys.grants import Request, Yes
 from keys.identity import KeyPair
-from keys.rules import ALLOW, ASK
 from keys.purposes import BREAK_GLASS
+from keys.rules import ALLOW, ASK
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.clock import Clock

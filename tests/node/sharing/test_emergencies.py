@@ -23,12 +23,13 @@ from node.config import EmergencySettings
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.emergencies import IN, NOTE_CHARACTERS, OUT, REVIEW_SECONDS
-from node.sharing.offered import ACCEPTED, DECLINED, require_fit
+from node.sharing.offered import require_fit
 from node.sharing.offering import decide_send
 from node.transfer.lately import DAY_MS
 from protocol.errors import WireCode
 from protocol.log.entry import Event
 from protocol.messages import Request
+from protocol.offers import ACCEPTED, DECLINED
 from protocol.transfer import BatchArrived, Countersigned, ManifestArrived
 
 STUDY = exchange_pair.STUDY
