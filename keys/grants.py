@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from keys.conditions import KINDS, NOT_TO_PEER, Asked, Facts, Failure, failure, use_of
 from keys.peer import Peer
-from keys.purposes import is_purpose
+from keys.purposes import BREAK_GLASS, is_purpose
 from keys.rules import ALLOW, ASK, DENY, EXAM, SHOWS, Rule
 
 __all__ = [
@@ -36,8 +36,10 @@ __all__ = [
     "failures",
     "has_ended",
     "holds_perhaps",
+    "is_reason",
     "may",
     "rules_of",
+    "study_action",
     "tells_apart",
     "why_never",
     "why_not_trusted",
@@ -48,14 +50,29 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
     "find": ("find",),
     # Without `see` here, a peer that lost `see` could still fetch studies announced before.
     "fetch": ("fetch", "see"),
+    # A study that nobody announced may be what saves a life: it needs neither.
+    "emergency": ("emergency",),
     "send": ("send",),
     "witness": ("witness",),
 }
 """Action to the actions that must all be allowed for it."""
 
-_OF_OUR_STUDIES = frozenset({"see", "find", "fetch"})
-_REQUESTED = frozenset({"find", "fetch", "send"})
+_OF_OUR_STUDIES = frozenset({"see", "find", "fetch", "emergency"})
+_REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
 """Actions that a node of the peer requests, with a purpose."""
+
+EMERGENCY_REASON = range(10, 501)
+"""How many characters the reason for an emergency has."""
+
+
+def study_action(purpose: str) -> str:
+    """The action that a request for a study with this purpose is."""
+    return "emergency" if purpose == BREAK_GLASS else "fetch"
+
+
+def is_reason(text: str) -> bool:
+    """Whether the text is a reason for an emergency."""
+    return len(text.strip()) in EMERGENCY_REASON
 
 
 class Why(enum.Enum):
@@ -129,10 +146,14 @@ NO_REQUEST, NO_USAGE = Request(), Usage()
 
 @dataclass(frozen=True)
 class Yes:
-    """The peer may, by this rule; `shows` is what it sees, one of `SHOWS`."""
+    """The peer may, by this rule; `shows` is what it sees, one of `SHOWS`.
+
+    With `withheld`, the rule lets it have withheld studies as well.
+    """
 
     rule: str
     shows: str = EXAM
+    withheld: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,9 +170,10 @@ class No:
 
 @dataclass(frozen=True)
 class Ask:
-    """A person must be asked: the rule with this name requires it."""
+    """A person must be asked: the rule with this name requires it; `withheld` as in `Yes`."""
 
     rule: str
+    withheld: bool = False
 
 
 Answer = Yes | No | Ask
@@ -267,6 +289,15 @@ def may(
             return No(Why.NOT_TRUSTED, "its node key does not count any more")
         if not is_purpose(request.purpose):
             return No(Why.PURPOSE, "there is no such purpose")
+    if action == "fetch" and request.purpose == BREAK_GLASS:
+        return No(Why.PURPOSE, "breaking the glass is the action emergency")
+    if action == "emergency":
+        if request.purpose != BREAK_GLASS:
+            return No(Why.PURPOSE, f"an emergency has the purpose {BREAK_GLASS}")
+        if not is_reason(request.reason):
+            least, most = EMERGENCY_REASON[0], EMERGENCY_REASON[-1]
+            sentence = f"an emergency needs a reason of {least} to {most} characters"
+            return No(Why.NOT_GRANTED, sentence)
     answers = []
     for needed in ACTIONS[action]:
         own = [rule for rule in rules if rule.action == needed]
@@ -276,7 +307,8 @@ def may(
         answers.append(answer)
     # Checked after the rules: a peer without permission must learn nothing about the study.
     if action in _OF_OUR_STUDIES:
-        if facts is None or facts.state != "shared":
+        withheld = answers[0].withheld and facts is not None and facts.state == "withheld"
+        if facts is None or not (facts.state == "shared" or withheld):
             return No(Why.NOT_SHARED, _not_shared(facts))
         if objects(facts, peer, request):
             return No(Why.NOT_SHARED, "the patient objects")
@@ -326,15 +358,17 @@ def _decide(
                 held = held or Ask(rule.name)
         elif (failed := _first(failures(rule, facts, asked, usage))) is None:
             if not isinstance(found, Yes) or _shows_more(rule, found):
-                found = Yes(rule.name, rule.shows)
+                found = Yes(rule.name, rule.shows, rule.withheld)
         elif found is None:
             found = _refused(peer, rule, failed)
     assert found is not None, "`why_never` has seen a rule that allows"
-    return held if held is not None and isinstance(found, Yes) else found
+    if held is not None and isinstance(found, Yes):
+        return Ask(held.rule, found.withheld)
+    return found
 
 
 def _shows_more(rule: Rule, found: Yes) -> bool:
-    return SHOWS.index(rule.shows) > SHOWS.index(found.shows)
+    return (SHOWS.index(rule.shows), rule.withheld) > (SHOWS.index(found.shows), found.withheld)
 
 
 def failures(rule: Rule, facts: Facts | None, asked: Asked, usage: Usage) -> Iterator[Failure]:

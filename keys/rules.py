@@ -23,6 +23,9 @@ LIMITS = ("studies-a-day", "bytes-a-day")
 """What a rule may limit: the studies and the bytes of them that a peer begins to receive in a
 sliding day."""
 
+EMERGENCIES_A_DAY = 3
+"""Studies a day of a rule `allow emergency` that says nothing else."""
+
 EXAM, PATIENT, ON_REQUEST = "exam", "patient", "on-request"
 SHOWS = (ON_REQUEST, EXAM, PATIENT)
 """What a rule to see shows, least first: nothing until the peer asks for a patient; the exam
@@ -53,6 +56,7 @@ class Rule:
         limits: some of `LIMITS` to the most that the rule allows.
         until: the rule counts before this time, seconds since the epoch, UTC; None always.
         shows: one of `SHOWS`, for the action `see`.
+        withheld: whether withheld studies are allowed, too, for the action `emergency`.
         number: its number among the rules of its peer, never given twice; 0 for a grant.
     """
 
@@ -64,6 +68,7 @@ class Rule:
     until: int | None = None
     shows: str = EXAM
     number: int = 0
+    withheld: bool = False
 
     def to_fields(self) -> dict[str, Any]:
         """The rule as JSON values; what has its default is left out."""
@@ -80,6 +85,8 @@ class Rule:
             fields["until"] = self.until
         if self.shows != EXAM:
             fields["shows"] = self.shows
+        if self.withheld:
+            fields["withheld"] = True
         return fields
 
     @classmethod
@@ -106,6 +113,9 @@ class Rule:
             conditions[f"limit {name}"] = ()
         if shows not in SHOWS:
             conditions[f"shows {shows}"] = ()
+        withheld = fields.get("withheld", False)
+        if not isinstance(withheld, bool):
+            conditions[f"withheld {withheld}"] = ()
         return cls(
             f"rule {number}",
             str(fields["action"]),
@@ -115,6 +125,7 @@ class Rule:
             None if until is None else int(until),
             shows,
             number,
+            withheld is True,
         )
 
     def __str__(self) -> str:
@@ -124,12 +135,16 @@ class Rule:
         words += [f"{name}={most}" for name, most in self.limits.items()]
         if self.action == "see" and self.effect == ALLOW:
             words.append(f"shows={self.shows}")
+        if self.withheld:
+            words.append("withheld=yes")
         if self.until is not None:
             words.append(f"until={_shown_time(self.until)}")
         return " ".join(words)
 
 
-_FIELDS = frozenset({"number", "effect", "action", "conditions", "limits", "until", "shows"})
+_FIELDS = frozenset(
+    {"number", "effect", "action", "conditions", "limits", "until", "shows", "withheld"}
+)
 
 
 def read_rule(
@@ -157,7 +172,7 @@ def read_rule(
         raise BadRule(f"there is no action {action!a}; there are {', '.join(actions)}")
     conditions: dict[str, Values] = {}
     limits: dict[str, int] = {}
-    until, shows = None, EXAM
+    until, shows, withheld = None, EXAM, False
     seen = set()
     for word in rest:
         name, equals, text = word.partition("=")
@@ -170,6 +185,8 @@ def read_rule(
             until = _time(text)
         elif name == "shows":
             shows = text
+        elif name == "withheld":
+            withheld = _says_yes(text)
         elif name in LIMITS:
             limits[name] = _amount(text)
         else:
@@ -177,7 +194,11 @@ def read_rule(
                 conditions[name] = read(name, text, blind)
             except BadCondition as error:
                 raise BadRule(str(error)) from None
-    rule = Rule(f"rule {number}", action, effect, conditions, limits, until, shows, number)
+    if (action, effect) == ("emergency", ALLOW):
+        # Written into the rule, so that everybody sees it.
+        limits.setdefault("studies-a-day", EMERGENCIES_A_DAY)
+    name = f"rule {number}"
+    rule = Rule(name, action, effect, conditions, limits, until, shows, number, withheld)
     _check(rule, "shows" in seen)
     return rule
 
@@ -187,10 +208,14 @@ def _check(rule: Rule, says_shows: bool) -> None:
         raise BadRule("shows= belongs to a rule `allow see`")
     if rule.shows not in SHOWS:
         raise BadRule(f"shows= takes one of {', '.join(SHOWS)}")
+    if rule.withheld and (rule.action != "emergency" or rule.effect != ALLOW):
+        raise BadRule("withheld= belongs to a rule `allow emergency`")
     if rule.limits and (rule.effect != ALLOW or rule.action not in _LIMITED):
         raise BadRule("a limit a day belongs to a rule `allow fetch` or `allow emergency`")
     if rule.effect == ASK and rule.action not in _REQUESTED:
         raise BadRule(f"nobody waits for an answer to {rule.action}: it can be allowed or denied")
+    if rule.effect == ASK and rule.action == "emergency":
+        raise BadRule("an emergency does not wait for an answer: it can be allowed or denied")
     for kind in rule.conditions:
         if rule.action == "witness":
             raise BadRule("a witness sees no study: the rule can have no conditions")
@@ -206,6 +231,12 @@ def _check(rule: Rule, says_shows: bool) -> None:
 def _word(kind: str, values: str) -> str:
     # As a shell takes it: a name may have blanks and apostrophes.
     return shlex.quote(f"{kind}={values}")
+
+
+def _says_yes(text: str) -> bool:
+    if text.strip().casefold() != "yes":
+        raise BadRule("withheld takes only yes: leave it out instead")
+    return True
 
 
 def _amount(text: str) -> int:

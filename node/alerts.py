@@ -87,6 +87,7 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
             f"{count(len(requests), 'request waits', 'requests wait')} for approval: see"
             " `radmesh requests`"
         )
+    found += _emergencies(node)
     offered = len(node.offers.waiting())
     if offered:
         waits = count(offered, "offer of a facility waits", "offers of facilities wait")
@@ -138,6 +139,41 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
             "again by itself"
             for peer, study, why in serving.announcer.aside()
         ]
+    return found
+
+
+def waiting_persons(node: "Node") -> dict[str, int]:
+    """How many of each kind wait for a person; kinds of which none waits are left out."""
+    found = {
+        "requests": len(node.requests.all(waiting=True)),
+        "reviews": len(node.emergencies.open()),
+        "proposals": len(node.proposals.open()),
+        "offers": len(node.offers.waiting()),
+    }
+    return {kind: many for kind, many in found.items() if many}
+
+
+EMERGENCIES_SHOWN = 20
+"""Most emergencies with an alert of their own; further ones are only counted."""
+
+
+def _emergencies(node: "Node") -> list[str]:
+    """Emergency accesses that nobody has reviewed; those that are overdue first."""
+    waiting = sorted(node.emergencies.open(), key=lambda one: one.begun)
+    found = []
+    for one in waiting[:EMERGENCIES_SHOWN]:
+        peer = node.petname(one.peer)
+        who = f"we asked {peer}" if one.direction == "in" else f"{peer} asked us"
+        late = ", and its review is OVERDUE" if node.emergencies.is_late(one) else ""
+        found.append(
+            f"emergency {one.number}: {who} for study {one.study or 'that was erased'} "
+            f"{moment(one.begun)}{late}; a person has to review it: `radmesh review`"
+        )
+    if len(waiting) > EMERGENCIES_SHOWN:
+        found.append(
+            f"{len(waiting) - EMERGENCIES_SHOWN} more emergencies wait for a review: see "
+            "`radmesh review`"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from keys.card import Card
 from keys.card_fields import SizedKey
 from keys.identity import KeyPair
 from keys.passphrase import Wrapping
+from keys.purposes import BREAK_GLASS
 from keys.trust import Peer
 from node import VERSION, facility_key, rotation, sealing
 from node.audit.effects import EFFECTS_SCHEMA, Effects
@@ -40,6 +41,7 @@ from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
 from node.sharing.budgets import Budgets
 from node.sharing.decisions import Decisions
+from node.sharing.emergencies import EMERGENCIES_SCHEMA, Emergencies
 from node.sharing.facts import FACTS_SCHEMA, StudyFacts
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
 from node.sharing.found import FOUND_SCHEMA, FoundStudies, Questions
@@ -56,7 +58,7 @@ from node.sharing.wishes import WISHES_SCHEMA, Wishes
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
 from node.transfer.incoming import Incoming
 from node.transfer.lately import DisclosedLately
-from node.transfer.transfers import TRANSFERS_SCHEMA, Transfers
+from node.transfer.transfers import TRANSFERS_SCHEMA, Transfer, Transfers, TransferState
 from node.witness.fork_detector import ForkDetector
 from node.witness.store import WITNESS_SCHEMA, WitnessStore
 from protocol.log.checkpoint import log_origin
@@ -106,6 +108,7 @@ class Node:
                 FACTS_SCHEMA,
                 WISHES_SCHEMA,
                 REQUESTS_SCHEMA,
+                EMERGENCIES_SCHEMA,
                 PEERS_SCHEMA,
                 FEEDS_SCHEMA,
                 TRANSFERS_SCHEMA,
@@ -163,6 +166,13 @@ class Node:
         )
         self.lately = DisclosedLately(self.audit, self.clock.now)
         self.requests = Requests(self.database, self.effects, self.clock, self.catalog.patients)
+        self.emergencies = Emergencies(
+            self.database,
+            self.effects,
+            self.clock,
+            self.settings.emergency,
+            self.catalog.patients,
+        )
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
         self.shared_studies = SharedStudies(
@@ -192,6 +202,7 @@ class Node:
         self.catalog.mark = self.effects.mark
         self.catalog.in_change = self._study_in_change
         self.transfers.in_change = self.followed.transfer_changed
+        self.transfers.at_end = self._transfer_at_end
         self.shared_studies.in_withdrawal = self.followed.end
         self.shared_studies.is_trusted = self._is_trusted
         self.catalog.on_change = lambda study: self.on_study_change(study)
@@ -332,6 +343,16 @@ class Node:
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
 
+    def _transfer_at_end(self, transfer: Transfer) -> None:
+        """End the emergency access that a transfer was."""
+        if transfer.purpose == BREAK_GLASS:
+            self.emergencies.end(
+                transfer.direction,
+                transfer.peer,
+                transfer.transfer,
+                is_complete=transfer.state is TransferState.COMPLETE,
+            )
+
     def _peer_in_change(self, peer: Peer) -> None:
         """Derive the consequences of a change of trust, in its transaction."""
         if peer.revoked is not None:
@@ -393,6 +414,7 @@ class Node:
         self.offers.forget(studies)
         self.transfers.forget(studies)
         self.requests.forget(studies)
+        self.emergencies.forget(studies)
 
     def record_start(self) -> None:
         """Log that the node has started, before it does anything with peers."""
@@ -413,6 +435,8 @@ class Node:
     def clean_up(self) -> None:
         """Remove what a crash left, before the node does anything with peers."""
         self.transfers.close_interrupted_outgoing()
+        if self.audit.halt.reason is None:
+            self.emergencies.end_interrupted()
         self.found.sweep()
         # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)

@@ -56,6 +56,21 @@ class PeopleSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmergencySettings:
+    """The table `emergency`.
+
+    Attributes:
+        reasons: the words with which a reason may begin.
+        over_objections: whether a peer's emergency goes over a patient's objection.
+        rest_until_reviewed: whether emergency access rests while a review is overdue.
+    """
+
+    reasons: tuple[str, ...] = tuple(DEFAULTS["emergency.reasons"])
+    over_objections: bool = DEFAULTS["emergency.over_objections"]
+    rest_until_reviewed: bool = DEFAULTS["emergency.rest_until_reviewed"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetentionSettings:
     """The table `retention`: days that something is kept; 0 for ever.
 
@@ -82,6 +97,7 @@ class Settings:
     bandwidth: tuple[BandwidthRule, ...] = ()
     audit: AuditSettings = AuditSettings()
     people: PeopleSettings = PeopleSettings()
+    emergency: EmergencySettings = EmergencySettings()
     retention: RetentionSettings = RetentionSettings()
     limits: Overrides = field(default_factory=dict)
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
@@ -121,6 +137,7 @@ def read_settings(path: Path) -> Settings:
         bandwidth=_rules(path, values.get("bandwidth", [])),
         audit=_audit(path, values.get("audit", {})),
         people=PeopleSettings(**_read(path, "people", values.get("people", {}))),
+        emergency=_emergency(path, values.get("emergency", {})),
         retention=RetentionSettings(**_read(path, "retention", values.get("retention", {}))),
         limits=_overrides(path, values.get("limits", {})),
         arrivals=_arrivals(path, values.get("arrivals", {})),
@@ -173,6 +190,21 @@ def _arrivals(path: Path, table: Any) -> dict[str, Windows]:
             hint="see docs/operations.md section 4",
             code=ExitCode.USAGE,
         ) from error
+
+
+def _emergency(path: Path, values: Any) -> EmergencySettings:
+    found = _read(path, "emergency", values)
+    if "reasons" in found:
+        found["reasons"] = tuple(found["reasons"])
+        if not all(map(_is_reason, found["reasons"])):
+            raise _wrong(
+                path, "emergency.reasons", "a list of words of at most 64 characters, no colon"
+            )
+    return EmergencySettings(**found)
+
+
+def _is_reason(text: str) -> bool:
+    return 0 < len(text) <= 64 and text.isprintable() and text == text.strip() and ":" not in text
 
 
 def _audit(path: Path, values: Any) -> AuditSettings:

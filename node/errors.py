@@ -33,7 +33,8 @@ class ExitCode(enum.IntEnum):
     DISK = 10
     """The disk is full or cannot be written."""
     WAITING = 11
-    """Nothing is done yet: another person is waited for."""
+    """A person is waited for: nothing is done until another confirms it; or, of `status`, something
+    waits for a decision or a review."""
     PASSPHRASE = 12
     """The keys are under a passphrase, and none or a wrong one was given."""
     INTERRUPTED = 130

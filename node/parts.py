@@ -116,6 +116,7 @@ def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) ->
         facts=node.facts,
         lately=node.lately,
         requests=node.requests,
+        emergencies=node.emergencies,
         offers=node.offers,
         store=node.store,
         append=node.audit.append_many,
@@ -139,6 +140,7 @@ def receiver_of(node: Node, settling: Settling) -> Receiver:
         exchanging=settling.exchanging,
         announced=node.feeds.announced_by,
         clock=node.clock,
+        emergencies=node.emergencies,
     )
 
 
@@ -309,6 +311,7 @@ def endings_of(
         clock=node.clock,
         refusals=node.refusals,
         persons=node.persons,
+        emergencies=node.emergencies,
         log_failed=lambda: node.audit.failure is not None,
         try_log=node.audit.try_again,
     )

@@ -293,6 +293,16 @@ RETENTION = (
         tables=("requests",),
     ),
     Kept(
+        name="emergencies",
+        holds="studies that were asked for in an emergency, and until it is reviewed by whom and"
+        " why",
+        place="node.db",
+        purpose="to have a person review each",
+        readers="people of the facility with the role look, audit or admin",
+        kept="until it is reviewed, and openings of the study are erased",
+        tables=("emergencies",),
+    ),
+    Kept(
         name="people",
         holds="people of the facility: name, user of the machine, roles, and what they proposed",
         place="node.db",

@@ -291,7 +291,10 @@ class Serving:
             if current is None or not current.is_trusted(now):
                 self.fetcher.cancel_peer(peer.facility_key)
         offered = self._node.offers.rules(peer.facility_key)
-        if store.why_never("fetch", peer.facility_key, now, offered) is not None:
+        actions = ("fetch", "emergency")
+        if all(
+            store.why_never(one, peer.facility_key, now, offered) is not None for one in actions
+        ):
             self.sender.stop_peer(peer.facility_key)
         elif self._nursery is not None and self.sender.sessions(peer.facility_key):
             self._nursery.start_soon(

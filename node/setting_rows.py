@@ -229,6 +229,29 @@ SETTINGS = (
         "person is in it (section 14)",
     ),
     Setting(
+        name="emergency.reasons",
+        kind="texts",
+        default=["life-threatening", "unconscious", "mass-casualty"],
+        example='["life-threatening", "unconscious", "mass-casualty"]',
+        sentence="the reasons that people here may give for an emergency access, one word each; a "
+        "colon and a text may follow (section 5)",
+    ),
+    Setting(
+        name="emergency.over_objections",
+        kind="flag",
+        default=False,
+        example="true",
+        sentence="whether the emergency access of a peer goes over the objection of a patient",
+    ),
+    Setting(
+        name="emergency.rest_until_reviewed",
+        kind="flag",
+        default=False,
+        example="true",
+        sentence="whether emergency access rests while a review is overdue: here for the peer that "
+        "had it, and for us where we had it",
+    ),
+    Setting(
         name="retention.openings_days",
         kind="number",
         default=0,
@@ -328,6 +351,7 @@ TABLES = {
     "audit": "[audit]",
     "audit.syslog": "[audit.syslog]",
     "people": "[people]",
+    "emergency": "[emergency]",
     "retention": "[retention]",
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',

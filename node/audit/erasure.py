@@ -58,7 +58,7 @@ OF_PATIENT = f"""(
     ({_IS_PATIENT})
     OR ({_BY_NAME} AND value IN ({_NAMES_OF_PATIENT}))
     OR (kind = 'study' AND value IN ({STUDIES_OF_PATIENT}))
-    OR (kind IN ('instance', 'facts', 'asker', 'message') AND entry IN (
+    OR (kind IN ('instance', 'facts', 'asker', 'message', 'note') AND entry IN (
         SELECT entry FROM openings WHERE {_IS_PATIENT}))
     OR (kind IN ('facts', 'message') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value IN ({STUDIES_OF_PATIENT})))
@@ -67,7 +67,7 @@ OF_PATIENT = f"""(
 
 OF_STUDY = """(
     (kind = 'study' AND value = ?1)
-    OR (kind IN ('patient', 'instance', 'facts', 'asker', 'message') AND entry IN (
+    OR (kind IN ('patient', 'instance', 'facts', 'asker', 'message', 'note') AND entry IN (
         SELECT entry FROM openings WHERE kind = 'study' AND value = ?1))
 )"""
 """SQL: whether an opening names the study ?1, its patient, an instance, what decided, a message."""

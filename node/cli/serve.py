@@ -146,16 +146,30 @@ def _start_logging(level: str) -> None:
 
 
 @click.command()
+@click.option("--alive", is_flag=True, help="Only whether the node runs and answers.")
 @json_option
 @pass_session
-def status(session: Session) -> None:
-    """Show how the node is: identity, addresses, facilities, transfers."""
+def status(session: Session, alive: bool) -> ExitCode:
+    """Show how the node is: identity, addresses, facilities, transfers.
+
+    Exits with 11 while requests, reviews, offers or proposals wait for a person; with --alive
+    with 0 whenever the node answers.
+    """
     found = session.call("status")
+    if alive and not found["running"]:
+        raise NodeError(
+            "the node of this home is not running",
+            hint="start it with `radmesh serve`",
+            code=ExitCode.BUSY,
+        )
     if session.as_json:
         output.emit_json(found)
-        return
-    for line in _status_lines(found):
-        output.say(line)
+    elif alive:
+        output.say("the node answers")
+    else:
+        for line in _status_lines(found):
+            output.say(line)
+    return ExitCode.WAITING if found["waiting"] and not alive else ExitCode.OK
 
 
 def _status_lines(found: dict[str, Any]) -> list[str]:

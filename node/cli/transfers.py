@@ -29,6 +29,12 @@ from node.cli.session import Session, json_option, pass_session
     help="Why, in your words, for a person there who has to approve it.",
 )
 @click.option(
+    "--emergency",
+    metavar="REASON",
+    help="Break the glass: one word of the facility's list of reasons, and after a colon what "
+    "there is to say. Needs --from. Both sides are alerted, and a person reviews it.",
+)
+@click.option(
     "--stat", is_flag=True, help="Urgent: it goes before all routine transfers of the source."
 )
 @click.option(
@@ -45,6 +51,7 @@ def fetch(
     peer: str | None,
     purpose: str,
     reason: str,
+    emergency: str | None,
     stat: bool,
     no_follow: bool,
 ) -> None:
@@ -53,6 +60,8 @@ def fetch(
     The node fetches, this command follows. Ctrl-C ends the following, not the fetch;
     a broken connection ends neither.
     """
+    if emergency is not None and peer is None:
+        raise click.UsageError("--emergency needs --from: one facility is asked")
     latest: dict[str, Any] = {}
     with ProgressBar("waiting") as bar:
 
@@ -61,15 +70,19 @@ def fetch(
             bar.update(event["state"], event["bytes_done"], event["bytes"], _extra(event))
 
         try:
-            asked = {
-                "study": study,
-                "peer": peer,
-                "purpose": purpose,
-                "stat": stat,
-                "follow": not no_follow,
-                "reason": reason,
-            }
-            done = session.call("fetch", asked, show)
+            if emergency is not None:
+                broken = {"study": study, "peer": peer, "reason": emergency}
+                done = session.call("emergency", broken, show)
+            else:
+                asked = {
+                    "study": study,
+                    "peer": peer,
+                    "purpose": purpose,
+                    "stat": stat,
+                    "follow": not no_follow,
+                    "reason": reason,
+                }
+                done = session.call("fetch", asked, show)
         except KeyboardInterrupt:
             if latest:
                 name = latest["transfer"][:8]
@@ -81,6 +94,8 @@ def fetch(
         return
     for line in fetched_lines(done):
         output.say(line)
+    if emergency is not None:
+        output.note("both facilities are alerted; a person has to review it: `radmesh review`")
     if done["follow"]:
         output.note("what it grows by there is fetched by itself for a day (not with --no-follow)")
 

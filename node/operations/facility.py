@@ -10,7 +10,7 @@ from keys.fingerprint import matches
 from keys.identity import peer_id
 from keys.trust import GRANTS, Contested, Peer
 from node import VERSION
-from node.alerts import alerts_of, contest_sentence
+from node.alerts import alerts_of, contest_sentence, waiting_persons
 from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
@@ -276,6 +276,7 @@ async def status(call: Call, _: Nothing) -> Result:
         "witnessing": await in_thread(describe_witnessing, call),
         "started": node.started_ms,
         "alerts": await in_thread(alerts_of, node, serving),
+        "waiting": await in_thread(waiting_persons, node),
     }
 
 

@@ -2,13 +2,24 @@
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from keys import grants
 from keys.explaining import Explanation, Said, beyond_rules, explain_in_full
-from keys.grants import ACTIONS, NO_REQUEST, NO_USAGE, No, Request, Usage, Yes, explain, rules_of
-from keys.purposes import is_purpose
+from keys.grants import (
+    ACTIONS,
+    NO_REQUEST,
+    NO_USAGE,
+    No,
+    Request,
+    Usage,
+    Yes,
+    explain,
+    rules_of,
+    study_action,
+)
+from keys.purposes import BREAK_GLASS, is_purpose
 from keys.rules import ALLOW
 from keys.trust import Peer, TrustStore
 from node.app import Node
@@ -140,24 +151,28 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
         speaks=True,
         purpose=purpose,
         role=role,
+        # Whoever asks in an emergency has to give one.
+        reason="a reason is assumed" if action == "emergency" else "",
         is_stat=stat,
         minute=local.tm_hour * 60 + local.tm_min,
         weekday=local.tm_wday,
     )
 
 
-def _usage(node: Node, peer: Peer, study: StudyRow, size: int | None = None) -> Usage:
+def _usage(node: Node, peer: Peer, study: StudyRow, action: str, size: int | None = None) -> Usage:
     """What a peer would have used of its limits with a study, or one of another size."""
     count = study.original_bytes if size is None else size
-    return Usage(node.lately.with_this(peer.facility_key, study.study_uid, count))
+    return Usage(node.lately.with_this(peer.facility_key, study.study_uid, count, action))
 
 
-def _usage_then(node: Node, peer: Peer, study: StudyRow, now: int) -> tuple[Usage, Usage]:
+def _usage_then(
+    node: Node, peer: Peer, study: StudyRow, action: str, now: int
+) -> tuple[Usage, Usage]:
     """`_usage` of a past time, with the study and with one of no bytes."""
     lately = DisclosedLately(node.audit, lambda: now, in_past=True)
     sizes = (study.original_bytes, 0)
     key = peer.facility_key
-    with_it, without = (Usage(lately.with_this(key, study.study_uid, one)) for one in sizes)
+    with_it, without = (Usage(lately.with_this(key, study.study_uid, one, action)) for one in sizes)
     return with_it, without
 
 
@@ -172,18 +187,22 @@ async def trust_explain(call: Call, asked: Explained) -> Result:
 def _explain(node: Node, asked: Explained) -> Result:
     peer, study = node.peers.find(asked.peer), node.catalog.find_study(asked.study)
     now = node.clock.now()
-    usage, unseen = _usage(node, peer, study), _usage(node, peer, study, 0)
+    action = study_action(asked.purpose) if asked.action == "fetch" else asked.action
+    purpose = BREAK_GLASS if action == "emergency" else asked.purpose
+    usage, unseen = _usage(node, peer, study, action), _usage(node, peer, study, action, 0)
     if asked.at is not None:
         now = parse_moment(asked.at, end=False) // 1000
         peer = rights_then(node.audit, peer, now * 1000 + 999)
-        usage, unseen = _usage_then(node, peer, study, now)
-    request = _request(node, asked.action, asked.purpose, asked.role, stat=asked.stat, now=now)
+        usage, unseen = _usage_then(node, peer, study, action, now)
+    request = _request(node, action, purpose, asked.role, stat=asked.stat, now=now)
     facts = node.facts.of(study, peer.facility_key)
+    if action == "emergency" and facts is not None and node.settings.emergency.over_objections:
+        facts = replace(facts, objections=frozenset())
     # What was offered at an earlier time is only in the log.
-    is_now = asked.at is None and asked.action == "fetch"
+    is_now = asked.at is None and action == "fetch"
     offered = node.offers.rules(peer.facility_key) if is_now else ()
     rules = (*rules_of(peer), *offered)
-    found = explain_in_full(asked.action, peer, rules, facts, request, usage, now)
+    found = explain_in_full(action, peer, rules, facts, request, usage, now)
     store = TrustStore([peer], node.card.facility_key)
     decided = decide_fetch(
         store, peer, request, facts, now=now, usage=usage, unseen=unseen, extra=offered
@@ -191,7 +210,7 @@ def _explain(node: Node, asked: Explained) -> Result:
     return {
         "peer": peer.petname,
         "study": study.study_uid,
-        "action": asked.action,
+        "action": action,
         "purpose": request.purpose,
         "verdict": _kind(found.answer),
         "allowed": isinstance(found.answer, Yes),
@@ -202,7 +221,7 @@ def _explain(node: Node, asked: Explained) -> Result:
         "left": _left(found, usage),
         "changes": list(found.changes),
         "beyond_rules": beyond_rules(found.answer),
-        "told": "" if asked.action != "fetch" else _told(decided),
+        "told": _told(decided) if action in ("fetch", "emergency") else "",
         "rights": peer.rights_digest,
     }
 
@@ -239,16 +258,17 @@ async def trust_who(call: Call, asked: Who) -> Result:
 
 def _who(node: Node, asked: Who) -> Result:
     study, now = node.catalog.find_study(asked.study), node.clock.now()
-    request = _request(node, "fetch", asked.purpose, asked.role, stat=False, now=now)
+    action = study_action(asked.purpose)
+    request = _request(node, action, asked.purpose, asked.role, stat=False, now=now)
     told = []
     for peer in sorted(node.peers.store.peers, key=lambda one: one.petname.casefold()):
         if peer.revoked is not None:
             continue
-        facts, usage = node.facts.of(study, peer.facility_key), _usage(node, peer, study)
+        facts, usage = node.facts.of(study, peer.facility_key), _usage(node, peer, study, action)
         rules = rules_of(peer)
         sees = grants.may("see", peer, rules, facts, NO_REQUEST, NO_USAGE, now)
         offered = node.offers.rules(peer.facility_key)
-        has = grants.may("fetch", peer, (*rules, *offered), facts, request, usage, now)
+        has = grants.may(action, peer, (*rules, *offered), facts, request, usage, now)
         told.append(
             {
                 "peer": peer.petname,
@@ -318,7 +338,8 @@ def _try(node: Node, asked: Tried) -> Result:
     changed = node.peers.tried(asked.peer, asked.rule, node.facts.blind)
     rule = changed.rules[-1]
     action = rule.action
-    request = _request(node, action, asked.purpose, asked.role, stat=False, now=now)
+    purpose = BREAK_GLASS if action == "emergency" else asked.purpose
+    request = _request(node, action, purpose, asked.role, stat=False, now=now)
     since = now - asked.days * 86_400
     rows = [row for row in node.catalog.studies("shared") if row.received >= since]
     counts: Counter[str] = Counter()

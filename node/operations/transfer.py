@@ -5,7 +5,7 @@ from typing import Any
 
 import trio
 
-from keys.purposes import is_purpose
+from keys.purposes import BREAK_GLASS, is_purpose
 from keys.trust import PURPOSES
 from node.app import Node
 from node.blocking import in_thread
@@ -83,7 +83,7 @@ def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
 
 async def fetch(call: Call, asked: Fetch) -> Result:
     """Fetch a study and follow the transfer to its end."""
-    node, serving, purpose = call.node, call.require_serving(), asked.purpose
+    serving, purpose = call.require_serving(), asked.purpose
     if not is_purpose(purpose):
         raise NodeError(
             f"there is no purpose {purpose}",
@@ -93,6 +93,12 @@ async def fetch(call: Call, asked: Fetch) -> Result:
     if len(asked.reason) > REASON_CHARACTERS or not asked.reason.isprintable():
         raise NodeError(
             f"a reason is at most {REASON_CHARACTERS} printable characters on one line",
+            code=ExitCode.USAGE,
+        )
+    if purpose == BREAK_GLASS:
+        raise NodeError(
+            f"the purpose {BREAK_GLASS} is for an emergency",
+            hint="use `radmesh fetch STUDY --from NAME --emergency REASON`",
             code=ExitCode.USAGE,
         )
     named = asked.peer or None
@@ -106,6 +112,16 @@ async def fetch(call: Call, asked: Fetch) -> Result:
         follow=asked.follow,
         reason=asked.reason,
     )
+    return await follow_to_end(call, transfer)
+
+
+async def follow_to_end(call: Call, transfer: Transfer) -> Result:
+    """Report the progress of a transfer until it is over.
+
+    Raises:
+        NodeError: it did not complete.
+    """
+    node, study = call.node, transfer.study
     while not transfer.is_ended:
         call.report(describe_transfer(node, transfer))
         with trio.move_on_after(_PROGRESS_SECONDS):

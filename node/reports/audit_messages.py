@@ -28,12 +28,14 @@ CODES = {
     "110122": "Login",
     "110123": "Logout",
     "110126": "Node Authentication",
+    "110127": "Emergency Override Started",
     "110129": "Security Configuration",
     "110132": "Use of Restricted Function",
     "110133": "Audit Recording Stopped",
     "110135": "Object Security Attributes Changed",
     "110136": "Security Roles Changed",
     "110137": "User Security Attributes Changed",
+    "110138": "Emergency Override Stopped",
     "110147": "Access Control Decision",
     "110150": "Application",
     "110151": "Application Launcher",
@@ -93,6 +95,10 @@ EVENTS: dict[str, Meaning] = {
     "approval-asked": Meaning(event="110113", kind="110147"),
     "approved": Meaning(event="110113", kind="110147"),
     "denied": Meaning(event="110113", kind="110147", outcome=MINOR_FAILURE),
+    "emergency-begun": Meaning(event="110113", kind="110127"),
+    "emergency-ended": Meaning(event="110113", kind="110138"),
+    "emergency-overdue": Meaning(event="110113", kind="110132", outcome=MINOR_FAILURE),
+    "emergency-reviewed": Meaning(event="110113", kind="110147"),
     "trust-revoked": Meaning(event="110114", kind="110123"),
     "pairing-opened": Meaning(event="110113", kind="110136", action="U"),
     "pairing-closed": Meaning(event="110113", kind="110136", action="U"),
@@ -269,7 +275,7 @@ def audit_messages(
             is_open=subject.value is not None,
         )
         for subject in record.subjects
-        if subject.kind not in ("person", "facts", "asker", "message")
+        if subject.kind not in ("person", "facts", "asker", "message", "note")
     ]
     others = _others(record, facilities, about)
     if record.type in ABOUT_PERSONS:

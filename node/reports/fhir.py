@@ -39,6 +39,7 @@ _PURPOSES = {
     "second-opinion": ("TREAT", "treatment"),
     "research": ("HRESCH", "healthcare research"),
     "operations": ("HOPERAT", "healthcare operations"),
+    "BTG": ("BTG", "break the glass"),
 }
 """Our purposes as codes of HL7 v3 ActReason."""
 

@@ -15,6 +15,7 @@ from keys.trust import Peer, TrustStore
 from node.blocking import in_thread
 from node.clock import LOOK_SECONDS, Clock
 from node.errors import NodeError
+from node.sharing.emergencies import Emergencies
 from node.sharing.feeds import Feeds
 from node.sharing.peers import Peers
 from node.sharing.refusals import Refusals
@@ -26,7 +27,7 @@ log = logging.getLogger("radmesh.endings")
 AGAIN_SECONDS = 5.0
 """Time until a failed write is tried again."""
 
-_LOOKED_AT = ("see", "fetch", "witness")
+_LOOKED_AT = ("see", "fetch", "emergency", "witness")
 
 
 class UnfinishedDiscards(Protocol):
@@ -66,6 +67,7 @@ class Endings:
         clock: tells the date.
         refusals: counts of refusals, to be logged when their hour is over.
         persons: people from whom something was taken.
+        emergencies: emergencies whose review may be overdue.
         log_failed: whether the last entry could not be written.
         try_log: checks whether an entry could be written now; raises NodeError if not.
     """
@@ -84,6 +86,7 @@ class Endings:
         clock: Clock,
         refusals: Refusals,
         persons: Unwritten | None = None,
+        emergencies: Emergencies | None = None,
         log_failed: Callable[[], bool] = lambda: False,
         try_log: Callable[[], None] = lambda: None,
     ) -> None:
@@ -95,6 +98,7 @@ class Endings:
         self._wishes = wishes
         self._discards = discards
         self._persons = persons
+        self._emergencies = emergencies
         self._feeds = feeds
         self._connected = connected
         self._peer_changed = peer_changed
@@ -131,7 +135,8 @@ class Endings:
         unwritten = self._peers.unwritten or self._studies.unwritten or self._wishes.unwritten
         persons = self._persons is not None and self._persons.unwritten
         unfinished = unwritten or persons or self._discards.is_unfinished
-        due = self._underived or unfinished or self._log_failed()
+        overdue = self._emergencies is not None and self._emergencies.is_any_overdue()
+        due = self._underived or unfinished or overdue or self._log_failed()
         if not due or trio.current_time() < self._again:
             return
         try:
@@ -148,6 +153,8 @@ class Endings:
         self._discards.write_unwritten()
         if self._persons is not None:
             self._persons.write_unwritten()
+        if self._emergencies is not None:
+            self._emergencies.say_overdue()
         for facility_key in underived:
             self._feeds.peer_changed(facility_key)
         # Otherwise the alert that nothing can be logged would last until the next entry.

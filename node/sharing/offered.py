@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keys.purposes import is_purpose
+from keys.purposes import BREAK_GLASS, is_purpose
 from keys.rules import ON_REQUEST, Rule
 from keys.trust import Peer
 from node.callers import SEPARATOR
@@ -59,6 +59,12 @@ def require_fit(purpose: str, message: str, now: int, until: int) -> None:
     Raises:
         NodeError: it makes no sense.
     """
+    if purpose == BREAK_GLASS:
+        raise NodeError(
+            f"the purpose {BREAK_GLASS} is for whoever asks in an emergency, not for an offer",
+            hint="name another purpose: the offer by itself lets the other side have the study",
+            code=ExitCode.USAGE,
+        )
     if not is_purpose(purpose):
         raise NodeError(
             f"there is no purpose {purpose}",

@@ -13,6 +13,7 @@ import trio
 
 from keys.grants import Request, Yes
 from keys.identity import KeyPair
+from keys.purposes import BREAK_GLASS
 from keys.rules import ALLOW, ASK
 from keys.trust import Peer
 from node.blocking import in_thread
@@ -274,6 +275,9 @@ def decide_send(peers: Peers, peer: Peer, purpose: str, now: int) -> tuple[str, 
     Returns:
         `ACCEPTED`, `DECLINED`, or `OFFERED` where a person has to say; and the rule that decides.
     """
+    if purpose == BREAK_GLASS:
+        # Whoever accepts it would break the glass, without being asked for a reason.
+        return DECLINED, "break-glass"
     local = time.localtime(now)
     request = Request(
         speaks=True,

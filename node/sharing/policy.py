@@ -4,7 +4,7 @@ A peer that may not see a study is told what it would be told if there were no s
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keys import grants
 from keys.conditions import Facts
@@ -52,6 +52,7 @@ def decide_fetch(
     now: int,
     usage: Usage = NO_USAGE,
     unseen: Usage | None = None,
+    over_objections: bool = False,
     extra: Sequence[Rule] = (),
 ) -> Refusal | Yes:
     """Decide whether a peer may have a study, or go on receiving it.
@@ -67,16 +68,20 @@ def decide_fetch(
         usage: what it would have used of its limits.
         unseen: the same if there were no such study; `usage` if not given. A study that the peer
             may not see would otherwise be known by its size, from what is left of a limit.
+        over_objections: whether an emergency goes over a patient's objection.
         extra: rules besides its own: what it was offered.
     """
     key = peer.facility_key
-    answer = store.may("fetch", key, now, facts=facts, request=asked, usage=usage, extra=extra)
+    action = grants.study_action(asked.purpose)
+    if action == "emergency" and over_objections and facts is not None:
+        facts = replace(facts, objections=frozenset())
+    answer = store.may(action, key, now, facts=facts, request=asked, usage=usage, extra=extra)
     if isinstance(answer, Yes):
         return answer
     told: Answer = answer
     if not isinstance(store.may("see", key, now, facts=facts, extra=extra), Yes):
         absent = usage if unseen is None else unseen
-        told = store.may("fetch", key, now, facts=None, request=asked, usage=absent)
+        told = store.may(action, key, now, facts=None, request=asked, usage=absent)
     rule = answer.rule
     return Refusal(_code(told), explain(answer), rule)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from keys.identity import KeyPair
+from keys.purposes import BREAK_GLASS
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog
@@ -22,6 +23,7 @@ from node.errors import ExitCode, NodeError
 from node.images.store import BatchStore
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
+from node.sharing.emergencies import OUT, Emergencies
 from node.sharing.facts import StudyFacts
 from node.sharing.offers import Offers
 from node.sharing.peers import Peers
@@ -62,6 +64,7 @@ class SendingParts:
         facts: gives the facts about them.
         lately: what each peer began to receive in the last day.
         requests: what people here are asked, and have approved.
+        emergencies: what waits for a review.
         offers: studies that peers were offered.
         store: its batches.
         append: writes audit entries durably with one flush (synchronous).
@@ -81,6 +84,7 @@ class SendingParts:
     facts: StudyFacts
     lately: DisclosedLately
     requests: Requests
+    emergencies: Emergencies
     offers: Offers
     store: BatchStore
     append: Callable[[Sequence[LogEvent]], object]
@@ -132,6 +136,7 @@ class Disclosure:
             owner.peers,
             owner.lately,
             owner.requests,
+            owner.emergencies,
             owner.clock,
             peer,
             stream.peer,
@@ -248,6 +253,9 @@ class Disclosure:
                 return refusal
             assert manifest is not None
             self._is_logged = True
+            if self.is_emergency:
+                asker = (request.person or "", request.role or "", request.reason or "")
+                self._owner.emergencies.begin(OUT, self._peer, request, asker, self._patients)
             self._owner.append([requested, self._entry("disclosure-begun", manifest)])
         return manifest
 
@@ -270,6 +278,12 @@ class Disclosure:
     def facility_key(self) -> bytes:
         """Of the peer, 32 bytes."""
         return self._peer.facility_key
+
+    @property
+    def is_emergency(self) -> bool:
+        """Whether the peer breaks the glass."""
+        request = self._end.request
+        return request is not None and request.purpose == BREAK_GLASS
 
     def stop(self, why: str) -> None:
         """End the session at once, for this reason."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from keys.purposes import BREAK_GLASS
 from keys.trust import Peer
 from node.audit.exchanges import ExchangeIndex
 from node.blocking import in_thread
@@ -253,9 +254,11 @@ class Fetcher:
     async def _join(self, transfer: Transfer, purpose: str, follow: bool) -> Transfer | None:
         """A person asks for a study that is being fetched; a follow-up becomes that person's fetch.
 
-        A follow-up for another purpose ends, since both logs record its purpose.
+        A follow-up for another purpose ends, since both logs record its purpose; likewise any
+        other fetch when an emergency comes.
         """
-        if transfer.follow_up and transfer.purpose != purpose:
+        anew = transfer.follow_up or purpose == BREAK_GLASS
+        if anew and transfer.purpose != purpose:
             await self.stop(transfer, "it was asked for with another purpose")
             return None
         if transfer.follow_up or transfer.follow > follow:

@@ -2,7 +2,8 @@
 
 Kept in memory and read from the log, at the first question and then as the log grows; so a restart
 forgets nothing. What began in the last 24 hours counts, and nothing before: each study once,
-however often its transfer began anew, with the most bytes that it had. Synchronous and thread-safe.
+however often its transfer began anew, with the most bytes that it had. Emergencies count among
+themselves. Synchronous and thread-safe.
 """
 
 import threading
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from keys.grants import study_action
 from node.audit.log import AuditLog
 from protocol.log.entry import Entry, Opening, decode_entry_untrusted
 
@@ -26,6 +28,7 @@ class _Begun:
     time_ms: int
     study: str
     size: int
+    action: str
 
 
 class DisclosedLately:
@@ -50,13 +53,16 @@ class DisclosedLately:
         self._begun: dict[bytes, deque[_Begun]] = {}
         self.deciding = threading.Lock()
 
-    def with_this(self, peer: bytes, study: str, size: int) -> Mapping[str, int]:
+    def with_this(
+        self, peer: bytes, study: str, size: int, action: str = "fetch"
+    ) -> Mapping[str, int]:
         """What a peer would have used of each limit if it began to receive a study now.
 
         Args:
             peer: its facility key.
             study: Study Instance UID.
             size: bytes of the study.
+            action: `fetch` or `emergency`: the limits of which rules.
 
         Raises:
             NodeError: the log or the disk is damaged.
@@ -65,6 +71,8 @@ class DisclosedLately:
             self._catch_up()
             studies, size_erased, most = 0, 0, {study: size}
             for one in self._of_day(peer):
+                if one.action != action:
+                    continue
                 if one.study:
                     most[one.study] = max(one.size, most.get(one.study, 0))
                 else:
@@ -108,7 +116,7 @@ class DisclosedLately:
         study = next((one.value for one in self._openings(entry) if one.kind == "study"), "")
         size = int(entry.details.get("bytes", 0))
         begun = self._begun.setdefault(entry.peer, deque())
-        begun.append(_Begun(entry.time_ms, study, size))
+        begun.append(_Begun(entry.time_ms, study, size, study_action(entry.purpose)))
 
     def _openings(self, entry: Entry) -> Iterator[Opening]:
         for _, commitment in entry.subjects:

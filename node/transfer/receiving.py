@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import trio
 
 from keys.identity import KeyPair
+from keys.purposes import BREAK_GLASS
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.callers import parts_of
@@ -23,6 +24,7 @@ from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.network.messaging import first_error
 from node.network.network import PeerStream, StreamLost
+from node.sharing.emergencies import IN, Emergencies
 from node.transfer.sessions import StudyStream
 from node.transfer.shares import Shares
 from node.transfer.study_download import POLL_SECONDS, Member, NotNeededError, StudyDownload
@@ -90,6 +92,7 @@ class Receiver:
             the exchange to us.
         announced: what a facility (its key) announced last of a study (synchronous).
         clock: dates requests and receipts.
+        emergencies: what waits for a review.
     """
 
     def __init__(
@@ -102,8 +105,10 @@ class Receiver:
         exchanging: Callable[[Receipt], AbstractAsyncContextManager[None]],
         announced: Callable[[bytes, str], Record | None],
         clock: Clock,
+        emergencies: Emergencies,
     ) -> None:
         self._clock = clock
+        self._emergencies = emergencies
         self._key = key
         self._facility_key = facility_key
         self._append = append
@@ -192,10 +197,13 @@ class _Session:
     def _make_request(self) -> bytes:
         """The request, which is in the log on return."""
         transfer = self._download.transfer
+        name, role, display = parts_of(transfer.asked_by)
+        if transfer.purpose == BREAK_GLASS:
+            asker = (name, role, transfer.reason)
+            self._owner._emergencies.begin(IN, self._peer, transfer, asker, ())
         # While it waits for a person there, it asks each minute: one entry is enough.
         if not self._contribution.is_waiting:
             self._owner._append([self._entry("requested", {"direction": "in"})])
-        name, role, display = parts_of(transfer.asked_by)
         return self._end.ask(
             transfer.study,
             transfer.purpose,

@@ -10,9 +10,11 @@ from contextlib import AbstractContextManager
 
 from keys import grants
 from keys.grants import NO_USAGE, Usage
+from keys.purposes import BREAK_GLASS
 from keys.trust import Peer, TrustStore
 from node.catalog.catalog import Catalog
 from node.clock import Clock
+from node.sharing.emergencies import OUT, Emergencies
 from node.sharing.facts import StudyFacts, facts_read
 from node.sharing.offers import Offers
 from node.sharing.peers import Peers
@@ -47,6 +49,7 @@ class Right:
         peers: the trusted peers and their rules.
         lately: what each peer began to receive in the last day.
         requests: what people here have approved.
+        emergencies: what waits for a review.
         clock: tells which rights count now.
         peer: who asks.
         node_key: of its node, 32 bytes, proven by the connection.
@@ -63,6 +66,7 @@ class Right:
         peers: Peers,
         lately: DisclosedLately,
         requests: Requests,
+        emergencies: Emergencies,
         clock: Clock,
         peer: Peer,
         node_key: bytes,
@@ -73,6 +77,7 @@ class Right:
         self._peers = peers
         self._lately = lately
         self._requests = requests
+        self._emergencies = emergencies
         self._offers = offers
         self._clock = clock
         self._peer = peer
@@ -95,7 +100,11 @@ class Right:
             return Refusal(
                 WireCode.CLOCK_SKEW, "the clocks of the two nodes differ by more than a day"
             )
-        return self._decide(self._peers.store, request, self._clock.now())
+        refusal = self._decide(self._peers.store, request, self._clock.now())
+        if refusal is None and request.purpose == BREAK_GLASS:
+            why = self._emergencies.why_rests(OUT, self._peer.facility_key, request.transfer)
+            return Refusal(WireCode.NOT_GRANTED, why, self.rule) if why else None
+        return refusal
 
     def require(self, request: Request) -> None:
         """Check that the peer may still have what it was offered.
@@ -149,8 +158,9 @@ class Right:
         usage = unseen = NO_USAGE
         if _is_limited(store, peer):
             size = 0 if study is None else study.original_bytes
-            usage = Usage(self._lately.with_this(peer.facility_key, request.study, size))
-            unseen = Usage(self._lately.with_this(peer.facility_key, request.study, 0))
+            key, action = peer.facility_key, grants.study_action(request.purpose)
+            usage = Usage(self._lately.with_this(key, request.study, size, action))
+            unseen = Usage(self._lately.with_this(key, request.study, 0, action))
         decided = decide_fetch(
             store,
             peer,
@@ -159,6 +169,7 @@ class Right:
             now=now,
             usage=usage,
             unseen=unseen,
+            over_objections=self._emergencies.settings.over_objections,
             extra=self._offers.rules(peer.facility_key),
         )
         self.rule = decided.rule

@@ -86,7 +86,8 @@ class Sender(SendingParts):
     def stop_study(self, study: str, facility_key: bytes) -> None:
         """End all transfers of a study (UID) to a peer at once, as it was withdrawn."""
         for session in self._sessions.get(facility_key, ()):
-            if session.study == study:
+            # An emergency may have a withheld study: `stop_ended` asks whether it may.
+            if session.study == study and not session.is_emergency:
                 session.stop(WITHDRAWN)
 
     def receivers(self, study: str) -> list[bytes]:

@@ -211,6 +211,7 @@ class Transfers:
     Attributes:
         active: the transfers under way.
         on_end: called when a transfer has ended, in the trio thread.
+        at_end: called in a thread with a transfer that is over.
         in_change: called with a transfer, in the transaction of each change of its state.
     """
 
@@ -219,6 +220,7 @@ class Transfers:
         self._clock = clock
         self.active: dict[TransferKey, Transfer] = {}
         self.on_end: Callable[[], None] = lambda: None
+        self.at_end: Callable[[Transfer], object] = lambda transfer: None
         self.in_change: Callable[[sqlite3.Connection, Transfer], None] = lambda c, transfer: None
         self._served: Counter[tuple[bytes, bytes]] = Counter()
 
@@ -296,6 +298,8 @@ class Transfers:
             self.active[transfer.key] = transfer
         try:
             await in_thread(self._store, transfer)
+            if transfer.is_ended:
+                await in_thread(self.at_end, transfer)
         except NodeError as error:
             log.error("the state of a transfer could not be kept: %s", error.message)
         if transfer.is_ended:

@@ -102,16 +102,20 @@ TYPES = (
     "offer-heard",
     "offer-answered",
     "offer-ended",
+    "emergency-begun",
+    "emergency-ended",
+    "emergency-overdue",
+    "emergency-reviewed",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
 ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
 """Types whose first subject is the person whom they are about; who asked follows it."""
 
-SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker", "message")
+SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker", "message", "note")
 """Facts are those of a study that decided about a request, as canonical JSON. An asker is who asks
 at the other side, by its word: name, role and reason, with `^^^` between them. A message is what a
-person wrote with an offer."""
+person wrote with an offer, a note what a person wrote about a review."""
 
 OUTCOMES = ("success", "refused", "failed")
 

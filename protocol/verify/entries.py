@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _ACTOR = r"(?:node|operator|[A-Z2-7]{7}(?:-[A-Z2-7]{7}){7})"
 _OUTCOME = r"(?:success|refused|failed)"
-KIND = r"(?:study|patient|instance|person|facts|asker|message)"
+KIND = r"(?:study|patient|instance|person|facts|asker|message|note)"
 """Pattern of a field that has a closed list of values."""
 
 _CLOSED = {"actor": re.compile(_ACTOR), "outcome": re.compile(_OUTCOME)}

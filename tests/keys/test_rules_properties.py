@@ -267,7 +267,9 @@ def test_what_a_later_release_writes_allows_nothing_and_denies(
     words: list[str], name: str, data: st.DataObject, facts: Facts, request: Request
 ) -> None:
     fields = _read(words[:2]).to_fields()
-    assume(name not in fields and name not in {"conditions", "limits", "until", "shows"})
+    assume(
+        name not in fields and name not in {"conditions", "limits", "until", "shows", "withheld"}
+    )
     assume(name not in {*KINDS, *LIMITS, *SHOWS, *EFFECTS})
     match data.draw(st.sampled_from(["field", "condition", "limit", "shows", "effect"])):
         case "field":
@@ -284,10 +286,14 @@ def test_what_a_later_release_writes_allows_nothing_and_denies(
     action = rule.action
     plenty = Usage(dict.fromkeys((*LIMITS, name), 0))
     known = replace(facts, state="shared", objections=frozenset())
+    if action == "fetch":
+        request = replace(request, purpose="TREAT")
+    if action == "emergency":
+        request = replace(request, purpose="BTG", reason="life-threatening")
     alone = (rule, Rule("other", "see" if action == "fetch" else "fetch"))
     assert isinstance(may(action, SOUTH, alone, known, request, plenty, NOW), No)
     if rule.effect != ALLOW:
-        beside = (Rule("see", "see"), Rule("fetch", "fetch"), rule)
+        beside = (Rule("see", "see"), Rule("fetch", "fetch"), Rule("em", "emergency"), rule)
         answer = may(action, SOUTH, beside, known, request, plenty, NOW)
         assert isinstance(answer, Ask if rule.effect == "ask" else No)
 

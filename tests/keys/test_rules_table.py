@@ -62,8 +62,8 @@ def _rule(text: str, number: int) -> Rule:
         name = name.replace("*", "")
         if not value:
             fields["effect"] = name
-        elif name == "shows":
-            fields["shows"] = value
+        elif name in ("shows", "withheld"):
+            fields[name] = value
         elif value.isdigit():
             fields["limits"] = {name: int(value)}
         else:
@@ -138,6 +138,7 @@ def _request(text: str) -> tuple[Request, int]:
             speaks=True,
             purpose=purpose,
             role=known.get("role", ""),
+            reason=known.get("reason", ""),
             is_stat=KNOWN[known.get("stat", "?")],
             minute=None if hour == "?" else int(hour) * 60 + int(minute),
             weekday=None if day == "?" else DAYS.index(day),
@@ -174,7 +175,7 @@ def test_the_rules_decide(row: list[str]) -> None:
     explained = explain_in_full(action, peer, rules_of(peer), facts, request, usage, now)
     assert explained.answer == answer
     assert explained.decides == decides
-    if action != "fetch":
+    if action not in ("fetch", "emergency"):
         return
     store = TrustStore([peer], bytes(32))
     decided = decide_fetch(store, peer, request, facts, now=now, usage=usage, unseen=unseen)
@@ -208,6 +209,37 @@ def test_a_peer_that_may_not_see_is_told_the_same_with_and_without_the_study() -
             assert isinstance(decided, Refusal)
             told.append(decided.code)
         assert len(set(told)) == 1, (rules, study, asked)
+
+
+def test_what_is_refused_in_an_emergency_is_told_as_if_there_were_no_study() -> None:
+    """To a peer that may not see it; and an objection is gone over by the one setting alone."""
+    refused = 0
+    for action, rules, study, asked, used, verdict, *_ in ROWS:
+        if (action, verdict) != ("emergency", "no"):
+            continue
+        peer, facts = _peer(rules), _facts(study)
+        (request, now), (usage, unseen) = _request(asked), _usage(used)
+        store = TrustStore([peer], bytes(32))
+        with_it = decide_fetch(store, peer, request, facts, now=now, usage=usage, unseen=unseen)
+        none = decide_fetch(store, peer, request, None, now=now, usage=unseen, unseen=unseen)
+        assert isinstance(with_it, Refusal)
+        assert isinstance(none, Refusal)
+        assert with_it.code is none.code
+        over = decide_fetch(
+            store, peer, request, facts, now=now, usage=usage, unseen=unseen, over_objections=True
+        )
+        assert isinstance(over, Refusal) is ("objects=" not in study)
+        refused += 1
+    assert refused > 10
+
+
+def test_the_setting_on_objections_is_for_emergencies_alone() -> None:
+    peer, facts = _peer("grant see | grant fetch"), _facts("objects=care")
+    request, now = _request("treatment")
+    decided = decide_fetch(
+        TrustStore([peer], bytes(32)), peer, request, facts, now=now, over_objections=True
+    )
+    assert isinstance(decided, Refusal)
 
 
 def test_names_are_compared_folded() -> None:

@@ -26,6 +26,7 @@ OWNERS = {
     "receipts/pending.py": {"receipts_kept", "receipt_answers"},
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},
+    "sharing/emergencies.py": {"emergencies"},
     "sharing/facts.py": {"rule_key"},
     "sharing/feeds.py": {"feed_heads", "feed", "remote_feeds", "remote_studies", "remote_words"},
     "sharing/found.py": {"find_questions", "found_studies"},

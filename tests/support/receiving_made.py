@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import exchange_pair
 import trio
@@ -21,6 +22,7 @@ from node.clock import SYSTEM_CLOCK
 from node.database import Database
 from node.images.store import BatchStore
 from node.network.network import PeerStream
+from node.sharing.emergencies import Emergencies
 from node.transfer.incoming import Incoming
 from node.transfer.receiving import BATCHES_AT_WORK, Receiver
 from node.transfer.study_download import Destination, StudyDownload
@@ -162,6 +164,8 @@ class Recipient:
             exchanging=self._exchange,
             announced=lambda peer, study: self.announced,
             clock=SYSTEM_CLOCK,
+            # Nothing here asks in an emergency.
+            emergencies=cast(Emergencies, None),
         )
 
     def session(

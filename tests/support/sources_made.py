@@ -127,6 +127,7 @@ class World:
             exchanging=lambda receipt: contextlib.nullcontext(),
             announced=lambda peer, study: self.announced,
             clock=SYSTEM_CLOCK,
+            emergencies=node.emergencies,
         )
         self.attempts = [self._attempts(source) for source in sources]
 

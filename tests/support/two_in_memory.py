@@ -26,9 +26,9 @@ class TwoNodes:
         self._source = south.peers.add(north.card.encoded, north.card.fingerprint, (), "", now)
         north.peers.add(south.card.encoded, south.card.fingerprint, ("see", "fetch"), "", now)
 
-    def fetch(self, study: str, purpose: str = "research") -> bool:
+    def fetch(self, study: str, purpose: str = "research", reason: str = "") -> bool:
         """Have South fetch a study (UID) with the real sender and receiver; whether it came."""
-        error = trio.run(self._fetch, study, purpose)
+        error = trio.run(self._fetch, study, purpose, None, reason)
         if isinstance(error, NodeError):
             raise error
         return error is None
@@ -46,7 +46,11 @@ class TwoNodes:
         return error
 
     async def _fetch(
-        self, study: str, purpose: str, is_followed: Callable[[str, bytes], bool] | None = None
+        self,
+        study: str,
+        purpose: str,
+        is_followed: Callable[[str, bytes], bool] | None = None,
+        reason: str = "",
     ) -> NodeError | TransferRefused | None:
         south, north = self.south, self.north
         transfer = south.transfers.begin_incoming(
@@ -56,6 +60,7 @@ class TwoNodes:
             only_peer=True,
             stat=False,
             follow_up=is_followed is not None,
+            reason=reason,
         )
         destination = Destination(
             catalog=south.catalog,
@@ -73,6 +78,7 @@ class TwoNodes:
             exchanging=lambda receipt: contextlib.nullcontext(),
             announced=lambda peer, study: None,
             clock=south.clock,
+            emergencies=south.emergencies,
         )
         ours, theirs = stream_pair(south.keys.node.public, north.keys.node.public)
         download = StudyDownload(destination, transfer, several=False)

@@ -33,6 +33,7 @@ from node.failures import error_from
 from node.home import Home
 from node.operations import OPERATIONS, Call
 from node.people.acts import LIFE_MS
+from node.sharing.emergencies import OUT
 from node.sharing.endings import Endings
 from protocol.messages import Record, Request
 from protocol.offers import StudyOffer
@@ -128,6 +129,29 @@ def _ask(node: Node) -> object:
         person="Dr. B. Beispiel",
     )
     return node.requests.note(SOUTH.key, request, "rule 1")
+
+
+def _break_glass(node: Node) -> object:
+    request = Request(
+        transfer=bytes(16),
+        source=node.keys.node.public,
+        study=STUDY,
+        purpose="BTG",
+        ephemeral=bytes(32),
+        time=node.clock.now_ms(),
+    )
+    peer = node.peers.find("South Clinic")
+    return node.emergencies.begin(OUT, peer, request, ("Dr. B.", "emergency", "unconscious"), ())
+
+
+def _broken_days_ago(node: Node) -> None:
+    node.emergencies._clock = MadeClock((NOW - 4 * 86_400) * 1000)
+    _break_glass(node)
+    node.emergencies._clock = node.clock
+
+
+def _emergencies(node: Node) -> object:
+    return [(one.number, one.ended, one.overdue, one.outcome) for one in node.emergencies.all()]
 
 
 def _states(node: Node) -> object:
@@ -243,6 +267,18 @@ CHANGES = [
     Change("approval-asked", lambda node: _ask(node), _states),
     Change("approved", lambda node: node.requests.approve(1), _states),
     Change("denied", lambda node: node.requests.deny(1, "no"), _states),
+    Change("emergency-begun", lambda node: _break_glass(node), _emergencies),
+    Change(
+        "emergency-ended",
+        lambda node: node.emergencies.end(OUT, SOUTH.key, bytes(16), is_complete=True),
+        _emergencies,
+    ),
+    Change("emergency-overdue", lambda node: node.emergencies.say_overdue(), _emergencies),
+    Change(
+        "emergency-reviewed",
+        lambda node: node.emergencies.review(1, "justified", "seen", SERVICE),
+        _emergencies,
+    ),
     Change(
         "offered",
         lambda node: node.offers.make(STUDY, "South Clinic", "treatment", "look", None),
@@ -374,6 +410,8 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             node.offers.make(STUDY, "South Clinic", "treatment", "look", None)
         elif change.kind in ("approved", "denied"):
             _ask(node)
+        elif change.kind in ("emergency-ended", "emergency-overdue", "emergency-reviewed"):
+            _broken_days_ago(node)
         elif change.kind == "shared-to":
             node.shared_studies.withdraw(STUDY)
         elif change.kind == "sharing-rule-removed":

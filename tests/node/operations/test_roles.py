@@ -66,6 +66,9 @@ MAY: dict[str, set[str]] = {
     "requests": {LOOK, APPROVE, ADMIN},
     "approve": {APPROVE},
     "deny": {APPROVE, ADMIN},
+    "emergency": {EMERGENCY},
+    "emergencies": {LOOK, AUDIT, ADMIN},
+    "review": {AUDIT, ADMIN},
     "ingest": set(),
     "export": set(),
     "studies": {LOOK},
@@ -203,7 +206,7 @@ def test_each_operation_for_who_is_not_in_the_list(
     monkeypatch.setattr(node, "settings", node.settings.__class__(people=people))
     allowed = {"nothing": set(), "look": {LOOK}, "all": ANY - {APPROVE, EMERGENCY}}[setting]
     of_the_list = operation.name.startswith("people.") and operation.name != "people.list"
-    of_two = operation.name in ("proposals", "confirm", "decline")
+    of_two = operation.name in ("proposals", "confirm", "decline", "review")
     wanted = bool(MAY[operation.name] & allowed) and not of_the_list and not of_two
     assert _may(node, ASKING, operation) is wanted
     if wanted:

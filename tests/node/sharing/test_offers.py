@@ -118,6 +118,7 @@ def test_a_transfer_under_way_ends_with_its_offer(two: TwoNodes) -> None:
         north.peers,
         north.lately,
         north.requests,
+        north.emergencies,
         north.clock,
         peer,
         south.keys.node.public,

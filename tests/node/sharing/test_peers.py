@@ -159,6 +159,7 @@ def test_a_request_is_decided(node: Node, grants: list[str], skew_ms: int, code:
         node.peers,
         node.lately,
         node.requests,
+        node.emergencies,
         node.clock,
         peer,
         key,

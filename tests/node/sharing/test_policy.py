@@ -134,6 +134,7 @@ def test_clocks_may_differ_by_a_day_and_no_more(north: Node, sign: int) -> None:
         north.peers,
         north.lately,
         north.requests,
+        north.emergencies,
         north.clock,
         peer,
         key,

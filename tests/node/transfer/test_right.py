@@ -124,6 +124,7 @@ def _new_right(node: Node) -> Right:
         node.peers,
         node.lately,
         node.requests,
+        node.emergencies,
         node.clock,
         peer,
         SOUTH.node.public,
