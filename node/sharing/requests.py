@@ -143,16 +143,13 @@ class Requests:
             if known is not None and (known.state, known.rule) == ("waiting", rule):
                 return
             number = self._next_number() if known is None else known.number
-            asker = _SEPARATOR.join(
-                (request.person or "", request.role or "", request.reason or "")
-            )
             event = Event(
                 type="approval-asked",
                 peer=peer,
                 purpose=request.purpose,
                 subjects=(
                     *subjects_of(request.study, self._patients(request.study)),
-                    *((("asker", asker),) if asker != 2 * _SEPARATOR else ()),
+                    *asker_subjects(request),
                 ),
                 details={"number": number, "rule": rule, "transfer": request.transfer.hex()},
             )
@@ -250,6 +247,12 @@ class Requests:
     def _next_number(self) -> int:
         [row] = self._database.query("SELECT coalesce(max(number), 0) FROM requests")
         return int(row[0]) + 1
+
+
+def asker_subjects(request: Request) -> tuple[tuple[str, str], ...]:
+    """The subject of an entry for who asks by a request, by the peer's word; none for nobody."""
+    told = (request.person or "", request.role or "", request.reason or "")
+    return (("asker", _SEPARATOR.join(told)),) if any(told) else ()
 
 
 def _store(connection: sqlite3.Connection, row: Asked) -> None:

@@ -29,7 +29,7 @@ from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal
 from node.sharing.refusals import Refusals
-from node.sharing.requests import Requests
+from node.sharing.requests import Requests, asker_subjects
 from node.transfer.lately import DisclosedLately
 from node.transfer.right import Right, RightEnded
 from node.transfer.sessions import StudyStream, TransferRefused
@@ -481,6 +481,7 @@ class Disclosure:
             subjects=(
                 *subjects_of(request.study, self._patients),
                 *((("facts", self._facts),) if "rights" in details and self._facts else ()),
+                *(asker_subjects(request) if kind == "requested" else ()),
             ),
             details=details,
         )

@@ -81,6 +81,16 @@ async def test_who_asks_is_an_opening_and_not_in_the_log(north: Node) -> None:
     assert ASKER["person"].encode() not in b"".join(north.audit.entries())
 
 
+async def test_both_logs_have_who_asked_for_what_needs_no_approval(north: Node) -> None:
+    north.peers.remove_rule("South Clinic", 1)
+    assert (await _asks(north)).heard(Countersigned)
+    [requested] = entries(north, "requested")
+    found = [north.audit.opening_of(one["commitment"]) for one in requested["subjects"]]
+    assert ("asker", "^^^".join(ASKER.values())) in [(one.kind, one.value) for one in found if one]
+    await _asks(north, bytes(15) + b"1", person="", role="", reason="")
+    assert "asker" not in [one["kind"] for one in entries(north, "requested")[1]["subjects"]]
+
+
 async def test_an_approval_ends_by_its_time(north: Node) -> None:
     await _asks(north)
     north.requests.approve(1)
