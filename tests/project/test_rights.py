@@ -148,7 +148,8 @@ class Reader:
     def prints(self, step: Step) -> list[str]:
         """The same, again until it is what is expected, where only time is missing."""
         printed = self.do(step)
-        if step.command.startswith(("studies", "requests", "transfers", "trust mine")):
+        moving = ("studies", "requests", "transfers", "trust mine", "trust list", "review")
+        if step.command in moving or step.command.startswith(moving[:4]):
             seen = [printed]
 
             def is_so() -> bool:
