@@ -119,7 +119,8 @@ def test_the_same_seed_is_the_same_run() -> None:
 def test_an_announcement_after_a_lost_callback_is_found() -> None:
     """The mistake for which the simulator was built: feeds by a callback, which a kill loses."""
     found = run("--fault", "lost-callback", "--sites", 5, "--count", 30)
-    assert any("which it may not know" in what for what in found[-1]["violations"])
+    wrong = ("which it may not know", "which it may know", "now a stranger")
+    assert any(words in what for what in found[-1]["violations"] for words in wrong)
 
 
 FAULTS = {

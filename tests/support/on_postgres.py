@@ -27,6 +27,9 @@ LEFT_OUT = {
         "test_a_study_row_has_the_columns_of_its_table": "asks SQLite for columns",
         "test_nothing_is_visible_before_commit": _FILE,
     },
+    "node/sharing/test_find_answers": {
+        "test_killed_at_each_step_nothing_is_told_that_is_not_logged": _PROCESS,
+    },
     "node/sharing/test_contests": {
         "test_the_command_status_says_so": _PROCESS,
         "test_what_was_contested_before_this_release_is_told_at_start": _FILE,
