@@ -171,7 +171,11 @@ def test_without_the_grant_all_patients_are_the_same(pair: tuple[Facility, Facil
 def test_erasing_the_patient_forgets_what_was_found(pair: tuple[Facility, Facility]) -> None:
     north, south = pair
     found = _find(south, north, **ANNA)
-    # South asked for Anna by name, and knows her number from the image that it fetched.
+    north.call("trust.grant", peer=south.name, grants=["see", "fetch"])
+    # The same as before, if a test before this one has fetched it.
+    south.call("fetch", study=f"{ROOT}.1", peer=north.name)
+    north.call("trust.revoke", peer=south.name, grants=["see", "fetch"])
+    # South asked for Anna by name, and knows her number from the images that it fetched.
     shown = south.call("audit.show", patient="P1")["entries"]
     assert {"find-asked", "found", "received"} <= {entry["type"] for entry in shown}
     south.call("audit.erase", what="P1^^^NORTH", kind="patient", confirmed=True)
