@@ -172,7 +172,8 @@ def test_erasing_the_patient_forgets_what_was_found(pair: tuple[Facility, Facili
     north, south = pair
     found = _find(south, north, **ANNA)
     north.call("trust.grant", peer=south.name, grants=["see", "fetch"])
-    # The same as before, if a test before this one has fetched it.
+    # The same as before, if tests before this one have asked for her number and fetched it.
+    _find(south, north, patient_id="P1", issuer="NORTH")
     south.call("fetch", study=f"{ROOT}.1", peer=north.name)
     north.call("trust.revoke", peer=south.name, grants=["see", "fetch"])
     # South asked for Anna by name, and knows her number from the images that it fetched.
