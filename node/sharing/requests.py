@@ -1,8 +1,9 @@
 """Requests that wait for a person here: what a peer asks for by a rule that asks first.
 
-The peer asks again each minute under the same transfer. An approval is for that transfer alone:
-one study, one use, until a time. Each step has its entry, written before it counts. Synchronous and
-thread-safe.
+The peer asks again each minute under the same transfer. An approval is for that transfer alone and
+for what the person read who gave it: one study, one purpose, who asks and why; one use, until a
+time. Each step has its entry, written before it counts; only a denial counts before (`Cuts`).
+Synchronous and thread-safe.
 """
 
 import sqlite3
@@ -111,26 +112,39 @@ class Requests:
         )
         return None if row is None else Asked(*row)
 
-    def approval(self, peer: bytes, transfer: bytes) -> Approval | None:
-        """The approval of a transfer of a peer; None if there is none."""
-        found = self.of(peer, transfer)
-        if found is None or found.state != "approved":
+    def approval(self, peer: bytes, request: Request) -> Approval | None:
+        """The approval of what a peer (facility key) asks for; None if there is none."""
+        found = self.of(peer, request.transfer)
+        if found is None or found.state != "approved" or not _is_of(found, request):
             return None
         return Approval(found.rule, found.study, found.until)
 
-    def why_refused(self, peer: bytes, transfer: bytes, rule: str) -> str:
+    def why_refused(self, peer: bytes, request: Request, rule: str) -> str:
         """Why a request that a rule would ask about is refused instead; "" if it may wait."""
-        found = self.of(peer, transfer)
+        found = self.of(peer, request.transfer)
         if found is None:
             own = [one for one in self.all(waiting=True) if one.peer == peer]
             return "too many of its requests wait" if len(own) >= WAITING_PER_PEER else ""
         if found.state == "denied":
             return f"request {found.number} was denied"
-        if found.state == "approved" and found.rule == rule:
+        if found.state == "approved" and found.rule == rule and found.until <= self._clock.now():
             return f"the approval of request {found.number} has ended"
         if found.state == "waiting" and found.asked <= self._clock.now() - WAITS_SECONDS:
             return f"nobody has answered request {found.number}"
+        if not _is_of(found, request):
+            return f"request {found.number} of the same transfer asked for something else"
         return ""
+
+    def is_noted(self, peer: bytes, request: Request, rule: str) -> bool:
+        """Whether a request of a peer (facility key) waits already by this rule.
+
+        Or it was approved just now, so it goes on when it is asked again.
+        """
+        found = self.of(peer, request.transfer)
+        if found is None or found.rule != rule:
+            return False
+        is_approved = found.state == "approved" and self._clock.now() < found.until
+        return is_approved or found.state == "waiting"
 
     def note(self, peer: bytes, request: Request, rule: str) -> None:
         """Note that a request waits, with its entry; once, however often it is asked again.
@@ -140,9 +154,9 @@ class Requests:
         """
         with self._lock:
             known = self.of(peer, request.transfer)
-            if known is not None and (known.state, known.rule) == ("waiting", rule):
+            if self.is_noted(peer, request, rule):
                 return
-            number = self._next_number() if known is None else known.number
+            number, now = self._next_number() if known is None else known.number, self._clock.now()
             event = Event(
                 type="approval-asked",
                 peer=peer,
@@ -164,7 +178,8 @@ class Requests:
                 request.role or "",
                 request.reason or "",
                 rule,
-                self._clock.now(),
+                # By another rule it waits no longer than by the first.
+                known.asked if known is not None and known.state == "waiting" else now,
                 "waiting",
                 0,
                 "",
@@ -249,6 +264,17 @@ class Requests:
         return int(row[0]) + 1
 
 
+def _is_of(known: Asked, request: Request) -> bool:
+    """Whether a peer asks for what it asked for first, under the same transfer."""
+    if (known.study, known.purpose) != (request.study, request.purpose):
+        return False
+    if known.state not in ("waiting", "approved"):
+        # Who asked is not kept any more.
+        return True
+    told = (request.person or "", request.role or "", request.reason or "")
+    return (known.person, known.role, known.reason) == told
+
+
 def asker_subjects(request: Request) -> tuple[tuple[str, str], ...]:
     """The subject of an entry for who asks by a request, by the peer's word; none for nobody."""
     told = (request.person or "", request.role or "", request.reason or "")
@@ -259,7 +285,8 @@ def _store(connection: sqlite3.Connection, row: Asked) -> None:
     connection.execute(
         "INSERT INTO requests (number, peer, transfer, study, purpose, stat, person, role, reason,"
         " rule, asked, state, until, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (number) DO UPDATE SET person=excluded.person, role=excluded.role,"
+        " ON CONFLICT (number) DO UPDATE SET stat=excluded.stat,"
+        " person=excluded.person, role=excluded.role,"
         " reason=excluded.reason, rule=excluded.rule, asked=excluded.asked,"
         " state=excluded.state, until=excluded.until, note=excluded.note",
         (

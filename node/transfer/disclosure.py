@@ -217,13 +217,17 @@ class Disclosure:
         """The manifest, or a refusal; on return the log says which of them the peer gets."""
         self._right.begin(request.study)
         refusal, manifest = self._right.refusal(request), None
-        if refusal is not None and refusal.code is WireCode.WAITING:
-            self._owner.requests.note(self._peer.facility_key, request, refusal.rule)
-            return refusal
+        facility_key, requests = self._peer.facility_key, self._owner.requests
+        waits = refusal if refusal is not None and refusal.code is WireCode.WAITING else None
+        if waits is not None and requests.is_noted(facility_key, request, waits.rule):
+            return waits
         kind = "urgent-request" if request.stat else "request"
-        if refusal is not None and not self._owner.budgets.take(self._peer.facility_key, kind):
+        if refusal is not None and not self._owner.budgets.take(facility_key, kind):
             # The peer may ask again later; this is not logged.
             return Refusal(WireCode.BUSY, "more refused requests than its budget")
+        if waits is not None:
+            requests.note(facility_key, request, waits.rule)
+            return waits
         requested = self._entry("requested")
         if refusal is None:
             try:

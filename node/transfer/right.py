@@ -150,7 +150,7 @@ class Right:
             person=request.person or "",
             role=request.role or "",
             reason=request.reason or "",
-            approval=self._requests.approval(peer.facility_key, request.transfer),
+            approval=self._requests.approval(peer.facility_key, request),
             is_stat=request.stat,
             minute=local.tm_hour * 60 + local.tm_min,
             weekday=local.tm_wday,
@@ -176,7 +176,7 @@ class Right:
         if not isinstance(decided, Refusal):
             return None
         if decided.code is WireCode.WAITING:
-            why = self._requests.why_refused(peer.facility_key, request.transfer, decided.rule)
+            why = self._requests.why_refused(peer.facility_key, request, decided.rule)
             if why:
                 return Refusal(WireCode.NOT_GRANTED, why, decided.rule)
         return decided

@@ -16,6 +16,7 @@ from node.home import Home
 from node.sharing.requests import APPROVED_SECONDS, WAITING_PER_PEER, WAITS_SECONDS
 from node.transfer.transfers import TransferState
 from protocol.errors import WireCode
+from protocol.messages import Request
 from protocol.transfer import Countersigned
 
 STUDY = exchange_pair.STUDY
@@ -41,8 +42,14 @@ def _prepare(node: Node) -> None:
     node.peers.add_rule("South Clinic", ["ask", "fetch"], node.facts.blind)
 
 
-async def _asks(node: Node, transfer: bytes = exchange_pair.TRANSFER, **ask: str) -> RecipientMade:
-    recipient = RecipientMade(node, SOUTH, transfer=transfer, ask={**ASKER, **ask})
+async def _asks(
+    node: Node,
+    transfer: bytes = exchange_pair.TRANSFER,
+    *,
+    purpose: str = "treatment",
+    **ask: str,
+) -> RecipientMade:
+    recipient = RecipientMade(node, SOUTH, transfer=transfer, purpose=purpose, ask={**ASKER, **ask})
     await recipient.fetch()
     return recipient
 
@@ -164,6 +171,75 @@ async def test_a_deny_goes_before_an_approval(north: Node) -> None:
     north.requests.approve(1)
     north.peers.add_rule("South Clinic", ["deny", "fetch"], north.facts.blind)
     assert (await _asks(north)).refused is WireCode.NOT_GRANTED
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"purpose": "research"}, {"person": "Dr. C."}, {"role": "porter"}, {"reason": "curious"}],
+    ids=lambda other: next(iter(other)),
+)
+async def test_an_approval_is_for_what_was_asked(north: Node, other: dict[str, str]) -> None:
+    await _asks(north)
+    north.requests.approve(1)
+    assert (await _asks(north, **other)).refused is WireCode.NOT_GRANTED
+    assert entries(north, "refused")[-1]["details"]["why"] == (
+        "request 1 of the same transfer asked for something else"
+    )
+    assert (await _asks(north)).heard(Countersigned)
+
+
+async def test_one_transfer_makes_one_request(north: Node) -> None:
+    """Two rules that ask, and a peer that changes its purpose to be asked about by each in turn."""
+    north.peers.remove_rule("South Clinic", 1)
+    for purpose in ("treatment", "research"):
+        words = ["ask", "fetch", f"purpose={purpose}"]
+        north.peers.add_rule("South Clinic", words, north.facts.blind)
+    for _ in range(3):
+        assert (await _asks(north)).refused is WireCode.WAITING
+        assert (await _asks(north, purpose="research")).refused is WireCode.NOT_GRANTED
+    [asked] = north.requests.all()
+    assert (asked.purpose, asked.rule) == ("treatment", "rule 2")
+    assert len(entries(north, "approval-asked")) == 1
+
+
+async def test_another_rule_has_it_asked_about_anew_but_it_waits_no_longer(north: Node) -> None:
+    await _asks(north)
+    first = north.requests.all()[0].asked
+    clock = north.clock
+    assert isinstance(clock, MadeClock)
+    clock.move(WAITS_SECONDS - 60)
+    north.peers.add_rule("South Clinic", ["ask", "fetch"], north.facts.blind)
+    north.peers.remove_rule("South Clinic", 1)
+    assert (await _asks(north)).refused is WireCode.WAITING
+    [asked] = north.requests.all()
+    assert (asked.rule, asked.asked) == ("rule 2", first)
+    assert len(entries(north, "approval-asked")) == 2
+    clock.move(60)
+    assert (await _asks(north)).refused is WireCode.NOT_GRANTED
+
+
+async def test_what_is_approved_while_it_asks_stays_approved(north: Node) -> None:
+    """The decision rests on the state before the approval, and what follows it on the one after."""
+    await _asks(north)
+    request = Request(
+        transfer=exchange_pair.TRANSFER, source=north.keys.node.public, study=STUDY,
+        purpose="treatment", ephemeral=bytes(32), time=north.clock.now_ms(), **ASKER,
+    )  # fmt: skip
+    north.requests.approve(1)
+    assert north.requests.why_refused(SOUTH.key, request, "rule 1") == ""
+    north.requests.note(SOUTH.key, request, "rule 1")
+    assert [one.state for one in north.requests.all()] == ["approved"]
+    assert (await _asks(north)).heard(Countersigned)
+
+
+async def test_requests_are_within_a_budget(north: Node) -> None:
+    budgets = north.budgets
+    key = SOUTH.key
+    while budgets.take(key, "request"):
+        pass
+    assert (await _asks(north)).refused is WireCode.BUSY
+    assert north.requests.all() == []
+    assert entries(north, "approval-asked") == []
 
 
 @pytest.mark.parametrize(("until", "why"), [(0, "ends in the past"), (1, "ends in the past")])
