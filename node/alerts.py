@@ -81,12 +81,17 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         "after a restart look with `radmesh objection list` and `radmesh consent list`"
         for name in node.wishes.unwritten
     ]
-    requests = node.requests.all(waiting=True)
+    requests = node.requests.waiting()
     if requests:
         found.append(
             f"{count(len(requests), 'request waits', 'requests wait')} for approval: see"
             " `radmesh requests`"
         )
+    found += [
+        f"{name} is denied, and that is not written yet: it is tried again while this node runs; "
+        "after a restart look with `radmesh requests --all`"
+        for name in node.requests.unwritten
+    ]
     found += _emergencies(node)
     offered = len(node.offers.waiting())
     if offered:
@@ -145,7 +150,7 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
 def waiting_persons(node: "Node") -> dict[str, int]:
     """How many of each kind wait for a person; kinds of which none waits are left out."""
     found = {
-        "requests": len(node.requests.all(waiting=True)),
+        "requests": len(node.requests.waiting()),
         "reviews": len(node.emergencies.open()),
         "proposals": len(node.proposals.open()),
         "offers": len(node.offers.waiting()),

@@ -165,7 +165,9 @@ class Node:
             self.database, self.effects, self.peers, self.catalog, self.facts, self.clock
         )
         self.lately = DisclosedLately(self.audit, self.clock.now)
-        self.requests = Requests(self.database, self.effects, self.clock, self.catalog.patients)
+        self.requests = Requests(
+            self.database, self.effects, self.decisions, self.clock, self.catalog.patients
+        )
         self.emergencies = Emergencies(
             self.database,
             self.effects,
@@ -393,6 +395,7 @@ class Node:
                 "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 "offer-ended": self.offers.make_true,
+                "denied": self.requests.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
                 "person-removed": self.persons.make_true,
@@ -438,6 +441,7 @@ class Node:
         if self.audit.halt.reason is None:
             self.emergencies.end_interrupted()
         self.found.sweep()
+        self.requests.sweep()
         # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
         self.granted.sweep(self.peers.store.peers)

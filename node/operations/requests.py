@@ -54,7 +54,8 @@ def _describe(node: Node, asked: Asked) -> dict[str, Any]:
 
 async def requests(call: Call, asked: Listed) -> Result:
     """Requests of peers that a rule has a person asked about."""
-    found = await in_thread(lambda: call.node.requests.all(waiting=not asked.all))
+    requests = call.node.requests
+    found = await in_thread(requests.all if asked.all else requests.waiting)
     return {"requests": [_describe(call.node, one) for one in found]}
 
 

@@ -6,7 +6,7 @@ clock never goes back (`node/clock.py`).
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import trio
@@ -42,11 +42,11 @@ class UnfinishedDiscards(Protocol):
 
 
 class Unwritten(Protocol):
-    """Changes of the list of people that are not written yet."""
+    """Changes that count already and may not be written yet."""
 
     @property
     def unwritten(self) -> tuple[str, ...]:
-        """Names of the people."""
+        """What they are about, for people."""
 
     def write_unwritten(self) -> None:
         """Try again to write them."""
@@ -66,7 +66,7 @@ class Endings:
         node_key_ended: called with the node key of a connection when the key is not valid any more.
         clock: tells the date.
         refusals: counts of refusals, to be logged when their hour is over.
-        persons: people from whom something was taken.
+        more: what else may be unwritten.
         emergencies: emergencies whose review may be overdue.
         log_failed: whether the last entry could not be written.
         try_log: checks whether an entry could be written now; raises NodeError if not.
@@ -85,7 +85,7 @@ class Endings:
         node_key_ended: Callable[[bytes], None],
         clock: Clock,
         refusals: Refusals,
-        persons: Unwritten | None = None,
+        more: Sequence[Unwritten] = (),
         emergencies: Emergencies | None = None,
         log_failed: Callable[[], bool] = lambda: False,
         try_log: Callable[[], None] = lambda: None,
@@ -97,7 +97,7 @@ class Endings:
         self._studies = studies
         self._wishes = wishes
         self._discards = discards
-        self._persons = persons
+        self._more = more
         self._emergencies = emergencies
         self._feeds = feeds
         self._connected = connected
@@ -133,8 +133,8 @@ class Endings:
 
     async def _write(self) -> None:
         unwritten = self._peers.unwritten or self._studies.unwritten or self._wishes.unwritten
-        persons = self._persons is not None and self._persons.unwritten
-        unfinished = unwritten or persons or self._discards.is_unfinished
+        more = any(one.unwritten for one in self._more)
+        unfinished = bool(unwritten) or more or self._discards.is_unfinished
         overdue = self._emergencies is not None and self._emergencies.is_any_overdue()
         due = self._underived or unfinished or overdue or self._log_failed()
         if not due or trio.current_time() < self._again:
@@ -151,8 +151,8 @@ class Endings:
         self._studies.write_unwritten()
         self._wishes.write_unwritten()
         self._discards.write_unwritten()
-        if self._persons is not None:
-            self._persons.write_unwritten()
+        for one in self._more:
+            one.write_unwritten()
         if self._emergencies is not None:
             self._emergencies.say_overdue()
         for facility_key in underived:

@@ -12,11 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from keys.grants import Approval
+from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
+from node.callers import SEPARATOR
 from node.clock import Clock
 from node.database import Database
 from node.errors import ExitCode, NodeError
-from protocol.log.entry import Event, subjects_of
+from node.sharing.decisions import Decisions
+from protocol.log.entry import Entry, Event, subjects_of
 from protocol.messages import Request
 
 REQUESTS_SCHEMA = """
@@ -50,8 +53,6 @@ WAITING_PER_PEER = 100
 
 REASON_CHARACTERS = 500
 
-_SEPARATOR = "^^^"
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -79,6 +80,7 @@ class Requests:
     Args:
         database: holds them.
         effects: ties entries to their effects.
+        decisions: the decisions that rest on approvals.
         clock: tells what has ended.
         patients: gives the patients of a study (UID), as the log commits to them.
     """
@@ -87,6 +89,7 @@ class Requests:
         self,
         database: Database,
         effects: Effects,
+        decisions: Decisions,
         clock: Clock,
         patients: Callable[[str], tuple[str, ...]],
     ) -> None:
@@ -95,22 +98,38 @@ class Requests:
         self._clock = clock
         self._patients = patients
         self._lock = threading.Lock()
+        self._cuts = Cuts(effects.append, decisions.wait_earlier)
+        # Replaced as a whole, so that readers need no lock.
+        self._denied: dict[int, Asked] = {}
 
-    def all(self, *, waiting: bool = False) -> list[Asked]:
-        """The requests, the newest first; with `waiting` only those that wait for a person."""
-        rows = self._database.query("SELECT * FROM requests ORDER BY number DESC")
-        found = [Asked(*row) for row in rows]
-        oldest = self._clock.now() - WAITS_SECONDS
-        if not waiting:
-            return found
-        return [one for one in found if one.state == "waiting" and one.asked > oldest]
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Requests that are denied, which could not be written yet; for people."""
+        return self._cuts.names
+
+    def all(self) -> list[Asked]:
+        """The requests, the newest first."""
+        return self._read("ORDER BY number DESC")
+
+    def waiting(self) -> list[Asked]:
+        """The requests that wait for a person, the newest first."""
+        found = self._read(
+            "WHERE state = 'waiting' AND asked > ? ORDER BY number DESC", (self._oldest(),)
+        )
+        return [one for one in found if one.state == "waiting"]
 
     def of(self, peer: bytes, transfer: bytes) -> Asked | None:
         """The request of a transfer (its name) of a peer (facility key), if it had to wait."""
-        row = self._database.query_one(
-            "SELECT * FROM requests WHERE peer = ? AND transfer = ?", (peer, transfer)
-        )
-        return None if row is None else Asked(*row)
+        found = self._read("WHERE peer = ? AND transfer = ?", (peer, transfer))
+        return found[0] if found else None
+
+    def _read(self, which: str, values: tuple[bytes | int, ...] = ()) -> list[Asked]:
+        rows = self._database.query(f"SELECT * FROM requests {which}", values)
+        return [self._denied.get(row["number"]) or Asked(*row) for row in rows]
+
+    def _oldest(self) -> int:
+        """What was asked before this time, or then, waits no longer."""
+        return self._clock.now() - WAITS_SECONDS
 
     def approval(self, peer: bytes, request: Request) -> Approval | None:
         """The approval of what a peer (facility key) asks for; None if there is none."""
@@ -123,13 +142,13 @@ class Requests:
         """Why a request that a rule would ask about is refused instead; "" if it may wait."""
         found = self.of(peer, request.transfer)
         if found is None:
-            own = [one for one in self.all(waiting=True) if one.peer == peer]
-            return "too many of its requests wait" if len(own) >= WAITING_PER_PEER else ""
+            own = sum(one.peer == peer for one in self.waiting())
+            return "too many of its requests wait" if own >= WAITING_PER_PEER else ""
         if found.state == "denied":
             return f"request {found.number} was denied"
         if found.state == "approved" and found.rule == rule and found.until <= self._clock.now():
             return f"the approval of request {found.number} has ended"
-        if found.state == "waiting" and found.asked <= self._clock.now() - WAITS_SECONDS:
+        if found.state == "waiting" and found.asked <= self._oldest():
             return f"nobody has answered request {found.number}"
         if not _is_of(found, request):
             return f"request {found.number} of the same transfer asked for something else"
@@ -184,7 +203,12 @@ class Requests:
                 0,
                 "",
             )
-            self._effects.after_entry(event, lambda connection: _store(connection, row))
+
+            def effect(connection: sqlite3.Connection) -> None:
+                _store(connection, row)
+                self._forget_askers(connection)
+
+            self._effects.after_entry(event, effect)
 
     def approve(self, number: int, until: int | None = None) -> Asked:
         """Let a request that waits go on, for one use until a time (seconds since the epoch, UTC).
@@ -198,14 +222,17 @@ class Requests:
             raise NodeError("an approval that ends in the past is none", code=ExitCode.USAGE)
         with self._lock:
             row = replace(self._waiting(number), state="approved", until=ends)
-            self._settle(row, "approved", {"number": number, "rule": row.rule, "until": ends})
+            details: dict[str, str | int | bool] = {"number": number, "rule": row.rule}
+            event = self._event(row, "approved", {**details, "until": ends})
+            self._cuts.write()
+            self._effects.after_entry(event, lambda connection: _store(connection, row))
         return row
 
     def deny(self, number: int, reason: str) -> Asked:
-        """Refuse a request that waits, or take back an approval.
+        """Refuse a request that waits, or take back an approval; it counts before it is written.
 
         Raises:
-            NodeError: there is no such request, or the reason is too long.
+            NodeError: there is no such request, the reason is too long, or it could not be written.
         """
         if len(reason) > REASON_CHARACTERS or not reason.isprintable():
             raise NodeError(
@@ -216,8 +243,46 @@ class Requests:
             found = self._waiting(number, "approved")
             # Who asked is in the log, where it can be erased.
             row = replace(found, state="denied", note=reason, person="", role="", reason="")
-            self._settle(row, "denied", {"number": number, "rule": row.rule})
+            self._denied = {**self._denied, number: row}
+
+            def effect(entry: Callable[[], int]) -> None:
+                self._effects.of(entry(), lambda connection: _deny(connection, row))
+                left = dict(self._denied)
+                del left[number]
+                self._denied = left
+
+            event = self._event(row, "denied", {"number": number, "rule": row.rule})
+            try:
+                self._cuts.make(Cut(f"request {number}", event, effect))
+            except NodeError as error:
+                raise NodeError(
+                    f"request {number} is denied in this process, but that could not be written:"
+                    f" {error.message}",
+                    hint="make room on the disk: a running node then writes it by itself; after a"
+                    " restart look with `radmesh requests --all`",
+                    code=error.code,
+                ) from error
         return row
+
+    def write_unwritten(self) -> None:
+        """Try again to write what is denied already.
+
+        Raises:
+            NodeError: it still cannot be written.
+        """
+        with self._lock:
+            self._cuts.write()
+
+    def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
+        """Deny the request that an entry says is denied; see `Effects.compare`."""
+        row = connection.execute(
+            "SELECT * FROM requests WHERE peer = ? AND transfer = ?",
+            (entry.peer, bytes.fromhex(str(entry.details.get("transfer", "")))),
+        ).fetchone()
+        if row is not None:
+            denied = replace(Asked(*row), state="denied", person="", role="", reason="")
+            _deny(connection, denied)
+        return True
 
     def used(self, peer: bytes, transfer: bytes) -> None:
         """The study of an approved request has gone out: it was for this one use."""
@@ -230,16 +295,31 @@ class Requests:
         )
 
     def forget(self, studies: Sequence[str]) -> None:
-        """Delete the requests for these studies (UIDs) that are over."""
-        self._database.transact(
-            lambda connection: connection.executemany(
-                "DELETE FROM requests WHERE study = ? AND state IN ('denied', 'ended')",
-                [(study,) for study in studies],
+        """Delete the requests for these studies (UIDs); a facility that waits asks anew."""
+        with self._lock:
+            self._database.transact(
+                lambda connection: connection.executemany(
+                    "DELETE FROM requests WHERE study = ?", [(study,) for study in studies]
+                )
             )
+
+    def sweep(self) -> None:
+        """Forget who asked, and why, where nobody answered in time or the approval has ended.
+
+        Raises:
+            NodeError: it could not be written.
+        """
+        self._database.transact(self._forget_askers)
+
+    def _forget_askers(self, connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "UPDATE requests SET person = '', role = '', reason = '' WHERE person || role || reason"
+            " <> '' AND (state = 'waiting' AND asked <= ? OR state = 'approved' AND until <= ?)",
+            (self._oldest(), self._clock.now()),
         )
 
-    def _settle(self, row: Asked, kind: str, details: dict[str, str | int | bool]) -> None:
-        event = Event(
+    def _event(self, row: Asked, kind: str, details: dict[str, str | int | bool]) -> Event:
+        return Event(
             type=kind,
             actor="operator",
             peer=row.peer,
@@ -247,11 +327,11 @@ class Requests:
             subjects=subjects_of(row.study, self._patients(row.study)),
             details={**details, "transfer": row.transfer.hex()},
         )
-        self._effects.after_entry(event, lambda connection: _store(connection, row))
 
     def _waiting(self, number: int, *also: str) -> Asked:
-        found = next((one for one in self.all() if one.number == number), None)
-        if found is None or found.state not in ("waiting", *also):
+        found = next(iter(self._read("WHERE number = ?", (number,))), None)
+        is_over = found is not None and found.state == "waiting" and found.asked <= self._oldest()
+        if found is None or is_over or found.state not in ("waiting", *also):
             raise NodeError(
                 f"no request {number} waits",
                 hint="see `radmesh requests`",
@@ -278,7 +358,15 @@ def _is_of(known: Asked, request: Request) -> bool:
 def asker_subjects(request: Request) -> tuple[tuple[str, str], ...]:
     """The subject of an entry for who asks by a request, by the peer's word; none for nobody."""
     told = (request.person or "", request.role or "", request.reason or "")
-    return (("asker", _SEPARATOR.join(told)),) if any(told) else ()
+    return (("asker", SEPARATOR.join(told)),) if any(told) else ()
+
+
+def _deny(connection: sqlite3.Connection, row: Asked) -> None:
+    connection.execute(
+        "UPDATE requests SET state = 'denied', note = ?, person = '', role = '', reason = ''"
+        " WHERE number = ?",
+        (row.note, row.number),
+    )
 
 
 def _store(connection: sqlite3.Connection, row: Asked) -> None:

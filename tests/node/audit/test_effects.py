@@ -118,9 +118,9 @@ def _wishes(node: Node, kind: str) -> object:
     return [(one.number, one.identity, one.uses, bool(one.ended)) for one in node.wishes.all(kind)]
 
 
-def _ask(node: Node) -> object:
+def _ask(node: Node, transfer: bytes = bytes(16)) -> object:
     request = Request(
-        transfer=bytes(16),
+        transfer=transfer,
         source=node.keys.node.public,
         study=STUDY,
         purpose="treatment",
@@ -266,7 +266,8 @@ CHANGES = [
     ),
     Change("approval-asked", lambda node: _ask(node), _states),
     Change("approved", lambda node: node.requests.approve(1), _states),
-    Change("denied", lambda node: node.requests.deny(1, "no"), _states),
+    Change("denied", lambda node: node.requests.deny(1, "no"), _states, cuts=True),
+    Change("denied", lambda node: node.requests.deny(2, "no"), _states, cuts=True),
     Change("emergency-begun", lambda node: _break_glass(node), _emergencies),
     Change(
         "emergency-ended",
@@ -410,6 +411,9 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             node.offers.make(STUDY, "South Clinic", "treatment", "look", None)
         elif change.kind in ("approved", "denied"):
             _ask(node)
+            if change.kind == "denied":
+                _ask(node, bytes(15) + b"2")
+                node.requests.approve(2)
         elif change.kind in ("emergency-ended", "emergency-overdue", "emergency-reviewed"):
             _broken_days_ago(node)
         elif change.kind == "shared-to":

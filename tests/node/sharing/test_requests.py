@@ -1,6 +1,6 @@
 """Requests that wait for a person: what the peer is told, what an approval is for, and its end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import exchange_pair
@@ -11,7 +11,7 @@ from recipient_made import RecipientMade
 
 from node.alerts import alerts_of
 from node.app import Node
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.requests import APPROVED_SECONDS, WAITING_PER_PEER, WAITS_SECONDS
 from node.transfer.transfers import TransferState
@@ -62,7 +62,7 @@ def _kinds(node: Node) -> list[str]:
 async def test_it_waits_is_approved_goes_on_and_was_for_one_use(north: Node) -> None:
     for _ in range(3):
         assert (await _asks(north)).refused is WireCode.WAITING
-    [waiting] = north.requests.all(waiting=True)
+    [waiting] = north.requests.waiting()
     assert (waiting.study, waiting.purpose, waiting.rule) == (STUDY, "treatment", "rule 1")
     assert (waiting.person, waiting.role, waiting.reason) == tuple(ASKER.values())
     assert any("1 request waits for approval" in alert for alert in alerts_of(north, None))
@@ -111,6 +111,69 @@ async def test_an_approval_ends_by_its_time(north: Node) -> None:
     )
 
 
+async def test_an_approval_is_taken_back_on_a_full_disk(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node.open(home) as node:
+        _prepare(node)
+        await _asks(node)
+        node.requests.approve(1)
+
+        def fail(_: object) -> None:
+            raise NodeError("the disk is full", code=ExitCode.DISK)
+
+        with monkeypatch.context() as full:
+            full.setattr(node.audit, "append", fail)
+            with pytest.raises(NodeError, match="request 1 is denied in this process"):
+                node.requests.deny(1, "the wrong patient")
+        assert any("request 1 is denied, and that is not" in one for one in alerts_of(node, None))
+        [asked] = node.requests.all()
+        assert (asked.state, asked.note) == ("denied", "the wrong patient")
+        assert (await _asks(node)).refused is WireCode.NOT_GRANTED
+        node.requests.write_unwritten()
+        assert _kinds(node)[-1] == "denied"
+    with Node.open(home) as node:
+        [asked] = node.requests.all()
+        assert (asked.state, asked.note) == ("denied", "the wrong patient")
+
+
+@pytest.mark.parametrize("is_approved", [False, True])
+async def test_who_asked_is_forgotten_when_it_is_over(home: Home, is_approved: bool) -> None:
+    with Node.open(home) as node:
+        _prepare(node)
+        await _asks(node)
+        if is_approved:
+            node.requests.approve(1)
+        clock = node.clock
+        assert isinstance(clock, MadeClock)
+        clock.move(WAITS_SECONDS)
+        with pytest.raises(NodeError, match="no request 1 waits"):
+            node.requests.approve(1)
+        await _asks(node, bytes(16))
+        old, new = sorted(node.requests.all(), key=lambda one: one.number)
+        assert (old.person, old.role, old.reason) == ("", "", "")
+        assert (new.person, new.role, new.reason) == tuple(ASKER.values())
+        clock.move(WAITS_SECONDS)
+        node.clean_up()
+        assert {one.person for one in node.requests.all()} == {""}
+
+
+async def test_an_erasure_forgets_requests_in_any_state(north: Node) -> None:
+    for number, settle in enumerate((lambda n: None, north.requests.approve, _denies(north)), 1):
+        await _asks(north, number.to_bytes(16))
+        settle(number)
+    assert len(north.requests.all()) == 3
+    north.forget(["1.2.3"])
+    assert len(north.requests.all()) == 3
+    north.forget([STUDY])
+    assert north.requests.all() == []
+    assert (await _asks(north, (2).to_bytes(16))).refused is WireCode.WAITING
+
+
+def _denies(node: Node) -> Callable[[int], object]:
+    return lambda number: node.requests.deny(number, "no")
+
+
 async def test_what_was_denied_is_refused(north: Node) -> None:
     await _asks(north)
     north.requests.deny(1, "ask the ward")
@@ -129,7 +192,7 @@ async def test_what_nobody_answers_ends(north: Node) -> None:
     assert isinstance(clock, MadeClock)
     clock.move(WAITS_SECONDS)
     assert (await _asks(north)).refused is WireCode.NOT_GRANTED
-    assert north.requests.all(waiting=True) == []
+    assert north.requests.waiting() == []
 
 
 async def test_it_outlives_a_restart(home: Home) -> None:
@@ -137,7 +200,7 @@ async def test_it_outlives_a_restart(home: Home) -> None:
         _prepare(node)
         await _asks(node)
     with Node.open(home) as node:
-        [waiting] = node.requests.all(waiting=True)
+        [waiting] = node.requests.waiting()
         node.requests.approve(waiting.number)
     with Node.open(home) as node:
         assert (await _asks(node)).heard(Countersigned)
