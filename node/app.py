@@ -438,15 +438,15 @@ class Node:
     def clean_up(self) -> None:
         """Remove what a crash left, before the node does anything with peers."""
         self.transfers.close_interrupted_outgoing()
+        going_on = {one.transfer for one in self.transfers.unfinished_incoming()}
         if self.audit.halt.reason is None:
-            self.emergencies.end_interrupted()
+            self.emergencies.end_interrupted(going_on)
         self.found.sweep()
         self.requests.sweep()
         # Correct the feeds after a crash, an older release, or grants that have expired.
         self.feeds.derive(peer.facility_key for peer in self.peers.store.peers)
         self.granted.sweep(self.peers.store.peers)
-        unfinished = bool(self.transfers.unfinished_incoming())
-        self.incoming.sweep(unfinished=unfinished, now=self.clock.now())
+        self.incoming.sweep(unfinished=bool(going_on), now=self.clock.now())
         self.store.sweep()
         self.discards.sweep()
 

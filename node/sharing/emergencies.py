@@ -7,7 +7,7 @@ Each step has its entry, written before it counts. Synchronous and thread-safe.
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -141,20 +141,22 @@ class Emergencies:
         """Whether the review of an emergency is overdue."""
         return one.is_open and one.begun + REVIEW_SECONDS <= self._clock.now()
 
-    def why_rests(self, direction: str, peer: bytes | None = None, transfer: bytes = b"") -> str:
+    def why_rests(self, direction: str, peer: bytes | None = None, asks: Asks | None = None) -> str:
         """Why a new emergency access is refused since another is not reviewed; "" if it is not.
 
         Args:
             direction: `IN` or `OUT`.
             peer: only those with this facility; None for all.
-            transfer: the name of the transfer: one that has begun goes on.
+            asks: what is asked for; what has begun goes on.
         """
         if not self.settings.rest_until_reviewed:
             return ""
         ours = [
             one for one in self.open() if one.direction == direction and peer in (None, one.peer)
         ]
-        if any(one.transfer == transfer for one in ours):
+        if asks is not None and (asks.transfer, asks.study) in {
+            (one.transfer, one.study) for one in ours
+        }:
             return ""
         late = next((one for one in ours if self.is_late(one)), None)
         return "" if late is None else f"the review of emergency {late.number} is overdue"
@@ -239,15 +241,18 @@ class Emergencies:
                     now = self._clock.now()
                     self._change(one, "emergency-ended", ended=now, is_complete=is_complete)
 
-    def end_interrupted(self) -> None:
-        """After a start: note the end of what a crash interrupted; what we ask for goes on.
+    def end_interrupted(self, going_on: Container[bytes]) -> None:
+        """After a start: note the end of what a crash interrupted.
+
+        Args:
+            going_on: names of transfers to us that are not over.
 
         Raises:
             NodeError: it cannot be logged or stored.
         """
         with self._lock:
             for one in self._under_way():
-                if one.direction == OUT:
+                if one.direction == OUT or one.transfer not in going_on:
                     now = self._clock.now()
                     self._change(one, "emergency-ended", ended=now, is_complete=False)
 
@@ -320,13 +325,22 @@ class Emergencies:
             )
 
     def forget(self, studies: Sequence[str]) -> None:
-        """Delete the reviewed emergencies about these studies (UIDs)."""
-        self._database.transact(
-            lambda connection: connection.executemany(
-                "DELETE FROM emergencies WHERE study = ? AND outcome != ''",
-                [(study,) for study in studies],
+        """Delete the reviewed emergencies about these studies (UIDs).
+
+        One that waits for a review still waits; which study it was, and who asked, is forgotten.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            gone = [(study,) for study in studies]
+            connection.executemany(
+                "DELETE FROM emergencies WHERE study = ? AND outcome != ''", gone
             )
-        )
+            connection.executemany(
+                "UPDATE emergencies SET study = '', asker = '' WHERE study = ?", gone
+            )
+
+        with self._lock:
+            self._database.transact(work)
 
     def _known(self, direction: str, peer: bytes, transfer: bytes, study: str) -> Emergency | None:
         for one in self.open():

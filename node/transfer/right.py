@@ -102,7 +102,7 @@ class Right:
             )
         refusal = self._decide(self._peers.store, request, self._clock.now())
         if refusal is None and request.purpose == BREAK_GLASS:
-            why = self._emergencies.why_rests(OUT, self._peer.facility_key, request.transfer)
+            why = self._emergencies.why_rests(OUT, self._peer.facility_key, request)
             return Refusal(WireCode.NOT_GRANTED, why, self.rule) if why else None
         return refusal
 

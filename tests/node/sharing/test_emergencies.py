@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import exchange_pair
@@ -210,7 +211,7 @@ async def test_a_session_that_breaks_off_is_over_and_goes_on_under_the_same_numb
     with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True, allow_unwrapped=True):
         await recipient.fetch()
     [one] = north.emergencies.open()
-    north.emergencies.end_interrupted()
+    north.emergencies.end_interrupted(())
     assert (await _asks(north)).heard(Countersigned)
     [same] = north.emergencies.open()
     assert (same.number, same.begun) == (one.number, one.begun)
@@ -345,6 +346,35 @@ async def test_after_72_hours_it_is_said_once_more(home: Home) -> None:
         assert node.emergencies.why_rests(IN) == ""
 
 
+async def test_the_name_of_a_transfer_that_goes_on_is_no_key_to_another_study(
+    north: Node,
+) -> None:
+    _set(north, rest_until_reviewed=True)
+    await _asks(north)
+    _move(north, REVIEW_SECONDS)
+    begun = Request(
+        transfer=exchange_pair.TRANSFER, source=bytes(32), study=STUDY, purpose="BTG",
+        ephemeral=bytes(32), time=0,
+    )  # fmt: skip
+    assert north.emergencies.why_rests(OUT, SOUTH.key, begun) == ""
+    other = replace(begun, study="1.2.3")
+    assert north.emergencies.why_rests(OUT, SOUTH.key, other) == (
+        "the review of emergency 1 is overdue"
+    )
+
+
+async def test_an_erasure_forgets_the_study_and_the_review_still_waits(north: Node) -> None:
+    await _asks(north)
+    _review(north)
+    await _asks(north, bytes(16))
+    north.forget([STUDY])
+    [one] = north.emergencies.all()
+    assert (one.number, one.study, one.asker) == (2, "", "")
+    assert any("was erased" in alert for alert in alerts_of(north, None))
+    _review(north, number=2)
+    assert north.emergencies.open() == []
+
+
 async def test_where_it_is_set_so_access_rests_until_it_is_reviewed(north: Node) -> None:
     _set(north, rest_until_reviewed=True)
     await _asks(north)
@@ -435,8 +465,10 @@ def test_a_kill_between_entry_and_first_byte_leaves_it_open(tmp_path: Path, when
         assert (one.study, one.direction) == (STUDY, when.partition(" ")[0])
         assert REASON in one.asker
         assert began == ["success"]
-        node.emergencies.end_interrupted()
-        assert len(entries(node, "emergency-ended")) == (one.direction == OUT)
+        node.clean_up()
+        # Ours goes on where the node still asks for it.
+        goes_on = when == "in request" and bool(node.transfers.unfinished_incoming())
+        assert len(entries(node, "emergency-ended")) == (not goes_on)
         _review(node)
     with Node.open(Home(tmp_path / name, clock=MadeClock())) as node:
         assert node.emergencies.open() == []
