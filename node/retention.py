@@ -278,8 +278,8 @@ RETENTION = (
         place="node.db",
         purpose="to let the other side fetch the study, and to have somebody decide on it",
         readers="people of the facility; the other facility",
-        kept="30 days after its end, or until openings of the study are erased; what a person wrote"
-        " until it is declined or ended",
+        kept="30 days after its end, at most 1,000 of a peer, or until openings of the study are"
+        " erased; what a person wrote until it is declined or ended",
         tables=("offers",),
     ),
     Kept(
@@ -299,7 +299,8 @@ RETENTION = (
         place="node.db",
         purpose="to have a person review each",
         readers="people of the facility with the role look, audit or admin",
-        kept="until it is reviewed, and openings of the study are erased",
+        kept="until it is reviewed, and openings of the study are erased; the study and who asked"
+        " never longer than these openings",
         tables=("emergencies",),
     ),
     Kept(

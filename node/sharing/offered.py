@@ -20,6 +20,9 @@ DEFAULT_DAYS = 7
 KEPT_SECONDS = 30 * 24 * 3600
 """How long an offer that is over is still listed, after the end that it was made with."""
 
+OFFERS_KEPT = 1000
+"""Offers of one peer that are listed at most; the oldest that are over are forgotten first."""
+
 DAY_SECONDS = 24 * 3600
 
 

@@ -90,12 +90,13 @@ class Offering:
         event.set()
 
     async def run(self) -> None:
-        """End offers at their dates, and fetch what was accepted, until cancelled."""
+        """End offers at their dates, answer by rules, fetch what was accepted, until cancelled."""
         again = 0.0
         while True:
             changed = self._changed
             try:
                 await in_thread(self._offers.end_due)
+                await in_thread(self._answer_waiting)
                 if trio.current_time() >= again:
                     await self._fetch_accepted()
             except NodeError as error:
@@ -142,7 +143,7 @@ class Offering:
 
     async def keep_told(self, node_key: bytes) -> None:
         """Tell a connected peer how its offers and ours stand, until cancelled."""
-        said: set[tuple[int, str]] = set()
+        said: set[tuple[bytes, str]] = set()
         while True:
             changed = self._changed
             peer = self._peers.store.by_node_key(node_key, self._clock.now())
@@ -156,10 +157,10 @@ class Offering:
             with trio.move_on_after(AGAIN_SECONDS):
                 await changed.wait()
 
-    async def _tell(self, node_key: bytes, peer: Peer, said: set[tuple[int, str]]) -> None:
+    async def _tell(self, node_key: bytes, peer: Peer, said: set[tuple[bytes, str]]) -> None:
         """Say what this peer has not heard on this connection; `said` grows by it."""
         for offered in await in_thread(self._offers.to_tell, peer.facility_key):
-            what = (offered.number, offered.state)
+            what = (offered.offer, offered.state)
             # An answer that the peer has asked for again is said again.
             if what in said and (offered.direction == OUT or offered.told):
                 continue
@@ -256,17 +257,26 @@ class Offering:
                 raise RemoteProtocolError("more offers than its budget", WireCode.BUSY)
             if not self._budgets.has_room():
                 raise RemoteProtocolError("the disk is full", WireCode.STORAGE_FULL)
-            offered = self._offers.take_untrusted(peer, word)
-            self._answer_by_rule(peer, offered)
+            self._answer_by_rule(peer, self._offers.take_untrusted(peer, word))
+
+    def _answer_waiting(self) -> None:
+        """Do for offers that wait what a rule says by now: it may be new, or its hour has come."""
+        peers = {peer.facility_key: peer for peer in self._peers.store.peers}
+        for offered in self._offers.waiting():
+            if offered.peer in peers:
+                self._answer_by_rule(peers[offered.peer], offered)
 
     def _answer_by_rule(self, peer: Peer, offered: StudyOffered) -> None:
-        """Accept or decline at once where a rule of ours says so; else a person is asked.
-
-        A crash before this leaves the offer to a person.
-        """
+        """Accept or decline at once where a rule of ours says so; else a person is asked."""
         answer, rule = decide_send(self._peers, peer, offered.purpose, self._clock.now())
-        if answer != OFFERED:
+        if answer == OFFERED:
+            return
+        try:
             self._offers.answer(offered.number, answer, rule=rule)
+        except NodeError as error:
+            # A person, or its end, was faster.
+            if error.code is not ExitCode.NOT_FOUND:
+                raise
 
 
 def decide_send(peers: Peers, peer: Peer, purpose: str, now: int) -> tuple[str, str]:

@@ -30,6 +30,7 @@ from node.sharing.offered import (
     IN,
     KEPT_SECONDS,
     OFFERED,
+    OFFERS_KEPT,
     OPEN,
     OUT,
     StudyOffered,
@@ -232,7 +233,7 @@ class Offers:
             with self._peers.decisions.made():
                 self._require_possible(offered, peer)
                 self._effects.after_entry(event, lambda connection: _keep(connection, offered))
-            self._load()
+            self._reread(offered.number)
         self.on_change(peer.facility_key)
         return offered
 
@@ -329,10 +330,13 @@ class Offers:
             of_peer = [
                 one
                 for one in self.all()
-                if one.direction == IN and one.peer == peer.facility_key and one.is_open
-            ]
-            if len(of_peer) >= limits.OFFERS_OPEN:
+                if one.direction == IN and one.peer == peer.facility_key
+            ]  # fmt: skip
+            if sum(one.is_open for one in of_peer) >= limits.OFFERS_OPEN:
                 raise RemoteProtocolError("too many offers are open", WireCode.BUSY)
+            over = [one.number for one in of_peer if not one.is_open]
+            # Else a peer that makes and ends offers fills the list. The log has them all.
+            self._delete(over[: max(0, len(of_peer) + 1 - OFFERS_KEPT)])
             offered = StudyOffered(
                 number=self._next_number(),
                 direction=IN,
@@ -402,7 +406,9 @@ class Offers:
     def fetch_begins(self, number: int) -> None:
         """The fetch of an accepted offer has begun; from here on it goes on by itself."""
         with self._lock:
-            self._note(replace(self._all[number], fetched=1))
+            # Its study may have been erased meanwhile.
+            if number in self._all:
+                self._note(replace(self._all[number], fetched=1))
 
     # --- both --------------------------------------------------------------------------
 
@@ -459,9 +465,11 @@ class Offers:
 
     def make_true(self, entry: Entry, connection: sqlite3.Connection) -> bool:
         """End the offer that an entry says has ended; see `Effects.compare`."""
+        direction, name = str(entry.details.get("direction")), str(entry.details.get("offer"))
         connection.execute(
-            "UPDATE offers SET state = ?, message = '', person = '', role = '' WHERE number = ?",
-            (ENDED, entry.details.get("number")),
+            "UPDATE offers SET state = ?, message = '', person = '', role = ''"
+            " WHERE direction = ? AND peer = ? AND offer = ?",
+            (ENDED, direction, entry.peer, bytes.fromhex(name)),
         )
         self._database.after_commit(self._load)
         return True
@@ -481,10 +489,10 @@ class Offers:
         if not is_cut:
             self._cuts.write()
             self._effects.after_entry(event, lambda connection: _keep(connection, offered))
-            self._load()
+            self._reread(offered.number)
             return
         # In memory first: that needs no disk.
-        self._set({**self._all, offered.number: offered})
+        self._put(offered)
         self.on_change(offered.peer)
 
         def effect(entry: Callable[[], int]) -> None:
@@ -502,8 +510,14 @@ class Offers:
             ) from error
 
     def _note(self, changed: StudyOffered) -> None:
-        self._database.transact(lambda connection: _keep(connection, changed))
-        self._set({**self._all, changed.number: changed})
+        """Keep what the other side knows and whether a fetch began; nothing that has an entry."""
+        self._database.transact(
+            lambda connection: connection.execute(
+                "UPDATE offers SET told = ?, fetched = ? WHERE number = ?",
+                (changed.told, changed.fetched, changed.number),
+            )
+        )
+        self._put(changed)
 
     def _delete(self, numbers: list[int]) -> None:
         if not numbers:
@@ -518,29 +532,36 @@ class Offers:
     def _load(self) -> None:
         with self._lock:
             rows = self._database.query("SELECT * FROM offers ORDER BY number")
+            read = {row["number"]: _from_row(row) for row in rows}
             unwritten = {
                 one.number: one for one in self._all.values() if f"offer {one.number}" in
                 self._cuts.names
             }  # fmt: skip
-            self._set(
-                {
-                    row["number"]: StudyOffered(**{name: row[name] for name in _COLUMNS})
-                    for row in rows
-                }
-                | unwritten
-            )
+            self._all = read | unwritten
+            self._rules = {}
+            for peer in {one.peer for one in self._all.values() if one.direction == OUT}:
+                self._find_rules(peer)
+            self.version += 1
 
-    def _set(self, everything: dict[int, StudyOffered]) -> None:
-        rules: dict[bytes, list[tuple[str, tuple[Rule, ...]]]] = {}
-        for one in everything.values():
-            if one.direction == OUT and one.is_open:
-                rules.setdefault(one.peer, []).append(
-                    (one.purpose, rules_of(one, self._facts.blind))
-                )
+    def _reread(self, number: int) -> None:
+        """Take over what is kept of an offer: the end of trust may have ended it meanwhile."""
+        row = self._database.query_one("SELECT * FROM offers WHERE number = ?", (number,))
+        if row is not None:
+            self._put(_from_row(row))
+
+    def _put(self, offered: StudyOffered) -> None:
         # Replaced as a whole, so that readers need no lock.
-        self._all = everything
-        self._rules = {peer: tuple(found) for peer, found in rules.items()}
+        self._all = {**self._all, offered.number: offered}
+        self._find_rules(offered.peer)
         self.version += 1
+
+    def _find_rules(self, peer: bytes) -> None:
+        rules = tuple(
+            (one.purpose, rules_of(one, self._facts.blind))
+            for one in self._all.values()
+            if one.direction == OUT and one.peer == peer and one.is_open
+        )
+        self._rules = {**self._rules, peer: rules}
 
     def _named(self, direction: str, peer: bytes, offer: bytes) -> StudyOffered | None:
         for one in self._all.values():
@@ -555,13 +576,18 @@ class Offers:
 _COLUMNS = tuple(StudyOffered.__dataclass_fields__)
 
 
+def _from_row(row: sqlite3.Row) -> StudyOffered:
+    return StudyOffered(**{name: row[name] for name in _COLUMNS})
+
+
 def _keep(connection: sqlite3.Connection, offered: StudyOffered) -> None:
+    """Keep an offer as it is now; what is over stays over, whoever read it before."""
     connection.execute(
         "INSERT INTO offers (number, direction, peer, offer, study, purpose, message, made, until,"
         " state, told, fetched, series, instances, bytes, modalities, study_date, person, role)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (number) DO UPDATE SET state=excluded.state, told=excluded.told,"
-        " message=excluded.message, person=excluded.person, role=excluded.role,"
-        " fetched=excluded.fetched",
+        " message=excluded.message, person=excluded.person, role=excluded.role"
+        " WHERE offers.state NOT IN ('ended', 'declined') OR offers.state = excluded.state",
         tuple(getattr(offered, name) for name in _COLUMNS),
     )

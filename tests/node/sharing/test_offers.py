@@ -1,7 +1,7 @@
 """Offers of studies: what they let a peer do, how long, and what a hostile one can cause."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.network.messaging import MessageStream
 from node.operations import OPERATIONS, Call
-from node.sharing.offered import ENDED, KEPT_SECONDS, OFFERED, OPEN, StudyOffered
+from node.sharing import offers
+from node.sharing.offered import ENDED, IN, KEPT_SECONDS, OFFERED, OPEN, OUT, StudyOffered
 from node.sharing.offering import Offering, decide_send
 from node.transfer.right import Right, RightEnded
 from protocol import limits, messages
@@ -211,6 +212,75 @@ def test_an_offer_does_not_come_back_with_trust(node: Node, south: Other, peer: 
     assert (one.state, one.message) == (ENDED, "")
 
 
+def _told(node: Node, peer: Peer) -> None:
+    node.offers.told(1, OFFERED)
+
+
+def _fetch_begins(node: Node, peer: Peer) -> None:
+    node.offers.fetch_begins(1)
+
+
+def _answered(node: Node, peer: Peer) -> None:
+    [one] = node.offers.all()
+    if one.direction == OUT:
+        node.offers.heard_answer(peer.facility_key, one.offer, ACCEPTED)
+    else:
+        node.offers.answer(1, ACCEPTED)
+
+
+@pytest.mark.parametrize("direction", [OUT, IN])
+@pytest.mark.parametrize("act", [_told, _fetch_begins, _answered])
+def test_what_another_thread_notes_meanwhile_does_not_reopen_it(
+    node: Node,
+    peer: Peer,
+    monkeypatch: pytest.MonkeyPatch,
+    direction: str,
+    act: Callable[[Node, Peer], None],
+) -> None:
+    publish_study(node)
+    if direction == OUT:
+        _offer(node)
+    else:
+        node.offers.take_untrusted(peer, _word(node))
+    # The end of trust is committed, and the list in memory is not read anew yet.
+    with monkeypatch.context() as between:
+        between.setattr(node.offers, "_load", lambda: None)
+        _revoke(node)
+        act(node, peer)
+    node.offers._load()
+    [one] = node.offers.all()
+    assert (one.state, one.message) == (ENDED, "")
+    assert node.offers.rules(peer.facility_key) == ()
+
+
+def test_an_end_that_is_not_written_is_not_written_by_the_way(
+    node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but its entry makes it an end for the next start."""
+    publish_study(node)
+    _offer(node)
+    with monkeypatch.context() as full:
+        _fail(full)
+        with pytest.raises(NodeError, match="does not count any more in this process"):
+            node.offers.end(1)
+    node.offers.told(1, ENDED)
+    [row] = node.database.query("SELECT state, told FROM offers")
+    assert tuple(row) == (OFFERED, ENDED)
+    assert node.offers.find(1).state == ENDED
+    node.offers.end_due()
+    [row] = node.database.query("SELECT state FROM offers")
+    assert row["state"] == ENDED
+    assert len(entries(node, "offer-ended")) == 1
+
+
+def test_a_fetch_of_what_was_erased_meanwhile_is_no_fault(node: Node, peer: Peer) -> None:
+    node.offers.take_untrusted(peer, _word(node))
+    node.offers.answer(1, ACCEPTED)
+    node.forget([STUDY])
+    node.offers.fetch_begins(1)
+    assert node.offers.all() == []
+
+
 def test_it_ends_by_its_date(node: Node, peer: Peer, clock: MadeClock) -> None:
     publish_study(node)
     offered = _offer(node)
@@ -342,9 +412,15 @@ def _word(node: Node, **fields: Any) -> StudyOffer:
     return StudyOffer(**given | fields)
 
 
-def _offering(node: Node, clock: MadeClock) -> Offering:
-    async def fetch(offered: StudyOffered) -> None:
-        pytest.fail("nothing is fetched here")
+async def _fetch_none(offered: StudyOffered) -> None:
+    pytest.fail("nothing is fetched here")
+
+
+def _offering(
+    node: Node,
+    clock: MadeClock,
+    fetch: Callable[[StudyOffered], Awaitable[None]] = _fetch_none,
+) -> Offering:
 
     return Offering(
         node.offers,
@@ -417,6 +493,31 @@ def test_rules_to_send_decide_and_else_a_person_is_asked(
     assert decide_send(node.peers, peer, "treatment", node.clock.now())[0] == state
     kinds = [entry["type"] for entry in entries(node, "offer-heard", "offer-answered")]
     assert kinds == ["offer-heard", *["offer-answered"] * (state != OFFERED)]
+
+
+async def test_a_rule_that_comes_later_answers_what_waits(
+    node: Node, clock: MadeClock, south: Other, peer: Peer
+) -> None:
+    fetched: list[int] = []
+    done = trio.Event()
+
+    async def fetch(offered: StudyOffered) -> None:
+        fetched.append(offered.number)
+        done.set()
+
+    offering = _offering(node, clock, fetch)
+    for number, purpose in ((1, "treatment"), (2, "research")):
+        word = _word(node, purpose=purpose, offer=bytes([number]) * 16)
+        await _say(offering, node, south, messages.sign(word, south.node))
+    assert len(node.offers.waiting()) == 2
+    node.peers.add_rule("South", ["allow", "send", "purpose=TREAT"], node.facts.blind)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(offering.run)
+        with trio.fail_after(30):
+            await done.wait()
+        nursery.cancel_scope.cancel()
+    assert fetched == [1]
+    assert [one.state for one in node.offers.all()] == [ACCEPTED, OFFERED]
 
 
 def test_who_offers_is_shown_and_an_opening(
@@ -527,6 +628,20 @@ def test_a_peer_that_offers_without_end_fills_nothing(
         node.offers.take_untrusted(peer, _word(node, offer=number.to_bytes(16)))
     answers = _hear(node, clock, south, _word(node, offer=b"x" * 16))
     assert answers == [Refusal(code=WireCode.BUSY)]
+
+
+def test_a_peer_that_makes_and_ends_offers_fills_nothing(
+    node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offers, "OFFERS_KEPT", 3)
+    words = [_word(node, offer=bytes([number]) * 16) for number in range(1, 8)]
+    node.offers.take_untrusted(peer, words[0])
+    for word in words[1:]:
+        node.offers.take_untrusted(peer, word)
+        node.offers.heard_end(peer.facility_key, word.offer)
+    # The open one is kept.
+    assert [one.offer[0] for one in node.offers.all()] == [1, 6, 7]
+    assert len(entries(node, "offer-heard")) == 7
 
 
 def test_a_kill_between_the_offer_and_its_message_loses_nothing(
