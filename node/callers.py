@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
+from protocol import limits
+
 SEPARATOR = "^^^"
 """Between the parts of a person in an opening; in none of them."""
 
@@ -58,6 +60,12 @@ def parts_of(opening: str) -> tuple[str, str, str]:
     """Name, role (or roles), and name for people in the opening of a person; "" for what lacks."""
     name, role, display, *_ = (*opening.split(SEPARATOR), "", "")
     return name, role, display
+
+
+def told_of(opening: str) -> tuple[str, str]:
+    """Name and role of a person as another facility is told them, from an opening."""
+    name, role, display = parts_of(opening)
+    return (display or name)[: limits.NAME_CHARACTERS], role[: limits.ROLE_CHARACTERS]
 
 
 SERVICE = Caller("service")

@@ -170,7 +170,10 @@ UID_CHARACTERS = 64
 """Longest DICOM UID, PS3.5 section 9.1."""
 
 NAME_CHARACTERS = 128
-"""Longest facility name or petname."""
+"""Longest facility name or petname, or name of a person."""
+
+ROLE_CHARACTERS = 64
+"""Longest role of a person, as the facility itself calls it."""
 
 TEXT_CHARACTERS = 1024
 """Longest free text in a message, such as a Study Description (64 in PS3.5, but

@@ -141,8 +141,8 @@ class Request(Message):
     time: int = number()
     stat: bool = flag(default=False)
     whole: bool = flag(default=False)
-    person: str | None = text(128, optional=True)
-    role: str | None = text(64, optional=True)
+    person: str | None = text(limits.NAME_CHARACTERS, optional=True)
+    role: str | None = text(limits.ROLE_CHARACTERS, optional=True)
     reason: str | None = text(500, optional=True)
 
 

@@ -40,8 +40,8 @@ class StudyOffer(Message):
     bytes: int = number()
     modalities: tuple[str, ...] = texts(limits.MODALITIES, limits.MODALITY_CHARACTERS)
     study_date: str = text(8)
-    person: str | None = text(128, optional=True)
-    role: str | None = text(64, optional=True)
+    person: str | None = text(limits.NAME_CHARACTERS, optional=True)
+    role: str | None = text(limits.ROLE_CHARACTERS, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

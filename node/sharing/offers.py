@@ -17,7 +17,7 @@ from keys.rules import Rule
 from keys.trust import Peer
 from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
-from node.callers import asking, parts_of
+from node.callers import asking, told_of
 from node.catalog.catalog import Catalog
 from node.clock import Clock
 from node.database import Database
@@ -47,8 +47,6 @@ from protocol import limits
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.log.entry import Entry, Event
 from protocol.offers import ACCEPTED, DECLINED, StudyOffer
-
-PERSON_CHARACTERS, ROLE_CHARACTERS = 128, 64
 
 OFFERS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS offers (
@@ -210,7 +208,7 @@ class Offers:
                     hint="end some; or give the peer a rule (`radmesh trust rule add`)",
                     code=ExitCode.REFUSED,
                 )
-            name, role, display = parts_of(asking().opening)
+            person, role = told_of(asking().opening)
             offered = StudyOffered(
                 number=self._next_number(),
                 direction=OUT,
@@ -226,8 +224,8 @@ class Offers:
                 bytes=row.original_bytes,
                 modalities="\n".join(row.modalities),
                 study_date=row.study_date,
-                person=(display or name)[:PERSON_CHARACTERS],
-                role=role[:ROLE_CHARACTERS],
+                person=person,
+                role=role,
             )
             event = made_event(offered, peer, self._catalog.patients(row.study_uid))
             with self._peers.decisions.made():

@@ -19,7 +19,7 @@ from keys.identity import KeyPair
 from keys.purposes import BREAK_GLASS
 from keys.trust import Peer
 from node.blocking import in_thread
-from node.callers import parts_of
+from node.callers import parts_of, told_of
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.network.messaging import first_error
@@ -74,10 +74,6 @@ class _Job:
     sealed_bytes: int
     done: trio.Event = field(default_factory=trio.Event)
     failure: Exception | None = None
-
-
-PERSON_CHARACTERS, ROLE_CHARACTERS = 128, 64
-"""Most characters of a person and a role in a request (`protocol.messages.Request`)."""
 
 
 class Receiver:
@@ -197,9 +193,9 @@ class _Session:
     def _make_request(self) -> bytes:
         """The request, which is in the log on return."""
         transfer = self._download.transfer
-        name, role, display = parts_of(transfer.asked_by)
+        person, role = told_of(transfer.asked_by)
         if transfer.purpose == BREAK_GLASS:
-            asker = (name, role, transfer.reason)
+            asker = (*parts_of(transfer.asked_by)[:2], transfer.reason)
             self._owner._emergencies.begin(IN, self._peer, transfer, asker, ())
         # While it waits for a person there, it asks each minute: one entry is enough.
         if not self._contribution.is_waiting:
@@ -210,8 +206,8 @@ class _Session:
             time_ms=self._owner._clock.now_ms(),
             stat=transfer.stat,
             whole=self._download.holds_nothing(),
-            person=(display or name)[:PERSON_CHARACTERS],
-            role=role[:ROLE_CHARACTERS],
+            person=person,
+            role=role,
             reason=transfer.reason,
         )
 
