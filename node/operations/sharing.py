@@ -179,21 +179,13 @@ def _day(text: str) -> str:
         ) from None
 
 
-def _source_of(node: Node, text: str) -> str:
-    """A source as the catalog has it: facilities by their fingerprints."""
-    edge, _, name = text.partition(":")
-    if edge == FROM_PEER and name and not name.endswith("*"):
-        return f"{FROM_PEER}:{node.peers.find(name).fingerprint}"
-    return text
-
-
 async def sharing_change(call: Call, asked: Matched) -> Result:
     """Share all studies that match, except those that wait to be looked at; or withdraw all."""
     node, wanted, to_share = call.node, read_matching(asked), asked.shared
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Result:
         peer = None if asked.peer is None else node.peers.find(asked.peer)
-        source = _source_of(node, wanted.source)
+        source = node.sharing_rules.source(wanted.source)
         rows = studies_matching(node.database, _with_source(wanted, source))
         # Whoever shares a study that waits has looked at it: not so for a whole search.
         waiting = [row.study_uid for row in rows if row.to_check and to_share]

@@ -131,10 +131,15 @@ class SharingRules:
         name, equals, text = word.partition("=")
         if name != SOURCE:
             return word
-        values = [self._source(one.strip()) for one in text.split(",")]
+        values = [self.source(one.strip()) for one in text.split(",")]
         return f"{name}{equals}{','.join(values)}"
 
-    def _source(self, value: str) -> str:
+    def source(self, value: str) -> str:
+        """A source that a person wrote, as the catalog has it: facilities by their fingerprints.
+
+        Raises:
+            NodeError: it names a peer that is unknown here.
+        """
         edge, _, name = value.partition(":")
         if edge != FROM_PEER or not name or "*" in name:
             return value
