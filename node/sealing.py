@@ -38,8 +38,9 @@ def reseal(home: Home, audit: AuditLog, keys: Keys, wrapping: Wrapping | None) -
         wrapping: the key of the new passphrase; None: they are not sealed any more.
 
     Raises:
-        NodeError: a change of keys is not finished, the entry could not be logged, or the
-            disk is full or failing. Then the files are as they were, or all new.
+        NodeError: a change of keys is not finished, a key file is there whose key this process
+            does not have, the entry could not be logged, or the disk is full or failing. Then the
+            files are as they were, or all new.
     """
     if home.rotation_path.exists():
         raise NodeError(
@@ -109,10 +110,23 @@ def _making(home: Home) -> Path:
 
 
 def _pairs(home: Home, keys: Keys) -> dict[str, KeyPair]:
-    """The keys that have a file: one may have been taken offline while the node has it."""
+    """The keys that have a file: one may have been taken offline while the node has it.
+
+    Raises:
+        NodeError: there is a file of a key that the node does not have.
+    """
     pairs: dict[str, KeyPair] = {}
     for role in ROLES:
         pair = getattr(keys, role)
-        if pair is not None and (home.has_key(role) or role in home.keyring.adopted):
-            pairs[role] = pair
+        if not home.has_key(role) and role not in home.keyring.adopted:
+            continue
+        if pair is None:
+            # It would be said to be sealed, and stay as it is.
+            raise NodeError(
+                f"the {role} key came back into the home while the node runs, which does not have "
+                "it: the key files stay as they are",
+                hint="start the node anew, then try again",
+                code=ExitCode.REFUSED,
+            )
+        pairs[role] = pair
     return pairs

@@ -154,6 +154,35 @@ def test_a_key_in_the_open_among_sealed_ones_is_read_and_sealed_at_the_next_chan
     assert all(file.cost is not None for file in sealed.keyring.files().values())
 
 
+@pytest.mark.parametrize("role", ["node", "log", "witness"])
+def test_a_key_that_came_back_in_the_open_does_not_open_the_next_ones(
+    sealed: Home, role: str
+) -> None:
+    keys = reopened(sealed, WORDS).read_keys()
+    plain = Home(sealed.path).keyring.encode(role, getattr(keys, role))
+    (sealed.keys_path / role).write_bytes(plain)
+    changed = "log" if role == "node" else "node"
+    with Node.open(reopened(sealed, WORDS)) as node:
+        node.rotator.change(Request(role=changed, facility=node.keys.facility))
+    assert sealed.keyring.files()[changed].cost is not None
+
+
+def test_a_facility_key_that_came_back_while_the_node_runs_is_not_said_to_be_sealed(
+    home: Home, tmp_path: Path
+) -> None:
+    plain = (home.keys_path / "facility").read_bytes()
+    (home.keys_path / "facility").unlink()
+    with Node.open(home) as node:
+        (home.keys_path / "facility").write_bytes(plain)
+        with pytest.raises(NodeError, match="facility key came back") as caught:
+            node.reseal_keys(wrapping_of(WORDS))
+        assert not entries(node, "keys-sealed")
+    assert caught.value.code is ExitCode.REFUSED
+    with Node.open(home) as node:
+        node.reseal_keys(wrapping_of(WORDS))
+    assert all(file.cost is not None for file in home.keyring.files().values())
+
+
 def test_a_facility_key_under_another_passphrase_is_said(sealed: Home) -> None:
     facility = reopened(sealed, WORDS).read_keys().facility
     data = seal_key("facility", facility, wrapping_of(OTHER_WORDS, 9), bytes(24))
