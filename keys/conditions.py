@@ -501,6 +501,9 @@ KINDS: Mapping[str, _Kind] = {
 }
 """The conditions that this release reads, by name."""
 
+HIDDEN = frozenset(kind for kind, known in KINDS.items() if known.is_hidden)
+"""The conditions whose values are kept blinded."""
+
 
 def read(kind: str, text: str, blind: Callable[[str, str], str]) -> Values:
     """The canonical values of a condition that a person wrote.

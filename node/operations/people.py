@@ -27,11 +27,12 @@ class AddPerson:
 
 @dataclass(frozen=True)
 class ChangeRoles:
-    """Parameters of `people.role`: roles to give, or roles to take."""
+    """Parameters of `people.role`: roles to give, or roles to take; the id that it must be."""
 
     name: str
     give: tuple[str, ...] = ()
     take: tuple[str, ...] = ()
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ async def people_role(call: Call, asked: ChangeRoles) -> Result:
             hint="radmesh people role NAME --give send, or --take send",
             code=ExitCode.USAGE,
         )
-    changed = await in_thread(call.node.persons.change, asked.name, asked.give, asked.take)
+    persons = call.node.persons
+    changed = await in_thread(persons.change, asked.name, asked.give, asked.take, asked.id)
     return describe_person(changed)
 
 
@@ -140,7 +142,8 @@ def role_act(call: Call, asked: ChangeRoles) -> Act | None:
     person = call.node.persons.find(asked.name)
     return Act(
         what=f"give {person.name} the roles {', '.join(asked.give)}",
-        parameters={"name": person.name, "give": list(asked.give)},
+        # The name may be another person's by the time of the confirmation.
+        parameters={"name": person.name, "give": list(asked.give), "id": person.id},
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from keys import grants
+from keys.conditions import HIDDEN
 from keys.explaining import Explanation, Said, beyond_rules, explain_in_full
 from keys.grants import (
     ACTIONS,
@@ -380,8 +381,11 @@ def add_act(call: Call, asked: Words) -> Act | None:
     rule = peer.rules[-1]
     if rule.effect != ALLOW:
         return None
+    # What the rule itself keeps blinded, the second person has to read.
+    listed = [word for word in asked.rule if word.partition("=")[0] in HIDDEN]
+    named = f" ({'; '.join(listed)})" if listed else ""
     return Act(
-        what=f"let {peer.petname} ({peer.fingerprint}) have the rule: {rule}",
+        what=f"let {peer.petname} ({peer.fingerprint}) have the rule: {rule}{named}",
         parameters={"peer": peer.fingerprint, "rule": list(asked.rule)},
         peer=peer.facility_key,
     )

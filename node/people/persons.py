@@ -203,8 +203,16 @@ class Persons:
             )
         return person
 
-    def change(self, name: str, give: Iterable[str], take: Iterable[str]) -> Person:
+    def change(
+        self, name: str, give: Iterable[str], take: Iterable[str], known_as: str = ""
+    ) -> Person:
         """Give a person roles, or take some away.
+
+        Args:
+            name: names the person.
+            give: the roles to give.
+            take: the roles to take.
+            known_as: the id that the person must have; "" for any.
 
         Raises:
             NodeError: there is no such person or role, or the change cannot be written.
@@ -212,6 +220,12 @@ class Persons:
         given, taken = checked_roles(give), checked_roles(take)
         with self.lock:
             person = self.find(name)
+            if known_as not in ("", person.id):
+                raise NodeError(
+                    f"{name} is another person now",
+                    hint="see `radmesh people list`",
+                    code=ExitCode.NOT_FOUND,
+                )
             roles = (set(person.roles) | set(given)) - set(taken)
             changed = replace(person, roles=checked_roles(roles))
             if changed == person:

@@ -134,6 +134,9 @@ class Rules:
                     "with the role approve or admin, who confirms: see `radmesh people list`",
                     code=ExitCode.REFUSED,
                 )
+            if persons == 1 and caller.kind == "person":
+                # Asked once more under the lock: the rule may be younger than the call.
+                self.require_two(kind)()
             if (persons == 2) == bool(self.holding((kind,))):
                 how = "holds already" if persons == 2 else "does not hold"
                 raise NodeError(

@@ -18,6 +18,7 @@ from people_made import PEOPLE, as_person, ask, list_people, post, proposed
 from keys.fingerprint import parse_fingerprint
 from node.alerts import alerts_of
 from node.app import Node
+from node.callers import Caller, asked_by
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.home import Home
@@ -290,6 +291,25 @@ def test_a_proposer_who_lost_the_role_or_left_is_not_carried_out(node: Node) -> 
     assert proposed(ask(node, "dora", "people.role", name="anna", give=["admin"])) > number
 
 
+def test_a_role_goes_to_the_person_who_was_meant_and_not_to_a_namesake(node: Node) -> None:
+    number = proposed(ask(node, "anna", "people.role", name="carl", give=["admin"]))
+    assert "result" in ask(node, "anna", "people.remove", name="carl")
+    added = {"name": "carl", "users": ["#4000000002"], "roles": ["look"]}
+    assert "result" in ask(
+        node, "bert", "confirm", number=proposed(ask(node, "anna", "people.add", **added))
+    )
+    answer = ask(node, "bert", "confirm", number=number)
+    assert answer["error"]["message"] == "carl is another person now"
+    assert node.persons.find("carl").roles == ("look",)
+
+
+def test_a_person_does_not_end_alone_a_rule_that_was_made_meanwhile(node: Node) -> None:
+    with asked_by(Caller("person", "anna", role="admin", person=node.persons.find("anna").id)):
+        with pytest.raises(NodeError, match="have to do this together"):
+            node.rules.set("trust", 1)
+    assert node.rules.holding(["trust"])
+
+
 def test_a_second_person_is_made_by_two_persons_only(node: Node) -> None:
     added = {"name": "eve", "users": ["#4000000002"], "roles": ["approve"]}
     assert _code(ask(node, "owner", "people.add", **added)) == ExitCode.REFUSED
@@ -339,6 +359,18 @@ def test_a_rule_of_a_peer_that_gives_waits_for_a_second_person(node: Node) -> No
         assert node.peers.find("South Clinic").rules == before
         assert "result" in ask(node, "bert", "confirm", number=number)
         assert [rule.number for rule in node.peers.find("South Clinic").rules] == left
+
+
+def test_the_second_person_reads_whom_a_rule_lists_and_the_log_does_not(node: Node) -> None:
+    rule = ["allow", "fetch", "modality=CT", "patient=4711@NORTH"]
+    number = proposed(ask(node, "anna", "rules.add", peer="South Clinic", rule=rule))
+    [shown] = ask(node, "bert", "proposals")["result"]["proposals"]
+    assert shown["what"].endswith(
+        "the rule: allow fetch modality=CT 'patient=1 listed' (patient=4711@NORTH)"
+    )
+    assert "result" in ask(node, "bert", "confirm", number=number)
+    assert node.proposals.all()[-1].what == ""
+    assert b"4711" not in b"".join(node.audit.entries())
 
 
 def test_a_rule_needs_two_who_can_keep_it(tmp_path: Path) -> None:
