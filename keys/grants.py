@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from keys.conditions import KINDS, NOT_TO_PEER, Asked, Facts, Failure, failure, use_of
 from keys.peer import Peer
 from keys.purposes import BREAK_GLASS, is_purpose
-from keys.rules import ALLOW, ASK, DENY, EXAM, SHOWS, Rule
+from keys.rules import ALLOW, ASK, DENY, EXAM, REQUESTED, SHOWS, Rule
 
 __all__ = [
     "ACTIONS",
@@ -58,8 +58,6 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 """Action to the actions that must all be allowed for it."""
 
 _OF_OUR_STUDIES = frozenset({"see", "find", "fetch", "emergency"})
-_REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
-"""Actions that a node of the peer requests, with a purpose."""
 
 EMERGENCY_REASON = range(10, 501)
 """How many characters the reason for an emergency has."""
@@ -197,7 +195,7 @@ def rules_of(peer: Peer) -> tuple[Rule, ...]:
         Rule(
             f"the grant {grant}",
             grant,
-            conditions=narrowed | (for_purposes if grant in _REQUESTED else {}),
+            conditions=narrowed | (for_purposes if grant in REQUESTED else {}),
         )
         for grant in sorted(peer.grants)
     )
@@ -284,7 +282,7 @@ def may(
     if never is not None:
         return never
     assert peer is not None
-    if action in _REQUESTED:
+    if action in REQUESTED:
         if not request.speaks:
             return No(Why.NOT_TRUSTED, "its node key does not count any more")
         if not is_purpose(request.purpose):

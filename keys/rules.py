@@ -36,7 +36,9 @@ RULES = 200
 
 _LAST_SECOND = int(datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC).timestamp())
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
+REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
+"""Actions that a node of the peer requests, with a purpose."""
+
 _LIMITED = frozenset({"fetch", "emergency"})
 
 
@@ -212,14 +214,14 @@ def _check(rule: Rule, says_shows: bool) -> None:
         raise BadRule("withheld= belongs to a rule `allow emergency`")
     if rule.limits and (rule.effect != ALLOW or rule.action not in _LIMITED):
         raise BadRule("a limit a day belongs to a rule `allow fetch` or `allow emergency`")
-    if rule.effect == ASK and rule.action not in _REQUESTED:
+    if rule.effect == ASK and rule.action not in REQUESTED:
         raise BadRule(f"nobody waits for an answer to {rule.action}: it can be allowed or denied")
     if rule.effect == ASK and rule.action == "emergency":
         raise BadRule("an emergency does not wait for an answer: it can be allowed or denied")
     for kind in rule.conditions:
         if rule.action == "witness":
             raise BadRule("a witness sees no study: the rule can have no conditions")
-        if not KINDS[kind].of_study and rule.action not in _REQUESTED:
+        if not KINDS[kind].of_study and rule.action not in REQUESTED:
             raise BadRule(
                 f"{kind} cannot be a condition of {rule.action}: nobody asks when a study is"
                 " announced"

@@ -21,7 +21,7 @@ from keys.grants import (
     study_action,
 )
 from keys.purposes import BREAK_GLASS, is_purpose
-from keys.rules import ALLOW
+from keys.rules import ALLOW, REQUESTED
 from keys.trust import Peer, TrustStore
 from node.app import Node
 from node.blocking import in_thread
@@ -38,7 +38,6 @@ from node.sharing.rights_then import rights_then
 from node.transfer.lately import DisclosedLately
 
 TRIED_DAYS = 90
-_REQUESTED = ("find", "fetch", "send", "emergency")
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
             hint=f"there are {', '.join(ACTIONS)}",
             code=ExitCode.USAGE,
         )
-    if action not in _REQUESTED:
+    if action not in REQUESTED:
         return NO_REQUEST
     if not is_purpose(purpose):
         raise NodeError(
