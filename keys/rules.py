@@ -17,7 +17,8 @@ from keys.conditions import KINDS, BadCondition, Values, read, shown
 
 ALLOW, ASK, DENY = "allow", "ask", "deny"
 EFFECTS = (ALLOW, ASK, DENY)
-"""Effects of a rule; ask has a person asked each time. Any other word counts as deny."""
+"""Effects of a rule; ask has a person asked each time, who may let the peer fetch what no rule
+allows (`keys.grants`). Any other word counts as deny."""
 
 LIMITS = ("studies-a-day", "bytes-a-day")
 """What a rule may limit: the studies and the bytes of them that a peer begins to receive in a
@@ -38,7 +39,7 @@ _LAST_SECOND = int(datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC).timestam
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
 """Actions that a node of the peer requests, with a purpose."""
-
+_ASKED = frozenset({"fetch", "send"})
 _LIMITED = frozenset({"fetch", "emergency"})
 
 
@@ -214,10 +215,10 @@ def _check(rule: Rule, says_shows: bool) -> None:
         raise BadRule("withheld= belongs to a rule `allow emergency`")
     if rule.limits and (rule.effect != ALLOW or rule.action not in _LIMITED):
         raise BadRule("a limit a day belongs to a rule `allow fetch` or `allow emergency`")
-    if rule.effect == ASK and rule.action not in REQUESTED:
-        raise BadRule(f"nobody waits for an answer to {rule.action}: it can be allowed or denied")
     if rule.effect == ASK and rule.action == "emergency":
         raise BadRule("an emergency does not wait for an answer: it can be allowed or denied")
+    if rule.effect == ASK and rule.action not in _ASKED:
+        raise BadRule(f"nobody waits for an answer to {rule.action}: it can be allowed or denied")
     for kind in rule.conditions:
         if rule.action == "witness":
             raise BadRule("a witness sees no study: the rule can have no conditions")

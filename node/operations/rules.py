@@ -17,11 +17,13 @@ from keys.grants import (
     Usage,
     Yes,
     explain,
+    gives,
     rules_of,
     study_action,
+    takes,
 )
 from keys.purposes import BREAK_GLASS, is_purpose
-from keys.rules import ALLOW, REQUESTED
+from keys.rules import REQUESTED
 from keys.trust import Peer, TrustStore
 from node.app import Node
 from node.blocking import in_thread
@@ -374,11 +376,11 @@ def _kind(answer: grants.Answer) -> str:
 
 
 def add_act(call: Call, asked: Words) -> Act | None:
-    """What a two-person rule holds of `rules.add`: a rule that allows."""
+    """What a two-person rule holds of `rules.add`: what a peer may do, or ask a person for."""
     node = call.node
     peer = node.peers.tried(asked.peer, asked.rule, node.facts.blind)
     rule = peer.rules[-1]
-    if rule.effect != ALLOW:
+    if not gives(rule, rules_of(replace(peer, rules=peer.rules[:-1]))):
         return None
     # What the rule itself keeps blinded, the second person has to read.
     listed = [word for word in asked.rule if word.partition("=")[0] in HIDDEN]
@@ -391,10 +393,10 @@ def add_act(call: Call, asked: Words) -> Act | None:
 
 
 def remove_act(call: Call, asked: OfRule) -> Act | None:
-    """What a two-person rule holds of `rules.remove`: a rule that denies or asks."""
+    """What a two-person rule holds of `rules.remove`: a rule that keeps something back."""
     peer = call.node.peers.find(asked.peer)
     rule = next((one for one in peer.rules if one.number == asked.number), None)
-    if rule is None or rule.effect == ALLOW:
+    if rule is None or not takes(rule, rules_of(peer)):
         return None
     return Act(
         what=f"take from {peer.petname} ({peer.fingerprint}) the rule: {rule}",

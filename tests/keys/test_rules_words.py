@@ -61,6 +61,7 @@ REFUSED = [
     ("deny see shows=exam", "shows= belongs to a rule `allow see`"),
     ("allow see shows=all", "shows= takes one of on-request, exam, patient"),
     ("ask see", "nobody waits for an answer to see"),
+    ("ask find", "nobody waits for an answer to find"),
     ("ask witness", "nobody waits for an answer to witness"),
     ("allow witness modality=CT", "a witness sees no study"),
     ("allow send modality=CT", "modality cannot be a condition of send"),

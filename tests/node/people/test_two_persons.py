@@ -361,6 +361,22 @@ def test_a_rule_of_a_peer_that_gives_waits_for_a_second_person(node: Node) -> No
         assert [rule.number for rule in node.peers.find("South Clinic").rules] == left
 
 
+def test_a_rule_that_asks_is_held_where_it_lets_a_peer_ask_for_more(node: Node) -> None:
+    """Else one person could make the rule, and approve by it what nobody has allowed."""
+    asks = {"peer": "South Clinic", "rule": ["ask", "fetch", "modality=CT"]}
+    number = proposed(ask(node, "anna", "rules.add", **asks))
+    with pytest.raises(NodeError, match="two people of the list have to do this together"):
+        node.peers.add_rule("South Clinic", ["ask", "fetch"], node.facts.blind)
+    assert "result" in ask(node, "bert", "confirm", number=number)
+    # It is taken back by one: nothing else allows what it has people asked for.
+    removed = ask(node, "anna", "rules.remove", peer="South Clinic", number=1)["result"]
+    assert "waits_for_second" not in removed
+    assert "result" in ask(node, "bert", "confirm", number=proposed(_grant(node)))
+    # Now all may be fetched, and a rule that asks only holds back.
+    assert "waits_for_second" not in ask(node, "anna", "rules.add", **asks)["result"]
+    proposed(ask(node, "anna", "rules.remove", peer="South Clinic", number=2))
+
+
 def test_the_second_person_reads_whom_a_rule_lists_and_the_log_does_not(node: Node) -> None:
     rule = ["allow", "fetch", "modality=CT", "patient=4711@NORTH"]
     number = proposed(ask(node, "anna", "rules.add", peer="South Clinic", rule=rule))
