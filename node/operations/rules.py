@@ -1,6 +1,5 @@
 """Operations on the rules of a peer: what they are, what they decide, and why."""
 
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -28,6 +27,7 @@ from keys.trust import Peer, TrustStore
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
+from node.clock import local_time
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.facility import OfPeer, describe_peer
@@ -148,7 +148,7 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
             hint="purposes are treatment, second-opinion, research, operations, and HL7 codes",
             code=ExitCode.USAGE,
         )
-    local = time.localtime(now)
+    minute, weekday = local_time(now)
     return Request(
         speaks=True,
         purpose=purpose,
@@ -156,8 +156,8 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
         # Whoever asks in an emergency has to give one.
         reason="a reason is assumed" if action == "emergency" else "",
         is_stat=stat,
-        minute=local.tm_hour * 60 + local.tm_min,
-        weekday=local.tm_wday,
+        minute=minute,
+        weekday=weekday,
     )
 
 
