@@ -214,10 +214,11 @@ def _day(text: str) -> Values:
 
 
 def _age(text: str) -> Values:
-    found = re.fullmatch(r"([0-9]{1,5})\s*(d|days?|y|years?)?", text.strip())
-    if found is None or not int(found[1]):
+    found = re.fullmatch(r"([0-9]{1,8})\s*(d|days?|y|years?)?", text.strip())
+    number = 0 if found is None else int(found[1])
+    days = number * (_YEAR_DAYS if found is not None and (found[2] or "d")[0] == "y" else 1)
+    if not 0 < days < 10**8:
         raise BadCondition(f"{text!a} is no age such as 90d or 5y")
-    days = int(found[1]) * (_YEAR_DAYS if (found[2] or "d").startswith("y") else 1)
     return (str(days),)
 
 
@@ -362,7 +363,8 @@ def _for_purpose(values: Values, facts: Facts | None, asked: Asked) -> bool | No
 
 
 def _by_role(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
-    return folded(asked.role) in values if asked.role else None
+    role = folded(asked.role)
+    return role in values if role else None
 
 
 def _in_hours(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
@@ -466,8 +468,8 @@ KINDS: Mapping[str, _Kind] = {
     ),
     "institution": _Kind(
         _texts,
-        _any_of(lambda f: filter(None, (folded(f.institution),)) if f.institution else None),
-        _list(lambda f: (f.institution,) if f.institution else ()),
+        _any_of(lambda f: tuple(filter(None, (folded(f.institution),)))),
+        _list(lambda f: tuple(filter(None, (f.institution,)))),
         True,
         "North General",
     ),
@@ -530,6 +532,19 @@ def read(kind: str, text: str, blind: Callable[[str, str], str]) -> Values:
     return values
 
 
+def is_read(kind: str, values: Values) -> bool:
+    """Whether this release reads these values of a condition; blinded ones are not looked into."""
+    known = KINDS.get(kind)
+    if known is None or not values:
+        return False
+    if known.is_hidden:
+        return True
+    try:
+        return known.read(",".join(values)) == values
+    except BadCondition:
+        return False
+
+
 def shown(kind: str, values: Values) -> str:
     """The values of a condition for people; of a blinded list only how many there are."""
     known = KINDS.get(kind)
@@ -537,7 +552,8 @@ def shown(kind: str, values: Values) -> str:
         return f"{len(values)} listed"
     if kind in ("from", "to") and values:
         return f"{values[0][:4]}-{values[0][4:6]}-{values[0][6:]}"
-    if kind == "max-age" and values:
+    # A peer may have told us of an age in a form of a later release.
+    if kind == "max-age" and values and re.fullmatch(r"[0-9]{1,8}", values[0]):
         days = int(values[0])
         return f"{days}d" if days % _YEAR_DAYS else f"{days // _YEAR_DAYS}y"
     return ",".join(values)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keys.canonical import MAX_INTEGER
-from keys.conditions import KINDS, BadCondition, Values, read, shown
+from keys.conditions import KINDS, BadCondition, Values, is_read, read, shown
 
 ALLOW, ASK, DENY = "allow", "ask", "deny"
 EFFECTS = (ALLOW, ASK, DENY)
@@ -96,17 +96,18 @@ class Rule:
     def from_fields(cls, fields: Mapping[str, Any]) -> "Rule":
         """The inverse of `to_fields`.
 
-        A field of a later release becomes a condition that nobody can read, so that the rule allows
-        nothing.
+        A field of a later release, and a condition with values that only a later release can read,
+        becomes a condition that nobody can read, so that the rule allows nothing.
 
         Raises:
             ValueError, KeyError, TypeError, AttributeError: these are no fields of a rule.
         """
         number = int(fields["number"])
-        conditions = {
-            str(kind): tuple(str(value) for value in values)
-            for kind, values in fields.get("conditions", {}).items()
-        }
+        conditions: dict[str, Values] = {}
+        for kind, listed in fields.get("conditions", {}).items():
+            values = tuple(str(value) for value in listed)
+            is_later = kind in KINDS and not is_read(kind, values)
+            conditions[f"value of {kind}" if is_later else str(kind)] = values
         limits = {str(name): int(most) for name, most in fields.get("limits", {}).items()}
         until = fields.get("until")
         shows = str(fields.get("shows", EXAM))

@@ -177,7 +177,8 @@ def _expected(
     def perhaps(rule: Rule) -> bool:
         return demanded(rule, sure=False)
 
-    demands = [peer is not None and peer.revoked is None, action in ACTIONS]
+    # No purpose here is the one of an emergency.
+    demands = [peer is not None and peer.revoked is None, action in {*ACTIONS} - {"emergency"}]
     if action in ("find", "fetch", "send"):
         demands += [request.speaks, request.purpose in PURPOSES]
     if action in ("find", "fetch", "see"):
