@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -23,7 +23,8 @@ from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.operations import TABLE
-from node.operations.base import HELD
+from node.operations.base import HELD, Call
+from node.operations.pairing import CallThere, Show, pair_call, pair_show
 from node.people.acts import LIFE_MS
 from node.people.rules import KINDS
 from protocol.verify import Code, verify_bundle
@@ -277,6 +278,17 @@ def test_the_owner_cannot_give_trust_whatever_way_it_comes(node: Node, clock: Ma
         ExitCode.REFUSED
     )
     assert entries(node)[-1]["type"] == "two-person-rule"
+
+
+@pytest.mark.parametrize(
+    ("operation", "asked"),
+    [(pair_show, Show()), (pair_call, CallThere("radmesh.south.example", "48291570639"))],
+)
+def test_a_pairing_that_nobody_could_accept_is_not_begun(
+    node: Node, operation: Any, asked: Any
+) -> None:
+    with pytest.raises(NodeError, match="two people have to trust a facility together here"):
+        trio.run(operation, Call(node, cast(Any, object())), asked)
 
 
 def test_a_proposer_who_lost_the_role_or_left_is_not_carried_out(node: Node) -> None:
