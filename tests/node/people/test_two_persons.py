@@ -452,6 +452,24 @@ def test_the_owner_ends_a_rule_with_an_entry_and_an_alert(node: Node, clock: Mad
     assert ask(node, "bert", "people.list")["result"]["rules"] == ["erasure"]
 
 
+def test_the_owner_does_not_end_the_alert_by_making_the_rule_again(
+    node: Node, clock: MadeClock
+) -> None:
+    assert "result" in ask(node, "owner", "people.rule", kind="trust", persons=1)
+    assert _grants(node) == {"see"}
+    assert "result" in _grant(node, "owner")
+    clock.move(DAY)
+    for persons in (2, 1, 2):
+        assert "result" in ask(node, "owner", "people.rule", kind="trust", persons=persons)
+        [alert] = [one for one in alerts_of(node, None) if "has ended the two-person rule" in one]
+    assert "one person was enough until it was made again" in alert
+    assert node.rules.holding(["trust"]) == ("trust",)
+    clock.move(8 * DAY)
+    assert not any("has ended the two-person rule" in one for one in alerts_of(node, None))
+    # A rule that is made for the first time is no news.
+    assert not any(rule.by_owner for rule in node.rules.all() if rule.kind == "erasure")
+
+
 def test_people_end_a_rule_together_and_that_is_no_alert(node: Node) -> None:
     number = proposed(ask(node, "anna", "people.rule", kind="trust", persons=1))
     assert _code(ask(node, "anna", "confirm", number=number)) == ExitCode.REFUSED
