@@ -20,6 +20,7 @@ from node.home import Home
 from node.network.streams import PeerStream
 from node.operations import OPERATIONS, Call
 from node.sharing.endings import Endings
+from node.sharing.peers import Terms
 from node.transfer.transfers import TransferState
 from protocol.errors import WireCode
 from protocol.recipient import RecipientTransfer
@@ -287,6 +288,13 @@ def _moment(node: Node) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _pair(node: Node, purposes: frozenset[str], seconds: int | None) -> None:
+    now = node.clock.now()
+    terms = Terms(purposes, None if seconds is None else now + seconds)
+    card = SOUTH.card
+    node.peers.add(card.encoded, card.fingerprint, ["fetch"], "South Clinic", now, terms)
+
+
 def test_what_was_decided_then_is_explained_so_today(north: Node) -> None:
     far = (TODAY + datetime.timedelta(days=5)).strftime("%Y-%m-%d")
     steps = [
@@ -302,6 +310,10 @@ def test_what_was_decided_then_is_explained_so_today(north: Node) -> None:
         lambda: north.peers.revoke("South Clinic", [], north.clock.now()),
         lambda: SOUTH.pair(north, "see"),
         lambda: _rule(north, "allow fetch purpose=HRESCH"),
+        lambda: _pair(north, frozenset({"research"}), None),
+        lambda: _pair(north, frozenset({"treatment"}), round(3 * DAY / 4)),
+        lambda: None,
+        lambda: _pair(north, frozenset(), 10 * DAY),
     ]
     decided = []
     for step in steps:
