@@ -269,6 +269,12 @@ def _days(text: str) -> Values:
 # --- whether it holds ------------------------------------------------------------------
 
 
+def _as_codes(found: Iterable[str] | None) -> tuple[str, ...]:
+    """Codes of a study as a rule has them: files have small letters, and several values in one."""
+    parts = (part.strip().upper() for text in found or () for part in text.split("\\"))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
 def _any_of(get: Callable[[Facts], Iterable[str] | None]) -> Callable[..., bool | None]:
     def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
         found = None if facts is None else get(facts)
@@ -433,13 +439,25 @@ def _no(what: str) -> Callable[[Facts | None, Asked], str]:
 
 KINDS: Mapping[str, _Kind] = {
     "modality": _Kind(
-        _codes, _any_of(lambda f: f.modalities), _list(lambda f: f.modalities), True, "CT,MR"
+        _codes,
+        _any_of(lambda f: _as_codes(f.modalities)),
+        _list(lambda f: f.modalities),
+        True,
+        "CT,MR",
     ),
     "only-modality": _Kind(
-        _codes, _all_of(lambda f: f.modalities), _list(lambda f: f.modalities), True, "CT,SR"
+        _codes,
+        _all_of(lambda f: _as_codes(f.modalities)),
+        _list(lambda f: f.modalities),
+        True,
+        "CT,SR",
     ),
     "body-part": _Kind(
-        _codes, _any_of(lambda f: f.body_parts), _list(lambda f: f.body_parts), True, "CHEST,HEAD"
+        _codes,
+        _any_of(lambda f: _as_codes(f.body_parts)),
+        _list(lambda f: f.body_parts),
+        True,
+        "CHEST,HEAD",
     ),
     "from": _Kind(_day, _not_before, _dated, True, "2020-01-01"),
     "to": _Kind(_day, _not_after, _dated, True, "2027-03-31"),
