@@ -66,13 +66,15 @@ async def people_list(call: Call, _: Nothing) -> Result:
     }
 
 
-def check_users(users: tuple[str, ...]) -> None:
-    """Refuse users that this machine does not have, and the node's own.
+def numbers_of(users: tuple[str, ...]) -> list[int]:
+    """The numbers of users; refuses those that this machine does not have, and the node's own.
 
     A user that is made later would otherwise get the rights of a mistyped name.
     """
+    numbers = []
     for user in users:
-        if user.startswith("#"):
+        if user.startswith("#") and user[1:].isascii() and user[1:].isdigit():
+            numbers.append(int(user[1:]))
             continue
         try:
             uid = pwd.getpwnam(user).pw_uid
@@ -89,14 +91,16 @@ def check_users(users: tuple[str, ...]) -> None:
                 hint="give the person an account of their own, in the group of the people's socket",
                 code=ExitCode.REFUSED,
             )
+        numbers.append(uid)
+    return numbers
 
 
 async def people_add(call: Call, asked: AddPerson) -> Result:
     """Put a person into the list."""
 
     def add() -> Person:
-        check_users(asked.users)
-        return call.node.persons.add(asked.name, asked.users, asked.roles, asked.display)
+        numbers = numbers_of(asked.users)
+        return call.node.persons.add(asked.name, asked.users, asked.roles, asked.display, numbers)
 
     return describe_person(await in_thread(add))
 
@@ -121,7 +125,7 @@ async def people_remove(call: Call, asked: OfPerson) -> Result:
 
 def add_act(call: Call, asked: AddPerson) -> Act:
     """What a two-person rule holds of `people.add`."""
-    check_users(asked.users)
+    numbers_of(asked.users)
     display = f" ({asked.display})" if asked.display else ""
     return Act(
         what=f"put {asked.name}{display} into the list of people, as {', '.join(asked.users)}, "
