@@ -117,8 +117,21 @@ def describe_rules(peer: Peer, now: int) -> list[dict[str, Any]]:
 async def rules_add(call: Call, asked: Words) -> Result:
     """Give a peer a rule."""
     node = call.node
+    await in_thread(_require_an_end_to_come, node, asked)
     peer, rule = await in_thread(node.peers.add_rule, asked.peer, asked.rule, node.facts.blind)
     return {**await describe_peer(call, peer), "rule": str(rule), "number": rule.number}
+
+
+def _require_an_end_to_come(node: Node, asked: Words) -> Peer:
+    """The peer with the rule; refuses one that would be shown as a rule, and never count."""
+    changed = node.peers.tried(asked.peer, asked.rule, node.facts.blind)
+    if grants.has_ended(changed.rules[-1], node.clock.now()):
+        raise NodeError(
+            "this rule has ended already, so it would change nothing",
+            hint="until= takes the last day on which it counts, such as until=2027-03-31",
+            code=ExitCode.USAGE,
+        )
+    return changed
 
 
 async def rules_remove(call: Call, asked: OfRule) -> Result:
@@ -377,8 +390,7 @@ def _kind(answer: grants.Answer) -> str:
 
 def add_act(call: Call, asked: Words) -> Act | None:
     """What a two-person rule holds of `rules.add`: what a peer may do, or ask a person for."""
-    node = call.node
-    peer = node.peers.tried(asked.peer, asked.rule, node.facts.blind)
+    peer = _require_an_end_to_come(call.node, asked)
     rule = peer.rules[-1]
     if not gives(rule, rules_of(replace(peer, rules=peer.rules[:-1]))):
         return None

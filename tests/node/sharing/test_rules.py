@@ -16,6 +16,7 @@ from studies_made import make_instance
 
 from node.app import Node
 from node.audit.erasing import erase
+from node.errors import NodeError
 from node.home import Home
 from node.network.streams import PeerStream
 from node.operations import OPERATIONS, Call
@@ -352,3 +353,19 @@ async def test_a_transfer_that_stands_still_ends_at_once(north: Node, cut: str) 
     assert not recipient.heard(BatchArrived)
     [failed] = entries(north, "disclosure-failed")
     assert "rule" in failed["details"]["why"]
+
+
+@pytest.mark.parametrize("effect", ["allow", "deny", "ask"])
+def test_a_rule_that_has_ended_already_is_not_taken(north: Node, effect: str) -> None:
+    """Who mistypes the year of a rule that denies must not believe that it denies."""
+    today = datetime.datetime.fromtimestamp(north.clock.now(), datetime.UTC)
+    before = len(north.peers.find("South Clinic").rules)
+    for days, is_taken in ((-1, False), (0, True)):
+        end = (today + datetime.timedelta(days=days)).strftime("%Y-%m-%d")
+        rule = [effect, "fetch", f"until={end}"]
+        if is_taken:
+            _answer(north, "rules.add", peer="South Clinic", rule=rule)
+        else:
+            with pytest.raises(NodeError, match="has ended already"):
+                _answer(north, "rules.add", peer="South Clinic", rule=rule)
+        assert len(north.peers.find("South Clinic").rules) == before + is_taken
