@@ -34,7 +34,6 @@ from node.operations.facility import OfPeer, describe_peer
 from node.operations.parameters import From
 from node.people.acts import Act
 from node.reports.selection import parse_moment
-from node.sharing.granted import Heard
 from node.sharing.policy import Refusal, decide_fetch
 from node.sharing.rights_then import rights_then
 from node.transfer.lately import DisclosedLately
@@ -80,13 +79,6 @@ class Explained:
     role: str = ""
     stat: bool = False
     at: str | None = None
-
-
-@dataclass(frozen=True)
-class Mine:
-    """Parameters of `trust.mine`; without a peer, of all."""
-
-    peer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -296,50 +288,6 @@ def _who(node: Node, asked: Who) -> Result:
     return {"study": study.study_uid, "state": study.state, "peers": told}
 
 
-async def trust_mine(call: Call, asked: Mine) -> Result:
-    """What peers have said that they let us do."""
-    return await in_thread(_mine, call.node, asked)
-
-
-def _mine(node: Node, asked: Mine) -> Result:
-    now = node.clock.now()
-    if asked.peer is not None:
-        peers = [node.peers.find(asked.peer)]
-    else:
-        every = sorted(node.peers.store.peers, key=lambda one: one.petname.casefold())
-        peers = [peer for peer in every if peer.is_trusted(now)]
-    return {"peers": [_describe_heard(peer, node.granted.heard(peer), now) for peer in peers]}
-
-
-def _describe_heard(peer: Peer, heard: Heard | None, now: int) -> dict[str, Any]:
-    if heard is None:
-        return {"peer": peer.petname, "heard": None, "rules": []}
-    said = heard.statement
-    return {
-        "peer": peer.petname,
-        "heard": heard.time,
-        "since": said.since,
-        "until": said.until,
-        "has_ended": said.until is not None and said.until <= now,
-        "said": said.time,
-        "serial": said.serial,
-        "rules": [
-            {
-                "action": rule.action,
-                "effect": rule.effect,
-                "rule": str(rule),
-                "until": rule.until,
-                "has_ended": rule.until is not None and rule.until <= now,
-            }
-            for rule in said.rules
-        ],
-        "digest": heard.digest,
-        "node_key": said.node.hex(),
-        "statement": heard.message.body.decode(),
-        "signature": heard.message.signature.hex(),
-    }
-
-
 # --- trying ----------------------------------------------------------------------------
 
 
@@ -437,5 +385,4 @@ OPERATIONS = (
     Operation("rules.try", Tried, rules_try, writes=False, roles=_ADMIN),
     Operation("trust.explain", Explained, trust_explain, writes=False, roles=_ADMIN),
     Operation("trust.who", Who, trust_who, writes=False, roles=_LOOKING),
-    Operation("trust.mine", Mine, trust_mine, writes=False, roles=_LOOKING),
 )
