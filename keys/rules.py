@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keys.canonical import MAX_INTEGER
-from keys.conditions import KINDS, BadCondition, Values, is_read, read, shown
+from keys.conditions import KINDS, is_read, read, shown
+from keys.written import BadCondition, Values
 
 ALLOW, ASK, DENY = "allow", "ask", "deny"
 EFFECTS = (ALLOW, ASK, DENY)

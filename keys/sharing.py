@@ -18,16 +18,15 @@ from keys.canonical import canonical_json
 from keys.conditions import (
     KINDS,
     Asked,
-    BadCondition,
     Facts,
     Failure,
-    Values,
     failure,
     is_read,
     read,
     shown,
 )
 from keys.rules import BadRule
+from keys.written import BadCondition, Values
 
 SHARE, CHECK, WITHHOLD = "share", "check", "withhold"
 SHARING_EFFECTS = (SHARE, CHECK, WITHHOLD)

@@ -17,7 +17,7 @@ from keys.rules import ALLOW, ASK, DENY, EFFECTS, LIMITS, SHOWS, BadRule, Rule, 
 
 _WIDTH = {No: 0, Ask: 1, Yes: 2}
 VALUES = {
-    "modality": ["CT", "MR", "CT,MR", "SR"],
+    "modality": ["CT", "MR", "CT,MR", "SR", "ct,CT"],
     "only-modality": ["CT", "CT,SR", "MR"],
     "body-part": ["HEAD", "HEAD,CHEST"],
     "from": ["2026-01-01", "2026-09-01"],
@@ -27,7 +27,7 @@ VALUES = {
     "accession": ["A1", "A2,A3"],
     "patient": ["4711@NORTH", "4711", "4712@NORTH"],
     "referring": ["Muster^Anna"],
-    "institution": ["North General", "St Mary's Hospital", "Klinik \u00dcbersee"],
+    "institution": ["North General", "St Mary's Hospital", "\u00dcbersee", "Ward\uff0c A"],
     "deidentified": ["yes"],
     "consent": ["yes"],
     "purpose": ["TREAT", "HRESCH", "treatment,research", "BTG"],
