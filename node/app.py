@@ -16,7 +16,7 @@ from keys.identity import KeyPair
 from keys.passphrase import Wrapping
 from keys.purposes import BREAK_GLASS
 from keys.trust import Peer
-from node import VERSION, facility_key, rotation, sealing
+from node import VERSION, drill_copies, facility_key, rotation, sealing
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
@@ -92,6 +92,8 @@ class Node:
         self._held = held
         self.settings = read_settings(home.config_path)
         self._finish_sealing()
+        # A drill that was killed has left keys beside the home.
+        drill_copies.sweep(home.path.parent)
         is_lost = log_key_may_be_lost and not home.has_key("log")
         self.keys = home.read_keys(log_may_be_lost=is_lost, may_stay_sealed=keys_may_stay_sealed)
         self.card = home.read_card()
