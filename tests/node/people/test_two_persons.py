@@ -390,15 +390,15 @@ def test_a_rule_that_asks_is_held_where_it_lets_a_peer_ask_for_more(node: Node) 
 
 
 def test_the_second_person_reads_whom_a_rule_lists_and_the_log_does_not(node: Node) -> None:
-    rule = ["allow", "fetch", "modality=CT", "patient=4711@NORTH"]
+    rule = ["allow", "fetch", "modality=CT", "patient=JANE@NORTH"]
     number = proposed(ask(node, "anna", "rules.add", peer="South Clinic", rule=rule))
     [shown] = ask(node, "bert", "proposals")["result"]["proposals"]
     assert shown["what"].endswith(
-        "the rule: allow fetch modality=CT 'patient=1 listed' (patient=4711@NORTH)"
+        "the rule: allow fetch modality=CT 'patient=1 listed' (patient=JANE@NORTH)"
     )
     assert "result" in ask(node, "bert", "confirm", number=number)
     assert node.proposals.all()[-1].what == ""
-    assert b"4711" not in b"".join(node.audit.entries())
+    assert b"JANE" not in b"".join(node.audit.entries())
 
 
 def test_a_rule_needs_two_who_can_keep_it(tmp_path: Path) -> None:
@@ -522,6 +522,30 @@ def test_deleting_by_age_waits_for_a_second_person_as_erasing_does(node: Node) -
     [entry] = entries(node, "erased")
     assert entry["details"]["kind"] == "before"
     assert _persons(node, entry) == ["anna^^^admin^^^Dr. Anna", "bert^^^approve^^^Dr. Bert"]
+
+
+def test_what_became_due_after_the_proposal_is_not_deleted_by_it(
+    node: Node, clock: MadeClock
+) -> None:
+    """Nor what a setting that was changed since would delete."""
+    kept = dataclasses.replace(node.settings.retention, openings_days=1)
+    node.settings = dataclasses.replace(node.settings, retention=kept)
+    study = publish_study(node)
+    ask(node, "carl", "withdraw", study=study)
+    about = node.audit.evidence.entries_about
+    older = set(about(study=study))
+    clock.move(2 * DAY)
+    number = proposed(ask(node, "anna", "retention", apply=True))
+    ask(node, "carl", "share", study=study)
+    newer = set(about(study=study)) - older
+    assert older
+    assert newer
+    node.clock = _Later(node.clock)
+    assert "result" in ask(node, "bert", "confirm", number=number)
+    assert set(about(study=study)) == newer
+    for wrong in ("openings", "openings=tomorrow", ""):
+        answer = ask(node, "owner", "retention", before=[wrong])
+        assert _code(answer) == ExitCode.USAGE
 
 
 class _Later:
