@@ -222,6 +222,29 @@ def test_what_cannot_be_done_any_more_waits_as_before(node: Node) -> None:
     assert "result" in ask(node, "bert", "decline", number=number, reason="revoked")
 
 
+def test_a_facility_that_was_revoked_meanwhile_is_not_trusted_again_by_an_older_proposal(
+    node: Node, south: Other, clock: MadeClock
+) -> None:
+    """It may have been hacked since."""
+    card = {"card": south.card.encoded.decode(), "fingerprint": south.card.fingerprint}
+    again = proposed(ask(node, "anna", "trust.add", **card, grants=["see", "fetch"]))
+    rule = {"peer": "South Clinic", "rule": ["allow", "fetch"]}
+    more = proposed(ask(node, "anna", "rules.add", **rule))
+    clock.move(DAY)
+    assert "result" in ask(node, "dora", "trust.revoke", peer="South Clinic")
+    answer = ask(node, "bert", "confirm", number=again)
+    assert "was revoked after this was proposed" in answer["error"]["message"]
+    assert not node.peers.find("South Clinic").is_trusted(clock.now())
+    # Two people may trust it anew, and that is no word for the rule of before.
+    clock.move(DAY)
+    assert "result" in ask(node, "bert", "decline", number=again, reason="hacked")
+    anew = proposed(ask(node, "anna", "trust.add", **card, grants=["see"]))
+    assert "result" in ask(node, "bert", "confirm", number=anew)
+    answer = ask(node, "bert", "confirm", number=more)
+    assert "was revoked after this was proposed" in answer["error"]["message"]
+    assert node.peers.find("South Clinic").rules == ()
+
+
 def test_two_who_confirm_at_once_do_it_once(node: Node) -> None:
     number = proposed(_grant(node))
     answers: list[dict[str, Any]] = []
