@@ -9,14 +9,12 @@ Lists of studies, accession numbers, patients and referring physicians are kept 
 
 import datetime
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from keys.purposes import covered_by, is_purpose, is_research
-
-Values = tuple[str, ...]
-"""The values of one condition, in their canonical form; one of them is enough."""
+from keys import written
+from keys.purposes import covered_by, is_research
+from keys.written import WEEKDAYS, YEAR_DAYS, BadCondition, Values, folded
 
 VALUES = 1000
 """Most values of one condition."""
@@ -24,12 +22,7 @@ VALUES = 1000
 USES = ("care", "research")
 """What a patient's consent or objection is about: research (and training a model), and all else."""
 
-_TEXT_CHARACTERS = 128
 DAY_SECONDS = 86_400
-_YEAR_DAYS = 365
-_MINUTES = 24 * 60
-_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-
 
 NOT_TO_PEER = "withdrawn from the peer"
 """The state of a study that this peer alone may not have."""
@@ -122,10 +115,6 @@ class Failure:
         return f"it wants {self.condition}, and {self.found or 'that is not known here'}"
 
 
-class BadCondition(ValueError):
-    """A condition that cannot be read; the text says why."""
-
-
 @dataclass(frozen=True)
 class _Kind:
     """One kind of condition.
@@ -149,123 +138,13 @@ class _Kind:
     changes_with_time: bool = False
 
 
-def folded(text: str) -> str:
-    """Text for comparing names: compatible forms are one, without case and outer blanks."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-# --- reading what a person wrote -------------------------------------------------------
-
-
-def _split(text: str) -> Values:
-    return tuple(dict.fromkeys(one.strip() for one in text.split(",") if one.strip()))
-
-
-def _codes(text: str) -> Values:
-    """Code strings as DICOM has them (PS3.5 6.2, CS)."""
-    values = tuple(one.upper() for one in _split(text))
-    for one in values:
-        if re.fullmatch(r"[A-Z0-9_ ]{1,16}", one) is None:
-            raise BadCondition(f"{one!a} is no code of at most 16 letters, digits and underscores")
-    return values
-
-
-def _texts(text: str) -> Values:
-    values = tuple(dict.fromkeys(map(folded, _split(text))))
-    for one in values:
-        if len(one) > _TEXT_CHARACTERS or not one.isprintable():
-            raise BadCondition(f"a value has more than {_TEXT_CHARACTERS} printable characters")
-    return values
-
-
-def _uids(text: str) -> Values:
-    values = _split(text)
-    for one in values:
-        if re.fullmatch(r"[0-9.]{1,64}", one) is None:
-            raise BadCondition(f"{one!a} is no UID")
-    return values
-
-
-def _numbers(text: str) -> Values:
-    """Accession numbers and the like, as files may have them."""
-    values = _split(text)
-    for one in values:
-        if len(one) > _TEXT_CHARACTERS or not one.isprintable():
-            raise BadCondition(f"a value has more than {_TEXT_CHARACTERS} printable characters")
-    return values
-
-
-def _patients(text: str) -> Values:
-    """Patient IDs, each with its issuer after the last `@`, or without."""
-    values = []
-    for one in _numbers(text):
-        patient, _, issuer = one.rpartition("@") if "@" in one else (one, "", "")
-        if not patient:
-            raise BadCondition("a Patient ID is missing before @")
-        values.append(f"{patient.strip()}@{issuer.strip()}")
-    return tuple(dict.fromkeys(values))
-
-
-def _day(text: str) -> Values:
-    try:
-        return (datetime.date.fromisoformat(text.strip()).strftime("%Y%m%d"),)
-    except ValueError:
-        raise BadCondition(f"{text!a} is no date such as 2027-03-31") from None
-
-
-def _age(text: str) -> Values:
-    found = re.fullmatch(r"([0-9]{1,5})\s*(d|days?|y|years?)?", text.strip())
-    if found is None or not int(found[1]):
-        raise BadCondition(f"{text!a} is no age such as 90d or 5y")
-    days = int(found[1]) * (_YEAR_DAYS if (found[2] or "d").startswith("y") else 1)
-    return (str(days),)
-
-
-def _purposes(text: str) -> Values:
-    values = _split(text)
-    for one in values:
-        if not is_purpose(one):
-            raise BadCondition(
-                f"there is no purpose {one!a}; purposes are treatment, second-opinion, research,"
-                " operations, and HL7 codes such as TREAT, ETREAT, HRESCH, BTG"
-            )
-    return values
-
-
-def _yes(text: str) -> Values:
-    if text.strip().casefold() != "yes":
-        raise BadCondition("deidentified, consent and stat take only yes: leave them out instead")
-    return ("yes",)
-
-
-def _hours(text: str) -> Values:
-    values = []
-    for one in _split(text):
-        found = re.fullmatch(r"([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})", one)
-        if found is None or not _is_span(*(int(part) for part in found.groups())):
-            raise BadCondition(f"{one!a} is no time of day such as 08:00-18:00")
-        values.append(one)
-    return tuple(values)
-
-
-def _is_span(hour: int, minute: int, to_hour: int, to_minute: int) -> bool:
-    begin, end = hour * 60 + minute, to_hour * 60 + to_minute
-    return minute < 60 and to_minute < 60 and begin < _MINUTES and end <= _MINUTES and begin != end
-
-
-def _days(text: str) -> Values:
-    values: list[str] = []
-    for one in _split(text.casefold()):
-        first, dash, last = one.partition("-")
-        if first not in _WEEKDAYS or (dash and last not in _WEEKDAYS):
-            raise BadCondition(f"{one!a} is no day such as mon or mon-fri")
-        begin = _WEEKDAYS.index(first)
-        length = (_WEEKDAYS.index(last) - begin) % 7 + 1 if dash else 1
-        values += [_WEEKDAYS[(begin + step) % 7] for step in range(length)]
-    return tuple(day for day in _WEEKDAYS if day in values)
-
-
 # --- whether it holds ------------------------------------------------------------------
+
+
+def _as_codes(found: Iterable[str] | None) -> tuple[str, ...]:
+    """Codes of a study as a rule has them: files have small letters, and several values in one."""
+    parts = (part.strip().upper() for text in found or () for part in text.split("\\"))
+    return tuple(dict.fromkeys(part for part in parts if part))
 
 
 def _any_of(get: Callable[[Facts], Iterable[str] | None]) -> Callable[..., bool | None]:
@@ -362,7 +241,8 @@ def _for_purpose(values: Values, facts: Facts | None, asked: Asked) -> bool | No
 
 
 def _by_role(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
-    return folded(asked.role) in values if asked.role else None
+    role = folded(asked.role)
+    return role in values if role else None
 
 
 def _in_hours(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
@@ -378,7 +258,7 @@ def _is_within(minute: int, span: str) -> bool:
 
 
 def _on_days(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
-    return None if asked.weekday is None else _WEEKDAYS[asked.weekday] in values
+    return None if asked.weekday is None else WEEKDAYS[asked.weekday] in values
 
 
 def _with_consent(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
@@ -422,7 +302,7 @@ def _time(facts: Facts | None, asked: Asked) -> str:
 
 
 def _today(facts: Facts | None, asked: Asked) -> str:
-    return f"it is {_WEEKDAYS[asked.weekday or 0]}"
+    return f"it is {WEEKDAYS[asked.weekday or 0]}"
 
 
 def _no(what: str) -> Callable[[Facts | None, Asked], str]:
@@ -431,22 +311,39 @@ def _no(what: str) -> Callable[[Facts | None, Asked], str]:
 
 KINDS: Mapping[str, _Kind] = {
     "modality": _Kind(
-        _codes, _any_of(lambda f: f.modalities), _list(lambda f: f.modalities), True, "CT,MR"
+        written.codes,
+        _any_of(lambda f: _as_codes(f.modalities)),
+        _list(lambda f: f.modalities),
+        True,
+        "CT,MR",
     ),
     "only-modality": _Kind(
-        _codes, _all_of(lambda f: f.modalities), _list(lambda f: f.modalities), True, "CT,SR"
+        written.codes,
+        _all_of(lambda f: _as_codes(f.modalities)),
+        _list(lambda f: f.modalities),
+        True,
+        "CT,SR",
     ),
     "body-part": _Kind(
-        _codes, _any_of(lambda f: f.body_parts), _list(lambda f: f.body_parts), True, "CHEST,HEAD"
+        written.codes,
+        _any_of(lambda f: _as_codes(f.body_parts)),
+        _list(lambda f: f.body_parts),
+        True,
+        "CHEST,HEAD",
     ),
-    "from": _Kind(_day, _not_before, _dated, True, "2020-01-01"),
-    "to": _Kind(_day, _not_after, _dated, True, "2027-03-31"),
-    "max-age": _Kind(_age, _not_older, _dated, True, "5y", changes_with_time=True),
+    "from": _Kind(written.day, _not_before, _dated, True, "2020-01-01"),
+    "to": _Kind(written.day, _not_after, _dated, True, "2027-03-31"),
+    "max-age": _Kind(written.age, _not_older, _dated, True, "5y", changes_with_time=True),
     "study": _Kind(
-        _uids, _blinded("study", lambda f: (f.study_uid,)), _other("UID"), True, "1.2.840...", True
+        written.uids,
+        _blinded("study", lambda f: (f.study_uid,)),
+        _other("UID"),
+        True,
+        "1.2.840...",
+        True,
     ),
     "accession": _Kind(
-        _numbers,
+        written.numbers,
         _blinded("accession", lambda f: filter(None, (f.accession,))),
         _other("accession number"),
         True,
@@ -454,10 +351,10 @@ KINDS: Mapping[str, _Kind] = {
         True,
     ),
     "patient": _Kind(
-        _patients, _of_patient, _other("patient"), True, "4711@NORTH,4712@NORTH", True
+        written.patients, _of_patient, _other("patient"), True, "4711@NORTH,4712@NORTH", True
     ),
     "referring": _Kind(
-        _texts,
+        written.texts,
         _blinded("referring", lambda f: filter(None, (folded(f.referring),))),
         _other("referring physician"),
         True,
@@ -465,34 +362,40 @@ KINDS: Mapping[str, _Kind] = {
         True,
     ),
     "institution": _Kind(
-        _texts,
-        _any_of(lambda f: filter(None, (folded(f.institution),)) if f.institution else None),
-        _list(lambda f: (f.institution,) if f.institution else ()),
+        written.texts,
+        _any_of(lambda f: tuple(filter(None, (folded(f.institution),)))),
+        _list(lambda f: tuple(filter(None, (f.institution,)))),
         True,
         "North General",
     ),
     "deidentified": _Kind(
-        _yes,
+        written.yes,
         lambda values, facts, asked: None if facts is None else facts.is_deidentified,
         _no("the study is not de-identified"),
         True,
         "yes",
     ),
     "consent": _Kind(
-        _yes,
+        written.yes,
         _with_consent,
         _no("there is no consent on file"),
         True,
         "yes",
     ),
     "purpose": _Kind(
-        _purposes, _for_purpose, _says("the purpose", lambda a: a.purpose), False, "TREAT,HRESCH"
+        written.purposes,
+        _for_purpose,
+        _says("the purpose", lambda a: a.purpose),
+        False,
+        "TREAT,HRESCH",
     ),
-    "role": _Kind(_texts, _by_role, _says("the role", lambda a: a.role), False, "radiologist"),
-    "hours": _Kind(_hours, _in_hours, _time, False, "08:00-18:00"),
-    "days": _Kind(_days, _on_days, _today, False, "mon-fri"),
+    "role": _Kind(
+        written.texts, _by_role, _says("the role", lambda a: a.role), False, "radiologist"
+    ),
+    "hours": _Kind(written.hours, _in_hours, _time, False, "08:00-18:00"),
+    "days": _Kind(written.days, _on_days, _today, False, "mon-fri"),
     "stat": _Kind(
-        _yes,
+        written.yes,
         lambda values, facts, asked: asked.is_stat,
         _no("it is not urgent"),
         False,
@@ -500,6 +403,9 @@ KINDS: Mapping[str, _Kind] = {
     ),
 }
 """The conditions that this release reads, by name."""
+
+HIDDEN = frozenset(kind for kind, known in KINDS.items() if known.is_hidden)
+"""The conditions whose values are kept blinded."""
 
 
 def read(kind: str, text: str, blind: Callable[[str, str], str]) -> Values:
@@ -527,6 +433,19 @@ def read(kind: str, text: str, blind: Callable[[str, str], str]) -> Values:
     return values
 
 
+def is_read(kind: str, values: Values) -> bool:
+    """Whether this release reads these values of a condition; any names, and blinded ones, are."""
+    known = KINDS.get(kind)
+    if known is None or not values:
+        return False
+    if known.is_hidden or known.read is written.texts:
+        return True
+    try:
+        return all(known.read(one) == (one,) for one in values)
+    except BadCondition:
+        return False
+
+
 def shown(kind: str, values: Values) -> str:
     """The values of a condition for people; of a blinded list only how many there are."""
     known = KINDS.get(kind)
@@ -534,9 +453,10 @@ def shown(kind: str, values: Values) -> str:
         return f"{len(values)} listed"
     if kind in ("from", "to") and values:
         return f"{values[0][:4]}-{values[0][4:6]}-{values[0][6:]}"
-    if kind == "max-age" and values:
+    # A peer may have told us of an age in a form of a later release.
+    if kind == "max-age" and values and re.fullmatch(r"[0-9]{1,8}", values[0]):
         days = int(values[0])
-        return f"{days}d" if days % _YEAR_DAYS else f"{days // _YEAR_DAYS}y"
+        return f"{days}d" if days % YEAR_DAYS else f"{days // YEAR_DAYS}y"
     return ",".join(values)
 
 

@@ -17,6 +17,7 @@ from keys.grants import (
     Why,
     Yes,
     failures,
+    gives,
     has_ended,
     holds_perhaps,
     may,
@@ -124,8 +125,10 @@ def _changes(
             changes.append(f"{one.rule.name} were removed")
             changed.remove(one.rule)
     for needed in ACTIONS[action]:
-        allowing = [one for one in said if one.rule.action == needed and one.rule.effect == ALLOW]
-        if any(one.counts for one in allowing):
+        own = [one for one in said if one.rule.action == needed]
+        allowing = [one for one in own if one.rule.effect == ALLOW]
+        waiting = [one for one in own if gives(one.rule, ()) and one.rule.effect == ASK]
+        if any(one.counts and not one.failures for one in (*allowing, *waiting)):
             continue
         # The rule with the fewest obstacles, and of those the first.
         nearest = min(allowing, key=lambda one: len(one.failures) + one.has_ended, default=None)

@@ -4,16 +4,30 @@ Feed, announcer, sender and witness call `may`; nothing else decides. The answer
 or that a person must be asked. A rule holds, does not hold, or it is unknown whether it
 holds. If unknown, a rule that allows does not apply, and a rule that denies or asks a person
 does. So a condition that this release does not know never permits anything.
+
+A rule that asks holds back what another rule allows. A request to fetch waits by it also where no
+rule allows, if the rule is known to hold; once a person has approved it, it goes.
 """
 
-import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
+from keys.answers import (
+    NO_REQUEST,
+    NO_USAGE,
+    Answer,
+    Approval,
+    Ask,
+    No,
+    Request,
+    Usage,
+    Why,
+    Yes,
+    explain,
+)
 from keys.conditions import KINDS, NOT_TO_PEER, Asked, Facts, Failure, failure, use_of
 from keys.peer import Peer
 from keys.purposes import BREAK_GLASS, is_purpose
-from keys.rules import ALLOW, ASK, DENY, EXAM, SHOWS, Rule
+from keys.rules import ALLOW, ASK, DENY, REQUESTED, SHOWS, Rule
 
 __all__ = [
     "ACTIONS",
@@ -34,12 +48,14 @@ __all__ = [
     "Yes",
     "explain",
     "failures",
+    "gives",
     "has_ended",
     "holds_perhaps",
     "is_reason",
     "may",
     "rules_of",
     "study_action",
+    "takes",
     "tells_apart",
     "why_never",
     "why_not_trusted",
@@ -58,8 +74,8 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 """Action to the actions that must all be allowed for it."""
 
 _OF_OUR_STUDIES = frozenset({"see", "find", "fetch", "emergency"})
-_REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
-"""Actions that a node of the peer requests, with a purpose."""
+_WAITING = "fetch"
+"""The action whose requests wait for a person, who may let the peer have what no rule allows."""
 
 EMERGENCY_REASON = range(10, 501)
 """How many characters the reason for an emergency has."""
@@ -75,119 +91,6 @@ def is_reason(text: str) -> bool:
     return len(text.strip()) in EMERGENCY_REASON
 
 
-class Why(enum.Enum):
-    """Reasons for a refusal, in as much detail as the refused peer may learn."""
-
-    NOT_TRUSTED = "not trusted"
-    NOT_GRANTED = "not granted"
-    PURPOSE = "purpose"
-    LIMIT = "limit"
-    NOT_SHARED = "not shared"
-
-
-@dataclass(frozen=True)
-class Approval:
-    """A person's approval of a request that a rule held.
-
-    Attributes:
-        rule: the rule's name.
-        study_uid: the only study that the approval is for.
-        until: the approval counts before this time, seconds since the epoch, UTC.
-    """
-
-    rule: str
-    study_uid: str
-    until: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A peer's request; empty if nobody requests anything.
-
-    Attributes:
-        speaks: whether the requesting node speaks for the peer now.
-        purpose: the purpose, see `keys.purposes`; "" if none is named.
-        person: the requesting person, by the peer's word; "" if not known.
-        role: that person's role, by the peer's word; "" if not known.
-        reason: the reason in that person's words; "" if none.
-        is_stat: whether it is urgent.
-        minute: minute of the day by our facility's clock; None if nobody asks now.
-        weekday: 0 for Monday; None if nobody asks now.
-        approval: the approval by a person here; None if there is none yet.
-    """
-
-    speaks: bool = False
-    purpose: str = ""
-    person: str = ""
-    role: str = ""
-    reason: str = ""
-    is_stat: bool | None = None
-    minute: int | None = None
-    weekday: int | None = None
-    approval: Approval | None = None
-
-    def asked(self, now: int) -> Asked:
-        """What conditions read of it (seconds since the epoch, UTC)."""
-        return Asked(now, self.purpose, self.role, self.is_stat, self.minute, self.weekday)
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Name of a limit to what the peer would have used of it with this request.
-
-    Not known if absent.
-    """
-
-    used: Mapping[str, int] = field(default_factory=dict)
-
-
-NO_REQUEST, NO_USAGE = Request(), Usage()
-
-
-@dataclass(frozen=True)
-class Yes:
-    """The peer may, by this rule; `shows` is what it sees, one of `SHOWS`.
-
-    With `withheld`, the rule lets it have withheld studies as well.
-    """
-
-    rule: str
-    shows: str = EXAM
-    withheld: bool = False
-
-
-@dataclass(frozen=True)
-class No:
-    """The peer may not; `sentence` says why, for our own log and people only.
-
-    `rule` is the name of the rule that denies, or that comes nearest to allowing; "" if none does.
-    """
-
-    why: Why
-    sentence: str
-    rule: str = ""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A person must be asked: the rule with this name requires it; `withheld` as in `Yes`."""
-
-    rule: str
-    withheld: bool = False
-
-
-Answer = Yes | No | Ask
-
-
-def explain(answer: Answer) -> str:
-    """The answer as a sentence, lower case."""
-    if isinstance(answer, No):
-        return answer.sentence
-    if isinstance(answer, Yes):
-        return f"allowed by {answer.rule}"
-    return f"a person has to approve this first, by {answer.rule}"
-
-
 def rules_of(peer: Peer) -> tuple[Rule, ...]:
     """The rules of a peer: each of its grants allows one action; then those of its record."""
     # No release has written a filter; one that stands there was meant to narrow the grants.
@@ -197,7 +100,7 @@ def rules_of(peer: Peer) -> tuple[Rule, ...]:
         Rule(
             f"the grant {grant}",
             grant,
-            conditions=narrowed | (for_purposes if grant in _REQUESTED else {}),
+            conditions=narrowed | (for_purposes if grant in REQUESTED else {}),
         )
         for grant in sorted(peer.grants)
     )
@@ -233,7 +136,7 @@ def why_never(action: str, peer: Peer | None, rules: Sequence[Rule], now: int) -
         for rule in own:
             if _denies(rule) and not rule.conditions and not rule.limits:
                 return _denied(rule)
-        allowing = [rule for rule in own if rule.effect == ALLOW]
+        allowing = [rule for rule in own if rule.effect == ALLOW or _may_wait(rule)]
         if not allowing:
             return No(Why.NOT_GRANTED, f"{peer.petname} has no grant and no rule to {needed}")
         if not any(rule.conditions.keys() <= KINDS.keys() for rule in allowing):
@@ -284,7 +187,7 @@ def may(
     if never is not None:
         return never
     assert peer is not None
-    if action in _REQUESTED:
+    if action in REQUESTED:
         if not request.speaks:
             return No(Why.NOT_TRUSTED, "its node key does not count any more")
         if not is_purpose(request.purpose):
@@ -333,9 +236,32 @@ def objects(facts: Facts, peer: Peer, request: Request) -> bool:
     return bool({told, asked} & facts.objections)
 
 
+def takes(rule: Rule, others: Iterable[Rule]) -> bool:
+    """Whether a rule takes something away from what a peer may do by other rules, or might."""
+    if rule.effect != ASK:
+        return rule.effect != ALLOW
+    return any((one.effect, one.action) == (ALLOW, rule.action) for one in others)
+
+
+def gives(rule: Rule, others: Iterable[Rule]) -> bool:
+    """Whether a rule lets a peer do, or ask a person for, what other rules may not let it do."""
+    if not _may_wait(rule):
+        return rule.effect == ALLOW
+    return not any(
+        (one.effect, one.action) == (ALLOW, rule.action)
+        and not (one.conditions or one.limits)
+        and one.until is None
+        for one in others
+    )
+
+
+def _may_wait(rule: Rule) -> bool:
+    return (rule.effect, rule.action) == (ASK, _WAITING)
+
+
 def _decide(
     peer: Peer,
-    rules: Iterable[Rule],
+    rules: Sequence[Rule],
     facts: Facts | None,
     request: Request,
     usage: Usage,
@@ -344,27 +270,50 @@ def _decide(
     """The answer of the rules for one action: deny before ask, ask before allow."""
     asked = request.asked(now)
     found: Answer | None = None
+    # Of rules that ask: the first that is not answered, the first by which a request may wait
+    # though nothing allows it, and the first by which it may not.
     held: Ask | None = None
-    for rule in rules:
+    waits: Answer | None = None
+    refused: No | None = None
+    answered = _answered(rules, facts, request, now)
+    for place, rule in enumerate(rules):
         if has_ended(rule, now):
             continue
+        failed = _first(failures(rule, facts, asked, usage))
         if _denies(rule):
-            if holds_perhaps(rule, facts, asked, usage):
+            if failed is None or not failed.is_certain:
                 return _denied(rule)
         elif rule.effect == ASK:
-            if holds_perhaps(rule, facts, asked, usage) and not _is_approved(
-                rule, facts, request, now
-            ):
+            if (failed is None or not failed.is_certain) and place >= answered:
                 held = held or Ask(rule.name)
-        elif (failed := _first(failures(rule, facts, asked, usage))) is None:
+            if _may_wait(rule):
+                if failed is None:
+                    waits = waits or Yes(rule.name)
+                else:
+                    refused = refused or _refused(peer, rule, failed)
+        elif failed is None:
             if not isinstance(found, Yes) or _shows_more(rule, found):
                 found = Yes(rule.name, rule.shows, rule.withheld)
         elif found is None:
             found = _refused(peer, rule, failed)
-    assert found is not None, "`why_never` has seen a rule that allows"
+    if not isinstance(found, Yes):
+        found = waits or found or refused
+    assert found is not None, "`why_never` has seen a rule that allows, or by which it may wait"
     if held is not None and isinstance(found, Yes):
         return Ask(held.rule, found.withheld)
     return found
+
+
+def _answered(rules: Sequence[Rule], facts: Facts | None, request: Request, now: int) -> int:
+    """How many of the rules, from the first on, a person has answered by approving the request.
+
+    Several rules may ask, one after the other, and the newest approval is for the last of them. A
+    rule that was made since stands behind it.
+    """
+    given = request.approval
+    if given is None or facts is None or given.study_uid != facts.study_uid or now >= given.until:
+        return 0
+    return max((place for place, rule in enumerate(rules, 1) if rule.name == given.rule), default=0)
 
 
 def _shows_more(rule: Rule, found: Yes) -> bool:
@@ -413,16 +362,6 @@ def _refused(peer: Peer, rule: Rule, failed: Failure) -> No:
         Why.NOT_GRANTED,
         f"{rule.name} does not allow it: its condition {failed.kind} {what}",
         rule.name,
-    )
-
-
-def _is_approved(rule: Rule, facts: Facts | None, request: Request, now: int) -> bool:
-    given = request.approval
-    return (
-        given is not None
-        and facts is not None
-        and (given.rule, given.study_uid) == (rule.name, facts.study_uid)
-        and now < given.until
     )
 
 

@@ -90,12 +90,16 @@ class Peer:
         }
         return hashlib.sha256(b"radmesh-rights-v1\0" + canonical_json(rights)).hexdigest()
 
+    def has_ended(self, now: int) -> bool:
+        """Whether the end that was given to trust has come (seconds since the epoch, UTC)."""
+        return self.expires is not None and self.expires <= now
+
     def is_trusted(self, now: int) -> bool:
         """Whether the peer is trusted now (seconds since the epoch, UTC), whatever its grants.
 
         An expired card does not end the trust, only what depends on the card.
         """
-        return self.revoked is None and (self.expires is None or now < self.expires)
+        return self.revoked is None and not self.has_ended(now)
 
     def to_json(self) -> str:
         """The text that `from_json` reads."""

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keys.canonical import MAX_INTEGER
-from keys.conditions import KINDS, BadCondition, Values, read, shown
+from keys.conditions import KINDS, is_read, read, shown
+from keys.written import BadCondition, Values
 
 ALLOW, ASK, DENY = "allow", "ask", "deny"
 EFFECTS = (ALLOW, ASK, DENY)
-"""Effects of a rule; ask has a person asked each time. Any other word counts as deny."""
+"""Effects of a rule; ask has a person asked each time, who may let the peer fetch what no rule
+allows (`keys.grants`). Any other word counts as deny."""
 
 LIMITS = ("studies-a-day", "bytes-a-day")
 """What a rule may limit: the studies and the bytes of them that a peer begins to receive in a
@@ -36,7 +38,9 @@ RULES = 200
 
 _LAST_SECOND = int(datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC).timestamp())
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
+REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
+"""Actions that a node of the peer requests, with a purpose."""
+_ASKED = frozenset({"fetch", "send"})
 _LIMITED = frozenset({"fetch", "emergency"})
 
 
@@ -93,17 +97,18 @@ class Rule:
     def from_fields(cls, fields: Mapping[str, Any]) -> "Rule":
         """The inverse of `to_fields`.
 
-        A field of a later release becomes a condition that nobody can read, so that the rule allows
-        nothing.
+        A field of a later release, and a condition with values that only a later release can read,
+        becomes a condition that nobody can read, so that the rule allows nothing.
 
         Raises:
             ValueError, KeyError, TypeError, AttributeError: these are no fields of a rule.
         """
         number = int(fields["number"])
-        conditions = {
-            str(kind): tuple(str(value) for value in values)
-            for kind, values in fields.get("conditions", {}).items()
-        }
+        conditions: dict[str, Values] = {}
+        for kind, listed in fields.get("conditions", {}).items():
+            values = tuple(str(value) for value in listed)
+            is_later = kind in KINDS and not is_read(kind, values)
+            conditions[f"value of {kind}" if is_later else str(kind)] = values
         limits = {str(name): int(most) for name, most in fields.get("limits", {}).items()}
         until = fields.get("until")
         shows = str(fields.get("shows", EXAM))
@@ -212,14 +217,14 @@ def _check(rule: Rule, says_shows: bool) -> None:
         raise BadRule("withheld= belongs to a rule `allow emergency`")
     if rule.limits and (rule.effect != ALLOW or rule.action not in _LIMITED):
         raise BadRule("a limit a day belongs to a rule `allow fetch` or `allow emergency`")
-    if rule.effect == ASK and rule.action not in _REQUESTED:
-        raise BadRule(f"nobody waits for an answer to {rule.action}: it can be allowed or denied")
     if rule.effect == ASK and rule.action == "emergency":
         raise BadRule("an emergency does not wait for an answer: it can be allowed or denied")
+    if rule.effect == ASK and rule.action not in _ASKED:
+        raise BadRule(f"nobody waits for an answer to {rule.action}: it can be allowed or denied")
     for kind in rule.conditions:
         if rule.action == "witness":
             raise BadRule("a witness sees no study: the rule can have no conditions")
-        if not KINDS[kind].of_study and rule.action not in _REQUESTED:
+        if not KINDS[kind].of_study and rule.action not in REQUESTED:
             raise BadRule(
                 f"{kind} cannot be a condition of {rule.action}: nobody asks when a study is"
                 " announced"

@@ -15,8 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keys.canonical import canonical_json
-from keys.conditions import KINDS, Asked, BadCondition, Facts, Failure, Values, failure, read, shown
+from keys.conditions import (
+    KINDS,
+    Asked,
+    Facts,
+    Failure,
+    failure,
+    is_read,
+    read,
+    shown,
+)
 from keys.rules import BadRule
+from keys.written import BadCondition, Values
 
 SHARE, CHECK, WITHHOLD = "share", "check", "withhold"
 SHARING_EFFECTS = (SHARE, CHECK, WITHHOLD)
@@ -79,15 +89,16 @@ class SharingRule:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "SharingRule":
-        """The inverse of `to_fields`; a field of a later release is a condition nobody can read.
+        """The inverse of `to_fields`; what a later release wrote is a condition nobody can read.
 
         Raises:
             ValueError, KeyError, TypeError, AttributeError: these are no fields of a rule.
         """
-        conditions = {
-            str(kind): tuple(str(value) for value in values)
-            for kind, values in fields.get("conditions", {}).items()
-        }
+        conditions: dict[str, Values] = {}
+        for kind, listed in fields.get("conditions", {}).items():
+            values = tuple(str(value) for value in listed)
+            is_later = kind in KINDS and not is_read(kind, values)
+            conditions[f"value of {kind}" if is_later else str(kind)] = values
         for unread in sorted(fields.keys() - _FIELDS):
             conditions[f"field {unread}"] = ()
         return cls(int(fields["number"]), str(fields["effect"]), conditions)

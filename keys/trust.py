@@ -90,7 +90,8 @@ class TrustStore:
         Raises:
             CardExpired, CardSuperseded, BadCard: the card does not count.
             TrustError: it is our own card, the petname is blank, in use, or looks like one
-                in use, a grant or a purpose is unknown, or trust would have ended already.
+                in use, a grant or a purpose is unknown, or trust would have ended already: its end
+                is in the past, or that of a known peer is, and stays.
         """
         chosen, only = _checked_grants(grants), _checked_purposes(purposes)
         if expires is not None and expires <= now:
@@ -101,6 +102,11 @@ class TrustStore:
         known = self._peers.get(card.facility_key)
         if known is not None:
             check_newer(known.card, card)
+        if known is not None and known.revoked is None and expires is None and known.has_ended(now):
+            raise TrustError(
+                f"trust in {known.petname} has ended; give it a new end, or revoke it before you "
+                "trust the facility anew"
+            )
         name = petname or (known.petname if known else card.name)
         self._require_free_petname(name, card.facility_key)
         if known is None or known.revoked is not None:

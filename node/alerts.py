@@ -61,8 +61,13 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         )
     found += [
         f"the owner of the node has ended the two-person rule for {KINDS[rule.kind]} "
-        f"{moment(rule.changed // 1000)}: one person is enough again; if that was not agreed, look "
-        "into the log"
+        f"{moment(rule.changed // 1000)}: "
+        + (
+            "one person was enough until it was made again"
+            if rule.persons == 2
+            else "one person is enough again"
+        )
+        + "; if that was not agreed, look into the log"
         for rule in node.rules.ended_by_owner()
     ]
     found += [

@@ -16,7 +16,7 @@ from keys.identity import KeyPair
 from keys.passphrase import Wrapping
 from keys.purposes import BREAK_GLASS
 from keys.trust import Peer
-from node import VERSION, facility_key, rotation, sealing
+from node import VERSION, drill_copies, facility_key, rotation, sealing
 from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
@@ -91,10 +91,9 @@ class Node:
         self.on_peer_change: Callable[[Peer], None] = lambda peer: None
         self._held = held
         self.settings = read_settings(home.config_path)
-        try:
-            sealing.finish(home)
-        except OSError as error:
-            raise disk_error("a change of the passphrase cannot be finished", error) from error
+        self._finish_sealing()
+        # A drill that was killed has left keys beside the home.
+        drill_copies.sweep(home.path.parent)
         is_lost = log_key_may_be_lost and not home.has_key("log")
         self.keys = home.read_keys(log_may_be_lost=is_lost, may_stay_sealed=keys_may_stay_sealed)
         self.card = home.read_card()
@@ -259,6 +258,13 @@ class Node:
             raise
         return audit
 
+    def _finish_sealing(self) -> None:
+        """Put the key files of a change of the passphrase into their places."""
+        try:
+            sealing.finish(self.home)
+        except OSError as error:
+            raise disk_error("a change of the passphrase cannot be finished", error) from error
+
     def _take_keys(self, keys: Keys, card: Card) -> None:
         self.keys, self.card = keys, card
 
@@ -270,12 +276,14 @@ class Node:
     def move_facility_key_out(self, path: Path, wrapping: Wrapping) -> None:
         """Move the facility key to a sealed file; see `node.facility_key`."""
         with self.rotator.lock:
+            self._finish_sealing()
             self.keys = facility_key.move_out(self.home, self.audit, self.keys, path, wrapping)
 
     def take_facility_key_in(self, facility: KeyPair) -> None:
         """Put the facility key back into the home; see `node.facility_key`."""
         require_of(facility, self.card)
         with self.rotator.lock:
+            self._finish_sealing()
             self.keys = facility_key.take_in(self.home, self.audit, self.keys, facility)
 
     @classmethod

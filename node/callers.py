@@ -29,6 +29,7 @@ class Caller:
         role: the role in which a person of the list acts; "" for others.
         display: name for people, such as "Dr. A. Beispiel"; "" for others.
         person: id in the list of people; "" for others.
+        number: the number of a user, by the system's word; None if it is not known.
         proposer: the other person, where two of them act together.
         proposal: the proposal that they carry out, by its entry; None without one.
     """
@@ -38,6 +39,7 @@ class Caller:
     role: str = ""
     display: str = ""
     person: str = ""
+    number: int | None = None
     proposer: "Caller | None" = None
     proposal: int | None = None
 

@@ -59,3 +59,13 @@ class SystemClock:
 
 SYSTEM_CLOCK = SystemClock()
 """The clock of a node that is given no other."""
+
+
+def local_time(now: int) -> tuple[int, int]:
+    """Minute of the day and weekday (0 for Monday) here, by the time zone of this machine.
+
+    Args:
+        now: seconds since the epoch, UTC.
+    """
+    local = time.localtime(now)
+    return local.tm_hour * 60 + local.tm_min, local.tm_wday

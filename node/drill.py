@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from keys.identity import KeyPair, peer_id
 from keys.trust import Peer
 from node.app import Node
 from node.database import copy_database
-from node.durable import disk_error, overwrite
+from node.drill_copies import new_copy
+from node.durable import disk_error
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_here
 from node.home import Home
@@ -197,20 +197,13 @@ def _fetches(node: Node, since_ms: int) -> tuple[dict[bytes, int], int]:
 @contextlib.contextmanager
 def _copied(home: Home, folder: Path) -> Iterator[Path]:
     """A copy of a home without its images; removed at the end of the block."""
-    made: Path | None = None
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            made = Path(tempfile.mkdtemp(prefix=".radmesh-drill-", dir=folder))
+            made = stack.enter_context(new_copy(folder))
             _copy(home, made)
         except OSError as error:
             raise disk_error(f"the copy for the drill cannot be made in {folder}", error) from error
         yield made
-    finally:
-        if made is not None:
-            for key in (made / "keys").glob("*"):
-                with contextlib.suppress(OSError):
-                    overwrite(key)
-            shutil.rmtree(made, ignore_errors=True)
 
 
 def _copy(home: Home, target: Path) -> None:

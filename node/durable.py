@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from io import BufferedRandom
 from pathlib import Path
@@ -98,6 +99,14 @@ def overwrite(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_overwritten(folder: Path) -> None:
+    """Remove a folder of secret files, if it is there, as `overwrite` says."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            overwrite(path)
+        shutil.rmtree(folder)
 
 
 def rename(path: Path, target: Path) -> None:

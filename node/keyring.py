@@ -92,8 +92,10 @@ class Keyring:
         # The facility key last: it alone may have a passphrase of its own.
         pairs = {role: self._open(files[role], asked) for role in ROLES[::-1] if role in files}
         pairs |= self.adopted
-        # A facility key that somebody put here may be under a salt of its own.
-        own = next((files[role].cost for role in ROLES[1:] if role in files), None)
+        # A facility key that somebody put here may be under a salt of its own. And one file that
+        # came back in the open must not have the next ones written so.
+        costs = (files[role].cost for role in ROLES[1:] if role in files)
+        own = next((cost for cost in costs if cost is not None), None)
         self.wrapping = None if own is None else self._wrappings[own]
         return pairs
 

@@ -56,7 +56,12 @@ def moment(seconds: float | None) -> str:
     """A time (seconds since the epoch) on the clock of this machine; "never" for None."""
     if seconds is None:
         return "never"
-    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        local = datetime.datetime.fromtimestamp(seconds).astimezone()
+    except (ValueError, OverflowError, OSError):
+        # A peer may have told us anything.
+        return "in no year of the calendar"
+    return local.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

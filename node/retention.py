@@ -305,7 +305,8 @@ RETENTION = (
     ),
     Kept(
         name="people",
-        holds="people of the facility: name, user of the machine, roles, and what they proposed",
+        holds="people of the facility: name, user of the machine and its number, roles, and what"
+        " they proposed",
         place="node.db",
         purpose="to decide what each may do, and to say who did it",
         readers="people of the facility with the role admin",

@@ -7,7 +7,6 @@ one: `settle` undoes or finishes the change when the home is opened next.
 """
 
 import contextlib
-import shutil
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -16,8 +15,9 @@ from keys.card import Card, parse_card_untrusted, sign_card
 from keys.card_fields import SizedKey, TimedKey
 from keys.errors import KeysError
 from keys.identity import KeyPair
+from node import sealing
 from node.audit.log import AuditLog
-from node.durable import overwrite, rename, write_whole
+from node.durable import overwrite, remove_overwritten, rename, write_whole
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
 from node.home import CARD_LIFETIME_SECONDS, Home, Keys
@@ -89,7 +89,7 @@ def read_staged(home: Home) -> Staged | None:
 
 def _stage(home: Home, staged: Staged) -> None:
     making = home.rotation_path.with_name(".rotation.new")
-    shutil.rmtree(making, ignore_errors=True)
+    remove_overwritten(making)
     making.mkdir(mode=0o700)
     contents = (
         staged.role.encode(),
@@ -114,9 +114,9 @@ def _install(home: Home, staged: Staged) -> None:
 def _discard(home: Home) -> None:
     # Rename first: a half-deleted folder could not be read.
     leaving = home.rotation_path.with_name(".rotation.old")
-    shutil.rmtree(leaving, ignore_errors=True)
+    remove_overwritten(leaving)
     rename(home.rotation_path, leaving)
-    shutil.rmtree(leaving)
+    remove_overwritten(leaving)
 
 
 def settle(home: Home, audit: AuditLog, staged: Staged) -> None:
@@ -141,7 +141,8 @@ def sweep(home: Home) -> None:
     """Remove files that a crash left half made: keys that were never in force, or copies of
     keys that are."""
     for name in (".rotation.new", ".rotation.old"):
-        shutil.rmtree(home.path / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_overwritten(home.path / name)
     for leftover in home.keys_path.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             overwrite(leftover)
@@ -210,6 +211,11 @@ class Rotator:
                 of this log, or the disk fails.
         """
         with self.lock:
+            try:
+                # What a change of the passphrase left aside is older than the new key.
+                sealing.finish(self._home)
+            except OSError as error:
+                raise _disk_error(self._home, error) from error
             leftover = read_staged(self._home)
             if leftover is not None:
                 # An earlier try failed on the disk: finish it if its entry is logged, or undo it.

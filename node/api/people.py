@@ -46,7 +46,7 @@ def caller_of(uid: int) -> Caller:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         name = f"#{uid}"
-    return Caller("person", name)
+    return Caller("person", name, number=uid)
 
 
 @contextlib.contextmanager

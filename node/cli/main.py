@@ -5,6 +5,7 @@ Only click is imported here and at the top of the other files of this package:
 """
 
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, see `ExitCode`.
     """
     session = Session()
+    # An image of a crashed process would hold keys, passphrases and patients, and go to a file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         # A name with characters that the terminal lacks must not end a command.
         for stream in (sys.stdout, sys.stderr):

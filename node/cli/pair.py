@@ -210,7 +210,8 @@ class _Dialog:
         if self._terms["until"] is not None:
             may += f", until {self._terms['until']}"
         if click.confirm(f"Trust {name}? It may: {may}", err=True):
-            session.call("pair.accept", {**self._terms, "grants": list(grants)})
+            seen = {"fingerprint": other["fingerprint"], "grants": list(grants)}
+            session.call("pair.accept", {**self._terms, **seen})
             output.note(f"{name} is trusted here now; waiting for the other admin")
             return
         session.call("pair.decline")

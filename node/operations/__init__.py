@@ -16,6 +16,7 @@ from node.operations import (
     images,
     keys,
     log,
+    mine,
     offers,
     pairing,
     pending,
@@ -37,6 +38,7 @@ from node.operations.base import Call, Operation
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
     *rules.OPERATIONS,
+    *mine.OPERATIONS,
     *wishes.OPERATIONS,
     *requests.OPERATIONS,
     *emergencies.OPERATIONS,

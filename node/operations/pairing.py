@@ -10,6 +10,7 @@ from keys.fingerprint import format_hash, parse_fingerprint
 from keys.spoken_code import parse_code_untrusted, shown
 from keys.trust import GRANTS, PURPOSES
 from node.app import Node
+from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.network.addresses import for_people, typed
 from node.operations.base import Call, Operation, Result
@@ -47,8 +48,9 @@ class CallThere:
 
 @dataclass(frozen=True)
 class Accept:
-    """Parameters of `pair.accept`."""
+    """Parameters of `pair.accept`; the fingerprint of the facility that the person saw."""
 
+    fingerprint: str
     grants: tuple[str, ...] = ()
     petname: str = ""
     purposes: tuple[str, ...] = ()
@@ -161,9 +163,22 @@ def _reporting(call: Call) -> Callable[[Stage], None]:
     return lambda stage: call.report(_describe(call.node, stage))
 
 
+async def _require_one_is_enough(call: Call) -> None:
+    """Refuse a pairing that nobody could accept, before two people are on the phone."""
+    if await in_thread(call.node.rules.holding, ("trust",)):
+        raise NodeError(
+            "two people have to trust a facility together here, and a pairing by a code is "
+            "accepted by one",
+            hint="exchange card files: one person proposes `radmesh trust add`, another one "
+            "confirms it; or the owner ends the rule: `radmesh people rule trust 1`",
+            code=ExitCode.REFUSED,
+        )
+
+
 async def pair_show(call: Call, asked: Show) -> Result:
     """Show a code, and wait until somebody has used it and both sides have decided."""
     node, serving = call.node, call.require_serving()
+    await _require_one_is_enough(call)
     if not node.settings.listen:
         raise NodeError(
             "this node listens nowhere, so nobody can call it",
@@ -177,6 +192,7 @@ async def pair_show(call: Call, asked: Show) -> Result:
 async def pair_call(call: Call, asked: CallThere) -> Result:
     """Call the node that shows a code, and wait until both sides have decided."""
     serving = call.require_serving()
+    await _require_one_is_enough(call)
     address, fingerprint = read_place(asked.address)
     try:
         code = parse_code_untrusted(asked.code)
@@ -193,7 +209,7 @@ async def pair_accept(call: Call, asked: Accept) -> Result:
     wanted = _asked(asked.grants, asked.purposes)
     expires = None if asked.until is None else parse_moment(asked.until, end=True) // 1000
     terms = Terms(frozenset(wanted.purposes), expires)
-    peer = await serving.pairings.accept(wanted.grants, asked.petname, terms)
+    peer = await serving.pairings.accept(asked.fingerprint, wanted.grants, asked.petname, terms)
     return await describe_peer(call, peer)
 
 

@@ -27,11 +27,12 @@ class AddPerson:
 
 @dataclass(frozen=True)
 class ChangeRoles:
-    """Parameters of `people.role`: roles to give, or roles to take."""
+    """Parameters of `people.role`: roles to give, or roles to take; the id that it must be."""
 
     name: str
     give: tuple[str, ...] = ()
     take: tuple[str, ...] = ()
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,15 @@ async def people_list(call: Call, _: Nothing) -> Result:
     }
 
 
-def check_users(users: tuple[str, ...]) -> None:
-    """Refuse users that this machine does not have, and the node's own.
+def numbers_of(users: tuple[str, ...]) -> list[int]:
+    """The numbers of users; refuses those that this machine does not have, and the node's own.
 
     A user that is made later would otherwise get the rights of a mistyped name.
     """
+    numbers = []
     for user in users:
-        if user.startswith("#"):
+        if user.startswith("#") and user[1:].isascii() and user[1:].isdigit():
+            numbers.append(int(user[1:]))
             continue
         try:
             uid = pwd.getpwnam(user).pw_uid
@@ -88,14 +91,16 @@ def check_users(users: tuple[str, ...]) -> None:
                 hint="give the person an account of their own, in the group of the people's socket",
                 code=ExitCode.REFUSED,
             )
+        numbers.append(uid)
+    return numbers
 
 
 async def people_add(call: Call, asked: AddPerson) -> Result:
     """Put a person into the list."""
 
     def add() -> Person:
-        check_users(asked.users)
-        return call.node.persons.add(asked.name, asked.users, asked.roles, asked.display)
+        numbers = numbers_of(asked.users)
+        return call.node.persons.add(asked.name, asked.users, asked.roles, asked.display, numbers)
 
     return describe_person(await in_thread(add))
 
@@ -108,7 +113,8 @@ async def people_role(call: Call, asked: ChangeRoles) -> Result:
             hint="radmesh people role NAME --give send, or --take send",
             code=ExitCode.USAGE,
         )
-    changed = await in_thread(call.node.persons.change, asked.name, asked.give, asked.take)
+    persons = call.node.persons
+    changed = await in_thread(persons.change, asked.name, asked.give, asked.take, asked.id)
     return describe_person(changed)
 
 
@@ -119,7 +125,7 @@ async def people_remove(call: Call, asked: OfPerson) -> Result:
 
 def add_act(call: Call, asked: AddPerson) -> Act:
     """What a two-person rule holds of `people.add`."""
-    check_users(asked.users)
+    numbers_of(asked.users)
     display = f" ({asked.display})" if asked.display else ""
     return Act(
         what=f"put {asked.name}{display} into the list of people, as {', '.join(asked.users)}, "
@@ -140,7 +146,8 @@ def role_act(call: Call, asked: ChangeRoles) -> Act | None:
     person = call.node.persons.find(asked.name)
     return Act(
         what=f"give {person.name} the roles {', '.join(asked.give)}",
-        parameters={"name": person.name, "give": list(asked.give)},
+        # The name may be another person's by the time of the confirmation.
+        parameters={"name": person.name, "give": list(asked.give), "id": person.id},
     )
 
 

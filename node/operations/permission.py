@@ -44,7 +44,7 @@ def permitted(node: Node, caller: Caller, operation: Operation[Any]) -> Caller:
     """
     if caller.kind != "person":
         return caller
-    person = node.persons.of_user(caller.name)
+    person = node.persons.of_user(caller.name, caller.number)
     if operation.local_only and (person is None or not node.rules.holding(operation.held_by)):
         raise owner_alone(operation.name)
     held = unlisted_roles(node) if person is None else frozenset(person.roles)

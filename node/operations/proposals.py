@@ -5,14 +5,16 @@ from typing import Annotated, Any
 
 import trio
 
+from node.app import Node
 from node.blocking import in_thread
 from node.callers import asked_by
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.operations.base import HELD, Call, Operation, Result, describe_proposal
 from node.operations.parameters import From, Nothing
-from node.people.acts import Act
+from node.people.acts import Act, Proposal
 from node.people.persons import Person
 from node.people.rules import APPROVERS, KINDS, Rule
+from protocol.log.entry import decode_entry_untrusted
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,25 @@ def _is_still_allowed(person: Person, operation: str) -> bool:
     return any(role in person.roles for role in HELD[operation].roles)
 
 
+def _require_trusted_since(node: Node, proposal: Proposal) -> None:
+    """Refuse an act for a facility whose trust was revoked since it was proposed.
+
+    Whoever revoked it knew more than who proposed it, also where it was trusted anew meanwhile.
+    """
+    entry = decode_entry_untrusted(next(iter(node.audit.entries(proposal.number))))
+    peer = node.find_peer(entry.peer) if entry.peer else None
+    if peer is None:
+        return
+    proposed = proposal.proposed // 1000
+    is_new = proposal.operation != "trust.add" and peer.added > proposed
+    if is_new or (peer.revoked is not None and peer.revoked >= proposed):
+        raise NodeError(
+            f"trust in {peer.petname} was revoked after this was proposed",
+            hint=f"`radmesh decline {proposal.number}`; whoever still wants it proposes it again",
+            code=ExitCode.REFUSED,
+        )
+
+
 async def confirm(call: Call, asked: Confirm) -> Result:
     """Confirm, as the second person, what another one has proposed, and carry it out."""
     kept = call.node.proposals
@@ -91,6 +112,7 @@ async def confirm(call: Call, asked: Confirm) -> Result:
     with trio.CancelScope(shield=True), asked_by(both):
         entry = await in_thread(kept.confirm, proposal)
         try:
+            await in_thread(_require_trusted_since, call.node, proposal)
             result = await operation.answer(together, dict(proposal.parameters))
         except Exception as error:
             why = error.code.name.lower() if isinstance(error, NodeError) else "error"

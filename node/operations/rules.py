@@ -1,11 +1,11 @@
 """Operations on the rules of a peer: what they are, what they decide, and why."""
 
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from keys import grants
+from keys.conditions import HIDDEN
 from keys.explaining import Explanation, Said, beyond_rules, explain_in_full
 from keys.grants import (
     ACTIONS,
@@ -16,28 +16,29 @@ from keys.grants import (
     Usage,
     Yes,
     explain,
+    gives,
     rules_of,
     study_action,
+    takes,
 )
 from keys.purposes import BREAK_GLASS, is_purpose
-from keys.rules import ALLOW
+from keys.rules import REQUESTED
 from keys.trust import Peer, TrustStore
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
+from node.clock import local_time
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.facility import OfPeer, describe_peer
 from node.operations.parameters import From
 from node.people.acts import Act
 from node.reports.selection import parse_moment
-from node.sharing.granted import Heard
 from node.sharing.policy import Refusal, decide_fetch
 from node.sharing.rights_then import rights_then
 from node.transfer.lately import DisclosedLately
 
 TRIED_DAYS = 90
-_REQUESTED = ("find", "fetch", "send", "emergency")
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,6 @@ class Explained:
 
 
 @dataclass(frozen=True)
-class Mine:
-    """Parameters of `trust.mine`; without a peer, of all."""
-
-    peer: str | None = None
-
-
-@dataclass(frozen=True)
 class Who:
     """Parameters of `trust.who`."""
 
@@ -115,8 +109,21 @@ def describe_rules(peer: Peer, now: int) -> list[dict[str, Any]]:
 async def rules_add(call: Call, asked: Words) -> Result:
     """Give a peer a rule."""
     node = call.node
+    await in_thread(_require_an_end_to_come, node, asked)
     peer, rule = await in_thread(node.peers.add_rule, asked.peer, asked.rule, node.facts.blind)
     return {**await describe_peer(call, peer), "rule": str(rule), "number": rule.number}
+
+
+def _require_an_end_to_come(node: Node, asked: Words) -> Peer:
+    """The peer with the rule; refuses one that would be shown as a rule, and never count."""
+    changed = node.peers.tried(asked.peer, asked.rule, node.facts.blind)
+    if grants.has_ended(changed.rules[-1], node.clock.now()):
+        raise NodeError(
+            "this rule has ended already, so it would change nothing",
+            hint="until= takes the last day on which it counts, such as until=2027-03-31",
+            code=ExitCode.USAGE,
+        )
+    return changed
 
 
 async def rules_remove(call: Call, asked: OfRule) -> Result:
@@ -138,7 +145,7 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
             hint=f"there are {', '.join(ACTIONS)}",
             code=ExitCode.USAGE,
         )
-    if action not in _REQUESTED:
+    if action not in REQUESTED:
         return NO_REQUEST
     if not is_purpose(purpose):
         raise NodeError(
@@ -146,7 +153,7 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
             hint="purposes are treatment, second-opinion, research, operations, and HL7 codes",
             code=ExitCode.USAGE,
         )
-    local = time.localtime(now)
+    minute, weekday = local_time(now)
     return Request(
         speaks=True,
         purpose=purpose,
@@ -154,8 +161,8 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
         # Whoever asks in an emergency has to give one.
         reason="a reason is assumed" if action == "emergency" else "",
         is_stat=stat,
-        minute=local.tm_hour * 60 + local.tm_min,
-        weekday=local.tm_wday,
+        minute=minute,
+        weekday=weekday,
     )
 
 
@@ -281,50 +288,6 @@ def _who(node: Node, asked: Who) -> Result:
     return {"study": study.study_uid, "state": study.state, "peers": told}
 
 
-async def trust_mine(call: Call, asked: Mine) -> Result:
-    """What peers have said that they let us do."""
-    return await in_thread(_mine, call.node, asked)
-
-
-def _mine(node: Node, asked: Mine) -> Result:
-    now = node.clock.now()
-    if asked.peer is not None:
-        peers = [node.peers.find(asked.peer)]
-    else:
-        every = sorted(node.peers.store.peers, key=lambda one: one.petname.casefold())
-        peers = [peer for peer in every if peer.is_trusted(now)]
-    return {"peers": [_describe_heard(peer, node.granted.heard(peer), now) for peer in peers]}
-
-
-def _describe_heard(peer: Peer, heard: Heard | None, now: int) -> dict[str, Any]:
-    if heard is None:
-        return {"peer": peer.petname, "heard": None, "rules": []}
-    said = heard.statement
-    return {
-        "peer": peer.petname,
-        "heard": heard.time,
-        "since": said.since,
-        "until": said.until,
-        "has_ended": said.until is not None and said.until <= now,
-        "said": said.time,
-        "serial": said.serial,
-        "rules": [
-            {
-                "action": rule.action,
-                "effect": rule.effect,
-                "rule": str(rule),
-                "until": rule.until,
-                "has_ended": rule.until is not None and rule.until <= now,
-            }
-            for rule in said.rules
-        ],
-        "digest": heard.digest,
-        "node_key": said.node.hex(),
-        "statement": heard.message.body.decode(),
-        "signature": heard.message.signature.hex(),
-    }
-
-
 # --- trying ----------------------------------------------------------------------------
 
 
@@ -374,24 +337,26 @@ def _kind(answer: grants.Answer) -> str:
 
 
 def add_act(call: Call, asked: Words) -> Act | None:
-    """What a two-person rule holds of `rules.add`: a rule that allows."""
-    node = call.node
-    peer = node.peers.tried(asked.peer, asked.rule, node.facts.blind)
+    """What a two-person rule holds of `rules.add`: what a peer may do, or ask a person for."""
+    peer = _require_an_end_to_come(call.node, asked)
     rule = peer.rules[-1]
-    if rule.effect != ALLOW:
+    if not gives(rule, rules_of(replace(peer, rules=peer.rules[:-1]))):
         return None
+    # What the rule itself keeps blinded, the second person has to read.
+    listed = [word for word in asked.rule if word.partition("=")[0] in HIDDEN]
+    named = f" ({'; '.join(listed)})" if listed else ""
     return Act(
-        what=f"let {peer.petname} ({peer.fingerprint}) have the rule: {rule}",
+        what=f"let {peer.petname} ({peer.fingerprint}) have the rule: {rule}{named}",
         parameters={"peer": peer.fingerprint, "rule": list(asked.rule)},
         peer=peer.facility_key,
     )
 
 
 def remove_act(call: Call, asked: OfRule) -> Act | None:
-    """What a two-person rule holds of `rules.remove`: a rule that denies or asks."""
+    """What a two-person rule holds of `rules.remove`: a rule that keeps something back."""
     peer = call.node.peers.find(asked.peer)
     rule = next((one for one in peer.rules if one.number == asked.number), None)
-    if rule is None or rule.effect == ALLOW:
+    if rule is None or not takes(rule, rules_of(peer)):
         return None
     return Act(
         what=f"take from {peer.petname} ({peer.fingerprint}) the rule: {rule}",
@@ -420,5 +385,4 @@ OPERATIONS = (
     Operation("rules.try", Tried, rules_try, writes=False, roles=_ADMIN),
     Operation("trust.explain", Explained, trust_explain, writes=False, roles=_ADMIN),
     Operation("trust.who", Who, trust_who, writes=False, roles=_LOOKING),
-    Operation("trust.mine", Mine, trust_mine, writes=False, roles=_LOOKING),
 )

@@ -33,8 +33,8 @@ CREATE TABLE IF NOT EXISTS people (
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS people_by_name ON people (name);
 CREATE TABLE IF NOT EXISTS people_bindings (
-    kind TEXT NOT NULL,                 -- os-user
-    value TEXT NOT NULL,                -- the user name
+    kind TEXT NOT NULL,                 -- os-user, os-number
+    value TEXT NOT NULL,                -- the user name; the number that the user had
     person TEXT NOT NULL REFERENCES people,
     PRIMARY KEY (kind, value)
 ) STRICT, WITHOUT ROWID;
@@ -47,7 +47,7 @@ PERSON_ROLES = ("look", "send", "approve", "emergency", "admin", "audit")
 """What people may: see the studies, move them, decide for others, in an emergency, change the
 node's trust and people, read its log."""
 
-OS_USER = "os-user"
+OS_USER, OS_NUMBER = "os-user", "os-number"
 
 MOST_PEOPLE = 1000
 MOST_USERS = 8
@@ -145,12 +145,35 @@ class Persons:
         """The person with this id; None when it was removed."""
         return next((one for one in self.all() if one.id == person), None)
 
-    def of_user(self, user: str) -> Person | None:
-        """The person that a user of the machine is; None for a user who is not in the list."""
+    def of_user(self, user: str, number: int | None = None) -> Person | None:
+        """The person that a user of the machine is; None for a user who is not in the list.
+
+        Args:
+            user: the user name.
+            number: the number of the user now; None if it is not known.
+
+        Raises:
+            NodeError: the user has another number than when the person was added: the name may be
+                somebody else's since.
+        """
         row = self._database.query_one(
             "SELECT person FROM people_bindings WHERE kind = ? AND value = ?", (OS_USER, user)
         )
-        return None if row is None else self.with_id(row["person"])
+        if row is None:
+            return None
+        known = self._database.query(
+            "SELECT value FROM people_bindings WHERE kind = ? AND person = ?",
+            (OS_NUMBER, row["person"]),
+        )
+        # A person who was added by an older release has none.
+        if number is not None and known and str(number) not in {one["value"] for one in known}:
+            raise NodeError(
+                f"the user {user} is another one than when this person was put into the list",
+                hint="the owner of the node looks who it is: `radmesh people remove`, then `people "
+                "add`",
+                code=ExitCode.REFUSED,
+            )
+        return self.with_id(row["person"])
 
     def is_open_as_before(self) -> bool:
         """Whether the home is older than the list of people, and nobody is in the list yet."""
@@ -161,7 +184,14 @@ class Persons:
 
     # --- changes ----------------------------------------------------------------------
 
-    def add(self, name: str, users: Iterable[str], roles: Iterable[str], display: str) -> Person:
+    def add(
+        self,
+        name: str,
+        users: Iterable[str],
+        roles: Iterable[str],
+        display: str,
+        numbers: Iterable[int] = (),
+    ) -> Person:
         """Put a person into the list.
 
         Args:
@@ -169,10 +199,12 @@ class Persons:
             users: the users of the machine that the person is.
             roles: what the person may, some of `PERSON_ROLES`.
             display: name for people, or "".
+            numbers: the numbers that these users have now.
 
         Raises:
             NodeError: a value is malformed or taken, or the change cannot be written.
         """
+        kept = sorted(set(numbers))
         person = Person(
             id=secrets.token_hex(8),
             name=_checked_name(name),
@@ -198,13 +230,28 @@ class Persons:
                     raise _taken(f"there is a person {person.name} already")
                 for user in set(other.users) & set(person.users):
                     raise _taken(f"the user {user} is {other.name} already")
+            for number in kept:
+                if self._database.query_one(
+                    "SELECT person FROM people_bindings WHERE kind = ? AND value = ?",
+                    (OS_NUMBER, str(number)),
+                ):
+                    raise _taken("one of these users is, by another name, somebody else already")
             self._effects.after_entry(
-                _event("person-added", person), lambda connection: _insert(connection, person)
+                _event("person-added", person),
+                lambda connection: _insert(connection, person, kept),
             )
         return person
 
-    def change(self, name: str, give: Iterable[str], take: Iterable[str]) -> Person:
+    def change(
+        self, name: str, give: Iterable[str], take: Iterable[str], known_as: str = ""
+    ) -> Person:
         """Give a person roles, or take some away.
+
+        Args:
+            name: names the person.
+            give: the roles to give.
+            take: the roles to take.
+            known_as: the id that the person must have; "" for any.
 
         Raises:
             NodeError: there is no such person or role, or the change cannot be written.
@@ -212,6 +259,12 @@ class Persons:
         given, taken = checked_roles(give), checked_roles(take)
         with self.lock:
             person = self.find(name)
+            if known_as not in ("", person.id):
+                raise NodeError(
+                    f"{name} is another person now",
+                    hint="see `radmesh people list`",
+                    code=ExitCode.NOT_FOUND,
+                )
             roles = (set(person.roles) | set(given)) - set(taken)
             changed = replace(person, roles=checked_roles(roles))
             if changed == person:
@@ -327,14 +380,17 @@ def _from_row(row: sqlite3.Row, users: Iterable[str]) -> Person:
     )
 
 
-def _insert(connection: sqlite3.Connection, person: Person) -> None:
+def _insert(connection: sqlite3.Connection, person: Person, numbers: Iterable[int]) -> None:
     connection.execute(
         "INSERT INTO people (person, name, display, roles, added) VALUES (?, ?, ?, ?, ?)",
         (person.id, person.name, person.display, ",".join(person.roles), person.added),
     )
     connection.executemany(
         "INSERT INTO people_bindings (kind, value, person) VALUES (?, ?, ?)",
-        [(OS_USER, user, person.id) for user in person.users],
+        [
+            *((OS_USER, user, person.id) for user in person.users),
+            *((OS_NUMBER, str(number), person.id) for number in numbers),
+        ],
     )
 
 

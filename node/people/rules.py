@@ -7,7 +7,7 @@ a rule, which is an entry and an alert.
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node.audit.effects import Effects
 from node.callers import asking
@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS two_person_rules (
     kind TEXT PRIMARY KEY,
     persons INTEGER NOT NULL,           -- 2, or 1 where the rule has ended
     changed INTEGER NOT NULL,           -- milliseconds since the epoch, UTC
-    by_owner INTEGER NOT NULL           -- whether the owner's account changed it
+    by_owner INTEGER NOT NULL           -- whether the owner's account ended it then
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -47,7 +47,8 @@ class Rule:
         kind: one of `KINDS`.
         persons: 2, or 1 where it has ended.
         changed: milliseconds since the epoch, UTC.
-        by_owner: whether the owner's account changed it last.
+        by_owner: whether the owner's account ended it then. It may hold again: as long as an alert
+            says so, making it anew changes nothing of that.
     """
 
     kind: str
@@ -119,14 +120,15 @@ class Rules:
                 "a rule asks for 2 persons, or for 1: then it ends", code=ExitCode.USAGE
             )
         caller = asking()
-        rule = Rule(
-            kind=kind,
-            persons=persons,
-            changed=self._clock.now_ms(),
-            by_owner=caller.kind != "person",
-        )
-
         with self._persons.lock:
+            told = [rule for rule in self.ended_by_owner() if rule.kind == kind]
+            if persons == 2 and told:
+                # Whoever ended it for an hour must not end the alert with it.
+                rule = replace(told[0], persons=2)
+            else:
+                by_owner = persons == 1 and caller.kind != "person"
+                now = self._clock.now_ms()
+                rule = Rule(kind=kind, persons=persons, changed=now, by_owner=by_owner)
             if persons == 2 and not _are_enough(self._persons.all()):
                 raise NodeError(
                     "fewer than two people could keep this rule",
@@ -134,6 +136,9 @@ class Rules:
                     "with the role approve or admin, who confirms: see `radmesh people list`",
                     code=ExitCode.REFUSED,
                 )
+            if persons == 1 and caller.kind == "person":
+                # Asked once more under the lock: the rule may be younger than the call.
+                self.require_two(kind)()
             if (persons == 2) == bool(self.holding((kind,))):
                 how = "holds already" if persons == 2 else "does not hold"
                 raise NodeError(
@@ -154,11 +159,7 @@ class Rules:
     def ended_by_owner(self) -> list[Rule]:
         """The rules that the owner has ended lately, for an alert."""
         since = self._clock.now_ms() - ALERT_MS
-        return [
-            rule
-            for rule in self.all()
-            if rule.persons == 1 and rule.by_owner and rule.changed >= since
-        ]
+        return [rule for rule in self.all() if rule.by_owner and rule.changed >= since]
 
     def _require_enough(self, people: Sequence[Person]) -> None:
         held = self.holding(KINDS)

@@ -7,7 +7,6 @@ and the same time: an answer leaves at a whole multiple of `FIND_STEP_SECONDS` a
 
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from node.catalog.catalog import Catalog, StudyRow
 from node.catalog.discards import Recall
 from node.catalog.names import is_whole, same
 from node.catalog.words import Search
-from node.clock import Clock
+from node.clock import Clock, local_time
 from node.errors import ExitCode, NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
@@ -219,13 +218,13 @@ class FindAnswers:
 
         def may_find(studies: Sequence[StudyRow]) -> Refusal | list[Allowed]:
             store, now = self._peers.store, self._clock.now()
-            local = time.localtime(now)
+            minute, weekday = local_time(now)
             request = grants.Request(
                 speaks=store.speaks_for(node_key, peer, now),
                 purpose=find.purpose,
                 person=find.person,
-                minute=local.tm_hour * 60 + local.tm_min,
-                weekday=local.tm_wday,
+                minute=minute,
+                weekday=weekday,
             )
             facts = self._facts.of_each(studies, peer.facility_key)
             return decide_find(store, peer, request, zip(studies, facts, strict=True), now=now)

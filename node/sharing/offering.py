@@ -5,7 +5,6 @@ offer then waits until the peer has a newer one, or ends.
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +16,7 @@ from keys.purposes import BREAK_GLASS
 from keys.rules import ALLOW, ASK
 from keys.trust import Peer
 from node.blocking import in_thread
-from node.clock import Clock
+from node.clock import Clock, local_time
 from node.errors import ExitCode, NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
@@ -288,12 +287,12 @@ def decide_send(peers: Peers, peer: Peer, purpose: str, now: int) -> tuple[str, 
     if purpose == BREAK_GLASS:
         # Whoever accepts it would break the glass, without being asked for a reason.
         return DECLINED, "break-glass"
-    local = time.localtime(now)
+    minute, weekday = local_time(now)
     request = Request(
         speaks=True,
         purpose=purpose,
-        minute=local.tm_hour * 60 + local.tm_min,
-        weekday=local.tm_wday,
+        minute=minute,
+        weekday=weekday,
     )
     answer = peers.store.may("send", peer.facility_key, now, request=request)
     if isinstance(answer, Yes):

@@ -165,7 +165,9 @@ class Pairings:
             await talk.until(Confirmed)
         except WrongCode:
             window.was_wrong(visit)
-            await in_thread(self._append, words.wrong(visit.host, window.tries, "shown"))
+            # Whoever takes the place of this caller must not keep the try out of the log.
+            with trio.CancelScope(shield=True):
+                await in_thread(self._append, words.wrong(visit.host, window.tries, "shown"))
             return
         window.confirm(visit)
         talk.may_go_on = lambda: True
@@ -283,9 +285,11 @@ class Pairings:
         try:
             with trio.move_on_after(limits.PAIRING_DECIDE_SECONDS) as waited:
                 await self._decide(meeting, talk, report)
-            is_late = waited.cancelled_caught and meeting.is_open
+            is_late = waited.cancelled_caught
         finally:
             self._meeting = None
+            await self._tell_what_is_decided(meeting, talk)
+            is_late = is_late and meeting.is_open
             if meeting.is_open:
                 await self._decline(meeting, talk, "time" if is_late else "stopped")
         if is_late:
@@ -312,6 +316,17 @@ class Pairings:
                 await talk.answer(False)
             nursery.cancel_scope.cancel()
 
+    async def _tell_what_is_decided(self, meeting: Meeting, talk: Talk) -> None:
+        """Where a decision is being written as the wait ends, tell the other side of it."""
+        if not meeting.is_deciding:
+            return
+        with trio.CancelScope(shield=True):
+            while meeting.is_deciding:
+                await meeting.changed.wait()
+        if meeting.ours is not None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS_SECONDS):
+                await talk.answer(meeting.ours)
+
     async def _decline(self, meeting: Meeting, talk: Talk, why: str) -> None:
         """Tell the log and the other side that nobody here accepts."""
         meeting.ours = False
@@ -319,14 +334,29 @@ class Pairings:
             await in_thread(self._append, words.declined(meeting, why))
             await talk.answer(False)
 
-    async def accept(self, grants: Sequence[str], petname: str, terms: Terms) -> Peer:
+    async def accept(
+        self, fingerprint: str, grants: Sequence[str], petname: str, terms: Terms
+    ) -> Peer:
         """Trust the facility that waits to be accepted, on these terms.
 
+        Args:
+            fingerprint: of the facility that the person saw, who may look at an older pairing.
+            grants: what it may do.
+            petname: our name for it; "" takes the card's.
+            terms: the purposes and the end.
+
         Raises:
-            NodeError: none waits, it has stopped, or it cannot be trusted so; in the last case it
-                goes on waiting.
+            NodeError: none waits, or another one, it has stopped, or it cannot be trusted so; in
+                the last case it goes on waiting.
         """
         meeting = self._waiting()
+        if meeting.met.card.fingerprint != fingerprint:
+            raise NodeError(
+                f"another facility waits to be accepted now: {meeting.met.card.name} with the "
+                f"fingerprint {meeting.met.card.fingerprint}",
+                hint="look who it is, then accept it or not",
+                code=ExitCode.REFUSED,
+            )
         if meeting.theirs is False:
             raise NodeError(
                 f"{meeting.met.card.name} has stopped; nothing was changed",

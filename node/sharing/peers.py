@@ -25,7 +25,8 @@ from keys.errors import (
     TrustError,
 )
 from keys.fingerprint import matches
-from keys.rules import ALLOW, Rule
+from keys.grants import gives, rules_of, takes
+from keys.rules import Rule
 from keys.trust import GRANTS, Contested, Peer, TrustStore
 from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
@@ -268,11 +269,13 @@ class Peers:
         """
         with self._lock:
             found, rule = self._read_rule(text, words, blind)
+            if gives(rule, rules_of(found)):
+                self.before_giving()
             peer = self._rule_change(
                 lambda store: store.put_rule(found.facility_key, rule),
                 "rule-added",
                 rule,
-                is_cut=rule.effect != ALLOW,
+                is_cut=takes(rule, rules_of(found)),
             )
         self.on_change(peer)
         return peer, rule
@@ -324,7 +327,7 @@ class Peers:
                 lambda store: store.remove_rule(known.facility_key, number),
                 "rule-removed",
                 rule,
-                is_cut=rule.effect == ALLOW,
+                is_cut=not takes(rule, rules_of(known)),
             )
         self.on_change(peer)
         return peer, rule
@@ -467,7 +470,7 @@ class Peers:
                     peer = changed.revoke(entry.peer, entry.time_ms // 1000)
                 elif entry.type in _RULE_KINDS:
                     rule = Rule.from_fields(json.loads(str(entry.details["rule"])))
-                    if (entry.type == "rule-added") is (rule.effect == ALLOW):
+                    if (entry.type == "rule-added") is not takes(rule, changed.rules(entry.peer)):
                         # It gives a right: without its effect it has failed.
                         return False
                     if entry.type == "rule-added":

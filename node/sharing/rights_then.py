@@ -38,7 +38,7 @@ def rights_then(audit: AuditLog, peer: Peer, time_ms: int) -> Peer:
     """
     found: Peer | None = None
     for entry in _entries(audit, peer.facility_key, time_ms):
-        found = _after(entry, found or replace(peer, grants=frozenset(), rules=(), revoked=None))
+        found = _after(entry, found or _afresh(peer))
     if found is None:
         raise NodeError(f"{peer.petname} was not trusted at that time", code=ExitCode.NOT_FOUND)
     return found
@@ -60,13 +60,26 @@ def _entries(audit: AuditLog, facility_key: bytes, time_ms: int) -> Iterator[Ent
     return (entry for entry in found if entry.index not in failed)
 
 
+def _afresh(peer: Peer) -> Peer:
+    """A peer that nothing was given to yet."""
+    return replace(
+        peer, grants=frozenset(), purposes=frozenset(), rules=(), expires=None, revoked=None
+    )
+
+
 def _after(entry: Entry, peer: Peer) -> Peer:
     named = frozenset(filter(None, str(entry.details.get("grants", "")).split(",")))
     match entry.type:
         case "trust-added":
-            kept = frozenset() if peer.revoked is not None else peer.grants
-            rules = () if peer.revoked is not None else peer.rules
-            return replace(peer, grants=kept | named, rules=rules, revoked=None)
+            known = peer if peer.revoked is None else _afresh(peer)
+            purposes = frozenset(filter(None, str(entry.details.get("purposes", "")).split(",")))
+            expires = entry.details.get("expires")
+            return replace(
+                known,
+                grants=known.grants | named,
+                purposes=purposes or known.purposes,
+                expires=known.expires if expires is None else int(expires),
+            )
         case "trust-granted":
             return replace(peer, grants=peer.grants | named)
         case "trust-ungranted":

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from node.clock import local_time
+
 EVERYONE = "*"
 LEAST_MBIT, MOST_MBIT = 0.1, 100_000.0
 """At 0.1 Mbit/s each of eight transfers to one peer still moves something every few
@@ -71,8 +73,7 @@ class BandwidthRule:
 
 def local_minute() -> int:
     """Minutes since local midnight, by the clock and time zone of this machine."""
-    now = time.localtime()
-    return now.tm_hour * 60 + now.tm_min
+    return local_time(int(time.time()))[0]
 
 
 def rule_in_force(

@@ -5,7 +5,6 @@ what no message tells: a date that has come, and a message that was lost with a 
 """
 
 import contextlib
-import time
 from contextlib import AbstractContextManager
 
 from keys import grants
@@ -13,7 +12,7 @@ from keys.grants import NO_USAGE, Usage
 from keys.purposes import BREAK_GLASS
 from keys.trust import Peer, TrustStore
 from node.catalog.catalog import Catalog
-from node.clock import Clock
+from node.clock import Clock, local_time
 from node.sharing.emergencies import OUT, Emergencies
 from node.sharing.facts import StudyFacts, facts_read
 from node.sharing.offers import Offers
@@ -143,7 +142,7 @@ class Right:
     def _decide(self, store: TrustStore, request: Request, now: int) -> Refusal | None:
         peer = self._peer
         study = self._catalog.study(request.study)
-        local = time.localtime(now)
+        minute, weekday = local_time(now)
         asked = grants.Request(
             speaks=store.speaks_for(self._node_key, peer, now),
             purpose=request.purpose,
@@ -152,8 +151,8 @@ class Right:
             reason=request.reason or "",
             approval=self._requests.approval(peer.facility_key, request),
             is_stat=request.stat,
-            minute=local.tm_hour * 60 + local.tm_min,
-            weekday=local.tm_wday,
+            minute=minute,
+            weekday=weekday,
         )
         usage = unseen = NO_USAGE
         if _is_limited(store, peer):

@@ -284,13 +284,23 @@ RULES = [
     ((FETCH, fetch("r", ASK)), TREATMENT, {}, Ask, approve("r")),
     ((fetch("r", ASK), FETCH, fetch("s", ASK)), TREATMENT, {}, Ask, approve("r")),
     ((FETCH, Rule("r", "see", ASK)), TREATMENT, {}, Ask, approve("r")),
-    ((fetch("r", ASK),), TREATMENT, {}, NG, NO_FETCH),
+    ((fetch("r", ASK),), TREATMENT, {}, Ask, approve("r")),
+    ((fetch("r", ASK),), approved(), {}, Yes, "allowed by r"),
+    ((fetch("r", ASK),), approved(until=NOW), {}, Ask, approve("r")),
+    ((fetch("r", ASK),), approved(study_uid="1.2"), {}, Ask, approve("r")),
+    ((fetch("s", ASK),), approved(), {}, Ask, approve("s")),
+    ((fetch("r", ASK, conditions=UNREAD),), approved(), {}, NG, unread("r")),
+    ((fetch("r", ASK, conditions=RESEARCH),), TREATMENT, {}, PU, OTHER_PURPOSE),
+    ((Rule("r", "see", ASK), FETCH), TREATMENT, {}, Ask, approve("r")),
     ((FETCH, fetch("r", ASK), fetch("d", DENY)), approved(), {}, NG, "denied by d"),
     ((FETCH, fetch("r", ASK, conditions=UNREAD)), TREATMENT, {}, Ask, approve("r")),
     ((FETCH, fetch("r", ASK, conditions=RESEARCH)), TREATMENT, {}, Yes, GRANTED),
     ((FETCH, fetch("r", ASK)), approved(), {}, Yes, GRANTED),
     ((FETCH, fetch("s", ASK)), approved(), {}, Ask, approve("s")),
     ((FETCH, fetch("r", ASK), fetch("s", ASK)), approved(), {}, Ask, approve("s")),
+    # The first was answered before the second could ask.
+    ((FETCH, fetch("s", ASK), fetch("r", ASK)), approved(), {}, Yes, GRANTED),
+    ((fetch("s", ASK), fetch("r", ASK)), approved(), {}, Yes, "allowed by s"),
     ((FETCH, fetch("r", ASK)), approved(until=NOW), {}, Ask, approve("r")),
     ((FETCH, fetch("r", ASK)), approved(study_uid="1.2"), {}, Ask, approve("r")),
     ((fetch("r", conditions=RESEARCH),), approved(), {}, PU, OTHER_PURPOSE),
@@ -302,7 +312,7 @@ RULES = [
     ((fetch("r", conditions=UNREAD, limits=TWO), fetch("s", limits=TWO)), TREATMENT, {}, NG,
      unread("r")),
     ((fetch("r", limits=TWO), FETCH), TREATMENT, {}, Yes, GRANTED),
-    ((fetch("r", limits=TWO), fetch("h", ASK)), TREATMENT, THREE, LI, USED_UP),
+    ((fetch("r", limits=TWO), fetch("h", ASK)), TREATMENT, THREE, Ask, approve("h")),
 ]  # fmt: skip
 
 

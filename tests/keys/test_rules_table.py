@@ -9,7 +9,7 @@ import pytest
 from grants_made import CARD
 
 from keys.card import issue_card
-from keys.conditions import KINDS, USES, Facts, folded
+from keys.conditions import KINDS, USES, Facts
 from keys.explaining import explain_in_full
 from keys.grants import ACTIONS, Answer, Ask, No, Request, Rule, Usage, Yes, may, rules_of
 from keys.identity import KeyPair
@@ -17,6 +17,7 @@ from keys.peer import Peer
 from keys.purposes import CODES, WORDS
 from keys.rules import LIMITS, SHOWS, read_rule
 from keys.trust import TrustStore
+from keys.written import folded
 from node.sharing.policy import Refusal, decide_fetch
 
 NOW = int(datetime.datetime(2026, 9, 21, 14, 13, 20, tzinfo=datetime.UTC).timestamp())

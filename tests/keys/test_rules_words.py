@@ -1,9 +1,11 @@
 """What a person may write as a rule, and the sentence for what is none."""
 
+from dataclasses import replace
+
 import pytest
 
-from keys.conditions import KINDS, VALUES
-from keys.grants import ACTIONS
+from keys.conditions import KINDS, VALUES, Asked, Facts
+from keys.grants import ACTIONS, NO_USAGE, failures, holds_perhaps
 from keys.rules import BadRule, Rule, read_rule
 
 REFUSED = [
@@ -61,6 +63,7 @@ REFUSED = [
     ("deny see shows=exam", "shows= belongs to a rule `allow see`"),
     ("allow see shows=all", "shows= takes one of on-request, exam, patient"),
     ("ask see", "nobody waits for an answer to see"),
+    ("ask find", "nobody waits for an answer to find"),
     ("ask witness", "nobody waits for an answer to witness"),
     ("allow witness modality=CT", "a witness sees no study"),
     ("allow send modality=CT", "modality cannot be a condition of send"),
@@ -122,3 +125,48 @@ def test_the_example_of_each_condition_can_be_written(kind: str) -> None:
     value = KINDS[kind].example.rstrip(".")
     rule = read_rule(["deny", "fetch", f"{kind}={value}"], 1, actions=list(ACTIONS), blind=_blind)
     assert rule.conditions[kind]
+
+
+LATER_VALUES = {
+    "modality": "ct",
+    "only-modality": "CT-like",
+    "from": "2020",
+    "to": "9",
+    "max-age": "90m",
+    "deidentified": "perhaps",
+    "purpose": "LATER",
+    "hours": "08:00-18:00 Europe/Berlin",
+    "days": "holidays",
+    "stat": "no",
+}
+FACTS = Facts(
+    study_uid="1.2.3",
+    modalities=("CT",),
+    study_date="20260920",
+    is_deidentified=True,
+    consents=frozenset(),
+)
+ASKED = Asked(1_790_000_000, "treatment", is_stat=True, minute=9 * 60, weekday=0)
+
+
+@pytest.mark.parametrize(("kind", "value"), LATER_VALUES.items())
+def test_values_of_a_later_release_hold_for_nobody_and_deny_everybody(
+    kind: str, value: str
+) -> None:
+    """Nor are they compared as if this release knew what they mean."""
+    fields = {"number": 1, "action": "fetch", "conditions": {kind: [value]}}
+    allow = Rule.from_fields(fields | {"effect": "allow"})
+    [failed] = failures(allow, FACTS, ASKED, NO_USAGE)
+    assert not failed.is_certain
+    assert holds_perhaps(Rule.from_fields(fields | {"effect": "deny"}), FACTS, ASKED, NO_USAGE)
+    assert Rule.from_fields(allow.to_fields()) == allow
+    assert str(allow)
+
+
+@pytest.mark.parametrize("blank", [" ", "\u3000", "\t"])
+def test_what_is_blank_is_not_known(blank: str) -> None:
+    """So it takes nobody out of a rule that denies."""
+    for words in ("deny fetch institution=North", "deny fetch role=trainee"):
+        rule = _read(words)
+        facts, asked = replace(FACTS, institution=blank), replace(ASKED, role=blank)
+        assert holds_perhaps(rule, facts, asked, NO_USAGE)

@@ -399,6 +399,19 @@ def test_purposes_and_an_end_of_a_peer():
     assert (peer.purposes, peer.expires, peer.grants) == (set(), None, set())
 
 
+def test_trust_that_has_ended_is_not_given_again_without_a_new_end():
+    """It would stay ended, and be said to be given."""
+    store = store_with()
+    peer = store.add(card_of("a"), grants=["see"], expires=NOW + 10, now=NOW)
+    for at in (NOW + 10, NOW + 100):
+        with pytest.raises(TrustError, match="has ended; give it a new end"):
+            store.add(card_of("a"), grants=["fetch"], now=at)
+    assert store.peers == (peer,)
+    assert store.add(card_of("a"), expires=NOW + 200, now=NOW + 100).is_trusted(NOW + 100)
+    store.revoke(peer.facility_key, NOW + 300)
+    assert store.add(card_of("a"), now=NOW + 300).is_trusted(NOW + 300)
+
+
 @pytest.mark.parametrize(
     ("terms", "why"),
     [

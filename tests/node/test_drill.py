@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clocks_made import START_MS, MadeClock
@@ -12,7 +15,7 @@ from sealed_homes import WORDS, asks, wrapping_of
 from terminal import Terminal, north, terminal
 
 from keys.keyfile import encode_key
-from node import drill
+from node import drill, drill_copies
 from node.app import Node
 from node.drill import RECENT_SECONDS, stolen_node_key
 from node.errors import ExitCode, NodeError
@@ -164,7 +167,7 @@ def test_sealed_keys_stay_sealed_in_the_copy_too(
         stolen_node_key(Home(tmp_path / "home"))
     assert caught.value.code is ExitCode.PASSPHRASE
     seen = []
-    monkeypatch.setattr(drill, "overwrite", lambda path: seen.append(path.read_bytes()))
+    monkeypatch.setattr(drill_copies, "overwrite", lambda path: seen.append(path.read_bytes()))
     home = Home(tmp_path / "home", ask=asks(WORDS))
     assert stolen_node_key(home).has_ended
     assert len(seen) == 4
@@ -252,3 +255,45 @@ def test_while_the_node_runs(tmp_path: Path, terminal: Terminal) -> None:
         assert "these peers would know at once, and refuse the thief:\n  South Clinic" in text
         assert 'radmesh audit reconcile --peer "South Clinic"' in text
     assert not list(north.home.path.parent.glob(".radmesh-drill-*"))
+
+
+def _left(home: Home) -> list[Path]:
+    return list(home.path.parent.glob(".radmesh-drill-*"))
+
+
+@pytest.mark.parametrize("then", ["the node starts", "another drill"])
+def test_what_a_killed_drill_left_does_not_stay(home: Home, then: str) -> None:
+    """It has the private keys, and all that the catalog has of patients."""
+    child = os.fork()
+    if child == 0:
+        try:
+            drill._play = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            stolen_node_key(home)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    [left] = _left(home)
+    key = os.open(left / "keys" / "node", os.O_RDONLY)
+    if then == "another drill":
+        stolen_node_key(home)
+    else:
+        with Node.open(home):
+            pass
+    assert _left(home) == []
+    assert not any(os.pread(key, 4096, 0)), "overwritten"
+    os.close(key)
+
+
+def test_a_drill_that_runs_keeps_its_copy(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = drill._play
+
+    def meanwhile(node: Node, *given: Any) -> Any:
+        with Node.open(home):
+            pass
+        assert [path.name for path in _left(home)] == [node.home.path.name]
+        assert (node.home.keys_path / "node").read_bytes().startswith(b"radmesh-key-v1")
+        return play(node, *given)
+
+    monkeypatch.setattr(drill, "_play", meanwhile)
+    stolen_node_key(home)
+    assert _left(home) == []

@@ -154,6 +154,35 @@ def test_a_key_in_the_open_among_sealed_ones_is_read_and_sealed_at_the_next_chan
     assert all(file.cost is not None for file in sealed.keyring.files().values())
 
 
+@pytest.mark.parametrize("role", ["node", "log", "witness"])
+def test_a_key_that_came_back_in_the_open_does_not_open_the_next_ones(
+    sealed: Home, role: str
+) -> None:
+    keys = reopened(sealed, WORDS).read_keys()
+    plain = Home(sealed.path).keyring.encode(role, getattr(keys, role))
+    (sealed.keys_path / role).write_bytes(plain)
+    changed = "log" if role == "node" else "node"
+    with Node.open(reopened(sealed, WORDS)) as node:
+        node.rotator.change(Request(role=changed, facility=node.keys.facility))
+    assert sealed.keyring.files()[changed].cost is not None
+
+
+def test_a_facility_key_that_came_back_while_the_node_runs_is_not_said_to_be_sealed(
+    home: Home, tmp_path: Path
+) -> None:
+    plain = (home.keys_path / "facility").read_bytes()
+    (home.keys_path / "facility").unlink()
+    with Node.open(home) as node:
+        (home.keys_path / "facility").write_bytes(plain)
+        with pytest.raises(NodeError, match="facility key came back") as caught:
+            node.reseal_keys(wrapping_of(WORDS))
+        assert not entries(node, "keys-sealed")
+    assert caught.value.code is ExitCode.REFUSED
+    with Node.open(home) as node:
+        node.reseal_keys(wrapping_of(WORDS))
+    assert all(file.cost is not None for file in home.keyring.files().values())
+
+
 def test_a_facility_key_under_another_passphrase_is_said(sealed: Home) -> None:
     facility = reopened(sealed, WORDS).read_keys().facility
     data = seal_key("facility", facility, wrapping_of(OTHER_WORDS, 9), bytes(24))
@@ -287,12 +316,9 @@ def test_a_change_that_the_disk_refuses_is_said_in_the_log(
 ) -> None:
     before = _seeds(home)
 
-    def full(*_: Path) -> None:
-        raise OSError(28, "No space left on device")
-
     with Node.open(home) as node:
         with monkeypatch.context() as patch:
-            patch.setattr(sealing, "rename", full)
+            patch.setattr(Path, "rename", _refusing(Path.rename, home.sealing_path))
             with pytest.raises(NodeError) as caught:
                 node.reseal_keys(wrapping_of(WORDS))
         assert caught.value.code is ExitCode.DISK
@@ -303,6 +329,95 @@ def test_a_change_that_the_disk_refuses_is_said_in_the_log(
         node.rotator.change(Request(role="node", facility=node.keys.facility))
     assert not home.keyring.is_sealed
     assert _seeds(home)["log"] == before["log"]
+
+
+def _refusing(rename, refused: Path):
+    def full(path: Path, target: Path) -> Path:
+        if target == refused:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    return full
+
+
+def _half_changed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change the passphrase while the disk takes the new files, and not one into its place."""
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sealing, "overwrite", broken)
+        with pytest.raises(NodeError, match="Input/output") as caught:
+            node.reseal_keys(wrapping_of(OTHER_WORDS, 2))
+    assert caught.value.code is ExitCode.DISK
+    assert node.home.sealing_path.is_dir()
+
+
+@pytest.mark.parametrize("role", ["node", "log", "witness"])
+def test_a_key_that_is_replaced_outlives_a_change_of_the_passphrase_that_was_not_finished(
+    sealed: Home, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    with Node.open(reopened(sealed, WORDS)) as node:
+        _half_changed(node, monkeypatch)
+        node.rotator.change(Request(role=role, facility=node.keys.facility))
+        new = getattr(node.keys, role).seed
+    with Node.open(reopened(sealed, OTHER_WORDS)) as node:
+        assert getattr(node.keys, role).seed == new
+
+
+def test_a_facility_key_that_left_does_not_come_back_by_an_unfinished_change(
+    sealed: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Node.open(reopened(sealed, WORDS)) as node:
+        _half_changed(node, monkeypatch)
+        node.move_facility_key_out(tmp_path / "facility", wrapping_of(WORDS, 3))
+    with Node.open(reopened(sealed, OTHER_WORDS)) as node:
+        assert node.keys.facility is None
+    assert not sealed.has_key("facility")
+
+
+def test_a_process_goes_on_with_new_key_files_whose_name_could_not_be_flushed(
+    sealed: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with Node.open(reopened(sealed, WORDS)) as node:
+        with monkeypatch.context() as patch:
+            patch.setattr("node.durable.sync_directory", _only_below(sealed.keys_path, broken))
+            patch.setattr(sealing, "sync_directory", broken, raising=False)
+            with pytest.raises(NodeError):
+                node.reseal_keys(wrapping_of(OTHER_WORDS, 2))
+        node.rotator.change(Request(role="node", facility=node.keys.facility))
+    assert _opens_with(sealed.path, OTHER_WORDS)
+
+
+def _only_below(kept: Path, broken):
+    from node.durable import sync_directory
+
+    return lambda path: (broken if path == kept.parent else sync_directory)(path)
+
+
+def test_no_copy_of_a_key_in_the_open_stays_in_the_free_space(home: Home) -> None:
+    """Neither of a change of the passphrase nor of the keys, once the home is sealed."""
+    removed: list[int] = []
+    unlink = os.unlink
+
+    def keep(path, *args, dir_fd=None, **more):
+        descriptor = os.open(path, os.O_RDONLY, dir_fd=dir_fd)
+        removed.append(descriptor)
+        return unlink(path, *args, dir_fd=dir_fd, **more)
+
+    with Node.open(home) as node, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", keep)
+        node.reseal_keys(None)
+        node.rotator.change(Request(role="node", facility=node.keys.facility))
+    found = [os.pread(descriptor, 4096, 0) for descriptor in removed]
+    for descriptor in removed:
+        os.close(descriptor)
+    assert len(found) > len(ROLES)
+    assert not [data for data in found if b"radmesh-key-v1" in data]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from keys.conditions import KINDS
 from keys.grants import ALLOW, ASK, DENY, Rule
 from keys.identity import KeyPair
+from node.phrases import moment
 from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.granted import Grants, content_of, open_untrusted, sign, stated
@@ -167,6 +168,14 @@ def test_malformed_statements(changes):
         message = Grants(body=body, signature=KEY.sign(b"radmesh-grants-v1", body))
     with pytest.raises(RemoteProtocolError):
         open_untrusted(message)
+
+
+def test_values_that_this_release_cannot_read_are_shown_as_they_came():
+    conditions = {"max-age": ["90m"], "hours": ["8-18"], "from": [""], "deidentified": []}
+    rule = {"action": "see", "effect": "allow", "conditions": conditions, "until": 2**53 - 1}
+    [told] = open_untrusted(_statement([rule])).rules
+    assert "max-age=90m" in str(told)
+    assert moment(told.until) == "in no year of the calendar"
 
 
 def test_another_key_or_domain_does_not_sign_for_it():

@@ -128,7 +128,9 @@ class PairingSite:
         return self.ended
 
     async def accept(self, *grants: str, terms: Terms = UNBOUNDED) -> None:
-        await self.pairings.accept(grants, "", terms)
+        meeting = self.stages[-1].meeting if self.stages else None
+        seen = (self.node.card if meeting is None else meeting.met.card).fingerprint
+        await self.pairings.accept(seen, grants, "", terms)
 
     def trusts(self, other: "PairingSite") -> bool:
         peer = self.node.find_peer(other.node.card.facility_key)

@@ -264,8 +264,8 @@ def test_what_is_local_only_is_refused_to_people_before_anything_is_done(
 def test_the_system_names_people_and_our_own_account_is_none() -> None:
     assert caller_of(os.getuid()) == SERVICE
     other = next(user for user in pwd.getpwall() if user.pw_uid != os.getuid())
-    assert caller_of(other.pw_uid) == Caller("person", other.pw_name)
-    assert caller_of(4_000_000_001) == Caller("person", "#4000000001")
+    assert caller_of(other.pw_uid) == Caller("person", other.pw_name, number=other.pw_uid)
+    assert caller_of(4_000_000_001) == Caller("person", "#4000000001", number=4_000_000_001)
 
 
 def test_the_system_says_who_is_at_the_other_end() -> None:

@@ -240,6 +240,9 @@ CHANGES = [
     ),
     Change("rule-added", lambda node: _add_rule(node, "allow see modality=CT"), _rules),
     Change("rule-added", lambda node: _add_rule(node, "deny fetch max-age=1d"), _rules, cuts=True),
+    # It holds back what the grant allows; and it gives what nothing allows.
+    Change("rule-added", lambda node: _add_rule(node, "ask fetch stat=yes"), _rules, cuts=True),
+    Change("rule-added", lambda node: _add_rule(node, "ask send"), _rules),
     Change("rule-removed", lambda node: _remove_rule(node, 1), _rules, cuts=True),
     Change("rule-removed", lambda node: _remove_rule(node, 2), _rules),
     Change(

@@ -7,6 +7,7 @@ running nodes are in test_nodes.py.
 import json
 import os
 import pty
+import resource
 import shutil
 import subprocess
 import sys
@@ -321,3 +322,21 @@ def test_the_fingerprint_is_asked_for(north: Terminal, card_file: Callable[..., 
     assert json.loads(north.run("trust", "list", "--json").out)["peers"] == []
     code, shown = _at_terminal(words, "y")
     assert (code, "South Clinic is trusted now" in shown) == (0, True)
+
+
+def test_a_crash_leaves_no_image_of_the_memory() -> None:
+    """It would hold the keys; the limit is inherited by all that the process starts."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    if hard == 0:
+        pytest.skip("needs a machine that would write one")
+    script = (
+        "import resource, sys; from node.cli import main; main(['--version'])\n"
+        "print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (hard, hard)),
+    )
+    assert ran.stdout.splitlines()[-1] == "0"

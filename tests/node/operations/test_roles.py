@@ -19,7 +19,7 @@ from node.callers import SERVICE, Caller
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.operations import OPERATIONS, TABLE, Operation
-from node.operations.people import check_users
+from node.operations.people import numbers_of
 from node.operations.permission import UNLISTED, permitted, unlisted_roles
 from node.people.persons import PERSON_ROLES
 
@@ -295,7 +295,9 @@ def test_roles_are_given_or_taken_and_users_are_of_this_machine(node: Node) -> N
         _, answer = _ask(node, SERVICE, "people.role", name="x", **given_)
         assert answer["error"]["code"] == ExitCode.USAGE
     with pytest.raises(NodeError, match="there is no user 'no-such-user'"):
-        check_users(("no-such-user",))
+        numbers_of(("no-such-user",))
     with pytest.raises(NodeError, match="is its owner, not a person"):
-        check_users((pwd.getpwuid(os.getuid()).pw_name,))
-    check_users(("#4000000001",))
+        numbers_of((pwd.getpwuid(os.getuid()).pw_name,))
+    others = [one for one in pwd.getpwall() if one.pw_uid != os.getuid()]
+    users = ("#4000000001", others[0].pw_name)
+    assert numbers_of(users) == [4_000_000_001, others[0].pw_uid]

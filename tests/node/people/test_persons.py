@@ -8,8 +8,11 @@ import pytest
 from killed import killed_at_commit
 
 from node.app import Node
+from node.callers import Caller
 from node.errors import ExitCode, NodeError
 from node.home import Home
+from node.operations import OPERATIONS
+from node.operations.permission import permitted
 from node.people.persons import PERSON_ROLES, Person
 from protocol.log.entry import decode_entry_untrusted
 
@@ -113,6 +116,31 @@ def test_roles_that_change_nothing_and_people_who_are_not_there(node: Node) -> N
             change()
         assert caught.value.code in (ExitCode.USAGE, ExitCode.NOT_FOUND)
     assert len(entries(node)) == 1
+
+
+def test_who_gets_the_name_of_a_user_later_is_not_the_person(home: Home) -> None:
+    with Node.open(home) as node:
+        anna = node.persons.add("anna", ["anna1", "anna2"], ["admin"], "", [1001, 1002])
+        older = add(node, "bert", "bert1")
+    with Node.open(home) as node:
+        for number in (1001, 1002, None):
+            assert node.persons.of_user("anna1", number) == anna
+        with pytest.raises(NodeError, match="the user anna1 is another one") as caught:
+            node.persons.of_user("anna1", 1003)
+        assert caught.value.code is ExitCode.REFUSED
+        with pytest.raises(NodeError, match="the user anna1 is another one"):
+            permitted(node, Caller("person", "anna1", number=1003), OPERATIONS["people.remove"])
+        # Of persons of an older release no number is known.
+        assert node.persons.of_user("bert1", 1003) == older
+        node.persons.remove("anna")
+        assert add(node, user="anna1") == node.persons.of_user("anna1", 1003)
+
+
+def test_one_user_with_two_names_is_not_two_persons(node: Node) -> None:
+    node.persons.add("anna", ["anna1"], ["admin"], "", [1001])
+    with pytest.raises(NodeError, match="by another name, somebody else already"):
+        node.persons.add("bert", ["bert1"], ["approve"], "", [1001])
+    assert [one.name for one in node.persons.all()] == ["anna"]
 
 
 def test_the_list_is_bounded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

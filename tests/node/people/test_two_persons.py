@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -18,11 +18,13 @@ from people_made import PEOPLE, as_person, ask, list_people, post, proposed
 from keys.fingerprint import parse_fingerprint
 from node.alerts import alerts_of
 from node.app import Node
+from node.callers import Caller, asked_by
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.operations import TABLE
-from node.operations.base import HELD
+from node.operations.base import HELD, Call
+from node.operations.pairing import CallThere, Show, pair_call, pair_show
 from node.people.acts import LIFE_MS
 from node.people.rules import KINDS
 from protocol.verify import Code, verify_bundle
@@ -220,6 +222,29 @@ def test_what_cannot_be_done_any_more_waits_as_before(node: Node) -> None:
     assert "result" in ask(node, "bert", "decline", number=number, reason="revoked")
 
 
+def test_a_facility_that_was_revoked_meanwhile_is_not_trusted_again_by_an_older_proposal(
+    node: Node, south: Other, clock: MadeClock
+) -> None:
+    """It may have been hacked since."""
+    card = {"card": south.card.encoded.decode(), "fingerprint": south.card.fingerprint}
+    again = proposed(ask(node, "anna", "trust.add", **card, grants=["see", "fetch"]))
+    rule = {"peer": "South Clinic", "rule": ["allow", "fetch"]}
+    more = proposed(ask(node, "anna", "rules.add", **rule))
+    clock.move(DAY)
+    assert "result" in ask(node, "dora", "trust.revoke", peer="South Clinic")
+    answer = ask(node, "bert", "confirm", number=again)
+    assert "was revoked after this was proposed" in answer["error"]["message"]
+    assert not node.peers.find("South Clinic").is_trusted(clock.now())
+    # Two people may trust it anew, and that is no word for the rule of before.
+    clock.move(DAY)
+    assert "result" in ask(node, "bert", "decline", number=again, reason="hacked")
+    anew = proposed(ask(node, "anna", "trust.add", **card, grants=["see"]))
+    assert "result" in ask(node, "bert", "confirm", number=anew)
+    answer = ask(node, "bert", "confirm", number=more)
+    assert "was revoked after this was proposed" in answer["error"]["message"]
+    assert node.peers.find("South Clinic").rules == ()
+
+
 def test_two_who_confirm_at_once_do_it_once(node: Node) -> None:
     number = proposed(_grant(node))
     answers: list[dict[str, Any]] = []
@@ -278,6 +303,17 @@ def test_the_owner_cannot_give_trust_whatever_way_it_comes(node: Node, clock: Ma
     assert entries(node)[-1]["type"] == "two-person-rule"
 
 
+@pytest.mark.parametrize(
+    ("operation", "asked"),
+    [(pair_show, Show()), (pair_call, CallThere("radmesh.south.example", "48291570639"))],
+)
+def test_a_pairing_that_nobody_could_accept_is_not_begun(
+    node: Node, operation: Any, asked: Any
+) -> None:
+    with pytest.raises(NodeError, match="two people have to trust a facility together here"):
+        trio.run(operation, Call(node, cast(Any, object())), asked)
+
+
 def test_a_proposer_who_lost_the_role_or_left_is_not_carried_out(node: Node) -> None:
     number = proposed(_grant(node))
     assert "result" in ask(node, "owner", "people.role", name="anna", take=["admin"])
@@ -288,6 +324,25 @@ def test_a_proposer_who_lost_the_role_or_left_is_not_carried_out(node: Node) -> 
     assert entries(node)[-1]["type"] == "proposal-ended"
     number = proposed(_grant(node, "dora"))
     assert proposed(ask(node, "dora", "people.role", name="anna", give=["admin"])) > number
+
+
+def test_a_role_goes_to_the_person_who_was_meant_and_not_to_a_namesake(node: Node) -> None:
+    number = proposed(ask(node, "anna", "people.role", name="carl", give=["admin"]))
+    assert "result" in ask(node, "anna", "people.remove", name="carl")
+    added = {"name": "carl", "users": ["#4000000002"], "roles": ["look"]}
+    assert "result" in ask(
+        node, "bert", "confirm", number=proposed(ask(node, "anna", "people.add", **added))
+    )
+    answer = ask(node, "bert", "confirm", number=number)
+    assert answer["error"]["message"] == "carl is another person now"
+    assert node.persons.find("carl").roles == ("look",)
+
+
+def test_a_person_does_not_end_alone_a_rule_that_was_made_meanwhile(node: Node) -> None:
+    with asked_by(Caller("person", "anna", role="admin", person=node.persons.find("anna").id)):
+        with pytest.raises(NodeError, match="have to do this together"):
+            node.rules.set("trust", 1)
+    assert node.rules.holding(["trust"])
 
 
 def test_a_second_person_is_made_by_two_persons_only(node: Node) -> None:
@@ -341,6 +396,34 @@ def test_a_rule_of_a_peer_that_gives_waits_for_a_second_person(node: Node) -> No
         assert [rule.number for rule in node.peers.find("South Clinic").rules] == left
 
 
+def test_a_rule_that_asks_is_held_where_it_lets_a_peer_ask_for_more(node: Node) -> None:
+    """Else one person could make the rule, and approve by it what nobody has allowed."""
+    asks = {"peer": "South Clinic", "rule": ["ask", "fetch", "modality=CT"]}
+    number = proposed(ask(node, "anna", "rules.add", **asks))
+    with pytest.raises(NodeError, match="two people of the list have to do this together"):
+        node.peers.add_rule("South Clinic", ["ask", "fetch"], node.facts.blind)
+    assert "result" in ask(node, "bert", "confirm", number=number)
+    # It is taken back by one: nothing else allows what it has people asked for.
+    removed = ask(node, "anna", "rules.remove", peer="South Clinic", number=1)["result"]
+    assert "waits_for_second" not in removed
+    assert "result" in ask(node, "bert", "confirm", number=proposed(_grant(node)))
+    # Now all may be fetched, and a rule that asks only holds back.
+    assert "waits_for_second" not in ask(node, "anna", "rules.add", **asks)["result"]
+    proposed(ask(node, "anna", "rules.remove", peer="South Clinic", number=2))
+
+
+def test_the_second_person_reads_whom_a_rule_lists_and_the_log_does_not(node: Node) -> None:
+    rule = ["allow", "fetch", "modality=CT", "patient=JANE@NORTH"]
+    number = proposed(ask(node, "anna", "rules.add", peer="South Clinic", rule=rule))
+    [shown] = ask(node, "bert", "proposals")["result"]["proposals"]
+    assert shown["what"].endswith(
+        "the rule: allow fetch modality=CT 'patient=1 listed' (patient=JANE@NORTH)"
+    )
+    assert "result" in ask(node, "bert", "confirm", number=number)
+    assert node.proposals.all()[-1].what == ""
+    assert b"JANE" not in b"".join(node.audit.entries())
+
+
 def test_a_rule_needs_two_who_can_keep_it(tmp_path: Path) -> None:
     with Node.open(Home.create(tmp_path / "home", name="North")) as node:
 
@@ -390,6 +473,24 @@ def test_the_owner_ends_a_rule_with_an_entry_and_an_alert(node: Node, clock: Mad
         answer = ask(node, "owner", "people.rule", kind=kind, persons=persons)
         assert _code(answer) == ExitCode.USAGE
     assert ask(node, "bert", "people.list")["result"]["rules"] == ["erasure"]
+
+
+def test_the_owner_does_not_end_the_alert_by_making_the_rule_again(
+    node: Node, clock: MadeClock
+) -> None:
+    assert "result" in ask(node, "owner", "people.rule", kind="trust", persons=1)
+    assert _grants(node) == {"see"}
+    assert "result" in _grant(node, "owner")
+    clock.move(DAY)
+    for persons in (2, 1, 2):
+        assert "result" in ask(node, "owner", "people.rule", kind="trust", persons=persons)
+        [alert] = [one for one in alerts_of(node, None) if "has ended the two-person rule" in one]
+    assert "one person was enough until it was made again" in alert
+    assert node.rules.holding(["trust"]) == ("trust",)
+    clock.move(8 * DAY)
+    assert not any("has ended the two-person rule" in one for one in alerts_of(node, None))
+    # A rule that is made for the first time is no news.
+    assert not any(rule.by_owner for rule in node.rules.all() if rule.kind == "erasure")
 
 
 def test_people_end_a_rule_together_and_that_is_no_alert(node: Node) -> None:
@@ -444,6 +545,30 @@ def test_deleting_by_age_waits_for_a_second_person_as_erasing_does(node: Node) -
     [entry] = entries(node, "erased")
     assert entry["details"]["kind"] == "before"
     assert _persons(node, entry) == ["anna^^^admin^^^Dr. Anna", "bert^^^approve^^^Dr. Bert"]
+
+
+def test_what_became_due_after_the_proposal_is_not_deleted_by_it(
+    node: Node, clock: MadeClock
+) -> None:
+    """Nor what a setting that was changed since would delete."""
+    kept = dataclasses.replace(node.settings.retention, openings_days=1)
+    node.settings = dataclasses.replace(node.settings, retention=kept)
+    study = publish_study(node)
+    ask(node, "carl", "withdraw", study=study)
+    about = node.audit.evidence.entries_about
+    older = set(about(study=study))
+    clock.move(2 * DAY)
+    number = proposed(ask(node, "anna", "retention", apply=True))
+    ask(node, "carl", "share", study=study)
+    newer = set(about(study=study)) - older
+    assert older
+    assert newer
+    node.clock = _Later(node.clock)
+    assert "result" in ask(node, "bert", "confirm", number=number)
+    assert set(about(study=study)) == newer
+    for wrong in ("openings", "openings=tomorrow", ""):
+        answer = ask(node, "owner", "retention", before=[wrong])
+        assert _code(answer) == ExitCode.USAGE
 
 
 class _Later:

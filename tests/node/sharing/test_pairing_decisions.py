@@ -1,7 +1,9 @@
 """Who may be accepted, who decides, and who stops: pairing between real nodes over sockets."""
 
 import contextlib
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -24,7 +26,8 @@ from keys.card import sign_card
 from node.errors import ExitCode, NodeError
 from node.network.pairing_line import LineLost
 from node.sharing.pairing_stage import Asked
-from node.sharing.peers import Terms
+from node.sharing.pairing_window import Visit, Window
+from node.sharing.peers import UNBOUNDED, Terms
 from protocol import limits
 
 pytestmark = pytest.mark.integration
@@ -354,3 +357,80 @@ async def test_terms_that_cannot_be_leave_the_facility_waiting(tmp_path: Path) -
             await south.accept()
         assert meeting_of(north).theirs
         assert len(north.entries("trust-added")) == 1
+
+
+async def test_only_the_facility_that_the_person_saw_is_accepted(tmp_path: Path) -> None:
+    """The screen may still show an older pairing."""
+    async with sites(tmp_path, "North General", "South Clinic") as (north, south):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(north.show)
+            await north.has_shown()
+            nursery.start_soon(south.call, north, north.code)
+            await north.has_met()
+            await south.has_met()
+            seen = north.node.card.fingerprint
+            with pytest.raises(NodeError, match="another facility waits to be accepted now: South"):
+                await north.pairings.accept(seen, ["see"], "", UNBOUNDED)
+            assert not north.trusts(south)
+            await north.accept("see")
+            await south.accept()
+        assert meeting_of(north).theirs
+
+
+@pytest.mark.parametrize("can_be_written", [True, False])
+async def test_a_decision_that_is_being_written_as_its_caller_goes_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_be_written: bool
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    async with sites(tmp_path, "North General", "South Clinic") as (north, south):
+        add = north.node.peers.add
+
+        def slowly(*given: Any) -> Any:
+            begun.set()
+            assert go_on.wait(20)
+            if not can_be_written:
+                raise NodeError("the disk is full", code=ExitCode.DISK)
+            return add(*given)
+
+        monkeypatch.setattr(north.node.peers, "add", slowly)
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as shown:
+                shown.start_soon(north.show)
+                await north.has_shown()
+                nursery.start_soon(south.call, north, north.code)
+                await north.has_met()
+                at_south = await south.has_met()
+                nursery.start_soon(_accepted, north)
+                await until(begun.is_set)
+                shown.cancel_scope.cancel()
+                go_on.set()
+            await until(lambda: at_south.theirs is can_be_written)
+            await south.pairings.decline()
+        assert north.trusts(south) is can_be_written
+        assert len(north.entries("pairing-declined")) == (0 if can_be_written else 1)
+
+
+async def _accepted(site: PairingSite) -> None:
+    with contextlib.suppress(NodeError):
+        await site.accept("see")
+
+
+async def test_a_try_is_logged_though_its_caller_has_to_give_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_wrong = Window.was_wrong
+
+    def pushed_out(window: Window, visit: Visit) -> None:
+        was_wrong(window, visit)
+        # The next caller has come in the same moment.
+        visit.push_out()
+
+    monkeypatch.setattr(Window, "was_wrong", pushed_out)
+    async with sites(tmp_path, "North General", "South Clinic") as (north, south):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(north.show)
+            await north.has_shown()
+            await south.call(north, wrong(north.code))
+            await until(lambda: north.tries == 1 and not north.stages[-1].window._visits)
+            nursery.cancel_scope.cancel()
+        assert len(north.entries("pairing-failed")) == 1

@@ -78,6 +78,28 @@ async def test_it_waits_is_approved_goes_on_and_was_for_one_use(north: Node) -> 
     assert (await _asks(north, bytes(16))).refused is WireCode.WAITING
 
 
+async def test_what_no_rule_allows_waits_by_a_rule_that_asks_and_goes_on(north: Node) -> None:
+    north.peers.revoke("South Clinic", ["fetch"], north.clock.now())
+    assert (await _asks(north)).refused is WireCode.WAITING
+    north.requests.approve(1)
+    assert (await _asks(north)).heard(Countersigned)
+    assert _kinds(north) == ["approval-asked", "approved", "requested", "disclosure-begun"]
+    assert entries(north, "disclosure-begun")[0]["details"]["rule"] == "rule 1"
+    # It still needs `see` of the study.
+    north.peers.revoke("South Clinic", ["see"], north.clock.now())
+    assert (await _asks(north, bytes(16))).refused is WireCode.NOT_GRANTED
+
+
+async def test_two_rules_that_ask_are_answered_one_after_the_other(north: Node) -> None:
+    north.peers.add_rule("South Clinic", ["ask", "fetch", "purpose=TREAT"], north.facts.blind)
+    for rule in ("rule 1", "rule 2"):
+        assert (await _asks(north)).refused is WireCode.WAITING
+        [waiting] = north.requests.waiting()
+        assert waiting.rule == rule
+        north.requests.approve(waiting.number)
+    assert (await _asks(north)).heard(Countersigned)
+
+
 async def test_who_asks_is_an_opening_and_not_in_the_log(north: Node) -> None:
     await _asks(north)
     [entry] = entries(north, "approval-asked")

@@ -16,10 +16,12 @@ from studies_made import make_instance
 
 from node.app import Node
 from node.audit.erasing import erase
+from node.errors import NodeError
 from node.home import Home
 from node.network.streams import PeerStream
 from node.operations import OPERATIONS, Call
 from node.sharing.endings import Endings
+from node.sharing.peers import Terms
 from node.transfer.transfers import TransferState
 from protocol.errors import WireCode
 from protocol.recipient import RecipientTransfer
@@ -287,6 +289,13 @@ def _moment(node: Node) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _pair(node: Node, purposes: frozenset[str], seconds: int | None) -> None:
+    now = node.clock.now()
+    terms = Terms(purposes, None if seconds is None else now + seconds)
+    card = SOUTH.card
+    node.peers.add(card.encoded, card.fingerprint, ["fetch"], "South Clinic", now, terms)
+
+
 def test_what_was_decided_then_is_explained_so_today(north: Node) -> None:
     far = (TODAY + datetime.timedelta(days=5)).strftime("%Y-%m-%d")
     steps = [
@@ -302,6 +311,10 @@ def test_what_was_decided_then_is_explained_so_today(north: Node) -> None:
         lambda: north.peers.revoke("South Clinic", [], north.clock.now()),
         lambda: SOUTH.pair(north, "see"),
         lambda: _rule(north, "allow fetch purpose=HRESCH"),
+        lambda: _pair(north, frozenset({"research"}), None),
+        lambda: _pair(north, frozenset({"treatment"}), round(3 * DAY / 4)),
+        lambda: None,
+        lambda: _pair(north, frozenset(), 10 * DAY),
     ]
     decided = []
     for step in steps:
@@ -340,3 +353,19 @@ async def test_a_transfer_that_stands_still_ends_at_once(north: Node, cut: str) 
     assert not recipient.heard(BatchArrived)
     [failed] = entries(north, "disclosure-failed")
     assert "rule" in failed["details"]["why"]
+
+
+@pytest.mark.parametrize("effect", ["allow", "deny", "ask"])
+def test_a_rule_that_has_ended_already_is_not_taken(north: Node, effect: str) -> None:
+    """Who mistypes the year of a rule that denies must not believe that it denies."""
+    today = datetime.datetime.fromtimestamp(north.clock.now(), datetime.UTC)
+    before = len(north.peers.find("South Clinic").rules)
+    for days, is_taken in ((-1, False), (0, True)):
+        end = (today + datetime.timedelta(days=days)).strftime("%Y-%m-%d")
+        rule = [effect, "fetch", f"until={end}"]
+        if is_taken:
+            _answer(north, "rules.add", peer="South Clinic", rule=rule)
+        else:
+            with pytest.raises(NodeError, match="has ended already"):
+                _answer(north, "rules.add", peer="South Clinic", rule=rule)
+        assert len(north.peers.find("South Clinic").rules) == before + is_taken
