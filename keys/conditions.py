@@ -305,25 +305,28 @@ def _hide_patient(value: str, blind: Callable[[str, str], str]) -> str:
 
 
 def _of_patient(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
-    """Whether the study is of a patient of the list.
+    """Whether the study is of patients of the list, and of nobody else.
 
-    A rule without an issuer means the number of every issuer. If the study lacks the issuer, it is
-    not known whose number it is: another hospital may use it for somebody else.
+    A patient is a number with its issuer. If only one of list and study names an issuer, it is not
+    known whether they mean the same patient: another hospital may use the number for somebody else.
+    Nor is it known of a study that names a patient of the list and another one.
     """
     if facts is None or not facts.patients:
         return None
     wanted = {value.rpartition("/")[0] for value in values}
     numbers = {value.rpartition("/")[2] for value in values}
-    unsure = False
-    for patient, issuer in facts.patients:
+
+    def is_listed(patient: str, issuer: str) -> bool | None:
         if facts.blind("patient-number", patient) not in numbers:
-            continue
-        if facts.blind("patient", f"{patient}@") in wanted:
+            return False
+        if facts.blind("patient", f"{patient}@{issuer}") in wanted:
             return True
-        if issuer and facts.blind("patient", f"{patient}@{issuer}") in wanted:
-            return True
-        unsure |= not issuer
-    return None if unsure else False
+        if not issuer or facts.blind("patient", f"{patient}@") in wanted:
+            return None
+        return False
+
+    found = {is_listed(*each) for each in facts.patients}
+    return found.pop() if len(found) == 1 else None
 
 
 def _date(facts: Facts | None) -> str:

@@ -18,7 +18,7 @@ from node.catalog.catalog import StudyRow
 from node.catalog.rows import SHARED, WITHHELD
 from node.catalog.sharing import effects_for
 from node.database import Database
-from node.sharing.wishes import CONSENT, OBJECTION, Wishes
+from node.sharing.wishes import Wishes
 
 FACTS_SCHEMA = """
 -- The key under which rules keep lists of studies, patients and the like.
@@ -90,8 +90,8 @@ class StudyFacts:
                     patients=own,
                     referring=study.referring_physician,
                     institution=study.institution,
-                    consents=self._wishes.uses(CONSENT, peer, own) if own else None,
-                    objections=self._wishes.uses(OBJECTION, peer, own),
+                    consents=self._wishes.consents(peer, own) if own else None,
+                    objections=self._wishes.objections(peer, own),
                     blind=self.blind,
                 )
 

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from keys.conditions import USES
+from keys.conditions import USES, folded
 from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
 from node.audit.log import AuditLog
+from node.catalog.patients import Patient
 from node.clock import Clock
 from node.database import Database
 from node.dicom.headers import patient_identity
@@ -47,7 +48,9 @@ class Wish:
     Attributes:
         number: its number here, never given twice.
         kind: `OBJECTION` or `CONSENT`.
-        patient_id, issuer: whose; without an issuer it is for this Patient ID of every issuer.
+        patient_id, issuer: whose. An objection holds for each patient who may be meant, so an
+            issuer that is not known agrees with any; a consent is of the one with this very issuer,
+            or with none.
         peer: facility key of the peer; b"" for all.
         uses: one of `keys.conditions.USES`, or "all".
         made, ended: seconds since the epoch, UTC; `ended` is 0 while it holds.
@@ -67,14 +70,18 @@ class Wish:
         """The patient as the log commits to patients."""
         return patient_identity(self.patient_id, self.issuer)
 
-    def is_about(self, peer: bytes, patients: Iterable[tuple[str, str]]) -> bool:
-        """Whether it holds for this peer and one of these patients (ID and issuer)."""
-        if self.ended or self.peer not in (b"", peer):
-            return False
-        return any(
-            patient == self.patient_id and (not issuer or not self.issuer or issuer == self.issuer)
-            for patient, issuer in patients
-        )
+    def is_to(self, peer: bytes) -> bool:
+        """Whether it holds, and is about this peer (facility key)."""
+        return not self.ended and self.peer in (b"", peer)
+
+    def may_be_of(self, patient_id: str, issuer: str) -> bool:
+        """Whether the one whose wish it is may be this patient."""
+        known = (folded(issuer), folded(self.issuer))
+        return patient_id == self.patient_id and ("" in known or known[0] == known[1])
+
+    def is_of(self, patient_id: str, issuer: str) -> bool:
+        """Whether the one whose wish it is surely is this patient."""
+        return (patient_id, issuer) == (self.patient_id, self.issuer)
 
 
 class Wishes:
@@ -129,22 +136,28 @@ class Wishes:
         """The objections, or the consents, in the order in which they were noted."""
         return [wish for wish in self._all.values() if wish.kind == kind]
 
-    def uses(self, kind: str, peer: bytes, patients: Iterable[tuple[str, str]]) -> frozenset[str]:
-        """The uses to which one of these patients objects, or consents, for a peer.
+    def objections(self, peer: bytes, patients: Iterable[Patient]) -> frozenset[str]:
+        """The uses to which one of these patients may object, for a peer.
 
         Args:
-            kind: `OBJECTION` or `CONSENT`.
             peer: facility key.
             patients: Patient ID and issuer of each patient of a study.
         """
-        if not self._by_patient:
-            return frozenset()
-        named = tuple(patients)
+        found = [self._uses(OBJECTION, peer, each, Wish.may_be_of) for each in patients]
+        return frozenset().union(*found)
+
+    def consents(self, peer: bytes, patients: Iterable[Patient]) -> frozenset[str]:
+        """The uses to which each of these patients consents, for a peer; arguments likewise."""
+        found = [self._uses(CONSENT, peer, each, Wish.is_of) for each in patients]
+        return frozenset.intersection(*found) if found else frozenset()
+
+    def _uses(
+        self, kind: str, peer: bytes, patient: Patient, is_meant: Callable[[Wish, str, str], bool]
+    ) -> frozenset[str]:
         found: set[str] = set()
-        for patient_id in {patient for patient, _ in named}:
-            for wish in self._by_patient.get(patient_id, ()):
-                if wish.kind == kind and wish.is_about(peer, named):
-                    found.update(USES if wish.uses == "all" else (wish.uses,))
+        for wish in self._by_patient.get(patient[0], ()):
+            if wish.kind == kind and wish.is_to(peer) and is_meant(wish, *patient):
+                found.update(USES if wish.uses == "all" else (wish.uses,))
         return frozenset(found)
 
     # --- changing ----------------------------------------------------------------------

@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys import grants
-from keys.conditions import USES
 from keys.grants import Yes
 from keys.trust import TrustStore
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.policy import Refusal, decide_fetch
-from node.sharing.wishes import CONSENT, OBJECTION, Wish
+from node.sharing.wishes import CONSENT, OBJECTION, Wish, Wishes, _by_patient
 from protocol.errors import WireCode
 
 STUDY, PATIENT = exchange_pair.STUDY, "MARKER-PATIENT-ID"
@@ -155,29 +154,47 @@ def test_what_is_no_objection_is_refused(north: Node, patient: str, uses: str) -
         north.wishes.end(OBJECTION, 1)
 
 
-_NAMES = st.sampled_from(["4711", "4712"])
-_ISSUERS = st.sampled_from(["", "NORTH", "SOUTH"])
-_KEYS = st.sampled_from([b"", b"s" * 32, b"e" * 32])
+_PATIENTS = st.tuples(st.sampled_from(["4711", "4712"]), st.sampled_from(["", "NORTH", "SOUTH"]))
 
 
-@given(
-    wish=st.builds(
-        Wish, st.just(1), st.just(OBJECTION), _NAMES, _ISSUERS, _KEYS, st.sampled_from(USES),
-        st.just(1), st.sampled_from([0, 5]),
-    ),
-    peer=_KEYS.filter(bool),
-    patients=st.lists(st.tuples(_NAMES, _ISSUERS), max_size=3),
-)  # fmt: skip
-def test_an_issuer_that_is_not_known_agrees_with_any(
-    wish: Wish, peer: bytes, patients: list[tuple[str, str]]
+@given(wish=_PATIENTS, patients=st.lists(_PATIENTS, max_size=3))
+def test_an_objection_covers_who_may_be_meant_and_a_consent_who_surely_is(
+    wish: tuple[str, str], patients: list[tuple[str, str]]
 ) -> None:
-    holds = wish.is_about(peer, patients)
-    agree = [
-        (patient == wish.patient_id and "" in (issuer, wish.issuer))
-        or (patient, issuer) == (wish.patient_id, wish.issuer)
-        for patient, issuer in patients
+    wishes = _wishes_made(wish)
+    may_be = [
+        number == wish[0] and (issuer == wish[1] or "" in (issuer, wish[1]))
+        for number, issuer in patients
     ]
-    assert holds is (not wish.ended and wish.peer in (b"", peer) and any(agree))
-    # Knowing less of a patient never ends an objection.
-    if holds:
-        assert wish.is_about(peer, [(patient, "") for patient, _ in patients])
+    assert bool(wishes.objections(SOUTH.key, patients)) is any(may_be)
+    consents = bool(patients) and all(each == wish for each in patients)
+    assert bool(wishes.consents(SOUTH.key, patients)) is consents
+    assert not wishes.objections(EAST.key, patients)
+    assert not wishes.consents(EAST.key, patients)
+
+
+def _wishes_made(patient: tuple[str, str]) -> Wishes:
+    """An objection against South and a consent to it, of one patient; nothing is written."""
+    made = object.__new__(Wishes)
+    made._all = {
+        number: Wish(number, kind, *patient, SOUTH.key, "care", 1)
+        for number, kind in ((1, OBJECTION), (2, CONSENT))
+    }
+    made._by_patient = _by_patient(made._all.values())
+    return made
+
+
+def test_a_study_of_two_patients_needs_the_consent_of_both(north: Node) -> None:
+    both = [(PATIENT, ""), ("4712", "")]
+    for patient, uses in ((PATIENT, "all"), ("4712", "research")):
+        assert north.wishes.consents(SOUTH.key, both) == frozenset()
+        north.wishes.add(CONSENT, patient, "", b"", uses)
+    assert north.wishes.consents(SOUTH.key, both) == {"research"}
+    north.wishes.end(CONSENT, 2)
+    assert north.wishes.consents(SOUTH.key, both) == frozenset()
+
+
+def test_an_objection_does_not_hang_on_the_case_of_an_issuer(north: Node) -> None:
+    north.wishes.add(OBJECTION, "4711", "North", SOUTH.key, "care")
+    assert north.wishes.objections(SOUTH.key, [("4711", "NORTH")]) == {"care"}
+    assert north.wishes.objections(SOUTH.key, [("4711", "SOUTH")]) == frozenset()
