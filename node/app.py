@@ -423,7 +423,12 @@ class Node:
         """Log that the node has started, before it does anything with peers."""
         if self.audit.halt.reason is None:
             self.effects.say_failed()
-        self._record(Event(type="start", details={"version": VERSION}))
+        details: dict[str, str | int | bool] = {
+            "version": VERSION,
+            # It decides, and no other entry tells it.
+            "over_objections": self.settings.emergency.over_objections,
+        }
+        self._record(Event(type="start", details=details))
 
     def _record(self, event: Event) -> None:
         """Log an event, unless our log is in doubt: the event happens even without an entry."""

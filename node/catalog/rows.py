@@ -182,6 +182,14 @@ STATES = {
 SHARED, WITHHELD = "shared", "withheld"
 """What holds for one peer in place of a study's state."""
 
+TO_CHECK = "to check"
+
+
+def state_for_peers(row: StudyRow) -> str:
+    """The state of a study as it counts for peers: whatever its origin, it has to be checked."""
+    return TO_CHECK if row.to_check and row.state != SHARED else row.state
+
+
 IS_SHARED_TO_ANY = (
     "(shared <> 0 OR EXISTS (SELECT 1 FROM peer_sharing p"
     f" WHERE p.study_uid = studies.study_uid AND p.effect = '{SHARED}'))"

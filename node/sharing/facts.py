@@ -15,7 +15,7 @@ from keys.conditions import NOT_TO_PEER, Facts
 from keys.rules import Rule
 from node.catalog.attributes import body_parts_of_each, patients_of_each
 from node.catalog.catalog import StudyRow
-from node.catalog.rows import SHARED, WITHHELD
+from node.catalog.rows import SHARED, WITHHELD, state_for_peers
 from node.catalog.sharing import effects_for
 from node.database import Database
 from node.sharing.wishes import Wishes
@@ -56,7 +56,7 @@ class StudyFacts:
     @property
     def has_wishes(self) -> bool:
         """Whether patients want anything, so that facts differ by study for any peer."""
-        return self._wishes.are_any
+        return self._wishes.standing.are_any
 
     def blind(self, kind: str, value: str) -> str:
         """The form in which a rule keeps a value of a list, 32 hex digits.
@@ -90,8 +90,8 @@ class StudyFacts:
                     patients=own,
                     referring=study.referring_physician,
                     institution=study.institution,
-                    consents=self._wishes.consents(peer, own) if own else None,
-                    objections=self._wishes.objections(peer, own),
+                    consents=self._wishes.standing.consents(peer, own) if own else None,
+                    objections=self._wishes.standing.objections(peer, own),
                     blind=self.blind,
                 )
 
@@ -102,8 +102,8 @@ class StudyFacts:
             return NOT_TO_PEER
         # What a person has to look at waits for single peers, too.
         if effect == SHARED and not study.to_check and not self._is_held_back(uid, b""):
-            return "shared"
-        return study.state
+            return SHARED
+        return state_for_peers(study)
 
     def _read_key(self) -> bytes:
         if not self._key:

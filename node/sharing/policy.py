@@ -73,9 +73,10 @@ def decide_fetch(
     """
     key = peer.facility_key
     action = grants.study_action(asked.purpose)
+    wanted = facts
     if action == "emergency" and over_objections and facts is not None:
-        facts = replace(facts, objections=frozenset())
-    answer = store.may(action, key, now, facts=facts, request=asked, usage=usage, extra=extra)
+        wanted = replace(facts, objections=frozenset())
+    answer = store.may(action, key, now, facts=wanted, request=asked, usage=usage, extra=extra)
     if isinstance(answer, Yes):
         return answer
     told: Answer = answer

@@ -70,10 +70,6 @@ class Wish:
         """The patient as the log commits to patients."""
         return patient_identity(self.patient_id, self.issuer)
 
-    def is_to(self, peer: bytes) -> bool:
-        """Whether it holds, and is about this peer (facility key)."""
-        return not self.ended and self.peer in (b"", peer)
-
     def may_be_of(self, patient_id: str, issuer: str) -> bool:
         """Whether the one whose wish it is may be this patient."""
         known = (folded(issuer), folded(self.issuer))
@@ -82,6 +78,49 @@ class Wish:
     def is_of(self, patient_id: str, issuer: str) -> bool:
         """Whether the one whose wish it is surely is this patient."""
         return (patient_id, issuer) == (self.patient_id, self.issuer)
+
+
+class Standing:
+    """The wishes that stand at one time.
+
+    Args:
+        wishes: all of them; those that have ended do not count.
+    """
+
+    def __init__(self, wishes: Iterable[Wish]) -> None:
+        self._by_patient: dict[str, list[Wish]] = {}
+        for wish in wishes:
+            if not wish.ended:
+                self._by_patient.setdefault(wish.patient_id, []).append(wish)
+
+    @property
+    def are_any(self) -> bool:
+        """Whether any objection or consent holds."""
+        return bool(self._by_patient)
+
+    def objections(self, peer: bytes, patients: Iterable[Patient]) -> frozenset[str]:
+        """The uses to which one of these patients may object, for a peer.
+
+        Args:
+            peer: facility key.
+            patients: Patient ID and issuer of each patient of a study.
+        """
+        found = [self._uses(OBJECTION, peer, each, Wish.may_be_of) for each in patients]
+        return frozenset().union(*found)
+
+    def consents(self, peer: bytes, patients: Iterable[Patient]) -> frozenset[str]:
+        """The uses to which each of these patients consents, for a peer; arguments likewise."""
+        found = [self._uses(CONSENT, peer, each, Wish.is_of) for each in patients]
+        return frozenset.intersection(*found) if found else frozenset()
+
+    def _uses(
+        self, kind: str, peer: bytes, patient: Patient, is_meant: Callable[[Wish, str, str], bool]
+    ) -> frozenset[str]:
+        found: set[str] = set()
+        for wish in self._by_patient.get(patient[0], ()):
+            if wish.kind == kind and wish.peer in (b"", peer) and is_meant(wish, *patient):
+                found.update(USES if wish.uses == "all" else (wish.uses,))
+        return frozenset(found)
 
 
 class Wishes:
@@ -118,14 +157,22 @@ class Wishes:
         rows = database.query("SELECT * FROM patient_wishes ORDER BY number")
         # Replaced as a whole at each change, so that readers need no lock.
         self._all = {row["number"]: Wish(*row) for row in rows}
-        self._by_patient = _by_patient(self._all.values())
+        self._standing = Standing(self._all.values())
 
     # --- reading -----------------------------------------------------------------------
 
     @property
-    def are_any(self) -> bool:
-        """Whether any objection or consent holds."""
-        return bool(self._by_patient)
+    def standing(self) -> Standing:
+        """Those that hold now: a snapshot that is replaced as a whole at each change."""
+        return self._standing
+
+    def at(self, time: int) -> Standing:
+        """Those that held at a time (seconds since the epoch, UTC)."""
+        return Standing(
+            replace(wish, ended=0)
+            for wish in self._all.values()
+            if wish.made <= time and (not wish.ended or time < wish.ended)
+        )
 
     @property
     def unwritten(self) -> tuple[str, ...]:
@@ -135,30 +182,6 @@ class Wishes:
     def all(self, kind: str) -> list[Wish]:
         """The objections, or the consents, in the order in which they were noted."""
         return [wish for wish in self._all.values() if wish.kind == kind]
-
-    def objections(self, peer: bytes, patients: Iterable[Patient]) -> frozenset[str]:
-        """The uses to which one of these patients may object, for a peer.
-
-        Args:
-            peer: facility key.
-            patients: Patient ID and issuer of each patient of a study.
-        """
-        found = [self._uses(OBJECTION, peer, each, Wish.may_be_of) for each in patients]
-        return frozenset().union(*found)
-
-    def consents(self, peer: bytes, patients: Iterable[Patient]) -> frozenset[str]:
-        """The uses to which each of these patients consents, for a peer; arguments likewise."""
-        found = [self._uses(CONSENT, peer, each, Wish.is_of) for each in patients]
-        return frozenset.intersection(*found) if found else frozenset()
-
-    def _uses(
-        self, kind: str, peer: bytes, patient: Patient, is_meant: Callable[[Wish, str, str], bool]
-    ) -> frozenset[str]:
-        found: set[str] = set()
-        for wish in self._by_patient.get(patient[0], ()):
-            if wish.kind == kind and wish.is_to(peer) and is_meant(wish, *patient):
-                found.update(USES if wish.uses == "all" else (wish.uses,))
-        return frozenset(found)
 
     # --- changing ----------------------------------------------------------------------
 
@@ -246,20 +269,6 @@ class Wishes:
         self._keep(connection, wish)
         return True
 
-    def forget_ended(self, before: int) -> int:
-        """Delete those that ended before a time (seconds since the epoch, UTC); says how many."""
-        with self._lock:
-            gone = [one.number for one in self._all.values() if 0 < one.ended < before]
-            self._database.transact(
-                lambda connection: connection.executemany(
-                    "DELETE FROM patient_wishes WHERE number = ?", [(one,) for one in gone]
-                )
-            )
-            self._all = {
-                number: wish for number, wish in self._all.items() if number not in set(gone)
-            }
-            return len(gone)
-
     def _change(self, wish: Wish, kind: str, *, is_cut: bool) -> None:
         event = Event(
             type=kind,
@@ -268,7 +277,7 @@ class Wishes:
             subjects=(("patient", wish.identity),),
             details={"number": wish.number, "uses": wish.uses},
         )
-        before = self._all, self._by_patient
+        before = self._all, self._standing
         if not is_cut:
             self._cuts.write()
 
@@ -279,7 +288,7 @@ class Wishes:
             try:
                 self._effects.after_entry(event, give)
             except BaseException:
-                self._all, self._by_patient = before
+                self._all, self._standing = before
                 raise
             return
         self._take(wish)
@@ -301,7 +310,7 @@ class Wishes:
 
     def _take(self, wish: Wish) -> None:
         everything = {**self._all, wish.number: wish}
-        self._all, self._by_patient = everything, _by_patient(everything.values())
+        self._all, self._standing = everything, Standing(everything.values())
 
     def _keep(self, connection: sqlite3.Connection, wish: Wish) -> None:
         connection.execute(
@@ -320,11 +329,3 @@ class Wishes:
             ),
         )
         self.in_change(wish.patient_id)
-
-
-def _by_patient(wishes: Iterable[Wish]) -> dict[str, list[Wish]]:
-    found: dict[str, list[Wish]] = {}
-    for wish in wishes:
-        if not wish.ended:
-            found.setdefault(wish.patient_id, []).append(wish)
-    return found

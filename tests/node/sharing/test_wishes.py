@@ -18,7 +18,7 @@ from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.policy import Refusal, decide_fetch
-from node.sharing.wishes import CONSENT, OBJECTION, Wish, Wishes, _by_patient
+from node.sharing.wishes import CONSENT, OBJECTION, Standing, Wish
 from protocol.errors import WireCode
 
 STUDY, PATIENT = exchange_pair.STUDY, "MARKER-PATIENT-ID"
@@ -161,7 +161,10 @@ _PATIENTS = st.tuples(st.sampled_from(["4711", "4712"]), st.sampled_from(["", "N
 def test_an_objection_covers_who_may_be_meant_and_a_consent_who_surely_is(
     wish: tuple[str, str], patients: list[tuple[str, str]]
 ) -> None:
-    wishes = _wishes_made(wish)
+    wishes = Standing(
+        Wish(number, kind, *wish, SOUTH.key, "care", 1)
+        for number, kind in ((1, OBJECTION), (2, CONSENT))
+    )
     may_be = [
         number == wish[0] and (issuer == wish[1] or "" in (issuer, wish[1]))
         for number, issuer in patients
@@ -173,28 +176,17 @@ def test_an_objection_covers_who_may_be_meant_and_a_consent_who_surely_is(
     assert not wishes.consents(EAST.key, patients)
 
 
-def _wishes_made(patient: tuple[str, str]) -> Wishes:
-    """An objection against South and a consent to it, of one patient; nothing is written."""
-    made = object.__new__(Wishes)
-    made._all = {
-        number: Wish(number, kind, *patient, SOUTH.key, "care", 1)
-        for number, kind in ((1, OBJECTION), (2, CONSENT))
-    }
-    made._by_patient = _by_patient(made._all.values())
-    return made
-
-
 def test_a_study_of_two_patients_needs_the_consent_of_both(north: Node) -> None:
     both = [(PATIENT, ""), ("4712", "")]
     for patient, uses in ((PATIENT, "all"), ("4712", "research")):
-        assert north.wishes.consents(SOUTH.key, both) == frozenset()
+        assert north.wishes.standing.consents(SOUTH.key, both) == frozenset()
         north.wishes.add(CONSENT, patient, "", b"", uses)
-    assert north.wishes.consents(SOUTH.key, both) == {"research"}
+    assert north.wishes.standing.consents(SOUTH.key, both) == {"research"}
     north.wishes.end(CONSENT, 2)
-    assert north.wishes.consents(SOUTH.key, both) == frozenset()
+    assert north.wishes.standing.consents(SOUTH.key, both) == frozenset()
 
 
 def test_an_objection_does_not_hang_on_the_case_of_an_issuer(north: Node) -> None:
     north.wishes.add(OBJECTION, "4711", "North", SOUTH.key, "care")
-    assert north.wishes.objections(SOUTH.key, [("4711", "NORTH")]) == {"care"}
-    assert north.wishes.objections(SOUTH.key, [("4711", "SOUTH")]) == frozenset()
+    assert north.wishes.standing.objections(SOUTH.key, [("4711", "NORTH")]) == {"care"}
+    assert north.wishes.standing.objections(SOUTH.key, [("4711", "SOUTH")]) == frozenset()
