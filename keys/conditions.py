@@ -84,6 +84,7 @@ class Asked:
         is_stat: whether it is urgent.
         minute: minute of the day by the facility's clock.
         weekday: 0 for Monday.
+        uses: the uses, some of `USES`, that who asks or is told may make of a study.
     """
 
     now: int
@@ -92,6 +93,7 @@ class Asked:
     is_stat: bool | None = None
     minute: int | None = None
     weekday: int | None = None
+    uses: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -387,7 +389,8 @@ def _on_days(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
 def _with_consent(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
     if facts is None or facts.consents is None:
         return None
-    return use_of(asked.purpose) in facts.consents if asked.purpose else bool(facts.consents)
+    wanted = {use_of(asked.purpose)} if asked.purpose else asked.uses
+    return bool(wanted & facts.consents) if wanted else None
 
 
 def use_of(purpose: str) -> str:

@@ -20,6 +20,7 @@ from keys.grants import (
     has_ended,
     holds_perhaps,
     may,
+    uses_of,
 )
 from keys.peer import Peer
 from keys.rules import ALLOW, ASK, Rule
@@ -87,7 +88,7 @@ def explain_in_full(
 ) -> Explanation:
     """Decide as `keys.grants.may`, and tell why; arguments as there."""
     answer = may(action, peer, rules, facts, request, usage, now)
-    asked = request.asked(now)
+    asked = request.asked(now, frozenset() if peer is None else uses_of(peer, rules, now))
     said = tuple(
         _said(rule, facts, asked, usage, now)
         for needed in ACTIONS.get(action, ())

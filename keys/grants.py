@@ -10,7 +10,7 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keys.conditions import KINDS, NOT_TO_PEER, Asked, Facts, Failure, failure, use_of
+from keys.conditions import KINDS, NOT_TO_PEER, USES, Asked, Facts, Failure, failure, use_of
 from keys.peer import Peer
 from keys.purposes import BREAK_GLASS, is_purpose
 from keys.rules import ALLOW, ASK, DENY, EXAM, SHOWS, Rule
@@ -41,6 +41,7 @@ __all__ = [
     "rules_of",
     "study_action",
     "tells_apart",
+    "uses_of",
     "why_never",
     "why_not_trusted",
 ]
@@ -60,6 +61,9 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 _OF_OUR_STUDIES = frozenset({"see", "find", "fetch", "emergency"})
 _REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
 """Actions that a node of the peer requests, with a purpose."""
+
+_ASKED_FOR = frozenset({"find", "fetch", "emergency"})
+"""Those of them that are about our studies."""
 
 EMERGENCY_REASON = range(10, 501)
 """How many characters the reason for an emergency has."""
@@ -126,9 +130,9 @@ class Request:
     weekday: int | None = None
     approval: Approval | None = None
 
-    def asked(self, now: int) -> Asked:
-        """What conditions read of it (seconds since the epoch, UTC)."""
-        return Asked(now, self.purpose, self.role, self.is_stat, self.minute, self.weekday)
+    def asked(self, now: int, uses: frozenset[str]) -> Asked:
+        """What conditions read of it (seconds since the epoch, UTC); `uses` of who asks."""
+        return Asked(now, self.purpose, self.role, self.is_stat, self.minute, self.weekday, uses)
 
 
 @dataclass(frozen=True)
@@ -298,10 +302,10 @@ def may(
             least, most = EMERGENCY_REASON[0], EMERGENCY_REASON[-1]
             sentence = f"an emergency needs a reason of {least} to {most} characters"
             return No(Why.NOT_GRANTED, sentence)
-    answers = []
+    answers, uses = [], uses_of(peer, rules, now)
     for needed in ACTIONS[action]:
         own = [rule for rule in rules if rule.action == needed]
-        answer = _decide(peer, own, facts, request, usage, now)
+        answer = _decide(peer, own, facts, request, uses, usage, now)
         if isinstance(answer, No):
             return answer
         answers.append(answer)
@@ -310,7 +314,7 @@ def may(
         withheld = answers[0].withheld and facts is not None and facts.state == "withheld"
         if facts is None or not (facts.state == "shared" or withheld):
             return No(Why.NOT_SHARED, _not_shared(facts))
-        if objects(facts, peer, request):
+        if objects(facts, uses, request):
             return No(Why.NOT_SHARED, "the patient objects")
     return next((answer for answer in answers if isinstance(answer, Ask)), answers[0])
 
@@ -321,13 +325,26 @@ def _not_shared(facts: Facts | None) -> str:
     return "the study is not shared"
 
 
-def objects(facts: Facts, peer: Peer, request: Request) -> bool:
+def uses_of(peer: Peer, rules: Iterable[Rule], now: int) -> frozenset[str]:
+    """The uses that a peer may make of what it is told: those for which it may ask.
+
+    A facility is a research partner by its purposes, or by those of the rules that let it ask.
+    """
+    found: set[str] = set()
+    for rule in rules:
+        if rule.effect != ALLOW or rule.action not in _ASKED_FOR or has_ended(rule, now):
+            continue
+        purposes = rule.conditions.get("purpose") or sorted(peer.purposes)
+        found.update(map(use_of, purposes) if purposes else USES)
+    return frozenset(found or set(map(use_of, peer.purposes)) or USES)
+
+
+def objects(facts: Facts, uses: frozenset[str], request: Request) -> bool:
     """Whether the patient objects to this use, see `Facts.objections`.
 
-    The use of a peer that is told of a study is research if it may ask for nothing else, and else
-    care. Who may not be told of the study may not ask for it either.
+    The use of a peer (`uses_of`) that is told of a study is research if it may ask for nothing
+    else, and else care. Who may not be told of the study may not ask for it either.
     """
-    uses = {use_of(purpose) for purpose in peer.purposes}
     told = "research" if uses == {"research"} else "care"
     asked = use_of(request.purpose) if request.purpose else told
     return bool({told, asked} & facts.objections)
@@ -338,11 +355,12 @@ def _decide(
     rules: Iterable[Rule],
     facts: Facts | None,
     request: Request,
+    uses: frozenset[str],
     usage: Usage,
     now: int,
 ) -> Answer:
     """The answer of the rules for one action: deny before ask, ask before allow."""
-    asked = request.asked(now)
+    asked = request.asked(now, uses)
     found: Answer | None = None
     held: Ask | None = None
     for rule in rules:
