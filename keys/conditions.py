@@ -11,7 +11,8 @@ import datetime
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from keys.purposes import covered_by, is_purpose, is_research
 
@@ -49,6 +50,8 @@ class Facts:
         patients: Patient ID and issuer of each patient that the images name.
         referring: the referring physician, as the images name them.
         institution: the institution that made it.
+        more: further values of `study_date`, `accession`, `referring` and `institution`, each with
+            its name, where the images differ; "" if there are some that are not known.
         is_deidentified: whether a de-identification report is bound to its content.
         consents: the uses for which the patient's consent to this peer is on file, some of `USES`;
             None if it is not known whose study it is.
@@ -65,6 +68,7 @@ class Facts:
     patients: tuple[tuple[str, str], ...] = ()
     referring: str = ""
     institution: str = ""
+    more: tuple[tuple[str, str], ...] = ()
     is_deidentified: bool | None = None
     consents: frozenset[str] | None = None
     objections: frozenset[str] = frozenset()
@@ -290,6 +294,46 @@ def _all_of(get: Callable[[Facts], Iterable[str] | None]) -> Callable[..., bool 
     return holds
 
 
+def _in_all(name: str, one: Callable[..., bool | None]) -> Callable[..., bool | None]:
+    """Whether a condition holds for each value that the images give an attribute.
+
+    If it holds for some of them, it is not known: so it neither allows nor lets a deny pass.
+    """
+
+    def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+        if facts is None:
+            return one(values, None, asked)
+        others: list[Any] = [{kind: text} for kind, text in facts.more if kind == name]
+        ways = [facts, *(replace(facts, **other) for other in others)]
+        found = {one(values, way, asked) for way in ways}
+        return found.pop() if len(found) == 1 else None
+
+    return holds
+
+
+def _texted(get: Callable[[Facts], str], hide: str = "") -> Callable[..., bool | None]:
+    """Whether a text is one of the values, kept blinded as of the kind `hide`.
+
+    A value of a rule has no comma, as commas separate values: a text with commas is named if all of
+    its parts are. If only some are, or the text could not be decoded, it is not known.
+    """
+
+    def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+        text = "" if facts is None else get(facts)
+        if facts is None or not text:
+            return None
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        named = {(facts.blind(hide, one) if hide else one) in values for one in parts}
+        if named == {True}:
+            return True
+        return None if True in named or _UNDECODED in text else False
+
+    return holds
+
+
+_UNDECODED = "\N{REPLACEMENT CHARACTER}"
+
+
 def _blinded(kind: str, get: Callable[[Facts], Iterable[str]]) -> Callable[..., bool | None]:
     def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
         found = () if facts is None else tuple(get(facts))
@@ -445,15 +489,17 @@ KINDS: Mapping[str, _Kind] = {
     "body-part": _Kind(
         _codes, _any_of(lambda f: f.body_parts), _list(lambda f: f.body_parts), True, "CHEST,HEAD"
     ),
-    "from": _Kind(_day, _not_before, _dated, True, "2020-01-01"),
-    "to": _Kind(_day, _not_after, _dated, True, "2027-03-31"),
-    "max-age": _Kind(_age, _not_older, _dated, True, "5y", changes_with_time=True),
+    "from": _Kind(_day, _in_all("study_date", _not_before), _dated, True, "2020-01-01"),
+    "to": _Kind(_day, _in_all("study_date", _not_after), _dated, True, "2027-03-31"),
+    "max-age": _Kind(
+        _age, _in_all("study_date", _not_older), _dated, True, "5y", changes_with_time=True
+    ),
     "study": _Kind(
         _uids, _blinded("study", lambda f: (f.study_uid,)), _other("UID"), True, "1.2.840...", True
     ),
     "accession": _Kind(
         _numbers,
-        _blinded("accession", lambda f: filter(None, (f.accession,))),
+        _in_all("accession", _texted(lambda f: f.accession, "accession")),
         _other("accession number"),
         True,
         "A100,A101",
@@ -464,7 +510,7 @@ KINDS: Mapping[str, _Kind] = {
     ),
     "referring": _Kind(
         _texts,
-        _blinded("referring", lambda f: filter(None, (folded(f.referring),))),
+        _in_all("referring", _texted(lambda f: folded(f.referring), "referring")),
         _other("referring physician"),
         True,
         "Muster^Anna",
@@ -472,7 +518,7 @@ KINDS: Mapping[str, _Kind] = {
     ),
     "institution": _Kind(
         _texts,
-        _any_of(lambda f: filter(None, (folded(f.institution),)) if f.institution else None),
+        _in_all("institution", _texted(lambda f: folded(f.institution))),
         _list(lambda f: (f.institution,) if f.institution else ()),
         True,
         "North General",

@@ -43,6 +43,13 @@ CREATE TABLE IF NOT EXISTS study_patients (
     PRIMARY KEY (study_uid, patient_id, issuer)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS study_patients_by_patient ON study_patients (patient_id);
+-- Values that the instances of a study give an attribute beside the one in its row.
+CREATE TABLE IF NOT EXISTS study_values (
+    study_uid TEXT NOT NULL REFERENCES studies,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (study_uid, name, value)
+) STRICT, WITHOUT ROWID;
 -- Studies of whose instances not all have been asked for their patient: an earlier release
 -- asked one.
 CREATE TABLE IF NOT EXISTS unread_studies (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from keys.conditions import Facts
 from keys.sharing import CHECK, DEFAULT, FROM_PEER, SHARE, Decided, SharingRule, decide
-from node.catalog.attributes import body_parts_of_each, patients_of_each
+from node.catalog.attributes import body_parts_of_each, more_of_each, patients_of_each
 from node.catalog.patients import SEVERAL, Described
 from node.catalog.rows import (
     IS_SHARED_TO_ANY,
@@ -95,6 +95,8 @@ class Deciding:
             modalities |= set(filter(None, row["modalities"].split("\n")))
             for name in _TEXTS:
                 texts[name] |= {row[name]} - {""}
+            for name, value in more_of_each(self._database, [study_uid]).get(study_uid, ()):
+                texts[name] |= {value} - {""}
         parts.update(body_parts_of_each(self._database, [study_uid]).get(study_uid, ()))
         patients = {*patients_of_each(self._database, [study_uid]).get(study_uid, ())}
         lists = {name: sorted(found) or [""] for name, found in texts.items()}

@@ -148,6 +148,33 @@ def test_a_rule_to_deny_that_ends_lets_the_study_be_told(north: Node) -> None:
         assert available(told_to(north, SOUTH)) == told
 
 
+@pytest.mark.parametrize("first", ["WARD", "CLINIC"])
+def test_one_image_of_the_ward_is_enough_for_a_deny(
+    north: Node, tmp_path: Path, first: str
+) -> None:
+    """Whichever image came first, and what the study's row says."""
+    folder = tmp_path / "in"
+    _rule(north, "allow see")
+    _rule(north, "deny see institution=WARD")
+    _rule(north, "allow fetch accession=A-WARD")
+    told = []
+    for number, name in enumerate([first, *({"WARD", "CLINIC"} - {first})]):
+        made = make_instance(MR_STUDY, number + 1, rows=8)
+        made.InstitutionName, made.AccessionNumber = name, f"A-{name}"
+        folder.mkdir(exist_ok=True)
+        made.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+        _answer(north, "ingest", paths=[str(folder)])
+        told.append(MR_STUDY in available(told_to(north, SOUTH)))
+    assert told == [first == "CLINIC", False]
+    facts = north.facts.of(north.catalog.study(MR_STUDY), SOUTH.key)
+    assert facts is not None
+    other = "CLINIC" if first == "WARD" else "WARD"
+    assert facts.more == (("accession", f"A-{other}"), ("institution", other))
+    found = _answer(north, "trust.explain", peer="South Clinic", study=MR_STUDY)
+    assert found["decides"] == "rule 3"
+    assert "is not known to hold" in found["answer"]
+
+
 # --- what is cut ------------------------------------------------------------------------
 
 CUTS = {

@@ -1,11 +1,13 @@
 """Objections and consents: for whom they hold, what is told, and that nothing delays them."""
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import exchange_pair
 import pytest
+import trio
 from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study, told_to
 from hypothesis import given
@@ -19,6 +21,7 @@ from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.policy import Refusal, decide_fetch
 from node.sharing.wishes import CONSENT, OBJECTION, Standing, Wish
+from node.transfer.rereading import Rereading
 from protocol.errors import WireCode
 
 STUDY, PATIENT = exchange_pair.STUDY, "MARKER-PATIENT-ID"
@@ -97,6 +100,23 @@ def test_it_holds_for_a_study_that_comes_later(tmp_path: Path) -> None:
         assert isinstance(decided(node), Refusal)
         announced = [entry for entry in entries(node) if entry["type"] == "announced"]
         assert announced == []
+
+
+def test_it_holds_when_reading_a_study_again_finds_the_patient(north: Node) -> None:
+    """As after a release that took the patient from one image only."""
+
+    def forget(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM study_patients")
+        connection.execute("INSERT INTO unread_studies VALUES (?)", (STUDY,))
+
+    north.database.transact(forget)
+    north.wishes.add(OBJECTION, PATIENT, "", b"", "all")
+    told = north.feeds.pending(SOUTH.key, bytes(16), 0)
+    assert [record.kind for record in told.records] == ["available"]
+    north.feeds.mark_told(SOUTH.key, told.records)
+    assert trio.run(Rereading(north.catalog, north.store, north.audit.append).read, STUDY)
+    news = north.feeds.pending(SOUTH.key, told.epoch, told.cursor).records
+    assert [record.kind for record in news] == ["withdrawn"]
 
 
 def test_it_outlives_a_restart_and_its_entry_names_nobody(tmp_path: Path) -> None:
