@@ -18,6 +18,7 @@ from node.catalog.discards import Recall, recall_of
 from node.catalog.patients import Patient
 from node.catalog.words import ANY, Search
 from node.database import Database
+from node.dicom.headers import named_identity
 from node.sharing.deriving import NO_ROOT, Derived, different, places_of, refresh
 from node.sharing.feed_words import (
     forget_words,
@@ -233,8 +234,16 @@ class Feeds:
 
     def patients_told(self, records: Iterable[Record]) -> dict[str, tuple[str, ...]]:
         """The patients whom these records name, as the log commits to them, by study (UID)."""
-        named = [record.study for record in records if record.patient_id or record.patient_name]
-        return {study: self._catalog.patients(study) for study in named}
+        return {
+            record.study: self._catalog.patients(record.study) or (_by_name(record),)
+            for record in records
+            if record.patient_id or record.patient_name
+        }
+
+    def rules_of(self, peer: bytes, studies: Iterable[str]) -> dict[str, str]:
+        """The names of the rules by which a peer is told of these studies (UIDs)."""
+        rows = self._catalog.rows(studies)
+        return dict(zip(rows, self.sight.rules_each(peer, rows.values()), strict=True))
 
     def mark_told(self, peer: bytes, records: Iterable[Record]) -> None:
         """Remember that these records are logged and are being sent to the peer."""
@@ -470,6 +479,13 @@ def without_patient(record: Record) -> Record:
         sex=None,
         accession=None,
     )
+
+
+def _by_name(record: Record) -> str:
+    """A patient without a Patient ID, as in the entries of searches; `-` is for what is missing."""
+    birth_date = record.birth_date if len(record.birth_date or "") == 8 else "-" * 8
+    sex = record.sex if len(record.sex or "") == 1 else "-"
+    return named_identity(record.patient_name or "", birth_date or "", sex or "")
 
 
 def _told(text: str, most: int = limits.TEXT_CHARACTERS) -> str | None:

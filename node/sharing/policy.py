@@ -117,6 +117,12 @@ class Sight:
         for facts in self._facts.of_each(studies, facility_key):
             yield _announced(store.may("see", facility_key, now, facts=facts))
 
+    def rules_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[str]:
+        """The name of the rule by which a facility is told of each of these studies, or not."""
+        store, now = self._store(), self._now()
+        for facts in self._facts.of_each(studies, facility_key):
+            yield store.may("see", facility_key, now, facts=facts).rule
+
     def shows_alike(self, facility_key: bytes) -> str:
         """What a facility is told of any shared study, if its rules tell none apart."""
         return _announced(self._store().may("see", facility_key, self._now(), facts=_ANY_SHARED))

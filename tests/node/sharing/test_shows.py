@@ -1,11 +1,13 @@
 """What a rule to see shows: the exam, the patient, or nothing until the peer asks."""
 
 import csv
+import datetime
 import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import exchange_pair
+import find_made
 import pytest
 from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study, told_to
@@ -83,6 +85,56 @@ def test_each_patient_told_of_is_a_subject_and_in_the_accounting(north: Node) ->
     assert len(rows) == 1
     assert PATIENT in rows[0].values()
     assert any("is here, with its patient" in value for value in rows[0].values())
+
+
+def test_a_patient_without_a_patient_id_is_accounted_for_by_name(north: Node) -> None:
+    nobody = {"patient_id": "", "patient_id_issuer": ""}
+    whole = find_made.publish(north, 3, **nobody)
+    bare = find_made.publish(north, 4, **nobody, patient_birth_date="", patient_sex="")
+    nameless = find_made.publish(north, 5, **nobody, patient_name="")
+    _rule(north, "allow see shows=patient")
+    assert {record.study for record in told_to(north, SOUTH)} == {STUDY, whole, bare, nameless}
+    about = Selection(patient="Müller^Anna")
+    rows = []
+    for selection in (about, Selection()):
+        report = Accounting(
+            north.audit,
+            selection,
+            Facilities(north.card, north.peers.store.peers),
+            with_exempt=True,
+        )
+        text = b"".join(report.lines()).decode()
+        rows.append({one["study"]: one["patient"] for one in csv.DictReader(io.StringIO(text))})
+    named = {whole: "Müller^Anna^^^19700131 F", bare: "Müller^Anna^^^-------- -"}
+    assert rows == [named, {**named, STUDY: PATIENT}]
+
+
+def test_the_entry_of_a_patient_told_names_rule_and_rights(north: Node) -> None:
+    other = find_made.publish(north, 3)
+    _rule(north, "allow see")
+    _rule(north, f"allow see shows=patient study={other}")
+    told_to(north, SOUTH)
+    rights = north.peers.find("South Clinic").rights_digest
+    exam, patient = entries(north, "announced")
+    assert [one["details"].get("rule", "") for one in (exam, patient)] == ["", "rule 2"]
+    assert {one["details"]["rights"] for one in (exam, patient)} == {rights}
+    assert [len(one["subjects"]) for one in (exam, patient)] == [1, 2]
+
+
+def test_what_was_logged_without_its_patient_is_logged_again_with_it(north: Node) -> None:
+    """The end of a rule has come, and the feed does not know it yet."""
+    soon = north.clock.now() + 100
+    moment = datetime.datetime.fromtimestamp(soon, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    _rule(north, "allow see")
+    _rule(north, f"allow see shows=patient until={moment}")
+    assert isinstance(north.clock, MadeClock)
+    north.clock.move(101)
+    [exam] = told_to(north, SOUTH)
+    assert _named(exam) == (None, None, None, None)
+    _rule(north, "allow see shows=patient")
+    [shown] = told_to(north, SOUTH)
+    assert shown.patient_id == PATIENT
+    assert [len(one["subjects"]) for one in entries(north, "announced")] == [1, 2]
 
 
 def test_what_is_not_shown_any_more_is_not_told_though_the_feed_still_has_it(
