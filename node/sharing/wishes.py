@@ -5,6 +5,7 @@ in memory first, so that a full disk does not delay it. Each has its entry, in w
 an opening. Synchronous and thread-safe.
 """
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from node.dicom.headers import patient_identity
 from node.errors import ExitCode, NodeError
 from node.sharing.decisions import Decisions
 from protocol.log.entry import Entry, Event
+
+log = logging.getLogger("radmesh.wishes")
 
 OBJECTION, CONSENT = "objection", "consent"
 
@@ -211,6 +214,8 @@ class Wishes:
                 if not known.ended and replace(known, number=0, made=0) == replace(
                     wish, number=0, made=0
                 ):
+                    if _name(known) in self._cuts.names:
+                        self._written(known, self._cuts.write)
                     return known
             self._change(wish, _ADDED[kind], is_cut=kind == OBJECTION)
             return wish
@@ -292,17 +297,24 @@ class Wishes:
                 raise
             return
         self._take(wish)
-        self.on_change(wish.patient_id)
-        name = f"{wish.kind} {wish.number}"
 
         def effect(entry: Callable[[], int]) -> None:
             self._effects.of(entry(), lambda connection: self._keep(connection, wish))
 
         try:
-            self._cuts.make(Cut(name, event, effect))
+            self.on_change(wish.patient_id)
+        except NodeError as error:
+            # It counts all the same, at the next batch of each transfer.
+            log.error("what %s ends cannot be looked up: %s", _name(wish), error.message)
+        self._written(wish, lambda: self._cuts.make(Cut(_name(wish), event, effect)))
+
+    def _written(self, wish: Wish, write: Callable[[], object]) -> None:
+        try:
+            write()
         except NodeError as error:
             raise NodeError(
-                f"{name} counts in this process, but it could not be written: {error.message}",
+                f"{_name(wish)} counts in this process, but it could not be written:"
+                f" {error.message}",
                 hint="make room on the disk: a running node then writes it by itself; after a"
                 f" restart look with `radmesh {wish.kind} list`",
                 code=error.code,
@@ -329,3 +341,7 @@ class Wishes:
             ),
         )
         self.in_change(wish.patient_id)
+
+
+def _name(wish: Wish) -> str:
+    return f"{wish.kind} {wish.number}"

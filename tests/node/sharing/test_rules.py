@@ -258,6 +258,23 @@ async def test_a_hidden_study_is_told_like_none(
     assert answers[0] == answers[1]
 
 
+async def test_while_emergencies_rest_nobody_can_tell_which_studies_there_are(
+    north: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rule(north, "allow emergency")
+    monkeypatch.setattr(north.emergencies, "why_rests", lambda *_: "a review is overdue")
+    told = []
+    for _ in range(2):
+        recipient = RecipientMade(
+            north, SOUTH, purpose="BTG", ask={"reason": "life-threatening: bleeding"}
+        )
+        await recipient.fetch()
+        told.append(recipient.refused)
+        # The second time it is not shared.
+        await trio.to_thread.run_sync(north.shared_studies.withdraw, STUDY)
+    assert told == [WireCode.NOT_GRANTED] * 2
+
+
 # --- what is logged ---------------------------------------------------------------------
 
 

@@ -18,7 +18,10 @@ from node.home import Home
 from node.reports.accounting import Accounting
 from node.reports.facilities import Facilities
 from node.reports.selection import Selection
+from node.sharing.feeds import without_patient
+from node.sharing.peers import Terms
 from protocol.feed import Subscription
+from protocol.find_messages import ByNumber
 from protocol.messages import Announcement, Record
 
 STUDY, PATIENT = exchange_pair.STUDY, "MARKER-PATIENT-ID"
@@ -171,9 +174,48 @@ def test_the_peer_keeps_searches_and_forgets_what_it_was_shown(north: Node, tmp_
         search = Search(patient_id=PATIENT)
         [(_, kept)] = south.feeds.announced(search=search)
         assert kept.patient_name == record.patient_name
+        # A search found it there, too.
+        south.found.keep(peer, ByNumber(PATIENT, "NORTH"), [kept])
+        south.found.keep(b"e" * 32, ByNumber("ANOTHER", "NORTH"), [without_patient(kept)])
         hear(Record(**{**_fields(record), "kind": "withdrawn"}), cursor=2)
         assert south.feeds.announced(search=search) == []
+        assert [one.peer for one in south.found.all()] == [b"e" * 32]
         assert PATIENT.encode() not in _bytes_of(south)
+
+
+@pytest.mark.parametrize("how", ["look", "start"])
+def test_when_trust_ends_by_its_date_what_the_peer_told_is_forgotten(
+    tmp_path: Path, how: str
+) -> None:
+    home = Home.create(tmp_path / "south", name="South", clock=MadeClock())
+    with Node.open(home) as south:
+        terms = Terms(expires=south.clock.now() + 100)
+        card = SOUTH.card
+        south.peers.add(card.encoded, card.fingerprint, [], "", south.clock.now(), terms)
+        told = Announcement(
+            recipient=bytes(32), epoch=bytes(16), reset=True, cursor=1, time=0,
+            records=(feed_record(1, patient_name="Müller^Anna", patient_id=PATIENT),),
+        )  # fmt: skip
+        south.feeds.store_announcement(SOUTH.key, told, Subscription(bytes(32), bytes(16), 1))
+        south.found.keep(SOUTH.key, ByNumber(PATIENT, "NORTH"), [feed_record(2)])
+        south.clean_up()
+        assert (south.feeds.announced_count(), len(south.found.all())) == (1, 1)
+        assert isinstance(south.clock, MadeClock)
+        south.clock.move(101)
+        if how == "look":
+            south.feeds.peer_changed(SOUTH.key)
+        else:
+            south.clean_up()
+        assert (south.feeds.announced_count(), len(south.found.all())) == (0, 0)
+        assert PATIENT.encode() not in _bytes_of(south)
+
+
+def feed_record(number: int, **more: str) -> Record:
+    return Record(
+        sequence=number, kind="available", study=f"1.2.{number}", content_root=bytes(32), series=1,
+        instances=1, bytes=1, encoded_bytes=1, modalities=("CT",), study_date="20260101",
+        **more,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _fields(record: Record) -> dict[str, object]:

@@ -148,9 +148,25 @@ def test_a_full_disk_does_not_delay_it(north: Node, monkeypatch: pytest.MonkeyPa
             north.wishes.add(OBJECTION, PATIENT, "", b"", "all")
         assert isinstance(decided(north), Refusal)
         assert north.wishes.unwritten == ("objection 1",)
+        # Whoever notes it once more is not told that all is well.
+        with pytest.raises(NodeError, match="counts in this process"):
+            north.wishes.add(OBJECTION, PATIENT, "", b"", "all")
     north.wishes.write_unwritten()
     assert north.wishes.unwritten == ()
     assert kinds_told(north) == []
+
+
+def test_what_cannot_be_looked_up_does_not_lose_it(
+    north: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: str) -> None:
+        raise NodeError("the database is damaged", code=ExitCode.NO_HOME)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(north.wishes, "on_change", broken)
+        north.wishes.add(OBJECTION, PATIENT, "", b"", "all")
+    assert isinstance(decided(north), Refusal)
+    assert len(north.database.query("SELECT * FROM patient_wishes")) == 1
 
 
 def test_consent_on_file_is_a_condition(north: Node) -> None:
