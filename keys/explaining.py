@@ -10,6 +10,7 @@ from typing import TypeVar
 from keys.conditions import Asked, Facts, Failure
 from keys.grants import (
     ACTIONS,
+    DENIED_WITH,
     Answer,
     No,
     Request,
@@ -91,9 +92,10 @@ def explain_in_full(
     asked = request.asked(now, frozenset() if peer is None else uses_of(peer, rules, now))
     said = tuple(
         _said(rule, facts, asked, usage, now)
-        for needed in ACTIONS.get(action, ())
+        for needed in (*ACTIONS.get(action, ()), *DENIED_WITH.get(action, ()))
         for rule in rules
         if rule.action == needed
+        and (needed in ACTIONS.get(action, ()) or rule.effect not in (ALLOW, ASK))
     )
     changes: tuple[str, ...] = ()
     if isinstance(answer, No) and peer is not None and action in ACTIONS:

@@ -19,6 +19,7 @@ __all__ = [
     "ACTIONS",
     "ALLOW",
     "ASK",
+    "DENIED_WITH",
     "DENY",
     "NO_REQUEST",
     "NO_USAGE",
@@ -57,6 +58,10 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
     "witness": ("witness",),
 }
 """Action to the actions that must all be allowed for it."""
+
+DENIED_WITH: Mapping[str, tuple[str, ...]] = {"find": ("see",)}
+"""Action to further ones: who is denied a study by one of these rules is denied it for the action,
+too. What a rule keeps from being seen must not be found either."""
 
 _OF_OUR_STUDIES = frozenset({"see", "find", "fetch", "emergency"})
 _REQUESTED = frozenset({"find", "fetch", "send", "emergency"})
@@ -232,17 +237,25 @@ def why_never(action: str, peer: Peer | None, rules: Sequence[Rule], now: int) -
     reason = why_not_trusted(peer, now)
     if reason is not None:
         return No(Why.NOT_TRUSTED, reason)
+    for rule in _denying(action, rules, now):
+        if not rule.conditions and not rule.limits:
+            return _denied(rule)
     for needed in ACTIONS[action]:
         own = [rule for rule in rules if rule.action == needed and not has_ended(rule, now)]
-        for rule in own:
-            if _denies(rule) and not rule.conditions and not rule.limits:
-                return _denied(rule)
         allowing = [rule for rule in own if rule.effect == ALLOW]
         if not allowing:
             return No(Why.NOT_GRANTED, f"{peer.petname} has no grant and no rule to {needed}")
         if not any(rule.conditions.keys() <= KINDS.keys() for rule in allowing):
             return _unreadable(allowing[0])
     return None
+
+
+def _denying(action: str, rules: Iterable[Rule], now: int) -> Iterator[Rule]:
+    """The rules that deny an action, and those that deny it with another."""
+    needed = (*ACTIONS[action], *DENIED_WITH.get(action, ()))
+    for rule in rules:
+        if rule.action in needed and _denies(rule) and not has_ended(rule, now):
+            yield rule
 
 
 def has_ended(rule: Rule, now: int) -> bool:
@@ -255,12 +268,12 @@ def tells_apart(action: str, rules: Iterable[Rule]) -> bool:
 
     If they cannot, the answer of `may` for one shared study holds for all.
     """
-    needed = ACTIONS.get(action, ())
+    needed, also = ACTIONS.get(action, ()), DENIED_WITH.get(action, ())
     return any(
         rule.effect == ASK
         or any(kind not in KINDS or KINDS[kind].of_study for kind in rule.conditions)
         for rule in rules
-        if rule.action in needed
+        if rule.action in needed or (rule.action in also and _denies(rule))
     )
 
 
@@ -303,6 +316,11 @@ def may(
             sentence = f"an emergency needs a reason of {least} to {most} characters"
             return No(Why.NOT_GRANTED, sentence)
     answers, uses = [], uses_of(peer, rules, now)
+    for rule in _denying(action, rules, now):
+        if rule.action not in ACTIONS[action] and holds_perhaps(
+            rule, facts, request.asked(now, uses), usage
+        ):
+            return _denied(rule)
     for needed in ACTIONS[action]:
         own = [rule for rule in rules if rule.action == needed]
         answer = _decide(peer, own, facts, request, uses, usage, now)

@@ -214,7 +214,7 @@ RETENTION = (
         place="node.db",
         purpose="to fetch what was found",
         readers="people of the facility",
-        kept="24 hours, or until trust in the peer ends",
+        kept="24 hours, or until the peer withdraws them, or trust in it ends",
         tables=("found_studies",),
     ),
     Kept(

@@ -54,6 +54,9 @@ class StudyFacts:
         self._wishes = wishes
         self._is_held_back = is_held_back
         self._key = b""
+        # Before there is a rule with a list: a backup that lacked the key would have such rules, if
+        # they are taken from a newer log, match nothing.
+        self._read_key()
 
     @property
     def has_wishes(self) -> bool:

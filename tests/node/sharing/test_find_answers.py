@@ -249,6 +249,15 @@ def test_a_patient_whose_studies_a_rule_hides_is_as_one_who_is_not_here(north: N
     assert told == [[("patient", "P1^^^NORTH")], [("patient", "P2^^^NORTH")]]
 
 
+def test_what_a_rule_keeps_from_being_seen_is_not_found(north: Node) -> None:
+    study = publish(north, 1)
+    assert ask(north, SOUTH, question(north)).studies == [study]
+    north.peers.add_rule("South Clinic", ["deny", "see", "patient=P1@NORTH"], north.facts.blind)
+    assert ask(north, SOUTH, question(north)).studies == []
+    north.peers.add_rule("South Clinic", ["deny", "see"], north.facts.blind)
+    assert ask(north, SOUTH, question(north)).refused == (WireCode.NOT_GRANTED, 0)
+
+
 def test_a_patient_who_objects_is_as_one_who_is_not_here(north: Node) -> None:
     study = publish(north, 1)
     wish = north.wishes.add(OBJECTION, "P1", "NORTH", SOUTH.key, "all")

@@ -258,6 +258,23 @@ async def test_a_hidden_study_is_told_like_none(
     assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize("origin", ["local", "00" * 32])
+def test_what_has_to_be_checked_is_no_withheld_study_for_an_emergency(
+    north: Node, origin: str
+) -> None:
+    """Also one that was fetched, which is listed as withheld."""
+    _rule(north, "allow emergency withheld=yes")
+    asked = {"peer": "South Clinic", "study": STUDY, "purpose": "BTG"}
+    north.shared_studies.withdraw(STUDY)
+    assert _answer(north, "trust.explain", **asked)["verdict"] == "yes"
+    north.database.transact(
+        lambda connection: connection.execute(
+            "UPDATE studies SET to_check = 'two patients', origin = ?", (origin,)
+        )
+    )
+    assert _answer(north, "trust.explain", **asked)["verdict"] == "no"
+
+
 async def test_while_emergencies_rest_nobody_can_tell_which_studies_there_are(
     north: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
