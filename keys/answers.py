@@ -59,9 +59,9 @@ class Request:
     weekday: int | None = None
     approval: Approval | None = None
 
-    def asked(self, now: int) -> Asked:
-        """What conditions read of it (seconds since the epoch, UTC)."""
-        return Asked(now, self.purpose, self.role, self.is_stat, self.minute, self.weekday)
+    def asked(self, now: int, uses: frozenset[str]) -> Asked:
+        """What conditions read of it (seconds since the epoch, UTC); `uses` of who asks."""
+        return Asked(now, self.purpose, self.role, self.is_stat, self.minute, self.weekday, uses)
 
 
 @dataclass(frozen=True)

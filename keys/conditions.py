@@ -10,7 +10,8 @@ Lists of studies, accession numbers, patients and referring physicians are kept 
 import datetime
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from keys import written
 from keys.purposes import covered_by, is_research
@@ -42,6 +43,8 @@ class Facts:
         patients: Patient ID and issuer of each patient that the images name.
         referring: the referring physician, as the images name them.
         institution: the institution that made it.
+        more: further values of `study_date`, `accession`, `referring` and `institution`, each with
+            its name, where the images differ; "" if there are some that are not known.
         is_deidentified: whether a de-identification report is bound to its content.
         consents: the uses for which the patient's consent to this peer is on file, some of `USES`;
             None if it is not known whose study it is.
@@ -58,6 +61,7 @@ class Facts:
     patients: tuple[tuple[str, str], ...] = ()
     referring: str = ""
     institution: str = ""
+    more: tuple[tuple[str, str], ...] = ()
     is_deidentified: bool | None = None
     consents: frozenset[str] | None = None
     objections: frozenset[str] = frozenset()
@@ -77,6 +81,7 @@ class Asked:
         is_stat: whether it is urgent.
         minute: minute of the day by the facility's clock.
         weekday: 0 for Monday.
+        uses: the uses, some of `USES`, that who asks or is told may make of a study.
     """
 
     now: int
@@ -85,6 +90,7 @@ class Asked:
     is_stat: bool | None = None
     minute: int | None = None
     weekday: int | None = None
+    uses: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,46 @@ def _all_of(get: Callable[[Facts], Iterable[str] | None]) -> Callable[..., bool 
     return holds
 
 
+def _in_all(name: str, one: Callable[..., bool | None]) -> Callable[..., bool | None]:
+    """Whether a condition holds for each value that the images give an attribute.
+
+    If it holds for some of them, it is not known: so it neither allows nor lets a deny pass.
+    """
+
+    def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+        if facts is None:
+            return one(values, None, asked)
+        others: list[Any] = [{kind: text} for kind, text in facts.more if kind == name]
+        ways = [facts, *(replace(facts, **other) for other in others)]
+        found = {one(values, way, asked) for way in ways}
+        return found.pop() if len(found) == 1 else None
+
+    return holds
+
+
+def _texted(get: Callable[[Facts], str], hide: str = "") -> Callable[..., bool | None]:
+    """Whether a text is one of the values, kept blinded as of the kind `hide`.
+
+    A value of a rule has no comma, as commas separate values: a text with commas is named if all of
+    its parts are. If only some are, or the text could not be decoded, it is not known.
+    """
+
+    def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
+        text = "" if facts is None else get(facts)
+        if facts is None or not text:
+            return None
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        named = {(facts.blind(hide, one) if hide else one) in values for one in parts}
+        if named == {True}:
+            return True
+        return None if True in named or _UNDECODED in text else False
+
+    return holds
+
+
+_UNDECODED = "\N{REPLACEMENT CHARACTER}"
+
+
 def _blinded(kind: str, get: Callable[[Facts], Iterable[str]]) -> Callable[..., bool | None]:
     def holds(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
         found = () if facts is None else tuple(get(facts))
@@ -184,25 +230,28 @@ def _hide_patient(value: str, blind: Callable[[str, str], str]) -> str:
 
 
 def _of_patient(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
-    """Whether the study is of a patient of the list.
+    """Whether the study is of patients of the list, and of nobody else.
 
-    A rule without an issuer means the number of every issuer. If the study lacks the issuer, it is
-    not known whose number it is: another hospital may use it for somebody else.
+    A patient is a number with its issuer. If only one of list and study names an issuer, it is not
+    known whether they mean the same patient: another hospital may use the number for somebody else.
+    Nor is it known of a study that names a patient of the list and another one.
     """
     if facts is None or not facts.patients:
         return None
     wanted = {value.rpartition("/")[0] for value in values}
     numbers = {value.rpartition("/")[2] for value in values}
-    unsure = False
-    for patient, issuer in facts.patients:
+
+    def is_listed(patient: str, issuer: str) -> bool | None:
         if facts.blind("patient-number", patient) not in numbers:
-            continue
-        if facts.blind("patient", f"{patient}@") in wanted:
+            return False
+        if facts.blind("patient", f"{patient}@{issuer}") in wanted:
             return True
-        if issuer and facts.blind("patient", f"{patient}@{issuer}") in wanted:
-            return True
-        unsure |= not issuer
-    return None if unsure else False
+        if not issuer or facts.blind("patient", f"{patient}@") in wanted:
+            return None
+        return False
+
+    found = {is_listed(*each) for each in facts.patients}
+    return found.pop() if len(found) == 1 else None
 
 
 def _date(facts: Facts | None) -> str:
@@ -264,7 +313,8 @@ def _on_days(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
 def _with_consent(values: Values, facts: Facts | None, asked: Asked) -> bool | None:
     if facts is None or facts.consents is None:
         return None
-    return use_of(asked.purpose) in facts.consents if asked.purpose else bool(facts.consents)
+    wanted = {use_of(asked.purpose)} if asked.purpose else asked.uses
+    return bool(wanted & facts.consents) if wanted else None
 
 
 def use_of(purpose: str) -> str:
@@ -331,9 +381,11 @@ KINDS: Mapping[str, _Kind] = {
         True,
         "CHEST,HEAD",
     ),
-    "from": _Kind(written.day, _not_before, _dated, True, "2020-01-01"),
-    "to": _Kind(written.day, _not_after, _dated, True, "2027-03-31"),
-    "max-age": _Kind(written.age, _not_older, _dated, True, "5y", changes_with_time=True),
+    "from": _Kind(written.day, _in_all("study_date", _not_before), _dated, True, "2020-01-01"),
+    "to": _Kind(written.day, _in_all("study_date", _not_after), _dated, True, "2027-03-31"),
+    "max-age": _Kind(
+        written.age, _in_all("study_date", _not_older), _dated, True, "5y", changes_with_time=True
+    ),
     "study": _Kind(
         written.uids,
         _blinded("study", lambda f: (f.study_uid,)),
@@ -344,7 +396,7 @@ KINDS: Mapping[str, _Kind] = {
     ),
     "accession": _Kind(
         written.numbers,
-        _blinded("accession", lambda f: filter(None, (f.accession,))),
+        _in_all("accession", _texted(lambda f: f.accession, "accession")),
         _other("accession number"),
         True,
         "A100,A101",
@@ -355,7 +407,7 @@ KINDS: Mapping[str, _Kind] = {
     ),
     "referring": _Kind(
         written.texts,
-        _blinded("referring", lambda f: filter(None, (folded(f.referring),))),
+        _in_all("referring", _texted(lambda f: folded(f.referring), "referring")),
         _other("referring physician"),
         True,
         "Muster^Anna",
@@ -363,8 +415,8 @@ KINDS: Mapping[str, _Kind] = {
     ),
     "institution": _Kind(
         written.texts,
-        _any_of(lambda f: tuple(filter(None, (folded(f.institution),)))),
-        _list(lambda f: tuple(filter(None, (f.institution,)))),
+        _in_all("institution", _texted(lambda f: folded(f.institution))),
+        _list(lambda f: (f.institution,) if f.institution else ()),
         True,
         "North General",
     ),

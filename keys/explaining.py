@@ -10,6 +10,7 @@ from typing import TypeVar
 from keys.conditions import Asked, Facts, Failure
 from keys.grants import (
     ACTIONS,
+    DENIED_WITH,
     Answer,
     No,
     Request,
@@ -21,6 +22,7 @@ from keys.grants import (
     has_ended,
     holds_perhaps,
     may,
+    uses_of,
 )
 from keys.peer import Peer
 from keys.rules import ALLOW, ASK, Rule
@@ -88,12 +90,13 @@ def explain_in_full(
 ) -> Explanation:
     """Decide as `keys.grants.may`, and tell why; arguments as there."""
     answer = may(action, peer, rules, facts, request, usage, now)
-    asked = request.asked(now)
+    asked = request.asked(now, frozenset() if peer is None else uses_of(peer, rules, now))
     said = tuple(
         _said(rule, facts, asked, usage, now)
-        for needed in ACTIONS.get(action, ())
+        for needed in (*ACTIONS.get(action, ()), *DENIED_WITH.get(action, ()))
         for rule in rules
         if rule.action == needed
+        and (needed in ACTIONS.get(action, ()) or rule.effect not in (ALLOW, ASK))
     )
     changes: tuple[str, ...] = ()
     if isinstance(answer, No) and peer is not None and action in ACTIONS:

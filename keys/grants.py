@@ -24,7 +24,7 @@ from keys.answers import (
     Yes,
     explain,
 )
-from keys.conditions import KINDS, NOT_TO_PEER, Asked, Facts, Failure, failure, use_of
+from keys.conditions import KINDS, NOT_TO_PEER, USES, Asked, Facts, Failure, failure, use_of
 from keys.peer import Peer
 from keys.purposes import BREAK_GLASS, is_purpose
 from keys.rules import ALLOW, ASK, DENY, REQUESTED, SHOWS, Rule
@@ -33,6 +33,7 @@ __all__ = [
     "ACTIONS",
     "ALLOW",
     "ASK",
+    "DENIED_WITH",
     "DENY",
     "NO_REQUEST",
     "NO_USAGE",
@@ -57,6 +58,7 @@ __all__ = [
     "study_action",
     "takes",
     "tells_apart",
+    "uses_of",
     "why_never",
     "why_not_trusted",
 ]
@@ -73,9 +75,16 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Action to the actions that must all be allowed for it."""
 
+DENIED_WITH: Mapping[str, tuple[str, ...]] = {"find": ("see",)}
+"""Action to further ones: who is denied a study by one of these rules is denied it for the action,
+too. What a rule keeps from being seen must not be found either."""
+
 _OF_OUR_STUDIES = frozenset({"see", "find", "fetch", "emergency"})
 _WAITING = "fetch"
 """The action whose requests wait for a person, who may let the peer have what no rule allows."""
+
+_ASKED_FOR = frozenset({"find", "fetch", "emergency"})
+"""Those of them that are about our studies."""
 
 EMERGENCY_REASON = range(10, 501)
 """How many characters the reason for an emergency has."""
@@ -131,17 +140,25 @@ def why_never(action: str, peer: Peer | None, rules: Sequence[Rule], now: int) -
     reason = why_not_trusted(peer, now)
     if reason is not None:
         return No(Why.NOT_TRUSTED, reason)
+    for rule in _denying(action, rules, now):
+        if not rule.conditions and not rule.limits:
+            return _denied(rule)
     for needed in ACTIONS[action]:
         own = [rule for rule in rules if rule.action == needed and not has_ended(rule, now)]
-        for rule in own:
-            if _denies(rule) and not rule.conditions and not rule.limits:
-                return _denied(rule)
         allowing = [rule for rule in own if rule.effect == ALLOW or _may_wait(rule)]
         if not allowing:
             return No(Why.NOT_GRANTED, f"{peer.petname} has no grant and no rule to {needed}")
         if not any(rule.conditions.keys() <= KINDS.keys() for rule in allowing):
             return _unreadable(allowing[0])
     return None
+
+
+def _denying(action: str, rules: Iterable[Rule], now: int) -> Iterator[Rule]:
+    """The rules that deny an action, and those that deny it with another."""
+    needed = (*ACTIONS[action], *DENIED_WITH.get(action, ()))
+    for rule in rules:
+        if rule.action in needed and _denies(rule) and not has_ended(rule, now):
+            yield rule
 
 
 def has_ended(rule: Rule, now: int) -> bool:
@@ -154,12 +171,12 @@ def tells_apart(action: str, rules: Iterable[Rule]) -> bool:
 
     If they cannot, the answer of `may` for one shared study holds for all.
     """
-    needed = ACTIONS.get(action, ())
+    needed, also = ACTIONS.get(action, ()), DENIED_WITH.get(action, ())
     return any(
         rule.effect == ASK
         or any(kind not in KINDS or KINDS[kind].of_study for kind in rule.conditions)
         for rule in rules
-        if rule.action in needed
+        if rule.action in needed or (rule.action in also and _denies(rule))
     )
 
 
@@ -201,10 +218,15 @@ def may(
             least, most = EMERGENCY_REASON[0], EMERGENCY_REASON[-1]
             sentence = f"an emergency needs a reason of {least} to {most} characters"
             return No(Why.NOT_GRANTED, sentence)
-    answers = []
+    answers, uses = [], uses_of(peer, rules, now)
+    for rule in _denying(action, rules, now):
+        if rule.action not in ACTIONS[action] and holds_perhaps(
+            rule, facts, request.asked(now, uses), usage
+        ):
+            return _denied(rule)
     for needed in ACTIONS[action]:
         own = [rule for rule in rules if rule.action == needed]
-        answer = _decide(peer, own, facts, request, usage, now)
+        answer = _decide(peer, own, facts, request, uses, usage, now)
         if isinstance(answer, No):
             return answer
         answers.append(answer)
@@ -213,7 +235,7 @@ def may(
         withheld = answers[0].withheld and facts is not None and facts.state == "withheld"
         if facts is None or not (facts.state == "shared" or withheld):
             return No(Why.NOT_SHARED, _not_shared(facts))
-        if objects(facts, peer, request):
+        if objects(facts, uses, request):
             return No(Why.NOT_SHARED, "the patient objects")
     return next((answer for answer in answers if isinstance(answer, Ask)), answers[0])
 
@@ -224,13 +246,27 @@ def _not_shared(facts: Facts | None) -> str:
     return "the study is not shared"
 
 
-def objects(facts: Facts, peer: Peer, request: Request) -> bool:
+def uses_of(peer: Peer, rules: Iterable[Rule], now: int) -> frozenset[str]:
+    """The uses that a peer may make of what it is told: those for which it may ask.
+
+    A facility is a research partner by its purposes, or by those of the rules that let it ask.
+    """
+    found: set[str] = set()
+    for rule in rules:
+        lets = rule.effect == ALLOW or _may_wait(rule)
+        if not lets or rule.action not in _ASKED_FOR or has_ended(rule, now):
+            continue
+        purposes = rule.conditions.get("purpose") or sorted(peer.purposes)
+        found.update(map(use_of, purposes) if purposes else USES)
+    return frozenset(found or set(map(use_of, peer.purposes)) or USES)
+
+
+def objects(facts: Facts, uses: frozenset[str], request: Request) -> bool:
     """Whether the patient objects to this use, see `Facts.objections`.
 
-    The use of a peer that is told of a study is research if it may ask for nothing else, and else
-    care. Who may not be told of the study may not ask for it either.
+    The use of a peer (`uses_of`) that is told of a study is research if it may ask for nothing
+    else, and else care. Who may not be told of the study may not ask for it either.
     """
-    uses = {use_of(purpose) for purpose in peer.purposes}
     told = "research" if uses == {"research"} else "care"
     asked = use_of(request.purpose) if request.purpose else told
     return bool({told, asked} & facts.objections)
@@ -264,11 +300,12 @@ def _decide(
     rules: Sequence[Rule],
     facts: Facts | None,
     request: Request,
+    uses: frozenset[str],
     usage: Usage,
     now: int,
 ) -> Answer:
     """The answer of the rules for one action: deny before ask, ask before allow."""
-    asked = request.asked(now)
+    asked = request.asked(now, uses)
     found: Answer | None = None
     # Of rules that ask: the first that is not answered, the first by which a request may wait
     # though nothing allows it, and the first by which it may not.

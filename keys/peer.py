@@ -80,9 +80,11 @@ class Peer:
         """SHA-256 of all that decides what the peer may do, 64 hex digits.
 
         A disclosure and a refusal name it in the log; the entries of the peer's trust tell what was
-        in it.
+        in it (docs/protocol-log.md section 2).
         """
         rights = {
+            "card_until": self.card.expires,
+            **({} if self.expires is None else {"expires": self.expires}),
             "filters": json.dumps(self.filters, sort_keys=True),
             "grants": sorted(self.grants),
             "purposes": sorted(self.purposes),

@@ -43,7 +43,8 @@ def codes(text: str) -> Values:
 
 def texts(text: str) -> Values:
     """Names, folded."""
-    values = tuple(dict.fromkeys(map(folded, _split(text))))
+    # A wide comma is one, too, once it is folded.
+    values = _split(folded(text))
     for one in values:
         if len(one) > _TEXT_CHARACTERS or not one.isprintable():
             raise BadCondition(f"a value has more than {_TEXT_CHARACTERS} printable characters")

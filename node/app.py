@@ -176,6 +176,9 @@ class Node:
         )
         sight = Sight(lambda: self.peers.store, self.clock.now, self.facts)
         self.feeds = Feeds(self.database, self.catalog, sight)
+        self.feeds.has_ended = self._trust_has_ended
+        self.feeds.in_end = self._trust_in_end
+        self.feeds.in_withdrawal = lambda peer, studies: self.found.forget_of(peer, studies)
         self.shared_studies = SharedStudies(
             self.catalog, self.audit, self.effects, self.decisions, self.database
         )
@@ -367,13 +370,19 @@ class Node:
         """Derive the consequences of a change of trust, in its transaction."""
         if peer.revoked is not None:
             self.shared_studies.end_peer(peer.facility_key)
-        self.feeds.peer_changed(peer.facility_key)
-        if peer.revoked is not None:
-            self.feeds.forget_peer(peer.facility_key)
-            self.found.forget_peer(peer.facility_key)
-            self.followed.end_peer(peer.facility_key)
-            self.granted.forget(peer.facility_key)
             self.offers.end_peer(peer.facility_key)
+        self.feeds.peer_changed(peer.facility_key)
+
+    def _trust_has_ended(self, facility_key: bytes) -> bool:
+        peer = self.find_peer(facility_key)
+        return peer is None or not peer.is_trusted(self.clock.now())
+
+    def _trust_in_end(self, facility_key: bytes) -> None:
+        """Forget what a peer told, as trust in it was revoked, or its date has come."""
+        self.feeds.forget_peer(facility_key)
+        self.found.forget_peer(facility_key)
+        self.followed.end_peer(facility_key)
+        self.granted.forget(facility_key)
 
     def _offers_changed(self, facility_key: bytes) -> None:
         peer = self.find_peer(facility_key)
@@ -431,7 +440,12 @@ class Node:
         """Log that the node has started, before it does anything with peers."""
         if self.audit.halt.reason is None:
             self.effects.say_failed()
-        self._record(Event(type="start", details={"version": VERSION}))
+        details: dict[str, str | int | bool] = {
+            "version": VERSION,
+            # It decides, and no other entry tells it.
+            "over_objections": self.settings.emergency.over_objections,
+        }
+        self._record(Event(type="start", details=details))
 
     def _record(self, event: Event) -> None:
         """Log an event, unless our log is in doubt: the event happens even without an entry."""

@@ -175,6 +175,14 @@ def _feeds_show_patients(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE feed ADD COLUMN shows TEXT NOT NULL DEFAULT 'exam'")
 
 
+def _where_images_differ(connection: sqlite3.Connection) -> None:
+    """Rules see each value that images give an attribute: all studies are read for them."""
+    connection.execute(
+        "INSERT INTO unread_studies SELECT study_uid FROM studies WHERE study_uid NOT IN"
+        " (SELECT study_uid FROM unread_studies)"
+    )
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -191,6 +199,7 @@ NODE_MIGRATIONS = (
     Migration("why somebody asked for a fetch", _fetches_have_reasons),
     Migration("by which words a study is searched", _words_to_search_by),
     Migration("what a feed tells of a study", _feeds_show_patients),
+    Migration("where images of a study differ", _where_images_differ),
 )
 """The steps of `node.db`."""
 

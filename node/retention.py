@@ -111,9 +111,9 @@ RETENTION = (
         readers="people of the facility; peers by their rules",
         kept="until they are discarded (`radmesh discard STUDY --reason retention`)",
         tables=(
-            "studies", "study_patients", "unread_studies", "series", "batches", "study_batches",
-            "instances", "conflicts", "discards", "leftover_batches", "study_words",
-            "study_sources", "peer_sharing",
+            "studies", "study_patients", "study_values", "unread_studies", "series", "batches",
+            "study_batches", "instances", "conflicts", "discards", "leftover_batches",
+            "study_words", "study_sources", "peer_sharing",
         ),
     ),
     Kept(
@@ -214,7 +214,7 @@ RETENTION = (
         place="node.db",
         purpose="to fetch what was found",
         readers="people of the facility",
-        kept="24 hours, or until trust in the peer ends",
+        kept="24 hours, or until the peer withdraws them, or trust in it ends",
         tables=("found_studies",),
     ),
     Kept(

@@ -1,8 +1,9 @@
-"""What several studies at a time name: their patients, and their body parts."""
+"""What several studies at a time name: patients, body parts, and where their images differ."""
 
+from collections import Counter
 from collections.abc import Iterable
 
-from node.catalog.patients import Patient
+from node.catalog.patients import SEVERAL, Patient
 from node.database import Database
 
 
@@ -14,6 +15,23 @@ def patients_of_each(database: Database, studies: Iterable[str]) -> dict[str, li
     found: dict[str, list[Patient]] = {}
     for study, patient, issuer in sorted(map(tuple, rows)):
         found.setdefault(study, []).append((patient, issuer))
+    return found
+
+
+def more_of_each(database: Database, studies: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+    """What images of these studies (UIDs) say of an attribute beside the row of the study.
+
+    As column and value, in order; of a column with more values than are kept also "".
+    """
+    rows = database.query_among(
+        "SELECT study_uid, name, value FROM study_values WHERE study_uid IN (?*)", studies
+    )
+    found: dict[str, list[tuple[str, str]]] = {}
+    for study, name, value in sorted(map(tuple, rows)):
+        found.setdefault(study, []).append((name, value))
+    for each in found.values():
+        counts = Counter(name for name, _ in each)
+        each += [(name, "") for name, count in counts.items() if count > SEVERAL]
     return found
 
 

@@ -683,6 +683,8 @@ class Catalog:
                 )
             if not patients_of(connection, study_uid) <= before:
                 self.mark(connection, before_commit())
+            # What it says decides which peers may know of it.
+            self.changed(study_uid)
             return True
 
         return self._database.transact(take)

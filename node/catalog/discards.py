@@ -133,6 +133,7 @@ def delete_study(connection: sqlite3.Connection, study: str) -> None:
     """Delete a study (UID) from the catalog; versions set aside stay."""
     replace_instances(connection, study, None)
     connection.execute("DELETE FROM study_patients WHERE study_uid = ?", (study,))
+    connection.execute("DELETE FROM study_values WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM unread_studies WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM study_words WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM studies WHERE study_uid = ?", (study,))

@@ -176,6 +176,7 @@ def update_study(
             f"SELECT {IS_SHARED_TO_ANY} FROM studies WHERE study_uid = ?", (study_uid,)
         ).fetchone()
         why = why_of_first(before, described) if shared else ""
+    _keep_values(connection, study_uid, described, is_all=is_all)
     if is_all:
         _drop_others(connection, study_uid, before - described.patients)
     if why:
@@ -183,6 +184,33 @@ def update_study(
             "UPDATE studies SET shared = 0, to_check = ? WHERE study_uid = ?", (why, study_uid)
         )
     index_study(connection, study_uid)
+
+
+def _keep_values(
+    connection: sqlite3.Connection, study_uid: str, described: Described, *, is_all: bool
+) -> None:
+    """Keep what the instances say otherwise than the row; at most `SEVERAL` + 1 of each."""
+    row = connection.execute("SELECT * FROM studies WHERE study_uid = ?", (study_uid,)).fetchone()
+    if is_all:
+        connection.execute("DELETE FROM study_values WHERE study_uid = ?", (study_uid,))
+    for name, values in described.values.items():
+        others = values - {row[name]}
+        if not others:
+            continue
+        known = {
+            each["value"]
+            for each in connection.execute(
+                "SELECT value FROM study_values WHERE study_uid = ? AND name = ?",
+                (study_uid, name),
+            )
+        }
+        connection.executemany(
+            "INSERT INTO study_values VALUES (?,?,?)",
+            [
+                (study_uid, name, one)
+                for one in sorted(others - known)[: max(0, SEVERAL + 1 - len(known))]
+            ],
+        )
 
 
 def _drop_others(connection: sqlite3.Connection, study_uid: str, gone: Iterable[Patient]) -> None:

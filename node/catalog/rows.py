@@ -43,6 +43,13 @@ CREATE TABLE IF NOT EXISTS study_patients (
     PRIMARY KEY (study_uid, patient_id, issuer)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS study_patients_by_patient ON study_patients (patient_id);
+-- Values that the instances of a study give an attribute beside the one in its row.
+CREATE TABLE IF NOT EXISTS study_values (
+    study_uid TEXT NOT NULL REFERENCES studies,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (study_uid, name, value)
+) STRICT, WITHOUT ROWID;
 -- Studies of whose instances not all have been asked for their patient: an earlier release
 -- asked one.
 CREATE TABLE IF NOT EXISTS unread_studies (
@@ -181,6 +188,14 @@ STATES = {
 
 SHARED, WITHHELD = "shared", "withheld"
 """What holds for one peer in place of a study's state."""
+
+TO_CHECK = "to check"
+
+
+def state_for_peers(row: StudyRow) -> str:
+    """The state of a study as it counts for peers: whatever its origin, it has to be checked."""
+    return TO_CHECK if row.to_check and row.state != SHARED else row.state
+
 
 IS_SHARED_TO_ANY = (
     "(shared <> 0 OR EXISTS (SELECT 1 FROM peer_sharing p"

@@ -9,9 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 from keys.conditions import Facts
 from keys.sharing import CHECK, DEFAULT, FROM_PEER, SHARE, Decided, SharingRule, decide
-from node.catalog.attributes import body_parts_of_each, patients_of_each
+from node.catalog.attributes import body_parts_of_each, more_of_each, patients_of_each
 from node.catalog.patients import SEVERAL, Described
-from node.catalog.rows import IS_SHARED_TO_ANY, SHARED
+from node.catalog.rows import (
+    IS_SHARED_TO_ANY,
+    SHARED,
+    TO_CHECK,
+    WITHHELD,
+    StudyRow,
+    state_for_peers,
+)
 from node.database import Database
 from node.dicom.headers import InstanceHeader
 
@@ -88,6 +95,8 @@ class Deciding:
             modalities |= set(filter(None, row["modalities"].split("\n")))
             for name in _TEXTS:
                 texts[name] |= {row[name]} - {""}
+            for name, value in more_of_each(self._database, [study_uid]).get(study_uid, ()):
+                texts[name] |= {value} - {""}
         parts.update(body_parts_of_each(self._database, [study_uid]).get(study_uid, ()))
         patients = {*patients_of_each(self._database, [study_uid]).get(study_uid, ())}
         lists = {name: sorted(found) or [""] for name, found in texts.items()}
@@ -193,6 +202,21 @@ def details_of(decided: Decided) -> dict[str, str]:
     """The details of the entry of the instances: which rule decided, of which rules."""
     rules = {"sharing_rules": decided.rules} if decided.rules else {}
     return {"sharing": decided.rule, **rules}
+
+
+def state_after(decided: Decided, why: str, before: StudyRow | None) -> str:
+    """The state for peers of a study that gets instances.
+
+    Args:
+        decided: what was decided, as by `Deciding.foresee`.
+        why: why it then has to be looked at, or "".
+        before: the study before, if it was here.
+    """
+    if why:
+        return TO_CHECK
+    if before is not None:
+        return state_for_peers(before)
+    return SHARED if decided.effect == SHARE else WITHHELD
 
 
 def sources_of_each(database: Database, studies: Iterable[str]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from node.cli.studies import study_table
     "--purpose",
     default="treatment",
     show_default=True,
-    help="Why: treatment, second-opinion, research or operations. It is logged on both sides.",
+    help="Why: treatment, second-opinion, research, operations, or an HL7 code. Both sides log it.",
 )
 @json_option
 @pass_session

@@ -152,9 +152,7 @@ def try_rule(
 @_purpose_option
 @_role_option
 @click.option("--stat", is_flag=True, help="As if it were urgent.")
-@click.option(
-    "--at", metavar="TIME", help="With the rules of a past moment, such as 2026-11-24T09:30Z."
-)
+@click.option("--at", metavar="TIME", help="As it was at a past moment, such as 2026-11-24T09:30Z.")
 @json_option
 @pass_session
 def explain(
@@ -208,12 +206,16 @@ def explained(found: dict[str, Any]) -> list[str]:
         used = "an unknown number" if one["used"] is None else str(one["used"])
         what = one["limit"].replace("-", " ")
         lines.append(f"  {one['rule']} allows {one['most']} {what}; {used} would be used with this")
+    for one in found["approved"]:
+        until = phrases.moment(one["until"])
+        lines.append(f"  a person approved request {one['request']} for it, until {until}")
     if found["changes"]:
         lines.append(f"it would be allowed if {' and '.join(found['changes'])}")
     if found["beyond_rules"]:
         lines.append(found["beyond_rules"])
     if not found["allowed"] and found["told"]:
         lines.append(f"the peer is told only: {found['told']}")
+    lines += [f"not known: {one}" for one in found["unknown"]]
     return lines
 
 

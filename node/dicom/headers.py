@@ -38,6 +38,11 @@ def patient_identity(patient_id: str, issuer: str) -> str:
     return f"{patient_id}^^^{issuer}" if patient_id and issuer else patient_id
 
 
+def named_identity(name: str, birth_date: str, sex: str) -> str:
+    """A patient without a Patient ID, as the log commits to it: `NAME^^^YYYYMMDD SEX`."""
+    return f"{name}^^^{birth_date} {sex}"
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesAttributes:
     """The attributes of a series in the catalog; "" where the file has none."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from keys.sharing import BY_HAND, WITHHOLD, Decided
 from node.audit.effects import once
 from node.catalog.catalog import LOCAL, Added, Catalog
+from node.catalog.rows import state_for_peers
 from node.catalog.sharing import details_of
 from node.images.ingest_batches import BatchWriter, Written
 from node.images.ingest_report import (
@@ -276,6 +277,8 @@ class Packing:
             details["source"] = self._brought_by
         if decided is not None:
             details |= details_of(decided)
+        if row is not None:
+            details["state"] = state_for_peers(row)
         if row is not None and row.to_check and row.state != "shared":
             details["to_check"] = row.to_check
         return Event(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from keys.purposes import is_purpose
 from keys.trust import PURPOSES
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
@@ -29,8 +30,15 @@ def read_asked(asked: Find) -> Asked:
     """The patient that a person means.
 
     Raises:
-        NodeError: the patient is not named wholly, or in two ways. The text repeats no value.
+        NodeError: the patient is not named wholly, or in two ways, or there is no such purpose. The
+            text repeats no value of the patient.
     """
+    if not is_purpose(asked.purpose):
+        raise NodeError(
+            f"there is no purpose {asked.purpose!a}",
+            hint=f"the purposes are {', '.join(PURPOSES)}, and the codes of HL7 such as TREAT",
+            code=ExitCode.USAGE,
+        )
     number = (asked.patient_id.strip(), asked.issuer.strip())
     person = (asked.name.strip(), asked.birth_date.strip(), asked.sex.strip())
     if all(number) and not any(person):
@@ -61,12 +69,6 @@ async def find(call: Call, asked: Find) -> Result:
     """Ask a peer which studies of a patient it has; they can be fetched for a day."""
     node, serving = call.node, call.require_serving()
     patient = read_asked(asked)
-    if asked.purpose not in PURPOSES:
-        raise NodeError(
-            f"there is no purpose {asked.purpose}",
-            hint=f"the purposes are {', '.join(PURPOSES)}",
-            code=ExitCode.USAGE,
-        )
     peer = await in_thread(node.peers.find, asked.peer)
     answer = await serving.finder.ask(peer, patient, asked.purpose)
     return {

@@ -1,19 +1,23 @@
 """Operations on the rules of a peer: what they are, what they decide, and why."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from keys import grants
-from keys.conditions import HIDDEN
+from keys.conditions import HIDDEN, Facts
 from keys.explaining import Explanation, Said, beyond_rules, explain_in_full
 from keys.grants import (
     ACTIONS,
     NO_REQUEST,
     NO_USAGE,
+    Approval,
+    Ask,
     No,
     Request,
     Usage,
+    Why,
     Yes,
     explain,
     gives,
@@ -22,23 +26,28 @@ from keys.grants import (
     takes,
 )
 from keys.purposes import BREAK_GLASS, is_purpose
-from keys.rules import REQUESTED
+from keys.rules import REQUESTED, Rule
 from keys.trust import Peer, TrustStore
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.catalog import StudyRow
 from node.clock import local_time
+from node.dicom.headers import patient_identity
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.facility import OfPeer, describe_peer
 from node.operations.parameters import From
 from node.people.acts import Act
 from node.reports.selection import parse_moment
+from node.sharing.emergencies import OUT
 from node.sharing.policy import Refusal, decide_fetch
-from node.sharing.rights_then import rights_then
+from node.sharing.rights_then import Approved, rights_then
 from node.transfer.lately import DisclosedLately
+from protocol.errors import WireCode
 
 TRIED_DAYS = 90
+LAST_MS = 999
+"""The last millisecond of a second."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,9 @@ async def rules_list(call: Call, asked: OfPeer) -> Result:
     return {"petname": peer.petname, "rules": describe_rules(peer, call.node.clock.now())}
 
 
-def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, now: int) -> Request:
+def _request(
+    action: str, purpose: str, role: str, *, stat: bool, now: int, speaks: bool = True
+) -> Request:
     if action not in ACTIONS:
         raise NodeError(
             f"there is no action {action!a}",
@@ -155,7 +166,7 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
         )
     minute, weekday = local_time(now)
     return Request(
-        speaks=True,
+        speaks=speaks,
         purpose=purpose,
         role=role,
         # Whoever asks in an emergency has to give one.
@@ -166,17 +177,10 @@ def _request(node: Node, action: str, purpose: str, role: str, *, stat: bool, no
     )
 
 
-def _usage(node: Node, peer: Peer, study: StudyRow, action: str, size: int | None = None) -> Usage:
-    """What a peer would have used of its limits with a study, or one of another size."""
-    count = study.original_bytes if size is None else size
-    return Usage(node.lately.with_this(peer.facility_key, study.study_uid, count, action))
-
-
-def _usage_then(
-    node: Node, peer: Peer, study: StudyRow, action: str, now: int
+def _usage(
+    lately: DisclosedLately, peer: Peer, study: StudyRow, action: str
 ) -> tuple[Usage, Usage]:
-    """`_usage` of a past time, with the study and with one of no bytes."""
-    lately = DisclosedLately(node.audit, lambda: now, in_past=True)
+    """What a peer would have used of its limits with a study, and with one of no bytes."""
     sizes = (study.original_bytes, 0)
     key = peer.facility_key
     with_it, without = (Usage(lately.with_this(key, study.study_uid, one, action)) for one in sizes)
@@ -191,29 +195,123 @@ async def trust_explain(call: Call, asked: Explained) -> Result:
     return await in_thread(_explain, call.node, asked)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Moment:
+    """What decides about a peer and a study at one moment; see `rights_then.Then`."""
+
+    now: int
+    peer: Peer
+    speaks: bool
+    facts: Facts | None
+    lately: DisclosedLately
+    offered: Sequence[Rule]
+    approved: Sequence[Approved]
+    over_objections: bool
+    unknown: Sequence[str] = ()
+
+
+def _this_moment(node: Node, peer: Peer, study: StudyRow) -> _Moment:
+    key, now = peer.facility_key, node.clock.now()
+    approved = [
+        Approved(one.number, one.purpose, Approval(one.rule, one.study, one.until))
+        for one in reversed(node.requests.all())
+        if (one.peer, one.study, one.state) == (key, study.study_uid, "approved")
+        and now < one.until
+    ]
+    return _Moment(
+        now=now,
+        peer=peer,
+        speaks=node.peers.store.speaks_for(peer.card.node_key, peer, now),
+        facts=node.facts.of(study, key),
+        lately=node.lately,
+        offered=node.offers.rules(key),
+        approved=approved,
+        over_objections=node.settings.emergency.over_objections,
+    )
+
+
+def _past_moment(node: Node, peer: Peer, study: StudyRow, at: str) -> _Moment:
+    key, time_ms = peer.facility_key, parse_moment(at, end=False)
+    now = time_ms // 1000
+    # A moment of whole seconds is meant as the whole second.
+    time_ms += 0 if time_ms % 1000 else LAST_MS
+    then = rights_then(node.audit, peer, study, time_ms, node.facts.blind)
+    facts, wishes = node.facts.of(study, key), node.wishes.at(now)
+    if facts is not None:
+        patients = facts.patients
+        if then.patients is not None:
+            today = {patient_identity(*each): each for each in patients}
+            patients = tuple(today.get(one) or _patient(one) for one in then.patients)
+        facts = replace(
+            facts,
+            state=then.state,
+            patients=patients,
+            objections=wishes.objections(key, patients),
+            consents=wishes.consents(key, patients) if patients else None,
+        )
+    over = then.over_objections
+    return _Moment(
+        now=now,
+        peer=then.peer,
+        speaks=True,
+        facts=facts if then.state else None,
+        lately=DisclosedLately(node.audit, lambda: now, in_past=True),
+        offered=then.offered,
+        approved=then.approved,
+        over_objections=node.settings.emergency.over_objections if over is None else over,
+        unknown=then.unknown,
+    )
+
+
+def _patient(identity: str) -> tuple[str, str]:
+    patient_id, _, issuer = identity.partition("^^^")
+    return patient_id, issuer
+
+
 def _explain(node: Node, asked: Explained) -> Result:
-    peer, study = node.peers.find(asked.peer), node.catalog.find_study(asked.study)
-    now = node.clock.now()
+    known, study = node.peers.find(asked.peer), node.catalog.find_study(asked.study)
+    at = asked.at
+    this = _this_moment(node, known, study) if at is None else _past_moment(node, known, study, at)
+    now, peer, facts = this.now, this.peer, this.facts
     action = study_action(asked.purpose) if asked.action == "fetch" else asked.action
     purpose = BREAK_GLASS if action == "emergency" else asked.purpose
-    usage, unseen = _usage(node, peer, study, action), _usage(node, peer, study, action, 0)
-    if asked.at is not None:
-        now = parse_moment(asked.at, end=False) // 1000
-        peer = rights_then(node.audit, peer, now * 1000 + 999)
-        usage, unseen = _usage_then(node, peer, study, action, now)
-    request = _request(node, action, purpose, asked.role, stat=asked.stat, now=now)
-    facts = node.facts.of(study, peer.facility_key)
-    if action == "emergency" and facts is not None and node.settings.emergency.over_objections:
-        facts = replace(facts, objections=frozenset())
-    # What was offered at an earlier time is only in the log.
-    is_now = asked.at is None and action == "fetch"
-    offered = node.offers.rules(peer.facility_key) if is_now else ()
+    request = _request(action, purpose, asked.role, stat=asked.stat, now=now, speaks=this.speaks)
+    wanted = facts
+    if action == "emergency" and facts is not None and this.over_objections:
+        wanted = replace(facts, objections=frozenset())
+    usage, unseen = _usage(this.lately, peer, study, action)
+    offered = this.offered if action == "fetch" else ()
     rules = (*rules_of(peer), *offered)
-    found = explain_in_full(action, peer, rules, facts, request, usage, now)
+    found = explain_in_full(action, peer, rules, wanted, request, usage, now)
+    approved = [
+        one
+        for one in this.approved
+        if isinstance(found.answer, Ask)
+        and (one.approval.rule, one.purpose) == (found.answer.rule, request.purpose)
+    ]
+    if approved:
+        request = replace(request, approval=approved[0].approval)
+        found = explain_in_full(action, peer, rules, wanted, request, usage, now)
     store = TrustStore([peer], node.card.facility_key)
     decided = decide_fetch(
-        store, peer, request, facts, now=now, usage=usage, unseen=unseen, extra=offered
+        store,
+        peer,
+        request,
+        facts,
+        now=now,
+        usage=usage,
+        unseen=unseen,
+        over_objections=this.over_objections,
+        extra=offered,
     )
+    if action == "emergency" and at is None and isinstance(found.answer, Yes):
+        rests = node.emergencies.why_rests(OUT, peer.facility_key)
+        if rests:
+            found = replace(found, answer=No(Why.NOT_GRANTED, rests, found.decides))
+            decided = Refusal(WireCode.NOT_GRANTED, rests, found.decides)
+    unknown = [*this.unknown]
+    if at is not None:
+        unknown += _not_logged(node, action, rules)
     return {
         "peer": peer.petname,
         "study": study.study_uid,
@@ -226,11 +324,23 @@ def _explain(node: Node, asked: Explained) -> Result:
         "shows": found.answer.shows if isinstance(found.answer, Yes) else "",
         "rules": [_describe_said(one, found) for one in found.said],
         "left": _left(found, usage),
+        "approved": [{"request": one.number, "until": one.approval.until} for one in approved[:1]],
         "changes": list(found.changes),
         "beyond_rules": beyond_rules(found.answer),
         "told": _told(decided) if action in ("fetch", "emergency") else "",
         "rights": peer.rights_digest,
+        "unknown": unknown,
     }
+
+
+def _not_logged(node: Node, action: str, rules: Sequence[Rule]) -> list[str]:
+    """What decided at a past moment and is in no log, as sentences."""
+    found = []
+    if any({"hours", "days"} & rule.conditions.keys() for rule in rules):
+        found.append("times of day are by the time zone that this node has today")
+    if action == "emergency" and node.settings.emergency.rest_until_reviewed:
+        found.append("whether emergencies rested then, as a review was overdue, is not looked up")
+    return found
 
 
 def _describe_said(said: Said, found: Explanation) -> dict[str, Any]:
@@ -266,14 +376,16 @@ async def trust_who(call: Call, asked: Who) -> Result:
 def _who(node: Node, asked: Who) -> Result:
     study, now = node.catalog.find_study(asked.study), node.clock.now()
     action = study_action(asked.purpose)
-    request = _request(node, action, asked.purpose, asked.role, stat=False, now=now)
+    request = _request(action, asked.purpose, asked.role, stat=False, now=now)
     told = []
     for peer in sorted(node.peers.store.peers, key=lambda one: one.petname.casefold()):
         if peer.revoked is not None:
             continue
-        facts, usage = node.facts.of(study, peer.facility_key), _usage(node, peer, study, action)
-        rules = rules_of(peer)
+        facts, rules = node.facts.of(study, peer.facility_key), rules_of(peer)
+        usage, _ = _usage(node.lately, peer, study, action)
         sees = grants.may("see", peer, rules, facts, NO_REQUEST, NO_USAGE, now)
+        if action == "emergency" and facts and node.settings.emergency.over_objections:
+            facts = replace(facts, objections=frozenset())
         offered = node.offers.rules(peer.facility_key)
         has = grants.may(action, peer, (*rules, *offered), facts, request, usage, now)
         told.append(
@@ -302,13 +414,15 @@ def _try(node: Node, asked: Tried) -> Result:
     rule = changed.rules[-1]
     action = rule.action
     purpose = BREAK_GLASS if action == "emergency" else asked.purpose
-    request = _request(node, action, purpose, asked.role, stat=False, now=now)
+    request = _request(action, purpose, asked.role, stat=False, now=now)
     since = now - asked.days * 86_400
     rows = [row for row in node.catalog.studies("shared") if row.received >= since]
     counts: Counter[str] = Counter()
     patients: dict[str, set[tuple[str, str]]] = {"before": set(), "after": set()}
-    for facts in node.facts.of_each(rows, peer.facility_key):
-        usage = NO_USAGE if not rule.limits else Usage(dict.fromkeys(rule.limits, 0))
+    every = node.facts.of_each(rows, peer.facility_key)
+    for row, facts in zip(rows, every, strict=True):
+        # As if it were the only one of the day: other limits are not to hide what the rule does.
+        usage = Usage({"studies-a-day": 1, "bytes-a-day": row.original_bytes})
         before = grants.may(action, peer, rules_of(peer), facts, request, usage, now)
         after = explain_in_full(action, changed, rules_of(changed), facts, request, usage, now)
         for when, answer in (("before", before), ("after", after.answer)):

@@ -192,9 +192,11 @@ class Announcer:
             pending = self._feeds.pending(peer.facility_key, *place, setbacks.most)
             # Check the rights once more: a feed is derived from them, and can be out of date.
             records = self._feeds.may_tell(peer.facility_key, pending.records)
-            if len(records) != len(pending.records):
+            if records != pending.records:
                 log.warning("the feed of %s held what it may not be told", peer.petname)
                 self._feeds.peer_changed(peer.facility_key)
+                pending = self._feeds.pending(peer.facility_key, *place, setbacks.most)
+                records = self._feeds.may_tell(peer.facility_key, pending.records)
             records = self._readable(records, setbacks, now)
             self._log_announced(peer, records)
             return replace(pending, records=records)
@@ -219,26 +221,15 @@ class Announcer:
             return
         unlogged = self._feeds.unlogged(peer.facility_key, records)
         patients = self._feeds.patients_told(unlogged)
-        while unlogged:
-            some = _fitting(unlogged, patients)
-            self._append(
-                Event(
-                    type="announced",
-                    peer=peer.facility_key,
-                    # Each study is followed by the patients that the peer is told of with it.
-                    subjects=tuple(
-                        subject
-                        for record in some
-                        for subject in subjects_of(record.study, patients.get(record.study, ()))
-                    ),
-                    details={
-                        "available": sum(record.kind != "withdrawn" for record in some),
-                        "withdrawn": sum(record.kind == "withdrawn" for record in some),
-                    },
-                )
-            )
-            self._feeds.mark_told(peer.facility_key, some)
-            unlogged = unlogged[len(some) :]
+        rules = self._feeds.rules_of(peer.facility_key, patients) if patients else {}
+        # What tells a patient is a disclosure: its entry names the rule.
+        for rule in sorted({rules.get(record.study, "") for record in unlogged}):
+            left = tuple(one for one in unlogged if rules.get(one.study, "") == rule)
+            while left:
+                some = _fitting(left, patients)
+                self._append(_announced(peer, some, patients, rule))
+                self._feeds.mark_told(peer.facility_key, some)
+                left = left[len(some) :]
 
     def _keep(self, peer: bytes, announcement: Announcement, subscription: Subscription) -> None:
         """Store what a peer announced, after logging what it recalled."""
@@ -291,6 +282,27 @@ class Announcer:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await stream.reset()
+
+
+def _announced(
+    peer: Peer, records: Sequence[Record], patients: Mapping[str, tuple[str, ...]], rule: str
+) -> Event:
+    details: dict[str, str | int | bool] = {
+        "available": sum(record.kind != "withdrawn" for record in records),
+        "withdrawn": sum(record.kind == "withdrawn" for record in records),
+        "rights": peer.rights_digest,
+    }
+    return Event(
+        type="announced",
+        peer=peer.facility_key,
+        # Each study is followed by the patients that the peer is told of with it.
+        subjects=tuple(
+            subject
+            for record in records
+            for subject in subjects_of(record.study, patients.get(record.study, ()))
+        ),
+        details={**details, "rule": rule} if rule else details,
+    )
 
 
 def _fitting(

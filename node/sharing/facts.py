@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from keys.canonical import canonical_json
 from keys.conditions import NOT_TO_PEER, Facts
 from keys.rules import Rule
-from node.catalog.attributes import body_parts_of_each, patients_of_each
+from node.catalog.attributes import body_parts_of_each, more_of_each, patients_of_each
 from node.catalog.catalog import StudyRow
-from node.catalog.rows import SHARED, WITHHELD
+from node.catalog.rows import SHARED, WITHHELD, state_for_peers
 from node.catalog.sharing import effects_for
 from node.database import Database
-from node.sharing.wishes import CONSENT, OBJECTION, Wishes
+from node.sharing.wishes import Wishes
 
 FACTS_SCHEMA = """
 -- The key under which rules keep lists of studies, patients and the like.
@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS rule_key (
 """
 
 _AT_ONCE = 500
+_NAMES = {"accession_number": "accession", "referring_physician": "referring"}
+"""Column to attribute of `Facts`, where they differ."""
 _BLINDED_BYTES = 16
 
 
@@ -52,11 +54,14 @@ class StudyFacts:
         self._wishes = wishes
         self._is_held_back = is_held_back
         self._key = b""
+        # Before there is a rule with a list: a backup that lacked the key would have such rules, if
+        # they are taken from a newer log, match nothing.
+        self._read_key()
 
     @property
     def has_wishes(self) -> bool:
         """Whether patients want anything, so that facts differ by study for any peer."""
-        return self._wishes.are_any
+        return self._wishes.standing.are_any
 
     def blind(self, kind: str, value: str) -> str:
         """The form in which a rule keeps a value of a list, 32 hex digits.
@@ -78,6 +83,7 @@ class StudyFacts:
             patients = patients_of_each(self._database, uids)
             parts = body_parts_of_each(self._database, uids)
             effects = effects_for(self._database, peer, uids)
+            more = more_of_each(self._database, uids)
             for study in some:
                 own = tuple(patients.get(study.study_uid, ()))
                 yield Facts(
@@ -90,8 +96,12 @@ class StudyFacts:
                     patients=own,
                     referring=study.referring_physician,
                     institution=study.institution,
-                    consents=self._wishes.uses(CONSENT, peer, own) if own else None,
-                    objections=self._wishes.uses(OBJECTION, peer, own),
+                    more=tuple(
+                        (_NAMES.get(name, name), value)
+                        for name, value in more.get(study.study_uid, ())
+                    ),
+                    consents=self._wishes.standing.consents(peer, own) if own else None,
+                    objections=self._wishes.standing.objections(peer, own),
                     blind=self.blind,
                 )
 
@@ -102,8 +112,8 @@ class StudyFacts:
             return NOT_TO_PEER
         # What a person has to look at waits for single peers, too.
         if effect == SHARED and not study.to_check and not self._is_held_back(uid, b""):
-            return "shared"
-        return study.state
+            return SHARED
+        return state_for_peers(study)
 
     def _read_key(self) -> bytes:
         if not self._key:
@@ -119,17 +129,24 @@ class StudyFacts:
         return self._key
 
 
+def _all(facts: Facts, name: str) -> str | list[str]:
+    """The value of an attribute, or all of them if the images differ."""
+    more = [value for kind, value in facts.more if kind == name]
+    first = str(getattr(facts, name))
+    return [first, *more] if more else first
+
+
 _READ: dict[str, Callable[[Facts], object]] = {
     "modality": lambda facts: list(facts.modalities or ()),
     "only-modality": lambda facts: list(facts.modalities or ()),
     "body-part": lambda facts: list(facts.body_parts or ()),
-    "from": lambda facts: facts.study_date,
-    "to": lambda facts: facts.study_date,
-    "max-age": lambda facts: facts.study_date,
-    "accession": lambda facts: facts.accession,
+    "from": lambda facts: _all(facts, "study_date"),
+    "to": lambda facts: _all(facts, "study_date"),
+    "max-age": lambda facts: _all(facts, "study_date"),
+    "accession": lambda facts: _all(facts, "accession"),
     "patient": lambda facts: [f"{patient}@{issuer}" for patient, issuer in facts.patients],
-    "referring": lambda facts: facts.referring,
-    "institution": lambda facts: facts.institution,
+    "referring": lambda facts: _all(facts, "referring"),
+    "institution": lambda facts: _all(facts, "institution"),
     "deidentified": lambda facts: facts.is_deidentified or False,
     "consent": lambda facts: sorted(facts.consents or ()),
 }

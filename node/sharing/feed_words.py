@@ -8,6 +8,9 @@ from node.catalog.words import Words, words_of
 from protocol.fields import from_map_untrusted, to_map
 from protocol.messages import Record
 
+_WORDS, _WORD_BYTES = 16, 256
+"""Words of a record that are not counted, and about what each further one takes on disk."""
+
 
 def record_from_json(text: str) -> Record:
     """A record as `remote_studies` keeps it."""
@@ -22,6 +25,14 @@ def record_to_json(record: Record) -> str:
     fields: dict[str, Any] = to_map(record)
     fields["content_root"] = record.content_root.hex()
     return json.dumps(fields)
+
+
+def size_of(record: Record, text: str) -> int:
+    """The bytes that a record takes, with this text of it; for the bounds of a feed.
+
+    A few words come with each record. A name of very many would take much more than its text.
+    """
+    return len(text) + _WORD_BYTES * max(0, len(_words(record)) - _WORDS)
 
 
 def keep_words(connection: sqlite3.Connection, peer: bytes, record: Record) -> None:

@@ -18,12 +18,14 @@ from node.catalog.discards import Recall, recall_of
 from node.catalog.patients import Patient
 from node.catalog.words import ANY, Search
 from node.database import Database
+from node.dicom.headers import named_identity
 from node.sharing.deriving import NO_ROOT, Derived, different, places_of, refresh
 from node.sharing.feed_words import (
     forget_words,
     keep_words,
     record_from_json,
     record_to_json,
+    size_of,
 )
 from node.sharing.policy import Sight
 from protocol import limits, modalities
@@ -55,7 +57,7 @@ CREATE TABLE IF NOT EXISTS remote_feeds (
     epoch BLOB NOT NULL,
     cursor INTEGER NOT NULL,
     records INTEGER NOT NULL DEFAULT 0, -- kept of it
-    bytes INTEGER NOT NULL DEFAULT 0,   -- of those, as they lie in remote_studies
+    bytes INTEGER NOT NULL DEFAULT 0,   -- of those, as `feed_words.size_of`
     left_out INTEGER NOT NULL DEFAULT 0 -- announced beyond what is kept
 ) STRICT;
 CREATE TABLE IF NOT EXISTS remote_studies (
@@ -101,12 +103,21 @@ class Feeds:
         database: holds them.
         catalog: the studies of this node.
         sight: decides which peer may learn of which study now.
+
+    Attributes:
+        has_ended: whether trust in a peer (facility key) is over.
+        in_end: called with such a peer in the transaction that brings its feed up to date.
+        in_withdrawal: called with a peer and the studies (UIDs) that it has withdrawn, in the
+            transaction that keeps this.
     """
 
     def __init__(self, database: Database, catalog: Catalog, sight: Sight) -> None:
         self._database = database
         self._catalog = catalog
         self.sight = sight
+        self.has_ended: Callable[[bytes], bool] = lambda peer: False
+        self.in_end: Callable[[bytes], None] = lambda peer: None
+        self.in_withdrawal: Callable[[bytes, Sequence[str]], None] = lambda peer, studies: None
 
     # --- outgoing ------------------------------------------------------------
 
@@ -125,11 +136,13 @@ class Feeds:
 
     def peer_changed(self, peer: bytes) -> None:
         """Bring one peer's feed up to date with all studies; in the transaction at hand."""
-        self._database.transact(
-            lambda connection: refresh(
-                connection, peer, different(connection, self._catalog, self.sight, peer)
-            )
-        )
+
+        def bring(connection: sqlite3.Connection) -> None:
+            refresh(connection, peer, different(connection, self._catalog, self.sight, peer))
+            if self.has_ended(peer):
+                self.in_end(peer)
+
+        self._database.transact(bring)
 
     def derive(self, peers: Iterable[bytes]) -> None:
         """Derive the feeds of these peers (facility keys) and all existing ones again."""
@@ -233,8 +246,16 @@ class Feeds:
 
     def patients_told(self, records: Iterable[Record]) -> dict[str, tuple[str, ...]]:
         """The patients whom these records name, as the log commits to them, by study (UID)."""
-        named = [record.study for record in records if record.patient_id or record.patient_name]
-        return {study: self._catalog.patients(study) for study in named}
+        return {
+            record.study: self._catalog.patients(record.study) or (_by_name(record),)
+            for record in records
+            if record.patient_id or record.patient_name
+        }
+
+    def rules_of(self, peer: bytes, studies: Iterable[str]) -> dict[str, str]:
+        """The names of the rules by which a peer is told of these studies (UIDs)."""
+        rows = self._catalog.rows(studies)
+        return dict(zip(rows, self.sight.rules_each(peer, rows.values()), strict=True))
 
     def mark_told(self, peer: bytes, records: Iterable[Record]) -> None:
         """Remember that these records are logged and are being sent to the peer."""
@@ -294,6 +315,8 @@ class Feeds:
                 kept = _Kept()
             for record in announcement.records:
                 kept.take(connection, peer, record)
+            withdrawn = [one.study for one in announcement.records if one.kind == "withdrawn"]
+            self.in_withdrawal(peer, withdrawn)
             connection.execute(
                 "INSERT INTO remote_feeds (peer, epoch, cursor, records, bytes, left_out) "
                 "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer) DO UPDATE SET "
@@ -414,17 +437,18 @@ class _Kept:
     def take(self, connection: sqlite3.Connection, peer: bytes, record: Record) -> None:
         """Replace the stored record of a study by the one announced now."""
         gone = connection.execute(
-            "DELETE FROM remote_studies WHERE peer=? AND study=? RETURNING length(record)",
+            "DELETE FROM remote_studies WHERE peer=? AND study=? RETURNING record",
             (peer, record.study),
         ).fetchall()
         if gone:
             forget_words(connection, peer, record.study)
         self.records -= len(gone)
-        self.size -= sum(row[0] for row in gone)
+        self.size -= sum(size_of(record_from_json(row[0]), row[0]) for row in gone)
         if record.kind == "withdrawn":
             return
         text = record_to_json(record)
-        if self.records >= limits.FEED_RECORDS or self.size + len(text) > limits.FEED_BYTES:
+        size = size_of(record, text)
+        if self.records >= limits.FEED_RECORDS or self.size + size > limits.FEED_BYTES:
             self.left_out += 1
             return
         connection.execute(
@@ -443,7 +467,7 @@ class _Kept:
         )
         keep_words(connection, peer, record)
         self.records += 1
-        self.size += len(text)
+        self.size += size
 
 
 def _where(
@@ -470,6 +494,13 @@ def without_patient(record: Record) -> Record:
         sex=None,
         accession=None,
     )
+
+
+def _by_name(record: Record) -> str:
+    """A patient without a Patient ID, as in the entries of searches; `-` is for what is missing."""
+    birth_date = record.birth_date if len(record.birth_date or "") == 8 else "-" * 8
+    sex = record.sex if len(record.sex or "") == 1 else "-"
+    return named_identity(record.patient_name or "", birth_date or "", sex or "")
 
 
 def _told(text: str, most: int = limits.TEXT_CHARACTERS) -> str | None:

@@ -30,7 +30,13 @@ from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
 from node.sharing.facts import StudyFacts
-from node.sharing.find_entries import Asker, Told, answered_entries, refused_entry
+from node.sharing.find_entries import (
+    Asker,
+    Told,
+    answered_entries,
+    identity_of,
+    refused_entry,
+)
 from node.sharing.found import Questions
 from node.sharing.peers import Peers
 from node.sharing.policy import Refusal
@@ -194,7 +200,12 @@ class FindAnswers:
                 return FindRefused(code=allowed.code, wait=wait)
             records = tuple(self._record(number, row) for number, (row, _) in enumerate(allowed, 1))
             told = [
-                Told(row.study_uid, self._catalog.patients(row.study_uid), rule)
+                # Where the images have no Patient ID, the question has told who it is.
+                Told(
+                    row.study_uid,
+                    self._catalog.patients(row.study_uid) or (identity_of(asked),),
+                    rule,
+                )
                 for row, rule in allowed
             ]
             is_too_much = len(told) > limits.FIND_STUDIES

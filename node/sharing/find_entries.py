@@ -8,7 +8,7 @@ the subject is `NAME^^^BIRTH_DATE SEX`, so that `--patient NAME` finds it, as `-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from node.dicom.headers import patient_identity
+from node.dicom.headers import named_identity, patient_identity
 from protocol.find_messages import Asked, ByNumber, Find
 from protocol.log.entry import Event
 
@@ -47,7 +47,7 @@ def identity_of(asked: Asked) -> str:
     """The patient of a question, as an entry commits to it."""
     if isinstance(asked, ByNumber):
         return patient_identity(asked.patient_id, asked.issuer)
-    return f"{asked.name}^^^{asked.birth_date} {asked.sex}"
+    return named_identity(asked.name, asked.birth_date, asked.sex)
 
 
 def asked_entry(peer: bytes, find: Find, asked: Asked) -> Event:

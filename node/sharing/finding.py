@@ -6,7 +6,7 @@ with a purpose, and nothing asks by itself.
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import blake3
@@ -22,6 +22,7 @@ from node.errors import ExitCode, NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.phrases import duration
+from node.sharing.feeds import without_patient
 from node.sharing.find_entries import asked_entry, found_entry
 from node.sharing.found import FoundStudies, FoundStudy
 from node.sharing.peers import Peers
@@ -206,10 +207,7 @@ class Finder:
         if failure is not None:
             raise failure
         # A release that told of the patient would tell more than we asked for.
-        bare = tuple(
-            replace(record, description=None, patient_id=None, patient_name=None)
-            for record in records
-        )
+        bare = tuple(map(without_patient, records))
         return Answer(find.find, self._found.keep(peer.facility_key, asked, bare))
 
 

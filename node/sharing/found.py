@@ -184,6 +184,15 @@ class FoundStudies:
             )
         )
 
+    def forget_of(self, peer: bytes, studies: Sequence[str]) -> None:
+        """Forget that these studies (UIDs) were found at a peer: it has withdrawn them."""
+        self._database.transact(
+            lambda connection: connection.executemany(
+                "DELETE FROM found_studies WHERE peer = ? AND study = ?",
+                [(peer, study) for study in studies],
+            )
+        )
+
     def forget(self, studies: Sequence[str]) -> None:
         """Forget that these studies (UIDs) were found, since their patient is erased."""
         self._database.transact(

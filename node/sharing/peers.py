@@ -171,6 +171,7 @@ class Peers:
         details: dict[str, str | int | bool] = {
             "grants": ",".join(sorted(chosen)),
             "card": card.digest,
+            "card_until": card.expires,
             "serial": card.serial,
             **terms.details,
         }
@@ -230,7 +231,7 @@ class Peers:
         peer = self._change(
             lambda store: store.update_card(card, now, shown_by=shown_by),
             "card-updated",
-            {"card": card.digest, "serial": card.serial},
+            {"card": card.digest, "card_until": card.expires, "serial": card.serial},
             actor="node",
             now=now,
         )

@@ -73,9 +73,10 @@ def decide_fetch(
     """
     key = peer.facility_key
     action = grants.study_action(asked.purpose)
+    wanted = facts
     if action == "emergency" and over_objections and facts is not None:
-        facts = replace(facts, objections=frozenset())
-    answer = store.may(action, key, now, facts=facts, request=asked, usage=usage, extra=extra)
+        wanted = replace(facts, objections=frozenset())
+    answer = store.may(action, key, now, facts=wanted, request=asked, usage=usage, extra=extra)
     if isinstance(answer, Yes):
         return answer
     told: Answer = answer
@@ -115,6 +116,12 @@ class Sight:
         store, now = self._store(), self._now()
         for facts in self._facts.of_each(studies, facility_key):
             yield _announced(store.may("see", facility_key, now, facts=facts))
+
+    def rules_each(self, facility_key: bytes, studies: Iterable[StudyRow]) -> Iterator[str]:
+        """The name of the rule by which a facility is told of each of these studies, or not."""
+        store, now = self._store(), self._now()
+        for facts in self._facts.of_each(studies, facility_key):
+            yield store.may("see", facility_key, now, facts=facts).rule
 
     def shows_alike(self, facility_key: bytes) -> str:
         """What a facility is told of any shared study, if its rules tell none apart."""

@@ -5,21 +5,26 @@ in memory first, so that a full disk does not delay it. Each has its entry, in w
 an opening. Synchronous and thread-safe.
 """
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from keys.conditions import USES
+from keys.written import folded
 from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
 from node.audit.log import AuditLog
+from node.catalog.patients import Patient
 from node.clock import Clock
 from node.database import Database
 from node.dicom.headers import patient_identity
 from node.errors import ExitCode, NodeError
 from node.sharing.decisions import Decisions
 from protocol.log.entry import Entry, Event
+
+log = logging.getLogger("radmesh.wishes")
 
 OBJECTION, CONSENT = "objection", "consent"
 
@@ -47,7 +52,9 @@ class Wish:
     Attributes:
         number: its number here, never given twice.
         kind: `OBJECTION` or `CONSENT`.
-        patient_id, issuer: whose; without an issuer it is for this Patient ID of every issuer.
+        patient_id, issuer: whose. An objection holds for each patient who may be meant, so an
+            issuer that is not known agrees with any; a consent is of the one with this very issuer,
+            or with none.
         peer: facility key of the peer; b"" for all.
         uses: one of `keys.conditions.USES`, or "all".
         made, ended: seconds since the epoch, UTC; `ended` is 0 while it holds.
@@ -67,14 +74,57 @@ class Wish:
         """The patient as the log commits to patients."""
         return patient_identity(self.patient_id, self.issuer)
 
-    def is_about(self, peer: bytes, patients: Iterable[tuple[str, str]]) -> bool:
-        """Whether it holds for this peer and one of these patients (ID and issuer)."""
-        if self.ended or self.peer not in (b"", peer):
-            return False
-        return any(
-            patient == self.patient_id and (not issuer or not self.issuer or issuer == self.issuer)
-            for patient, issuer in patients
-        )
+    def may_be_of(self, patient_id: str, issuer: str) -> bool:
+        """Whether the one whose wish it is may be this patient."""
+        known = (folded(issuer), folded(self.issuer))
+        return patient_id == self.patient_id and ("" in known or known[0] == known[1])
+
+    def is_of(self, patient_id: str, issuer: str) -> bool:
+        """Whether the one whose wish it is surely is this patient."""
+        return (patient_id, issuer) == (self.patient_id, self.issuer)
+
+
+class Standing:
+    """The wishes that stand at one time.
+
+    Args:
+        wishes: all of them; those that have ended do not count.
+    """
+
+    def __init__(self, wishes: Iterable[Wish]) -> None:
+        self._by_patient: dict[str, list[Wish]] = {}
+        for wish in wishes:
+            if not wish.ended:
+                self._by_patient.setdefault(wish.patient_id, []).append(wish)
+
+    @property
+    def are_any(self) -> bool:
+        """Whether any objection or consent holds."""
+        return bool(self._by_patient)
+
+    def objections(self, peer: bytes, patients: Iterable[Patient]) -> frozenset[str]:
+        """The uses to which one of these patients may object, for a peer.
+
+        Args:
+            peer: facility key.
+            patients: Patient ID and issuer of each patient of a study.
+        """
+        found = [self._uses(OBJECTION, peer, each, Wish.may_be_of) for each in patients]
+        return frozenset().union(*found)
+
+    def consents(self, peer: bytes, patients: Iterable[Patient]) -> frozenset[str]:
+        """The uses to which each of these patients consents, for a peer; arguments likewise."""
+        found = [self._uses(CONSENT, peer, each, Wish.is_of) for each in patients]
+        return frozenset.intersection(*found) if found else frozenset()
+
+    def _uses(
+        self, kind: str, peer: bytes, patient: Patient, is_meant: Callable[[Wish, str, str], bool]
+    ) -> frozenset[str]:
+        found: set[str] = set()
+        for wish in self._by_patient.get(patient[0], ()):
+            if wish.kind == kind and wish.peer in (b"", peer) and is_meant(wish, *patient):
+                found.update(USES if wish.uses == "all" else (wish.uses,))
+        return frozenset(found)
 
 
 class Wishes:
@@ -111,14 +161,22 @@ class Wishes:
         rows = database.query("SELECT * FROM patient_wishes ORDER BY number")
         # Replaced as a whole at each change, so that readers need no lock.
         self._all = {row["number"]: Wish(*row) for row in rows}
-        self._by_patient = _by_patient(self._all.values())
+        self._standing = Standing(self._all.values())
 
     # --- reading -----------------------------------------------------------------------
 
     @property
-    def are_any(self) -> bool:
-        """Whether any objection or consent holds."""
-        return bool(self._by_patient)
+    def standing(self) -> Standing:
+        """Those that hold now: a snapshot that is replaced as a whole at each change."""
+        return self._standing
+
+    def at(self, time: int) -> Standing:
+        """Those that held at a time (seconds since the epoch, UTC)."""
+        return Standing(
+            replace(wish, ended=0)
+            for wish in self._all.values()
+            if wish.made <= time and (not wish.ended or time < wish.ended)
+        )
 
     @property
     def unwritten(self) -> tuple[str, ...]:
@@ -128,24 +186,6 @@ class Wishes:
     def all(self, kind: str) -> list[Wish]:
         """The objections, or the consents, in the order in which they were noted."""
         return [wish for wish in self._all.values() if wish.kind == kind]
-
-    def uses(self, kind: str, peer: bytes, patients: Iterable[tuple[str, str]]) -> frozenset[str]:
-        """The uses to which one of these patients objects, or consents, for a peer.
-
-        Args:
-            kind: `OBJECTION` or `CONSENT`.
-            peer: facility key.
-            patients: Patient ID and issuer of each patient of a study.
-        """
-        if not self._by_patient:
-            return frozenset()
-        named = tuple(patients)
-        found: set[str] = set()
-        for patient_id in {patient for patient, _ in named}:
-            for wish in self._by_patient.get(patient_id, ()):
-                if wish.kind == kind and wish.is_about(peer, named):
-                    found.update(USES if wish.uses == "all" else (wish.uses,))
-        return frozenset(found)
 
     # --- changing ----------------------------------------------------------------------
 
@@ -175,6 +215,8 @@ class Wishes:
                 if not known.ended and replace(known, number=0, made=0) == replace(
                     wish, number=0, made=0
                 ):
+                    if _name(known) in self._cuts.names:
+                        self._written(known, self._cuts.write)
                     return known
             self._change(wish, _ADDED[kind], is_cut=kind == OBJECTION)
             return wish
@@ -233,20 +275,6 @@ class Wishes:
         self._keep(connection, wish)
         return True
 
-    def forget_ended(self, before: int) -> int:
-        """Delete those that ended before a time (seconds since the epoch, UTC); says how many."""
-        with self._lock:
-            gone = [one.number for one in self._all.values() if 0 < one.ended < before]
-            self._database.transact(
-                lambda connection: connection.executemany(
-                    "DELETE FROM patient_wishes WHERE number = ?", [(one,) for one in gone]
-                )
-            )
-            self._all = {
-                number: wish for number, wish in self._all.items() if number not in set(gone)
-            }
-            return len(gone)
-
     def _change(self, wish: Wish, kind: str, *, is_cut: bool) -> None:
         event = Event(
             type=kind,
@@ -255,7 +283,7 @@ class Wishes:
             subjects=(("patient", wish.identity),),
             details={"number": wish.number, "uses": wish.uses},
         )
-        before = self._all, self._by_patient
+        before = self._all, self._standing
         if not is_cut:
             self._cuts.write()
 
@@ -266,21 +294,28 @@ class Wishes:
             try:
                 self._effects.after_entry(event, give)
             except BaseException:
-                self._all, self._by_patient = before
+                self._all, self._standing = before
                 raise
             return
         self._take(wish)
-        self.on_change(wish.patient_id)
-        name = f"{wish.kind} {wish.number}"
 
         def effect(entry: Callable[[], int]) -> None:
             self._effects.of(entry(), lambda connection: self._keep(connection, wish))
 
         try:
-            self._cuts.make(Cut(name, event, effect))
+            self.on_change(wish.patient_id)
+        except NodeError as error:
+            # It counts all the same, at the next batch of each transfer.
+            log.error("what %s ends cannot be looked up: %s", _name(wish), error.message)
+        self._written(wish, lambda: self._cuts.make(Cut(_name(wish), event, effect)))
+
+    def _written(self, wish: Wish, write: Callable[[], object]) -> None:
+        try:
+            write()
         except NodeError as error:
             raise NodeError(
-                f"{name} counts in this process, but it could not be written: {error.message}",
+                f"{_name(wish)} counts in this process, but it could not be written:"
+                f" {error.message}",
                 hint="make room on the disk: a running node then writes it by itself; after a"
                 f" restart look with `radmesh {wish.kind} list`",
                 code=error.code,
@@ -288,7 +323,7 @@ class Wishes:
 
     def _take(self, wish: Wish) -> None:
         everything = {**self._all, wish.number: wish}
-        self._all, self._by_patient = everything, _by_patient(everything.values())
+        self._all, self._standing = everything, Standing(everything.values())
 
     def _keep(self, connection: sqlite3.Connection, wish: Wish) -> None:
         connection.execute(
@@ -309,9 +344,5 @@ class Wishes:
         self.in_change(wish.patient_id)
 
 
-def _by_patient(wishes: Iterable[Wish]) -> dict[str, list[Wish]]:
-    found: dict[str, list[Wish]] = {}
-    for wish in wishes:
-        if not wish.ended:
-            found.setdefault(wish.patient_id, []).append(wish)
-    return found
+def _name(wish: Wish) -> str:
+    return f"{wish.kind} {wish.number}"

@@ -95,9 +95,10 @@ class DisclosedLately:
         if self._read < 0:
             self._read = self._first_of_day(size)
         for encoded in self._audit.entries(self._read, size):
-            self._read += 1
             if _MARK in encoded:
                 self._take(decode_entry_untrusted(encoded))
+            # Behind it: an entry that could not be read is read again, and not left out.
+            self._read += 1
 
     def _first_of_day(self, size: int) -> int:
         """The index of an entry before which nothing is of the last day."""
@@ -115,7 +116,8 @@ class DisclosedLately:
             return
         study = next((one.value for one in self._openings(entry) if one.kind == "study"), "")
         size = int(entry.details.get("bytes", 0))
-        begun = self._begun.setdefault(entry.peer, deque())
+        # Also for a peer without limits, of which nobody asks: else this would grow for ever.
+        begun = self._of_day(entry.peer)
         begun.append(_Begun(entry.time_ms, study, size, study_action(entry.purpose)))
 
     def _openings(self, entry: Entry) -> Iterator[Opening]:

@@ -24,7 +24,7 @@ from keys.fingerprint import fingerprint
 from keys.sharing import Decided
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog
-from node.catalog.sharing import details_of, received_from
+from node.catalog.sharing import details_of, received_from, state_after
 from node.errors import ExitCode, NodeError
 from node.images.workspaces import Workspaces
 from node.transfer.checking import StudyCheck
@@ -357,8 +357,10 @@ class StudyDownload:
         decided, asked = self._destination.catalog.deciding.foresee(
             self.transfer.study, described, plan.check.headers.values(), sources
         )
+        before = self._destination.catalog.study(self.transfer.study)
+        state = state_after(decided, why or asked, before)
         received = [
-            self._received(contribution, manifest, why or asked, decided)
+            self._received(contribution, manifest, why or asked, decided, state)
             for contribution in contributions
         ]
         self._destination.append(received)
@@ -382,7 +384,12 @@ class StudyDownload:
             )
 
     def _received(
-        self, contribution: Contribution, manifest: Manifest, why: str, decided: Decided
+        self,
+        contribution: Contribution,
+        manifest: Manifest,
+        why: str,
+        decided: Decided,
+        state: str,
     ) -> LogEvent:
         return LogEvent(
             type="received",
@@ -397,6 +404,7 @@ class StudyDownload:
                 "bytes": manifest.total_original_bytes,
                 "batches": contribution.batches,
                 "encoded_bytes": contribution.encoded_bytes,
+                "state": state,
                 **({"to_check": why} if why else {}),
                 **details_of(decided),
                 **self.transfer.asked_details,

@@ -183,6 +183,10 @@ def _expected(
         demands += [request.speaks, request.purpose in PURPOSES]
     if action in ("find", "fetch", "see"):
         demands.append(facts is not None and facts.state == "shared")
+    # None of these requests names the purpose of an emergency.
+    demands.append(action != "emergency")
+    hidden = [rule for rule in rules if rule.action == "see" and rule.effect in (DENY, "notify")]
+    demands.append(action != "find" or not any(map(perhaps, hidden)))
     width = 2
     for needed in ACTIONS.get(action, ()):
         own = [rule for rule in rules if rule.action == needed]

@@ -107,17 +107,21 @@ def _facts(text: str) -> Facts | None:
         name: tuple(known[name].split(",")) if name in known else None
         for name in ("modality", "part")
     }
+    # A further value behind a semicolon, where the images differ; "" for one that is not known.
+    texts = {name: known.get(name, "").split(";") for name in ("date", "acc", "ref", "inst")}
+    names = {"date": "study_date", "acc": "accession", "ref": "referring", "inst": "institution"}
     patients = [one.rpartition("@") for one in known.get("patient", "").split(",") if one]
     return Facts(
         study_uid=known.get("uid", "1.2.3"),
         state=known.get("state", "shared"),
         modalities=listed["modality"],
         body_parts=listed["part"],
-        study_date=known.get("date", ""),
-        accession=known.get("acc", ""),
+        study_date=texts["date"][0],
+        accession=texts["acc"][0],
         patients=tuple((one[0], one[2]) if one[1] else (one[2], "") for one in patients),
-        referring=known.get("ref", ""),
-        institution=known.get("inst", ""),
+        referring=texts["ref"][0],
+        institution=texts["inst"][0],
+        more=tuple((names[name], one) for name, found in texts.items() for one in found[1:]),
         is_deidentified=KNOWN[known.get("deid", "?")],
         consents=_uses(known.get("consent", "?")),
         objections=frozenset(filter(None, known.get("objects", "").split(","))),

@@ -12,9 +12,9 @@ NODE = ROOT / "node"
 
 OWNERS = {
     "catalog/": {
-        "studies", "study_patients", "unread_studies", "series", "batches", "study_batches",
-        "instances", "conflicts", "discards", "leftover_batches", "study_words", "study_sources",
-        "peer_sharing",
+        "studies", "study_patients", "study_values", "unread_studies", "series", "batches",
+        "study_batches", "instances", "conflicts", "discards", "leftover_batches", "study_words",
+        "study_sources", "peer_sharing",
     },
     "audit/effects.py": {"effects", "effects_compared"},
     "audit/erasure.py": {"erasures", "erasing"},

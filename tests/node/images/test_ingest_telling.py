@@ -158,6 +158,7 @@ def test_the_entry_of_a_study_of_one_patient_says_nothing_of_a_check(
         "batches": 1,
         "content_root": manifest.content_root.hex(),
         "sharing": "default",
+        "state": "withheld",
     }
 
 

@@ -448,7 +448,11 @@ async def test_what_is_withdrawn_is_told_and_counted_apart(north: Node, south: P
         assert second is not None
         assert [(one.kind, one.study) for one in second.records] == [("withdrawn", study)]
     told = [entry["details"] for entry in entries(north, "announced")]
-    assert told == [{"available": 2, "withdrawn": 0}, {"available": 0, "withdrawn": 1}]
+    rights = {"rights": north.peers.find("South Clinic").rights_digest}
+    assert told == [
+        {"available": 2, "withdrawn": 0, **rights},
+        {"available": 0, "withdrawn": 1, **rights},
+    ]
     [_, last] = entries(north, "announced")
     assert last["peer"] == SOUTH.key.hex()
     assert len(last["subjects"]) == 1

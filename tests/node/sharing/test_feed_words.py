@@ -12,17 +12,18 @@ from node.catalog.words import Search
 from node.database import Database
 from node.sharing.feed_words import keep_words
 from node.sharing.feeds import FEEDS_SCHEMA, Feeds
+from protocol import limits
 from protocol.feed import Subscription
 from protocol.messages import Announcement, Record
 
 NORTH, EAST, OWN = bytes([1]) * 32, bytes([2]) * 32, bytes([9]) * 32
 
 
-def record(number: int, kind: str = "CT", date: str = "20260101", **fields: Any) -> Record:
+def record(number: int, modality: str = "CT", date: str = "20260101", **fields: Any) -> Record:
     values: dict[str, Any] = {
         "sequence": number + 1, "kind": "available", "study": f"1.2.{number}",
         "content_root": bytes(32), "series": 1, "instances": 1, "bytes": 1, "encoded_bytes": 1,
-        "modalities": (kind,), "study_date": date,
+        "modalities": (modality,), "study_date": date,
     }  # fmt: skip
     return Record(**{**values, **fields})
 
@@ -91,3 +92,25 @@ def test_an_announcement_is_searched_by_what_it_shows_and_by_nothing_else(feeds:
     announce(feeds, NORTH, record(1, sequence=5))
     rows = feeds._database.query("SELECT kind, word FROM remote_words")
     assert [tuple(row) for row in rows] == [("modality", "CT")]
+
+
+def test_a_name_of_many_words_fills_the_feed_as_its_words_do(
+    feeds: Feeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a peer could have this node write many times what it is bounded to."""
+    monkeypatch.setattr(limits, "FEED_BYTES", 100_000)
+    many = " ".join(f"w{number}" for number in range(200))
+    for number in range(20):
+        announce(feeds, NORTH, record(number, patient_name=many))
+    rows = feeds._database.query("SELECT kind, word FROM remote_words")
+    assert 0 < sum(len(row["word"]) + 200 for row in rows) < 2 * 100_000
+    assert feeds.left_out()[NORTH] > 0
+    kept = feeds.announced_count(NORTH)
+    # What goes makes room for as much.
+    for number in range(20):
+        announce(feeds, NORTH, record(number, kind="withdrawn", sequence=100 + number))
+    [row] = feeds._database.query("SELECT records, bytes FROM remote_feeds")
+    assert tuple(row) == (0, 0)
+    for number in range(20):
+        announce(feeds, NORTH, record(number, patient_name=many, sequence=200 + number))
+    assert feeds.announced_count(NORTH) == kept

@@ -249,6 +249,15 @@ def test_a_patient_whose_studies_a_rule_hides_is_as_one_who_is_not_here(north: N
     assert told == [[("patient", "P1^^^NORTH")], [("patient", "P2^^^NORTH")]]
 
 
+def test_what_a_rule_keeps_from_being_seen_is_not_found(north: Node) -> None:
+    study = publish(north, 1)
+    assert ask(north, SOUTH, question(north)).studies == [study]
+    north.peers.add_rule("South Clinic", ["deny", "see", "patient=P1@NORTH"], north.facts.blind)
+    assert ask(north, SOUTH, question(north)).studies == []
+    north.peers.add_rule("South Clinic", ["deny", "see"], north.facts.blind)
+    assert ask(north, SOUTH, question(north)).refused == (WireCode.NOT_GRANTED, 0)
+
+
 def test_a_patient_who_objects_is_as_one_who_is_not_here(north: Node) -> None:
     study = publish(north, 1)
     wish = north.wishes.add(OBJECTION, "P1", "NORTH", SOUTH.key, "all")
@@ -292,6 +301,18 @@ def test_the_log_names_the_patients_of_what_was_told_or_who_was_asked_for(north:
         assert entry["details"]["find"] == bytes(range(16)).hex()
 
 
+def test_who_has_no_patient_id_is_named_by_the_question(north: Node) -> None:
+    nobody = publish(north, 20, patient_id="", patient_id_issuer="", patient_name="Ohne^Nummer")
+    asked = {**ANNA, "name": "Ohne^Nummer"}
+    assert ask(north, SOUTH, question(north, **asked)).studies == [nobody]
+    [entry] = entries(north, "find-answered")
+    named = [north.audit.opening_of(one["commitment"]) for one in entry["subjects"]]
+    assert [one.value for one in named if one is not None] == [
+        nobody,
+        "Ohne^Nummer^^^19700131 F",
+    ]
+
+
 def test_without_an_entry_nothing_is_told(north: Node) -> None:
     publish(north, 1)
 
@@ -324,7 +345,9 @@ def test_killed_at_each_step_nothing_is_told_that_is_not_logged(tmp_path: Path, 
 
     def work(node: Node) -> None:
         studies = ask(node, SOUTH, question(node, find=step.to_bytes(16, "big"))).studies
-        told.write_text(f"{step} {' '.join(studies)}")
+        # Whole or not at all: the kill may come here, too.
+        told.with_suffix(".new").write_text(f"{step} {' '.join(studies)}")
+        told.with_suffix(".new").rename(told)
 
     while not ended:
         step += 1

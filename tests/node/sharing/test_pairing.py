@@ -62,6 +62,7 @@ async def test_two_pair_and_what_each_gives_is_its_own(tmp_path: Path) -> None:
         sid = meeting_of(north).session.hex()
         assert added["details"] == {
             "card": south.node.card.digest,
+            "card_until": south.node.card.expires,
             "serial": 1,
             "grants": "see",
             "purposes": "research",

@@ -252,12 +252,15 @@ def test_a_change_of_trust_says_what_was_changed(node: Node) -> None:
     node.peers.take_newer_card(_card(2), FACILITY.public, NOW)
     node.peers.revoke("South Clinic", [], NOW)
     told = [json.loads(entry) for entry in node.audit.entries(size)]
-    digest, newer = parse_card_untrusted(card).digest, parse_card_untrusted(_card(2)).digest
+    first, newer = (
+        {"card": one.digest, "card_until": one.expires, "serial": one.serial}
+        for one in map(parse_card_untrusted, (card, _card(2)))
+    )
     assert [(entry["type"], entry["actor"], entry["details"]) for entry in told] == [
-        ("trust-added", "operator", {"grants": "fetch,see", "card": digest, "serial": 1}),
+        ("trust-added", "operator", {"grants": "fetch,see", **first}),
         ("trust-ungranted", "operator", {"grants": "fetch,see"}),
         ("trust-granted", "operator", {"grants": "see,witness"}),
-        ("card-updated", "node", {"card": newer, "serial": 2}),
+        ("card-updated", "node", newer),
         ("trust-revoked", "operator", {}),
     ]
     assert {entry["peer"] for entry in told} == {FACILITY.public.hex()}
@@ -272,6 +275,7 @@ def test_purposes_and_an_end_are_kept_and_logged(node: Node) -> None:
     [entry] = [json.loads(each) for each in node.audit.entries(size)]
     assert entry["details"] == {
         "card": peer.card.digest,
+        "card_until": peer.card.expires,
         "serial": 1,
         "grants": "see",
         "purposes": "research,treatment",

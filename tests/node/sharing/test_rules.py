@@ -150,6 +150,33 @@ def test_a_rule_to_deny_that_ends_lets_the_study_be_told(north: Node) -> None:
         assert available(told_to(north, SOUTH)) == told
 
 
+@pytest.mark.parametrize("first", ["WARD", "CLINIC"])
+def test_one_image_of_the_ward_is_enough_for_a_deny(
+    north: Node, tmp_path: Path, first: str
+) -> None:
+    """Whichever image came first, and what the study's row says."""
+    folder = tmp_path / "in"
+    _rule(north, "allow see")
+    _rule(north, "deny see institution=WARD")
+    _rule(north, "allow fetch accession=A-WARD")
+    told = []
+    for number, name in enumerate([first, *({"WARD", "CLINIC"} - {first})]):
+        made = make_instance(MR_STUDY, number + 1, rows=8)
+        made.InstitutionName, made.AccessionNumber = name, f"A-{name}"
+        folder.mkdir(exist_ok=True)
+        made.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+        _answer(north, "ingest", paths=[str(folder)])
+        told.append(MR_STUDY in available(told_to(north, SOUTH)))
+    assert told == [first == "CLINIC", False]
+    facts = north.facts.of(north.catalog.study(MR_STUDY), SOUTH.key)
+    assert facts is not None
+    other = "CLINIC" if first == "WARD" else "WARD"
+    assert facts.more == (("accession", f"A-{other}"), ("institution", other))
+    found = _answer(north, "trust.explain", peer="South Clinic", study=MR_STUDY)
+    assert found["decides"] == "rule 3"
+    assert "is not known to hold" in found["answer"]
+
+
 # --- what is cut ------------------------------------------------------------------------
 
 CUTS = {
@@ -231,6 +258,40 @@ async def test_a_hidden_study_is_told_like_none(
             answers.append([(type(one).__name__, str(one)) for one in recipient.told])
     assert len(answers[0]) == 1
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("origin", ["local", "00" * 32])
+def test_what_has_to_be_checked_is_no_withheld_study_for_an_emergency(
+    north: Node, origin: str
+) -> None:
+    """Also one that was fetched, which is listed as withheld."""
+    _rule(north, "allow emergency withheld=yes")
+    asked = {"peer": "South Clinic", "study": STUDY, "purpose": "BTG"}
+    north.shared_studies.withdraw(STUDY)
+    assert _answer(north, "trust.explain", **asked)["verdict"] == "yes"
+    north.database.transact(
+        lambda connection: connection.execute(
+            "UPDATE studies SET to_check = 'two patients', origin = ?", (origin,)
+        )
+    )
+    assert _answer(north, "trust.explain", **asked)["verdict"] == "no"
+
+
+async def test_while_emergencies_rest_nobody_can_tell_which_studies_there_are(
+    north: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rule(north, "allow emergency")
+    monkeypatch.setattr(north.emergencies, "why_rests", lambda *_: "a review is overdue")
+    told = []
+    for _ in range(2):
+        recipient = RecipientMade(
+            north, SOUTH, purpose="BTG", ask={"reason": "life-threatening: bleeding"}
+        )
+        await recipient.fetch()
+        told.append(recipient.refused)
+        # The second time it is not shared.
+        await trio.to_thread.run_sync(north.shared_studies.withdraw, STUDY)
+    assert told == [WireCode.NOT_GRANTED] * 2
 
 
 # --- what is logged ---------------------------------------------------------------------

@@ -1,25 +1,27 @@
 """Objections and consents: for whom they hold, what is told, and that nothing delays them."""
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import exchange_pair
 import pytest
+import trio
 from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study, told_to
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keys import grants
-from keys.conditions import USES
 from keys.grants import Yes
 from keys.trust import TrustStore
 from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.sharing.policy import Refusal, decide_fetch
-from node.sharing.wishes import CONSENT, OBJECTION, Wish
+from node.sharing.wishes import CONSENT, OBJECTION, Standing, Wish
+from node.transfer.rereading import Rereading
 from protocol.errors import WireCode
 
 STUDY, PATIENT = exchange_pair.STUDY, "MARKER-PATIENT-ID"
@@ -100,6 +102,23 @@ def test_it_holds_for_a_study_that_comes_later(tmp_path: Path) -> None:
         assert announced == []
 
 
+def test_it_holds_when_reading_a_study_again_finds_the_patient(north: Node) -> None:
+    """As after a release that took the patient from one image only."""
+
+    def forget(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM study_patients")
+        connection.execute("INSERT INTO unread_studies VALUES (?)", (STUDY,))
+
+    north.database.transact(forget)
+    north.wishes.add(OBJECTION, PATIENT, "", b"", "all")
+    told = north.feeds.pending(SOUTH.key, bytes(16), 0)
+    assert [record.kind for record in told.records] == ["available"]
+    north.feeds.mark_told(SOUTH.key, told.records)
+    assert trio.run(Rereading(north.catalog, north.store, north.audit.append).read, STUDY)
+    news = north.feeds.pending(SOUTH.key, told.epoch, told.cursor).records
+    assert [record.kind for record in news] == ["withdrawn"]
+
+
 def test_it_outlives_a_restart_and_its_entry_names_nobody(tmp_path: Path) -> None:
     home = Home.create(tmp_path / "north", name="North", clock=MadeClock())
     with Node.open(home) as node:
@@ -129,9 +148,25 @@ def test_a_full_disk_does_not_delay_it(north: Node, monkeypatch: pytest.MonkeyPa
             north.wishes.add(OBJECTION, PATIENT, "", b"", "all")
         assert isinstance(decided(north), Refusal)
         assert north.wishes.unwritten == ("objection 1",)
+        # Whoever notes it once more is not told that all is well.
+        with pytest.raises(NodeError, match="counts in this process"):
+            north.wishes.add(OBJECTION, PATIENT, "", b"", "all")
     north.wishes.write_unwritten()
     assert north.wishes.unwritten == ()
     assert kinds_told(north) == []
+
+
+def test_what_cannot_be_looked_up_does_not_lose_it(
+    north: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: str) -> None:
+        raise NodeError("the database is damaged", code=ExitCode.NO_HOME)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(north.wishes, "on_change", broken)
+        north.wishes.add(OBJECTION, PATIENT, "", b"", "all")
+    assert isinstance(decided(north), Refusal)
+    assert len(north.database.query("SELECT * FROM patient_wishes")) == 1
 
 
 def test_consent_on_file_is_a_condition(north: Node) -> None:
@@ -155,29 +190,39 @@ def test_what_is_no_objection_is_refused(north: Node, patient: str, uses: str) -
         north.wishes.end(OBJECTION, 1)
 
 
-_NAMES = st.sampled_from(["4711", "4712"])
-_ISSUERS = st.sampled_from(["", "NORTH", "SOUTH"])
-_KEYS = st.sampled_from([b"", b"s" * 32, b"e" * 32])
+_PATIENTS = st.tuples(st.sampled_from(["4711", "4712"]), st.sampled_from(["", "NORTH", "SOUTH"]))
 
 
-@given(
-    wish=st.builds(
-        Wish, st.just(1), st.just(OBJECTION), _NAMES, _ISSUERS, _KEYS, st.sampled_from(USES),
-        st.just(1), st.sampled_from([0, 5]),
-    ),
-    peer=_KEYS.filter(bool),
-    patients=st.lists(st.tuples(_NAMES, _ISSUERS), max_size=3),
-)  # fmt: skip
-def test_an_issuer_that_is_not_known_agrees_with_any(
-    wish: Wish, peer: bytes, patients: list[tuple[str, str]]
+@given(wish=_PATIENTS, patients=st.lists(_PATIENTS, max_size=3))
+def test_an_objection_covers_who_may_be_meant_and_a_consent_who_surely_is(
+    wish: tuple[str, str], patients: list[tuple[str, str]]
 ) -> None:
-    holds = wish.is_about(peer, patients)
-    agree = [
-        (patient == wish.patient_id and "" in (issuer, wish.issuer))
-        or (patient, issuer) == (wish.patient_id, wish.issuer)
-        for patient, issuer in patients
+    wishes = Standing(
+        Wish(number, kind, *wish, SOUTH.key, "care", 1)
+        for number, kind in ((1, OBJECTION), (2, CONSENT))
+    )
+    may_be = [
+        number == wish[0] and (issuer == wish[1] or "" in (issuer, wish[1]))
+        for number, issuer in patients
     ]
-    assert holds is (not wish.ended and wish.peer in (b"", peer) and any(agree))
-    # Knowing less of a patient never ends an objection.
-    if holds:
-        assert wish.is_about(peer, [(patient, "") for patient, _ in patients])
+    assert bool(wishes.objections(SOUTH.key, patients)) is any(may_be)
+    consents = bool(patients) and all(each == wish for each in patients)
+    assert bool(wishes.consents(SOUTH.key, patients)) is consents
+    assert not wishes.objections(EAST.key, patients)
+    assert not wishes.consents(EAST.key, patients)
+
+
+def test_a_study_of_two_patients_needs_the_consent_of_both(north: Node) -> None:
+    both = [(PATIENT, ""), ("4712", "")]
+    for patient, uses in ((PATIENT, "all"), ("4712", "research")):
+        assert north.wishes.standing.consents(SOUTH.key, both) == frozenset()
+        north.wishes.add(CONSENT, patient, "", b"", uses)
+    assert north.wishes.standing.consents(SOUTH.key, both) == {"research"}
+    north.wishes.end(CONSENT, 2)
+    assert north.wishes.standing.consents(SOUTH.key, both) == frozenset()
+
+
+def test_an_objection_does_not_hang_on_the_case_of_an_issuer(north: Node) -> None:
+    north.wishes.add(OBJECTION, "4711", "North", SOUTH.key, "care")
+    assert north.wishes.standing.objections(SOUTH.key, [("4711", "NORTH")]) == {"care"}
+    assert north.wishes.standing.objections(SOUTH.key, [("4711", "SOUTH")]) == frozenset()

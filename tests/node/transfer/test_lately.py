@@ -7,11 +7,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import logs_made
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.audit.erasing import erase
 from node.audit.log import AuditLog
+from node.errors import ExitCode, NodeError
 from node.transfer import lately
 from node.transfer.lately import DAY_MS, DisclosedLately
 from protocol.log.entry import Event, subjects_of
@@ -216,4 +218,26 @@ def test_a_clock_behind_the_log_forgets_nothing(tmp_path: Path) -> None:
     world.begin(SOUTH, "1.2.1", 10)
     index = DisclosedLately(world.log, lambda: behind)
     assert index.with_this(SOUTH, "1.2.2", 1) == {"studies-a-day": 2, "bytes-a-day": 11}
+    world.log.close()
+
+
+def test_what_is_over_is_forgotten_of_peers_without_limits_too(tmp_path: Path) -> None:
+    """Nobody asks what they used, so it would grow with each transfer."""
+    world = _world(tmp_path)
+    for _ in range(20):
+        world.begin(EAST, "1.2.1", 10)
+        _used(world, "1.2.2", 1)
+        world.clock.now += DAY_MS // 2
+    assert len(world.index._begun[EAST]) <= 3
+    world.log.close()
+
+
+def test_an_entry_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    assert _used(world, "1.2.2", 1) == (1, 1)
+    world.begin(SOUTH, "1.2.1", 10)
+    broken = NodeError("the disk is failing", code=ExitCode.DISK)
+    with patch.object(world.log, "opening_of", side_effect=broken), pytest.raises(NodeError):
+        _used(world, "1.2.2", 1)
+    assert _used(world, "1.2.2", 1) == (2, 11)
     world.log.close()

@@ -362,6 +362,7 @@ async def test_each_source_that_sent_something_is_in_the_log_with_what_it_sent(
             "batches": len(sent),
             "encoded_bytes": sum(one.encoded_size for one in sent),
             "sharing": "default",
+            "state": "withheld",
         }
         assert (event.type, event.purpose) == ("received", "treatment")
     assert download.patients == ("MARKER-PATIENT-ID",)
