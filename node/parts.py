@@ -202,6 +202,7 @@ def settling_of(node: Node, connected: Callable[[bytes], Peer | None]) -> Settli
         connected=connected,
         clock=node.clock,
         refusals=node.refusals,
+        went_out=node.requests.used,
     )
 
 

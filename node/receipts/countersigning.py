@@ -44,6 +44,8 @@ class Countersigner:
         audit: our log.
         is_sending: whether a transfer from us to a peer (facility key, id) is under way.
         refusals: logs refusals.
+        went_out: called with a peer (facility key) and a transfer before the log says that it is
+            complete; synchronous.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Countersigner:
         audit: AuditLog,
         is_sending: Callable[[bytes, bytes], bool],
         refusals: Refusals,
+        went_out: Callable[[bytes, bytes], None],
     ) -> None:
+        self._went_out = went_out
         self._refusals = refusals
         self._key = key
         self._own_facility = own_facility
@@ -172,6 +176,8 @@ class Countersigner:
             details={**details, "receipt": digest},
         )
         events = [event]
+        if outgoing:
+            self._went_out(peer, receipt.transfer)
         if outgoing and not is_confirmed(said, receipt):
             events = [replace(event, type="disclosed", details=details), event]
         self._audit.append_many(events)

@@ -61,6 +61,7 @@ class Settling:
         connected: returns the trusted peer with a facility key if it is connected, or None.
         clock: decides which peers are due to be asked, and dates receipts.
         refusals: logs refusals.
+        went_out: see `Countersigner`.
 
     Attributes:
         countersigner: does our part as the source.
@@ -78,6 +79,7 @@ class Settling:
         connected: Callable[[bytes], Peer | None],
         clock: Clock,
         refusals: Refusals,
+        went_out: Callable[[bytes, bytes], None],
     ) -> None:
         self._clock = clock
         self.countersigner = Countersigner(
@@ -87,6 +89,7 @@ class Settling:
             audit=audit,
             refusals=refusals,
             is_sending=lambda peer, transfer: transfers.is_under_way(peer, transfer, outgoing=True),
+            went_out=went_out,
         )
         self.answers: dict[type[Message], Answer] = {
             PresentReceipt: self._answer_presented,

@@ -13,7 +13,7 @@ import trio
 
 from keys.trust import Peer
 from node.clock import Clock
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.network.messaging import MessageStream
 from node.network.network import PeerStream, StreamLost
 from node.sharing.budgets import Budgets
@@ -105,7 +105,9 @@ class LogQueries:
             return Refusal(code=error.code)
         except NodeError as error:
             log.error("a request of %s cannot be answered: %s", peer.petname, error.message)
-            return Refusal(code=WireCode.OTHER)
+            # A disk that is full today is no reason to ask no more until tomorrow.
+            is_disk = error.code is ExitCode.DISK
+            return Refusal(code=WireCode.BUSY if is_disk else WireCode.OTHER)
 
     async def ask(
         self,

@@ -436,11 +436,12 @@ class Disclosure:
 
     def _keep_receipt(self, manifest: Manifest, signed: bytes) -> None:
         digest = self._owner.add_receipt(signed)
+        request = self._end.request
+        assert request is not None
+        # Before the entry, so that a crash in between leaves no approval for a second use.
+        self._owner.requests.used(self._peer.facility_key, request.transfer)
         disclosed = self._entry("disclosed", manifest)
         self._owner.append([disclosed, self._entry("receipt", manifest, receipt=digest)])
-        request = self._end.request
-        if request is not None:
-            self._owner.requests.used(self._peer.facility_key, request.transfer)
 
     def _entry(
         self,

@@ -176,12 +176,22 @@ class Right:
         )
         self.rule = decided.rule
         if not isinstance(decided, Refusal):
-            return None
+            return self._denied(request)
         if decided.code is WireCode.WAITING:
             why = self._requests.why_refused(peer.facility_key, request, decided.rule)
             if why:
                 return Refusal(WireCode.NOT_GRANTED, why, decided.rule)
         return decided
+
+    def _denied(self, request: Request) -> Refusal | None:
+        """A refusal if a person has denied this request, also where no rule asks any more.
+
+        The peer asks again until it is told, and the rule may be gone by then.
+        """
+        found = self._requests.of(self._peer.facility_key, request.transfer)
+        if found is None or found.state != "denied":
+            return None
+        return Refusal(WireCode.NOT_GRANTED, f"request {found.number} was denied", self.rule)
 
     def discarded(self, study: str) -> Refusal | None:
         """A refusal if an operator has discarded some of the study since `begin`."""

@@ -28,6 +28,7 @@ import seeded  # noqa: E402
 seeded.take_over()
 
 from simulated_faults import MISTAKES  # noqa: E402
+from simulated_plan import ABOUT, STEPS_PER_SITE  # noqa: E402
 from simulator import Result, simulate  # noqa: E402
 
 
@@ -39,6 +40,8 @@ def main() -> int:
     parser.add_argument("--step", type=int, default=1, help="from one seed to the next")
     parser.add_argument("--sites", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=45.0, help="of trouble, in its time")
+    parser.add_argument("--steps", type=int, default=STEPS_PER_SITE, help="for each site")
+    parser.add_argument("--about", choices=sorted(ABOUT), default="all", help="what happens most")
     parser.add_argument(
         "--fault",
         action="append",
@@ -60,16 +63,40 @@ def _run(chosen: argparse.Namespace, fault: str | None) -> bool:
     for number in range(chosen.count):
         seed = chosen.seed + number * chosen.step
         with mistake.made() if mistake else contextlib.nullcontext():
-            result = simulate(seed, sites=chosen.sites, seconds=chosen.seconds, tell=tell)
+            result = simulate(
+                seed,
+                sites=chosen.sites,
+                seconds=chosen.seconds,
+                steps=chosen.steps,
+                about=chosen.about,
+                tell=tell,
+            )
         held &= not result.violations
-        print(_json(result, fault) if chosen.json else _text(result, chosen, fault), flush=True)
+        print(
+            _json(result, chosen, fault) if chosen.json else _text(result, chosen, fault),
+            flush=True,
+        )
         if mistake and any(mistake.found in what for what in result.violations):
             break
     return held
 
 
-def _json(result: Result, fault: str | None) -> str:
-    return json.dumps(vars(result) | {"fault": fault})
+def _json(result: Result, chosen: argparse.Namespace, fault: str | None) -> str:
+    more = {"fault": fault, "again": _again(result, chosen, fault)}
+    return json.dumps(vars(result) | more)
+
+
+def _again(result: Result, chosen: argparse.Namespace, fault: str | None) -> str:
+    """The command that repeats a run."""
+    command = (
+        f"again: python tests/simulator/simulate.py --seed {result.seed} "
+        f"--sites {chosen.sites} --seconds {chosen.seconds:g}"
+    )
+    if chosen.steps != STEPS_PER_SITE:
+        command += f" --steps {chosen.steps}"
+    if chosen.about != "all":
+        command += f" --about {chosen.about}"
+    return command + (f" --fault {fault}" if fault else "")
 
 
 def _text(result: Result, chosen: argparse.Namespace, fault: str | None) -> str:
@@ -81,11 +108,7 @@ def _text(result: Result, chosen: argparse.Namespace, fault: str | None) -> str:
     ]
     lines += [f"  {what}" for what in result.violations]
     if result.violations:
-        mistake = f" --fault {fault}" if fault else ""
-        lines.append(
-            f"  again: python tests/simulator/simulate.py --seed {result.seed} "
-            f"--sites {chosen.sites} --seconds {chosen.seconds:g}{mistake}"
-        )
+        lines.append(f"  {_again(result, chosen, fault)}")
     return "\n".join(lines)
 
 

@@ -5,10 +5,19 @@ nothing with the node's own tables. The check is made at the moment of sending.
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from simulated_rules import (
+    BREAK_GLASS,
+    Asked,
+    Begun,
+    Standing,
+    Verdict,
+    asker_in,
+    used_of,
+)
 
 import protocol.messages
 from node.app import Node
@@ -18,6 +27,8 @@ from protocol.log.entry import Event, decode_entry_untrusted
 from protocol.messages import Announcement
 from protocol.source import SourceTransfer
 
+Wall = Callable[[float], int]
+
 GRACE_SECONDS = 1.0
 """Data may still be sent for this long after the entry that ends the right: the threat model
 promises a second."""
@@ -26,33 +37,41 @@ NOTHING = Event(type="stop")
 """An entry that changes no right."""
 
 
-@dataclass
 class Rights:
     """The rights recorded in one log, entry by entry.
 
+    Args:
+        standing: the settings of the facility, without any entry.
+
     Attributes:
-        grants: peer (facility key) to its grants; only trusted peers are in it.
-        shared: study (UID) that was here to whether it is shared.
+        standing: all that decides, up to the last entry.
         announced: how often a study was announced to a peer.
         begun: transfers (hex) whose disclosure has begun.
-        denied: peer to the number and action of each rule that denies it something.
-        objections: number to the peer that an objection is against, b"" for all.
-        lost: when a peer lost a right, or all peers a study, seconds of the simulation.
+        disclosures: all disclosures that have begun, in their order.
+        glass: direction and transfer (hex) of each emergency access that the log names.
+        offered: peer to the studies (UIDs) that it was ever offered, and for which purpose.
+        digests: peer to each digest of its rights so far.
+        named: peer and digest of its rights, as a disclosure names it.
     """
 
-    grants: dict[bytes, set[str]] = field(default_factory=dict)
-    shared: dict[str, bool] = field(default_factory=dict)
-    announced: dict[tuple[bytes, str], int] = field(default_factory=dict)
-    begun: set[str] = field(default_factory=set)
-    denied: dict[bytes, dict[int, str]] = field(default_factory=dict)
-    objections: dict[int, bytes] = field(default_factory=dict)
-    lost: dict[Any, float] = field(default_factory=dict)
-    _events: list[Event] = field(default_factory=list)
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing.copy()
+        self.announced: dict[tuple[bytes, str], int] = {}
+        self.begun: set[str] = set()
+        self.disclosures: list[Begun] = []
+        self.glass: set[tuple[str, str]] = set()
+        self.offered: dict[bytes, dict[str, str]] = {}
+        self.digests: dict[bytes, set[str]] = {}
+        self.named: list[tuple[bytes, str]] = []
+        self._initial = standing
+        self._askers: dict[str, str] = {}
+        self._events: list[tuple[Event, int]] = []
+        self._past: list[tuple[float, Standing]] = []
 
     @classmethod
-    def of(cls, node: Node, lost: dict[Any, float]) -> "Rights":
-        """The rights recorded in a node's whole log."""
-        rights = cls(lost=lost)
+    def of(cls, node: Node, standing: Standing) -> "Rights":
+        """The rights recorded in a node's whole log; `standing` as above."""
+        rights = cls(standing)
         for encoded in node.audit.entries():
             entry = decode_entry_untrusted(encoded)
             opened = [node.audit.opening_of(commitment) for _, commitment in entry.subjects]
@@ -60,106 +79,113 @@ class Rights:
             event = Event(
                 type=entry.type,
                 peer=entry.peer,
+                purpose=entry.purpose,
                 outcome=entry.outcome,
                 subjects=subjects,
                 details=entry.details,
             )
-            rights.add(entry.index, event, None)
+            rights.add(entry.index, event, entry.time_ms, None)
         return rights
 
-    def add(self, index: int, event: Event, now: float | None) -> None:
-        """Take one more entry; `now` is the time if it is being written at this moment."""
+    def add(self, index: int, event: Event, time_ms: int, now: float | None) -> None:
+        """Take one more entry.
+
+        Args:
+            index: its place in the log.
+            event: what it says.
+            time_ms: its time by the wall clock.
+            now: the time of the simulation if it is being written at this moment.
+        """
         if index != len(self._events):
             # The missing entries were never acknowledged, since their writer was killed.
-            self._events[index:] = [NOTHING] * (index - len(self._events))
-        self._events.append(event)
+            self._events[index:] = [(NOTHING, 0)] * (index - len(self._events))
+        self._events.append((event, time_ms))
+        if now is not None:
+            self._past = [one for one in self._past if one[0] > now - GRACE_SECONDS]
+            self._past.append((now, self.standing.copy()))
         if event.outcome == "failed" and "of" in event.details:
-            failed = int(event.details["of"])
-            self._events[failed] = NOTHING
-            again = Rights(lost=self.lost)
-            for at, one in enumerate(self._events[:-1]):
-                again.add(at, one, None)
-            self.grants, self.shared = again.grants, again.shared
-            self.denied, self.objections = again.denied, again.objections
+            self._events[int(event.details["of"])] = self._events[-1] = (NOTHING, 0)
+            self.standing = self._initial.copy()
+            for one, time_then in self._events:
+                self.standing.take(one, time_then)
             return
-        self._fold(event, now)
+        self.standing.take(event, time_ms)
+        self._note(event, time_ms)
 
-    def _fold(self, event: Event, now: float | None) -> None:
-        peer = event.peer or b""
-        named = set(filter(None, str(event.details.get("grants", "")).split(",")))
+    def _note(self, event: Event, time_ms: int) -> None:
+        """Note what no later entry takes back."""
+        peer, details = event.peer or b"", event.details
         studies = [value for kind, value in event.subjects if kind == "study"]
+        for one in {peer, *self.standing.grants}:
+            self.digests.setdefault(one, set()).add(self.standing.digest(one))
         match event.type:
-            case "trust-added" | "trust-granted":
-                self.grants.setdefault(peer, set()).update(named)
-            case "trust-ungranted":
-                self.grants.get(peer, set()).difference_update(named)
-                self._lose(now, *((peer, grant) for grant in named))
-            case "trust-revoked":
-                self.grants.pop(peer, None)
-                self.denied.pop(peer, None)
-                self._lose(now, (peer, "see"), (peer, "fetch"))
-            case "rule-added":
-                denied = json.loads(str(event.details["rule"]))
-                self.denied.setdefault(peer, {})[denied["number"]] = denied["action"]
-                self._lose(now, (peer, denied["action"]))
-            case "rule-removed":
-                self.denied.get(peer, {}).pop(int(event.details["number"]), None)
-            case "objection-added":
-                self.objections[int(event.details["number"])] = peer
-                self._lose(now, ("objection", peer))
-            case "objection-ended":
-                self.objections.pop(int(event.details["number"]), None)
-            case "ingest":
-                for study in studies:
-                    self.shared.setdefault(study, True)
-            case "received":
-                for study in studies:
-                    self.shared.setdefault(study, False)
-            case "shared" | "withdrawn":
-                for study in studies:
-                    self.shared[study] = event.type == "shared"
-                    if event.type == "withdrawn":
-                        self._lose(now, study)
-            case "discarded":
-                for study in studies:
-                    self.shared.pop(study, None)
-                    self._lose(now, study)
             case "announced":
                 for study in studies:
                     told = self.announced.get((peer, study), 0)
                     self.announced[peer, study] = told + 1
+            case "requested" if details["direction"] == "out":
+                self._askers[str(details["transfer"])] = asker_in(event)
             case "disclosure-begun":
-                self.begun.add(str(event.details["transfer"]))
+                self.begun.add(str(details["transfer"]))
+                self.named.append((peer, str(details.get("rights", ""))))
+                size = int(details["bytes"])
+                self.disclosures.append(Begun(time_ms, peer, studies[0], size, event.purpose))
+            case "offered":
+                self.offered.setdefault(peer, {})[studies[0]] = event.purpose
+            case "emergency-begun":
+                self.glass.add((str(details["direction"]), str(details["transfer"])))
 
-    def _lose(self, now: float | None, *what: Any) -> None:
-        if now is not None:
-            self.lost.update(dict.fromkeys(what, now))
+    def beginning(self, event: Event, time_ms: int) -> Verdict:
+        """The verdict on a disclosure whose first entry this is, at its place in the log.
 
-    def may(self, peer: bytes, grant: str, study: str, now: float) -> bool:
-        """Whether the grant lets a peer have a study now, or did a moment ago."""
-        since = now - GRACE_SECONDS
+        There is no grace: what ends a right is written after all that rests on it.
+        """
+        [study] = [value for kind, value in event.subjects if kind == "study"]
+        transfer, now = str(event.details["transfer"]), time_ms // 1000
+        assert event.peer is not None
+        if event.purpose == BREAK_GLASS:
+            if self.standing.rest_of(event.peer, transfer, now):
+                return Verdict("no", "emergency access rests")
+            if ("out", transfer) not in self.glass:
+                return Verdict("no", "its log names no emergency")
+        asked = Asked(study, event.purpose, transfer, self._askers.get(transfer, ""))
+        return self.decide(event.peer, asked, int(event.details["bytes"]), now)
 
-        def held(*what: Any) -> bool:
-            return any(self.lost.get(one, -1e9) > since for one in what)
+    def decide(self, peer: bytes, asked: Asked, size: int, now: int) -> Verdict:
+        """Whether a peer may have a study of this size now (seconds since the epoch)."""
+        used = used_of(self.disclosures, peer, asked, size, now)
+        return self.standing.decide(peer, asked, used, now)
 
-        holds = self._has(peer, grant) or held((peer, grant), (peer, "see"))
-        if self._is_objected(peer) and not held(("objection", peer), ("objection", b"")):
-            return False
-        return holds and (self.shared.get(study, False) or self.lost.get(study, -1e9) > since)
+    def going_on(self, peer: bytes, asked: Asked, now: float, wall: Wall) -> Verdict:
+        """Whether a peer may have what has begun, or might a moment ago.
 
-    def _has(self, peer: bytes, grant: str) -> bool:
-        needed = {"see", "fetch"} if grant == "fetch" else {grant}
-        denied = set(self.denied.get(peer, {}).values())
-        return grant in self.grants.get(peer, ()) and not needed & denied
+        Args:
+            peer: its facility key.
+            asked: what it asked for.
+            now: the time of the simulation.
+            wall: gives the wall clock's seconds at a time of the simulation.
+        """
+        verdict = Verdict("no")
+        for standing, then in self._lately(now):
+            used = used_of(self.disclosures, peer, asked, 0, wall(then))
+            verdict = standing.decide(peer, asked, used, wall(then))
+            if verdict.kind == "yes":
+                break
+        return verdict
 
-    def _is_objected(self, peer: bytes) -> bool:
-        return any(one in (b"", peer) for one in self.objections.values())
+    def sees(self, peer: bytes, study: str, now: float, wall: Wall) -> bool:
+        """Whether a peer may be told of a study, or might a moment ago; as `going_on`."""
+        return any(standing.sees(peer, study, wall(then)) for standing, then in self._lately(now))
 
-    def visible(self, peer: bytes) -> set[str]:
-        """The studies (UIDs) that a peer may know of."""
-        if not self._has(peer, "see") or self._is_objected(peer):
-            return set()
-        return {study for study, shared in self.shared.items() if shared}
+    def _lately(self, now: float) -> Iterator[tuple[Standing, float]]:
+        """What decided in the last moment, and when; what decides now comes last."""
+        yield from ((one, ended) for ended, one in self._past if ended > now - GRACE_SECONDS)
+        yield self.standing, now - GRACE_SECONDS
+        yield self.standing, now
+
+    def visible(self, peer: bytes, now: int) -> set[str]:
+        """The studies (UIDs) that a peer may know of now (seconds since the epoch)."""
+        return {one for one in self.standing.shared if self.standing.sees(peer, one, now)}
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,12 @@ def unrest(sim: "Simulation") -> list[str]:
                 found.append(f"{site.name} waits for {transfer.study}: {transfer.why}")
         if site.node.audit.halt.reason is not None:
             found.append(f"{site.name}: {site.node.audit.halt.reason.message}")
-        # Only people settle a recall, and the simulation has none who do.
-        alerts = [alert for alert in alerts_of(site.node, site.serving) if "recalled" not in alert]
+        # Only people settle a recall, and the simulation has none who do; or review an emergency.
+        alerts = [
+            alert
+            for alert in alerts_of(site.node, site.serving)
+            if "recalled" not in alert and not alert.startswith("emergency ")
+        ]
         found += [f"{site.name}: {alert}" for alert in alerts]
     return found
 
@@ -75,18 +79,16 @@ def _check_rights(sim: "Simulation", site: "Site") -> None:
         state = None if peer is None or peer.revoked is not None else frozenset(peer.grants)
         if state not in states:
             sim.violated(f"{site.name} has {state} for {key.hex()[:8]}, not one of {states}")
-        by_log = site.rights.grants.get(key)
+        by_log = site.rights.standing.grants.get(key)
         if (None if by_log is None else frozenset(by_log)) != state:
             sim.violated(f"{site.name} has {state} for {key.hex()[:8]}, its log says {by_log}")
-        held = {} if peer is None else {rule.number: rule.action for rule in peer.rules}
-        if site.rights.denied.get(key, {}) != held:
+        held = {} if peer is None else {rule.number: rule.to_fields() for rule in peer.rules}
+        if site.rights.standing.rules.get(key, {}) != held:
             sim.violated(
                 f"{site.name} has the rules {held} for {key.hex()[:8]}, its log says"
-                f" {site.rights.denied.get(key, {})}"
+                f" {site.rights.standing.rules.get(key, {})}"
             )
-    wishes = {one.number: one.peer for one in site.node.wishes.all("objection") if not one.ended}
-    if wishes != site.rights.objections:
-        sim.violated(f"{site.name} has {wishes}, its log says {site.rights.objections}")
+    _check_waiting(sim, site)
     for study, count in site.instances.items():
         row = site.node.catalog.study(study)
         if row is None or row.instance_count < count:
@@ -98,6 +100,42 @@ def _check_rights(sim: "Simulation", site: "Site") -> None:
             continue
         if (row.state == "shared") not in states:
             sim.violated(f"{study} of {site.name} is {row.state}, not shared in {states}")
+
+
+def _check_waiting(sim: "Simulation", site: "Site") -> None:
+    """Compare what people have to do, or have done, with what the log of a site says."""
+    node, standing, now = site.node, site.rights.standing, sim.clock.now()
+    wishes = {
+        one.number: (one.peer, one.patient_id, one.uses)
+        for one in node.wishes.all("objection")
+        if not one.ended
+    }
+    asked = {(one.peer, one.transfer.hex()): one.state for one in node.requests.all()}
+    said_asked = {key: one.state for key, one in standing.waits.items()}
+    for key, state in asked.items():
+        if (state, said_asked.get(key)) == ("ended", "approved"):
+            # All of it has gone out, and the process was killed before the entry that says so.
+            said_asked[key] = state
+    offers = {
+        one.number
+        for one in node.offers.all()
+        if (one.direction, one.is_open) == ("out", True) and now < one.until
+    }
+    glass = {(one.direction, one.number) for one in node.emergencies.open()}
+    for what, held, said in (
+        ("objections", wishes, standing.objections),
+        ("requests", asked, said_asked),
+        ("offers", offers, {n for n, one in standing.offers.items() if now < one.until}),
+        ("emergencies", glass, {key for key, one in standing.glass.items() if not one.is_reviewed}),
+    ):
+        if held != said:
+            sim.violated(f"{site.name} has the {what} {held}, its log says {said}")
+    for one in standing.waits.values():
+        if one.state == "waiting":
+            sim.violated(f"nobody has answered request {one.number} of {site.name}")
+    for peer, digest in site.rights.named:
+        if digest not in site.rights.digests[peer]:
+            sim.violated(f"{site.name} sent by rights {digest[:8]}, which its log does not have")
 
 
 def _check_feed(sim: "Simulation", site: "Site", other: "Site") -> None:
@@ -113,7 +151,7 @@ def _check_feed(sim: "Simulation", site: "Site", other: "Site") -> None:
     if not trusts(site, other):
         # The site no longer trusts the other, so it cannot announce or withdraw anything.
         return
-    visible = site.rights.visible(other.facility_key)
+    visible = site.rights.visible(other.facility_key, sim.clock.now())
     if roots.keys() - visible:
         what = sorted(roots.keys() - visible)
         sim.violated(f"{other.name} knows {what} of {site.name}, which it may not know")

@@ -9,26 +9,38 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from simulated_disk import Disk
-from simulated_plan import GRANTS, Step
-from studies_made import make_study
+from simulated_plan import GRANTS, Step, a_rule
+from simulated_rules import BREAK_GLASS, modality_of, patient_of
+from studies_made import make_instance
 
 from keys.card import Card
+from node.alerts import waiting_persons
 from node.app import Node
 from node.blocking import in_thread
+from node.callers import SERVICE, Caller, asked_by
 from node.errors import NodeError
 from node.images.ingest import ingest
 from node.operations import OPERATIONS, Call
+from node.sharing.offered import OPEN
 
 if TYPE_CHECKING:
     from simulator import Simulation
 
-PATIENT = "MARKER-PATIENT-ID"
-"""The patient of every study that is made."""
+T = TypeVar("T")
+
+PURPOSES = ("treatment", "treatment", "research")
+
+NEEDS_TIME = ("fetch", "emergency")
+"""Actions of which a person awaits the end while others act."""
+
+AUDITOR = Caller("person", "auditor", role="audit", person="of-nobody")
+DOCTOR = Caller("person", "doctor", role="emergency")
 
 State = frozenset[str] | None
 """The grants of a peer; None if it is not trusted."""
@@ -97,35 +109,69 @@ class People:
             disk.is_full = False
 
     async def _act(self, kind: str, chance: float) -> None:
-        if kind == "fetch":
-            await self._fetch(chance)
+        if kind in NEEDS_TIME:
+            if self.is_up:
+                await getattr(self, f"_{kind}")(chance)
             return
         async with self._operator:
             if self.is_up:
                 await getattr(self, f"_{kind}")(chance)
 
-    async def _answered(self, name: str, parameters: dict[str, Any]) -> str:
-        """Have the node do an operation: "done", "refused", or "unknown" if it was killed."""
+    async def _told(
+        self, name: str, parameters: dict[str, Any], caller: Caller = SERVICE
+    ) -> tuple[str, dict[str, Any]]:
+        """Have the node do an operation.
+
+        Returns:
+            "done", "refused", or "unknown" if it was killed; and what it answered.
+        """
         node, disk = self.node, self.disk
-        assert node is not None
-        assert disk is not None
-        outcome = "unknown"
+        if node is None or disk is None:
+            return "unknown", {}
+        outcome, result = "unknown", {}
         try:
-            with trio.CancelScope() as scope:
+            with trio.CancelScope() as scope, asked_by(caller):
                 self._commands.append(scope)
-                await OPERATIONS[name].answer(Call(node, self.serving), parameters)
+                call = Call(node, self.serving, caller)
+                result = await OPERATIONS[name].answer(call, parameters)
                 outcome = "done"
         except NodeError as error:
             outcome = "refused"
-            self.sim.trace("refused", self.number, name, error.message[:60])
+            message = error.message.replace(str(self.sim.folder), "")
+            self.sim.trace("refused", self.number, name, message[:60])
         except Exception:
-            # Ignore the error only if the process was killed and its files closed.
-            if not disk.is_dead:
+            if not self._is_gone(node, disk):
                 raise
         if disk.is_dead:
             outcome = "unknown"
         self.sim.trace("answer", self.number, name, outcome)
+        return outcome, result
+
+    def _is_gone(self, node: Node, disk: Disk) -> bool:
+        """Whether a process was killed, or stops, and its files are closed: errors mean nothing."""
+        return disk.is_dead or self.node is not node or not self.is_up
+
+    async def _read(self, read: Callable[[Node], T], default: T) -> T:
+        """What the node has on its disk; the default if it is gone."""
+        node, disk = self.node, self.disk
+        if node is None or disk is None:
+            return default
+        try:
+            return await in_thread(read, node)
+        except Exception:
+            if not self._is_gone(node, disk):
+                raise
+            return default
+
+    async def _answered(self, name: str, parameters: dict[str, Any]) -> str:
+        """Have the node do an operation; the outcome, as of `_told`."""
+        outcome, _ = await self._told(name, parameters)
         return outcome
+
+    async def _listed(self, name: str, kind: str, **parameters: Any) -> list[dict[str, Any]]:
+        """What a list of the node has; nothing if it was killed."""
+        outcome, result = await self._told(name, parameters)
+        return list(result[kind]) if outcome == "done" else []
 
     async def _peer(
         self, chance: float, name: str, change: Callable[[State], State], **more: Any
@@ -167,22 +213,34 @@ class People:
             grants=sorted(some),
         )
 
-    async def _deny(self, chance: float) -> None:
-        action = self._rng.choice(("see", "fetch"))
-        await self._about_peer(chance, "rules.add", rule=["deny", action])
-
-    async def _undeny(self, chance: float) -> None:
+    async def _rule(self, chance: float) -> None:
         assert self.node is not None
-        denied = [(peer, rule) for peer in self.node.peers.store.peers for rule in peer.rules]
-        if denied:
-            peer, rule = denied[int(chance * len(denied))]
+        words = a_rule(self._rng, self._soon())
+        peers = self.node.peers.store.peers
+        asks = any(rule.effect == "ask" for one in peers for rule in one.rules)
+        # Of two rules that ask about one request, each takes the place of the other's approval.
+        if words[:2] != ["ask", "fetch"] or not asks:
+            await self._about_peer(chance, "rules.add", rule=words)
+
+    async def _unrule(self, chance: float) -> None:
+        assert self.node is not None
+        held = [(peer, rule) for peer in self.node.peers.store.peers for rule in peer.rules]
+        if held:
+            peer, rule = held[int(chance * len(held))]
             await self._answered("rules.remove", {"peer": peer.petname, "number": rule.number})
 
+    def _soon(self) -> str:
+        """A moment that comes before the end of all trouble, mostly while something runs."""
+        seconds = self.sim.clock.now() + self._rng.randrange(2, 25)
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
     async def _object(self, chance: float) -> None:
+        patient = f"MARKER-PATIENT-{self._rng.randrange(2)}"
+        more = {"patient": patient, "uses": self._rng.choice(("all", "all", "care", "research"))}
         if chance < 0.3:
-            await self._answered("objection.add", {"patient": PATIENT})
+            await self._answered("objection.add", more)
         else:
-            await self._about_peer(chance, "objection.add", patient=PATIENT)
+            await self._about_peer(chance, "objection.add", **more)
 
     async def _unobject(self, chance: float) -> None:
         assert self.node is not None
@@ -190,7 +248,91 @@ class People:
         if held:
             wish = held[int(chance * len(held))]
             peer = self.node.petname(wish.peer) if wish.peer else "all"
-            await self._answered("objection.end", {"patient": PATIENT, "peer": peer})
+            await self._answered("objection.end", {"patient": wish.patient_id, "peer": peer})
+
+    # --- requests, emergencies, offers -------------------------------------------------
+
+    async def _approve(self, chance: float) -> None:
+        waiting = await self._listed("requests", "requests")
+        if waiting:
+            until = {"until": self._soon()} if self._rng.random() < 0.3 else {}
+            number = waiting[int(chance * len(waiting))]["number"]
+            await self._answered("approve", {"number": number, **until})
+
+    async def _turn_down(self, chance: float) -> None:
+        known = await self._listed("requests", "requests", all=True)
+        open_ones = [one for one in known if one["state"] in ("waiting", "approved")]
+        if open_ones:
+            number = open_ones[int(chance * len(open_ones))]["number"]
+            await self._answered("deny", {"number": number, "reason": "not today"})
+
+    async def _review(self, chance: float) -> None:
+        waiting = await self._listed("emergencies", "emergencies")
+        if waiting:
+            number = waiting[int(chance * len(waiting))]["number"]
+            asked = {"number": number, "outcome": "justified", "note": "looked at"}
+            await self._told("review", asked, AUDITOR)
+
+    async def _offer(self, chance: float) -> None:
+        held = sorted(set(self._own) & self.instances.keys())
+        if held:
+            more = {"until": self._soon()} if self._rng.random() < 0.3 else {}
+            study = held[self._rng.randrange(len(held))]
+            purpose = self._rng.choice(PURPOSES)
+            await self._about_peer(chance, "send", study=study, purpose=purpose, **more)
+
+    async def _answer_offer(self, chance: float) -> None:
+        waiting = [one for one in await self._listed("offers", "offers") if one["waits"]]
+        if waiting:
+            number = waiting[int(chance * len(waiting))]["number"]
+            answer = "offer.decline" if self._rng.random() < 0.3 else "offer.accept"
+            await self._answered(answer, {"number": number})
+
+    async def _end_offer(self, chance: float) -> None:
+        known = await self._listed("offers", "offers")
+        ours = [one for one in known if one["direction"] == "out" and one["state"] in OPEN]
+        if ours:
+            await self._answered("offer.end", {"number": ours[int(chance * len(ours))]["number"]})
+
+    async def tidy(self) -> None:
+        """Answer what waits for a person, so that no transfer waits; reviews need not come."""
+        async with self._operator:
+            while self.is_up:
+                waits = await self._read(waiting_persons, {})
+                if not waits.get("requests", 0) + waits.get("offers", 0):
+                    return
+                chance = self._rng.random()
+                act = self._approve if chance < 0.6 else self._turn_down
+                await (act if "requests" in waits else self._answer_offer)(chance)
+
+    async def approve_all(self) -> None:
+        """Approve all requests that wait."""
+        async with self._operator:
+            for one in await self._listed("requests", "requests"):
+                await self._answered("approve", {"number": one["number"]})
+
+    async def ask_for(self, study: str, peer: str, purpose: str) -> str:
+        """Ask a peer for a study, and wait until that ends; the outcome, as of `_told`."""
+        asked = {"study": study, "peer": peer}
+        if purpose == BREAK_GLASS:
+            more, name, caller = {"reason": "unconscious: no time to ask"}, "emergency", DOCTOR
+        else:
+            more, name, caller = {"purpose": purpose, "follow": False}, "fetch", SERVICE
+        outcome, _ = await self._told(name, asked | more, caller)
+        self._fetched(study, outcome)
+        return outcome
+
+    async def _emergency(self, chance: float) -> None:
+        """Break the glass for a study of a peer, which may not be announced."""
+        peers = sorted(self.possible)
+        if not peers:
+            return
+        other = self.sim.site_of(peers[int(chance * len(peers))])
+        assert other is not None
+        studies = sorted(other.instances.keys() - self.instances.keys())
+        if studies:
+            study = studies[self._rng.randrange(len(studies))]
+            await self.ask_for(study, other.name, BREAK_GLASS)
 
     async def _about_peer(self, chance: float, name: str, **more: Any) -> None:
         """Do something about a peer that changes nothing of its grants."""
@@ -280,15 +422,17 @@ class People:
 
     async def _fetch(self, chance: float) -> None:
         """Fetch an announced study that is not here, and wait until the fetch ends."""
-        node, disk = self.node, self.disk
-        if not self.is_up or node is None or disk is None:
-            return
-        announced = await in_thread(node.feeds.announced)
+        announced = await self._read(lambda node: node.feeds.announced(), [])
         studies = sorted({record.study for _, record in announced} - self.instances.keys())
         if not studies:
             return
         study = studies[int(chance * len(studies))]
-        outcome = await self._answered("fetch", {"study": study, "purpose": "treatment"})
+        asked = {"study": study, "purpose": self._rng.choice(PURPOSES)}
+        if self._rng.random() < 0.3:
+            asked["reason"] = "second look"
+        self._fetched(study, await self._answered("fetch", asked))
+
+    def _fetched(self, study: str, outcome: str) -> None:
         if outcome == "done":
             self.instances.setdefault(study, 1)
             self.shared.setdefault(study, {False})
@@ -298,8 +442,17 @@ def made_study(study: str, instances: int) -> Path:
     """A folder with a tiny study, made once for all runs of this process."""
     folder = _made_studies() / f"{study}-{instances}"
     if not folder.exists():
-        make_study(folder, instances, study=study, rows=8)
+        folder.mkdir()
+        for number in range(1, instances + 1):
+            made = make_instance(study, number, rows=8)
+            made.Modality, made.PatientID = modality_of(study), patient_of(study)
+            made.save_as(folder / f"IM{number}.dcm", enforce_file_format=True)
     return folder
+
+
+def size_of(study: str, instances: int) -> int:
+    """How many bytes a study has with so many instances."""
+    return sum(path.stat().st_size for path in made_study(study, instances).iterdir())
 
 
 _folder: list[Path] = []

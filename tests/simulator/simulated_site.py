@@ -1,5 +1,6 @@
 """One facility of a simulation: its node, killed and started again."""
 
+import random
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from simulated_book import Rights
 from simulated_disk import Disk, tear
 from simulated_network import SimulatedTransport
 from simulated_people import People
+from simulated_plan import Rights as Given
+from simulated_rules import Standing
 
 from node.app import Node
 from node.blocking import in_thread
@@ -27,6 +30,7 @@ class Site(People):
     """A facility.
 
     Attributes:
+        settings: what it has decided about emergencies, and no right yet.
         rights: the rights derived from its log.
         acknowledged: acknowledged sizes of its log, and their roots.
         bundle, entries: its log at the end, as exported and as stored.
@@ -39,7 +43,9 @@ class Site(People):
         self.address = f"/ip4/10.0.{number}.1/tcp/4101"
         self.facility_key = b""
         self.serving: Serving | None = None
-        self.rights = Rights()
+        chance = random.Random(f"{sim.result.seed} settings {number}")
+        self.settings = Standing(over_objections=chance.random() < 0.5, rests=chance.random() < 0.5)
+        self.rights = Rights(self.settings)
         self.acknowledged: dict[int, bytes] = {}
         self.bundle = BytesIO()
         self.entries: list[bytes] = []
@@ -67,16 +73,25 @@ class Site(People):
             addresses=(self.address,),
             clock=self.sim.clock,
         )
+        with (self._path / "config.toml").open("a") as file:
+            file.write(
+                f"\n[emergency]\nover_objections = {str(self.settings.over_objections).lower()}\n"
+                f"rest_until_reviewed = {str(self.settings.rests).lower()}\n"
+            )
         self.card = home.read_card()
         self.facility_key = self.card.facility_key
         self._former.add(self.card.node_key)
 
-    def pair(self, other: "Site", grants: tuple[str, ...]) -> None:
+    def pair(self, other: "Site", given: Given) -> None:
         """Trust another site, before any node runs."""
+        grants, rules = given
         assert other.card is not None
         with Node.open(Home(self._path, clock=self.sim.clock)) as node:
             card = other.card
             node.peers.add(card.encoded, card.fingerprint, grants, "", node.clock.now())
+            for rule in rules:
+                words = rule.format(soon=self._soon()).split()
+                node.peers.add_rule(other.name, words, node.facts.blind)
         self.possible[other.facility_key] = {frozenset(grants)}
 
     # --- its process -----------------------------------------------------------------
@@ -136,7 +151,7 @@ class Site(People):
                 if disk.is_dead:
                     return
                 self.node = node
-                self.rights = await in_thread(Rights.of, node, self.rights.lost)
+                self.rights = await in_thread(Rights.of, node, self.settings)
                 stopping = self._stopping
                 async with serving(node, transport) as running:
                     if not disk.is_dead:
@@ -188,7 +203,7 @@ class Site(People):
     def _export(self, node: Node) -> None:
         self.bundle = BytesIO()
         node.audit.export(self.bundle, card=node.card.encoded)
-        self.rights = Rights.of(node, {})
+        self.rights = Rights.of(node, self.settings)
         self.sim.look_at(self, node)
 
     def stop(self) -> None:

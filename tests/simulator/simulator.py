@@ -30,8 +30,11 @@ import trio.testing
 from simulated_book import Rights, Watch
 from simulated_disk import Disks
 from simulated_network import Net
-from simulated_plan import Step, people_of, plan
+from simulated_people import size_of
+from simulated_plan import STEPS_PER_SITE, Step, people_of, plan
+from simulated_rules import BREAK_GLASS, Asked
 from simulated_site import Site
+from simulated_wants import want_all
 
 from node.app import Node
 from node.audit.log import AuditLog
@@ -49,19 +52,39 @@ QUIET_SECONDS = 75.0
 
 
 class SimulatedClock:
-    """A `node.clock.Clock` by trio's time."""
+    """A `node.clock.Clock` by trio's time; days pass while all machines are suspended."""
+
+    def __init__(self) -> None:
+        self._passed: list[tuple[float, float]] = []
+
+    def pass_hours(self, hours: float) -> None:
+        """Let hours pass in which nothing runs."""
+        self._passed.append((trio.current_time(), hours * 3600))
+
+    def at(self, time: float) -> int:
+        """Milliseconds since the epoch at a time of the simulation."""
+        suspended = sum(seconds for when, seconds in self._passed if when <= time)
+        return START_MS + round((time + suspended) * 1000)
+
+    def wall(self, time: float) -> int:
+        """Whole seconds since the epoch at a time of the simulation."""
+        return self.at(time) // 1000
 
     def now_ms(self) -> int:
-        try:
-            return START_MS + round(trio.current_time() * 1000)
-        except RuntimeError:
-            return START_MS
+        return self.at(_time())
 
     def now(self) -> int:
         return self.now_ms() // 1000
 
     def running(self) -> float:
-        return (self.now_ms() - START_MS) / 1000
+        return _time()
+
+
+def _time() -> float:
+    try:
+        return trio.current_time()
+    except RuntimeError:
+        return 0.0
 
 
 @dataclass
@@ -73,6 +96,7 @@ class Result:
         digest: digest over all events and their times.
         violations: sentences about promises that were not kept.
         counts: kind of event to how often it happened.
+        entries: type of entry to how many were written.
         virtual_seconds, real_seconds: how long it took, in simulated and in real time.
         cpu_seconds: processor time.
     """
@@ -81,6 +105,7 @@ class Result:
     digest: str = ""
     violations: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    entries: Counter[str] = field(default_factory=Counter)
     virtual_seconds: float = 0.0
     real_seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -93,6 +118,8 @@ class Simulation:
         seed: determines the run.
         sites: number of facilities.
         seconds: how long people act and faults happen.
+        steps: how many actions and faults there are for each site.
+        about: what it is about, see `simulated_plan.ABOUT`.
         folder: an empty folder for the homes.
         tell: called with each event except bytes on lines; for people.
     """
@@ -104,6 +131,8 @@ class Simulation:
         sites: int,
         seconds: float,
         folder: Path,
+        steps: int = STEPS_PER_SITE,
+        about: str = "all",
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.rng = random.Random(seed)
@@ -120,16 +149,20 @@ class Simulation:
         self.disks = Disks()
         self.sites = [Site(self, number) for number in range(sites)]
         self.pairs = people_of(random.Random(f"{seed} people"), sites)
-        self.steps = plan(random.Random(f"{seed} plan"), sites, self.pairs, seconds)
+        self.steps = plan(
+            random.Random(f"{seed} plan"),
+            self.pairs,
+            sites=sites,
+            seconds=seconds,
+            steps_per_site=steps,
+            about=about,
+        )
 
     # --- what happens ----------------------------------------------------------------
 
     def trace(self, *what: Any) -> None:
         """Record an event."""
-        try:
-            now = trio.current_time()
-        except RuntimeError:
-            now = 0.0
+        now = _time()
         self._digest.update(repr((round(now, 6), *what)).encode())
         self.result.counts[str(what[0])] += 1
         if what[0] != "sent":
@@ -163,9 +196,13 @@ class Simulation:
         site = None if disk is None else self._site_with(disk)
         if site is None:
             return
+        now, time_ms = trio.current_time(), self.clock.now_ms()
         for index, event in enumerate(events, first):
-            site.rights.add(index, event, trio.current_time())
+            if event.type == "disclosure-begun":
+                self._begins(site, event, time_ms)
+            site.rights.add(index, event, time_ms, now)
             self.trace("entry", site.number, index, event.type)
+            self.result.entries[event.type] += 1
             if event.type != "checkpoint-heartbeat":
                 self.last_entry = trio.current_time()
         site.acknowledged[log.size] = log.root()
@@ -191,10 +228,23 @@ class Simulation:
             places.add((announcement.epoch, record.sequence))
             if len(places) > told:
                 self.violated(f"{what} without an entry")
-            may = site.rights.may(peer.facility_key, "see", record.study, now)
+            may = site.rights.sees(peer.facility_key, record.study, now, self.clock.wall)
             if record.kind != "withdrawn" and not may:
                 self.violated(f"{what} without the right")
         self.trace("announced", site.number, peer.number, len(announcement.records))
+
+    def _begins(self, site: Site, event: Event, time_ms: int) -> None:
+        """Check a disclosure at its first entry."""
+        peer, details = self.site_of(event.peer or b""), event.details
+        [study] = [value for kind, value in event.subjects if kind == "study"]
+        said = f"{site.name} begins to send {study} to {peer.name if peer else 'nobody'}"
+        verdict = site.rights.beginning(event, time_ms)
+        if verdict.kind != "yes":
+            self.violated(f"{said} without the right: {verdict.why}")
+        elif details.get("rule") not in verdict.names:
+            self.violated(f"{said} by {details.get('rule')}, not by {sorted(verdict.names)}")
+        if details["bytes"] != size_of(study, int(details["instances"])):
+            self.violated(f"{said}, and the entry has another number of bytes")
 
     def _study_sent(self, end: SourceTransfer, what: str) -> None:
         site, request = self._signer(end._key), end.request
@@ -205,11 +255,20 @@ class Simulation:
         if peer is None:
             self.violated(f"{said} to a node key that is nobody's")
             return
-        now, rights = trio.current_time(), site.rights
-        if request.transfer.hex() not in rights.begun:
+        transfer = request.transfer.hex()
+        if transfer not in site.rights.begun:
             self.violated(f"{said} to {peer.name} without an entry")
-        if not all(rights.may(peer.facility_key, g, request.study, now) for g in ("see", "fetch")):
-            self.violated(f"{said} to {peer.name} without the right")
+        told = (request.person or "", request.role or "", request.reason or "")
+        asker = "^^^".join(told) if any(told) else ""
+        asked = Asked(request.study, request.purpose, transfer, asker)
+        now, wall = trio.current_time(), self.clock.wall
+        verdict = site.rights.going_on(peer.facility_key, asked, now, wall)
+        if verdict.kind != "yes":
+            self.violated(f"{said} to {peer.name} without the right: {verdict.why}")
+        if request.purpose == BREAK_GLASS:
+            for one, direction in ((site, "out"), (peer, "in")):
+                if (direction, transfer) not in one.rights.glass:
+                    self.violated(f"{said} before the log of {one.name} names the emergency")
         self.trace("disclosed", what, site.number, peer.number)
 
     # --- the run ---------------------------------------------------------------------
@@ -236,6 +295,8 @@ class Simulation:
                 await trio.sleep_until(began + step.at)
                 nursery.start_soon(self._do, step)
             await self._rest()
+            await want_all(self, random.Random(f"{self.result.seed} wants"))
+            await self._rest()
             await in_thread(simulated_checks.check_at_rest, self)
             self.is_over, self.ended_ms = True, self.clock.now_ms()
             for site in self.sites:
@@ -252,6 +313,10 @@ class Simulation:
                     self.net.slow(*step.pair, step.seconds / 10)
                 await trio.sleep(step.seconds)
                 self.net.heal(*step.pair)
+            case "hours":
+                if not self.is_resting:
+                    self.trace("hours", step.seconds)
+                    self.clock.pass_hours(step.seconds)
             case _:
                 await self.sites[step.site].do(step)
 
@@ -265,6 +330,8 @@ class Simulation:
         end = trio.current_time() + REST_SECONDS
         while trio.current_time() < end:
             await trio.sleep(5)
+            for site in self.sites:
+                await site.tidy()
             is_quiet = trio.current_time() - self.last_entry > QUIET_SECONDS
             if is_quiet:
                 unrest = await in_thread(simulated_checks.unrest, self)
@@ -298,15 +365,28 @@ class Simulation:
 
 
 def simulate(
-    seed: int, *, sites: int, seconds: float, tell: Callable[[str], None] = lambda line: None
+    seed: int,
+    *,
+    sites: int,
+    seconds: float,
+    steps: int = STEPS_PER_SITE,
+    about: str = "all",
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Run one seed in its own folder, which is removed afterwards."""
     logging.disable(logging.CRITICAL)
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="radmesh-simulator-", dir=place))
     try:
-        made = Simulation(seed, sites=sites, seconds=seconds, folder=folder, tell=tell)
-        return made.run()
+        return Simulation(
+            seed,
+            sites=sites,
+            seconds=seconds,
+            steps=steps,
+            about=about,
+            folder=folder,
+            tell=tell,
+        ).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from node.network.transport import Line
 PROGRAM = Path(__file__).with_name("simulate.py")
 
 SEEDS = 50
+ABOUT_RIGHTS = ("--about", "rights", "--sites", 3, "--steps", 40, "--seconds", 60)
 AT_ONCE = min(os.cpu_count() or 1, 4)
 
 
@@ -58,20 +60,16 @@ def run(*arguments: object) -> list[dict[str, Any]]:
 
 def require_held(found: list[dict[str, Any]]) -> None:
     """Fail with each promise that was not kept, and the command that repeats it."""
-    said = [
-        f"{what}\n  again: python tests/simulator/simulate.py --verbose --seed {one['seed']}"
-        for one in found
-        for what in one["violations"]
-    ]
+    said = [f"{what}\n  {one['again']}" for one in found for what in one["violations"]]
     assert not said, "\n".join(said)
 
 
-def run_seeds(first: int, count: int) -> list[dict[str, Any]]:
-    """Run seeds with 20 sites, on all processors."""
-    shares = [
-        start("--seed", first + one, "--step", AT_ONCE, "--count", len(range(one, count, AT_ONCE)))
-        for one in range(AT_ONCE)
-    ]
+def run_seeds(first: int, count: int, *arguments: object) -> list[dict[str, Any]]:
+    """Run seeds, with 20 sites if nothing else is said, on all processors."""
+    shares = []
+    for one in range(AT_ONCE):
+        which = ("--seed", first + one, "--step", AT_ONCE)
+        shares.append(start(*which, "--count", len(range(one, count, AT_ONCE)), *arguments))
     try:
         return [result for share in shares for result in results(share)]
     finally:
@@ -91,12 +89,40 @@ def test_the_promises_hold_on_twenty_sites_for_fifty_seeds() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_promises_hold_where_most_is_about_rights() -> None:
+    found = run_seeds(1, SEEDS, *ABOUT_RIGHTS)
+    assert len(found) == SEEDS
+    require_held(found)
+    # Check that each kind of right was given, used and taken often enough.
+    for what in (
+        "rule-added",
+        "rule-removed",
+        "approval-asked",
+        "approved",
+        "denied",
+        "emergency-begun",
+        "emergency-overdue",
+        "emergency-reviewed",
+        "offered",
+        "offer-answered",
+        "offer-ended",
+        "objection-added",
+        "objection-ended",
+    ):
+        assert sum(one["entries"].get(what, 0) for one in found) > SEEDS / 5, what
+    assert sum(one["counts"].get("wanted", 0) for one in found) > 5 * SEEDS
+    assert sum(one["counts"].get("hours", 0) for one in found) > SEEDS / 2
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(24 * 3600)
 def test_the_promises_hold_for_more_seeds() -> None:
     more = int(os.environ.get("RADMESH_SEEDS", "0"))
     if not more:
-        pytest.skip("RADMESH_SEEDS says how many more; about five a minute and processor")
+        pytest.skip("RADMESH_SEEDS says how many more; about four a minute and processor")
     require_held(run_seeds(SEEDS + 1, more))
+    require_held(run_seeds(SEEDS + 1, more, *ABOUT_RIGHTS))
 
 
 @pytest.mark.slow
@@ -138,14 +164,58 @@ FAULTS = {
 }
 
 
+def require_found(found: list[dict[str, Any]], faults: Mapping[str, str]) -> None:
+    """Fail unless each mistake was found, by the words that say it."""
+    for fault, words in faults.items():
+        said = [what for one in found if one["fault"] == fault for what in one["violations"]]
+        assert any(words in what for what in said), f"{fault}: {said}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_each_promise_can_be_seen_to_be_broken() -> None:
     arguments = [word for fault in FAULTS for word in ("--fault", fault)]
     found = run("--sites", 4, "--seconds", 30, "--count", 20, *arguments)
-    for fault, words in FAULTS.items():
-        said = [what for one in found if one["fault"] == fault for what in one["violations"]]
-        assert any(words in what for what in said), f"{fault}: {said}"
+    require_found(found, FAULTS)
+
+
+RIGHTS_FAULTS = {
+    "limits-forgotten": "the limit is used up",
+    "limits-begin-anew": "the limit is used up",
+    "glass-unlimited": "the limit is used up",
+    "ends-forgotten": "without the right",
+    "conditions-forgotten": "without the right",
+    "approved-for-ever": "nobody has approved it",
+    "denial-forgotten": "it was denied",
+    "nobody-is-asked": "nobody has answered request",
+    "glass-unsaid-there": "its log names no emergency",
+    "glass-unsaid-here": "names the emergency",
+    "glass-over-objections": "the patient objects",
+    "never-rests": "emergency access rests",
+    "reviewed-by-itself": "has the emergencies",
+    "offers-stand": "without the right",
+    "offers-outlive-trust": "has the offers",
+    "objections-unheard": "without the right",
+    "rule-unnamed": "by None",
+    "rights-unnamed": "by rights",
+    "research-refused": "although the rules say",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_each_promise_about_rights_can_be_seen_to_be_broken() -> None:
+    """Some of the mistakes need 15 seeds of three sites."""
+    shares = []
+    for one in range(AT_ONCE):
+        faults = [word for fault in [*RIGHTS_FAULTS][one::AT_ONCE] for word in ("--fault", fault)]
+        shares.append(start(*ABOUT_RIGHTS, "--count", 40, *faults))
+    try:
+        found = [result for share in shares for result in results(share)]
+    finally:
+        for share in shares:
+            end(share)
+    require_found(found, RIGHTS_FAULTS)
 
 
 @pytest.mark.slow

@@ -94,12 +94,13 @@ class RecipientMade:
             credit = self.end.credit(len(event.sealed))
             await self.theirs.write(credit, timeout_seconds=20)
         elif isinstance(event, Ended):
-            signed = self.end.sign_receipt(self._receipt())
+            signed = self.end.sign_receipt(self.receipt())
             await self.theirs.write(signed, timeout_seconds=20)
         elif isinstance(event, Refused):
             await self.theirs.close()
 
-    def _receipt(self) -> Receipt:
+    def receipt(self) -> Receipt:
+        """The receipt for what has come."""
         assert self.end.offer is not None
         assert self.end.manifest is not None
         fields: dict[str, Any] = {

@@ -95,6 +95,7 @@ class Site:
             connected=lambda facility: self.other.peer if facility == self.other_key else None,
             clock=SYSTEM_CLOCK,
             refusals=Refusals(self.audit.append_many, budgets(), SYSTEM_CLOCK),
+            went_out=lambda peer, transfer: None,
         )
         self.direct = Direct(self)
         self.reconciling = Reconciling(

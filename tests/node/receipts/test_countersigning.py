@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clocks_made import MadeClock
+from facility_in_memory import Other, entries, publish_study
+from recipient_made import RecipientMade
 from settling_made import (
     TRANSFER,
     Site,
@@ -18,12 +21,19 @@ from settling_made import (
 
 from keys.card import issue_card
 from keys.identity import KeyPair
+from node.app import Node
+from node.errors import ExitCode, NodeError
+from node.home import Home
+from node.network.streams import StreamLost
+from node.parts import settling_of
 from node.receipts.pending import AGAIN_SECONDS, PendingItem
 from protocol.errors import RemoteProtocolError, WireCode
 from protocol.receipt import (
     check_signature,
     decode_signed_untrusted,
+    sign_receipt,
 )
+from protocol.transfer import Ended
 
 
 @pytest.fixture
@@ -197,3 +207,43 @@ def test_entries_that_name_no_transfer_are_let_pass(sites: tuple[Site, Site]) ->
         north.log("disclosure-begun", transfer=wrong)
     assert north.states() == []
     assert north.exchanges.about(south.facility.public, 0, 99, 10) == []
+
+
+# --- approvals ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("breaks", ["the line", "the log"])
+async def test_an_approval_is_used_up_however_the_study_went_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """The line breaks before the receipt, which then comes late; or the log breaks before its
+    entry."""
+    south = Other("South Clinic", MadeClock().now())
+    with Node.open(Home.create(tmp_path / "north", name="North", clock=MadeClock())) as north:
+        publish_study(north, instances=1)
+        peer = south.pair(north, "see", "fetch")
+        north.peers.add_rule("South Clinic", ["ask", "fetch"], north.facts.blind)
+        await RecipientMade(north, south).fetch()
+        north.requests.approve(1)
+        with monkeypatch.context() as broken:
+
+            def full(events: object) -> range:
+                raise NodeError("the disk is full", code=ExitCode.DISK)
+
+            async def at_end(*_: object) -> None:
+                if breaks == "the line":
+                    raise StreamLost("cut")
+                broken.setattr(north.audit._appender, "append_many", full)
+
+            recipient = RecipientMade(north, south, at={Ended: at_end})
+            await recipient.fetch()
+        if breaks == "the line":
+            assert [one.state for one in north.requests.all()] == ["approved"]
+            body = recipient.receipt().encode()
+            settling = settling_of(north, lambda key: peer)
+            await settling.countersigner.countersign(peer, body, sign_receipt(body, south.node))
+            assert "disclosed" in [entry["type"] for entry in entries(north)]
+        assert [one.state for one in north.requests.all()] == ["ended"]
+        again = RecipientMade(north, south)
+        await again.fetch()
+        assert again.refused is WireCode.WAITING

@@ -9,7 +9,7 @@ from network_nodes import until
 
 from keys.trust import Peer
 from node.clock import SYSTEM_CLOCK
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.network.network import StreamLost
 from node.sharing.log_queries import QueryRefused
 from protocol import limits
@@ -33,7 +33,8 @@ def test_a_question_is_answered(tmp_path: Path) -> None:
     ("failure", "code"),
     [
         (RemoteProtocolError("no", WireCode.NOT_GRANTED), WireCode.NOT_GRANTED),
-        (NodeError("the disk is full"), WireCode.OTHER),
+        (NodeError("the log is damaged"), WireCode.OTHER),
+        (NodeError("the disk is full", code=ExitCode.DISK), WireCode.BUSY),
     ],
 )
 def test_a_no_crosses_the_wire_as_a_code(

@@ -3,10 +3,12 @@
 import contextlib
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import exchange_pair
+import pytest
 from clocks_made import MadeClock
 from facility_in_memory import Other, publish_study
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.transfer.right import Right, RightEnded
+from protocol.errors import WireCode
 from protocol.messages import Request
 from protocol.recalls import WRONG_WORKLIST
 
@@ -188,3 +191,30 @@ def test_what_was_discarded_before_ends_no_right(tmp_path: Path) -> None:
         assert _answer(right, _request(node)) == ""
         node.discards.discard(f"{STUDY}.1.2", WRONG_WORKLIST)
         assert "discarded" in _answer(right, _request(node))
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_what_was_denied_is_not_sent_when_no_rule_asks_any_more(
+    tmp_path: Path, is_begun: bool
+) -> None:
+    """The peer asks again each minute; whoever takes the rule away in between says nothing new."""
+    home = Home.create(tmp_path / "north", name="North", clock=MadeClock())
+    with Node.open(home) as node:
+        publish_study(node, instances=1)
+        SOUTH.pair(node, "see", "fetch")
+        _add_rule(node, "ask fetch")
+        request = _request(node)
+        node.requests.note(SOUTH.key, request, "rule 1")
+        right = _new_right(node)
+        if is_begun:
+            node.requests.approve(1)
+            right.require(request)
+        node.requests.deny(1, "not for them")
+        _remove_rule(node)
+        _move(node, 1)
+        assert _answer(right, request) == "request 1 was denied"
+        refusal = right.refusal(request)
+        assert refusal is not None
+        assert refusal.code is WireCode.NOT_GRANTED
+        # What is asked anew is another request, and no rule asks about it.
+        assert right.refusal(replace(request, transfer=bytes(15) + b"1")) is None
