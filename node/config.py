@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from node import setting_rows
+from node.edges.dimse_settings import BadDimse, DimseSettings, read_dimse
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
@@ -101,6 +102,7 @@ class Settings:
     retention: RetentionSettings = RetentionSettings()
     limits: Overrides = field(default_factory=dict)
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
+    dimse: DimseSettings = field(default_factory=DimseSettings)
 
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
@@ -141,6 +143,7 @@ def read_settings(path: Path) -> Settings:
         retention=RetentionSettings(**_read(path, "retention", values.get("retention", {}))),
         limits=_overrides(path, values.get("limits", {})),
         arrivals=_arrivals(path, values.get("arrivals", {})),
+        dimse=_dimse(path, values.get("dimse", {})),
     )
 
 
@@ -188,6 +191,22 @@ def _arrivals(path: Path, table: Any) -> dict[str, Windows]:
         raise NodeError(
             f"arrivals in {path} {error}",
             hint="see docs/operations.md section 4",
+            code=ExitCode.USAGE,
+        ) from error
+
+
+def _dimse(path: Path, values: Any) -> DimseSettings:
+    table = _read(path, "dimse", values)
+    # A path is relative to the home, the folder of config.toml.
+    for name in ("certificate", "key", "ca"):
+        if table.get(name):
+            table[name] = str(path.parent / table[name])
+    try:
+        return read_dimse(table, values.get("callers", {}), values.get("doors", {}))
+    except BadDimse as error:
+        raise NodeError(
+            f"dimse in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
             code=ExitCode.USAGE,
         ) from error
 

@@ -5,6 +5,7 @@ gets its access to the network as a function, since the network is made last.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from keys.trust import Peer
 from node.app import Node
@@ -43,6 +44,9 @@ from protocol.messages import Message
 
 OpenStream = Callable[[bytes], Awaitable[PeerStream]]
 """Opens a stream to a connected peer, by its node key (32 bytes)."""
+
+if TYPE_CHECKING:
+    from node.edges.dimse_server import DimseServer
 
 
 def announcer_of(node: Node) -> Announcer:
@@ -177,6 +181,16 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
         clock=node.clock,
         windows=windows_by(node.settings.arrivals),
     )
+
+
+def dimse_of(node: Node, arrivals: Arrivals) -> "DimseServer | None":
+    """Takes DICOM associations; None where the settings have it listen nowhere."""
+    if not node.settings.dimse.is_on:
+        return None
+    # Imported here, since pynetdicom is slow to load.
+    from node.edges.dimse_server import DimseServer
+
+    return DimseServer(node.settings.dimse, arrivals)
 
 
 def follower_of(node: Node, fetcher: Fetcher, find: Callable[[bytes], Peer | None]) -> Follower:

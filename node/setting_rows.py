@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS
 from node.reports.collector import FORMATS
 from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
 from protocol import limits
@@ -345,6 +346,87 @@ SETTINGS = (
         example="true",
         sentence="whether urgent transfers go as fast as they can",
     ),
+    Setting(
+        name="dimse.listen",
+        kind="texts",
+        default=[],
+        example='["10.1.2.3:11112"]',
+        sentence="IP addresses and ports where DICOM associations are taken without TLS, of "
+        "callers that are listed with their addresses",
+    ),
+    Setting(
+        name="dimse.tls_listen",
+        kind="texts",
+        default=[],
+        example='["10.1.2.3:2762"]',
+        sentence="the same, over TLS (BCP 195), with certificates on both sides",
+    ),
+    Setting(
+        name="dimse.certificate",
+        kind="text",
+        default="",
+        example='"dimse.pem"',
+        sentence="file with the certificate of the node for TLS (PEM, in the home)",
+    ),
+    Setting(
+        name="dimse.key",
+        kind="text",
+        default="",
+        example='"dimse.key"',
+        sentence="file with its key",
+    ),
+    Setting(
+        name="dimse.ca",
+        kind="text",
+        default="",
+        example='"dimse-ca.pem"',
+        sentence="file with the certificates of who signs those of the callers",
+    ),
+    Setting(
+        name="dimse.idle_seconds",
+        kind="number",
+        default=DEFAULT_IDLE_SECONDS,
+        least=10,
+        most=24 * 3600,
+        example="600",
+        sentence="after so many seconds without a word an association is ended",
+    ),
+    Setting(
+        name="dimse.callers.addresses",
+        kind="own",
+        default=[],
+        example='["10.1.2.4"]',
+        sentence="IP addresses from which the system with this AE title calls",
+    ),
+    Setting(
+        name="dimse.callers.certificates",
+        kind="own",
+        default=[],
+        example='["9f86d081...0a08"]',
+        sentence="SHA-256 of certificates with which it calls over TLS",
+    ),
+    Setting(
+        name="dimse.doors.to",
+        kind="own",
+        default="",
+        example='"South Clinic"',
+        sentence="the facility to which what is sent to this AE title of ours is offered; with "
+        "none, the sharing rules decide",
+    ),
+    Setting(
+        name="dimse.doors.purpose",
+        kind="own",
+        default="",
+        example='"treatment"',
+        sentence="the purpose for which it is offered",
+    ),
+    Setting(
+        name="dimse.doors.stat",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether it is packed at once",
+    ),
 )
 
 TABLES = {
@@ -356,6 +438,9 @@ TABLES = {
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",
+    "dimse": "[dimse]",
+    "dimse.callers": '[dimse.callers."CT1"]',
+    "dimse.doors": '[dimse.doors."RM_SOUTH"]',
 }
 """The title line of each table, in the order of the file."""
 
