@@ -190,7 +190,7 @@ def dimse_of(node: Node, arrivals: Arrivals) -> "DimseServer | None":
     # Imported here, since pynetdicom is slow to load.
     from node.edges.dimse_server import DimseServer
 
-    return DimseServer(node.settings.dimse, arrivals)
+    return DimseServer(node.settings.dimse, arrivals, node.doors)
 
 
 def follower_of(node: Node, fetcher: Fetcher, find: Callable[[bytes], Peer | None]) -> Follower:

@@ -232,6 +232,7 @@ class Serving:
                 nursery.start_soon(self.arrivals.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
+                nursery.start_soon(self._node.doors.run, self._coming, self.arrivals.next_packing)
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.log_queries)
@@ -239,6 +240,9 @@ class Serving:
                 yield
             finally:
                 self._nursery = None
+
+    def _coming(self) -> frozenset[str]:
+        return self.arrivals.studies
 
     def _name_unknown_caps(self) -> None:
         """Warn about caps for unknown facilities, which have no effect."""

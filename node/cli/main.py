@@ -20,6 +20,7 @@ from node.cli import (
     check,
     demo,
     discard,
+    doctor,
     drill,
     emergencies,
     find,
@@ -129,6 +130,7 @@ for command in (
     check.check,
     drill.drill,
     retention.retention,
+    doctor.doctor,
     demo.demo,
 ):
     radmesh.add_command(command)

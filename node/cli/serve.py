@@ -192,6 +192,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             ("quarantine", phrases.count(found["quarantined"], "file")),
             *_incoming_field(found["incoming"]),
             *_arrivals_field(found["arrivals"]),
+            *_dicom_fields(found["dicom"]),
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
@@ -219,6 +220,20 @@ def _incoming_field(incoming: dict[str, int]) -> list[tuple[str, str]]:
         "them for a week or two"
     )
     return [("incoming", text)]
+
+
+def _dicom_fields(dicom: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if dicom is None:
+        return []
+    images = ", ".join(f"{number} {kind}" for kind, number in sorted(dicom["images"].items()))
+    now = phrases.count(dicom["associations"], "association")
+    refused = sum(dicom["refused"].values())
+    text = f"{now} open, {dicom['taken']} taken; images: {images or 'none'}; {refused} refused"
+    return [
+        *(("DICOM", address) for address in dicom["addresses"]),
+        ("DICOM", text),
+        *(("without TLS", link) for link in dicom["plain"]),
+    ]
 
 
 def _arrivals_field(arrivals: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,11 +11,13 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import trio
 
 from node.edges.dimse_session import REQUEST_SECONDS, Counts, Line, Session
 from node.edges.dimse_settings import Address, DimseSettings
+from node.edges.doors import Doors
 from node.errors import ExitCode, NodeError
 from node.failures import describe_unexpected
 from node.images.arrivals import Arrivals
@@ -41,15 +43,17 @@ class DimseServer:
     Args:
         settings: the table `dimse`.
         arrivals: takes the images.
+        doors: offers what comes in by those that send on.
 
     Attributes:
         counts: what has happened since the start.
         addresses: where it listens.
     """
 
-    def __init__(self, settings: DimseSettings, arrivals: Arrivals) -> None:
+    def __init__(self, settings: DimseSettings, arrivals: Arrivals, doors: Doors) -> None:
         self._settings = settings
         self._arrivals = arrivals
+        self._doors = doors
         self._storing = trio.CapacityLimiter(STORING)
         # The oldest first.
         self._guests: dict[_Guest, None] = {}
@@ -61,6 +65,17 @@ class DimseServer:
     def associations(self) -> int:
         """How many associations are open."""
         return sum(guest.is_admitted for guest in self._guests)
+
+    def describe(self) -> dict[str, Any]:
+        """Where it listens and what has happened since the start, as JSON."""
+        return {
+            "addresses": [f"{host}:{port}" for host, port in self.addresses],
+            "plain": [f"{title} from {place}" for title, place in self._settings.plain_links],
+            "associations": self.associations,
+            "taken": self.counts.associations,
+            "refused": dict(self.counts.refused),
+            "images": dict(self.counts.images),
+        }
 
     async def listen(self) -> None:
         """Open the listeners.
@@ -138,7 +153,10 @@ class DimseServer:
             certificate = hashlib.sha256(shown).hexdigest()
         line = Line(stream=stream, address=address, certificate=certificate)
         admit = partial(self._admit, guest)
-        await Session(line, self._settings, self._arrivals, self.counts, self._storing, admit).run()
+        session = Session(
+            line, self._settings, self._arrivals, self._doors, self.counts, self._storing, admit
+        )
+        await session.run()
 
     def _admit(self, guest: "_Guest") -> bool:
         guest.is_admitted = self.associations < ASSOCIATIONS

@@ -14,8 +14,10 @@ from edges.dimse.commands import Command, Element, Field, response
 from edges.dimse.limits import OPERATIONS
 from edges.dimse.negotiation import Accepted, AssociateRequest, answer
 from edges.dimse.states import State
+from node.blocking import in_thread
 from node.edges import statuses
 from node.edges.dimse_settings import OUR_DOOR, Caller, DimseSettings, Door
+from node.edges.doors import Doors
 from node.edges.file_head import file_head
 from node.errors import NodeError
 from node.images.arrivals import Arrivals, Association
@@ -108,6 +110,7 @@ class Session:
         line: the connection.
         settings: who may call, and the doors.
         arrivals: takes the images.
+        doors: offers them.
         counts: counts what happens.
         storing: as many images of all associations are taken at one time.
         has_room: called when it is admitted; whether there may be one more.
@@ -118,6 +121,7 @@ class Session:
         line: Line,
         settings: DimseSettings,
         arrivals: Arrivals,
+        doors: Doors,
         counts: Counts,
         storing: trio.CapacityLimiter,
         has_room: Callable[[], bool],
@@ -125,7 +129,10 @@ class Session:
         self._line = line
         self._settings = settings
         self._arrivals = arrivals
+        self._doors = doors
         self._counts = counts
+        # The studies that are noted, and how many were settled then.
+        self._noted: dict[str, int] = {}
         self._storing = storing
         self._has_room = has_room
         self._acceptor = dimse.Acceptor()
@@ -310,6 +317,8 @@ class Session:
                     association = await self._entered()
                     async with self._storing, contextlib.aclosing(_pieces(receive)) as pieces:
                         became = await association.take(pieces, stat=self._door.stat)
+                    if self._door.to and became.study:
+                        await self._note(became.study)
                     told = statuses.status_of(became)
                 except NodeError as error:
                     log.error("an image of %s is not taken: %s", self._caller, error.message)
@@ -323,6 +332,13 @@ class Session:
             await self._flush()
         finally:
             self._operations.release_on_behalf_of(image)
+
+    async def _note(self, study: str) -> None:
+        """Have the study offered, before its sender is told that it is here."""
+        settled = self._doors.settled
+        if self._noted.get(study) != settled:
+            await in_thread(self._doors.note, study, self._door.ae_title, self._caller)
+            self._noted[study] = settled
 
     async def _entered(self) -> Association:
         """The association of the arrivals, from the first image on."""
