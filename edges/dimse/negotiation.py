@@ -128,7 +128,11 @@ def answer(
         syntax = chosen or next(iter(one.transfer_syntaxes), IMPLICIT)
         accepted.append(Accepted(one.context_id, one.abstract_syntax, syntax, result))
     agreed = {}
-    for sop_class, (as_scu, as_scp) in request.roles.items():
+    # A role for what is not proposed says nothing, and an answer has room for 128 of them.
+    for sop_class in {one.abstract_syntax: None for one in request.contexts}:
+        if sop_class not in request.roles:
+            continue
+        as_scu, as_scp = request.roles[sop_class]
         may_scu, may_scp = roles(sop_class)
         agreed[sop_class] = (as_scu and may_scu, as_scp and may_scp)
     operations = request.operations
