@@ -88,6 +88,7 @@ class Acceptor:
         self._contexts: dict[int, Accepted] = {}
         self._buffer = bytearray()
         self._outgoing: list[bytes] = []
+        self._is_lost = False
         # The message that is under way: its context, command so far, and whether data is due.
         self._context: Accepted | None = None
         self._command = bytearray()
@@ -120,6 +121,8 @@ class Acceptor:
 
         Act on each event before the next one is asked for.
         """
+        if self._is_lost:
+            return
         self._buffer += data
         place = 0
         try:
@@ -129,6 +132,7 @@ class Acceptor:
                     kind, length = pdus.read_head(head)
                 except pdus.BadPdu as error:
                     # Where the next one begins is unknown.
+                    self._is_lost = True
                     place = len(self._buffer)
                     yield from self._happen(Event.INVALID, why=str(error), reason=error.reason)
                     break
@@ -164,7 +168,8 @@ class Acceptor:
     def _happen(
         self, event: Event, body: bytes = b"", *, why: str = "", reason: int = 0
     ) -> Iterator[Happened]:
-        action, self.state = TABLE[self.state, event]
+        before = self.state
+        action, self.state = TABLE[before, event]
         match action:
             case Action.DECIDE:
                 assert self.request is not None
@@ -178,7 +183,8 @@ class Acceptor:
                     yield ReleaseAsked()
             case Action.SEND_ABORT:
                 self._outgoing.append(pdus.abort(0, 0))
-                yield Ended(why)
+                if before is not State.AWAITING_CLOSE:
+                    yield Ended(why)
             case Action.SEND_PROVIDER_ABORT:
                 self._outgoing.append(pdus.abort(2, reason))
                 yield Ended(why)

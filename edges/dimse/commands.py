@@ -88,8 +88,8 @@ class Command:
 
     @property
     def message_id(self) -> int:
-        """The message ID, (0000,0110); of a C-CANCEL-RQ, that of the message to cancel."""
-        if self.field == Field.C_CANCEL:
+        """The message ID, (0000,0110); of a response or C-CANCEL-RQ, that of the request."""
+        if self.field & RESPONSE or self.field == Field.C_CANCEL:
             return self.number(Element.MESSAGE_ID_RESPONDED_TO)
         return self.number(Element.MESSAGE_ID)
 
@@ -143,8 +143,8 @@ def decode_command(data: bytes) -> Command:
                 raise BadCommand(f"(0000,{element:04X}) is no number")
             values[element] = _NUMBER.unpack(value)[0]
     command = Command(values)
-    # Without these nothing can be answered.
-    assert command.field + command.message_id + command.number(Element.DATA_SET_TYPE) >= 0
+    # Without these nothing can be answered: who reads them here finds out whether one is missing.
+    _ = command.field, command.message_id, command.has_data_set
     return command
 
 
