@@ -48,6 +48,12 @@ _OTHER_STORAGE = frozenset(
 )  # fmt: skip
 """Storage classes of PS3.4 annexes B and GG that have another root than most."""
 
+_NO_STORAGE = frozenset(
+    f"{_STORAGE_ROOT}{suffix}"
+    for suffix in ("200.4", "200.5", "200.6", "201.2", "201.3", "201.4", "201.5", "201.6")
+)
+"""Classes with that root to query, retrieve and create protocols and inventories."""
+
 # Results, sources and reasons of A-ASSOCIATE-RJ, PS3.8 section 9.3.4.
 _BAD_CONTEXT = (1, 1, 2)
 _BAD_CALLING = (1, 1, 3)
@@ -60,7 +66,9 @@ def is_storage(sop_class: str) -> bool:
     if not sop_class.startswith(_STANDARD):
         # What vendors propose to whoever stores images are classes of images of theirs.
         return True
-    return sop_class.startswith(_STORAGE_ROOT) or sop_class in _OTHER_STORAGE
+    if sop_class.startswith(_STORAGE_ROOT):
+        return sop_class not in _NO_STORAGE
+    return sop_class in _OTHER_STORAGE
 
 
 def supported(sop_class: str, transfer_syntax: str) -> bool:
