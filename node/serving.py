@@ -205,7 +205,7 @@ class Serving:
         self._name_unknown_caps()
         with contextlib.closing(self._spool):
             if self.dimse is not None:
-                await self.dimse.listen()
+                await self.dimse.open()
             async with self._running():
                 yield
 
@@ -232,7 +232,9 @@ class Serving:
                 nursery.start_soon(self.arrivals.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
-                nursery.start_soon(self._node.doors.run, self._coming, self.arrivals.next_packing)
+                nursery.start_soon(
+                    self._node.doors.run, self.arrivals.studies, self.arrivals.next_packing
+                )
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.log_queries)
@@ -240,9 +242,6 @@ class Serving:
                 yield
             finally:
                 self._nursery = None
-
-    def _coming(self) -> frozenset[str]:
-        return self.arrivals.studies
 
     def _name_unknown_caps(self) -> None:
         """Warn about caps for unknown facilities, which have no effect."""

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS
+from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, is_place
 from node.reports.collector import FORMATS
 from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
 from protocol import limits
 
 _DAY_SECONDS = 24 * 3600
+_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,8 @@ class Setting:
 
     Attributes:
         name: with its table in front, as in `audit.witness_quorum`.
-        kind: `number`, `text`, `texts`, `flag`, `choice`, `permissions`, `path` (absolute, or
-            empty), or `own`: then its reader (`limits`, `bandwidth`) checks it.
+        kind: `number`, `text`, `texts`, `places` (to listen at), `flag`, `choice`, `permissions`,
+            `path` (absolute, or empty), or `own`: then a reader (`limits`, `bandwidth`) checks it.
         default: value if it is missing; None if it is required, or has no default.
         sentence: its meaning, without a full stop.
         least, most: limits of a number.
@@ -64,6 +65,7 @@ class Setting:
         return {
             "text": "a text",
             "texts": "a list of texts",
+            "places": 'a list of IP addresses and ports, such as "10.1.2.3:11112"',
             "flag": "true or false",
             "permissions": 'permissions as a text, such as "0640"',
             "path": "an absolute path",
@@ -77,6 +79,8 @@ class Setting:
             return type(value) is int and self.least <= value <= self.most
         if self.kind == "texts":
             return type(value) is list and all(type(item) is str for item in value)
+        if self.kind == "places":
+            return type(value) is list and all(type(one) is str and is_place(one) for one in value)
         if self.kind == "flag":
             return type(value) is bool
         if type(value) is not str:
@@ -348,7 +352,7 @@ SETTINGS = (
     ),
     Setting(
         name="dimse.listen",
-        kind="texts",
+        kind="places",
         default=[],
         example='["10.1.2.3:11112"]',
         sentence="IP addresses and ports where DICOM associations are taken without TLS, of "
@@ -356,7 +360,7 @@ SETTINGS = (
     ),
     Setting(
         name="dimse.tls_listen",
-        kind="texts",
+        kind="places",
         default=[],
         example='["10.1.2.3:2762"]',
         sentence="the same, over TLS (BCP 195), with certificates on both sides",
@@ -402,7 +406,7 @@ SETTINGS = (
         name="dimse.callers.certificates",
         kind="own",
         default=[],
-        example='["9f86d081...0a08"]',
+        example=json.dumps([_DIGEST]),
         sentence="SHA-256 of certificates with which it calls over TLS",
     ),
     Setting(

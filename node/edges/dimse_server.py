@@ -77,7 +77,7 @@ class DimseServer:
             "images": dict(self.counts.images),
         }
 
-    async def listen(self) -> None:
+    async def open(self) -> None:
         """Open the listeners.
 
         Raises:

@@ -124,8 +124,8 @@ def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSet
     ours = {OUR_DOOR: {}, **_tables("doors", doors)}
     settings = DimseSettings(
         **found,
-        listen=tuple(_address("listen", one) for one in entries.get("listen", ())),
-        tls_listen=tuple(_address("tls_listen", one) for one in entries.get("tls_listen", ())),
+        listen=tuple(map(_address, entries.get("listen", ()))),
+        tls_listen=tuple(map(_address, entries.get("tls_listen", ()))),
         callers={title: _caller(title, entry) for title, entry in known.items()},
         doors={title: _door(title, entry) for title, entry in ours.items()},
     )
@@ -140,18 +140,22 @@ def _tables(name: str, tables: Any) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _address(name: str, text: str) -> Address:
-    host, _, port = text.rpartition(":")
+def is_place(text: str) -> bool:
+    """Whether a text is IP address and port, such as `10.1.2.3:11112` or `[fd00::1]:11112`."""
     try:
-        found = str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
-        number = int(port)
+        _address(text)
     except ValueError:
-        found, number = "", -1
-    if not found or not 0 <= number < 65536:
-        raise BadDimse(
-            f'has in {name} "{text}": it must be IP address and port, such as "10.1.2.3:11112"'
-        )
-    return Address(host=found, port=number)
+        return False
+    return True
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    number = int(port)
+    if not 0 <= number < 65536:
+        raise ValueError("there is no such port")
+    found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    return Address(host=str(found), port=number)
 
 
 def _caller(title: str, entry: dict[str, Any]) -> Caller:

@@ -204,7 +204,9 @@ class Doors:
         self._database.transact(lambda connection: connection.execute(sql, values))
 
     async def run(
-        self, coming: Callable[[], Container[str]], next_packing: Callable[[], Awaitable[None]]
+        self,
+        coming: Callable[[], Awaitable[Container[str]]],
+        next_packing: Callable[[], Awaitable[None]],
     ) -> None:
         """Offer what has come, until cancelled.
 
@@ -216,7 +218,7 @@ class Doors:
             try:
                 # In this order: the images of what is noted wait already, or are packed.
                 noted = await in_thread(self.waiting)
-                still = coming()
+                still = await coming()
                 all_here = [one for one in noted if one.study_uid not in still]
                 await in_thread(self.offer_all, all_here)
             except NodeError as error:

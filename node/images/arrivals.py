@@ -270,9 +270,9 @@ class Arrivals:
         """Wait until the arrivals of an earlier process have been taken up."""
         await self._is_recovered.wait()
 
-    @property
-    def studies(self) -> frozenset[str]:
-        """The studies (UIDs) of which images wait to be packed."""
+    async def studies(self) -> frozenset[str]:
+        """The studies (UIDs) of which images wait to be packed, those of an earlier process too."""
+        await self._is_recovered.wait()
         return frozenset(group.study for group in self._groups.waiting)
 
     async def next_packing(self) -> None:
