@@ -82,8 +82,7 @@ class _Image:
 
     context: Accepted
     command: Command
-    held: list[bytes | memoryview]
-    size: int = 0
+    held: bytearray
     channel: trio.MemorySendChannel[bytes] | None = None
 
 
@@ -147,7 +146,8 @@ class Session:
         self._sending = trio.Lock()
         self._operations = trio.CapacityLimiter(OPERATIONS)
         self._image: _Image | None = None
-        self._is_discarding = False
+        # The state with a time of its own that began last, and when that time is over (ARTIM).
+        self._timed: tuple[State | None, float] = (None, 0.0)
         self._unsupported: tuple[Accepted, Command] | None = None
         self._caller = ""
         self._door = Door(ae_title=OUR_DOOR)
@@ -196,24 +196,32 @@ class Session:
 
     def _patience(self) -> float:
         """Seconds to wait for the next byte."""
-        if self._acceptor.state is State.AWAITING_REQUEST or self._acceptor.is_closing:
-            return REQUEST_SECONDS
+        state = self._acceptor.state
+        if state is State.AWAITING_REQUEST or self._acceptor.is_closing:
+            # From its beginning: a byte now and then does not lengthen it.
+            if self._timed[0] is not state:
+                self._timed = (state, trio.current_time() + REQUEST_SECONDS)
+            return max(0.0, self._timed[1] - trio.current_time())
         if self._acceptor.is_in_message:
             return STALL_SECONDS
         # It waits for our answers.
         return math.inf if self._operations.borrowed_tokens else self._settings.idle_seconds
 
     async def _flush(self) -> bool:
-        """Send what is to be sent; returns whether the other side took it."""
+        """Send what is to be sent; returns whether the other side took it. If not, it is over."""
         async with self._sending:
             data = self._acceptor.take_outgoing()
+            if not data:
+                return True
             try:
-                with trio.move_on_after(STALL_SECONDS) as patience:
-                    if data:
-                        await self._line.stream.send_all(data)
+                with trio.move_on_after(STALL_SECONDS):
+                    await self._line.stream.send_all(data)
+                    return True
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return False
-            return not patience.cancelled_caught
+                pass
+            # A part of it may have been sent: nothing that is said now can be understood.
+            await trio.aclose_forcefully(self._line.stream)
+            return False
 
     # --- what happens ------------------------------------------------------------------
 
@@ -277,7 +285,7 @@ class Session:
                 command.text(Element.AFFECTED_SOP_INSTANCE_UID),
                 context.transfer_syntax,
             )
-            self._image = _Image(context, command, [head], len(head))
+            self._image = _Image(context, command, bytearray(head))
         elif command.field == Field.C_ECHO and context.abstract_syntax == VERIFICATION:
             self._answer(context, command, statuses.SUCCESS)
         elif command.field == Field.C_CANCEL or command.field & 0x8000:
@@ -299,15 +307,14 @@ class Session:
                 self._answer(*self._unsupported, statuses.UNRECOGNIZED_OPERATION)
                 self._unsupported = None
             return
-        image.held.append(piece)
-        image.size += len(piece)
-        if image.channel is None and (is_last or image.size > HELD_BYTES):
+        image.held += piece
+        if image.channel is None and (is_last or len(image.held) > HELD_BYTES):
             await self._operations.acquire_on_behalf_of(image)
             send, receive = trio.open_memory_channel[bytes](0)
             image.channel = send
             nursery.start_soon(self._store, image, receive)
         if image.channel is not None:
-            data = b"".join(image.held)
+            data = bytes(image.held)
             image.held.clear()
             await image.channel.send(data)
             if is_last:
