@@ -239,3 +239,13 @@ async def run(*words: object, seconds: float = 60) -> subprocess.CompletedProces
         return await trio.run_process(
             [str(one) for one in words], capture_stdout=True, stderr=subprocess.STDOUT, check=False
         )
+
+
+def identity_files(path: Path) -> tuple[Path, Path]:
+    """Key and certificate of a file that has both, each in a file as dcmtk wants them."""
+    key, certificate = path.with_suffix(".key"), path.with_suffix(".crt")
+    begin = b"-----BEGIN CERTIFICATE"
+    first, _, second = path.read_bytes().partition(begin)
+    key.write_bytes(first)
+    certificate.write_bytes(begin + second)
+    return key, certificate

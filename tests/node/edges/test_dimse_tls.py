@@ -9,7 +9,7 @@ import trio
 from certificates_made import Authority
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from dimse_made import LOOPBACK, Caller, Listening, listening, run, with_dcmtk
+from dimse_made import LOOPBACK, Caller, Listening, identity_files, listening, run, with_dcmtk
 from pdus_made import usual_request
 from studies_made import make_study
 
@@ -24,13 +24,8 @@ REJECTED_CALLING = (3, bytes((0, 1, 1, 3)))
 
 def digest(path: Path) -> str:
     """SHA-256 of the certificate in a file."""
-    found = x509.load_pem_x509_certificate(_certificate(path))
+    found = x509.load_pem_x509_certificate(identity_files(path)[1].read_bytes())
     return hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()
-
-
-def _certificate(path: Path) -> bytes:
-    text = path.read_bytes()
-    return text[text.index(b"-----BEGIN CERTIFICATE") :]
 
 
 class Hospital:
@@ -182,15 +177,6 @@ async def test_files_that_cannot_be_used_are_a_sentence(
 # --- dcmtk -----------------------------------------------------------------------------
 
 
-def _files(path: Path) -> tuple[Path, Path]:
-    """Key and certificate of a file with both, in two files as dcmtk wants them."""
-    certificate, key = path.with_suffix(".crt"), path.with_suffix(".key")
-    text = path.read_bytes()
-    certificate.write_bytes(_certificate(path))
-    key.write_bytes(text[: text.index(b"-----BEGIN CERTIFICATE")])
-    return key, certificate
-
-
 @with_dcmtk
 @pytest.mark.slow
 @pytest.mark.integration
@@ -203,8 +189,8 @@ async def test_the_profiles_of_dcmtk(
     make_study(tmp_path / "in", 3, rows=16)
     async with hospital.listening(tmp_path / "north") as north:
         done = await run(
-            "storescu", "+tls", *_files(hospital.ct1), "+cf", hospital.authority.ca, profile,
-            "-aet", "CT1", "-aec", "RADMESH", "+sd", LOOPBACK, north.port, tmp_path / "in",
+            "storescu", "+tls", *identity_files(hospital.ct1), "+cf", hospital.authority.ca,
+            profile, "-aet", "CT1", "-aec", "RADMESH", "+sd", LOOPBACK, north.port, tmp_path / "in",
         )  # fmt: skip
         assert (done.returncode == 0) == taken, done.stdout.decode()
         assert north.server.counts.images == ({"success": 3} if taken else {})
@@ -221,7 +207,7 @@ async def test_a_wrong_certificate_of_dcmtk(
 ) -> None:
     async with hospital.listening(tmp_path / "north") as north:
         done = await run(
-            "echoscu", "-v", "+tls", *_files(getattr(hospital, whose)),
+            "echoscu", "-v", "+tls", *identity_files(getattr(hospital, whose)),
             "+cf", hospital.authority.ca, "-aet", "CT1", "-aec", "RADMESH", LOOPBACK, north.port,
         )  # fmt: skip
         assert done.returncode != 0
