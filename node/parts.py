@@ -5,11 +5,11 @@ gets its access to the network as a function, since the network is made last.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from keys.trust import Peer
 from node.app import Node
 from node.catalog.discards import recall_of
+from node.edges.dimse_server import DimseServer
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -44,9 +44,6 @@ from protocol.messages import Message
 
 OpenStream = Callable[[bytes], Awaitable[PeerStream]]
 """Opens a stream to a connected peer, by its node key (32 bytes)."""
-
-if TYPE_CHECKING:
-    from node.edges.dimse_server import DimseServer
 
 
 def announcer_of(node: Node) -> Announcer:
@@ -183,13 +180,10 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
     )
 
 
-def dimse_of(node: Node, arrivals: Arrivals) -> "DimseServer | None":
+def dimse_of(node: Node, arrivals: Arrivals) -> DimseServer | None:
     """Takes DICOM associations; None where the settings have it listen nowhere."""
     if not node.settings.dimse.is_on:
         return None
-    # Imported here, since pynetdicom is slow to load.
-    from node.edges.dimse_server import DimseServer
-
     return DimseServer(node.settings.dimse, arrivals, node.doors)
 
 
