@@ -225,6 +225,16 @@ def test_items_may_lie_as_they_like() -> None:
     assert len(split(talk.sent)) == 3
 
 
+def test_after_an_abort_of_ours_the_rest_of_a_pdu_is_not_told() -> None:
+    talk = reached(State.ESTABLISHED)
+    told = []
+    for event in talk.acceptor.receive(p_data(pdv(3, 3, echo(1)), pdv(3, 3, echo(2)))):
+        told.append(event)
+        talk.acceptor.abort()
+    assert len(told) == 1
+    assert [kind for kind, _ in split(talk.flush().sent)] == [7]
+
+
 def test_who_is_within_something_owes_the_rest() -> None:
     talk = Talk()
     assert not talk.acceptor.is_in_message

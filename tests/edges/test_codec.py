@@ -223,6 +223,10 @@ def test_no_transfer_syntax_is_a_context_that_is_not_accepted() -> None:
     assert A_ASSOCIATE_AC().decode(encode_answer(asked, ours)) is None
 
 
+def test_a_later_version_that_speaks_the_first_as_well_is_taken() -> None:
+    assert decode_request(request(version=3)).calling == "CT1"
+
+
 def test_titles_of_other_letters_are_nobodys() -> None:
     found = decode_request(usual_request(calling=b"R\xd6NTGEN"))
     assert found.calling == "R\ufffdNTGEN"

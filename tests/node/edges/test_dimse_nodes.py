@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 import socket
 import struct
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import blake3
+import pydicom
 import pytest
 import trio
 from certificates_made import Authority
@@ -24,7 +27,7 @@ from dimse_made import (
     with_dcmtk,
 )
 from facilities import Facility, free_port, wait_until
-from pdus_made import echo, message, usual_request, window
+from pdus_made import EXPLICIT, IMPLICIT, echo, message, usual_request, window
 from studies_made import make_instance, make_study
 
 STUDY = "1.2.826.0.1.3680043.8.498.8"
@@ -363,3 +366,61 @@ def test_a_sender_that_is_killed_leaves_nothing(site: Site, tmp_path: Path) -> N
     assert site.descriptors <= descriptors + 2
     ended_well(start("storescu", *site.words(False), "+sd", *site.place(False), tmp_path / "in"))
     assert site.instances() == 3
+
+
+# --- what real systems made ------------------------------------------------------------
+
+NOT_IMAGES = 8
+"""Of the sample studies: without Study Instance UID, or cut; and named so in the quarantine."""
+
+
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
+
+def _pixels(path: Path) -> tuple[str, str, bytes]:
+    """SOP Instance UID, transfer syntax, and digest of the pixels as they are encoded."""
+    found = pydicom.dcmread(path, force=True)
+    raw = found.get_item("PixelData")
+    data = b"" if raw is None else bytes(raw.value or b"")
+    uid = str(found.get("SOPInstanceUID", ""))
+    return uid, str(found.file_meta.get("TransferSyntaxUID", "")), blake3.blake3(data).digest()
+
+
+@with_dcmtk
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")
+def test_no_sender_converts_what_it_has(site: Site, tmp_path: Path, shared: Path) -> None:
+    """All samples that dcmtk can send come with their own pixels, compressed ones as they are."""
+    done = start("dcmsend", "-v", "--no-halt", "-dn", "-nuc", "+sd", "+r", "+ma", "-aet", "CT1",
+                 "-aec", "RADMESH", *site.place(False), shared / "data")  # fmt: skip
+    output = done.communicate(timeout=100)[0].decode(errors="replace")
+    images = site.facility.call("status")["dicom"]["images"]
+    sent = int(re.findall(r"sent to the peer +: (\d+)", output)[0])
+    assert sent > 700
+    assert sum(images.values()) == sent
+    assert images["failure"] == NOT_IMAGES
+    originals: dict[str, dict[bytes, str]] = {}
+    for path in (shared / "data").rglob("*"):
+        if path.is_file():
+            with contextlib.suppress(Exception):
+                uid, syntax, pixels = _pixels(path)
+                originals.setdefault(uid, {})[pixels] = syntax
+    wait_until(
+        lambda: not site.facility.call("status")["arrivals"]["instances"], 100, "all are packed"
+    )
+    for number, study in enumerate(site.facility.call("studies")["studies"]):
+        site.facility.call("export", study=study["study"], directory=str(tmp_path / f"{number}"))
+    came = [path for path in tmp_path.glob("[0-9]*/**/*") if path.is_file()]
+    assert len(came) > 700
+    swapped = []
+    for path in came:
+        uid, syntax, pixels = _pixels(path)
+        was = originals[uid].get(pixels)
+        # What is native dcmtk proposes together, and writes anew: big endian as little endian.
+        if was is None:
+            assert BIG_ENDIAN in originals[uid].values()
+            swapped.append(uid)
+        elif syntax != was:
+            assert {syntax, was} <= {IMPLICIT, EXPLICIT}
+    assert len(swapped) < 6

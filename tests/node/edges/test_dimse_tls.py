@@ -71,12 +71,13 @@ def hospital(tmp_path: Path) -> Hospital:
 
 async def heard(
     north: Listening, hospital: Hospital, identity: Path | None, calling: bytes,
-    most: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    most: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, ciphers: str = "DEFAULT",
 ) -> tuple[int, bytes]:  # fmt: skip
     """The first PDU that a caller with a certificate hears; 0 if there is no TLS, or none comes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(hospital.authority.ca)
     context.maximum_version = most
+    context.set_ciphers(ciphers)
     if identity is not None:
         context.load_cert_chain(identity)
     async with await trio.open_tcp_stream(LOOPBACK, north.port) as raw:
@@ -124,6 +125,25 @@ async def test_an_older_tls_is_refused(tmp_path: Path, hospital: Hospital) -> No
     async with hospital.listening(tmp_path / "north") as north:
         found = await heard(north, hospital, hospital.ct1, b"CT1", ssl.TLSVersion.TLSv1_1)
         assert found == NO_TLS
+
+
+@pytest.mark.parametrize(
+    ("ciphers", "taken"),
+    [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
+        ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
+        # Not of the non-downgrading profile of BCP 195.
+        ("ECDHE-ECDSA-AES128-SHA256", False),
+        ("ECDHE-ECDSA-AES256-SHA", False),
+    ],
+)
+async def test_only_ciphers_of_the_profile_are_taken(
+    tmp_path: Path, hospital: Hospital, ciphers: str, taken: bool
+) -> None:
+    async with hospital.listening(tmp_path / "north") as north:
+        found = await heard(north, hospital, hospital.ct1, b"CT1", ssl.TLSVersion.TLSv1_2, ciphers)
+        assert (found[0] == 2) == taken
+        assert taken or found == NO_TLS
 
 
 async def test_who_speaks_no_tls_gets_nothing(tmp_path: Path, hospital: Hospital) -> None:
