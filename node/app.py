@@ -183,7 +183,7 @@ class Node:
             self.catalog, self.audit, self.effects, self.decisions, self.database
         )
         self.doors = Doors(
-            self.settings.dimse.doors,
+            self.settings.doors,
             self.database,
             self.catalog,
             self.peers,

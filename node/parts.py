@@ -10,6 +10,7 @@ from keys.trust import Peer
 from node.app import Node
 from node.catalog.discards import recall_of
 from node.edges.dimse_server import DimseServer
+from node.edges.folders import Folder
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -185,6 +186,11 @@ def dimse_of(node: Node, arrivals: Arrivals) -> DimseServer | None:
     if not node.settings.dimse.is_on:
         return None
     return DimseServer(node.settings.dimse, arrivals, node.doors)
+
+
+def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:
+    """Watch the folders of the settings."""
+    return [Folder(one, arrivals, node.doors) for one in node.settings.folders.values()]
 
 
 def follower_of(node: Node, fetcher: Fetcher, find: Callable[[bytes], Peer | None]) -> Follower:

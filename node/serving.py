@@ -28,6 +28,7 @@ from node.parts import (
     fetcher_of,
     find_answers_of,
     finder_of,
+    folders_of,
     follower_of,
     forwarder_of,
     granting_of,
@@ -193,6 +194,7 @@ class Serving:
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
         self.arrivals = arrivals_of(node, self._spool)
         self.dimse = dimse_of(node, self.arrivals)
+        self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)
 
     @contextlib.asynccontextmanager
@@ -232,6 +234,8 @@ class Serving:
                 nursery.start_soon(self.arrivals.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
+                for folder in self.folders:
+                    nursery.start_soon(folder.run)
                 nursery.start_soon(
                     self._node.doors.run, self.arrivals.studies, self.arrivals.next_packing
                 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, is_place
+from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.reports.collector import FORMATS
 from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
 from protocol import limits
@@ -431,6 +432,51 @@ SETTINGS = (
         example="true",
         sentence="whether it is packed at once",
     ),
+    Setting(
+        name="folders.path",
+        kind="own",
+        default=None,
+        example='"/srv/incoming/scanner"',
+        sentence="a folder, also on a share, from which files are taken as they come",
+    ),
+    Setting(
+        name="folders.still_seconds",
+        kind="own",
+        default=DEFAULT_STILL_SECONDS,
+        least=1,
+        most=600,
+        example="5",
+        sentence="a file is taken when it has not changed for so long; 10 on a share",
+    ),
+    Setting(
+        name="folders.keep",
+        kind="own",
+        default=False,
+        example="false",
+        sentence="whether files that were taken stay, in `.radmesh-done` within the folder; else "
+        "they are deleted there",
+    ),
+    Setting(
+        name="folders.to",
+        kind="own",
+        default="",
+        example='"South Clinic"',
+        sentence="the facility to which what comes is offered, as for `dimse.doors.to`",
+    ),
+    Setting(
+        name="folders.purpose",
+        kind="own",
+        default="",
+        example='"treatment"',
+        sentence="the purpose for which it is offered",
+    ),
+    Setting(
+        name="folders.stat",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether it is packed at once",
+    ),
 )
 
 TABLES = {
@@ -445,6 +491,7 @@ TABLES = {
     "dimse": "[dimse]",
     "dimse.callers": '[dimse.callers."CT1"]',
     "dimse.doors": '[dimse.doors."RM_SOUTH"]',
+    "folders": '[folders."scanner"]',
 }
 """The title line of each table, in the order of the file."""
 

@@ -193,6 +193,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             *_incoming_field(found["incoming"]),
             *_arrivals_field(found["arrivals"]),
             *_dicom_fields(found["dicom"]),
+            *(("folder", _folder(one)) for one in found["folders"]),
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
@@ -234,6 +235,14 @@ def _dicom_fields(dicom: dict[str, Any] | None) -> list[tuple[str, str]]:
         ("DICOM", text),
         *(("without TLS", link) for link in dicom["plain"]),
     ]
+
+
+def _folder(one: dict[str, Any]) -> str:
+    text = f"{one['name']}: {one['waiting']} waiting, {one['taken']} taken"
+    for name in ("set_aside", "refused", "growing"):
+        if one[name]:
+            text += f", {one[name]} {name.replace('_', ' ')}"
+    return f"{text}; {one['trouble']}" if one["trouble"] else text
 
 
 def _arrivals_field(arrivals: dict[str, Any]) -> list[tuple[str, str]]:

@@ -140,6 +140,11 @@ def _tables(name: str, tables: Any) -> dict[str, dict[str, Any]]:
     return tables
 
 
+def is_for_offers(purpose: str) -> bool:
+    """Whether a study can be offered for this purpose by itself."""
+    return is_purpose(purpose) and purpose != BREAK_GLASS
+
+
 def is_place(text: str) -> bool:
     """Whether a text is IP address and port, such as `10.1.2.3:11112` or `[fd00::1]:11112`."""
     try:
@@ -189,7 +194,7 @@ def _door(title: str, entry: dict[str, Any]) -> Door:
         raise BadDimse(f"{where} a `to` that is no name, or a `stat` that is not true or false")
     if bool(to) != bool(purpose):
         raise BadDimse(f"{where} one of `to` and `purpose` without the other")
-    if purpose and (not is_purpose(purpose) or purpose == BREAK_GLASS):
+    if purpose and not is_for_offers(purpose):
         raise BadDimse(f"{where} a purpose that there is not, or that is not for offers")
     return Door(ae_title=title, to=to, purpose=purpose, stat=stat)
 

@@ -45,7 +45,8 @@ def _findings(call: Call) -> Iterator[Finding]:
         if settings.tls_listen:
             yield _certificate(node, Path(settings.certificate))
         for door in settings.doors.values():
-            yield _door(node, door)
+            yield _door(node, f"door {door.ae_title}", door)
+    yield from _folders(call)
     for one in node.doors.waiting():
         if one.why:
             yield _finding(
@@ -93,8 +94,31 @@ def _certificate(node: Node, path: Path) -> Finding:
     )
 
 
-def _door(node: Node, door: Door) -> Finding:
-    about = f"door {door.ae_title}"
+def _folders(call: Call) -> Iterator[Finding]:
+    for one in call.node.settings.folders.values():
+        about = f"folder {one.name}"
+        yield _door(call.node, about, one.door)
+        found = None
+        if call.serving is not None:
+            found = next(each for each in call.serving.folders if each.settings is one).counts
+        if found is not None and found.trouble:
+            yield _finding(
+                about, "wrong", f"{one.path}: {found.trouble}",
+                "is the share mounted, and may the user of the node read, write and delete there?",
+            )  # fmt: skip
+        if found is not None and found.growing:
+            yield _finding(
+                about, "note", f"{found.growing} files have been growing for ten minutes",
+                "what writes them?",
+            )  # fmt: skip
+        if found is not None and found.refused:
+            yield _finding(
+                about, "note", f"{found.refused} files are no DICOM images",
+                f"they are in {one.path}/.radmesh-refused",
+            )  # fmt: skip
+
+
+def _door(node: Node, about: str, door: Door) -> Finding:
     if not door.to:
         return _finding(about, "fine", "takes images; the sharing rules decide about them")
     try:
