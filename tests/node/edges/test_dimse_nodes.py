@@ -382,6 +382,8 @@ def _pixels(path: Path) -> tuple[str, str, bytes]:
     found = pydicom.dcmread(path, force=True)
     raw = found.get_item("PixelData")
     data = b"" if raw is None else bytes(raw.value or b"")
+    # A sample has one byte too few, which dcmtk adds.
+    data += bytes(len(data) % 2)
     uid = str(found.get("SOPInstanceUID", ""))
     return uid, str(found.file_meta.get("TransferSyntaxUID", "")), blake3.blake3(data).digest()
 
@@ -423,4 +425,4 @@ def test_no_sender_converts_what_it_has(site: Site, tmp_path: Path, shared: Path
             swapped.append(uid)
         elif syntax != was:
             assert {syntax, was} <= {IMPLICIT, EXPLICIT}
-    assert len(swapped) < 6
+    assert len(swapped) < 6, swapped
