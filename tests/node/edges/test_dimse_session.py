@@ -299,6 +299,35 @@ async def test_what_was_answered_is_here_when_the_other_side_goes_at_once(tmp_pa
         assert north.arrivals.describe()["instances"] == 20
 
 
+@pytest.mark.slow
+async def test_who_goes_before_the_answer_may_send_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is here or not, whole either way, and nothing twice."""
+    monkeypatch.setattr(arrivals_module, "SMALL_BYTES", 10_000)
+    monkeypatch.setattr(dimse_session, "HELD_BYTES", 10_000)
+    images = [instance(number, rows=40 if number % 2 else 100) for number in range(1, 41)]
+    async with listening(tmp_path / "north") as north:
+        for number, image in enumerate(images):
+            async with calling(north.port) as ct:
+                await ct.associate()
+                await ct.say(stored(1, image))
+                # At once, and while it is being written.
+                await trio.sleep(0.001 * (number % 8))
+                await ct.reset()
+        await north.quiet()
+        async with calling(north.port) as ct:
+            await ct.associate(window(8))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ct.say, b"".join(stored(1, image) for image in images))
+                assert [await ct.answer() for _ in images] == [(1, 0)] * 40
+            await ct.release()
+        await north.quiet()
+        assert north.arrivals.describe()["instances"] == 40
+        assert not list(north.node.home.arrivals_path.glob(".*"))
+        assert north.quarantined == []
+
+
 async def test_a_fault_of_ours_ends_one_association_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
