@@ -188,6 +188,8 @@ class Session:
             elif data:
                 for event in acceptor.receive(data):
                     await self._act(event, nursery)
+                    # What was read may hold thousands: others have their turns.
+                    await trio.lowlevel.checkpoint()
             else:
                 for event in acceptor.closed():
                     await self._act(event, nursery)

@@ -467,7 +467,7 @@ async def test_who_never_reads_our_answers_is_let_go(
             await north.quiet(seconds=2)
 
 
-# --- memory ----------------------------------------------------------------------------
+# --- memory and turns ----------------------------------------------------------------------------
 
 
 async def _peak(north: Listening, data: bytes, times: int) -> int:
@@ -494,3 +494,32 @@ async def test_small_fragments_cost_no_memory(tmp_path: Path, fragment: bytes) -
     data = p_data(one * (131_000 // len(one)))
     async with listening(tmp_path / "north") as north:
         assert await _peak(north, data, 3) < 2 << 20
+
+
+async def test_others_have_their_turns_while_thousands_of_fragments_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, at = 0, []
+    real = dimse_session.Session._take
+
+    async def take(self: Any, *arguments: Any) -> None:
+        at.append(turns)
+        await real(self, *arguments)
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    monkeypatch.setattr(dimse_session.Session, "_take", take)
+    async with listening(tmp_path / "north") as north, calling(north.port) as ct:
+        await ct.associate()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            flood = p_data(pdv(1, 3, store(1, "1.2.3")), *[pdv(1, 0, b"")] * 2000)
+            await ct.say(flood + pdu(9, b""))
+            assert (await ct.hear())[0] == 7
+            nursery.cancel_scope.cancel()
+    assert len(at) == 2000
+    assert at[-1] - at[0] > 1000
