@@ -5,6 +5,7 @@
 # make mutants FILE=node/images/store.py   which small wrong changes of a file no test notices
 # make wheel   what a machine without a checkout installs, in dist/
 # make postgres installs Debian's PostgreSQL for tests/node/test_on_postgres.py, skipped without
+# make dicom-peers installs Debian's dcmtk and Orthanc, with which the tests talk DICOM
 # make interop installs js-libp2p for tests/node/network/test_interop_js.py, which is skipped without
 # Needs Python 3.11 or newer with venv, and make; no compiler.
 
@@ -29,9 +30,9 @@ INTEROP := $(VENV)/interop
 INTEROP_FILES := tests/interop/package.json tests/interop/package-lock.json
 
 # Slow tests run in CI and in `make test-all`; in CI also with js-libp2p, where npm is, and on
-# PostgreSQL, where it is or can be installed.
+# PostgreSQL and with dcmtk and Orthanc, where they are or can be installed.
 ifneq ($(CI),)
-IN_CI := postgres $(if $(shell command -v npm 2>/dev/null),interop)
+IN_CI := postgres dicom-peers $(if $(shell command -v npm 2>/dev/null),interop)
 endif
 
 PYTEST := $(BIN)/python -m pytest
@@ -40,7 +41,7 @@ PYTEST := $(BIN)/python -m pytest
 QUICK_TESTS := $(PYTEST) -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
 SLOW_TESTS := $(PYTEST) -m slow
 
-.PHONY: setup demo check test test-all wheel postgres interop oracles mutants bench lock clean
+.PHONY: setup demo check test test-all wheel postgres dicom-peers interop oracles mutants bench lock clean
 
 setup: $(STAMP)
 	@:
@@ -104,6 +105,18 @@ postgres:
 			>/dev/null || echo "postgresql could not be installed: its tests are skipped" >&2; \
 	else \
 		echo "no PostgreSQL here (apt install postgresql): its tests are skipped" >&2; \
+	fi
+
+dicom-peers:
+	@if command -v storescu >/dev/null && command -v Orthanc >/dev/null; then \
+		:; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing dcmtk and orthanc" && \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends dcmtk orthanc \
+			>/dev/null || echo "dcmtk or orthanc could not be installed: their tests are skipped" >&2; \
+	else \
+		echo "no dcmtk or orthanc here (apt install dcmtk orthanc): their tests are skipped" >&2; \
 	fi
 
 interop: setup $(INTEROP)/installed

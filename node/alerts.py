@@ -107,6 +107,12 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         "after a restart look with `radmesh offers`"
         for name in node.offers.unwritten
     ]
+    late = [one for one in node.doors.waiting() if one.why]
+    if late:
+        found.append(
+            f"{count(len(late), 'study', 'studies')} that came in to be offered "
+            f"{'is' if len(late) == 1 else 'are'} not: see `radmesh doctor`"
+        )
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(

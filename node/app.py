@@ -26,6 +26,7 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
+from node.edges.doors import DOORS_SCHEMA, Doors
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
 from node.home import Home, Keys
@@ -125,6 +126,7 @@ class Node:
                 PEOPLE_SCHEMA,
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
+                DOORS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -181,6 +183,15 @@ class Node:
         self.feeds.in_withdrawal = lambda peer, studies: self.found.forget_of(peer, studies)
         self.shared_studies = SharedStudies(
             self.catalog, self.audit, self.effects, self.decisions, self.database
+        )
+        self.doors = Doors(
+            self.settings.doors,
+            self.database,
+            self.catalog,
+            self.peers,
+            self.shared_studies,
+            self.offers,
+            self.clock,
         )
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
@@ -435,6 +446,7 @@ class Node:
         self.transfers.forget(studies)
         self.requests.forget(studies)
         self.emergencies.forget(studies)
+        self.doors.forget(studies)
 
     def record_start(self) -> None:
         """Log that the node has started, before it does anything with peers."""

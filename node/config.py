@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from node import setting_rows
+from node.edges.dimse_settings import BadDimse, DimseSettings, Door, read_dimse
+from node.edges.folder_settings import BadFolders, FolderSettings, read_folders
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
@@ -101,6 +103,14 @@ class Settings:
     retention: RetentionSettings = RetentionSettings()
     limits: Overrides = field(default_factory=dict)
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
+    dimse: DimseSettings = field(default_factory=DimseSettings)
+    folders: Mapping[str, FolderSettings] = field(default_factory=dict)
+
+    @property
+    def doors(self) -> dict[str, Door]:
+        """All doors by which images come in, by their names."""
+        folders = (one.door for one in self.folders.values())
+        return {**self.dimse.doors, **{door.ae_title: door for door in folders}}
 
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
@@ -141,6 +151,8 @@ def read_settings(path: Path) -> Settings:
         retention=RetentionSettings(**_read(path, "retention", values.get("retention", {}))),
         limits=_overrides(path, values.get("limits", {})),
         arrivals=_arrivals(path, values.get("arrivals", {})),
+        dimse=_dimse(path, values.get("dimse", {})),
+        folders=_folders(path, values.get("folders", {})),
     )
 
 
@@ -190,6 +202,42 @@ def _arrivals(path: Path, table: Any) -> dict[str, Windows]:
             hint="see docs/operations.md section 4",
             code=ExitCode.USAGE,
         ) from error
+
+
+def _dimse(path: Path, values: Any) -> DimseSettings:
+    table = _read(path, "dimse", values)
+    # A path is relative to the home, the folder of config.toml.
+    for name in ("certificate", "key", "ca"):
+        if table.get(name):
+            table[name] = str(path.parent / table[name])
+    try:
+        return read_dimse(table, values.get("callers", {}), values.get("doors", {}))
+    except BadDimse as error:
+        raise NodeError(
+            f"dimse in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
+
+
+def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
+    try:
+        found = read_folders(tables)
+    except BadFolders as error:
+        raise NodeError(
+            f"folders in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
+    home = path.parent.resolve()
+    for one in found.values():
+        if one.path.is_relative_to(home) or home.is_relative_to(one.path):
+            raise NodeError(
+                f"the folder {one.name} in {path} is in the home, or the home is in it",
+                hint="watch a folder of its own",
+                code=ExitCode.USAGE,
+            )
+    return found
 
 
 def _emergency(path: Path, values: Any) -> EmergencySettings:

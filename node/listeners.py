@@ -74,6 +74,28 @@ LISTENERS = (
         callers="users of the group, each known by name",
         module="node/api/people.py",
     ),
+    Listener(
+        name="DICOM",
+        is_on=False,
+        setting="dimse.listen",
+        address="any",
+        place="the address of the setting",
+        port=None,
+        protection="none: callers by address and AE title",
+        callers="systems of the hospital that `dimse.callers` lists with their addresses",
+        module="node/edges/dimse_server.py",
+    ),
+    Listener(
+        name="DICOM over TLS",
+        is_on=False,
+        setting="dimse.tls_listen",
+        address="any",
+        place="the address of the setting",
+        port=None,
+        protection="TLS 1.2 or newer (BCP 195), certificates on both sides",
+        callers="systems of the hospital that `dimse.callers` lists with address or certificate",
+        module="node/edges/dimse_server.py",
+    ),
 )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from keys.trust import Peer
 from node.app import Node
 from node.catalog.discards import recall_of
+from node.edges.dimse_server import DimseServer
+from node.edges.folders import Folder
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -177,6 +179,18 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
         clock=node.clock,
         windows=windows_by(node.settings.arrivals),
     )
+
+
+def dimse_of(node: Node, arrivals: Arrivals) -> DimseServer | None:
+    """Takes DICOM associations; None where the settings have it listen nowhere."""
+    if not node.settings.dimse.is_on:
+        return None
+    return DimseServer(node.settings.dimse, arrivals, node.doors)
+
+
+def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:
+    """Watch the folders of the settings."""
+    return [Folder(one, arrivals, node.doors) for one in node.settings.folders.values()]
 
 
 def follower_of(node: Node, fetcher: Fetcher, find: Callable[[bytes], Peer | None]) -> Follower:

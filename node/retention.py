@@ -304,6 +304,15 @@ RETENTION = (
         tables=("emergencies",),
     ),
     Kept(
+        name="door studies",
+        holds="studies that came in to be offered to another facility, and are not yet",
+        place="node.db",
+        purpose="to offer them when all of it is here",
+        readers="people of the facility with the role look or admin",
+        kept="until it is offered, at most a week, or until openings of the study are erased",
+        tables=("door_studies",),
+    ),
+    Kept(
         name="people",
         holds="people of the facility: name, user of the machine and its number, roles, and what"
         " they proposed",

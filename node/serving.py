@@ -23,10 +23,12 @@ from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
     arrivals_of,
+    dimse_of,
     endings_of,
     fetcher_of,
     find_answers_of,
     finder_of,
+    folders_of,
     follower_of,
     forwarder_of,
     granting_of,
@@ -191,6 +193,8 @@ class Serving:
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
         self.arrivals = arrivals_of(node, self._spool)
+        self.dimse = dimse_of(node, self.arrivals)
+        self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)
 
     @contextlib.asynccontextmanager
@@ -202,6 +206,8 @@ class Serving:
         """
         self._name_unknown_caps()
         with contextlib.closing(self._spool):
+            if self.dimse is not None:
+                await self.dimse.open()
             async with self._running():
                 yield
 
@@ -226,6 +232,13 @@ class Serving:
                 nursery.start_soon(self.rereading.run)
                 nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
+                if self.dimse is not None:
+                    nursery.start_soon(self.dimse.run)
+                for folder in self.folders:
+                    nursery.start_soon(folder.run)
+                nursery.start_soon(
+                    self._node.doors.run, self.arrivals.studies, self.arrivals.next_packing
+                )
                 if self.forwarder is not None:
                     nursery.start_soon(self.forwarder.run)
                 nursery.start_soon(self.settling.run, self.log_queries)

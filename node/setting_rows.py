@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, is_place
+from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.reports.collector import FORMATS
 from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
 from protocol import limits
 
 _DAY_SECONDS = 24 * 3600
+_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,8 @@ class Setting:
 
     Attributes:
         name: with its table in front, as in `audit.witness_quorum`.
-        kind: `number`, `text`, `texts`, `flag`, `choice`, `permissions`, `path` (absolute, or
-            empty), or `own`: then its reader (`limits`, `bandwidth`) checks it.
+        kind: `number`, `text`, `texts`, `places` (to listen at), `flag`, `choice`, `permissions`,
+            `path` (absolute, or empty), or `own`: then a reader (`limits`, `bandwidth`) checks it.
         default: value if it is missing; None if it is required, or has no default.
         sentence: its meaning, without a full stop.
         least, most: limits of a number.
@@ -63,6 +66,7 @@ class Setting:
         return {
             "text": "a text",
             "texts": "a list of texts",
+            "places": 'a list of IP addresses and ports, such as "10.1.2.3:11112"',
             "flag": "true or false",
             "permissions": 'permissions as a text, such as "0640"',
             "path": "an absolute path",
@@ -76,6 +80,8 @@ class Setting:
             return type(value) is int and self.least <= value <= self.most
         if self.kind == "texts":
             return type(value) is list and all(type(item) is str for item in value)
+        if self.kind == "places":
+            return type(value) is list and all(type(one) is str and is_place(one) for one in value)
         if self.kind == "flag":
             return type(value) is bool
         if type(value) is not str:
@@ -345,6 +351,132 @@ SETTINGS = (
         example="true",
         sentence="whether urgent transfers go as fast as they can",
     ),
+    Setting(
+        name="dimse.listen",
+        kind="places",
+        default=[],
+        example='["10.1.2.3:11112"]',
+        sentence="IP addresses and ports where DICOM associations are taken without TLS, of "
+        "callers that are listed with their addresses",
+    ),
+    Setting(
+        name="dimse.tls_listen",
+        kind="places",
+        default=[],
+        example='["10.1.2.3:2762"]',
+        sentence="the same, over TLS (BCP 195), with certificates on both sides",
+    ),
+    Setting(
+        name="dimse.certificate",
+        kind="text",
+        default="",
+        example='"dimse.pem"',
+        sentence="file with the certificate of the node for TLS (PEM, in the home)",
+    ),
+    Setting(
+        name="dimse.key",
+        kind="text",
+        default="",
+        example='"dimse.key"',
+        sentence="file with its key",
+    ),
+    Setting(
+        name="dimse.ca",
+        kind="text",
+        default="",
+        example='"dimse-ca.pem"',
+        sentence="file with the certificates of who signs those of the callers",
+    ),
+    Setting(
+        name="dimse.idle_seconds",
+        kind="number",
+        default=DEFAULT_IDLE_SECONDS,
+        least=10,
+        most=24 * 3600,
+        example="600",
+        sentence="after so many seconds without a word an association is ended",
+    ),
+    Setting(
+        name="dimse.callers.addresses",
+        kind="own",
+        default=[],
+        example='["10.1.2.4"]',
+        sentence="IP addresses from which the system with this AE title calls",
+    ),
+    Setting(
+        name="dimse.callers.certificates",
+        kind="own",
+        default=[],
+        example=json.dumps([_DIGEST]),
+        sentence="SHA-256 of certificates with which it calls over TLS",
+    ),
+    Setting(
+        name="dimse.doors.to",
+        kind="own",
+        default="",
+        example='"South Clinic"',
+        sentence="the facility to which what is sent to this AE title of ours is offered; with "
+        "none, the sharing rules decide",
+    ),
+    Setting(
+        name="dimse.doors.purpose",
+        kind="own",
+        default="",
+        example='"treatment"',
+        sentence="the purpose for which it is offered",
+    ),
+    Setting(
+        name="dimse.doors.stat",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether it is packed at once",
+    ),
+    Setting(
+        name="folders.path",
+        kind="own",
+        default=None,
+        example='"/srv/incoming/scanner"',
+        sentence="a folder, also on a share, from which files are taken as they come",
+    ),
+    Setting(
+        name="folders.still_seconds",
+        kind="own",
+        default=DEFAULT_STILL_SECONDS,
+        least=1,
+        most=600,
+        example="5",
+        sentence="a file is taken when it has not changed for so long; 10 on a share",
+    ),
+    Setting(
+        name="folders.keep",
+        kind="own",
+        default=False,
+        example="false",
+        sentence="whether files that were taken stay, in `.radmesh-done` within the folder; else "
+        "they are deleted there",
+    ),
+    Setting(
+        name="folders.to",
+        kind="own",
+        default="",
+        example='"South Clinic"',
+        sentence="the facility to which what comes is offered, as for `dimse.doors.to`",
+    ),
+    Setting(
+        name="folders.purpose",
+        kind="own",
+        default="",
+        example='"treatment"',
+        sentence="the purpose for which it is offered",
+    ),
+    Setting(
+        name="folders.stat",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether it is packed at once",
+    ),
 )
 
 TABLES = {
@@ -356,6 +488,10 @@ TABLES = {
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",
+    "dimse": "[dimse]",
+    "dimse.callers": '[dimse.callers."CT1"]',
+    "dimse.doors": '[dimse.doors."RM_SOUTH"]',
+    "folders": '[folders."scanner"]',
 }
 """The title line of each table, in the order of the file."""
 

@@ -21,6 +21,7 @@ from node.cli import (
     check,
     demo,
     discard,
+    doctor,
     drill,
     emergencies,
     find,
@@ -130,6 +131,7 @@ for command in (
     check.check,
     drill.drill,
     retention.retention,
+    doctor.doctor,
     demo.demo,
 ):
     radmesh.add_command(command)

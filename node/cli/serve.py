@@ -192,6 +192,8 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             ("quarantine", phrases.count(found["quarantined"], "file")),
             *_incoming_field(found["incoming"]),
             *_arrivals_field(found["arrivals"]),
+            *_dicom_fields(found["dicom"]),
+            *(("folder", _folder(one)) for one in found["folders"]),
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
@@ -219,6 +221,28 @@ def _incoming_field(incoming: dict[str, int]) -> list[tuple[str, str]]:
         "them for a week or two"
     )
     return [("incoming", text)]
+
+
+def _dicom_fields(dicom: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if dicom is None:
+        return []
+    images = ", ".join(f"{number} {kind}" for kind, number in sorted(dicom["images"].items()))
+    now = phrases.count(dicom["associations"], "association")
+    refused = sum(dicom["refused"].values())
+    text = f"{now} open, {dicom['taken']} taken; images: {images or 'none'}; {refused} refused"
+    return [
+        *(("DICOM", address) for address in dicom["addresses"]),
+        ("DICOM", text),
+        *(("without TLS", link) for link in dicom["plain"]),
+    ]
+
+
+def _folder(one: dict[str, Any]) -> str:
+    text = f"{one['name']}: {one['waiting']} waiting, {one['taken']} taken"
+    for name in ("set_aside", "refused", "growing"):
+        if one[name]:
+            text += f", {one[name]} {name.replace('_', ' ')}"
+    return f"{text}; {one['trouble']}" if one["trouble"] else text
 
 
 def _arrivals_field(arrivals: dict[str, Any]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,10 +69,12 @@ class Became:
     Attributes:
         outcome: the outcome.
         reason: completes a sentence that begins with the instance, or "".
+        study: its Study Instance UID, or "" if it is unknown.
     """
 
     outcome: Outcome
     reason: str = ""
+    study: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,17 +237,17 @@ class ArrivalWork:
         if isinstance(looked, NodeError):
             return looked
         if isinstance(looked, Became):
-            return Took(looked)
+            return Took(looked, looked.study)
         study, sop = looked.header.study.study_uid, looked.header.sop_instance_uid
         waits, aside = self._digests.get((study, sop)), looked.aside
         if waits == looked.digest:
-            return Took(Became(Outcome.KNOWN), study)
+            return Took(Became(Outcome.KNOWN, study=study), study)
         if isinstance(record, NodeError):
             return record
         if waits is not None and not aside:
             aside = "has the SOP Instance UID of another image that came, and other bytes"
         self._wait(record, looked.header)
-        became = Became(Outcome.SET_ASIDE, aside) if aside else Became(Outcome.TAKEN)
+        became = Became(Outcome.SET_ASIDE if aside else Outcome.TAKEN, aside, study)
         return Took(became, study, (record, looked.header))
 
     def _wait(self, record: Record, header: InstanceHeader) -> None:
@@ -285,7 +287,7 @@ class ArrivalWork:
         study, sop = header.study.study_uid, header.sop_instance_uid
         held = self._catalog.instance_digest(study, sop)
         if held == digest:
-            return Became(Outcome.KNOWN)
+            return Became(Outcome.KNOWN, study=study)
         aside = ""
         if held is not None:
             aside = "has the SOP Instance UID of another image of its study, and other bytes"

@@ -270,6 +270,11 @@ class Arrivals:
         """Wait until the arrivals of an earlier process have been taken up."""
         await self._is_recovered.wait()
 
+    async def studies(self) -> frozenset[str]:
+        """The studies (UIDs) of which images wait to be packed, those of an earlier process too."""
+        await self._is_recovered.wait()
+        return frozenset(group.study for group in self._groups.waiting)
+
     async def next_packing(self) -> None:
         """Wait until a group has been packed, or its packing failed."""
         await self._packed.wait()

@@ -269,6 +269,8 @@ async def status(call: Call, _: Nothing) -> Result:
         "quarantined": quarantined,
         "incoming": dict(zip(("batches", "bytes"), incoming, strict=True)),
         "arrivals": arrivals,
+        "folders": [] if serving is None else [one.describe() for one in serving.folders],
+        "dicom": None if serving is None or serving.dimse is None else serving.dimse.describe(),
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),

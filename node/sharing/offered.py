@@ -118,15 +118,22 @@ def rules_of(offered: StudyOffered, blind: Callable[[str, str], str]) -> tuple[R
     )
 
 
-def made_event(offered: StudyOffered, peer: Peer, patients: tuple[str, ...]) -> Event:
-    """The entry of an offer of ours."""
+def made_event(
+    offered: StudyOffered, peer: Peer, patients: tuple[str, ...], door: str = ""
+) -> Event:
+    """The entry of an offer of ours, by a person or a door."""
     return Event(
         type="offered",
-        actor="operator",
+        actor="node" if door else "operator",
         peer=peer.facility_key,
         purpose=offered.purpose,
         subjects=(*subjects_of(offered.study, patients), *_said(offered)),
-        details={**_names(offered), "until": offered.until, "rights": peer.rights_digest},
+        details={
+            **_names(offered),
+            "until": offered.until,
+            "rights": peer.rights_digest,
+            **({"door": door} if door else {}),
+        },
     )
 
 

@@ -169,7 +169,14 @@ class Offers:
     # --- ours --------------------------------------------------------------------------
 
     def make(
-        self, study_text: str, peer_text: str, purpose: str, message: str, until: int | None
+        self,
+        study_text: str,
+        peer_text: str,
+        purpose: str,
+        message: str,
+        until: int | None,
+        *,
+        door: str = "",
     ) -> StudyOffered:
         """Offer a study to a peer; logged before it counts.
 
@@ -179,6 +186,7 @@ class Offers:
             purpose: one of `keys.purposes`.
             message: what the person over there should know.
             until: when the offer ends, seconds since the epoch, UTC; None after a week.
+            door: the AE title of ours that makes it; "" for a person.
 
         Raises:
             NodeError: there is no such study or peer, the offer cannot be made, or not be written.
@@ -227,7 +235,7 @@ class Offers:
                 person=person,
                 role=role,
             )
-            event = made_event(offered, peer, self._catalog.patients(row.study_uid))
+            event = made_event(offered, peer, self._catalog.patients(row.study_uid), door)
             with self._peers.decisions.made():
                 self._require_possible(offered, peer)
                 self._effects.after_entry(event, lambda connection: _keep(connection, offered))

@@ -84,10 +84,15 @@ class SharedStudies:
                 )
             return self._catalog.find_study(row.study_uid)
 
-    def share_to(self, text: str, peer: Peer) -> StudyRow:
+    def share_to(self, text: str, peer: Peer, *, door: str = "") -> StudyRow:
         """Let one peer have a study, whatever its state; this also settles what had to be checked.
 
         The peer still needs the rights to see and fetch.
+
+        Args:
+            text: as for `Catalog.find_study`.
+            peer: the peer.
+            door: the AE title of ours by which the study came in; "" for a person who decides.
 
         Raises:
             NodeError: as for `share`, or the peer is not trusted any more.
@@ -114,7 +119,8 @@ class SharedStudies:
                         self._catalog.set_shared(row.study_uid, False)
                     self._catalog.changed(row.study_uid)
 
-                self._effects.after_entry(self._event("shared-to", row, peer=key), give)
+                details = {"door": door} if door else {}
+                self._effects.after_entry(self._event("shared-to", row, details, peer=key), give)
             return self._catalog.find_study(row.study_uid)
 
     def withdraw_from(self, text: str, peer: Peer) -> StudyRow:
@@ -219,7 +225,7 @@ class SharedStudies:
     ) -> Event:
         return Event(
             type=kind,
-            actor="operator",
+            actor="node" if details and "door" in details else "operator",
             peer=peer,
             subjects=subjects_of(row.study_uid, self._catalog.patients(row.study_uid)),
             details={"content_root": row.content_root.hex(), **(details or {})},

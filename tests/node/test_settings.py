@@ -32,6 +32,8 @@ def _written(row: Setting, value: str) -> str:
     if row.table == "audit.syslog":
         needed = {"address": '"logs:1"', "ca": '"ca.pem"', "certificate": '"c.pem"'}
         others = "".join(f"{name} = {one}\n" for name, one in needed.items() if name != row.key)
+    if row.name == "dimse.tls_listen":
+        others = 'certificate = "c.pem"\nkey = "c.key"\nca = "ca.pem"\n'
     return f"{title}{others}{row.key} = {value}\n"
 
 
@@ -58,6 +60,9 @@ def test_the_file_of_a_new_home_names_each_setting_and_its_examples_can_be_taken
             assert table == {"South Clinic": {"request": [72000, 2000]}}
         elif row.table == "arrivals":
             assert table == {"command:nightly": {"quiet_seconds": 30, "longest_seconds": 600}}
+        elif row.table in ("dimse.callers", "dimse.doors", "folders"):
+            [one] = table.values()
+            assert row.key in one
         else:
             assert row.key in (table[0] if isinstance(table, list) else table)
     settings = _read(tmp_path, examples)
@@ -75,6 +80,7 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "number": [f"{row.least}", f"{row.most}"],
         "text": ['"x"'],
         "texts": ["[]", '["x"]'],
+        "places": ["[]", '["10.1.2.3:11112", "[::1]:1"]'],
         "flag": ["true", "false"],
         "choice": [f'"{choice}"' for choice in row.choices],
         "permissions": ['"0640"', '"600"'],
@@ -84,6 +90,7 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "number": [f"{(row.least or 0) - 1}", f"{(row.most or 0) + 1}", "true", "1.0", '"1"'],
         "text": ["1", "[]", "true"],
         "texts": ['"x"', "[1]", "1"],
+        "places": ['"10.1.2.3:1"', '["x"]', '["10.1.2.3"]', '["a:1"]', '["10.1.2.3:65536"]'],
         "flag": ["1", '"true"', "[]"],
         "choice": ['"other"', "1"],
         "permissions": ['"0777"', '"x"', "0"],

@@ -31,6 +31,7 @@ def _run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
         "ratios.py",
         "scale.py",
         "arrivals.py",
+        "dimse.py",
         "audit.py",
         "hostile_bundles.py",
         "greedy_peer.py",

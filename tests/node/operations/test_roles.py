@@ -111,6 +111,7 @@ MAY: dict[str, set[str]] = {
     "audit.settle": {ADMIN},
     "backup": set(),
     "retention": set(),
+    "doctor": {LOOK, ADMIN},
     "people.list": ANY,
     "people.add": {ADMIN},
     "people.role": {ADMIN},

@@ -1,0 +1,205 @@
+"""The table `dimse` of `config.toml`: where DICOM associations are taken, of whom, at which doors.
+
+A caller is known by its AE title *and* by where it calls from: a title is a word that anybody can
+say. A door is an AE title of ours, with what becomes of the images that come in by it.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from keys.purposes import BREAK_GLASS, is_purpose
+
+OUR_DOOR = "RADMESH"
+"""The door that there is by itself: it takes images, and the sharing rules decide about them."""
+
+DEFAULT_IDLE_SECONDS = 600
+
+_AE_TITLE = re.compile(r"[!#-\[\]-~]([ !#-\[\]-~]{0,14}[!#-\[\]-~])?")
+_DOOR = re.compile(r"[A-Z0-9_-]{1,16}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class BadDimse(Exception):
+    """The table is wrong; the text completes a sentence that begins with the place of the error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """A system that may call.
+
+    Attributes:
+        ae_title: the title by which it calls.
+        addresses: IP addresses from which it may call, also without TLS.
+        certificates: SHA-256 of certificates by which it may call over TLS, lower-case hex.
+    """
+
+    ae_title: str
+    addresses: frozenset[str] = frozenset()
+    certificates: frozenset[str] = frozenset()
+
+    def may_call(self, address: str, certificate: str | None) -> bool:
+        """Whether it may call from an address, with a certificate (digest) or without TLS."""
+        return address in self.addresses or certificate in self.certificates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """An AE title of ours.
+
+    Attributes:
+        ae_title: the title by which it is called.
+        to: petname or fingerprint of the facility to which what comes is offered; "" for none.
+        purpose: for which it is offered.
+        stat: whether what comes is urgent.
+    """
+
+    ae_title: str
+    to: str = ""
+    purpose: str = ""
+    stat: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where to listen: an IP address, and a port."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DimseSettings:
+    """What the table says; nothing listens without `listen` or `tls_listen`.
+
+    Attributes:
+        listen: where associations are taken without TLS, from addresses of callers alone.
+        tls_listen: where they are taken over TLS.
+        certificate, key, ca: files for TLS: ours, and who signs the certificates of callers.
+        idle_seconds: after so long without a word an association is ended.
+        callers, doors: by AE title.
+    """
+
+    listen: tuple[Address, ...] = ()
+    tls_listen: tuple[Address, ...] = ()
+    certificate: str = ""
+    key: str = ""
+    ca: str = ""
+    idle_seconds: int = DEFAULT_IDLE_SECONDS
+    callers: Mapping[str, Caller] = field(default_factory=dict)
+    doors: Mapping[str, Door] = field(default_factory=lambda: {OUR_DOOR: Door(ae_title=OUR_DOOR)})
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything listens."""
+        return bool(self.listen or self.tls_listen)
+
+    @property
+    def plain_links(self) -> tuple[tuple[str, str], ...]:
+        """AE title and address of each caller that may call without TLS."""
+        if not self.listen:
+            return ()
+        return tuple(
+            (caller.ae_title, address)
+            for caller in self.callers.values()
+            for address in sorted(caller.addresses)
+        )
+
+
+def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSettings:
+    """The settings for DIMSE.
+
+    Args:
+        entries: the entries of `[dimse]`, checked by their rows; files as full paths.
+        callers: the tables `[dimse.callers."AE"]`.
+        doors: the tables `[dimse.doors."AE"]`.
+
+    Raises:
+        BadDimse: a value is wrong, or lacks another one.
+    """
+    found = {name: value for name, value in entries.items() if name not in ("listen", "tls_listen")}
+    known = _tables("callers", callers)
+    ours = {OUR_DOOR: {}, **_tables("doors", doors)}
+    settings = DimseSettings(
+        **found,
+        listen=tuple(map(_address, entries.get("listen", ()))),
+        tls_listen=tuple(map(_address, entries.get("tls_listen", ()))),
+        callers={title: _caller(title, entry) for title, entry in known.items()},
+        doors={title: _door(title, entry) for title, entry in ours.items()},
+    )
+    if settings.tls_listen and not (settings.certificate and settings.key and settings.ca):
+        raise BadDimse("has tls_listen, and lacks one of certificate, key and ca")
+    return settings
+
+
+def _tables(name: str, tables: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+        raise BadDimse(f'has {name} that are no tables, each written [dimse.{name}."AE_TITLE"]')
+    return tables
+
+
+def is_for_offers(purpose: str) -> bool:
+    """Whether a study can be offered for this purpose by itself."""
+    return is_purpose(purpose) and purpose != BREAK_GLASS
+
+
+def is_place(text: str) -> bool:
+    """Whether a text is IP address and port, such as `10.1.2.3:11112` or `[fd00::1]:11112`."""
+    try:
+        _address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    number = int(port)
+    if not 0 <= number < 65536:
+        raise ValueError("there is no such port")
+    found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    return Address(host=str(found), port=number)
+
+
+def _caller(title: str, entry: dict[str, Any]) -> Caller:
+    where = f'has for callers."{title}"'
+    if _AE_TITLE.fullmatch(title) is None:
+        raise BadDimse(f"{where} a name that is no AE title: 1 to 16 printable characters")
+    _require_known(where, entry, ("addresses", "certificates"))
+    lists = {name: entry.get(name, []) for name in ("addresses", "certificates")}
+    for name, values in lists.items():
+        if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+            raise BadDimse(f"{where} {name} that are no list of texts")
+    if not any(lists.values()):
+        raise BadDimse(f"{where} neither addresses nor certificates: a title alone admits nobody")
+    try:
+        addresses = frozenset(str(ipaddress.ip_address(one)) for one in lists["addresses"])
+    except ValueError:
+        raise BadDimse(f"{where} addresses that are no IP addresses, one by one") from None
+    certificates = frozenset(one.lower().replace(":", "") for one in lists["certificates"])
+    if not all(map(_DIGEST.fullmatch, certificates)):
+        raise BadDimse(f"{where} certificates that are no SHA-256 digests (64 hex digits)")
+    return Caller(ae_title=title, addresses=addresses, certificates=certificates)
+
+
+def _door(title: str, entry: dict[str, Any]) -> Door:
+    where = f'has for doors."{title}"'
+    if _DOOR.fullmatch(title) is None:
+        raise BadDimse(f"{where} a name that is none: up to 16 of A to Z, 0 to 9, _ and -")
+    _require_known(where, entry, ("to", "purpose", "stat"))
+    to, purpose, stat = entry.get("to", ""), entry.get("purpose", ""), entry.get("stat", False)
+    if not isinstance(to, str) or not isinstance(stat, bool):
+        raise BadDimse(f"{where} a `to` that is no name, or a `stat` that is not true or false")
+    if bool(to) != bool(purpose):
+        raise BadDimse(f"{where} one of `to` and `purpose` without the other")
+    if purpose and not is_for_offers(purpose):
+        raise BadDimse(f"{where} a purpose that there is not, or that is not for offers")
+    return Door(ae_title=title, to=to, purpose=purpose, stat=stat)
+
+
+def _require_known(where: str, entry: dict[str, Any], names: tuple[str, ...]) -> None:
+    unknown = set(entry) - set(names)
+    if unknown:
+        raise BadDimse(f"{where} {', '.join(sorted(unknown))}: its entries are {', '.join(names)}")

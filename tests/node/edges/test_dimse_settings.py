@@ -1,0 +1,168 @@
+"""The table `dimse`: who may call, and each sentence about what is wrong with it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.config import read_settings
+from node.edges.dimse_settings import (
+    DEFAULT_IDLE_SECONDS,
+    Address,
+    BadDimse,
+    Caller,
+    DimseSettings,
+    Door,
+    is_place,
+    read_dimse,
+)
+from node.errors import ExitCode, NodeError
+
+DIGEST = "9f" * 32
+TLS = {"tls_listen": ["10.1.2.3:2762"], "certificate": "a", "key": "b", "ca": "c"}
+
+
+def test_nothing_listens_by_itself() -> None:
+    found = read_dimse({}, {}, {})
+    assert found == DimseSettings()
+    assert not found.is_on
+    assert found.idle_seconds == DEFAULT_IDLE_SECONDS
+    assert found.doors == {"RADMESH": Door(ae_title="RADMESH")}
+    assert found.plain_links == ()
+
+
+def test_what_the_table_says() -> None:
+    found = read_dimse(
+        {"listen": ["10.1.2.3:11112", "[fd00::1]:104"], "idle_seconds": 30, **TLS},
+        {
+            "CT 1": {"addresses": ["10.1.2.4", "FD00::0002"]},
+            "PACS": {"certificates": [DIGEST.upper(), ":".join(["ab"] * 32)]},
+        },
+        {"RM_SOUTH": {"to": "South Clinic", "purpose": "treatment", "stat": True}, "RM-STAT": {}},
+    )
+    assert found.listen == (Address(host="10.1.2.3", port=11112), Address(host="fd00::1", port=104))
+    assert found.tls_listen == (Address(host="10.1.2.3", port=2762),)
+    assert found.is_on
+    assert found.callers["CT 1"].addresses == {"10.1.2.4", "fd00::2"}
+    assert found.callers["PACS"].certificates == {DIGEST, "ab" * 32}
+    assert found.doors["RM_SOUTH"] == Door(
+        ae_title="RM_SOUTH", to="South Clinic", purpose="treatment", stat=True
+    )
+    assert found.doors["RM-STAT"] == Door(ae_title="RM-STAT")
+    assert found.doors["RADMESH"] == Door(ae_title="RADMESH")
+    assert found.plain_links == (("CT 1", "10.1.2.4"), ("CT 1", "fd00::2"))
+
+
+def test_over_tls_alone_there_is_no_plain_link() -> None:
+    found = read_dimse(TLS, {"CT1": {"addresses": ["10.1.2.4"]}}, {})
+    assert found.is_on
+    assert found.plain_links == ()
+
+
+@pytest.mark.parametrize(
+    ("caller", "address", "certificate", "may"),
+    [
+        ({"addresses": {"10.0.0.1"}}, "10.0.0.1", None, True),
+        ({"addresses": {"10.0.0.1"}}, "10.0.0.2", None, False),
+        ({"addresses": {"10.0.0.1"}}, "10.0.0.2", DIGEST, False),
+        ({"addresses": {"10.0.0.1"}}, "10.0.0.1", DIGEST, True),
+        ({"certificates": {DIGEST}}, "10.0.0.1", None, False),
+        ({"certificates": {DIGEST}}, "10.0.0.1", DIGEST, True),
+        ({"certificates": {DIGEST}}, "10.0.0.1", "ab" * 32, False),
+        ({}, "10.0.0.1", None, False),
+    ],
+)
+def test_who_may_call(
+    caller: dict[str, Any], address: str, certificate: str | None, may: bool
+) -> None:
+    made = Caller(ae_title="CT1", **{name: frozenset(some) for name, some in caller.items()})
+    assert made.may_call(address, certificate) is may
+
+
+CT1 = {"CT1": {"addresses": ["10.1.2.4"]}}
+
+
+@pytest.mark.parametrize(
+    ("entries", "callers", "doors", "sentence"),
+    [
+        ({}, [], {}, "has callers that are no tables, each written [dimse.callers.\"AE_TITLE\"]"),
+        ({}, {"CT1": 5}, {}, "has callers that are no tables"),
+        ({}, {}, {"RM": "x"}, "has doors that are no tables, each written [dimse.doors."),
+        ({}, {"": CT1["CT1"]}, {}, 'has for callers."" a name that is no AE title'),
+        ({}, {"A" * 17: CT1["CT1"]}, {}, "a name that is no AE title"),
+        ({}, {"CT\\1": CT1["CT1"]}, {}, "a name that is no AE title"),
+        ({}, {" CT1": CT1["CT1"]}, {}, "a name that is no AE title"),
+        ({}, {"CT1 ": CT1["CT1"]}, {}, "a name that is no AE title"),
+        ({}, {"RÖ": CT1["CT1"]}, {}, "a name that is no AE title"),
+        ({}, {"CT1": {"adresses": ["10.1.2.4"]}}, {},
+         'has for callers."CT1" adresses: its entries are addresses, certificates'),
+        ({}, {"CT1": {"addresses": "10.1.2.4"}}, {}, "addresses that are no list of texts"),
+        ({}, {"CT1": {"certificates": [1]}}, {}, "certificates that are no list of texts"),
+        ({}, {"CT1": {}}, {}, "neither addresses nor certificates: a title alone admits nobody"),
+        ({}, {"CT1": {"addresses": []}}, {}, "a title alone admits nobody"),
+        ({}, {"CT1": {"addresses": ["10.1.2.0/24"]}}, {}, "are no IP addresses, one by one"),
+        ({}, {"CT1": {"addresses": ["ct1.example"]}}, {}, "are no IP addresses, one by one"),
+        ({}, {"CT1": {"certificates": ["9f"]}}, {}, "are no SHA-256 digests (64 hex digits)"),
+        ({}, {"CT1": {"certificates": ["xy" * 32]}}, {}, "are no SHA-256 digests (64 hex digits)"),
+        ({}, {}, {"rm": {}}, 'has for doors."rm" a name that is none: up to 16 of A to Z'),
+        ({}, {}, {"A" * 17: {}}, "a name that is none"),
+        ({}, {}, {"R M": {}}, "a name that is none"),
+        ({}, {}, {"RM": {"too": "South"}}, "too: its entries are to, purpose, stat"),
+        ({}, {}, {"RM": {"to": 5, "purpose": "treatment"}}, "a `to` that is no name"),
+        ({}, {}, {"RM": {"stat": "yes"}}, "a `stat` that is not true or false"),
+        ({}, {}, {"RM": {"to": "South"}}, "one of `to` and `purpose` without the other"),
+        ({}, {}, {"RM": {"purpose": "treatment"}}, "one of `to` and `purpose` without the other"),
+        ({}, {}, {"RM": {"to": "South", "purpose": "fun"}}, "a purpose that there is not"),
+        ({}, {}, {"RM": {"to": "South", "purpose": "break-glass"}}, "not for offers"),
+        ({"tls_listen": ["10.1.2.3:1"]}, {}, {}, "lacks one of certificate, key and ca"),
+        ({**TLS, "ca": ""}, {}, {}, "has tls_listen, and lacks one of certificate, key and ca"),
+    ],
+)  # fmt: skip
+def test_each_error_is_a_sentence(
+    entries: dict[str, Any], callers: Any, doors: Any, sentence: str
+) -> None:
+    with pytest.raises(BadDimse) as raised:
+        read_dimse(entries, callers, doors)
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("10.1.2.3:11112", True),
+        ("[fd00::1]:11112", True),
+        ("0.0.0.0:0", True),
+        ("10.1.2.3:65535", True),
+        ("10.1.2.3:65536", False),
+        ("10.1.2.3:-1", False),
+        ("10.1.2.3:", False),
+        ("10.1.2.3", False),
+        (":11112", False),
+        ("pacs.example:11112", False),
+        ("10.1.2.3.4:11112", False),
+        ("", False),
+    ],
+)
+def test_a_place_to_listen_at(text: str, good: bool) -> None:
+    assert is_place(text) is good
+
+
+def test_files_are_in_the_home_and_errors_name_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[dimse]\ntls_listen = ["10.1.2.3:2762"]\ncertificate = "a.pem"\nkey = "/etc/a.key"\n'
+        'ca = "ca.pem"\n[dimse.callers."CT1"]\naddresses = ["10.1.2.4"]\n'
+    )
+    found = read_settings(path).dimse
+    assert found.certificate == str(tmp_path / "a.pem")
+    assert found.key == "/etc/a.key"
+    assert found.ca == str(tmp_path / "ca.pem")
+    path.write_text('[dimse.callers."CT1"]\n')
+    with pytest.raises(NodeError, match="a title alone admits nobody") as raised:
+        read_settings(path)
+    assert str(path) in raised.value.message
+    assert raised.value.code is ExitCode.USAGE
+    for wrong in ('listen = ["pacs.example:1"]', "listen = 5", "idle_seconds = 5", "lisen = []"):
+        path.write_text(f"[dimse]\n{wrong}\n")
+        with pytest.raises(NodeError, match="dimse"):
+            read_settings(path)

@@ -1,0 +1,104 @@
+"""An acceptor with somebody who acts on its events, for tests of edges/dimse."""
+
+from collections.abc import Iterable
+
+from pdus_made import ABORT, RELEASE_RQ, usual_request
+
+from edges.dimse.association import (
+    Acceptor,
+    CommandArrived,
+    DataArrived,
+    Ended,
+    Happened,
+    ReleaseAsked,
+    Requested,
+)
+from edges.dimse.commands import response
+from edges.dimse.negotiation import answer
+from edges.dimse.states import State
+
+Told = tuple[object, ...]
+
+
+class Talk:
+    """Takes each association, answers each message with success, agrees to each release.
+
+    Attributes:
+        told: what happened, as plain values.
+        sent: bytes that were sent.
+    """
+
+    def __init__(self, *, decide: str = "accept", answers: bool = True) -> None:
+        self.acceptor = Acceptor()
+        self.decide = decide
+        self.answers = answers
+        self.told: list[Told] = []
+        self.sent = b""
+        self._command: CommandArrived | None = None
+
+    def take(self, data: bytes) -> "Talk":
+        """Receive bytes."""
+        return self._act(self.acceptor.receive(data))
+
+    def close(self) -> "Talk":
+        """The other side closes the connection."""
+        return self._act(self.acceptor.closed())
+
+    def time_over(self) -> "Talk":
+        return self._act(self.acceptor.time_over())
+
+    def flush(self) -> "Talk":
+        self.sent += self.acceptor.take_outgoing()
+        return self
+
+    def _act(self, events: Iterable[Happened]) -> "Talk":
+        for event in events:
+            self._one(event)
+        return self.flush()
+
+    def _one(self, event: Happened) -> None:
+        match event:
+            case Requested(request):
+                self.told.append(("requested", request.calling))
+                if self.decide == "accept":
+                    self.acceptor.accept(answer(request, lambda *_: True))
+                elif self.decide == "reject":
+                    self.acceptor.reject(1, 1, 1)
+                elif self.decide == "abort":
+                    self.acceptor.abort()
+            case CommandArrived(context, command):
+                self.told.append(("command", context.context_id, tuple(command.values.items())))
+                if command.has_data_set:
+                    self._command = event
+                else:
+                    self._answer(event)
+            case DataArrived(piece, is_last):
+                self.told.append(("data", bytes(piece), is_last))
+                if is_last and self._command is not None:
+                    self._answer(self._command)
+            case ReleaseAsked():
+                self.told.append(("release",))
+                if self.answers:
+                    self.acceptor.release()
+            case Ended(why):
+                self.told.append(("ended", why))
+
+    def _answer(self, event: CommandArrived) -> None:
+        if self.answers and self.acceptor.can_send and not event.command.field & 0x8000:
+            self.acceptor.send(event.context.context_id, response(event.command, 0))
+
+
+def reached(state: State) -> Talk:
+    """A talk whose acceptor stands in a state."""
+    if state is State.AWAITING_REQUEST:
+        return Talk()
+    decide = "" if state is State.DECIDING else "accept"
+    talk = Talk(decide=decide, answers=state is not State.RELEASING).take(usual_request())
+    if state in (State.RELEASING, State.AWAITING_CLOSE):
+        talk.take(RELEASE_RQ)
+    elif state is State.CLOSED:
+        talk.take(ABORT)
+    assert talk.acceptor.state is state
+    talk.told.clear()
+    talk.sent = b""
+    return talk

@@ -1,0 +1,251 @@
+"""A node's DICOM listeners on loopback, in this process, and those who call it."""
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+import pytest
+import trio
+from pdus_made import RELEASE_RQ, elements, message, store, usual_request
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from node import parts
+from node.app import Node
+from node.edges.dimse_server import DimseServer
+from node.edges.dimse_settings import read_dimse
+from node.home import Home
+from node.images.arrivals import Arrivals
+from node.images.spool import Spool
+
+LOOPBACK = "127.0.0.1"
+CALLERS = {"CT1": {"addresses": [LOOPBACK]}, "PACS": {"addresses": ["192.0.2.7"]}}
+
+ABSENT = "needs Debian's dcmtk: make dicom-peers (or: apt install dcmtk)"
+with_dcmtk = pytest.mark.skipif(shutil.which("storescu") is None, reason=ABSENT)
+
+
+@dataclass
+class Listening:
+    """A node that takes DICOM, without its network.
+
+    Attributes:
+        node: it.
+        server: its listeners.
+        arrivals: takes the images; they wait until a group is quiet.
+        scope: ends it.
+    """
+
+    node: Node
+    server: DimseServer
+    arrivals: Arrivals
+    scope: trio.CancelScope
+
+    @property
+    def port(self) -> int:
+        """Where it listens first."""
+        return int(self.server.addresses[0][1])
+
+    @property
+    def spooled(self) -> list[Path]:
+        """Files of the spool."""
+        return sorted(self.node.home.arrivals_path.iterdir())
+
+    @property
+    def quarantined(self) -> list[bytes]:
+        """The files in quarantine."""
+        return [path.read_bytes() for path in self.node.home.quarantine_path.glob("*/file")]
+
+    async def quiet(self, *, seconds: float = 10) -> None:
+        """Wait until nobody is connected."""
+        await until(lambda: not self.server._guests, seconds=seconds)
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    path: Path,
+    *,
+    entries: dict[str, object] | None = None,
+    callers: dict[str, object] | None = None,
+    doors: dict[str, object] | None = None,
+) -> AsyncIterator[Listening]:
+    """A node that takes DICOM on a free port of loopback.
+
+    Args:
+        path: of its home.
+        entries: of `[dimse]`.
+        callers, doors: its tables.
+    """
+    home = Home.create(path, name="North General", listen=(), addresses=())
+    settings = read_dimse(
+        {"listen": [f"{LOOPBACK}:0"], "idle_seconds": 600, **(entries or {})},
+        CALLERS if callers is None else callers,
+        doors or {},
+    )
+    with Node.open(home) as node:
+        spool = Spool(home.arrivals_path, lambda size: node.store.require_free(size))
+        with contextlib.closing(spool):
+            arrivals = parts.arrivals_of(node, spool)
+            server = DimseServer(settings, arrivals, node.doors)
+            await server.open()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(arrivals.run)
+                nursery.start_soon(server.run)
+                yield Listening(node, server, arrivals, nursery.cancel_scope)
+                nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], object], *, seconds: float = 10) -> None:
+    """Wait for a condition that nothing tells of."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.005)
+
+
+# --- who calls -------------------------------------------------------------------------
+
+
+class Caller:
+    """Who calls over a connection, and says what it likes."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._buffer = b""
+
+    async def say(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def hear(self) -> tuple[int, bytes]:
+        """The next PDU: type and variable field; 0 when the connection is closed."""
+        with trio.fail_after(20):
+            while len(self._buffer) < 6 or len(self._buffer) < self._end:
+                try:
+                    data = await self.stream.receive_some(65_536)
+                except trio.BrokenResourceError:
+                    data = b""
+                if not data:
+                    return 0, b""
+                self._buffer += data
+        found, self._buffer = self._buffer[: self._end], self._buffer[self._end :]
+        return found[0], found[6:]
+
+    @property
+    def _end(self) -> int:
+        return 6 + int.from_bytes(self._buffer[2:6], "big")
+
+    async def answer(self) -> tuple[int, int]:
+        """The next message: the ID that it answers, and its status."""
+        kind, body = await self.hear()
+        assert kind == 4, kind
+        found = elements(body[6:])
+        message_id, status = (int.from_bytes(found[one], "little") for one in (0x0120, 0x0900))
+        return message_id, status
+
+    async def associate(self, *more: bytes) -> bytes:
+        """Ask for an association, with these user items; returns what is accepted."""
+        await self.say(usual_request(*more))
+        kind, body = await self.hear()
+        assert kind == 2
+        return body
+
+    async def release(self) -> None:
+        """End it, and wait for the agreement."""
+        await self.say(RELEASE_RQ)
+        assert await self.hear() == (6, bytes(4))
+
+    async def reset(self) -> None:
+        """Break the connection."""
+        self.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await self.stream.aclose()
+
+
+@contextlib.asynccontextmanager
+async def calling(port: int, *, buffer_bytes: int = 0) -> AsyncIterator[Caller]:
+    """Call a port of loopback.
+
+    Args:
+        port: the port.
+        buffer_bytes: how much of what comes the system holds; 0 for what it likes.
+    """
+    raw = trio.socket.socket()
+    if buffer_bytes:
+        raw.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, buffer_bytes)
+    await raw.connect((LOOPBACK, port))
+    stream = trio.SocketStream(raw)
+    try:
+        yield Caller(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def data_set(instance: Dataset) -> bytes:
+    """The data set of an instance as it is sent: Explicit VR Little Endian, without a head."""
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, Dataset(instance), implicit_vr=False, little_endian=True)
+    return buffer.getvalue()
+
+
+def stored(message_id: int, instance: Dataset, *, size: int = 16_000) -> bytes:
+    """The PDUs of a C-STORE of an instance in context 1."""
+    return message(1, store(message_id, instance.SOPInstanceUID), data_set(instance), size=size)
+
+
+def send_all(
+    port: int,
+    instances: Iterable[Dataset],
+    *,
+    calling: str = "CT1",
+    called: str = "RADMESH",
+) -> list[tuple[int, str]]:
+    """Send instances as pynetdicom does, in one association: status and comment of each.
+
+    Runs in a thread of its own, since it blocks.
+
+    Raises:
+        ConnectionError: there is no association; the text has the numbers of the refusal.
+    """
+    from pynetdicom import AE, evt
+    from pynetdicom.pdu import A_ASSOCIATE_RJ
+
+    sender = AE(ae_title=calling)
+    sender.acse_timeout = sender.dimse_timeout = sender.network_timeout = 20
+    sent = list(instances)
+    for one in {instance.SOPClassUID for instance in sent} or {"1.2.840.10008.1.1"}:
+        sender.add_requested_context(one, ExplicitVRLittleEndian)
+    heard: list[object] = []
+    # The association itself forgets a refusal that comes before it looks for one.
+    listen = [(evt.EVT_PDU_RECV, lambda event: heard.append(event.pdu))]
+    association = sender.associate(LOOPBACK, port, ae_title=called, evt_handlers=listen)
+    if not association.is_established:
+        raise ConnectionError(*(
+            f"{one.result} {one.source} {one.reason_diagnostic}"
+            for one in heard if isinstance(one, A_ASSOCIATE_RJ)
+        ))  # fmt: skip
+    try:
+        answers = [association.send_c_store(one) for one in sent]
+        return [(one.Status, str(one.get("ErrorComment", ""))) for one in answers]
+    finally:
+        association.release()
+
+
+async def run(*words: object, seconds: float = 60) -> subprocess.CompletedProcess[bytes]:
+    """Run a program, and give what it printed."""
+    with trio.fail_after(seconds):
+        return await trio.run_process(
+            [str(one) for one in words], capture_stdout=True, stderr=subprocess.STDOUT, check=False
+        )
+
+
+def identity_files(path: Path) -> tuple[Path, Path]:
+    """Key and certificate of a file that has both, each in a file as dcmtk wants them."""
+    key, certificate = path.with_suffix(".key"), path.with_suffix(".crt")
+    begin = b"-----BEGIN CERTIFICATE"
+    first, _, second = path.read_bytes().partition(begin)
+    key.write_bytes(first)
+    certificate.write_bytes(begin + second)
+    return key, certificate
