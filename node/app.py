@@ -382,6 +382,7 @@ class Node:
         if peer.revoked is not None:
             self.shared_studies.end_peer(peer.facility_key)
             self.offers.end_peer(peer.facility_key)
+            self.requests.end_peer(peer.facility_key)
         self.feeds.peer_changed(peer.facility_key)
 
     def _trust_has_ended(self, facility_key: bytes) -> bool:

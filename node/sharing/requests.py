@@ -285,12 +285,25 @@ class Requests:
         return True
 
     def used(self, peer: bytes, transfer: bytes) -> None:
-        """The study of an approved request has gone out: it was for this one use."""
+        """The study of a request has gone out: an approval was for this one use.
+
+        A request that still waits has gone out since no rule asks any more.
+        """
+        self._end("AND transfer = ?", peer, transfer)
+
+    def end_peer(self, peer: bytes) -> None:
+        """End all requests of a peer whose trust was revoked; in the transaction at hand.
+
+        No approval comes back with trust.
+        """
+        self._end("", peer)
+
+    def _end(self, which: str, *values: bytes) -> None:
         self._database.transact(
             lambda connection: connection.execute(
                 "UPDATE requests SET state = 'ended', person = '', role = '', reason = ''"
-                " WHERE peer = ? AND transfer = ? AND state = 'approved'",
-                (peer, transfer),
+                f" WHERE state IN ('approved', 'waiting') AND peer = ? {which}",
+                values,
             )
         )
 

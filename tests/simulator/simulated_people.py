@@ -215,12 +215,7 @@ class People:
 
     async def _rule(self, chance: float) -> None:
         assert self.node is not None
-        words = a_rule(self._rng, self._soon())
-        peers = self.node.peers.store.peers
-        asks = any(rule.effect == "ask" for one in peers for rule in one.rules)
-        # Of two rules that ask about one request, each takes the place of the other's approval.
-        if words[:2] != ["ask", "fetch"] or not asks:
-            await self._about_peer(chance, "rules.add", rule=words)
+        await self._about_peer(chance, "rules.add", rule=a_rule(self._rng, self._soon()))
 
     async def _unrule(self, chance: float) -> None:
         assert self.node is not None

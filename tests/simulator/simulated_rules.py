@@ -111,7 +111,8 @@ class Standing:
 
     Attributes:
         over_objections, rests: the settings for emergencies.
-        grants: peer (facility key) to its grants; only trusted peers are in it.
+        cards: peer (facility key) to the end of its card, seconds since the epoch.
+        grants: peer to its grants; only trusted peers are in it.
         rules: peer to its rules by number, as the entries have them.
         shared: study (UID) that is here to whether it is shared.
         objections: number to peer (b"" for all), Patient ID and use.
@@ -122,6 +123,7 @@ class Standing:
 
     over_objections: bool = True
     rests: bool = False
+    cards: dict[bytes, int] = field(default_factory=dict)
     grants: dict[bytes, frozenset[str]] = field(default_factory=dict)
     rules: dict[bytes, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
     shared: dict[str, bool] = field(default_factory=dict)
@@ -159,28 +161,35 @@ class Standing:
         for action in ("emergency",) if is_emergency else ("fetch", "see"):
             # Nobody asks to see: a rule to see has no purpose.
             purpose = asked.purpose if action != "see" else ""
-            rules = [
-                (name, rule)
-                for name, rule in self._rules(peer, action, now)
-                if _is_for(rule, asked.study, purpose)
+            every = list(self._rules(peer, action, now, also_ended=True))
+            counting = dict(self._rules(peer, action, now))
+            # An approval answers its rule, and those that stand before it.
+            answered = [
+                place
+                for place, (name, _) in enumerate(every, 1)
+                if _is_approved(wait, name, asked, now)
             ]
-            if any(rule["effect"] == "deny" for _, rule in rules):
+            rules = [
+                (place, name, rule)
+                for place, (name, rule) in enumerate(every, 1)
+                if name in counting and _is_for(rule, asked.study, purpose)
+            ]
+            if any(rule["effect"] == "deny" for _, _, rule in rules):
                 return Verdict("no", f"a rule denies {action}")
-            allowing = [(name, rule) for name, rule in rules if rule["effect"] == "allow"]
-            if not allowing:
+            letting = [one for one in rules if one[2]["effect"] in ("allow", "ask")]
+            if not letting:
                 return Verdict("no", f"no rule allows {action}")
             within = [
-                (name, rule)
-                for name, rule in allowing
-                if all(used[limit] <= most for limit, most in rule.get("limits", {}).items())
+                one
+                for one in letting
+                if all(used[limit] <= most for limit, most in one[2].get("limits", {}).items())
             ]
             if not within:
                 return Verdict("no", "the limit is used up")
-            found.append(within)
-            to_ask |= any(
-                rule["effect"] == "ask" and not _is_approved(wait, name, asked, now)
-                for name, rule in rules
-            )
+            asking = [one for one in within if one[2]["effect"] == "ask"]
+            allowing = [one for one in within if one[2]["effect"] == "allow"]
+            found.append([(name, rule) for _, name, rule in allowing or asking[:1]])
+            to_ask |= any(place > max(answered, default=0) for place, _, _ in asking)
         names = frozenset(
             name
             for name, rule in found[0]
@@ -189,7 +198,9 @@ class Standing:
         if asked.study not in self.shared or not names:
             return Verdict("no", "the study is not shared")
         goes_over = is_emergency and self.over_objections
-        if not goes_over and self.is_objected(peer, asked.study, asked.purpose):
+        if not goes_over and self.is_objected(
+            peer, asked.study, asked.purpose, now, by_offers=True
+        ):
             return Verdict("no", "the patient objects")
         if to_ask:
             return Verdict("ask", "nobody has approved it", names)
@@ -203,12 +214,28 @@ class Standing:
             and self.shared.get(study, False)
             and all(rule["effect"] == "allow" for rule in rules)
             and any(rule.get("shows") != "on-request" for rule in rules)
-            and not self.is_objected(peer, study, "")
+            and not self.is_objected(peer, study, "", now)
         )
 
-    def is_objected(self, peer: bytes, study: str, purpose: str) -> bool:
-        """Whether the patient objects: to care, which includes being told of, or to this use."""
-        uses = {"all", "care", "research" if purpose == "research" else "care"}
+    def is_objected(
+        self, peer: bytes, study: str, purpose: str, now: int, *, by_offers: bool = False
+    ) -> bool:
+        """Whether the patient objects to this use, or to that for which the peer is told of it.
+
+        That is research for who may ask for research alone, and else care; with `by_offers`, what
+        is offered counts as well.
+        """
+        may_ask_for: set[str] = set()
+        for action in ("find", "fetch", "emergency"):
+            for name, rule in self._rules(peer, action, now):
+                if rule["effect"] == "deny" or (rule["effect"] == "ask" and action != "fetch"):
+                    continue
+                if name.startswith("offer ") and not by_offers:
+                    continue
+                purposes = rule.get("conditions", {}).get("purpose", ("treatment", "research"))
+                may_ask_for |= {_use_of(one) for one in purposes}
+        told = "research" if may_ask_for == {"research"} else "care"
+        uses = {"all", told, _use_of(purpose) if purpose else told}
         return any(
             against in (b"", peer) and patient == patient_of(study) and use in uses
             for against, patient, use in self.objections.values()
@@ -228,6 +255,7 @@ class Standing:
     def digest(self, peer: bytes) -> str:
         """The digest of a peer's rights, as docs/protocol-log.md has it."""
         rights = {
+            "card_until": self.cards.get(peer, 0),
             "filters": "{}",
             "grants": sorted(self.grants.get(peer, ())),
             "purposes": [],
@@ -236,12 +264,14 @@ class Standing:
         text = json.dumps(rights, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(b"radmesh-rights-v1\0" + text.encode()).hexdigest()
 
-    def _rules(self, peer: bytes, action: str, now: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Name and fields of all that counts for an action now."""
+    def _rules(
+        self, peer: bytes, action: str, now: int, *, also_ended: bool = False
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Name and fields of all that counts for an action now, in order."""
         if action in self.grants.get(peer, ()):
             yield f"the grant {action}", {"effect": "allow"}
         for number, rule in self.rules.get(peer, {}).items():
-            if rule["action"] == action and now < rule.get("until", now + 1):
+            if rule["action"] == action and (also_ended or now < rule.get("until", now + 1)):
                 yield f"rule {number}", rule
         for number, one in self.offers.items():
             if one.peer == peer and now < one.until and action in ("see", "fetch"):
@@ -262,6 +292,8 @@ class Standing:
         peer, details = event.peer or b"", event.details
         named = frozenset(filter(None, str(details.get("grants", "")).split(",")))
         studies = [value for kind, value in event.subjects if kind == "study"]
+        if "card_until" in details:
+            self.cards[peer] = int(details["card_until"])
         match event.type:
             case "trust-added" | "trust-granted":
                 self.grants[peer] = self.grants.get(peer, frozenset()) | named
@@ -271,6 +303,9 @@ class Standing:
                 self.grants.pop(peer, None)
                 self.rules.pop(peer, None)
                 self.offers = {n: one for n, one in self.offers.items() if one.peer != peer}
+                for key, wait in list(self.waits.items()):
+                    if key[0] == peer and wait.state in ("waiting", "approved"):
+                        self.waits[key] = replace(wait, state="ended")
             case "rule-added":
                 rule = json.loads(str(details["rule"]))
                 self.rules.setdefault(peer, {})[rule["number"]] = rule
@@ -301,7 +336,7 @@ class Standing:
             case "disclosed":
                 key = (peer, str(details["transfer"]))
                 wait = self.waits.get(key)
-                if wait is not None and wait.state == "approved":
+                if wait is not None and wait.state in ("waiting", "approved"):
                     self.waits[key] = replace(wait, state="ended")
             case "offered":
                 self.offers[int(details["number"])] = Offered(
@@ -351,6 +386,10 @@ def _is_for(rule: Mapping[str, Any], study: str, purpose: str) -> bool:
         if not found & set(values):
             return False
     return True
+
+
+def _use_of(purpose: str) -> str:
+    return "research" if purpose in ("research", "HRESCH") else "care"
 
 
 def _is_approved(wait: Wait | None, rule: str, asked: Asked, now: int) -> bool:

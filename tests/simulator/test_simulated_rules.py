@@ -68,6 +68,31 @@ TABLE: list[tuple[list[Event], str, str]] = [
     ([FETCHES, OBJECTION], "treatment", "no: the patient objects"),
     ([FETCHES, OBJECTION, _event("objection-ended", number=1)], "treatment", "yes"),
     ([FETCHES, _rule(1, "ask", "fetch")], "treatment", "ask: nobody has approved it"),
+    ([SEES, _rule(1, "ask", "fetch")], "treatment", "ask: nobody has approved it"),
+    ([SEES, _rule(1, "ask", "fetch"), WAITS, APPROVED], "treatment", "yes"),
+    (
+        [SEES, _rule(1, "ask", "fetch"), _rule(2, "ask", "fetch"), WAITS, APPROVED],
+        "treatment",
+        "ask: nobody has approved it",
+    ),
+    (
+        [
+            SEES,
+            _rule(1, "ask", "fetch"),
+            WAITS,
+            APPROVED,
+            _event("trust-revoked"),
+            SEES,
+            _rule(1, "ask", "fetch"),
+        ],
+        "treatment",
+        "ask: nobody has approved it",
+    ),
+    (
+        [SEES, _rule(1, "ask", "fetch", conditions={"purpose": ["HRESCH"]})],
+        "treatment",
+        "no: no rule allows fetch",
+    ),
     ([FETCHES, _rule(1, "ask", "fetch"), WAITS, APPROVED], "treatment", "yes"),
     (
         [FETCHES, _rule(1, "ask", "fetch"), WAITS, APPROVED],

@@ -196,6 +196,29 @@ def _denies(node: Node) -> Callable[[int], object]:
     return lambda number: node.requests.deny(number, "no")
 
 
+async def test_no_approval_and_no_request_comes_back_with_trust(north: Node) -> None:
+    await _asks(north)
+    north.requests.approve(1)
+    await _asks(north, bytes(16))
+    north.peers.revoke("South Clinic", [], north.clock.now())
+    assert [one.state for one in north.requests.all()] == ["ended", "ended"]
+    assert {one.person for one in north.requests.all()} == {""}
+    SOUTH.pair(north, "see", "fetch")
+    north.peers.add_rule("South Clinic", ["ask", "fetch"], north.facts.blind)
+    assert (await _asks(north)).refused is WireCode.WAITING
+    assert [one.state for one in north.requests.all()] == ["ended", "waiting"]
+
+
+async def test_a_request_waits_no_more_when_its_study_has_gone_out(north: Node) -> None:
+    await _asks(north)
+    number = north.peers.store.rules(SOUTH.key)[-1].number
+    north.peers.remove_rule("South Clinic", number)
+    assert (await _asks(north)).heard(Countersigned)
+    assert north.requests.waiting() == []
+    [asked] = north.requests.all()
+    assert (asked.state, asked.person) == ("ended", "")
+
+
 async def test_what_was_denied_is_refused(north: Node) -> None:
     await _asks(north)
     north.requests.deny(1, "ask the ward")

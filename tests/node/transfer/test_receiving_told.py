@@ -393,7 +393,8 @@ async def test_the_log_says_what_was_asked_for_what_came_and_what_was_signed(
         "encoded_bytes": manifest.total_encoded_bytes,
     }
     assert _details(events, "requested") == {"direction": "in", **named}
-    assert _details(events, "received") == {**sent, **named, "sharing": "default"}
+    decided = {"sharing": "default", "state": "withheld"}
+    assert _details(events, "received") == {**sent, **named, **decided}
     assert _details(events, "receipt") == {**sent, "receipt": "receipt 1", **named}
     assert told.receipt == Receipt(
         transfer=request.transfer,
