@@ -333,7 +333,11 @@ class Session:
                 try:
                     association = await self._entered()
                     async with self._storing, contextlib.aclosing(_pieces(receive)) as pieces:
-                        became = await association.take(pieces, stat=self._door.stat)
+                        became = await association.take(
+                            pieces,
+                            stat=self._door.stat,
+                            named=image.command.text(Element.AFFECTED_SOP_INSTANCE_UID),
+                        )
                     if self._door.to and became.study:
                         await self._note(became.study)
                     told = statuses.status_of(became)

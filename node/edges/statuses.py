@@ -45,7 +45,8 @@ _ASIDE = StoreStatus(
 _QUARANTINED = StoreStatus(
     CANNOT_UNDERSTAND,
     "failure",
-    "it cannot be read as an image, and is kept in the quarantine",
+    "it cannot be read as an image, or has another SOP Instance UID than its sender said, and is "
+    "kept in the quarantine",
     "cannot be read as an image; kept in quarantine",
 )
 _REFUSED = StoreStatus(

@@ -105,6 +105,7 @@ class Brought:
         source: the source that brought it.
         stat: whether it is urgent.
         association: the number of the association that brought it.
+        named: the SOP Instance UID under which it was sent; "" if none was said.
         looked: what was read of it; None if it is to be read while the disk flushes it.
     """
 
@@ -112,6 +113,7 @@ class Brought:
     source: str
     stat: bool
     association: int
+    named: str = ""
     looked: Looked | None = None
 
 
@@ -225,7 +227,7 @@ class ArrivalWork:
         found: list[Looked | NodeError] = []
         for one in some:
             try:
-                found.append(one.looked or self.look(one.content, one.source))
+                found.append(one.looked or self.look(one.content, one.source, one.named))
             except NodeError as error:
                 found.append(error)
         return found
@@ -261,8 +263,11 @@ class ArrivalWork:
             if self._digests.get(key) == one.digest:
                 del self._digests[key]
 
-    def look(self, content: bytes | LargeFile, source: str) -> Looked:
+    def look(self, content: bytes | LargeFile, source: str, named: str = "") -> Looked:
         """Find out what an instance is and what to do with it.
+
+        Args:
+            content, source, named: as in `Brought`.
 
         Raises:
             NodeError: the disk or the database cannot be read or written.
@@ -285,6 +290,9 @@ class ArrivalWork:
         except (FileChanged, OSError):
             raise _unreadable() from None
         study, sop = header.study.study_uid, header.sop_instance_uid
+        if named not in ("", sop):
+            reason = "it was sent as another SOP Instance UID than it has"
+            return self._put_to_quarantine(_reading(content), size, source, reason)
         held = self._catalog.instance_digest(study, sop)
         if held == digest:
             return Became(Outcome.KNOWN, study=study)

@@ -138,7 +138,7 @@ class Arrivals:
             self._wake()
 
     async def _take(
-        self, chunks: AsyncIterable[bytes], stat: bool, number: int, source: str
+        self, chunks: AsyncIterable[bytes], stat: bool, named: str, number: int, source: str
     ) -> Became:
         self._require_sound()
         if self._takes >= TAKES:
@@ -153,11 +153,11 @@ class Arrivals:
             content = await self._receive(chunks)
             looked = None
             if isinstance(content, LargeFile):
-                looked = await in_thread(self._work.look, content, source)
+                looked = await in_thread(self._work.look, content, source, named)
                 if isinstance(looked, Became):
                     return looked
                 await in_thread(self._work.flush_large, content, looked, source, stat)
-            brought = Brought(content, source, stat, number, looked)
+            brought = Brought(content, source, stat, number, named, looked)
             return (await self._rounds.do(brought)).became
         finally:
             self._takes -= 1
@@ -357,7 +357,9 @@ class Association:
     number: int
     source: str
 
-    async def take(self, chunks: AsyncIterable[bytes], *, stat: bool = False) -> Became:
+    async def take(
+        self, chunks: AsyncIterable[bytes], *, stat: bool = False, named: str = ""
+    ) -> Became:
         """Take one instance, a DICOM Part 10 file in pieces.
 
         The outcome is durable on return. If this is cancelled or raises, the instance may be taken
@@ -366,9 +368,11 @@ class Association:
         Args:
             chunks: its bytes, of any lengths.
             stat: pack its study at once.
+            named: the SOP Instance UID under which it is sent, if it was said; of another one it is
+                put to quarantine, as its sender would look for it here in vain.
 
         Raises:
             NodeError: the disk or the spool is full, too many come at a time, or the log is in
                 doubt; the instance can be sent again.
         """
-        return await self.arrivals._take(chunks, stat, self.number, self.source)
+        return await self.arrivals._take(chunks, stat, named, self.number, self.source)

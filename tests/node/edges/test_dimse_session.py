@@ -173,14 +173,14 @@ async def test_eight_operations_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     at_once, most, gate = 0, 0, trio.Event()
     real = arrivals_module.Association.take
 
-    async def take(self: Any, chunks: Any, *, stat: bool = False) -> Any:
+    async def take(self: Any, chunks: Any, **more: Any) -> Any:
         nonlocal at_once, most
         whole = b"".join([bytes(chunk) async for chunk in chunks])
         at_once += 1
         most = max(most, at_once)
         await gate.wait()
         try:
-            return await real(self, pieces(whole), stat=stat)
+            return await real(self, pieces(whole), **more)
         finally:
             at_once -= 1
 
@@ -430,8 +430,8 @@ async def test_who_waits_for_our_answer_is_not_idle(
 ) -> None:
     real = arrivals_module.Association.take
 
-    async def slow(self: Any, chunks: Any, *, stat: bool = False) -> Any:
-        found = await real(self, chunks, stat=stat)
+    async def slow(self: Any, chunks: Any, **more: Any) -> Any:
+        found = await real(self, chunks, **more)
         await trio.sleep(1.2)
         return found
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from arrivals_made import part10, pieces
 from dimse_made import CALLERS, Listening, data_set, listening, send_all
 from pydicom.dataset import Dataset
 from studies_made import make_instance
@@ -57,6 +58,22 @@ async def test_what_is_not_understood_is_in_quarantine(tmp_path: Path) -> None:
         assert kept.endswith(data_set(cut()))
         assert QUARANTINED.status == 0xC000
         assert north.server.counts.images == {"success": 2, "failure": 1}
+
+
+@pytest.mark.parametrize("rows", [16, 700])
+async def test_what_is_sent_under_another_uid_is_in_quarantine(tmp_path: Path, rows: int) -> None:
+    """Its sender would ask for it by a UID that is not here."""
+    async with listening(tmp_path / "north") as north:
+        content = part10(1, study=STUDY, rows=rows)
+        async with north.arrivals.association("dimse:CT1") as association:
+            became = await association.take(pieces(content, 100_000), named="1.2.3.4")
+            assert (became.outcome, status_of(became)) == (Outcome.QUARANTINED, QUARANTINED)
+            assert became.reason == "it was sent as another SOP Instance UID than it has"
+            [kept] = north.quarantined
+            assert kept == content
+            name = make_instance(STUDY, 1, rows=16).SOPInstanceUID
+            became = await association.take(pieces(content, 100_000), named=str(name))
+            assert became.outcome is Outcome.TAKEN
 
 
 async def test_what_is_too_large_is_refused(
