@@ -6,6 +6,7 @@ nothing keeps nobody out.
 
 import contextlib
 import hashlib
+import ipaddress
 import logging
 import socket
 import ssl
@@ -129,7 +130,7 @@ class DimseServer:
         self, guest: "_Guest", tls: ssl.SSLContext | None, raw: trio.SocketStream
     ) -> None:
         try:
-            address = str(raw.socket.getpeername()[0])
+            address = _written(raw.socket.getpeername()[0])
             # Each answer is one small write, for which the other side waits.
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
@@ -166,6 +167,13 @@ class DimseServer:
         strangers = [guest for guest in self._guests if not guest.is_admitted]
         for guest in strangers[: max(0, len(strangers) - STRANGERS)]:
             guest.scope.cancel()
+
+
+def _written(address: str) -> str:
+    """An address as settings have it: one of IPv4 also where a socket is for both kinds."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return str(mapped or found)
 
 
 class _Prompt(trio.abc.Stream):

@@ -310,29 +310,31 @@ class Session:
                 self._unsupported = None
             return
         image.held += piece
+        if is_last:
+            self._image = None
         if image.channel is None and (is_last or len(image.held) > HELD_BYTES):
             await self._operations.acquire_on_behalf_of(image)
-            send, receive = trio.open_memory_channel[bytes](0)
-            image.channel = send
-            nursery.start_soon(self._store, image, receive)
+            if is_last:
+                nursery.start_soon(self._store, image, _whole(bytes(image.held)))
+                return
+            image.channel, receive = trio.open_memory_channel[bytes](0)
+            nursery.start_soon(self._store, image, _pieces(receive))
         if image.channel is not None:
             data = bytes(image.held)
             image.held.clear()
             await image.channel.send(data)
             if is_last:
                 image.channel.close()
-        if is_last:
-            self._image = None
 
     # --- images ------------------------------------------------------------------------
 
-    async def _store(self, image: _Image, receive: trio.MemoryReceiveChannel[bytes]) -> None:
+    async def _store(self, image: _Image, pieces: AsyncGenerator[bytes, None]) -> None:
         """Take an image in, and answer; the answer is a promise that it is durable."""
         try:
-            async with receive:
+            async with contextlib.aclosing(pieces):
                 try:
                     association = await self._entered()
-                    async with self._storing, contextlib.aclosing(_pieces(receive)) as pieces:
+                    async with self._storing:
                         became = await association.take(
                             pieces,
                             stat=self._door.stat,
@@ -345,7 +347,7 @@ class Session:
                     log.error("an image of %s is not taken: %s", self._caller, error.message)
                     told = statuses.status_of(error)
                 # What it still sends of an image that is not taken has to be read.
-                async for _ in receive:
+                async for _ in pieces:
                     pass
             self._counts.images[told.kind] += 1
             self._syntaxes[image.context.transfer_syntax] += 1
@@ -374,5 +376,10 @@ class Session:
 
 
 async def _pieces(receive: trio.MemoryReceiveChannel[bytes]) -> AsyncGenerator[bytes, None]:
-    async for piece in receive:
-        yield piece
+    async with receive:
+        async for piece in receive:
+            yield piece
+
+
+async def _whole(data: bytes) -> AsyncGenerator[bytes, None]:
+    yield data

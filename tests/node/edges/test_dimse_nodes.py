@@ -368,8 +368,8 @@ def test_a_sender_that_is_killed_leaves_nothing(site: Site, tmp_path: Path) -> N
 # --- what real systems made ------------------------------------------------------------
 
 NOT_IMAGES = 10
-"""Of the sample studies: without Study Instance UID, or cut; or sent as another SOP Instance UID than
-they have, as their heads name another one. The quarantine says so."""
+"""Of the sample studies: without Study Instance UID, or cut; or sent as another SOP Instance UID
+than they have, as their heads name another one. The quarantine says so."""
 
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"

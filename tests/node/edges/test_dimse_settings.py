@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from node.config import read_settings
+from node.edges.dimse_server import _written
 from node.edges.dimse_settings import (
     DEFAULT_IDLE_SECONDS,
     Address,
@@ -166,3 +167,16 @@ def test_files_are_in_the_home_and_errors_name_their_place(tmp_path: Path) -> No
         path.write_text(f"[dimse]\n{wrong}\n")
         with pytest.raises(NodeError, match="dimse"):
             read_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        ("10.1.2.4", "10.1.2.4"),
+        ("::ffff:10.1.2.4", "10.1.2.4"),
+        ("fd00:0::1", "fd00::1"),
+        ("fe80::1%eth0", "fe80::1"),
+    ],
+)
+def test_an_address_of_a_caller_is_compared_as_settings_have_it(address: str, written: str) -> None:
+    assert _written(address) == written
