@@ -156,7 +156,7 @@ class Folder:
 
         Raises:
             NodeError: one could not be taken now; it lies aside, and is tried again.
-            OSError: the folder cannot be written.
+            OSError: one could not be read or moved now; the others are taken.
         """
         source = self.settings.door.ae_title
         failures: list[NodeError | OSError] = []
@@ -164,7 +164,8 @@ class Folder:
 
         async def take_some() -> None:
             for path in left:
-                if failures:
+                if any(isinstance(one, NodeError) for one in failures):
+                    # It would be the same for the others.
                     return
                 try:
                     await self._take(path, association)
@@ -184,8 +185,11 @@ class Folder:
     async def _take(self, path: Path, association: Association) -> None:
         aside = await in_thread(self._move_aside, path, limiter=self._limiter)
         self._seen.pop(path, None)
-        async with contextlib.aclosing(self._pieces(aside)) as pieces:
-            became = await association.take(pieces, stat=self.settings.door.stat)
+        try:
+            async with contextlib.aclosing(self._pieces(aside)) as pieces:
+                became = await association.take(pieces, stat=self.settings.door.stat)
+        except PermissionError:
+            became = Became(Outcome.REFUSED, "may not be read")
         if self.settings.door.to and became.study:
             await in_thread(
                 self._doors.note, became.study, self.settings.door.ae_title, self.settings.name

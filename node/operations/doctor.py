@@ -113,7 +113,7 @@ def _folders(call: Call) -> Iterator[Finding]:
             )  # fmt: skip
         if found is not None and found.refused:
             yield _finding(
-                about, "note", f"{found.refused} files are no DICOM images",
+                about, "note", f"{found.refused} files are no DICOM images, or may not be read",
                 f"they are in {one.path}/.radmesh-refused",
             )  # fmt: skip
 

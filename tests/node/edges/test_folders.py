@@ -216,6 +216,33 @@ async def test_a_disk_that_is_full_loses_nothing(
     assert _names(place) == set()
 
 
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (PermissionError(13, "Permission denied"), ""),
+        (OSError(5, "Input/output error"), "it cannot be read: Input/output error"),
+    ],
+)
+async def test_one_file_that_cannot_be_read_holds_up_no_other(
+    home: Home, place: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, trouble: str
+) -> None:
+    make_study(place, 12)
+    opened = folders._open
+
+    def opens(path: Path) -> int:
+        if path.name == "IM00001.dcm":
+            raise error
+        return opened(path)
+
+    monkeypatch.setattr(folders, "_open", opens)
+    async with _watching(home, _settings(place)) as (_, folder):
+        await _until(lambda: folder.counts.taken == 11, "the others are taken")
+        await _until(lambda: folder.counts.refused or folder.counts.trouble, "it is said")
+        assert folder.counts.trouble == trouble
+    where = TAKEN if trouble else REFUSED
+    assert _names(place) == {f"{where}/IM00001.dcm"}
+
+
 async def test_what_comes_into_a_folder_that_sends_on_is_noted(home: Home, place: Path) -> None:
     study = make_study(place, 2)
     settings = _settings(place, to="South Clinic", purpose="treatment")
