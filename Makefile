@@ -39,7 +39,10 @@ PYTEST := $(BIN)/python -m pytest
 # The quick tests share the processors. The slow ones run one by one: many of them wait for real
 # processes, by the clock of the machine.
 QUICK_TESTS := $(PYTEST) -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
-SLOW_TESTS := $(PYTEST) -m slow
+ON_POSTGRES := tests/node/test_on_postgres.py
+SLOW_TESTS := $(PYTEST) -m slow --ignore=$(ON_POSTGRES)
+# The owners' tests once more on PostgreSQL wait for no clock, and are many.
+POSTGRES_TESTS := $(PYTEST) -m slow --numprocesses=auto --maxprocesses=4 $(ON_POSTGRES)
 
 .PHONY: setup demo check test test-all wheel postgres dicom-peers interop oracles mutants bench lock clean
 
@@ -72,6 +75,7 @@ check: setup
 test: check $(IN_CI)
 	$(QUICK_TESTS)
 ifneq ($(CI),)
+	$(POSTGRES_TESTS)
 	$(SLOW_TESTS)
 	@if $(ORACLE_PYTHON) -c 'pass' 2>/dev/null; then \
 		$(MAKE) --no-print-directory oracles; \
@@ -82,6 +86,7 @@ endif
 
 test-all: check
 	$(QUICK_TESTS)
+	$(POSTGRES_TESTS)
 	$(SLOW_TESTS)
 
 oracles:
