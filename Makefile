@@ -36,13 +36,12 @@ IN_CI := postgres dicom-peers $(if $(shell command -v npm 2>/dev/null),interop)
 endif
 
 PYTEST := $(BIN)/python -m pytest
-# The quick tests share the processors. The slow ones run one by one: many of them wait for real
-# processes, by the clock of the machine.
+# The quick tests share the processors. The slow ones with real nodes run one by one: many of them
+# wait for processes, by the clock of the machine.
 QUICK_TESTS := $(PYTEST) -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
-ON_POSTGRES := tests/node/test_on_postgres.py
-SLOW_TESTS := $(PYTEST) -m slow --ignore=$(ON_POSTGRES)
-# The owners' tests once more on PostgreSQL wait for no clock, and are many.
-POSTGRES_TESTS := $(PYTEST) -m slow --numprocesses=auto --maxprocesses=4 $(ON_POSTGRES)
+# The slow tests without processes of nodes share them, too: CI has an hour.
+SHARED_SLOW_TESTS := $(PYTEST) -m "slow and not integration" --numprocesses=auto --maxprocesses=4
+SLOW_TESTS := $(PYTEST) -m "slow and integration"
 
 .PHONY: setup demo check test test-all wheel postgres dicom-peers interop oracles mutants bench lock clean
 
@@ -75,7 +74,7 @@ check: setup
 test: check $(IN_CI)
 	$(QUICK_TESTS)
 ifneq ($(CI),)
-	$(POSTGRES_TESTS)
+	$(SHARED_SLOW_TESTS)
 	$(SLOW_TESTS)
 	@if $(ORACLE_PYTHON) -c 'pass' 2>/dev/null; then \
 		$(MAKE) --no-print-directory oracles; \
@@ -86,7 +85,7 @@ endif
 
 test-all: check
 	$(QUICK_TESTS)
-	$(POSTGRES_TESTS)
+	$(SHARED_SLOW_TESTS)
 	$(SLOW_TESTS)
 
 oracles:

@@ -58,7 +58,6 @@ OWNERS = (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.integration,
     pytest.mark.skipif(not FOUND, reason=ABSENT),
     pytest.mark.timeout(600),
 ]
