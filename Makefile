@@ -40,7 +40,8 @@ PYTEST := $(BIN)/python -m pytest
 # wait for processes, by the clock of the machine.
 QUICK_TESTS := $(PYTEST) -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
 # The slow tests without processes of nodes share them, too: CI has an hour.
-SHARED_SLOW_TESTS := $(PYTEST) -m "slow and not integration" --numprocesses=auto --maxprocesses=4
+SHARED_SLOW_TESTS := $(PYTEST) -m "slow and not integration" --numprocesses=auto --maxprocesses=4 \
+	--dist=worksteal
 SLOW_TESTS := $(PYTEST) -m "slow and integration"
 
 .PHONY: setup demo check test test-all wheel postgres dicom-peers interop oracles mutants bench lock clean
