@@ -155,11 +155,6 @@ class Session:
         self._held = contextlib.AsyncExitStack()
         self._syntaxes: Counter[str] = Counter()
 
-    @property
-    def is_admitted(self) -> bool:
-        """Whether the caller is known, and has an association."""
-        return bool(self._caller)
-
     async def run(self) -> None:
         """Talk until the association is over; never raises for what the other side does."""
         try:

@@ -22,7 +22,6 @@ from node.clock import Clock
 from node.database import Database
 from node.edges.dimse_settings import Door
 from node.errors import NodeError
-from node.sharing.offered import OUT
 from node.sharing.offers import Offers
 from node.sharing.peers import Peers
 from node.sharing.studies import SharedStudies
@@ -174,16 +173,11 @@ class Doors:
 
     def _is_offered(self, row: StudyRow, peer: Peer) -> bool:
         """Whether an offer of all that is here is open; one of less is ended."""
-        now = self._clock.now()
-        for offer in self._offers.all():
-            found = (offer.direction, offer.peer, offer.study)
-            if found != (OUT, peer.facility_key, row.study_uid):
-                continue
-            if not offer.is_open or offer.until <= now:
-                continue
-            if offer.instances == row.instance_count:
+        for offer in self._offers.open_to(peer.facility_key):
+            if offer.study == row.study_uid and offer.instances == row.instance_count:
                 return True
-            self._offers.end(offer.number)
+            if offer.study == row.study_uid:
+                self._offers.end(offer.number)
         return False
 
     def _settle(self, one: DoorStudy) -> None:

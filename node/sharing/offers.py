@@ -168,6 +168,15 @@ class Offers:
 
     # --- ours --------------------------------------------------------------------------
 
+    def open_to(self, facility_key: bytes) -> list[StudyOffered]:
+        """Our offers to a peer (facility key) that it may fetch by."""
+        now = self._clock.now()
+        return [
+            one
+            for one in self.all()
+            if one.direction == OUT and one.peer == facility_key and one.is_open and now < one.until
+        ]
+
     def make(
         self,
         study_text: str,
@@ -197,12 +206,7 @@ class Offers:
         require_fit(purpose, message, now, end)
         with self._lock:
             self._cuts.write()
-            known = [
-                one
-                for one in self.all()
-                if one.direction == OUT and one.peer == peer.facility_key and one.is_open
-                and now < one.until
-            ]  # fmt: skip
+            known = self.open_to(peer.facility_key)
             for one in known:
                 if one.study == row.study_uid:
                     raise NodeError(
