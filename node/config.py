@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from node import setting_rows
-from node.edges.dimse_settings import BadDimse, DimseSettings, Door, read_dimse
-from node.edges.folder_settings import BadFolders, FolderSettings, read_folders
+from node.edges.dimse_settings import DimseSettings, read_dimse
+from node.edges.door_settings import BadEdge, Door
+from node.edges.folder_settings import FolderSettings, read_folders
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
@@ -110,7 +111,7 @@ class Settings:
     def doors(self) -> dict[str, Door]:
         """All doors by which images come in, by their names."""
         folders = (one.door for one in self.folders.values())
-        return {**self.dimse.doors, **{door.ae_title: door for door in folders}}
+        return {**self.dimse.doors, **{door.name: door for door in folders}}
 
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
@@ -212,7 +213,7 @@ def _dimse(path: Path, values: Any) -> DimseSettings:
             table[name] = str(path.parent / table[name])
     try:
         return read_dimse(table, values.get("callers", {}), values.get("doors", {}))
-    except BadDimse as error:
+    except BadEdge as error:
         raise NodeError(
             f"dimse in {path} {error}",
             hint="see docs/operations.md section 4 and docs/edges.md",
@@ -223,7 +224,7 @@ def _dimse(path: Path, values: Any) -> DimseSettings:
 def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
     try:
         found = read_folders(tables)
-    except BadFolders as error:
+    except BadEdge as error:
         raise NodeError(
             f"folders in {path} {error}",
             hint="see docs/operations.md section 4 and docs/edges.md",

@@ -16,7 +16,8 @@ from edges.dimse.negotiation import Accepted, AssociateRequest, answer
 from edges.dimse.states import State
 from node.blocking import in_thread
 from node.edges import statuses
-from node.edges.dimse_settings import OUR_DOOR, Caller, DimseSettings, Door
+from node.edges.dimse_settings import OUR_DOOR, Caller, DimseSettings
+from node.edges.door_settings import Door
 from node.edges.doors import Doors
 from node.edges.file_head import file_head
 from node.errors import NodeError
@@ -150,7 +151,7 @@ class Session:
         self._timed: tuple[State | None, float] = (None, 0.0)
         self._unsupported: tuple[Accepted, Command] | None = None
         self._caller = ""
-        self._door = Door(ae_title=OUR_DOOR)
+        self._door = Door(name=OUR_DOOR)
         self._association: Association | None = None
         self._held = contextlib.AsyncExitStack()
         self._syntaxes: Counter[str] = Counter()
@@ -355,7 +356,7 @@ class Session:
         """Have the study offered, before its sender is told that it is here."""
         settled = self._doors.settled
         if self._noted.get(study) != settled:
-            await in_thread(self._doors.note, study, self._door.ae_title, self._caller)
+            await in_thread(self._doors.note, study, self._door.name, self._caller)
             self._noted[study] = settled
 
     async def _entered(self) -> Association:
@@ -363,7 +364,7 @@ class Session:
         if self._association is None:
             source = f"dimse:{self._caller}"
             if self._door.to:
-                source += f"@{self._door.ae_title}"
+                source += f"@{self._door.name}"
             self._association = await self._held.enter_async_context(
                 self._arrivals.association(source)
             )

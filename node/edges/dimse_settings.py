@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keys.purposes import BREAK_GLASS, is_purpose
+from node.edges.door_settings import ENTRIES, BadEdge, Door, read_door, require_known
 
 OUR_DOOR = "RADMESH"
 """The door that there is by itself: it takes images, and the sharing rules decide about them."""
@@ -20,10 +20,6 @@ DEFAULT_IDLE_SECONDS = 600
 _AE_TITLE = re.compile(r"[!#-\[\]-~]([ !#-\[\]-~]{0,14}[!#-\[\]-~])?")
 _DOOR = re.compile(r"[A-Z0-9_-]{1,16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-class BadDimse(Exception):
-    """The table is wrong; the text completes a sentence that begins with the place of the error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +39,6 @@ class Caller:
     def may_call(self, address: str, certificate: str | None) -> bool:
         """Whether it may call from an address, with a certificate (digest) or without TLS."""
         return address in self.addresses or certificate in self.certificates
-
-
-@dataclass(frozen=True, kw_only=True)
-class Door:
-    """An AE title of ours.
-
-    Attributes:
-        ae_title: the title by which it is called.
-        to: petname or fingerprint of the facility to which what comes is offered; "" for none.
-        purpose: for which it is offered.
-        stat: whether what comes is urgent.
-    """
-
-    ae_title: str
-    to: str = ""
-    purpose: str = ""
-    stat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +68,7 @@ class DimseSettings:
     ca: str = ""
     idle_seconds: int = DEFAULT_IDLE_SECONDS
     callers: Mapping[str, Caller] = field(default_factory=dict)
-    doors: Mapping[str, Door] = field(default_factory=lambda: {OUR_DOOR: Door(ae_title=OUR_DOOR)})
+    doors: Mapping[str, Door] = field(default_factory=lambda: {OUR_DOOR: Door(name=OUR_DOOR)})
 
     @property
     def is_on(self) -> bool:
@@ -117,7 +96,7 @@ def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSet
         doors: the tables `[dimse.doors."AE"]`.
 
     Raises:
-        BadDimse: a value is wrong, or lacks another one.
+        BadEdge: a value is wrong, or lacks another one.
     """
     found = {name: value for name, value in entries.items() if name not in ("listen", "tls_listen")}
     known = _tables("callers", callers)
@@ -130,19 +109,14 @@ def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSet
         doors={title: _door(title, entry) for title, entry in ours.items()},
     )
     if settings.tls_listen and not (settings.certificate and settings.key and settings.ca):
-        raise BadDimse("has tls_listen, and lacks one of certificate, key and ca")
+        raise BadEdge("has tls_listen, and lacks one of certificate, key and ca")
     return settings
 
 
 def _tables(name: str, tables: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
-        raise BadDimse(f'has {name} that are no tables, each written [dimse.{name}."AE_TITLE"]')
+        raise BadEdge(f'has {name} that are no tables, each written [dimse.{name}."AE_TITLE"]')
     return tables
-
-
-def is_for_offers(purpose: str) -> bool:
-    """Whether a study can be offered for this purpose by itself."""
-    return is_purpose(purpose) and purpose != BREAK_GLASS
 
 
 def is_place(text: str) -> bool:
@@ -166,40 +140,27 @@ def _address(text: str) -> Address:
 def _caller(title: str, entry: dict[str, Any]) -> Caller:
     where = f'has for callers."{title}"'
     if _AE_TITLE.fullmatch(title) is None:
-        raise BadDimse(f"{where} a name that is no AE title: 1 to 16 printable characters")
-    _require_known(where, entry, ("addresses", "certificates"))
+        raise BadEdge(f"{where} a name that is no AE title: 1 to 16 printable characters")
+    require_known(where, entry, ("addresses", "certificates"))
     lists = {name: entry.get(name, []) for name in ("addresses", "certificates")}
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
-            raise BadDimse(f"{where} {name} that are no list of texts")
+            raise BadEdge(f"{where} {name} that are no list of texts")
     if not any(lists.values()):
-        raise BadDimse(f"{where} neither addresses nor certificates: a title alone admits nobody")
+        raise BadEdge(f"{where} neither addresses nor certificates: a title alone admits nobody")
     try:
         addresses = frozenset(str(ipaddress.ip_address(one)) for one in lists["addresses"])
     except ValueError:
-        raise BadDimse(f"{where} addresses that are no IP addresses, one by one") from None
+        raise BadEdge(f"{where} addresses that are no IP addresses, one by one") from None
     certificates = frozenset(one.lower().replace(":", "") for one in lists["certificates"])
     if not all(map(_DIGEST.fullmatch, certificates)):
-        raise BadDimse(f"{where} certificates that are no SHA-256 digests (64 hex digits)")
+        raise BadEdge(f"{where} certificates that are no SHA-256 digests (64 hex digits)")
     return Caller(ae_title=title, addresses=addresses, certificates=certificates)
 
 
 def _door(title: str, entry: dict[str, Any]) -> Door:
     where = f'has for doors."{title}"'
     if _DOOR.fullmatch(title) is None:
-        raise BadDimse(f"{where} a name that is none: up to 16 of A to Z, 0 to 9, _ and -")
-    _require_known(where, entry, ("to", "purpose", "stat"))
-    to, purpose, stat = entry.get("to", ""), entry.get("purpose", ""), entry.get("stat", False)
-    if not isinstance(to, str) or not isinstance(stat, bool):
-        raise BadDimse(f"{where} a `to` that is no name, or a `stat` that is not true or false")
-    if bool(to) != bool(purpose):
-        raise BadDimse(f"{where} one of `to` and `purpose` without the other")
-    if purpose and not is_for_offers(purpose):
-        raise BadDimse(f"{where} a purpose that there is not, or that is not for offers")
-    return Door(ae_title=title, to=to, purpose=purpose, stat=stat)
-
-
-def _require_known(where: str, entry: dict[str, Any], names: tuple[str, ...]) -> None:
-    unknown = set(entry) - set(names)
-    if unknown:
-        raise BadDimse(f"{where} {', '.join(sorted(unknown))}: its entries are {', '.join(names)}")
+        raise BadEdge(f"{where} a name that is none: up to 16 of A to Z, 0 to 9, _ and -")
+    require_known(where, entry, ENTRIES)
+    return read_door(where, title, entry)

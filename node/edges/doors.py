@@ -20,7 +20,7 @@ from node.catalog.rows import WITHHELD
 from node.catalog.sharing import effects_for
 from node.clock import Clock
 from node.database import Database
-from node.edges.dimse_settings import Door
+from node.edges.door_settings import Door
 from node.errors import NodeError
 from node.sharing.offers import Offers
 from node.sharing.peers import Peers

@@ -158,7 +158,7 @@ class Folder:
             NodeError: one could not be taken now; it lies aside, and is tried again.
             OSError: one could not be read or moved now; the others are taken.
         """
-        source = self.settings.door.ae_title
+        source = self.settings.door.name
         failures: list[NodeError | OSError] = []
         left = iter(paths)
 
@@ -192,7 +192,7 @@ class Folder:
             became = Became(Outcome.REFUSED, "may not be read")
         if self.settings.door.to and became.study:
             await in_thread(
-                self._doors.note, became.study, self.settings.door.ae_title, self.settings.name
+                self._doors.note, became.study, self.settings.door.name, self.settings.name
             )
         await in_thread(self._finish, aside, became, limiter=self._limiter)
 

@@ -10,7 +10,7 @@ from keys.purposes import covered_by
 from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
-from node.edges.dimse_settings import Door
+from node.edges.door_settings import Door
 from node.errors import NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
@@ -45,7 +45,7 @@ def _findings(call: Call) -> Iterator[Finding]:
         if settings.tls_listen:
             yield _certificate(node, Path(settings.certificate))
         for door in settings.doors.values():
-            yield _door(node, f"door {door.ae_title}", door)
+            yield _door(node, f"door {door.name}", door)
     yield from _folders(call)
     for one in node.doors.waiting():
         if one.why:
@@ -174,7 +174,7 @@ def _doors(call: Call) -> list[dict[str, Any]]:
     ]
     return [
         {
-            "ae_title": door.ae_title,
+            "ae_title": door.name,
             "host": place.host,
             "port": place.port,
             "tls": is_tls,

@@ -10,13 +10,12 @@ from node.edges.dimse_server import _written
 from node.edges.dimse_settings import (
     DEFAULT_IDLE_SECONDS,
     Address,
-    BadDimse,
     Caller,
     DimseSettings,
-    Door,
     is_place,
     read_dimse,
 )
+from node.edges.door_settings import BadEdge, Door
 from node.errors import ExitCode, NodeError
 
 DIGEST = "9f" * 32
@@ -28,7 +27,7 @@ def test_nothing_listens_by_itself() -> None:
     assert found == DimseSettings()
     assert not found.is_on
     assert found.idle_seconds == DEFAULT_IDLE_SECONDS
-    assert found.doors == {"RADMESH": Door(ae_title="RADMESH")}
+    assert found.doors == {"RADMESH": Door(name="RADMESH")}
     assert found.plain_links == ()
 
 
@@ -47,10 +46,10 @@ def test_what_the_table_says() -> None:
     assert found.callers["CT 1"].addresses == {"10.1.2.4", "fd00::2"}
     assert found.callers["PACS"].certificates == {DIGEST, "ab" * 32}
     assert found.doors["RM_SOUTH"] == Door(
-        ae_title="RM_SOUTH", to="South Clinic", purpose="treatment", stat=True
+        name="RM_SOUTH", to="South Clinic", purpose="treatment", stat=True
     )
-    assert found.doors["RM-STAT"] == Door(ae_title="RM-STAT")
-    assert found.doors["RADMESH"] == Door(ae_title="RADMESH")
+    assert found.doors["RM-STAT"] == Door(name="RM-STAT")
+    assert found.doors["RADMESH"] == Door(name="RADMESH")
     assert found.plain_links == (("CT 1", "10.1.2.4"), ("CT 1", "fd00::2"))
 
 
@@ -122,7 +121,7 @@ CT1 = {"CT1": {"addresses": ["10.1.2.4"]}}
 def test_each_error_is_a_sentence(
     entries: dict[str, Any], callers: Any, doors: Any, sentence: str
 ) -> None:
-    with pytest.raises(BadDimse) as raised:
+    with pytest.raises(BadEdge) as raised:
         read_dimse(entries, callers, doors)
     assert sentence in str(raised.value)
 

@@ -13,7 +13,7 @@ from facility_in_memory import Other, entries, publish_study
 
 from node.alerts import alerts_of
 from node.app import Node
-from node.edges.dimse_settings import Door
+from node.edges.door_settings import Door
 from node.edges.doors import TRIED_MS, DoorStudy
 from node.errors import ExitCode, NodeError
 from node.home import Home
@@ -21,7 +21,7 @@ from node.sharing.offered import ENDED, OFFERED
 
 STUDY = exchange_pair.STUDY
 SOUTH = Other("South Clinic", MadeClock().now())
-DOOR = Door(ae_title="RM_SOUTH", to="South Clinic", purpose="treatment")
+DOOR = Door(name="RM_SOUTH", to="South Clinic", purpose="treatment")
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ class _With:
 
     def __enter__(self) -> Node:
         node: Node = self._opened.__enter__()
-        node.doors._doors = {DOOR.ae_title: DOOR}
+        node.doors._doors = {DOOR.name: DOOR}
         return node
 
     def __exit__(self, *error: Any) -> None:
         self._opened.__exit__(*error)
 
 
-def _comes(node: Node, door: str = DOOR.ae_title) -> None:
+def _comes(node: Node, door: str = DOOR.name) -> None:
     """A study was sent to a door by CT1 and is packed."""
     if node.catalog.study(STUDY) is None:
         publish_study(node)
@@ -108,7 +108,7 @@ def test_after_a_kill_it_is_offered(home: Home) -> None:
     with _opened(home) as node:
         # Killed again between the offer and its end: not offered twice.
         _offer_all(node)
-        node.doors.note(STUDY, DOOR.ae_title, "CT1")
+        node.doors.note(STUDY, DOOR.name, "CT1")
     with _opened(home) as node:
         _offer_all(node)
         assert _states(node) == [OFFERED]
@@ -124,7 +124,7 @@ def test_what_comes_while_it_is_offered_is_not_forgotten(
 
     def more_comes(*given: Any, **named: Any) -> Any:
         made = make(*given, **named)
-        north.doors.note(STUDY, DOOR.ae_title, "CT1")
+        north.doors.note(STUDY, DOOR.name, "CT1")
         return made
 
     monkeypatch.setattr(north.offers, "make", more_comes)
@@ -182,14 +182,14 @@ def test_what_may_not_be_offered_waits_with_its_reason(north: Node, act: Any) ->
 
 def test_a_study_of_which_nothing_was_taken_is_done(north: Node) -> None:
     SOUTH.pair(north)
-    north.doors.note("1.2.3", DOOR.ae_title, "CT1")
+    north.doors.note("1.2.3", DOOR.name, "CT1")
     _offer_all(north)
     assert north.doors.waiting() == []
 
 
 def test_an_erasure_forgets_it(north: Node) -> None:
     _comes(north)
-    north.doors.note("1.2.3", DOOR.ae_title, "CT1")
+    north.doors.note("1.2.3", DOOR.name, "CT1")
     north.forget([STUDY])
     assert [one.study_uid for one in north.doors.waiting()] == ["1.2.3"]
 

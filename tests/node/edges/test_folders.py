@@ -14,7 +14,8 @@ from studies_made import make_study
 from node.app import Node
 from node.config import read_settings
 from node.edges import folders
-from node.edges.folder_settings import BadFolders, FolderSettings, read_folders
+from node.edges.door_settings import BadEdge
+from node.edges.folder_settings import FolderSettings, read_folders
 from node.edges.folders import DONE, LOOK_SECONDS, REFUSED, TAKEN, TROUBLE_SECONDS, Folder
 from node.errors import NodeError
 from node.home import Home
@@ -283,7 +284,7 @@ BAD = [
     ({"path": "relative"}, "not absolute"),
     ({}, "no path"),
     ({"path": "/x", "still_seconds": 0}, "still_seconds"),
-    ({"path": "/x", "other": 1}, "other: entries are"),
+    ({"path": "/x", "other": 1}, "other: its entries are"),
     ({"path": "/x", "to": "South"}, "one of `to` and `purpose`"),
     ({"path": "/x", "to": "South", "purpose": "BTG"}, "not for offers"),
     ({"path": "/x", "keep": 1}, "true or false"),
@@ -292,14 +293,14 @@ BAD = [
 
 @pytest.mark.parametrize(("entry", "sentence"), BAD)
 def test_what_the_settings_refuse(entry: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(BadFolders, match=sentence):
+    with pytest.raises(BadEdge, match=sentence):
         read_folders({"scanner": entry})
 
 
 def test_folders_in_each_other_or_in_the_home_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadFolders, match="in the folder of"):
+    with pytest.raises(BadEdge, match="in the folder of"):
         read_folders({"a": {"path": "/x"}, "b": {"path": "/x/y"}})
-    with pytest.raises(BadFolders, match="a name that is none"):
+    with pytest.raises(BadEdge, match="a name that is none"):
         read_folders({"a b": {"path": "/x"}})
     config = tmp_path / "config.toml"
     config.write_text(f'[folders."a"]\npath = "{tmp_path}/store"\n')
