@@ -24,7 +24,7 @@ from node.network.network import Network, Unreachable
 from node.sharing.announcer import Announcer
 from node.sharing.emergencies import IN, OUT, Emergencies
 from node.sharing.feeds import Feeds
-from node.sharing.offered import StudyOffered, rules_of
+from node.sharing.offered import rules_of
 from node.sharing.offers import Offers
 from node.sharing.policy import Refusal, Sight
 from node.sharing.requests import Requests
@@ -294,20 +294,16 @@ def _reviewed_by_itself() -> Iterator[None]:
 
 def _offers_stand() -> AbstractContextManager[object]:
     """An offer that was declined or taken back still counts."""
-    put = Offers._set
 
-    def stand(offers: Offers, everything: dict[int, StudyOffered]) -> None:
-        put(offers, everything)
-        offers._rules = {
-            peer: tuple(
-                (one.purpose, rules_of(one, offers._facts.blind))
-                for one in everything.values()
-                if (one.direction, one.peer) == (OUT, peer)
-            )
-            for peer in {one.peer for one in everything.values()}
-        }
+    def stand(offers: Offers, peer: bytes) -> None:
+        rules = tuple(
+            (one.purpose, rules_of(one, offers._facts.blind))
+            for one in offers._all.values()
+            if (one.direction, one.peer) == (OUT, peer)
+        )
+        offers._rules = {**offers._rules, peer: rules}
 
-    return patch.object(Offers, "_set", stand)
+    return patch.object(Offers, "_find_rules", stand)
 
 
 def _offers_outlive_trust() -> AbstractContextManager[object]:
