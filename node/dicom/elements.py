@@ -119,7 +119,7 @@ def tag_text(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-class _Window:
+class Window:
     """Bytes of the data around the position, read on demand."""
 
     def __init__(self, read: Read) -> None:
@@ -194,7 +194,7 @@ class _Walk:
         complete: bool,
     ) -> None:
         self._read = read
-        self._window = _Window(read)
+        self._window = Window(read)
         self._size = size
         self._big_endian = big_endian
         self._wanted = wanted

@@ -8,6 +8,9 @@ MAX_INFLATED_BYTES = 256 * 1024 * 1024
 """Most bytes that a deflated data set may grow to. They are walked, not kept; the limit is
 for the time, since a zip bomb grows by a factor of a thousand."""
 
+MAX_WHOLE_BYTES = 64 * 1024 * 1024
+"""Most bytes of a deflated data set that is held in memory as a whole."""
+
 _TRAILER_BYTES = 8
 """A gzip trailer: CRC-32 and size."""
 
@@ -84,3 +87,26 @@ class Inflater:
             rest = self._read(self._source, WINDOW_BYTES)
             self._source += len(rest)
         return count
+
+
+def inflated(read: Read, start: int) -> tuple[Read, int]:
+    """A whole deflated data set in memory: a function that reads it, and its size in bytes.
+
+    Raises:
+        BadInstance: it is not deflated, or grows beyond `MAX_WHOLE_BYTES`.
+    """
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = bytearray()
+    while not engine.eof:
+        piece = read(start, WINDOW_BYTES)
+        start += len(piece)
+        if not piece:
+            break
+        try:
+            data += engine.decompress(piece, MAX_WHOLE_BYTES - len(data) + 1)
+        except zlib.error:
+            raise BadInstance("has deflated data that cannot be inflated") from None
+        if len(data) > MAX_WHOLE_BYTES:
+            raise BadInstance(f"inflates to more than {MAX_WHOLE_BYTES} bytes")
+    whole = bytes(data)
+    return lambda offset, length: whole[offset : offset + length], len(whole)

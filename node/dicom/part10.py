@@ -19,6 +19,7 @@ IMPLICIT = ("1.2.840.10008.1.2", "1.2.840.113619.5.2")
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
 
+SOP_CLASS = 0x00080016
 SOP_INSTANCE = 0x00080018
 STUDY = 0x0020000D
 SERIES = 0x0020000E
@@ -180,6 +181,36 @@ def _identity(read: Read, size: int, *, until: int | None, complete: bool) -> tu
         complete=complete,
     ).values
     return uid_of(found, STUDY), uid_of(found, SERIES), uid_of(found, SOP_INSTANCE)
+
+
+def names_of(head: bytes) -> tuple[str, str, str, str]:
+    """SOP class, SOP Instance, Study and Series Instance UID in the first bytes of a file.
+
+    Returns:
+        "" for what does not stand there, or is no UID; for bytes that are no DICOM all four.
+    """
+    wanted = (SOP_CLASS, SOP_INSTANCE, STUDY, SERIES)
+    read = reader_of(head)
+    try:
+        if read(DICOM_MARK_OFFSET, 4) != b"DICM":
+            return "", "", "", ""
+        meta, transfer_syntax = read_meta(read)
+        found = walk_data_set(
+            read,
+            meta.end,
+            len(head),
+            transfer_syntax,
+            wanted=wanted,
+            unique=wanted,
+            until=SERIES + 1,
+            complete=False,
+        ).values
+    except BadInstance:
+        return "", "", "", ""
+    sop_class, sop, study, series = (
+        uid if is_uid(uid) else "" for uid in (uid_of(found, tag) for tag in wanted)
+    )
+    return sop_class, sop, study, series
 
 
 class HeaderMatcher:
