@@ -26,6 +26,7 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
+from node.edges.dicomweb_cache import MetadataCache
 from node.edges.doors import DOORS_SCHEMA, Doors
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
@@ -133,6 +134,7 @@ class Node:
         held.callback(self.database.close)
         self.catalog = Catalog(self.database, clock=lambda: self.clock.now_ms() / 1000)
         self.store = BatchStore(home.store_path)
+        self.metadata_cache = MetadataCache(home.dicomweb_path, self.catalog)
         self.incoming = Incoming(home.incoming_path, self.store)
         self.transfers = Transfers(self.database, clock=self.clock)
         self.followed = Followed(self.database, self.clock)
@@ -220,7 +222,7 @@ class Node:
         self.transfers.at_end = self._transfer_at_end
         self.shared_studies.in_withdrawal = self.followed.end
         self.shared_studies.is_trusted = self._is_trusted
-        self.catalog.on_change = lambda study: self.on_study_change(study)
+        self.catalog.on_change = self._study_changed
         self.peers.in_change = self._peer_in_change
         self.wishes.in_change = self._wishes_in_change
         self.wishes.on_change = self._wishes_changed
@@ -367,6 +369,10 @@ class Node:
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
 
+    def _study_changed(self, study: str) -> None:
+        self.metadata_cache.forget(study)
+        self.on_study_change(study)
+
     def _transfer_at_end(self, transfer: Transfer) -> None:
         """End the emergency access that a transfer was."""
         if transfer.purpose == BREAK_GLASS:
@@ -483,6 +489,7 @@ class Node:
         self.granted.sweep(self.peers.store.peers)
         self.incoming.sweep(unfinished=bool(going_on), now=self.clock.now())
         self.store.sweep()
+        self.metadata_cache.sweep()
         self.discards.sweep()
 
     def publish_addresses(self, addresses: tuple[str, ...]) -> None:

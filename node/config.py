@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from node import setting_rows
+from node.edges.dicomweb_settings import DicomWebSettings, read_dicomweb
 from node.edges.dimse_settings import DimseSettings, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
@@ -106,6 +107,7 @@ class Settings:
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
     dimse: DimseSettings = field(default_factory=DimseSettings)
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
+    dicomweb: DicomWebSettings = field(default_factory=DicomWebSettings)
 
     @property
     def doors(self) -> dict[str, Door]:
@@ -154,6 +156,7 @@ def read_settings(path: Path) -> Settings:
         arrivals=_arrivals(path, values.get("arrivals", {})),
         dimse=_dimse(path, values.get("dimse", {})),
         folders=_folders(path, values.get("folders", {})),
+        dicomweb=_dicomweb(path, values.get("dicomweb", {})),
     )
 
 
@@ -216,6 +219,22 @@ def _dimse(path: Path, values: Any) -> DimseSettings:
     except BadEdge as error:
         raise NodeError(
             f"dimse in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
+
+
+def _dicomweb(path: Path, values: Any) -> DicomWebSettings:
+    table = _read(path, "dicomweb", values)
+    # A path is relative to the home, the folder of config.toml.
+    for name in ("certificate", "key"):
+        if table.get(name):
+            table[name] = str(path.parent / table[name])
+    try:
+        return read_dicomweb(table, values.get("callers", {}))
+    except BadEdge as error:
+        raise NodeError(
+            f"dicomweb in {path} {error}",
             hint="see docs/operations.md section 4 and docs/edges.md",
             code=ExitCode.USAGE,
         ) from error

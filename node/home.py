@@ -9,6 +9,7 @@
     incoming/     batches of unfinished transfers
     arrivals/     images that came one by one and are not packed yet
     quarantine/   bad input, each with its reason
+    dicomweb/     DICOM JSON that was asked for, see `node.edges.dicomweb_cache`
     rotation/     a change of keys that is not finished
     sealing/      key files on their way into keys/, see `node.sealing`
     lock          held by the one process that has this home
@@ -88,6 +89,7 @@ class Home:
         self.incoming_path = self.path / "incoming"
         self.arrivals_path = self.path / "arrivals"
         self.quarantine_path = self.path / "quarantine"
+        self.dicomweb_path = self.path / "dicomweb"
         self.rotation_path = self.path / "rotation"
         self.sealing_path = self.path / "sealing"
         self.lock_path = self.path / "lock"

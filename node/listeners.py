@@ -96,6 +96,17 @@ LISTENERS = (
         callers="systems of the hospital that `dimse.callers` lists with address or certificate",
         module="node/edges/dimse_server.py",
     ),
+    Listener(
+        name="DICOMweb",
+        is_on=False,
+        setting="dicomweb.listen",
+        address="any",
+        place="the address of the setting",
+        port=None,
+        protection="TLS 1.2 or newer (BCP 195); none on this machine alone",
+        callers="systems of the hospital that `dicomweb.callers` lists, each with its token",
+        module="node/edges/dicomweb_server.py",
+    ),
 )
 
 

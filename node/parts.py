@@ -4,11 +4,20 @@ The signature of each part declares its dependencies; only this file connects th
 gets its access to the network as a function, since the network is made last.
 """
 
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from keys.trust import Peer
 from node.app import Node
+from node.blocking import in_thread
 from node.catalog.discards import recall_of
+from node.edges.dicomweb_answers import Threads
+from node.edges.dicomweb_metadata import Metadata
+from node.edges.dicomweb_queries import Queries
+from node.edges.dicomweb_reads import Fetching, Reads
+from node.edges.dicomweb_retrieve import Retrieving
+from node.edges.dicomweb_server import DicomWebServer
+from node.edges.dicomweb_store import Storing
 from node.edges.dimse_server import DimseServer
 from node.edges.folders import Folder
 from node.images.arrival_windows import windows_by
@@ -186,6 +195,28 @@ def dimse_of(node: Node, arrivals: Arrivals) -> DimseServer | None:
     if not node.settings.dimse.is_on:
         return None
     return DimseServer(node.settings.dimse, arrivals, node.doors)
+
+
+def dicomweb_of(node: Node, arrivals: Arrivals, fetcher: Fetcher) -> DicomWebServer | None:
+    """Serves DICOMweb; None where the settings have it listen nowhere."""
+    if not node.settings.dicomweb.is_on:
+        return None
+
+    async def fetch(study: str, purpose: str) -> Fetching | None:
+        if not await in_thread(functools.partial(node.feeds.announced, study=study)):
+            return None
+        _, peer = await in_thread(fetcher.choose, study, None)
+        return await fetcher.start(study, peer, purpose, only_peer=False)
+
+    threads = Threads()
+    metadata = Metadata(node.catalog, node.store, node.metadata_cache, threads)
+    return DicomWebServer(
+        node.settings.dicomweb,
+        Queries(node.database, node.catalog, node.feeds, node.petname),
+        Reads(node.catalog, node.audit.append, fetch, node.clock),
+        Retrieving(node.catalog, node.store, metadata, threads),
+        Storing(arrivals),
+    )
 
 
 def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:

@@ -125,6 +125,14 @@ RETENTION = (
         kept="until they are packed, some minutes",
     ),
     Kept(
+        name="dicomweb",
+        holds="the headers of images of which a viewer asked for the metadata",
+        place="dicomweb/",
+        purpose="to answer the next viewer at once",
+        readers="the node",
+        kept="until the study changes or is discarded; of all of it the latest 1 GiB",
+    ),
+    Kept(
         name="incoming",
         holds="parts of studies that are on their way here",
         place="incoming/",

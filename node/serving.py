@@ -23,6 +23,7 @@ from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
     arrivals_of,
+    dicomweb_of,
     dimse_of,
     endings_of,
     fetcher_of,
@@ -195,6 +196,7 @@ class Serving:
         self.arrivals = arrivals_of(node, self._spool)
         self.dimse = dimse_of(node, self.arrivals)
         self.folders = folders_of(node, self.arrivals)
+        self.dicomweb = dicomweb_of(node, self.arrivals, self.fetcher)
         self.forwarder = forwarder_of(node)
 
     @contextlib.asynccontextmanager
@@ -208,6 +210,8 @@ class Serving:
         with contextlib.closing(self._spool):
             if self.dimse is not None:
                 await self.dimse.open()
+            if self.dicomweb is not None:
+                await self.dicomweb.open()
             async with self._running():
                 yield
 
@@ -234,6 +238,8 @@ class Serving:
                 nursery.start_soon(self.arrivals.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
+                if self.dicomweb is not None:
+                    nursery.start_soon(self.dicomweb.run)
                 for folder in self.folders:
                     nursery.start_soon(folder.run)
                 nursery.start_soon(

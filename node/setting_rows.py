@@ -477,6 +477,64 @@ SETTINGS = (
         example="true",
         sentence="whether it is packed at once",
     ),
+    Setting(
+        name="dicomweb.listen",
+        kind="places",
+        default=[],
+        example='["127.0.0.1:8042"]',
+        sentence="IP addresses and ports where DICOMweb is served, over TLS with a certificate; "
+        "without one on this machine alone",
+    ),
+    Setting(
+        name="dicomweb.certificate",
+        kind="text",
+        default="",
+        example='"dicomweb.pem"',
+        sentence="file with the certificate of the node for TLS (PEM, in the home)",
+    ),
+    Setting(
+        name="dicomweb.key",
+        kind="text",
+        default="",
+        example='"dicomweb.key"',
+        sentence="file with its key",
+    ),
+    Setting(
+        name="dicomweb.origins",
+        kind="texts",
+        default=[],
+        example='["https://viewer.hospital.example"]',
+        sentence="origins of web pages that may ask (CORS); a browser lets no others",
+    ),
+    Setting(
+        name="dicomweb.callers.token_sha256",
+        kind="own",
+        default=None,
+        example=json.dumps(_DIGEST),
+        sentence="SHA-256 of the token by which this system is known",
+    ),
+    Setting(
+        name="dicomweb.callers.read",
+        kind="own",
+        default=True,
+        example="true",
+        sentence="whether it may search and read studies",
+    ),
+    Setting(
+        name="dicomweb.callers.store",
+        kind="own",
+        default=False,
+        example="false",
+        sentence="whether it may send images",
+    ),
+    Setting(
+        name="dicomweb.callers.purpose",
+        kind="own",
+        default="",
+        example='"treatment"',
+        sentence="the purpose for which studies of partners are fetched when it asks; with "
+        "none it sees our own studies alone",
+    ),
 )
 
 TABLES = {
@@ -492,6 +550,8 @@ TABLES = {
     "dimse.callers": '[dimse.callers."CT1"]',
     "dimse.doors": '[dimse.doors."RM_SOUTH"]',
     "folders": '[folders."scanner"]',
+    "dicomweb": "[dicomweb]",
+    "dicomweb.callers": '[dicomweb.callers."VIEWER"]',
 }
 """The title line of each table, in the order of the file."""
 

@@ -18,11 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import hypercorn.trio
 import trio
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
-from hypercorn.utils import wrap_app
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -39,6 +34,7 @@ from node.failures import HTTP_STATUS, describe_error, describe_unexpected, sing
 from node.operations import OPERATIONS
 from node.operations.base import Call, Report
 from node.operations.permission import permitted
+from node.web_server import serve_application, server_config
 
 if TYPE_CHECKING:
     from node.serving import Serving
@@ -75,7 +71,7 @@ async def serve_api(
     """
     with contextlib.ExitStack() as held:
         listener = held.enter_context(listening(socket_path))
-        config = _config()
+        config = server_config("radmesh.api.http")
         # hypercorn takes over the descriptor and closes it.
         config.bind = [f"fd://{listener.detach()}"]
         # hypercorn and Starlette type the same ASGI messages differently.
@@ -89,16 +85,6 @@ async def serve_api(
                 nursery.start_soon(_serve_people, node, serving, second)
             await nursery.start(functools.partial(hypercorn.trio.serve, asgi, config, mode="asgi"))
             ready()
-
-
-def _config() -> Config:
-    logger = logging.getLogger("radmesh.api.http")
-    logger.setLevel(logging.WARNING)
-    config = Config()
-    config.accesslog = None
-    config.errorlog = logger
-    config.graceful_timeout = 0.5
-    return config
 
 
 async def _serve_people(node: Node, serving: "Serving | None", listener: socket.socket) -> None:
@@ -124,19 +110,13 @@ async def _serve_people(node: Node, serving: "Serving | None", listener: socket.
         try:
             caller = await in_thread(people.caller_of, uid)
             asgi: Any = application(node, serving, caller)
-            await TCPServer(
-                wrap_app(asgi, config.wsgi_max_body_size, "asgi"),
-                config,
-                WorkerContext(None),
-                ConnectionState({}),
-                stream,  # type: ignore[arg-type]
-            )
+            await serve_application(asgi, config, stream)
         finally:
             served[uid] -= 1
             if not served[uid]:
                 del served[uid]
 
-    config = _config()
+    config = server_config("radmesh.api.http")
     # The caller closes the socket that it made; trio works on a duplicate.
     async with trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup())) as own:
         await trio.serve_listeners(serve, [own])

@@ -194,6 +194,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             *_arrivals_field(found["arrivals"]),
             *_dicom_fields(found["dicom"]),
             *(("folder", _folder(one)) for one in found["folders"]),
+            *_dicomweb_fields(found["dicomweb"]),
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )
@@ -221,6 +222,16 @@ def _incoming_field(incoming: dict[str, int]) -> list[tuple[str, str]]:
         "them for a week or two"
     )
     return [("incoming", text)]
+
+
+def _dicomweb_fields(web: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if web is None:
+        return []
+    asked = ", ".join(f"{number} of {name}" for name, number in sorted(web["requests"].items()))
+    images = ", ".join(f"{number} {kind}" for kind, number in sorted(web["images"].items()))
+    refused = sum(web["refused"].values())
+    text = f"requests: {asked or 'none'}; images sent: {images or 'none'}; {refused} refused"
+    return [*(("DICOMweb", address) for address in web["addresses"]), ("", text)]
 
 
 def _dicom_fields(dicom: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -10,7 +10,6 @@ import ipaddress
 import logging
 import socket
 import ssl
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,8 @@ import trio
 from node.edges.dimse_session import REQUEST_SECONDS, Counts, Line, Session
 from node.edges.dimse_settings import Address, DimseSettings
 from node.edges.doors import Doors
+from node.edges.guests import Guest, Guests
+from node.edges.tls import server_context
 from node.errors import ExitCode, NodeError
 from node.failures import describe_unexpected
 from node.images.arrivals import Arrivals
@@ -28,14 +29,8 @@ log = logging.getLogger("radmesh.dimse")
 ASSOCIATIONS = 256
 """Most associations at one time."""
 
-STRANGERS = 128
-"""Most connections without an association at one time."""
-
 STORING = 64
 """Most images that are taken in at one time; the others wait."""
-
-# The Non-Downgrading BCP 195 profile of PS3.15 annex B.10.
-_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
 
 
 class DimseServer:
@@ -56,8 +51,7 @@ class DimseServer:
         self._arrivals = arrivals
         self._doors = doors
         self._storing = trio.CapacityLimiter(STORING)
-        # The oldest first.
-        self._guests: dict[_Guest, None] = {}
+        self._guests = Guests()
         self._listeners: list[tuple[trio.SocketListener, ssl.SSLContext | None]] = []
         self.counts = Counts()
         self.addresses: tuple[tuple[str, int], ...] = ()
@@ -65,7 +59,7 @@ class DimseServer:
     @property
     def associations(self) -> int:
         """How many associations are open."""
-        return sum(guest.is_admitted for guest in self._guests)
+        return self._guests.admitted
 
     def describe(self) -> dict[str, Any]:
         """Where it listens and what has happened since the start, as JSON."""
@@ -88,7 +82,8 @@ class DimseServer:
             (one, None) for one in self._settings.listen
         ]
         if self._settings.tls_listen:
-            context = _tls(self._settings)
+            files = self._settings
+            context = server_context("dimse", files.certificate, files.key, files.ca)
             places += [(one, context) for one in self._settings.tls_listen]
         for address, tls in places:
             try:
@@ -112,23 +107,17 @@ class DimseServer:
                 )
 
     async def _serve(self, tls: ssl.SSLContext | None, raw: trio.SocketStream) -> None:
-        guest = _Guest()
-        self._guests[guest] = None
-        self._make_room()
         try:
-            with guest.scope:
+            with self._guests.entered() as guest:
                 await self._host(guest, tls, raw)
         except Exception as error:
             # A fault of ours in one association is not the end of the others.
             log.error("an association ended by a fault: %s", describe_unexpected(error))
         finally:
-            del self._guests[guest]
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(raw)
 
-    async def _host(
-        self, guest: "_Guest", tls: ssl.SSLContext | None, raw: trio.SocketStream
-    ) -> None:
+    async def _host(self, guest: Guest, tls: ssl.SSLContext | None, raw: trio.SocketStream) -> None:
         try:
             address = _written(raw.socket.getpeername()[0])
             # Each answer is one small write, for which the other side waits.
@@ -159,14 +148,8 @@ class DimseServer:
         )
         await session.run()
 
-    def _admit(self, guest: "_Guest") -> bool:
-        guest.is_admitted = self.associations < ASSOCIATIONS
-        return guest.is_admitted
-
-    def _make_room(self) -> None:
-        strangers = [guest for guest in self._guests if not guest.is_admitted]
-        for guest in strangers[: max(0, len(strangers) - STRANGERS)]:
-            guest.scope.cancel()
+    def _admit(self, guest: Guest) -> bool:
+        return self._guests.admit(guest, ASSOCIATIONS)
 
 
 def _written(address: str) -> str:
@@ -202,29 +185,3 @@ class _Prompt(trio.abc.Stream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-
-@dataclass(eq=False)
-class _Guest:
-    """A connection, and whether it has an association."""
-
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    is_admitted: bool = False
-
-
-def _tls(settings: DimseSettings) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.set_ciphers(_CIPHERS)
-        context.load_cert_chain(settings.certificate, settings.key)
-        context.load_verify_locations(settings.ca)
-    except (OSError, ssl.SSLError) as error:
-        why = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-        raise NodeError(
-            f"certificate, key or ca of `dimse` in config.toml cannot be used: {why}",
-            hint="all three are files with PEM text; the key has no passphrase",
-            code=ExitCode.USAGE,
-        ) from error
-    return context

@@ -128,10 +128,24 @@ class InstanceReader:
     def pieces(self, index: int) -> Iterator[memoryview]:
         """The bytes of one instance, in order."""
         for batch, place in self._manifest.places(index):
-            if batch != self._batch:
-                self._original = self._decode(batch)
-                self._batch = batch
-            yield self._original[place.offset : place.offset + place.length]
+            yield self._batch_of(batch)[place.offset : place.offset + place.length]
+
+    def read(self, index: int, offset: int, length: int) -> bytes:
+        """Bytes of one instance at an offset; fewer only at its end."""
+        found = []
+        for batch, place in self._manifest.places(index):
+            first, last = place.start, place.start + place.length
+            if first < offset + length and last > offset:
+                begin = place.offset + max(0, offset - first)
+                end = place.offset + min(place.length, offset + length - first)
+                found.append(self._batch_of(batch)[begin:end])
+        return bytes(found[0]) if len(found) == 1 else b"".join(found)
+
+    def _batch_of(self, batch: int) -> memoryview:
+        if batch != self._batch:
+            self._original = self._decode(batch)
+            self._batch = batch
+        return self._original
 
     def _decode(self, batch: int) -> memoryview:
         entry = self._manifest.batches[batch]

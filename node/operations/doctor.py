@@ -43,9 +43,10 @@ def _findings(call: Call) -> Iterator[Finding]:
     else:
         yield from _callers(node)
         if settings.tls_listen:
-            yield _certificate(node, Path(settings.certificate))
+            yield _certificate(node, "DICOM over TLS", "dimse", settings.certificate)
         for door in settings.doors.values():
             yield _door(node, f"door {door.name}", door)
+    yield from _dicomweb(call)
     yield from _folders(call)
     for one in node.doors.waiting():
         if one.why:
@@ -75,23 +76,44 @@ def _callers(node: Node) -> Iterator[Finding]:
         )
 
 
-def _certificate(node: Node, path: Path) -> Finding:
+def _certificate(node: Node, about: str, table: str, path: str) -> Finding:
     try:
-        end = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+        end = x509.load_pem_x509_certificate(
+            Path(path).read_bytes()
+        ).not_valid_after_utc.timestamp()
     except (OSError, ValueError):
         return _finding(
-            "DICOM over TLS", "wrong", "the certificate cannot be read",
-            "see `dimse.certificate` in config.toml",
+            about, "wrong", "the certificate cannot be read",
+            f"see `{table}.certificate` in config.toml",
         )  # fmt: skip
     left = end - node.clock.now()
     state = "fine" if left > ENDING_SECONDS else "wrong"
     ends = "has ended" if left <= 0 else "ends"
     return _finding(
-        "DICOM over TLS",
+        about,
         state,
         f"its certificate {ends} {moment(end)}",
         "" if state == "fine" else "get a new one, and start the node again",
     )
+
+
+def _dicomweb(call: Call) -> Iterator[Finding]:
+    node, settings = call.node, call.node.settings.dicomweb
+    if not settings.is_on:
+        yield _finding("DICOMweb", "fine", "it is not served", "see docs/edges.md")
+        return
+    if not settings.callers:
+        yield _finding(
+            "DICOMweb", "wrong", "no caller is listed, so all are refused",
+            'list each in config.toml: [dicomweb.callers."NAME"]',
+        )  # fmt: skip
+    if settings.is_secure:
+        yield _certificate(node, "DICOMweb", "dicomweb", settings.certificate)
+    for caller in settings.callers.values():
+        may = [word for word, is_so in (("read", caller.read), ("store", caller.store)) if is_so]
+        partners = f", partners' studies for {caller.purpose}" if caller.purpose else ""
+        found = f"may {' and '.join(may) or 'do nothing'}{partners if caller.read else ''}"
+        yield _finding(f"web caller {caller.name}", "fine" if may else "note", found)
 
 
 def _folders(call: Call) -> Iterator[Finding]:

@@ -271,6 +271,9 @@ async def status(call: Call, _: Nothing) -> Result:
         "arrivals": arrivals,
         "folders": [] if serving is None else [one.describe() for one in serving.folders],
         "dicom": None if serving is None or serving.dimse is None else serving.dimse.describe(),
+        "dicomweb": None
+        if serving is None or serving.dicomweb is None
+        else serving.dicomweb.describe(),
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),

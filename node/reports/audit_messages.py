@@ -99,6 +99,7 @@ EVENTS: dict[str, Meaning] = {
     "emergency-ended": Meaning(event="110113", kind="110138"),
     "emergency-overdue": Meaning(event="110113", kind="110132", outcome=MINOR_FAILURE),
     "emergency-reviewed": Meaning(event="110113", kind="110147"),
+    "retrieved": Meaning(event="110103", action="R", lifecycle="6"),
     "trust-revoked": Meaning(event="110114", kind="110123"),
     "pairing-opened": Meaning(event="110113", kind="110136", action="U"),
     "pairing-closed": Meaning(event="110113", kind="110136", action="U"),

@@ -106,6 +106,7 @@ TYPES = (
     "emergency-ended",
     "emergency-overdue",
     "emergency-reviewed",
+    "retrieved",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
