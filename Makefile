@@ -113,15 +113,17 @@ postgres:
 	fi
 
 dicom-peers:
-	@if command -v storescu >/dev/null && command -v Orthanc >/dev/null; then \
+	@if command -v storescu >/dev/null && command -v Orthanc >/dev/null && \
+		test -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so; then \
 		:; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing dcmtk and orthanc" && \
 		apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends dcmtk orthanc \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends \
+			dcmtk orthanc orthanc-dicomweb \
 			>/dev/null || echo "dcmtk or orthanc could not be installed: their tests are skipped" >&2; \
 	else \
-		echo "no dcmtk or orthanc here (apt install dcmtk orthanc): their tests are skipped" >&2; \
+		echo "no dcmtk or orthanc here (apt install dcmtk orthanc orthanc-dicomweb): their tests are skipped" >&2; \
 	fi
 
 interop: setup $(INTEROP)/installed

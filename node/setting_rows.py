@@ -507,7 +507,7 @@ SETTINGS = (
         sentence="origins of web pages that may ask (CORS); a browser lets no others",
     ),
     Setting(
-        name="dicomweb.callers.token_sha256",
+        name="dicomweb.callers.token_digest",
         kind="own",
         default=None,
         example=json.dumps(_DIGEST),

@@ -38,6 +38,8 @@ _WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}(\.0*)?")
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,5})?")
+_SINGLE = struct.Struct("<f")
+_MOST_FLOAT = 3.4e38
 _EXACT = 2**53
 """Beyond this, a number of JavaScript is not exact: it is given as a text."""
 
@@ -181,8 +183,14 @@ def _real(number: float, form: str) -> float | str:
         return "NaN"
     if math.isinf(number):
         return "inf" if number > 0 else "-inf"
+    if form == "d":
+        return number
     # The shortest text that is the same number with 32 bits.
-    return float(f"{number:.9g}") if form == "f" else number
+    for digits in range(6, 9):
+        short = float(f"{number:.{digits}g}")
+        if abs(short) < _MOST_FLOAT and _SINGLE.unpack(_SINGLE.pack(short))[0] == number:
+            return short
+    return float(f"{number:.9g}")
 
 
 def _integer(text: str) -> int | str | None:

@@ -160,7 +160,7 @@ class DicomWebServer:
                 log.error("a request failed: %s", describe_unexpected(error))
                 known = Refused(500, "the node met an error that it did not expect: see its log")
             answer = refusal(known)
-        if not origin:
+        if origin not in self._settings.origins:
             return answer
         allowed = (("access-control-allow-origin", origin), ("vary", "Origin"))
         shown = ("access-control-expose-headers", "content-location, retry-after, warning")

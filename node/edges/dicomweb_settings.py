@@ -19,7 +19,7 @@ from node.edges.door_settings import BadEdge, require_known
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
-_ENTRIES = ("token_sha256", "read", "store", "purpose")
+_ENTRIES = ("token_digest", "read", "store", "purpose")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class WebCaller:
 
     Attributes:
         name: its name for the log.
-        token_sha256: of its token, lower-case hex.
+        token_digest: of its token, lower-case hex.
         read: whether it may search and read.
         store: whether it may send images.
         purpose: for which studies of partners are fetched when it asks for them; "" lets it see and
@@ -36,7 +36,7 @@ class WebCaller:
     """
 
     name: str
-    token_sha256: str
+    token_digest: str
     read: bool = True
     store: bool = False
     purpose: str = ""
@@ -74,7 +74,7 @@ class DicomWebSettings:
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
         found = None
         for one in self.callers.values():
-            if hmac.compare_digest(one.token_sha256, digest):
+            if hmac.compare_digest(one.token_digest, digest):
                 found = one
         return found
 
@@ -107,7 +107,7 @@ def read_dicomweb(entries: Mapping[str, Any], callers: Any) -> DicomWebSettings:
         )
     if not all(map(_ORIGIN.fullmatch, settings.origins)):
         raise BadEdge("has origins that are none, each such as https://viewer.hospital")
-    digests = [one.token_sha256 for one in settings.callers.values()]
+    digests = [one.token_digest for one in settings.callers.values()]
     if len(set(digests)) < len(digests):
         raise BadEdge("has two callers with one token")
     return settings
@@ -118,9 +118,9 @@ def _caller(name: str, entry: dict[str, Any]) -> WebCaller:
     if _NAME.fullmatch(name) is None:
         raise BadEdge(f"{where} a name that is none: up to 32 letters, digits, _ and -")
     require_known(where, entry, _ENTRIES)
-    digest, purpose = entry.get("token_sha256", ""), entry.get("purpose", "")
+    digest, purpose = entry.get("token_digest", ""), entry.get("purpose", "")
     if not isinstance(digest, str) or _DIGEST.fullmatch(digest.lower()) is None:
-        raise BadEdge(f"{where} no token_sha256 of 64 hex digits")
+        raise BadEdge(f"{where} no token_digest of 64 hex digits")
     flags = {word: entry.get(word, word == "read") for word in ("read", "store")}
     if not all(isinstance(one, bool) for one in flags.values()):
         raise BadEdge(f"{where} a `read` or `store` that is not true or false")
@@ -128,4 +128,4 @@ def _caller(name: str, entry: dict[str, Any]) -> WebCaller:
         raise BadEdge(f"{where} a purpose that there is not")
     if purpose == BREAK_GLASS:
         raise BadEdge(f"{where} a purpose for emergencies, which are for persons")
-    return WebCaller(name=name, token_sha256=digest.lower(), purpose=purpose, **flags)
+    return WebCaller(name=name, token_digest=digest.lower(), purpose=purpose, **flags)

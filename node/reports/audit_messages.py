@@ -17,6 +17,7 @@ CODES = {
     "110100": "Application Activity",
     "110101": "Audit Log Used",
     "110102": "Begin Transferring DICOM Instances",
+    "110103": "DICOM Instances Accessed",
     "110104": "DICOM Instances Transferred",
     "110105": "DICOM Study Deleted",
     "110107": "Import",

@@ -34,6 +34,9 @@ def _written(row: Setting, value: str) -> str:
         others = "".join(f"{name} = {one}\n" for name, one in needed.items() if name != row.key)
     if row.name == "dimse.tls_listen":
         others = 'certificate = "c.pem"\nkey = "c.key"\nca = "ca.pem"\n'
+    if row.table == "dicomweb" and row.key != "origins":
+        needed = {"certificate": '"c.pem"', "key": '"c.key"'}
+        others = "".join(f"{name} = {one}\n" for name, one in needed.items() if name != row.key)
     return f"{title}{others}{row.key} = {value}\n"
 
 
@@ -60,7 +63,7 @@ def test_the_file_of_a_new_home_names_each_setting_and_its_examples_can_be_taken
             assert table == {"South Clinic": {"request": [72000, 2000]}}
         elif row.table == "arrivals":
             assert table == {"command:nightly": {"quiet_seconds": 30, "longest_seconds": 600}}
-        elif row.table in ("dimse.callers", "dimse.doors", "folders"):
+        elif row.table in ("dimse.callers", "dimse.doors", "dicomweb.callers", "folders"):
             [one] = table.values()
             assert row.key in one
         else:
@@ -86,6 +89,8 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "permissions": ['"0640"', '"600"'],
         "path": ['"/x"', '""'],
     }[row.kind]
+    if row.name == "dicomweb.origins":
+        good = ["[]", '["https://viewer.example"]']
     bad = {
         "number": [f"{(row.least or 0) - 1}", f"{(row.most or 0) + 1}", "true", "1.0", '"1"'],
         "text": ["1", "[]", "true"],
