@@ -243,6 +243,9 @@ class _Exchange:
         )
         if isinstance(answer.body, bytes):
             await self._send_piece(answer.body)
+        elif self.scope["method"] == "HEAD":
+            # Nothing of it is sent, so nothing is read for it.
+            await answer.body.aclose()
         else:
             async with contextlib.aclosing(answer.body) as pieces:
                 async for piece in pieces:

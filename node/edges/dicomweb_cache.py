@@ -21,7 +21,7 @@ from protocol.errors import RemoteProtocolError
 CACHE_BYTES = 1024 * 1024 * 1024
 """Most bytes on disk; beyond it, what was longest not asked for is deleted."""
 
-MAX_SERIES_BYTES = 256 * 1024 * 1024
+MAX_SERIES_BYTES = 128 * 1024 * 1024
 """Longest JSON of one series that is kept."""
 
 _DIGEST_BYTES = 32
@@ -81,8 +81,8 @@ class MetadataCache:
         except OSError:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        # It may have been discarded while its JSON was made.
-        if self._catalog.study(study) is None:
+        # Something of it may have been discarded while its JSON was made.
+        if not set(digests) <= set(self._catalog.held_instances(study).values()):
             self.forget(study)
         self._make_room(len(body))
 

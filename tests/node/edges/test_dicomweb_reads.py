@@ -165,7 +165,7 @@ def test_metadata_is_kept_until_something_of_it_changes(home: ImageHome, tmp_pat
     study = make_study(tmp_path / "in", 2)
     home.ingest(tmp_path / "in")
     cache = MetadataCache(tmp_path / "kept", home.catalog)
-    digests = [bytes([number]) * 32 for number in range(2)]
+    digests = list(home.catalog.held_instances(study).values())
     lines = [b'{"a":1}', b'{"b":"\xc3\xa4"}']
     assert cache.read(study, "1.2", digests) is None
     cache.keep(study, "1.2", digests, lines)
@@ -187,15 +187,19 @@ def test_what_is_kept_of_a_study_that_is_gone_is_deleted(home: ImageHome, tmp_pa
     study = make_study(tmp_path / "in", 1)
     home.ingest(tmp_path / "in")
     cache = MetadataCache(tmp_path / "kept", home.catalog)
+    digests = list(home.catalog.held_instances(study).values())
     cache.sweep()
+    # An instance that is not in the study any more.
     cache.keep(study, "1.2", [bytes(32)], [b"{}"])
+    assert cache.read(study, "1.2", [bytes(32)]) is None
+    cache.keep(study, "1.2", digests, [b"{}"])
     # It was discarded while its JSON was made, or the process was killed in between.
     cache.keep("1.2.3", "1.2", [bytes(32)], [b"{}"])
     assert cache.read("1.2.3", "1.2", [bytes(32)]) is None
     (tmp_path / "kept" / "0123").mkdir()
     cache.sweep()
     assert not (tmp_path / "kept" / "0123").exists()
-    assert cache.read(study, "1.2", [bytes(32)]) == [b"{}"]
+    assert cache.read(study, "1.2", digests) == [b"{}"]
 
 
 def test_what_is_kept_has_a_bound(
@@ -205,11 +209,12 @@ def test_what_is_kept_has_a_bound(
     home.ingest(tmp_path / "in")
     monkeypatch.setattr("node.edges.dicomweb_cache.CACHE_BYTES", 2000)
     cache = MetadataCache(tmp_path / "kept", home.catalog)
+    digests = list(home.catalog.held_instances(study).values())
     for number in range(100):
-        cache.keep(study, f"1.{number}", [bytes(32)], [b'"%d"' % number])
+        cache.keep(study, f"1.{number}", digests, [b'"%d"' % number])
     size = sum(p.stat().st_size for p in (tmp_path / "kept").rglob("*") if p.is_file())
     assert 0 < size <= 2000
-    assert cache.read(study, "1.99", [bytes(32)]) == [b'"99"']
+    assert cache.read(study, "1.99", digests) == [b'"99"']
     monkeypatch.setattr("node.edges.dicomweb_cache.MAX_SERIES_BYTES", 3)
-    cache.keep(study, "2.1", [bytes(32)], [b"long"])
-    assert cache.read(study, "2.1", [bytes(32)]) is None
+    cache.keep(study, "2.1", digests, [b"long"])
+    assert cache.read(study, "2.1", digests) is None
