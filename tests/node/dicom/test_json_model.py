@@ -222,7 +222,7 @@ def test_all_sample_files_as_pydicom_reads_them(shared: Path) -> None:
             )
         _compare(_json(data), theirs, path.name)
         count += 1
-    assert count > 700
+    assert count > 600
 
 
 _LEFT_OUT = {"00080005", "7FE00010", "FFFCFFFC", "300C0002"}
