@@ -34,6 +34,7 @@ from node.images.discard import Discards
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
+from node.notices.told import NOTICES_SCHEMA
 from node.people.persons import PEOPLE_SCHEMA, Persons
 from node.people.proposals import PROPOSALS_SCHEMA, Proposals
 from node.people.rules import RULES_SCHEMA, Rules
@@ -127,6 +128,7 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                NOTICES_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )

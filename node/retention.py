@@ -339,6 +339,8 @@ WITHOUT_PEOPLE: Mapping[str, str] = {
     "own_checkpoints": "sizes and digests of our log",
     "own_cosignatures": "signatures of other facilities under them",
     "log_alerts": "logs that contradict what they had signed",
+    "notices_told": "of which states mail and webhook have told: numbers and words",
+    "notices_unsent": "notices that are to be sent: numbers and words",
 }
 """Tables that hold nothing about people: table to what it holds."""
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, is_place
+from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, is_local, is_place
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
+from node.notices.settings import RECIPIENTS, SECURITIES, is_address, is_relay, is_url
 from node.reports.collector import FORMATS
 from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
 from protocol import limits
@@ -28,7 +29,9 @@ class Setting:
     Attributes:
         name: with its table in front, as in `audit.witness_quorum`.
         kind: `number`, `text`, `texts`, `places` (to listen at), `flag`, `choice`, `permissions`,
-            `path` (absolute, or empty), or `own`: then a reader (`limits`, `bandwidth`) checks it.
+            `path` (absolute), `local` (to listen at, on the loopback), `url`, `relay`, `address`
+            (each of which may be empty), `addresses`, or `own`: then a reader (`limits`,
+            `bandwidth`) checks it.
         default: value if it is missing; None if it is required, or has no default.
         sentence: its meaning, without a full stop.
         least, most: limits of a number.
@@ -70,6 +73,11 @@ class Setting:
             "flag": "true or false",
             "permissions": 'permissions as a text, such as "0640"',
             "path": "an absolute path",
+            "local": 'an address of this machine alone, and a port, such as "127.0.0.1:9464"',
+            "url": "a URL that begins with https:// and has no user",
+            "relay": 'a host and a port, such as "mail.hospital.example:25"',
+            "address": "a mail address",
+            "addresses": f"a list of at most {RECIPIENTS} mail addresses",
         }[self.kind]
 
     def is_fit(self, value: Any) -> bool:
@@ -82,6 +90,12 @@ class Setting:
             return type(value) is list and all(type(item) is str for item in value)
         if self.kind == "places":
             return type(value) is list and all(type(one) is str and is_place(one) for one in value)
+        if self.kind == "addresses":
+            return (
+                type(value) is list
+                and len(value) <= RECIPIENTS
+                and all(type(one) is str and is_address(one) for one in value)
+            )
         if self.kind == "flag":
             return type(value) is bool
         if type(value) is not str:
@@ -90,8 +104,12 @@ class Setting:
             return value in self.choices
         if self.kind == "permissions":
             return _is_mode(value)
+        if self.kind in _CHECKS:
+            return value == "" or _CHECKS[self.kind](value)
         return self.kind != "path" or value == "" or value.startswith("/")
 
+
+_CHECKS = {"local": is_local, "url": is_url, "relay": is_relay, "address": is_address}
 
 SETTINGS = (
     Setting(
@@ -477,6 +495,89 @@ SETTINGS = (
         example="true",
         sentence="whether it is packed at once",
     ),
+    Setting(
+        name="metrics.listen",
+        kind="local",
+        default="",
+        example='"127.0.0.1:9464"',
+        sentence="address of this machine and port where Prometheus reads metrics (section 18); "
+        "empty: nowhere",
+    ),
+    Setting(
+        name="webhook.url",
+        kind="url",
+        default="",
+        example='"https://alerts.hospital.example/radmesh"',
+        sentence="where notices are posted, over https (section 18)",
+    ),
+    Setting(
+        name="webhook.secret",
+        kind="text",
+        default="",
+        example='"webhook.secret"',
+        sentence="file with the secret that signs each body, 16 characters or more; a relative "
+        "path starts at the home",
+    ),
+    Setting(
+        name="webhook.ca",
+        kind="text",
+        default="",
+        example='"/etc/radmesh/hospital-ca.pem"',
+        sentence="file (PEM) of the authority that signed the server's certificate; empty: those "
+        "of the system",
+    ),
+    Setting(
+        name="mail.relay",
+        kind="relay",
+        default="",
+        example='"mail.hospital.example:25"',
+        sentence="the hospital's SMTP relay, which carries notices (section 18)",
+    ),
+    Setting(
+        name="mail.from",
+        kind="address",
+        default="",
+        example='"radmesh@hospital.example"',
+        sentence="the address that notices come from",
+    ),
+    Setting(
+        name="mail.to",
+        kind="addresses",
+        default=[],
+        example='["pacs-team@hospital.example"]',
+        sentence="the addresses that they go to",
+    ),
+    Setting(
+        name="mail.security",
+        kind="choice",
+        default="starttls",
+        choices=SECURITIES,
+        example='"starttls"',
+        sentence="how the line to the relay is protected: `tls` from its first byte; `none` is for "
+        "a relay on the same machine",
+    ),
+    Setting(
+        name="mail.ca",
+        kind="text",
+        default="",
+        example='"/etc/radmesh/hospital-ca.pem"',
+        sentence="file (PEM) of the authority that signed the relay's certificate; empty: those "
+        "of the system",
+    ),
+    Setting(
+        name="mail.user",
+        kind="text",
+        default="",
+        example='"radmesh"',
+        sentence="the name to log in with, if the relay asks for one",
+    ),
+    Setting(
+        name="mail.password",
+        kind="text",
+        default="",
+        example='"mail.password"',
+        sentence="file with its password",
+    ),
 )
 
 TABLES = {
@@ -492,6 +593,9 @@ TABLES = {
     "dimse.callers": '[dimse.callers."CT1"]',
     "dimse.doors": '[dimse.doors."RM_SOUTH"]',
     "folders": '[folders."scanner"]',
+    "metrics": "[metrics]",
+    "webhook": "[webhook]",
+    "mail": "[mail]",
 }
 """The title line of each table, in the order of the file."""
 
