@@ -1,9 +1,10 @@
 """What stands now that an operator has to know: one sentence each, of a subject of the table."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from keys.trust import Contested
+from node.audit.times import numbered_entry
 from node.certificates import before_end, certificates_ending, step_before
 from node.errors import ExitCode
 from node.images.store import RESERVE_BYTES
@@ -23,6 +24,9 @@ FULL_BYTES = 16 * 1024 * 1024
 
 FORWARD_SECONDS = 3600
 """Forwarding that has failed for so long is told; before that it is tried again in silence."""
+
+ENTRIES_READ = 1000
+"""Most entries that are read to find the one that something comes from."""
 
 
 def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
@@ -194,9 +198,7 @@ def _persons(node: "Node") -> list[Alert]:
             f"{count(len(requests), 'request waits', 'requests wait')} for approval: see"
             " `radmesh requests`"
         )
-        entries = _entries_of(
-            node, "approval-asked", {str(one.number): (one, True) for one in requests}
-        )
+        entries = _entries_of(node, "approval-asked", {one.number: one.asked for one in requests})
         found.append(Alert("approval", text, tuple(str(one.number) for one in requests), entries))
     found += _emergencies(node)
     offered = len(node.offers.waiting())
@@ -234,28 +236,18 @@ def _at_work(node: "Node", serving: "Serving") -> list[Alert]:
     return found
 
 
-class _OfTransfer(Protocol):
-    @property
-    def peer(self) -> bytes: ...
-
-    @property
-    def transfer(self) -> bytes: ...
-
-
 def _entries_of(
-    node: "Node", kind: str, known: Mapping[str, tuple[_OfTransfer, bool]]
+    node: "Node", kind: str, since: Mapping[int, int]
 ) -> Callable[[Sequence[str]], list[int]]:
-    """Gives the entries of a type about exchanges, each with whether we are its source, by key."""
+    """Gives the entries of a type by number; `since` has when each was made, in seconds."""
 
     def entries(keys: Sequence[str]) -> list[int]:
-        return sorted(
-            {
-                entry.index
-                for one, outgoing in (known[key] for key in keys if key in known)
-                for entry in node.exchanges.entries(one.peer, one.transfer, outgoing=outgoing)
-                if entry.type == kind
-            }
+        known = [number for number in map(int, keys) if number in since]
+        found = (
+            numbered_entry(node.audit, kind, number, since[number], ENTRIES_READ)
+            for number in known
         )
+        return [index for index in found if index is not None]
 
     return entries
 
@@ -281,7 +273,7 @@ def _emergencies(node: "Node") -> list[Alert]:
     entries = _entries_of(
         node,
         "emergency-begun",
-        {str(one.number): (one, one.direction == "out") for one in waiting},
+        {one.number: one.begun for one in waiting},
     )
     found = []
     for one in waiting[:EMERGENCIES_SHOWN]:

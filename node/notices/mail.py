@@ -6,6 +6,7 @@ trio, and cut when the caller's time is over.
 """
 
 import contextlib
+import email.policy
 import email.utils
 import hashlib
 import logging
@@ -32,6 +33,10 @@ Arguments = TypeVarTuple("Arguments")
 
 READ_SECONDS = 15.0
 """Longest wait for one answer of the relay."""
+
+
+# Short enough for any relay (RFC 5322 section 2.1.1), and so long that a subject is one line.
+_POLICY = email.policy.SMTP.clone(max_line_length=500)
 
 
 class Mail:
@@ -83,7 +88,7 @@ class Mail:
         """The mail of what is told."""
         # `clean` leaves no line break, so nothing can begin another header.
         facility = clean(self._facility)
-        message = EmailMessage()
+        message = EmailMessage(policy=_POLICY)
         message["From"] = self._settings.sender
         message["To"] = ", ".join(self._settings.to)
         message["Subject"] = f"Radmesh at {facility}: {told.text}"

@@ -92,7 +92,7 @@ _SUBJECTS = (
         source="entry `emergency-begun`, until it is reviewed",
         one="an emergency access took place; a person has to review it",
         many="emergency accesses took place; a person has to review each",
-        todo="see `radmesh emergencies`, then `radmesh review`",
+        todo="`radmesh review` shows it, and takes the review",
         is_fault=False,
     ),
     Subject(

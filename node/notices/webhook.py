@@ -15,6 +15,7 @@ import httpx
 from node.blocking import in_thread
 from node.clock import Clock
 from node.errors import ExitCode, NodeError
+from node.failures import os_reason
 from node.notices.files import read_secret, tls_context
 from node.notices.message import Message
 from node.notices.settings import WebhookSettings
@@ -108,7 +109,7 @@ def _reason(error: httpx.HTTPError) -> str:
             return f"its certificate is not trusted: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
             return f"TLS failed: {cause.reason}"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
+        if isinstance(cause, OSError):
+            return os_reason(cause)
         cause = cause.__cause__ or cause.__context__
     return str(error)[:200] or type(error).__name__

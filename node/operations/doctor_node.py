@@ -147,4 +147,6 @@ def at_work(call: Call) -> Iterator[Finding]:
         subject = SUBJECTS[alert.subject]
         if subject.name not in _ELSEWHERE:
             state = "wrong" if subject.is_fault else "note"
-            yield finding(subject.name, state, alert.text, subject.todo)
+            # Most alerts name the command themselves.
+            todo = "" if "`radmesh" in alert.text else subject.todo
+            yield finding(subject.name, state, alert.text, todo)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from keys.rules import ALLOW
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.network.sockets import Unreachable
@@ -60,7 +61,8 @@ def _known(call: Call, peer: Peer) -> Iterator[Finding]:
         ends = "has ended" if left <= 0 else "ends"
         todo = "it has to renew its card: call it"
         yield finding(about, "wrong", f"its card {ends} {end}", todo)
-    if not peer.grants and not peer.rules:
+    here = sorted({*peer.grants, *(rule.action for rule in peer.rules if rule.effect == ALLOW)})
+    if not here:
         yield finding(
             about, "note", "it may do nothing here",
             f"`radmesh trust grant {peer.petname} see fetch`, if it should",
@@ -69,10 +71,22 @@ def _known(call: Call, peer: Peer) -> Iterator[Finding]:
     if heard is None:
         yield finding(
             about, "note", "it has not told what this node may do there",
-            "it tells when it is connected; a release before that does not",
+            "it tells when it is connected; an older release does not",
         )  # fmt: skip
-    elif not heard.statement.rules:
-        yield finding(about, "note", "this node may do nothing there", "ask its admin")
+        return
+    there = sorted({rule.action for rule in heard.statement.rules if rule.effect == ALLOW})
+    if not there:
+        yield finding(
+            about, "note", "this node may do nothing there",
+            "if it should, its admin has to allow it",
+        )  # fmt: skip
+    if here or there:
+        text = f"it may {_listed(here)} here, and this node {_listed(there)} there"
+        yield finding(about, "fine", text)
+
+
+def _listed(actions: list[str]) -> str:
+    return ", ".join(actions) or "nothing"
 
 
 async def _reached(serving: "Serving", peer: Peer, last_seen: int | None) -> list[Finding]:
