@@ -59,6 +59,10 @@ def standing(node: "Node", serving: "Serving | None") -> list[Alert]:
             f"{'is' if len(late) == 1 else 'are'} not: see `radmesh doctor`"
         )
         found.append(Alert("door", text))
+    why_full = node.keeping.describe().why_full
+    if why_full:
+        text = f"no more images are taken in: {why_full}; see `radmesh keeping`"
+        found.append(Alert("quota", text))
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         text = (

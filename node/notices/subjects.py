@@ -86,6 +86,14 @@ _SUBJECTS = (
         todo="make room; `radmesh status` says how much there is",
     ),
     Subject(
+        name="quota",
+        severity="alarm",
+        goes_out=True,
+        source="state: the quota for studies is used up, and none may be removed",
+        one="the quota for studies is used up, and no more images are taken in",
+        todo="see `radmesh keeping`",
+    ),
+    Subject(
         name="break-glass",
         severity="alarm",
         goes_out=True,

@@ -197,6 +197,7 @@ def test_the_table_of_subjects() -> None:
             assert not text.endswith(".")
             assert text.isprintable()
     assert {one.name for one in SUBJECTS.values() if one.goes_out} == {
-        "approval", "break-glass", "forward", "disk", "card", "certificate", "in-doubt", "log",
+        "approval", "break-glass", "forward", "disk", "quota", "card", "certificate", "in-doubt",
+        "log",
     }  # fmt: skip
     assert document()
