@@ -112,9 +112,13 @@ class Mail:
         if settings.password is None:
             return context, ""
         try:
-            return context, read_secret(settings.password, "mail.password").decode()
+            return context, read_secret(settings.password, "mail.password").decode("ascii")
         except UnicodeDecodeError:
-            raise NodeError("mail.password is no text", code=ExitCode.USAGE) from None
+            raise NodeError(
+                "the password of mail.password has other characters than those of ASCII",
+                hint="relays differ in how they read others: give it another password",
+                code=ExitCode.USAGE,
+            ) from None
 
     def _talk(
         self,
@@ -141,6 +145,9 @@ class Mail:
                         "the mail relay does not carry to %d of %d addresses of `mail.to`",
                         len(refused), len(settings.to),
                     )  # fmt: skip
+                with contextlib.suppress(smtplib.SMTPException, OSError):
+                    # It has taken the mail, whatever it says to the goodbye.
+                    relay.quit()
             finally:
                 relay.close()
         except ssl.SSLCertVerificationError as error:

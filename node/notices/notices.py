@@ -117,8 +117,7 @@ class Notices:
         Args:
             standing: gives all that stands now; called in a thread.
         """
-        names = [one.name for one in self._channels]
-        told = self._told = await in_thread(Told, self._database, self._clock, names)
+        told = await self._open()
         async with trio.open_nursery() as nursery:
             for channel in self._channels:
                 nursery.start_soon(self._serve, told, channel)
@@ -126,17 +125,28 @@ class Notices:
             while True:
                 try:
                     await in_thread(lambda: told.look(standing()))
+                    for gone in await in_thread(told.give_up_old):
+                        log.warning("a notice about %s is given up after a day", gone.subject)
                     trouble = ""
                 except Exception as error:
                     # What cannot be read now is looked at again; the node goes on.
                     if _words(error) != trouble:
                         trouble = _words(error)
                         log.warning("what stands cannot be read: %s", trouble)
-                for gone in await in_thread(told.give_up_old):
-                    log.warning("a notice about %s is given up after a day of tries", gone.subject)
                 for state in self._states.values():
                     state.poked.set()
                 await trio.sleep(LOOK_SECONDS)
+
+    async def _open(self) -> Told:
+        """What was told before; tried until it can be read."""
+        names = [one.name for one in self._channels]
+        while True:
+            try:
+                self._told = await in_thread(Told, self._database, self._clock, names)
+                return self._told
+            except NodeError as error:
+                log.warning("nothing is told, as what was told cannot be read: %s", error.message)
+                await trio.sleep(LAST_RETRY_SECONDS)
 
     async def test(self) -> list[dict[str, Any]]:
         """Send a test by each channel, at once and past the queue.

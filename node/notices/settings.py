@@ -132,6 +132,8 @@ def read_mail(entries: Mapping[str, Any], home: Path) -> MailSettings | None:
     user, password = entries.get("user", ""), _file(entries, "password", home)
     if bool(user) != (password is not None):
         raise BadNotices("has one of `user` and `password` without the other")
+    if not user.isascii():
+        raise BadNotices("has a `user` with other characters than those of ASCII")
     if user and security == "none":
         raise BadNotices("would send a password over a line that all can read")
     return MailSettings(

@@ -49,8 +49,8 @@ class Alert:
     Attributes:
         subject: name of its subject.
         text: the sentence for the people of this node.
-        keys: what of the subject it is: numbers or words without patient data. Another key is
-            something new, which is told again.
+        keys: what of the subject it is: numbers or words on one line, without patient data.
+            Another key is something new, which is told again.
         entries: gives the indices of the log's entries that keys come from.
     """
 

@@ -20,6 +20,7 @@ from node.clock import Clock
 from node.database import Database
 from node.errors import NodeError
 from node.notices.subjects import SUBJECTS, Alert
+from protocol.errors import RemoteProtocolError
 
 log = logging.getLogger("radmesh.notices")
 
@@ -191,7 +192,12 @@ class Told:
         told = [row.told for place, row in rows.items() if place[:2] == (channel, subject)]
         if any(one <= now < one + PAUSE_SECONDS for one in told):
             return None
-        entries = {index for alert in set(found.values()) for index in alert.entries(keys)}
+        try:
+            entries = {index for alert in set(found.values()) for index in alert.entries(keys)}
+        except (NodeError, RemoteProtocolError) as error:
+            # A notice is worth more than the entries that it names.
+            log.warning("the entries of a notice about %s cannot be read: %s", subject, error)
+            entries = set()
         return Notice(secrets.token_hex(16), channel, subject, keys, tuple(sorted(entries)), now)
 
     def _of(self, channel: str, subject: str) -> list[Notice]:

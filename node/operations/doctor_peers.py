@@ -97,8 +97,7 @@ async def _reached(serving: "Serving", peer: Peer, last_seen: int | None) -> lis
     with trio.move_on_after(PEER_SECONDS):
         found += await _addresses(serving, peer)
         try:
-            if not serving.presence.is_peer_connected(peer):
-                await serving.network.connect(peer.card.node_key, peer.card.addresses)
+            await _connect(serving, peer)
             return [*found, await _greeted(serving, peer)]
         except Unreachable as error:
             why = error.message
@@ -114,6 +113,16 @@ async def _reached(serving: "Serving", peer: Peer, last_seen: int | None) -> lis
         )
     )
     return found
+
+
+async def _connect(serving: "Serving", peer: Peer) -> None:
+    if not serving.presence.is_peer_connected(peer):
+        try:
+            await serving.network.connect(peer.card.node_key, peer.card.addresses)
+        except Unreachable:
+            # It may have called us meanwhile.
+            if not serving.presence.is_peer_connected(peer):
+                raise
 
 
 async def _addresses(serving: "Serving", peer: Peer) -> list[Finding]:

@@ -96,6 +96,7 @@ async def test_tls_from_the_first_byte_and_a_login(authority: Authority, tmp_pat
     with relay(identity, login=True) as server:
         assert "530" in await _fails(_mail(tmp_path, server.port))
         mail = _mail(tmp_path, server.port, user="radmesh", password=tmp_path / "password")
+        assert "other characters than those of ASCII" in await _fails(mail)
         (tmp_path / "password").write_text("secret\n")
         await mail.send(MESSAGE)
         assert server.logins == [("radmesh", "secret")]
@@ -214,6 +215,7 @@ def test_settings(tmp_path: Path) -> None:
         {"to": []},
         {"user": "x"},
         {"password": "x"},
+        {"user": "ü", "password": "y"},
         {"user": "x", "password": "y", "security": "none"},
     ):
         with pytest.raises(BadNotices):

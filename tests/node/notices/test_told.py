@@ -18,6 +18,7 @@ from node.notices.told import (
     Notice,
     Told,
 )
+from protocol.errors import RemoteProtocolError
 
 MAIL, HOOK = "mail 1", "webhook 2"
 
@@ -173,6 +174,14 @@ def test_a_disk_that_takes_no_writes_holds_up_no_notice(
     site.restart()
     site.clock.move(PAUSE_SECONDS)
     assert site.told_of(DISK, asks(1)) == []
+
+
+def test_entries_that_cannot_be_read_hold_up_no_notice(site: Site) -> None:
+    def damaged(keys: object) -> list[int]:
+        raise RemoteProtocolError("the entry is too large")
+
+    [notice] = site.look(Alert("approval", "one waits", ("1",), damaged))
+    assert notice.entries == ()
 
 
 def test_a_clock_that_was_ahead_does_not_hold_up_what_is_new(site: Site) -> None:
