@@ -111,7 +111,7 @@ def read_instance(catalog: Catalog, store: BatchStore, study_uid: str, sop_uid: 
         if entry.sop_instance_uid == sop_uid:
             content = b"".join(InstanceReader(manifest, store).pieces(index))
             if blake3.blake3(content).digest() != entry.digest:
-                raise _damaged(entry)
+                raise damaged(entry)
             return content
     raise NodeError(f"study {study_uid} has no instance {sop_uid} here", code=ExitCode.NOT_FOUND)
 
@@ -254,7 +254,7 @@ def _write_file(path: Path, entry: InstanceEntry, pieces: Iterator[memoryview], 
                 hasher.update(piece)
                 file.write(piece)
         if hasher.digest() != entry.digest:
-            raise _damaged(entry)
+            raise damaged(entry)
         _set_mode(temporary, mode)
         _name(temporary, path)
     finally:
@@ -283,7 +283,7 @@ def _digest_of(path: Path) -> bytes:
     return hasher.digest()
 
 
-def _damaged(entry: InstanceEntry) -> NodeError:
+def damaged(entry: InstanceEntry) -> NodeError:
     return NodeError(
         f"the instance {entry.sop_instance_uid} does not have its digest any more",
         hint="restore the home from its backup, or fetch the study again; check the disk",

@@ -71,6 +71,8 @@ MAY: dict[str, set[str]] = {
     "review": {AUDIT, ADMIN},
     "ingest": set(),
     "export": set(),
+    "disc.look": set(),
+    "disc.write": set(),
     "studies": {LOOK},
     "find": {SEND},
     "share": {SEND},
