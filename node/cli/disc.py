@@ -88,12 +88,7 @@ def take(
         what = phrases.count(len(chosen), "study", "studies")
         click.confirm(f"take {what}?", abort=True, err=True)
     # By name: what is taken is what was shown, even if somebody changes the disc meanwhile.
-    parameters = {
-        "paths": _absolute(paths),
-        "patients": list(patients),
-        "studies": sorted(chosen),
-    }
-    return take_in(session, parameters)
+    return take_in(session, _absolute(paths), patients=patients, studies=sorted(chosen))
 
 
 @disc.command()
@@ -180,15 +175,15 @@ def _counted(numbers: dict[str, int]) -> str:
     return ", ".join(f"{phrases.clean(name)} {number}" for name, number in sorted(numbers.items()))
 
 
-def _absolute(paths: Sequence[Path]) -> list[str]:
-    return [str(Path.cwd() / path) for path in paths]
+def _absolute(paths: Sequence[Path]) -> list[Path]:
+    return [Path.cwd() / path for path in paths]
 
 
 def _look(session: Session, paths: Sequence[Path]) -> dict[str, Any]:
     with ProgressBar("looking") as bar:
         return session.call(
             "disc.look",
-            {"paths": _absolute(paths)},
+            {"paths": [str(path) for path in _absolute(paths)]},
             lambda event: bar.update("looking", event["bytes"], 0, f"{event['files']} files"),
         )
 

@@ -1,5 +1,6 @@
 """`radmesh ingest`, `studies`, `export`: images in, listed, out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,25 @@ def ingest(session: Session, paths: tuple[Path, ...]) -> int:
     for path in absolute:
         if not path.exists():
             raise NodeError(f"there is no file or folder {path}", code=ExitCode.NOT_FOUND)
-    return take_in(session, {"paths": [str(path) for path in absolute]})
+    return take_in(session, absolute)
 
 
-def take_in(session: Session, parameters: dict[str, Any]) -> int:
-    """Run an ingest with its progress, and say what became of it; returns the exit code."""
+def take_in(
+    session: Session,
+    paths: Sequence[Path],
+    *,
+    patients: Sequence[str] = (),
+    studies: Sequence[str] = (),
+) -> int:
+    """Run an ingest with its progress, and say what became of it; returns the exit code.
+
+    With patients or studies, of these alone.
+    """
+    wanted = {
+        "paths": [str(path) for path in paths],
+        "patients": list(patients),
+        "studies": list(studies),
+    }
     with ProgressBar("reading") as bar:
 
         def show(event: dict[str, Any]) -> None:
@@ -50,7 +65,7 @@ def take_in(session: Session, parameters: dict[str, Any]) -> int:
             bar.update(label, event["bytes"], event["bytes_total"], extra)
 
         try:
-            report = session.call("ingest", parameters, show)
+            report = session.call("ingest", wanted, show)
         except KeyboardInterrupt:
             output.note(
                 "what is stored so far is safe; run the same command again to take the rest"

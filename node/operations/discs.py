@@ -205,6 +205,7 @@ def _say_failed(node: Node, logged: Mapping[int, Event]) -> None:
 
 
 OPERATIONS = (
-    Operation("disc.look", Look, look, writes=False, local_only=True),
+    # It changes nothing, but takes long: as one that writes, it is not asked again by itself.
+    Operation("disc.look", Look, look, writes=True, local_only=True, without_private_keys=True),
     Operation("disc.write", Write, write, writes=True, local_only=True),
 )
