@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.edges.dimse_settings import is_place
+from protocol.fields import is_uid
+
+_URL = re.compile(r"https?://[A-Za-z0-9._~:/\[\]@%-]{1,200}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +18,8 @@ class Setting:
     Attributes:
         name: with its table in front, as in `audit.witness_quorum`.
         kind: `number`, `text`, `texts`, `places` (to listen at), `flag`, `choice`, `permissions`,
-            `path` (absolute, or empty), or `own`: then a reader (`limits`, `bandwidth`) checks it.
+            `path` (absolute, or empty), `url` and `uid` (or empty), or `own`: then a reader
+            (`limits`, `bandwidth`) checks it.
         default: value if it is missing; None if it is required, or has no default.
         sentence: its meaning, without a full stop.
         least, most: limits of a number.
@@ -57,6 +61,8 @@ class Setting:
             "flag": "true or false",
             "permissions": 'permissions as a text, such as "0640"',
             "path": "an absolute path",
+            "url": "an address that begins with https:// or http://",
+            "uid": "a UID, such as 1.2.3.4",
         }[self.kind]
 
     def is_fit(self, value: Any) -> bool:
@@ -77,6 +83,10 @@ class Setting:
             return value in self.choices
         if self.kind == "permissions":
             return _is_mode(value)
+        if self.kind == "url":
+            return value == "" or _URL.fullmatch(value) is not None
+        if self.kind == "uid":
+            return value == "" or is_uid(value)
         return self.kind != "path" or value == "" or value.startswith("/")
 
 

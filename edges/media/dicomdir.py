@@ -13,7 +13,8 @@ from edges import explicit
 from edges.explicit import DataSet, Value
 from edges.file_head import file_head
 from edges.media import record_keys
-from edges.media.record_keys import Key, fitting
+from edges.media.record_keys import Key
+from edges.values import fitting
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -46,6 +46,8 @@ _ANNOUNCED = "announced"
 _EXPORTED = "exported"
 _ON_DISC = "written to a disc"
 _NO_DISC = "the disc was not finished"
+_MANIFESTS = frozenset(("kos", "mado", "fhir"))
+_MANIFEST = "written to a file"
 _TOLD = "told to the recipient"
 _ENDS = {
     "disclosed": "received by the recipient",
@@ -140,7 +142,8 @@ class Accounting:
                 if failed is not None:
                     failed.outcome = _NO_DISC
                 elif not is_late:
-                    discs[record.index] = _Open(record, _ON_DISC)
+                    is_manifest = record.details.get("form") in _MANIFESTS
+                    discs[record.index] = _Open(record, _MANIFEST if is_manifest else _ON_DISC)
             elif record.type == _BEGUN:
                 if content in begun:
                     begun[content].outcome = _NO_END
@@ -223,7 +226,7 @@ def _description(begun: Record, study: Subject | None) -> str:
     if begun.type == _ANSWERED:
         what = "one imaging study is" if study else "many imaging studies are"
         return f"that {what} here (the answer to a search for its patient)"
-    if begun.type == _ANNOUNCED:
+    if begun.type == _ANNOUNCED or begun.details.get("form") in _MANIFESTS:
         return "that one imaging study is here, with its patient, date and description"
     count = begun.details.get("instances", "")
     number = f"{count} images of " if count != "" else ""

@@ -87,6 +87,8 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "choice": [f'"{choice}"' for choice in row.choices],
         "permissions": ['"0640"', '"600"'],
         "path": ['"/x"', '""'],
+        "url": ['"https://a.example:8042/dicom-web"', '"http://[::1]/"', '""'],
+        "uid": ['"1.2.3"', '""'],
     }[row.kind]
     bad = {
         "number": [f"{(row.least or 0) - 1}", f"{(row.most or 0) + 1}", "true", "1.0", '"1"'],
@@ -97,6 +99,8 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "choice": ['"other"', "1"],
         "permissions": ['"0777"', '"x"', "0"],
         "path": ['"x"', "1"],
+        "url": ['"ftp://x"', '"https://"', '"https://a b"', "1"],
+        "uid": ['"north"', '"1..2"', "1"],
     }[row.kind]
     for value in good:
         _read(tmp_path, _written(row, value))

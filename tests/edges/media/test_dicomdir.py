@@ -11,7 +11,8 @@ from pydicom.fileset import _FOUR_LEVEL_SOP_CLASSES
 from pydicom.uid import UID_dictionary
 
 from edges.media.dicomdir import Directory
-from edges.media.record_keys import fitting, keys_of, type_of
+from edges.media.record_keys import keys_of, type_of
+from edges.values import fitting
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -73,6 +73,7 @@ MAY: dict[str, set[str]] = {
     "export": set(),
     "disc.look": set(),
     "disc.write": set(),
+    "manifest": set(),
     "studies": {LOOK},
     "find": {SEND},
     "share": {SEND},
