@@ -216,7 +216,7 @@ def _show(discs: list[dict[str, Any]]) -> None:
         for title, count, lines in (
             (
                 "listed in a DICOMDIR and missing",
-                len(one["missing"]),
+                one["missing_count"],
                 one["missing"],
             ),
             (
@@ -237,7 +237,7 @@ def _directory(one: dict[str, Any]) -> str:
     form = {"zip": "ZIP file", "iso": "ISO image"}.get(one["form"], one["form"])
     if not one["directories"]:
         return f"{form}, no DICOMDIR"
-    found = one["listed"] - len(one["missing"])
+    found = one["listed"] - one["missing_count"]
     which = "DICOMDIR lists" if one["directories"] == 1 else f"{one['directories']} DICOMDIRs list"
     return f"{form}, {which} {one['listed']} files, of which {found} are there"
 
@@ -288,5 +288,5 @@ def _here(study: dict[str, Any]) -> str:
 
 
 def _code(discs: list[dict[str, Any]]) -> int:
-    is_partial = any(one["missing"] or one["problem_count"] for one in discs)
+    is_partial = any(one["missing_count"] or one["problem_count"] for one in discs)
     return ExitCode.PARTLY if is_partial else ExitCode.OK

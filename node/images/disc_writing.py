@@ -13,6 +13,7 @@ from pathlib import Path
 import blake3
 
 from edges.media.dicomdir import Directory
+from edges.media.iso9660 import MOST_FILES
 from edges.media.record_keys import CONCEPT, VERIFIED, VERIFIED_AT, VERIFIERS, WANTED
 from node.catalog.catalog import Catalog
 from node.catalog.rows import StudyRow
@@ -88,13 +89,19 @@ def write_disc(
         cancelled: called between images; tells whether to stop.
 
     Raises:
-        NodeError: the target exists; a study is gone; the store is damaged; the disk is full; it
-            was stopped.
+        NodeError: the target exists; a study is gone; there are more images than a disc holds;
+            the store is damaged; the disk is full; it was stopped.
     """
-    require_free(disc.target, disc.form)
     manifests = [catalog.manifest(row.study_uid) for row in studies]
-    log(manifests)
+    if sum(len(one.instances) for one in manifests) > MOST_FILES:
+        raise NodeError(
+            f"a disc holds at most {MOST_FILES} images",
+            hint="write several discs",
+            code=ExitCode.USAGE,
+        )
     try:
+        require_free(disc.target, disc.form)
+        log(manifests)
         with medium(disc.target, disc.form, mode=disc.mode, label=_LABEL, now=disc.now) as made:
             return _Writing(store, disc, made, progress, cancelled).write(studies, manifests)
     except OSError as error:

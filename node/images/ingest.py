@@ -20,7 +20,7 @@ from node.dicom.headers import SeriesAttributes, StudyAttributes
 from node.dicom.studies import BadInstance, MediaDirectory, NotDicom
 from node.images.ingest_batches import BatchWriter, Cancelled
 from node.images.ingest_report import IngestProgress, IngestReport, Problem, StudyIngested
-from node.images.media import listing_of
+from node.images.media import MOST_IN_ARCHIVE, listing_of
 from node.images.packing import Packing
 from node.images.quarantine import MAX_FILE_BYTES, Quarantine
 from node.images.reading import FileChanged, shown
@@ -191,10 +191,11 @@ class _Ingest:
             source = read_found(found)
         except MediaDirectory:
             report.skipped_media_directories += 1
-            report.missing += [
-                Problem(shown(path), f"is listed in {shown(found.path)} and is not there")
-                for path in listing_of(found).missing
-            ]
+            if found.member is None or report.skipped_media_directories <= MOST_IN_ARCHIVE:
+                report.missing += [
+                    Problem(shown(path), f"is listed in {shown(found.path)} and is not there")
+                    for path in listing_of(found).missing
+                ]
         except NotDicom:
             report.skipped_not_dicom += 1
         except BadInstance as error:

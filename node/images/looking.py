@@ -14,7 +14,7 @@ from node.dicom.headers import InstanceHeader
 from node.dicom.studies import BadInstance, MediaDirectory, NotDicom
 from node.errors import ExitCode, NodeError
 from node.images.ingest_report import IngestProgress, Problem
-from node.images.media import listing_of
+from node.images.media import MOST_IN_ARCHIVE, listing_of
 from node.images.reading import FileChanged, shown
 from node.images.sources import Found, archive_form, find_files, read_header_found
 
@@ -66,7 +66,7 @@ class SeenDisc:
         form: `folder`, `file`, `zip` or `iso`.
         directories: how many DICOMDIRs there are.
         listed: how many files they list.
-        missing: those of them that do not exist.
+        missing, missing_count: those of them that do not exist, the first thousand by name.
         other: how many files are something else than DICOM.
         problems: what cannot be read, or not as an image.
     """
@@ -77,6 +77,7 @@ class SeenDisc:
     directories: int = 0
     listed: int = 0
     missing: list[str] = field(default_factory=list)
+    missing_count: int = 0
     files: int = 0
     other: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -113,7 +114,7 @@ def look(
     last = 0.0
     for path in paths:
         found_files = find_files([path], exclude=exclude)
-        form = archive_form(path) or ("folder" if path.is_dir() else "file")
+        form = archive_form(path.resolve()) or ("folder" if path.is_dir() else "file")
         disc = SeenDisc(shown(path), form)
         discs.append(disc)
         for found in found_files:
@@ -159,10 +160,13 @@ def _see(disc: SeenDisc, found: Found) -> int:
     try:
         header, size = read_header_found(found)
     except MediaDirectory:
-        listing = listing_of(found)
         disc.directories += 1
-        disc.listed += listing.listed
-        disc.missing += [shown(each) for each in listing.missing]
+        if found.member is None or disc.directories <= MOST_IN_ARCHIVE:
+            listing = listing_of(found)
+            disc.listed += listing.listed
+            disc.missing_count += len(listing.missing)
+            left = max(0, _MOST_PROBLEMS - len(disc.missing))
+            disc.missing += [shown(each) for each in listing.missing[:left]]
     except NotDicom:
         disc.other += 1
     except BadInstance as error:

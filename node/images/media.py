@@ -15,6 +15,9 @@ _MOST_BYTES = 64 * 1024 * 1024
 
 _MOST_NAMED = 100_000
 
+MOST_IN_ARCHIVE = 100
+"""DICOMDIRs of one archive that are read: for each of them the archive is listed again."""
+
 _FILE_ID = re.compile(
     rb"\x04\0\0\x15(?:CS(?P<explicit>..)|(?P<implicit>..)\0\0)|\0\x04\x15\0CS(?P<big>..)", re.DOTALL
 )

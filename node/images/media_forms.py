@@ -19,6 +19,7 @@ from edges.media.iso9660 import FIRST_DESCRIPTOR, SECTOR_BYTES
 from edges.media.iso_writing import Placed
 from node.durable import discard, sync_directory, sync_open
 from node.errors import ExitCode, NodeError
+from node.images.export import name_new, set_mode
 from node.making import OF_FILE_SYSTEMS
 
 DICOMDIR, IMAGES, README, INDEX = "DICOMDIR", "IMAGES", "README.TXT", "INDEX.HTM"
@@ -125,13 +126,13 @@ class _Folder:
             folder = self.root.joinpath(*path[:depth])
             if folder not in self.folders:
                 folder.mkdir(mode=0o700)
-                _set_mode(folder, self._mode | (self._mode & 0o444) >> 2)
+                set_mode(folder, self._mode | (self._mode & 0o444) >> 2)
                 self.folders.add(folder)
         with _created(target) as file:
             for piece in pieces:
                 file.write(piece)
             sync_open(file)
-        _set_mode(target, self._mode)
+        set_mode(target, self._mode)
 
 
 def _left_in(target: Path) -> list[str]:
@@ -164,7 +165,7 @@ def _folder(target: Path, mode: int) -> Iterator[_Folder]:
             moved.append(target / one.name)
         making.rmdir()
         if is_new:
-            _set_mode(target, mode | (mode & 0o444) >> 2)
+            set_mode(target, mode | (mode & 0o444) >> 2)
         sync_directory(target)
         sync_directory(target.parent)
     except BaseException:
@@ -193,15 +194,8 @@ def _single_file(target: Path, mode: int) -> Iterator[BinaryIO]:
         with _created(temporary) as file:
             yield file
             sync_open(file)
-        _set_mode(temporary, mode)
-        # A rename would replace what came there meanwhile.
-        try:
-            os.link(temporary, target)
-        except PermissionError:
-            # FAT has no links.
-            if target.exists():
-                raise
-            temporary.rename(target)
+        set_mode(temporary, mode)
+        name_new(temporary, target)
         try:
             discard(temporary)
             sync_directory(target.parent)
@@ -216,20 +210,15 @@ def _created(path: Path) -> BinaryIO:
     return open(path, "x+b", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
-def _set_mode(path: Path, mode: int) -> None:
-    try:
-        path.chmod(mode)
-    except PermissionError:
-        pass  # The file system has no permissions, as on a USB stick.
-
-
 class _Zip:
     def __init__(self, archive: zipfile.ZipFile, now: datetime) -> None:
         self._archive, self._now = archive, now
 
     def add(self, path: tuple[str, ...], pieces: Pieces) -> None:
         """See `Medium.add`."""
-        about = zipfile.ZipInfo("/".join(path), self._now.timetuple()[:6])
+        # A ZIP file knows no earlier year.
+        moment = max(self._now.timetuple()[:6], (1980, 1, 1, 0, 0, 0))
+        about = zipfile.ZipInfo("/".join(path), moment)
         about.compress_type = zipfile.ZIP_DEFLATED
         about.external_attr = 0o100644 << 16
         with self._archive.open(about, "w", force_zip64=True) as file:

@@ -74,6 +74,7 @@ def _describe_disc(disc: Any) -> Result:
         "directories": disc.directories,
         "listed": disc.listed,
         "missing": disc.missing,
+        "missing_count": disc.missing_count,
         "other": disc.other,
         "problems": [{"file": one.file, "reason": one.reason} for one in disc.problems],
         "problem_count": disc.problem_count,

@@ -19,6 +19,7 @@ from node_home import ImageHome
 
 from edges.media import iso_writing
 from node.errors import ExitCode, NodeError
+from node.images import disc_writing
 from node.images.disc_texts import beyond_profile
 from node.images.disc_writing import Disc, Written, write_disc
 from node.images.looking import look
@@ -245,6 +246,16 @@ def test_a_file_too_large_for_an_image(
         write(home, tmp_path / "disc", "iso")
     assert not [path for path in tmp_path.iterdir() if "disc" in path.name]
     write(home, tmp_path / "disc", "zip")
+
+
+def test_more_images_than_a_disc_holds(
+    home: ImageHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_disc_study(tmp_path / "in", 2)
+    home.ingest(tmp_path / "in")
+    monkeypatch.setattr(disc_writing, "MOST_FILES", 1)
+    with pytest.raises(NodeError, match="at most 1 images"):
+        write(home, tmp_path / "disc", log=lambda manifests: pytest.fail("logged"))
 
 
 @pytest.mark.parametrize("form", FORMS)
