@@ -243,6 +243,22 @@ SETTINGS = (
         sentence="a study that came in less than so many days ago is not removed",
     ),
     Setting(
+        name="manifests.dicomweb_url",
+        kind="url",
+        default="",
+        example='"https://radmesh.hospital.example/dicom-web"',
+        sentence="where others get our images by DICOMweb, without `/studies`: manifests say it; "
+        "with none they do not",
+    ),
+    Setting(
+        name="manifests.location_uid",
+        kind="uid",
+        default="",
+        example='"1.2.3.4"',
+        sentence="the Retrieve Location UID of that place, as the registry knows it: XDS-I wants "
+        "one",
+    ),
+    Setting(
         name='limits."NAME"',
         kind="own",
         default=None,
@@ -525,6 +541,7 @@ TABLES = {
     "emergency": "[emergency]",
     "retention": "[retention]",
     "keeping": "[keeping]",
+    "manifests": "[manifests]",
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",

@@ -53,6 +53,8 @@ __all__ = [
     "InstanceHeader",
     "MediaDirectory",
     "NotDicom",
+    "decoded",
+    "encodings_of",
     "read_dataset",
     "read_header",
 ]
@@ -263,14 +265,14 @@ def _check_pixels(walked: Walked) -> list[str]:
 def _header(walked: Walked, transfer_syntax: str, notes: list[str]) -> InstanceHeader:
     values = walked.values
     big_endian = transfer_syntax == BIG_ENDIAN
-    encodings = _encodings(values.get(_CHARACTER_SET, b""))
+    encodings = encodings_of(values.get(_CHARACTER_SET, b""))
 
     def text(tag: int, name: str) -> str:
         value = values.get(tag)
         if value is None:
             return ""
         is_name = tag in _PERSON_NAMES
-        cleaned = _clean(name, _decode(value, encodings, is_name=is_name))
+        cleaned = _clean(name, decoded(value, encodings, is_name=is_name))
         return cleaned.rstrip("^=") if is_name else cleaned
 
     rows = _short(values, _ROWS, big_endian)
@@ -339,7 +341,7 @@ def _integer(values: dict[int, bytes], tag: int) -> int | None:
     return number if -(2**31) <= number < 2**31 else None
 
 
-def _encodings(value: bytes) -> tuple[str, ...]:
+def encodings_of(value: bytes) -> tuple[str, ...]:
     """Python's names for a Specific Character Set (PS3.3 section C.12.1.1.2)."""
     names = []
     for term in value.decode("latin-1").split("\\"):
@@ -370,7 +372,8 @@ def _spelled(term: str) -> str:
     return f"ISO 2022 IR {found[2]}" if found[1] else f"ISO_IR {found[2]}"
 
 
-def _decode(value: bytes, encodings: tuple[str, ...], *, is_name: bool) -> str:
+def decoded(value: bytes, encodings: tuple[str, ...], *, is_name: bool) -> str:
+    """A text in the encodings of its file, whatever bytes it has."""
     if value.isascii() and b"\x1b" not in value:
         return value.decode("ascii")
     if b"\x1b" not in value:

@@ -15,12 +15,12 @@ from edges.dimse.commands import Command, Element, Field, response
 from edges.dimse.limits import OPERATIONS
 from edges.dimse.negotiation import Accepted, AssociateRequest, answer
 from edges.dimse.states import State
+from edges.file_head import file_head
 from node.blocking import in_thread
 from node.edges import statuses
 from node.edges.dimse_settings import OUR_DOOR, Caller, DimseSettings
 from node.edges.door_settings import Door
 from node.edges.doors import Doors
-from node.edges.file_head import file_head
 from node.errors import NodeError
 from node.images.arrivals import Arrivals, Association
 

@@ -51,12 +51,12 @@ def _run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_settings_of_the_document_can_be_read(tmp_path: Path) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         path = tmp_path / "config.toml"
         path.write_text(block)
         settings = read_settings(path)
-        assert settings.dimse.is_on or len(settings.folders) == 2
+        assert settings.dimse.is_on or len(settings.folders) == 2 or settings.manifests.dicomweb_url
     assert statuses.document() in TEXT
 
 
