@@ -38,6 +38,7 @@ from node.people.persons import PEOPLE_SCHEMA, Persons
 from node.people.proposals import PROPOSALS_SCHEMA, Proposals
 from node.people.rules import RULES_SCHEMA, Rules
 from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
+from node.receipts.stored import STORED_SCHEMA, StoredStudies
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
 from node.sharing.budgets import Budgets
@@ -127,6 +128,7 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                STORED_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -139,6 +141,9 @@ class Node:
         self.exchanges = ExchangeIndex(self.database, self.audit)
         self.pending = PendingReceipts(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
+        self.stored = StoredStudies(
+            self.database, self.audit, self.effects, self.exchanges, self.catalog, self.clock
+        )
         self.persons = Persons(self.database, self.audit, self.effects, self.clock)
         self.rules = Rules(self.database, self.effects, self.persons, self.clock)
         self.proposals = Proposals(
@@ -428,6 +433,9 @@ class Node:
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
                 "person-removed": self.persons.make_true,
+                "stored": self.stored.make_true,
+                "stored-told": self.stored.make_true,
+                "stored-heard": self.stored.make_true,
                 # The card is a file, which shows whether the change took effect.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             },
