@@ -22,6 +22,8 @@ from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.fsck.check import check_home
 from node.operations import OPERATIONS, Call
+from node.transfer.transfers import TransferState
+from protocol.log.entry import Event
 from node.receipts.stored import SILENT, UNKNOWN, pause_seconds
 from node.rotation import Request
 from protocol.errors import RemoteProtocolError, WireCode
@@ -221,6 +223,31 @@ def test_without_a_receipt_of_both_nothing_is_owed(pair: Pair) -> None:
     assert owed.entry == receipt["index"]
     stranger = Other("East Imaging", pair.clock.now())
     assert pair.south.stored.owed(stranger.key) is None
+
+
+def test_a_fetch_from_several_sources_shows_the_receipt_of_each(pair: Pair) -> None:
+    """Each source knows the fetch by a name of its own."""
+    east = Other("East Imaging", pair.clock.now())
+    peer = east.pair(pair.south)
+    fetch = pair.south.transfers.recent()[0] if pair.south.transfers.recent() else None
+    if fetch is None:
+        [receipt] = entries(pair.south, "receipt")
+        fetch = pair.south.transfers.begin_incoming(
+            STUDY, pair.peer_of(pair.north).facility_key, "treatment", only_peer=False, stat=False
+        )
+        fetch.transfer = bytes.fromhex(receipt["details"]["transfer"])
+        fetch.state = TransferState.COMPLETE
+        pair.south.transfers._store(fetch)
+    [receipt] = entries(pair.south, "receipt")
+    details = {**receipt["details"], "transfer": pair.south.transfers.name_for(fetch, east.key).hex()}
+    pair.south.audit.append(Event(type="receipt", peer=east.key, details=details))
+    pair.south.stored.note(STUDY, "query", 12)
+    pair.tell()
+    [shown] = transfers(pair.south)
+    by_peer = {one["peer"]: one["stored"] for one in shown["receipts"]}
+    assert set(by_peer) == {"North", peer.petname}
+    assert by_peer["North"]["noted"]
+    assert by_peer[peer.petname] is None, "East is not connected"
 
 
 # --- nobody listens ------------------------------------------------------------------------
