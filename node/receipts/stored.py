@@ -16,6 +16,7 @@ from node.audit.log import AuditLog
 from node.catalog.catalog import Catalog
 from node.clock import Clock
 from node.database import Database
+from node.images.keeping import Stored as StoredStudy
 from protocol.errors import WireCode
 from protocol.log.entry import Entry, Event, subjects_of
 from protocol.stored import WAYS
@@ -204,6 +205,14 @@ class StoredStudies:
             (content_root,),
         )
         return None if row is None else StoredContent(*row)
+
+    def present(self) -> list[StoredStudy]:
+        """The studies that are in our archive as they are here, the longest there first."""
+        rows = self._database.query(
+            "SELECT s.study_uid, c.content_root, c.proven_at FROM stored_contents c"
+            " JOIN studies s ON s.content_root = c.content_root ORDER BY c.proven_at, s.study_uid"
+        )
+        return [StoredStudy(*row) for row in rows]
 
     # --- statements ----------------------------------------------------------------------
 

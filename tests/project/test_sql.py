@@ -23,6 +23,7 @@ OWNERS = {
         "exchange_entries", "exchanges", "exchange_receipts", "exchanges_read",
     },
     "edges/doors.py": {"door_studies"},
+    "images/holds.py": {"study_holds"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
@@ -61,8 +62,8 @@ READ_BY_OTHERS = {
     "sharing/feeds.py": {"studies", "discards"},
     # What a peer has told of, and whether we asked it for the study.
     "sharing/recalls.py": {"remote_studies", "transfers"},
-    # Who is owed a statement: receipts of a content that is stored.
-    "receipts/stored.py": {"exchange_receipts"},
+    # Who is owed a statement: receipts of a content that is stored; and what of it is here.
+    "receipts/stored.py": {"exchange_receipts", "studies"},
     # What is erased is chosen among the openings, and deleted there.
     "audit/erasure.py": {"openings"},
 }

@@ -22,11 +22,10 @@ from node.app import Node
 from node.errors import ExitCode, NodeError
 from node.fsck.check import check_home
 from node.operations import OPERATIONS, Call
-from node.transfer.transfers import TransferState
-from protocol.log.entry import Event
 from node.receipts.stored import SILENT, UNKNOWN, pause_seconds
 from node.rotation import Request
 from protocol.errors import RemoteProtocolError, WireCode
+from protocol.log.entry import Event
 from protocol.stored import SignedStored, Stored, decode_stored_untrusted, sign_stored
 from protocol.verify import Code, Evidence, verify_bundle
 
@@ -202,6 +201,18 @@ def test_a_study_that_grew_is_stored_again_by_its_new_content(pair: Pair) -> Non
     assert [one["details"]["content_root"] for one in heard] == roots
 
 
+def test_what_is_stored_as_it_is_here_may_go_by_the_days_of_the_settings(pair: Pair) -> None:
+    assert list(pair.south.proven_stored()) == []
+    pair.south.stored.note(STUDY, "commitment", 12)
+    row = pair.south.catalog.study(STUDY)
+    assert row is not None
+    [one] = pair.south.proven_stored()
+    assert (one.study, one.content_root, one.since) == (STUDY, row.content_root, pair.clock.now())
+    publish_study(pair.north, instances=14)
+    assert TwoNodes(pair.north, pair.south).fetch(STUDY, "treatment")
+    assert list(pair.south.proven_stored()) == [], "it grew, and not all of it is there"
+
+
 def test_a_transfer_that_comes_after_the_proof_is_told_as_well(pair: Pair) -> None:
     pair.south.stored.note(STUDY, "commitment", 12)
     pair.tell()
@@ -229,17 +240,12 @@ def test_a_fetch_from_several_sources_shows_the_receipt_of_each(pair: Pair) -> N
     """Each source knows the fetch by a name of its own."""
     east = Other("East Imaging", pair.clock.now())
     peer = east.pair(pair.south)
-    fetch = pair.south.transfers.recent()[0] if pair.south.transfers.recent() else None
-    if fetch is None:
-        [receipt] = entries(pair.south, "receipt")
-        fetch = pair.south.transfers.begin_incoming(
-            STUDY, pair.peer_of(pair.north).facility_key, "treatment", only_peer=False, stat=False
-        )
-        fetch.transfer = bytes.fromhex(receipt["details"]["transfer"])
-        fetch.state = TransferState.COMPLETE
-        pair.south.transfers._store(fetch)
+    [fetch] = pair.south.transfers.recent()
+    fetch.only_peer = False
+    pair.south.transfers._store(fetch)
     [receipt] = entries(pair.south, "receipt")
-    details = {**receipt["details"], "transfer": pair.south.transfers.name_for(fetch, east.key).hex()}
+    name = pair.south.transfers.name_for(fetch, east.key)
+    details = {**receipt["details"], "transfer": name.hex()}
     pair.south.audit.append(Event(type="receipt", peer=east.key, details=details))
     pair.south.stored.note(STUDY, "query", 12)
     pair.tell()
