@@ -156,7 +156,8 @@ EVENTS: dict[str, Meaning] = {
     "offer-ended": Meaning(event="110113", kind="110135", action="U"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
-repeats `disclosed` and `received`, and a heartbeat is no event."""
+repeats `disclosed` and `received`, `stored` and what is told of it adds to them, and a heartbeat is
+no event."""
 
 _TRANSFERS = frozenset(
     (
