@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node import setting_rows
+from node import setting_texts
 from node.edges.dimse_settings import DimseSettings, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
@@ -17,7 +17,8 @@ from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
 from node.reports.collector import Collector, parse_collector
-from node.setting_rows import DEFAULTS, TABLES, parse_mode, rows_of, tables_in
+from node.setting import parse_mode
+from node.setting_rows import DEFAULTS, TABLES, rows_of, tables_in
 from node.sharing.budgets import BadBudget, Overrides, read_overrides
 from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule
 
@@ -116,7 +117,7 @@ class Settings:
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
     """Text of a new `config.toml`."""
-    return setting_rows.template({"listen": list(listen), "addresses": list(addresses)})
+    return setting_texts.template({"listen": list(listen), "addresses": list(addresses)})
 
 
 def read_settings(path: Path) -> Settings:

@@ -11,6 +11,7 @@ from node.operations import (
     doctor,
     emergencies,
     erase,
+    explaining,
     facility,
     find,
     handing,
@@ -39,6 +40,7 @@ from node.operations.base import Call, Operation
 TABLE: tuple[Operation[Any], ...] = (
     *facility.OPERATIONS,
     *rules.OPERATIONS,
+    *explaining.OPERATIONS,
     *mine.OPERATIONS,
     *wishes.OPERATIONS,
     *requests.OPERATIONS,
