@@ -26,6 +26,8 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
+from node.edges.commitment_requests import COMMITMENT_REQUESTS_SCHEMA, CommitmentRequests
+from node.edges.commitments import COMMITMENTS_SCHEMA, Commitments
 from node.edges.doors import DOORS_SCHEMA, Doors
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
@@ -127,6 +129,8 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                COMMITMENT_REQUESTS_SCHEMA,
+                COMMITMENTS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -192,6 +196,12 @@ class Node:
             self.shared_studies,
             self.offers,
             self.clock,
+        )
+        self.commitment_requests = CommitmentRequests(
+            self.database, self.catalog, self.audit.append, self.clock
+        )
+        self.commitments = Commitments(
+            self.database, self.effects, self.clock, self.settings.dimse.commitment_hours
         )
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
@@ -448,6 +458,8 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+        self.commitments.forget(studies)
+        self.commitment_requests.forget(studies)
 
     def record_start(self) -> None:
         """Log that the node has started, before it does anything with peers."""
