@@ -1,6 +1,7 @@
 """Who asks for storage commitment and who reports on it, in tests: ours, and pynetdicom."""
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,13 +135,16 @@ class Peer:
 
 
 @contextlib.contextmanager
-def peer(title: str = "PACS", *, port: int = 0, roles: bool = True) -> Iterator[Peer]:
+def peer(
+    title: str = "PACS", *, port: int = 0, roles: bool = True, tls: ssl.SSLContext | None = None
+) -> Iterator[Peer]:
     """Run a system with pynetdicom in a thread.
 
     Args:
         title: its AE title.
         port: its port; 0 for a free one.
         roles: whether it answers role selection.
+        tls: with which certificates, or without TLS.
     """
     from pynetdicom import AE, evt
 
@@ -174,6 +178,7 @@ def peer(title: str = "PACS", *, port: int = 0, roles: bool = True) -> Iterator[
     server = ae.start_server(
         (LOOPBACK, found.port),
         block=False,
+        ssl_context=tls,
         evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report), (evt.EVT_N_ACTION, on_action)],
     )
     try:

@@ -1,11 +1,13 @@
 """What others ask us to commit to: what counts as stored, and how it is reported."""
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import trio
+from certificates_made import Authority
 from clocks_made import MadeClock
 from commitment_made import Asker, asking, callee, peer, reference, store
 from dimse_made import CALLERS, LOOPBACK, Listening, listening, until
@@ -24,6 +26,9 @@ from node.edges import commitment_reports, commitment_requests
 from node.edges.commitment_requests import TRIED_MS, TransactionTaken
 from node.errors import NodeError
 from node.home import Home
+from node.operations.base import Call
+from node.operations.doctor import doctor
+from node.operations.parameters import Nothing
 from protocol.recalls import QUALITY
 
 STUDY = "1.2.826.0.1.3680043.8.498.66"
@@ -177,6 +182,40 @@ async def test_who_releases_is_called(tmp_path: Path, roles: bool) -> None:
             assert ct1.callers == ["RM_OTHER"]
             await until(lambda: north.reports.given == 1)
             assert asker.reported == []
+
+
+@pytest.mark.slow
+async def test_over_tls_its_certificate_names_the_place(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    node, good = (authority.issue(LOOPBACK, name=name) for name in ("node", "ct1"))
+    bad = other.issue(LOOPBACK, name="bad")
+    elsewhere = authority.issue("192.0.2.1", name="elsewhere")
+    port = free_port()
+    callers = {
+        "CT1": {"addresses": [LOOPBACK], "report_to": f"{LOOPBACK}:{port}", "report_tls": True}
+    }
+    tls = {"certificate": str(node), "key": str(node), "ca": str(authority.ca)}
+    async with listening(tmp_path / "north", callers=callers, entries=tls) as north:
+        async with asking(callee(north.port)) as asker:
+            await asker.ask("1.2.3", [NOBODY])
+        owner = north.node.commitment_requests
+        with peer("CT1", port=port, tls=_server(bad, authority)) as ct1:
+            await until(lambda: "issuer" in owner.open()[0].why)
+            assert ct1.reported == []
+        with peer("CT1", port=port, tls=_server(elsewhere, authority)) as ct1:
+            await until(lambda: "mismatch" in owner.open()[0].why)
+            assert ct1.reported == []
+        assert north.server.describe()["plain"] == ["CT1 from 127.0.0.1"]
+        with peer("CT1", port=port, tls=_server(good, authority)) as ct1:
+            await until(lambda: ct1.reported)
+
+
+def _server(files: Path, authority: Authority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files)
+    context.load_verify_locations(authority.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 @pytest.mark.slow
@@ -336,6 +375,31 @@ def test_it_goes_with_the_openings_of_its_study(node: Node) -> None:
     owner.take("CT1", "RADMESH", _request(2, "1.2.99"))
     node.forget([study])
     assert [one.transaction_uid for one in owner.open()] == ["1.2.2"]
+
+
+def _doctor(node: Node) -> dict[str, str]:
+    found = trio.run(doctor, Call(node), Nothing())
+    assert isinstance(found, dict)
+    return {one["about"]: one["found"] for one in found["findings"] if "commitment" in one["found"]}
+
+
+def test_doctor_names_who_does_not_take_reports_and_who_may_not_give_them(node: Node) -> None:
+    clock, owner = node.clock, node.commitment_requests
+    assert isinstance(clock, MadeClock)
+    owner.take("CT1", "RADMESH", _request(1))
+    tried = owner.take("CT2", "RADMESH", _request(2))
+    node.commitments._put_down("PACS", "1.2.3", (), _request(3))
+    assert _doctor(node) == {}
+    owner.not_reported(tried, "it cannot be reached")
+    assert _doctor(node) == {
+        "caller CT2": "a report of storage commitment waits: it cannot be reached"
+    }
+    clock.move(60)
+    assert _doctor(node) == {
+        "caller CT1": "it asks for storage commitment, and does not wait for the report",
+        "caller CT2": "a report of storage commitment waits: it cannot be reached",
+        "archive PACS": "it is to report on storage commitment, and may not call this node",
+    }
 
 
 @pytest.mark.slow
