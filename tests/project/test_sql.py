@@ -23,6 +23,7 @@ OWNERS = {
     "edges/commitment_requests.py": {"commitment_requests"},
     "edges/commitments.py": {"commitments"},
     "edges/doors.py": {"door_studies"},
+    "images/holds.py": {"study_holds"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
