@@ -171,6 +171,8 @@ class Commitments:
         self._lock = threading.Lock()
         self._changed = trio.Event()
         self._asking: dict[str, _Asking] = {}
+        # Large data sets cost memory while they are read.
+        self._limiter = trio.CapacityLimiter(2)
         self.on_outcome: Callable[[Outcome], Awaitable[None]] = _nobody
 
     # --- asking ------------------------------------------------------------------------
@@ -191,7 +193,7 @@ class Commitments:
             callee: the archive.
             study: Study Instance UID, for the log.
             patients: its patients, likewise.
-            references: at most `edges.dimse.commitment.REFERENCES`.
+            references: 1 to `edges.dimse.commitment.REFERENCES`; more are several transactions.
 
         Returns:
             The transaction UID.
@@ -202,6 +204,7 @@ class Commitments:
             NodeError: the disk is full or failing, or the log takes no entry.
         """
         request = Request(f"2.25.{secrets.randbits(128)}", tuple(dict.fromkeys(references)))
+        assert 0 < len(request.references) <= commitment.REFERENCES
         transaction = request.transaction
         asking = self._asking[transaction] = _Asking()
         try:
@@ -312,9 +315,12 @@ class Commitments:
             return NO_SUCH_EVENT
         try:
             report = await in_thread(
-                commitment.decode_report, message.data_set, message.context.transfer_syntax
+                commitment.decode_report,
+                message.data_set,
+                message.context.transfer_syntax,
+                limiter=self._limiter,
             )
-            status = await in_thread(self._take, archive, report)
+            status = await in_thread(self._take, archive, report, limiter=self._limiter)
         except BadDataSet as error:
             log.warning("%a sent a report that cannot be read: %s", archive, error)
             return INVALID_ARGUMENT
@@ -416,10 +422,11 @@ class Commitments:
         )
 
     def _is_told(self, one: Asked) -> None:
-        # Unless another report came meanwhile.
+        # Unless a report came meanwhile; what was reported needs no data sets any more.
+        empty = ", request = ?, report = ?" if one.state == REPORTED else ""
         self._write(
-            "UPDATE commitments SET told = 1 WHERE transaction_uid = ? AND state = ?",
-            (one.transaction_uid, one.state),
+            f"UPDATE commitments SET told = 1{empty} WHERE transaction_uid = ? AND state = ?",
+            (*((b"", b"") if empty else ()), one.transaction_uid, one.state),
         )
 
     def _give_up(self) -> None:
@@ -452,7 +459,7 @@ class Commitments:
         for study in studies:
             self._write("DELETE FROM commitments WHERE study_uid = ?", (study,))
 
-    def _write(self, sql: str, values: tuple[str | int, ...]) -> None:
+    def _write(self, sql: str, values: tuple[str | int | bytes, ...]) -> None:
         self._database.transact(lambda connection: connection.execute(sql, values))
 
 

@@ -10,19 +10,20 @@ import trio
 from certificates_made import Authority
 from clocks_made import MadeClock
 from commitment_made import Asker, asking, callee, peer, reference, store
-from dimse_made import CALLERS, LOOPBACK, Listening, listening, until
+from dimse_made import CALLERS, LOOPBACK, Listening, calling, listening, until
 from facilities import free_port
 from facility_in_memory import Other, entries, publish_study
+from pdus_made import context, message, request, user
 from pydicom.dataset import Dataset
 from studies_made import make_instance
 
 from edges.dimse import commitment
-from edges.dimse.commands import Field
+from edges.dimse.commands import Element, Field, encode_command
 from edges.dimse.commitment import Reference, Request
 from edges.dimse.negotiation import EXPLICIT, IMPLICIT
 from node.app import Node
 from node.catalog.sharing import received_from
-from node.edges import commitment_reports, commitment_requests
+from node.edges import commitment_reports, commitment_requests, dimse_wire
 from node.edges.commitment_requests import TRIED_MS, TransactionTaken
 from node.errors import NodeError
 from node.home import Home
@@ -182,6 +183,42 @@ async def test_who_releases_is_called(tmp_path: Path, roles: bool) -> None:
             assert ct1.callers == ["RM_OTHER"]
             await until(lambda: north.reports.given == 1)
             assert asker.reported == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["half-closed", "reset", "silent"])
+async def test_however_the_association_ends_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(dimse_wire, "STALL_SECONDS", 0.3)
+    with peer("CT1") as ct1:
+        async with listening(tmp_path / "north", callers=reporting_to(ct1.port)) as north:
+            for number in (1, 2):
+                async with calling(north.port) as caller:
+                    await caller.say(request(context(5, commitment.MODEL, EXPLICIT), user()))
+                    assert (await caller.hear())[0] == 2
+                    await caller.say(_asked(5, f"1.2.{number}"))
+                    assert (await caller.answer())[1] == 0
+                    if how == "half-closed":
+                        await caller.stream.send_eof()
+                    elif how == "reset":
+                        await caller.reset()
+                    elif number == 1:
+                        # It takes no notice of the report, and is let go of.
+                        assert (await caller.hear())[0] == 4
+                        assert (await caller.hear())[0] == 4
+                        assert (await caller.hear())[0] == 7
+                    await until(lambda number=number: len(ct1.reported) == number)
+                    if how == "silent" and number == 2:
+                        # From then on it is called only, and may go on with its association.
+                        await caller.release()
+        assert [one[1] for one in ct1.reported] == ["1.2.1", "1.2.2"]
+
+
+def _asked(number: int, transaction: str) -> bytes:
+    values = {**commitment.action(), Element.MESSAGE_ID: 3, Element.DATA_SET_TYPE: 1}
+    data = commitment.encode_request(Request(transaction, (NOBODY,)), EXPLICIT)
+    return message(number, encode_command(values), data)
 
 
 @pytest.mark.slow

@@ -87,6 +87,8 @@ async def test_a_report_on_a_new_association_and_the_same_once_more(tmp_path: Pa
         # Once more, and with another word: the first one counts, and nobody is told again.
         assert await reports_as("PACS", north.port, transaction, [ONE, TWO]) == 0
         await until(lambda: north.node.commitments.open()[0].told)
+        [row] = north.node.database.query("SELECT request, report FROM commitments")
+        assert tuple(row) == (b"", b"")
         assert (learned, states(north.node)) == ([expected], [REPORTED])
         [asked] = entries(north.node, "commitment-asked")
         [heard] = entries(north.node, "commitment-heard")
