@@ -8,7 +8,7 @@ with growing pauses, for a week.
 import logging
 import math
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
@@ -87,6 +87,8 @@ class CommitmentReports:
         self._queues: dict[int, deque[OpenRequest]] = {}
         # Large data sets cost memory while they are read.
         self._limiter = trio.CapacityLimiter(2)
+        # How often a report was begun: one by which a connection breaks lets the others go first.
+        self._begun: Counter[tuple[str, str]] = Counter()
         self.given = 0
 
     # --- requests ----------------------------------------------------------------------
@@ -214,6 +216,7 @@ class CommitmentReports:
                 due.setdefault(one.door, []).append(one)
         is_done = True
         for door, some in due.items():
+            some.sort(key=lambda one: self._begun[_key(one)])
             is_done &= await self._report_by_calling(caller, door, some)
         return is_done
 
@@ -253,8 +256,10 @@ class CommitmentReports:
 
     async def _report(self, one: OpenRequest, context: Accepted, send: Send) -> bool:
         """Report on one transaction; returns whether that was taken, or is not due any more."""
+        self._begun[_key(one)] += 1
         report = await self._judged(one)
         if report is None:
+            del self._begun[_key(one)]
             return True
         data = await in_thread(
             commitment.encode_report, report, context.transfer_syntax, limiter=self._limiter
@@ -265,6 +270,7 @@ class CommitmentReports:
             await in_thread(self._requests.not_reported, one, why)
             return False
         await in_thread(self._requests.reported, one)
+        del self._begun[_key(one)]
         self.given += 1
         log.info(
             "reported to %s: %d images are stored here, %d are not",

@@ -278,6 +278,22 @@ async def test_it_is_tried_again_until_it_is_taken_and_after_a_restart(tmp_path:
 
 
 @pytest.mark.slow
+async def test_a_report_that_breaks_the_association_does_not_hold_up_the_others(
+    tmp_path: Path,
+) -> None:
+    with peer("CT1") as ct1:
+        ct1.aborts = {"1.2.1"}
+        async with listening(tmp_path / "north", callers=reporting_to(ct1.port)) as north:
+            for number in (1, 2, 3):
+                north.node.commitment_requests.take("CT1", "RADMESH", _request(number))
+            north.reports._wake("CT1")
+            await until(lambda: north.reports.given == 2)
+            assert [one[1] for one in ct1.reported] == ["1.2.2", "1.2.3"]
+            [left] = north.node.commitment_requests.open()
+            assert left.transaction_uid == "1.2.1"
+
+
+@pytest.mark.slow
 async def test_what_came_meanwhile_is_stored_and_logged_anew(tmp_path: Path) -> None:
     one = make_instance(STUDY, 1, rows=16)
     port = free_port()
@@ -425,7 +441,7 @@ def test_doctor_names_who_does_not_take_reports_and_who_may_not_give_them(node: 
     assert isinstance(clock, MadeClock)
     owner.take("CT1", "RADMESH", _request(1))
     tried = owner.take("CT2", "RADMESH", _request(2))
-    node.commitments._put_down("PACS", "1.2.3", (), _request(3))
+    node.commitments.kept.put_down("PACS", "1.2.3", (), _request(3))
     assert _doctor(node) == {}
     owner.not_reported(tried, "it cannot be reached")
     assert _doctor(node) == {
