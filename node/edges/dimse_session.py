@@ -80,6 +80,7 @@ class Counts:
     """What associations have brought since the start, for `radmesh status`; no patient data."""
 
     associations: int = 0
+    callers: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
 
@@ -223,6 +224,7 @@ class Session:
         self._caller = request.calling
         self._door = self._settings.doors[request.called]
         self._counts.associations += 1
+        self._counts.callers[request.calling] += 1
         self._services = {sop_class: one for sop_class, one in self._services.items() if one.to_all}
         self._wire.agreed = answer(request, self._supported, self._roles)
         self._acceptor.accept(self._wire.agreed)

@@ -24,6 +24,7 @@ OWNERS = {
     "edges/commitment_transactions.py": {"commitments"},
     "edges/doors.py": {"door_studies"},
     "images/holds.py": {"study_holds"},
+    "notices/told.py": {"notices_told", "notices_unsent"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
