@@ -26,6 +26,9 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
+from node.edges.commitment_requests import COMMITMENT_REQUESTS_SCHEMA, CommitmentRequests
+from node.edges.commitment_transactions import COMMITMENTS_SCHEMA
+from node.edges.commitments import Commitments
 from node.edges.doors import DOORS_SCHEMA, Doors
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
@@ -133,6 +136,8 @@ class Node:
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
                 STORED_SCHEMA,
+                COMMITMENT_REQUESTS_SCHEMA,
+                COMMITMENTS_SCHEMA,
                 NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
             ),
@@ -203,6 +208,12 @@ class Node:
             self.shared_studies,
             self.offers,
             self.clock,
+        )
+        self.commitment_requests = CommitmentRequests(
+            self.database, self.catalog, self.audit.append, self.clock
+        )
+        self.commitments = Commitments(
+            self.database, self.effects, self.clock, self.settings.dimse.commitment_hours
         )
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
@@ -479,6 +490,8 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+        self.commitments.kept.forget(studies)
+        self.commitment_requests.forget(studies)
 
     def require_intake(self) -> None:
         """Check that images may come in.

@@ -6,9 +6,14 @@ gets its access to the network as a function, since the network is made last.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from edges.dimse import commitment
+from edges.dimse.commands import Field
 from keys.trust import Peer
 from node.app import Node
 from node.catalog.discards import recall_of
+from node.edges.commitment_reports import CommitmentReports
+from node.edges.commitment_service import CommitmentService
+from node.edges.dimse_operation import Offered, Services
 from node.edges.dimse_server import DimseServer
 from node.edges.folders import Folder
 from node.images.arrival_windows import windows_by
@@ -186,11 +191,23 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
     )
 
 
-def dimse_of(node: Node, arrivals: Arrivals) -> DimseServer | None:
+def dimse_of(node: Node, arrivals: Arrivals, services: Services) -> DimseServer | None:
     """Takes DICOM associations; None where the settings have it listen nowhere."""
     if not node.settings.dimse.is_on:
         return None
-    return DimseServer(node.settings.dimse, arrivals, node.doors)
+    return DimseServer(node.settings.dimse, arrivals, node.doors, services)
+
+
+def commitment_reports_of(node: Node, arrivals: Arrivals) -> CommitmentReports:
+    """Takes storage commitments that others ask for, and reports on them."""
+    return CommitmentReports(node.commitment_requests, arrivals, node.settings.dimse)
+
+
+def commitment_services_of(node: Node, reports: CommitmentReports) -> Services:
+    """What is done for storage commitment on associations of others."""
+    service = CommitmentService(reports, node.commitments)
+    fields = (Field.N_ACTION, Field.N_EVENT_REPORT)
+    return {commitment.MODEL: Offered(fields, service.serve, to_all=True)}
 
 
 def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:

@@ -6,6 +6,7 @@ import trio
 
 from node.failures import describe_unexpected, single_node_error
 from node.operations.base import Call, Operation, Result
+from node.operations.doctor_commitment import commitments
 from node.operations.doctor_edges import callers, certificates, doors, folders, listening, vendor
 from node.operations.doctor_node import at_work, clock, disk, forwarding, log, notices, witnesses
 from node.operations.doctor_peers import own_addresses, peers
@@ -27,6 +28,7 @@ CHECKS = (
     Check("DICOM", listening),
     blocking("callers", callers),
     blocking("doors", doors),
+    blocking("storage commitment", commitments),
     blocking("folders", folders),
     Check("own addresses", own_addresses),
     Check("facilities", peers),

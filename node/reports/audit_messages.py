@@ -154,6 +154,9 @@ EVENTS: dict[str, Meaning] = {
     "offer-heard": Meaning(event="110112", lifecycle="6"),
     "offer-answered": Meaning(event="110113", kind="110147"),
     "offer-ended": Meaning(event="110113", kind="110135", action="U"),
+    "commitment-given": Meaning(event="110112", lifecycle="4"),
+    "commitment-asked": Meaning(event="110112", lifecycle="4"),
+    "commitment-heard": Meaning(event="110112", lifecycle="4"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, `stored` and what is told of it adds to them, and a heartbeat is

@@ -22,6 +22,8 @@ OWNERS = {
     "audit/exchanges.py": {
         "exchange_entries", "exchanges", "exchange_receipts", "exchanges_read",
     },
+    "edges/commitment_requests.py": {"commitment_requests"},
+    "edges/commitment_transactions.py": {"commitments"},
     "edges/doors.py": {"door_studies"},
     "images/holds.py": {"study_holds"},
     "notices/told.py": {"notices_told", "notices_unsent"},
