@@ -27,6 +27,9 @@ from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
 from node.edges.doors import DOORS_SCHEMA, Doors
+from node.edges.match_rows import MATCHES_SCHEMA
+from node.edges.matches import Matches
+from node.edges.unmatched import Unmatched
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
 from node.home import Home, Keys
@@ -127,6 +130,7 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                MATCHES_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -193,6 +197,16 @@ class Node:
             self.offers,
             self.clock,
         )
+        self.matches = Matches(
+            self.settings.identity,
+            self.database,
+            self.catalog,
+            self.audit,
+            self.effects,
+            self.peers,
+            self.clock,
+        )
+        self.unmatched = Unmatched(self.matches, self.database, self.catalog)
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
             Questions(self.database, self.clock),
@@ -366,6 +380,7 @@ class Node:
         """Derive the consequences of a change of a study, in its transaction."""
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
+        self.matches.study_changed(study)
 
     def _transfer_at_end(self, transfer: Transfer) -> None:
         """End the emergency access that a transfer was."""
@@ -424,6 +439,7 @@ class Node:
                 "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 "offer-ended": self.offers.make_true,
+                "match-undone": self.matches.make_true,
                 "denied": self.requests.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
@@ -448,6 +464,7 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+        self.matches.forget(studies)
 
     def record_start(self) -> None:
         """Log that the node has started, before it does anything with peers."""

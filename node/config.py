@@ -13,6 +13,7 @@ from node import setting_rows
 from node.edges.dimse_settings import DimseSettings, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
+from node.edges.identity_settings import IdentitySettings, read_identity
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
@@ -106,6 +107,7 @@ class Settings:
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
     dimse: DimseSettings = field(default_factory=DimseSettings)
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
+    identity: IdentitySettings = field(default_factory=IdentitySettings)
 
     @property
     def doors(self) -> dict[str, Door]:
@@ -154,6 +156,7 @@ def read_settings(path: Path) -> Settings:
         arrivals=_arrivals(path, values.get("arrivals", {})),
         dimse=_dimse(path, values.get("dimse", {})),
         folders=_folders(path, values.get("folders", {})),
+        identity=_identity(path, values.get("identity", {})),
     )
 
 
@@ -239,6 +242,18 @@ def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
                 code=ExitCode.USAGE,
             )
     return found
+
+
+def _identity(path: Path, values: Any) -> IdentitySettings:
+    table = _read(path, "identity", values)
+    try:
+        return read_identity(table, values)
+    except BadEdge as error:
+        raise NodeError(
+            f"identity in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
 
 
 def _emergency(path: Path, values: Any) -> EmergencySettings:

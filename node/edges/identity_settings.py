@@ -1,4 +1,4 @@
-"""The table `identity` of `config.toml`: whose Patient IDs count here, and our words for others'."""
+"""The table `identity` of `config.toml`: whose Patient IDs count here, and our words for others."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,9 @@ ID_CHARACTERS = 64
 """Most characters of a Patient ID, an issuer or a description (PS3.5 section 6.2, LO)."""
 
 _NUMBER_DIGITS = 12
-_SHORT_CHARACTERS = 16
+ACCESSION_CHARACTERS = 16
+"""Most of an accession number or a code (SH)."""
+
 _PREFIX_CHARACTERS = 8
 _BODY_PART = re.compile(r"[A-Z0-9_ ]{1,16}")
 _PEER_ENTRIES = ("issuer", "prefix")
@@ -133,7 +135,7 @@ def _peer(name: str, entry: Any) -> FromPeer:
         raise BadEdge(f"{where} an issuer that is none: at most {ID_CHARACTERS} characters, no \\")
     if not is_text(prefix, _PREFIX_CHARACTERS) or not prefix.isascii():
         raise BadEdge(
-            f"{where} a prefix that is none: at most {_PREFIX_CHARACTERS} characters of ASCII, no \\"
+            f"{where} a prefix that is none: at most {_PREFIX_CHARACTERS} letters of ASCII, no \\"
         )
     return FromPeer(issuer=issuer, prefix=prefix)
 
@@ -166,8 +168,8 @@ def _procedures(table: Mapping[str, Any]) -> dict[tuple[str, str], Code]:
             raise BadEdge(f"{where} no table")
         require_known(where, entry, _CODE_ENTRIES)
         if not all(entry.get(name) for name in _CODE_ENTRIES) or not (
-            is_text(entry["value"], _SHORT_CHARACTERS)
-            and is_text(entry["scheme"], _SHORT_CHARACTERS)
+            is_text(entry["value"], ACCESSION_CHARACTERS)
+            and is_text(entry["scheme"], ACCESSION_CHARACTERS)
             and is_text(entry["meaning"], ID_CHARACTERS)
         ):
             raise BadEdge(f"{where} no whole code: value, scheme and meaning")
