@@ -204,6 +204,7 @@ class Node:
             self.audit,
             self.effects,
             self.peers,
+            self.decisions,
             self.clock,
         )
         self.unmatched = Unmatched(self.matches, self.database, self.catalog)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from keys.sharing import FROM_PEER
+from node.audit.cuts import Cut, Cuts
 from node.audit.effects import Effects
 from node.audit.log import AuditLog
 from node.catalog.attributes import patients_of_each
@@ -36,6 +37,7 @@ from node.edges.match_rows import (
     undo,
 )
 from node.errors import ExitCode, NodeError
+from node.sharing.decisions import Decisions
 from node.sharing.peers import Peers
 from protocol.log.entry import Entry, Event
 
@@ -53,11 +55,12 @@ class Matches:
         audit: the log.
         effects: ties entries to their effects.
         peers: the facilities that we know.
+        decisions: the decisions that rest on matches.
         clock: dates them.
 
     Attributes:
         settings: whose Patient IDs are ours, and our words for those of others.
-        on_change: called with the UID of a study whose match was made or undone, after that.
+        on_change: called with the UID of a study whose match a person made or undid, after that.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Matches:
         audit: AuditLog,
         effects: Effects,
         peers: Peers,
+        decisions: Decisions,
         clock: Clock,
     ) -> None:
         self.settings = settings
@@ -78,6 +82,7 @@ class Matches:
         self._peers = peers
         self._clock = clock
         self._lock = threading.Lock()
+        self._cuts = Cuts(effects.append, decisions.wait_earlier)
         self._held: frozenset[str] = frozenset()
         self.on_change: Callable[[str], None] = lambda study_uid: None
 
@@ -209,7 +214,9 @@ class Matches:
         require_whole(whole)
         with self._lock:
             row = self._to_match(study_uid, several=several)
-            return self._make(row, MATCHED, whole)
+            match = self._make(row, MATCHED, whole)
+        self.on_change(study_uid)
+        return match
 
     def match_for_now(self, study_uid: str, *, several: bool = False) -> Match:
         """Let a study go under a new temporary Patient ID; to be matched later.
@@ -223,7 +230,9 @@ class Matches:
             number = str(self._audit.size)
             patient_id = self.settings.temporary.replace(NUMBER, number)
             local = LocalPatient(patient_id=patient_id, issuer=self.settings.issuer)
-            return self._make(row, TEMPORARY, local)
+            match = self._make(row, TEMPORARY, local)
+        self.on_change(study_uid)
+        return match
 
     def undo(self, study_uid: str) -> None:
         """Take the match of a study back: it goes nowhere until a person matches it.
@@ -240,23 +249,47 @@ class Matches:
                     hint="see `radmesh match`",
                     code=ExitCode.NOT_FOUND,
                 )
-            self._held |= {study_uid}
-            subjects = (
-                ("study", study_uid),
-                ("patient", patient_identity(match.patient_id, match.issuer)),
+            event = Event(
+                type="match-undone",
+                actor="operator",
+                subjects=(
+                    ("study", study_uid),
+                    ("patient", patient_identity(match.patient_id, match.issuer)),
+                ),
             )
-            event = Event(type="match-undone", actor="operator", subjects=subjects)
+
+            def effect(entry: Callable[[], int]) -> None:
+                self._effects.of(entry(), lambda connection: undo(connection, study_uid))
+                self._held -= {study_uid}
+
             try:
-                self._effects.after_entry(event, lambda connection: undo(connection, study_uid))
+                if study_uid in self._held:
+                    self._cuts.write()
+                else:
+                    self._held |= {study_uid}
+                    self._cuts.make(Cut(f"the match of study {study_uid}", event, effect))
             except NodeError as error:
                 raise NodeError(
-                    f"the match is undone in this process, but that could not be written:"
+                    "the match is undone in this process, but that could not be written:"
                     f" {error.message}",
-                    hint="make room on the disk, and undo it again",
+                    hint="make room on the disk: a running node then writes it by itself",
                     code=error.code,
                 ) from error
-            self._held -= {study_uid}
         self.on_change(study_uid)
+
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Matches that are undone, which could not be written yet; for people."""
+        return self._cuts.names
+
+    def write_unwritten(self) -> None:
+        """Try again to write what is undone already.
+
+        Raises:
+            NodeError: it still cannot be written.
+        """
+        with self._lock:
+            self._cuts.write()
 
     def _to_match(self, study_uid: str, *, several: bool) -> StudyRow:
         row = self._catalog.study(study_uid)
@@ -301,9 +334,9 @@ class Matches:
             known is not None
             and replace(known, made=match.made) == match
             and set(self.seen(row.study_uid)) == set(patients)
-            and row.study_uid not in self._held
         ):
             return known
+        self._cuts.write()
         event = Event(
             type="matched",
             actor="node" if rule else "operator",
@@ -318,11 +351,11 @@ class Matches:
         )
 
         def keep(connection: sqlite3.Connection) -> None:
+            if self._catalog.study(row.study_uid) is None:
+                raise NodeError("the study was discarded meanwhile", code=ExitCode.NOT_FOUND)
             store(connection, match, patients)
 
         self._effects.after_entry(event, keep)
-        self._held -= {row.study_uid}
-        self.on_change(row.study_uid)
         return match
 
     # --- forgetting -----------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from keys.sharing import FROM_PEER
 from node.catalog.attributes import patients_of_each
@@ -15,6 +14,7 @@ from node.catalog.words import Search
 from node.database import Database
 from node.edges.match_rows import MATCHED, TEMPORARY, UNDONE, LocalPatient, Match, are_same
 from node.edges.matches import Matches
+from node.errors import NodeError
 
 _BEFORE = 20
 """Most earlier matches that are looked at for a proposal."""
@@ -166,19 +166,34 @@ class Unmatched:
             return None
         return Waiting(row=row, patients=tuple(patients), match=match, why=why)
 
-    def proposals(self, waiting: Waiting) -> list[LocalPatient]:
-        """Local patients who may be meant, each once; what a person has matched before comes first.
+    def one(self, study_uid: str) -> Waiting | None:
+        """A study, if it waits for a person; None for any other one."""
+        row = self._catalog.study(study_uid)
+        if row is None:
+            return None
+        sources = sources_of_each(self._database, [study_uid]).get(study_uid, [])
+        if not self._matches.is_from_elsewhere(row, sources):
+            return None
+        patients = patients_of_each(self._database, [study_uid]).get(study_uid, [])
+        return self._waiting(row, patients, sources)
 
-        Raises:
-            NodeError: another system that knows the patients could not be asked.
+    def proposals(self, waiting: Waiting) -> tuple[list[LocalPatient], list[str]]:
+        """Local patients who may be meant, each once; whom a person has matched before come first.
+
+        Returns:
+            The patients, and why a system that may know more could not be asked.
         """
         found: dict[tuple[str, str], LocalPatient] = {}
-        for one in (
-            *self._matched_before(waiting),
-            *chain.from_iterable(propose(waiting.there) for propose in self.proposers),
-        ):
+        failed = []
+        for one in self._matched_before(waiting):
             found.setdefault((one.patient_id, one.issuer), one)
-        return list(found.values())
+        for propose in self.proposers:
+            try:
+                for one in propose(waiting.there):
+                    found.setdefault((one.patient_id, one.issuer), one)
+            except NodeError as error:
+                failed.append(error.message)
+        return list(found.values()), failed
 
     def _matched_before(self, waiting: Waiting) -> list[LocalPatient]:
         """The local patients of other studies of the same patient from the same facility."""

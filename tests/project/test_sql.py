@@ -21,6 +21,7 @@ OWNERS = {
     "audit/evidence.py": {"openings", "receipts"},
     "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
     "edges/doors.py": {"door_studies"},
+    "edges/match_rows.py": {"study_matches", "matched_patients"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
@@ -47,6 +48,8 @@ OWNERS = {
 PARTS = {
     "sharing/deriving.py": "sharing/feeds.py",
     "sharing/feed_words.py": "sharing/feeds.py",
+    "edges/matches.py": "edges/match_rows.py",
+    "edges/unmatched.py": "edges/match_rows.py",
 }
 """Files that an owner was divided into."""
 
@@ -58,6 +61,9 @@ READ_BY_OTHERS = {
     "sharing/feeds.py": {"studies", "discards"},
     # What a peer has told of, and whether we asked it for the study.
     "sharing/recalls.py": {"remote_studies", "transfers"},
+    # What waits for a match is one question to both.
+    "edges/unmatched.py": {"studies", "study_patients", "study_sources"},
+    "edges/matches.py": {"studies"},
     # What is erased is chosen among the openings, and deleted there.
     "audit/erasure.py": {"openings"},
 }
