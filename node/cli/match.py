@@ -27,19 +27,34 @@ from node.errors import ExitCode, NodeError
 @pass_session
 def match(
     session: Session,
-    /,
     study: str,
+    patient_id: str,
+    issuer: str,
+    name: str,
+    birth_date: str,
+    sex: str,
+    accession_number: str,
     temporary: bool,
     several: bool,
     undo: bool,
-    **patient: str,
 ) -> None:
     """List the studies from elsewhere that wait for their patient here; say whose STUDY is.
 
     A study from elsewhere goes to our archives when it is known which of our patients it is of, and
     then under that Patient ID. The list shows who may be meant; a name alone never matches.
     """
-    is_change = temporary or several or any(patient.values())
+    asked = {
+        "study": study,
+        "patient_id": patient_id,
+        "issuer": issuer,
+        "name": name,
+        "birth_date": birth_date,
+        "sex": sex,
+        "accession_number": accession_number,
+        "temporary": temporary,
+        "several": several,
+    }
+    is_change = any(value for option, value in asked.items() if option != "study")
     if (is_change or undo) and not study:
         raise NodeError("say which study is meant", code=ExitCode.USAGE)
     if undo and is_change:
@@ -48,7 +63,6 @@ def match(
         found = session.call("match.undo", {"study": study})
         _show(session, found, f"{found['study']} waits again, and goes to no archive here")
     elif is_change:
-        asked = {"study": study, "temporary": temporary, "several": several, **patient}
         found = session.call("match.set", asked)
         _show(session, found, f"{found['study']} is {_as_matched(found['match'])}")
     else:
@@ -69,20 +83,14 @@ def _as_matched(match: dict[str, Any]) -> str:
 
 
 def _list(session: Session, study: str) -> None:
-    after, is_any = None, False
-    while True:
-        found = session.call("match.list", {"study": study, "after": after})
-        if session.as_json:
-            output.emit_json(found)
-            return
-        for one in found["studies"]:
-            is_any = True
-            for line in _lines(one):
-                output.say(line)
-        after = found["next"]
-        if after is None:
-            break
-    if is_any:
+    found = session.call("match.list", {"study": study}, listed="studies")
+    if session.as_json:
+        output.emit_json(found)
+        return
+    for one in found["studies"]:
+        for line in _lines(one):
+            output.say(line)
+    if found["studies"]:
         output.note("match one with `radmesh match STUDY --patient-id ID`, or --temporary")
     elif study and found["match"] is not None:
         output.say(phrases.clean(f"{found['study']} is {_as_matched(found['match'])}"))

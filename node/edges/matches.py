@@ -23,7 +23,7 @@ from node.clock import Clock
 from node.database import Database
 from node.dicom.headers import patient_identity
 from node.dicom.identity import UNCHANGED, Identity
-from node.edges.identity_settings import NUMBER, FromPeer, IdentitySettings
+from node.edges.identity_settings import FromPeer, IdentitySettings
 from node.edges.match_rows import (
     MATCHED,
     TEMPORARY,
@@ -227,8 +227,7 @@ class Matches:
         with self._lock:
             row = self._to_match(study_uid, several=several)
             # An entry with this number follows, so none is given twice.
-            number = str(self._audit.size)
-            patient_id = self.settings.temporary.replace(NUMBER, number)
+            patient_id = self.settings.temporary_id(self._audit.size)
             local = LocalPatient(patient_id=patient_id, issuer=self.settings.issuer)
             match = self._make(row, TEMPORARY, local)
         self.on_change(study_uid)

@@ -1,7 +1,7 @@
 """Operations on which local patient a study from elsewhere is of."""
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from node.app import Node
 from node.blocking import in_thread
@@ -10,10 +10,10 @@ from node.edges.unmatched import Waiting
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.paging import cursor, place_of
-from node.operations.parameters import From
 from node.operations.searching import read_date, with_components
 
-_MOST = 200
+PAGE_MATCHES = 50
+"""Most studies of a page: for each, other systems may be asked who is meant."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,6 @@ class Listed:
     """Parameters of `match.list`: one study, or a page of all that wait."""
 
     study: str = ""
-    limit: Annotated[int, From(1)] = 50
     after: str | None = None
 
 
@@ -94,9 +93,8 @@ def _list(node: Node, asked: Listed) -> Result:
         match = _describe_match(node.matches.of(study))
         return {"studies": found, "next": None, "study": study, "match": match}
     after = None if asked.after is None else place_of(asked.after, str, str)
-    page, end = node.unmatched.page(
-        min(asked.limit, _MOST), None if after is None else (after[0], after[1])
-    )
+    begin = None if after is None else (after[0], after[1])
+    page, end = node.unmatched.page(PAGE_MATCHES, begin)
     return {
         "studies": [_describe(node, one) for one in page],
         "next": None if end is None else cursor(*end),

@@ -150,8 +150,8 @@ EVENTS: dict[str, Meaning] = {
     "offer-heard": Meaning(event="110112", lifecycle="6"),
     "offer-answered": Meaning(event="110113", kind="110147"),
     "offer-ended": Meaning(event="110113", kind="110135", action="U"),
-    "matched": Meaning(event="110110", action="U"),
-    "match-undone": Meaning(event="110110", action="U"),
+    "matched": Meaning(event="110113", kind="110135", action="U"),
+    "match-undone": Meaning(event="110113", kind="110135", action="U"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, and a heartbeat is no event."""

@@ -26,7 +26,7 @@ from node.edges.match_rows import LocalPatient
 from node.edges.unmatched import PatientThere
 from node.errors import ExitCode, NodeError
 from node.home import Home
-from node.operations import OPERATIONS, Call
+from node.operations import OPERATIONS, Call, match
 from node.retention import RETENTION
 from protocol.log.entry import Event
 from protocol.recalls import WRONG_WORKLIST
@@ -543,14 +543,15 @@ def test_what_was_matched_before_is_proposed_first_and_each_once(three):
 # --- the list ---------------------------------------------------------------------------
 
 
-def test_the_list_comes_in_pages_and_shows_one_study(three):
+def test_the_list_comes_in_pages_and_shows_one_study(three, monkeypatch):
+    monkeypatch.setattr(match, "PAGE_MATCHES", 1)
     south = three.south
     studies = [f"1.2.826.0.1.3680043.8.498.4{number}" for number in range(3)]
     for study in studies:
         three.come(study)
     seen, after = [], None
     for _ in range(4):
-        page = told(south, "match.list", limit=1, after=after)
+        page = told(south, "match.list", after=after)
         seen += [one["study"] for one in page["studies"]]
         after = page["next"]
         if after is None:
@@ -609,14 +610,17 @@ prefix = "S-"
     assert found.maps.procedures == {("99SOUTH", "CT77"): Code("CTCHEST", "99HOSPA", "CT Chest")}
 
 
+def test_the_number_of_a_temporary_id_comes_at_the_end_where_nothing_else_is_said():
+    assert read_identity({"temporary": "TEMP"}, {}).temporary_id(17) == "TEMP17"
+    assert read_identity({"temporary": "T{number}X"}, {}).temporary_id(17) == "T17X"
+
+
 @pytest.mark.parametrize(
     ("table", "tables"),
     [
         ({"issuer": "A\\B"}, {}),
         ({"issuer": "A" * 65}, {}),
         ({"issuer": "A", "ours": [""]}, {}),
-        ({"ours": ["A"]}, {}),
-        ({"temporary": "TEMP"}, {}),
         ({"temporary": "{number}{number}"}, {}),
         ({"temporary": "T" * 55 + "{number}"}, {}),
         ({"temporary": "Ü{number}"}, {}),
@@ -642,8 +646,8 @@ def test_settings_that_are_none_are_refused(table, tables):
 
 def test_an_error_of_the_settings_says_where(tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text('[identity]\nours = ["X"]\n')
-    with pytest.raises(NodeError, match=r"identity in .*config.toml have `ours` without `issuer`"):
+    path.write_text('[identity]\nours = [""]\n')
+    with pytest.raises(NodeError, match=r"identity in .*config.toml have an issuer that is none"):
         read_settings(path)
     path.write_text("[identity]\nissuer = 5\n")
     with pytest.raises(NodeError, match=r"identity.issuer in .* must be a text"):
