@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node import setting_rows
+from node import setting_texts
 from node.edges.dimse_settings import DimseSettings, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
@@ -17,8 +17,10 @@ from node.edges.identity_settings import IdentitySettings, read_identity
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
+from node.images.keeping import KeepingSettings
 from node.reports.collector import Collector, parse_collector
-from node.setting_rows import DEFAULTS, TABLES, parse_mode, rows_of, tables_in
+from node.setting import parse_mode
+from node.setting_rows import DEFAULTS, TABLES, rows_of, tables_in
 from node.sharing.budgets import BadBudget, Overrides, read_overrides
 from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule
 
@@ -103,6 +105,7 @@ class Settings:
     people: PeopleSettings = PeopleSettings()
     emergency: EmergencySettings = EmergencySettings()
     retention: RetentionSettings = RetentionSettings()
+    keeping: KeepingSettings = field(default_factory=KeepingSettings)
     limits: Overrides = field(default_factory=dict)
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
     dimse: DimseSettings = field(default_factory=DimseSettings)
@@ -118,7 +121,7 @@ class Settings:
 
 def template(listen: tuple[str, ...], addresses: tuple[str, ...]) -> str:
     """Text of a new `config.toml`."""
-    return setting_rows.template({"listen": list(listen), "addresses": list(addresses)})
+    return setting_texts.template({"listen": list(listen), "addresses": list(addresses)})
 
 
 def read_settings(path: Path) -> Settings:
@@ -152,6 +155,7 @@ def read_settings(path: Path) -> Settings:
         people=PeopleSettings(**_read(path, "people", values.get("people", {}))),
         emergency=_emergency(path, values.get("emergency", {})),
         retention=RetentionSettings(**_read(path, "retention", values.get("retention", {}))),
+        keeping=KeepingSettings(**_read(path, "keeping", values.get("keeping", {}))),
         limits=_overrides(path, values.get("limits", {})),
         arrivals=_arrivals(path, values.get("arrivals", {})),
         dimse=_dimse(path, values.get("dimse", {})),

@@ -1,97 +1,23 @@
 """The table of settings: each entry of `config.toml` is one row here.
 
 The file of a new home, the table in docs/operations.md section 4 and the errors for wrong
-values are made from the rows. `node.config` reads a file.
+values are made from the rows (`node.setting_texts`). `node.config` reads a file.
 """
 
 import json
-import re
-import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, is_place
+from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.edges.identity_settings import DEFAULT_TEMPORARY, NUMBER
 from node.reports.collector import FORMATS
+from node.setting import Setting
 from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
 from protocol import limits
 
 _DAY_SECONDS = 24 * 3600
 _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One row.
-
-    Attributes:
-        name: with its table in front, as in `audit.witness_quorum`.
-        kind: `number`, `text`, `texts`, `places` (to listen at), `flag`, `choice`, `permissions`,
-            `path` (absolute, or empty), or `own`: then a reader (`limits`, `bandwidth`) checks it.
-        default: value if it is missing; None if it is required, or has no default.
-        sentence: its meaning, without a full stop.
-        least, most: limits of a number.
-        choices: allowed values of a choice.
-        example: its value in the file of a new home, as a comment; with "", the file has the
-            default, not as a comment.
-    """
-
-    name: str
-    kind: str
-    default: Any
-    sentence: str
-    least: float | None = None
-    most: float | None = None
-    choices: tuple[str, ...] = ()
-    example: str = ""
-
-    @property
-    def table(self) -> str:
-        """The table that contains it; "" for none."""
-        return self.name.rpartition(".")[0]
-
-    @property
-    def key(self) -> str:
-        """Its name in its table."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def expected(self) -> str:
-        """The allowed values, for an error."""
-        if self.kind == "number":
-            return f"a number from {self.least:g} to {self.most:g}"
-        if self.kind == "choice":
-            return f"one of {', '.join(map(json.dumps, self.choices))}"
-        return {
-            "text": "a text",
-            "texts": "a list of texts",
-            "places": 'a list of IP addresses and ports, such as "10.1.2.3:11112"',
-            "flag": "true or false",
-            "permissions": 'permissions as a text, such as "0640"',
-            "path": "an absolute path",
-        }[self.kind]
-
-    def is_fit(self, value: Any) -> bool:
-        """Whether a value from a file is allowed."""
-        if self.kind == "number":
-            assert self.least is not None
-            assert self.most is not None
-            return type(value) is int and self.least <= value <= self.most
-        if self.kind == "texts":
-            return type(value) is list and all(type(item) is str for item in value)
-        if self.kind == "places":
-            return type(value) is list and all(type(one) is str and is_place(one) for one in value)
-        if self.kind == "flag":
-            return type(value) is bool
-        if type(value) is not str:
-            return False
-        if self.kind == "choice":
-            return value in self.choices
-        if self.kind == "permissions":
-            return _is_mode(value)
-        return self.kind != "path" or value == "" or value.startswith("/")
 
 
 SETTINGS = (
@@ -286,6 +212,35 @@ SETTINGS = (
         most=36_500,
         example="90",
         sentence="after so many days what is in the quarantine is dropped, likewise",
+    ),
+    Setting(
+        name="keeping.days",
+        kind="number",
+        default=0,
+        least=0,
+        most=36_500,
+        example="30",
+        sentence="so many days after a study was proven to be in an archive of yours it is removed "
+        "here by itself, unless something keeps it; never with 0",
+    ),
+    Setting(
+        name="keeping.quota_gb",
+        kind="number",
+        default=0,
+        least=0,
+        most=1_000_000,
+        example="500",
+        sentence="above so many gigabytes (10^9 bytes) of studies those that have been longest in "
+        "an archive are removed; if none may go, no more images are taken in; 0 for no quota",
+    ),
+    Setting(
+        name="keeping.youngest_days",
+        kind="number",
+        default=7,
+        least=0,
+        most=36_500,
+        example="7",
+        sentence="a study that came in less than so many days ago is not removed",
     ),
     Setting(
         name='limits."NAME"',
@@ -553,6 +508,7 @@ TABLES = {
     "people": "[people]",
     "emergency": "[emergency]",
     "retention": "[retention]",
+    "keeping": "[keeping]",
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",
@@ -579,80 +535,3 @@ def rows_of(table: str) -> dict[str, Setting]:
 def tables_in(table: str) -> set[str]:
     """The names of the tables within a table."""
     return {name.rpartition(".")[2] for name in TABLES if name.rpartition(".")[0] == table}
-
-
-def parse_mode(text: str) -> int:
-    """Permissions of a file from octal digits, such as 0640.
-
-    Raises:
-        ValueError: the text is malformed, or the owner could not read and write the file.
-    """
-    if re.fullmatch("0?[0-7]{3}", text) is None:
-        raise ValueError("permissions are three octal digits, such as 0640")
-    mode = int(text, 8)
-    if mode & 0o111 or mode & 0o600 != 0o600:
-        raise ValueError("permissions of a file are 0600, and 4 or 6 for others: 0640")
-    return mode
-
-
-def _is_mode(text: str) -> bool:
-    try:
-        parse_mode(text)
-    except ValueError:
-        return False
-    return True
-
-
-# --- the file of a new home -----------------------------------------------------------------
-
-
-def template(values: Mapping[str, Any]) -> str:
-    """Text of a new `config.toml`.
-
-    Args:
-        values: values that differ from the defaults, by name.
-    """
-    lines = ["# Settings of this Radmesh node; read at start. docs/operations.md explains each."]
-    for row in rows_of("").values():
-        value = json.dumps(values.get(row.name, row.default), ensure_ascii=False)
-        written = f"# {row.key} = {row.example}" if row.example else f"{row.key} = {value}"
-        lines += ["", *_comment(row), written]
-    for table, title in TABLES.items():
-        lines += ["", f"# {title}"]
-        for row in rows_of(table).values():
-            # A key that is a name has its own name in the example.
-            is_named = table == "limits" or row.key.startswith('"')
-            example = row.example if is_named else f"{row.key} = {row.example}"
-            lines += [*_comment(row), f"# {example}"]
-    return "\n".join(lines) + "\n"
-
-
-def _comment(row: Setting) -> list[str]:
-    text = row.sentence.replace("`", "")
-    return textwrap.wrap(
-        f"{text[0].upper()}{text[1:]}.",
-        90,
-        initial_indent="# ",
-        subsequent_indent="# ",
-        break_on_hyphens=False,
-    )
-
-
-# --- the table in the document --------------------------------------------------------------
-
-
-def document() -> str:
-    """The table of docs/operations.md section 4."""
-    lines = ["| entry | what | default | meaning |", "|---|---|---|---|"]
-    for row in SETTINGS:
-        default = "none" if row.default is None else f"`{json.dumps(row.default)}`"
-        lines.append(f"| `{row.name}` | {_what(row)} | {default} | {row.sentence} |")
-    return "\n".join(lines)
-
-
-def _what(row: Setting) -> str:
-    if row.least is not None:
-        return f"{row.least:g} to {row.most:g}"
-    if row.kind == "choice":
-        return ", ".join(f"`{choice}`" for choice in row.choices)
-    return {"own": "below", "flag": "true or false"}.get(row.kind, row.kind)

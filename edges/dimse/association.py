@@ -1,24 +1,18 @@
-"""One association at the side that accepts it: bytes in, events and bytes out; PS3.8, PS3.7.
+"""One association: bytes in, events and bytes out; PS3.8, PS3.7.
 
-The caller reads from the connection and gives what came to `receive`, acts on the events, and sends
-what `take_outgoing` gives. It starts the ARTIM timer when it opens one, and whenever `is_closing`.
-Data sets are handed on in pieces as they come; nothing holds a whole one.
+What both sides have in common; `Acceptor` and `Requestor` are the two. Whoever has one reads from
+the connection and gives what came to `receive`, acts on the events, and sends what `take_outgoing`
+gives. Data sets are handed on in pieces as they come; nothing holds a whole one.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edges.dimse import pdus
-from edges.dimse.codec import BadRequest, decode_request, encode_answer
+from edges.dimse.codec import BadAssociate
 from edges.dimse.commands import BadCommand, Command, Element, decode_command, encode_command
 from edges.dimse.limits import COMMAND_BYTES
-from edges.dimse.negotiation import (
-    APPLICATION_CONTEXT,
-    Accepted,
-    AssociateAnswer,
-    AssociateRequest,
-    Result,
-)
+from edges.dimse.negotiation import Accepted, AssociateAnswer, AssociateRequest, Result
 from edges.dimse.states import TABLE, Action, Event, State
 
 
@@ -27,6 +21,22 @@ class Requested:
     """An association is asked for; answer with `accept` or `reject`."""
 
     request: AssociateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The association that we asked for is there."""
+
+    answer: AssociateAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """It is refused, with the numbers of PS3.8 section 9.3.4."""
+
+    result: int
+    source: int
+    reason: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,11 @@ class ReleaseAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Released:
+    """The release that we asked for is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """It ended without a release: the other side aborted or went away, or broke the protocol.
 
@@ -61,12 +76,14 @@ class Ended:
     why: str
 
 
-Happened = Requested | CommandArrived | DataArrived | ReleaseAsked | Ended
+Happened = (
+    Requested | Answered | Rejected | CommandArrived | DataArrived | ReleaseAsked | Released | Ended
+)
 
 _OF_TYPE = {
     pdus.Type.ASSOCIATE_RQ: Event.REQUEST,
-    pdus.Type.ASSOCIATE_AC: Event.ANSWER,
-    pdus.Type.ASSOCIATE_RJ: Event.ANSWER,
+    pdus.Type.ASSOCIATE_AC: Event.ACCEPTED,
+    pdus.Type.ASSOCIATE_RJ: Event.REJECTED,
     pdus.Type.P_DATA_TF: Event.DATA,
     pdus.Type.RELEASE_RQ: Event.RELEASE_RQ,
     pdus.Type.RELEASE_RP: Event.RELEASE_RP,
@@ -74,17 +91,19 @@ _OF_TYPE = {
 }
 
 
-class Acceptor:
-    """The protocol of one association.
+class Association:
+    """The protocol of one association, at either side.
 
     Attributes:
         state: where it stands.
         request: what was asked for; None before that.
     """
 
-    def __init__(self) -> None:
-        self.state = State.AWAITING_REQUEST
-        self.request: AssociateRequest | None = None
+    def __init__(self, state: State, request: AssociateRequest | None = None) -> None:
+        self.state = state
+        self.request = request
+        # Bytes of a P-DATA-TF that the other side takes.
+        self._most = 0
         self._contexts: dict[int, Accepted] = {}
         self._buffer = bytearray()
         self._outgoing: list[bytes] = []
@@ -154,16 +173,27 @@ class Acceptor:
         yield from self._happen(Event.TIME_OVER, why="said nothing")
 
     def _take(self, kind: pdus.Type, head: bytes, body: bytes) -> Iterator[Happened]:
-        if kind is pdus.Type.ASSOCIATE_RQ and self.state is State.AWAITING_REQUEST:
-            try:
-                self.request = decode_request(head + body)
-            except BadRequest as error:
-                yield from self._happen(Event.INVALID, why=str(error), reason=pdus.INVALID_VALUE)
-                return
+        try:
+            self._read(kind, head + body)
+        except BadAssociate as error:
+            yield from self._happen(Event.INVALID, why=str(error), reason=pdus.INVALID_VALUE)
+            return
         why = f"sent a PDU of type {kind} that cannot come now"
         if kind is pdus.Type.ABORT:
             why = f"aborted it (source {body[2]}, reason {body[3]})"
         yield from self._happen(_OF_TYPE[kind], body, why=why, reason=pdus.UNEXPECTED)
+
+    def _read(self, kind: pdus.Type, pdu: bytes) -> None:
+        """Read what begins an association, if it comes when it may.
+
+        Raises:
+            BadAssociate: it is broken.
+        """
+        raise NotImplementedError
+
+    def _begun(self, body: bytes) -> Happened:
+        """What the PDU that began or refused the association says."""
+        raise NotImplementedError
 
     def _happen(
         self, event: Event, body: bytes = b"", *, why: str = "", reason: int = 0
@@ -171,9 +201,8 @@ class Acceptor:
         before = self.state
         action, self.state = TABLE[before, event]
         match action:
-            case Action.DECIDE:
-                assert self.request is not None
-                yield Requested(self.request)
+            case Action.DECIDE | Action.TELL_ACCEPTED | Action.TELL_REJECTED:
+                yield self._begun(body)
             case Action.TAKE_DATA:
                 yield from self._take_data(body)
             case Action.TELL_RELEASE:
@@ -181,6 +210,10 @@ class Acceptor:
                     yield from self._broken("asked for a release within a message")
                 else:
                     yield ReleaseAsked()
+            case Action.TELL_RELEASED:
+                yield Released()
+            case Action.SEND_RELEASE_RP:
+                self._outgoing.append(pdus.RELEASE_RP)
             case Action.SEND_ABORT:
                 self._outgoing.append(pdus.abort(0, 0))
                 if before is not State.AWAITING_CLOSE:
@@ -203,7 +236,7 @@ class Acceptor:
         try:
             for item in pdus.items(body):
                 yield from self._take_item(item)
-                if self.state is not State.ESTABLISHED:
+                if self.state not in (State.ESTABLISHED, State.AWAITING_RELEASE):
                     # Broken by this item, or ended by whoever acted on it.
                     return
         except (pdus.BadPdu, BadCommand) as error:
@@ -238,31 +271,27 @@ class Acceptor:
 
     # --- what we say -------------------------------------------------------------------
 
-    def accept(self, answer: AssociateAnswer) -> None:
-        """Accept the association."""
-        assert self.request is not None
-        self._say(Event.WE_ACCEPT)
-        self._contexts = {
-            one.context_id: one for one in answer.contexts if one.result is Result.ACCEPTED
-        }
-        self._outgoing.append(encode_answer(self.request, answer))
-
-    def reject(self, result: int, source: int, reason: int) -> None:
-        """Refuse it, with the numbers of PS3.8 section 9.3.4."""
-        self._say(Event.WE_REJECT)
-        self._outgoing.append(pdus.reject(result, source, reason))
-
     def send(
         self, context_id: int, values: dict[Element, int | str], data_set: bytes | None = None
     ) -> None:
         """Send a message: a command set, and a data set if there is one."""
         self._say(Event.WE_SEND)
-        most = 0 if self.request is None else self.request.most
         self._outgoing.append(
-            pdus.p_data(context_id, encode_command(values), is_command=True, most=most)
+            pdus.p_data(context_id, encode_command(values), is_command=True, most=self._most)
         )
         if data_set is not None:
-            self._outgoing.append(pdus.p_data(context_id, data_set, is_command=False, most=most))
+            self.send_data(context_id, data_set, is_last=True)
+
+    def send_data(self, context_id: int, piece: bytes, *, is_last: bool) -> None:
+        """Send a piece of the data set of the message whose command was sent last."""
+        self._say(Event.WE_SEND)
+        self._outgoing.append(
+            pdus.p_data(context_id, piece, is_command=False, most=self._most, is_last=is_last)
+        )
+
+    def _agreed(self, contexts: tuple[Accepted, ...], most: int) -> None:
+        self._contexts = {one.context_id: one for one in contexts if one.result is Result.ACCEPTED}
+        self._most = most
 
     def release(self) -> None:
         """Agree to the end that the other side asked for."""
@@ -282,8 +311,3 @@ class Acceptor:
     def can_send(self) -> bool:
         """Whether a message may be sent now."""
         return (self.state, Event.WE_SEND) in TABLE
-
-    @property
-    def is_of_dicom(self) -> bool:
-        """Whether the request is for the application context of DICOM."""
-        return self.request is not None and self.request.application_context == APPLICATION_CONTEXT

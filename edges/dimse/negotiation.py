@@ -26,6 +26,8 @@ class Result(IntEnum):
     """Results of a presentation context, PS3.8 section 9.3.3.2."""
 
     ACCEPTED = 0
+    USER_REJECTION = 1
+    NO_REASON = 2
     NO_ABSTRACT_SYNTAX = 3
     NO_TRANSFER_SYNTAX = 4
 
@@ -85,11 +87,21 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class AssociateAnswer:
-    """What an A-ASSOCIATE-AC says, beside what it repeats of the request."""
+    """What an A-ASSOCIATE-AC says, beside what it repeats of the request.
+
+    Attributes:
+        contexts: what became of each that was proposed.
+        operations: how many the requestor may invoke at once; None means one.
+        roles: by SOP Class UID, whether the requestor may be SCU and SCP.
+        most: bytes of a P-DATA-TF that the acceptor takes; 0 for any number.
+        implementation: as in a request.
+    """
 
     contexts: tuple[Accepted, ...]
     operations: int | None
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
+    most: int = limits.PDU_BYTES
+    implementation: tuple[str, str] = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION)
 
 
 def choose(proposed: Sequence[str], supported: Callable[[str], bool]) -> str | None:

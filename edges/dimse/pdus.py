@@ -51,6 +51,7 @@ _LONGEST = {
     Type.ABORT: 4,
 }
 
+RELEASE_RQ = _HEAD.pack(Type.RELEASE_RQ, 4) + bytes(4)
 RELEASE_RP = _HEAD.pack(Type.RELEASE_RP, 4) + bytes(4)
 
 
@@ -101,13 +102,16 @@ def items(body: bytes) -> Iterator[Item]:
         place = stop
 
 
-def p_data(context_id: int, data: bytes, *, is_command: bool, most: int) -> bytes:
-    """The P-DATA-TF PDUs for one command set or data set.
+def p_data(
+    context_id: int, data: bytes, *, is_command: bool, most: int, is_last: bool = True
+) -> bytes:
+    """The P-DATA-TF PDUs for one command set or data set, or for a piece of a data set.
 
     Args:
         context_id: of the presentation context.
-        data: the whole set.
+        data: the whole set, or the piece.
         is_command: whether it is a command set.
+        is_last: whether the set ends with it.
         most: bytes of a variable field that the other side takes; 0 for any number.
     """
     bound = min(most or limits.SENT_PDU_BYTES, limits.SENT_PDU_BYTES)
@@ -115,7 +119,7 @@ def p_data(context_id: int, data: bytes, *, is_command: bool, most: int) -> byte
     found = []
     for start in range(0, max(1, len(data)), step):
         part = data[start : start + step]
-        flags = int(is_command) | (2 if start + step >= len(data) else 0)
+        flags = int(is_command) | (2 if is_last and start + step >= len(data) else 0)
         found.append(_HEAD.pack(Type.P_DATA_TF, len(part) + _ITEM.size))
         found.append(_ITEM.pack(len(part) + 2, context_id, flags))
         found.append(part)

@@ -1,7 +1,8 @@
-"""The states of an association at the side that accepts it, as a table; PS3.8 section 9.2.3.
+"""The states of an association, as a table; PS3.8 section 9.2.3.
 
-Comments have the names of states and actions of Table 9-10. The states of a requestor are not
-there, nor a release that the acceptor asks for: we only answer.
+Comments have the names of states and actions of Table 9-10. It is left out that a requestor
+connects first (Sta4), and that an acceptor asks for a release: ours only answers. Where both sides
+ask at once, the answer is sent at once, so that Sta9 is not there either.
 """
 
 from enum import Enum, auto
@@ -12,8 +13,11 @@ class State(Enum):
 
     AWAITING_REQUEST = auto()  # Sta2
     DECIDING = auto()  # Sta3
+    AWAITING_ANSWER = auto()  # Sta5
     ESTABLISHED = auto()  # Sta6
+    AWAITING_RELEASE = auto()  # Sta7
     RELEASING = auto()  # Sta8
+    COLLIDED = auto()  # Sta11
     AWAITING_CLOSE = auto()  # Sta13
     CLOSED = auto()  # Sta1
 
@@ -22,7 +26,8 @@ class Event(Enum):
     """What may happen to it: a PDU came, the user decides, the time is over, the line is closed."""
 
     REQUEST = auto()
-    ANSWER = auto()  # A-ASSOCIATE-AC or -RJ
+    ACCEPTED = auto()
+    REJECTED = auto()
     DATA = auto()
     RELEASE_RQ = auto()
     RELEASE_RP = auto()
@@ -33,6 +38,7 @@ class Event(Enum):
     WE_ACCEPT = auto()
     WE_REJECT = auto()
     WE_SEND = auto()
+    WE_ASK_RELEASE = auto()
     WE_RELEASE = auto()
     WE_ABORT = auto()
 
@@ -40,13 +46,17 @@ class Event(Enum):
 class Action(Enum):
     """What is done."""
 
+    TELL_ACCEPTED = auto()  # AE-3
+    TELL_REJECTED = auto()  # AE-4
     DECIDE = auto()  # AE-6
     SEND_ACCEPT = auto()  # AE-7
     SEND_REJECT = auto()  # AE-8
-    TAKE_DATA = auto()  # DT-2
+    TAKE_DATA = auto()  # DT-2, AR-6
     SEND_DATA = auto()  # DT-1, AR-7
+    SEND_RELEASE_RQ = auto()  # AR-1
     TELL_RELEASE = auto()  # AR-2
-    SEND_RELEASE_RP = auto()  # AR-4
+    TELL_RELEASED = auto()  # AR-3
+    SEND_RELEASE_RP = auto()  # AR-4, AR-8 with AR-9
     SEND_ABORT = auto()  # AA-1 by the user, AA-7
     SEND_PROVIDER_ABORT = auto()  # AA-8
     TELL_ABORT = auto()  # AA-3
@@ -55,14 +65,15 @@ class Action(Enum):
     NOTHING = auto()  # AA-5, AA-6, AR-5
 
 
-_WAIT, _DECIDE, _OPEN, _RELEASE, _CLOSING, _CLOSED = State
+_WAIT, _DECIDE, _ASK, _OPEN, _ASK_END, _RELEASE, _COLLIDED, _CLOSING, _CLOSED = State
 
 _UNEXPECTED = (Action.SEND_PROVIDER_ABORT, _CLOSING)
 _GONE = (Action.TELL_CLOSED, _CLOSED)
 
 TABLE: dict[tuple[State, Event], tuple[Action, State]] = {
     (_WAIT, Event.REQUEST): (Action.DECIDE, _DECIDE),
-    (_WAIT, Event.ANSWER): (Action.SEND_ABORT, _CLOSING),
+    (_WAIT, Event.ACCEPTED): (Action.SEND_ABORT, _CLOSING),
+    (_WAIT, Event.REJECTED): (Action.SEND_ABORT, _CLOSING),
     (_WAIT, Event.DATA): (Action.SEND_ABORT, _CLOSING),
     (_WAIT, Event.RELEASE_RQ): (Action.SEND_ABORT, _CLOSING),
     (_WAIT, Event.RELEASE_RP): (Action.SEND_ABORT, _CLOSING),
@@ -72,7 +83,8 @@ TABLE: dict[tuple[State, Event], tuple[Action, State]] = {
     (_WAIT, Event.TIME_OVER): (Action.CLOSE, _CLOSED),
     (_WAIT, Event.WE_ABORT): (Action.SEND_ABORT, _CLOSING),
     (_DECIDE, Event.REQUEST): _UNEXPECTED,
-    (_DECIDE, Event.ANSWER): _UNEXPECTED,
+    (_DECIDE, Event.ACCEPTED): _UNEXPECTED,
+    (_DECIDE, Event.REJECTED): _UNEXPECTED,
     (_DECIDE, Event.DATA): _UNEXPECTED,
     (_DECIDE, Event.RELEASE_RQ): _UNEXPECTED,
     (_DECIDE, Event.RELEASE_RP): _UNEXPECTED,
@@ -82,8 +94,19 @@ TABLE: dict[tuple[State, Event], tuple[Action, State]] = {
     (_DECIDE, Event.WE_ACCEPT): (Action.SEND_ACCEPT, _OPEN),
     (_DECIDE, Event.WE_REJECT): (Action.SEND_REJECT, _CLOSING),
     (_DECIDE, Event.WE_ABORT): (Action.SEND_ABORT, _CLOSING),
+    (_ASK, Event.REQUEST): _UNEXPECTED,
+    (_ASK, Event.ACCEPTED): (Action.TELL_ACCEPTED, _OPEN),
+    (_ASK, Event.REJECTED): (Action.TELL_REJECTED, _CLOSED),
+    (_ASK, Event.DATA): _UNEXPECTED,
+    (_ASK, Event.RELEASE_RQ): _UNEXPECTED,
+    (_ASK, Event.RELEASE_RP): _UNEXPECTED,
+    (_ASK, Event.ABORT): (Action.TELL_ABORT, _CLOSED),
+    (_ASK, Event.INVALID): _UNEXPECTED,
+    (_ASK, Event.CLOSED): _GONE,
+    (_ASK, Event.WE_ABORT): (Action.SEND_ABORT, _CLOSING),
     (_OPEN, Event.REQUEST): _UNEXPECTED,
-    (_OPEN, Event.ANSWER): _UNEXPECTED,
+    (_OPEN, Event.ACCEPTED): _UNEXPECTED,
+    (_OPEN, Event.REJECTED): _UNEXPECTED,
     (_OPEN, Event.DATA): (Action.TAKE_DATA, _OPEN),
     (_OPEN, Event.RELEASE_RQ): (Action.TELL_RELEASE, _RELEASE),
     (_OPEN, Event.RELEASE_RP): _UNEXPECTED,
@@ -91,9 +114,21 @@ TABLE: dict[tuple[State, Event], tuple[Action, State]] = {
     (_OPEN, Event.INVALID): _UNEXPECTED,
     (_OPEN, Event.CLOSED): _GONE,
     (_OPEN, Event.WE_SEND): (Action.SEND_DATA, _OPEN),
+    (_OPEN, Event.WE_ASK_RELEASE): (Action.SEND_RELEASE_RQ, _ASK_END),
     (_OPEN, Event.WE_ABORT): (Action.SEND_ABORT, _CLOSING),
+    (_ASK_END, Event.REQUEST): _UNEXPECTED,
+    (_ASK_END, Event.ACCEPTED): _UNEXPECTED,
+    (_ASK_END, Event.REJECTED): _UNEXPECTED,
+    (_ASK_END, Event.DATA): (Action.TAKE_DATA, _ASK_END),
+    (_ASK_END, Event.RELEASE_RQ): (Action.SEND_RELEASE_RP, _COLLIDED),
+    (_ASK_END, Event.RELEASE_RP): (Action.TELL_RELEASED, _CLOSED),
+    (_ASK_END, Event.ABORT): (Action.TELL_ABORT, _CLOSED),
+    (_ASK_END, Event.INVALID): _UNEXPECTED,
+    (_ASK_END, Event.CLOSED): _GONE,
+    (_ASK_END, Event.WE_ABORT): (Action.SEND_ABORT, _CLOSING),
     (_RELEASE, Event.REQUEST): _UNEXPECTED,
-    (_RELEASE, Event.ANSWER): _UNEXPECTED,
+    (_RELEASE, Event.ACCEPTED): _UNEXPECTED,
+    (_RELEASE, Event.REJECTED): _UNEXPECTED,
     (_RELEASE, Event.DATA): _UNEXPECTED,
     (_RELEASE, Event.RELEASE_RQ): _UNEXPECTED,
     (_RELEASE, Event.RELEASE_RP): _UNEXPECTED,
@@ -103,8 +138,19 @@ TABLE: dict[tuple[State, Event], tuple[Action, State]] = {
     (_RELEASE, Event.WE_SEND): (Action.SEND_DATA, _RELEASE),
     (_RELEASE, Event.WE_RELEASE): (Action.SEND_RELEASE_RP, _CLOSING),
     (_RELEASE, Event.WE_ABORT): (Action.SEND_ABORT, _CLOSING),
+    (_COLLIDED, Event.REQUEST): _UNEXPECTED,
+    (_COLLIDED, Event.ACCEPTED): _UNEXPECTED,
+    (_COLLIDED, Event.REJECTED): _UNEXPECTED,
+    (_COLLIDED, Event.DATA): _UNEXPECTED,
+    (_COLLIDED, Event.RELEASE_RQ): _UNEXPECTED,
+    (_COLLIDED, Event.RELEASE_RP): (Action.TELL_RELEASED, _CLOSED),
+    (_COLLIDED, Event.ABORT): (Action.TELL_ABORT, _CLOSED),
+    (_COLLIDED, Event.INVALID): _UNEXPECTED,
+    (_COLLIDED, Event.CLOSED): _GONE,
+    (_COLLIDED, Event.WE_ABORT): (Action.SEND_ABORT, _CLOSING),
     (_CLOSING, Event.REQUEST): (Action.SEND_ABORT, _CLOSING),
-    (_CLOSING, Event.ANSWER): (Action.NOTHING, _CLOSING),
+    (_CLOSING, Event.ACCEPTED): (Action.NOTHING, _CLOSING),
+    (_CLOSING, Event.REJECTED): (Action.NOTHING, _CLOSING),
     (_CLOSING, Event.DATA): (Action.NOTHING, _CLOSING),
     (_CLOSING, Event.RELEASE_RQ): (Action.NOTHING, _CLOSING),
     (_CLOSING, Event.RELEASE_RP): (Action.NOTHING, _CLOSING),

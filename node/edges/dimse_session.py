@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 from edges.dimse import association as dimse
+from edges.dimse.acceptor import Acceptor
 from edges.dimse.commands import Command, Element, Field, response
 from edges.dimse.limits import OPERATIONS
 from edges.dimse.negotiation import Accepted, AssociateRequest, answer
@@ -143,7 +144,7 @@ class Session:
         self._noted: dict[str, int] = {}
         self._storing = storing
         self._has_room = has_room
-        self._acceptor = dimse.Acceptor()
+        self._acceptor = Acceptor()
         self._sending = trio.Lock()
         self._operations = trio.CapacityLimiter(OPERATIONS)
         self._image: _Image | None = None

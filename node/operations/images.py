@@ -24,7 +24,7 @@ from node.operations.base import Call, Operation, Report, Result
 from node.operations.paging import bytes_of, cursor, place_of, wrong_cursor
 from node.operations.parameters import MOST, From
 from node.operations.searching import Sought, read_search
-from node.setting_rows import parse_mode
+from node.setting import parse_mode
 from node.sharing.found import FoundStudy
 from node.transfer.followed import Growth
 from protocol.messages import Record
@@ -222,6 +222,7 @@ async def ingest_paths(call: Call, asked: Ingest) -> Result:
     node, paths = call.node, [Path(path) for path in asked.paths]
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:
+        node.require_intake()
         for path in paths:
             if not path.exists():
                 raise NodeError(f"there is no file or folder {path}", code=ExitCode.NOT_FOUND)

@@ -50,8 +50,8 @@ def test_a_usual_conversation() -> None:
     assert b"".join(one[1] for one in data) == IMAGE * 2
     assert [index for index, one in enumerate(data) if one[2]] == [3, 55]
     assert [kind for kind, _ in split(talk.sent)] == [2, 4, 4, 4, 6]
-    assert talk.acceptor.state is State.AWAITING_CLOSE
-    assert talk.close().acceptor.is_closed
+    assert talk.side.state is State.AWAITING_CLOSE
+    assert talk.close().side.is_closed
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7, 6000])
@@ -98,7 +98,7 @@ def test_whatever_comes_is_the_same_in_any_pieces(data: bytes, sizes: list[int],
         place += size
     assert pieces.told == whole.told
     assert pieces.sent == whole.sent
-    assert pieces.acceptor.state is whole.acceptor.state
+    assert pieces.side.state is whole.side.state
 
 
 class Anybody(RuleBasedStateMachine):
@@ -114,19 +114,19 @@ class Anybody(RuleBasedStateMachine):
         self.talk.decide, self.talk.answers = decide, answers
         self.talk.take(data)
 
-    @precondition(lambda self: self.talk.acceptor.state is State.AWAITING_REQUEST)
+    @precondition(lambda self: self.talk.side.state is State.AWAITING_REQUEST)
     @rule()
     def asks(self) -> None:
         self.talk.decide = "accept"
         self.talk.take(usual_request())
 
-    @precondition(lambda self: not self.talk.acceptor.is_closed)
+    @precondition(lambda self: not self.talk.side.is_closed)
     @rule()
     def closes(self) -> None:
         self.talk.close()
 
     @precondition(
-        lambda self: self.talk.acceptor.state in (State.AWAITING_REQUEST, State.AWAITING_CLOSE)
+        lambda self: self.talk.side.state in (State.AWAITING_REQUEST, State.AWAITING_CLOSE)
     )
     @rule()
     def waits_too_long(self) -> None:
@@ -134,13 +134,13 @@ class Anybody(RuleBasedStateMachine):
 
     @rule()
     def we_abort(self) -> None:
-        self.talk.acceptor.abort()
+        self.talk.side.abort()
         self.talk.flush()
 
-    @precondition(lambda self: self.talk.acceptor.can_send)
+    @precondition(lambda self: self.talk.side.can_send)
     @rule(data=st.none() | st.binary(max_size=50))
     def we_send(self, data: bytes | None) -> None:
-        self.talk.acceptor.send(1, {}, data)
+        self.talk.side.send(1, {}, data)
         self.talk.flush()
 
     @invariant()
@@ -219,30 +219,30 @@ def test_items_may_lie_as_they_like() -> None:
     )  # fmt: skip
     assert [one[0] for one in talk.told] == ["command", *["data"] * 4, "command", "command"]
     assert b"".join(bytes(one[1]) for one in talk.told if one[0] == "data") == b"abcdef"
-    assert talk.acceptor.is_in_message
+    assert talk.side.is_in_message
     talk.take(p_data(pdv(1, 2, b"x")))
-    assert not talk.acceptor.is_in_message
+    assert not talk.side.is_in_message
     assert len(split(talk.sent)) == 3
 
 
 def test_after_an_abort_of_ours_the_rest_of_a_pdu_is_not_told() -> None:
     talk = reached(State.ESTABLISHED)
     told = []
-    for event in talk.acceptor.receive(p_data(pdv(3, 3, echo(1)), pdv(3, 3, echo(2)))):
+    for event in talk.side.receive(p_data(pdv(3, 3, echo(1)), pdv(3, 3, echo(2)))):
         told.append(event)
-        talk.acceptor.abort()
+        talk.side.abort()
     assert len(told) == 1
     assert [kind for kind, _ in split(talk.flush().sent)] == [7]
 
 
 def test_who_is_within_something_owes_the_rest() -> None:
     talk = Talk()
-    assert not talk.acceptor.is_in_message
-    assert talk.take(usual_request()[:-1]).acceptor.is_in_message
-    assert not talk.take(usual_request()[-1:]).acceptor.is_in_message
-    assert talk.take(p_data(pdv(3, 1, echo()[:9]))).acceptor.is_in_message
-    assert not talk.take(p_data(pdv(3, 3, echo()[9:]))).acceptor.is_in_message
-    assert talk.take(RELEASE_RQ[:3]).acceptor.is_in_message
+    assert not talk.side.is_in_message
+    assert talk.take(usual_request()[:-1]).side.is_in_message
+    assert not talk.take(usual_request()[-1:]).side.is_in_message
+    assert talk.take(p_data(pdv(3, 1, echo()[:9]))).side.is_in_message
+    assert not talk.take(p_data(pdv(3, 3, echo()[9:]))).side.is_in_message
+    assert talk.take(RELEASE_RQ[:3]).side.is_in_message
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ def test_nothing_of_a_long_message_is_kept() -> None:
     talk = reached(State.ESTABLISHED).take(p_data(STORE))
     for _ in range(50):
         talk.take(p_data(pdv(1, 0, bytes(limits.PDU_BYTES - 6))))
-        assert not talk.acceptor._buffer
-    assert not talk.acceptor._command
+        assert not talk.side._buffer
+    assert not talk.side._command
 
 
 # --- what we send ----------------------------------------------------------------------
@@ -279,7 +279,7 @@ def test_what_is_sent_fits_what_the_other_side_takes(most: int) -> None:
     talk = Talk().take(request(context(1, CT, EXPLICIT), user(most=most)))
     talk.sent = b""
     data = bytes(range(256)) * (800 if most > 100 or not most else 3)
-    talk.acceptor.send(1, {}, data)
+    talk.side.send(1, {}, data)
     commands, sets, ends = b"", b"", []
     for kind, body in split(talk.flush().sent):
         assert kind == 4
@@ -301,12 +301,12 @@ def test_what_is_sent_fits_what_the_other_side_takes(most: int) -> None:
 
 def test_an_empty_data_set_is_one_last_item() -> None:
     talk = reached(State.ESTABLISHED)
-    talk.acceptor.send(1, {}, b"")
+    talk.side.send(1, {}, b"")
     assert split(talk.flush().sent)[1:] == [(4, b"\0\0\0\2\1\2")]
 
 
 def test_another_application_context_is_known() -> None:
     talk = Talk(decide="").take(usual_request())
-    assert talk.acceptor.is_of_dicom
+    assert talk.side.is_of_dicom
     talk = Talk(decide="").take(usual_request().replace(b"10008.3.1.1.1", b"10008.3.1.1.2"))
-    assert not talk.acceptor.is_of_dicom
+    assert not talk.side.is_of_dicom

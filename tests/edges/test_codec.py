@@ -33,7 +33,7 @@ from pynetdicom.presentation import (
 )
 
 from edges.dimse import limits
-from edges.dimse.codec import BadRequest, decode_request, encode_answer
+from edges.dimse.codec import BadAssociate, decode_request, encode_answer
 from edges.dimse.negotiation import (
     APPLICATION_CONTEXT,
     IMPLEMENTATION_CLASS_UID,
@@ -262,7 +262,7 @@ TOO_MANY = [context(number % 256, CT, EXPLICIT) for number in range(1, 259, 2)]
     ],
 )
 def test_what_is_no_request_is_refused(data: bytes, why: str) -> None:
-    with pytest.raises(BadRequest, match=why):
+    with pytest.raises(BadAssociate, match=why):
         decode_request(data)
 
 
@@ -272,7 +272,7 @@ def test_what_is_no_request_is_refused(data: bytes, why: str) -> None:
 def test_any_bytes_are_a_request_or_none(items: list[bytes], rest: bytes) -> None:
     try:
         found = decode_request(request(*items, item(0x50, b"".join(items)), rest))
-    except BadRequest:
+    except BadAssociate:
         return
     # Whatever is read can be answered.
     assert encode_answer(found, answer(found, lambda *_: True))
@@ -333,7 +333,7 @@ def test_the_longest_request_of_a_stranger_takes_little_memory(name: str) -> Non
 def _decoded(data: bytes) -> None:
     try:
         decode_request(data)
-    except BadRequest:
+    except BadAssociate:
         pass
 
 

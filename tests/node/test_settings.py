@@ -12,7 +12,9 @@ from node import config, setting_rows
 from node.config import Settings, read_settings, template
 from node.errors import ExitCode, NodeError
 from node.reports.collector import Collector
-from node.setting_rows import SETTINGS, TABLES, Setting, document, rows_of
+from node.setting import Setting
+from node.setting_rows import SETTINGS, TABLES, rows_of
+from node.setting_texts import document
 from node.sharing.budgets import read_overrides
 from node.transfer import bandwidth
 

@@ -22,6 +22,7 @@ OWNERS = {
     "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
     "edges/doors.py": {"door_studies"},
     "edges/match_rows.py": {"study_matches", "matched_patients"},
+    "images/holds.py": {"study_holds"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
