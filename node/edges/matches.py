@@ -84,6 +84,7 @@ class Matches:
         self._lock = threading.Lock()
         self._cuts = Cuts(effects.append, decisions.wait_earlier)
         self._held: frozenset[str] = frozenset()
+        self._last_number = self._clock.now()
         self.on_change: Callable[[str], None] = lambda study_uid: None
 
     # --- how a study goes ----------------------------------------------------------------
@@ -106,9 +107,10 @@ class Matches:
         if found is not None or self.of(study_uid) is not None:
             return found
         with self._lock:
-            local = self.by_rule(row, self._patients(study_uid), sources)
+            patients = self._patients(study_uid)
+            local = self.by_rule(row, patients, sources)
             if local is not None and self.of(study_uid) is None:
-                self._make(row, MATCHED, local, rule=OWN_ISSUER)
+                self._make(row, patients, MATCHED, local, rule=OWN_ISSUER)
         return self._identity(row)
 
     def _identity(self, row: StudyRow) -> Identity | None:
@@ -213,8 +215,8 @@ class Matches:
         whole = replace(local, issuer=local.issuer or self.settings.issuer, why="")
         require_whole(whole)
         with self._lock:
-            row = self._to_match(study_uid, several=several)
-            match = self._make(row, MATCHED, whole)
+            row, patients = self._to_match(study_uid, several=several)
+            match = self._make(row, patients, MATCHED, whole)
         self.on_change(study_uid)
         return match
 
@@ -225,11 +227,12 @@ class Matches:
             NodeError: as for `match`.
         """
         with self._lock:
-            row = self._to_match(study_uid, several=several)
-            # An entry with this number follows, so none is given twice.
-            patient_id = self.settings.temporary_id(self._audit.size)
+            row, patients = self._to_match(study_uid, several=several)
+            # A time, since the size of the log comes again after a restore.
+            self._last_number = max(self._clock.now(), self._last_number + 1)
+            patient_id = self.settings.temporary_id(self._last_number)
             local = LocalPatient(patient_id=patient_id, issuer=self.settings.issuer)
-            match = self._make(row, TEMPORARY, local)
+            match = self._make(row, patients, TEMPORARY, local)
         self.on_change(study_uid)
         return match
 
@@ -290,7 +293,7 @@ class Matches:
         with self._lock:
             self._cuts.write()
 
-    def _to_match(self, study_uid: str, *, several: bool) -> StudyRow:
+    def _to_match(self, study_uid: str, *, several: bool) -> tuple[StudyRow, list[Patient]]:
         row = self._catalog.study(study_uid)
         if row is None:
             raise NodeError("there is no such study here", code=ExitCode.NOT_FOUND)
@@ -302,7 +305,8 @@ class Matches:
                 " table identity in config.toml",
                 code=ExitCode.USAGE,
             )
-        why = why_to_check(self._patients(study_uid))
+        patients = self._patients(study_uid)
+        why = why_to_check(patients)
         if why and not several:
             raise NodeError(
                 f"look at this study first: {why}",
@@ -310,10 +314,17 @@ class Matches:
                 " patient",
                 code=ExitCode.USAGE,
             )
-        return row
+        return row, patients
 
-    def _make(self, row: StudyRow, state: str, local: LocalPatient, rule: str = "") -> Match:
-        patients = self._patients(row.study_uid)
+    def _make(
+        self,
+        row: StudyRow,
+        patients: Sequence[Patient],
+        state: str,
+        local: LocalPatient,
+        rule: str = "",
+    ) -> Match:
+        """Log a match and keep it, for the patients on whom it was decided and no others."""
         facility = b"" if row.origin == LOCAL else bytes.fromhex(row.origin)
         match = Match(
             row.study_uid,
@@ -333,6 +344,7 @@ class Matches:
             known is not None
             and replace(known, made=match.made) == match
             and set(self.seen(row.study_uid)) == set(patients)
+            and row.study_uid not in self._held
         ):
             return known
         self._cuts.write()

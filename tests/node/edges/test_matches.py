@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -376,6 +377,41 @@ def test_a_study_that_is_discarded_while_it_is_matched_is_not_matched(three, mon
         south.matches.match(STUDY, HERE)
     assert rows(south) == 0
     assert [one["outcome"] for one in entries(south, "matched")] == ["success", "failed"]
+
+
+@pytest.mark.parametrize("by", ["rule", "person"])
+def test_an_image_of_another_patient_that_comes_while_it_is_matched_is_not_covered(
+    three, monkeypatch, by
+):
+    south = three.south
+    three.come(IssuerOfPatientID="REGION")
+    append, by_rule = south.effects.append, south.matches.by_rule
+
+    def grow() -> None:
+        monkeypatch.undo()
+        three.come(IssuerOfPatientID="REGION", PatientID="P2")
+
+    def append_and_grow(event: Event) -> int:
+        grow()
+        return append(event)
+
+    def decide_and_grow(*asked: Any) -> LocalPatient | None:
+        found = by_rule(*asked)
+        grow()
+        return found
+
+    if by == "rule":
+        monkeypatch.setattr(south.matches, "by_rule", decide_and_grow)
+    else:
+        monkeypatch.setattr(south.effects, "append", append_and_grow)
+    if by == "rule":
+        assert south.matches.ready(STUDY) is None
+    else:
+        south.matches.match(STUDY, HERE)
+    assert south.matches.ready(STUDY) is None
+    assert [why for _, why in waiting(south)] == [
+        "it has grown, and names another patient than when it was matched"
+    ]
 
 
 @pytest.mark.parametrize(
