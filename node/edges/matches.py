@@ -19,6 +19,7 @@ from node.catalog.attributes import patients_of_each
 from node.catalog.catalog import LOCAL, Catalog, StudyRow
 from node.catalog.patients import Patient, identities, why_to_check
 from node.catalog.sharing import received_from, sources_of_each
+from node.catalog.words import Search
 from node.clock import Clock
 from node.database import Database
 from node.dicom.headers import patient_identity
@@ -43,6 +44,9 @@ from protocol.log.entry import Entry, Event
 
 OWN_ISSUER = "own issuer"
 """The rule by which a Patient ID of our own issuer, or of one of `ours`, is a local one."""
+
+_LOOKED_AT = 200
+"""Most studies of a Patient ID that are looked at for one."""
 
 
 class Matches:
@@ -175,9 +179,21 @@ class Matches:
             return None
         issuers = {issuer.strip() for _, issuer in patients} - {""}
         issuer = issuers.pop() if issuers else self._known_issuer(row, sources)
-        if not self.settings.is_ours(issuer):
+        if not self.settings.is_ours(issuer) or self.is_contradicted(row):
             return None
         return LocalPatient(patient_id=patients[0][0].strip(), issuer=self.settings.issuer)
+
+    def is_contradicted(self, row: StudyRow) -> bool:
+        """Whether studies made here under the same Patient ID name another birth date."""
+        search = Search(patient_id=row.patient_id)
+        found = self._catalog.studies(limit=_LOOKED_AT, search=search)
+        sources = sources_of_each(self._database, [one.study_uid for one in found])
+        return any(
+            "" not in (one.patient_birth_date, row.patient_birth_date)
+            and one.patient_birth_date != row.patient_birth_date
+            and not self.is_from_elsewhere(one, sources.get(one.study_uid, []))
+            for one in found
+        )
 
     def _known_issuer(self, row: StudyRow, sources: Iterable[str]) -> str:
         """The issuer of the Patient IDs of all facilities that a study came from, if it is one."""

@@ -224,6 +224,18 @@ def test_the_issuer_of_facilities_counts_if_all_that_brought_the_study_have_it(t
         assert (south.matches.ready(STUDY) is not None) is is_matched
 
 
+@pytest.mark.parametrize(
+    ("born", "is_matched"), [("19700131", True), ("", True), ("19700201", False)]
+)
+def test_a_patient_here_with_another_birth_date_contradicts_the_rule(three, born, is_matched):
+    ingest(three.south, three.folder, OWN, PatientBirthDate=born)
+    # What came from elsewhere says nothing against it.
+    three.come(OTHER, PatientBirthDate="19550101")
+    three.come(IssuerOfPatientID="REGION")
+    assert (three.south.matches.ready(STUDY) is not None) is is_matched
+    assert (STUDY in dict(waiting(three.south))) is not is_matched
+
+
 def test_no_rule_without_our_own_issuer(three):
     three.south.matches.settings = IdentitySettings()
     three.come(IssuerOfPatientID="HOSP-A")
