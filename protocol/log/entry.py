@@ -119,8 +119,8 @@ ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
 SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker", "message", "note")
 """Facts are canonical JSON: those of a study that decided about a request, or, of `matched`, what a
 study was and is named by. An asker is who asks at the other side, by its word: name, role and
-reason, with `^^^` between them. A message is what a person wrote with an offer, a note what a person
-wrote about a review."""
+reason, with `^^^` between them. A message is what a person wrote with an offer, a note what a
+person wrote about a review."""
 
 OUTCOMES = ("success", "refused", "failed")
 
