@@ -39,6 +39,7 @@ from node.images.keeping import Keeping, Stored
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
+from node.notices.told import NOTICES_SCHEMA
 from node.people.persons import PEOPLE_SCHEMA, Persons
 from node.people.proposals import PROPOSALS_SCHEMA, Proposals
 from node.people.rules import RULES_SCHEMA, Rules
@@ -134,6 +135,7 @@ class Node:
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
                 MATCHES_SCHEMA,
+                NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
             ),
             NODE_MIGRATIONS,
