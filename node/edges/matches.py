@@ -40,6 +40,7 @@ from node.edges.match_rows import (
 from node.errors import ExitCode, NodeError
 from node.sharing.decisions import Decisions
 from node.sharing.peers import Peers
+from protocol.find_messages import ByNumber
 from protocol.log.entry import Entry, Event
 
 OWN_ISSUER = "own issuer"
@@ -158,6 +159,25 @@ class Matches:
             one.startswith(f"{FROM_PEER}:") or self.settings.is_from_elsewhere(one)
             for one in sources
         )
+
+    def is_made_here(self, row: StudyRow) -> bool:
+        """Whether all of a study was made here."""
+        sources = sources_of_each(self._database, [row.study_uid]).get(row.study_uid, [])
+        return not self.is_from_elsewhere(row, sources)
+
+    def elsewhere(self, patient_id: str, issuer: str) -> list[tuple[bytes, ByNumber]]:
+        """Who a local patient is elsewhere, by all matches: facility key, and the patient there."""
+        own = {"", self.settings.issuer}
+        rows = self._database.query_among(
+            "SELECT DISTINCT s.origin, p.patient_id, p.issuer FROM study_matches m"
+            " JOIN matched_patients p ON p.study_uid = m.study_uid"
+            " JOIN studies s ON s.study_uid = m.study_uid"
+            f" WHERE m.state = '{MATCHED}' AND m.patient_id = ? AND s.origin <> '{LOCAL}'"
+            " AND m.issuer IN (?*)",
+            own if issuer in own else {issuer},
+            (patient_id,),
+        )
+        return [(bytes.fromhex(one), ByNumber(*two)) for one, *two in sorted(map(tuple, rows))]
 
     def _patients(self, study_uid: str) -> list[Patient]:
         return patients_of_each(self._database, [study_uid]).get(study_uid, [])
