@@ -26,8 +26,14 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
+from node.edges.commitment_requests import COMMITMENT_REQUESTS_SCHEMA, CommitmentRequests
+from node.edges.commitment_transactions import COMMITMENTS_SCHEMA
+from node.edges.commitments import Commitments
 from node.edges.dicomweb_cache import MetadataCache
 from node.edges.doors import DOORS_SCHEMA, Doors
+from node.edges.match_rows import MATCHES_SCHEMA
+from node.edges.matches import Matches
+from node.edges.unmatched import Unmatched
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
 from node.home import Home, Keys
@@ -37,10 +43,12 @@ from node.images.keeping import Keeping, Stored
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
+from node.notices.told import NOTICES_SCHEMA
 from node.people.persons import PEOPLE_SCHEMA, Persons
 from node.people.proposals import PROPOSALS_SCHEMA, Proposals
 from node.people.rules import RULES_SCHEMA, Rules
 from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
+from node.receipts.stored import STORED_SCHEMA, StoredStudies
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
 from node.sharing.budgets import Budgets
@@ -131,6 +139,11 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                STORED_SCHEMA,
+                COMMITMENT_REQUESTS_SCHEMA,
+                COMMITMENTS_SCHEMA,
+                MATCHES_SCHEMA,
+                NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
             ),
             NODE_MIGRATIONS,
@@ -145,6 +158,9 @@ class Node:
         self.exchanges = ExchangeIndex(self.database, self.audit)
         self.pending = PendingReceipts(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
+        self.stored = StoredStudies(
+            self.database, self.audit, self.effects, self.exchanges, self.catalog, self.clock
+        )
         self.persons = Persons(self.database, self.audit, self.effects, self.clock)
         self.rules = Rules(self.database, self.effects, self.persons, self.clock)
         self.proposals = Proposals(
@@ -199,6 +215,23 @@ class Node:
             self.offers,
             self.clock,
         )
+        self.commitment_requests = CommitmentRequests(
+            self.database, self.catalog, self.audit.append, self.clock
+        )
+        self.commitments = Commitments(
+            self.database, self.effects, self.clock, self.settings.dimse.commitment_hours
+        )
+        self.matches = Matches(
+            self.settings.identity,
+            self.database,
+            self.catalog,
+            self.audit,
+            self.effects,
+            self.peers,
+            self.decisions,
+            self.clock,
+        )
+        self.unmatched = Unmatched(self.matches, self.database, self.catalog)
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
             Questions(self.database, self.clock),
@@ -209,8 +242,7 @@ class Node:
         )
         self.holds = Holds(self.database, self.catalog, self.effects, self.clock)
         self.discards.require_free_to_go = self.holds.require_none
-        # Set by whoever knows what is in an archive.
-        self.proven_stored: Callable[[], Iterable[Stored]] = lambda: ()
+        self.proven_stored: Callable[[], Iterable[Stored]] = self.stored.present
         self.keeping = Keeping(
             self.settings.keeping,
             self.catalog,
@@ -390,6 +422,7 @@ class Node:
         """Derive the consequences of a change of a study, in its transaction."""
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
+        self.matches.study_changed(study)
 
     def _study_changed(self, study: str) -> None:
         self.metadata_cache.forget(study)
@@ -452,10 +485,14 @@ class Node:
                 "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 "offer-ended": self.offers.make_true,
+                "match-undone": self.matches.make_true,
                 "denied": self.requests.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
                 "person-removed": self.persons.make_true,
+                "stored": self.stored.make_true,
+                "stored-told": self.stored.make_true,
+                "stored-heard": self.stored.make_true,
                 # The card is a file, which shows whether the change took effect.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             },
@@ -476,6 +513,9 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+        self.commitments.kept.forget(studies)
+        self.commitment_requests.forget(studies)
+        self.matches.forget(studies)
 
     def require_intake(self) -> None:
         """Check that images may come in.

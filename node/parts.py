@@ -7,10 +7,14 @@ gets its access to the network as a function, since the network is made last.
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from edges.dimse import commitment
+from edges.dimse.commands import Field
 from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.discards import recall_of
+from node.edges.commitment_reports import CommitmentReports
+from node.edges.commitment_service import CommitmentService
 from node.edges.dicomweb_answers import Threads
 from node.edges.dicomweb_metadata import Metadata
 from node.edges.dicomweb_queries import Queries
@@ -18,6 +22,7 @@ from node.edges.dicomweb_reads import Fetching, Reads
 from node.edges.dicomweb_retrieve import Retrieving
 from node.edges.dicomweb_server import DicomWebServer
 from node.edges.dicomweb_store import Storing
+from node.edges.dimse_operation import Offered, Services
 from node.edges.dimse_server import DimseServer
 from node.edges.folders import Folder
 from node.images.arrival_windows import windows_by
@@ -26,8 +31,12 @@ from node.images.spool import Spool
 from node.network.network import NetworkLimits, PeerStream
 from node.network.pairing_line import call
 from node.network.transport import Transport
+from node.notices.mail import Mail
+from node.notices.notices import Channel, Notices
+from node.notices.webhook import Webhook
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
+from node.receipts.stating import Stating
 from node.reports.facilities import Facilities
 from node.reports.forwarding import Forwarder
 from node.sharing.announcer import Announcer
@@ -191,11 +200,23 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
     )
 
 
-def dimse_of(node: Node, arrivals: Arrivals) -> DimseServer | None:
+def dimse_of(node: Node, arrivals: Arrivals, services: Services) -> DimseServer | None:
     """Takes DICOM associations; None where the settings have it listen nowhere."""
     if not node.settings.dimse.is_on:
         return None
-    return DimseServer(node.settings.dimse, arrivals, node.doors)
+    return DimseServer(node.settings.dimse, arrivals, node.doors, services)
+
+
+def commitment_reports_of(node: Node, arrivals: Arrivals) -> CommitmentReports:
+    """Takes storage commitments that others ask for, and reports on them."""
+    return CommitmentReports(node.commitment_requests, arrivals, node.settings.dimse)
+
+
+def commitment_services_of(node: Node, reports: CommitmentReports) -> Services:
+    """What is done for storage commitment on associations of others."""
+    service = CommitmentService(reports, node.commitments)
+    fields = (Field.N_ACTION, Field.N_EVENT_REPORT)
+    return {commitment.MODEL: Offered(fields, service.serve, to_all=True)}
 
 
 def dicomweb_of(node: Node, arrivals: Arrivals, fetcher: Fetcher) -> DicomWebServer | None:
@@ -249,6 +270,23 @@ def settling_of(node: Node, connected: Callable[[bytes], Peer | None]) -> Settli
         clock=node.clock,
         refusals=node.refusals,
         went_out=node.requests.used,
+    )
+
+
+def stating_of(
+    node: Node, find: Callable[[bytes], Peer | None], log_queries: Callable[[], LogQueries]
+) -> Stating:
+    """Tells sources that a study is stored here, and hears it of recipients."""
+    return Stating(
+        node.stored,
+        node.pending,
+        node.audit,
+        find=find,
+        key=lambda: node.keys.node,
+        own_facility=node.card.facility_key,
+        log_queries=log_queries,
+        clock=node.clock,
+        refusals=node.refusals,
     )
 
 
@@ -357,7 +395,7 @@ def endings_of(
         node_key_ended=node_key_ended,
         clock=node.clock,
         refusals=node.refusals,
-        more=(node.persons, node.requests),
+        more=(node.persons, node.requests, node.matches),
         emergencies=node.emergencies,
         log_failed=lambda: node.audit.failure is not None,
         try_log=node.audit.try_again,
@@ -376,4 +414,17 @@ def forwarder_of(node: Node) -> Forwarder | None:
         lambda: Facilities(node.card, node.peers.store.peers),
         log_origin(node.card.facility_key),
         persons=node.settings.audit.persons,
+        clock=node.clock,
     )
+
+
+def notices_of(node: Node) -> Notices | None:
+    """Tells others of what stands; None when `config.toml` names neither relay nor webhook."""
+    settings, channels = node.settings, list[Channel]()
+    if settings.mail is not None:
+        channels.append(Mail(settings.mail, node.card.name))
+    if settings.webhook is not None:
+        channels.append(Webhook(settings.webhook, node.clock))
+    if not channels:
+        return None
+    return Notices(node.database, channels, node.card.fingerprint, node.clock)

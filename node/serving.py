@@ -23,6 +23,8 @@ from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
     arrivals_of,
+    commitment_reports_of,
+    commitment_services_of,
     dicomweb_of,
     dimse_of,
     endings_of,
@@ -35,12 +37,14 @@ from node.parts import (
     granting_of,
     greeting_of,
     log_queries_of,
+    notices_of,
     offering_of,
     pairings_of,
     receiver_of,
     reconciling_of,
     sender_of,
     settling_of,
+    stating_of,
     witness_of,
     witnessing_of,
 )
@@ -104,13 +108,15 @@ def _told(node: Node, running: "Serving") -> Iterator[None]:
 
         return run
 
-    before = node.on_study_change, node.on_peer_change
+    before = node.on_study_change, node.on_peer_change, node.stored.on_change
     node.on_study_change = soon(running.study_changed)
     node.on_peer_change = soon(running.peer_changed)
+    stored = soon(lambda _: running.stating.poke())
+    node.stored.on_change = lambda: stored(None)
     try:
         yield
     finally:
-        node.on_study_change, node.on_peer_change = before
+        node.on_study_change, node.on_peer_change, node.stored.on_change = before
         node.started_ms = None
 
 
@@ -143,6 +149,7 @@ class Serving:
         self.greeting = greeting_of(node, lambda peer: self._open(peer, messages.HELLO_PROTOCOL))
         self.granting = granting_of(node, lambda peer: self._open(peer, messages.GRANTS_PROTOCOL))
         self.settling = settling_of(node, self.presence.connected_peer)
+        self.stating = stating_of(node, self.presence.peer, lambda: self.log_queries)
         self.reconciling = reconciling_of(node, lambda: self.log_queries)
         self.witness = witness_of(node)
         self.log_queries = log_queries_of(
@@ -151,6 +158,7 @@ class Serving:
             {
                 **self.witness.answers,
                 **self._when_ready(self.settling.answers),
+                **self._when_ready(self.stating.answers),
                 **self._when_ready(self.reconciling.answers),
             },
         )
@@ -194,10 +202,14 @@ class Serving:
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
         self.arrivals = arrivals_of(node, self._spool)
-        self.dimse = dimse_of(node, self.arrivals)
+        self.commitment_reports = commitment_reports_of(node, self.arrivals)
+        services = commitment_services_of(node, self.commitment_reports)
+        self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)
         self.dicomweb = dicomweb_of(node, self.arrivals, self.fetcher)
         self.forwarder = forwarder_of(node)
+        # Runs above: what stands is read from all parts together.
+        self.notices = notices_of(node)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -241,6 +253,8 @@ class Serving:
                     nursery.start_soon(self.dimse.run)
                 if self.dicomweb is not None:
                     nursery.start_soon(self.dicomweb.run)
+                nursery.start_soon(self.commitment_reports.run)
+                nursery.start_soon(self._node.commitments.run)
                 for folder in self.folders:
                     nursery.start_soon(folder.run)
                 nursery.start_soon(
@@ -333,6 +347,7 @@ class Serving:
 
     def _transfer_ended(self) -> None:
         self.settling.poke()
+        self.stating.poke()
         self.follower.poke()
 
     def study_changed(self, study: str) -> None:
@@ -434,6 +449,7 @@ class Serving:
             def greeted() -> None:
                 nursery.start_soon(self.granting.keep_told, node_key)
                 nursery.start_soon(self.offering.keep_told, node_key)
+                nursery.start_soon(self.stating.keep_told, node_key)
 
             await self._talk(node_key, greeted)
             nursery.cancel_scope.cancel()

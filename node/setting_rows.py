@@ -8,8 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS
+from node.edges.dimse_settings import DEFAULT_COMMITMENT_HOURS, DEFAULT_IDLE_SECONDS
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
+from node.edges.identity_settings import DEFAULT_TEMPORARY, NUMBER
+from node.notices.settings import SECURITIES
 from node.reports.collector import FORMATS
 from node.setting import Setting
 from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
@@ -242,6 +244,22 @@ SETTINGS = (
         sentence="a study that came in less than so many days ago is not removed",
     ),
     Setting(
+        name="manifests.dicomweb_url",
+        kind="url",
+        default="",
+        example='"https://radmesh.hospital.example/dicom-web"',
+        sentence="where others get our images by DICOMweb, without `/studies`: manifests say it; "
+        "with none they do not",
+    ),
+    Setting(
+        name="manifests.location_uid",
+        kind="uid",
+        default="",
+        example='"1.2.3.4"',
+        sentence="the Retrieve Location UID of that place, as the registry knows it: XDS-I wants "
+        "one",
+    ),
+    Setting(
         name='limits."NAME"',
         kind="own",
         default=None,
@@ -352,6 +370,16 @@ SETTINGS = (
         sentence="after so many seconds without a word an association is ended",
     ),
     Setting(
+        name="dimse.commitment_hours",
+        kind="number",
+        default=DEFAULT_COMMITMENT_HOURS,
+        least=1,
+        most=7 * 24,
+        example="24",
+        sentence="after so many hours the report of an archive that was asked for storage "
+        "commitment is not waited for any more",
+    ),
+    Setting(
         name="dimse.callers.addresses",
         kind="own",
         default=[],
@@ -364,6 +392,20 @@ SETTINGS = (
         default=[],
         example=json.dumps([_DIGEST]),
         sentence="SHA-256 of certificates with which it calls over TLS",
+    ),
+    Setting(
+        name="dimse.callers.report_to",
+        kind="own",
+        default=None,
+        example='"10.1.2.4:104"',
+        sentence="where it takes reports of storage commitment, if it does not wait for them",
+    ),
+    Setting(
+        name="dimse.callers.report_tls",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether over TLS; its certificate names what stands in `report_to`",
     ),
     Setting(
         name="dimse.doors.to",
@@ -490,6 +532,156 @@ SETTINGS = (
         sentence="the purpose for which studies of partners are fetched when it asks; with "
         "none it sees our own studies alone",
     ),
+    Setting(
+        name="identity.issuer",
+        kind="text",
+        default="",
+        example='"HOSP-A"',
+        sentence="who gives the Patient IDs of our own systems, as images write it (Issuer of "
+        "Patient ID)",
+    ),
+    Setting(
+        name="identity.ours",
+        kind="texts",
+        default=[],
+        example='["REGION", "HOSP-A-OLD"]',
+        sentence="further issuers whose Patient IDs are those of our own systems: a study with one "
+        "of them is matched by that",
+    ),
+    Setting(
+        name="identity.temporary",
+        kind="text",
+        default=DEFAULT_TEMPORARY,
+        example=json.dumps(DEFAULT_TEMPORARY),
+        sentence=f"the Patient ID under which a study goes that is matched later, with `{NUMBER}`",
+    ),
+    Setting(
+        name="identity.elsewhere",
+        kind="texts",
+        default=[],
+        example='["folder:discs"]',
+        sentence="sources here whose images were made elsewhere, as the log has them; `*` at the "
+        "end stands for any characters",
+    ),
+    Setting(
+        name="identity.peers.issuer",
+        kind="own",
+        default="",
+        example='"REGION"',
+        sentence="who gives the Patient IDs of this facility, where its images do not say it",
+    ),
+    Setting(
+        name="identity.peers.prefix",
+        kind="own",
+        default="",
+        example='"S-"',
+        sentence="up to 8 characters, put before its accession numbers, Study IDs and admission "
+        "IDs; without them these are emptied",
+    ),
+    Setting(
+        name='identity.descriptions."THEIRS"',
+        kind="own",
+        default=None,
+        example='"CT Thorax nativ" = "CT Chest"',
+        sentence="our study description in place of theirs",
+    ),
+    Setting(
+        name='identity.body_parts."THEIRS"',
+        kind="own",
+        default=None,
+        example='"THORAX" = "CHEST"',
+        sentence="our body part in place of theirs",
+    ),
+    Setting(
+        name='identity.procedures."SCHEME:VALUE"',
+        kind="own",
+        default=None,
+        example='"99SOUTH:CT77" = { value = "CTCHEST", scheme = "99HOSPA", meaning = "CT Chest" }',
+        sentence="our procedure code in place of theirs",
+    ),
+    Setting(
+        name="metrics.listen",
+        kind="local",
+        default="",
+        example='"127.0.0.1:9464"',
+        sentence="address of this machine and port where Prometheus reads metrics (section 18); "
+        "empty: nowhere",
+    ),
+    Setting(
+        name="webhook.url",
+        kind="url",
+        default="",
+        example='"https://alerts.hospital.example/radmesh"',
+        sentence="where notices are posted, over https (section 18)",
+    ),
+    Setting(
+        name="webhook.secret",
+        kind="text",
+        default="",
+        example='"webhook.secret"',
+        sentence="file with the secret that signs each body, 16 characters or more; a relative "
+        "path starts at the home",
+    ),
+    Setting(
+        name="webhook.ca",
+        kind="text",
+        default="",
+        example='"/etc/radmesh/hospital-ca.pem"',
+        sentence="file (PEM) of the authority that signed the server's certificate; empty: those "
+        "of the system",
+    ),
+    Setting(
+        name="mail.relay",
+        kind="relay",
+        default="",
+        example='"mail.hospital.example:25"',
+        sentence="the hospital's SMTP relay, which carries notices (section 18)",
+    ),
+    Setting(
+        name="mail.from",
+        kind="address",
+        default="",
+        example='"radmesh@hospital.example"',
+        sentence="the address that notices come from",
+    ),
+    Setting(
+        name="mail.to",
+        kind="addresses",
+        default=[],
+        example='["pacs-team@hospital.example"]',
+        sentence="the addresses that they go to",
+    ),
+    Setting(
+        name="mail.security",
+        kind="choice",
+        default="starttls",
+        choices=SECURITIES,
+        example='"starttls"',
+        sentence="how the line to the relay is protected: `tls` from its first byte; `none` is for "
+        "a relay on the same machine",
+    ),
+    Setting(
+        name="mail.ca",
+        kind="text",
+        default="",
+        example='"/etc/radmesh/hospital-ca.pem"',
+        sentence="file (PEM) of the authority that signed the relay's certificate; empty: those "
+        "of the system",
+    ),
+    Setting(
+        name="mail.user",
+        kind="text",
+        default="",
+        example='"radmesh"',
+        sentence="the name to log in with, if the relay asks for one",
+    ),
+    Setting(
+        name="mail.password",
+        kind="text",
+        default="",
+        example='"mail.password"',
+        sentence="file with its password",
+    ),
 )
 
 TABLES = {
@@ -499,6 +691,7 @@ TABLES = {
     "emergency": "[emergency]",
     "retention": "[retention]",
     "keeping": "[keeping]",
+    "manifests": "[manifests]",
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",
@@ -508,6 +701,14 @@ TABLES = {
     "folders": '[folders."scanner"]',
     "dicomweb": "[dicomweb]",
     "dicomweb.callers": '[dicomweb.callers."VIEWER"]',
+    "identity": "[identity]",
+    "identity.peers": '[identity.peers."South Clinic"]',
+    "identity.descriptions": "[identity.descriptions]",
+    "identity.body_parts": "[identity.body_parts]",
+    "identity.procedures": "[identity.procedures]",
+    "metrics": "[metrics]",
+    "webhook": "[webhook]",
+    "mail": "[mail]",
 }
 """The title line of each table, in the order of the file."""
 

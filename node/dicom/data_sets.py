@@ -9,8 +9,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from edges.value_representations import LONG_VRS, SHORT_VRS
 from node.dicom.dictionary import UNKNOWN, is_creator, is_private, vr_of
-from node.dicom.elements import LONG_VRS, PIXEL_DATA, SHORT_VRS, BadInstance, Read, Window
+from node.dicom.elements import PIXEL_DATA, BadInstance, Read, Window
 from node.dicom.inflating import inflated
 from node.dicom.part10 import BIG_ENDIAN, DEFLATED, IMPLICIT, read_meta
 

@@ -50,6 +50,8 @@ __all__ = [
     "InstanceHeader",
     "MediaDirectory",
     "NotDicom",
+    "decoded",
+    "encodings_of",
     "read_dataset",
     "read_header",
 ]

@@ -1,7 +1,4 @@
-"""Texts of DICOM files: their character sets, read by pydicom (PS3.5 section 6.1).
-
-One of two files that import pydicom; `dictionary` is the other.
-"""
+"""Texts of DICOM files: their character sets, read and written by pydicom (PS3.5 section 6.1)."""
 
 import re
 import threading
@@ -71,3 +68,46 @@ def decoded(value: bytes, encodings: tuple[str, ...], *, is_name: bool) -> str:
             return str(pydicom.charset.decode_bytes(value, encodings, delimiters))
     except (LookupError, UnicodeError, ValueError):
         return value.decode("latin-1")
+
+
+def encoded(text: str, character_set: bytes, *, is_name: bool) -> bytes | None:
+    """The bytes of a text in a Specific Character Set, without padding; None if it cannot hold it.
+
+    What it gives reads back as the same text; nothing is replaced or left out.
+
+    Args:
+        text: one value.
+        character_set: the value of Specific Character Set; b"" where a file has none.
+        is_name: as for `decoded`.
+    """
+    if text.isascii():
+        return text.encode("ascii")
+    encodings = encodings_of(character_set)
+    if len(encodings) != character_set.count(b"\\") + 1:
+        # One of the sets is not known.
+        return None
+    # The default set is ASCII alone; only for reading it is taken for Latin-1.
+    try:
+        if len(encodings) > 1:
+            value = _with_escapes(text, encodings, is_name=is_name)
+        else:
+            value = text.encode("ascii" if encodings[0] == "iso8859" else encodings[0])
+    except (LookupError, UnicodeError, ValueError):
+        return None
+    return value if decoded(value, encodings, is_name=is_name) == text else None
+
+
+def _with_escapes(text: str, encodings: tuple[str, ...], *, is_name: bool) -> bytes:
+    # In a name each component begins in the first set again (PS3.5 section 6.1.2.5.3).
+    pieces = re.split("([=^])", text) if is_name else [text]
+    with _CHARSET_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [bytes(pydicom.charset.encode_string(one, encodings)) for one in pieces]
+    if encodings[0] == "iso8859" and not all(map(_begins_in_ascii, found)):
+        raise ValueError("beyond the default set")
+    return b"".join(found)
+
+
+def _begins_in_ascii(value: bytes) -> bool:
+    """Whether there are only bytes of ASCII before the first escape sequence."""
+    return value.partition(b"\x1b")[0].isascii()

@@ -99,7 +99,7 @@ class Reads:
                 type="retrieved",
                 purpose=caller.purpose,
                 subjects=subjects_of(study, self._catalog.patients(study)),
-                details={"by": f"dicomweb:{caller.name}"},
+                details={"caller": f"dicomweb:{caller.name}"},
             )
         )
 

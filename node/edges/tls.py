@@ -2,9 +2,8 @@
 
 import ssl
 
+from node.edges.dimse_settings import BCP_195_CIPHERS
 from node.errors import ExitCode, NodeError
-
-_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
 
 
 def server_context(table: str, certificate: str, key: str, ca: str = "") -> ssl.SSLContext:
@@ -21,7 +20,7 @@ def server_context(table: str, certificate: str, key: str, ca: str = "") -> ssl.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.set_ciphers(_CIPHERS)
+        context.set_ciphers(BCP_195_CIPHERS)
         context.load_cert_chain(certificate, key)
         if ca:
             context.verify_mode = ssl.CERT_REQUIRED

@@ -274,14 +274,25 @@ async def status(call: Call, _: Nothing) -> Result:
         "dicomweb": None
         if serving is None or serving.dicomweb is None
         else serving.dicomweb.describe(),
+        "commitment": await in_thread(_commitment, call),
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),
+        "notices": [] if serving is None or serving.notices is None else serving.notices.describe(),
         "contested": await in_thread(_contested, node),
         "witnessing": await in_thread(describe_witnessing, call),
         "started": node.started_ms,
         "alerts": await in_thread(alerts_of, node, serving),
         "waiting": await in_thread(waiting_persons, node),
+    }
+
+
+def _commitment(call: Call) -> dict[str, int]:
+    """Storage commitments: reports that wait to be given, that are awaited, and were given."""
+    return {
+        "waiting": len(call.node.commitment_requests.open()),
+        "awaited": sum(one.is_open for one in call.node.commitments.kept.open()),
+        "given": 0 if call.serving is None else call.serving.commitment_reports.given,
     }
 
 

@@ -17,9 +17,9 @@ CODES = {
     "110100": "Application Activity",
     "110101": "Audit Log Used",
     "110102": "Begin Transferring DICOM Instances",
-    "110103": "DICOM Instances Accessed",
     "110104": "DICOM Instances Transferred",
     "110105": "DICOM Study Deleted",
+    "110106": "Export",
     "110107": "Import",
     "110112": "Query",
     "110113": "Security Alert",
@@ -100,7 +100,6 @@ EVENTS: dict[str, Meaning] = {
     "emergency-ended": Meaning(event="110113", kind="110138"),
     "emergency-overdue": Meaning(event="110113", kind="110132", outcome=MINOR_FAILURE),
     "emergency-reviewed": Meaning(event="110113", kind="110147"),
-    "retrieved": Meaning(event="110103", action="R", lifecycle="6"),
     "trust-revoked": Meaning(event="110114", kind="110123"),
     "pairing-opened": Meaning(event="110113", kind="110136", action="U"),
     "pairing-closed": Meaning(event="110113", kind="110136", action="U"),
@@ -135,6 +134,7 @@ EVENTS: dict[str, Meaning] = {
     "reconciled": Meaning(event="110101", action="R"),
     "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
     "log-exported": Meaning(event="110101", action="R"),
+    "exported": Meaning(event="110106", action="R", lifecycle="11"),
     "discarded": Meaning(event="110105", action="D", lifecycle="15"),
     "hold-placed": Meaning(event="110113", kind="110135", action="U"),
     "hold-lifted": Meaning(event="110113", kind="110135", action="U"),
@@ -154,9 +154,16 @@ EVENTS: dict[str, Meaning] = {
     "offer-heard": Meaning(event="110112", lifecycle="6"),
     "offer-answered": Meaning(event="110113", kind="110147"),
     "offer-ended": Meaning(event="110113", kind="110135", action="U"),
+    "retrieved": Meaning(event="110102"),
+    "commitment-given": Meaning(event="110112", lifecycle="4"),
+    "commitment-asked": Meaning(event="110112", lifecycle="4"),
+    "commitment-heard": Meaning(event="110112", lifecycle="4"),
+    "matched": Meaning(event="110113", kind="110135", action="U"),
+    "match-undone": Meaning(event="110113", kind="110135", action="U"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
-repeats `disclosed` and `received`, and a heartbeat is no event."""
+repeats `disclosed` and `received`, `stored` and what is told of it adds to them, and a heartbeat is
+no event."""
 
 _TRANSFERS = frozenset(
     (

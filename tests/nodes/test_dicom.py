@@ -56,7 +56,12 @@ def test_the_settings_of_the_document_can_be_read(tmp_path: Path) -> None:
         path = tmp_path / "config.toml"
         path.write_text(block)
         settings = read_settings(path)
-        assert settings.dimse.is_on or settings.dicomweb.is_on or len(settings.folders) == 2
+        assert (
+            settings.dimse.is_on
+            or settings.dicomweb.is_on
+            or len(settings.folders) == 2
+            or settings.manifests.dicomweb_url
+        )
     assert statuses.document() in TEXT
 
 

@@ -121,7 +121,7 @@ def test_reading_a_study_is_one_entry_that_names_the_caller(served: Served) -> N
     found = facility.entries("retrieved")
     of_study = [one for one in found if len(one["subjects"]) == 2]
     assert of_study
-    assert {one["details"]["by"] for one in found} == {"dicomweb:VIEWER"}
+    assert {one["details"]["caller"] for one in found} == {"dicomweb:VIEWER"}
     before = len(facility.entries("retrieved"))
     web.get(f"/studies/{STUDY}/metadata")
     assert len(facility.entries("retrieved")) == before

@@ -87,7 +87,7 @@ async def test_one_entry_for_a_while_and_for_each_caller(home: ImageHome, tmp_pa
         for _ in range(5):
             nursery.start_soon(sides.reads.begin, VIEWER, study)
     assert [one.type for one in sides.entries] == ["retrieved"]
-    assert sides.entries[0].details == {"by": "dicomweb:VIEWER"}
+    assert sides.entries[0].details == {"caller": "dicomweb:VIEWER"}
     assert ("study", study) in sides.entries[0].subjects
     await sides.reads.begin(OTHER, study)
     assert len(sides.entries) == 2
