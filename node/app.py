@@ -26,6 +26,8 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
+from node.edges.archive_queue import ARCHIVES_SCHEMA, ArchiveQueue
+from node.edges.archiving import Identify, only_our_own
 from node.edges.doors import DOORS_SCHEMA, Doors
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
@@ -127,6 +129,7 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                ARCHIVES_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -193,6 +196,16 @@ class Node:
             self.offers,
             self.clock,
         )
+        self.archive_queue = ArchiveQueue(
+            self.settings.archives,
+            self.database,
+            self.catalog,
+            self.effects,
+            self._petname_of_fingerprint,
+            self.clock,
+        )
+        self.identify: Identify = only_our_own(self.catalog)
+        self.catalog.in_publish = self.archive_queue.published
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
             Questions(self.database, self.clock),
@@ -358,6 +371,10 @@ class Node:
         peer = self.find_peer(facility_key)
         return facility_key.hex()[:16] if peer is None else peer.petname
 
+    def _petname_of_fingerprint(self, fingerprint: str) -> str:
+        found = (peer.petname for peer in self.peers.store.peers if peer.fingerprint == fingerprint)
+        return next(found, "")
+
     def log_keys_of(self, peer: Peer) -> Sequence[SizedKey]:
         """The log keys on a peer's card that count for it; see `keys.claims`."""
         return self.peers.store.held(peer, peer.card.log_keys, self.clock.now())
@@ -366,6 +383,7 @@ class Node:
         """Derive the consequences of a change of a study, in its transaction."""
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
+        self.archive_queue.study_changed(study)
 
     def _transfer_at_end(self, transfer: Transfer) -> None:
         """End the emergency access that a transfer was."""
@@ -448,6 +466,7 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+        self.archive_queue.forget(studies)
 
     def record_start(self) -> None:
         """Log that the node has started, before it does anything with peers."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from node import setting_texts
+from node.edges.archive_settings import ArchiveSettings, read_archives
 from node.edges.dimse_settings import DimseSettings, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
@@ -107,6 +108,7 @@ class Settings:
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
     dimse: DimseSettings = field(default_factory=DimseSettings)
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
+    archives: Mapping[str, ArchiveSettings] = field(default_factory=dict)
 
     @property
     def doors(self) -> dict[str, Door]:
@@ -155,6 +157,7 @@ def read_settings(path: Path) -> Settings:
         arrivals=_arrivals(path, values.get("arrivals", {})),
         dimse=_dimse(path, values.get("dimse", {})),
         folders=_folders(path, values.get("folders", {})),
+        archives=_archives(path, values.get("archives", {})),
     )
 
 
@@ -240,6 +243,17 @@ def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
                 code=ExitCode.USAGE,
             )
     return found
+
+
+def _archives(path: Path, tables: Any) -> dict[str, ArchiveSettings]:
+    try:
+        return read_archives(tables, path.parent)
+    except BadEdge as error:
+        raise NodeError(
+            f"archives in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
 
 
 def _emergency(path: Path, values: Any) -> EmergencySettings:

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from keys.trust import Peer
 from node.app import Node
 from node.catalog.discards import recall_of
+from node.edges.archive_returns import ArchiveReturns
+from node.edges.archiving import Archiving
 from node.edges.dimse_server import DimseServer
 from node.edges.folders import Folder
 from node.images.arrival_windows import windows_by
@@ -167,8 +169,26 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
     )
 
 
-def arrivals_of(node: Node, spool: Spool) -> Arrivals:
+def archiving_of(node: Node) -> Archiving:
+    """Sends studies to the archives of the settings."""
+    return Archiving(
+        node.archive_queue,
+        node.catalog,
+        node.store,
+        lambda study: node.identify(study),
+        require_sound=node.audit.halt.require_none,
+        clock=node.clock,
+    )
+
+
+def arrivals_of(node: Node, spool: Spool, archiving: Archiving | None = None) -> Arrivals:
     """Takes instances that come one by one, and packs them into batches."""
+    returns = ArchiveReturns(
+        node.archive_queue,
+        node.catalog,
+        node.store,
+        on_return=lambda *image: None if archiving is None else archiving.came_back(*image),
+    )
     return Arrivals(
         spool=spool,
         catalog=node.catalog,
@@ -178,6 +198,8 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
         require_sound=node.audit.halt.require_none,
         clock=node.clock,
         windows=windows_by(node.settings.arrivals),
+        came_back=returns.is_ours,
+        urgent=node.archive_queue.hurry,
     )
 
 

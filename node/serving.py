@@ -22,6 +22,7 @@ from node.network.network import PeerStream, StreamLost
 from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
+    archiving_of,
     arrivals_of,
     dimse_of,
     endings_of,
@@ -106,10 +107,12 @@ def _told(node: Node, running: "Serving") -> Iterator[None]:
     before = node.on_study_change, node.on_peer_change
     node.on_study_change = soon(running.study_changed)
     node.on_peer_change = soon(running.peer_changed)
+    node.archive_queue.on_change = lambda: soon(lambda _: running.archiving.poke())(None)
     try:
         yield
     finally:
         node.on_study_change, node.on_peer_change = before
+        node.archive_queue.on_change = lambda: None
         node.started_ms = None
 
 
@@ -192,7 +195,8 @@ class Serving:
         )
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
-        self.arrivals = arrivals_of(node, self._spool)
+        self.archiving = archiving_of(node)
+        self.arrivals = arrivals_of(node, self._spool, self.archiving)
         self.dimse = dimse_of(node, self.arrivals)
         self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)
@@ -232,6 +236,7 @@ class Serving:
                 nursery.start_soon(self.rereading.run)
                 nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
+                nursery.start_soon(self.archiving.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
                 for folder in self.folders:

@@ -74,6 +74,8 @@ ENTRY_FIRST = (
     "offer-heard",
     "offer-answered",
     "offer-ended",
+    "forward-asked",
+    "forward-dropped",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
 `received` (the fetch goes on), `erased` and key changes (finished by the next start)."""

@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from node.edges.dimse_session import REQUEST_SECONDS, Counts, Line, Session
-from node.edges.dimse_settings import Address, DimseSettings
+from node.edges.dimse_settings import BCP_195_CIPHERS, Address, DimseSettings
 from node.edges.doors import Doors
 from node.errors import ExitCode, NodeError
 from node.failures import describe_unexpected
@@ -33,9 +33,6 @@ STRANGERS = 128
 
 STORING = 64
 """Most images that are taken in at one time; the others wait."""
-
-# The Non-Downgrading BCP 195 profile of PS3.15 annex B.10.
-_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
 
 
 class DimseServer:
@@ -217,7 +214,7 @@ def _tls(settings: DimseSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.set_ciphers(_CIPHERS)
+        context.set_ciphers(BCP_195_CIPHERS)
         context.load_cert_chain(settings.certificate, settings.key)
         context.load_verify_locations(settings.ca)
     except (OSError, ssl.SSLError) as error:

@@ -150,6 +150,12 @@ EVENTS: dict[str, Meaning] = {
     "offer-heard": Meaning(event="110112", lifecycle="6"),
     "offer-answered": Meaning(event="110113", kind="110147"),
     "offer-ended": Meaning(event="110113", kind="110135", action="U"),
+    "forward-asked": Meaning(event="110113", kind="110147"),
+    "forward-dropped": Meaning(event="110113", kind="110147"),
+    "forward-begun": Meaning(event="110102", lifecycle="11"),
+    "forwarded": Meaning(event="110104", action="C", lifecycle="11"),
+    "forward-failed": Meaning(event="110104", action="C", lifecycle="11"),
+    "stored": Meaning(event="110104", action="C", lifecycle="3"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, and a heartbeat is no event."""
