@@ -313,6 +313,15 @@ RETENTION = (
         tables=("door_studies",),
     ),
     Kept(
+        name="archive studies",
+        holds="which studies and images went to which archive of the facility, and its answers",
+        place="node.db",
+        purpose="to send each once, and to know what is proven stored",
+        readers="people of the facility with the role look, send or admin",
+        kept="as long as the study is here, or until openings of the study are erased",
+        tables=("archive_studies", "archive_instances"),
+    ),
+    Kept(
         name="people",
         holds="people of the facility: name, user of the machine and its number, roles, and what"
         " they proposed",

@@ -215,7 +215,7 @@ class ArchiveQueue:
         )
         return row is not None and row["stat"] != 0
 
-    def ask(self, study_text: str, archive: str, *, stat: bool = False) -> list[ArchiveStudy]:
+    def ask(self, study_text: str, archive: str, *, stat: bool = False) -> ArchiveStudy:
         """Have a study sent for a person, all of it, also what the archive has; entry first.
 
         Args:
@@ -236,7 +236,7 @@ class ArchiveQueue:
 
         self._effects.after_entry(event, put)
         self.on_change()
-        return [one for one in self.of_study(study) if one.archive == name]
+        return self._found(study, name)
 
     def _named(self, archive: str) -> ArchiveSettings:
         if archive and archive in self.archives:
@@ -358,6 +358,13 @@ class ArchiveQueue:
             " stat DESC, since, study_uid, archive"
         )
         return [ArchiveStudy(*row) for row in rows]
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many studies there are, by archive and state."""
+        rows = self._database.query(
+            "SELECT archive, state, count(*) AS many FROM archive_studies GROUP BY archive, state"
+        )
+        return {(row["archive"], row["state"]): row["many"] for row in rows}
 
     def of_study(self, study_uid: str) -> list[ArchiveStudy]:
         """How far a study is, for each archive to which it goes."""
@@ -542,9 +549,9 @@ class ArchiveQueue:
                 each,
             )
             connection.execute(
-                "UPDATE archive_studies SET state = ? WHERE study_uid = ? AND archive = ?"
-                " AND since = ?",
-                (WAITS, one.study_uid, one.archive, one.since),
+                "UPDATE archive_studies SET state = ?, due = ?, tries = 0"
+                " WHERE study_uid = ? AND archive = ? AND since = ?",
+                (WAITS, self._clock.now_ms(), one.study_uid, one.archive, one.since),
             )
 
         self._database.transact(change)

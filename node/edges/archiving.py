@@ -10,6 +10,7 @@ bytes.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -159,6 +160,7 @@ class Archiving:
         self._changed = trio.Event()
         self._lanes = {(name, stat): _Lane() for name in queue.archives for stat in (False, True)}
         self._came_back: list[tuple[str, str, str]] = []
+        self._returned: Counter[str] = Counter()
 
     # --- what others say ---------------------------------------------------------------
 
@@ -175,6 +177,7 @@ class Archiving:
 
     def came_back(self, archive: str, study_uid: str, sop_uid: str) -> None:
         """An archive has sent us an image of ours, so it has it; for any thread."""
+        self._returned[archive] += 1
         if len(self._came_back) < BACK_MOST:
             self._came_back.append((archive, study_uid, sop_uid))
 
@@ -208,6 +211,7 @@ class Archiving:
                     "archive": archive.name,
                     "under_way": [lane.study for lane in lanes if lane.study],
                     "trouble": ill[0].trouble if ill else "",
+                    "returned": self._returned[archive.name],
                     "since": min((lane.since for lane in ill), default=0),
                 }
             )

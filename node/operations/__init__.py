@@ -5,6 +5,7 @@ line. Each operation takes the parameters of its class and returns JSON values
 from typing import Any
 
 from node.operations import (
+    archive,
     arrive,
     backup,
     discard,
@@ -54,6 +55,7 @@ TABLE: tuple[Operation[Any], ...] = (
     *find.OPERATIONS,
     *transfer.OPERATIONS,
     *offers.OPERATIONS,
+    *archive.OPERATIONS,
     *log.OPERATIONS,
     *reports.OPERATIONS,
     *erase.OPERATIONS,

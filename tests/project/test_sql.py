@@ -20,6 +20,7 @@ OWNERS = {
     "audit/erasure.py": {"erasures", "erasing"},
     "audit/evidence.py": {"openings", "receipts"},
     "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
+    "edges/archive_queue.py": {"archive_studies", "archive_instances"},
     "edges/doors.py": {"door_studies"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
@@ -54,6 +55,8 @@ READ_BY_OTHERS = {
     "sharing/deriving.py": {"studies", "discards", "peer_sharing"},
     # What is followed and has grown is one question to all of these.
     "transfer/followed.py": {"remote_studies", "studies", "transfers", "discards", "recalls"},
+    # Whether the study was fetched as urgent, in the transaction that publishes it.
+    "edges/archive_queue.py": {"transfers"},
     # A feed is what differs from the catalog, which is one question to both.
     "sharing/feeds.py": {"studies", "discards"},
     # What a peer has told of, and whether we asked it for the study.
