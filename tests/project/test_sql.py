@@ -22,6 +22,7 @@ OWNERS = {
     "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
     "edges/archive_queue.py": {"archive_studies", "archive_instances"},
     "edges/doors.py": {"door_studies"},
+    "images/holds.py": {"study_holds"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
