@@ -107,6 +107,11 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
         "after a restart look with `radmesh offers`"
         for name in node.offers.unwritten
     ]
+    found += [
+        f"{name} is undone, and that is not written yet: it is tried again while this node runs; "
+        "after a restart look with `radmesh match`"
+        for name in node.matches.unwritten
+    ]
     late = [one for one in node.doors.waiting() if one.why]
     if late:
         found.append(

@@ -6,7 +6,7 @@ log. Only one process at a time can have a home.
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,14 +27,16 @@ from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
 from node.edges.archive_queue import ARCHIVES_SCHEMA, ArchiveQueue
-from node.edges.archiving import Identify, only_our_own
 from node.edges.doors import DOORS_SCHEMA, Doors
+from node.edges.match_rows import MATCHES_SCHEMA
+from node.edges.matches import Matches
+from node.edges.unmatched import Unmatched
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
 from node.home import Home, Keys
 from node.images.discard import Discards
 from node.images.holds import HOLDS_SCHEMA, Holds
-from node.images.keeping import Keeping, Stored
+from node.images.keeping import Keeping
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
@@ -134,6 +136,7 @@ class Node:
                 DOORS_SCHEMA,
                 ARCHIVES_SCHEMA,
                 HOLDS_SCHEMA,
+                MATCHES_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -200,6 +203,16 @@ class Node:
             self.offers,
             self.clock,
         )
+        self.matches = Matches(
+            self.settings.identity,
+            self.database,
+            self.catalog,
+            self.audit,
+            self.effects,
+            self.peers,
+            self.decisions,
+            self.clock,
+        )
         self.archive_queue = ArchiveQueue(
             self.settings.archives,
             self.database,
@@ -208,8 +221,9 @@ class Node:
             self._petname_of_fingerprint,
             self.clock,
         )
-        self.identify: Identify = only_our_own(self.catalog)
         self.catalog.in_publish = self.archive_queue.published
+        self.matches.in_match = self.matches.on_change = self.archive_queue.matched
+        self.unmatched = Unmatched(self.matches, self.database, self.catalog)
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
             Questions(self.database, self.clock),
@@ -220,19 +234,21 @@ class Node:
         )
         self.holds = Holds(self.database, self.catalog, self.effects, self.clock)
         self.discards.require_free_to_go = self.holds.require_none
-        # Set by whoever knows what is in an archive.
-        self.proven_stored: Callable[[], Iterable[Stored]] = lambda: ()
+        self.proven_stored = self.archive_queue.proven_stored
         self.keeping = Keeping(
             self.settings.keeping,
             self.catalog,
             self.discards,
             lambda: self.proven_stored(),
-            reasons_of(
-                self.holds,
-                self.transfers,
-                self.offers,
-                self.requests,
-                lambda: (one.study_uid for one in self.doors.waiting()),
+            (
+                *reasons_of(
+                    self.holds,
+                    self.transfers,
+                    self.offers,
+                    self.requests,
+                    lambda: (one.study_uid for one in self.doors.waiting()),
+                ),
+                self.archive_queue.why_stays,
             ),
             self.clock,
         )
@@ -406,6 +422,7 @@ class Node:
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
         self.archive_queue.study_changed(study)
+        self.matches.study_changed(study)
 
     def _transfer_at_end(self, transfer: Transfer) -> None:
         """End the emergency access that a transfer was."""
@@ -464,6 +481,7 @@ class Node:
                 "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 "offer-ended": self.offers.make_true,
+                "match-undone": self.matches.make_true,
                 "denied": self.requests.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
@@ -488,6 +506,7 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+        self.matches.forget(studies)
         self.archive_queue.forget(studies)
 
     def require_intake(self) -> None:

@@ -14,6 +14,7 @@ from node.edges.archive_settings import ArchiveSettings, read_archives
 from node.edges.dimse_settings import DimseSettings, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
+from node.edges.identity_settings import IdentitySettings, read_identity
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
@@ -111,6 +112,7 @@ class Settings:
     dimse: DimseSettings = field(default_factory=DimseSettings)
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
     archives: Mapping[str, ArchiveSettings] = field(default_factory=dict)
+    identity: IdentitySettings = field(default_factory=IdentitySettings)
 
     @property
     def doors(self) -> dict[str, Door]:
@@ -161,6 +163,7 @@ def read_settings(path: Path) -> Settings:
         dimse=_dimse(path, values.get("dimse", {})),
         folders=_folders(path, values.get("folders", {})),
         archives=_archives(path, values.get("archives", {})),
+        identity=_identity(path, values.get("identity", {})),
     )
 
 
@@ -254,6 +257,18 @@ def _archives(path: Path, tables: Any) -> dict[str, ArchiveSettings]:
     except BadEdge as error:
         raise NodeError(
             f"archives in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
+
+
+def _identity(path: Path, values: Any) -> IdentitySettings:
+    table = _read(path, "identity", values)
+    try:
+        return read_identity(table, values)
+    except BadEdge as error:
+        raise NodeError(
+            f"identity in {path} {error}",
             hint="see docs/operations.md section 4 and docs/edges.md",
             code=ExitCode.USAGE,
         ) from error

@@ -176,7 +176,7 @@ def archiving_of(node: Node) -> Archiving:
         node.archive_queue,
         node.catalog,
         node.store,
-        lambda study: node.identify(study),
+        node.matches.ready,
         require_sound=node.audit.halt.require_none,
         clock=node.clock,
     )
@@ -348,7 +348,7 @@ def endings_of(
         node_key_ended=node_key_ended,
         clock=node.clock,
         refusals=node.refusals,
-        more=(node.persons, node.requests),
+        more=(node.persons, node.requests, node.matches),
         emergencies=node.emergencies,
         log_failed=lambda: node.audit.failure is not None,
         try_log=node.audit.try_again,

@@ -78,6 +78,8 @@ ENTRY_FIRST = (
     "offer-ended",
     "forward-asked",
     "forward-dropped",
+    "matched",
+    "match-undone",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
 `received` (the fetch goes on), `erased` and key changes (finished by the next start)."""

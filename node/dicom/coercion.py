@@ -16,7 +16,7 @@ from keys.written import folded
 from node.dicom.elements import SHORT_VRS, BadInstance, Placed, Read, Walked, tag_text, walk
 from node.dicom.flat import flat
 from node.dicom.headers import StudyAttributes
-from node.dicom.identity import Code, Identity
+from node.dicom.identity import Code, Identity, is_among
 from node.dicom.inflating import MAX_INFLATED_BYTES
 from node.dicom.part10 import BIG_ENDIAN, DEFLATED, IMPLICIT, read_meta, reader_of
 from node.dicom.studies import header_of
@@ -168,16 +168,8 @@ def _inflated(packed: bytes) -> bytes:
 
 def _require_patient(study: StudyAttributes, identity: Identity) -> None:
     named, issuer = study.patient_id, study.patient_id_issuer
-    if named and identity.patients and not is_among(named, issuer, identity.patients):
+    if named and identity.patients is not None and not is_among(named, issuer, identity.patients):
         raise CannotCoerce("is of another patient than its study was matched for")
-
-
-def is_among(patient_id: str, issuer: str, patients: frozenset[tuple[str, str]]) -> bool:
-    """Whether a patient may be one of these; an issuer that is not given agrees with any."""
-    return any(
-        patient_id.strip() == known.strip() and ("" in (issuer, other) or issuer == other)
-        for known, other in patients
-    )
 
 
 class _DataSet:

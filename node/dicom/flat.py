@@ -5,6 +5,7 @@ For questions to small parts of a data set, whose order and values are known to 
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 from node.dicom.elements import LONG_VRS, SHORT_VRS, BadInstance
 
@@ -18,7 +19,7 @@ def flat(data: bytes, *, implicit: bool, big_endian: bool) -> Iterator[tuple[int
     Raises:
         BadInstance: the bytes are not elements in this form alone.
     """
-    order = "big" if big_endian else "little"
+    order: Literal["big", "little"] = "big" if big_endian else "little"
     item = b"\xff\xfe\xe0\x00" if big_endian else b"\xfe\xff\x00\xe0"
     position = 0
     while position < len(data):

@@ -1,7 +1,7 @@
 """How a study from elsewhere is named in an archive of this facility."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
@@ -47,8 +47,8 @@ class Identity:
             other facility's requests; "" empties them.
         source: who gave us the images, for Source of Previous Values; may be "".
         maps: our words in place of the other facility's.
-        patients: Patient ID and issuer of those that images of the study may name; an image of
-            another one is refused.
+        patients: Patient ID and issuer of those that images of the study may name: an image of
+            another one is refused. None for any.
         is_temporary: whether the Patient ID stands for a patient who is still to be found.
     """
 
@@ -61,7 +61,7 @@ class Identity:
     prefix: str = ""
     source: str = ""
     maps: Maps = NO_MAPS
-    patients: frozenset[tuple[str, str]] = frozenset()
+    patients: frozenset[tuple[str, str]] | None = None
     is_temporary: bool = False
 
     @property
@@ -86,3 +86,11 @@ class Identity:
 
 UNCHANGED = Identity(patient_id="")
 """The identity of a study that was made here."""
+
+
+def is_among(patient_id: str, issuer: str, patients: Collection[tuple[str, str]]) -> bool:
+    """Whether a patient may be one of these; an issuer that is not given agrees with any."""
+    return any(
+        patient_id.strip() == known.strip() and ("" in (issuer, other) or issuer == other)
+        for known, other in patients
+    )

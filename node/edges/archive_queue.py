@@ -20,6 +20,7 @@ from node.clock import Clock
 from node.database import Database
 from node.edges.archive_settings import NONE, ArchiveSettings
 from node.errors import ExitCode, NodeError
+from node.images.keeping import Stored
 from protocol.log.entry import Event, subjects_of
 
 ARCHIVES_SCHEMA = """
@@ -35,6 +36,8 @@ CREATE TABLE IF NOT EXISTS archive_studies (
     why TEXT NOT NULL,                  -- why it waits or failed, for people
     begun INTEGER NOT NULL,             -- when its first byte left, milliseconds as above; 0 before
     proof TEXT NOT NULL,                -- by what it is proven stored: commitment, query, returned
+    proven INTEGER NOT NULL,            -- when, milliseconds as above; 0 if it is not
+    content_root BLOB NOT NULL,         -- of what is proven stored
     PRIMARY KEY (study_uid, archive)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS archive_studies_by_due ON archive_studies (archive, due);
@@ -67,6 +70,7 @@ TRIES = 3
 _INSTANCE = "sop_uid, state, status, why, mark, digest, tries"
 
 _OPEN = f"state IN ({', '.join(repr(one) for one in OPEN)})"
+_UNSETTLED = f"state IN ({', '.join(repr(one) for one in (*OPEN, FAILED))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class ArchiveStudy:
     why: str
     begun: int
     proof: str
+    proven: int
+    content_root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,9 @@ class ArchiveQueue:
 
         def put(connection: sqlite3.Connection) -> None:
             for one in self.of_study(study_uid):
-                if one.state != DROPPED:
+                if one.state == UNMATCHED:
+                    self._update(one, "state = ?, due = ?", (WAITS, self._clock.now_ms()))
+                elif one.state not in (WAITS, DROPPED):
                     self._put(connection, study_uid, one.archive, stat=False)
             self._database.after_commit(lambda: self.on_change())
 
@@ -190,13 +198,13 @@ class ArchiveQueue:
     def _put(self, connection: sqlite3.Connection, study: str, archive: str, stat: bool) -> None:
         now = self._clock.now_ms()
         connection.execute(
-            "INSERT INTO archive_studies VALUES (?, ?, ?, ?, ?, ?, 0, 0, '', 0, '')"
+            "INSERT INTO archive_studies VALUES (?, ?, ?, ?, ?, ?, 0, 0, '', 0, '', 0, ?)"
             " ON CONFLICT (study_uid, archive) DO UPDATE SET state = excluded.state,"
             " stat = CASE WHEN excluded.stat = 1 THEN 1 ELSE archive_studies.stat END,"
             " since = CASE WHEN excluded.since > archive_studies.since THEN excluded.since"
             " ELSE archive_studies.since + 1 END, due = excluded.due, tries = 0, failing = 0,"
             " why = '', proof = ''",
-            (study, archive, WAITS, int(stat), now, now),
+            (study, archive, WAITS, int(stat), now, now, b""),
         )
 
     def _sources(self, study_uid: str) -> list[str]:
@@ -382,9 +390,26 @@ class ArchiveQueue:
         assert found is not None
         return found
 
-    def is_stored(self, study_uid: str) -> bool:
-        """Whether all of a study, as it is here now, is proven stored in an archive."""
-        return any(one.state == STORED for one in self.of_study(study_uid))
+    def proven_stored(self) -> list[Stored]:
+        """The studies that are proven to be in an archive and go to no other, the longest first."""
+        rows = self._database.query(
+            f"SELECT study_uid, content_root, proven FROM archive_studies a"
+            f" WHERE state = '{STORED}' AND NOT EXISTS (SELECT 1 FROM archive_studies b"
+            f" WHERE b.study_uid = a.study_uid AND b.{_UNSETTLED}) ORDER BY proven, study_uid"
+        )
+        found = {
+            row["study_uid"]: Stored(
+                row["study_uid"], bytes(row["content_root"]), row["proven"] // 1000
+            )
+            for row in reversed(rows)
+        }
+        return list(reversed(found.values()))
+
+    def why_stays(self, study_uid: str) -> str:
+        """Why a study has to stay here, as the end of a sentence, or ""."""
+        unsettled = (*OPEN, FAILED)
+        is_open = any(one.state in unsettled for one in self.of_study(study_uid))
+        return "is on its way to an archive" if is_open else ""
 
     def instances(self, study_uid: str, archive: str) -> dict[str, ArchiveInstance]:
         """What became of the images of a study at an archive, by SOP Instance UID."""
@@ -532,7 +557,14 @@ class ArchiveQueue:
             self._settle(
                 connection, one.study_uid, one.archive, STORED, proof=proof, since=one.since
             )
-            if self._found(one.study_uid, one.archive).state == STORED:
+            row = self._catalog.study(one.study_uid)
+            # A study that got images meanwhile waits again.
+            if row is not None and self._found(one.study_uid, one.archive).state == STORED:
+                self._update(
+                    one,
+                    "proven = ?, content_root = ?",
+                    (self._clock.now_ms(), row.content_root),
+                )
                 self.on_stored(one.study_uid, one.archive)
 
         self._database.transact(change)
@@ -592,7 +624,9 @@ class ArchiveQueue:
             ),
         )  # fmt: skip
 
-    def _update(self, one: ArchiveStudy, sets: str, values: Sequence[str | int] = ()) -> None:
+    def _update(
+        self, one: ArchiveStudy, sets: str, values: Sequence[str | int | bytes] = ()
+    ) -> None:
         """Change a row, unless the study has got images since it was read."""
         self._database.transact(
             lambda connection: connection.execute(

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import trio
 
 from node.blocking import in_thread
-from node.catalog.catalog import LOCAL, Catalog
+from node.catalog.catalog import Catalog
 from node.clock import Clock, local_time
-from node.dicom.identity import UNCHANGED, Identity
+from node.dicom.identity import Identity
 from node.edges.archive_dimse import ArchiveFull, Begin, DimseArchive, OnAnswer
 from node.edges.archive_queue import (
     DONE,
@@ -113,16 +113,6 @@ class _Lane:
 def pause(tries: int) -> float:
     """Seconds until the next try after so many that came to nothing."""
     return min(FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 20), LAST_PAUSE_SECONDS)
-
-
-def only_our_own(catalog: Catalog) -> Identify:
-    """Lets nothing go that a facility sent: nobody has said of which patient here it is."""
-
-    def identify(study_uid: str) -> Identity | None:
-        row = catalog.study(study_uid)
-        return UNCHANGED if row is not None and row.origin == LOCAL else None
-
-    return identify
 
 
 class Archiving:

@@ -1,4 +1,4 @@
-"""The table `identity` of `config.toml`: whose Patient IDs count here, and our words for others'."""
+"""The table `identity` of `config.toml`: whose Patient IDs count here, and our words for others."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from node.dicom.identity import NO_MAPS, Code, Maps
 from node.edges.door_settings import BadEdge, require_known
 
 NUMBER = "{number}"
-"""Stands in the pattern of temporary Patient IDs for a number that is never given twice."""
+"""Stands in the pattern of temporary Patient IDs for a number that is never given twice; in one
+without it the number comes at the end."""
 
 DEFAULT_TEMPORARY = f"TEMP-{NUMBER}"
 
@@ -18,7 +19,9 @@ ID_CHARACTERS = 64
 """Most characters of a Patient ID, an issuer or a description (PS3.5 section 6.2, LO)."""
 
 _NUMBER_DIGITS = 12
-_SHORT_CHARACTERS = 16
+ACCESSION_CHARACTERS = 16
+"""Most of an accession number or a code (SH)."""
+
 _PREFIX_CHARACTERS = 8
 _BODY_PART = re.compile(r"[A-Z0-9_ ]{1,16}")
 _PEER_ENTRIES = ("issuer", "prefix")
@@ -68,6 +71,11 @@ class IdentitySettings:
         """Whether the Patient IDs of an issuer are those of our own systems."""
         return issuer != "" and issuer in (self.issuer, *self.ours)
 
+    def temporary_id(self, number: int) -> str:
+        """The temporary Patient ID with a number."""
+        pattern = self.temporary if NUMBER in self.temporary else self.temporary + NUMBER
+        return pattern.replace(NUMBER, str(number))
+
     def is_from_elsewhere(self, source: str) -> bool:
         """Whether what a source of this node brings was made elsewhere."""
         return any(
@@ -89,19 +97,12 @@ def read_identity(table: Mapping[str, Any], tables: Mapping[str, Any]) -> Identi
     issuer, ours = table.get("issuer", ""), tuple(table.get("ours", ()))
     if not all(is_text(one, ID_CHARACTERS) for one in (issuer, *ours)) or "" in ours:
         raise BadEdge(f"have an issuer that is none: at most {ID_CHARACTERS} characters, no \\")
-    if ours and not issuer:
-        raise BadEdge("have `ours` without `issuer`, the name that archives here know")
     temporary = table.get("temporary", DEFAULT_TEMPORARY)
-    longest = len(temporary) - len(NUMBER) + _NUMBER_DIGITS
-    if (
-        temporary.count(NUMBER) != 1
-        or not is_text(temporary, longest)
-        or not temporary.isascii()
-        or longest > ID_CHARACTERS
-    ):
-        raise BadEdge(
-            f"have a pattern `temporary` that has not {NUMBER} in it once, or is too long"
-        )
+    longest = len(temporary.replace(NUMBER, "")) + _NUMBER_DIGITS
+    if not is_text(temporary, longest) or not temporary.isascii() or longest > ID_CHARACTERS:
+        raise BadEdge(f"have as `temporary` no text of ASCII for {ID_CHARACTERS} characters, no \\")
+    if temporary.count(NUMBER) > 1:
+        raise BadEdge(f"have {NUMBER} more than once in `temporary`")
     return IdentitySettings(
         issuer=issuer,
         ours=ours,
@@ -133,7 +134,7 @@ def _peer(name: str, entry: Any) -> FromPeer:
         raise BadEdge(f"{where} an issuer that is none: at most {ID_CHARACTERS} characters, no \\")
     if not is_text(prefix, _PREFIX_CHARACTERS) or not prefix.isascii():
         raise BadEdge(
-            f"{where} a prefix that is none: at most {_PREFIX_CHARACTERS} characters of ASCII, no \\"
+            f"{where} a prefix that is none: at most {_PREFIX_CHARACTERS} letters of ASCII, no \\"
         )
     return FromPeer(issuer=issuer, prefix=prefix)
 
@@ -166,8 +167,8 @@ def _procedures(table: Mapping[str, Any]) -> dict[tuple[str, str], Code]:
             raise BadEdge(f"{where} no table")
         require_known(where, entry, _CODE_ENTRIES)
         if not all(entry.get(name) for name in _CODE_ENTRIES) or not (
-            is_text(entry["value"], _SHORT_CHARACTERS)
-            and is_text(entry["scheme"], _SHORT_CHARACTERS)
+            is_text(entry["value"], ACCESSION_CHARACTERS)
+            and is_text(entry["scheme"], ACCESSION_CHARACTERS)
             and is_text(entry["meaning"], ID_CHARACTERS)
         ):
             raise BadEdge(f"{where} no whole code: value, scheme and meaning")

@@ -114,6 +114,8 @@ TYPES = (
     "emergency-ended",
     "emergency-overdue",
     "emergency-reviewed",
+    "matched",
+    "match-undone",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 

@@ -23,6 +23,7 @@ OWNERS = {
     "edges/archive_queue.py": {"archive_studies", "archive_instances"},
     "edges/doors.py": {"door_studies"},
     "images/holds.py": {"study_holds"},
+    "edges/match_rows.py": {"study_matches", "matched_patients"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
@@ -49,6 +50,8 @@ OWNERS = {
 PARTS = {
     "sharing/deriving.py": "sharing/feeds.py",
     "sharing/feed_words.py": "sharing/feeds.py",
+    "edges/matches.py": "edges/match_rows.py",
+    "edges/unmatched.py": "edges/match_rows.py",
 }
 """Files that an owner was divided into."""
 
@@ -62,6 +65,9 @@ READ_BY_OTHERS = {
     "sharing/feeds.py": {"studies", "discards"},
     # What a peer has told of, and whether we asked it for the study.
     "sharing/recalls.py": {"remote_studies", "transfers"},
+    # What waits for a match is one question to both.
+    "edges/unmatched.py": {"studies", "study_patients", "study_sources"},
+    "edges/matches.py": {"studies"},
     # What is erased is chosen among the openings, and deleted there.
     "audit/erasure.py": {"openings"},
 }

@@ -341,13 +341,13 @@ async def test_nothing_from_a_facility_goes_before_its_patient_is_known_here(
 ) -> None:
     odd = OddArchive()
     with odd.running():
-        async with sending(home, archive(odd.port)) as (node, _):
+        async with sending(home, archive(odd.port)) as (node, archiving):
             south = Other("South Clinic", node.clock.now())
             study = await trio.to_thread.run_sync(receive_study, node, south.key)
             await until(lambda: states(node) == [UNMATCHED])
             assert odd.most == 0
             local = Identity(patient_id="LOCAL-7", source="South Clinic")
-            node.identify = lambda uid: local
+            archiving._identify = lambda uid: local
             await trio.to_thread.run_sync(node.archive_queue.matched, study)
             await until(lambda: states(node) == [STORED])
             first = dict(odd.got)
@@ -357,7 +357,7 @@ async def test_nothing_from_a_facility_goes_before_its_patient_is_known_here(
                 assert found.PatientID == "LOCAL-7"
             # Known better: all goes again, under the other identity. And once more, the same bytes.
             other = replace(local, patient_id="LOCAL-8")
-            node.identify = lambda uid: other
+            archiving._identify = lambda uid: other
             await trio.to_thread.run_sync(node.archive_queue.matched, study)
             await until(lambda: len(odd.got) == 6 and states(node) == [STORED])
             await trio.to_thread.run_sync(node.archive_queue.ask, study, "PACS")
@@ -373,10 +373,10 @@ async def test_a_match_that_is_undone_stops_what_is_under_way(
     monkeypatch.setattr(archiving_module, "NOTED", 1)
     odd = OddArchive()
     with odd.running():
-        async with sending(home, archive(odd.port)) as (node, _):
+        async with sending(home, archive(odd.port)) as (node, archiving):
             south = Other("South Clinic", node.clock.now())
             local: list[Identity | None] = [Identity(patient_id="LOCAL-7")]
-            node.identify = lambda uid: local[0]
+            archiving._identify = lambda uid: local[0]
             odd.before = lambda uid: local.__setitem__(0, None)
             await trio.to_thread.run_sync(receive_study, node, south.key)
             await until(lambda: states(node) == [UNMATCHED])
