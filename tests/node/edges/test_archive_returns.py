@@ -111,8 +111,10 @@ async def test_an_object_without_pixels_is_known_by_the_whole_of_its_data_set(
     study = "1.2.826.0.1.3680043.8.498.77"
     report = make_instance(study, 1)
     report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BASIC_TEXT_SR
-    for name in ("Rows", "Columns", "PixelData", "BitsAllocated", "BitsStored", "HighBit",
-                 "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation"):  # fmt: skip
+    for name in (
+        "Rows", "Columns", "PixelData", "BitsAllocated", "BitsStored", "HighBit",
+        "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation",
+    ):  # fmt: skip
         delattr(report, name)
     (tmp_path / "in").mkdir()
     report.save_as(tmp_path / "in/1.dcm", enforce_file_format=True)
