@@ -1,105 +1,46 @@
 """Whose a study from elsewhere is: what a person says, what a rule may say, and when it waits."""
 
-import contextlib
 import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
-import trio
 from facility_in_memory import entries
+from matches_made import (
+    HERE,
+    OTHER,
+    OWN,
+    SETTINGS,
+    STUDY,
+    Three,
+    ingest,
+    ready,
+    three_nodes,
+    told,
+    waiting,
+)
 from people_made import ask, list_people
-from studies_made import make_instance
-from two_in_memory import TwoNodes
 
 from node.app import Node
 from node.config import read_settings
 from node.dicom.coercion import CannotCoerce, coerced
-from node.dicom.identity import UNCHANGED, Code, Identity
+from node.dicom.identity import UNCHANGED, Code
 from node.edges.door_settings import BadEdge
 from node.edges.identity_settings import FromPeer, IdentitySettings, read_identity
 from node.edges.match_rows import LocalPatient
-from node.edges.unmatched import PatientThere
 from node.errors import ExitCode, NodeError
-from node.home import Home
-from node.operations import OPERATIONS, Call, match
 from node.retention import RETENTION
 from protocol.log.entry import Event
 from protocol.recalls import WRONG_WORKLIST
 
-STUDY = "1.2.826.0.1.3680043.8.498.31"
-OTHER = "1.2.826.0.1.3680043.8.498.32"
-OWN = "1.2.826.0.1.3680043.8.498.33"
-HERE = LocalPatient(patient_id="H-77", name="Müller^Anna", birth_date="19700131", sex="F")
-SETTINGS = IdentitySettings(issuer="HOSP-A", ours=("REGION",))
-
-
-def ingest(node: Node, folder: Path, study: str, first: int = 1, **said: str) -> None:
-    """Take in one image of a study of which a command says that it was made here."""
-    folder = folder / f"{study}.{first}"
-    folder.mkdir(parents=True)
-    dataset = make_instance(study, first, rows=4)
-    values = {"PatientID": "P1", "PatientName": "Mueller^Anna", "PatientBirthDate": "19700131",
-              "PatientSex": "F", "AccessionNumber": "ACC1", "StudyID": "S1"} | said  # fmt: skip
-    for name, value in values.items():
-        setattr(dataset, name, value)
-    dataset.save_as(folder / "one.dcm", enforce_file_format=True)
-    trio.run(OPERATIONS["ingest"].answer, Call(node), {"paths": [str(folder)]})
-
-
-def told(node: Node, operation: str, **asked: Any) -> dict[str, Any]:
-    result = trio.run(OPERATIONS[operation].answer, Call(node), asked)
-    assert isinstance(result, dict)
-    return result
-
-
-class Three:
-    """North and East, from which South fetches; matches are made at South."""
-
-    def __init__(self, folder: Path, north: Node, east: Node, south: Node) -> None:
-        self.folder, self.north, self.east, self.south = folder, north, east, south
-        self.ways = {"North": TwoNodes(north, south), "East": TwoNodes(east, south)}
-        self._count = 0
-
-    def come(self, study: str = STUDY, of: str = "North", **said: str) -> None:
-        """One more image of a study comes from a facility."""
-        source = self.north if of == "North" else self.east
-        self._count += 1
-        ingest(source, self.folder / of, study, self._count, **said)
-        source.shared_studies.share(study)
-        assert self.ways[of].fetch(study)
-
-    def images(self, study: str = STUDY) -> list[bytes]:
-        """The originals of a study at South."""
-        found = self.folder / "out" / str(self._count)
-        told(self.south, "export", study=study, directory=str(found))
-        return [path.read_bytes() for path in found.rglob("*") if path.is_file()]
-
 
 @pytest.fixture
 def three(tmp_path: Path) -> Iterator[Three]:
-    with contextlib.ExitStack() as stack:
-        north, east, south = (
-            stack.enter_context(Node.open(Home.create(tmp_path / name.lower(), name=name)))
-            for name in ("North", "East", "South")
-        )
-        south.matches.settings = SETTINGS
-        yield Three(tmp_path, north, east, south)
-
-
-def waiting(node: Node) -> list[tuple[str, str]]:
-    """UIDs and reasons of what waits."""
-    return [(one.row.study_uid, one.why) for one in node.unmatched.page(50)[0]]
-
-
-def ready(node: Node, study: str = STUDY) -> Identity:
-    found = node.matches.ready(study)
-    assert found is not None
-    return found
+    with three_nodes(tmp_path) as made:
+        yield made
 
 
 # --- without a match --------------------------------------------------------------------
@@ -480,90 +421,6 @@ def test_two_facilities_with_the_same_patient_id_and_accession_number(three):
         named[study] = (now.PatientID, now.AccessionNumber)
         three._count += 1
     assert named == {STUDY: ("H-77", "N-ACC1"), OTHER: ("H-99", "E-ACC1")}
-
-
-# --- proposals --------------------------------------------------------------------------
-
-
-def test_a_name_with_a_birth_date_proposes_and_never_matches(three):
-    south = three.south
-    ingest(south, three.folder, OWN, PatientID="H-1", PatientName="Müller^Anna")
-    three.come(PatientName="MUELLER^ANNA")
-    assert south.matches.ready(STUDY) is None
-    [left] = south.unmatched.page(50)[0]
-    [proposed], failed = south.unmatched.proposals(left)
-    assert (proposed.patient_id, proposed.issuer, failed) == ("H-1", "HOSP-A", [])
-    assert proposed.why == "same name and birth date, of a study made here"
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"PatientBirthDate": "19700201"},
-        {"PatientBirthDate": ""},
-        {"PatientSex": "M"},
-        {"PatientName": "Mueller^Anne"},
-        {"PatientName": ""},
-    ],
-)
-def test_another_person_is_not_proposed(three, said):
-    ingest(three.south, three.folder, OWN, PatientID="H-1")
-    three.come(**said)
-    [left] = three.south.unmatched.page(50)[0]
-    assert three.south.unmatched.proposals(left)[0] == []
-
-
-def test_what_was_matched_before_is_proposed_first_and_each_once(three):
-    south = three.south
-    ingest(south, three.folder, OWN, PatientID="H-1")
-    three.come(STUDY)
-    three.come(OTHER)
-    south.matches.match(STUDY, HERE)
-    asked: list[PatientThere] = []
-
-    def elsewhere(there: PatientThere) -> list[LocalPatient]:
-        asked.append(there)
-        return [replace(HERE, issuer="HOSP-A", why="the PACS"), LocalPatient(patient_id="H-5")]
-
-    def away(there: PatientThere) -> list[LocalPatient]:
-        raise NodeError("the worklist does not answer")
-
-    south.unmatched.proposers += [elsewhere, away]
-    [left] = south.unmatched.page(50)[0]
-    found, failed = south.unmatched.proposals(left)
-    assert [(one.patient_id, one.why) for one in found] == [
-        ("H-77", "matched so before"),
-        ("H-1", "same name and birth date, of a study made here"),
-        ("H-5", ""),
-    ]
-    assert failed == ["the worklist does not answer"]
-    assert asked[0].patient_id == "P1"
-
-
-# --- the list ---------------------------------------------------------------------------
-
-
-def test_the_list_comes_in_pages_and_shows_one_study(three, monkeypatch):
-    monkeypatch.setattr(match, "PAGE_MATCHES", 1)
-    south = three.south
-    studies = [f"1.2.826.0.1.3680043.8.498.4{number}" for number in range(3)]
-    for study in studies:
-        three.come(study)
-    seen, after = [], None
-    for _ in range(4):
-        page = told(south, "match.list", after=after)
-        seen += [one["study"] for one in page["studies"]]
-        after = page["next"]
-        if after is None:
-            break
-    assert sorted(seen) == studies
-    south.matches.match(studies[0], HERE)
-    [one] = told(south, "match.list", study=studies[1])["studies"]
-    assert (one["origin"], one["modalities"], one["study_date"]) == ("North", ["CT"], "20260301")
-    assert one["patient"]["name"] == "Mueller^Anna"
-    assert [each["patient_id"] for each in one["proposals"]] == ["H-77"]
-    shown = told(south, "match.list", study=studies[0])
-    assert (shown["studies"], shown["match"]["patient_id"]) == ([], "H-77")
 
 
 def test_a_temporary_match_says_nothing_of_the_patient(three):
