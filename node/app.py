@@ -6,7 +6,7 @@ log. Only one process at a time can have a home.
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from node.facility_key import require_of
 from node.home import Home, Keys
 from node.images.discard import Discards
 from node.images.holds import HOLDS_SCHEMA, Holds
-from node.images.keeping import Keeping
+from node.images.keeping import Keeping, Stored
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
@@ -234,7 +234,8 @@ class Node:
         )
         self.holds = Holds(self.database, self.catalog, self.effects, self.clock)
         self.discards.require_free_to_go = self.holds.require_none
-        self.proven_stored = self.archive_queue.proven_stored
+        # Set by whoever knows what is in an archive.
+        self.proven_stored: Callable[[], Iterable[Stored]] = lambda: ()
         self.keeping = Keeping(
             self.settings.keeping,
             self.catalog,

@@ -20,7 +20,6 @@ from node.clock import Clock
 from node.database import Database
 from node.edges.archive_settings import NONE, ArchiveSettings
 from node.errors import ExitCode, NodeError
-from node.images.keeping import Stored
 from protocol.log.entry import Event, subjects_of
 
 ARCHIVES_SCHEMA = """
@@ -36,8 +35,6 @@ CREATE TABLE IF NOT EXISTS archive_studies (
     why TEXT NOT NULL,                  -- why it waits or failed, for people
     begun INTEGER NOT NULL,             -- when its first byte left, milliseconds as above; 0 before
     proof TEXT NOT NULL,                -- by what it is proven stored: commitment, query, returned
-    proven INTEGER NOT NULL,            -- when, milliseconds as above; 0 if it is not
-    content_root BLOB NOT NULL,         -- of what is proven stored
     PRIMARY KEY (study_uid, archive)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS archive_studies_by_due ON archive_studies (archive, due);
@@ -61,7 +58,7 @@ WAITS, UNMATCHED, SENT, DONE, STORED, FAILED, DROPPED = (
 OPEN = (WAITS, UNMATCHED, SENT)
 """States in which something is to be done."""
 
-SENT_INSTANCE, REFUSED = "taken", "refused"
+TAKEN, REFUSED = "taken", "refused"
 """States of an image, beside `STORED`."""
 
 TRIES = 3
@@ -70,7 +67,6 @@ TRIES = 3
 _INSTANCE = "sop_uid, state, status, why, mark, digest, tries"
 
 _OPEN = f"state IN ({', '.join(repr(one) for one in OPEN)})"
-_UNSETTLED = f"state IN ({', '.join(repr(one) for one in (*OPEN, FAILED))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +89,6 @@ class ArchiveStudy:
     why: str
     begun: int
     proof: str
-    proven: int
-    content_root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +116,9 @@ class ArchiveQueue:
         clock: dates what happens.
 
     Attributes:
-        on_stored: called with the UID of a study and the name of an archive in the transaction in
-            which all of the study is proven stored there; it may be run again, and writes there.
+        note_stored: called with the UID of a study, by what it is proven, and the number of its
+            images, before a state says that all of it is stored; once more after a kill. Returns
+            whether the study still has just so many images.
         on_change: called after each change of what is to be done.
     """
 
@@ -142,7 +137,7 @@ class ArchiveQueue:
         self._effects = effects
         self._petname = petname
         self._clock = clock
-        self.on_stored: Callable[[str, str], None] = lambda study, archive: None
+        self.note_stored: Callable[[str, str, int], bool] = lambda study, proof, instances: True
         self.on_change: Callable[[], None] = lambda: None
 
     # --- what goes in ------------------------------------------------------------------
@@ -198,13 +193,13 @@ class ArchiveQueue:
     def _put(self, connection: sqlite3.Connection, study: str, archive: str, stat: bool) -> None:
         now = self._clock.now_ms()
         connection.execute(
-            "INSERT INTO archive_studies VALUES (?, ?, ?, ?, ?, ?, 0, 0, '', 0, '', 0, ?)"
+            "INSERT INTO archive_studies VALUES (?, ?, ?, ?, ?, ?, 0, 0, '', 0, '')"
             " ON CONFLICT (study_uid, archive) DO UPDATE SET state = excluded.state,"
             " stat = CASE WHEN excluded.stat = 1 THEN 1 ELSE archive_studies.stat END,"
             " since = CASE WHEN excluded.since > archive_studies.since THEN excluded.since"
             " ELSE archive_studies.since + 1 END, due = excluded.due, tries = 0, failing = 0,"
             " why = '', proof = ''",
-            (study, archive, WAITS, int(stat), now, now, b""),
+            (study, archive, WAITS, int(stat), now, now),
         )
 
     def _sources(self, study_uid: str) -> list[str]:
@@ -390,21 +385,6 @@ class ArchiveQueue:
         assert found is not None
         return found
 
-    def proven_stored(self) -> list[Stored]:
-        """The studies that are proven to be in an archive and go to no other, the longest first."""
-        rows = self._database.query(
-            f"SELECT study_uid, content_root, proven FROM archive_studies a"
-            f" WHERE state = '{STORED}' AND NOT EXISTS (SELECT 1 FROM archive_studies b"
-            f" WHERE b.study_uid = a.study_uid AND b.{_UNSETTLED}) ORDER BY proven, study_uid"
-        )
-        found = {
-            row["study_uid"]: Stored(
-                row["study_uid"], bytes(row["content_root"]), row["proven"] // 1000
-            )
-            for row in reversed(rows)
-        }
-        return list(reversed(found.values()))
-
     def why_stays(self, study_uid: str) -> str:
         """Why a study has to stay here, as the end of a sentence, or ""."""
         unsettled = (*OPEN, FAILED)
@@ -544,28 +524,20 @@ class ArchiveQueue:
         )
 
     def stored(self, one: ArchiveStudy, proof: str, instances: int) -> None:
-        """All of it is proven stored: entry, then state, then whoever has to know."""
-        details: dict[str, str | int | bool] = {"proof": proof, "instances": instances}
-        self._effects.append(self._event("stored", one.study_uid, one.archive, details))
+        """All of it is proven stored: the entry and whoever has to know, then the state."""
+        if not self.note_stored(one.study_uid, proof, instances):
+            # It grew or shrank meanwhile: it is looked at again.
+            return
 
         def change(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE archive_instances SET state = 'stored' WHERE study_uid = ? AND archive = ?"
-                " AND state = 'taken'",
-                (one.study_uid, one.archive),
+                "UPDATE archive_instances SET state = ? WHERE study_uid = ? AND archive = ?"
+                " AND state = ?",
+                (STORED, one.study_uid, one.archive, TAKEN),
             )
             self._settle(
                 connection, one.study_uid, one.archive, STORED, proof=proof, since=one.since
             )
-            row = self._catalog.study(one.study_uid)
-            # A study that got images meanwhile waits again.
-            if row is not None and self._found(one.study_uid, one.archive).state == STORED:
-                self._update(
-                    one,
-                    "proven = ?, content_root = ?",
-                    (self._clock.now_ms(), row.content_root),
-                )
-                self.on_stored(one.study_uid, one.archive)
 
         self._database.transact(change)
 
@@ -588,13 +560,14 @@ class ArchiveQueue:
 
         self._database.transact(change)
 
-    def came_back(self, archive: str, images: Sequence[tuple[str, str]]) -> None:
-        """The archive has sent these images (study, SOP Instance UID) to us: it has them."""
+    def has(self, archive: str, images: Iterable[tuple[str, str]]) -> None:
+        """An archive has shown that it has these images: study and SOP Instance UID of each."""
+        each = [(STORED, study, archive, uid, TAKEN) for study, uid in images]
         self._database.transact(
             lambda connection: connection.executemany(
-                "UPDATE archive_instances SET state = 'stored' WHERE study_uid = ? AND archive = ?"
-                " AND sop_uid = ? AND state = 'taken'",
-                [(study, archive, uid) for study, uid in images],
+                "UPDATE archive_instances SET state = ? WHERE study_uid = ? AND archive = ?"
+                " AND sop_uid = ? AND state = ?",
+                each,
             )
         )
 
@@ -627,12 +600,12 @@ class ArchiveQueue:
     def _update(
         self, one: ArchiveStudy, sets: str, values: Sequence[str | int | bytes] = ()
     ) -> None:
-        """Change a row, unless the study has got images since it was read."""
+        """Change a row, unless the study has got images or another state since it was read."""
         self._database.transact(
             lambda connection: connection.execute(
                 f"UPDATE archive_studies SET {sets}"
-                " WHERE study_uid = ? AND archive = ? AND since = ?",
-                (*values, one.study_uid, one.archive, one.since),
+                " WHERE study_uid = ? AND archive = ? AND since = ? AND state = ?",
+                (*values, one.study_uid, one.archive, one.since, one.state),
             )
         )
 

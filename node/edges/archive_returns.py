@@ -13,7 +13,7 @@ import blake3
 from node.catalog.catalog import Catalog
 from node.dicom.elements import BadInstance, Placed, Read, walk
 from node.dicom.part10 import BIG_ENDIAN, DEFLATED, IMPLICIT, read_meta
-from node.edges.archive_queue import SENT_INSTANCE, STORED, ArchiveQueue
+from node.edges.archive_queue import STORED, TAKEN, ArchiveQueue
 from node.images.export import InstanceReader
 from node.images.store import BatchStore
 from protocol.manifest import Manifest
@@ -67,7 +67,7 @@ class ArchiveReturns:
             if archive.source != source or not source:
                 continue
             went = self._queue.instance(study_uid, archive.name, sop_uid)
-            if went is None or went.state not in (SENT_INSTANCE, STORED):
+            if went is None or went.state not in (STORED, TAKEN):
                 continue
             if went.digest == _data_set_digest(read, size) or self._has_our_pixels(
                 study_uid, sop_uid, read, size

@@ -23,6 +23,9 @@ COMMITMENT, QUERY, NONE = "commitment", "query", "none"
 PROOFS = (COMMITMENT, QUERY, NONE)
 """How the node finds out that an archive has stored what it took."""
 
+RETURNED = "returned"
+"""The proof of what an archive has sent back."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _FILES = ("ca", "certificate", "key", "token")
 _TEXTS = ("ae_title", "host", "calling", "stow", "sends_as", *_FILES, "proof")

@@ -26,14 +26,14 @@ from node.edges.archive_queue import (
     DONE,
     REFUSED,
     SENT,
-    SENT_INSTANCE,
     STORED,
+    TAKEN,
     TRIES,
     ArchiveInstance,
     ArchiveQueue,
     ArchiveStudy,
 )
-from node.edges.archive_settings import COMMITMENT, QUERY, ArchiveSettings
+from node.edges.archive_settings import COMMITMENT, QUERY, RETURNED, ArchiveSettings
 from node.edges.archive_stow import StowArchive
 from node.edges.outgoing import Answered, Originals, Outgoing, outgoing_of
 from node.errors import ExitCode, NodeError
@@ -54,6 +54,9 @@ NOTED_SECONDS = 1.0
 
 REPORT_SECONDS = 24 * 3600.0
 """Longest wait for the report of a storage commitment; then it is asked for again."""
+
+MORE_THERE = 10_000
+"""So many images more than are here may be at the archive."""
 
 BACK_MOST = 100_000
 """Most images that came back and are not written down yet."""
@@ -179,16 +182,37 @@ class Archiving:
         Args:
             archive: name of the archive.
             study_uid: UID of the study.
-            done, failed: the images (SOP Instance UIDs) for which it has, and has not.
+            done, failed: the images (SOP Instance UIDs) for which it has, and has not; both empty
+                if it has not answered in time. A report may be about a part of the study.
 
         Raises:
             NodeError: it cannot be written down; the report is to be kept, and told again.
         """
-        one = await in_thread(self._queue.find, study_uid, archive)
+        await in_thread(self._take_report, archive, study_uid, done, failed)
+        self.poke()
+
+    def _take_report(
+        self, archive: str, study: str, done: frozenset[str], failed: frozenset[str]
+    ) -> None:
+        self._queue.has(archive, [(study, uid) for uid in done])
+        one = self._queue.find(study, archive)
         if one is None or one.state != SENT:
             return
-        await in_thread(self._settle, one, done, COMMITMENT, failed)
-        self.poke()
+        if failed:
+            log.warning("the archive %s has not %d images that it took", archive, len(failed))
+            self._queue.missing(one, failed)
+        elif not self._is_whole(one, COMMITMENT) and not done:
+            why = "the archive was asked to commit itself, and has not answered"
+            self._queue.postpone(one, why, pause(one.tries))
+
+    def _is_whole(self, one: ArchiveStudy, proof: str) -> bool:
+        """Settle a study of which the archive has shown that it has each image."""
+        held = self._catalog.held_instances(one.study_uid)
+        known = self._queue.instances(one.study_uid, one.archive)
+        if not held or not all(uid in known and known[uid].state == STORED for uid in held):
+            return False
+        self._queue.stored(one, proof, len(held))
+        return True
 
     def describe(self) -> list[dict[str, Any]]:
         """How each archive is, as JSON."""
@@ -392,44 +416,39 @@ class Archiving:
         if not plan:
             await in_thread(self._queue.gone, one)
             return
-        known = await in_thread(self._queue.instances, one.study_uid, one.archive)
-        uids = [image.sop_uid for image in plan]
-        if all(uid in known and known[uid].state == STORED for uid in uids):
-            await in_thread(self._queue.stored, one, "returned", len(plan))
+        if await in_thread(self._is_whole, one, RETURNED):
             return
         if settings.proof == COMMITMENT and self.commit is not None:
-            await self.commit(settings, one.study_uid, plan)
             why = "the archive is asked to commit itself, and has not answered yet"
-            await in_thread(self._queue.postpone, one, why, REPORT_SECONDS)
+            # Before it is asked: the answer may come at once.
+            await in_thread(lambda: self._queue.postpone(one, why, REPORT_SECONDS, counts=False))
+            await self.commit(settings, one.study_uid, plan)
             return
         series = sorted({image.series_uid for image in plan})
-        most = len(plan) + len(known) + 10_000
-        found = await _archive_of(settings).held(one.study_uid, series, most)
-        await in_thread(self._settle, one, frozenset(found), QUERY, frozenset())
+        found = await _archive_of(settings).held(one.study_uid, series, len(plan) + MORE_THERE)
+        await in_thread(self._settle, one, found)
 
     def _all_of(self, one: ArchiveStudy) -> list[Outgoing]:
         if self._catalog.study(one.study_uid) is None:
             return []
         return outgoing_of(self._catalog.manifest(one.study_uid))
 
-    def _settle(
-        self, one: ArchiveStudy, there: frozenset[str], proof: str, failed: frozenset[str]
-    ) -> None:
-        """Compare what an archive has with what it took; in a thread."""
+    def _settle(self, one: ArchiveStudy, there: set[str]) -> None:
+        """Compare what an archive says that it has with what it took; in a thread."""
         held = set(self._catalog.held_instances(one.study_uid))
+        self._queue.has(one.archive, [(one.study_uid, uid) for uid in held & there])
         absent = held - there
-        if not absent and held:
-            self._queue.stored(one, proof, len(held))
+        if self._is_whole(one, QUERY) or not absent:
             return
-        if failed & absent or one.tries >= TRIES:
-            log.warning(
-                "the archive %s took %d images of a study and has %d of them not: they are sent"
-                " again", one.archive, len(held), len(absent),
-            )  # fmt: skip
-            self._queue.missing(one, failed & absent or absent)
+        if one.tries < TRIES:
+            why = f"the archive has {len(held) - len(absent)} of {len(held)} images so far"
+            self._queue.postpone(one, why, pause(one.tries))
             return
-        why = f"the archive has {len(held) - len(absent)} of {len(held)} images so far"
-        self._queue.postpone(one, why, pause(one.tries))
+        log.warning(
+            "the archive %s took %d images of a study and has %d of them not: they are sent again",
+            one.archive, len(held), len(absent),
+        )  # fmt: skip
+        self._queue.missing(one, absent)
 
     async def _note_what_came_back(self) -> None:
         while True:
@@ -447,14 +466,11 @@ class Archiving:
         for archive, study, sop in some:
             by_archive.setdefault(archive, []).append((study, sop))
         for archive, images in by_archive.items():
-            self._queue.came_back(archive, images)
+            self._queue.has(archive, images)
         for archive, study in {(archive, study) for archive, study, _ in some}:
             one = self._queue.find(study, archive)
-            known = self._queue.instances(study, archive)
-            held = self._catalog.held_instances(study)
-            is_whole = all(uid in known and known[uid].state == STORED for uid in held)
-            if one is not None and one.state in (SENT, DONE) and held and is_whole:
-                self._queue.stored(one, "returned", len(held))
+            if one is not None and one.state in (SENT, DONE):
+                self._is_whole(one, RETURNED)
 
 
 @dataclass
@@ -499,7 +515,7 @@ class _Notes:
         self.unwritten.append(
             ArchiveInstance(
                 sop_uid=answer.sop_uid,
-                state=SENT_INSTANCE if answer.is_taken else REFUSED,
+                state=TAKEN if answer.is_taken else REFUSED,
                 status=answer.status,
                 why=answer.why,
                 mark=self.identity.mark,
