@@ -21,6 +21,7 @@ from node.network.pairing_line import call
 from node.network.transport import Transport
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
+from node.receipts.stating import Stating
 from node.reports.facilities import Facilities
 from node.reports.forwarding import Forwarder
 from node.sharing.announcer import Announcer
@@ -240,6 +241,23 @@ def settling_of(node: Node, connected: Callable[[bytes], Peer | None]) -> Settli
         clock=node.clock,
         refusals=node.refusals,
         went_out=node.requests.used,
+    )
+
+
+def stating_of(
+    node: Node, find: Callable[[bytes], Peer | None], log_queries: Callable[[], LogQueries]
+) -> Stating:
+    """Tells sources that a study is stored here, and hears it of recipients."""
+    return Stating(
+        node.stored,
+        node.pending,
+        node.audit,
+        find=find,
+        key=lambda: node.keys.node,
+        own_facility=node.card.facility_key,
+        log_queries=log_queries,
+        clock=node.clock,
+        refusals=node.refusals,
     )
 
 

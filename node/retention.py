@@ -186,18 +186,21 @@ RETENTION = (
         readers="people of the facility, auditors; witnesses see sizes and digests",
         kept="for ever: taking an entry out would be a forgery",
         tables=(
-            "exchange_entries", "exchanges", "exchanges_read", "effects", "effects_compared",
-            "forwarded",
+            "exchange_entries", "exchanges", "exchange_receipts", "exchanges_read", "effects",
+            "effects_compared", "forwarded",
         ),
     ),
     Kept(
         name="receipts",
-        holds="digests, sizes and purposes of the transfers that both sides signed; no name",
+        holds="digests, sizes and purposes of the transfers that both sides signed, and whether the"
+        " archive has what arrived; no name",
         place="audit/evidence.db, node.db",
-        purpose="to prove that a study arrived",
+        purpose="to prove that a study arrived, and was stored",
         readers="people of the facility, auditors",
         kept="as long as the log",
-        tables=("receipts", "receipts_kept", "receipt_answers"),
+        tables=(
+            "receipts", "receipts_kept", "receipt_answers", "stored_contents", "stored_statements",
+        ),
     ),
     Kept(
         name="announced",

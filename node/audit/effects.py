@@ -80,6 +80,9 @@ ENTRY_FIRST = (
     "forward-dropped",
     "matched",
     "match-undone",
+    "stored",
+    "stored-told",
+    "stored-heard",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
 `received` (the fetch goes on), `erased` and key changes (finished by the next start)."""

@@ -157,12 +157,12 @@ EVENTS: dict[str, Meaning] = {
     "forward-begun": Meaning(event="110102", lifecycle="11"),
     "forwarded": Meaning(event="110104", action="C", lifecycle="11"),
     "forward-failed": Meaning(event="110104", action="C", lifecycle="11"),
-    "stored": Meaning(event="110104", action="C", lifecycle="3"),
     "matched": Meaning(event="110113", kind="110135", action="U"),
     "match-undone": Meaning(event="110113", kind="110135", action="U"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
-repeats `disclosed` and `received`, and a heartbeat is no event."""
+repeats `disclosed` and `received`, `stored` and what is told of it adds to them, and a heartbeat is
+no event."""
 
 _TRANSFERS = frozenset(
     (

@@ -110,6 +110,8 @@ TYPES = (
     "forwarded",
     "forward-failed",
     "stored",
+    "stored-told",
+    "stored-heard",
     "emergency-begun",
     "emergency-ended",
     "emergency-overdue",

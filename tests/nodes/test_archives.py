@@ -84,7 +84,9 @@ def test_from_north_into_the_archive_of_south_under_the_local_patient(tmp_path: 
             assert re.search(r"PACS: PACS at 127.0.0.1 port \d+, without TLS; 1 stored", shown)
             assert study in shown
         kinds = [one["type"] for one in south.entries() if one["type"].startswith(("forw", "stor"))]
-        assert kinds == ["forward-begun", "forwarded", "stored"]
+        assert kinds[:3] == ["forward-begun", "forwarded", "stored"]
+        # North, which sent it, is told, and sees both receipts.
+        wait_until(lambda: north.entries("stored-heard"), what="North is told that it is stored")
         south.check_log(tmp_path)
         # No patient in the process log.
         assert "MARKER" not in south.stderr()

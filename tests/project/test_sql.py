@@ -19,7 +19,9 @@ OWNERS = {
     "audit/effects.py": {"effects", "effects_compared"},
     "audit/erasure.py": {"erasures", "erasing"},
     "audit/evidence.py": {"openings", "receipts"},
-    "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
+    "audit/exchanges.py": {
+        "exchange_entries", "exchanges", "exchange_receipts", "exchanges_read",
+    },
     "edges/archive_queue.py": {"archive_studies", "archive_instances"},
     "edges/doors.py": {"door_studies"},
     "edges/match_rows.py": {"study_matches", "matched_patients"},
@@ -28,6 +30,7 @@ OWNERS = {
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
     "receipts/pending.py": {"receipts_kept", "receipt_answers"},
+    "receipts/stored.py": {"stored_contents", "stored_statements"},
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},
     "sharing/emergencies.py": {"emergencies"},
@@ -68,6 +71,8 @@ READ_BY_OTHERS = {
     # What waits for a match is one question to both.
     "edges/unmatched.py": {"studies", "study_patients", "study_sources"},
     "edges/matches.py": {"studies"},
+    # Who is owed a statement: receipts of a content that is stored; and what of it is here.
+    "receipts/stored.py": {"exchange_receipts", "studies"},
     # What is erased is chosen among the openings, and deleted there.
     "audit/erasure.py": {"openings"},
 }

@@ -92,16 +92,15 @@ async def test_a_study_goes_byte_for_byte_and_what_grows_alone_follows(
 async def test_orthanc_is_asked_and_says_that_all_is_stored(home: Home, tmp_path: Path) -> None:
     orthanc = made_orthanc(tmp_path / "pacs")
     study = make_study(tmp_path / "in", 4)
-    told: list[tuple[str, str]] = []
     with orthanc.running():
         async with sending(home, archive(orthanc.port)) as (node, archiving):
-            node.archive_queue.on_stored = lambda *what: told.append(what)
             await archiving.check("PACS")
             await trio.to_thread.run_sync(take_in, node, tmp_path / "in")
             await until(lambda: states(node) == [STORED], "it is stored")
             [entry] = entries(node, "stored")
-            assert entry["details"] == {"archive": "PACS", "proof": "query", "instances": 4}
-            assert set(told) == {(study, "PACS")}
+            assert entry["details"]["proven_by"] == "query"
+            assert entry["details"]["instances"] == 4
+            assert [one.study for one in node.proven_stored()] == [study]
         assert sorted(map(data_set_of, orthanc.files())) == sorted(
             map(data_set_of, _files(tmp_path / "in"))
         )
@@ -411,7 +410,7 @@ async def test_a_commitment_is_asked_for_and_its_report_proves_it(
             await archiving.committed("PACS", study, frozenset(images), frozenset())
             assert states(node) == [STORED]
             [entry] = entries(node, "stored")
-            assert entry["details"]["proof"] == "commitment"
+            assert entry["details"]["proven_by"] == "commitment"
 
 
 async def test_persons_send_again_and_drop(home: Home, tmp_path: Path) -> None:
