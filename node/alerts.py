@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from node.app import Node
     from node.serving import Serving
 
+FORWARD_SECONDS = 3600.0
+"""A study that could not go to an archive for so long is an alert."""
+
 FULL_BYTES = 16 * 1024 * 1024
 """A disk with less free space counts as full: the log writes ahead in steps of megabytes."""
 
@@ -121,6 +124,12 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
     why_full = node.keeping.describe().why_full
     if why_full:
         found.append(f"no more images are taken in: {why_full}; see `radmesh keeping`")
+    stuck = node.archive_queue.late(FORWARD_SECONDS)
+    if stuck:
+        found.append(
+            f"{count(stuck, 'study', 'studies')} could not go to an archive here for an hour, or "
+            "failed: see `radmesh archive`"
+        )
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(

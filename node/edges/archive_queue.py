@@ -369,6 +369,16 @@ class ArchiveQueue:
         )
         return {(row["archive"], row["state"]): row["many"] for row in rows}
 
+    def late(self, seconds: float) -> int:
+        """How many studies could not go for so long, or failed."""
+        before = self._clock.now_ms() - int(seconds * 1000)
+        row = self._database.query_one(
+            "SELECT count(*) AS many FROM archive_studies"
+            f" WHERE state = '{FAILED}' OR ({_OPEN} AND failing <> 0 AND failing <= ?)",
+            (before,),
+        )
+        return 0 if row is None else int(row["many"])
+
     def of_study(self, study_uid: str) -> list[ArchiveStudy]:
         """How far a study is, for each archive to which it goes."""
         rows = self._database.query(

@@ -65,6 +65,7 @@ class StowArchive:
         self._host, self._port = parts.hostname or "", parts.port
         self._connection: http.client.HTTPConnection | None = None
         self._moved = 0
+        self._is_full = False
 
     async def check(self) -> None:
         """Ask whether it is there.
@@ -96,6 +97,8 @@ class StowArchive:
                 place += lot
                 for one in found:
                     await answered(one)
+                if self._is_full:
+                    raise self._full("out of resources")
         finally:
             self._close()
 
@@ -170,12 +173,7 @@ class StowArchive:
             "POST", "/studies", body(), {"Content-Type": kind, "Content-Length": str(size)}
         )
         if answer.status in _FULL:
-            raise ArchiveFull(
-                f"the archive {self._settings.name} takes no images now: HTTP status"
-                f" {answer.status}",
-                hint="is its disk full?",
-                code=ExitCode.BUSY,
-            )
+            raise self._full(f"HTTP status {answer.status}")
         if answer.status not in (200, 202, 409):
             self._require_answer(answer, (400, 406, 411, 413, 415, 422, 500, 501))
             if len(lot) > 1:
@@ -201,19 +199,16 @@ class StowArchive:
         refused = {
             _value(one, _REFERENCED_SOP): _number(one, _REASON) for one in _items(told, _FAILED)
         }
-        if any(0xA700 <= reason <= 0xA7FF for reason in refused.values()) and not taken:
-            raise ArchiveFull(
-                f"the archive {self._settings.name} takes no images now: out of resources",
-                hint="is its disk full?",
-                code=ExitCode.BUSY,
-            )
+        self._is_full = any(0xA700 <= reason <= 0xA7FF for reason in refused.values())
         found = []
         for image, file in lot:
             if image.sop_uid in taken:
                 status = taken[image.sop_uid]
                 found.append(Answered(image.sop_uid, True, status, "", file.digest))
-            else:
-                reason = refused.get(image.sop_uid, 0x0110)
+                continue
+            reason = refused.get(image.sop_uid, 0x0110)
+            # It has nothing against this image if it is full.
+            if not 0xA700 <= reason <= 0xA7FF:
                 found.append(Answered(image.sop_uid, False, reason, why_of(reason)))
         return found
 
@@ -318,6 +313,13 @@ class StowArchive:
             answer.status, f"it answers with HTTP status {answer.status}"
         )
         raise self._failed(f"cannot be used: {why}")
+
+    def _full(self, why: str) -> ArchiveFull:
+        return ArchiveFull(
+            f"the archive {self._settings.name} takes no images now: {why}",
+            hint="is its disk full?",
+            code=ExitCode.BUSY,
+        )
 
     def _failed(self, what: str) -> NodeError:
         return NodeError(

@@ -438,9 +438,9 @@ class Archiving:
         held = set(self._catalog.held_instances(one.study_uid))
         self._queue.has(one.archive, [(one.study_uid, uid) for uid in held & there])
         absent = held - there
-        if self._is_whole(one, QUERY) or not absent:
+        if self._is_whole(one, QUERY):
             return
-        if one.tries < TRIES:
+        if not absent or one.tries < TRIES:
             why = f"the archive has {len(held) - len(absent)} of {len(held)} images so far"
             self._queue.postpone(one, why, pause(one.tries))
             return

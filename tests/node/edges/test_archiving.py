@@ -25,11 +25,14 @@ from archives_made import (
     with_dcmtk,
     with_orthanc,
 )
+from certificates_made import Authority
 from clocks_made import MadeClock
+from dimse_made import identity_files
 from facilities import free_port
 from facility_in_memory import Other, entries
 from studies_made import make_study
 
+from node.alerts import alerts_of
 from node.clock import local_time
 from node.dicom.identity import Identity
 from node.edges import archiving as archiving_module
@@ -161,6 +164,7 @@ async def test_one_bad_image_does_not_hold_up_the_others(home: Home, tmp_path: P
             [failed] = entries(node, "forward-failed")
             assert failed["details"] == {"archive": "PACS", "why": "refused", "refused": 2}
             assert [one["kind"] for one in failed["subjects"]].count("instance") == 2
+            assert any("see `radmesh archive`" in one for one in alerts_of(node, None))
             refused = node.archive_queue.refused()
             assert [(one.status, one.tries) for _, _, one in refused] == [(0xC000, 3), (0xA900, 3)]
             assert "status C000H" in refused[0][2].why
@@ -444,3 +448,23 @@ async def test_persons_send_again_and_drop(home: Home, tmp_path: Path) -> None:
             await trio.to_thread.run_sync(queue.drop, study, "PACS")
         kinds = [one["type"] for one in entries(node, "forward-asked", "forward-dropped")]
         assert kinds == ["forward-asked", "forward-dropped", "forward-asked", "forward-asked"]
+
+
+@with_dcmtk
+async def test_over_tls_with_certificates_on_both_sides(home: Home, tmp_path: Path) -> None:
+    make_study(tmp_path / "in", 2)
+    port, authority = free_port(), Authority(tmp_path)
+    key, certificate = identity_files(authority.issue(LOOPBACK, name="storescp"))
+    ours, ours_too = identity_files(authority.issue(LOOPBACK, name="north"))
+    words = ["+tls", str(key), str(certificate), "+cf", str(authority.ca)]
+    files = {"ca": str(authority.ca), "certificate": str(ours_too), "key": str(ours)}
+    with storescp(tmp_path / "scp", port, *words) as landed:
+        async with sending(home, archive(port, proof="none", **files)) as (node, archiving):
+            await archiving.check("PACS")
+            await trio.to_thread.run_sync(take_in, node, tmp_path / "in")
+            await until(lambda: states(node) == [DONE])
+            assert len(_files(landed)) == 2
+        async with sending(home, archive(port, host="localhost", **files)) as (_, archiving):
+            # The certificate is for another name.
+            with pytest.raises(NodeError, match="certificate is not accepted"):
+                await archiving.check("PACS")
