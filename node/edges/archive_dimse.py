@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from edges.dimse.commands import Element, Field
+from edges.dimse.commands import BadCommand, Element, Field
 from edges.dimse.limits import CONTEXTS
 from edges.dimse.negotiation import IMPLICIT
 from node.blocking import in_thread
@@ -117,7 +117,7 @@ class DimseArchive:
         answered: OnAnswer,
         stat: bool,
     ) -> None:
-        failure: NodeError | None = None
+        failure: NodeError | BadCommand | None = None
         async with trio.open_nursery() as nursery:
             lots, read = trio.open_memory_channel[list[_Ready] | NodeError](0)
             nursery.start_soon(_read_ahead, images, originals, lots)
@@ -127,7 +127,7 @@ class DimseArchive:
                         raise lot
                     for one in lot:
                         await answered(await self._send(calling, one, stat))
-            except NodeError as error:
+            except (NodeError, BadCommand) as error:
                 # Out of the nursery as it is, not in a group.
                 failure = error
             nursery.cancel_scope.cancel()
@@ -203,7 +203,7 @@ class DimseArchive:
         return NodeError(
             f"the archive {self._settings.name} {what}, so it cannot be asked what it has stored",
             hint="set `proof` to `commitment` or `none` for it in config.toml",
-            code=ExitCode.UNREACHABLE,
+            code=ExitCode.REFUSED,
         )
 
 

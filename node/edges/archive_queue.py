@@ -182,7 +182,7 @@ class ArchiveQueue:
                 if known is None:
                     is_due = archive.wants(row.modalities, sources, is_urgent)
                 else:
-                    is_waiting = known.state in OPEN and is_urgent and not known.stat
+                    is_waiting = known.state in (WAITS, UNMATCHED) and is_urgent and not known.stat
                     is_due = is_waiting or (is_new and known.state != DROPPED)
                 if is_due:
                     self._put(connection, study_uid, archive.name, stat=is_urgent)
@@ -426,15 +426,17 @@ class ArchiveQueue:
         )
         return [(row[0], row[1], ArchiveInstance(*row[2:])) for row in rows]
 
-    def next_due(self, archive: str, *, stat: bool) -> ArchiveStudy | None:
+    def next_due(self, archive: str, *, stat: bool, only_sent: bool = False) -> ArchiveStudy | None:
         """The study that is due first at an archive, now or later.
 
         Args:
             archive: its name.
             stat: of those that are urgent, or of the others.
+            only_sent: of those that are sent and not proven alone.
         """
+        states = f"state = '{SENT}'" if only_sent else _OPEN
         row = self._database.query_one(
-            f"SELECT * FROM archive_studies WHERE archive = ? AND stat = ? AND {_OPEN}"
+            f"SELECT * FROM archive_studies WHERE archive = ? AND stat = ? AND {states}"
             " ORDER BY due, since, study_uid LIMIT 1",
             (archive, int(stat)),
         )

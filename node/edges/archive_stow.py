@@ -89,9 +89,11 @@ class StowArchive:
         stat: bool,
     ) -> None:
         """As `DimseArchive.send`; there is no priority in HTTP."""
-        await begin()
         place = 0
         try:
+            # Nothing has begun where it is not there.
+            await self._run(self._connect)
+            await begin()
             while place < len(images):
                 lot, found = await self._run(lambda at=place: self._send_lot(images, at, originals))  # type: ignore[misc]
                 place += lot
@@ -180,7 +182,7 @@ class StowArchive:
                 # One image may be the reason, so that the others are not.
                 return [one for each in lot for one in self._post([each])]
             why = f"HTTP status {answer.status}"
-            return [Answered(image.sop_uid, False, answer.status, why) for image, _ in lot]
+            return [Answered(image.sop_uid, False, 0, why) for image, _ in lot]
         return self._read_answer(lot, answer)
 
     def _read_answer(
@@ -218,8 +220,8 @@ class StowArchive:
     def _request(
         self, method: str, path: str, body: Iterator[bytes] | None, headers: dict[str, str]
     ) -> _Answer:
-        try:
-            connection = self._connection or self._connect()
+        with self._reached():
+            connection = self._connection or self._open()
             connection.request(
                 method, self._base + path, body=body,
                 headers={"Accept": _DICOM_JSON, **headers, **self._authorization()},
@@ -230,6 +232,12 @@ class StowArchive:
             if len(content) > ANSWER_BYTES:
                 raise self._failed("sends an answer that is too long")
             return _Answer(response.status, content)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Around what needs the connection: an error of it as a sentence."""
+        try:
+            yield
         except ssl.SSLCertVerificationError as error:
             self._close()
             raise self._away(f"its certificate is not accepted ({error.verify_message})") from None
@@ -238,7 +246,11 @@ class StowArchive:
             why = error.strerror if isinstance(error, OSError) else None
             raise self._away(why or "the connection was lost") from None
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _connect(self) -> None:
+        with self._reached():
+            self._open()
+
+    def _open(self) -> http.client.HTTPConnection:
         tls = self._settings.tls()
         if tls is None:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_SECONDS)

@@ -10,7 +10,7 @@ bytes.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from node.dicom.identity import Identity
 from node.edges.archive_dimse import ArchiveFull, Begin, DimseArchive, OnAnswer
 from node.edges.archive_queue import (
     DONE,
+    DROPPED,
     REFUSED,
     SENT,
     STORED,
@@ -47,6 +48,9 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 900.0
 
 LOOK_SECONDS = 60.0
 """Longest time between two looks into the queue: a time window may have begun."""
+
+UNMATCHED_SECONDS = 600.0
+"""Time until a study that waits for a match is looked at again; a match is told at once."""
 
 NOTED = 64
 NOTED_SECONDS = 1.0
@@ -91,7 +95,7 @@ class Archive(Protocol):
 
 
 class _MatchChanged(NodeError):
-    """While it was sent it became unknown, or known otherwise, whose the study is."""
+    """While a study was sent its match changed, or a person dropped it, or it is gone."""
 
 
 @dataclass
@@ -152,7 +156,7 @@ class Archiving:
         self.commit: Commit | None = None
         self._changed = trio.Event()
         self._lanes = {(name, stat): _Lane() for name in queue.archives for stat in (False, True)}
-        self._came_back: list[tuple[str, str, str]] = []
+        self._came_back: deque[tuple[str, str, str]] = deque()
         self._returned: Counter[str] = Counter()
 
     # --- what others say ---------------------------------------------------------------
@@ -268,23 +272,22 @@ class Archiving:
                     seconds = lane.rests_until - trio.current_time()
             except NodeError as error:
                 log.error("what is to go to %s cannot be looked at: %s", settings.name, error)
-            except Exception as error:
-                # A fault of ours with one archive is not the end of the node.
-                log.error("sending to %s failed: %s", settings.name, describe_unexpected(error))
+                await trio.sleep(FIRST_PAUSE_SECONDS)
             if seconds > 0:
                 with trio.move_on_after(min(seconds, LOOK_SECONDS)):
                     await changed.wait()
 
     async def _step(self, settings: ArchiveSettings, lane: _Lane, stat: bool) -> float:
         """Do what is due first; returns the seconds until something is due again."""
-        one = await in_thread(lambda: self._queue.next_due(settings.name, stat=stat))
+        is_open = stat or settings.takes_at(self._minute())
+        one = await in_thread(
+            lambda: self._queue.next_due(settings.name, stat=stat, only_sent=not is_open)
+        )
         if one is None:
             return LOOK_SECONDS
         left = (one.due - self._clock.now_ms()) / 1000
         if left > 0:
             return left
-        if not stat and one.state != SENT and not settings.takes_at(self._minute()):
-            return LOOK_SECONDS
         if one.study_uid == self._lanes[settings.name, not stat].study:
             # It became urgent while it is sent.
             return LOOK_SECONDS
@@ -298,6 +301,12 @@ class Archiving:
             await in_thread(self._queue.waits_for_match, one, 0.0)
         except NodeError as error:
             await self._trouble(settings, lane, one, error)
+        except Exception as error:
+            # A fault of ours with one study is not the end of the others.
+            what = describe_unexpected(error)
+            log.error("sending to %s failed: %s", settings.name, what)
+            why = f"a fault of this node: {what}"
+            await in_thread(self._queue.postpone, one, why, pause(one.tries))
         finally:
             lane.study = ""
             self.poke()
@@ -339,7 +348,7 @@ class Archiving:
             return
         identity = await in_thread(self._identify, one.study_uid)
         if identity is None:
-            await in_thread(self._queue.waits_for_match, one, LOOK_SECONDS)
+            await in_thread(self._queue.waits_for_match, one, UNMATCHED_SECONDS)
             return
         plan = await in_thread(self._plan, one, identity)
         notes = _Notes(self, one, identity, plan.sizes)
@@ -383,10 +392,12 @@ class Archiving:
         now = self._queue.begun(one) // 1000
         return _Plan(images, Originals(manifest, self._store, identity, now))
 
-    def is_still(self, study_uid: str, identity: Identity) -> bool:
-        """Whether a study goes under this identity now; for a thread."""
-        found = self._identify(study_uid)
-        return found is not None and found.mark == identity.mark
+    def is_still(self, one: ArchiveStudy, identity: Identity) -> bool:
+        """Whether a study goes on under this identity; for a thread."""
+        found = self._identify(one.study_uid)
+        row = self._queue.find(one.study_uid, one.archive)
+        goes = row is not None and row.state != DROPPED
+        return goes and found is not None and found.mark == identity.mark
 
     def _after(self, one: ArchiveStudy, identity: Identity, notes: "_Notes") -> None:
         """What follows when each image was tried that was to go; in a thread."""
@@ -455,7 +466,7 @@ class Archiving:
             await trio.sleep(NOTED_SECONDS)
             if not self._came_back:
                 continue
-            some, self._came_back = self._came_back, []
+            some = [self._came_back.popleft() for _ in range(len(self._came_back))]
             try:
                 await in_thread(self._note_back, some)
             except NodeError as error:
@@ -526,8 +537,8 @@ class _Notes:
         if len(self.unwritten) >= NOTED or now >= self.next_time:
             await self.write()
             self.next_time = trio.current_time() + NOTED_SECONDS
-            if not await in_thread(self.archiving.is_still, self.one.study_uid, self.identity):
-                raise _MatchChanged("the match of the study has changed")
+            if not await in_thread(self.archiving.is_still, self.one, self.identity):
+                raise _MatchChanged("the study does not go on as it was")
 
     async def write(self) -> None:
         """Write down what is not yet."""

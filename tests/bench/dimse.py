@@ -7,8 +7,8 @@ The time is from the first start of a storescu to the end of the last; what stor
 itself is in every row. A server gets an empty folder in the temporary folder (`TMPDIR`) for each
 run, in turns. Only Radmesh and Orthanc put an image on the disk before they answer.
 
-Then the other way: the same study from a node into dcmtk's storescp, beside storescu. The node has it
-already; its time is from the entry before the first byte to that after the last answer, that of
+Then the other way: the same study from a node into dcmtk's storescp, beside storescu. The node has
+it already; its time is from the entry before the first byte to that after the last answer, that of
 storescu from its start to its end. storescu reads plain files, the node decodes its batches.
 """
 

@@ -36,8 +36,10 @@ from node.alerts import alerts_of
 from node.clock import local_time
 from node.dicom.identity import Identity
 from node.edges import archiving as archiving_module
-from node.edges.archive_queue import DONE, DROPPED, FAILED, STORED, UNMATCHED, WAITS
+from node.edges.archive_queue import DONE, DROPPED, FAILED, STORED, UNMATCHED, WAITS, ArchiveStudy
 from node.edges.archive_settings import ArchiveSettings
+from node.edges.archiving import Archiving
+from node.edges.match_rows import LocalPatient
 from node.edges.outgoing import Outgoing
 from node.errors import NodeError
 from node.home import Home
@@ -264,7 +266,10 @@ async def test_what_the_archive_does_not_take_is_said_and_not_converted(
             assert not entries(node, "forward-begun")
 
 
-async def test_what_the_archive_took_and_has_not_is_sent_again(home: Home, tmp_path: Path) -> None:
+async def test_what_the_archive_took_and_has_not_is_sent_again(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiving_module, "TRIES", 2)
     make_study(tmp_path / "in", 3)
     odd = OddArchive()
     with odd.running():
@@ -275,7 +280,7 @@ async def test_what_the_archive_took_and_has_not_is_sent_again(home: Home, tmp_p
             assert not entries(node, "stored")
             # Only what is missing, and not for ever.
             numbers = [uid.rpartition(".")[2] for uid in odd.uids]
-            assert sorted(numbers) == ["1", "2", "2", "2", "3"]
+            assert sorted(numbers) == ["1", "2", "2", "3"]
             assert len({data for uid, data in odd.got if uid.endswith(".2")}) == 1
 
 
@@ -344,14 +349,13 @@ async def test_nothing_from_a_facility_goes_before_its_patient_is_known_here(
 ) -> None:
     odd = OddArchive()
     with odd.running():
-        async with sending(home, archive(odd.port)) as (node, archiving):
+        async with sending(home, archive(odd.port)) as (node, _):
             south = Other("South Clinic", node.clock.now())
             study = await trio.to_thread.run_sync(receive_study, node, south.key)
             await until(lambda: states(node) == [UNMATCHED])
             assert odd.most == 0
-            local = Identity(patient_id="LOCAL-7", source="South Clinic")
-            archiving._identify = lambda uid: local
-            await trio.to_thread.run_sync(node.archive_queue.matched, study)
+            local = LocalPatient(patient_id="LOCAL-7", name="Local^Name")
+            await trio.to_thread.run_sync(node.matches.match, study, local)
             await until(lambda: states(node) == [STORED])
             first = dict(odd.got)
             assert len(first) == 3
@@ -360,8 +364,7 @@ async def test_nothing_from_a_facility_goes_before_its_patient_is_known_here(
                 assert found.PatientID == "LOCAL-7"
             # Known better: all goes again, under the other identity. And once more, the same bytes.
             other = replace(local, patient_id="LOCAL-8")
-            archiving._identify = lambda uid: other
-            await trio.to_thread.run_sync(node.archive_queue.matched, study)
+            await trio.to_thread.run_sync(node.matches.match, study, other)
             await until(lambda: len(odd.got) == 6 and states(node) == [STORED])
             await trio.to_thread.run_sync(node.archive_queue.ask, study, "PACS")
             await until(lambda: len(odd.got) == 9 and states(node) == [STORED])
@@ -384,6 +387,48 @@ async def test_a_match_that_is_undone_stops_what_is_under_way(
             await trio.to_thread.run_sync(receive_study, node, south.key)
             await until(lambda: states(node) == [UNMATCHED])
             assert len(odd.got) == 1
+
+
+async def test_what_is_dropped_or_discarded_stops_on_the_way(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiving_module, "NOTED", 1)
+    study = make_study(tmp_path / "in", 5)
+    odd = OddArchive()
+    with odd.running():
+        async with sending(home, archive(odd.port)) as (node, _):
+            odd.before = lambda uid: len(odd.got) == 1 and node.archive_queue.drop(study) and None
+            await trio.to_thread.run_sync(take_in, node, tmp_path / "in")
+            await until(lambda: states(node) == [DROPPED])
+            await until(lambda: odd.open == 0)
+            assert len(odd.got) == 2
+            assert not entries(node, "forwarded")
+
+
+async def test_a_fault_of_ours_with_one_study_holds_up_no_other(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = make_study(tmp_path / "bad", 1), make_study(tmp_path / "good", 1)
+    odd = OddArchive()
+    plan, tries = Archiving._plan, 0
+
+    def planned(self: Archiving, one: ArchiveStudy, identity: Identity) -> object:
+        nonlocal tries
+        if one.study_uid == bad:
+            tries += 1
+            raise RuntimeError("a fault")
+        return plan(self, one, identity)
+
+    monkeypatch.setattr(Archiving, "_plan", planned)
+    with odd.running():
+        async with sending(home, archive(odd.port, proof="none")) as (node, _):
+            await trio.to_thread.run_sync(take_in, node, tmp_path / "bad")
+            await until(lambda: tries)
+            await trio.to_thread.run_sync(take_in, node, tmp_path / "good")
+            await until(lambda: DONE in states(node))
+            [one] = [each for each in node.archive_queue.all() if each.study_uid == bad]
+            assert (one.state, "fault" in one.why) == (WAITS, True)
+            assert odd.uids == [f"{good}.1.1"]
 
 
 # --- proof, and persons --------------------------------------------------------------------------
