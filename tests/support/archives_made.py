@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -160,7 +160,9 @@ def take_in(node: Node, folder: Path) -> None:
     )
 
 
-def receive_study(node: Node, facility_key: bytes, instances: int = 3) -> str:
+def receive_study(
+    node: Node, facility_key: bytes, instances: int = 3, sources: Sequence[str] = ()
+) -> str:
     """A study that a facility sent; its UID."""
     contents = []
     for number in range(1, instances + 1):
@@ -171,7 +173,7 @@ def receive_study(node: Node, facility_key: bytes, instances: int = 3) -> str:
     made = exchange_pair.make_study(contents)
     node.store.put_many(made.encoded)
     header = read_header(contents[0])
-    node.catalog.publish_received(made.manifest, {0: header}, facility_key)
+    node.catalog.publish_received(made.manifest, {0: header}, facility_key, sources=sources)
     return exchange_pair.STUDY
 
 
