@@ -40,6 +40,7 @@ from node.images.keeping import Keeping, Stored
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
+from node.notices.told import NOTICES_SCHEMA
 from node.people.persons import PEOPLE_SCHEMA, Persons
 from node.people.proposals import PROPOSALS_SCHEMA, Proposals
 from node.people.rules import RULES_SCHEMA, Rules
@@ -137,6 +138,7 @@ class Node:
                 DOORS_SCHEMA,
                 ARCHIVES_SCHEMA,
                 STORED_SCHEMA,
+                NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
                 MATCHES_SCHEMA,
             ),

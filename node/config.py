@@ -4,14 +4,14 @@ The table `node.setting_rows` lists the entries and their allowed values.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from node import setting_texts
 from node.edges.archive_settings import ArchiveSettings, read_archives
-from node.edges.dimse_settings import DimseSettings, read_dimse
+from node.edges.dimse_settings import Address, DimseSettings, read_address, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
 from node.edges.identity_settings import IdentitySettings, read_identity
@@ -19,11 +19,20 @@ from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
 from node.images.keeping import KeepingSettings
+from node.notices.settings import (
+    BadNotices,
+    MailSettings,
+    WebhookSettings,
+    read_mail,
+    read_webhook,
+)
 from node.reports.collector import Collector, parse_collector
 from node.setting import parse_mode
 from node.setting_rows import DEFAULTS, TABLES, rows_of, tables_in
 from node.sharing.budgets import BadBudget, Overrides, read_overrides
 from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule
+
+Found = TypeVar("Found")
 
 DEFAULT_LISTEN = tuple(DEFAULTS["listen"])
 
@@ -113,6 +122,9 @@ class Settings:
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
     archives: Mapping[str, ArchiveSettings] = field(default_factory=dict)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
+    metrics: Address | None = None
+    webhook: WebhookSettings | None = None
+    mail: MailSettings | None = None
 
     @property
     def doors(self) -> dict[str, Door]:
@@ -164,6 +176,9 @@ def read_settings(path: Path) -> Settings:
         folders=_folders(path, values.get("folders", {})),
         archives=_archives(path, values.get("archives", {})),
         identity=_identity(path, values.get("identity", {})),
+        metrics=_metrics(path, values.get("metrics", {})),
+        webhook=_notices(path, "webhook", values.get("webhook", {}), read_webhook),
+        mail=_notices(path, "mail", values.get("mail", {}), read_mail),
     )
 
 
@@ -270,6 +285,22 @@ def _identity(path: Path, values: Any) -> IdentitySettings:
         raise NodeError(
             f"identity in {path} {error}",
             hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
+
+
+def _metrics(path: Path, values: Any) -> Address | None:
+    text = _read(path, "metrics", values).get("listen", "")
+    return read_address(text) if text else None
+
+
+def _notices(path: Path, table: str, values: Any, read: Callable[[Any, Path], Found]) -> Found:
+    try:
+        return read(_read(path, table, values), path.parent)
+    except BadNotices as error:
+        raise NodeError(
+            f"{table} in {path} {error}",
+            hint="see docs/operations.md section 18",
             code=ExitCode.USAGE,
         ) from error
 

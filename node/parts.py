@@ -19,6 +19,9 @@ from node.images.spool import Spool
 from node.network.network import NetworkLimits, PeerStream
 from node.network.pairing_line import call
 from node.network.transport import Transport
+from node.notices.mail import Mail
+from node.notices.notices import Channel, Notices
+from node.notices.webhook import Webhook
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
 from node.receipts.stating import Stating
@@ -385,4 +388,17 @@ def forwarder_of(node: Node) -> Forwarder | None:
         lambda: Facilities(node.card, node.peers.store.peers),
         log_origin(node.card.facility_key),
         persons=node.settings.audit.persons,
+        clock=node.clock,
     )
+
+
+def notices_of(node: Node) -> Notices | None:
+    """Tells others of what stands; None when `config.toml` names neither relay nor webhook."""
+    settings, channels = node.settings, list[Channel]()
+    if settings.mail is not None:
+        channels.append(Mail(settings.mail, node.card.name))
+    if settings.webhook is not None:
+        channels.append(Webhook(settings.webhook, node.clock))
+    if not channels:
+        return None
+    return Notices(node.database, channels, node.card.fingerprint, node.clock)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from node.app import Node
 from node.audit.erasing import erase
 from node.audit.erasure import BEFORE
-from protocol.log.entry import Event, decode_entry_untrusted, format_time
+from node.audit.times import first_since
+from protocol.log.entry import Event, format_time
 
 _DAY_MS = 24 * 3600 * 1000
 
@@ -59,27 +60,13 @@ class Kept:
     ageing: Ageing | None = None
 
 
-def _first_since(node: Node, time_ms: int) -> int:
-    """Index of the first entry that is not older than a time; the size if all are."""
-    low, high = 0, node.audit.size
-    while low < high:
-        middle = (low + high) // 2
-        [data] = node.audit.entries(middle, middle + 1)
-        # Times never go back in a log.
-        if decode_entry_untrusted(data).time_ms < time_ms:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
 def _due_openings(node: Node, before_ms: int) -> int:
-    index = _first_since(node, before_ms)
+    index = first_since(node.audit, before_ms)
     return node.audit.evidence.erasures.count(BEFORE, str(index), node.audit.size)[0]
 
 
 def _erase_openings(node: Node, before_ms: int) -> list[int]:
-    index = _first_since(node, before_ms)
+    index = first_since(node.audit, before_ms)
     _, entry, _ = erase(node.audit, BEFORE, str(index), node.forget)
     return [entry]
 
@@ -370,6 +357,8 @@ WITHOUT_PEOPLE: Mapping[str, str] = {
     "own_checkpoints": "sizes and digests of our log",
     "own_cosignatures": "signatures of other facilities under them",
     "log_alerts": "logs that contradict what they had signed",
+    "notices_told": "of which states mail and webhook have told: numbers and words",
+    "notices_unsent": "notices that are to be sent: numbers and words",
 }
 """Tables that hold nothing about people: table to what it holds."""
 

@@ -35,6 +35,7 @@ from node.parts import (
     granting_of,
     greeting_of,
     log_queries_of,
+    notices_of,
     offering_of,
     pairings_of,
     receiver_of,
@@ -206,6 +207,8 @@ class Serving:
         self.dimse = dimse_of(node, self.arrivals)
         self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)
+        # Runs above: what stands is read from all parts together.
+        self.notices = notices_of(node)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -108,6 +108,7 @@ class Counts:
     """What associations have brought since the start, for `radmesh status`; no patient data."""
 
     associations: int = 0
+    callers: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
 
@@ -258,6 +259,7 @@ class Session:
         self._caller = request.calling
         self._door = self._settings.doors[request.called]
         self._counts.associations += 1
+        self._counts.callers[request.calling] += 1
         self._acceptor.accept(answer(request, supported))
 
     def _refusal(self, request: AssociateRequest) -> tuple[tuple[int, int, int], str]:

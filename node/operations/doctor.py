@@ -1,167 +1,77 @@
 """Operation that looks at each edge and each peer, and says what is wrong and what to do."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
-from keys.purposes import covered_by
-from keys.trust import Peer
-from node.app import Node
-from node.blocking import in_thread
-from node.edges.door_settings import Door
-from node.errors import NodeError
+import trio
+
+from node.failures import describe_unexpected, single_node_error
 from node.operations.base import Call, Operation, Result
 from node.operations.doctor_archives import archive_findings
-from node.operations.finding import ENDING_SECONDS, Finding, certificate_finding, finding
+from node.operations.doctor_edges import callers, certificates, doors, folders, listening, vendor
+from node.operations.doctor_node import at_work, clock, disk, forwarding, log, notices, witnesses
+from node.operations.doctor_peers import own_addresses, peers
+from node.operations.findings import Check, Finding, blocking, finding
 from node.operations.parameters import Nothing
-from node.phrases import moment
+
+CHECK_SECONDS = 30.0
+"""Longest time of one check; all run at once, and each wait in them has its own limit."""
+
+CHECKS = (
+    blocking("disk", disk),
+    blocking("clock", clock),
+    blocking("log", log),
+    blocking("witnesses", witnesses),
+    blocking("forwarding", forwarding),
+    blocking("notices", notices),
+    blocking("what stands", at_work),
+    blocking("certificates", certificates),
+    Check("DICOM", listening),
+    blocking("callers", callers),
+    blocking("doors", doors),
+    blocking("folders", folders),
+    Check("archives", archive_findings),
+    Check("own addresses", own_addresses),
+    Check("facilities", peers),
+)
+"""Each thing that is looked at, a row; findings come in this order."""
 
 
 async def doctor(call: Call, _: Nothing) -> Result:
     """What is wrong with each edge and each peer, and the AE titles of this node."""
-    found = await in_thread(lambda: list(_findings(call)))
-    found += await archive_findings(call)
-    return {"findings": found, "doors": _doors(call)}
+    found: dict[str, Iterable[Finding]] = {}
+    async with trio.open_nursery() as nursery:
+        for check in CHECKS:
+            nursery.start_soon(_run, check, call, found)
+    return {
+        "findings": [one for check in CHECKS for one in found[check.name]],
+        "doors": vendor(call.node.settings.dimse),
+    }
 
 
-def _findings(call: Call) -> Iterator[Finding]:
-    node = call.node
-    if call.serving is None:
-        yield finding("the node", "wrong", "it does not run", "start it with `radmesh serve`")
-    settings = node.settings.dimse
-    if not settings.is_on:
-        yield finding("DICOM", "fine", "no DICOM associations are taken", "see docs/edges.md")
-    else:
-        yield from _callers(node)
-        if settings.tls_listen:
-            yield certificate_finding(
-                "DICOM over TLS", Path(settings.certificate), node.clock.now()
-            )
-        for door in settings.doors.values():
-            yield _door(node, f"door {door.name}", door)
-    yield from _folders(call)
-    for one in node.doors.waiting():
-        if one.why:
-            yield finding(
-                f"door {one.door}",
-                "wrong",
-                f"study {one.study_uid} is not offered: {one.why}",
-                "it is tried again each minute, for a week",
-            )
-    for peer in node.peers.store.peers:
-        yield _peer(call, peer)
-
-
-def _callers(node: Node) -> Iterator[Finding]:
-    settings = node.settings.dimse
-    if not settings.callers:
-        yield finding(
-            "DICOM", "wrong", "no caller is listed, so all are refused",
-            'list each in config.toml: [dimse.callers."AE_TITLE"]',
-        )  # fmt: skip
-    for title, address in settings.plain_links:
-        yield finding(
-            f"caller {title}",
-            "note",
-            f"it may call from {address} without TLS: whoever is on that line can read its images",
-            "use `dimse.tls_listen`, if it can TLS",
-        )
-
-
-def _folders(call: Call) -> Iterator[Finding]:
-    for one in call.node.settings.folders.values():
-        about = f"folder {one.name}"
-        yield _door(call.node, about, one.door)
-        found = None
-        if call.serving is not None:
-            found = next(each for each in call.serving.folders if each.settings is one).counts
-        if found is not None and found.trouble:
-            yield finding(
-                about, "wrong", f"{one.path}: {found.trouble}",
-                "is the share mounted, and may the user of the node read, write and delete there?",
-            )  # fmt: skip
-        if found is not None and found.growing:
-            yield finding(
-                about, "note", f"{found.growing} files have been growing for ten minutes",
-                "what writes them?",
-            )  # fmt: skip
-        if found is not None and found.refused:
-            yield finding(
-                about, "note", f"{found.refused} files are no DICOM images, or may not be read",
-                f"they are in {one.path}/.radmesh-refused",
-            )  # fmt: skip
-
-
-def _door(node: Node, about: str, door: Door) -> Finding:
-    if not door.to:
-        return finding(about, "fine", "takes images; the sharing rules decide about them")
-    try:
-        peer = node.peers.find(door.to)
-    except NodeError:
-        return finding(
-            about, "wrong", f"it offers to {door.to}, and there is no such facility",
-            "`radmesh trust list` has the names; `radmesh pair` makes one known",
-        )  # fmt: skip
-    if not peer.is_trusted(node.clock.now()):
-        return finding(
-            about, "wrong", f"it offers to {peer.petname}, which is not trusted any more",
-            f"see `radmesh trust show {peer.petname}`",
-        )  # fmt: skip
-    if peer.purposes and not covered_by(peer.purposes, door.purpose):
-        return finding(
-            about,
-            "wrong",
-            f"it offers to {peer.petname} for {door.purpose}, for which that is not trusted",
-            f"name one of {', '.join(sorted(peer.purposes))}",
-        )
-    return finding(about, "fine", f"offers to {peer.petname} for {door.purpose}")
-
-
-def _peer(call: Call, peer: Peer) -> Finding:
-    about, now = f"facility {peer.petname}", call.node.clock.now()
-    if not peer.is_trusted(now):
-        return finding(about, "note", "it is not trusted any more")
-    left = peer.card.expires - now
-    if left <= ENDING_SECONDS:
-        return finding(
-            about, "wrong", f"its card ends {moment(peer.card.expires)}",
-            "it has to renew its card: call it",
-        )  # fmt: skip
-    if call.serving is None:
-        return finding(about, "note", "whether it is there is not known: the node does not run")
-    if call.serving.presence.is_peer_connected(peer):
-        return finding(about, "fine", "it is connected")
-    error = call.serving.links.status(peer.card.node_key).last_error
-    return finding(
-        about,
-        "wrong",
-        f"it is not connected{f': {error}' if error else ''}",
-        "if others are, call it; if none is, look at the firewall (docs/operations.md section 2)",
-    )
-
-
-def _doors(call: Call) -> list[dict[str, Any]]:
-    """What a vendor enters into a PACS or a modality for each AE title."""
-    settings = call.node.settings.dimse
-    places = [(one, False) for one in settings.listen] + [
-        (one, True) for one in settings.tls_listen
-    ]
-    return [
-        {
-            "ae_title": door.name,
-            "host": place.host,
-            "port": place.port,
-            "tls": is_tls,
-            "does": _does(door),
-        }
-        for door in settings.doors.values()
-        for place, is_tls in places
+async def _run(check: Check, call: Call, found: dict[str, Iterable[Finding]]) -> None:
+    why = f"it took longer than {CHECK_SECONDS:.0f} s"
+    with trio.move_on_after(CHECK_SECONDS):
+        try:
+            found[check.name] = await check.run(call)
+            return
+        except Exception as error:
+            # One that cannot be made says nothing about the others.
+            known = single_node_error(error)
+            why = describe_unexpected(error) if known is None else known.message
+    found[check.name] = [
+        finding(check.name, "wrong", f"it could not be checked: {why}", "see the process log")
     ]
 
 
-def _does(door: Door) -> str:
-    does = f"offers to {door.to} for {door.purpose}" if door.to else "takes images"
-    return f"{does}, at once" if door.stat else does
+async def send_test(call: Call, _: Nothing) -> Result:
+    """Send a test mail and post a test to the webhook, and return who took it."""
+    serving = call.require_serving()
+    return {"tested": [] if serving.notices is None else await serving.notices.test()}
 
 
-OPERATIONS = (Operation("doctor", Nothing, doctor, writes=False, roles=("look", "admin")),)
+OPERATIONS = (
+    Operation("doctor", Nothing, doctor, writes=False, roles=("look", "admin")),
+    Operation(
+        "notices.test", Nothing, send_test, writes=True, needs_network=True, roles=("admin",)
+    ),
+)

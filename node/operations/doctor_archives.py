@@ -1,7 +1,5 @@
 """What is wrong with each archive: whether it answers, its certificate, and what waits for it."""
 
-from pathlib import Path
-
 import trio
 
 from node.blocking import in_thread
@@ -10,7 +8,7 @@ from node.edges.archive_settings import ArchiveSettings
 from node.edges.archiving import Archiving
 from node.errors import NodeError
 from node.operations.base import Call
-from node.operations.finding import Finding, certificate_finding, finding
+from node.operations.findings import Finding, finding
 from node.phrases import count, duration
 
 CHECK_SECONDS = 20.0
@@ -30,12 +28,6 @@ async def archive_findings(call: Call) -> list[Finding]:
                 nursery.start_soon(_check, call.serving.archiving, name, found[name])
     rows = await in_thread(call.node.archive_queue.all)
     for name, archive in archives.items():
-        if archive.certificate:
-            found[name].append(
-                certificate_finding(
-                    f"archive {name}", Path(archive.certificate), call.node.clock.now()
-                )
-            )
         found[name] += _of_queue(call, archive, [one for one in rows if one.archive == name])
     lost = {one.archive for one in rows if one.archive not in archives and one.state in OPEN}
     gone = [

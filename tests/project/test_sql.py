@@ -26,6 +26,7 @@ OWNERS = {
     "edges/doors.py": {"door_studies"},
     "edges/match_rows.py": {"study_matches", "matched_patients"},
     "images/holds.py": {"study_holds"},
+    "notices/told.py": {"notices_told", "notices_unsent"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},

@@ -36,6 +36,7 @@ MAY: dict[str, set[str]] = {
     "trust.rename": {ADMIN},
     "trust.address": {ADMIN},
     "status": ANY,
+    "notices.test": {ADMIN},
     "pair.show": {ADMIN},
     "pair.call": {ADMIN},
     "pair.accept": {ADMIN},
