@@ -19,7 +19,7 @@ from node.images.store import BatchStore
 from protocol.manifest import Manifest
 
 PIECE_BYTES = 256 * 1024
-"""Most bytes that are handed on at a time."""
+"""Most bytes that are handed on at a time of an image that is not held as a whole."""
 
 HELD_BYTES = 16 * 1024 * 1024
 """An image up to this size is held in memory as a whole while it is read."""
@@ -179,5 +179,7 @@ class OutgoingFile:
         yield from self._pieces(position, self._end)
 
     def _pieces(self, begin: int, end: int) -> Iterator[bytes]:
-        for place in range(begin, end, PIECE_BYTES):
-            yield self._read(place, min(PIECE_BYTES, end - place))
+        # Of one that is held a copy in one piece is the quickest.
+        step = max(1, end - begin) if self._end <= HELD_BYTES else PIECE_BYTES
+        for place in range(begin, end, step):
+            yield self._read(place, min(step, end - place))
