@@ -27,6 +27,9 @@ from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
 from node.edges.archive_queue import ARCHIVES_SCHEMA, ArchiveQueue
+from node.edges.commitment_requests import COMMITMENT_REQUESTS_SCHEMA, CommitmentRequests
+from node.edges.commitment_transactions import COMMITMENTS_SCHEMA
+from node.edges.commitments import Commitments
 from node.edges.doors import DOORS_SCHEMA, Doors
 from node.edges.match_rows import MATCHES_SCHEMA
 from node.edges.matches import Matches
@@ -138,6 +141,9 @@ class Node:
                 DOORS_SCHEMA,
                 ARCHIVES_SCHEMA,
                 STORED_SCHEMA,
+                COMMITMENT_REQUESTS_SCHEMA,
+                COMMITMENTS_SCHEMA,
+                MATCHES_SCHEMA,
                 NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
                 MATCHES_SCHEMA,
@@ -209,6 +215,12 @@ class Node:
             self.shared_studies,
             self.offers,
             self.clock,
+        )
+        self.commitment_requests = CommitmentRequests(
+            self.database, self.catalog, self.audit.append, self.clock
+        )
+        self.commitments = Commitments(
+            self.database, self.effects, self.clock, self.settings.dimse.commitment_hours
         )
         self.matches = Matches(
             self.settings.identity,
@@ -517,6 +529,8 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+        self.commitments.kept.forget(studies)
+        self.commitment_requests.forget(studies)
         self.matches.forget(studies)
         self.archive_queue.forget(studies)
 

@@ -102,6 +102,19 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ManifestSettings:
+    """The table `manifests`: where others get the images of our studies.
+
+    Attributes:
+        dicomweb_url: the base of our DICOMweb, without `/studies`; "" for none.
+        location_uid: its Retrieve Location UID; "" for none.
+    """
+
+    dicomweb_url: str = DEFAULTS["manifests.dicomweb_url"]
+    location_uid: str = DEFAULTS["manifests.location_uid"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings in `config.toml`, with defaults for missing ones."""
 
@@ -115,6 +128,7 @@ class Settings:
     people: PeopleSettings = PeopleSettings()
     emergency: EmergencySettings = EmergencySettings()
     retention: RetentionSettings = RetentionSettings()
+    manifests: ManifestSettings = ManifestSettings()
     keeping: KeepingSettings = field(default_factory=KeepingSettings)
     limits: Overrides = field(default_factory=dict)
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
@@ -169,6 +183,7 @@ def read_settings(path: Path) -> Settings:
         people=PeopleSettings(**_read(path, "people", values.get("people", {}))),
         emergency=_emergency(path, values.get("emergency", {})),
         retention=RetentionSettings(**_read(path, "retention", values.get("retention", {}))),
+        manifests=ManifestSettings(**_read(path, "manifests", values.get("manifests", {}))),
         keeping=KeepingSettings(**_read(path, "keeping", values.get("keeping", {}))),
         limits=_overrides(path, values.get("limits", {})),
         arrivals=_arrivals(path, values.get("arrivals", {})),

@@ -4,15 +4,24 @@ The signature of each part declares its dependencies; only this file connects th
 gets its access to the network as a function, since the network is made last.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+from edges.dimse import commitment
+from edges.dimse.commands import Field
 from keys.trust import Peer
 from node.app import Node
+from node.blocking import in_thread
 from node.catalog.discards import recall_of
 from node.edges.archive_returns import ArchiveReturns
+from node.edges.archive_settings import COMMITMENT, ArchiveSettings
 from node.edges.archiving import Archiving
+from node.edges.commitment_reports import CommitmentReports
+from node.edges.commitment_service import CommitmentService
+from node.edges.commitments import Outcome
+from node.edges.dimse_operation import Offered, Services
 from node.edges.dimse_server import DimseServer
 from node.edges.folders import Folder
+from node.edges.outgoing import Outgoing
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -176,7 +185,7 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
 
 def archiving_of(node: Node) -> Archiving:
     """Sends studies to the archives of the settings."""
-    return Archiving(
+    archiving = Archiving(
         node.archive_queue,
         node.catalog,
         node.store,
@@ -184,6 +193,25 @@ def archiving_of(node: Node) -> Archiving:
         require_sound=node.audit.halt.require_none,
         clock=node.clock,
     )
+
+    async def commit(to: ArchiveSettings, study: str, images: Sequence[Outgoing]) -> None:
+        callee = await in_thread(to.callee)
+        patients = await in_thread(node.catalog.patients, study)
+        asked = [commitment.Reference(one.sop_class, one.sop_uid) for one in images]
+        for start in range(0, len(asked), commitment.REFERENCES):
+            some = asked[start : start + commitment.REFERENCES]
+            await node.commitments.ask(callee, study, patients, some)
+
+    async def learn(outcome: Outcome) -> None:
+        done = frozenset(one.sop_instance for one in outcome.stored)
+        failed = frozenset(one.sop_instance for one in outcome.failed)
+        for one in node.settings.archives.values():
+            if one.ae_title == outcome.archive and one.proof == COMMITMENT:
+                await archiving.committed(one.name, outcome.study, done, failed)
+
+    archiving.commit = commit
+    node.commitments.on_outcome = learn
+    return archiving
 
 
 def arrivals_of(node: Node, spool: Spool, archiving: Archiving | None = None) -> Arrivals:
@@ -208,11 +236,23 @@ def arrivals_of(node: Node, spool: Spool, archiving: Archiving | None = None) ->
     )
 
 
-def dimse_of(node: Node, arrivals: Arrivals) -> DimseServer | None:
+def dimse_of(node: Node, arrivals: Arrivals, services: Services) -> DimseServer | None:
     """Takes DICOM associations; None where the settings have it listen nowhere."""
     if not node.settings.dimse.is_on:
         return None
-    return DimseServer(node.settings.dimse, arrivals, node.doors)
+    return DimseServer(node.settings.dimse, arrivals, node.doors, services)
+
+
+def commitment_reports_of(node: Node, arrivals: Arrivals) -> CommitmentReports:
+    """Takes storage commitments that others ask for, and reports on them."""
+    return CommitmentReports(node.commitment_requests, arrivals, node.settings.dimse)
+
+
+def commitment_services_of(node: Node, reports: CommitmentReports) -> Services:
+    """What is done for storage commitment on associations of others."""
+    service = CommitmentService(reports, node.commitments)
+    fields = (Field.N_ACTION, Field.N_EVENT_REPORT)
+    return {commitment.MODEL: Offered(fields, service.serve, to_all=True)}
 
 
 def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:

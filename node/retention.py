@@ -312,6 +312,17 @@ RETENTION = (
         tables=("door_studies",),
     ),
     Kept(
+        name="commitments",
+        holds="images (UIDs) whose storage was asked for: of archives, and by systems of the"
+        " facility",
+        place="node.db",
+        purpose="to report on them, and to know what an archive has stored",
+        readers="the node",
+        kept="until it is reported, at most a week; what archives were asked for a week; never"
+        " longer than openings of the study",
+        tables=("commitments", "commitment_requests"),
+    ),
+    Kept(
         name="archive studies",
         holds="which studies and images went to which archive of the facility, and its answers",
         place="node.db",

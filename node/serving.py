@@ -24,6 +24,8 @@ from node.parts import (
     announcer_of,
     archiving_of,
     arrivals_of,
+    commitment_reports_of,
+    commitment_services_of,
     dimse_of,
     endings_of,
     fetcher_of,
@@ -204,7 +206,9 @@ class Serving:
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
         self.archiving = archiving_of(node)
         self.arrivals = arrivals_of(node, self._spool, self.archiving)
-        self.dimse = dimse_of(node, self.arrivals)
+        self.commitment_reports = commitment_reports_of(node, self.arrivals)
+        services = commitment_services_of(node, self.commitment_reports)
+        self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)
         # Runs above: what stands is read from all parts together.
@@ -249,6 +253,8 @@ class Serving:
                 nursery.start_soon(self.archiving.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
+                nursery.start_soon(self.commitment_reports.run)
+                nursery.start_soon(self._node.commitments.run)
                 for folder in self.folders:
                     nursery.start_soon(folder.run)
                 nursery.start_soon(

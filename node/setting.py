@@ -7,8 +7,15 @@ from typing import Any
 
 from node.edges.dimse_settings import is_local, is_place
 from node.notices.settings import RECIPIENTS, is_address, is_relay, is_url
+from protocol.fields import is_uid
 
-_CHECKS = {"local": is_local, "url": is_url, "relay": is_relay, "address": is_address}
+_CHECKS = {
+    "local": is_local,
+    "url": is_url,
+    "relay": is_relay,
+    "address": is_address,
+    "uid": is_uid,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +25,8 @@ class Setting:
     Attributes:
         name: with its table in front, as in `audit.witness_quorum`.
         kind: `number`, `text`, `texts`, `places` (to listen at), `flag`, `choice`, `permissions`,
-            `path` (absolute), `local` (to listen at, on the loopback), `url`, `relay`, `address`
-            (each of which may be empty), `addresses`, or `own`: then a reader (`limits`,
+            `path` (absolute), `local` (to listen at, on the loopback), `url`, `relay`, `address`,
+            `uid` (each of which may be empty), `addresses`, or `own`: then a reader (`limits`,
             `bandwidth`) checks it.
         default: value if it is missing; None if it is required, or has no default.
         sentence: its meaning, without a full stop.
@@ -67,6 +74,7 @@ class Setting:
             "relay": 'a host and a port, such as "mail.hospital.example:25"',
             "address": "a mail address",
             "addresses": f"a list of at most {RECIPIENTS} mail addresses",
+            "uid": "a UID, such as 1.2.3.4",
         }[self.kind]
 
     def is_fit(self, value: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from node.edges.archive_settings import QUERY
-from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, OUR_DOOR
+from node.edges.dimse_settings import DEFAULT_COMMITMENT_HOURS, DEFAULT_IDLE_SECONDS, OUR_DOOR
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.edges.identity_settings import DEFAULT_TEMPORARY, NUMBER
 from node.notices.settings import SECURITIES
@@ -245,6 +245,22 @@ SETTINGS = (
         sentence="a study that came in less than so many days ago is not removed",
     ),
     Setting(
+        name="manifests.dicomweb_url",
+        kind="url",
+        default="",
+        example='"https://radmesh.hospital.example/dicom-web"',
+        sentence="where others get our images by DICOMweb, without `/studies`: manifests say it; "
+        "with none they do not",
+    ),
+    Setting(
+        name="manifests.location_uid",
+        kind="uid",
+        default="",
+        example='"1.2.3.4"',
+        sentence="the Retrieve Location UID of that place, as the registry knows it: XDS-I wants "
+        "one",
+    ),
+    Setting(
         name='limits."NAME"',
         kind="own",
         default=None,
@@ -355,6 +371,16 @@ SETTINGS = (
         sentence="after so many seconds without a word an association is ended",
     ),
     Setting(
+        name="dimse.commitment_hours",
+        kind="number",
+        default=DEFAULT_COMMITMENT_HOURS,
+        least=1,
+        most=7 * 24,
+        example="24",
+        sentence="after so many hours the report of an archive that was asked for storage "
+        "commitment is not waited for any more",
+    ),
+    Setting(
         name="dimse.callers.addresses",
         kind="own",
         default=[],
@@ -367,6 +393,20 @@ SETTINGS = (
         default=[],
         example=json.dumps([_DIGEST]),
         sentence="SHA-256 of certificates with which it calls over TLS",
+    ),
+    Setting(
+        name="dimse.callers.report_to",
+        kind="own",
+        default=None,
+        example='"10.1.2.4:104"',
+        sentence="where it takes reports of storage commitment, if it does not wait for them",
+    ),
+    Setting(
+        name="dimse.callers.report_tls",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether over TLS; its certificate names what stands in `report_to`",
     ),
     Setting(
         name="dimse.doors.to",
@@ -698,6 +738,7 @@ TABLES = {
     "emergency": "[emergency]",
     "retention": "[retention]",
     "keeping": "[keeping]",
+    "manifests": "[manifests]",
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",

@@ -78,14 +78,17 @@ ENTRY_FIRST = (
     "offer-ended",
     "forward-asked",
     "forward-dropped",
-    "matched",
-    "match-undone",
     "stored",
     "stored-told",
     "stored-heard",
+    "commitment-asked",
+    "commitment-heard",
+    "matched",
+    "match-undone",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
-`received` (the fetch goes on), `erased` and key changes (finished by the next start)."""
+`received` (the fetch goes on), `commitment-given` (judged once more), `erased` and key changes
+(finished by the next start)."""
 
 _MARKS = tuple(f'"type":"{kind}"'.encode() for kind in ENTRY_FIRST)
 

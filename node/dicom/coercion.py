@@ -9,11 +9,13 @@ all. The SOP Instance UID stays, as for any coercion of a Storage SCP (PS3.4 sec
 import struct
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from edges.value_representations import SHORT_VRS
 from keys.written import folded
-from node.dicom.elements import SHORT_VRS, BadInstance, Placed, Read, Walked, tag_text, walk
+from node.dicom.elements import BadInstance, Placed, Read, Walked, tag_text, walk
 from node.dicom.flat import flat
 from node.dicom.headers import StudyAttributes
 from node.dicom.identity import Code, Identity, is_among
@@ -67,7 +69,10 @@ _TEXTS = {
     **{tag: vr for tag, (vr, _) in _NUMBERS.items()},
 }  # fmt: skip
 
-_CODE_VALUE, _CODE_SCHEME, _CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
+_CODE_VALUE, _CODE_SCHEME = 0x00080100, 0x00080102
+_CODE = {_CODE_VALUE: b"SH", _CODE_SCHEME: b"SH", 0x00080104: b"LO"}
+"""Value, scheme and meaning of a code, in the order of `Code`."""
+
 _BINARY_VRS = frozenset(
     (b"AT", b"FD", b"FL", b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SL", b"SS", b"SV", b"UL",
      b"US", b"UV")
@@ -207,9 +212,9 @@ class _DataSet:
         changes[_ORIGINALS] = self._with_item(item)
         edits = []
         for one in self._placed:
-            if one.tag in changes:
+            is_first = one is self._by_tag[one.tag]
+            if one.tag in changes and (is_first or one.tag != _ORIGINALS):
                 # Of an element that stands twice all copies change, and one stays.
-                is_first = one is self._by_tag[one.tag]
                 written = changes[one.tag] if is_first else None
                 edits.append(Edit(one.begin, self._ends[one.begin], written or b""))
         edits += [
@@ -218,12 +223,12 @@ class _DataSet:
             if written is not None and tag not in self._by_tag
         ]
         edits.sort(key=lambda edit: (edit.begin, edit.end))
-        return sorted([*edits, *self._lengths(edits, changes)], key=lambda edit: edit.begin)
+        return sorted([*edits, *self._lengths(edits)], key=lambda edit: edit.begin)
 
     def _changes(self, study: StudyAttributes, identity: Identity) -> dict[int, bytes | None]:
         """The elements that change, whole; None for one that is removed."""
         texts: dict[int, str] = {}
-        gone = [tag for tag in _GONE if tag in self._by_tag]
+        gone = [one.tag for one in self._placed if one.tag in _GONE and not _is_empty(one)]
         is_same = (study.patient_id, study.patient_id_issuer) == (
             identity.patient_id,
             identity.issuer,
@@ -241,8 +246,6 @@ class _DataSet:
             (_PATIENT_NAME, identity.name),
             (_BIRTH_DATE, identity.birth_date),
             (_SEX, identity.sex),
-            (_DESCRIPTION, identity.maps.descriptions.get(folded(study.study_description), "")),
-            (_BODY_PART, identity.maps.body_parts.get(self._text(_BODY_PART).upper(), "")),
         ):
             if text:
                 texts[tag] = text
@@ -252,19 +255,44 @@ class _DataSet:
                 texts[tag] = identity.accession_number
             elif there or self._stands_twice(tag):
                 texts[tag] = _number(there, identity.prefix, most)
-        texts = {
+        texts = self._differing(texts)
+        words = self._differing(
+            {
+                _DESCRIPTION: identity.maps.descriptions.get(folded(study.study_description), ""),
+                _BODY_PART: identity.maps.body_parts.get(self._text(_BODY_PART).upper(), ""),
+            }
+        )
+        codes = {tag: self._mapped(tag, identity.maps.procedures) for tag in _PROCEDURES}
+        needed = {**texts, **words}
+        is_utf_8 = self._needs_utf_8([*needed.items(), *_texts_of(codes.values())])
+        if is_utf_8:
+            self._character_set = _UTF_8
+        changes: dict[int, bytes | None] = dict.fromkeys(gone)
+        for tag, text in needed.items():
+            value = self._encoded(tag, text)
+            if value is not None:
+                changes[tag] = self._element(tag, _TEXTS[tag], value)
+            elif tag in texts:
+                raise CannotCoerce(
+                    f"has a character set that cannot hold the element {tag_text(tag)} of the"
+                    " local patient"
+                )
+        for tag, code in codes.items():
+            written = None if code is None else self._coded(code)
+            if written is not None:
+                changes[tag] = self._element(tag, b"SQ", written)
+        if is_utf_8:
+            changes[_CHARACTER_SET] = self._element(_CHARACTER_SET, b"CS", _UTF_8)
+        return changes
+
+    def _differing(self, texts: Mapping[int, str]) -> dict[int, str]:
+        """Those of these texts that do not stand there already; a word of ours is not empty."""
+        return {
             tag: text
             for tag, text in texts.items()
-            if text != self._text(tag) or self._stands_twice(tag)
+            if (text != self._text(tag) or self._stands_twice(tag))
+            and (text or tag not in (_DESCRIPTION, _BODY_PART))
         }
-        changes: dict[int, bytes | None] = dict.fromkeys(gone)
-        for tag, value in self._in_character_set(texts).items():
-            changes[tag] = self._element(tag, _TEXTS[tag], value)
-        for tag in _PROCEDURES:
-            code = self._mapped(tag, identity.maps.procedures)
-            if code is not None:
-                changes[tag] = self._element(tag, b"SQ", self._coded(code))
-        return changes
 
     def _text(self, tag: int) -> str:
         value = self._walked.values.get(tag, b"")
@@ -276,36 +304,18 @@ class _DataSet:
 
     # --- character sets --------------------------------------------------------------------
 
-    def _in_character_set(self, texts: Mapping[int, str]) -> dict[int, bytes]:
-        """The values of texts in the character set of the image.
+    def _needs_utf_8(self, texts: Iterable[tuple[int, str]]) -> bool:
+        """Whether the image gets another character set, as its own cannot hold these texts.
 
-        If that is the default one, in which only ASCII may stand, and only ASCII does stand there,
-        it becomes UTF-8: that changes the meaning of no byte. Any other set stays: to write all
+        That is done if its own is the default one, in which only ASCII may stand, and only ASCII
+        does stand there: as UTF-8 no byte means anything else. Any other set stays: to write all
         texts anew, also of private elements that nobody can read, would be a guess.
         """
-        values, cannot = self._encoded(texts, self._character_set)
-        if cannot and self._is_all_ascii():
-            values, cannot = self._encoded(texts, _UTF_8)
-            values[_CHARACTER_SET] = _UTF_8
-        if cannot:
-            raise CannotCoerce(
-                f"has a character set that cannot hold the element {tag_text(cannot[0])}"
-                " of the local patient or mapping"
-            )
-        return values
+        cannot = [tag for tag, text in texts if self._encoded(tag, text) is None]
+        return bool(cannot) and self._is_all_ascii()
 
-    @staticmethod
-    def _encoded(
-        texts: Mapping[int, str], character_set: bytes
-    ) -> tuple[dict[int, bytes], list[int]]:
-        values, cannot = {}, []
-        for tag, text in texts.items():
-            value = encoded(text, character_set, is_name=_TEXTS[tag] == b"PN")
-            if value is None:
-                cannot.append(tag)
-            else:
-                values[tag] = value
-        return values, cannot
+    def _encoded(self, tag: int, text: str) -> bytes | None:
+        return encoded(text, self._character_set, is_name=_TEXTS.get(tag) == b"PN")
 
     def _is_all_ascii(self) -> bool:
         """Whether no text of the image has any other sign than those of ASCII.
@@ -347,14 +357,14 @@ class _DataSet:
         code = procedures.get(named)
         return None if code is None or (code.scheme, code.value) == named else code
 
-    def _coded(self, code: Code) -> bytes:
-        texts = ((_CODE_VALUE, b"SH"), (_CODE_SCHEME, b"SH"), (_CODE_MEANING, b"LO"))
+    def _coded(self, code: Code) -> bytes | None:
+        """The item of a code; None if the character set cannot hold it."""
         elements = []
-        for (tag, vr), text in zip(texts, code, strict=True):
-            value = encoded(text, self._character_set, is_name=False)
+        for tag, text in _texts_of([code]):
+            value = self._encoded(tag, text)
             if value is None:
-                raise CannotCoerce("has a character set that cannot hold our procedure code")
-            elements.append(self._element(tag, vr, value))
+                return None
+            elements.append(self._element(tag, _CODE[tag], value))
         return self._item(b"".join(elements))
 
     # --- the originals --------------------------------------------------------------------------
@@ -362,11 +372,11 @@ class _DataSet:
     def _item_of_originals(
         self, changes: Mapping[int, bytes | None], source: str, now: int
     ) -> bytes:
-        moved = {tag: self._original(self._by_tag[tag]) for tag in changes if tag in self._by_tag}
+        moved = {tag: self._original(tag) for tag in changes if tag in self._by_tag}
         there = self._by_tag.get(_ORIGINALS)
         if there is not None and not self._can_grow(there):
             # As a former value it stays whole.
-            moved[_ORIGINALS] = self._original(there)
+            moved[_ORIGINALS] = self._original(_ORIGINALS)
         modified = self._item(b"".join(moved[tag] for tag in sorted(moved)))
         when = time.strftime("%Y%m%d%H%M%S+0000", time.gmtime(now))
         named = encoded(source[:64].replace("\\", "/"), self._character_set, is_name=False)
@@ -378,8 +388,13 @@ class _DataSet:
             + self._element(0x04000565, b"CS", b"COERCE")
         )
 
-    def _original(self, one: Placed) -> bytes:
-        """An element as it is, or in the usual form where its own is odd."""
+    def _original(self, tag: int) -> bytes:
+        """An element as it is, or in the usual form where its own is odd.
+
+        Of one that stands twice it is the first that is not empty.
+        """
+        every = [one for one in self._placed if one.tag == tag]
+        one = next((each for each in every if not _is_empty(each)), every[0])
         end = self._end_of(one)
         if end - one.begin > MAX_ORIGINAL_BYTES:
             raise CannotCoerce(
@@ -415,18 +430,17 @@ class _DataSet:
         """Where an element is put in: before the first with a higher tag."""
         return next((one.begin for one in self._placed if one.tag > tag), self._walked.end)
 
-    def _lengths(self, edits: list[Edit], changes: Mapping[int, bytes | None]) -> list[Edit]:
+    def _lengths(self, edits: list[Edit]) -> list[Edit]:
         """Group lengths (retired), which go with the changes of their groups."""
+        grown: Counter[int] = Counter()
+        for edit in edits:
+            grown[self._group_at(edit)] += len(edit.data) - (edit.end - edit.begin)
         found = []
         for one in self._placed:
-            is_group = one.tag & 0xFFFF == 0 and one.tag >> 16 in {tag >> 16 for tag in changes}
+            is_group = one.tag & 0xFFFF == 0 and one.tag >> 16 in grown
             if one.length != 4 or not (is_group or one.tag == _LENGTH_TO_END):
                 continue
-            delta = sum(
-                len(edit.data) - (edit.end - edit.begin)
-                for edit in edits
-                if one.tag == _LENGTH_TO_END or self._group_at(edit) == one.tag >> 16
-            )
+            delta = grown.total() if one.tag == _LENGTH_TO_END else grown[one.tag >> 16]
             length = self._number(self._read(one.value, 4)) + delta
             if 0 <= length < _UNDEFINED:
                 found.append(Edit(one.value, one.value + 4, self._four(length)))
@@ -465,7 +479,17 @@ class _DataSet:
         return int(group) << 16 | int(element)
 
 
+def _is_empty(one: Placed) -> bool:
+    return one.close == one.value if one.length is None else one.length == 0
+
+
+def _texts_of(codes: Iterable[Code | None]) -> list[tuple[int, str]]:
+    """The texts of codes, each with its tag."""
+    return [pair for code in codes if code is not None for pair in zip(_CODE, code, strict=True)]
+
+
 def _number(there: str, prefix: str, most: int) -> str:
     """A number of the other facility as it goes to our archive."""
     ours = prefix + there
-    return ours if prefix and there and len(ours) <= most and "\\" not in ours else ""
+    is_fit = len(ours) <= most and ours.isascii() and "\\" not in ours
+    return ours if prefix and there and is_fit else ""

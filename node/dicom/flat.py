@@ -7,7 +7,8 @@ For questions to small parts of a data set, whose order and values are known to 
 from collections.abc import Iterator
 from typing import Literal
 
-from node.dicom.elements import LONG_VRS, SHORT_VRS, BadInstance
+from edges.value_representations import LONG_VRS, SHORT_VRS
+from node.dicom.elements import BadInstance
 
 _UNDEFINED = 0xFFFFFFFF
 _DELIMITERS = 0xFFFE

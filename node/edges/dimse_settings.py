@@ -16,6 +16,10 @@ OUR_DOOR = "RADMESH"
 """The door that there is by itself: it takes images, and the sharing rules decide about them."""
 
 DEFAULT_IDLE_SECONDS = 600
+DEFAULT_COMMITMENT_HOURS = 24
+
+BCP_195_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
+"""The Non-Downgrading BCP 195 profile of PS3.15 annex B.10."""
 
 BCP_195_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
 """The Non-Downgrading BCP 195 profile of PS3.15 annex B.10."""
@@ -23,6 +27,7 @@ BCP_195_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
 _AE_TITLE = re.compile(r"[!#-\[\]-~]([ !#-\[\]-~]{0,14}[!#-\[\]-~])?")
 _DOOR = re.compile(r"[A-Z0-9_-]{1,16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +38,15 @@ class Caller:
         ae_title: the title by which it calls.
         addresses: IP addresses from which it may call, also without TLS.
         certificates: SHA-256 of certificates by which it may call over TLS, lower-case hex.
+        report_to: where it takes reports of storage commitment; None if it says nothing.
+        report_tls: whether over TLS.
     """
 
     ae_title: str
     addresses: frozenset[str] = frozenset()
     certificates: frozenset[str] = frozenset()
+    report_to: "Address | None" = None
+    report_tls: bool = False
 
     def may_call(self, address: str, certificate: str | None) -> bool:
         """Whether it may call from an address, with a certificate (digest) or without TLS."""
@@ -46,7 +55,7 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where to listen: an IP address, and a port."""
+    """A place: an IP address, or a name where the node calls; and a port."""
 
     host: str
     port: int
@@ -61,6 +70,7 @@ class DimseSettings:
         tls_listen: where they are taken over TLS.
         certificate, key, ca: files for TLS: ours, and who signs the certificates of callers.
         idle_seconds: after so long without a word an association is ended.
+        commitment_hours: after so many an archive's report of storage commitment is not waited for.
         callers, doors: by AE title.
     """
 
@@ -70,6 +80,7 @@ class DimseSettings:
     key: str = ""
     ca: str = ""
     idle_seconds: int = DEFAULT_IDLE_SECONDS
+    commitment_hours: int = DEFAULT_COMMITMENT_HOURS
     callers: Mapping[str, Caller] = field(default_factory=dict)
     doors: Mapping[str, Door] = field(default_factory=lambda: {OUR_DOOR: Door(name=OUR_DOOR)})
 
@@ -87,6 +98,15 @@ class DimseSettings:
             (caller.ae_title, address)
             for caller in self.callers.values()
             for address in sorted(caller.addresses)
+        )
+
+    @property
+    def plain_reports(self) -> tuple[tuple[str, str], ...]:
+        """AE title and place of each caller that gets its reports without TLS."""
+        return tuple(
+            (caller.ae_title, f"{caller.report_to.host}:{caller.report_to.port}")
+            for caller in self.callers.values()
+            if caller.report_to is not None and not caller.report_tls
         )
 
 
@@ -111,8 +131,9 @@ def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSet
         callers={title: _caller(title, entry) for title, entry in known.items()},
         doors={title: _door(title, entry) for title, entry in ours.items()},
     )
-    if settings.tls_listen and not (settings.certificate and settings.key and settings.ca):
-        raise BadEdge("has tls_listen, and lacks one of certificate, key and ca")
+    uses_tls = settings.tls_listen or any(one.report_tls for one in settings.callers.values())
+    if uses_tls and not (settings.certificate and settings.key and settings.ca):
+        raise BadEdge("has tls_listen or report_tls, and lacks one of certificate, key and ca")
     return settings
 
 
@@ -159,7 +180,7 @@ def _caller(title: str, entry: dict[str, Any]) -> Caller:
     where = f'has for callers."{title}"'
     if not is_ae_title(title):
         raise BadEdge(f"{where} a name that is no AE title: 1 to 16 printable characters")
-    require_known(where, entry, ("addresses", "certificates"))
+    require_known(where, entry, ("addresses", "certificates", "report_to", "report_tls"))
     lists = {name: entry.get(name, []) for name in ("addresses", "certificates")}
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
@@ -173,7 +194,25 @@ def _caller(title: str, entry: dict[str, Any]) -> Caller:
     certificates = frozenset(one.lower().replace(":", "") for one in lists["certificates"])
     if not all(map(_DIGEST.fullmatch, certificates)):
         raise BadEdge(f"{where} certificates that are no SHA-256 digests (64 hex digits)")
-    return Caller(ae_title=title, addresses=addresses, certificates=certificates)
+    report_to = None if "report_to" not in entry else _place(where, entry["report_to"])
+    report_tls = entry.get("report_tls", False)
+    if type(report_tls) is not bool or (report_tls and report_to is None):
+        raise BadEdge(f"{where} a report_tls that is not true or false, or is without report_to")
+    return Caller(
+        ae_title=title,
+        addresses=addresses,
+        certificates=certificates,
+        report_to=report_to,
+        report_tls=report_tls,
+    )
+
+
+def _place(where: str, text: Any) -> Address:
+    """Where a system is called: a name or an IP address, and a port."""
+    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    if _HOST.fullmatch(host) is None or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise BadEdge(f'{where} a report_to that is no place such as "10.1.2.4:104"')
+    return Address(host=host.strip("[]"), port=int(port))
 
 
 def _door(title: str, entry: dict[str, Any]) -> Door:

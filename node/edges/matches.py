@@ -19,6 +19,7 @@ from node.catalog.attributes import patients_of_each
 from node.catalog.catalog import LOCAL, Catalog, StudyRow
 from node.catalog.patients import Patient, identities, why_to_check
 from node.catalog.sharing import received_from, sources_of_each
+from node.catalog.words import Search
 from node.clock import Clock
 from node.database import Database
 from node.dicom.headers import patient_identity
@@ -39,10 +40,14 @@ from node.edges.match_rows import (
 from node.errors import ExitCode, NodeError
 from node.sharing.decisions import Decisions
 from node.sharing.peers import Peers
+from protocol.find_messages import ByNumber
 from protocol.log.entry import Entry, Event
 
 OWN_ISSUER = "own issuer"
 """The rule by which a Patient ID of our own issuer, or of one of `ours`, is a local one."""
+
+_LOOKED_AT = 200
+"""Most studies of a Patient ID that are looked at for one."""
 
 
 class Matches:
@@ -85,6 +90,7 @@ class Matches:
         self._lock = threading.Lock()
         self._cuts = Cuts(effects.append, decisions.wait_earlier)
         self._held: frozenset[str] = frozenset()
+        self._last_number = self._clock.now()
         self.in_match: Callable[[str], None] = lambda study_uid: None
         self.on_change: Callable[[str], None] = lambda study_uid: None
 
@@ -108,9 +114,10 @@ class Matches:
         if found is not None or self.of(study_uid) is not None:
             return found
         with self._lock:
-            local = self.by_rule(row, self._patients(study_uid), sources)
+            patients = self._patients(study_uid)
+            local = self.by_rule(row, patients, sources)
             if local is not None and self.of(study_uid) is None:
-                self._make(row, MATCHED, local, rule=OWN_ISSUER)
+                self._make(row, patients, MATCHED, local, rule=OWN_ISSUER)
         return self._identity(row)
 
     def _identity(self, row: StudyRow) -> Identity | None:
@@ -155,6 +162,25 @@ class Matches:
             for one in sources
         )
 
+    def is_made_here(self, row: StudyRow) -> bool:
+        """Whether all of a study was made here."""
+        sources = sources_of_each(self._database, [row.study_uid]).get(row.study_uid, [])
+        return not self.is_from_elsewhere(row, sources)
+
+    def elsewhere(self, patient_id: str, issuer: str) -> list[tuple[bytes, ByNumber]]:
+        """Who a local patient is elsewhere, by all matches: facility key, and the patient there."""
+        own = {"", self.settings.issuer}
+        rows = self._database.query_among(
+            "SELECT DISTINCT s.origin, p.patient_id, p.issuer FROM study_matches m"
+            " JOIN matched_patients p ON p.study_uid = m.study_uid"
+            " JOIN studies s ON s.study_uid = m.study_uid"
+            f" WHERE m.state = '{MATCHED}' AND m.patient_id = ? AND s.origin <> '{LOCAL}'"
+            " AND m.issuer IN (?*)",
+            own if issuer in own else {issuer},
+            (patient_id,),
+        )
+        return [(bytes.fromhex(one), ByNumber(*two)) for one, *two in sorted(map(tuple, rows))]
+
     def _patients(self, study_uid: str) -> list[Patient]:
         return patients_of_each(self._database, [study_uid]).get(study_uid, [])
 
@@ -175,9 +201,21 @@ class Matches:
             return None
         issuers = {issuer.strip() for _, issuer in patients} - {""}
         issuer = issuers.pop() if issuers else self._known_issuer(row, sources)
-        if not self.settings.is_ours(issuer):
+        if not self.settings.is_ours(issuer) or self.is_contradicted(row):
             return None
         return LocalPatient(patient_id=patients[0][0].strip(), issuer=self.settings.issuer)
+
+    def is_contradicted(self, row: StudyRow) -> bool:
+        """Whether studies made here under the same Patient ID name another birth date."""
+        search = Search(patient_id=row.patient_id)
+        found = self._catalog.studies(limit=_LOOKED_AT, search=search)
+        sources = sources_of_each(self._database, [one.study_uid for one in found])
+        return any(
+            "" not in (one.patient_birth_date, row.patient_birth_date)
+            and one.patient_birth_date != row.patient_birth_date
+            and not self.is_from_elsewhere(one, sources.get(one.study_uid, []))
+            for one in found
+        )
 
     def _known_issuer(self, row: StudyRow, sources: Iterable[str]) -> str:
         """The issuer of the Patient IDs of all facilities that a study came from, if it is one."""
@@ -215,8 +253,8 @@ class Matches:
         whole = replace(local, issuer=local.issuer or self.settings.issuer, why="")
         require_whole(whole)
         with self._lock:
-            row = self._to_match(study_uid, several=several)
-            match = self._make(row, MATCHED, whole)
+            row, patients = self._to_match(study_uid, several=several)
+            match = self._make(row, patients, MATCHED, whole)
         self.on_change(study_uid)
         return match
 
@@ -227,11 +265,12 @@ class Matches:
             NodeError: as for `match`.
         """
         with self._lock:
-            row = self._to_match(study_uid, several=several)
-            # An entry with this number follows, so none is given twice.
-            patient_id = self.settings.temporary_id(self._audit.size)
+            row, patients = self._to_match(study_uid, several=several)
+            # A time, since the size of the log comes again after a restore.
+            self._last_number = max(self._clock.now(), self._last_number + 1)
+            patient_id = self.settings.temporary_id(self._last_number)
             local = LocalPatient(patient_id=patient_id, issuer=self.settings.issuer)
-            match = self._make(row, TEMPORARY, local)
+            match = self._make(row, patients, TEMPORARY, local)
         self.on_change(study_uid)
         return match
 
@@ -292,7 +331,7 @@ class Matches:
         with self._lock:
             self._cuts.write()
 
-    def _to_match(self, study_uid: str, *, several: bool) -> StudyRow:
+    def _to_match(self, study_uid: str, *, several: bool) -> tuple[StudyRow, list[Patient]]:
         row = self._catalog.study(study_uid)
         if row is None:
             raise NodeError("there is no such study here", code=ExitCode.NOT_FOUND)
@@ -304,7 +343,8 @@ class Matches:
                 " table identity in config.toml",
                 code=ExitCode.USAGE,
             )
-        why = why_to_check(self._patients(study_uid))
+        patients = self._patients(study_uid)
+        why = why_to_check(patients)
         if why and not several:
             raise NodeError(
                 f"look at this study first: {why}",
@@ -312,10 +352,17 @@ class Matches:
                 " patient",
                 code=ExitCode.USAGE,
             )
-        return row
+        return row, patients
 
-    def _make(self, row: StudyRow, state: str, local: LocalPatient, rule: str = "") -> Match:
-        patients = self._patients(row.study_uid)
+    def _make(
+        self,
+        row: StudyRow,
+        patients: Sequence[Patient],
+        state: str,
+        local: LocalPatient,
+        rule: str = "",
+    ) -> Match:
+        """Log a match and keep it, for the patients on whom it was decided and no others."""
         facility = b"" if row.origin == LOCAL else bytes.fromhex(row.origin)
         match = Match(
             row.study_uid,
@@ -335,6 +382,7 @@ class Matches:
             known is not None
             and replace(known, made=match.made) == match
             and set(self.seen(row.study_uid)) == set(patients)
+            and row.study_uid not in self._held
         ):
             return known
         self._cuts.write()

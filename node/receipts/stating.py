@@ -89,8 +89,8 @@ class Stating:
         self._refusals = refusals
         self.answers: dict[type[Message], Answer] = {PresentStored: self._answer}
         self._changed = trio.Event()
-        # One thread at a time looks whether a statement is known, and logs it.
-        self._taking = threading.Lock()
+        # One thread at a time looks whether a statement was said or heard, and logs it.
+        self._writing = threading.Lock()
 
     # --- as the recipient ------------------------------------------------------------------
 
@@ -147,11 +147,12 @@ class Stating:
             return None
         if waiting and waiting[0].due <= now:
             return waiting[0]
-        while (owed := self._stored.owed(peer)) is not None:
-            made = self._make(peer, owed)
-            self._stored.settle(peer, owed)
-            if made is not None:
-                return made
+        with self._writing:
+            while (owed := self._stored.owed(peer)) is not None:
+                made = self._make(peer, owed)
+                self._stored.settle(peer, owed)
+                if made is not None:
+                    return made
         return None
 
     def _wait_seconds(self, peer: bytes) -> float:
@@ -210,7 +211,7 @@ class Stating:
         try:
             stored = decode_stored_untrusted(body)
             self._check_untrusted(peer, stored, body, signature)
-            with self._taking:
+            with self._writing:
                 facility, transfer = peer.facility_key, stored.transfer
                 if self._stored.statement(facility, transfer, outgoing=True) is not None:
                     return

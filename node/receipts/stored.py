@@ -69,11 +69,14 @@ _AT_ONCE = 1_000
 
 def pause_seconds(tries: int, answer: str) -> float:
     """How long a source is not told again after so many tries in vain, of which the last had this
-    answer. It doubles each time: to a day, or to a month where the source refuses.
+    answer. It doubles each time, to a day; where the source refuses, from a day to a month. A
+    release that does not know it may be replaced any day.
     """
     doubled = _FIRST_SECONDS * 2.0 ** min(tries - 1, 30)
     if answer in _PASSING:
         return min(doubled, _DAY_SECONDS)
+    if answer == UNKNOWN:
+        return _DAY_SECONDS
     return min(max(doubled, _DAY_SECONDS), _MONTH_SECONDS)
 
 

@@ -98,6 +98,7 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "relay": ['""'],
         "address": ['"a.b@hospital.example"', '""'],
         "addresses": ["[]", '["a@b", "c@d.example"]'],
+        "uid": ['"1.2.3"', '""'],
     }[row.kind]
     bad = {
         "number": [f"{(row.least or 0) - 1}", f"{(row.most or 0) + 1}", "true", "1.0", '"1"'],
@@ -113,6 +114,7 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "relay": ['"a b"', '"a:0"', '"a:65536"', '"a:x"', '"a\\r\\nb:25"', "25"],
         "address": ['"x"', '"a@b c"', '"a@b\\nX: y"', '"a@b,c@d"', '"<a@b>"', "1"],
         "addresses": ['"a@b"', '["a@b\\r\\nTo: c@d"]', '["x"]', f"{['a@b'] * 21}"],
+        "uid": ['"north"', '"1..2"', "1"],
     }[row.kind]
     for value in good:
         _read(tmp_path, _written(row, value))

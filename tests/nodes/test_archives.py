@@ -16,7 +16,7 @@ from archives_made import (
     made_orthanc,
     with_orthanc,
 )
-from facilities import Facility, two_facilities, wait_until
+from facilities import Facility, free_port, two_facilities, wait_until
 from studies_made import make_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
@@ -50,10 +50,14 @@ def _states(facility: Facility) -> list[str]:
 
 @with_orthanc
 def test_from_north_into_the_archive_of_south_under_the_local_patient(tmp_path: Path) -> None:
-    orthanc = made_orthanc(tmp_path / "pacs")
+    listens = free_port()
+    orthanc = made_orthanc(tmp_path / "pacs", listens)
     study = make_study(tmp_path / "in", 6, rows=150)
     with two_facilities(tmp_path, grants=("see", "fetch"), start=False) as (north, south):
-        _set(south, _archive(orthanc.port, 'proof = "query"'))
+        # Orthanc reports on an association that it opens.
+        _set(south, _archive(orthanc.port, 'proof = "commitment"'))
+        _set(south, f'[dimse]\nlisten = ["{LOOPBACK}:{listens}"]\n')
+        _set(south, f'[dimse.callers."PACS"]\naddresses = ["{LOOPBACK}"]\n')
         north.start()
         south.start()
         north.call("ingest", paths=[str(tmp_path / "in")])
@@ -85,6 +89,7 @@ def test_from_north_into_the_archive_of_south_under_the_local_patient(tmp_path: 
             assert study in shown
         kinds = [one["type"] for one in south.entries() if one["type"].startswith(("forw", "stor"))]
         assert kinds[:3] == ["forward-begun", "forwarded", "stored"]
+        assert south.entries("stored")[0]["details"]["proven_by"] == "commitment"
         # North, which sent it, is told, and sees both receipts.
         wait_until(lambda: north.entries("stored-heard"), what="North is told that it is stored")
         south.check_log(tmp_path)

@@ -22,6 +22,8 @@ OWNERS = {
     "audit/exchanges.py": {
         "exchange_entries", "exchanges", "exchange_receipts", "exchanges_read",
     },
+    "edges/commitment_requests.py": {"commitment_requests"},
+    "edges/commitment_transactions.py": {"commitments"},
     "edges/archive_queue.py": {"archive_studies", "archive_instances"},
     "edges/doors.py": {"door_studies"},
     "edges/match_rows.py": {"study_matches", "matched_patients"},
@@ -69,11 +71,11 @@ READ_BY_OTHERS = {
     "sharing/feeds.py": {"studies", "discards"},
     # What a peer has told of, and whether we asked it for the study.
     "sharing/recalls.py": {"remote_studies", "transfers"},
+    # Who is owed a statement: receipts of a content that is stored; and what of it is here.
+    "receipts/stored.py": {"exchange_receipts", "studies"},
     # What waits for a match is one question to both.
     "edges/unmatched.py": {"studies", "study_patients", "study_sources"},
     "edges/matches.py": {"studies"},
-    # Who is owed a statement: receipts of a content that is stored; and what of it is here.
-    "receipts/stored.py": {"exchange_receipts", "studies"},
     # What is erased is chosen among the openings, and deleted there.
     "audit/erasure.py": {"openings"},
 }

@@ -15,8 +15,10 @@ from pdus_made import RELEASE_RQ, elements, message, store, usual_request
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from edges.dimse import codec, negotiation
 from node import parts
 from node.app import Node
+from node.edges.commitment_reports import CommitmentReports
 from node.edges.dimse_server import DimseServer
 from node.edges.dimse_settings import read_dimse
 from node.home import Home
@@ -38,12 +40,14 @@ class Listening:
         node: it.
         server: its listeners.
         arrivals: takes the images; they wait until a group is quiet.
+        reports: reports on storage commitments that others ask for.
         scope: ends it.
     """
 
     node: Node
     server: DimseServer
     arrivals: Arrivals
+    reports: CommitmentReports
     scope: trio.CancelScope
 
     @property
@@ -77,11 +81,13 @@ async def listening(
     """A node that takes DICOM on a free port of loopback.
 
     Args:
-        path: of its home.
+        path: of its home, which is made if it is not there.
         entries: of `[dimse]`.
         callers, doors: its tables.
     """
-    home = Home.create(path, name="North General", listen=(), addresses=())
+    home = Home(path)
+    if not path.exists():  # noqa: ASYNC240
+        Home.create(path, name="North General", listen=(), addresses=())
     settings = read_dimse(
         {"listen": [f"{LOOPBACK}:0"], "idle_seconds": 600, **(entries or {})},
         CALLERS if callers is None else callers,
@@ -91,12 +97,16 @@ async def listening(
         spool = Spool(home.arrivals_path, lambda size: node.store.require_free(size))
         with contextlib.closing(spool):
             arrivals = parts.arrivals_of(node, spool)
-            server = DimseServer(settings, arrivals, node.doors)
+            reports = CommitmentReports(node.commitment_requests, arrivals, settings)
+            services = parts.commitment_services_of(node, reports)
+            server = DimseServer(settings, arrivals, node.doors, services)
             await server.open()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(arrivals.run)
                 nursery.start_soon(server.run)
-                yield Listening(node, server, arrivals, nursery.cancel_scope)
+                nursery.start_soon(reports.run)
+                nursery.start_soon(node.commitments.run)
+                yield Listening(node, server, arrivals, reports, nursery.cancel_scope)
                 nursery.cancel_scope.cancel()
 
 
@@ -181,6 +191,29 @@ async def calling(port: int, *, buffer_bytes: int = 0) -> AsyncIterator[Caller]:
         yield Caller(stream)
     finally:
         await trio.aclose_forcefully(stream)
+
+
+async def accepts(stream: trio.SocketStream) -> None:
+    """Accept the association that somebody asks for, with all that it proposes."""
+    request = codec.decode_request(await pdu_of(stream))
+    answer = negotiation.answer(request, lambda *_: True, lambda _: (True, True))
+    await stream.send_all(codec.encode_answer(request, answer))
+
+
+async def pdu_of(stream: trio.SocketStream) -> bytes:
+    """The next PDU, head included."""
+    head = await _exactly(stream, 6)
+    return head + await _exactly(stream, int.from_bytes(head[2:], "big"))
+
+
+async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = await stream.receive_some(count - len(data))
+        if not piece:
+            raise trio.BrokenResourceError
+        data += piece
+    return data
 
 
 def data_set(instance: Dataset) -> bytes:

@@ -1,5 +1,6 @@
 """Studies of two facilities that come to a third one, which says whose they are."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -58,6 +59,18 @@ class Three:
         ingest(source, self.folder / of, study, self._count, **said)
         source.shared_studies.share(study)
         assert self.ways[of].fetch(study)
+
+    def place(self, study: str = STUDY, **said: str) -> None:
+        """A study is at South as if it had come from North, without a transfer."""
+        self._count += 1
+        ingest(self.south, self.folder / "placed", study, self._count, **said)
+        origin = self.south.peers.find("North").facility_key.hex()
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE studies SET origin = ? WHERE study_uid = ?", (origin, study))
+            connection.execute("DELETE FROM study_sources WHERE study_uid = ?", (study,))
+
+        self.south.database.transact(change)
 
     def images(self, study: str = STUDY) -> list[bytes]:
         """The originals of a study at South."""

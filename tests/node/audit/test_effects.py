@@ -21,6 +21,7 @@ from people_made import ask, list_people, proposed
 from studies_made import make_instance, make_study
 
 import node.home as home_module
+from edges.dimse import commitment
 from keys.card import issue_card
 from node.alerts import alerts_of
 from node.app import Node
@@ -48,6 +49,7 @@ from protocol.stored import Stored, sign_stored
 NOW = SYSTEM_CLOCK.now()
 SOUTH, EAST = Other("South Clinic", NOW), Other("East Imaging", NOW)
 STUDY = exchange_pair.STUDY
+REFERENCE = commitment.Reference("1.2.840.10008.5.1.4.1.1.2", "1.2.3")
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,14 @@ def _hear_offer(node: Node) -> object:
     return node.offers.take_untrusted(node.peers.find("South Clinic"), said)
 
 
+def _ask_archive(node: Node) -> None:
+    node.commitments.kept.put_down("PACS", STUDY, (), commitment.Request("2.25.7", (REFERENCE,)))
+
+
+def _commitments(node: Node) -> object:
+    return node.commitments.kept.open()
+
+
 def _offers(node: Node) -> object:
     return [(one.number, one.state) for one in node.offers.all()]
 
@@ -231,6 +241,20 @@ def _told(node: Node) -> object:
 
 def _heard(node: Node) -> object:
     return node.stored.statement(SOUTH.key, bytes(16), outgoing=True)
+
+
+def _match(node: Node) -> object:
+    return node.matches.match(STUDY, LocalPatient(patient_id="H-77", issuer="HOSP-A"))
+
+
+def _ready(node: Node) -> object:
+    return node.matches.ready(STUDY)
+
+
+def _came_from_south(node: Node) -> None:
+    node.database.transact(
+        lambda connection: connection.execute("UPDATE studies SET origin = ?", (SOUTH.key.hex(),))
+    )
 
 
 def _holds(node: Node) -> object:
@@ -371,9 +395,12 @@ CHANGES = [
     Change("offer-heard", lambda node: _hear_offer(node), _offers),
     Change("offer-answered", lambda node: node.offers.answer(1, "accepted"), _offers),
     Change("offer-ended", lambda node: node.offers.end(1), _offers, cuts=True),
-    Change("matched", lambda node: _match(node), lambda node: node.matches.of(STUDY)),
-    Change("matched", lambda node: node.matches.match_for_now(STUDY), _ready),
-    Change("match-undone", lambda node: node.matches.undo(STUDY), _ready, cuts=True),
+    Change("commitment-asked", lambda node: _ask_archive(node), _commitments),
+    Change(
+        "commitment-heard",
+        lambda node: node.commitments.kept.take("PACS", commitment.Report("2.25.7", (REFERENCE,))),
+        _commitments,
+    ),
     Change(
         "stored",
         lambda node: node.stored.note(STUDY, "commitment", 12),
@@ -382,6 +409,9 @@ CHANGES = [
     ),
     Change("stored-told", lambda node: _stating(node).next_for(SOUTH.key), _told, resumed=True),
     Change("stored-heard", lambda node: _hear_stored(node), _heard, resumed=True),
+    Change("matched", lambda node: _match(node), lambda node: node.matches.of(STUDY)),
+    Change("matched", lambda node: node.matches.match_for_now(STUDY), _ready),
+    Change("match-undone", lambda node: node.matches.undo(STUDY), _ready, cuts=True),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -509,6 +539,8 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             node.facts.blind("study", STUDY)
         elif change.kind == "offer-answered":
             _hear_offer(node)
+        elif change.kind == "commitment-heard":
+            _ask_archive(node)
         elif change.kind == "offer-ended":
             node.offers.make(STUDY, "South Clinic", "treatment", "look", None)
         elif change.kind in ("approved", "denied"):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -223,6 +224,18 @@ def test_the_issuer_of_facilities_counts_if_all_that_brought_the_study_have_it(t
         assert (south.matches.ready(STUDY) is not None) is is_matched
 
 
+@pytest.mark.parametrize(
+    ("born", "is_matched"), [("19700131", True), ("", True), ("19700201", False)]
+)
+def test_a_patient_here_with_another_birth_date_contradicts_the_rule(three, born, is_matched):
+    ingest(three.south, three.folder, OWN, PatientBirthDate=born)
+    # What came from elsewhere says nothing against it.
+    three.come(OTHER, PatientBirthDate="19550101")
+    three.come(IssuerOfPatientID="REGION")
+    assert (three.south.matches.ready(STUDY) is not None) is is_matched
+    assert (STUDY in dict(waiting(three.south))) is not is_matched
+
+
 def test_no_rule_without_our_own_issuer(three):
     three.south.matches.settings = IdentitySettings()
     three.come(IssuerOfPatientID="HOSP-A")
@@ -376,6 +389,41 @@ def test_a_study_that_is_discarded_while_it_is_matched_is_not_matched(three, mon
         south.matches.match(STUDY, HERE)
     assert rows(south) == 0
     assert [one["outcome"] for one in entries(south, "matched")] == ["success", "failed"]
+
+
+@pytest.mark.parametrize("by", ["rule", "person"])
+def test_an_image_of_another_patient_that_comes_while_it_is_matched_is_not_covered(
+    three, monkeypatch, by
+):
+    south = three.south
+    three.come(IssuerOfPatientID="REGION")
+    append, by_rule = south.effects.append, south.matches.by_rule
+
+    def grow() -> None:
+        monkeypatch.undo()
+        three.come(IssuerOfPatientID="REGION", PatientID="P2")
+
+    def append_and_grow(event: Event) -> int:
+        grow()
+        return append(event)
+
+    def decide_and_grow(*asked: Any) -> LocalPatient | None:
+        found = by_rule(*asked)
+        grow()
+        return found
+
+    if by == "rule":
+        monkeypatch.setattr(south.matches, "by_rule", decide_and_grow)
+    else:
+        monkeypatch.setattr(south.effects, "append", append_and_grow)
+    if by == "rule":
+        assert south.matches.ready(STUDY) is None
+    else:
+        south.matches.match(STUDY, HERE)
+    assert south.matches.ready(STUDY) is None
+    assert [why for _, why in waiting(south)] == [
+        "it has grown, and names another patient than when it was matched"
+    ]
 
 
 @pytest.mark.parametrize(

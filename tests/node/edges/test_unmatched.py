@@ -25,7 +25,7 @@ def three(tmp_path: Path) -> Iterator[Three]:
 def test_a_name_with_a_birth_date_proposes_and_never_matches(three):
     south = three.south
     ingest(south, three.folder, OWN, PatientID="H-1", PatientName="Müller^Anna")
-    three.come(PatientName="MUELLER^ANNA")
+    three.place(PatientName="MUELLER^ANNA")
     assert south.matches.ready(STUDY) is None
     [left] = south.unmatched.page(50)[0]
     [proposed], failed = south.unmatched.proposals(left)
@@ -43,7 +43,7 @@ def test_another_person_is_not_proposed(three):
         {"PatientName": ""},
     ]
     for number, said in enumerate(others):
-        three.come(f"{STUDY}{number}", **said)
+        three.place(f"{STUDY}{number}", **said)
     found = three.south.unmatched.page(50)[0]
     assert len(found) == len(others)
     assert not any(three.south.unmatched.proposals(one)[0] for one in found)
@@ -52,8 +52,8 @@ def test_another_person_is_not_proposed(three):
 def test_what_was_matched_before_is_proposed_first_and_each_once(three):
     south = three.south
     ingest(south, three.folder, OWN, PatientID="H-1")
-    three.come(STUDY)
-    three.come(OTHER)
+    three.place(STUDY)
+    three.place(OTHER)
     south.matches.match(STUDY, HERE)
     asked: list[PatientThere] = []
 
@@ -84,7 +84,7 @@ def test_the_list_comes_in_pages_and_shows_one_study(three, monkeypatch):
     south = three.south
     studies = [f"1.2.826.0.1.3680043.8.498.4{number}" for number in range(3)]
     for study in studies:
-        three.come(study)
+        three.place(study)
     seen, after = [], None
     for _ in range(4):
         page = told(south, "match.list", after=after)

@@ -320,6 +320,7 @@ def test_pauses_double_to_a_day_or_a_month() -> None:
     assert pause_seconds(1000, "busy") == DAY
     assert pause_seconds(1, UNKNOWN) == pause_seconds(1, "not_available") == DAY
     assert pause_seconds(1000, "other") == 30 * DAY
+    assert pause_seconds(1000, UNKNOWN) == DAY
 
 
 def test_one_that_is_refused_holds_up_no_other(pair: Pair) -> None:
@@ -328,6 +329,25 @@ def test_one_that_is_refused_holds_up_no_other(pair: Pair) -> None:
     assert TwoNodes(pair.north, pair.south).fetch(STUDY, "research")
     assert pair.tell() == 1
     assert pair.count() == {"stored": 1, "stored-told": 2, "stored-heard": 1}
+
+
+def test_two_connections_of_a_source_make_one_statement(pair: Pair) -> None:
+    """As when its node key is replaced: the old connection may still be there."""
+    pair.south.stored.note(STUDY, "query", 12)
+    for _ in range(3):
+        assert TwoNodes(pair.north, pair.south).fetch(STUDY, "research")
+    north = pair.north.card.facility_key
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(trio.to_thread.run_sync, pair.telling.next_for, north)
+
+    trio.run(run)
+    told = [entry["details"]["transfer"] for entry in entries(pair.south, "stored-told")]
+    assert len(told) == len(set(told))
+    pair.tell()
+    assert pair.count() == {"stored": 1, "stored-told": 4, "stored-heard": 4}
 
 
 def test_a_connected_source_is_told_when_it_happens(pair: Pair) -> None:
