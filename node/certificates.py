@@ -19,6 +19,9 @@ def _named(settings: Settings) -> Iterator[tuple[str, str | Path]]:
         yield "dimse.certificate", settings.dimse.certificate
     if settings.dicomweb.is_secure:
         yield "dicomweb.certificate", settings.dicomweb.certificate
+    for archive in settings.archives.values():
+        if archive.certificate:
+            yield f'archives."{archive.name}".certificate', archive.certificate
     if settings.audit.syslog is not None and settings.audit.syslog.certificate is not None:
         yield "audit.syslog.certificate", settings.audit.syslog.certificate
 

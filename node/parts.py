@@ -5,7 +5,7 @@ gets its access to the network as a function, since the network is made last.
 """
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from edges.dimse import commitment
 from edges.dimse.commands import Field
@@ -13,8 +13,12 @@ from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.discards import recall_of
+from node.edges.archive_returns import ArchiveReturns
+from node.edges.archive_settings import COMMITMENT, ArchiveSettings
+from node.edges.archiving import Archiving
 from node.edges.commitment_reports import CommitmentReports
 from node.edges.commitment_service import CommitmentService
+from node.edges.commitment_transactions import Outcome
 from node.edges.dicomweb_answers import Threads
 from node.edges.dicomweb_metadata import Metadata
 from node.edges.dicomweb_queries import Queries
@@ -25,6 +29,7 @@ from node.edges.dicomweb_store import Storing
 from node.edges.dimse_operation import Offered, Services
 from node.edges.dimse_server import DimseServer
 from node.edges.folders import Folder
+from node.edges.outgoing import Outgoing
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -186,8 +191,45 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
     )
 
 
-def arrivals_of(node: Node, spool: Spool) -> Arrivals:
+def archiving_of(node: Node) -> Archiving:
+    """Sends studies to the archives of the settings."""
+    archiving = Archiving(
+        node.archive_queue,
+        node.catalog,
+        node.store,
+        node.matches.ready,
+        require_sound=node.audit.halt.require_none,
+        clock=node.clock,
+    )
+
+    async def commit(to: ArchiveSettings, study: str, images: Sequence[Outgoing]) -> None:
+        callee = await in_thread(to.callee)
+        patients = await in_thread(node.catalog.patients, study)
+        asked = [commitment.Reference(one.sop_class, one.sop_uid) for one in images]
+        for start in range(0, len(asked), commitment.REFERENCES):
+            some = asked[start : start + commitment.REFERENCES]
+            await node.commitments.ask(callee, study, patients, some)
+
+    async def learn(outcome: Outcome) -> None:
+        done = frozenset(one.sop_instance for one in outcome.stored)
+        failed = frozenset(one.sop_instance for one in outcome.failed)
+        for one in node.settings.archives.values():
+            if one.ae_title == outcome.archive and one.proof == COMMITMENT:
+                await archiving.committed(one.name, outcome.study, done, failed)
+
+    archiving.commit = commit
+    node.commitments.on_outcome = learn
+    return archiving
+
+
+def arrivals_of(node: Node, spool: Spool, archiving: Archiving | None = None) -> Arrivals:
     """Takes instances that come one by one, and packs them into batches."""
+    returns = ArchiveReturns(
+        node.archive_queue,
+        node.catalog,
+        node.store,
+        on_return=lambda *image: None if archiving is None else archiving.came_back(*image),
+    )
     return Arrivals(
         spool=spool,
         catalog=node.catalog,
@@ -197,6 +239,8 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
         require_sound=node.require_intake,
         clock=node.clock,
         windows=windows_by(node.settings.arrivals),
+        came_back=returns.is_ours,
+        urgent=node.archive_queue.hurry,
     )
 
 

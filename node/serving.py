@@ -22,6 +22,7 @@ from node.network.network import PeerStream, StreamLost
 from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
+    archiving_of,
     arrivals_of,
     commitment_reports_of,
     commitment_services_of,
@@ -113,10 +114,13 @@ def _told(node: Node, running: "Serving") -> Iterator[None]:
     node.on_peer_change = soon(running.peer_changed)
     stored = soon(lambda _: running.stating.poke())
     node.stored.on_change = lambda: stored(None)
+    queue = soon(lambda _: running.archiving.poke())
+    node.archive_queue.on_change = lambda: queue(None)
     try:
         yield
     finally:
         node.on_study_change, node.on_peer_change, node.stored.on_change = before
+        node.archive_queue.on_change = lambda: None
         node.started_ms = None
 
 
@@ -201,7 +205,8 @@ class Serving:
         )
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
-        self.arrivals = arrivals_of(node, self._spool)
+        self.archiving = archiving_of(node)
+        self.arrivals = arrivals_of(node, self._spool, self.archiving)
         self.commitment_reports = commitment_reports_of(node, self.arrivals)
         services = commitment_services_of(node, self.commitment_reports)
         self.dimse = dimse_of(node, self.arrivals, services)
@@ -249,6 +254,7 @@ class Serving:
                 nursery.start_soon(self.rereading.run)
                 nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
+                nursery.start_soon(self.archiving.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
                 if self.dicomweb is not None:

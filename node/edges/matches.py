@@ -65,6 +65,7 @@ class Matches:
 
     Attributes:
         settings: whose Patient IDs are ours, and our words for those of others.
+        in_match: called with the UID of a study in the transaction that matches it.
         on_change: called with the UID of a study whose match a person made or undid, after that.
     """
 
@@ -90,6 +91,7 @@ class Matches:
         self._cuts = Cuts(effects.append, decisions.wait_earlier)
         self._held: frozenset[str] = frozenset()
         self._last_number = self._clock.now()
+        self.in_match: Callable[[str], None] = lambda study_uid: None
         self.on_change: Callable[[str], None] = lambda study_uid: None
 
     # --- how a study goes ----------------------------------------------------------------
@@ -401,6 +403,7 @@ class Matches:
             if self._catalog.study(row.study_uid) is None:
                 raise NodeError("the study was discarded meanwhile", code=ExitCode.NOT_FOUND)
             store(connection, match, patients)
+            self.in_match(row.study_uid)
 
         self._effects.after_entry(event, keep)
         return match

@@ -128,20 +128,20 @@ class InstanceReader:
     def pieces(self, index: int) -> Iterator[memoryview]:
         """The bytes of one instance, in order."""
         for batch, place in self._manifest.places(index):
-            yield self._batch_of(batch)[place.offset : place.offset + place.length]
+            yield self._of(batch)[place.offset : place.offset + place.length]
 
     def read(self, index: int, offset: int, length: int) -> bytes:
-        """Bytes of one instance at an offset; fewer only at its end."""
-        found = []
+        """Bytes of one instance, from an offset; fewer only at its end."""
+        parts, start = [], 0
         for batch, place in self._manifest.places(index):
-            first, last = place.start, place.start + place.length
-            if first < offset + length and last > offset:
-                begin = place.offset + max(0, offset - first)
-                end = place.offset + min(place.length, offset + length - first)
-                found.append(self._batch_of(batch)[begin:end])
-        return bytes(found[0]) if len(found) == 1 else b"".join(found)
+            begin, end = max(offset, start), min(offset + length, start + place.length)
+            if begin < end:
+                shift = place.offset - start
+                parts.append(self._of(batch)[begin + shift : end + shift])
+            start += place.length
+        return b"".join(parts)
 
-    def _batch_of(self, batch: int) -> memoryview:
+    def _of(self, batch: int) -> memoryview:
         if batch != self._batch:
             self._original = self._decode(batch)
             self._batch = batch
