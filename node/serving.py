@@ -40,6 +40,7 @@ from node.parts import (
     notices_of,
     offering_of,
     pairings_of,
+    prefetch_of,
     receiver_of,
     reconciling_of,
     sender_of,
@@ -205,6 +206,7 @@ class Serving:
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
         self.archiving = archiving_of(node)
+        self.prefetch = prefetch_of(node, self.fetcher, self.finder)
         self.arrivals = arrivals_of(node, self._spool, self.archiving)
         self.commitment_reports = commitment_reports_of(node, self.arrivals)
         services = commitment_services_of(node, self.commitment_reports)
@@ -251,6 +253,7 @@ class Serving:
                 nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
                 nursery.start_soon(self.archiving.run)
+                nursery.start_soon(self.prefetch.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
                 nursery.start_soon(self.commitment_reports.run)
@@ -355,6 +358,7 @@ class Serving:
         self.announcer.announce()
         self.rereading.poke()
         self.follower.poke()
+        self.prefetch.study_came(study)
         if self._nursery is not None:
             for peer in self.sender.receivers(study):
                 self._nursery.start_soon(self._stop_unless_allowed, study, peer)

@@ -64,7 +64,14 @@ def test_the_file_of_a_new_home_names_each_setting_and_its_examples_can_be_taken
             assert table == {"South Clinic": {"request": [72000, 2000]}}
         elif row.table == "arrivals":
             assert table == {"command:nightly": {"quiet_seconds": 30, "longest_seconds": 600}}
-        elif row.table in ("dimse.callers", "dimse.doors", "folders", "archives", "identity.peers"):
+        elif row.table in (
+            "dimse.callers",
+            "dimse.doors",
+            "folders",
+            "archives",
+            "worklists",
+            "identity.peers",
+        ):
             [one] = table.values()
             assert row.key in one
         elif row.key.startswith('"'):
