@@ -17,7 +17,7 @@ from node.edges.archive_settings import COMMITMENT, ArchiveSettings
 from node.edges.archiving import Archiving
 from node.edges.commitment_reports import CommitmentReports
 from node.edges.commitment_service import CommitmentService
-from node.edges.commitments import Outcome
+from node.edges.commitment_transactions import Outcome
 from node.edges.dimse_operation import Offered, Services
 from node.edges.dimse_server import DimseServer
 from node.edges.folders import Folder
