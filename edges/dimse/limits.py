@@ -20,3 +20,12 @@ OPERATIONS = 8
 
 SENT_PDU_BYTES = 65_536
 """Longest P-DATA-TF that we send, also to who would take longer ones."""
+
+DATA_SET_BYTES = 8 * 1024 * 1024
+"""Longest data set that is read whole: a query, or the references of some 50,000 instances."""
+
+DATA_SET_ELEMENTS = 300_000
+"""Most elements and items of one: 50,000 references have 200,000."""
+
+DATA_SET_DEPTH = 8
+"""Deepest sequences of one; a worklist has three."""

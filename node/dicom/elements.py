@@ -11,6 +11,8 @@ The meaning of the values is the task of `node.dicom.studies`.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from edges.value_representations import LONG_VRS, SHORT_VRS
+
 PIXEL_DATA = 0x7FE00010
 """Pixel Data; Float and Double Float Pixel Data come before it in the same group."""
 
@@ -20,19 +22,6 @@ _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
-
-LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
-"""Value representations with a length of 32 bits (PS3.5 section 7.1.2)."""
-
-SHORT_VRS = frozenset(
-    (
-        b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT",
-        b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
-    )
-)  # fmt: skip
-"""Value representations with a length of 16 bits; all future ones will have 32 bits."""
 
 _TEXT_VRS = frozenset(
     (

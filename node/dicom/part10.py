@@ -8,7 +8,8 @@ import re
 import struct
 from collections.abc import Collection
 
-from node.dicom.elements import LONG_VRS, SHORT_VRS, BadInstance, Read, Walked, walk
+from edges.value_representations import LONG_VRS, SHORT_VRS
+from node.dicom.elements import BadInstance, Read, Walked, walk
 from node.dicom.inflating import Inflater
 from protocol.fields import is_uid
 

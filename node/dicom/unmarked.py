@@ -8,7 +8,8 @@ over as if it were something else.
 import re
 import struct
 
-from node.dicom.elements import LONG_VRS, SHORT_VRS, WINDOW_BYTES, BadInstance, Read
+from edges.value_representations import LONG_VRS, SHORT_VRS
+from node.dicom.elements import WINDOW_BYTES, BadInstance, Read
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9_-]*$")

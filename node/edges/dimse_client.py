@@ -32,7 +32,7 @@ from edges.dimse.commands import (
     Field,
     response,
 )
-from edges.dimse.limits import PDU_BYTES
+from edges.dimse.limits import DATA_SET_BYTES, PDU_BYTES
 from edges.dimse.negotiation import IMPLICIT, Accepted, AssociateRequest, Proposed, Result
 from edges.dimse.requestor import Requestor
 from node.errors import ExitCode, NodeError
@@ -44,9 +44,6 @@ ANSWER_SECONDS = 60.0
 """Time without a byte of an answer, or without a byte of ours taken, after which we give up."""
 
 RELEASE_SECONDS = 10.0
-
-DATA_SET_BYTES = 8 * 1024 * 1024
-"""Longest data set that an answer may have: a report about 50,000 instances."""
 
 READ_BYTES = 256 * 1024
 
