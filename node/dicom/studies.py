@@ -1,7 +1,6 @@
 """DICOM files: which are taken as instances, and their attributes for the catalog.
 
-The only file that imports pydicom (for character sets). It never decodes pixels
-and never changes a byte: the file is stored as it came.
+Never decodes pixels and never changes a byte: the file is stored as it came.
 
 Files that are taken (docs/operations.md lists them for operators): DICOM Part 10 files
 (PS3.10 section 7: preamble, "DICM", file meta with a Transfer Syntax UID) whose
@@ -13,10 +12,6 @@ a file that waits for a person.
 """
 
 import re
-import threading
-import warnings
-
-import pydicom.charset
 
 from node.dicom import unmarked
 from node.dicom.elements import BadInstance, Read, Walked
@@ -43,6 +38,7 @@ from node.dicom.sop_classes import (
     PRIVATE_PIXEL_TAGS,
     private_pixels,
 )
+from node.dicom.texts import decoded, encodings_of
 from node.dicom.unmarked import MediaDirectory, NotDicom
 from protocol import modalities
 from protocol.fields import is_uid
@@ -124,8 +120,6 @@ _SHORT_CHARACTERS = 16
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _DESIGNATORS = re.compile("\x1b[\x20-\x2f]+[\x30-\x7e]")
 """Escape sequences that switch character sets (ISO 2022); decoders leave some behind."""
-_CHARSET_LOCK = threading.Lock()
-"""pydicom warns about odd text; silencing a warning changes the whole process for a moment."""
 
 
 def read_dataset(read: Read, size: int, name: str = "") -> InstanceHeader:
@@ -263,14 +257,14 @@ def _check_pixels(walked: Walked) -> list[str]:
 def _header(walked: Walked, transfer_syntax: str, notes: list[str]) -> InstanceHeader:
     values = walked.values
     big_endian = transfer_syntax == BIG_ENDIAN
-    encodings = _encodings(values.get(_CHARACTER_SET, b""))
+    encodings = encodings_of(values.get(_CHARACTER_SET, b""))
 
     def text(tag: int, name: str) -> str:
         value = values.get(tag)
         if value is None:
             return ""
         is_name = tag in _PERSON_NAMES
-        cleaned = _clean(name, _decode(value, encodings, is_name=is_name))
+        cleaned = _clean(name, decoded(value, encodings, is_name=is_name))
         return cleaned.rstrip("^=") if is_name else cleaned
 
     rows = _short(values, _ROWS, big_endian)
@@ -337,57 +331,3 @@ def _integer(values: dict[int, bytes], tag: int) -> int | None:
         return None
     number = int(text)
     return number if -(2**31) <= number < 2**31 else None
-
-
-def _encodings(value: bytes) -> tuple[str, ...]:
-    """Python's names for a Specific Character Set (PS3.3 section C.12.1.1.2)."""
-    names = []
-    for term in value.decode("latin-1").split("\\"):
-        term = term.strip(" \0")
-        known = pydicom.charset.python_encoding
-        name = known.get(term) or known.get(_spelled(term))
-        if name is not None:
-            names.append(name)
-    return tuple(names) or ("iso8859",)
-
-
-_REPERTOIRE = re.compile(r"ISO(2022)?IR(\d{1,3})")
-_OTHER_SPELLINGS = {
-    "GB18030": "GB18030", "GBK": "GBK", "GB2312": "GBK", "UTF8": "ISO_IR 192",
-    "ISO88591": "ISO_IR 100", "LATIN1": "ISO_IR 100", "ISO88592": "ISO_IR 101",
-    "ISO88593": "ISO_IR 109", "ISO88594": "ISO_IR 110", "ISO88595": "ISO_IR 144",
-    "ISO88596": "ISO_IR 127", "ISO88597": "ISO_IR 126", "ISO88598": "ISO_IR 138",
-    "ISO88599": "ISO_IR 148",
-}  # fmt: skip
-
-
-def _spelled(term: str) -> str:
-    """The defined term that a writer spelled with other signs or case; "" if there is none."""
-    letters = re.sub(r"[\s_.:-]", "", term).upper()
-    found = _REPERTOIRE.fullmatch(letters)
-    if found is None:
-        return _OTHER_SPELLINGS.get(letters, "")
-    return f"ISO 2022 IR {found[2]}" if found[1] else f"ISO_IR {found[2]}"
-
-
-def _decode(value: bytes, encodings: tuple[str, ...], *, is_name: bool) -> str:
-    if value.isascii() and b"\x1b" not in value:
-        return value.decode("ascii")
-    if b"\x1b" not in value:
-        encoding = encodings[0]
-        # Files without a character set hold UTF-8 more often than ASCII, the only
-        # characters that the default allows.
-        if encoding == "iso8859":
-            try:
-                return value.decode("utf-8")
-            except UnicodeDecodeError:
-                pass
-        return value.decode(encoding, "replace")
-    delimiters = {0x5E, 0x3D, 0x5C} if is_name else {0x5C}
-    try:
-        with _CHARSET_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            decoded: str = pydicom.charset.decode_bytes(value, encodings, delimiters)
-            return decoded
-    except (LookupError, UnicodeError, ValueError):
-        return value.decode("latin-1")
