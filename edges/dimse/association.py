@@ -5,7 +5,7 @@ the connection and gives what came to `receive`, acts on the events, and sends w
 gives. Data sets are handed on in pieces as they come; nothing holds a whole one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edges.dimse import pdus
@@ -272,7 +272,7 @@ class Association:
     # --- what we say -------------------------------------------------------------------
 
     def send(
-        self, context_id: int, values: dict[Element, int | str], data_set: bytes | None = None
+        self, context_id: int, values: Mapping[Element, int | str], data_set: bytes | None = None
     ) -> None:
         """Send a message: a command set, and a data set if there is one."""
         self._say(Event.WE_SEND)

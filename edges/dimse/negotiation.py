@@ -104,18 +104,25 @@ class AssociateAnswer:
     implementation: tuple[str, str] = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION)
 
 
-def choose(proposed: Sequence[str], supported: Callable[[str], bool]) -> str | None:
+def choose(
+    proposed: Sequence[str], supported: Callable[[str], bool], *, to_give: bool = False
+) -> str | None:
     """The transfer syntax with which a sender most likely need not convert; None for none.
 
     A compressed one is chosen before a native one, since who proposes it with others has such
     data; then Explicit VR before Implicit VR, which loses the VRs of private elements; and big
     endian, for which pixels are swapped, only where it is alone.
+
+    Args:
+        proposed: what is proposed.
+        supported: whether it is supported.
+        to_give: whether images will go to who proposes; most of what there is, is native then.
     """
     found = [one for one in proposed if supported(one)]
     compressed = [one for one in found if one not in _LAST_CHOICES]
-    if compressed:
-        return compressed[0]
-    return next((one for one in _LAST_CHOICES if one in found), None)
+    native = [one for one in _LAST_CHOICES if one in found]
+    chosen = [*native, *compressed] if to_give else [*compressed, *native]
+    return next(iter(chosen), None)
 
 
 def answer(
@@ -130,15 +137,6 @@ def answer(
         supported: whether a SOP class (abstract syntax) is supported in a transfer syntax.
         roles: in which roles, SCU and SCP, the sender may be for a SOP class.
     """
-    accepted = []
-    for one in request.contexts:
-        chosen = choose(one.transfer_syntaxes, partial(supported, one.abstract_syntax))
-        result = Result.ACCEPTED
-        if chosen is None:
-            known = any(supported(one.abstract_syntax, each) for each in _LAST_CHOICES)
-            result = Result.NO_TRANSFER_SYNTAX if known else Result.NO_ABSTRACT_SYNTAX
-        syntax = chosen or next(iter(one.transfer_syntaxes), IMPLICIT)
-        accepted.append(Accepted(one.context_id, one.abstract_syntax, syntax, result))
     agreed = {}
     # A role for what is not proposed says nothing, and an answer has room for 128 of them.
     for sop_class in {one.abstract_syntax: None for one in request.contexts}:
@@ -147,6 +145,19 @@ def answer(
         as_scu, as_scp = request.roles[sop_class]
         may_scu, may_scp = roles(sop_class)
         agreed[sop_class] = (as_scu and may_scu, as_scp and may_scp)
+    accepted = []
+    for one in request.contexts:
+        chosen = choose(
+            one.transfer_syntaxes,
+            partial(supported, one.abstract_syntax),
+            to_give=agreed.get(one.abstract_syntax) == (False, True),
+        )
+        result = Result.ACCEPTED
+        if chosen is None:
+            known = any(supported(one.abstract_syntax, each) for each in _LAST_CHOICES)
+            result = Result.NO_TRANSFER_SYNTAX if known else Result.NO_ABSTRACT_SYNTAX
+        syntax = chosen or next(iter(one.transfer_syntaxes), IMPLICIT)
+        accepted.append(Accepted(one.context_id, one.abstract_syntax, syntax, result))
     operations = request.operations
     if operations is not None:
         operations = min(operations or limits.OPERATIONS, limits.OPERATIONS)

@@ -16,6 +16,7 @@ from typing import Any
 
 import trio
 
+from node.edges.dimse_operation import Services
 from node.edges.dimse_session import REQUEST_SECONDS, Counts, Line, Session
 from node.edges.dimse_settings import Address, DimseSettings
 from node.edges.doors import Doors
@@ -45,14 +46,18 @@ class DimseServer:
         settings: the table `dimse`.
         arrivals: takes the images.
         doors: offers what comes in by those that send on.
+        services: what is done for callers that may query.
 
     Attributes:
         counts: what has happened since the start.
         addresses: where it listens.
     """
 
-    def __init__(self, settings: DimseSettings, arrivals: Arrivals, doors: Doors) -> None:
+    def __init__(
+        self, settings: DimseSettings, arrivals: Arrivals, doors: Doors, services: Services
+    ) -> None:
         self._settings = settings
+        self._services = services
         self._arrivals = arrivals
         self._doors = doors
         self._storing = trio.CapacityLimiter(STORING)
@@ -155,7 +160,14 @@ class DimseServer:
         line = Line(stream=stream, address=address, certificate=certificate)
         admit = partial(self._admit, guest)
         session = Session(
-            line, self._settings, self._arrivals, self._doors, self.counts, self._storing, admit
+            line,
+            self._settings,
+            self._arrivals,
+            self._doors,
+            self.counts,
+            self._storing,
+            self._services,
+            admit,
         )
         await session.run()
 

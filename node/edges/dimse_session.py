@@ -1,4 +1,7 @@
-"""One DICOM association of a caller: who it is, C-ECHO, and the images that it brings."""
+"""One DICOM association of a caller: who it is, C-ECHO, and the images that it brings.
+
+What else it asks goes to the service of its SOP class, as an operation with a data set.
+"""
 
 import contextlib
 import logging
@@ -11,13 +14,16 @@ import trio
 
 from edges.dimse import association as dimse
 from edges.dimse.acceptor import Acceptor
-from edges.dimse.commands import Command, Element, Field, response
+from edges.dimse.commands import RESPONSE, Command, Element, Field, response
 from edges.dimse.limits import OPERATIONS
-from edges.dimse.negotiation import Accepted, AssociateRequest, answer
+from edges.dimse.negotiation import EXPLICIT, IMPLICIT, Accepted, AssociateRequest, answer
 from edges.dimse.states import State
 from node.blocking import in_thread
 from node.edges import statuses
+from node.edges.dimse_classes import VERIFICATION, is_storage, supported
+from node.edges.dimse_operation import Lost, Operation, Services
 from node.edges.dimse_settings import OUR_DOOR, Caller, DimseSettings
+from node.edges.dimse_wire import STALL_SECONDS, AcceptedWire
 from node.edges.door_settings import Door
 from node.edges.doors import Doors
 from node.edges.file_head import file_head
@@ -33,49 +39,14 @@ HELD_BYTES = 256 * 1024
 REQUEST_SECONDS = 30.0
 """Time until an association is asked for, and until the other side closes at the end (ARTIM)."""
 
-STALL_SECONDS = 60.0
-"""Time without a byte within a message, or without a byte of ours taken, after which we give up."""
-
 LOGGED = 50
 """Refused associations of a kind that are logged one by one; `radmesh status` counts them all."""
-
-VERIFICATION = "1.2.840.10008.1.1"
-
-_STANDARD = "1.2.840.10008."
-_STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
-_OTHER_STORAGE = frozenset(
-    f"{_STANDARD}5.1.{suffix}"
-    for suffix in ("1.27", "1.29", "1.30", "4.34.7", "4.34.10", "4.38.1", "4.39.1", "4.43.1",
-                   "4.44.1", "4.45.1")
-)  # fmt: skip
-"""Storage classes of PS3.4 annexes B and GG that have another root than most."""
-
-_NO_STORAGE = frozenset(
-    f"{_STORAGE_ROOT}{suffix}"
-    for suffix in ("200.4", "200.5", "200.6", "201.2", "201.3", "201.4", "201.5", "201.6")
-)
-"""Classes with that root to query, retrieve and create protocols and inventories."""
 
 # Results, sources and reasons of A-ASSOCIATE-RJ, PS3.8 section 9.3.4.
 _BAD_CONTEXT = (1, 1, 2)
 _BAD_CALLING = (1, 1, 3)
 _BAD_CALLED = (1, 1, 7)
 _TOO_MANY = (2, 3, 2)
-
-
-def is_storage(sop_class: str) -> bool:
-    """Whether a SOP class is one to store: of the standard, or one of a vendor."""
-    if not sop_class.startswith(_STANDARD):
-        # What vendors propose to whoever stores images are classes of images of theirs.
-        return True
-    if sop_class.startswith(_STORAGE_ROOT):
-        return sop_class not in _NO_STORAGE
-    return sop_class in _OTHER_STORAGE
-
-
-def supported(sop_class: str, transfer_syntax: str) -> bool:
-    """Whether a SOP class is taken: an image in any syntax, as its bytes are not looked into."""
-    return sop_class == VERIFICATION or is_storage(sop_class)
 
 
 @dataclass(eq=False)
@@ -122,6 +93,7 @@ class Session:
         doors: offers them.
         counts: counts what happens.
         storing: as many images of all associations are taken at one time.
+        services: what is done for callers that may query, by SOP class.
         has_room: called when it is admitted; whether there may be one more.
     """
 
@@ -133,6 +105,7 @@ class Session:
         doors: Doors,
         counts: Counts,
         storing: trio.CapacityLimiter,
+        services: Services,
         has_room: Callable[[], bool],
     ) -> None:
         self._line = line
@@ -145,12 +118,16 @@ class Session:
         self._storing = storing
         self._has_room = has_room
         self._acceptor = Acceptor()
-        self._sending = trio.Lock()
+        self._wire = AcceptedWire(line.stream, self._acceptor)
         self._operations = trio.CapacityLimiter(OPERATIONS)
         self._image: _Image | None = None
         # The state with a time of its own that began last, and when that time is over (ARTIM).
         self._timed: tuple[State | None, float] = (None, 0.0)
         self._unsupported: tuple[Accepted, Command] | None = None
+        self._services = services
+        # The operation whose data set comes, and those under way.
+        self._asked: Operation | None = None
+        self._running: dict[int, Operation] = {}
         self._caller = ""
         self._door = Door(name=OUR_DOOR)
         self._association: Association | None = None
@@ -190,7 +167,7 @@ class Session:
             else:
                 for event in acceptor.closed():
                     await self._act(event, nursery)
-            if not await self._flush():
+            if not await self._wire.flush():
                 return
 
     def _patience(self) -> float:
@@ -206,22 +183,6 @@ class Session:
         # It waits for our answers.
         return math.inf if self._operations.borrowed_tokens else self._settings.idle_seconds
 
-    async def _flush(self) -> bool:
-        """Send what is to be sent; returns whether the other side took it. If not, it is over."""
-        async with self._sending:
-            data = self._acceptor.take_outgoing()
-            if not data:
-                return True
-            try:
-                with trio.move_on_after(STALL_SECONDS):
-                    await self._line.stream.send_all(data)
-                    return True
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-            # A part of it may have been sent: nothing that is said now can be understood.
-            await trio.aclose_forcefully(self._line.stream)
-            return False
-
     # --- what happens ------------------------------------------------------------------
 
     async def _act(self, event: dimse.Happened, nursery: trio.Nursery) -> None:
@@ -233,6 +194,9 @@ class Session:
             case dimse.DataArrived(piece, is_last):
                 await self._take(piece, is_last, nursery)
             case dimse.ReleaseAsked():
+                for operation in self._running.values():
+                    operation.cancelled.set()
+                self._wire.end_requests()
                 # All that was sent is answered first.
                 for _ in range(OPERATIONS):
                     await self._operations.acquire_on_behalf_of(object())
@@ -258,7 +222,20 @@ class Session:
         self._caller = request.calling
         self._door = self._settings.doors[request.called]
         self._counts.associations += 1
-        self._acceptor.accept(answer(request, supported))
+        if not self._settings.callers[request.calling].query:
+            self._services = {}
+        gives = any(one.field == Field.C_GET for one in self._services.values())
+        self._wire.agreed = answer(
+            request,
+            self._supported,
+            lambda sop_class: (True, gives and is_storage(sop_class)),
+        )
+        self._acceptor.accept(self._wire.agreed)
+
+    def _supported(self, sop_class: str, transfer_syntax: str) -> bool:
+        if sop_class in self._services:
+            return transfer_syntax in (EXPLICIT, IMPLICIT)
+        return supported(sop_class, transfer_syntax)
 
     def _refusal(self, request: AssociateRequest) -> tuple[tuple[int, int, int], str]:
         caller: Caller | None = self._settings.callers.get(request.calling)
@@ -287,20 +264,44 @@ class Session:
             self._image = _Image(context, command, bytearray(head))
         elif command.field == Field.C_ECHO and context.abstract_syntax == VERIFICATION:
             self._answer(context, command, statuses.SUCCESS)
-        elif command.field == Field.C_CANCEL or command.field & 0x8000:
-            # Nothing is under way that could be cancelled, and we have asked for nothing.
+        elif command.field == Field.C_CANCEL:
+            if command.message_id in self._running:
+                self._running[command.message_id].cancelled.set()
+        elif command.field & RESPONSE:
             self._unsupported = None
+            if Element.STATUS in command.values:
+                self._wire.answered(command.message_id, command.number(Element.STATUS))
+        elif self._is_served(context, command):
+            self._asked = Operation(
+                context=context,
+                command=command,
+                caller=self._settings.callers[self._caller],
+                door=self._door,
+                wire=self._wire,
+            )
         elif command.has_data_set:
             self._unsupported = (context, command)
         else:
             self._answer(context, command, statuses.UNRECOGNIZED_OPERATION)
 
+    def _is_served(self, context: Accepted, command: Command) -> bool:
+        service = self._services.get(context.abstract_syntax)
+        return service is not None and command.field == service.field and command.has_data_set
+
     def _answer(self, context: Accepted, command: Command, status: int, comment: str = "") -> None:
-        if self._acceptor.can_send:
-            self._acceptor.send(context.context_id, response(command, status, comment=comment))
+        self._wire.say(context.context_id, response(command, status, comment=comment))
 
     async def _take(self, piece: memoryview, is_last: bool, nursery: trio.Nursery) -> None:
-        image = self._image
+        image, asked = self._image, self._asked
+        if asked is not None:
+            asked.take(piece)
+            if is_last:
+                self._asked = None
+                # Before its task begins: what comes next may cancel it.
+                self._running[asked.command.message_id] = asked
+                await self._operations.acquire_on_behalf_of(asked)
+                nursery.start_soon(self._serve, asked)
+            return
         if image is None:
             if is_last and self._unsupported is not None:
                 self._answer(*self._unsupported, statuses.UNRECOGNIZED_OPERATION)
@@ -322,6 +323,19 @@ class Session:
             await image.channel.send(data)
             if is_last:
                 image.channel.close()
+
+    # --- operations --------------------------------------------------------------------
+
+    async def _serve(self, operation: Operation) -> None:
+        number = operation.command.message_id
+        try:
+            await self._services[operation.context.abstract_syntax].serve(operation)
+        except Lost:
+            log.info("an operation of %s is over: nobody takes its answers", self._caller)
+        finally:
+            if self._running.get(number) is operation:
+                del self._running[number]
+            self._operations.release_on_behalf_of(operation)
 
     # --- images ------------------------------------------------------------------------
 
@@ -349,7 +363,7 @@ class Session:
             self._counts.images[told.kind] += 1
             self._syntaxes[image.context.transfer_syntax] += 1
             self._answer(image.context, image.command, told.status, told.comment)
-            await self._flush()
+            await self._wire.flush()
         finally:
             self._operations.release_on_behalf_of(image)
 

@@ -7,7 +7,7 @@ from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from edges.dimse import limits
 from edges.dimse.negotiation import AssociateRequest, Proposed, Result, answer, choose
-from node.edges.dimse_session import is_storage, supported
+from node.edges.dimse_classes import is_storage, supported
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG = "1.2.840.10008.1.2.2"

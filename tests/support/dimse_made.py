@@ -91,7 +91,7 @@ async def listening(
         spool = Spool(home.arrivals_path, lambda size: node.store.require_free(size))
         with contextlib.closing(spool):
             arrivals = parts.arrivals_of(node, spool)
-            server = DimseServer(settings, arrivals, node.doors)
+            server = DimseServer(settings, arrivals, node.doors, {})
             await server.open()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(arrivals.run)

@@ -36,7 +36,7 @@ from pydicom.dataset import Dataset
 from studies_made import make_instance
 from trio.testing import wait_all_tasks_blocked
 
-from node.edges import dimse_server, dimse_session
+from node.edges import dimse_server, dimse_session, dimse_wire
 from node.images import arrivals as arrivals_module
 
 STUDY = "1.2.826.0.1.3680043.8.498.6"
@@ -358,6 +358,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dimse_session, "REQUEST_SECONDS", 0.2)
     monkeypatch.setattr(dimse_server, "REQUEST_SECONDS", 0.2)
     monkeypatch.setattr(dimse_session, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(dimse_wire, "STALL_SECONDS", 0.3)
 
 
 async def _drips(ct: Caller, byte: bytes) -> float:
