@@ -6,11 +6,18 @@ gets its access to the network as a function, since the network is made last.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from edges.dimse.commands import Field
+from edges.dimse.querying import MODELS
 from keys.trust import Peer
 from node.app import Node
 from node.catalog.discards import recall_of
+from node.edges.dimse_operation import Offered, Services
+from node.edges.dimse_query import QueryService
+from node.edges.dimse_retrieve import RetrieveService
 from node.edges.dimse_server import DimseServer
 from node.edges.folders import Folder
+from node.edges.query_studies import StudyQueries
+from node.edges.told import CallersLately
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -31,6 +38,7 @@ from node.sharing.log_queries import Answer, LogQueries
 from node.sharing.offered import StudyOffered
 from node.sharing.offering import Offering
 from node.sharing.pairing import Pairings
+from node.transfer.awaited import AwaitedFetches
 from node.transfer.fetching import Fetcher
 from node.transfer.following import Follower
 from node.transfer.receiving import Receiver
@@ -181,11 +189,36 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
     )
 
 
-def dimse_of(node: Node, arrivals: Arrivals) -> DimseServer | None:
+def dimse_of(node: Node, arrivals: Arrivals, services: Services) -> DimseServer | None:
     """Takes DICOM associations; None where the settings have it listen nowhere."""
     if not node.settings.dimse.is_on:
         return None
-    return DimseServer(node.settings.dimse, arrivals, node.doors)
+    return DimseServer(node.settings.dimse, arrivals, node.doors, services)
+
+
+def query_services_of(
+    node: Node, finder: Finder, fetcher: Fetcher, is_connected: Callable[[bytes], bool]
+) -> Services:
+    """Answers queries and retrieves of workstations."""
+    studies = StudyQueries(
+        node.database, node.catalog, node.feeds, node.found, node.peers, node.clock
+    )
+    told = CallersLately(node.audit, node.clock.now)
+    query = QueryService(studies, told, finder.ask, is_connected)
+    retrieve = RetrieveService(
+        studies,
+        told,
+        AwaitedFetches(fetcher, node.transfers).fetch,
+        node.catalog,
+        node.store,
+        node.settings.dimse.callers,
+    )
+    serve = {
+        "find": Offered(Field.C_FIND, query.serve),
+        "move": Offered(Field.C_MOVE, retrieve.serve),
+        "get": Offered(Field.C_GET, retrieve.serve),
+    }
+    return {sop_class: serve[model.does] for sop_class, model in MODELS.items()}
 
 
 def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:

@@ -36,6 +36,7 @@ from node.parts import (
     log_queries_of,
     offering_of,
     pairings_of,
+    query_services_of,
     receiver_of,
     reconciling_of,
     sender_of,
@@ -193,7 +194,8 @@ class Serving:
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
         self.arrivals = arrivals_of(node, self._spool)
-        self.dimse = dimse_of(node, self.arrivals)
+        services = query_services_of(node, self.finder, self.fetcher, self.presence.is_connected)
+        self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS
+from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, DEFAULT_STUDIES_A_DAY
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.reports.collector import FORMATS
 from node.setting import Setting
@@ -337,6 +337,35 @@ SETTINGS = (
         sentence="SHA-256 of certificates with which it calls over TLS",
     ),
     Setting(
+        name="dimse.callers.query",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether it may query and retrieve (C-FIND, C-MOVE, C-GET)",
+    ),
+    Setting(
+        name="dimse.callers.purpose",
+        kind="own",
+        default="treatment",
+        example='"treatment"',
+        sentence="why it does, for the log and for the facilities that are asked on its behalf",
+    ),
+    Setting(
+        name="dimse.callers.studies_a_day",
+        kind="own",
+        default=DEFAULT_STUDIES_A_DAY,
+        example="200",
+        sentence="the most studies that it gets in 24 hours",
+    ),
+    Setting(
+        name="dimse.callers.receives_at",
+        kind="own",
+        default="",
+        example='"10.1.2.9:11112"',
+        sentence="IP address and port where it takes what a C-MOVE sends to its AE title; nowhere "
+        "else is anything sent",
+    ),
+    Setting(
         name="dimse.doors.to",
         kind="own",
         default="",
@@ -357,6 +386,14 @@ SETTINGS = (
         default=False,
         example="true",
         sentence="whether it is packed at once",
+    ),
+    Setting(
+        name="dimse.doors.partners",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether queries by this AE title are also answered from what other facilities "
+        "have; by one with `to` they always are, from that facility alone",
     ),
     Setting(
         name="folders.path",

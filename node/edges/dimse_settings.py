@@ -7,15 +7,20 @@ say. A door is an AE title of ours, with what becomes of the images that come in
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from keys.purposes import BREAK_GLASS, is_purpose
+from keys.trust import PURPOSES
 from node.edges.door_settings import ENTRIES, BadEdge, Door, read_door, require_known
 
 OUR_DOOR = "RADMESH"
 """The door that there is by itself: it takes images, and the sharing rules decide about them."""
 
 DEFAULT_IDLE_SECONDS = 600
+DEFAULT_STUDIES_A_DAY = 200
+
+_CALLER = ("addresses", "certificates", "query", "purpose", "studies_a_day", "receives_at")
 
 _AE_TITLE = re.compile(r"[!#-\[\]-~]([ !#-\[\]-~]{0,14}[!#-\[\]-~])?")
 _DOOR = re.compile(r"[A-Z0-9_-]{1,16}")
@@ -30,11 +35,19 @@ class Caller:
         ae_title: the title by which it calls.
         addresses: IP addresses from which it may call, also without TLS.
         certificates: SHA-256 of certificates by which it may call over TLS, lower-case hex.
+        query: whether it may query and retrieve.
+        purpose: why, for the log and for facilities that are asked on its behalf.
+        studies_a_day: most studies that it gets in 24 hours.
+        receives_at: where it takes the images of a C-MOVE; None if it takes none.
     """
 
     ae_title: str
     addresses: frozenset[str] = frozenset()
     certificates: frozenset[str] = frozenset()
+    query: bool = False
+    purpose: str = PURPOSES[0]
+    studies_a_day: int = DEFAULT_STUDIES_A_DAY
+    receives_at: "Address | None" = None
 
     def may_call(self, address: str, certificate: str | None) -> bool:
         """Whether it may call from an address, with a certificate (digest) or without TLS."""
@@ -141,12 +154,12 @@ def _caller(title: str, entry: dict[str, Any]) -> Caller:
     where = f'has for callers."{title}"'
     if _AE_TITLE.fullmatch(title) is None:
         raise BadEdge(f"{where} a name that is no AE title: 1 to 16 printable characters")
-    require_known(where, entry, ("addresses", "certificates"))
+    require_known(where, entry, _CALLER)
     lists = {name: entry.get(name, []) for name in ("addresses", "certificates")}
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
             raise BadEdge(f"{where} {name} that are no list of texts")
-    if not any(lists.values()):
+    if not any(lists.values()) and (entry.get("query") or "receives_at" not in entry):
         raise BadEdge(f"{where} neither addresses nor certificates: a title alone admits nobody")
     try:
         addresses = frozenset(str(ipaddress.ip_address(one)) for one in lists["addresses"])
@@ -155,12 +168,44 @@ def _caller(title: str, entry: dict[str, Any]) -> Caller:
     certificates = frozenset(one.lower().replace(":", "") for one in lists["certificates"])
     if not all(map(_DIGEST.fullmatch, certificates)):
         raise BadEdge(f"{where} certificates that are no SHA-256 digests (64 hex digits)")
-    return Caller(ae_title=title, addresses=addresses, certificates=certificates)
+    return Caller(
+        ae_title=title,
+        addresses=addresses,
+        certificates=certificates,
+        **_querying(where, entry),
+    )
+
+
+def _querying(where: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """What a caller may query and retrieve."""
+    names = ("query", "purpose", "studies_a_day")
+    found: dict[str, Any] = {name: entry[name] for name in names if name in entry}
+    if type(found.get("query", False)) is not bool:
+        raise BadEdge(f"{where} a `query` that is not true or false")
+    if not found.get("query") and len(found) > ("query" in found):
+        raise BadEdge(f"{where} purpose or studies_a_day without `query = true`")
+    purpose = found.get("purpose", PURPOSES[0])
+    if type(purpose) is not str or not is_purpose(purpose) or purpose == BREAK_GLASS:
+        raise BadEdge(f"{where} a purpose that there is not, or that only a person can have")
+    most = found.get("studies_a_day", DEFAULT_STUDIES_A_DAY)
+    if type(most) is not int or not 1 <= most <= 1_000_000:
+        raise BadEdge(f"{where} a studies_a_day that is no number from 1 to 1000000")
+    place = entry.get("receives_at")
+    if place is not None:
+        if type(place) is not str or not is_place(place):
+            raise BadEdge(f'{where} a receives_at that is no place such as "10.1.2.9:11112"')
+        found["receives_at"] = _address(place)
+    return found
 
 
 def _door(title: str, entry: dict[str, Any]) -> Door:
     where = f'has for doors."{title}"'
     if _DOOR.fullmatch(title) is None:
         raise BadEdge(f"{where} a name that is none: up to 16 of A to Z, 0 to 9, _ and -")
-    require_known(where, entry, ENTRIES)
-    return read_door(where, title, entry)
+    require_known(where, entry, (*ENTRIES, "partners"))
+    partners = entry.get("partners", False)
+    if type(partners) is not bool:
+        raise BadEdge(f"{where} a `partners` that is not true or false")
+    if partners and entry.get("to"):
+        raise BadEdge(f"{where} both `to` and `partners`: it is for one facility, or for all")
+    return replace(read_door(where, title, entry), partners=partners)

@@ -150,6 +150,8 @@ EVENTS: dict[str, Meaning] = {
     "offer-heard": Meaning(event="110112", lifecycle="6"),
     "offer-answered": Meaning(event="110113", kind="110147"),
     "offer-ended": Meaning(event="110113", kind="110135", action="U"),
+    "queried": Meaning(event="110112"),
+    "retrieved": Meaning(event="110102"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, and a heartbeat is no event."""

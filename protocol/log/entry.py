@@ -106,6 +106,8 @@ TYPES = (
     "emergency-ended",
     "emergency-overdue",
     "emergency-reviewed",
+    "queried",
+    "retrieved",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 

@@ -1,0 +1,185 @@
+"""A workstation queries and retrieves what lies at the partner: dcmtk with real nodes."""
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from facilities import Facility, free_port, wait_until
+from relay import Fault, Relay
+from studies_made import make_study
+
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
+
+ABSENT = "needs Debian's dcmtk: make dicom-peers (or: apt install dcmtk)"
+with_dcmtk = pytest.mark.skipif(shutil.which("movescu") is None, reason=ABSENT)
+
+SETTINGS = """
+[dimse]
+listen = ["127.0.0.1:{port}"]
+
+[dimse.callers."WS1"]
+addresses = ["127.0.0.1"]
+query = true
+receives_at = "127.0.0.1:{receives}"
+
+[dimse.callers."WS2"]
+addresses = ["127.0.0.1"]
+query = true
+purpose = "second-opinion"
+studies_a_day = 1
+receives_at = "127.0.0.1:1"
+
+[dimse.doors."RADMESH"]
+partners = true
+
+[dimse.doors."RM_NORTH"]
+to = "North General"
+purpose = "treatment"
+"""
+
+
+class Station:
+    """A workstation: dcmtk's programs.
+
+    Attributes:
+        port: of the node.
+        receives: where its storescp listens.
+        folder: where that puts what it gets.
+    """
+
+    def __init__(self, port: int, receives: int, folder: Path) -> None:
+        self.port, self.receives, self.folder = port, receives, folder
+        folder.mkdir()
+        self._storescp = subprocess.Popen(
+            ["storescp", "+xa", "-aet", "WS1", "-od", folder, "+B", str(receives)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def close(self) -> None:
+        self._storescp.kill()
+        self._storescp.wait()
+
+    def words(self, program: str, *keys: str, called: str, calling: str, more: tuple[str, ...]) -> list[str]:
+        pairs = [word for key in keys for word in ("-k", key)]
+        return [program, "-v", "-S", "-aet", calling, "-aec", called, *more, *pairs,
+                "127.0.0.1", str(self.port)]  # fmt: skip
+
+    def run(
+        self, program: str, *keys: str, called: str = "RADMESH", calling: str = "WS1",
+        more: tuple[str, ...] = (),
+    ) -> str:  # fmt: skip
+        """Run one of dcmtk's programs; returns what it printed."""
+        words = self.words(program, *keys, called=called, calling=calling, more=more)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout + done.stderr
+
+    def find(self, *keys: str, **named: Any) -> list[dict[str, str]]:
+        """The answers to a C-FIND, by attribute."""
+        text = self.run("findscu", *keys, **named)
+        assert "Received Final Find Response (Success)" in text, text
+        answers = text.split("Find Response:")[1:]
+        return [
+            {tag: value.strip() for tag, value in
+             re.findall(r"\(([0-9a-f,]{9})\) .. (?:\[(.*?)\]|.*?) *#", one)}
+            for one in answers
+        ]  # fmt: skip
+
+    def received(self) -> list[bytes]:
+        return sorted(_data_set(one) for one in self.folder.iterdir())
+
+
+def _data_set(path: Path) -> bytes:
+    """What follows the file meta."""
+    data = path.read_bytes()
+    return data[144 + int.from_bytes(data[140:144], "little") :]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Facility, Facility, Station, Relay]]:
+    """North announces its studies; South has a workstation, and reaches North by a relay alone."""
+    north = Facility(tmp_path, "North General")
+    relay = Relay(north.port)
+    north.set_address(relay.address)
+    south = Facility(tmp_path, "South Clinic", only_calls=True)
+    port, receives = free_port(), free_port()
+    with south.home.config_path.open("a") as settings:
+        settings.write(SETTINGS.format(port=port, receives=receives))
+    station = Station(port, receives, tmp_path / "received")
+    try:
+        north.start()
+        north.trust(south, "see", "fetch", "find")
+        south.trust(north)
+        south.start()
+        wait_until(lambda: south.peer(north)["connected"], what="South connects to North")
+        yield north, south, station, relay
+    finally:
+        station.close()
+        relay.lift()
+        for facility in (north, south):
+            if facility.process is not None:
+                facility.kill()
+        relay.close()
+
+
+def _at_north(north: Facility, south: Facility, folder: Path, count: int, **more: Any) -> str:
+    """A study that lies at North alone, and that South has heard of."""
+    study = make_study(folder, count, **more)
+    north.call("ingest", paths=[str(folder)])
+    wait_until(lambda: study in south.announced(north), what="South hears of the study")
+    return study
+
+
+def _sent(folder: Path) -> list[bytes]:
+    return sorted(map(_data_set, folder.rglob("*.dcm")))
+
+
+MOVE = ("-aem", "WS1")
+STUDY_LEVEL = "QueryRetrieveLevel=STUDY"
+
+
+@with_dcmtk
+def test_a_prior_of_the_partner_from_the_workstation(
+    pair: tuple[Facility, Facility, Station, Relay], tmp_path: Path
+) -> None:
+    north, south, station, relay = pair
+    study = _at_north(north, south, tmp_path / "in", 5)
+    asked = (STUDY_LEVEL, "StudyInstanceUID", "PatientName", "ModalitiesInStudy",
+             "NumberOfStudyRelatedInstances")  # fmt: skip
+    [found] = station.find(*asked, called="RM_NORTH")
+    assert found["0020,000d"] == study
+    assert found["0008,0056"] == "NEARLINE"
+    assert found["0008,0054"] == "RM_NORTH"
+    assert found["0020,1208"] == "5"
+    # The fetch takes 8 s, and the workstation waits for 4 s.
+    relay.strike(Fault.FREEZE)
+    words = station.words("movescu", STUDY_LEVEL, f"StudyInstanceUID={study}", called="RM_NORTH",
+                          calling="WS1", more=("-d", "-td", "4", *MOVE))  # fmt: skip
+    begun = time.monotonic()
+    moving = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(8)
+    relay.heal()
+    text, _ = moving.communicate(timeout=60)
+    assert moving.returncode == 0, text
+    assert time.monotonic() - begun > 8
+    assert text.count("Received Move Response") > 5
+    assert station.received() == _sent(tmp_path / "in")
+    # From now on it is here.
+    for called in ("RM_NORTH", "RADMESH"):
+        [found] = station.find(*asked, called=called)
+        assert found["0008,0056"] == "ONLINE"
+        assert found["0010,0010"]
+    [entry] = south.entries("retrieved")
+    assert entry["details"] == {
+        "caller": "WS1", "destination": "WS1", "door": "RM_NORTH", "instances": 5,
+    }  # fmt: skip
+    assert entry["purpose"] == "treatment"
+    assert study in [one["value"] for one in entry["opened"]]
+    # Told of the study without its patient, and then with: two entries, however often it asked.
+    assert len(south.entries("queried")) <= 2
+    south.check_log(tmp_path)
