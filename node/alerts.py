@@ -113,6 +113,9 @@ def alerts_of(node: "Node", serving: "Serving | None") -> list[str]:
             f"{count(len(late), 'study', 'studies')} that came in to be offered "
             f"{'is' if len(late) == 1 else 'are'} not: see `radmesh doctor`"
         )
+    why_full = node.keeping.describe().why_full
+    if why_full:
+        found.append(f"no more images are taken in: {why_full}; see `radmesh keeping`")
     waiting, shared = node.catalog.waiting_count()
     if waiting:
         found.append(

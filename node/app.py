@@ -6,7 +6,7 @@ log. Only one process at a time can have a home.
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
 from node.home import Home, Keys
 from node.images.discard import Discards
+from node.images.holds import HOLDS_SCHEMA, Holds
+from node.images.keeping import Keeping, Stored
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
@@ -59,6 +61,7 @@ from node.sharing.wishes import WISHES_SCHEMA, Wishes
 from node.transfer.followed import FOLLOWED_SCHEMA, Followed
 from node.transfer.incoming import Incoming
 from node.transfer.lately import DisclosedLately
+from node.transfer.needed import reasons_of
 from node.transfer.transfers import TRANSFERS_SCHEMA, Transfer, Transfers, TransferState
 from node.witness.fork_detector import ForkDetector
 from node.witness.store import WITNESS_SCHEMA, WitnessStore
@@ -127,6 +130,7 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                HOLDS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -200,6 +204,24 @@ class Node:
         self.recalls = Recalls(self.database, self.catalog, self.effects, self.clock)
         self.discards = Discards(
             self.database, self.catalog, self.store, self.audit, self.effects, self.decisions
+        )
+        self.holds = Holds(self.database, self.catalog, self.effects, self.clock)
+        self.discards.require_free_to_go = self.holds.require_none
+        # Set by whoever knows what is in an archive.
+        self.proven_stored: Callable[[], Iterable[Stored]] = lambda: ()
+        self.keeping = Keeping(
+            self.settings.keeping,
+            self.catalog,
+            self.discards,
+            lambda: self.proven_stored(),
+            reasons_of(
+                self.holds,
+                self.transfers,
+                self.offers,
+                self.requests,
+                lambda: (one.study_uid for one in self.doors.waiting()),
+            ),
+            self.clock,
         )
         self.set_aside = SetAside(
             home.quarantine_path,
@@ -448,6 +470,15 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+
+    def require_intake(self) -> None:
+        """Check that images may come in.
+
+        Raises:
+            NodeError: our log is in doubt, or the quota is used up.
+        """
+        self.audit.halt.require_none()
+        self.keeping.require_room()
 
     def record_start(self) -> None:
         """Log that the node has started, before it does anything with peers."""

@@ -16,6 +16,7 @@ from node.edges.folder_settings import FolderSettings, read_folders
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
+from node.images.keeping import KeepingSettings
 from node.reports.collector import Collector, parse_collector
 from node.setting import parse_mode
 from node.setting_rows import DEFAULTS, TABLES, rows_of, tables_in
@@ -103,6 +104,7 @@ class Settings:
     people: PeopleSettings = PeopleSettings()
     emergency: EmergencySettings = EmergencySettings()
     retention: RetentionSettings = RetentionSettings()
+    keeping: KeepingSettings = field(default_factory=KeepingSettings)
     limits: Overrides = field(default_factory=dict)
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
     dimse: DimseSettings = field(default_factory=DimseSettings)
@@ -151,6 +153,7 @@ def read_settings(path: Path) -> Settings:
         people=PeopleSettings(**_read(path, "people", values.get("people", {}))),
         emergency=_emergency(path, values.get("emergency", {})),
         retention=RetentionSettings(**_read(path, "retention", values.get("retention", {}))),
+        keeping=KeepingSettings(**_read(path, "keeping", values.get("keeping", {}))),
         limits=_overrides(path, values.get("limits", {})),
         arrivals=_arrivals(path, values.get("arrivals", {})),
         dimse=_dimse(path, values.get("dimse", {})),

@@ -164,6 +164,7 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
             append=node.audit.append_many,
             transfers=node.transfers,
             free_bytes=node.free_bytes,
+            require_room=node.keeping.require_room,
             is_followed=node.followed.is_followed,
         ),
         peers=node.peers,
@@ -183,7 +184,7 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
         store=node.store,
         quarantine=node.home.quarantine_path,
         append=node.audit.append,
-        require_sound=node.audit.halt.require_none,
+        require_sound=node.require_intake,
         clock=node.clock,
         windows=windows_by(node.settings.arrivals),
     )

@@ -304,6 +304,15 @@ RETENTION = (
         tables=("emergencies",),
     ),
     Kept(
+        name="legal holds",
+        holds="studies that must not be deleted, and the matter in a person's words",
+        place="node.db",
+        purpose="to keep what a court or an authority may ask for",
+        readers="people of the facility with the role look or admin",
+        kept="until the hold is lifted",
+        tables=("study_holds",),
+    ),
+    Kept(
         name="door studies",
         holds="studies that came in to be offered to another facility, and are not yet",
         place="node.db",

@@ -231,6 +231,7 @@ class Serving:
                 nursery.start_soon(self.offering.run)
                 nursery.start_soon(self.witnessing.run)
                 nursery.start_soon(self.endings.run)
+                nursery.start_soon(self._node.keeping.run)
                 nursery.start_soon(self.rereading.run)
                 nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)

@@ -213,6 +213,35 @@ SETTINGS = (
         sentence="after so many days what is in the quarantine is dropped, likewise",
     ),
     Setting(
+        name="keeping.days",
+        kind="number",
+        default=0,
+        least=0,
+        most=36_500,
+        example="30",
+        sentence="so many days after a study was proven to be in an archive of yours it is removed "
+        "here by itself, unless something keeps it; never with 0",
+    ),
+    Setting(
+        name="keeping.quota_gb",
+        kind="number",
+        default=0,
+        least=0,
+        most=1_000_000,
+        example="500",
+        sentence="above so many gigabytes (10^9 bytes) of studies those that have been longest in "
+        "an archive are removed; if none may go, no more images are taken in; 0 for no quota",
+    ),
+    Setting(
+        name="keeping.youngest_days",
+        kind="number",
+        default=7,
+        least=0,
+        most=36_500,
+        example="7",
+        sentence="a study that came in less than so many days ago is not removed",
+    ),
+    Setting(
         name='limits."NAME"',
         kind="own",
         default=None,
@@ -448,6 +477,7 @@ TABLES = {
     "people": "[people]",
     "emergency": "[emergency]",
     "retention": "[retention]",
+    "keeping": "[keeping]",
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",

@@ -59,6 +59,8 @@ ENTRY_FIRST = (
     "sharing-rule-removed",
     "ingest",
     "discarded",
+    "hold-placed",
+    "hold-lifted",
     "quarantine-taken",
     "quarantine-dropped",
     "recall-settled",

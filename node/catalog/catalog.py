@@ -596,7 +596,7 @@ class Catalog:
         discard: Discard,
         rest: Manifest | None,
         *,
-        entry: int,
+        entry: Callable[[], int],
         revision: int,
         held_back: bool = False,
     ) -> bool:
@@ -606,7 +606,8 @@ class Catalog:
             discard: the study or part, and the reason.
             rest: manifest of the remaining instances, with its batches in the store; None
                 when no instance remains.
-            entry: index of the entry that records the discard.
+            entry: gives the index of the entry that records the discard, and writes it if it is
+                not written yet; asked after the revision was found to be the same.
             revision: revision of the study for which `rest` was made.
             held_back: whether the caller holds the study back; the change ends that.
 
@@ -623,6 +624,7 @@ class Catalog:
             row = self.study(discard.study)
             if row is not None and row.revision != revision:
                 return False
+            index = entry()
             insert_discard(connection, discard)
             if rest is None:
                 delete_study(connection, discard.study)
@@ -634,7 +636,7 @@ class Catalog:
                 self.let_go(discard.study)
                 let_go = True
             self.changed(discard.study)
-            self.mark(connection, entry)
+            self.mark(connection, index)
             return True
 
         try:

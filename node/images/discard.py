@@ -16,19 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from node.audit.cuts import Cut, Cuts
-from node.audit.effects import Effects
+from node.audit.effects import Effects, once
 from node.audit.log import AuditLog
 from node.catalog.catalog import Catalog, StudyRow
 from node.catalog.discards import Discard, leftovers, note_leftover, settle_leftovers
 from node.catalog.search import find_parts
 from node.database import Database
 from node.errors import ExitCode, NodeError
+from node.images.holds import WhyStays
 from node.images.repack import without
 from node.images.store import BatchStore, Pins
 from node.sharing.decisions import Decisions
 from protocol.log.entry import Entry, Event, subjects_of
 from protocol.manifest import Manifest
-from protocol.recalls import meaning
+from protocol.recalls import RETENTION, meaning
 
 log = logging.getLogger("radmesh.discard")
 
@@ -63,6 +64,9 @@ class Discards:
         audit: the log.
         effects: ties entries to their effects.
         decisions: the decisions that rest on what is here.
+
+    Attributes:
+        require_free_to_go: raises NodeError if a study (UID) has to stay whatever a person says.
     """
 
     def __init__(
@@ -82,6 +86,8 @@ class Discards:
         self._lock = threading.Lock()
         self._sweeping = threading.Lock()
         self._cuts = Cuts(effects.append, decisions.wait_earlier)
+        self._wait_earlier = decisions.wait_earlier
+        self.require_free_to_go: Callable[[str], None] = lambda study: None
         self._has_leftovers = False
 
     @property
@@ -108,6 +114,7 @@ class Discards:
         """
         with self._lock:
             discard = self._find(text, code)
+            self.require_free_to_go(discard.study)
             row = self._require(discard.study)
             size, count = self._amount(discard)
             left = row.instance_count - count
@@ -116,6 +123,56 @@ class Discards:
             entry = self._write_or_say(discard, event)
         self.sweep()
         return Discarded(study=discard.study, instances=count, bytes=size, left=left, entry=entry)
+
+    def remove(self, row: StudyRow, why_stays: WhyStays) -> Discarded:
+        """Remove a study that has been kept for long enough: as it was found, or not at all.
+
+        It may come in again. Entry and change are in one transaction, which finds the study as
+        `row` has it: what came in since stays.
+
+        Args:
+            row: the study as it was looked at.
+            why_stays: asked once more, when nothing can begin with the study any more.
+
+        Raises:
+            NodeError: it has to stay, has changed, or the disk cannot be written. It is here then,
+                and shared as before.
+        """
+        study = row.study_uid
+        discard = Discard(study, "", "", RETENTION)
+        with self._lock:
+            self._catalog.hold_back(study)
+            is_done = False
+            try:
+                self._wait_earlier()
+                why = why_stays(study)
+                if why:
+                    raise NodeError(f"study {study} stays: it {why}", code=ExitCode.REFUSED)
+                event = self._event(discard, row, row.instance_count, row.original_bytes)
+                append = once(self._audit.append)
+                entries: list[int] = []
+
+                def entry() -> int:
+                    entries.append(append(event))
+                    return entries[-1]
+
+                is_done = self._catalog.discard(
+                    discard, None, entry=entry, revision=row.revision, held_back=True
+                )
+                if not is_done:
+                    raise NodeError(f"study {study} has changed", code=ExitCode.REFUSED)
+            finally:
+                if not is_done:
+                    self._catalog.let_go(study)
+                    self._catalog.on_change(study)
+        self.sweep()
+        return Discarded(
+            study=study,
+            instances=row.instance_count,
+            bytes=row.original_bytes,
+            left=0,
+            entry=entries[-1],
+        )
 
     def write_unwritten(self) -> None:
         """Try again to write these discards.
@@ -143,9 +200,14 @@ class Discards:
             part if level == "instance" else "",
             str(entry.details.get("code", "")),
         )
+        row = self._catalog.study(discard.study)
+        root = entry.details.get("content_root")
+        if discard.code == RETENTION and row is not None and row.content_root.hex() != root:
+            # Only what the entry is about has been kept for long enough.
+            return False
         pins = self._store.pins()
         try:
-            self._take_out(discard, entry.index, pins, held_back=False)
+            self._take_out(discard, lambda: entry.index, pins, held_back=False)
         except NodeError as error:
             # The rest of the study cannot be read: withhold all of it.
             log.error("entry %d cannot be made true: %s", entry.index, error.message)
@@ -255,11 +317,14 @@ class Discards:
         try:
             # Check that the rest can be read before the entry is written.
             self._rest(discard, pins)
-            self._take_out(discard, entry(), pins, held_back=True)
+            entry()
+            self._take_out(discard, entry, pins, held_back=True)
         finally:
             pins.clear()
 
-    def _take_out(self, discard: Discard, entry: int, pins: Pins, *, held_back: bool) -> None:
+    def _take_out(
+        self, discard: Discard, entry: Callable[[], int], pins: Pins, *, held_back: bool
+    ) -> None:
         is_done = False
         while not is_done:
             revision, rest = self._rest(discard, pins)

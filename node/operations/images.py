@@ -222,6 +222,7 @@ async def ingest_paths(call: Call, asked: Ingest) -> Result:
     node, paths = call.node, [Path(path) for path in asked.paths]
 
     def work(progress: Callable[[Any], None], cancelled: Callable[[], bool]) -> Any:
+        node.require_intake()
         for path in paths:
             if not path.exists():
                 raise NodeError(f"there is no file or folder {path}", code=ExitCode.NOT_FOUND)

@@ -134,6 +134,8 @@ EVENTS: dict[str, Meaning] = {
     "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
     "log-exported": Meaning(event="110101", action="R"),
     "discarded": Meaning(event="110105", action="D", lifecycle="15"),
+    "hold-placed": Meaning(event="110113", kind="110135", action="U"),
+    "hold-lifted": Meaning(event="110113", kind="110135", action="U"),
     "quarantine-taken": Meaning(event="110107", action="C", lifecycle="2"),
     "quarantine-dropped": Meaning(event="110105", action="D", lifecycle="15"),
     "recalled": Meaning(event="110113", kind="110135", outcome=MINOR_FAILURE),

@@ -58,6 +58,7 @@ class Destination:
         append: writes audit entries durably with one flush (synchronous).
         transfers: the register of transfers.
         free_bytes: gives the free space of the home's disk, bytes.
+        require_room: raises NodeError while no images may come in.
         is_followed: whether a study (UID) of a peer (facility key) is followed (synchronous).
         workspaces: lends workspaces in which batches are decoded.
     """
@@ -67,6 +68,7 @@ class Destination:
     append: Callable[[Sequence[LogEvent]], object]
     transfers: Transfers
     free_bytes: Callable[[], int]
+    require_room: Callable[[], None]
     is_followed: Callable[[str, bytes], bool] = lambda study, peer: True
     workspaces: Workspaces = field(default_factory=Workspaces)
 
@@ -246,6 +248,8 @@ class StudyDownload:
                     incoming.discard(batch.digest)
             missing[index] = batch.encoded_size
         to_send = sum(missing.values())
+        if to_send:
+            self._destination.require_room()
         if to_send + RESERVE_BYTES > self._destination.free_bytes():
             raise NodeError(
                 f"there is not enough disk space for study {transfer.study}: it needs "

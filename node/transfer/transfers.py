@@ -350,6 +350,14 @@ class Transfers:
             if part.peer == peer
         )
 
+    def is_moving(self, study: str) -> bool:
+        """Whether a transfer of a study (UID) is under way, or will go on."""
+        return bool(
+            self._database.query(
+                "SELECT 1 FROM transfers WHERE study = ? AND ended IS NULL LIMIT 1", (study,)
+            )
+        ) or any(one.study == study for one in list(self.active.values()))
+
     def unfinished_incoming(self) -> list[Transfer]:
         """Transfers to us that a stop or a crash interrupted."""
         rows = self._database.query(

@@ -72,6 +72,8 @@ TYPES = (
     "reconciled",
     "erased",
     "discarded",
+    "hold-placed",
+    "hold-lifted",
     "quarantine-taken",
     "quarantine-dropped",
     "recalled",

@@ -141,6 +141,7 @@ def test_a_home_that_is_not_there(tmp_path: Path) -> None:
     assert "radmesh init" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(home: Home) -> None:
     unlock = home.lock()
     code = "import sys; from pathlib import Path; from node.home import Home\n"

@@ -389,6 +389,7 @@ def test_the_tour_names_every_file() -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_the_tests_that_look_at_the_clock_of_the_machine_are_listed():
     """And no test sleeps for a time of the machine; helpers that poll do."""
     looking = set()

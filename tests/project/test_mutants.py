@@ -79,6 +79,7 @@ def test_each_kind_of_slip_is_made_and_nothing_is_changed_where_no_test_looks() 
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["keys/card.py", "node/images/store.py", "protocol/wire.py", "node/audit/erasure.py"]
 )

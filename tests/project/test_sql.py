@@ -21,6 +21,7 @@ OWNERS = {
     "audit/evidence.py": {"openings", "receipts"},
     "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
     "edges/doors.py": {"door_studies"},
+    "images/holds.py": {"study_holds"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},

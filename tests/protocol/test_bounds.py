@@ -119,6 +119,7 @@ def test_unknown_fields_of_messages_are_not_built(monkeypatch: pytest.MonkeyPatc
     assert cost.peak < MIB
 
 
+@pytest.mark.slow
 def test_unknown_fields_of_the_maps_in_a_message_are_not_built(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

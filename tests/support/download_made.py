@@ -70,6 +70,7 @@ class Place:
             lambda events: self.append(events),
             self.transfers,
             lambda: self.free,
+            lambda: None,
         )
         return StudyDownload(destination, transfer, several=several)
 

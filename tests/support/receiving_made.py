@@ -187,6 +187,7 @@ class Recipient:
             self.home.audit_many,
             self.transfers,
             lambda: self.free,
+            lambda: None,
         )
         muxed = MemoryMuxed()
         stream = PeerStream(

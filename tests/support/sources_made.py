@@ -115,6 +115,7 @@ class World:
                 append=node.audit.append_many,
                 transfers=node.transfers,
                 free_bytes=node.free_bytes,
+                require_room=lambda: None,
             ),
             self.transfer,
             several=len(sources) > 1,

@@ -68,6 +68,7 @@ class TwoNodes:
             append=south.audit.append_many,
             transfers=south.transfers,
             free_bytes=south.free_bytes,
+            require_room=lambda: None,
             is_followed=is_followed or (lambda study, peer: True),
         )
         receiver = Receiver(

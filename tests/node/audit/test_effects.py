@@ -171,6 +171,10 @@ def _offers(node: Node) -> object:
     return [(one.number, one.state) for one in node.offers.all()]
 
 
+def _holds(node: Node) -> object:
+    return [one.study for one in node.holds.all()]
+
+
 def _prepare_aside(node: Node) -> None:
     """Another version of an instance of the study lies aside."""
     folder = node.home.path.parent / "aside"
@@ -333,6 +337,8 @@ CHANGES = [
         _state_of_study,
         cuts=True,
     ),
+    Change("hold-placed", lambda node: node.holds.place(STUDY, "file 1"), _holds),
+    Change("hold-lifted", lambda node: node.holds.lift(STUDY), _holds),
     Change(
         "quarantine-taken",
         lambda node: node.set_aside.take(_set_aside(node), "corrected"),
@@ -403,6 +409,8 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             _prepare_aside(node)
         elif change.kind == "recall-settled":
             _prepare_recall(node)
+        elif change.kind == "hold-lifted":
+            node.holds.place(STUDY, "file 1")
         elif change.kind in ("objection-ended", "consent-ended"):
             node.wishes.add(change.kind.partition("-")[0], "PAT1", "", b"", "all")
         elif change.kind == "offered":

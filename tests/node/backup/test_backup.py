@@ -283,6 +283,7 @@ def test_keys_are_left_out_unless_they_are_asked_for(
     Node.open(Home(tmp_path / "restored")).close()
 
 
+@pytest.mark.slow
 def test_keys_come_back_with_their_passphrase_alone(
     node: Node, home: Made, tmp_path: Path, seal: Seal
 ) -> None:
@@ -425,6 +426,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.binary(max_size=50)
     | JSON.map(lambda value: json.dumps(value).encode())

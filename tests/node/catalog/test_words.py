@@ -111,6 +111,7 @@ def _found(rows: list[StudyRow]) -> list[str]:
 _PATIENT = st.sampled_from([("", ""), *IDS])
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(
     name=st.sampled_from(

@@ -75,6 +75,7 @@ def test_what_is_missing_is_said_with_what_to_do(north: Terminal, images: Path) 
     assert f"missing keys: {', '.join(ROLES)}; put them into" in restored.out
 
 
+@pytest.mark.slow
 def test_what_cannot_be_checked_is_exit_code_2(north: Terminal, terminal: Terminal) -> None:
     gone = subprocess.run(
         [*RADMESH, "--home", str(north.home.parent / "none"), "check"], capture_output=True

@@ -17,6 +17,7 @@ __all__ = ["card_file", "images", "north", "terminal"]
 SLOW_MODULES = "libp2p pydicom numpy rich starlette hypercorn httpx trio.testing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [("--help",), ("studies",), ("card", "show"), ("trust", "list")], ids=" ".join
 )

@@ -66,6 +66,7 @@ def test_what_is_wrong_is_a_sentence_with_its_code(
     assert "radmesh: hint: " in said
 
 
+@pytest.mark.slow
 def test_rules_and_proposals_as_people_type_them(
     home: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

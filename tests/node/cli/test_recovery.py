@@ -120,6 +120,7 @@ def _log(home: Path) -> bytes:
     return (home / "audit" / "log").read_bytes().rstrip(b"\0")
 
 
+@pytest.mark.slow
 def test_the_machine_is_lost(admin: Admin) -> None:
     card = Home(admin.home).read_card()
     shutil.rmtree(admin.home)

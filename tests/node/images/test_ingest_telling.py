@@ -216,7 +216,7 @@ def test_what_was_discarded_is_not_taken_again_and_is_told_as_a_conflict(
     row = home.catalog.study(STUDY)
     assert row is not None
     discard = Discard(STUDY, "", "", QUALITY)
-    assert home.catalog.discard(discard, None, entry=1, revision=row.revision)
+    assert home.catalog.discard(discard, None, entry=lambda: 1, revision=row.revision)
     report = home.ingest(tmp_path / "in")
     assert [(one.new, one.known, one.conflicting) for one in report.studies] == [(0, 0, 2)]
     assert len(report.conflicts) == 2

@@ -87,6 +87,7 @@ def counting(
     return one, wire
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 async def test_tiny_frames_are_taken_at_their_rate_and_no_faster(
     kind: str, autojump_clock: trio.testing.MockClock
@@ -115,6 +116,7 @@ async def test_tiny_frames_are_taken_at_their_rate_and_no_faster(
     assert 0.9 * most < taken < most + slack
 
 
+@pytest.mark.slow
 async def test_tiny_frames_without_end_end_the_connection(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,6 +132,7 @@ async def test_tiny_frames_without_end_end_the_connection(
     assert goodbye == frame(3, 0, 0, GONE_FOR_A_BROKEN_RULE)
 
 
+@pytest.mark.slow
 async def test_half_the_rate_may_go_on_for_ever(autojump_clock: trio.testing.MockClock) -> None:
     async def paced() -> None:
         for _ in range(1200):
@@ -143,6 +146,7 @@ async def test_half_the_rate_may_go_on_for_ever(autojump_clock: trio.testing.Moc
     assert trio.current_time() - begin == pytest.approx(60)
 
 
+@pytest.mark.slow
 async def test_bulk_is_never_held_back(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +192,7 @@ class Turns(trio.abc.Instrument):
         self._before = self._one.frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 async def test_others_have_their_turn_after_a_few_frames(
     kind: str, autojump_clock: trio.testing.MockClock

@@ -87,6 +87,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(TABLE), st.data())
 def test_whatever_is_given_is_read_or_refused_and_never_repeated(
     operation: Operation[Any], data: st.DataObject

@@ -199,6 +199,7 @@ def test_pages_of_transfers_are_the_list(
         assert len(refused) <= size // 10
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     st.integers(1, 30),
@@ -236,6 +237,7 @@ def test_what_comes_between_two_pages_of_the_log_is_for_the_next_question(
     assert (len(first["entries"]), len(second["entries"]), second["next"]) == (10, 2, None)
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=5) | st.integers(0, 2**63 - 1), max_size=5))
 def test_a_cursor_is_read_as_it_was_written(place: list[str | int]) -> None:
     kinds_ = [type(part) for part in place]

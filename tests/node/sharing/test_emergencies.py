@@ -229,6 +229,7 @@ async def test_one_transfer_name_does_not_hide_a_second_emergency(north: Node) -
     assert [one.is_open for one in north.emergencies.all()] == [True, False]
 
 
+@pytest.mark.slow
 async def test_a_peer_cannot_fill_the_list_of_reviews(north: Node) -> None:
     for number in range(5):
         assert (await _asks(north, bytes([number]) * 16)).heard(ManifestArrived)
@@ -375,6 +376,7 @@ async def test_an_erasure_forgets_the_study_and_the_review_still_waits(north: No
     assert north.emergencies.open() == []
 
 
+@pytest.mark.slow
 async def test_where_it_is_set_so_access_rests_until_it_is_reviewed(north: Node) -> None:
     _set(north, rest_until_reviewed=True)
     await _asks(north)
@@ -437,6 +439,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["out entry", "out effect", "out begun", "in entry", "in request"])
 def test_a_kill_between_entry_and_first_byte_leaves_it_open(tmp_path: Path, when: str) -> None:
     """Never a byte without an emergency that waits; rather one that waits without a byte.

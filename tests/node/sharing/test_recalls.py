@@ -177,6 +177,7 @@ def test_what_is_erased_is_linked_to_no_entry_by_its_recall(node: Node) -> None:
     assert alerts_of(node, None) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     counts=st.lists(

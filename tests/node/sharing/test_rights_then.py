@@ -169,6 +169,7 @@ def _steps(node: Node, folder: Path) -> list[Callable[[], object]]:
     ]
 
 
+@pytest.mark.slow
 def test_what_was_decided_then_is_decided_so_again(north: Node, tmp_path: Path) -> None:
     decided = []
     for number, step in enumerate(_steps(north, tmp_path / "in")):

@@ -189,6 +189,7 @@ def test_a_feed_that_is_read_anew_is_not_logged_anew(north: Node) -> None:
 TEXTS = st.text(max_size=20)
 
 
+@pytest.mark.slow
 @given(modalities=st.lists(TEXTS, max_size=70), date=TEXTS)
 def test_whatever_is_announced_can_be_read(modalities: list[str], date: str) -> None:
     """The check before sending and the decoder of the peer are one."""

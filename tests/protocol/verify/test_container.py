@@ -195,6 +195,7 @@ _CHANGES = st.dictionaries(
 _NAMES = st.sampled_from([b"entries.jsonl", b"entries.json", b"ENTRIES.JSONL", b"later", b"x/y"])
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_whatever_is_put_together_is_read_alike_or_refused(data):
     """Parts hidden or listed, with headers that say more or less the same."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import msgpack
 import nacl.bindings
+import pytest
 from bundles_made import (
     CARD,
     COSIGNERS,
@@ -66,6 +67,7 @@ def test_endless_witnesses_are_counted_and_not_kept():
     assert any("in the bundle only" in note and "Lakeside" in note for note in verdict.notes)
 
 
+@pytest.mark.slow
 def test_a_list_of_files_without_end_is_not_read():
     """The number of files at the end is a claim; zipfile reads what is there."""
     buffer = io.BytesIO()

@@ -118,6 +118,7 @@ def test_a_checkpoint_that_is_there_often_is_checked_once(meter):
     assert meter.signatures < 10
 
 
+@pytest.mark.slow
 def test_what_is_refused_for_its_work_says_so():
     verdict = verify(made("zeros"))
     assert (verdict.sound, verdict.code, verdict.exit_code) == (None, Code.BUNDLE, 2)
