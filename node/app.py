@@ -26,6 +26,8 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
+from node.edges.commitment_requests import COMMITMENT_REQUESTS_SCHEMA, CommitmentRequests
+from node.edges.commitments import COMMITMENTS_SCHEMA, Commitments
 from node.edges.doors import DOORS_SCHEMA, Doors
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
@@ -131,6 +133,8 @@ class Node:
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
                 HOLDS_SCHEMA,
+                COMMITMENT_REQUESTS_SCHEMA,
+                COMMITMENTS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -196,6 +200,12 @@ class Node:
             self.shared_studies,
             self.offers,
             self.clock,
+        )
+        self.commitment_requests = CommitmentRequests(
+            self.database, self.catalog, self.audit.append, self.clock
+        )
+        self.commitments = Commitments(
+            self.database, self.effects, self.clock, self.settings.dimse.commitment_hours
         )
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
@@ -470,6 +480,8 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
+        self.commitments.forget(studies)
+        self.commitment_requests.forget(studies)
 
     def require_intake(self) -> None:
         """Check that images may come in.

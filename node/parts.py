@@ -6,11 +6,14 @@ gets its access to the network as a function, since the network is made last.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from edges.dimse import commitment
 from edges.dimse.commands import Field
 from edges.dimse.querying import MODELS
 from keys.trust import Peer
 from node.app import Node
 from node.catalog.discards import recall_of
+from node.edges.commitment_reports import CommitmentReports
+from node.edges.commitment_service import CommitmentService
 from node.edges.dimse_operation import Offered, Services
 from node.edges.dimse_query import QueryService
 from node.edges.dimse_retrieve import RetrieveService
@@ -197,6 +200,18 @@ def dimse_of(node: Node, arrivals: Arrivals, services: Services) -> DimseServer 
     return DimseServer(node.settings.dimse, arrivals, node.doors, services)
 
 
+def commitment_reports_of(node: Node, arrivals: Arrivals) -> CommitmentReports:
+    """Takes storage commitments that others ask for, and reports on them."""
+    return CommitmentReports(node.commitment_requests, arrivals, node.settings.dimse)
+
+
+def commitment_services_of(node: Node, reports: CommitmentReports) -> Services:
+    """What is done for storage commitment on associations of others."""
+    service = CommitmentService(reports, node.commitments)
+    fields = (Field.N_ACTION, Field.N_EVENT_REPORT)
+    return {commitment.MODEL: Offered(fields, service.serve, to_all=True)}
+
+
 def query_services_of(
     node: Node, finder: Finder, fetcher: Fetcher, is_connected: Callable[[bytes], bool]
 ) -> Services:
@@ -212,12 +227,12 @@ def query_services_of(
         AwaitedFetches(fetcher, node.transfers).fetch,
         node.catalog,
         node.store,
-        node.settings.dimse.callers,
+        node.settings.dimse,
     )
     serve = {
-        "find": Offered(Field.C_FIND, query.serve),
-        "move": Offered(Field.C_MOVE, retrieve.serve),
-        "get": Offered(Field.C_GET, retrieve.serve),
+        "find": Offered((Field.C_FIND,), query.serve),
+        "move": Offered((Field.C_MOVE,), retrieve.serve),
+        "get": Offered((Field.C_GET,), retrieve.serve),
     }
     return {sop_class: serve[model.does] for sop_class, model in MODELS.items()}
 

@@ -322,6 +322,17 @@ RETENTION = (
         tables=("door_studies",),
     ),
     Kept(
+        name="commitments",
+        holds="images (UIDs) whose storage was asked for: of archives, and by systems of the"
+        " facility",
+        place="node.db",
+        purpose="to report on them, and to know what an archive has stored",
+        readers="the node",
+        kept="until it is reported, at most a week; what archives were asked for a week; never"
+        " longer than openings of the study",
+        tables=("commitments", "commitment_requests"),
+    ),
+    Kept(
         name="people",
         holds="people of the facility: name, user of the machine and its number, roles, and what"
         " they proposed",

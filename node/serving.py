@@ -23,6 +23,8 @@ from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
     arrivals_of,
+    commitment_reports_of,
+    commitment_services_of,
     dimse_of,
     endings_of,
     fetcher_of,
@@ -194,7 +196,11 @@ class Serving:
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
         self.arrivals = arrivals_of(node, self._spool)
-        services = query_services_of(node, self.finder, self.fetcher, self.presence.is_connected)
+        self.commitment_reports = commitment_reports_of(node, self.arrivals)
+        services = {
+            **commitment_services_of(node, self.commitment_reports),
+            **query_services_of(node, self.finder, self.fetcher, self.presence.is_connected),
+        }
         self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)
@@ -237,6 +243,8 @@ class Serving:
                 nursery.start_soon(self.arrivals.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
+                nursery.start_soon(self.commitment_reports.run)
+                nursery.start_soon(self._node.commitments.run)
                 for folder in self.folders:
                     nursery.start_soon(folder.run)
                 nursery.start_soon(

@@ -8,7 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS, DEFAULT_STUDIES_A_DAY
+from node.edges.dimse_settings import (
+    DEFAULT_COMMITMENT_HOURS,
+    DEFAULT_IDLE_SECONDS,
+    DEFAULT_STUDIES_A_DAY,
+)
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.reports.collector import FORMATS
 from node.setting import Setting
@@ -352,6 +356,16 @@ SETTINGS = (
         sentence="after so many seconds without a word an association is ended",
     ),
     Setting(
+        name="dimse.commitment_hours",
+        kind="number",
+        default=DEFAULT_COMMITMENT_HOURS,
+        least=1,
+        most=7 * 24,
+        example="24",
+        sentence="after so many hours the report of an archive that was asked for storage "
+        "commitment is not waited for any more",
+    ),
+    Setting(
         name="dimse.callers.addresses",
         kind="own",
         default=[],
@@ -364,6 +378,20 @@ SETTINGS = (
         default=[],
         example=json.dumps([_DIGEST]),
         sentence="SHA-256 of certificates with which it calls over TLS",
+    ),
+    Setting(
+        name="dimse.callers.report_to",
+        kind="own",
+        default=None,
+        example='"10.1.2.4:104"',
+        sentence="where it takes reports of storage commitment, if it does not wait for them",
+    ),
+    Setting(
+        name="dimse.callers.report_tls",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether over TLS; its certificate names what stands in `report_to`",
     ),
     Setting(
         name="dimse.callers.query",
@@ -393,6 +421,13 @@ SETTINGS = (
         example='"10.1.2.9:11112"',
         sentence="IP address and port where it takes what a C-MOVE sends to its AE title; nowhere "
         "else is anything sent",
+    ),
+    Setting(
+        name="dimse.callers.receives_tls",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether over TLS; its certificate names what stands in `receives_at`",
     ),
     Setting(
         name="dimse.doors.to",

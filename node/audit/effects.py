@@ -76,9 +76,12 @@ ENTRY_FIRST = (
     "offer-heard",
     "offer-answered",
     "offer-ended",
+    "commitment-asked",
+    "commitment-heard",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
-`received` (the fetch goes on), `erased` and key changes (finished by the next start)."""
+`received` (the fetch goes on), `commitment-given` (judged once more), `erased` and key changes
+(finished by the next start)."""
 
 _MARKS = tuple(f'"type":"{kind}"'.encode() for kind in ENTRY_FIRST)
 

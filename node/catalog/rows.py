@@ -107,6 +107,7 @@ CREATE TABLE IF NOT EXISTS instances (
     FOREIGN KEY (study_uid, series_uid) REFERENCES series,
     FOREIGN KEY (study_uid, first_position) REFERENCES study_batches
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS instances_by_sop_uid ON instances (sop_uid);
 
 -- Other bytes under the SOP Instance UID of an instance that we have. The bytes are
 -- in the batches (digests one after another) from byte_offset on, or in the folder

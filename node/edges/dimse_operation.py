@@ -108,12 +108,14 @@ class Offered:
     """What is done for a SOP class beside storing.
 
     Attributes:
-        field: the command field of its requests.
+        fields: the command fields of its requests.
         serve: carries them out.
+        to_all: whether for all callers; else for those that may query.
     """
 
-    field: int
+    fields: tuple[int, ...]
     serve: Service
+    to_all: bool = False
 
 
 Services = Mapping[str, Offered]

@@ -20,7 +20,8 @@ from node.blocking import in_thread
 from node.catalog.catalog import Catalog
 from node.edges.dimse_client import Callee
 from node.edges.dimse_operation import Lost, Operation
-from node.edges.dimse_settings import Caller
+from node.edges.dimse_settings import DimseSettings
+from node.edges.dimse_tls import tls_to_call
 from node.edges.identifiers import Query, read_query, write_failed
 from node.edges.query_studies import Scope, StudyQueries
 from node.edges.query_values import SeenStudy
@@ -89,7 +90,7 @@ class RetrieveService:
         told: logs what callers get.
         fetch: fetches what is elsewhere.
         catalog, store: have the originals.
-        callers: of the settings, with where they take images, by AE title.
+        settings: has the callers, with where they take images.
     """
 
     def __init__(
@@ -99,14 +100,14 @@ class RetrieveService:
         fetch: Fetch,
         catalog: Catalog,
         store: BatchStore,
-        callers: Mapping[str, Caller],
+        settings: DimseSettings,
     ) -> None:
         self._studies = studies
         self._told = told
         self._fetch = fetch
         self._catalog = catalog
         self._store = store
-        self._callers = callers
+        self._settings = settings
         self._sending = trio.CapacityLimiter(RETRIEVES)
 
     async def serve(self, operation: Operation) -> None:
@@ -121,12 +122,12 @@ class RetrieveService:
         except BadQuery as error:
             await operation.answer(q.BAD_IDENTIFIER, comment=str(error))
             return
-        way = self._way(operation, model)
-        if way is None:
-            comment = "the move destination is not in the settings"
-            await operation.answer(q.UNKNOWN_DESTINATION, comment=comment)
-            return
         try:
+            way = await in_thread(self._way, operation, model)
+            if way is None:
+                comment = "the move destination is not in the settings"
+                await operation.answer(q.UNKNOWN_DESTINATION, comment=comment)
+                return
             scope = await in_thread(self._studies.scope, operation.door)
             job = _Job(operation, way, query, scope)
             wanted = await in_thread(self._wanted, job)
@@ -145,14 +146,18 @@ class RetrieveService:
         if model.does == "get":
             return BackToCaller(operation)
         title = operation.command.text(Element.MOVE_DESTINATION)
-        caller = self._callers.get(title)
+        caller = self._settings.callers.get(title)
         if caller is None or caller.receives_at is None:
             log.warning("%s wants to move to %a, which is not in the settings",
                         operation.caller.ae_title, title)  # fmt: skip
             return None
         place = caller.receives_at
         callee = Callee(
-            ae_title=title, calling=operation.door.name, host=place.host, port=place.port
+            ae_title=title,
+            calling=operation.door.name,
+            host=place.host,
+            port=place.port,
+            tls=tls_to_call(self._settings) if caller.receives_tls else None,
         )
         return ToDestination(callee, operation.caller.ae_title, operation.command.message_id)
 

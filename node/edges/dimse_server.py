@@ -18,7 +18,7 @@ import trio
 
 from node.edges.dimse_operation import Services
 from node.edges.dimse_session import REQUEST_SECONDS, Counts, Line, Session
-from node.edges.dimse_settings import Address, DimseSettings
+from node.edges.dimse_settings import BCP_195_CIPHERS, Address, DimseSettings
 from node.edges.doors import Doors
 from node.errors import ExitCode, NodeError
 from node.failures import describe_unexpected
@@ -35,9 +35,6 @@ STRANGERS = 128
 STORING = 64
 """Most images that are taken in at one time; the others wait."""
 
-# The Non-Downgrading BCP 195 profile of PS3.15 annex B.10.
-_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
-
 
 class DimseServer:
     """The listeners of a node for DICOM.
@@ -46,7 +43,7 @@ class DimseServer:
         settings: the table `dimse`.
         arrivals: takes the images.
         doors: offers what comes in by those that send on.
-        services: what is done for callers that may query.
+        services: what is done beside storing.
 
     Attributes:
         counts: what has happened since the start.
@@ -76,7 +73,13 @@ class DimseServer:
         """Where it listens and what has happened since the start, as JSON."""
         return {
             "addresses": [f"{host}:{port}" for host, port in self.addresses],
-            "plain": [f"{title} from {place}" for title, place in self._settings.plain_links],
+            "plain": [
+                *(f"{title} from {place}" for title, place in self._settings.plain_links),
+                *(
+                    f"{what} to {title} at {place}"
+                    for what, title, place in self._settings.plain_calls
+                ),
+            ],
             "associations": self.associations,
             "taken": self.counts.associations,
             "refused": dict(self.counts.refused),
@@ -229,7 +232,7 @@ def _tls(settings: DimseSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.set_ciphers(_CIPHERS)
+        context.set_ciphers(BCP_195_CIPHERS)
         context.load_cert_chain(settings.certificate, settings.key)
         context.load_verify_locations(settings.ca)
     except (OSError, ssl.SSLError) as error:

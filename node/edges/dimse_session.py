@@ -15,6 +15,7 @@ import trio
 from edges.dimse import association as dimse
 from edges.dimse.acceptor import Acceptor
 from edges.dimse.commands import RESPONSE, Command, Element, Field, response
+from edges.dimse.commitment import MODEL
 from edges.dimse.limits import OPERATIONS
 from edges.dimse.negotiation import EXPLICIT, IMPLICIT, Accepted, AssociateRequest, answer
 from edges.dimse.states import State
@@ -93,7 +94,7 @@ class Session:
         doors: offers them.
         counts: counts what happens.
         storing: as many images of all associations are taken at one time.
-        services: what is done for callers that may query, by SOP class.
+        services: what is done beside storing, by SOP class.
         has_room: called when it is admitted; whether there may be one more.
     """
 
@@ -222,15 +223,19 @@ class Session:
         self._caller = request.calling
         self._door = self._settings.doors[request.called]
         self._counts.associations += 1
-        if not self._settings.callers[request.calling].query:
-            self._services = {}
-        gives = any(one.field == Field.C_GET for one in self._services.values())
-        self._wire.agreed = answer(
-            request,
-            self._supported,
-            lambda sop_class: (True, gives and is_storage(sop_class)),
-        )
+        may_query = self._settings.callers[request.calling].query
+        self._services = {
+            sop_class: one for sop_class, one in self._services.items() if one.to_all or may_query
+        }
+        self._wire.agreed = answer(request, self._supported, self._roles)
         self._acceptor.accept(self._wire.agreed)
+
+    def _roles(self, sop_class: str) -> tuple[bool, bool]:
+        if sop_class == MODEL:
+            # It asks for commitment, or reports what we asked for.
+            return True, sop_class in self._services
+        gives = any(Field.C_GET in one.fields for one in self._services.values())
+        return True, gives and is_storage(sop_class)
 
     def _supported(self, sop_class: str, transfer_syntax: str) -> bool:
         if sop_class in self._services:
@@ -286,7 +291,7 @@ class Session:
 
     def _is_served(self, context: Accepted, command: Command) -> bool:
         service = self._services.get(context.abstract_syntax)
-        return service is not None and command.field == service.field and command.has_data_set
+        return service is not None and command.field in service.fields and command.has_data_set
 
     def _answer(self, context: Accepted, command: Command, status: int, comment: str = "") -> None:
         self._wire.say(context.context_id, response(command, status, comment=comment))

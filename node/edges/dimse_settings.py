@@ -18,13 +18,21 @@ OUR_DOOR = "RADMESH"
 """The door that there is by itself: it takes images, and the sharing rules decide about them."""
 
 DEFAULT_IDLE_SECONDS = 600
+DEFAULT_COMMITMENT_HOURS = 24
 DEFAULT_STUDIES_A_DAY = 200
 
-_CALLER = ("addresses", "certificates", "query", "purpose", "studies_a_day", "receives_at")
+BCP_195_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
+"""The Non-Downgrading BCP 195 profile of PS3.15 annex B.10."""
+
+_CALLER = (
+    "addresses", "certificates", "report_to", "report_tls",
+    "query", "purpose", "studies_a_day", "receives_at", "receives_tls",
+)  # fmt: skip
 
 _AE_TITLE = re.compile(r"[!#-\[\]-~]([ !#-\[\]-~]{0,14}[!#-\[\]-~])?")
 _DOOR = re.compile(r"[A-Z0-9_-]{1,16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,9 @@ class Caller:
         purpose: why, for the log and for facilities that are asked on its behalf.
         studies_a_day: most studies that it gets in 24 hours.
         receives_at: where it takes the images of a C-MOVE; None if it takes none.
+        receives_tls: whether over TLS.
+        report_to: where it takes reports of storage commitment; None if it says nothing.
+        report_tls: whether over TLS.
     """
 
     ae_title: str
@@ -48,6 +59,9 @@ class Caller:
     purpose: str = PURPOSES[0]
     studies_a_day: int = DEFAULT_STUDIES_A_DAY
     receives_at: "Address | None" = None
+    receives_tls: bool = False
+    report_to: "Address | None" = None
+    report_tls: bool = False
 
     def may_call(self, address: str, certificate: str | None) -> bool:
         """Whether it may call from an address, with a certificate (digest) or without TLS."""
@@ -56,7 +70,7 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where to listen: an IP address, and a port."""
+    """A place: an IP address, or a name where the node calls; and a port."""
 
     host: str
     port: int
@@ -71,6 +85,7 @@ class DimseSettings:
         tls_listen: where they are taken over TLS.
         certificate, key, ca: files for TLS: ours, and who signs the certificates of callers.
         idle_seconds: after so long without a word an association is ended.
+        commitment_hours: after so many an archive's report of storage commitment is not waited for.
         callers, doors: by AE title.
     """
 
@@ -80,6 +95,7 @@ class DimseSettings:
     key: str = ""
     ca: str = ""
     idle_seconds: int = DEFAULT_IDLE_SECONDS
+    commitment_hours: int = DEFAULT_COMMITMENT_HOURS
     callers: Mapping[str, Caller] = field(default_factory=dict)
     doors: Mapping[str, Door] = field(default_factory=lambda: {OUR_DOOR: Door(name=OUR_DOOR)})
 
@@ -97,6 +113,19 @@ class DimseSettings:
             (caller.ae_title, address)
             for caller in self.callers.values()
             for address in sorted(caller.addresses)
+        )
+
+    @property
+    def plain_calls(self) -> tuple[tuple[str, str, str], ...]:
+        """What is sent without TLS to whom and where, of what the node sends by itself."""
+        return tuple(
+            (what, caller.ae_title, f"{place.host}:{place.port}")
+            for caller in self.callers.values()
+            for what, place, is_tls in (
+                ("reports", caller.report_to, caller.report_tls),
+                ("images", caller.receives_at, caller.receives_tls),
+            )
+            if place is not None and not is_tls
         )
 
 
@@ -121,8 +150,11 @@ def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSet
         callers={title: _caller(title, entry) for title, entry in known.items()},
         doors={title: _door(title, entry) for title, entry in ours.items()},
     )
-    if settings.tls_listen and not (settings.certificate and settings.key and settings.ca):
-        raise BadEdge("has tls_listen, and lacks one of certificate, key and ca")
+    uses_tls = settings.tls_listen or any(
+        one.report_tls or one.receives_tls for one in settings.callers.values()
+    )
+    if uses_tls and not (settings.certificate and settings.key and settings.ca):
+        raise BadEdge("has tls_listen or calls over TLS, and lacks one of certificate, key and ca")
     return settings
 
 
@@ -172,8 +204,22 @@ def _caller(title: str, entry: dict[str, Any]) -> Caller:
         ae_title=title,
         addresses=addresses,
         certificates=certificates,
+        **_called_at(where, entry, "report_to", "report_tls"),
+        **_called_at(where, entry, "receives_at", "receives_tls"),
         **_querying(where, entry),
     )
+
+
+def _called_at(where: str, entry: dict[str, Any], place: str, tls: str) -> dict[str, Any]:
+    """Where a system is called for something, and whether over TLS."""
+    found: dict[str, Any] = {}
+    if place in entry:
+        found[place] = _place(f"{where} a {place}", entry[place])
+    if tls in entry:
+        found[tls] = entry[tls]
+    if type(found.get(tls, False)) is not bool or (found.get(tls) and place not in entry):
+        raise BadEdge(f"{where} a {tls} that is not true or false, or is without {place}")
+    return found
 
 
 def _querying(where: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -190,12 +236,15 @@ def _querying(where: str, entry: dict[str, Any]) -> dict[str, Any]:
     most = found.get("studies_a_day", DEFAULT_STUDIES_A_DAY)
     if type(most) is not int or not 1 <= most <= 1_000_000:
         raise BadEdge(f"{where} a studies_a_day that is no number from 1 to 1000000")
-    place = entry.get("receives_at")
-    if place is not None:
-        if type(place) is not str or not is_place(place):
-            raise BadEdge(f'{where} a receives_at that is no place such as "10.1.2.9:11112"')
-        found["receives_at"] = _address(place)
     return found
+
+
+def _place(where: str, text: Any) -> Address:
+    """Where a system is called: a name or an IP address, and a port."""
+    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    if _HOST.fullmatch(host) is None or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise BadEdge(f'{where} that is no place such as "10.1.2.4:104"')
+    return Address(host=host.strip("[]"), port=int(port))
 
 
 def _door(title: str, entry: dict[str, Any]) -> Door:

@@ -36,6 +36,7 @@ class AcceptedWire:
         self._stream = stream
         self._acceptor = acceptor
         self._sending = trio.Lock()
+        self._asking = trio.Lock()
         self._numbers = itertools.cycle(range(1, 0x10000))
         self._requests: dict[int, trio.MemorySendChannel[int]] = {}
         self._is_in_pieces = False
@@ -73,7 +74,13 @@ class AcceptedWire:
             raise Lost
 
     async def request(self, context: Accepted, values: Values, pieces: AsyncIterable[bytes]) -> int:
-        """See `Wire`; one at a time."""
+        """See `Wire`; the next one waits for the answer of this one."""
+        async with self._asking:
+            return await self._request(context, values, pieces)
+
+    async def _request(
+        self, context: Accepted, values: Values, pieces: AsyncIterable[bytes]
+    ) -> int:
         number = next(self._numbers)
         sending, waiting = trio.open_memory_channel[int](1)
         self._requests[number] = sending

@@ -19,7 +19,7 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,21 @@ AGAIN_SECONDS = 5.0
 """Pause before a spool that could not be read is read again."""
 
 _SOURCE = re.compile(rf"(?=.{{1,{SOURCE_CHARACTERS}}}\Z)[a-z][a-z0-9-]*(:[ !#-\[\]-~]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A durable instance that waits to be packed.
+
+    Attributes:
+        header: its attributes.
+        digest: BLAKE3 of its bytes.
+        trouble: why its group could not be packed the last time; "" if nothing is known.
+    """
+
+    header: InstanceHeader
+    digest: bytes
+    trouble: str
 
 
 class Arrivals:
@@ -274,6 +289,19 @@ class Arrivals:
         """The studies (UIDs) of which images wait to be packed, those of an earlier process too."""
         await self._is_recovered.wait()
         return frozenset(group.study for group in self._groups.waiting)
+
+    async def waiting_under(self, sop_uids: Container[str]) -> list[Waiting]:
+        """The instances under these SOP Instance UIDs that wait to be packed, in no order.
+
+        What is packed meanwhile is in the catalog: look there behind this.
+        """
+        await self._is_recovered.wait()
+        return [
+            Waiting(one.header, one.digest, group.why)
+            for group in self._groups.waiting
+            for one in group.items
+            if one.header.sop_instance_uid in sop_uids
+        ]
 
     async def next_packing(self) -> None:
         """Wait until a group has been packed, or its packing failed."""

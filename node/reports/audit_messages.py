@@ -154,6 +154,9 @@ EVENTS: dict[str, Meaning] = {
     "offer-ended": Meaning(event="110113", kind="110135", action="U"),
     "queried": Meaning(event="110112"),
     "retrieved": Meaning(event="110102"),
+    "commitment-given": Meaning(event="110112", lifecycle="4"),
+    "commitment-asked": Meaning(event="110112", lifecycle="4"),
+    "commitment-heard": Meaning(event="110112", lifecycle="4"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, and a heartbeat is no event."""

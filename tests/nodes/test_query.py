@@ -65,7 +65,9 @@ class Station:
         self._storescp.kill()
         self._storescp.wait()
 
-    def words(self, program: str, *keys: str, called: str, calling: str, more: tuple[str, ...]) -> list[str]:
+    def words(
+        self, program: str, *keys: str, called: str, calling: str, more: tuple[str, ...]
+    ) -> list[str]:
         pairs = [word for key in keys for word in ("-k", key)]
         return [program, "-v", "-S", "-aet", calling, "-aec", called, *more, *pairs,
                 "127.0.0.1", str(self.port)]  # fmt: skip

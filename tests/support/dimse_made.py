@@ -17,6 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from node import parts
 from node.app import Node
+from node.edges.commitment_reports import CommitmentReports
 from node.edges.dimse_server import DimseServer
 from node.edges.dimse_settings import read_dimse
 from node.home import Home
@@ -38,12 +39,14 @@ class Listening:
         node: it.
         server: its listeners.
         arrivals: takes the images; they wait until a group is quiet.
+        reports: reports on storage commitments that others ask for.
         scope: ends it.
     """
 
     node: Node
     server: DimseServer
     arrivals: Arrivals
+    reports: CommitmentReports
     scope: trio.CancelScope
 
     @property
@@ -77,11 +80,13 @@ async def listening(
     """A node that takes DICOM on a free port of loopback.
 
     Args:
-        path: of its home.
+        path: of its home, which is made if it is not there.
         entries: of `[dimse]`.
         callers, doors: its tables.
     """
-    home = Home.create(path, name="North General", listen=(), addresses=())
+    home = Home(path)
+    if not path.exists():  # noqa: ASYNC240
+        Home.create(path, name="North General", listen=(), addresses=())
     settings = read_dimse(
         {"listen": [f"{LOOPBACK}:0"], "idle_seconds": 600, **(entries or {})},
         CALLERS if callers is None else callers,
@@ -91,12 +96,16 @@ async def listening(
         spool = Spool(home.arrivals_path, lambda size: node.store.require_free(size))
         with contextlib.closing(spool):
             arrivals = parts.arrivals_of(node, spool)
-            server = DimseServer(settings, arrivals, node.doors, {})
+            reports = CommitmentReports(node.commitment_requests, arrivals, settings)
+            services = parts.commitment_services_of(node, reports)
+            server = DimseServer(settings, arrivals, node.doors, services)
             await server.open()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(arrivals.run)
                 nursery.start_soon(server.run)
-                yield Listening(node, server, arrivals, nursery.cancel_scope)
+                nursery.start_soon(reports.run)
+                nursery.start_soon(node.commitments.run)
+                yield Listening(node, server, arrivals, reports, nursery.cancel_scope)
                 nursery.cancel_scope.cancel()
 
 

@@ -189,7 +189,7 @@ async def test_files_that_cannot_be_used_are_a_sentence(
     settings = read_dimse({**hospital.entries, wrong: str(path)}, {}, {})
     nothing: list = []
     with pytest.raises(NodeError, match="certificate, key or ca of `dimse`") as raised:
-        await DimseServer(settings, *nothing, None, None).open()  # type: ignore[arg-type]
+        await DimseServer(settings, *nothing, None, None, {}).open()  # type: ignore[arg-type]
     assert raised.value.code is ExitCode.USAGE
     assert "PEM" in raised.value.hint
 
