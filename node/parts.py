@@ -15,9 +15,10 @@ from node.catalog.discards import recall_of
 from node.edges.commitment_reports import CommitmentReports
 from node.edges.commitment_service import CommitmentService
 from node.edges.dimse_operation import Offered, Services
-from node.edges.dimse_query import QueryService
-from node.edges.dimse_retrieve import RetrieveService
+from node.edges.dimse_query import Ask, QueryService
+from node.edges.dimse_retrieve import Fetch, RetrieveService
 from node.edges.dimse_server import DimseServer
+from node.edges.dimse_settings import DimseSettings
 from node.edges.folders import Folder
 from node.edges.query_studies import StudyQueries
 from node.edges.told import CallersLately
@@ -41,7 +42,6 @@ from node.sharing.log_queries import Answer, LogQueries
 from node.sharing.offered import StudyOffered
 from node.sharing.offering import Offering
 from node.sharing.pairing import Pairings
-from node.transfer.awaited import AwaitedFetches
 from node.transfer.fetching import Fetcher
 from node.transfer.following import Follower
 from node.transfer.receiving import Receiver
@@ -213,22 +213,19 @@ def commitment_services_of(node: Node, reports: CommitmentReports) -> Services:
 
 
 def query_services_of(
-    node: Node, finder: Finder, fetcher: Fetcher, is_connected: Callable[[bytes], bool]
+    node: Node,
+    settings: DimseSettings,
+    ask: Ask,
+    fetch: Fetch,
+    is_connected: Callable[[bytes], bool],
 ) -> Services:
     """Answers queries and retrieves of workstations."""
     studies = StudyQueries(
         node.database, node.catalog, node.feeds, node.found, node.peers, node.clock
     )
     told = CallersLately(node.audit, node.clock.now)
-    query = QueryService(studies, told, finder.ask, is_connected)
-    retrieve = RetrieveService(
-        studies,
-        told,
-        AwaitedFetches(fetcher, node.transfers).fetch,
-        node.catalog,
-        node.store,
-        node.settings.dimse,
-    )
+    query = QueryService(studies, told, ask, is_connected)
+    retrieve = RetrieveService(studies, told, fetch, node.catalog, node.store, settings)
     serve = {
         "find": Offered((Field.C_FIND,), query.serve),
         "move": Offered((Field.C_MOVE,), retrieve.serve),

@@ -48,6 +48,7 @@ from node.parts import (
 )
 from node.presence import Presence
 from node.sharing.log_queries import Answer
+from node.transfer.awaited import AwaitedFetches
 from node.transfer.bandwidth import EVERYONE
 from node.transfer.rereading import Rereading
 from node.transfer.source_worker import Reach
@@ -199,7 +200,13 @@ class Serving:
         self.commitment_reports = commitment_reports_of(node, self.arrivals)
         services = {
             **commitment_services_of(node, self.commitment_reports),
-            **query_services_of(node, self.finder, self.fetcher, self.presence.is_connected),
+            **query_services_of(
+                node,
+                node.settings.dimse,
+                self.finder.ask,
+                AwaitedFetches(self.fetcher, node.transfers).fetch,
+                self.presence.is_connected,
+            ),
         }
         self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)

@@ -35,6 +35,7 @@ def doctor(session: Session) -> ExitCode:
                 output.Column("port", right=True),
                 output.Column("TLS"),
                 output.Column("what is sent there", flexible=True),
+                output.Column("studies found there", flexible=True),
             ]
             rows = [
                 (
@@ -43,6 +44,7 @@ def doctor(session: Session) -> ExitCode:
                     one["port"],
                     "yes" if one["tls"] else "no",
                     one["does"],
+                    one["answers"] or "-",
                 )
                 for one in found["doors"]
             ]

@@ -10,6 +10,7 @@ from keys.purposes import covered_by
 from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
+from node.edges.dimse_settings import DimseSettings
 from node.edges.door_settings import Door
 from node.errors import NodeError
 from node.operations.base import Call, Operation, Result
@@ -179,10 +180,20 @@ def _doors(call: Call) -> list[dict[str, Any]]:
             "port": place.port,
             "tls": is_tls,
             "does": _does(door),
+            "answers": _answers(door, settings),
         }
         for door in settings.doors.values()
         for place, is_tls in places
     ]
+
+
+def _answers(door: Door, settings: DimseSettings) -> str:
+    """Whose studies queries by an AE title find; "" if no caller may query."""
+    if not any(caller.query for caller in settings.callers.values()):
+        return ""
+    if door.to:
+        return f"those of {door.to}"
+    return "ours and those of all partners" if door.partners else "ours"
 
 
 def _does(door: Door) -> str:

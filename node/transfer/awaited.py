@@ -55,17 +55,19 @@ class AwaitedFetches:
         transfer = await self._fetcher.start(study, peer, purpose, only_peer=alone, stat=stat)
         is_left = True
         try:
-            is_still = await _watch(transfer, cancelled)
+            await _watch(transfer, cancelled)
             is_left = cancelled.is_set()
         finally:
             if is_left:
                 with trio.CancelScope(shield=True):
                     await self._fetcher.leave(transfer)
-        if is_still:
-            return f"{peer.petname} has not sent it yet: try again later"
         if cancelled.is_set() or transfer.state is TransferState.COMPLETE:
             return ""
-        return transfer.why or "it was not fetched"
+        if transfer.is_ended:
+            return transfer.why or "it was not fetched"
+        if _waits_for_a_person(transfer):
+            return f"a person at {peer.petname} has to approve it: try later"
+        return f"{peer.petname} has not sent it yet: try again later"
 
     def _is_alone(self, study: str, peer: Peer, *, only_peer: bool) -> bool:
         """Whether no other facility is asked; as in a fetch that is under way, to share it."""
@@ -77,19 +79,24 @@ class AwaitedFetches:
         return only_peer
 
 
-async def _watch(transfer: Transfer, cancelled: trio.Event) -> bool:
-    """Wait for the end of a fetch, or until it is wanted no more; returns whether nothing moves."""
+def _waits_for_a_person(transfer: Transfer) -> bool:
+    """Whether nobody sends it before a person there approves; that takes longer than one waits."""
+    sources = transfer.contributions.values()
+    return bool(sources) and all(one.is_waiting for one in sources)
+
+
+async def _watch(transfer: Transfer, cancelled: trio.Event) -> None:
+    """Wait for the end of a fetch, while it is wanted and waiting makes sense."""
     moved, since = -1, trio.current_time()
-    while not (transfer.is_ended or cancelled.is_set()):
+    while not (transfer.is_ended or cancelled.is_set() or _waits_for_a_person(transfer)):
         if transfer.wire_bytes + transfer.bytes_done != moved:
             moved, since = transfer.wire_bytes + transfer.bytes_done, trio.current_time()
         if trio.current_time() - since > STILL_SECONDS:
-            return True
+            return
         with trio.move_on_after(_LOOK_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_after, cancelled, nursery.cancel_scope)
                 nursery.start_soon(_stop_after, transfer.over, nursery.cancel_scope)
-    return False
 
 
 async def _stop_after(event: trio.Event, scope: trio.CancelScope) -> None:

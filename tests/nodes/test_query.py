@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from facilities import Facility, free_port, wait_until
 from relay import Fault, Relay
@@ -185,3 +186,130 @@ def test_a_prior_of_the_partner_from_the_workstation(
     # Told of the study without its patient, and then with: two entries, however often it asked.
     assert len(south.entries("queried")) <= 2
     south.check_log(tmp_path)
+
+
+@with_dcmtk
+def test_two_workstations_at_once_fetch_once(
+    pair: tuple[Facility, Facility, Station, Relay], tmp_path: Path
+) -> None:
+    north, south, station, relay = pair
+    study = _at_north(north, south, tmp_path / "in", 4)
+    relay.strike(Fault.FREEZE)
+    (tmp_path / "got").mkdir()
+    key = f"StudyInstanceUID={study}"
+    moving = _begun(station, "movescu", STUDY_LEVEL, key, called="RM_NORTH", more=MOVE)
+    getting = _begun(station, "getscu", STUDY_LEVEL, key, called="RADMESH", calling="WS2",
+                     more=("-od", str(tmp_path / "got")))  # fmt: skip
+    wait_until(lambda: _active(south), what="the study is being fetched")
+    time.sleep(1.5)
+    relay.heal()
+    for one in (moving, getting):
+        text, _ = one.communicate(timeout=60)
+        assert one.returncode == 0, text
+    assert station.received() == _sent(tmp_path / "in")
+    assert sorted(map(_data_set, (tmp_path / "got").iterdir())) == _sent(tmp_path / "in")
+    assert len(south.entries("received")) == 1
+    assert len(north.entries("disclosure-begun")) == 1
+    assert [one["details"]["caller"] for one in south.entries("retrieved")] in (
+        ["WS1", "WS2"], ["WS2", "WS1"],
+    )  # fmt: skip
+    # A second study is more than WS2 may get today.
+    other = _at_north(north, south, tmp_path / "other", 1)
+    text = station.run("getscu", STUDY_LEVEL, f"StudyInstanceUID={other}", calling="WS2",
+                       more=("-od", str(tmp_path / "got")))  # fmt: skip
+    assert "WS2 may get 1 studies a day" in text
+    assert len(south.entries("received")) == 1
+
+
+def _begun(station: Station, program: str, *keys: str, **named: Any) -> subprocess.Popen[str]:
+    words = station.words(program, *keys, **{"calling": "WS1", "more": (), **named})
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _active(south: Facility) -> list[dict[str, Any]]:
+    ended = ("complete", "cancelled", "failed", "refused")
+    found = south.call("transfers")["transfers"]
+    return [one for one in found if one["direction"] == "in" and one["state"] not in ended]
+
+
+@with_dcmtk
+def test_a_cancel_ends_the_fetch_only_if_nobody_else_waits(
+    pair: tuple[Facility, Facility, Station, Relay], tmp_path: Path
+) -> None:
+    north, south, station, relay = pair
+    first = _at_north(north, south, tmp_path / "first", 3)
+    second = _at_north(north, south, tmp_path / "second", 3)
+    relay.strike(Fault.FREEZE)
+    # dcmtk cancels after so many pending answers.
+    cancel = ("-d", "--cancel", "2", *MOVE)
+    texts = []
+    for study, is_shared in ((first, False), (second, True)):
+        other = None
+        if is_shared:
+            other = _begun(station, "movescu", STUDY_LEVEL, f"StudyInstanceUID={study}", more=MOVE,
+                           called="RADMESH")  # fmt: skip
+            wait_until(lambda: _active(south), what="the study is being fetched")
+        texts.append(
+            station.run("movescu", STUDY_LEVEL, f"StudyInstanceUID={study}", called="RADMESH",
+                        more=cancel)
+        )  # fmt: skip
+        assert "0xfe00" in texts[-1], texts[-1]
+        assert bool(_active(south)) == is_shared
+        if other is not None:
+            relay.heal()
+            text, _ = other.communicate(timeout=60)
+            assert other.returncode == 0, text
+    assert station.received() == _sent(tmp_path / "second")
+    [entry] = south.entries("retrieved")
+    assert second in [one["value"] for one in entry["opened"]]
+
+
+@with_dcmtk
+def test_what_rules_demand_a_workstation_cannot_give(
+    pair: tuple[Facility, Facility, Station, Relay], tmp_path: Path
+) -> None:
+    north, south, station, _ = pair
+    study = _at_north(north, south, tmp_path / "in", 2)
+    north.call("trust.ungrant", peer=south.name, grants=["fetch"])
+    key = f"StudyInstanceUID={study}"
+    # One demands a person in a role, and by the other a person there has to approve it.
+    for rule, why in (
+        (["allow", "fetch", "role=radiologist"], "does not"),
+        (["ask", "fetch"], "a person at North General has to approve it"),
+    ):
+        north.call("rules.add", peer=south.name, rule=rule)
+        text = station.run("movescu", STUDY_LEVEL, key, called="RM_NORTH", more=("-d", *MOVE))
+        assert "0xa702" in text.lower(), text
+        assert why in text, text
+    assert not station.received()
+    assert not south.entries("retrieved")
+
+
+@with_dcmtk
+def test_a_patient_is_sought_at_the_partner_by_a_whole_name_alone(
+    pair: tuple[Facility, Facility, Station, Relay], tmp_path: Path
+) -> None:
+    north, south, station, _ = pair
+    north.call("trust.ungrant", peer=south.name, grants=["see"])
+    study = make_study(tmp_path / "in", 1)
+    for path in (tmp_path / "in").iterdir():
+        made = pydicom.dcmread(path)
+        made.PatientID, made.IssuerOfPatientID = "P1", "NORTH"
+        made.save_as(path)
+    north.call("ingest", paths=[str(tmp_path / "in")])
+    for keys in (("PatientID=P1",), ("PatientID=P*", "IssuerOfPatientID=NORTH"),
+                 ("PatientName=Marker*", "PatientBirthDate=19700101", "PatientSex=F")):  # fmt: skip
+        assert station.find(STUDY_LEVEL, "StudyInstanceUID", *keys, called="RM_NORTH") == []
+    assert not south.entries("find-asked")
+    whole = ("PatientID=P1", "IssuerOfPatientID=NORTH")
+    for _ in range(2):
+        [found] = station.find(STUDY_LEVEL, "StudyInstanceUID", *whole, called="RM_NORTH")
+        assert (found["0020,000d"], found["0008,0056"]) == (study, "NEARLINE")
+        assert found["0010,0020"] == "P1"
+    # Asked once, for the purpose of the workstation, and in both logs.
+    [asked] = south.entries("find-asked")
+    assert asked["purpose"] == "treatment"
+    assert len(north.entries("find-answered")) == 1
+    text = station.run("movescu", STUDY_LEVEL, f"StudyInstanceUID={study}", called="RM_NORTH",
+                       more=MOVE)  # fmt: skip
+    assert station.received() == _sent(tmp_path / "in"), text
