@@ -193,6 +193,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             *_incoming_field(found["incoming"]),
             *_arrivals_field(found["arrivals"]),
             *_dicom_fields(found["dicom"]),
+            *_commitment_fields(found["commitment"]),
             *(("folder", _folder(one)) for one in found["folders"]),
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
@@ -235,6 +236,13 @@ def _dicom_fields(dicom: dict[str, Any] | None) -> list[tuple[str, str]]:
         ("DICOM", text),
         *(("without TLS", link) for link in dicom["plain"]),
     ]
+
+
+def _commitment_fields(commitment: dict[str, int]) -> list[tuple[str, str]]:
+    if not any(commitment.values()):
+        return []
+    text = f"{phrases.count(commitment['given'], 'report')} given, {commitment['waiting']} to give"
+    return [("commitment", f"{text}, {commitment['awaited']} awaited of archives")]
 
 
 def _folder(one: dict[str, Any]) -> str:

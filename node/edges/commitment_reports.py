@@ -10,7 +10,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
 
 import trio
 
@@ -68,6 +67,9 @@ class CommitmentReports:
         requests: the transactions.
         arrivals: knows what waits to be packed.
         settings: who may call, and where reports go.
+
+    Attributes:
+        given: how many reports were taken since the start.
     """
 
     def __init__(
@@ -88,10 +90,6 @@ class CommitmentReports:
         # Large data sets cost memory while they are read.
         self._limiter = trio.CapacityLimiter(2)
         self.given = 0
-
-    def describe(self) -> dict[str, Any]:
-        """How many were given since the start, as JSON."""
-        return {"given": self.given}
 
     # --- requests ----------------------------------------------------------------------
 

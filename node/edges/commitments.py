@@ -121,6 +121,11 @@ class Asked:
     told: int
     instances: int
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its report is waited for."""
+        return self.state in (ASKING, ASKED)
+
 
 @dataclass(eq=False)
 class _Asking:

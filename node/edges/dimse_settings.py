@@ -154,7 +154,9 @@ def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSet
         one.report_tls or one.receives_tls for one in settings.callers.values()
     )
     if uses_tls and not (settings.certificate and settings.key and settings.ca):
-        raise BadEdge("has tls_listen or calls over TLS, and lacks one of certificate, key and ca")
+        raise BadEdge(
+            "has tls_listen, receives_tls or report_tls, and lacks one of certificate, key and ca"
+        )
     return settings
 
 

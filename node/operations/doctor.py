@@ -20,6 +20,9 @@ from node.phrases import moment
 ENDING_SECONDS = 30 * 24 * 3600
 """A certificate or card that ends within this time is named."""
 
+WAITED_MS = 60_000
+"""A report of storage commitment that nobody can give or take is named after so long."""
+
 Finding = dict[str, str]
 """`about`, `state` (`fine`, `note`, `wrong`), `found`, and `next`, what to do."""
 
@@ -47,6 +50,7 @@ def _findings(call: Call) -> Iterator[Finding]:
             yield _certificate(node, Path(settings.certificate))
         for door in settings.doors.values():
             yield _door(node, f"door {door.name}", door)
+    yield from _commitment(node)
     yield from _folders(call)
     for one in node.doors.waiting():
         if one.why:
@@ -93,6 +97,35 @@ def _certificate(node: Node, path: Path) -> Finding:
         f"its certificate {ends} {moment(end)}",
         "" if state == "fine" else "get a new one, and start the node again",
     )
+
+
+def _commitment(node: Node) -> Iterator[Finding]:
+    """Reports of storage commitment that somebody waits for."""
+    now, callers = node.clock.now_ms(), node.settings.dimse.callers
+    waiting = {one.caller: one for one in reversed(node.commitment_requests.open())}
+    for title, one in waiting.items():
+        if one.why:
+            yield _finding(
+                f"caller {title}", "wrong", f"a report of storage commitment waits: {one.why}",
+                "it is tried again for a week; does it take reports there, under this AE title?",
+            )  # fmt: skip
+            continue
+        caller = callers.get(title)
+        if one.since + WAITED_MS <= now and (caller is None or caller.report_to is None):
+            yield _finding(
+                f"caller {title}", "wrong",
+                "it asks for storage commitment, and does not wait for the report",
+                f'say where it takes it: `report_to` in [dimse.callers."{title}"]',
+            )  # fmt: skip
+    asked = {one.archive: one for one in node.commitments.open() if one.is_open}
+    for archive, request in asked.items():
+        may_call = archive in callers and node.settings.dimse.is_on
+        if not may_call and request.since + WAITED_MS <= now:
+            yield _finding(
+                f"archive {archive}", "wrong",
+                "it is to report on storage commitment, and may not call this node",
+                f'list it in config.toml: [dimse.callers."{archive}"]',
+            )  # fmt: skip
 
 
 def _folders(call: Call) -> Iterator[Finding]:

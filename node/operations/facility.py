@@ -271,6 +271,7 @@ async def status(call: Call, _: Nothing) -> Result:
         "arrivals": arrivals,
         "folders": [] if serving is None else [one.describe() for one in serving.folders],
         "dicom": None if serving is None or serving.dimse is None else serving.dimse.describe(),
+        "commitment": await in_thread(_commitment, call),
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),
@@ -279,6 +280,15 @@ async def status(call: Call, _: Nothing) -> Result:
         "started": node.started_ms,
         "alerts": await in_thread(alerts_of, node, serving),
         "waiting": await in_thread(waiting_persons, node),
+    }
+
+
+def _commitment(call: Call) -> dict[str, int]:
+    """Storage commitments: reports that wait to be given, that are awaited, and were given."""
+    return {
+        "waiting": len(call.node.commitment_requests.open()),
+        "awaited": sum(one.is_open for one in call.node.commitments.open()),
+        "given": 0 if call.serving is None else call.serving.commitment_reports.given,
     }
 
 

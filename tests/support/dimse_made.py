@@ -15,6 +15,7 @@ from pdus_made import RELEASE_RQ, elements, message, store, usual_request
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from edges.dimse import codec, negotiation
 from keys.trust import Peer
 from node import parts
 from node.app import Node
@@ -219,6 +220,29 @@ async def calling(port: int, *, buffer_bytes: int = 0) -> AsyncIterator[Caller]:
         yield Caller(stream)
     finally:
         await trio.aclose_forcefully(stream)
+
+
+async def accepts(stream: trio.SocketStream) -> None:
+    """Accept the association that somebody asks for, with all that it proposes."""
+    request = codec.decode_request(await pdu_of(stream))
+    answer = negotiation.answer(request, lambda *_: True, lambda _: (True, True))
+    await stream.send_all(codec.encode_answer(request, answer))
+
+
+async def pdu_of(stream: trio.SocketStream) -> bytes:
+    """The next PDU, head included."""
+    head = await _exactly(stream, 6)
+    return head + await _exactly(stream, int.from_bytes(head[2:], "big"))
+
+
+async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = await stream.receive_some(count - len(data))
+        if not piece:
+            raise trio.BrokenResourceError
+        data += piece
+    return data
 
 
 def data_set(instance: Dataset) -> bytes:

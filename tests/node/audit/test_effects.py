@@ -21,6 +21,7 @@ from people_made import ask, list_people, proposed
 from studies_made import make_instance, make_study
 
 import node.home as home_module
+from edges.dimse import commitment
 from keys.card import issue_card
 from node.alerts import alerts_of
 from node.app import Node
@@ -42,6 +43,7 @@ from protocol.recalls import WRONG_WORKLIST
 NOW = SYSTEM_CLOCK.now()
 SOUTH, EAST = Other("South Clinic", NOW), Other("East Imaging", NOW)
 STUDY = exchange_pair.STUDY
+REFERENCE = commitment.Reference("1.2.840.10008.5.1.4.1.1.2", "1.2.3")
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,14 @@ def _hear_offer(node: Node) -> object:
         series=1, instances=1, bytes=1, modalities=("CT",), study_date="",
     )  # fmt: skip
     return node.offers.take_untrusted(node.peers.find("South Clinic"), said)
+
+
+def _ask_archive(node: Node) -> None:
+    node.commitments._put_down("PACS", STUDY, (), commitment.Request("2.25.7", (REFERENCE,)))
+
+
+def _commitments(node: Node) -> object:
+    return node.commitments.open()
 
 
 def _offers(node: Node) -> object:
@@ -295,6 +305,12 @@ CHANGES = [
     Change("offer-heard", lambda node: _hear_offer(node), _offers),
     Change("offer-answered", lambda node: node.offers.answer(1, "accepted"), _offers),
     Change("offer-ended", lambda node: node.offers.end(1), _offers, cuts=True),
+    Change("commitment-asked", lambda node: _ask_archive(node), _commitments),
+    Change(
+        "commitment-heard",
+        lambda node: node.commitments._take("PACS", commitment.Report("2.25.7", (REFERENCE,))),
+        _commitments,
+    ),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -418,6 +434,8 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             node.facts.blind("study", STUDY)
         elif change.kind == "offer-answered":
             _hear_offer(node)
+        elif change.kind == "commitment-heard":
+            _ask_archive(node)
         elif change.kind == "offer-ended":
             node.offers.make(STUDY, "South Clinic", "treatment", "look", None)
         elif change.kind in ("approved", "denied"):

@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 import trio
 from certificates_made import Authority
-from dimse_made import LOOPBACK, data_set, identity_files, listening, with_dcmtk
+from dimse_made import (
+    LOOPBACK,
+    accepts,
+    data_set,
+    identity_files,
+    listening,
+    pdu_of,
+    with_dcmtk,
+)
 from facilities import free_port
 from pdus_made import CT, EXPLICIT, IMPLICIT, message, pdu
 from pydicom.dataset import Dataset
 from studies_made import make_instance
 from trio.testing import MockClock
 
-from edges.dimse import codec, negotiation
 from edges.dimse.commands import Command, Element, Field, encode_command, response
 from node.edges import dimse_client
 from node.edges.dimse_client import Callee, Message, NoAssociation, associated, echo
@@ -123,27 +130,6 @@ async def stranger(acts: Acts) -> AsyncIterator[Callee]:
         nursery.start_soon(trio.serve_listeners, serve, [listener])
         yield callee(port, called="PACS")
         nursery.cancel_scope.cancel()
-
-
-async def accepts(stream: trio.SocketStream) -> None:
-    request = codec.decode_request(await pdu_of(stream))
-    answer = negotiation.answer(request, lambda *_: True, lambda _: (True, True))
-    await stream.send_all(codec.encode_answer(request, answer))
-
-
-async def pdu_of(stream: trio.SocketStream) -> bytes:
-    head = await exactly(stream, 6)
-    return head + await exactly(stream, int.from_bytes(head[2:], "big"))
-
-
-async def exactly(stream: trio.SocketStream, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        piece = await stream.receive_some(count - len(data))
-        if not piece:
-            raise trio.BrokenResourceError
-        data += piece
-    return data
 
 
 def answer_to(number: int, status: int, data: bytes | None = None) -> bytes:

@@ -82,6 +82,28 @@ def test_who_may_call(
 CT1 = {"CT1": {"addresses": ["10.1.2.4"]}}
 
 
+def _reporting(place: object, **more: object) -> dict[str, Any]:
+    return {"CT1": {"addresses": ["10.1.2.4"], "report_to": place, **more}}
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("10.1.2.4:104", "10.1.2.4"),
+        ("[fd00::1]:104", "fd00::1"),
+        ("ct.example:104", "ct.example"),
+    ],
+)
+def test_where_reports_go(text: str, host: str) -> None:
+    found = read_dimse({}, _reporting(text), {})
+    assert found.callers["CT1"].report_to == Address(host=host, port=104)
+    assert found.plain_reports == (("CT1", f"{host}:104"),)
+    assert found.plain_links == ()
+    over_tls = read_dimse(TLS, _reporting(text, report_tls=True), {})
+    assert over_tls.callers["CT1"].report_tls
+    assert over_tls.plain_reports == ()
+
+
 @pytest.mark.parametrize(
     ("entries", "callers", "doors", "sentence"),
     [
@@ -115,7 +137,16 @@ CT1 = {"CT1": {"addresses": ["10.1.2.4"]}}
         ({}, {}, {"RM": {"to": "South", "purpose": "fun"}}, "a purpose that there is not"),
         ({}, {}, {"RM": {"to": "South", "purpose": "break-glass"}}, "not for offers"),
         ({"tls_listen": ["10.1.2.3:1"]}, {}, {}, "lacks one of certificate, key and ca"),
-        ({**TLS, "ca": ""}, {}, {}, "has tls_listen or calls over TLS, and lacks"),
+        ({**TLS, "ca": ""}, {}, {}, "report_tls, and lacks one of certificate, key and ca"),
+        ({}, _reporting("10.1.2.4"), {}, 'a report_to that is no place such as "10.1.2.4:104"'),
+        ({}, _reporting("10.1.2.4:0"), {}, "a report_to that is no place"),
+        ({}, _reporting("10.1.2.4:65536"), {}, "a report_to that is no place"),
+        ({}, _reporting("10.1.2.4:x"), {}, "a report_to that is no place"),
+        ({}, _reporting("ct 1:104"), {}, "a report_to that is no place"),
+        ({}, _reporting(104), {}, "a report_to that is no place"),
+        ({}, _reporting("ct1:104", report_tls=True), {}, "lacks one of certificate, key and ca"),
+        ({}, _reporting("ct1:104", report_tls=1), {}, "a report_tls that is not true or false"),
+        ({}, {"CT1": {"addresses": ["10.1.2.4"], "report_tls": True}}, {}, "without report_to"),
     ],
 )  # fmt: skip
 def test_each_error_is_a_sentence(
