@@ -44,7 +44,9 @@ def matcher(vr: str, key: str) -> Matcher:
         return lambda values: any(_number(value) in numbers for value in values)
     if vr in _WILD:
         return lambda values: any(is_like(value.strip(), one) for one in wanted for value in values)
-    return lambda values: any(value.strip() in wanted for value in values)
+    # A list of UIDs may be long.
+    listed = frozenset(wanted)
+    return lambda values: any(value.strip() in listed for value in values)
 
 
 def is_like(text: str, pattern: str) -> bool:

@@ -6,6 +6,7 @@ named wholly, by number and issuer or by name, birth date and sex; never with a 
 
 import logging
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,8 +35,8 @@ ANSWERS = {Level.PATIENT: 1000, Level.STUDY: 1000, Level.SERIES: 100_000, Level.
 ASK_SECONDS = 10.0
 """Longest time that a query waits for other facilities."""
 
-QUERIES = 8
-"""Most queries that are worked on at one time; the others wait."""
+QUERIES = 2
+"""Queries of one caller that are worked on at one time; its others wait."""
 
 ASKED_AGAIN_SECONDS = 600.0
 """A facility is not asked for the same patient again within this time: workstations ask at each
@@ -76,8 +77,10 @@ class QueryService:
         self._told = told
         self._ask = ask
         self._is_connected = is_connected
-        self._at_once = trio.CapacityLimiter(QUERIES)
+        self._at_once: dict[str, trio.CapacityLimiter] = {}
         self._asked: dict[tuple[bytes, Asked], float] = {}
+        # When each caller had others asked last, the oldest first.
+        self._asking: dict[str, deque[float]] = {}
 
     async def serve(self, operation: Operation) -> None:
         """Answer one query.
@@ -90,7 +93,7 @@ class QueryService:
             if operation.is_too_long:
                 raise BadQuery("the identifier is too long")
             syntax = operation.context.transfer_syntax
-            query = await in_thread(read_query, bytes(operation.data), syntax, model)
+            query = await in_thread(read_query, operation.take_data(), syntax, model)
             _require_unique(query)
             scope = await in_thread(self._studies.scope, operation.door)
         except BadQuery as error:
@@ -102,7 +105,8 @@ class QueryService:
             return
         if query.level <= Level.STUDY:
             await self._ask_partners(operation, query, scope)
-        async with self._at_once:
+        title = operation.caller.ae_title
+        async with self._at_once.setdefault(title, trio.CapacityLimiter(QUERIES)):
             await self._answer(operation, query, scope)
 
     async def _answer(self, operation: Operation, query: Query, scope: Scope) -> None:
@@ -190,27 +194,40 @@ class QueryService:
     async def _ask_partners(self, operation: Operation, query: Query, scope: Scope) -> None:
         """Ask the facilities of the scope, if the query names one patient wholly."""
         asked = whole_patient(query.keys)
-        if asked is None:
+        due = [peer for peer in scope.peers if asked is not None and self._is_due(peer, asked)]
+        if asked is None or not due or not self._may_ask(operation.caller):
             return
+        for peer in due:
+            self._remember(peer, asked)
         with trio.move_on_after(ASK_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_leave_when_cancelled, operation, nursery.cancel_scope)
                 async with trio.open_nursery() as asking:
-                    for peer in scope.peers:
-                        if self._is_due(peer, asked):
-                            asking.start_soon(self._ask_one, operation.caller, peer, asked)
+                    for peer in due:
+                        asking.start_soon(self._ask_one, operation.caller, peer, asked)
                 nursery.cancel_scope.cancel()
 
     def _is_due(self, peer: Peer, asked: Asked) -> bool:
-        now = trio.current_time()
-        if not self._is_connected(peer.card.node_key):
-            return False
         last = self._asked.get((peer.facility_key, asked), -math.inf)
-        if now - last < ASKED_AGAIN_SECONDS:
-            return False
+        is_due = trio.current_time() - last >= ASKED_AGAIN_SECONDS
+        return is_due and self._is_connected(peer.card.node_key)
+
+    def _remember(self, peer: Peer, asked: Asked) -> None:
         while len(self._asked) >= _REMEMBERED:
             del self._asked[next(iter(self._asked))]
-        self._asked[peer.facility_key, asked] = now
+        self._asked[peer.facility_key, asked] = trio.current_time()
+
+    def _may_ask(self, caller: Caller) -> bool:
+        """Whether a caller may have others asked for one more patient, which then counts."""
+        asking = self._asking.setdefault(caller.ae_title, deque())
+        now = trio.current_time()
+        while asking and now - asking[0] >= limits.FIND_HOUR_SECONDS:
+            asking.popleft()
+        if len(asking) >= limits.FINDS_AN_HOUR:
+            log.warning("%s looks for more patients at partners than it may in an hour",
+                        caller.ae_title)  # fmt: skip
+            return False
+        asking.append(now)
         return True
 
     async def _ask_one(self, caller: Caller, peer: Peer, asked: Asked) -> None:

@@ -36,8 +36,9 @@ log = logging.getLogger("radmesh.dimse")
 PENDING_SECONDS = 1.0
 """Time between two words to a caller who waits."""
 
-RETRIEVES = 8
-"""Retrieves that send at one time; the others wait."""
+RETRIEVES = 2
+"""Retrieves of one caller that send at one time; its others wait. Callers do not wait for each
+other: whoever receives for one may be slow."""
 
 GRACE_SECONDS = 5.0
 """Time for the image under way when a caller cancels."""
@@ -108,7 +109,7 @@ class RetrieveService:
         self._catalog = catalog
         self._store = store
         self._settings = settings
-        self._sending = trio.CapacityLimiter(RETRIEVES)
+        self._sending: dict[str, trio.CapacityLimiter] = {}
 
     async def serve(self, operation: Operation) -> None:
         """Carry out one retrieve.
@@ -204,7 +205,7 @@ class RetrieveService:
                 return True
         if operation.is_cancelled:
             return True
-        async with self._sending:
+        async with self._place(operation):
             foreseen = one.instances
             try:
                 manifest, chosen, patients = await in_thread(self._chosen, job.query, one.study)
@@ -234,6 +235,10 @@ class RetrieveService:
             stat=door.stat or priority == _HIGH,
         )
 
+    def _place(self, operation: Operation) -> trio.CapacityLimiter:
+        title = operation.caller.ae_title
+        return self._sending.setdefault(title, trio.CapacityLimiter(RETRIEVES))
+
     def _chosen(self, query: Query, study: str) -> tuple[Manifest, list[int], tuple[str, ...]]:
         """A study that is here: which of its instances are meant, and its patients."""
         manifest = self._catalog.manifest(study)
@@ -251,7 +256,7 @@ class RetrieveService:
 def _read(operation: Operation, model: Model) -> Query:
     if operation.is_too_long:
         raise BadQuery("the identifier is too long")
-    query = read_query(bytes(operation.data), operation.context.transfer_syntax, model)
+    query = read_query(operation.take_data(), operation.context.transfer_syntax, model)
     needed = {UNIQUE[query.level]} | ({q.STUDY} if query.level > Level.STUDY else set())
     for tag in (q.PATIENT_ID, q.STUDY, q.SERIES, q.SOP_INSTANCE):
         key = query.keys.get(tag, "")
@@ -276,7 +281,9 @@ async def _with_pending(job: _Job, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await trio.sleep(PENDING_SECONDS)
             try:
-                await operation.answer(q.PENDING, more=job.tally.values(with_remaining=True))
+                # Whole, or what follows could not be understood.
+                with trio.CancelScope(shield=True):
+                    await operation.answer(q.PENDING, more=job.tally.values(with_remaining=True))
             except Lost:
                 lost = True
                 scope.cancel()

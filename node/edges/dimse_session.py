@@ -223,10 +223,8 @@ class Session:
         self._caller = request.calling
         self._door = self._settings.doors[request.called]
         self._counts.associations += 1
-        may_query = self._settings.callers[request.calling].query
-        self._services = {
-            sop_class: one for sop_class, one in self._services.items() if one.to_all or may_query
-        }
+        if not self._settings.callers[request.calling].query:
+            self._services = {uid: one for uid, one in self._services.items() if one.to_all}
         self._wire.agreed = answer(request, self._supported, self._roles)
         self._acceptor.accept(self._wire.agreed)
 

@@ -73,7 +73,7 @@ def test_what_matches(vr: str, key: str, values: tuple[str, ...], matches: bool)
 
 def test_patterns_are_read_as_a_shell_reads_them() -> None:
     choices = random.Random(1)
-    for _ in range(20_000):
+    for _ in range(3000):
         text = "".join(choices.choices("ab", k=choices.randrange(8)))
         pattern = "".join(choices.choices("ab*?", k=choices.randrange(8)))
         assert is_like(text, pattern) == fnmatch.fnmatchcase(text, pattern), (text, pattern)

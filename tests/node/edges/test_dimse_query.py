@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from dimse_made import LOOPBACK, Listening, calling, listening, take_in
 from pdus_made import IMPLICIT, command, context, elements, message, request, user
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 from studies_made import make_instance
 
+from edges.dimse import querying as q
 from edges.dimse.data_sets import Value, encode_data_set
 from edges.dimse.querying import Level
 from node.edges import dimse_query
+from node.edges.dimse_query import whole_patient
 from node.errors import ExitCode, NodeError
+from protocol.find_messages import Asked, ByNumber, ByPerson
 
 # pydicom warns of keys with wildcards, which are no values.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 ROOT = "1.2.826.0.1.3680043.8.498"
 PATIENT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
@@ -300,3 +304,38 @@ async def test_what_is_no_identifier(tmp_path: Path, data: bytes) -> None:
         assert (await ws.hear())[0] == 2
         await ws.say(c_find(1, data))
         assert await statuses(ws) == [0xA900]
+
+
+@pytest.mark.parametrize(
+    ("keys", "asked"),
+    [
+        ({q.PATIENT_ID: "P1", q.ISSUER: "NORTH"}, ByNumber("P1", "NORTH")),
+        ({q.PATIENT_ID: "P1"}, None),
+        ({q.PATIENT_ID: "P1*", q.ISSUER: "NORTH"}, None),
+        ({q.PATIENT_ID: "P1", q.ISSUER: "*"}, None),
+        ({q.PATIENT_ID: "P1\\P2", q.ISSUER: "NORTH"}, None),
+        ({q.PATIENT_ID: "P1" * 100, q.ISSUER: "NORTH"}, None),
+        ({q.PATIENT_NAME: "Kurz^Ida^", q.BIRTH_DATE: "19700131", q.SEX: "f"},
+         ByPerson("Kurz^Ida", "19700131", "F")),
+        ({q.PATIENT_NAME: "Kurz^Ida", q.BIRTH_DATE: "19700131"}, None),
+        ({q.PATIENT_NAME: "Kurz*", q.BIRTH_DATE: "19700131", q.SEX: "F"}, None),
+        ({q.PATIENT_NAME: "Kurz^Ida", q.BIRTH_DATE: "1970-", q.SEX: "F"}, None),
+        ({q.PATIENT_NAME: "Kurz", q.BIRTH_DATE: "19700131", q.SEX: "F"}, None),
+        ({q.PATIENT_NAME: "Kurz^Ida", q.BIRTH_DATE: "19700131", q.SEX: "F", q.PATIENT_ID: "P*"},
+         None),
+    ],
+)  # fmt: skip
+def test_for_whom_a_partner_is_asked(keys: dict[int, str], asked: Asked | None) -> None:
+    assert whole_patient(keys) == asked
+
+
+async def test_a_caller_looks_for_so_many_patients_in_an_hour(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with listening(tmp_path / "north", callers=WS1) as north:
+        service = north.server._services[STUDY_FIND].serve.__self__  # type: ignore[attr-defined]
+        ws1, ct1 = (north.server._settings.callers[title] for title in ("WS1", "CT1"))
+        assert [service._may_ask(ws1) for _ in range(31)] == [True] * 30 + [False]
+        assert service._may_ask(ct1)
+        await trio.sleep(3600)
+        assert service._may_ask(ws1)

@@ -10,7 +10,17 @@ from typing import Any
 import pynetdicom
 import pytest
 import trio
-from dimse_made import LOOPBACK, Listening, calling, data_set, listening, take_in
+from certificates_made import Authority
+from dimse_made import (
+    LOOPBACK,
+    Listening,
+    calling,
+    data_set,
+    identity_files,
+    listening,
+    take_in,
+    with_dcmtk,
+)
 from facilities import free_port
 from pdus_made import (
     CT,
@@ -37,6 +47,8 @@ from node.edges import dimse_retrieve, dimse_wire, sub_operations
 from node.edges.sub_operations import Tally
 from node.errors import ExitCode, NodeError
 from node.images.export import read_instance
+
+pytestmark = pytest.mark.slow
 
 STUDY = "1.2.826.0.1.3680043.8.498.21"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -474,7 +486,6 @@ async def test_what_is_said_while_an_image_goes_out_comes_after_it(
         assert (await ws.answers())[-1]["status"] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.integration
 async def test_every_study_goes_out_as_its_bytes_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -517,3 +528,42 @@ def _data_set_at(original: bytes) -> int:
     read_preamble(file, False)
     _read_file_meta_info(file)
     return file.tell()
+
+
+@pytest.mark.integration
+@with_dcmtk
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_over_tls(tmp_path: Path, trusted: bool) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    issuer = authority if trusted else other
+    key, certificate = identity_files(issuer.issue(LOOPBACK, name="storescp"))
+    own_key, own = identity_files(authority.issue(LOOPBACK, name="node"))
+    received = tmp_path / "received"
+    received.mkdir()
+    port = free_port()
+    scp = ["storescp", "+B", "+tls", key, certificate, "+cf", authority.ca, "-od", received, port]
+    tls = {"certificate": str(own), "key": str(own_key), "ca": str(authority.ca)}
+    made = instances(2)
+    ws1 = {"addresses": [LOOPBACK], "query": True, "receives_at": f"{LOOPBACK}:{port}",
+           "receives_tls": True}  # fmt: skip
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.run_process, [str(one) for one in scp])
+        async with listening(tmp_path / "north", entries=tls, callers={"WS1": ws1}) as north:
+            take_in(north.node, tmp_path / "in", *made)
+            async with asking(north) as ws:
+                await ws.associate()
+                with trio.fail_after(20):
+                    while True:
+                        await ws.ask(study=STUDY)
+                        *_, last = await ws.answers()
+                        # It may not listen yet.
+                        if last["completed"] or not trusted:
+                            break
+        nursery.cancel_scope.cancel()
+    if not trusted:
+        assert (last["status"], last["failed"]) == (0xA702, 2)
+        return
+    assert (last["status"], last["completed"]) == (0, 2)
+    got = sorted(one.read_bytes() for one in received.iterdir())
+    sent = sorted(map(data_set, made))
+    assert all(mine.endswith(theirs) for mine, theirs in zip(got, sent, strict=True))
