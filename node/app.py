@@ -27,7 +27,8 @@ from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
 from node.edges.commitment_requests import COMMITMENT_REQUESTS_SCHEMA, CommitmentRequests
-from node.edges.commitments import COMMITMENTS_SCHEMA, Commitments
+from node.edges.commitment_transactions import COMMITMENTS_SCHEMA
+from node.edges.commitments import Commitments
 from node.edges.doors import DOORS_SCHEMA, Doors
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
@@ -132,9 +133,9 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
-                HOLDS_SCHEMA,
                 COMMITMENT_REQUESTS_SCHEMA,
                 COMMITMENTS_SCHEMA,
+                HOLDS_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -480,7 +481,7 @@ class Node:
         self.requests.forget(studies)
         self.emergencies.forget(studies)
         self.doors.forget(studies)
-        self.commitments.forget(studies)
+        self.commitments.kept.forget(studies)
         self.commitment_requests.forget(studies)
 
     def require_intake(self) -> None:

@@ -5,11 +5,10 @@ the node opens, where the settings say where the caller takes it. What is not ta
 with growing pauses, for a week.
 """
 
-import contextlib
 import logging
 import math
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
@@ -21,7 +20,7 @@ from edges.dimse.negotiation import EXPLICIT, IMPLICIT, Accepted
 from node.blocking import in_thread
 from node.edges.commitment_requests import CommitmentRequests, OpenRequest, TransactionTaken
 from node.edges.dimse_client import Callee, associated
-from node.edges.dimse_operation import Operation
+from node.edges.dimse_operation import Lost, Operation
 from node.edges.dimse_settings import Caller, DimseSettings
 from node.edges.dimse_tls import tls_to_call
 from node.errors import ExitCode, NodeError
@@ -31,9 +30,6 @@ log = logging.getLogger("radmesh.commitment")
 
 SETTLE_SECONDS = 1.0
 """Most who ask release the association at once. After so long it is meant to stay."""
-
-WAITING = 4
-"""Most requests of one association that wait for that: others of its messages need their turn."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 3600.0
 """Pause after a report could not be given; it doubles each time."""
@@ -85,10 +81,14 @@ class CommitmentReports:
         # Transactions that somebody is reporting: an association, or the task of their caller.
         self._held: set[tuple[str, str]] = set()
         self._changed = {title: trio.Event() for title in settings.callers}
-        # How many requests of an association wait for whether it stays open.
-        self._waiting: Counter[int] = Counter()
+        # Who takes no report on an association of its own: waiting for an answer ends that.
+        self._called_only: set[str] = set()
+        # What is to be reported on an association, by the identity of its wire.
+        self._queues: dict[int, deque[OpenRequest]] = {}
         # Large data sets cost memory while they are read.
         self._limiter = trio.CapacityLimiter(2)
+        # How often a report was begun: one by which a connection breaks lets the others go first.
+        self._begun: Counter[tuple[str, str]] = Counter()
         self.given = 0
 
     # --- requests ----------------------------------------------------------------------
@@ -101,30 +101,11 @@ class CommitmentReports:
         """
         status, comment, one = await self._take(operation)
         try:
-            if one is None:
-                await operation.answer(status, comment=comment, more=_MORE)
-                return
-            with self._holding(one) as is_ours:
-                await operation.answer(status, more=_MORE)
-                if is_ours and await self._stays_open(operation):
-                    await self._report_here(operation, one)
+            await operation.answer(status, comment=comment, more=_MORE)
+            if one is not None and operation.caller.ae_title not in self._called_only:
+                await self._report_here(operation, one)
         finally:
             self._wake(operation.caller.ae_title)
-
-    async def _stays_open(self, operation: Operation) -> bool:
-        """Wait for whether the other side keeps the association open."""
-        wire = id(operation.wire)
-        if self._waiting[wire] >= WAITING:
-            return False
-        self._waiting[wire] += 1
-        try:
-            with trio.move_on_after(SETTLE_SECONDS):
-                await operation.cancelled.wait()
-        finally:
-            self._waiting[wire] -= 1
-            if not self._waiting[wire]:
-                del self._waiting[wire]
-        return not operation.is_cancelled
 
     async def _take(self, operation: Operation) -> tuple[int, str, OpenRequest | None]:
         command, caller = operation.command, operation.caller.ae_title
@@ -157,19 +138,47 @@ class CommitmentReports:
         return SUCCESS, "", one
 
     async def _report_here(self, operation: Operation, one: OpenRequest) -> None:
+        """Report on the same association; what comes on it meanwhile is left to this task.
+
+        So no more than one operation waits there, and answers and images have their turns.
+        """
+        if not self._hold(one):
+            return
+        wire = id(operation.wire)
+        if wire in self._queues:
+            self._queues[wire].append(one)
+            return
+        queue = self._queues[wire] = deque([one])
+        try:
+            with trio.move_on_after(SETTLE_SECONDS):
+                await operation.cancelled.wait()
+            await self._report_queued(operation, queue)
+        except Lost:
+            if operation.caller.report_to is not None:
+                self._called_only.add(one.caller)
+            raise
+        except NodeError as error:
+            log.error("a storage commitment of %s waits: %s", one.caller, error.message)
+        finally:
+            del self._queues[wire]
+            for left in queue:
+                self._held.discard(_key(left))
+
+    async def _report_queued(self, operation: Operation, queue: deque[OpenRequest]) -> None:
         async def send(context: Accepted, values: dict[Element, int | str], data: bytes) -> int:
             return await operation.wire.request(context, values, _whole(data))
 
-        try:
-            await self._report(one, operation.context, send)
-            if operation.caller.report_to is None:
-                # There is no other way for what was left over.
-                for other in await in_thread(self._requests.open, one.caller):
-                    with self._holding(other) as is_ours:
-                        if is_ours:
-                            await self._report(other, operation.context, send)
-        except NodeError as error:
-            log.error("a storage commitment of %s waits: %s", one.caller, error.message)
+        # Where there is no other way, what was left over goes here, too.
+        is_looked_for = operation.caller.report_to is not None
+        while not operation.is_cancelled:
+            if not queue and not is_looked_for:
+                is_looked_for = True
+                some = await in_thread(self._requests.open, operation.caller.ae_title)
+                queue += filter(self._hold, some)
+            if not queue:
+                return
+            await self._report(queue[0], operation.context, send)
+            self._held.discard(_key(queue.popleft()))
 
     # --- reports -----------------------------------------------------------------------
 
@@ -207,6 +216,7 @@ class CommitmentReports:
                 due.setdefault(one.door, []).append(one)
         is_done = True
         for door, some in due.items():
+            some.sort(key=lambda one: self._begun[_key(one)])
             is_done &= await self._report_by_calling(caller, door, some)
         return is_done
 
@@ -231,9 +241,14 @@ class CommitmentReports:
                 if context is None:
                     raise NodeError(f"{caller.ae_title!a} takes no reports of storage commitment")
                 for one in some:
-                    with self._holding(one) as is_ours:
-                        if not is_ours or await self._report(one, context, calling.ask_once):
+                    if not self._hold(one):
+                        left.remove(one)
+                        continue
+                    try:
+                        if await self._report(one, context, calling.ask_once):
                             left.remove(one)
+                    finally:
+                        self._held.discard(_key(one))
         except NodeError as error:
             for one in left:
                 await in_thread(self._requests.not_reported, one, error.message)
@@ -241,8 +256,10 @@ class CommitmentReports:
 
     async def _report(self, one: OpenRequest, context: Accepted, send: Send) -> bool:
         """Report on one transaction; returns whether that was taken, or is not due any more."""
+        self._begun[_key(one)] += 1
         report = await self._judged(one)
         if report is None:
+            del self._begun[_key(one)]
             return True
         data = await in_thread(
             commitment.encode_report, report, context.transfer_syntax, limiter=self._limiter
@@ -253,6 +270,7 @@ class CommitmentReports:
             await in_thread(self._requests.not_reported, one, why)
             return False
         await in_thread(self._requests.reported, one)
+        del self._begun[_key(one)]
         self.given += 1
         log.info(
             "reported to %s: %d images are stored here, %d are not",
@@ -271,18 +289,12 @@ class CommitmentReports:
             self._requests.judge, one, references, waiting, limiter=self._limiter
         )
 
-    @contextlib.contextmanager
-    def _holding(self, one: OpenRequest) -> Iterator[bool]:
-        """Nobody else reports it meanwhile; gives false if somebody does."""
-        key = _key(one)
-        if key in self._held:
-            yield False
-            return
-        self._held.add(key)
-        try:
-            yield True
-        finally:
-            self._held.discard(key)
+    def _hold(self, one: OpenRequest) -> bool:
+        """Have nobody else report it; whether nobody does already."""
+        if _key(one) in self._held:
+            return False
+        self._held.add(_key(one))
+        return True
 
     def _wake(self, caller: str) -> None:
         self._changed[caller].set()

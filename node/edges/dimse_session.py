@@ -128,7 +128,7 @@ class Session:
         self._services = services
         # The operation whose data set comes, and those under way.
         self._asked: Operation | None = None
-        self._running: dict[int, Operation] = {}
+        self._running: set[Operation] = set()
         self._caller = ""
         self._door = Door(name=OUR_DOOR)
         self._association: Association | None = None
@@ -195,7 +195,7 @@ class Session:
             case dimse.DataArrived(piece, is_last):
                 await self._take(piece, is_last, nursery)
             case dimse.ReleaseAsked():
-                for operation in self._running.values():
+                for operation in self._running:
                     operation.cancelled.set()
                 self._wire.end_requests()
                 # All that was sent is answered first.
@@ -268,8 +268,9 @@ class Session:
         elif command.field == Field.C_ECHO and context.abstract_syntax == VERIFICATION:
             self._answer(context, command, statuses.SUCCESS)
         elif command.field == Field.C_CANCEL:
-            if command.message_id in self._running:
-                self._running[command.message_id].cancelled.set()
+            for operation in self._running:
+                if operation.command.message_id == command.message_id:
+                    operation.cancelled.set()
         elif command.field & RESPONSE:
             self._unsupported = None
             if Element.STATUS in command.values:
@@ -301,7 +302,7 @@ class Session:
             if is_last:
                 self._asked = None
                 # Before its task begins: what comes next may cancel it.
-                self._running[asked.command.message_id] = asked
+                self._running.add(asked)
                 await self._operations.acquire_on_behalf_of(asked)
                 nursery.start_soon(self._serve, asked)
             return
@@ -330,14 +331,12 @@ class Session:
     # --- operations --------------------------------------------------------------------
 
     async def _serve(self, operation: Operation) -> None:
-        number = operation.command.message_id
         try:
             await self._services[operation.context.abstract_syntax].serve(operation)
         except Lost:
             log.info("an operation of %s is over: nobody takes its answers", self._caller)
         finally:
-            if self._running.get(number) is operation:
-                del self._running[number]
+            self._running.discard(operation)
             self._operations.release_on_behalf_of(operation)
 
     # --- images ------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def _commitment(node: Node) -> Iterator[Finding]:
                 "it asks for storage commitment, and does not wait for the report",
                 f'say where it takes it: `report_to` in [dimse.callers."{title}"]',
             )  # fmt: skip
-    asked = {one.archive: one for one in node.commitments.open() if one.is_open}
+    asked = {one.archive: one for one in node.commitments.kept.open() if one.is_open}
     for archive, request in asked.items():
         may_call = archive in callers and node.settings.dimse.is_on
         if not may_call and request.since + WAITED_MS <= now:

@@ -287,7 +287,7 @@ def _commitment(call: Call) -> dict[str, int]:
     """Storage commitments: reports that wait to be given, that are awaited, and were given."""
     return {
         "waiting": len(call.node.commitment_requests.open()),
-        "awaited": sum(one.is_open for one in call.node.commitments.open()),
+        "awaited": sum(one.is_open for one in call.node.commitments.kept.open()),
         "given": 0 if call.serving is None else call.serving.commitment_reports.given,
     }
 

@@ -21,7 +21,7 @@ OWNERS = {
     "audit/evidence.py": {"openings", "receipts"},
     "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
     "edges/commitment_requests.py": {"commitment_requests"},
-    "edges/commitments.py": {"commitments"},
+    "edges/commitment_transactions.py": {"commitments"},
     "edges/doors.py": {"door_studies"},
     "images/holds.py": {"study_holds"},
     "people/persons.py": {"people", "people_bindings", "people_before"},

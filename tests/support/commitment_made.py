@@ -124,6 +124,8 @@ class Peer:
         asked: requests that came: transaction, and UIDs.
         status: by which reports are answered.
         action_status: by which requests are answered.
+        callers: AE titles of who reported.
+        aborts: transactions whose reports end the association.
     """
 
     port: int
@@ -132,6 +134,7 @@ class Peer:
     status: int = 0
     action_status: int = 0
     callers: list[str] = field(default_factory=list)
+    aborts: set[str] = field(default_factory=set)
 
 
 @contextlib.contextmanager
@@ -152,6 +155,9 @@ def peer(
 
     def on_report(event: Any) -> tuple[int, None]:
         information = event.event_information
+        if information.TransactionUID in found.aborts:
+            event.assoc.abort()
+            return 0, None
         found.callers.append(event.assoc.requestor.ae_title)
         found.reported.append((
             event.event_type,

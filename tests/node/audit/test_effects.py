@@ -170,11 +170,11 @@ def _hear_offer(node: Node) -> object:
 
 
 def _ask_archive(node: Node) -> None:
-    node.commitments._put_down("PACS", STUDY, (), commitment.Request("2.25.7", (REFERENCE,)))
+    node.commitments.kept.put_down("PACS", STUDY, (), commitment.Request("2.25.7", (REFERENCE,)))
 
 
 def _commitments(node: Node) -> object:
-    return node.commitments.open()
+    return node.commitments.kept.open()
 
 
 def _offers(node: Node) -> object:
@@ -308,7 +308,7 @@ CHANGES = [
     Change("commitment-asked", lambda node: _ask_archive(node), _commitments),
     Change(
         "commitment-heard",
-        lambda node: node.commitments._take("PACS", commitment.Report("2.25.7", (REFERENCE,))),
+        lambda node: node.commitments.kept.take("PACS", commitment.Report("2.25.7", (REFERENCE,))),
         _commitments,
     ),
     Change(

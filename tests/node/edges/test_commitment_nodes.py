@@ -18,7 +18,8 @@ from studies_made import make_instance
 
 from edges.dimse.commitment import Reference
 from node.edges import commitment_reports
-from node.edges.commitments import NotAsked, Outcome
+from node.edges.commitment_transactions import Outcome
+from node.edges.commitments import NotAsked
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

@@ -10,19 +10,20 @@ import trio
 from certificates_made import Authority
 from clocks_made import MadeClock
 from commitment_made import Asker, asking, callee, peer, reference, store
-from dimse_made import CALLERS, LOOPBACK, Listening, listening, until
+from dimse_made import CALLERS, LOOPBACK, Listening, calling, listening, until
 from facilities import free_port
 from facility_in_memory import Other, entries, publish_study
+from pdus_made import context, message, request, user
 from pydicom.dataset import Dataset
 from studies_made import make_instance
 
 from edges.dimse import commitment
-from edges.dimse.commands import Field
+from edges.dimse.commands import Element, Field, encode_command
 from edges.dimse.commitment import Reference, Request
 from edges.dimse.negotiation import EXPLICIT, IMPLICIT
 from node.app import Node
 from node.catalog.sharing import received_from
-from node.edges import commitment_reports, commitment_requests
+from node.edges import commitment_reports, commitment_requests, dimse_wire
 from node.edges.commitment_requests import TRIED_MS, TransactionTaken
 from node.errors import NodeError
 from node.home import Home
@@ -185,6 +186,42 @@ async def test_who_releases_is_called(tmp_path: Path, roles: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["half-closed", "reset", "silent"])
+async def test_however_the_association_ends_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(dimse_wire, "STALL_SECONDS", 0.3)
+    with peer("CT1") as ct1:
+        async with listening(tmp_path / "north", callers=reporting_to(ct1.port)) as north:
+            for number in (1, 2):
+                async with calling(north.port) as caller:
+                    await caller.say(request(context(5, commitment.MODEL, EXPLICIT), user()))
+                    assert (await caller.hear())[0] == 2
+                    await caller.say(_asked(5, f"1.2.{number}"))
+                    assert (await caller.answer())[1] == 0
+                    if how == "half-closed":
+                        await caller.stream.send_eof()
+                    elif how == "reset":
+                        await caller.reset()
+                    elif number == 1:
+                        # It takes no notice of the report, and is let go of.
+                        assert (await caller.hear())[0] == 4
+                        assert (await caller.hear())[0] == 4
+                        assert (await caller.hear())[0] == 7
+                    await until(lambda number=number: len(ct1.reported) == number)
+                    if how == "silent" and number == 2:
+                        # From then on it is called only, and may go on with its association.
+                        await caller.release()
+        assert [one[1] for one in ct1.reported] == ["1.2.1", "1.2.2"]
+
+
+def _asked(number: int, transaction: str) -> bytes:
+    values = {**commitment.action(), Element.MESSAGE_ID: 3, Element.DATA_SET_TYPE: 1}
+    data = commitment.encode_request(Request(transaction, (NOBODY,)), EXPLICIT)
+    return message(number, encode_command(values), data)
+
+
+@pytest.mark.slow
 async def test_over_tls_its_certificate_names_the_place(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     node, good = (authority.issue(LOOPBACK, name=name) for name in ("node", "ct1"))
@@ -238,6 +275,22 @@ async def test_it_is_tried_again_until_it_is_taken_and_after_a_restart(tmp_path:
             assert ct1.reported == [(2, "1.2.3", [], {NOBODY.sop_instance: 0x0112})]
             assert north.node.commitment_requests.open() == []
             assert len(entries(north.node, "commitment-given")) == 1
+
+
+@pytest.mark.slow
+async def test_a_report_that_breaks_the_association_does_not_hold_up_the_others(
+    tmp_path: Path,
+) -> None:
+    with peer("CT1") as ct1:
+        ct1.aborts = {"1.2.1"}
+        async with listening(tmp_path / "north", callers=reporting_to(ct1.port)) as north:
+            for number in (1, 2, 3):
+                north.node.commitment_requests.take("CT1", "RADMESH", _request(number))
+            north.reports._wake("CT1")
+            await until(lambda: north.reports.given == 2)
+            assert [one[1] for one in ct1.reported] == ["1.2.2", "1.2.3"]
+            [left] = north.node.commitment_requests.open()
+            assert left.transaction_uid == "1.2.1"
 
 
 @pytest.mark.slow
@@ -388,7 +441,7 @@ def test_doctor_names_who_does_not_take_reports_and_who_may_not_give_them(node: 
     assert isinstance(clock, MadeClock)
     owner.take("CT1", "RADMESH", _request(1))
     tried = owner.take("CT2", "RADMESH", _request(2))
-    node.commitments._put_down("PACS", "1.2.3", (), _request(3))
+    node.commitments.kept.put_down("PACS", "1.2.3", (), _request(3))
     assert _doctor(node) == {}
     owner.not_reported(tried, "it cannot be reached")
     assert _doctor(node) == {

@@ -23,15 +23,14 @@ from edges.dimse.negotiation import EXPLICIT
 from node.app import Node
 from node.edges import commitments as commitments_module
 from node.edges import dimse_client
-from node.edges.commitments import (
+from node.edges.commitment_transactions import (
     ASKED,
     KEPT_MS,
     NOT_REPORTED,
     REPORTED,
-    Commitments,
-    NotAsked,
     Outcome,
 )
+from node.edges.commitments import Commitments, NotAsked
 from node.edges.dimse_client import associated
 from node.errors import NodeError
 from node.home import Home
@@ -69,7 +68,7 @@ async def ask(north: Listening, port: int) -> str:
 
 
 def states(node: Node) -> list[str]:
-    return [one.state for one in node.commitments.open()]
+    return [one.state for one in node.commitments.kept.open()]
 
 
 async def test_a_report_on_a_new_association_and_the_same_once_more(tmp_path: Path) -> None:
@@ -86,7 +85,9 @@ async def test_a_report_on_a_new_association_and_the_same_once_more(tmp_path: Pa
         assert learned == [expected]
         # Once more, and with another word: the first one counts, and nobody is told again.
         assert await reports_as("PACS", north.port, transaction, [ONE, TWO]) == 0
-        await until(lambda: north.node.commitments.open()[0].told)
+        await until(lambda: north.node.commitments.kept.open()[0].told)
+        [row] = north.node.database.query("SELECT request, report FROM commitments")
+        assert tuple(row) == (b"", b"")
         assert (learned, states(north.node)) == ([expected], [REPORTED])
         [asked] = entries(north.node, "commitment-asked")
         [heard] = entries(north.node, "commitment-heard")
@@ -318,8 +319,8 @@ async def _asked(node: Node) -> str:
         return await node.commitments.ask(pacs(archive.port), STUDY, (), WANTED)
 
 
-def _reports(node: Node, transaction: str, *stored: Reference) -> int:
-    return node.commitments._take("PACS", Report(transaction, stored))
+def _reports(node: Node, transaction: str, *stored: Reference) -> bool:
+    return node.commitments.kept.take("PACS", Report(transaction, stored))
 
 
 async def test_what_is_not_reported_is_said_and_a_late_report_counts(node: Node) -> None:
@@ -336,14 +337,14 @@ async def test_what_is_not_reported_is_said_and_a_late_report_counts(node: Node)
         assert learned == [Outcome(transaction, "PACS", STUDY, is_reported=False)]
         [entry] = entries(node, "commitment-heard")
         assert (entry["outcome"], entry["details"]["why"]) == ("failed", NOT_REPORTED)
-        assert _reports(node, transaction, *WANTED) == 0
+        assert _reports(node, transaction, *WANTED)
         node.commitments._wake()
         await until(lambda: len(learned) == 2)
         assert learned[1] == Outcome(transaction, "PACS", STUDY, WANTED)
-        await until(lambda: node.commitments.open()[0].told)
+        await until(lambda: node.commitments.kept.open()[0].told)
         clock.move(KEPT_MS / 1000)
-        await until(lambda: not node.commitments.open())
-        assert _reports(node, transaction, *WANTED) == 0x0115
+        await until(lambda: not node.commitments.kept.open())
+        assert not _reports(node, transaction, *WANTED)
 
 
 async def test_who_wants_to_know_is_told_until_it_is_noted(home: Home) -> None:
@@ -357,8 +358,8 @@ async def test_who_wants_to_know_is_told_until_it_is_noted(home: Home) -> None:
             raise NodeError("the disk is full")
 
         node.commitments.on_outcome = full
-        assert _reports(node, transaction, ONE) == 0
-        assert _reports(node, other, ONE) == 0
+        assert _reports(node, transaction, ONE)
+        assert _reports(node, other, ONE)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.commitments.run)
             await until(lambda: tries.count(transaction) >= 2)
@@ -369,7 +370,7 @@ async def test_who_wants_to_know_is_told_until_it_is_noted(home: Home) -> None:
         async with running(node.commitments) as learned:
             await until(lambda: len(learned) == 2)
             assert {one.transaction for one in learned} == {transaction, other}
-            await until(lambda: all(one.told for one in node.commitments.open()))
+            await until(lambda: all(one.told for one in node.commitments.kept.open()))
     with Node.open(home) as node:
         async with running(node.commitments) as learned:
             await trio.sleep(0.3)
@@ -379,13 +380,13 @@ async def test_who_wants_to_know_is_told_until_it_is_noted(home: Home) -> None:
 async def test_what_was_being_asked_at_a_kill_is_not_waited_for(home: Home) -> None:
     with Node.open(home) as node:
         request = Request("2.25.77", WANTED)
-        node.commitments._put_down("PACS", STUDY, (), request)
+        node.commitments.kept.put_down("PACS", STUDY, (), request)
     with Node.open(home) as node:
         async with running(node.commitments) as learned:
             await until(lambda: learned)
             assert learned == [Outcome("2.25.77", "PACS", STUDY, is_reported=False)]
         # It was asked after all.
-        assert _reports(node, "2.25.77", *WANTED) == 0
+        assert _reports(node, "2.25.77", *WANTED)
 
 
 async def test_it_goes_with_the_openings_of_its_study(node: Node) -> None:
