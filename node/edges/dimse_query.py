@@ -132,7 +132,8 @@ class QueryService:
                     await operation.answer(q.OUT_OF_RESOURCES, comment=comment)
                     return
         except NodeError as error:
-            log.error("a query of %s cannot be answered: %s", operation.caller.ae_title, error)
+            title = operation.caller.ae_title
+            log.error("a query of %s cannot be answered: %s", title, error.message)
             await operation.answer(q.CANNOT_PROCESS, comment="see the log of the node")
             return
         await operation.answer(q.CANCELLED)
@@ -148,7 +149,7 @@ class QueryService:
             q.AVAILABILITY: (ONLINE if one.study.is_here else NEARLINE,),
         }
         for level in Level:
-            if level <= query.level:
+            if level is query.level or Level.STUDY <= level < query.level:
                 unique = q.UNIQUE[level]
                 own[unique] = one.values.get(unique, ())
         asked = {tag: one.values.get(tag, ()) for tag in query.keys}

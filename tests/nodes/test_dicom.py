@@ -51,12 +51,13 @@ def _run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_settings_of_the_document_can_be_read(tmp_path: Path) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         path = tmp_path / "config.toml"
         path.write_text(block)
         settings = read_settings(path)
-        assert settings.dimse.is_on or len(settings.folders) == 2
+        has_query = any(caller.query for caller in settings.dimse.callers.values())
+        assert settings.dimse.is_on or has_query or len(settings.folders) == 2
     assert statuses.document() in TEXT
 
 

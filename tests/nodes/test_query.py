@@ -192,6 +192,10 @@ def test_a_prior_of_the_partner_from_the_workstation(pair: Pair, tmp_path: Path)
     assert time.monotonic() - begun > 8
     assert text.count("Received Move Response") > 5
     assert station.received() == _sent(tmp_path / "in")
+    answers = {one["ae_title"]: one["answers"] for one in south.call("doctor")["doors"]}
+    assert answers == {
+        "RADMESH": "ours and those of all partners", "RM_NORTH": "those of North General",
+    }  # fmt: skip
     # From now on it is here.
     for called in ("RM_NORTH", "RADMESH"):
         [found] = station.find(*asked, called=called)

@@ -157,7 +157,9 @@ def test_what_a_study_is_told_with(asked: Callable[..., Found]) -> None:
     assert (one.RetrieveAETitle, one.InstanceAvailability) == ("RADMESH", "ONLINE")
     assert (one.QueryRetrieveLevel, one.StudyID, one.PatientSex) == ("STUDY", "", "F")
     assert "ProtocolName" not in one
+    # What was not asked for is not told.
     assert "StudyDate" not in one
+    assert "PatientID" not in one
 
 
 def test_series_and_images(asked: Callable[..., Found]) -> None:
