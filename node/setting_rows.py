@@ -455,7 +455,7 @@ SETTINGS = (
         name="dimse.doors.partners",
         kind="own",
         default=False,
-        example="true",
+        example="false",
         sentence="whether queries by this AE title are also answered from what other facilities "
         "have; by one with `to` they always are, from that facility alone",
     ),
