@@ -39,10 +39,12 @@ from node.images.keeping import Keeping, Stored
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
+from node.notices.told import NOTICES_SCHEMA
 from node.people.persons import PEOPLE_SCHEMA, Persons
 from node.people.proposals import PROPOSALS_SCHEMA, Proposals
 from node.people.rules import RULES_SCHEMA, Rules
 from node.receipts.pending import PENDING_SCHEMA, PendingReceipts
+from node.receipts.stored import STORED_SCHEMA, StoredStudies
 from node.reports.forwarding import FORWARDING_SCHEMA
 from node.rotation import Rotator
 from node.sharing.budgets import Budgets
@@ -133,8 +135,10 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                STORED_SCHEMA,
                 COMMITMENT_REQUESTS_SCHEMA,
                 COMMITMENTS_SCHEMA,
+                NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
             ),
             NODE_MIGRATIONS,
@@ -148,6 +152,9 @@ class Node:
         self.exchanges = ExchangeIndex(self.database, self.audit)
         self.pending = PendingReceipts(self.database, self.audit, self.exchanges, clock=self.clock)
         self.effects = Effects(self.database, self.audit)
+        self.stored = StoredStudies(
+            self.database, self.audit, self.effects, self.exchanges, self.catalog, self.clock
+        )
         self.persons = Persons(self.database, self.audit, self.effects, self.clock)
         self.rules = Rules(self.database, self.effects, self.persons, self.clock)
         self.proposals = Proposals(
@@ -218,8 +225,7 @@ class Node:
         )
         self.holds = Holds(self.database, self.catalog, self.effects, self.clock)
         self.discards.require_free_to_go = self.holds.require_none
-        # Set by whoever knows what is in an archive.
-        self.proven_stored: Callable[[], Iterable[Stored]] = lambda: ()
+        self.proven_stored: Callable[[], Iterable[Stored]] = self.stored.present
         self.keeping = Keeping(
             self.settings.keeping,
             self.catalog,
@@ -461,6 +467,9 @@ class Node:
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
                 "person-removed": self.persons.make_true,
+                "stored": self.stored.make_true,
+                "stored-told": self.stored.make_true,
+                "stored-heard": self.stored.make_true,
                 # The card is a file, which shows whether the change took effect.
                 "card-updated": lambda entry, _: entry.details.get("card") == self.card.digest,
             },

@@ -4,24 +4,33 @@ The table `node.setting_rows` lists the entries and their allowed values.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from node import setting_texts
-from node.edges.dimse_settings import DimseSettings, read_dimse
+from node.edges.dimse_settings import Address, DimseSettings, read_address, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
 from node.images.keeping import KeepingSettings
+from node.notices.settings import (
+    BadNotices,
+    MailSettings,
+    WebhookSettings,
+    read_mail,
+    read_webhook,
+)
 from node.reports.collector import Collector, parse_collector
 from node.setting import parse_mode
 from node.setting_rows import DEFAULTS, TABLES, rows_of, tables_in
 from node.sharing.budgets import BadBudget, Overrides, read_overrides
 from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule
+
+Found = TypeVar("Found")
 
 DEFAULT_LISTEN = tuple(DEFAULTS["listen"])
 
@@ -91,6 +100,19 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ManifestSettings:
+    """The table `manifests`: where others get the images of our studies.
+
+    Attributes:
+        dicomweb_url: the base of our DICOMweb, without `/studies`; "" for none.
+        location_uid: its Retrieve Location UID; "" for none.
+    """
+
+    dicomweb_url: str = DEFAULTS["manifests.dicomweb_url"]
+    location_uid: str = DEFAULTS["manifests.location_uid"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings in `config.toml`, with defaults for missing ones."""
 
@@ -104,11 +126,15 @@ class Settings:
     people: PeopleSettings = PeopleSettings()
     emergency: EmergencySettings = EmergencySettings()
     retention: RetentionSettings = RetentionSettings()
+    manifests: ManifestSettings = ManifestSettings()
     keeping: KeepingSettings = field(default_factory=KeepingSettings)
     limits: Overrides = field(default_factory=dict)
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
     dimse: DimseSettings = field(default_factory=DimseSettings)
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
+    metrics: Address | None = None
+    webhook: WebhookSettings | None = None
+    mail: MailSettings | None = None
 
     @property
     def doors(self) -> dict[str, Door]:
@@ -153,11 +179,15 @@ def read_settings(path: Path) -> Settings:
         people=PeopleSettings(**_read(path, "people", values.get("people", {}))),
         emergency=_emergency(path, values.get("emergency", {})),
         retention=RetentionSettings(**_read(path, "retention", values.get("retention", {}))),
+        manifests=ManifestSettings(**_read(path, "manifests", values.get("manifests", {}))),
         keeping=KeepingSettings(**_read(path, "keeping", values.get("keeping", {}))),
         limits=_overrides(path, values.get("limits", {})),
         arrivals=_arrivals(path, values.get("arrivals", {})),
         dimse=_dimse(path, values.get("dimse", {})),
         folders=_folders(path, values.get("folders", {})),
+        metrics=_metrics(path, values.get("metrics", {})),
+        webhook=_notices(path, "webhook", values.get("webhook", {}), read_webhook),
+        mail=_notices(path, "mail", values.get("mail", {}), read_mail),
     )
 
 
@@ -243,6 +273,22 @@ def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
                 code=ExitCode.USAGE,
             )
     return found
+
+
+def _metrics(path: Path, values: Any) -> Address | None:
+    text = _read(path, "metrics", values).get("listen", "")
+    return read_address(text) if text else None
+
+
+def _notices(path: Path, table: str, values: Any, read: Callable[[Any, Path], Found]) -> Found:
+    try:
+        return read(_read(path, table, values), path.parent)
+    except BadNotices as error:
+        raise NodeError(
+            f"{table} in {path} {error}",
+            hint="see docs/operations.md section 18",
+            code=ExitCode.USAGE,
+        ) from error
 
 
 def _emergency(path: Path, values: Any) -> EmergencySettings:

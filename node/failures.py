@@ -1,5 +1,6 @@
-"""Errors on their way to a person: out of exception groups, and as JSON."""
+"""Errors on their way to a person: out of exception groups, in words, and as JSON."""
 
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,12 @@ def describe_unexpected(error: BaseException) -> str:
     trace = traceback.extract_tb(error.__traceback__)
     place = f" in {Path(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
     return f"{type(error).__name__}{place}"
+
+
+def os_reason(error: OSError) -> str:
+    """The reason in words; trio's error for all addresses has the single errors as its cause."""
+    cause: BaseException | None = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    told = cause if isinstance(cause, OSError) else error
+    return (os.strerror(told.errno).lower() if told.errno else told.strerror) or str(error)

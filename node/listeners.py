@@ -75,6 +75,17 @@ LISTENERS = (
         module="node/api/people.py",
     ),
     Listener(
+        name="metrics",
+        is_on=False,
+        setting="metrics.listen",
+        address="loopback",
+        place="the address of the setting, of this machine",
+        port=None,
+        protection="none: an address of the machine",
+        callers="users of the machine",
+        module="node/api/server.py",
+    ),
+    Listener(
         name="DICOM",
         is_on=False,
         setting="dimse.listen",

@@ -183,6 +183,11 @@ def _where_images_differ(connection: sqlite3.Connection) -> None:
     )
 
 
+def _receipts_by_content(connection: sqlite3.Connection) -> None:
+    """The index of our log lists receipts by content, too: it is made from the log anew."""
+    connection.execute("DROP TABLE IF EXISTS exchanges_read")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -200,6 +205,7 @@ NODE_MIGRATIONS = (
     Migration("by which words a study is searched", _words_to_search_by),
     Migration("what a feed tells of a study", _feeds_show_patients),
     Migration("where images of a study differ", _where_images_differ),
+    Migration("which receipts are for which content", _receipts_by_content),
 )
 """The steps of `node.db`."""
 

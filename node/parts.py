@@ -28,8 +28,12 @@ from node.images.spool import Spool
 from node.network.network import NetworkLimits, PeerStream
 from node.network.pairing_line import call
 from node.network.transport import Transport
+from node.notices.mail import Mail
+from node.notices.notices import Channel, Notices
+from node.notices.webhook import Webhook
 from node.receipts.reconciling import Reconciling
 from node.receipts.settling import Settling
+from node.receipts.stating import Stating
 from node.reports.facilities import Facilities
 from node.reports.forwarding import Forwarder
 from node.sharing.announcer import Announcer
@@ -266,6 +270,23 @@ def settling_of(node: Node, connected: Callable[[bytes], Peer | None]) -> Settli
     )
 
 
+def stating_of(
+    node: Node, find: Callable[[bytes], Peer | None], log_queries: Callable[[], LogQueries]
+) -> Stating:
+    """Tells sources that a study is stored here, and hears it of recipients."""
+    return Stating(
+        node.stored,
+        node.pending,
+        node.audit,
+        find=find,
+        key=lambda: node.keys.node,
+        own_facility=node.card.facility_key,
+        log_queries=log_queries,
+        clock=node.clock,
+        refusals=node.refusals,
+    )
+
+
 def reconciling_of(node: Node, log_queries: Callable[[], LogQueries]) -> Reconciling:
     """Compares our log with that of a peer."""
     return Reconciling(
@@ -390,4 +411,17 @@ def forwarder_of(node: Node) -> Forwarder | None:
         lambda: Facilities(node.card, node.peers.store.peers),
         log_origin(node.card.facility_key),
         persons=node.settings.audit.persons,
+        clock=node.clock,
     )
+
+
+def notices_of(node: Node) -> Notices | None:
+    """Tells others of what stands; None when `config.toml` names neither relay nor webhook."""
+    settings, channels = node.settings, list[Channel]()
+    if settings.mail is not None:
+        channels.append(Mail(settings.mail, node.card.name))
+    if settings.webhook is not None:
+        channels.append(Webhook(settings.webhook, node.clock))
+    if not channels:
+        return None
+    return Notices(node.database, channels, node.card.fingerprint, node.clock)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from node.app import Node
 from node.audit.erasing import erase
 from node.audit.erasure import BEFORE
-from protocol.log.entry import Event, decode_entry_untrusted, format_time
+from node.audit.times import first_since
+from protocol.log.entry import Event, format_time
 
 _DAY_MS = 24 * 3600 * 1000
 
@@ -59,27 +60,13 @@ class Kept:
     ageing: Ageing | None = None
 
 
-def _first_since(node: Node, time_ms: int) -> int:
-    """Index of the first entry that is not older than a time; the size if all are."""
-    low, high = 0, node.audit.size
-    while low < high:
-        middle = (low + high) // 2
-        [data] = node.audit.entries(middle, middle + 1)
-        # Times never go back in a log.
-        if decode_entry_untrusted(data).time_ms < time_ms:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
 def _due_openings(node: Node, before_ms: int) -> int:
-    index = _first_since(node, before_ms)
+    index = first_since(node.audit, before_ms)
     return node.audit.evidence.erasures.count(BEFORE, str(index), node.audit.size)[0]
 
 
 def _erase_openings(node: Node, before_ms: int) -> list[int]:
-    index = _first_since(node, before_ms)
+    index = first_since(node.audit, before_ms)
     _, entry, _ = erase(node.audit, BEFORE, str(index), node.forget)
     return [entry]
 
@@ -186,18 +173,21 @@ RETENTION = (
         readers="people of the facility, auditors; witnesses see sizes and digests",
         kept="for ever: taking an entry out would be a forgery",
         tables=(
-            "exchange_entries", "exchanges", "exchanges_read", "effects", "effects_compared",
-            "forwarded",
+            "exchange_entries", "exchanges", "exchange_receipts", "exchanges_read", "effects",
+            "effects_compared", "forwarded",
         ),
     ),
     Kept(
         name="receipts",
-        holds="digests, sizes and purposes of the transfers that both sides signed; no name",
+        holds="digests, sizes and purposes of the transfers that both sides signed, and whether the"
+        " archive has what arrived; no name",
         place="audit/evidence.db, node.db",
-        purpose="to prove that a study arrived",
+        purpose="to prove that a study arrived, and was stored",
         readers="people of the facility, auditors",
         kept="as long as the log",
-        tables=("receipts", "receipts_kept", "receipt_answers"),
+        tables=(
+            "receipts", "receipts_kept", "receipt_answers", "stored_contents", "stored_statements",
+        ),
     ),
     Kept(
         name="announced",
@@ -359,6 +349,8 @@ WITHOUT_PEOPLE: Mapping[str, str] = {
     "own_checkpoints": "sizes and digests of our log",
     "own_cosignatures": "signatures of other facilities under them",
     "log_alerts": "logs that contradict what they had signed",
+    "notices_told": "of which states mail and webhook have told: numbers and words",
+    "notices_unsent": "notices that are to be sent: numbers and words",
 }
 """Tables that hold nothing about people: table to what it holds."""
 

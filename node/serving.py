@@ -36,6 +36,7 @@ from node.parts import (
     granting_of,
     greeting_of,
     log_queries_of,
+    notices_of,
     offering_of,
     pairings_of,
     query_services_of,
@@ -43,6 +44,7 @@ from node.parts import (
     reconciling_of,
     sender_of,
     settling_of,
+    stating_of,
     witness_of,
     witnessing_of,
 )
@@ -107,13 +109,15 @@ def _told(node: Node, running: "Serving") -> Iterator[None]:
 
         return run
 
-    before = node.on_study_change, node.on_peer_change
+    before = node.on_study_change, node.on_peer_change, node.stored.on_change
     node.on_study_change = soon(running.study_changed)
     node.on_peer_change = soon(running.peer_changed)
+    stored = soon(lambda _: running.stating.poke())
+    node.stored.on_change = lambda: stored(None)
     try:
         yield
     finally:
-        node.on_study_change, node.on_peer_change = before
+        node.on_study_change, node.on_peer_change, node.stored.on_change = before
         node.started_ms = None
 
 
@@ -146,6 +150,7 @@ class Serving:
         self.greeting = greeting_of(node, lambda peer: self._open(peer, messages.HELLO_PROTOCOL))
         self.granting = granting_of(node, lambda peer: self._open(peer, messages.GRANTS_PROTOCOL))
         self.settling = settling_of(node, self.presence.connected_peer)
+        self.stating = stating_of(node, self.presence.peer, lambda: self.log_queries)
         self.reconciling = reconciling_of(node, lambda: self.log_queries)
         self.witness = witness_of(node)
         self.log_queries = log_queries_of(
@@ -154,6 +159,7 @@ class Serving:
             {
                 **self.witness.answers,
                 **self._when_ready(self.settling.answers),
+                **self._when_ready(self.stating.answers),
                 **self._when_ready(self.reconciling.answers),
             },
         )
@@ -211,6 +217,8 @@ class Serving:
         self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)
+        # Runs above: what stands is read from all parts together.
+        self.notices = notices_of(node)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -344,6 +352,7 @@ class Serving:
 
     def _transfer_ended(self) -> None:
         self.settling.poke()
+        self.stating.poke()
         self.follower.poke()
 
     def study_changed(self, study: str) -> None:
@@ -445,6 +454,7 @@ class Serving:
             def greeted() -> None:
                 nursery.start_soon(self.granting.keep_told, node_key)
                 nursery.start_soon(self.offering.keep_told, node_key)
+                nursery.start_soon(self.stating.keep_told, node_key)
 
             await self._talk(node_key, greeted)
             nursery.cancel_scope.cancel()

@@ -5,7 +5,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from node.edges.dimse_settings import is_place
+from node.edges.dimse_settings import is_local, is_place
+from node.notices.settings import RECIPIENTS, is_address, is_relay, is_url
+from protocol.fields import is_uid
+
+_CHECKS = {
+    "local": is_local,
+    "url": is_url,
+    "relay": is_relay,
+    "address": is_address,
+    "uid": is_uid,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +25,9 @@ class Setting:
     Attributes:
         name: with its table in front, as in `audit.witness_quorum`.
         kind: `number`, `text`, `texts`, `places` (to listen at), `flag`, `choice`, `permissions`,
-            `path` (absolute, or empty), or `own`: then a reader (`limits`, `bandwidth`) checks it.
+            `path` (absolute), `local` (to listen at, on the loopback), `url`, `relay`, `address`,
+            `uid` (each of which may be empty), `addresses`, or `own`: then a reader (`limits`,
+            `bandwidth`) checks it.
         default: value if it is missing; None if it is required, or has no default.
         sentence: its meaning, without a full stop.
         least, most: limits of a number.
@@ -57,6 +69,12 @@ class Setting:
             "flag": "true or false",
             "permissions": 'permissions as a text, such as "0640"',
             "path": "an absolute path",
+            "local": 'an address of this machine alone, and a port, such as "127.0.0.1:9464"',
+            "url": "a URL that begins with https:// and has no user",
+            "relay": 'a host and a port, such as "mail.hospital.example:25"',
+            "address": "a mail address",
+            "addresses": f"a list of at most {RECIPIENTS} mail addresses",
+            "uid": "a UID, such as 1.2.3.4",
         }[self.kind]
 
     def is_fit(self, value: Any) -> bool:
@@ -69,6 +87,12 @@ class Setting:
             return type(value) is list and all(type(item) is str for item in value)
         if self.kind == "places":
             return type(value) is list and all(type(one) is str and is_place(one) for one in value)
+        if self.kind == "addresses":
+            return (
+                type(value) is list
+                and len(value) <= RECIPIENTS
+                and all(type(one) is str and is_address(one) for one in value)
+            )
         if self.kind == "flag":
             return type(value) is bool
         if type(value) is not str:
@@ -77,6 +101,8 @@ class Setting:
             return value in self.choices
         if self.kind == "permissions":
             return _is_mode(value)
+        if self.kind in _CHECKS:
+            return value == "" or _CHECKS[self.kind](value)
         return self.kind != "path" or value == "" or value.startswith("/")
 
 

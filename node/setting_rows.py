@@ -14,6 +14,7 @@ from node.edges.dimse_settings import (
     DEFAULT_STUDIES_A_DAY,
 )
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
+from node.notices.settings import SECURITIES
 from node.reports.collector import FORMATS
 from node.setting import Setting
 from node.transfer.bandwidth import LEAST_MBIT, MOST_MBIT
@@ -244,6 +245,22 @@ SETTINGS = (
         most=36_500,
         example="7",
         sentence="a study that came in less than so many days ago is not removed",
+    ),
+    Setting(
+        name="manifests.dicomweb_url",
+        kind="url",
+        default="",
+        example='"https://radmesh.hospital.example/dicom-web"',
+        sentence="where others get our images by DICOMweb, without `/studies`: manifests say it; "
+        "with none they do not",
+    ),
+    Setting(
+        name="manifests.location_uid",
+        kind="uid",
+        default="",
+        example='"1.2.3.4"',
+        sentence="the Retrieve Location UID of that place, as the registry knows it: XDS-I wants "
+        "one",
     ),
     Setting(
         name='limits."NAME"',
@@ -504,6 +521,89 @@ SETTINGS = (
         example="true",
         sentence="whether it is packed at once",
     ),
+    Setting(
+        name="metrics.listen",
+        kind="local",
+        default="",
+        example='"127.0.0.1:9464"',
+        sentence="address of this machine and port where Prometheus reads metrics (section 18); "
+        "empty: nowhere",
+    ),
+    Setting(
+        name="webhook.url",
+        kind="url",
+        default="",
+        example='"https://alerts.hospital.example/radmesh"',
+        sentence="where notices are posted, over https (section 18)",
+    ),
+    Setting(
+        name="webhook.secret",
+        kind="text",
+        default="",
+        example='"webhook.secret"',
+        sentence="file with the secret that signs each body, 16 characters or more; a relative "
+        "path starts at the home",
+    ),
+    Setting(
+        name="webhook.ca",
+        kind="text",
+        default="",
+        example='"/etc/radmesh/hospital-ca.pem"',
+        sentence="file (PEM) of the authority that signed the server's certificate; empty: those "
+        "of the system",
+    ),
+    Setting(
+        name="mail.relay",
+        kind="relay",
+        default="",
+        example='"mail.hospital.example:25"',
+        sentence="the hospital's SMTP relay, which carries notices (section 18)",
+    ),
+    Setting(
+        name="mail.from",
+        kind="address",
+        default="",
+        example='"radmesh@hospital.example"',
+        sentence="the address that notices come from",
+    ),
+    Setting(
+        name="mail.to",
+        kind="addresses",
+        default=[],
+        example='["pacs-team@hospital.example"]',
+        sentence="the addresses that they go to",
+    ),
+    Setting(
+        name="mail.security",
+        kind="choice",
+        default="starttls",
+        choices=SECURITIES,
+        example='"starttls"',
+        sentence="how the line to the relay is protected: `tls` from its first byte; `none` is for "
+        "a relay on the same machine",
+    ),
+    Setting(
+        name="mail.ca",
+        kind="text",
+        default="",
+        example='"/etc/radmesh/hospital-ca.pem"',
+        sentence="file (PEM) of the authority that signed the relay's certificate; empty: those "
+        "of the system",
+    ),
+    Setting(
+        name="mail.user",
+        kind="text",
+        default="",
+        example='"radmesh"',
+        sentence="the name to log in with, if the relay asks for one",
+    ),
+    Setting(
+        name="mail.password",
+        kind="text",
+        default="",
+        example='"mail.password"',
+        sentence="file with its password",
+    ),
 )
 
 TABLES = {
@@ -513,6 +613,7 @@ TABLES = {
     "emergency": "[emergency]",
     "retention": "[retention]",
     "keeping": "[keeping]",
+    "manifests": "[manifests]",
     "limits": '[limits."South Clinic"]',
     "arrivals": '[arrivals."command:nightly"]',
     "bandwidth": "[[bandwidth]]",
@@ -520,6 +621,9 @@ TABLES = {
     "dimse.callers": '[dimse.callers."CT1"]',
     "dimse.doors": '[dimse.doors."RM_SOUTH"]',
     "folders": '[folders."scanner"]',
+    "metrics": "[metrics]",
+    "webhook": "[webhook]",
+    "mail": "[mail]",
 }
 """The title line of each table, in the order of the file."""
 

@@ -49,12 +49,16 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Hello(Message):
-    """First message in both directions: our protocol versions and our newest facility card."""
+    """First message in both directions: our protocol versions and our newest facility card.
+
+    `time` is the sender's clock, milliseconds since the epoch, UTC, for people: it decides nothing.
+    """
 
     TYPE: ClassVar[str] = "hello"
     versions: tuple[int, ...] = numbers(16)
     software: str = text(64)
     card: bytes = binary(64 * 1024)
+    time: int | None = number(optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

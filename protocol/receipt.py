@@ -39,7 +39,7 @@ class Receipt:
     encoded_bytes: int = number()
     purpose: str = text(32)
     time: int = number()
-    status: str = choice("received", "stored-in-pacs")
+    status: str = choice("received")
 
     def encode(self) -> builtins.bytes:
         """The bytes that both sides sign."""

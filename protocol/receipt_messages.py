@@ -1,6 +1,6 @@
-"""The messages of `/radmesh/audit/1` about missing receipts (docs/protocol-audit.md).
+"""The messages of `/radmesh/audit/1` about receipts (docs/protocol-audit.md sections 3 and 5).
 
-The receipts themselves are signed, so these messages are not.
+What they carry is signed, so these messages are not.
 """
 
 from dataclasses import dataclass
@@ -32,3 +32,23 @@ class AskReceipt(Message):
 
     TYPE: ClassVar[str] = "ask-receipt"
     transfer: bytes = octets(16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresentStored(Message):
+    """The recipient of a study tells its source that its archive has it.
+
+    `body` and `signature` are a statement of `protocol.stored`. The answer is `stored-noted`,
+    each time.
+    """
+
+    TYPE: ClassVar[str] = "present-stored"
+    body: bytes = binary(4096)
+    signature: bytes = octets(64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredNoted(Message):
+    """The source has the statement in its log, or had one of that transfer."""
+
+    TYPE: ClassVar[str] = "stored-noted"

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,10 @@ from node.api.endpoint import listening
 from node.app import Node
 from node.blocking import in_thread
 from node.callers import SERVICE, Caller, asked_by
+from node.edges.dimse_settings import Address
 from node.errors import ExitCode, NodeError
 from node.failures import HTTP_STATUS, describe_error, describe_unexpected, single_node_error
+from node.metrics import Metrics
 from node.operations import OPERATIONS
 from node.operations.base import Call, Report
 from node.operations.permission import permitted
@@ -52,6 +54,12 @@ PEOPLE_CONNECTIONS = 64
 PERSON_CONNECTIONS = 16
 """Most connections of all people together, and of one person: a command needs one."""
 
+METRICS_CONNECTIONS = 8
+"""Most connections that read metrics at one time."""
+
+METRICS_SECONDS = 30.0
+"""Longest time for one of them; each gets one answer."""
+
 PROGRESS_SECONDS = 0.1
 """Least time between two progress lines; of the events in between, only the last is sent."""
 
@@ -62,7 +70,7 @@ ALIVE_SECONDS = 5.0
 async def serve_api(
     node: Node, serving: "Serving | None", socket_path: Path, ready: Callable[[], None]
 ) -> None:
-    """Serve the local API until cancelled: to the owner, and to people if settings say so.
+    """Serve the local API until cancelled: to the owner; to people and metrics as settings say.
 
     Args:
         node: the node.
@@ -87,6 +95,9 @@ async def serve_api(
                     people.listening_for_people(Path(folder), node.settings.people.group)
                 )
                 nursery.start_soon(_serve_people, node, serving, second)
+            if node.settings.metrics is not None and serving is not None:
+                listeners = await _metrics_listeners(node.settings.metrics)
+                nursery.start_soon(_serve_metrics, Metrics(node, serving), listeners)
             await nursery.start(functools.partial(hypercorn.trio.serve, asgi, config, mode="asgi"))
             ready()
 
@@ -123,14 +134,7 @@ async def _serve_people(node: Node, serving: "Serving | None", listener: socket.
         served[uid] += 1
         try:
             caller = await in_thread(people.caller_of, uid)
-            asgi: Any = application(node, serving, caller)
-            await TCPServer(
-                wrap_app(asgi, config.wsgi_max_body_size, "asgi"),
-                config,
-                WorkerContext(None),
-                ConnectionState({}),
-                stream,  # type: ignore[arg-type]
-            )
+            await _serve_connection(application(node, serving, caller), config, stream)
         finally:
             served[uid] -= 1
             if not served[uid]:
@@ -140,6 +144,48 @@ async def _serve_people(node: Node, serving: "Serving | None", listener: socket.
     # The caller closes the socket that it made; trio works on a duplicate.
     async with trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup())) as own:
         await trio.serve_listeners(serve, [own])
+
+
+async def _serve_connection(asgi: Any, config: Config, stream: trio.SocketStream) -> None:
+    await TCPServer(
+        wrap_app(asgi, config.wsgi_max_body_size, "asgi"),
+        config,
+        WorkerContext(None),
+        ConnectionState({}),
+        stream,  # type: ignore[arg-type]
+    )
+
+
+async def _metrics_listeners(place: Address) -> Sequence[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(place.port, host=place.host)
+    except OSError as error:
+        raise NodeError(
+            f"the node cannot listen for metrics at {place.host} port {place.port}:"
+            f" {error.strerror}",
+            hint="see `metrics` in config.toml; is another program using the port?",
+            code=ExitCode.BUSY,
+        ) from error
+
+
+async def _serve_metrics(metrics: Metrics, listeners: Sequence[trio.SocketListener]) -> None:
+    """Serve the metrics until cancelled, to whoever is on this machine."""
+    config, connections = _config(), 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        try:
+            async with stream:
+                if connections <= METRICS_CONNECTIONS:
+                    with trio.move_on_after(METRICS_SECONDS):
+                        await _serve_connection(metrics, config, stream)
+        except Exception as error:
+            log.error("a reader of metrics was left alone: %s", describe_unexpected(error))
+        finally:
+            connections -= 1
+
+    await trio.serve_listeners(serve, listeners)
 
 
 def application(node: Node, serving: "Serving | None", caller: Caller) -> Starlette:

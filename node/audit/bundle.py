@@ -1,6 +1,7 @@
 """Writes the audit bundle that an auditor verifies (docs/protocol-log.md section 7)."""
 
 import base64
+import itertools
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -80,7 +81,12 @@ def write_bundle(
         _add(archive, "entries.jsonl", (entry + b"\n" for entry in entries()), large=large)
         # Stored without compression, since hashes do not compress.
         _add(archive, "leaves", map(leaf_hash, entries()), zipfile.ZIP_STORED, large=large)
-        _add(archive, "receipts.jsonl", _receipt_lines(entries(), evidence), large=large)
+        _add(
+            archive, "receipts.jsonl", _evidence_lines(entries(), evidence, "receipt"), large=large
+        )
+        _add_some(
+            archive, "stored.jsonl", _evidence_lines(entries(), evidence, "stored"), large=large
+        )
         for name, content in further.items():
             folder, _, rest = name.partition("/")
             if folder != "checkpoints" or int(rest) < size:
@@ -107,18 +113,28 @@ def _add(
             stream.write(part)
 
 
-def _receipt_lines(entries: Iterable[bytes], evidence: EvidenceStore) -> Iterator[bytes]:
+def _add_some(archive: zipfile.ZipFile, name: str, lines: Iterator[bytes], *, large: bool) -> None:
+    """Add a member that earlier releases do not know, only if there is something in it."""
+    first = next(lines, None)
+    if first is not None:
+        _add(archive, name, itertools.chain([first], lines), large=large)
+
+
+def _evidence_lines(
+    entries: Iterable[bytes], evidence: EvidenceStore, name: str
+) -> Iterator[bytes]:
+    """What entries name by a digest in the detail `name`, as far as it is at hand."""
+    mark = f'"{name}":"'.encode()
     for index, encoded in enumerate(entries):
-        # Most entries name no receipt, and parsing each would cost most of the export.
-        if b'"receipt":"' not in encoded:
+        # Most entries name none, and parsing each would cost most of the export.
+        if mark not in encoded:
             continue
-        digest = decode_entry_untrusted(encoded).details.get("receipt")
+        digest = decode_entry_untrusted(encoded).details.get(name)
         if not isinstance(digest, str) or len(digest) != 64:
             continue
-        receipt = evidence.receipt(digest)
-        if receipt is not None:
-            line = {"index": index, "receipt": base64.b64encode(receipt).decode()}
-            yield canonical_json(line) + b"\n"
+        kept = evidence.receipt(digest)
+        if kept is not None:
+            yield canonical_json({"index": index, name: base64.b64encode(kept).decode()}) + b"\n"
 
 
 def _opening_lines(

@@ -76,6 +76,9 @@ ENTRY_FIRST = (
     "offer-heard",
     "offer-answered",
     "offer-ended",
+    "stored",
+    "stored-told",
+    "stored-heard",
     "commitment-asked",
     "commitment-heard",
 )

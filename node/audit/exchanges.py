@@ -10,7 +10,7 @@ log has its entry `disclosure-begun` or `received`, and no entry with its receip
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from node.audit.log import AuditLog
@@ -39,6 +39,16 @@ CREATE TABLE IF NOT EXISTS exchanges (
     PRIMARY KEY (peer, outgoing, transfer)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS exchanges_open ON exchanges (told) WHERE confirmed = 0 AND told >= 0;
+CREATE TABLE IF NOT EXISTS exchange_receipts (
+    entry INTEGER PRIMARY KEY,          -- an entry `receipt`
+    peer BLOB NOT NULL,
+    outgoing INTEGER NOT NULL,
+    transfer BLOB NOT NULL,
+    content_root BLOB NOT NULL,         -- of the study, as it arrived
+    time INTEGER NOT NULL               -- of the entry; milliseconds since the epoch, UTC
+) STRICT;
+CREATE INDEX IF NOT EXISTS exchange_receipts_by_transfer ON exchange_receipts (transfer);
+CREATE INDEX IF NOT EXISTS exchange_receipts_by_root ON exchange_receipts (content_root);
 CREATE TABLE IF NOT EXISTS exchanges_read (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     size INTEGER NOT NULL,              -- entries of the log that the index covers
@@ -70,6 +80,23 @@ class OpenExchange:
     entry: int
 
 
+@dataclass(frozen=True)
+class ReceiptEntry:
+    """An entry of our log that names a receipt.
+
+    Attributes:
+        peer: facility key of the other side.
+        outgoing: whether we are the source.
+        transfer: the transfer id.
+        time: of the entry; milliseconds since the epoch, UTC.
+    """
+
+    peer: bytes
+    outgoing: bool
+    transfer: bytes
+    time: int
+
+
 class ExchangeIndex:
     """The index. All methods are synchronous and thread-safe.
 
@@ -89,7 +116,7 @@ class ExchangeIndex:
         Raises:
             NodeError: the log or the disk is damaged.
         """
-        self._catch_up()
+        self.catch_up()
         of_peer = "" if peer is None else "AND peer = ?"
         rows = self._database.query(
             "SELECT peer, outgoing, transfer, told FROM exchanges "
@@ -100,13 +127,23 @@ class ExchangeIndex:
 
     def entries(self, peer: bytes, transfer: bytes, *, outgoing: bool) -> list[Entry]:
         """The entries about one exchange, in log order; empty when there are none."""
-        self._catch_up()
+        self.catch_up()
         rows = self._database.query(
             "SELECT entry FROM exchange_entries "
             "WHERE peer = ? AND outgoing = ? AND transfer = ? ORDER BY entry",
             (peer, int(outgoing), transfer),
         )
         return [self.entry(row[0]) for row in rows]
+
+    def receipts(self, transfers: Iterable[bytes]) -> list[ReceiptEntry]:
+        """The entries that name receipts of transfers, whoever the other side is, oldest first."""
+        self.catch_up()
+        rows = self._database.query_among(
+            "SELECT peer, outgoing, transfer, time FROM exchange_receipts WHERE transfer IN (?*)",
+            transfers,
+        )
+        found = [ReceiptEntry(row[0], bool(row[1]), row[2], row[3]) for row in rows]
+        return sorted(found, key=lambda one: one.time)
 
     def entry(self, index: int) -> Entry:
         """One entry of the log."""
@@ -118,7 +155,7 @@ class ExchangeIndex:
 
     def about(self, peer: bytes, start: int, stop: int, most: int) -> list[int]:
         """Indexes of the first `most` entries about a peer from `start` to `stop - 1`."""
-        self._catch_up()
+        self.catch_up()
         rows = self._database.query(
             "SELECT entry FROM exchange_entries WHERE peer = ? AND entry >= ? AND entry < ? "
             "ORDER BY entry LIMIT ?",
@@ -128,7 +165,12 @@ class ExchangeIndex:
 
     # --- keeping up with the log ----------------------------------------------------
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
+        """Read the entries that the index lacks; for an owner that joins these tables.
+
+        Raises:
+            NodeError: the log or the disk is damaged.
+        """
         with self._lock:
             done = self._start()
             size = self._audit.size
@@ -178,6 +220,14 @@ class ExchangeIndex:
                         int(entry.type == "receipt"),
                     ),
                 )
+                root = _root_of(entry)
+                if root is not None:
+                    connection.execute(
+                        "INSERT INTO exchange_receipts"
+                        " (entry, peer, outgoing, transfer, content_root, time)"
+                        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (entry) DO NOTHING",
+                        (entry.index, *key, root, entry.time_ms),
+                    )
             connection.execute(
                 "INSERT INTO exchanges_read (one, size, last) VALUES (1, ?, ?)"
                 " ON CONFLICT (one) DO UPDATE SET size = excluded.size, last = excluded.last",
@@ -188,13 +238,23 @@ class ExchangeIndex:
 
 
 def _empty(connection: sqlite3.Connection) -> None:
-    for table in ("exchange_entries", "exchanges", "exchanges_read"):
+    for table in ("exchange_entries", "exchanges", "exchange_receipts", "exchanges_read"):
         connection.execute(f"DELETE FROM {table}")
 
 
 def is_outgoing(entry: Entry) -> bool:
     """Whether an entry is about the direction from us to the peer."""
     return entry.type in _OF_A_SOURCE or entry.details.get("direction") == "out"
+
+
+def _root_of(entry: Entry) -> bytes | None:
+    """The content root in an entry `receipt`; None for another entry, or where none is told."""
+    if entry.type != "receipt":
+        return None
+    try:
+        return bytes.fromhex(str(entry.details["content_root"]))
+    except (KeyError, ValueError):
+        return None
 
 
 def _parse(encoded: bytes) -> Iterator[Entry]:

@@ -79,6 +79,7 @@ def _open_when_free(home: "Home") -> "Node":
 async def _serve(node: "Node") -> None:
     import trio
 
+    from node.alerts import standing
     from node.api.server import serve_api
     from node.memory import spare_collector
     from node.serving import serving
@@ -90,6 +91,8 @@ async def _serve(node: "Node") -> None:
             async with serving(node) as running:
                 manifest.prepare()
                 spare_collector()
+                if running.notices is not None:
+                    nursery.start_soon(running.notices.run, lambda: standing(node, running))
                 await serve_api(
                     node,
                     running,
@@ -202,6 +205,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
         lines += ["", *(f"ALERT: {phrases.clean(alert)}" for alert in found["alerts"])]
     lines += witness.status_lines(found["witnessing"])
     lines += _collector_lines(found)
+    lines += _notices_lines(found["notices"])
     lines.append("")
     if found["peers"]:
         lines += peer_table(found["peers"])
@@ -304,3 +308,14 @@ def _collector_lines(found: dict[str, Any]) -> list[str]:
     )
     error = collector["last_error"]
     return [phrases.clean(told), *([phrases.clean(f"  {error}")] if error else [])]
+
+
+def _notices_lines(channels: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for one in channels:
+        waiting = f", {phrases.count(one['unsent'], 'notice')} to be sent" if one["unsent"] else ""
+        lines.append(f"{one['kind']} by {one['place']}: {one['sent']} sent{waiting}")
+        if one["last_error"]:
+            since = phrases.duration(one["failing_seconds"])
+            lines.append(f"  for {since}: {one['last_error']}")
+    return [phrases.clean(line) for line in lines]

@@ -1,5 +1,6 @@
 """`radmesh ingest`, `studies`, `export`: images in, listed, out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,33 @@ _SHOWN = 20
 def ingest(session: Session, paths: tuple[Path, ...]) -> int:
     """Take DICOM files, and folders with all that is in them, into the node.
 
-    The files themselves stay where they are. Exit code 9 says that the rest was
-    taken, but something was put aside or to quarantine, with its reason, or is
-    missing although a DICOMDIR lists it.
+    A ZIP file or an ISO image is taken like a folder. The files themselves stay where they
+    are. Exit code 9 says that the rest was taken, but something was put aside or to
+    quarantine, with its reason, or is missing although a DICOMDIR lists it.
     """
     absolute = [Path.cwd() / path for path in paths]
     for path in absolute:
         if not path.exists():
             raise NodeError(f"there is no file or folder {path}", code=ExitCode.NOT_FOUND)
+    return take_in(session, absolute)
+
+
+def take_in(
+    session: Session,
+    paths: Sequence[Path],
+    *,
+    patients: Sequence[str] = (),
+    studies: Sequence[str] = (),
+) -> int:
+    """Run an ingest with its progress, and say what became of it; returns the exit code.
+
+    With patients or studies, of these alone.
+    """
+    wanted = {
+        "paths": [str(path) for path in paths],
+        "patients": list(patients),
+        "studies": list(studies),
+    }
     with ProgressBar("reading") as bar:
 
         def show(event: dict[str, Any]) -> None:
@@ -45,7 +65,7 @@ def ingest(session: Session, paths: tuple[Path, ...]) -> int:
             bar.update(label, event["bytes"], event["bytes_total"], extra)
 
         try:
-            report = session.call("ingest", {"paths": [str(path) for path in absolute]}, show)
+            report = session.call("ingest", wanted, show)
         except KeyboardInterrupt:
             output.note(
                 "what is stored so far is safe; run the same command again to take the rest"
@@ -98,6 +118,7 @@ def _ingest_lines(report: dict[str, Any]) -> list[str]:
         (report["skipped_not_dicom"], "not DICOM"),
         (report["skipped_media_directories"], "DICOMDIR"),
         (report["skipped_links"], "links that are not followed"),
+        (report["not_chosen"], "of others"),
     ):
         if number:
             lines.append(f"left alone: {phrases.count(number, 'file')}, {what}")
@@ -218,7 +239,7 @@ def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]
     rows: list[list[object]] = []
     for study in studies:
         row: list[object] = [
-            _date(study["study_date"]),
+            shown_date(study["study_date"]),
             "/".join(study["modalities"]) or "-",
             study["series"],
             study["instances"],
@@ -256,7 +277,7 @@ def _state(study: dict[str, Any]) -> str:
     return "held here" if study["held"] else str(study["state"])
 
 
-def _date(text: str) -> str:
+def shown_date(text: str) -> str:
     """A DICOM date for people; anything else as it stands."""
     if len(text) == 8 and text.isascii() and text.isdigit():
         return f"{text[:4]}-{text[4:6]}-{text[6:]}"

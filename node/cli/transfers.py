@@ -189,7 +189,29 @@ def transfer_table(transfers: list[dict[str, Any]]) -> list[str]:
             shown.append(f"  stands still since {since}: the line or the other side does not move")
         if transfer["why"]:
             shown.append(f"  {phrases.clean(transfer['why'])}")
+        for receipt in transfer.get("receipts", ()):
+            shown += _receipt_lines(transfer["direction"], receipt)
     return shown
+
+
+_PROOFS = {
+    "commitment": "by storage commitment",
+    "query": "as a query showed",
+    "returned": "as it sent it back",
+}
+
+
+def _receipt_lines(direction: str, receipt: dict[str, Any]) -> list[str]:
+    """What both sides signed, and what the recipient alone says of its archive."""
+    peer, stored = phrases.clean(receipt["peer"]), receipt["stored"]
+    is_ours = direction == "in"
+    who, whose = (f"from {peer}", "our archive") if is_ours else (f"by {peer}", "its archive")
+    lines = [f"  received {phrases.moment(receipt['received'] / 1000)} {who}, signed by both"]
+    if stored is not None:
+        line = f"  stored   {phrases.moment(stored['proven_at'])} in {whose}, "
+        line += _PROOFS[stored["proven_by"]]
+        lines.append(line if stored["noted"] else f"{line}; {peer} has not noted it yet")
+    return lines
 
 
 def _state(transfer: dict[str, Any]) -> str:

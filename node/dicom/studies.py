@@ -49,6 +49,8 @@ __all__ = [
     "InstanceHeader",
     "MediaDirectory",
     "NotDicom",
+    "decoded",
+    "encodings_of",
     "read_dataset",
     "read_header",
 ]

@@ -19,6 +19,7 @@ from edges.dimse.commitment import MODEL
 from edges.dimse.limits import OPERATIONS
 from edges.dimse.negotiation import EXPLICIT, IMPLICIT, Accepted, AssociateRequest, answer
 from edges.dimse.states import State
+from edges.file_head import file_head
 from node.blocking import in_thread
 from node.edges import statuses
 from node.edges.dimse_classes import VERIFICATION, is_storage, supported
@@ -27,7 +28,6 @@ from node.edges.dimse_settings import OUR_DOOR, Caller, DimseSettings
 from node.edges.dimse_wire import STALL_SECONDS, AcceptedWire
 from node.edges.door_settings import Door
 from node.edges.doors import Doors
-from node.edges.file_head import file_head
 from node.errors import NodeError
 from node.images.arrivals import Arrivals, Association
 
@@ -80,6 +80,7 @@ class Counts:
     """What associations have brought since the start, for `radmesh status`; no patient data."""
 
     associations: int = 0
+    callers: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
 
@@ -223,6 +224,7 @@ class Session:
         self._caller = request.calling
         self._door = self._settings.doors[request.called]
         self._counts.associations += 1
+        self._counts.callers[request.calling] += 1
         if not self._settings.callers[request.calling].query:
             self._services = {uid: one for uid, one in self._services.items() if one.to_all}
         self._wire.agreed = answer(request, self._supported, self._roles)

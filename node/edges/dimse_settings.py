@@ -145,8 +145,8 @@ def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSet
     ours = {OUR_DOOR: {}, **_tables("doors", doors)}
     settings = DimseSettings(
         **found,
-        listen=tuple(map(_address, entries.get("listen", ()))),
-        tls_listen=tuple(map(_address, entries.get("tls_listen", ()))),
+        listen=tuple(map(read_address, entries.get("listen", ()))),
+        tls_listen=tuple(map(read_address, entries.get("tls_listen", ()))),
         callers={title: _caller(title, entry) for title, entry in known.items()},
         doors={title: _door(title, entry) for title, entry in ours.items()},
     )
@@ -169,13 +169,23 @@ def _tables(name: str, tables: Any) -> dict[str, dict[str, Any]]:
 def is_place(text: str) -> bool:
     """Whether a text is IP address and port, such as `10.1.2.3:11112` or `[fd00::1]:11112`."""
     try:
-        _address(text)
+        read_address(text)
     except ValueError:
         return False
     return True
 
 
-def _address(text: str) -> Address:
+def is_local(text: str) -> bool:
+    """Whether a text is such a place of the loopback address, which no other machine reaches."""
+    return is_place(text) and ipaddress.ip_address(read_address(text).host).is_loopback
+
+
+def read_address(text: str) -> Address:
+    """An IP address and a port, such as `10.1.2.3:11112` or `[fd00::1]:11112`.
+
+    Raises:
+        ValueError: the text is something else.
+    """
     host, _, port = text.rpartition(":")
     number = int(port)
     if not 0 <= number < 65536:

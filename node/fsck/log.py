@@ -195,7 +195,8 @@ class _Entries:
         """Check one entry and its openings and receipt beside the log."""
         log = self._log
         told = entry.type in _TELLING
-        if not (entry.subjects or told or entry.names_receipt or entry.type == "erased"):
+        named = entry.names_receipt or entry.names_stored
+        if not (entry.subjects or told or named or entry.type == "erased"):
             return
         details = entry.fields["details"]
         if entry.type == "erased" and isinstance(details.get("openings"), int):
@@ -204,7 +205,9 @@ class _Entries:
         if told and isinstance(root, str):
             log.roots.add(bytes.fromhex(root))
         if entry.names_receipt:
-            yield from self._receipt(entry.place, str(details["receipt"]))
+            yield from self._receipt(entry.place, str(details["receipt"]), "receipt")
+        if entry.names_stored:
+            yield from self._receipt(entry.place, str(details["stored"]), "statement")
         if not entry.subjects:
             return
         openings = {place: row for _, place, *row in self._openings_of(entry.place)}
@@ -229,15 +232,15 @@ class _Entries:
             self._waiting = (following[0], list(following[1]))
         return self._waiting[1] if self._waiting[0] == index else []
 
-    def _receipt(self, index: int, digest: str) -> Iterator[Finding]:
+    def _receipt(self, index: int, digest: str, what: str) -> Iterator[Finding]:
         row = self._evidence.execute(
             "SELECT receipt FROM receipts WHERE digest = ?", (bytes.fromhex(digest),)
         ).fetchone()
         where = f"entry {index}"
         if row is None:
-            yield Finding("evidence-missing", where, f"the receipt of entry {index} is missing")
+            yield Finding("evidence-missing", where, f"the {what} of entry {index} is missing")
         elif sha256(row[0]).hexdigest() != digest:
-            yield Finding("evidence-changed", where, f"the receipt of entry {index} was changed")
+            yield Finding("evidence-changed", where, f"the {what} of entry {index} was changed")
 
     def _missing(self) -> Iterator[Finding]:
         log = self._log

@@ -111,7 +111,7 @@ def read_instance(catalog: Catalog, store: BatchStore, study_uid: str, sop_uid: 
         if entry.sop_instance_uid == sop_uid:
             content = b"".join(InstanceReader(manifest, store).pieces(index))
             if blake3.blake3(content).digest() != entry.digest:
-                raise _damaged(entry)
+                raise damaged(entry)
             return content
     raise NodeError(f"study {study_uid} has no instance {sop_uid} here", code=ExitCode.NOT_FOUND)
 
@@ -230,10 +230,15 @@ def _make_folder(path: Path, mode: int, *, parents: bool = False) -> None:
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700)
-    _set_mode(path, mode | (mode & 0o444) >> 2)
+    set_mode(path, mode | (mode & 0o444) >> 2)
 
 
-def _set_mode(path: Path, mode: int) -> None:
+def set_mode(path: Path, mode: int) -> None:
+    """Set permissions, where the file system has some.
+
+    Raises:
+        OSError: it has, and they cannot be set.
+    """
     try:
         path.chmod(mode)
     except OSError as error:
@@ -254,14 +259,14 @@ def _write_file(path: Path, entry: InstanceEntry, pieces: Iterator[memoryview], 
                 hasher.update(piece)
                 file.write(piece)
         if hasher.digest() != entry.digest:
-            raise _damaged(entry)
-        _set_mode(temporary, mode)
-        _name(temporary, path)
+            raise damaged(entry)
+        set_mode(temporary, mode)
+        name_new(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _name(temporary: Path, path: Path) -> None:
+def name_new(temporary: Path, path: Path) -> None:
     """Give a finished file its name, unless the name is taken."""
     try:
         # A rename would replace a file that came meanwhile; a link fails instead.
@@ -283,7 +288,8 @@ def _digest_of(path: Path) -> bytes:
     return hasher.digest()
 
 
-def _damaged(entry: InstanceEntry) -> NodeError:
+def damaged(entry: InstanceEntry) -> NodeError:
+    """The error for an instance whose bytes do not have its digest."""
     return NodeError(
         f"the instance {entry.sop_instance_uid} does not have its digest any more",
         hint="restore the home from its backup, or fetch the study again; check the disk",

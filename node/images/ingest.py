@@ -11,7 +11,7 @@ simply run again, and uses them. Memory holds at most `_PORTION_FILES` headers a
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node.blocking import worker_pool
@@ -20,16 +20,24 @@ from node.dicom.headers import SeriesAttributes, StudyAttributes
 from node.dicom.studies import BadInstance, MediaDirectory, NotDicom
 from node.images.ingest_batches import BatchWriter, Cancelled
 from node.images.ingest_report import IngestProgress, IngestReport, Problem, StudyIngested
-from node.images.media import missing_members
+from node.images.media import MOST_IN_ARCHIVE, listing_of
 from node.images.packing import Packing
-from node.images.quarantine import Quarantine
+from node.images.quarantine import MAX_FILE_BYTES, Quarantine
 from node.images.reading import FileChanged, shown
-from node.images.sources import Found, SourceFile, find_files, read_source
+from node.images.sources import Found, SourceFile, SourceMember, find_files, read_found
 from node.images.store import BatchStore
 from protocol.log.entry import Event
 from protocol.manifest import BatchEntry
 
-__all__ = ["IngestProgress", "IngestReport", "Problem", "StudyIngested", "ingest"]
+__all__ = [
+    "EVERYTHING",
+    "Chosen",
+    "IngestProgress",
+    "IngestReport",
+    "Problem",
+    "StudyIngested",
+    "ingest",
+]
 
 _PORTION_FILES = 20_000
 """Files that are grouped at once: about 30 MB of headers. If a study spans two portions, its later
@@ -39,6 +47,28 @@ _ENCODING_THREADS = 2
 """More threads do not help, as one thread reads; zstd encodes 250 MB/s in each."""
 
 _PROGRESS_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Of what is found, the images that are taken.
+
+    Attributes:
+        patients: Patient IDs, "" for images that name none; with none of them, of any patient.
+        studies: Study Instance UIDs; with none of them, of any study.
+    """
+
+    patients: frozenset[str] = frozenset()
+    studies: frozenset[str] = frozenset()
+
+    def takes(self, study: StudyAttributes) -> bool:
+        """Whether an image of this study is taken."""
+        return (not self.patients or study.patient_id in self.patients) and (
+            not self.studies or study.study_uid in self.studies
+        )
+
+
+EVERYTHING = Chosen()
 
 
 def ingest(
@@ -52,6 +82,7 @@ def ingest(
     progress: Callable[[IngestProgress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
     shared: bool = True,
+    chosen: Chosen = EVERYTHING,
 ) -> IngestReport:
     """Take files and folders into the node; blocks until done, so run it in a thread.
 
@@ -67,6 +98,8 @@ def ingest(
         cancelled: called between files and batches; tells whether to stop.
         shared: whether new studies are shared with the peers that may see them, if the sharing
             rules say so.
+        chosen: the images that are taken. Unless that is everything, what cannot be read is left
+            alone, as it may be of anybody.
 
     Returns:
         What was done, with each file that was not taken.
@@ -88,7 +121,7 @@ def ingest(
             report=IngestReport(),
             shared=shared,
         )
-        run = _Ingest(store, aside, packing, progress, cancelled)
+        run = _Ingest(store, aside, packing, progress, cancelled, chosen)
         try:
             run.take(find_files(paths, exclude=quarantine.parent))
         except Cancelled:
@@ -109,8 +142,10 @@ class _Ingest:
         packing: Packing,
         progress: Callable[[IngestProgress], None],
         cancelled: Callable[[], bool],
+        chosen: Chosen,
     ) -> None:
         self.report = packing.report
+        self._chosen = chosen
         self._store = store
         self._quarantine = quarantine
         self._packing = packing
@@ -123,7 +158,7 @@ class _Ingest:
 
     def take(self, found: Iterable[Found]) -> None:
         """Take all files, portion by portion."""
-        portion: list[SourceFile] = []
+        portion: list[SourceFile | SourceMember] = []
         read_bytes = 0
         for one in found:
             if self._cancelled():
@@ -142,7 +177,7 @@ class _Ingest:
             for note, (count, first) in self._oddities.items()
         ]
 
-    def _read(self, found: Found) -> SourceFile | None:
+    def _read(self, found: Found) -> SourceFile | SourceMember | None:
         """Read one file; None if it is not taken, with the reason in the report."""
         report = self.report
         report.files += 1
@@ -153,17 +188,18 @@ class _Ingest:
             report.unreadable.append(Problem(shown(found.path), found.problem))
             return None
         try:
-            source = read_source(found.path)
+            source = read_found(found)
         except MediaDirectory:
             report.skipped_media_directories += 1
-            report.missing += [
-                Problem(shown(path), f"is listed in {shown(found.path)} and is not there")
-                for path in missing_members(found.path)
-            ]
+            if found.member is None or report.skipped_media_directories <= MOST_IN_ARCHIVE:
+                report.missing += [
+                    Problem(shown(path), f"is listed in {shown(found.path)} and is not there")
+                    for path in listing_of(found).missing
+                ]
         except NotDicom:
             report.skipped_not_dicom += 1
         except BadInstance as error:
-            report.quarantined.append(self._quarantined(found.path, error.reason))
+            report.quarantined.append(self._quarantined(found, error.reason))
         except FileChanged:
             report.unreadable.append(Problem(shown(found.path), "changed while it was read"))
         except OSError as error:
@@ -171,13 +207,18 @@ class _Ingest:
                 Problem(shown(found.path), f"cannot be read: {error.strerror}")
             )
         else:
+            if not self._chosen.takes(source.header.study):
+                report.not_chosen += 1
+                return None
             for note in source.header.notes:
                 count, first = self._oddities.get(note, (0, shown(found.path)))
                 self._oddities[note] = (count + 1, first)
             return self._with_shared_attributes(source)
         return None
 
-    def _with_shared_attributes(self, source: SourceFile) -> SourceFile:
+    def _with_shared_attributes(
+        self, source: SourceFile | SourceMember
+    ) -> SourceFile | SourceMember:
         """The same file, sharing equal attributes with other instances to save memory."""
         header = source.header
         return replace(
@@ -189,16 +230,30 @@ class _Ingest:
             ),
         )
 
-    def _quarantined(self, path: Path, reason: str) -> Problem:
+    def _quarantined(self, found: Found, reason: str) -> Problem:
+        if self._chosen != EVERYTHING:
+            why = f"{reason}; no copy was kept, as only a part is taken"
+            return Problem(shown(found.path), why)
         kept_at = ""
         try:
-            kept_at = self._quarantine.keep(path, reason, free_bytes=self._store.free_bytes())
+            kept_at = self._keep(found, reason)
+        except FileChanged:
+            reason = f"{reason}; no copy was kept: it changed meanwhile"
         except OSError as error:
             reason = f"{reason}; no copy was kept: {error.strerror}"
-        return Problem(shown(path), reason, kept_at)
+        return Problem(shown(found.path), reason, kept_at)
 
-    def _store_portion(self, portion: list[SourceFile]) -> None:
-        by_study: dict[str, list[SourceFile]] = {}
+    def _keep(self, found: Found, reason: str) -> str:
+        free_bytes = self._store.free_bytes()
+        if found.member is None:
+            return self._quarantine.keep(found.path, reason, free_bytes=free_bytes)
+        with found.member.opened() as read:
+            return self._quarantine.keep_read(
+                read, reason, shown(found.path), most_bytes=min(MAX_FILE_BYTES, free_bytes)
+            )
+
+    def _store_portion(self, portion: list[SourceFile | SourceMember]) -> None:
+        by_study: dict[str, list[SourceFile | SourceMember]] = {}
         for source in portion:
             by_study.setdefault(source.header.study.study_uid, []).append(source)
         done = encoded = 0

@@ -67,6 +67,7 @@ class IngestReport:
         instances_new, instances_known: added, and those that were here already.
         original_bytes, encoded_bytes: size of the new instances, and of their batches.
         skipped_not_dicom, skipped_media_directories, skipped_links: counted and left alone.
+        not_chosen: images that were left alone, since only others were chosen.
         missing: files that a DICOMDIR lists and that do not exist.
         quarantined: bad input, kept in the quarantine.
         conflicts: other bytes under a known SOP Instance UID, kept in the quarantine.
@@ -83,6 +84,7 @@ class IngestReport:
     skipped_not_dicom: int = 0
     skipped_media_directories: int = 0
     skipped_links: int = 0
+    not_chosen: int = 0
     studies: list[StudyIngested] = field(default_factory=list)
     quarantined: list[Problem] = field(default_factory=list)
     conflicts: list[Problem] = field(default_factory=list)

@@ -35,6 +35,12 @@ def open_file(path: Path) -> int:
     return descriptor
 
 
+def stamp_of(descriptor: int) -> tuple[int, int, int, int]:
+    """Device, inode, size and time of change of an open file."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
     """Bytes of an open file.
 

@@ -1,4 +1,5 @@
-"""Sources of instances: the interface that packing needs, and the files given to an ingest.
+"""Sources of instances: the interface that packing needs, and the files given to an ingest, among
+them those in given ZIP files and ISO images.
 
 No function here follows a symbolic link below the given paths, waits on a pipe or a device, or
 trusts a size: `fstat` of the open file decides, and a file that changes while it is read is
@@ -19,6 +20,8 @@ from node.dicom import studies
 from node.dicom.elements import Read
 from node.dicom.studies import InstanceHeader
 from node.errors import ExitCode, NodeError
+from node.images import archives
+from node.images.archives import Member, MemberReader
 from node.images.reading import (
     ComparingReader,
     FileChanged,
@@ -26,6 +29,7 @@ from node.images.reading import (
     open_file,
     read_exactly,
     shown,
+    stamp_of,
 )
 
 _WHOLE_BYTES = 16 * 1024 * 1024
@@ -36,11 +40,17 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A path below the given ones; `problem` says why it cannot be opened, or is ""."""
+    """A path below the given ones; `problem` says why it cannot be opened, or is "".
+
+    Of a file in an archive, `path` goes on behind that of the archive, and `member` is the file.
+    `root` is the given path below which it is.
+    """
 
     path: Path
     problem: str = ""
     is_link: bool = False
+    member: Member | None = None
+    root: Path = Path()
 
 
 class Source(Protocol):
@@ -109,8 +119,31 @@ class SourceFile:
         return SourceReader(self)
 
 
+@dataclass(frozen=True, slots=True)
+class SourceMember:
+    """A file of an archive that can be taken; as `SourceFile`."""
+
+    member: Member
+    header: InstanceHeader
+    size: int
+    digest: bytes
+    shown: str
+
+    @property
+    def is_only_copy(self) -> bool:
+        """No: the archive stays where it is."""
+        return False
+
+    def reader(self) -> MemberReader:
+        """To read it once more."""
+        return MemberReader(self.member, self.digest)
+
+
 def find_files(paths: Iterable[Path], *, exclude: Path) -> Iterator[Found]:
     """Walk the given files and folders, names in order.
+
+    A ZIP file or an ISO image that is given is walked like a folder; one that lies in a folder is a
+    file like any other.
 
     Args:
         paths: files or folders; these may be links themselves.
@@ -129,7 +162,26 @@ def find_files(paths: Iterable[Path], *, exclude: Path) -> Iterator[Found]:
                 f"there is no file or folder {shown(path)}", code=ExitCode.NOT_FOUND
             ) from None
     for start in starts:
-        yield from _find(start, excluded)
+        form = archive_form(start)
+        yield from _find_in_archive(start, form) if form else _find(start, excluded)
+
+
+def archive_form(path: Path) -> str:
+    """`zip` or `iso` if this is such a file; "" for anything else, also if it cannot be read."""
+    try:
+        return "" if path.is_dir() else archives.form_of(path)
+    except OSError:
+        return ""
+
+
+def _find_in_archive(start: Path, form: str) -> Iterator[Found]:
+    try:
+        for one in archives.members(start, form):
+            yield Found(start / one.name.lstrip("/"), one.problem, member=one.member, root=start)
+    except archives.BadArchive as error:
+        yield Found(start, error.reason, root=start)
+    except OSError as error:
+        yield Found(start, f"cannot be read: {error.strerror}", root=start)
 
 
 def _find(start: Path, excluded: Path) -> Iterator[Found]:
@@ -146,13 +198,62 @@ def _find(start: Path, excluded: Path) -> Iterator[Found]:
             if stat.S_ISDIR(mode):
                 open_folders.append(iter(sorted(path.iterdir())))
             elif stat.S_ISLNK(mode):
-                yield Found(path, is_link=True)
+                yield Found(path, is_link=True, root=start)
             elif stat.S_ISREG(mode):
-                yield Found(path)
+                yield Found(path, root=start)
             else:
-                yield Found(path, "is no regular file")
+                yield Found(path, "is no regular file", root=start)
         except OSError as error:
-            yield Found(path, f"cannot be read: {error.strerror}")
+            yield Found(path, f"cannot be read: {error.strerror}", root=start)
+
+
+def read_found(found: Found) -> SourceFile | SourceMember:
+    """Read a file that was found once, as `read_source`."""
+    return read_source(found.path) if found.member is None else read_member(found.member, found)
+
+
+def read_header_found(found: Found) -> tuple[InstanceHeader, int]:
+    """Check a file that was found, and take its attributes and its size, without its digest.
+
+    Raises:
+        NotDicom, BadInstance, FileChanged, OSError: as `read_source`.
+    """
+    name = found.path.name
+    if found.member is not None:
+        size = found.member.size
+        with found.member.opened() as read:
+            # A small one at once: what is odd is read back and forth.
+            if size <= _WHOLE_BYTES:
+                read = _bytes_reader(read(0, size))
+            return studies.read_dataset(read, size, name), size
+    descriptor = open_file(found.path)
+    try:
+        size = os.fstat(descriptor).st_size
+        read = _descriptor_reader(descriptor, 0)
+        return studies.read_dataset(read, size, name), size
+    finally:
+        os.close(descriptor)
+
+
+def _descriptor_reader(descriptor: int, start: int) -> Read:
+    return lambda offset, length: os.pread(descriptor, length, start + offset)
+
+
+def read_member(member: Member, found: Found) -> SourceMember:
+    """Read a file of an archive once; see `read_source`."""
+    with member.opened() as read:
+        if member.size <= _WHOLE_BYTES:
+            content = read(0, member.size)
+            if len(content) < member.size:
+                raise FileChanged
+            header, digest = read_content(content, found.path.name)
+        else:
+            header = studies.read_dataset(read, member.size, found.path.name)
+            hasher = blake3.blake3()
+            for offset in range(0, member.size, _BLOCK_BYTES):
+                hasher.update(read(offset, min(_BLOCK_BYTES, member.size - offset)))
+            digest = hasher.digest()
+    return SourceMember(member, header, member.size, digest, shown(found.path))
 
 
 def read_source(path: Path) -> SourceFile:
@@ -166,10 +267,10 @@ def read_source(path: Path) -> SourceFile:
     """
     descriptor = open_file(path)
     try:
-        before = _stamp(descriptor)
+        before = stamp_of(descriptor)
         size = before[2]
         header, digest = read_opened(descriptor, 0, size, path.name)
-        if _stamp(descriptor) != before:
+        if stamp_of(descriptor) != before:
             raise FileChanged
     finally:
         os.close(descriptor)
@@ -191,9 +292,7 @@ def read_opened(descriptor: int, start: int, size: int, name: str) -> tuple[Inst
     """
     if size <= _WHOLE_BYTES:
         return read_content(read_exactly(descriptor, start, size), name)
-    header = studies.read_dataset(
-        lambda offset, length: os.pread(descriptor, length, start + offset), size, name
-    )
+    header = studies.read_dataset(_descriptor_reader(descriptor, start), size, name)
     hasher = blake3.blake3()
     for offset in range(0, size, _BLOCK_BYTES):
         length = min(_BLOCK_BYTES, size - offset)
@@ -216,11 +315,6 @@ def _bytes_reader(content: bytes) -> Read:
     return lambda offset, length: content[offset : offset + length]
 
 
-def _stamp(descriptor: int) -> tuple[int, int, int, int]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 class SourceReader:
     """Reads a file again and compares it with its digest.
 
@@ -234,7 +328,7 @@ class SourceReader:
     def __enter__(self) -> ComparingReader:
         source = self._source
         self._descriptor = open_file(source.path)
-        if _stamp(self._descriptor) != source.stamp:
+        if stamp_of(self._descriptor) != source.stamp:
             os.close(self._descriptor)
             raise FileChanged
         return ComparingReader(self._descriptor, 0, source.size, source.digest)

@@ -172,6 +172,29 @@ class Network:
                 return
         raise Unreachable("; ".join(dict.fromkeys(reasons)) or "no address is known")
 
+    async def probe(self, addresses: Sequence[str]) -> dict[str, str]:
+        """Make a connection to each address at once, and end it.
+
+        Returns:
+            For each address why that failed, or "".
+        """
+        found: dict[str, str] = {}
+
+        async def look(address: str) -> None:
+            try:
+                line = await self._transport.dial(
+                    address, timeout_seconds=self.limits.dial_seconds / 2
+                )
+                line.close()
+                found[address] = ""
+            except Unreachable as error:
+                found[address] = error.message
+
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                nursery.start_soon(look, address)
+        return {address: found[address] for address in addresses}
+
     async def open_stream(
         self, node_public: bytes, protocol_id: str, *, timeout_seconds: float = 20.0
     ) -> PeerStream:

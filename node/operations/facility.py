@@ -275,6 +275,7 @@ async def status(call: Call, _: Nothing) -> Result:
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),
+        "notices": [] if serving is None or serving.notices is None else serving.notices.describe(),
         "contested": await in_thread(_contested, node),
         "witnessing": await in_thread(describe_witnessing, call),
         "started": node.started_ms,

@@ -39,9 +39,11 @@ PAGE_STUDIES = 500
 
 @dataclass(frozen=True)
 class Ingest:
-    """Parameters of `ingest`."""
+    """Parameters of `ingest`; with patients (their Patient IDs) or studies, these alone."""
 
     paths: parameters.Paths
+    patients: tuple[str, ...] = ()
+    studies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ async def run_work(
 
 async def ingest_paths(call: Call, asked: Ingest) -> Result:
     """Take files and folders into the store."""
-    from node.images.ingest import ingest  # here, since pydicom is slow to load
+    from node.images.ingest import Chosen, ingest  # here, since pydicom is slow to load
 
     node, paths = call.node, [Path(path) for path in asked.paths]
 
@@ -235,9 +237,20 @@ async def ingest_paths(call: Call, asked: Ingest) -> Result:
             progress=progress,
             cancelled=cancelled,
             now=node.clock.now,
+            chosen=Chosen(frozenset(asked.patients), frozenset(asked.studies)),
         )
 
     return dataclasses.asdict(await run_work(work, call.report, dataclasses.asdict))
+
+
+def read_mode(node: Node, given: str | None) -> int:
+    """The permissions of files that are written: the given ones, or those of the settings."""
+    if given is None:
+        return node.settings.export_mode
+    try:
+        return parse_mode(given)
+    except ValueError as error:
+        raise NodeError(str(error), code=ExitCode.USAGE) from error
 
 
 async def export(call: Call, asked: Export) -> Result:
@@ -245,12 +258,7 @@ async def export(call: Call, asked: Export) -> Result:
     node = call.node
     row = await in_thread(node.catalog.find_study, asked.study)
     directory = Path(asked.directory)
-    mode = node.settings.export_mode
-    if asked.mode is not None:
-        try:
-            mode = parse_mode(asked.mode)
-        except ValueError as error:
-            raise NodeError(str(error), code=ExitCode.USAGE) from error
+    mode = read_mode(node, asked.mode)
 
     def work(progress: Callable[[Any], None], _: Callable[[], bool]) -> Any:
         return export_study(node.catalog, node.store, row.study_uid, directory, progress, mode=mode)

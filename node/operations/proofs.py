@@ -135,10 +135,11 @@ def make_proof(
     extra: dict[str, Any] = {"card": card.decode(), "entry": encoded.decode()}
     if witnesses:
         extra["witnesses"] = [each.decode() for each in witnesses]
-    digest = entry.details.get("receipt")
-    receipt = audit.receipt(digest) if isinstance(digest, str) and len(digest) == 64 else None
-    if receipt is not None:
-        extra["receipt"] = base64.b64encode(receipt).decode()
+    for name in ("receipt", "stored"):
+        digest = entry.details.get(name)
+        kept = audit.receipt(digest) if isinstance(digest, str) and len(digest) == 64 else None
+        if kept is not None:
+            extra[name] = base64.b64encode(kept).decode()
     if include_openings:
         extra["openings"] = [
             {

@@ -13,7 +13,7 @@ from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.paging import bytes_of, cursor, place_of
 from node.sharing.requests import REASON_CHARACTERS
-from node.transfer.transfers import Transfer, TransferState
+from node.transfer.transfers import Transfer, TransferKey, TransferState
 
 _PROGRESS_SECONDS = 0.1
 
@@ -81,6 +81,43 @@ def describe_transfer(node: Node, transfer: Transfer) -> dict[str, Any]:
     }
 
 
+def _receipts(node: Node, found: list[Transfer]) -> dict[TransferKey, list[dict[str, Any]]]:
+    """The receipts of transfers, and what their recipients say of the archive; by transfer."""
+    facilities = [peer.facility_key for peer in node.peers.store.peers]
+    keys: dict[tuple[bool, bytes, bytes], TransferKey] = {}
+    for one in found:
+        # A fetch has another name with each of its sources.
+        sources = {one.peer} if one.direction == "out" or one.only_peer else {one.peer, *facilities}
+        for peer in sources:
+            name = node.transfers.name_for(one, peer)
+            keys[one.direction == "out", peer, name] = one.key
+    names = [name for _, _, name in keys]
+    stored = {(one.outgoing, one.peer, one.transfer): one for one in node.stored.statements(names)}
+    receipts = {
+        (one.outgoing, one.peer, one.transfer): one for one in node.exchanges.receipts(names)
+    }
+    shown: dict[TransferKey, list[dict[str, Any]]] = {}
+    for key, receipt in receipts.items():
+        if key not in keys:
+            continue
+        said = stored.get(key)
+        shown.setdefault(keys[key], []).append(
+            {
+                "peer": node.petname(receipt.peer),
+                "received": receipt.time,
+                "stored": None
+                if said is None
+                else {
+                    "instances": said.instances,
+                    "proven_by": said.proven_by,
+                    "proven_at": said.proven_at,
+                    "noted": said.time or None,
+                },
+            }
+        )
+    return shown
+
+
 async def fetch(call: Call, asked: Fetch) -> Result:
     """Fetch a study and follow the transfer to its end."""
     serving, purpose = call.require_serving(), asked.purpose
@@ -146,8 +183,12 @@ async def transfers(call: Call, asked: Transfers) -> Result:
         started, direction, *names = place_of(asked.after, int, str, str, str)
         before = (started, direction, *map(bytes_of, names))
     found, following = await in_thread(node.transfers.page, PAGE_TRANSFERS, before)
+    receipts = await in_thread(_receipts, node, found)
     return {
-        "transfers": [describe_transfer(node, transfer) for transfer in found],
+        "transfers": [
+            {**describe_transfer(node, transfer), "receipts": receipts.get(transfer.key, [])}
+            for transfer in found
+        ],
         "next": None
         if following is None
         else cursor(*following[:2], *map(bytes.hex, following[2:])),

@@ -34,6 +34,21 @@ _CLAIMS = 4096
 """Most claims that are remembered; a session needs its claim for some milliseconds."""
 
 
+def require_on_card_untrusted(peer: Peer, node_key: bytes, time_ms: int) -> None:
+    """Check that a peer's card lists the node key that signed at a time (milliseconds, UTC).
+
+    Raises:
+        RemoteProtocolError: it does not.
+    """
+    in_force = {
+        key.key for key in peer.card.node_keys if key.until is None or time_ms // 1000 <= key.until
+    }
+    if node_key not in in_force:
+        raise RemoteProtocolError(
+            "it is signed by a node that is not on the facility's card", WireCode.BAD_SIGNATURE
+        )
+
+
 class Countersigner:
     """Countersigns receipts that arrive outside of a transfer, and records complete ones.
 
@@ -114,16 +129,7 @@ class Countersigner:
         facilities = (receipt.source_facility, receipt.recipient_facility)
         if facilities != (self._own_facility, peer.facility_key):
             raise RemoteProtocolError("the receipt names other facilities")
-        in_force = {
-            key.key
-            for key in peer.card.node_keys
-            if key.until is None or receipt.time // 1000 <= key.until
-        }
-        if receipt.recipient_node not in in_force:
-            raise RemoteProtocolError(
-                "the receipt is by a node that is not on the facility's card",
-                WireCode.BAD_SIGNATURE,
-            )
+        require_on_card_untrusted(peer, receipt.recipient_node, receipt.time)
         check_signature(body, signature, receipt.recipient_node)
         return receipt
 

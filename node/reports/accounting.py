@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from node.audit.log import AuditLog
 from node.phrases import clean
-from node.reports.facilities import Facilities
+from node.reports.facilities import Facilities, Facility
 from node.reports.records import Record, Subject, records
 from node.reports.selection import Selection
 from protocol.log.entry import format_time
@@ -43,6 +43,11 @@ EXEMPT = frozenset(("treatment", "second-opinion", "operations"))
 _BEGUN = "disclosure-begun"
 _ANSWERED, _ASKED = "find-answered", "find-asked"
 _ANNOUNCED = "announced"
+_EXPORTED = "exported"
+_ON_DISC = "written to a disc"
+_NO_DISC = "the disc was not finished"
+_MANIFESTS = frozenset(("kos", "mado", "fhir"))
+_MANIFEST = "written to a file"
 _TOLD = "told to the recipient"
 _ENDS = {
     "disclosed": "received by the recipient",
@@ -113,17 +118,18 @@ class Accounting:
 
     def _disclosures(self) -> Iterator[tuple[Record, str]]:
         """Each disclosure that began in the selected time, and its outcome, even if later."""
-        types = frozenset((_BEGUN, *_ENDS, _ANSWERED, _ASKED, _ANNOUNCED))
+        types = frozenset((_BEGUN, *_ENDS, _ANSWERED, _ASKED, _ANNOUNCED, _EXPORTED))
         wanted = replace(self._selection, until=None, types=types)
         until = None if self._selection.until is None else format_time(self._selection.until)
         open_ones: dict[tuple[str, object], dict[object, _Open]] = {}
+        discs: dict[object, _Open] = {}
         for record in records(self._audit, wanted):
             transfer = (str(record.entry["peer"]), record.details.get("transfer"))
             # Within one transfer, another content or purpose makes another disclosure.
             content = (record.details.get("content_root"), record.entry["purpose"])
             is_late = until is not None and record.time >= until
             if is_late and not open_ones:
-                return
+                break
             begun = open_ones.get(transfer, {})
             if record.type == _ANNOUNCED:
                 if not is_late:
@@ -131,6 +137,13 @@ class Accounting:
             elif record.type in (_ANSWERED, _ASKED):
                 if not is_late:
                     yield from ((each, _TOLD) for each in _of_search(record))
+            elif record.type == _EXPORTED:
+                failed = discs.get(record.details.get("of"))
+                if failed is not None:
+                    failed.outcome = _NO_DISC
+                elif not is_late:
+                    is_manifest = record.details.get("form") in _MANIFESTS
+                    discs[record.index] = _Open(record, _MANIFEST if is_manifest else _ON_DISC)
             elif record.type == _BEGUN:
                 if content in begun:
                     begun[content].outcome = _NO_END
@@ -145,12 +158,12 @@ class Accounting:
             else:
                 for one in begun.values():
                     one.outcome = _ENDS[record.type]
-        for begun in open_ones.values():
-            for one in begun.values():
+        for opened in (*open_ones.values(), discs):
+            for one in opened.values():
                 yield one.record, one.outcome
 
     def _cells(self, begun: Record, patient: Subject | None, outcome: str) -> tuple[str, ...]:
-        recipient = self._facilities.of(begun.entry["peer"])
+        recipient = self._recipient(begun)
         study = begun.first("study")
         nobody = "not named by the images"
         if any(subject["kind"] == "patient" for subject in begun.entry["subjects"]):
@@ -170,6 +183,14 @@ class Accounting:
             str(begun.details.get("transfer", begun.details.get("find", ""))),
             str(begun.index),
         )
+
+    def _recipient(self, begun: Record) -> Facility:
+        """The facility that got it; or whoever carries a disc, as a person here wrote."""
+        if begun.type != _EXPORTED:
+            return self._facilities.of(begun.entry["peer"])
+        written = begun.first("message")
+        name = _named(written.value, written.commitment) if written else "not known"
+        return Facility(name, fingerprint="")
 
 
 def _of_search(record: Record) -> Iterator[Record]:
@@ -205,7 +226,7 @@ def _description(begun: Record, study: Subject | None) -> str:
     if begun.type == _ANSWERED:
         what = "one imaging study is" if study else "many imaging studies are"
         return f"that {what} here (the answer to a search for its patient)"
-    if begun.type == _ANNOUNCED:
+    if begun.type == _ANNOUNCED or begun.details.get("form") in _MANIFESTS:
         return "that one imaging study is here, with its patient, date and description"
     count = begun.details.get("instances", "")
     number = f"{count} images of " if count != "" else ""

@@ -19,6 +19,7 @@ CODES = {
     "110102": "Begin Transferring DICOM Instances",
     "110104": "DICOM Instances Transferred",
     "110105": "DICOM Study Deleted",
+    "110106": "Export",
     "110107": "Import",
     "110112": "Query",
     "110113": "Security Alert",
@@ -133,6 +134,7 @@ EVENTS: dict[str, Meaning] = {
     "reconciled": Meaning(event="110101", action="R"),
     "erased": Meaning(event="110113", kind="110132", action="D", lifecycle="15"),
     "log-exported": Meaning(event="110101", action="R"),
+    "exported": Meaning(event="110106", action="R", lifecycle="11"),
     "discarded": Meaning(event="110105", action="D", lifecycle="15"),
     "hold-placed": Meaning(event="110113", kind="110135", action="U"),
     "hold-lifted": Meaning(event="110113", kind="110135", action="U"),
@@ -159,7 +161,8 @@ EVENTS: dict[str, Meaning] = {
     "commitment-heard": Meaning(event="110112", lifecycle="4"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
-repeats `disclosed` and `received`, and a heartbeat is no event."""
+repeats `disclosed` and `received`, `stored` and what is told of it adds to them, and a heartbeat is
+no event."""
 
 _TRANSFERS = frozenset(
     (

@@ -7,7 +7,6 @@ they are sent again. A message may therefore arrive more than once, but none is 
 """
 
 import contextlib
-import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 
@@ -15,6 +14,7 @@ import trio
 
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
+from node.failures import os_reason
 from node.reports.collector import Collector
 from node.reports.tls import TlsClient
 
@@ -119,14 +119,5 @@ def _translated(collector: Collector, seconds: float) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise NodeError(
-            f"{where} cannot be reached: {_reason(error)}", hint=hint, code=ExitCode.UNREACHABLE
+            f"{where} cannot be reached: {os_reason(error)}", hint=hint, code=ExitCode.UNREACHABLE
         ) from error
-
-
-def _reason(error: OSError) -> str:
-    """The reason in words; trio's error for all addresses has the single errors as its cause."""
-    cause: BaseException | None = error.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    told = cause if isinstance(cause, OSError) else error
-    return (os.strerror(told.errno).lower() if told.errno else told.strerror) or str(error)

@@ -16,6 +16,7 @@ import trio
 
 from node.audit.log import AuditLog
 from node.blocking import in_thread
+from node.clock import SYSTEM_CLOCK, Clock
 from node.database import Database
 from node.errors import NodeError
 from node.failures import describe_unexpected
@@ -60,6 +61,7 @@ class Forwarder:
         facilities: returns the facilities known now.
         origin: the name of the log.
         persons: whether our people are named to the collector.
+        clock: tells how long it has failed.
         idle_seconds: see `IDLE_SECONDS`.
         retry_seconds: first and longest pause after a failure.
     """
@@ -73,6 +75,7 @@ class Forwarder:
         origin: str,
         *,
         persons: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
         idle_seconds: float = IDLE_SECONDS,
         retry_seconds: tuple[float, float] = (FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS),
     ) -> None:
@@ -87,6 +90,14 @@ class Forwarder:
         self._name = f"{collector.form} {collector.address}"
         self._delivered = 0
         self._error = ""
+        self._clock = clock
+        self._failing_since: float | None = None
+
+    @property
+    def failing_seconds(self) -> float:
+        """For how long nothing could be delivered; 0 if all is well. For any thread."""
+        since = self._failing_since
+        return 0.0 if since is None else self._clock.running() - since
 
     def describe(self) -> dict[str, Any]:
         """The state of forwarding, as JSON."""
@@ -116,7 +127,7 @@ class Forwarder:
             else:
                 if self._error:
                     log.info("the log is forwarded again to %s", self._collector.address)
-                self._error = ""
+                self._error, self._failing_since = "", None
                 pause = self._retry_seconds[0]
 
     def _failed(self, error: Exception) -> None:
@@ -124,6 +135,8 @@ class Forwarder:
         if what != self._error:
             log.warning("the log is not forwarded: %s", what)
         self._error = what
+        if self._failing_since is None:
+            self._failing_since = self._clock.running()
 
     def _begin(self) -> int:
         """Return the cursor; log the start of forwarding if the collector is new."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import trio
 
@@ -21,6 +22,22 @@ from protocol.errors import RemoteProtocolError, WireCode
 from protocol.messages import Hello
 
 log = logging.getLogger("radmesh.greeting")
+
+
+@dataclass(frozen=True)
+class Greeted:
+    """What a peer said of itself when we greeted it.
+
+    Attributes:
+        software: name and version, as the peer has them; for people.
+        ahead_seconds: how far its clock is ahead of ours, behind if negative; None where its
+            release does not tell.
+        round_trip_seconds: how long its answer took; the offset is as exact as that.
+    """
+
+    software: str
+    ahead_seconds: float | None
+    round_trip_seconds: float
 
 
 class Greeting:
@@ -55,17 +72,21 @@ class Greeting:
             versions=(messages.PROTOCOL_VERSION,),
             software=self._software,
             card=self._card().encoded,
+            time=self._clock.now_ms(),
         )
 
     async def greet(
         self, node_key: bytes, peer: Peer, sent: Callable[[], None] = lambda: None
-    ) -> None:
+    ) -> Greeted:
         """Say hello to a connected peer and hear its own.
 
         Args:
             node_key: the node key by which the peer is connected, 32 bytes.
             peer: the peer.
             sent: called when our card has been sent to it.
+
+        Returns:
+            What it said of itself.
 
         Raises:
             StreamLost: the connection broke.
@@ -74,15 +95,19 @@ class Greeting:
         stream = await self._open_stream(node_key)
         try:
             channel = MessageStream(stream)
+            begun_ms, begun = self._clock.now_ms(), self._clock.running()
             await channel.send(self._hello())
             sent()
-            await self._take(channel, peer)
+            hello = await self._take(channel, peer)
+            took = self._clock.running() - begun
             # Otherwise streams would pile up if a peer never ends its half.
             await stream.finish()
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await stream.reset()
             raise
+        ahead = None if hello.time is None else (hello.time - begun_ms) / 1000 - took / 2
+        return Greeted(hello.software, ahead, took)
 
     async def serve(self, stream: PeerStream) -> None:
         """Handle one inbound stream of the hello protocol."""
@@ -99,7 +124,7 @@ class Greeting:
         await channel.send(self._hello())
         await stream.close()
 
-    async def _take(self, channel: MessageStream, peer: Peer) -> None:
+    async def _take(self, channel: MessageStream, peer: Peer) -> Hello:
         hello = await channel.receive_untrusted()
         if not isinstance(hello, Hello):
             raise RemoteProtocolError("a hello must come first", WireCode.UNEXPECTED)
@@ -111,3 +136,4 @@ class Greeting:
             )
         except (NodeError, keys.errors.KeysError) as error:
             log.warning("the card that %s sent is not taken: %s", peer.petname, error)
+        return hello

@@ -54,7 +54,7 @@ class Refusals:
 
         Args:
             peer: facility key of the peer that is refused.
-            what: what the peer asked for: `study`, `receipt` or `find`.
+            what: what the peer asked for: `study`, `receipt`, `stored` or `find`.
             events: the entries to write, if the budget allows it.
 
         Returns:

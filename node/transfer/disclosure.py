@@ -386,9 +386,8 @@ class Disclosure:
         )
         self._unsent -= 1
         self._sent += 1
-        self._transfer.wire_bytes += manifest.batches[index].encoded_size
         self._transfer.bytes_done += manifest.batches[index].original_size
-        self._owner.transfers.touch(self._transfer)
+        self._owner.transfers.moved(self._transfer, manifest.batches[index].encoded_size)
 
     async def _seal_ahead(
         self,

@@ -317,8 +317,7 @@ class StudyDownload:
         now, source = trio.current_time(), member.contribution.peer
         if batch is not None and self._portions.arrived(source, batch, now):
             self.transfer.bytes_done += entry.original_size
-        self.transfer.wire_bytes += entry.encoded_size
-        self._destination.transfers.touch(self.transfer)
+        self._destination.transfers.moved(self.transfer, entry.encoded_size)
         member.contribution.batches += 1
         member.contribution.encoded_bytes += entry.encoded_size
         self.notify()

@@ -212,6 +212,8 @@ class Transfers:
 
     Attributes:
         active: the transfers under way.
+        ended: how many have ended since the start, by direction and state.
+        carried: encoded bytes that came and went since the start, by direction.
         on_end: called when a transfer has ended, in the trio thread.
         at_end: called in a thread with a transfer that is over.
         in_change: called with a transfer, in the transaction of each change of its state.
@@ -221,6 +223,8 @@ class Transfers:
         self._database = database
         self._clock = clock
         self.active: dict[TransferKey, Transfer] = {}
+        self.ended: Counter[tuple[str, str]] = Counter()
+        self.carried: Counter[str] = Counter()
         self.on_end: Callable[[], None] = lambda: None
         self.at_end: Callable[[Transfer], object] = lambda transfer: None
         self.in_change: Callable[[sqlite3.Connection, Transfer], None] = lambda c, transfer: None
@@ -294,6 +298,7 @@ class Transfers:
         transfer.entered = self._clock.now_ms()
         if transfer.is_ended:
             transfer.ended = self._clock.now_ms()
+            self.ended[transfer.direction, state.value] += 1
             if self.active.get(transfer.key) is transfer:
                 del self.active[transfer.key]
         else:
@@ -308,8 +313,10 @@ class Transfers:
             transfer.over.set()
             self.on_end()
 
-    def touch(self, transfer: Transfer) -> None:
+    def moved(self, transfer: Transfer, encoded_bytes: int) -> None:
         """Data of a transfer has moved."""
+        transfer.wire_bytes += encoded_bytes
+        self.carried[transfer.direction] += encoded_bytes
         transfer.moved = self._clock.now_ms()
 
     def still_since(self, transfer: Transfer) -> int | None:

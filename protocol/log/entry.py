@@ -79,6 +79,7 @@ TYPES = (
     "recalled",
     "recall-settled",
     "log-exported",
+    "exported",
     "find-asked",
     "find-answered",
     "found",
@@ -104,6 +105,9 @@ TYPES = (
     "offer-heard",
     "offer-answered",
     "offer-ended",
+    "stored",
+    "stored-told",
+    "stored-heard",
     "commitment-given",
     "commitment-asked",
     "commitment-heard",
@@ -122,7 +126,7 @@ ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
 SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker", "message", "note")
 """Facts are those of a study that decided about a request, as canonical JSON. An asker is who asks
 at the other side, by its word: name, role and reason, with `^^^` between them. A message is what a
-person wrote with an offer, a note what a person wrote about a review."""
+person wrote with an offer, or for whom a disc is, a note what a person wrote about a review."""
 
 OUTCOMES = ("success", "refused", "failed")
 

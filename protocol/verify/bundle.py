@@ -32,6 +32,7 @@ _KNOWN = (
     "openings.jsonl",
     "policy",
     "receipts.jsonl",
+    "stored.jsonl",
 )
 
 _BATCH_BYTES = 1 << 18

@@ -9,7 +9,7 @@ grow with the log.
 
 The first finding is the cause. Findings are ordered: a broken chain of keys, bad
 checkpoints, entries that differ from the signed ones, missing cosignatures, losses that
-the log reports, and last receipts and openings.
+the log reports, and last receipts, statements and openings.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ from protocol.verify.forks import Forks
 from protocol.verify.losses import Loss
 from protocol.verify.note import NamedKey
 from protocol.verify.policy import POLICY_BYTES
+from protocol.verify.stored import Statements
 from protocol.verify.stream import EntryStream, Expected
 from protocol.verify.verdict import Code, Finding, Verdict, are_whole
 from protocol.verify.witnesses import Cosigned, Witnesses, card_keys, missing_quorum
@@ -98,6 +99,7 @@ class _Check:
         self._stream: EntryStream | None = None
         self._openings: Openings | None = None
         self._receipts: Receipts | None = None
+        self._stored: Statements | None = None
 
     def run(self, bundle: Bundle) -> None:
         said_origin, said_size = _read_header(bundle)
@@ -119,6 +121,7 @@ class _Check:
             self._expected.setdefault(size, []).append(Expected(root, "your pin", True))
         self._openings = Openings(bundle)
         self._receipts = Receipts(bundle, card, self._evidence)
+        self._stored = Statements(bundle, card, self._evidence)
         self._stream = EntryStream(
             bundle,
             card,
@@ -130,9 +133,10 @@ class _Check:
             self._evidence.since,
             {at for each in self._counted for at in (each.size - 1, each.size)},
         )
-        self._stream.read(self._openings, self._receipts)
+        self._stream.read(self._openings, self._receipts, self._stored)
         self._openings.finish()
         self._receipts.finish(self._stream.last_time)
+        self._stored.finish()
         if said_origin != self._origin:
             self._find(Code.BUNDLE, None, "the bundle says that it is of another log")
         size = self._stream.tree.size
@@ -289,7 +293,7 @@ class _Check:
             findings += missing or ([old] if old is not None else [])
         # A loss that the log admits ranks below what the auditor's own evidence shows.
         findings += [each.finding for each in self._lost]
-        for part in (self._receipts, self._openings):
+        for part in (self._receipts, self._stored, self._openings):
             findings += part.findings if part is not None else []
         # Here the log is correct, but it records a disclosure that was not permitted.
         findings += self._stream.disclosures if self._stream is not None else []
@@ -340,14 +344,16 @@ class _Check:
         return since if all(each.entry < since for each in self._lost) else None
 
     def _notes(self) -> list[str]:
-        if self._stream is None or self._openings is None or self._receipts is None:
+        if self._stream is None or self._openings is None:
             return []
+        assert self._receipts is not None
+        assert self._stored is not None
         return [
             *coverage.outside_notes(self._evidence, self._policies),
             *coverage.loss_notes(self._evidence, self._stream, [each.entry for each in self._lost]),
             *coverage.witness_notes(self._policies, self._witnesses, self._own_policy),
             *seen.time_notes(self._counted, self._stream.times),
-            *coverage.side_notes(self._openings, self._receipts),
+            *coverage.side_notes(self._openings, self._receipts, self._stored),
             *coverage.file_notes(self._stream, self._unknown_files),
         ]
 

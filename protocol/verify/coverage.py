@@ -6,6 +6,7 @@ from protocol.verify.entries import Entry
 from protocol.verify.evidence import Evidence, Openings, Receipts
 from protocol.verify.losses import ALERTS
 from protocol.verify.policy import Policy, PolicyProblem, parse_policy
+from protocol.verify.stored import Statements
 from protocol.verify.stream import EntryStream
 from protocol.verify.witnesses import Cosigned, Witnesses
 
@@ -107,8 +108,8 @@ def _fingerprint(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def side_notes(openings: Openings, receipts: Receipts) -> Iterator[str]:
-    """Openings and receipts that are missing, or only half checked."""
+def side_notes(openings: Openings, receipts: Receipts, stored: Statements) -> Iterator[str]:
+    """Openings, receipts and statements that are missing, or only half checked."""
     if openings.opened < openings.commitments:
         yield (
             f"of {openings.commitments:,} studies and patients, "
@@ -124,6 +125,20 @@ def side_notes(openings: Openings, receipts: Receipts) -> Iterator[str]:
         yield (
             "receipts signed at the other side by a key that was not compared with that "
             f"facility's card (--peer-card): {receipts.half_checked:,}"
+        )
+    if stored.held < stored.named:
+        yield (
+            f"of {stored.named:,} statements that a study is stored, "
+            f"{stored.named - stored.held:,} not in the bundle"
+        )
+    if stored.half_checked:
+        yield (
+            "statements that a study is stored, signed by a key that was not compared with that "
+            f"facility's card (--peer-card): {stored.half_checked:,}"
+        )
+    if stored.held:
+        yield (
+            "that a study is stored in an archive is what its recipient says; nobody else proves it"
         )
 
 

@@ -89,6 +89,7 @@ class Entry(NamedTuple):
         type: what happened.
         subjects: its subjects, as encoded; see `commitments` and `has_subject`.
         names_receipt: whether its details may name a receipt.
+        names_stored: likewise a statement that a study is stored.
         data: the bytes of the entry.
     """
 
@@ -97,6 +98,7 @@ class Entry(NamedTuple):
     type: str
     subjects: bytes
     names_receipt: bool
+    names_stored: bool
     data: bytes
 
     @property
@@ -138,7 +140,15 @@ def parse_plain_entry(data: bytes) -> Entry | None:
     details, index, subjects, time, day, kind = found.groups()
     if not _ascends(details) or not _is_day(day):
         return None
-    return Entry(int(index), time.decode(), kind.decode(), subjects, b'"receipt":' in details, data)
+    return Entry(
+        int(index),
+        time.decode(),
+        kind.decode(),
+        subjects,
+        b'"receipt":' in details,
+        b'"stored":' in details,
+        data,
+    )
 
 
 def parse_any_entry(data: bytes) -> Entry:
@@ -155,6 +165,7 @@ def parse_any_entry(data: bytes) -> Entry:
         entry["type"],
         canonical(entry["subjects"])[1:-1],
         "receipt" in entry["details"],
+        "stored" in entry["details"],
         data,
     )
 

@@ -27,9 +27,6 @@ _OPENED = 100
 """How many good receipts are remembered, because several nearby entries name the same one.
 More do not fit into the 32 kB window in which a compressed file repeats data cheaply."""
 
-_NOWHERE = 1 << 63
-"""An index beyond every entry."""
-
 # An entry of type `receipt` repeats these fields of its receipt; they must be equal.
 _REPEATED = (
     "transfer",
@@ -143,15 +140,18 @@ def _tells_all(entry: dict[str, Any], fields: dict[str, Any]) -> bool:
     )
 
 
-class _SideFile:
+class SideFile:
     """Lines of a side file, each of which belongs to one entry, in the order of entries."""
+
+    NOWHERE = 1 << 63
+    """An index beyond every entry."""
 
     def __init__(self, bundle: Bundle, name: str, most: int) -> None:
         self._lines: Iterator[bytes] = iter(())
         if bundle.has(name):
             self._lines = bundle.lines(name, most)
         self.findings: list[Finding] = []
-        self.at = _NOWHERE
+        self.at = self.NOWHERE
         """The entry to which the next line belongs."""
 
     def find(self, code: Code, index: int | None, reason: str) -> None:
@@ -162,7 +162,7 @@ class _SideFile:
         return next(self._lines, None) if len(self.findings) < FINDINGS else None
 
 
-class Openings(_SideFile):
+class Openings(SideFile):
     """openings.jsonl: what the commitments in the entries stand for."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -178,7 +178,7 @@ class Openings(_SideFile):
         except EntryProblem as problem:
             self.find(Code.OPENING_BAD, None, f"a line of openings.jsonl {problem.reason}")
             self._current = None
-        self.at = _NOWHERE if self._current is None else self._current.place
+        self.at = self.NOWHERE if self._current is None else self._current.place
 
     def match(self, index: int, entry: Entry) -> None:
         """Check the openings of entry `index`."""
@@ -209,7 +209,7 @@ class Openings(_SideFile):
             )
 
 
-class Receipts(_SideFile):
+class Receipts(SideFile):
     """receipts.jsonl, and the auditor's own receipts."""
 
     def __init__(self, bundle: Bundle, own: Card, evidence: Evidence) -> None:
@@ -217,6 +217,8 @@ class Receipts(_SideFile):
         self.named = 0
         self.held = 0
         self.half_checked = 0
+        self.last: tuple[int, dict[str, Any]] | None = None
+        """The newest entry with its receipt in the bundle, and the fields of that receipt."""
         self._bundle = bundle
         self._own = own
         self._peers = evidence.peer_cards
@@ -255,7 +257,7 @@ class Receipts(_SideFile):
 
     def _advance(self) -> None:
         line = self._next_line()
-        self._current, self.at = None, _NOWHERE
+        self._current, self.at = None, self.NOWHERE
         if line is None:
             return
         try:
@@ -293,6 +295,7 @@ class Receipts(_SideFile):
                 else:
                     seen = True
                     self.held += 1
+                    self.last = (index, fields)
                     if logged not in self._known:
                         self._compare(index, entry, fields)
             self._advance()

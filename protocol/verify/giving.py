@@ -14,6 +14,7 @@ PRINTED = {
     "entries": "entries.jsonl",
     "openings": "openings.jsonl",
     "receipts": "receipts.jsonl",
+    "stored": "stored.jsonl",
 }
 """What can be printed, to the file of the bundle that holds it."""
 
@@ -45,7 +46,7 @@ def _printed_blocks(file: BinaryIO, what: str) -> Iterator[bytes]:
 
 def _extract(file: BinaryIO, directory: str) -> None:
     """Write the verified files to a new folder that only its owner can read: the card, the
-    checkpoints, entries, openings and receipts.
+    checkpoints, entries, openings, receipts and statements of storage.
 
     Args:
         file: the bundle, still open since its verification.

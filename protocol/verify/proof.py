@@ -21,6 +21,11 @@ from protocol.verify.evidence import Evidence, receipt_differences
 from protocol.verify.note import NamedKey, NoteProblem, decode_base64
 from protocol.verify.openings import read_opening
 from protocol.verify.receipts import ReceiptProblem, open_receipt
+from protocol.verify.stored import (
+    open_stored,
+    receipt_of_stored_differences,
+    stored_differences,
+)
 from protocol.verify.tree import leaf, root_by_proof
 from protocol.verify.verdict import Code, Finding, Verdict
 from protocol.verify.witnesses import Cosigned, Witnesses, card_keys, missing_quorum
@@ -122,7 +127,7 @@ class _Check:
         cosigned = self._check_checkpoint(proof.checkpoint, card)
         self._check_entry(proof)
         self._check_outside(card, cosigned)
-        self._check_receipts(proof.extra, card)
+        self._check_stored(proof.extra, card, self._check_receipts(proof.extra, card))
         self._check_openings(proof.extra)
 
     def _find_card(self, extra: dict[str, Any]) -> Card:
@@ -202,18 +207,18 @@ class _Check:
         if old is not None:
             raise _Wrong(old.code, old.index, old.reason)
 
-    def _check_receipts(self, extra: dict[str, Any], card: Card) -> None:
-        """Check the receipt in the proof, and the auditor's own receipts."""
+    def _check_receipts(self, extra: dict[str, Any], card: Card) -> dict[str, Any] | None:
+        """Check the auditor's own receipts, and the receipt in the proof; returns its fields."""
         blobs = [(blob, "your receipt") for blob in self._evidence.receipts]
         if "receipt" in extra:
             try:
                 blobs.append((decode_base64(extra["receipt"]), "the receipt"))
             except (NoteProblem, TypeError):
                 raise _Wrong(Code.RECEIPT_SIG, self.index, "the receipt is malformed") from None
-        for blob, source in blobs:
-            self._check_receipt(blob, source, card)
+        fields = [self._check_receipt(blob, source, card) for blob, source in blobs]
+        return fields[-1] if "receipt" in extra else None
 
-    def _check_receipt(self, blob: bytes, source: str, card: Card) -> None:
+    def _check_receipt(self, blob: bytes, source: str, card: Card) -> dict[str, Any]:
         try:
             fields, both = open_receipt(blob, card, self._evidence.peer_cards)
         except ReceiptProblem as problem:
@@ -227,6 +232,34 @@ class _Check:
         wrong = receipt_differences(entry, fields)
         if wrong:
             words = f"the entry and {source} differ in {', '.join(wrong)}"
+            raise _Wrong(Code.RECEIPT_MISMATCH, self.index, words)
+        return fields
+
+    def _check_stored(
+        self, extra: dict[str, Any], card: Card, receipt: dict[str, Any] | None
+    ) -> None:
+        """Check the statement in the proof that the study is stored."""
+        if "stored" not in extra:
+            return
+        try:
+            blob = decode_base64(extra["stored"])
+            fields, known = open_stored(blob, card, self._evidence.peer_cards)
+        except (NoteProblem, TypeError):
+            raise _Wrong(Code.RECEIPT_SIG, self.index, "the statement is malformed") from None
+        except ReceiptProblem as problem:
+            raise _Wrong(problem.code, self.index, f"the statement {problem.reason}") from None
+        self._half_checked |= not known
+        assert self._entry is not None
+        entry = self._entry.fields
+        if hashlib.sha256(blob).hexdigest() != entry["details"].get("stored"):
+            words = "the statement is good, and the entry does not name it"
+            raise _Wrong(Code.RECEIPT_NOT_LOGGED, self.index, words)
+        if receipt is None:
+            raise _Wrong(Code.STORED_ALONE, self.index, "the statement has no receipt")
+        wrong = stored_differences(entry, fields, card)
+        wrong += receipt_of_stored_differences(fields, receipt)
+        if wrong:
+            words = f"the statement differs from entry or receipt in {', '.join(wrong)}"
             raise _Wrong(Code.RECEIPT_MISMATCH, self.index, words)
 
     def _check_openings(self, extra: dict[str, Any]) -> None:

@@ -46,16 +46,16 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
         ReceiptProblem: RECEIPT_SIG or RECEIPT_UNKNOWN_KEY.
     """
     try:
-        outer = _parse_map(blob)
+        outer = parse_map(blob)
         body: Any = outer["body"]
-        fields = _parse_map(body)
+        fields = parse_map(body)
         signatures = {side: outer[f"{side}_signature"] for side in ("source", "recipient")}
         well_formed = (
-            all(_is_binary(fields[name], 32) for name in (*_KEYS, *_DIGESTS))
+            all(is_binary(fields[name], 32) for name in (*_KEYS, *_DIGESTS))
             and all(isinstance(fields[name], int) for name in _NUMBERS)
             and isinstance(fields["purpose"], str)
-            and _is_binary(fields["transfer"], 16)
-            and all(_is_binary(signature, 64) for signature in signatures.values())
+            and is_binary(fields["transfer"], 16)
+            and all(is_binary(signature, 64) for signature in signatures.values())
             # The encoding is not signed: another encoding of the same receipt would have
             # another digest, and the receipt would seem not logged.
             and blob == _encode(body, signatures)
@@ -80,7 +80,7 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
         if card is None:
             continue
         known += 1
-        if not _names(card, fields[f"{side}_node"], fields["time"] // 1000):
+        if not is_named(card, fields[f"{side}_node"], fields["time"] // 1000):
             raise ReceiptProblem(
                 Code.RECEIPT_UNKNOWN_KEY,
                 f"is signed for the {side} by a key that is not on its card",
@@ -91,15 +91,15 @@ def open_receipt(blob: bytes, own: Card, peers: Iterable[Card]) -> tuple[dict[st
 def facilities_of(blob: bytes) -> frozenset[bytes]:
     """The facility keys that a signed receipt names; empty if it is malformed."""
     try:
-        fields = _parse_map(_parse_map(blob)["body"])
+        fields = parse_map(parse_map(blob)["body"])
         named = (fields["source_facility"], fields["recipient_facility"])
         return frozenset(key for key in named if isinstance(key, bytes))
     except (KeyError, IndexError, ValueError, TypeError):
         return frozenset()
 
 
-def _names(card: Card, node_key: bytes, time: int) -> bool:
-    """Whether the card lists the key as counting at that time.
+def is_named(card: Card, node_key: bytes, time: int) -> bool:
+    """Whether the card lists a node key as counting at a time, in seconds.
 
     The time is by the recipient's clock and the card's times by another clock, so a day
     is allowed at both ends.
@@ -123,12 +123,17 @@ def _encode(body: bytes, signatures: dict[str, bytes]) -> bytes:
     return encoded
 
 
-def _is_binary(value: object, length: int) -> bool:
+def is_binary(value: object, length: int) -> bool:
+    """Whether a value is binary of this many bytes."""
     return isinstance(value, bytes) and len(value) == length
 
 
-def _parse_map(data: bytes) -> dict[str, Any]:
-    """Raises KeyError, IndexError, ValueError or TypeError if the data is not such a map."""
+def parse_map(data: bytes) -> dict[str, Any]:
+    """Read a map of text, binary and unsigned integers.
+
+    Raises:
+        KeyError, IndexError, ValueError or TypeError: the data is not such a map.
+    """
     head, position = data[0], 1
     if 0x80 <= head <= 0x8F:
         count = head & 0x0F

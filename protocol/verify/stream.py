@@ -21,6 +21,7 @@ from protocol.verify.forks import OwnClaim
 from protocol.verify.key_chain import CHANGES, KeyChain
 from protocol.verify.losses import ALERTS, Losses
 from protocol.verify.revocations import Revocations
+from protocol.verify.stored import Statements
 from protocol.verify.tree import Tree, leaf
 from protocol.verify.verdict import Code, Finding
 from protocol.verify.work import SIGNATURE, json_work
@@ -103,7 +104,7 @@ class EntryStream:
         # the signed root and the tree of the entries does not, that entry is the bad one.
         self._recorded: Tree | None = None
 
-    def read(self, openings: Openings, receipts: Receipts) -> None:
+    def read(self, openings: Openings, receipts: Receipts, stored: Statements) -> None:
         """Read to the end, or to `limit`.
 
         Raises:
@@ -113,11 +114,11 @@ class EntryStream:
         for lines, whole in self._bundle.batches("entries.jsonl", ENTRY_BYTES):
             room = self._limit - self.tree.size
             if not whole and len(lines) <= room:
-                self._take(lines[:-1], openings, receipts)
+                self._take(lines[:-1], openings, receipts, stored)
                 index = self.tree.size
                 self._find(Code.ENTRY_PARSE, index, f"entry {index} is torn or too large")
                 break
-            self._take(lines[:room], openings, receipts)
+            self._take(lines[:room], openings, receipts, stored)
             if len(lines) > room:
                 self._find_tail(self._limit)
                 break
@@ -126,7 +127,9 @@ class EntryStream:
         self._look_back()
         self._check_end()
 
-    def _take(self, lines: Sequence[bytes], openings: Openings, receipts: Receipts) -> None:
+    def _take(
+        self, lines: Sequence[bytes], openings: Openings, receipts: Receipts, stored: Statements
+    ) -> None:
         index = first = self.tree.size
         for data in lines:
             try:
@@ -155,6 +158,9 @@ class EntryStream:
                 if entry.names_receipt or receipts.at <= index:
                     self._bundle.spend(json_work(data))
                     receipts.match(index, entry.fields)
+                if entry.names_stored or stored.at <= index:
+                    self._bundle.spend(json_work(data))
+                    stored.match(index, entry.fields, receipts.last)
             index += 1
             if self._stops and self._stops[-1] == index:
                 self._hash(lines[self.tree.size - first : index - first])

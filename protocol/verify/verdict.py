@@ -50,6 +50,8 @@ class Code(enum.StrEnum):
     """A good receipt is not in the log."""
     RECEIPT_MISMATCH = "RECEIPT_MISMATCH"
     """An entry differs from the receipt that it names."""
+    STORED_ALONE = "STORED_ALONE"
+    """A statement that a study is stored lacks the receipt to which it adds."""
     OPENING_BAD = "OPENING_BAD"
     """An opening does not open a subject of the entry that it names."""
     LOST = "LOST"

@@ -140,11 +140,12 @@ def test_a_node_with_default_settings_listens_where_the_table_says_and_nowhere_e
 @pytest.mark.integration
 def test_a_setting_adds_what_its_row_says(facility: Facility, tmp_path: Path) -> None:
     group = grp.getgrgid(os.getgid()).gr_name
-    plain, secured = free_port(), free_port()
+    plain, secured, metrics = free_port(), free_port(), free_port()
     authority = Authority(facility.home.path)
     pem = authority.issue("127.0.0.1", name="dicom")
     with facility.home.config_path.open("a") as settings:
         settings.write(f'\n[people]\ngroup = "{group}"\nfolder = "{tmp_path / "people"}"\n')
+        settings.write(f'[metrics]\nlisten = "127.0.0.1:{metrics}"\n')
         settings.write(f'[dimse]\nlisten = ["127.0.0.1:{plain}"]\n')
         settings.write(f'tls_listen = ["127.0.0.1:{secured}"]\n')
         settings.write(f'certificate = "{pem}"\nkey = "{pem}"\nca = "{authority.ca}"\n')
@@ -157,6 +158,7 @@ def test_a_setting_adds_what_its_row_says(facility: Facility, tmp_path: Path) ->
         ("tcp", "0.0.0.0", facility.port),
         ("tcp", "127.0.0.1", plain),
         ("tcp", "127.0.0.1", secured),
+        ("tcp", "127.0.0.1", metrics),
     }
     assert files == {str(facility.home.socket_path), str(tmp_path / "people" / "api.sock")}
     assert len(network) + len(files) == len(LISTENERS)

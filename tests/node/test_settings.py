@@ -34,6 +34,8 @@ def _written(row: Setting, value: str) -> str:
     if row.table == "audit.syslog":
         needed = {"address": '"logs:1"', "ca": '"ca.pem"', "certificate": '"c.pem"'}
         others = "".join(f"{name} = {one}\n" for name, one in needed.items() if name != row.key)
+    if row.table == "mail" and row.key in ("user", "password"):
+        others = 'user = "x"\n' if row.key == "password" else 'password = "x"\n'
     if row.name == "dimse.tls_listen":
         others = 'certificate = "c.pem"\nkey = "c.key"\nca = "ca.pem"\n'
     return f"{title}{others}{row.key} = {value}\n"
@@ -87,6 +89,12 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "choice": [f'"{choice}"' for choice in row.choices],
         "permissions": ['"0640"', '"600"'],
         "path": ['"/x"', '""'],
+        "local": ['""', '"127.0.0.1:9464"', '"[::1]:1"'],
+        "url": ['""'],
+        "relay": ['""'],
+        "address": ['"a.b@hospital.example"', '""'],
+        "addresses": ["[]", '["a@b", "c@d.example"]'],
+        "uid": ['"1.2.3"', '""'],
     }[row.kind]
     bad = {
         "number": [f"{(row.least or 0) - 1}", f"{(row.most or 0) + 1}", "true", "1.0", '"1"'],
@@ -97,6 +105,12 @@ def test_each_setting_takes_its_kind_and_refuses_others_by_name(
         "choice": ['"other"', "1"],
         "permissions": ['"0777"', '"x"', "0"],
         "path": ['"x"', "1"],
+        "local": ['"0.0.0.0:9464"', '"10.1.2.3:9464"', '"localhost:1"', '"127.0.0.1"', "9464"],
+        "url": ['"http://x/"', '"https://"', '"https://a@b/"', '"https://x/ y"', '"https://x:y"'],
+        "relay": ['"a b"', '"a:0"', '"a:65536"', '"a:x"', '"a\\r\\nb:25"', "25"],
+        "address": ['"x"', '"a@b c"', '"a@b\\nX: y"', '"a@b,c@d"', '"<a@b>"', "1"],
+        "addresses": ['"a@b"', '["a@b\\r\\nTo: c@d"]', '["x"]', f"{['a@b'] * 21}"],
+        "uid": ['"north"', '"1..2"', "1"],
     }[row.kind]
     for value in good:
         _read(tmp_path, _written(row, value))

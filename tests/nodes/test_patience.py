@@ -198,7 +198,7 @@ async def test_a_transfer_that_stands_still_says_since_when(node: Node) -> None:
     assert node.transfers.still_since(transfer) is None
     clock.move(1)
     assert node.transfers.still_since(transfer) == begun
-    node.transfers.touch(transfer)
+    node.transfers.moved(transfer, 1)
     moved = clock.now_ms()
     assert node.transfers.still_since(transfer) is None
     clock.move(STILL_SECONDS + 1)

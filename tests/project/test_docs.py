@@ -29,6 +29,7 @@ from protocol import (
     receipt,
     receipt_messages,
     reconcile_messages,
+    stored,
 )
 from protocol.errors import WireCode
 from protocol.states import TRANSITIONS, Role, State
@@ -133,6 +134,7 @@ MAPS: dict[str, type] = {
     "receipt body": receipt.Receipt,
     "proven entry": reconcile_messages.ProvenEntry,
     "result body": reconcile_messages.Result,
+    "stored body": stored.Stored,
 }
 
 
@@ -165,7 +167,7 @@ def test_fields_of_a_message(name: str, described: type) -> None:
         field.name: field.metadata["optional"]
         for field in dataclasses.fields(described)  # type: ignore[arg-type]
     }
-    if name in ("receipt body", "result body"):
+    if name in ("receipt body", "result body", "stored body"):
         in_code["version"] = False
     assert documented == in_code
 

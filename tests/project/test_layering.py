@@ -29,6 +29,8 @@ FORBIDDEN = [
     ("pydicom is called", "node/app.py", "import pydicom"),
     ("pynetdicom is an oracle of tests", "edges/dimse/codec.py", "import pynetdicom"),
     ("shamir_mnemonic is called", "node/app.py", "import shamir_mnemonic"),
+    ("httpx is called", "node/app.py", "import httpx"),
+    ("prometheus_client is called", "node/app.py", "import prometheus_client"),
     ("The web server is called", "node/app.py", "import starlette"),
     ("Only the command line prints", "node/app.py", "import click"),
 ]

@@ -38,6 +38,7 @@ from protocol.pairing_messages import (
 )
 from protocol.receipt import SignedReceipt, check_signature, decode_receipt_untrusted
 from protocol.states import DataReceived, MessageReceived, Role, State, StudyConnection
+from protocol.stored import SignedStored, check_stored_signature, decode_stored_untrusted
 
 BLOCKS = spec_blocks.blocks_of(spec_blocks.DOCUMENT.read_text())
 MESSAGES = (
@@ -308,6 +309,22 @@ def test_the_receipt_is_signed_by_both_and_named_by_its_hash() -> None:
         source_signature=other.signature,
     )
     named = spec_blocks.values_of(BLOCKS["signed-receipt"])
+    assert hashlib.sha256(whole.encode()).hexdigest() == named["sha256"]
+    assert len(whole.encode()) == int(named["size"])
+
+
+def test_a_statement_that_it_is_stored_adds_to_the_receipt() -> None:
+    named = spec_blocks.values_of(BLOCKS["signed-stored"])
+    body, signature = (bytes.fromhex(named[name]) for name in ("body", "signature"))
+    stored = decode_stored_untrusted(body)
+    check_stored_signature(body, signature, stored.recipient_node)
+    receipt = messages.decode_untrusted(_payload("receipt"))
+    assert isinstance(receipt, ReceiptMessage)
+    added = decode_receipt_untrusted(receipt.body)
+    for name in ("transfer", "source_facility", "recipient_facility", "recipient_node"):
+        assert getattr(stored, name) == getattr(added, name)
+    assert (stored.content_root, stored.instances) == (added.content_root, added.instances)
+    whole = SignedStored(body=body, signature=signature)
     assert hashlib.sha256(whole.encode()).hexdigest() == named["sha256"]
     assert len(whole.encode()) == int(named["size"])
 

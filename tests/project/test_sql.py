@@ -19,15 +19,19 @@ OWNERS = {
     "audit/effects.py": {"effects", "effects_compared"},
     "audit/erasure.py": {"erasures", "erasing"},
     "audit/evidence.py": {"openings", "receipts"},
-    "audit/exchanges.py": {"exchange_entries", "exchanges", "exchanges_read"},
+    "audit/exchanges.py": {
+        "exchange_entries", "exchanges", "exchange_receipts", "exchanges_read",
+    },
     "edges/commitment_requests.py": {"commitment_requests"},
     "edges/commitment_transactions.py": {"commitments"},
     "edges/doors.py": {"door_studies"},
     "images/holds.py": {"study_holds"},
+    "notices/told.py": {"notices_told", "notices_unsent"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
     "people/proposals.py": {"proposals"},
     "people/rules.py": {"two_person_rules"},
     "receipts/pending.py": {"receipts_kept", "receipt_answers"},
+    "receipts/stored.py": {"stored_contents", "stored_statements"},
     "reports/forwarding.py": {"forwarded"},
     "sharing/contests.py": {"contests"},
     "sharing/emergencies.py": {"emergencies"},
@@ -61,6 +65,8 @@ READ_BY_OTHERS = {
     "sharing/feeds.py": {"studies", "discards"},
     # What a peer has told of, and whether we asked it for the study.
     "sharing/recalls.py": {"remote_studies", "transfers"},
+    # Who is owed a statement: receipts of a content that is stored; and what of it is here.
+    "receipts/stored.py": {"exchange_receipts", "studies"},
     # What is erased is chosen among the openings, and deleted there.
     "audit/erasure.py": {"openings"},
 }

@@ -1,6 +1,7 @@
 """The checked-in vectors are the ones that are made, and both our writer and our
 verifier agree with them."""
 
+import hashlib
 import io
 import json
 
@@ -22,10 +23,17 @@ from protocol.log.policy import parse_policy_untrusted
 from protocol.log.proof import parse_proof_untrusted
 from protocol.log.rotation import parse_change_untrusted
 from protocol.receipt import SignedReceipt, check_signature, decode_receipt_untrusted
+from protocol.stored import (
+    check_stored_signature,
+    decode_stored_untrusted,
+    sign_stored,
+    stored_details,
+)
 from protocol.verify import Code, Evidence, parse_policy, verify_bundle, verify_proof
 from protocol.verify.checkpoints import CheckpointProblem, log_keys, open_checkpoint
 from protocol.verify.entries import EntryProblem, parse_entry
 from protocol.verify.openings import read_opening
+from protocol.verify.stored import open_stored, stored_differences
 from protocol.verify.tree import Tree, leaf, root_by_proof
 from protocol.verify.witnesses import Witnesses
 
@@ -202,6 +210,38 @@ def test_receipts():
         recipient_signature=signatures["recipient"],
     )
     assert (whole.encode().hex(), whole.digest.hex()) == (vectors["receipt"], vectors["sha256"])
+
+
+def test_stored():
+    vectors = read("stored.json")
+    body = bytes.fromhex(vectors["body"])
+    stored = decode_stored_untrusted(body)
+    assert stored.encode() == body
+    for name, value in vectors["fields"].items():
+        held = getattr(stored, name)
+        assert (held.hex() if isinstance(held, bytes) else held) == value
+    seed = bytes.fromhex(KEYS["keys"]["peer node"]["seed"])
+    signed = sign_stored(stored, KeyPair.from_seed(seed))
+    check_stored_signature(body, signed.signature, bytes.fromhex(vectors["recipient_node"]))
+    assert (signed.encode().hex(), signed.digest.hex()) == (vectors["stored"], vectors["sha256"])
+    entry = decode_entry_untrusted(vectors["entry"].encode())
+    said = {**entry.details}
+    receipt = hashlib.sha256(bytes.fromhex(vectors["receipt"])).hexdigest()
+    assert said.pop("receipt") == receipt
+    assert said == stored_details(stored, signed)
+    fields, _ = open_stored(bytes.fromhex(vectors["stored"]), CARD, [made.PEER_CARD])
+    assert stored_differences(parse_entry(vectors["entry"].encode()).fields, fields, CARD) == []
+
+
+def test_bundle_with_a_statement():
+    data = (FOLDER / "bundle-stored.zip").read_bytes()
+    verdict = verify_bundle(
+        io.BytesIO(data),
+        facility_fingerprint=FINGERPRINT,
+        evidence=Evidence(peer_cards=[made.PEER_CARD]),
+    )
+    assert (verdict.sound, verdict.code, verdict.size) == (True, Code.OK, 13)
+    assert verdict.counts["stored-heard"] == 1
 
 
 def test_policies():

@@ -10,11 +10,14 @@ from bundles_made import (
     ORIGIN,
     RECEIPT,
     START_MS,
+    STORED,
     Log,
     honest,
     init_event,
     receipt_event,
     second,
+    stored_event,
+    with_stored,
 )
 from containers_made import Part, container
 
@@ -46,6 +49,23 @@ def named_receipts(count=20_000):
     for _ in range(count):
         log.add(event, START_MS)
     log.receipts = [(index, RECEIPT) for index in range(1, count + 1)]
+    return _bundle(log.sign())
+
+
+def repeated_statements(count=20_000):
+    """One statement that a study is stored, again and again for its entry."""
+    log = with_stored()
+    return _bundle(log, **{"stored.jsonl": _line(log, "stored.jsonl") * count})
+
+
+def named_statements(count=10_000):
+    """One statement that many entries name, each time beside its receipt."""
+    log = Log().add(init_event())
+    event = stored_event(STORED)
+    for _ in range(count):
+        log.add(event, START_MS)
+    log.receipts = [(index, RECEIPT) for index in range(1, count + 1)]
+    log.stored = [(index, STORED) for index in range(1, count + 1)]
     return _bundle(log.sign())
 
 
@@ -143,6 +163,8 @@ MADE = {
     for each in (
         repeated_receipts,
         named_receipts,
+        repeated_statements,
+        named_statements,
         repeated_openings,
         repeated_checkpoints,
         different_checkpoints,

@@ -107,6 +107,29 @@ def make_receipt(number, *, recipient=PEER_NODE, **changes):
 RECEIPT = make_receipt(1)
 
 
+def stored_body(number, *, recipient=PEER_NODE, **changes):
+    """A statement that the study of the receipt of this number is stored."""
+    return {
+        "transfer": bytes([number]) * 16,
+        "source_facility": FACILITY.public,
+        "recipient_facility": PEER.public,
+        "recipient_node": recipient.public,
+        "content_root": b"r" * 32,
+        "instances": 12,
+        "proven_by": "commitment",
+        "proven_at": START_MS // 1000 + 5,
+        "time": START_MS + 6000,
+        **changes,
+    }
+
+
+def make_stored(number, *, recipient=PEER_NODE, **changes):
+    return second.stored(stored_body(number, recipient=recipient, **changes), recipient)
+
+
+STORED = make_stored(1)
+
+
 @dataclass(frozen=True)
 class Opening:
     """A subject in clear, and the salt of its commitment."""
@@ -127,6 +150,7 @@ class Log:
     entries: list = field(default_factory=list)
     openings: list = field(default_factory=list)
     receipts: list = field(default_factory=list)
+    stored: list = field(default_factory=list)
     checkpoints: dict = field(default_factory=dict)
     card: bytes = CARD.encoded
     key: KeyPair = LOG
@@ -238,6 +262,7 @@ class Log:
             ("leaves", self.leaves),
             ("openings.jsonl", b"".join(map(_opening_line, self.openings))),
             ("receipts.jsonl", b"".join(map(_receipt_line, self.receipts))),
+            *([("stored.jsonl", b"".join(map(_stored_line, self.stored)))] if self.stored else []),
             *self.extra,
         ]
 
@@ -261,6 +286,11 @@ def _opening_line(pair):
 def _receipt_line(pair):
     index, receipt = pair
     return _line({"index": index, "receipt": second.base64_of(receipt)})
+
+
+def _stored_line(pair):
+    index, stored = pair
+    return _line({"index": index, "stored": second.base64_of(stored)})
 
 
 def _line(value):
@@ -289,6 +319,23 @@ def receipt_event(receipt, **more):
     return Event(type="receipt", peer=PEER.public, purpose="treatment", details=details)
 
 
+def stored_event(stored, receipt=RECEIPT, kind="stored-heard", **more):
+    """The entry of the source about a statement, or with `kind` that of the recipient."""
+    fields = second.fields_of(second.fields_of(stored)["body"])
+    details = {
+        "transfer": fields["transfer"].hex(),
+        "content_root": fields["content_root"].hex(),
+        **{name: fields[name] for name in ("instances", "proven_by", "proven_at")},
+        "receipt": hashlib.sha256(receipt).hexdigest(),
+        "stored": hashlib.sha256(stored).hexdigest(),
+        **more,
+    }
+    peer = (
+        PEER.public if fields["source_facility"] == FACILITY.public else fields["source_facility"]
+    )
+    return Event(type=kind, peer=peer, purpose="treatment", details=details)
+
+
 def alert_event(other, held, shown, origin=ORIGIN, **details):
     """The entry that a node logs when it is shown that its log is, or was, `other`."""
     notes = [other.sign(size).checkpoints[f"checkpoints/{size}"] for size in (held, shown)]
@@ -315,6 +362,14 @@ def fill(log, numbers=range(1, 12), without=None):
 
 def honest():
     return fill(Log().add(init_event())).sign()
+
+
+def with_stored(stored=STORED, event=None):
+    """The honest log, and as entry 12 that the recipient says that the study is stored."""
+    log = fill(Log().add(init_event())).add(event or stored_event(stored))
+    log.receipts.append((12, RECEIPT))
+    log.stored.append((12, stored))
+    return log.sign()
 
 
 def rotated(**changed):

@@ -4,6 +4,7 @@ Each function returns the log, the auditor's own evidence, and the first bad ind
 """
 
 import base64
+import hashlib
 import json
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from bundles_made import (
     RECEIPT,
     SIGNED_AT,
     START_MS,
+    STORED,
     STRANGER,
     TWO_OF_THREE,
     Log,
@@ -23,8 +25,11 @@ from bundles_made import (
     honest,
     init_event,
     make_receipt,
+    make_stored,
     pin_of,
     rotated,
+    stored_event,
+    with_stored,
     witnessed,
 )
 
@@ -211,6 +216,73 @@ def receipt_not_logged():
     return with_receipt(make_receipt(2)), {}, 5
 
 
+# --- statements that a study is stored ------------------------------------------------
+
+
+def stored():
+    return with_stored(), {"peer_cards": [PEER_CARD]}, None
+
+
+def stored_changed():
+    log = with_stored()
+    log.stored = [(12, STORED.replace(b"commitment", b"commitmenT"))]
+    log.entries[12] = log.entries[12].replace(*_digests(STORED, log.stored[0][1]))
+    return log.sign(), {}, 12
+
+
+def stored_by_unknown_key():
+    forged = make_stored(1, recipient=STRANGER)
+    return with_stored(forged), {"peer_cards": [PEER_CARD]}, 12
+
+
+def stored_not_named():
+    log = with_stored()
+    log.stored = [(12, make_stored(1, proven_by="query"))]
+    return log, {}, 12
+
+
+def stored_of_another_entry():
+    log = with_stored()
+    log.stored = [(11, STORED)]
+    return log, {}, 11
+
+
+def stored_without_receipt():
+    log = with_stored()
+    del log.receipts[1]
+    return log, {}, 12
+
+
+def stored_of_an_entry_without_receipt():
+    event = stored_event(STORED)
+    del event.details["receipt"]
+    log = with_stored(event=event)
+    del log.receipts[1]
+    return log, {}, 12
+
+
+def stored_beside_another_receipt():
+    return with_stored(make_stored(2)), {}, 12
+
+
+def stored_of_more_than_arrived():
+    return with_stored(make_stored(1, instances=13)), {}, 12
+
+
+def stored_at_another_time():
+    """The entry says another time than the recipient did."""
+    event = stored_event(STORED, proven_at=START_MS // 1000)
+    return with_stored(event=event), {}, 12
+
+
+def stored_told_by_who_heard():
+    return with_stored(event=stored_event(STORED, kind="stored-told")), {}, 12
+
+
+def _digests(*blobs):
+    return tuple(hashlib.sha256(blob).hexdigest().encode() for blob in blobs)
+
+
 def clock_set_back():
     log = Log().add(init_event()).add(Event(type="start"))
     return log.add(Event(type="stop"), time_ms=START_MS + 500).sign(), {}, 2
@@ -369,6 +441,18 @@ CASES = {
     "32": (not_canonical, Code.ENTRY_NOT_CANONICAL),
     "33": (another_genesis, Code.GENESIS),
     "34": (no_entries, Code.GENESIS),
+    # Statements that a study is stored came later than the published list.
+    "35 stored": (stored, Code.OK),
+    "36 stored, changed": (stored_changed, Code.RECEIPT_SIG),
+    "37 stored, unknown key": (stored_by_unknown_key, Code.RECEIPT_UNKNOWN_KEY),
+    "38 stored, not named": (stored_not_named, Code.RECEIPT_NOT_LOGGED),
+    "39 stored, of another entry": (stored_of_another_entry, Code.RECEIPT_NOT_LOGGED),
+    "40 stored, without receipt": (stored_without_receipt, Code.STORED_ALONE),
+    "41 stored, entry without receipt": (stored_of_an_entry_without_receipt, Code.STORED_ALONE),
+    "42 stored, beside another receipt": (stored_beside_another_receipt, Code.RECEIPT_MISMATCH),
+    "43 stored, more than arrived": (stored_of_more_than_arrived, Code.RECEIPT_MISMATCH),
+    "44 stored, at another time": (stored_at_another_time, Code.RECEIPT_MISMATCH),
+    "45 stored, told by who heard": (stored_told_by_who_heard, Code.RECEIPT_MISMATCH),
     # The same attacks, made another way.
     "12 with cosignatures of the true log": (
         rebuilt_with_old_cosignatures,

@@ -34,10 +34,10 @@ class Authority:
         self.ca = directory / f"{name}.pem"
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, *hosts: str, name: str = "collector") -> Path:
+    def issue(self, *hosts: str, name: str = "collector", ends: datetime.datetime = _LATER) -> Path:
         """A file with a key and a certificate for these hosts."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(_name(name), key, hosts)
+        certificate = self._sign(_name(name), key, hosts, ends=ends)
         path = self._directory / f"{name}.pem"
         path.write_bytes(
             key.private_bytes(
@@ -49,7 +49,7 @@ class Authority:
         )
         return path
 
-    def _sign(self, name, key, hosts, *, is_authority=False) -> x509.Certificate:
+    def _sign(self, name, key, hosts, *, is_authority=False, ends=_LATER) -> x509.Certificate:
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -57,7 +57,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(_NOW)
-            .not_valid_after(_LATER)
+            .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
         )
         if hosts:

@@ -239,6 +239,22 @@ def receipts():
     }
 
 
+def stored():
+    body = made.stored_body(1)
+    encoded = second.message({**body, "version": 1})
+    return {
+        "fields": {
+            name: value.hex() if isinstance(value, bytes) else value for name, value in body.items()
+        },
+        "body": encoded.hex(),
+        "stored": made.STORED.hex(),
+        "sha256": second.sha256(made.STORED).hex(),
+        "recipient_node": made.PEER_NODE.public.hex(),
+        "receipt": made.RECEIPT.hex(),
+        "entry": made.with_stored().entries[12].decode(),
+    }
+
+
 def policies():
     witnesses = "".join(
         f"witness w{number} {second.vkey(each.name, each.key.public, 4)}\n"
@@ -278,6 +294,10 @@ def bundle():
     return log.bundle()
 
 
+def stored_bundle():
+    return made.with_stored().bundle()
+
+
 TABLES = {
     "keys.json": keys,
     "cards.json": cards,
@@ -287,9 +307,10 @@ TABLES = {
     "checkpoints.json": checkpoints,
     "key-changes.json": key_changes,
     "receipts.json": receipts,
+    "stored.json": stored,
     "policies.json": policies,
 }
-FILES = {"entry-5.tlog-proof": proof, "bundle.zip": bundle}
+FILES = {"entry-5.tlog-proof": proof, "bundle.zip": bundle, "bundle-stored.zip": stored_bundle}
 
 
 def contents():

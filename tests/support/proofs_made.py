@@ -44,6 +44,9 @@ def prove(log, index, size=None):
     for at, receipt in log.receipts:
         if at == index:
             extra["receipt"] = second.base64_of(receipt)
+    for at, stored in log.stored:
+        if at == index:
+            extra["stored"] = second.base64_of(stored)
     note = log.checkpoints[f"checkpoints/{size}"]
     return Made(log, index, size, note, second.path(index, log.entries[:size]), extra)
 

@@ -270,6 +270,18 @@ def message(fields):
     return msgpack.packb({name: fields[name] for name in sorted(fields)}, use_bin_type=True)
 
 
+def fields_of(data):
+    """The inverse of `message`."""
+    return msgpack.unpackb(data)
+
+
+def stored(body, recipient_node):
+    """A statement that a study is stored, signed (docs/protocol.md section 6.1)."""
+    encoded = message({**body, "version": 1})
+    signature = sign_domain(recipient_node, b"radmesh-stored-v1", encoded)
+    return message({"body": encoded, "signature": signature})
+
+
 def receipt(body, source_node, recipient_node):
     encoded = message({**body, "version": 1})
     return message(

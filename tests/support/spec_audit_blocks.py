@@ -74,7 +74,7 @@ def make_exchange_messages() -> list["Message"]:
     from protocol.log.note import Signer
     from protocol.log.tree import inclusion_proof, leaf_hash, range_root
     from protocol.receipt import Receipt, sign_receipt
-    from protocol.receipt_messages import AskReceipt, PresentReceipt
+    from protocol.receipt_messages import AskReceipt, PresentReceipt, PresentStored, StoredNoted
     from protocol.reconcile import GRACE_SECONDS, Ledger, compare
     from protocol.reconcile_messages import (
         AskExchanges,
@@ -85,6 +85,7 @@ def make_exchange_messages() -> list["Message"]:
         make_result,
         sign_result,
     )
+    from protocol.stored import COMMITMENT, Stored, sign_stored
 
     north, north_node, log, south, south_node = (
         KeyPair.from_seed(bytes([n]) * 32) for n in (1, 2, 3, 5, 6)
@@ -150,12 +151,28 @@ def make_exchange_messages() -> list["Message"]:
         comparison=compare(a, b),
         grace_seconds=GRACE_SECONDS,
     ).encode()
+    stored = sign_stored(
+        Stored(
+            transfer=transfer,
+            source_facility=north.public,
+            recipient_facility=south.public,
+            recipient_node=south_node.public,
+            content_root=b"r" * 32,
+            instances=2,
+            proven_by=COMMITMENT,
+            proven_at=now // 1000 - 60,
+            time=now,
+        ),
+        south_node,
+    )
     return [
         PresentReceipt(body=receipt, signature=sign_receipt(receipt, south_node)),
         AskReceipt(transfer=transfer),
         AskExchanges(session=session, start=0),
         part,
         PresentResult(body=result, signature=sign_result(result, south_node)),
+        PresentStored(body=stored.body, signature=stored.signature),
+        StoredNoted(),
     ]
 
 

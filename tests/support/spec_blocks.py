@@ -221,6 +221,7 @@ def make_blocks() -> dict[str, str]:
     from protocol.messages import Announcement, Heartbeat, Hello, Record, Refusal, Subscribe
     from protocol.offers import OfferAnswer, OfferEnd, OfferNoted, StudyOffer
     from protocol.pixels import PixelRun
+    from protocol.stored import COMMITMENT, Stored, sign_stored
 
     assert NO_NUMBER == -1
     facility, other = KeyPair.from_seed(b"f" * 32), KeyPair.from_seed(b"g" * 32)
@@ -286,6 +287,20 @@ def make_blocks() -> dict[str, str]:
     receipt = pair.recipient.sign_receipt(receipt_fields)
     [receipted] = pair.to_source(receipt)
     countersignature, signed_receipt = pair.source.countersign(receipted)
+    stored = sign_stored(
+        Stored(
+            transfer=receipt_fields.transfer,
+            source_facility=receipt_fields.source_facility,
+            recipient_facility=receipt_fields.recipient_facility,
+            recipient_node=receipt_fields.recipient_node,
+            content_root=receipt_fields.content_root,
+            instances=receipt_fields.instances,
+            proven_by=COMMITMENT,
+            proven_at=receipt_fields.time // 1000 + 60,
+            time=receipt_fields.time + 60_000,
+        ),
+        pair.recipient_key,
+    )
     pair.to_recipient(countersignature)
 
     epoch = bytes(range(16, 32))
@@ -431,6 +446,14 @@ def make_blocks() -> dict[str, str]:
         "find-refused": annotated_frame(frame(FindRefused(code=13, wait=1800))),
         "signed-receipt": _values(
             [("size", str(len(signed_receipt.encode()))), ("sha256", signed_receipt.digest)]
+        ),
+        "signed-stored": _values(
+            [
+                ("body", stored.body),
+                ("signature", stored.signature),
+                ("size", str(len(stored.encode()))),
+                ("sha256", stored.digest),
+            ]
         ),
         "content": _values(
             [("content_root", manifest.content_root), ("manifest", manifest.digest)]

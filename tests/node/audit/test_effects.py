@@ -33,12 +33,16 @@ from node.errors import ExitCode, NodeError
 from node.failures import error_from
 from node.home import Home
 from node.operations import OPERATIONS, Call
+from node.parts import stating_of
 from node.people.acts import LIFE_MS
+from node.receipts.stating import Stating
 from node.sharing.emergencies import OUT
 from node.sharing.endings import Endings
+from protocol.log.entry import Event
 from protocol.messages import Record, Request
 from protocol.offers import StudyOffer
 from protocol.recalls import WRONG_WORKLIST
+from protocol.stored import Stored, sign_stored
 
 NOW = SYSTEM_CLOCK.now()
 SOUTH, EAST = Other("South Clinic", NOW), Other("East Imaging", NOW)
@@ -55,12 +59,14 @@ class Change:
         make: makes it, on a node where South has `see` and `fetch` and a study is shared.
         state: what it changes, as a value that can be compared.
         cuts: whether it takes rights away.
+        resumed: whether the next start makes it true, though it takes nothing away.
     """
 
     kind: str
     make: Callable[[Node], object]
     state: Callable[[Node], object]
     cuts: bool = False
+    resumed: bool = False
 
 
 def _grants(node: Node) -> object:
@@ -179,6 +185,50 @@ def _commitments(node: Node) -> object:
 
 def _offers(node: Node) -> object:
     return [(one.number, one.state) for one in node.offers.all()]
+
+
+def _root(node: Node) -> bytes:
+    row = node.catalog.study(STUDY)
+    assert row is not None
+    return row.content_root
+
+
+def _prepare_receipt(node: Node, direction: str) -> None:
+    """We have a receipt of the study with South, in a direction."""
+    details = {
+        "transfer": bytes(16).hex(),
+        "direction": direction,
+        "content_root": _root(node).hex(),
+        "instances": 12,
+        "receipt": bytes(32).hex(),
+    }
+    node.audit.append(Event(type="receipt", peer=SOUTH.key, details=details))
+    # What is read of the log is kept, and that is no part of the change.
+    node.exchanges.catch_up()
+
+
+def _stating(node: Node) -> Stating:
+    log_queries: Any = None
+    return stating_of(node, lambda key: node.peers.find("South Clinic"), lambda: log_queries)
+
+
+def _hear_stored(node: Node) -> object:
+    stored = Stored(
+        transfer=bytes(16), source_facility=node.card.facility_key, recipient_facility=SOUTH.key,
+        recipient_node=SOUTH.node.public, content_root=_root(node), instances=12,
+        proven_by="query", proven_at=NOW, time=NOW * 1000,
+    )  # fmt: skip
+    signed = sign_stored(stored, SOUTH.node)
+    peer = node.peers.find("South Clinic")
+    return _stating(node).take_untrusted(peer, signed.body, signed.signature)
+
+
+def _told(node: Node) -> object:
+    return node.stored.statement(SOUTH.key, bytes(16), outgoing=False)
+
+
+def _heard(node: Node) -> object:
+    return node.stored.statement(SOUTH.key, bytes(16), outgoing=True)
 
 
 def _holds(node: Node) -> object:
@@ -311,6 +361,14 @@ CHANGES = [
         lambda node: node.commitments.kept.take("PACS", commitment.Report("2.25.7", (REFERENCE,))),
         _commitments,
     ),
+    Change(
+        "stored",
+        lambda node: node.stored.note(STUDY, "commitment", 12),
+        lambda node: node.stored.content(_root(node)),
+        resumed=True,
+    ),
+    Change("stored-told", lambda node: _stating(node).next_for(SOUTH.key), _told, resumed=True),
+    Change("stored-heard", lambda node: _hear_stored(node), _heard, resumed=True),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -452,6 +510,12 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
         elif change.kind == "rule-removed":
             _add_rule(node, "allow fetch modality=CT")
             _add_rule(node, "deny fetch modality=MG")
+        elif change.kind == "stored-told":
+            _prepare_receipt(node, "in")
+            node.stored.note(STUDY, "commitment", 12)
+            node.exchanges.catch_up()
+        elif change.kind == "stored-heard":
+            _prepare_receipt(node, "out")
         elif change.kind == "proposed":
             node.rules.set("trust", 2)
         elif change.kind in ("confirmed", "declined", "proposal-ended"):
@@ -520,7 +584,7 @@ def test_killed_between_entry_and_effect(home: Home, change: Change, at: str) ->
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 9
     with Node.open(home) as node:
-        done = change.cuts or at == "commit"
+        done = change.cuts or change.resumed or at == "commit"
         assert (change.state(node) != before) is done
         _check_told(node, change, size)
     with Node.open(home) as node:

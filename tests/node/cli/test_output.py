@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from terminal import Terminal, card_file, images, north, terminal
@@ -128,6 +129,43 @@ def test_a_source_that_was_interrupted_shows_a_complete_transfer_as_done() -> No
     assert " sending  25 % " in transfer_table([sending])[1]
     still = transfer_table([{**sending, "still_since": 1_700_000_000_000}])
     assert "stands still since 2023-11-14" in still[3]
+
+
+def test_a_transfer_shows_its_receipts_and_what_the_archive_has() -> None:
+    transfer = {
+        "transfer": "acdfb8b4",
+        "study": "1.2.3",
+        "started": 0,
+        "direction": "out",
+        "state": "complete",
+        "why": "",
+        "stat": False,
+        "follow_up": False,
+        "still_since": None,
+        "bytes": 400,
+        "bytes_done": 400,
+        "peer": "South",
+    }
+
+    def lines(direction: str, **stored: Any) -> list[str]:
+        said = {"instances": 3, "proven_by": "query", "proven_at": 1_700_000_000, "noted": 1}
+        receipt = {"peer": "So\x1buth", "received": 1_700_000_000_000}
+        receipt["stored"] = {**said, **stored} if stored else None
+        return transfer_table([{**transfer, "direction": direction, "receipts": [receipt]}])[3:]
+
+    [only] = lines("out")
+    assert only.startswith("  received 2023-11-14 ")
+    assert only.endswith(" by So\ufffduth, signed by both")
+    for way, words in (
+        ("commitment", "by storage commitment"),
+        ("query", "as a query showed"),
+        ("returned", "as it sent it back"),
+    ):
+        assert lines("out", proven_by=way)[1].endswith(f" in its archive, {words}")
+    first, second = lines("in", noted=None)
+    assert first.endswith(" from So\ufffduth, signed by both")
+    assert second.endswith(" in our archive, as a query showed; So\ufffduth has not noted it yet")
+    assert lines("out", proven_at=2**53 - 1)[1].startswith("  stored   in no year of the calendar")
 
 
 def test_a_fetch_from_several_sources_says_what_came_from_whom() -> None:

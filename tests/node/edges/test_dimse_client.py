@@ -24,9 +24,9 @@ from studies_made import make_instance
 from trio.testing import MockClock
 
 from edges.dimse.commands import Command, Element, Field, encode_command, response
+from edges.file_head import file_head
 from node.edges import dimse_client
 from node.edges.dimse_client import Callee, Message, NoAssociation, associated, echo
-from node.edges.file_head import file_head
 
 STUDY = "1.2.826.0.1.3680043.8.498.66"
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"

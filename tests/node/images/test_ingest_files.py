@@ -19,7 +19,7 @@ from node.errors import ExitCode, NodeError
 from node.images import ingest, quarantine, sources
 from node.images.export import export_study
 from node.images.ingest_report import IngestReport
-from node.images.media import missing_members
+from node.images.media import listing_of
 from protocol import limits
 from protocol.manifest import Manifest
 
@@ -276,7 +276,7 @@ def test_a_whole_medium_and_any_bytes_of_a_media_directory(home, medium):
         _media_directory([], "explicit") + b"\x04\0\0\x15CS\xff\xff" * 999 + os.urandom(5000)
     )
     assert home.ingest(medium).is_complete
-    assert missing_members(medium / "nothing") == []
+    assert listing_of(sources.Found(medium / "nothing")).missing == []
 
 
 # --- more than a peer takes ---------------------------------------------------------

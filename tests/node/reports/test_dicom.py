@@ -37,7 +37,7 @@ from node.reports.records import Record, Subject, records
 from node.reports.selection import Selection
 from protocol.log.entry import TYPES, Event
 
-WITHOUT_MESSAGE = {"receipt", "checkpoint-heartbeat"}
+WITHOUT_MESSAGE = {"receipt", "checkpoint-heartbeat", "stored", "stored-told", "stored-heard"}
 
 
 def _messages(

@@ -65,3 +65,61 @@ async def test_a_peer_that_does_not_end_its_half_keeps_no_stream(tmp_path: Path)
             for _ in range(3):
                 await greeting.greet(BOB.public, peer)
             await until(lambda: not streams, seconds=3)
+
+
+@pytest.mark.parametrize("ahead_seconds", [None, 0, 90, -400])
+async def test_a_peer_tells_its_release_and_its_clock(
+    tmp_path: Path, ahead_seconds: int | None
+) -> None:
+    with (
+        Node.open(Home.create(tmp_path / "north", name="North")) as north,
+        Node.open(Home.create(tmp_path / "south", name="South")) as south,
+    ):
+        card = south.card
+        peer = north.peers.add(
+            card.encoded, fingerprint(card.facility_key), [], "", SYSTEM_CLOCK.now()
+        )
+
+        async def answer(stream: PeerStream) -> None:
+            channel = MessageStream(stream)
+            await channel.receive_untrusted()
+            time = None
+            if ahead_seconds is not None:
+                time = SYSTEM_CLOCK.now_ms() + 1000 * ahead_seconds
+            hello = Hello(
+                versions=(messages.PROTOCOL_VERSION,), software="x 1", card=card.encoded, time=time
+            )
+            await channel.send(hello)
+            await stream.close()
+
+        bad = Network(
+            BOB,
+            listen=[LOOPBACK],
+            is_trusted=lambda _: True,
+            handlers={messages.HELLO_PROTOCOL: answer},
+        )
+        good = Network(ALICE, listen=[], is_trusted=lambda _: True, handlers={})
+        greeting = Greeting(
+            north.peers,
+            lambda: north.card,
+            lambda key: good.open_stream(key, messages.HELLO_PROTOCOL),
+            clock=SYSTEM_CLOCK,
+            budgets=north.budgets,
+        )
+        async with bad.running(), good.running():
+            await good.connect(BOB.public, bad.addresses)
+            said = await greeting.greet(BOB.public, peer)
+            assert said.software == "x 1"
+            if ahead_seconds is None:
+                assert said.ahead_seconds is None
+            else:
+                assert said.ahead_seconds is not None
+                # As exact as the round trip allows.
+                off = abs(said.ahead_seconds - ahead_seconds)
+                assert off <= said.round_trip_seconds / 2 + 0.01
+            [address] = bad.addresses
+            gone = address.rsplit("/", 1)[0] + "/1"
+            assert await good.probe([address, gone]) == {
+                address: "",
+                gone: "127.0.0.1 port 1: connection refused",
+            }

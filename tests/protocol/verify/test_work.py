@@ -63,6 +63,7 @@ def meter(monkeypatch):
 
 SMALL = {
     "named_receipts": 3_000,
+    "named_statements": 2_000,
     "different_checkpoints": 1_000,
     "entries_of_lists": 150,
     "zeros": 100_000_000,

@@ -11,8 +11,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from studies_made import make_instance
 
 from edges.dimse.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from edges.file_head import file_head
 from node.dicom.studies import read_dataset
-from node.edges.file_head import file_head
 
 SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 

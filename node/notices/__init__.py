@@ -1,0 +1,1 @@
+"""What a person has to know while nobody looks: subjects, what was told of them, mail, webhook."""
