@@ -155,6 +155,7 @@ def _unwritten(node: "Node") -> list[Alert]:
             "`radmesh requests --all`",
         ),
         (node.offers.unwritten, "{} has ended, and that is not written yet", "`radmesh offers`"),
+        (node.matches.unwritten, "{} is undone, and that is not written yet", "`radmesh match`"),
         (
             node.discards.unwritten,
             "study {} is held back, and that it is discarded is not written yet",

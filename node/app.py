@@ -30,6 +30,9 @@ from node.edges.commitment_requests import COMMITMENT_REQUESTS_SCHEMA, Commitmen
 from node.edges.commitment_transactions import COMMITMENTS_SCHEMA
 from node.edges.commitments import Commitments
 from node.edges.doors import DOORS_SCHEMA, Doors
+from node.edges.match_rows import MATCHES_SCHEMA
+from node.edges.matches import Matches
+from node.edges.unmatched import Unmatched
 from node.errors import ExitCode, NodeError
 from node.facility_key import require_of
 from node.home import Home, Keys
@@ -138,6 +141,7 @@ class Node:
                 STORED_SCHEMA,
                 COMMITMENT_REQUESTS_SCHEMA,
                 COMMITMENTS_SCHEMA,
+                MATCHES_SCHEMA,
                 NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
             ),
@@ -215,6 +219,17 @@ class Node:
         self.commitments = Commitments(
             self.database, self.effects, self.clock, self.settings.dimse.commitment_hours
         )
+        self.matches = Matches(
+            self.settings.identity,
+            self.database,
+            self.catalog,
+            self.audit,
+            self.effects,
+            self.peers,
+            self.decisions,
+            self.clock,
+        )
+        self.unmatched = Unmatched(self.matches, self.database, self.catalog)
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
             Questions(self.database, self.clock),
@@ -405,6 +420,7 @@ class Node:
         """Derive the consequences of a change of a study, in its transaction."""
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
+        self.matches.study_changed(study)
 
     def _transfer_at_end(self, transfer: Transfer) -> None:
         """End the emergency access that a transfer was."""
@@ -463,6 +479,7 @@ class Node:
                 "withdrawn-from": self.shared_studies.make_true,
                 "discarded": self.discards.make_true,
                 "offer-ended": self.offers.make_true,
+                "match-undone": self.matches.make_true,
                 "denied": self.requests.make_true,
                 "confirmed": self.proposals.make_true,
                 "person-changed": self.persons.make_true,
@@ -492,6 +509,7 @@ class Node:
         self.doors.forget(studies)
         self.commitments.kept.forget(studies)
         self.commitment_requests.forget(studies)
+        self.matches.forget(studies)
 
     def require_intake(self) -> None:
         """Check that images may come in.

@@ -13,6 +13,7 @@ from node import setting_texts
 from node.edges.dimse_settings import Address, DimseSettings, read_address, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
+from node.edges.identity_settings import IdentitySettings, read_identity
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
@@ -132,6 +133,7 @@ class Settings:
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
     dimse: DimseSettings = field(default_factory=DimseSettings)
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
+    identity: IdentitySettings = field(default_factory=IdentitySettings)
     metrics: Address | None = None
     webhook: WebhookSettings | None = None
     mail: MailSettings | None = None
@@ -185,6 +187,7 @@ def read_settings(path: Path) -> Settings:
         arrivals=_arrivals(path, values.get("arrivals", {})),
         dimse=_dimse(path, values.get("dimse", {})),
         folders=_folders(path, values.get("folders", {})),
+        identity=_identity(path, values.get("identity", {})),
         metrics=_metrics(path, values.get("metrics", {})),
         webhook=_notices(path, "webhook", values.get("webhook", {}), read_webhook),
         mail=_notices(path, "mail", values.get("mail", {}), read_mail),
@@ -273,6 +276,18 @@ def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
                 code=ExitCode.USAGE,
             )
     return found
+
+
+def _identity(path: Path, values: Any) -> IdentitySettings:
+    table = _read(path, "identity", values)
+    try:
+        return read_identity(table, values)
+    except BadEdge as error:
+        raise NodeError(
+            f"identity in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
 
 
 def _metrics(path: Path, values: Any) -> Address | None:

@@ -392,7 +392,7 @@ def endings_of(
         node_key_ended=node_key_ended,
         clock=node.clock,
         refusals=node.refusals,
-        more=(node.persons, node.requests),
+        more=(node.persons, node.requests, node.matches),
         emergencies=node.emergencies,
         log_failed=lambda: node.audit.failure is not None,
         try_log=node.audit.try_again,

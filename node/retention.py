@@ -323,6 +323,16 @@ RETENTION = (
         tables=("commitments", "commitment_requests"),
     ),
     Kept(
+        name="matches",
+        holds="which patient here a study from elsewhere is of: Patient ID, and name, birth date,"
+        " sex and accession number if they were given",
+        place="node.db",
+        purpose="to send the study to an archive here under the right patient",
+        readers="people of the facility with the role look, send or admin",
+        kept="as long as the study is here, or until openings of the study are erased",
+        tables=("study_matches", "matched_patients"),
+    ),
+    Kept(
         name="people",
         holds="people of the facility: name, user of the machine and its number, roles, and what"
         " they proposed",

@@ -14,6 +14,7 @@ from node.edges.dimse_settings import (
     DEFAULT_STUDIES_A_DAY,
 )
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
+from node.edges.identity_settings import DEFAULT_TEMPORARY, NUMBER
 from node.notices.settings import SECURITIES
 from node.reports.collector import FORMATS
 from node.setting import Setting
@@ -522,6 +523,73 @@ SETTINGS = (
         sentence="whether it is packed at once",
     ),
     Setting(
+        name="identity.issuer",
+        kind="text",
+        default="",
+        example='"HOSP-A"',
+        sentence="who gives the Patient IDs of our own systems, as images write it (Issuer of "
+        "Patient ID)",
+    ),
+    Setting(
+        name="identity.ours",
+        kind="texts",
+        default=[],
+        example='["REGION", "HOSP-A-OLD"]',
+        sentence="further issuers whose Patient IDs are those of our own systems: a study with one "
+        "of them is matched by that",
+    ),
+    Setting(
+        name="identity.temporary",
+        kind="text",
+        default=DEFAULT_TEMPORARY,
+        example=json.dumps(DEFAULT_TEMPORARY),
+        sentence=f"the Patient ID under which a study goes that is matched later, with `{NUMBER}`",
+    ),
+    Setting(
+        name="identity.elsewhere",
+        kind="texts",
+        default=[],
+        example='["folder:discs"]',
+        sentence="sources here whose images were made elsewhere, as the log has them; `*` at the "
+        "end stands for any characters",
+    ),
+    Setting(
+        name="identity.peers.issuer",
+        kind="own",
+        default="",
+        example='"REGION"',
+        sentence="who gives the Patient IDs of this facility, where its images do not say it",
+    ),
+    Setting(
+        name="identity.peers.prefix",
+        kind="own",
+        default="",
+        example='"S-"',
+        sentence="up to 8 characters, put before its accession numbers, Study IDs and admission "
+        "IDs; without them these are emptied",
+    ),
+    Setting(
+        name='identity.descriptions."THEIRS"',
+        kind="own",
+        default=None,
+        example='"CT Thorax nativ" = "CT Chest"',
+        sentence="our study description in place of theirs",
+    ),
+    Setting(
+        name='identity.body_parts."THEIRS"',
+        kind="own",
+        default=None,
+        example='"THORAX" = "CHEST"',
+        sentence="our body part in place of theirs",
+    ),
+    Setting(
+        name='identity.procedures."SCHEME:VALUE"',
+        kind="own",
+        default=None,
+        example='"99SOUTH:CT77" = { value = "CTCHEST", scheme = "99HOSPA", meaning = "CT Chest" }',
+        sentence="our procedure code in place of theirs",
+    ),
+    Setting(
         name="metrics.listen",
         kind="local",
         default="",
@@ -621,6 +689,11 @@ TABLES = {
     "dimse.callers": '[dimse.callers."CT1"]',
     "dimse.doors": '[dimse.doors."RM_SOUTH"]',
     "folders": '[folders."scanner"]',
+    "identity": "[identity]",
+    "identity.peers": '[identity.peers."South Clinic"]',
+    "identity.descriptions": "[identity.descriptions]",
+    "identity.body_parts": "[identity.body_parts]",
+    "identity.procedures": "[identity.procedures]",
     "metrics": "[metrics]",
     "webhook": "[webhook]",
     "mail": "[mail]",

@@ -23,7 +23,9 @@ def template(values: Mapping[str, Any]) -> str:
     for table, title in TABLES.items():
         lines += ["", f"# {title}"]
         for row in rows_of(table).values():
-            example = row.example if table == "limits" else f"{row.key} = {row.example}"
+            # A key that is a name has its own name in the example.
+            is_named = table == "limits" or row.key.startswith('"')
+            example = row.example if is_named else f"{row.key} = {row.example}"
             lines += [*_comment(row), f"# {example}"]
     return "\n".join(lines) + "\n"
 

@@ -81,6 +81,8 @@ ENTRY_FIRST = (
     "stored-heard",
     "commitment-asked",
     "commitment-heard",
+    "matched",
+    "match-undone",
 )
 """Types of entries that a change of `node.db` follows. Others are completed elsewhere:
 `received` (the fetch goes on), `commitment-given` (judged once more), `erased` and key changes

@@ -48,6 +48,9 @@ MAX_ELEMENTS = 10_000_000
 MAX_DEPTH = 256
 """Deepest nesting of undefined-length sequences and items."""
 
+MAX_PLACED = 100_000
+"""Most elements of the top level that are listed; real files have some hundreds."""
+
 _DELIMITER_BYTES = 8
 _STRAY_DELIMITERS = 64
 """Most delimiters at the end of a file that close nothing; writers in use leave one or two."""
@@ -70,6 +73,27 @@ class BadInstance(Exception):
 
 
 @dataclass(slots=True)
+class Placed:
+    """One element of the top level, and where it is.
+
+    Attributes:
+        tag: its tag.
+        vr: its value representation; b"" where it is not written.
+        begin: offset of its header.
+        value: offset of its value.
+        length: of its value in bytes; None if it is not stated.
+        close: where the length is not stated, offset of the delimiter that ends it; else 0.
+    """
+
+    tag: int
+    vr: bytes
+    begin: int
+    value: int
+    length: int | None
+    close: int = 0
+
+
+@dataclass(slots=True)
 class Walked:
     """The result of a walk.
 
@@ -85,6 +109,8 @@ class Walked:
         last: tag of the last element before those zeros.
         notes: oddities that do not make the data set unusable.
         end: offset after the last element.
+        implicit: whether the elements of the top level are in implicit form.
+        placed: the elements of the top level in their order, if they were to be listed.
     """
 
     values: dict[int, bytes] = field(default_factory=dict)
@@ -96,6 +122,8 @@ class Walked:
     last: int = 0
     notes: list[str] = field(default_factory=list)
     end: int = 0
+    implicit: bool = False
+    placed: list[Placed] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         """Add an oddity, once."""
@@ -142,6 +170,7 @@ def walk(
     noticed: Collection[int] = (),
     until: int | None = None,
     complete: bool = True,
+    listed: bool = False,
 ) -> Walked:
     """Walk a data set from `start` to its end.
 
@@ -158,11 +187,13 @@ def walk(
             higher one.
         complete: False for the first bytes of a larger file: running out of bytes
             ends the walk and is no defect.
+        listed: return where each element of the top level is.
 
     Raises:
         BadInstance: the data set is cut, or these bytes are no data set.
     """
     walk = _Walk(read, size, big_endian, wanted, until, complete)
+    walk.listed = listed
     walk.unique, walk.noticed = unique, noticed
     return walk.run(start, implicit)
 
@@ -172,6 +203,7 @@ class _Walk:
 
     unique: Collection[int] = ()
     noticed: Collection[int] = ()
+    listed = False
 
     def __init__(
         self,
@@ -202,6 +234,7 @@ class _Walk:
         # (is an item and not a sequence, whether its elements are in implicit form)
         stack: list[tuple[bool, bool]] = []
         implicit = top_implicit = self._implicit = self._is_implicit(position, implicit)
+        found.implicit = implicit
         elements = 0
         ended = b""
         while True:
@@ -251,6 +284,8 @@ class _Walk:
                 ended = b""
                 if not stack and self._last_tag == PIXEL_DATA:
                     self._pixels_end = position
+                if not stack and self.listed:
+                    found.placed[-1].close = position - _DELIMITER_BYTES
                 continue
             if not in_item:
                 raise BadInstance(f"has an element where an item belongs, at byte {position}")
@@ -283,6 +318,8 @@ class _Walk:
                     self._last_tag = tag
                     if tag == PIXEL_DATA:
                         found.pixel_data = True
+                    if self.listed:
+                        self._place(Placed(tag, vr, position, value, None))
                 # PS3.5 section 6.2.2 note 2: unknown values of undefined length
                 # are sequences in implicit form.
                 stack.append((False, implicit or vr in (b"UN", b"")))
@@ -290,6 +327,8 @@ class _Walk:
                 ended = b""
                 continue
             if not stack:
+                if self.listed:
+                    self._place(Placed(tag, vr, position, value, length))
                 if tag == PIXEL_DATA or tag in _FLOAT_PIXEL_DATA:
                     found.pixel_data = found.pixel_data or length > 0
                     if tag == PIXEL_DATA:
@@ -435,6 +474,11 @@ class _Walk:
         # The first bytes of a larger file may end within the value.
         if self._complete or len(value) == length:
             self._found.values[tag] = value
+
+    def _place(self, one: Placed) -> None:
+        if len(self._found.placed) >= MAX_PLACED:
+            raise BadInstance(f"has more than {MAX_PLACED} elements beside each other")
+        self._found.placed.append(one)
 
     def _beyond(self, position: int) -> bool:
         """Whether the available bytes end before `position`."""

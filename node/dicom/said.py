@@ -6,7 +6,8 @@ Only the beginning of a file is needed. What is odd or missing is left out, neve
 from collections.abc import Collection, Mapping
 from typing import Literal
 
-from node.dicom.elements import LONG_VRS, BadInstance, Read
+from edges.value_representations import LONG_VRS
+from node.dicom.elements import BadInstance, Read
 from node.dicom.part10 import BIG_ENDIAN, DEFLATED, IMPLICIT, read_meta, walk_data_set
 from node.dicom.texts import decoded, encodings_of
 from node.dicom.unmarked import NotDicom

@@ -83,14 +83,15 @@ def encoded(text: str, character_set: bytes, *, is_name: bool) -> bytes | None:
     if text.isascii():
         return text.encode("ascii")
     encodings = encodings_of(character_set)
-    if encodings[0] == "iso8859" and len(encodings) == 1:
-        # The default repertoire, or a set that is not known.
+    if len(encodings) != character_set.count(b"\\") + 1:
+        # One of the sets is not known.
         return None
+    # The default set is ASCII alone; only for reading it is taken for Latin-1.
     try:
-        if len(encodings) == 1:
-            value = text.encode(encodings[0])
-        else:
+        if len(encodings) > 1:
             value = _with_escapes(text, encodings, is_name=is_name)
+        else:
+            value = text.encode("ascii" if encodings[0] == "iso8859" else encodings[0])
     except (LookupError, UnicodeError, ValueError):
         return None
     return value if decoded(value, encodings, is_name=is_name) == text else None
@@ -101,4 +102,12 @@ def _with_escapes(text: str, encodings: tuple[str, ...], *, is_name: bool) -> by
     pieces = re.split("([=^])", text) if is_name else [text]
     with _CHARSET_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return b"".join(bytes(pydicom.charset.encode_string(one, encodings)) for one in pieces)
+        found = [bytes(pydicom.charset.encode_string(one, encodings)) for one in pieces]
+    if encodings[0] == "iso8859" and not all(map(_begins_in_ascii, found)):
+        raise ValueError("beyond the default set")
+    return b"".join(found)
+
+
+def _begins_in_ascii(value: bytes) -> bool:
+    """Whether there are only bytes of ASCII before the first escape sequence."""
+    return value.partition(b"\x1b")[0].isascii()

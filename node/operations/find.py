@@ -8,7 +8,7 @@ from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.images import describe_found
-from node.operations.searching import read_date
+from node.operations.searching import read_date, with_components
 from protocol.find_messages import Asked, ByNumber, ByPerson, why_not_whole
 
 
@@ -45,7 +45,7 @@ def read_asked(asked: Find) -> Asked:
         patient: Asked = ByNumber(*number)
     elif all(person) and not any(number):
         patient = ByPerson(
-            _with_components(person[0]), read_date(person[1], "birth date"), person[2].upper()
+            with_components(person[0]), read_date(person[1], "birth date"), person[2].upper()
         )
     else:
         raise NodeError(
@@ -57,12 +57,6 @@ def read_asked(asked: Find) -> Asked:
     if wrong:
         raise NodeError(wrong, code=ExitCode.USAGE)
     return patient
-
-
-def _with_components(name: str) -> str:
-    """`FAMILY^GIVEN`, also where a person wrote `Family, Given`."""
-    components = name.split("^") if "^" in name else name.split(",")
-    return "^".join(one.strip() for one in components)
 
 
 async def find(call: Call, asked: Find) -> Result:

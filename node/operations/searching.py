@@ -88,3 +88,9 @@ def _no_date(what: str) -> NodeError:
         hint="write it 2026-01-31; several days are 2026-01-01..2026-01-31",
         code=ExitCode.USAGE,
     )
+
+
+def with_components(name: str) -> str:
+    """`FAMILY^GIVEN`, also where a person wrote `Family, Given`."""
+    components = name.split("^") if "^" in name else name.split(",")
+    return "^".join(one.strip() for one in components)

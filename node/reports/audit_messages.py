@@ -159,6 +159,8 @@ EVENTS: dict[str, Meaning] = {
     "commitment-given": Meaning(event="110112", lifecycle="4"),
     "commitment-asked": Meaning(event="110112", lifecycle="4"),
     "commitment-heard": Meaning(event="110112", lifecycle="4"),
+    "matched": Meaning(event="110113", kind="110135", action="U"),
+    "match-undone": Meaning(event="110113", kind="110135", action="U"),
 }
 """The meaning of each entry type. Types that are missing here have no message: `receipt`
 repeats `disclosed` and `received`, `stored` and what is told of it adds to them, and a heartbeat is

@@ -115,6 +115,8 @@ TYPES = (
     "emergency-ended",
     "emergency-overdue",
     "emergency-reviewed",
+    "matched",
+    "match-undone",
     "queried",
     "retrieved",
 )
@@ -124,9 +126,10 @@ ABOUT_PERSONS = ("person-added", "person-changed", "person-removed")
 """Types whose first subject is the person whom they are about; who asked follows it."""
 
 SUBJECT_KINDS = ("study", "patient", "instance", "person", "facts", "asker", "message", "note")
-"""Facts are those of a study that decided about a request, as canonical JSON. An asker is who asks
-at the other side, by its word: name, role and reason, with `^^^` between them. A message is what a
-person wrote with an offer, or for whom a disc is, a note what a person wrote about a review."""
+"""Facts are canonical JSON: those of a study that decided about a request, or, of `matched`, what a
+study was and is named by. An asker is who asks at the other side, by its word: name, role and
+reason, with `^^^` between them. A message is what a person wrote with an offer, or for whom a disc
+is, a note what a person wrote about a review."""
 
 OUTCOMES = ("success", "refused", "failed")
 

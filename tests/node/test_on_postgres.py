@@ -35,6 +35,7 @@ OWNERS = (
     "node/sharing/test_found.py",
     "node/sharing/test_feeds_model.py",
     "node/sharing/test_feeds_privacy.py",
+    "node/edges/test_unmatched.py",
     "node/transfer/test_followed.py",
     "node/sharing/test_granting.py",
     "node/sharing/test_offers.py",

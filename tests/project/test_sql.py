@@ -25,6 +25,7 @@ OWNERS = {
     "edges/commitment_requests.py": {"commitment_requests"},
     "edges/commitment_transactions.py": {"commitments"},
     "edges/doors.py": {"door_studies"},
+    "edges/match_rows.py": {"study_matches", "matched_patients"},
     "images/holds.py": {"study_holds"},
     "notices/told.py": {"notices_told", "notices_unsent"},
     "people/persons.py": {"people", "people_bindings", "people_before"},
@@ -54,6 +55,8 @@ OWNERS = {
 PARTS = {
     "sharing/deriving.py": "sharing/feeds.py",
     "sharing/feed_words.py": "sharing/feeds.py",
+    "edges/matches.py": "edges/match_rows.py",
+    "edges/unmatched.py": "edges/match_rows.py",
 }
 """Files that an owner was divided into."""
 
@@ -67,6 +70,9 @@ READ_BY_OTHERS = {
     "sharing/recalls.py": {"remote_studies", "transfers"},
     # Who is owed a statement: receipts of a content that is stored; and what of it is here.
     "receipts/stored.py": {"exchange_receipts", "studies"},
+    # What waits for a match is one question to both.
+    "edges/unmatched.py": {"studies", "study_patients", "study_sources"},
+    "edges/matches.py": {"studies"},
     # What is erased is chosen among the openings, and deleted there.
     "audit/erasure.py": {"openings"},
 }

@@ -29,6 +29,7 @@ from node.audit.appending import Appender
 from node.audit.effects import ENTRY_FIRST
 from node.callers import SERVICE
 from node.clock import SYSTEM_CLOCK
+from node.edges.match_rows import LocalPatient
 from node.errors import ExitCode, NodeError
 from node.failures import error_from
 from node.home import Home
@@ -231,6 +232,20 @@ def _heard(node: Node) -> object:
     return node.stored.statement(SOUTH.key, bytes(16), outgoing=True)
 
 
+def _match(node: Node) -> object:
+    return node.matches.match(STUDY, LocalPatient(patient_id="H-77", issuer="HOSP-A"))
+
+
+def _ready(node: Node) -> object:
+    return node.matches.ready(STUDY)
+
+
+def _came_from_south(node: Node) -> None:
+    node.database.transact(
+        lambda connection: connection.execute("UPDATE studies SET origin = ?", (SOUTH.key.hex(),))
+    )
+
+
 def _holds(node: Node) -> object:
     return [one.study for one in node.holds.all()]
 
@@ -369,6 +384,9 @@ CHANGES = [
     ),
     Change("stored-told", lambda node: _stating(node).next_for(SOUTH.key), _told, resumed=True),
     Change("stored-heard", lambda node: _hear_stored(node), _heard, resumed=True),
+    Change("matched", lambda node: _match(node), lambda node: node.matches.of(STUDY)),
+    Change("matched", lambda node: node.matches.match_for_now(STUDY), _ready),
+    Change("match-undone", lambda node: node.matches.undo(STUDY), _ready, cuts=True),
     Change(
         "trust-revoked",
         lambda node: node.peers.revoke("South Clinic", [], NOW),
@@ -503,6 +521,10 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
                 node.requests.approve(2)
         elif change.kind in ("emergency-ended", "emergency-overdue", "emergency-reviewed"):
             _broken_days_ago(node)
+        elif change.kind in ("matched", "match-undone"):
+            _came_from_south(node)
+            if change.kind == "match-undone":
+                _match(node)
         elif change.kind == "shared-to":
             node.shared_studies.withdraw(STUDY)
         elif change.kind == "sharing-rule-removed":

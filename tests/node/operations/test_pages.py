@@ -247,7 +247,7 @@ def test_a_cursor_is_read_as_it_was_written(place: list[str | int]) -> None:
     assert caught.value.code is ExitCode.USAGE
 
 
-@given(st.sampled_from(["studies", "transfers", "audit.show"]), st.text(max_size=60))
+@given(st.sampled_from(["studies", "transfers", "audit.show", "match.list"]), st.text(max_size=60))
 def test_what_is_no_cursor_is_an_error(node: Node, operation: str, after: str) -> None:
     with pytest.raises(NodeError) as caught:
         _ask(node, operation, after=after)
@@ -262,7 +262,7 @@ def test_a_cursor_that_was_tampered_with_is_an_error(node: Node, bad: str) -> No
 
 def test_each_operation_with_a_cursor_is_here() -> None:
     paged = {one.name for one in TABLE if "after" in kinds(one.parameters)}
-    assert paged == {"studies", "transfers", "audit.show"}
+    assert paged == {"studies", "transfers", "audit.show", "match.list"}
 
 
 # --- who gathers them -----------------------------------------------------------------------
