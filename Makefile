@@ -36,13 +36,14 @@ IN_CI := postgres dicom-peers $(if $(shell command -v npm 2>/dev/null),interop)
 endif
 
 PYTEST := $(BIN)/python -m pytest
-# The quick tests share the processors. The slow ones with real nodes run one by one: many of them
-# wait for processes, by the clock of the machine.
+# Tests share the processors, so that CI takes less than an hour; of those with real nodes a file
+# stays in one process, as its tests share nodes. Those that measure by the clock run alone.
 QUICK_TESTS := $(PYTEST) -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
-# The slow tests without processes of nodes share them, too: CI has an hour.
-SHARED_SLOW_TESTS := $(PYTEST) -m "slow and not integration" --numprocesses=auto --maxprocesses=4 \
+SLOW_TESTS := $(PYTEST) -m "slow and not integration" --numprocesses=auto --maxprocesses=4 \
 	--dist=worksteal
-SLOW_TESTS := $(PYTEST) -m "slow and integration"
+NODE_TESTS := $(PYTEST) -m "slow and integration and not alone" --numprocesses=auto \
+	--maxprocesses=2 --dist=loadfile
+ALONE_TESTS := $(PYTEST) -m alone
 
 .PHONY: setup demo check test test-all wheel postgres dicom-peers interop oracles mutants bench lock clean
 
@@ -75,8 +76,9 @@ check: setup
 test: check $(IN_CI)
 	$(QUICK_TESTS)
 ifneq ($(CI),)
-	$(SHARED_SLOW_TESTS)
 	$(SLOW_TESTS)
+	$(NODE_TESTS)
+	$(ALONE_TESTS)
 	@if $(ORACLE_PYTHON) -c 'pass' 2>/dev/null; then \
 		$(MAKE) --no-print-directory oracles; \
 	else \
@@ -86,8 +88,9 @@ endif
 
 test-all: check
 	$(QUICK_TESTS)
-	$(SHARED_SLOW_TESTS)
 	$(SLOW_TESTS)
+	$(NODE_TESTS)
+	$(ALONE_TESTS)
 
 oracles:
 	@$(MAKE) --no-print-directory setup PYTHON=$(ORACLE_PYTHON) VENV=$(ORACLES)

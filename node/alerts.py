@@ -59,6 +59,13 @@ def standing(node: "Node", serving: "Serving | None") -> list[Alert]:
             f"{'is' if len(late) == 1 else 'are'} not: see `radmesh doctor`"
         )
         found.append(Alert("door", text))
+    stuck = node.archive_queue.late(FORWARD_SECONDS)
+    if stuck:
+        text = (
+            f"{count(stuck, 'study', 'studies')} could not go to an archive here for an hour, or "
+            "failed: see `radmesh archive`"
+        )
+        found.append(Alert("forward", text, ("studies to an archive",)))
     why_full = node.keeping.describe().why_full
     if why_full:
         text = f"no more images are taken in: {why_full}; see `radmesh keeping`"

@@ -26,6 +26,7 @@ from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
 from node.database import Database
 from node.durable import disk_error
+from node.edges.archive_queue import ARCHIVES_SCHEMA, ArchiveQueue
 from node.edges.commitment_requests import COMMITMENT_REQUESTS_SCHEMA, CommitmentRequests
 from node.edges.commitment_transactions import COMMITMENTS_SCHEMA
 from node.edges.commitments import Commitments
@@ -138,12 +139,14 @@ class Node:
                 RULES_SCHEMA,
                 PROPOSALS_SCHEMA,
                 DOORS_SCHEMA,
+                ARCHIVES_SCHEMA,
                 STORED_SCHEMA,
                 COMMITMENT_REQUESTS_SCHEMA,
                 COMMITMENTS_SCHEMA,
                 MATCHES_SCHEMA,
                 NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
+                MATCHES_SCHEMA,
             ),
             NODE_MIGRATIONS,
         )
@@ -229,6 +232,17 @@ class Node:
             self.decisions,
             self.clock,
         )
+        self.archive_queue = ArchiveQueue(
+            self.settings.archives,
+            self.database,
+            self.catalog,
+            self.effects,
+            self._petname_of_fingerprint,
+            self.clock,
+        )
+        self.catalog.in_publish = self.archive_queue.published
+        self.archive_queue.note_stored = self.stored.note
+        self.matches.in_match = self.matches.on_change = self.archive_queue.matched
         self.unmatched = Unmatched(self.matches, self.database, self.catalog)
         self.found, self.questions = (
             FoundStudies(self.database, self.clock),
@@ -246,12 +260,15 @@ class Node:
             self.catalog,
             self.discards,
             lambda: self.proven_stored(),
-            reasons_of(
-                self.holds,
-                self.transfers,
-                self.offers,
-                self.requests,
-                lambda: (one.study_uid for one in self.doors.waiting()),
+            (
+                *reasons_of(
+                    self.holds,
+                    self.transfers,
+                    self.offers,
+                    self.requests,
+                    lambda: (one.study_uid for one in self.doors.waiting()),
+                ),
+                self.archive_queue.why_stays,
             ),
             self.clock,
         )
@@ -412,6 +429,10 @@ class Node:
         peer = self.find_peer(facility_key)
         return facility_key.hex()[:16] if peer is None else peer.petname
 
+    def _petname_of_fingerprint(self, fingerprint: str) -> str:
+        found = (peer.petname for peer in self.peers.store.peers if peer.fingerprint == fingerprint)
+        return next(found, "")
+
     def log_keys_of(self, peer: Peer) -> Sequence[SizedKey]:
         """The log keys on a peer's card that count for it; see `keys.claims`."""
         return self.peers.store.held(peer, peer.card.log_keys, self.clock.now())
@@ -420,6 +441,7 @@ class Node:
         """Derive the consequences of a change of a study, in its transaction."""
         self.feeds.study_changed(study)
         self.followed.study_changed(study)
+        self.archive_queue.study_changed(study)
         self.matches.study_changed(study)
 
     def _transfer_at_end(self, transfer: Transfer) -> None:
@@ -510,6 +532,7 @@ class Node:
         self.commitments.kept.forget(studies)
         self.commitment_requests.forget(studies)
         self.matches.forget(studies)
+        self.archive_queue.forget(studies)
 
     def require_intake(self) -> None:
         """Check that images may come in.

@@ -17,6 +17,9 @@ def _named(settings: Settings) -> Iterator[tuple[str, str | Path]]:
     """One line for each setting that names a certificate of ours."""
     if settings.dimse.tls_listen:
         yield "dimse.certificate", settings.dimse.certificate
+    for archive in settings.archives.values():
+        if archive.certificate:
+            yield f'archives."{archive.name}".certificate', archive.certificate
     if settings.audit.syslog is not None and settings.audit.syslog.certificate is not None:
         yield "audit.syslog.certificate", settings.audit.syslog.certificate
 

@@ -61,6 +61,15 @@ SYSTEM_CLOCK = SystemClock()
 """The clock of a node that is given no other."""
 
 
+def local_date(now: int) -> str:
+    """The date here, YYYYMMDD, by the time zone of this machine.
+
+    Args:
+        now: seconds since the epoch, UTC.
+    """
+    return time.strftime("%Y%m%d", time.localtime(now))
+
+
 def local_time(now: int) -> tuple[int, int]:
     """Minute of the day and weekday (0 for Monday) here, by the time zone of this machine.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from node import setting_texts
+from node.edges.archive_settings import ArchiveSettings, read_archives
 from node.edges.dimse_settings import Address, DimseSettings, read_address, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
@@ -133,6 +134,7 @@ class Settings:
     arrivals: Mapping[str, Windows] = field(default_factory=dict)
     dimse: DimseSettings = field(default_factory=DimseSettings)
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
+    archives: Mapping[str, ArchiveSettings] = field(default_factory=dict)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     metrics: Address | None = None
     webhook: WebhookSettings | None = None
@@ -187,6 +189,7 @@ def read_settings(path: Path) -> Settings:
         arrivals=_arrivals(path, values.get("arrivals", {})),
         dimse=_dimse(path, values.get("dimse", {})),
         folders=_folders(path, values.get("folders", {})),
+        archives=_archives(path, values.get("archives", {})),
         identity=_identity(path, values.get("identity", {})),
         metrics=_metrics(path, values.get("metrics", {})),
         webhook=_notices(path, "webhook", values.get("webhook", {}), read_webhook),
@@ -276,6 +279,17 @@ def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
                 code=ExitCode.USAGE,
             )
     return found
+
+
+def _archives(path: Path, tables: Any) -> dict[str, ArchiveSettings]:
+    try:
+        return read_archives(tables, path.parent)
+    except BadEdge as error:
+        raise NodeError(
+            f"archives in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
 
 
 def _identity(path: Path, values: Any) -> IdentitySettings:

@@ -4,22 +4,28 @@ The signature of each part declares its dependencies; only this file connects th
 gets its access to the network as a function, since the network is made last.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from edges.dimse import commitment
 from edges.dimse.commands import Field
 from edges.dimse.querying import MODELS
 from keys.trust import Peer
 from node.app import Node
+from node.blocking import in_thread
 from node.catalog.discards import recall_of
+from node.edges.archive_returns import ArchiveReturns
+from node.edges.archive_settings import COMMITMENT, ArchiveSettings
+from node.edges.archiving import Archiving
 from node.edges.commitment_reports import CommitmentReports
 from node.edges.commitment_service import CommitmentService
+from node.edges.commitments import Outcome
 from node.edges.dimse_operation import Offered, Services
 from node.edges.dimse_query import Ask, QueryService
 from node.edges.dimse_retrieve import Fetch, RetrieveService
 from node.edges.dimse_server import DimseServer
 from node.edges.dimse_settings import DimseSettings
 from node.edges.folders import Folder
+from node.edges.outgoing import Outgoing
 from node.edges.query_studies import StudyQueries
 from node.edges.told import CallersLately
 from node.images.arrival_windows import windows_by
@@ -183,8 +189,45 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
     )
 
 
-def arrivals_of(node: Node, spool: Spool) -> Arrivals:
+def archiving_of(node: Node) -> Archiving:
+    """Sends studies to the archives of the settings."""
+    archiving = Archiving(
+        node.archive_queue,
+        node.catalog,
+        node.store,
+        node.matches.ready,
+        require_sound=node.audit.halt.require_none,
+        clock=node.clock,
+    )
+
+    async def commit(to: ArchiveSettings, study: str, images: Sequence[Outgoing]) -> None:
+        callee = await in_thread(to.callee)
+        patients = await in_thread(node.catalog.patients, study)
+        asked = [commitment.Reference(one.sop_class, one.sop_uid) for one in images]
+        for start in range(0, len(asked), commitment.REFERENCES):
+            some = asked[start : start + commitment.REFERENCES]
+            await node.commitments.ask(callee, study, patients, some)
+
+    async def learn(outcome: Outcome) -> None:
+        done = frozenset(one.sop_instance for one in outcome.stored)
+        failed = frozenset(one.sop_instance for one in outcome.failed)
+        for one in node.settings.archives.values():
+            if one.ae_title == outcome.archive and one.proof == COMMITMENT:
+                await archiving.committed(one.name, outcome.study, done, failed)
+
+    archiving.commit = commit
+    node.commitments.on_outcome = learn
+    return archiving
+
+
+def arrivals_of(node: Node, spool: Spool, archiving: Archiving | None = None) -> Arrivals:
     """Takes instances that come one by one, and packs them into batches."""
+    returns = ArchiveReturns(
+        node.archive_queue,
+        node.catalog,
+        node.store,
+        on_return=lambda *image: None if archiving is None else archiving.came_back(*image),
+    )
     return Arrivals(
         spool=spool,
         catalog=node.catalog,
@@ -194,6 +237,8 @@ def arrivals_of(node: Node, spool: Spool) -> Arrivals:
         require_sound=node.require_intake,
         clock=node.clock,
         windows=windows_by(node.settings.arrivals),
+        came_back=returns.is_ours,
+        urgent=node.archive_queue.hurry,
     )
 
 

@@ -323,6 +323,15 @@ RETENTION = (
         tables=("commitments", "commitment_requests"),
     ),
     Kept(
+        name="archive studies",
+        holds="which studies and images went to which archive of the facility, and its answers",
+        place="node.db",
+        purpose="to send each once, and to know what is proven stored",
+        readers="people of the facility with the role look, send or admin",
+        kept="as long as the study is here, or until openings of the study are erased",
+        tables=("archive_studies", "archive_instances"),
+    ),
+    Kept(
         name="matches",
         holds="which patient here a study from elsewhere is of: Patient ID, and name, birth date,"
         " sex and accession number if they were given",

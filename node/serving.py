@@ -22,6 +22,7 @@ from node.network.network import PeerStream, StreamLost
 from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
+    archiving_of,
     arrivals_of,
     commitment_reports_of,
     commitment_services_of,
@@ -114,10 +115,13 @@ def _told(node: Node, running: "Serving") -> Iterator[None]:
     node.on_peer_change = soon(running.peer_changed)
     stored = soon(lambda _: running.stating.poke())
     node.stored.on_change = lambda: stored(None)
+    queue = soon(lambda _: running.archiving.poke())
+    node.archive_queue.on_change = lambda: queue(None)
     try:
         yield
     finally:
         node.on_study_change, node.on_peer_change, node.stored.on_change = before
+        node.archive_queue.on_change = lambda: None
         node.started_ms = None
 
 
@@ -202,7 +206,8 @@ class Serving:
         )
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
-        self.arrivals = arrivals_of(node, self._spool)
+        self.archiving = archiving_of(node)
+        self.arrivals = arrivals_of(node, self._spool, self.archiving)
         self.commitment_reports = commitment_reports_of(node, self.arrivals)
         services = {
             **commitment_services_of(node, self.commitment_reports),
@@ -256,6 +261,7 @@ class Serving:
                 nursery.start_soon(self.rereading.run)
                 nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
+                nursery.start_soon(self.archiving.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
                 nursery.start_soon(self.commitment_reports.run)

@@ -8,10 +8,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from node.edges.archive_settings import QUERY
 from node.edges.dimse_settings import (
     DEFAULT_COMMITMENT_HOURS,
     DEFAULT_IDLE_SECONDS,
     DEFAULT_STUDIES_A_DAY,
+    OUR_DOOR,
 )
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.edges.identity_settings import DEFAULT_TEMPORARY, NUMBER
@@ -523,6 +525,110 @@ SETTINGS = (
         sentence="whether it is packed at once",
     ),
     Setting(
+        name="archives.ae_title",
+        kind="own",
+        default=None,
+        example='"PACS"',
+        sentence="AE title of an archive, to which studies go by C-STORE",
+    ),
+    Setting(
+        name="archives.host",
+        kind="own",
+        default=None,
+        example='"10.1.2.5"',
+        sentence="where it is: a name or an IP address",
+    ),
+    Setting(
+        name="archives.port",
+        kind="own",
+        default=None,
+        least=1,
+        most=65535,
+        example="104",
+        sentence="its port",
+    ),
+    Setting(
+        name="archives.calling",
+        kind="own",
+        default=OUR_DOOR,
+        example='"RADMESH"',
+        sentence="our AE title for it",
+    ),
+    Setting(
+        name="archives.stow",
+        kind="own",
+        default="",
+        example='"https://pacs.example/dicom-web"',
+        sentence="in place of these, the address of an archive that takes studies by STOW-RS",
+    ),
+    Setting(
+        name="archives.token",
+        kind="own",
+        default="",
+        example='"pacs.token"',
+        sentence="file with the token for that (in the home)",
+    ),
+    Setting(
+        name="archives.ca",
+        kind="own",
+        default="",
+        example='"pacs-ca.pem"',
+        sentence="file with the certificates of who signs that of the archive (PEM, in the home); "
+        "with C-STORE, TLS is used if it is given",
+    ),
+    Setting(
+        name="archives.certificate",
+        kind="own",
+        default="",
+        example='"pacs.pem"',
+        sentence="file with the certificate of the node, if the archive asks for one",
+    ),
+    Setting(
+        name="archives.key",
+        kind="own",
+        default="",
+        example='"pacs.key"',
+        sentence="file with its key",
+    ),
+    Setting(
+        name="archives.sends_as",
+        kind="own",
+        default="",
+        example='"PACS"',
+        sentence="AE title by which the archive itself sends to the node, if it is not `ae_title`",
+    ),
+    Setting(
+        name="archives.rules",
+        kind="own",
+        default=[],
+        example='[{ source = ["peer:*"] }, { modality = ["CT"], stat = true }]',
+        sentence="which studies go there by themselves, a table a rule: `modality`, `source` (as "
+        "for sharing rules) and `stat` must hold; `{}` for all",
+    ),
+    Setting(
+        name="archives.from",
+        kind="own",
+        default="00:00",
+        example='"19:00"',
+        sentence="from which time of day those go that are not urgent, local time; with `to`, or "
+        "neither",
+    ),
+    Setting(
+        name="archives.to",
+        kind="own",
+        default="24:00",
+        example='"07:00"',
+        sentence="until which time of day",
+    ),
+    Setting(
+        name="archives.proof",
+        kind="own",
+        default=QUERY,
+        example='"query"',
+        sentence="how the node finds out that they are stored: `commitment`, `query` (C-FIND or "
+        "QIDO-RS) or `none`",
+    ),
+    Setting(
         name="identity.issuer",
         kind="text",
         default="",
@@ -689,6 +795,7 @@ TABLES = {
     "dimse.callers": '[dimse.callers."CT1"]',
     "dimse.doors": '[dimse.doors."RM_SOUTH"]',
     "folders": '[folders."scanner"]',
+    "archives": '[archives."PACS"]',
     "identity": "[identity]",
     "identity.peers": '[identity.peers."South Clinic"]',
     "identity.descriptions": "[identity.descriptions]",

@@ -76,6 +76,8 @@ ENTRY_FIRST = (
     "offer-heard",
     "offer-answered",
     "offer-ended",
+    "forward-asked",
+    "forward-dropped",
     "stored",
     "stored-told",
     "stored-heard",

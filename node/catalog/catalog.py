@@ -100,6 +100,7 @@ class Catalog:
 
     Attributes:
         in_change: called with the Study Instance UID in the transaction of each change.
+        in_publish: likewise, for each change that brings new instances.
         on_change: called with the UID after the commit, and when the study is held back;
             in the thread that made the change.
         mark: called in a transaction with the index of the entry whose effect it holds.
@@ -110,6 +111,7 @@ class Catalog:
         self._database = database
         self._clock = clock
         self.in_change: Callable[[str], None] = lambda study_uid: None
+        self.in_publish: Callable[[str], None] = lambda study_uid: None
         self.on_change: Callable[[str], None] = lambda study_uid: None
         self.mark: Callable[[sqlite3.Connection, int], None] = lambda connection, entry: None
         self.deciding = Deciding(database, clock)
@@ -481,6 +483,7 @@ class Catalog:
                 added = replace(added, decided=decided)
             if added.new:
                 self.changed(study_uid)
+                self.in_publish(study_uid)
             if before_commit is not None and (added.new or added.conflicting):
                 entry = before_commit(added)
                 if entry is not None:

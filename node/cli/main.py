@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from node.cli import (
+    archive,
     arrive,
     audit,
     audit_reports,
@@ -125,6 +126,7 @@ for command in (
     transfers.fetch,
     offers.send,
     offers.offers,
+    archive.archive,
     transfers.transfers,
     transfers.cancel,
     serve.serve,

@@ -13,6 +13,7 @@ import click
 
 from node import phrases, service
 from node.cli import output, witness
+from node.cli.archive import archive_lines
 from node.cli.session import Session, json_option, pass_session
 from node.cli.transfers import transfer_table
 from node.cli.trust import peer_table
@@ -198,6 +199,7 @@ def _status_lines(found: dict[str, Any]) -> list[str]:
             *_dicom_fields(found["dicom"]),
             *_commitment_fields(found["commitment"]),
             *(("folder", _folder(one)) for one in found["folders"]),
+            *(("archive", line) for line in archive_lines(found["archives"])),
             ("log", phrases.count(found["log_size"], "entry", "entries")),
         ]
     )

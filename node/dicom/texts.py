@@ -5,6 +5,7 @@ import threading
 import warnings
 
 import pydicom.charset
+import pydicom.uid
 
 _CHARSET_LOCK = threading.Lock()
 """pydicom warns about odd text; silencing a warning changes the whole process for a moment."""
@@ -111,3 +112,9 @@ def _with_escapes(text: str, encodings: tuple[str, ...], *, is_name: bool) -> by
 def _begins_in_ascii(value: bytes) -> bool:
     """Whether there are only bytes of ASCII before the first escape sequence."""
     return value.partition(b"\x1b")[0].isascii()
+
+
+def uid_name(uid: str) -> str:
+    """The name of a SOP class or a transfer syntax, with its UID; the UID alone if it has none."""
+    name = pydicom.uid.UID(uid).name
+    return uid if name == uid else f"{name} ({uid})"

@@ -166,6 +166,11 @@ def _tables(name: str, tables: Any) -> dict[str, dict[str, Any]]:
     return tables
 
 
+def is_ae_title(text: str) -> bool:
+    """Whether a text is an AE title: up to 16 printable characters, no backslash, no quotes."""
+    return _AE_TITLE.fullmatch(text) is not None
+
+
 def is_place(text: str) -> bool:
     """Whether a text is IP address and port, such as `10.1.2.3:11112` or `[fd00::1]:11112`."""
     try:
@@ -196,7 +201,7 @@ def read_address(text: str) -> Address:
 
 def _caller(title: str, entry: dict[str, Any]) -> Caller:
     where = f'has for callers."{title}"'
-    if _AE_TITLE.fullmatch(title) is None:
+    if not is_ae_title(title):
         raise BadEdge(f"{where} a name that is no AE title: 1 to 16 printable characters")
     require_known(where, entry, _CALLER)
     lists = {name: entry.get(name, []) for name in ("addresses", "certificates")}

@@ -234,7 +234,7 @@ class Folder:
             self.counts.refused += 1
             _moved(path, self.settings.path / REFUSED)
             return
-        if became.outcome in (Outcome.TAKEN, Outcome.KNOWN):
+        if became.outcome in (Outcome.TAKEN, Outcome.KNOWN, Outcome.RETURNED):
             self.counts.taken += 1
         else:
             self.counts.set_aside += 1

@@ -40,6 +40,7 @@ from node.edges.match_rows import (
 from node.errors import ExitCode, NodeError
 from node.sharing.decisions import Decisions
 from node.sharing.peers import Peers
+from protocol.find_messages import ByNumber
 from protocol.log.entry import Entry, Event
 
 OWN_ISSUER = "own issuer"
@@ -64,6 +65,7 @@ class Matches:
 
     Attributes:
         settings: whose Patient IDs are ours, and our words for those of others.
+        in_match: called with the UID of a study in the transaction that matches it.
         on_change: called with the UID of a study whose match a person made or undid, after that.
     """
 
@@ -89,6 +91,7 @@ class Matches:
         self._cuts = Cuts(effects.append, decisions.wait_earlier)
         self._held: frozenset[str] = frozenset()
         self._last_number = self._clock.now()
+        self.in_match: Callable[[str], None] = lambda study_uid: None
         self.on_change: Callable[[str], None] = lambda study_uid: None
 
     # --- how a study goes ----------------------------------------------------------------
@@ -158,6 +161,25 @@ class Matches:
             one.startswith(f"{FROM_PEER}:") or self.settings.is_from_elsewhere(one)
             for one in sources
         )
+
+    def is_made_here(self, row: StudyRow) -> bool:
+        """Whether all of a study was made here."""
+        sources = sources_of_each(self._database, [row.study_uid]).get(row.study_uid, [])
+        return not self.is_from_elsewhere(row, sources)
+
+    def elsewhere(self, patient_id: str, issuer: str) -> list[tuple[bytes, ByNumber]]:
+        """Who a local patient is elsewhere, by all matches: facility key, and the patient there."""
+        own = {"", self.settings.issuer}
+        rows = self._database.query_among(
+            "SELECT DISTINCT s.origin, p.patient_id, p.issuer FROM study_matches m"
+            " JOIN matched_patients p ON p.study_uid = m.study_uid"
+            " JOIN studies s ON s.study_uid = m.study_uid"
+            f" WHERE m.state = '{MATCHED}' AND m.patient_id = ? AND s.origin <> '{LOCAL}'"
+            " AND m.issuer IN (?*)",
+            own if issuer in own else {issuer},
+            (patient_id,),
+        )
+        return [(bytes.fromhex(one), ByNumber(*two)) for one, *two in sorted(map(tuple, rows))]
 
     def _patients(self, study_uid: str) -> list[Patient]:
         return patients_of_each(self._database, [study_uid]).get(study_uid, [])
@@ -381,6 +403,7 @@ class Matches:
             if self._catalog.study(row.study_uid) is None:
                 raise NodeError("the study was discarded meanwhile", code=ExitCode.NOT_FOUND)
             store(connection, match, patients)
+            self.in_match(row.study_uid)
 
         self._effects.after_entry(event, keep)
         return match

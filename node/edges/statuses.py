@@ -34,6 +34,9 @@ class StoreStatus:
 
 _TAKEN = StoreStatus(SUCCESS, "success", "it is durable here", "")
 _KNOWN = StoreStatus(SUCCESS, "success", "the same bytes were here already", "")
+_RETURNED = StoreStatus(
+    SUCCESS, "success", "it is here, and an archive that has it from this node sent it back", ""
+)
 _ASIDE = StoreStatus(
     SET_ASIDE,
     "warning",
@@ -62,11 +65,12 @@ _FULL = StoreStatus(
     "cannot be taken now: send it again later",
 )
 
-STORE_STATUSES = (_TAKEN, _KNOWN, _ASIDE, _QUARANTINED, _REFUSED, _FULL)
+STORE_STATUSES = (_TAKEN, _KNOWN, _RETURNED, _ASIDE, _QUARANTINED, _REFUSED, _FULL)
 
 _OF_OUTCOME = {
     Outcome.TAKEN: _TAKEN,
     Outcome.KNOWN: _KNOWN,
+    Outcome.RETURNED: _RETURNED,
     Outcome.SET_ASIDE: _ASIDE,
     Outcome.QUARANTINED: _QUARANTINED,
     Outcome.REFUSED: _REFUSED,

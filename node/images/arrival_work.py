@@ -43,6 +43,10 @@ log = logging.getLogger("radmesh.arrivals")
 Read = Callable[[int, int], bytes]
 """Gives the bytes of an instance at an offset, up to a number of them; none beyond its end."""
 
+CameBack = Callable[[str, str, str, Read, int], bool]
+"""Whether a source brings what an archive has got from us, from: source, study, SOP Instance UID,
+how to read it, and its size in bytes. Raises NodeError if ours cannot be read."""
+
 BY_OPERATOR = BY_HAND
 """The edge for a person at this node; what other edges bring, the node takes in by itself."""
 
@@ -54,6 +58,8 @@ class Outcome(enum.Enum):
     """It is durable here and will be packed."""
     KNOWN = "known"
     """The same bytes are here already, durably."""
+    RETURNED = "came back"
+    """It is here already, and an archive that has got it from us sends it back."""
     SET_ASIDE = "set aside"
     """It is durable, and will be set aside: its UID is here with other bytes, or was discarded."""
     QUARANTINED = "quarantined"
@@ -171,6 +177,8 @@ class ArrivalWork:
         append: writes one audit entry durably.
         clock: dates arrivals.
         stopped: called between batches; tells whether the node is stopping.
+        came_back: see `CameBack`.
+        urgent: called with the UID of a study of which urgent images are packed.
     """
 
     def __init__(
@@ -183,7 +191,11 @@ class ArrivalWork:
         append: Callable[[Event], int],
         clock: Clock,
         stopped: Callable[[], bool],
+        came_back: CameBack = lambda source, study, sop, read, size: False,
+        urgent: Callable[[str], None] = lambda study: None,
     ) -> None:
+        self._came_back = came_back
+        self._urgent = urgent
         self._spool = spool
         self._catalog = catalog
         self._store = store
@@ -294,6 +306,8 @@ class ArrivalWork:
             reason = "it was sent as another SOP Instance UID than it has"
             return self._put_to_quarantine(_reading(content), size, source, reason)
         held = self._catalog.instance_digest(study, sop)
+        if held is not None and self._came_back(source, study, sop, _reading(content), size):
+            return Became(Outcome.RETURNED, study=study)
         if held == digest:
             return Became(Outcome.KNOWN, study=study)
         aside = ""
@@ -398,6 +412,9 @@ class ArrivalWork:
             finally:
                 writer.end()
         _say(report)
+        if group.stat:
+            # Before the spool forgets that it is urgent.
+            self._urgent(group.study)
         try:
             self._spool.settle([one.record for one in group.items if id(one) not in lost])
         except NodeError as error:

@@ -32,7 +32,7 @@ from node.clock import Clock
 from node.dicom.headers import InstanceHeader, SeriesAttributes, StudyAttributes
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Group, Groups, Windows
-from node.images.arrival_work import ArrivalWork, Became, Brought, Spooled, Took
+from node.images.arrival_work import ArrivalWork, Became, Brought, CameBack, Spooled, Took
 from node.images.spool import INSTANCE_BYTES, SMALL_BYTES, LargeFile, Spool
 from node.images.spool_records import SOURCE_CHARACTERS, Record
 from node.images.store import BatchStore
@@ -80,6 +80,8 @@ class Arrivals:
         require_sound: raises NodeError while no instance may be taken in.
         clock: dates arrivals.
         windows: gives how long groups of a source wait.
+        came_back: see `CameBack`.
+        urgent: called with the UID of a study of which urgent images are packed; in a thread.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class Arrivals:
         require_sound: Callable[[], None],
         clock: Clock,
         windows: Callable[[str], Windows] = lambda source: Windows(),
+        came_back: CameBack = lambda source, study, sop, read, size: False,
+        urgent: Callable[[str], None] = lambda study: None,
     ) -> None:
         self._spool = spool
         self._stopped = threading.Event()
@@ -104,6 +108,8 @@ class Arrivals:
             append=append,
             clock=clock,
             stopped=self._stopped.is_set,
+            came_back=came_back,
+            urgent=urgent,
         )
         self._require_sound = require_sound
         self._clock = clock

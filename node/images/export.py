@@ -128,10 +128,24 @@ class InstanceReader:
     def pieces(self, index: int) -> Iterator[memoryview]:
         """The bytes of one instance, in order."""
         for batch, place in self._manifest.places(index):
-            if batch != self._batch:
-                self._original = self._decode(batch)
-                self._batch = batch
-            yield self._original[place.offset : place.offset + place.length]
+            yield self._of(batch)[place.offset : place.offset + place.length]
+
+    def read(self, index: int, offset: int, length: int) -> bytes:
+        """Bytes of one instance, from an offset; fewer only at its end."""
+        parts, start = [], 0
+        for batch, place in self._manifest.places(index):
+            begin, end = max(offset, start), min(offset + length, start + place.length)
+            if begin < end:
+                shift = place.offset - start
+                parts.append(self._of(batch)[begin + shift : end + shift])
+            start += place.length
+        return b"".join(parts)
+
+    def _of(self, batch: int) -> memoryview:
+        if batch != self._batch:
+            self._original = self._decode(batch)
+            self._batch = batch
+        return self._original
 
     def _decode(self, batch: int) -> memoryview:
         entry = self._manifest.batches[batch]

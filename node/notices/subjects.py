@@ -117,7 +117,7 @@ _SUBJECTS = (
         name="forward",
         severity="warning",
         goes_out=True,
-        source="state: the collector has taken nothing for an hour",
+        source="state: the collector, or an archive here, has taken nothing for an hour",
         one="forwarding has failed for an hour; what is not taken is kept and sent later",
         todo="`radmesh status` says why; look at the other side",
     ),

@@ -5,6 +5,7 @@ line. Each operation takes the parameters of its class and returns JSON values
 from typing import Any
 
 from node.operations import (
+    archive,
     arrive,
     backup,
     discard,
@@ -61,6 +62,7 @@ TABLE: tuple[Operation[Any], ...] = (
     *find.OPERATIONS,
     *transfer.OPERATIONS,
     *offers.OPERATIONS,
+    *archive.OPERATIONS,
     *match.OPERATIONS,
     *log.OPERATIONS,
     *reports.OPERATIONS,

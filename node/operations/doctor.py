@@ -6,6 +6,7 @@ import trio
 
 from node.failures import describe_unexpected, single_node_error
 from node.operations.base import Call, Operation, Result
+from node.operations.doctor_archives import archive_findings
 from node.operations.doctor_commitment import commitments
 from node.operations.doctor_edges import callers, certificates, doors, folders, listening, vendor
 from node.operations.doctor_node import at_work, clock, disk, forwarding, log, notices, witnesses
@@ -30,6 +31,7 @@ CHECKS = (
     blocking("doors", doors),
     blocking("storage commitment", commitments),
     blocking("folders", folders),
+    Check("archives", archive_findings),
     Check("own addresses", own_addresses),
     Check("facilities", peers),
 )

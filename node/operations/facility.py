@@ -15,6 +15,7 @@ from node.app import Node
 from node.blocking import in_thread
 from node.errors import ExitCode, NodeError
 from node.images.spool_records import waiting
+from node.operations.archive import describe_archives
 from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
 from node.operations.transfer import describe_transfer
@@ -272,6 +273,7 @@ async def status(call: Call, _: Nothing) -> Result:
         "folders": [] if serving is None else [one.describe() for one in serving.folders],
         "dicom": None if serving is None or serving.dimse is None else serving.dimse.describe(),
         "commitment": await in_thread(_commitment, call),
+        "archives": await in_thread(describe_archives, node),
         "collector": None
         if serving is None or serving.forwarder is None
         else serving.forwarder.describe(),

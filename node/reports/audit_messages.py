@@ -159,6 +159,11 @@ EVENTS: dict[str, Meaning] = {
     "commitment-given": Meaning(event="110112", lifecycle="4"),
     "commitment-asked": Meaning(event="110112", lifecycle="4"),
     "commitment-heard": Meaning(event="110112", lifecycle="4"),
+    "forward-asked": Meaning(event="110113", kind="110147"),
+    "forward-dropped": Meaning(event="110113", kind="110147"),
+    "forward-begun": Meaning(event="110102", lifecycle="11"),
+    "forwarded": Meaning(event="110104", action="C", lifecycle="11"),
+    "forward-failed": Meaning(event="110104", action="C", lifecycle="11"),
     "matched": Meaning(event="110113", kind="110135", action="U"),
     "match-undone": Meaning(event="110113", kind="110135", action="U"),
 }

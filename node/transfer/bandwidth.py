@@ -4,7 +4,6 @@ Arithmetic on the settings and a given time of day; `node.bucket` and `node.tran
 holding back.
 """
 
-import re
 import time
 import unicodedata
 from collections.abc import Mapping
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.clock import local_time
+from node.day_windows import BadWindow, in_window, read_window
 
 EVERYONE = "*"
 LEAST_MBIT, MOST_MBIT = 0.1, 100_000.0
 """At 0.1 Mbit/s each of eight transfers to one peer still moves something every few
 seconds, so that none is taken for dead."""
 
-_DAY_MINUTES = 24 * 60
 _ENTRIES = {"peer", "from", "to", "mbit_per_second", "stat_exempt"}
 
 
@@ -51,11 +50,7 @@ class BandwidthRule:
 
     def holds_at(self, minute: int) -> bool:
         """Whether a time of day (minutes since local midnight) is in the window."""
-        if self.from_minute == self.to_minute:
-            return True
-        if self.from_minute < self.to_minute:
-            return self.from_minute <= minute < self.to_minute
-        return minute >= self.from_minute or minute < self.to_minute
+        return in_window(self.from_minute, self.to_minute, minute)
 
     def names(self, petname: str, fingerprint: str) -> bool:
         """Whether the entry names this peer."""
@@ -114,27 +109,17 @@ def read_rule(entry: Any) -> BandwidthRule:
     exempt = entry.get("stat_exempt", False)
     if type(exempt) is not bool:
         raise BadRule("has a stat_exempt that is neither true nor false")
-    if ("from" in entry) != ("to" in entry):
-        raise BadRule("needs both from and to, or neither for the whole day")
-    begin, end = _minute(entry, "from"), _minute(entry, "to")
-    if "from" in entry and begin == end:
-        raise BadRule("begins and ends at the same time; leave from and to out for the whole day")
+    try:
+        begin, end = read_window(entry)
+    except BadWindow as error:
+        raise BadRule(str(error)) from None
     return BandwidthRule(
         peer=peer.strip(),
         from_minute=begin,
-        to_minute=end % _DAY_MINUTES,
+        to_minute=end,
         mbit_per_second=float(rate),
         stat_exempt=exempt,
     )
-
-
-def _minute(entry: Mapping[str, Any], name: str) -> int:
-    value = entry.get(name, "00:00")
-    found = re.fullmatch(r"([01][0-9]|2[0-4]):([0-5][0-9])", value) if type(value) is str else None
-    minute = int(found[1]) * 60 + int(found[2]) if found else _DAY_MINUTES + 1
-    if minute > (_DAY_MINUTES if name == "to" else _DAY_MINUTES - 1):
-        raise BadRule(f'has a {name} that is no time of day like "07:00"')
-    return minute
 
 
 def _folded(name: str) -> str:

@@ -6,6 +6,10 @@ The sender is dcmtk's storescu, with one association and with four, each with it
 The time is from the first start of a storescu to the end of the last; what storescu takes for
 itself is in every row. A server gets an empty folder in the temporary folder (`TMPDIR`) for each
 run, in turns. Only Radmesh and Orthanc put an image on the disk before they answer.
+
+Then the other way: the same study from a node into dcmtk's storescp, beside storescu. The node has
+it already; its time is from the entry before the first byte to that after the last answer, that of
+storescu from its start to its end. storescu reads plain files, the node decodes its batches.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,11 +183,64 @@ def _idle(one: Server) -> dict[str, float]:
         shutil.rmtree(directory)
 
 
+def _forward(study: Path, sender: str) -> dict[str, float]:
+    """Seconds for a study into dcmtk's storescp, by the node or by storescu."""
+    directory = Path(tempfile.mkdtemp(prefix="dimse-"))
+    try:
+        with _dcmtk(directory) as (port, _), contextlib.ExitStack() as stack:
+            if sender == "storescu":
+                [part] = _parts(study, 1, directory)
+                before = os.times()
+                seconds = _send([part], port, nodelay=True)
+                after = os.times()
+                used = after.children_user + after.children_system
+                used -= before.children_user + before.children_system
+                return {"seconds": seconds, "cpu": used}
+            facility = Facility(directory, "North")
+            with facility.home.config_path.open("a") as settings:
+                settings.write('\n[archives."PACS"]\nae_title = "RADMESH"\nhost = "127.0.0.1"\n')
+                settings.write(f'port = {port}\nproof = "none"\n')
+            facility.start()
+            stack.callback(facility.kill)
+            facility.call("ingest", paths=[str(study.resolve())])
+            [uid] = [one["study"] for one in facility.call("studies")["studies"]]
+            assert facility.process is not None
+            before_cpu = Usage.of(facility.process.pid).cpu
+            facility.call("archive.send", study=uid)
+            while facility.call("archive")["studies"][0]["state"] != "sent":
+                time.sleep(0.02)
+            [begun], [ended] = (
+                [datetime.fromisoformat(one["time"]) for one in facility.entries(kind)]
+                for kind in ("forward-begun", "forwarded")
+            )
+            return {
+                "seconds": (ended - begun).total_seconds(),
+                "cpu": Usage.of(facility.process.pid).cpu - before_cpu,
+            }
+    finally:
+        shutil.rmtree(directory)
+
+
+def _print_forwarding(study: Path, count: int, size: int, runs: int) -> None:
+    """Forwarding, in turns."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(runs):
+        for sender in ("Radmesh", "storescu"):
+            found.setdefault(sender, []).append(_forward(study, sender))
+    rows = []
+    for sender, results in found.items():
+        one = medians(results)
+        rates = (shortened(count / one["seconds"]), shortened(size / 1e6 / one["seconds"]))
+        rows.append((sender, *rates, shortened(one["cpu"])))
+    table(("forwarding by", "images a second", "MB a second", "CPU seconds"), rows)
+
+
 def main() -> None:
     """Measure, and print a table for each study."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, ["ct100", "mr600"])
     parser.add_argument("--only-servers", nargs="+", default=list(SERVERS), choices=list(SERVERS))
+    parser.add_argument("--forwarding", action="store_true", help="only what goes out")
     asked = parser.parse_args()
     for program in ("storescu", "storescp", "Orthanc"):
         if shutil.which(program) is None:
@@ -191,7 +249,11 @@ def main() -> None:
         count, size = content(study)
         print(f"{name}: {count} images, {size / 1e6:.0f} MB\n")
         with tempfile.TemporaryDirectory() as made:
-            _print(study, count, size, asked.runs, asked.only_servers, Path(made))
+            if not asked.forwarding:
+                _print(study, count, size, asked.runs, asked.only_servers, Path(made))
+            _print_forwarding(study, count, size, asked.runs)
+    if asked.forwarding:
+        return
     rows = ((name, f"{_idle(SERVERS[name])['core']:.1%}") for name in asked.only_servers)
     table(("server", f"{IDLE} idle associations, of a core"), rows)
 

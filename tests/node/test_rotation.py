@@ -410,6 +410,7 @@ with Node.open(Home(Path(sys.argv[1]))) as node:
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_changes(home: Home) -> None:
     serial = 0

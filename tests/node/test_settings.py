@@ -64,14 +64,16 @@ def test_the_file_of_a_new_home_names_each_setting_and_its_examples_can_be_taken
             assert table == {"South Clinic": {"request": [72000, 2000]}}
         elif row.table == "arrivals":
             assert table == {"command:nightly": {"quiet_seconds": 30, "longest_seconds": 600}}
-        elif row.table in ("dimse.callers", "dimse.doors", "folders", "identity.peers"):
+        elif row.table in ("dimse.callers", "dimse.doors", "folders", "archives", "identity.peers"):
             [one] = table.values()
             assert row.key in one
         elif row.key.startswith('"'):
             assert len(table) == 1
         else:
             assert row.key in (table[0] if isinstance(table, list) else table)
-    settings = _read(tmp_path, examples)
+    # An archive takes images by C-STORE or by STOW-RS: the example is of the one, and shows both.
+    settings = _read(tmp_path, re.sub(r"^(stow|token) = .*$", "", examples, flags=re.MULTILINE))
+    assert settings.archives["PACS"].port == 104
     assert settings.people.group == "radiology"
     assert isinstance(settings.audit.syslog, Collector)
     assert settings.bandwidth[0].mbit_per_second == 50

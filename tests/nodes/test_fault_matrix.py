@@ -207,6 +207,7 @@ def test_a_source_that_comes_back_under_another_address(
     assert pair.south.peer(pair.north)["addresses"] == [pair.relay.address]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [Fault.DELAY, Fault.THROTTLE])
 def test_a_slow_line_changes_nothing_but_the_time(

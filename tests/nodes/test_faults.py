@@ -58,6 +58,7 @@ def _check_identical(facility: Facility, study: str, original: Path, out: Path) 
     assert contents(out) == contents(original)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("victim", ["north", "south"])
 def test_kill_9_at_random_points_then_completion_with_identical_bytes(
@@ -133,6 +134,7 @@ ENDS: dict[str, tuple[Callable[[Facility, Facility, str], object], str]] = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("how", ENDS)
@@ -207,6 +209,7 @@ def test_peers_find_each_other_again_and_learn_only_what_changed(tmp_path: Path)
         wait_until(lambda: south.peer(north)["connected"], 30.0, "connected again")
 
 
+@pytest.mark.alone
 def test_a_stop_takes_less_than_five_seconds_also_in_a_transfer(tmp_path: Path) -> None:
     with two_facilities(tmp_path) as (north, south):
         study = make_study(tmp_path / "in", 200, rows=512)

@@ -168,6 +168,7 @@ MOVE = ("-aem", "WS1")
 STUDY_LEVEL = "QueryRetrieveLevel=STUDY"
 
 
+@pytest.mark.alone
 @with_dcmtk
 def test_a_prior_of_the_partner_from_the_workstation(pair: Pair, tmp_path: Path) -> None:
     north, south, station, relay = pair

@@ -225,6 +225,7 @@ def test_one_source_killed_in_the_middle_changes_nothing(
     south.check_log(tmp_path)
 
 
+@pytest.mark.alone
 def test_a_frozen_source_is_not_waited_for(
     holders: Holders, south: Facility, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ class _Fetch:
         return self.result
 
 
+@pytest.mark.alone
 def test_an_urgent_study_overtakes_a_routine_one_under_the_cap(
     pair: tuple[Facility, Facility], tmp_path: Path
 ) -> None:

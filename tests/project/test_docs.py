@@ -404,5 +404,7 @@ def test_the_tests_that_look_at_the_clock_of_the_machine_are_listed():
                 ):
                     place = path.relative_to(ROOT / "tests").with_suffix("").as_posix()
                     looking.add(f"{place}::{node.name}")
+                    marks = [ast.unparse(one) for one in node.decorator_list]
+                    assert "pytest.mark.alone" in marks, f"{node.name} measures beside other tests"
     table = (DOCS / "testing.md").read_text().partition("| test | why |")[2].partition("\n\n")[0]
     assert looking == set(re.findall(r"^\| `(\S+)` \|", table, re.M))

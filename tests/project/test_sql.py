@@ -24,6 +24,7 @@ OWNERS = {
     },
     "edges/commitment_requests.py": {"commitment_requests"},
     "edges/commitment_transactions.py": {"commitments"},
+    "edges/archive_queue.py": {"archive_studies", "archive_instances"},
     "edges/doors.py": {"door_studies"},
     "edges/match_rows.py": {"study_matches", "matched_patients"},
     "images/holds.py": {"study_holds"},
@@ -64,6 +65,8 @@ READ_BY_OTHERS = {
     "sharing/deriving.py": {"studies", "discards", "peer_sharing"},
     # What is followed and has grown is one question to all of these.
     "transfer/followed.py": {"remote_studies", "studies", "transfers", "discards", "recalls"},
+    # Whether the study was fetched as urgent, in the transaction that publishes it.
+    "edges/archive_queue.py": {"transfers"},
     # A feed is what differs from the catalog, which is one question to both.
     "sharing/feeds.py": {"studies", "discards"},
     # What a peer has told of, and whether we asked it for the study.

@@ -23,7 +23,8 @@ LISTS = {"studies": "studies", "audit.show": "entries"}
 """Operations that answer in pages, and the list in their answer."""
 
 RADMESH = [sys.executable, "-m", "node.cli"]
-START_SECONDS = 20.0
+WAIT_SECONDS = 60.0
+"""Longest wait for another process: long, as tests share the processors."""
 
 
 def free_port() -> int:
@@ -33,7 +34,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS, what: str = "") -> Any:
     """Wait for a condition of another process; its value once it is true."""
     deadline = time.monotonic() + seconds
     while True:
@@ -107,7 +108,7 @@ class Facility:
 
     def wait_started(self) -> None:
         """Wait until the node's API answers."""
-        wait_until(self.answers, START_SECONDS, f"start of {self.name}: {self.stderr()[-2000:]}")
+        wait_until(self.answers, what=f"start of {self.name}: {self.stderr()[-2000:]}")
 
     def answers(self) -> bool:
         """Whether the node's API answers and says that it is running."""

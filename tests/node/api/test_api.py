@@ -346,6 +346,7 @@ def test_a_second_node_in_the_same_home_is_refused(facility: Facility) -> None:
     assert facility.call("status")["running"] is True
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -29,6 +29,7 @@ from node.audit.appending import Appender
 from node.audit.effects import ENTRY_FIRST
 from node.callers import SERVICE
 from node.clock import SYSTEM_CLOCK
+from node.edges.archive_settings import ArchiveSettings
 from node.edges.match_rows import LocalPatient
 from node.errors import ExitCode, NodeError
 from node.failures import error_from
@@ -188,6 +189,16 @@ def _offers(node: Node) -> object:
     return [(one.number, one.state) for one in node.offers.all()]
 
 
+def _to_archive(node: Node) -> object:
+    one = ArchiveSettings(name="PACS", ae_title="PACS", host="127.0.0.1", port=104)
+    node.archive_queue.archives = {"PACS": one}
+    return node.archive_queue.ask(STUDY, "PACS")
+
+
+def _on_its_way(node: Node) -> object:
+    return [(one.archive, one.state) for one in node.archive_queue.of_study(STUDY)]
+
+
 def _root(node: Node) -> bytes:
     row = node.catalog.study(STUDY)
     assert row is not None
@@ -248,6 +259,20 @@ def _came_from_south(node: Node) -> None:
 
 def _holds(node: Node) -> object:
     return [one.study for one in node.holds.all()]
+
+
+def _match(node: Node) -> object:
+    return node.matches.match(STUDY, LocalPatient(patient_id="H-77", issuer="HOSP-A"))
+
+
+def _ready(node: Node) -> object:
+    return node.matches.ready(STUDY)
+
+
+def _came_from_south(node: Node) -> None:
+    node.database.transact(
+        lambda connection: connection.execute("UPDATE studies SET origin = ?", (SOUTH.key.hex(),))
+    )
 
 
 def _prepare_aside(node: Node) -> None:
@@ -429,6 +454,8 @@ CHANGES = [
         _state_of_study,
         cuts=True,
     ),
+    Change("forward-asked", lambda node: _to_archive(node), _on_its_way),
+    Change("forward-dropped", lambda node: node.archive_queue.drop(STUDY), _on_its_way),
     Change("hold-placed", lambda node: node.holds.place(STUDY, "file 1"), _holds),
     Change("hold-lifted", lambda node: node.holds.lift(STUDY), _holds),
     Change(
@@ -503,6 +530,8 @@ def _prepared(home: Home, change: Change) -> Iterator[Node]:
             _prepare_recall(node)
         elif change.kind == "hold-lifted":
             node.holds.place(STUDY, "file 1")
+        if change.kind == "forward-dropped":
+            _to_archive(node)
         elif change.kind in ("objection-ended", "consent-ended"):
             node.wishes.add(change.kind.partition("-")[0], "PAT1", "", b"", "all")
         elif change.kind == "offered":

@@ -172,6 +172,7 @@ def test_strangers_keep_nobody_out_and_cost_little(site: Site, tmp_path: Path, t
     assert not set(refused) - {"the TLS handshake failed"}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.integration
 def test_idle_associations_cost_no_processor(site: Site) -> None:

@@ -48,7 +48,11 @@ from node.edges.sub_operations import Tally
 from node.errors import ExitCode, NodeError
 from node.images.export import read_instance
 
-pytestmark = pytest.mark.slow
+# pynetdicom leaves sockets to the garbage collector.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STUDY = "1.2.826.0.1.3680043.8.498.21"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"

@@ -16,7 +16,7 @@ from node.images import arrivals as arrivals_module
 from node.images.arrival_work import Became, Outcome
 
 STUDY = "1.2.826.0.1.3680043.8.498.5"
-TAKEN, KNOWN, ASIDE, QUARANTINED, REFUSED, FULL = STORE_STATUSES
+TAKEN, KNOWN, RETURNED, ASIDE, QUARANTINED, REFUSED, FULL = STORE_STATUSES
 
 
 def instance(number: int = 1, *, seed: int = 0) -> Dataset:
@@ -179,6 +179,6 @@ def test_each_outcome_has_a_row_and_each_row_an_outcome() -> None:
         assert one.kind == kind[one.status >> 12]
         assert len(one.comment) <= 64
         assert (one.comment == "") == (one.kind == "success")
-    assert {status_of(Became(one)).kind for one in (Outcome.TAKEN, Outcome.KNOWN)} == {"success"}
+    assert {one.kind for one in (TAKEN, KNOWN, RETURNED)} == {"success"}
     for one in STORE_STATUSES:
         assert f"| {one.status:04X} | {one.kind} | {one.when} |" in statuses.document()
