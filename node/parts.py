@@ -10,6 +10,7 @@ import trio
 
 from edges.dimse import commitment
 from edges.dimse.commands import Field
+from edges.dimse.querying import MODELS
 from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
@@ -22,12 +23,17 @@ from node.edges.commitment_reports import CommitmentReports
 from node.edges.commitment_service import CommitmentService
 from node.edges.commitment_transactions import Outcome
 from node.edges.dimse_operation import Offered, Services
+from node.edges.dimse_query import Ask, QueryService
+from node.edges.dimse_retrieve import Fetch, RetrieveService
 from node.edges.dimse_server import DimseServer
+from node.edges.dimse_settings import DimseSettings
 from node.edges.folders import Folder
 from node.edges.match_rows import LocalPatient
 from node.edges.outgoing import Outgoing
 from node.edges.patient_query import PatientSystem, planned
 from node.edges.prefetch import Prefetch
+from node.edges.query_studies import StudyQueries
+from node.edges.told import CallersLately
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -296,6 +302,28 @@ def commitment_services_of(node: Node, reports: CommitmentReports) -> Services:
     service = CommitmentService(reports, node.commitments)
     fields = (Field.N_ACTION, Field.N_EVENT_REPORT)
     return {commitment.MODEL: Offered(fields, service.serve, to_all=True)}
+
+
+def query_services_of(
+    node: Node,
+    settings: DimseSettings,
+    ask: Ask,
+    fetch: Fetch,
+    is_connected: Callable[[bytes], bool],
+) -> Services:
+    """Answers queries and retrieves of workstations."""
+    studies = StudyQueries(
+        node.database, node.catalog, node.feeds, node.found, node.peers, node.clock
+    )
+    told = CallersLately(node.audit, node.clock.now)
+    query = QueryService(studies, told, ask, is_connected)
+    retrieve = RetrieveService(studies, told, fetch, node.catalog, node.store, settings)
+    serve = {
+        "find": Offered((Field.C_FIND,), query.serve),
+        "move": Offered((Field.C_MOVE,), retrieve.serve),
+        "get": Offered((Field.C_GET,), retrieve.serve),
+    }
+    return {sop_class: serve[model.does] for sop_class, model in MODELS.items()}
 
 
 def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:

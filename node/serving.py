@@ -41,6 +41,7 @@ from node.parts import (
     offering_of,
     pairings_of,
     prefetch_of,
+    query_services_of,
     receiver_of,
     reconciling_of,
     sender_of,
@@ -51,6 +52,7 @@ from node.parts import (
 )
 from node.presence import Presence
 from node.sharing.log_queries import Answer
+from node.transfer.awaited import AwaitedFetches
 from node.transfer.bandwidth import EVERYONE
 from node.transfer.rereading import Rereading
 from node.transfer.source_worker import Reach
@@ -209,7 +211,16 @@ class Serving:
         self.prefetch = prefetch_of(node, self.fetcher, self.finder)
         self.arrivals = arrivals_of(node, self._spool, self.archiving)
         self.commitment_reports = commitment_reports_of(node, self.arrivals)
-        services = commitment_services_of(node, self.commitment_reports)
+        services = {
+            **commitment_services_of(node, self.commitment_reports),
+            **query_services_of(
+                node,
+                node.settings.dimse,
+                self.finder.ask,
+                AwaitedFetches(self.fetcher, node.transfers).fetch,
+                self.presence.is_connected,
+            ),
+        }
         self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)
         self.forwarder = forwarder_of(node)

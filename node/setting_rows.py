@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from node.edges.archive_settings import QUERY
-from node.edges.dimse_settings import DEFAULT_COMMITMENT_HOURS, DEFAULT_IDLE_SECONDS, OUR_DOOR
+from node.edges.dimse_settings import (
+    DEFAULT_COMMITMENT_HOURS,
+    DEFAULT_IDLE_SECONDS,
+    DEFAULT_STUDIES_A_DAY,
+    OUR_DOOR,
+)
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.edges.identity_settings import DEFAULT_TEMPORARY, NUMBER
 from node.notices.settings import SECURITIES
@@ -409,6 +414,42 @@ SETTINGS = (
         sentence="whether over TLS; its certificate names what stands in `report_to`",
     ),
     Setting(
+        name="dimse.callers.query",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether it may query and retrieve (C-FIND, C-MOVE, C-GET)",
+    ),
+    Setting(
+        name="dimse.callers.purpose",
+        kind="own",
+        default="treatment",
+        example='"treatment"',
+        sentence="why it does, for the log and for the facilities that are asked on its behalf",
+    ),
+    Setting(
+        name="dimse.callers.studies_a_day",
+        kind="own",
+        default=DEFAULT_STUDIES_A_DAY,
+        example="200",
+        sentence="the most studies that it gets in 24 hours",
+    ),
+    Setting(
+        name="dimse.callers.receives_at",
+        kind="own",
+        default="",
+        example='"10.1.2.9:11112"',
+        sentence="IP address and port where it takes what a C-MOVE sends to its AE title; nowhere "
+        "else is anything sent",
+    ),
+    Setting(
+        name="dimse.callers.receives_tls",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether over TLS; its certificate names what stands in `receives_at`",
+    ),
+    Setting(
         name="dimse.doors.to",
         kind="own",
         default="",
@@ -429,6 +470,14 @@ SETTINGS = (
         default=False,
         example="true",
         sentence="whether it is packed at once",
+    ),
+    Setting(
+        name="dimse.doors.partners",
+        kind="own",
+        default=False,
+        example="false",
+        sentence="whether queries by this AE title are also answered from what other facilities "
+        "have; by one with `to` they always are, from that facility alone",
     ),
     Setting(
         name="folders.path",

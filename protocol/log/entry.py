@@ -122,6 +122,8 @@ TYPES = (
     "emergency-reviewed",
     "matched",
     "match-undone",
+    "queried",
+    "retrieved",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""
 
