@@ -317,7 +317,17 @@ def query_services_of(
     )
     told = CallersLately(node.audit, node.clock.now)
     query = QueryService(studies, told, ask, is_connected)
-    retrieve = RetrieveService(studies, told, fetch, node.catalog, node.store, settings)
+
+    def kept_out(study: str, title: str) -> str:
+        """An archive gets what is from elsewhere under its patient here, and not by a retrieve."""
+        if all(one.ae_title != title for one in node.settings.archives.values()):
+            return ""
+        identity = node.matches.ready(study)
+        if identity is not None and identity.unchanged:
+            return ""
+        return "it is from elsewhere: an archive gets it by `radmesh archive send`"
+
+    retrieve = RetrieveService(studies, told, fetch, node.catalog, node.store, settings, kept_out)
     serve = {
         "find": Offered((Field.C_FIND,), query.serve),
         "move": Offered((Field.C_MOVE,), retrieve.serve),

@@ -92,6 +92,7 @@ class RetrieveService:
         fetch: fetches what is elsewhere.
         catalog, store: have the originals.
         settings: has the callers, with where they take images.
+        kept_out: why a study (UID) may not go to who is named by this AE title, or "".
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class RetrieveService:
         catalog: Catalog,
         store: BatchStore,
         settings: DimseSettings,
+        kept_out: Callable[[str, str], str] = lambda study, title: "",
     ) -> None:
+        self._kept_out = kept_out
         self._studies = studies
         self._told = told
         self._fetch = fetch
@@ -208,6 +211,10 @@ class RetrieveService:
         async with self._place(operation):
             foreseen = one.instances
             try:
+                why = await in_thread(self._kept_out, one.study, job.way.destination)
+                if why:
+                    tally.fail([], why, foreseen)
+                    return True
                 manifest, chosen, patients = await in_thread(self._chosen, job.query, one.study)
                 # What was foreseen is replaced by what there is.
                 tally.remaining += len(chosen) - foreseen

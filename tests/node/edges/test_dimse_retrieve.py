@@ -44,6 +44,7 @@ from edges.dimse.commands import Element
 from edges.dimse.data_sets import Value, decode_data_set, encode_data_set
 from edges.dimse.limits import CONTEXTS
 from node.edges import dimse_retrieve, dimse_wire, sub_operations
+from node.edges.archive_settings import read_archives
 from node.edges.sub_operations import Tally
 from node.errors import ExitCode, NodeError
 from node.images.export import read_instance
@@ -213,6 +214,24 @@ async def test_a_move_to_a_workstation(tmp_path: Path) -> None:
                 assert (last["status"], last["completed"]) == (0, count)
             await ws.ask(study="1.2.3")
             assert (await ws.answers())[-1]["completed"] == 0
+
+
+async def test_an_archive_gets_nothing_from_elsewhere_by_a_retrieve(tmp_path: Path) -> None:
+    """It would have the images under a foreign Patient ID, around the match."""
+    with receiver((CT, EXPLICIT)) as (port, got):
+        async with serving(tmp_path / "north", port) as north, asking(north) as ws:
+            archives = {"PACS": {"ae_title": "WS1", "host": LOOPBACK, "port": port}}
+            object.__setattr__(north.node.settings, "archives", read_archives(archives, Path("/")))
+            take_in(north.node, tmp_path / "in", *instances(2))
+            await ws.associate()
+            await ws.ask(study=STUDY)
+            assert (await ws.answers())[-1]["completed"] == 2
+            north.node.database.query("UPDATE studies SET origin = ? RETURNING 1", ("ab" * 32,))
+            await ws.ask(study=STUDY)
+            *_, last = await ws.answers()
+            assert (last["status"], last["completed"], last["failed"]) == (0xA702, 0, 2)
+            assert len(got) == 2
+            assert len(entries(north, "retrieved")) == 1
 
 
 @pytest.mark.parametrize(
