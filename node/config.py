@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from node import setting_texts
-from node.edges.archive_settings import ArchiveSettings, read_archives
+from node.edges.archive_settings import ArchiveSettings, read_archives, read_worklists
 from node.edges.dicomweb_settings import DicomWebSettings, read_dicomweb
 from node.edges.dimse_settings import Address, DimseSettings, read_address, read_dimse
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
 from node.edges.identity_settings import IdentitySettings, read_identity
+from node.edges.patient_query import PatientSystem
+from node.edges.prefetch import PrefetchSettings, read_prefetch
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
 from node.images.arrival_windows import BadWindows, read_windows
@@ -34,6 +36,8 @@ from node.sharing.budgets import BadBudget, Overrides, read_overrides
 from node.transfer.bandwidth import BadRule, BandwidthRule, read_rule
 
 Found = TypeVar("Found")
+
+Systems = Mapping[str, ArchiveSettings]
 
 DEFAULT_LISTEN = tuple(DEFAULTS["listen"])
 
@@ -137,10 +141,27 @@ class Settings:
     folders: Mapping[str, FolderSettings] = field(default_factory=dict)
     dicomweb: DicomWebSettings = field(default_factory=DicomWebSettings)
     archives: Mapping[str, ArchiveSettings] = field(default_factory=dict)
+    worklists: Mapping[str, ArchiveSettings] = field(default_factory=dict)
+    prefetch: PrefetchSettings = field(default_factory=PrefetchSettings)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     metrics: Address | None = None
     webhook: WebhookSettings | None = None
     mail: MailSettings | None = None
+
+    def patient_systems(self) -> list[PatientSystem]:
+        """The systems that know the patients of this facility.
+
+        Raises:
+            NodeError: a file for TLS cannot be used.
+        """
+        archives = (one for one in self.archives.values() if not one.stow)
+        return [
+            *(PatientSystem(name=one.name, callee=one.callee()) for one in archives),
+            *(
+                PatientSystem(name=one.name, callee=one.callee(), is_worklist=True)
+                for one in self.worklists.values()
+            ),
+        ]
 
     @property
     def doors(self) -> dict[str, Door]:
@@ -192,7 +213,9 @@ def read_settings(path: Path) -> Settings:
         dimse=_dimse(path, values.get("dimse", {})),
         folders=_folders(path, values.get("folders", {})),
         dicomweb=_dicomweb(path, values.get("dicomweb", {})),
-        archives=_archives(path, values.get("archives", {})),
+        archives=_systems(path, "archives", values, read_archives),
+        worklists=_systems(path, "worklists", values, read_worklists),
+        prefetch=_prefetch(path, values.get("prefetch", {}), values.get("worklists", {})),
         identity=_identity(path, values.get("identity", {})),
         metrics=_metrics(path, values.get("metrics", {})),
         webhook=_notices(path, "webhook", values.get("webhook", {}), read_webhook),
@@ -300,15 +323,31 @@ def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
     return found
 
 
-def _archives(path: Path, tables: Any) -> dict[str, ArchiveSettings]:
+def _systems(
+    path: Path, name: str, values: Mapping[str, Any], read: Callable[[Any, Path], Systems]
+) -> Systems:
     try:
-        return read_archives(tables, path.parent)
+        return read(values.get(name, {}), path.parent)
     except BadEdge as error:
         raise NodeError(
-            f"archives in {path} {error}",
+            f"{name} in {path} {error}",
             hint="see docs/operations.md section 4 and docs/edges.md",
             code=ExitCode.USAGE,
         ) from error
+
+
+def _prefetch(path: Path, values: Any, worklists: Mapping[str, Any]) -> PrefetchSettings:
+    try:
+        found = read_prefetch(_read(path, "prefetch", values))
+        if found.worklist and found.worklist not in worklists:
+            raise BadEdge(f'has a worklist "{found.worklist}" without its table')
+    except BadEdge as error:
+        raise NodeError(
+            f"prefetch in {path} {error}",
+            hint="see docs/operations.md section 4 and docs/edges.md",
+            code=ExitCode.USAGE,
+        ) from error
+    return found
 
 
 def _identity(path: Path, values: Any) -> IdentitySettings:

@@ -7,12 +7,16 @@ gets its access to the network as a function, since the network is made last.
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+import trio
+
 from edges.dimse import commitment
 from edges.dimse.commands import Field
+from edges.dimse.querying import MODELS
 from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.catalog.discards import recall_of
+from node.clock import local_date
 from node.edges.archive_returns import ArchiveReturns
 from node.edges.archive_settings import COMMITMENT, ArchiveSettings
 from node.edges.archiving import Archiving
@@ -27,9 +31,17 @@ from node.edges.dicomweb_retrieve import Retrieving
 from node.edges.dicomweb_server import DicomWebServer
 from node.edges.dicomweb_store import Storing
 from node.edges.dimse_operation import Offered, Services
+from node.edges.dimse_query import Ask, QueryService
+from node.edges.dimse_retrieve import Fetch, RetrieveService
 from node.edges.dimse_server import DimseServer
+from node.edges.dimse_settings import DimseSettings
 from node.edges.folders import Folder
+from node.edges.match_rows import LocalPatient
 from node.edges.outgoing import Outgoing
+from node.edges.patient_query import PatientSystem, planned
+from node.edges.prefetch import Prefetch
+from node.edges.query_studies import StudyQueries
+from node.edges.told import CallersLately
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -63,8 +75,12 @@ from node.transfer.study_download import Destination
 from node.transfer.uplink import Uplink
 from node.witness.rounds import Witnessing
 from node.witness.witness import Witness
+from protocol.find_messages import ByNumber
 from protocol.log.checkpoint import log_origin
-from protocol.messages import Message
+from protocol.messages import Message, Record
+
+PREFETCH_SECONDS = 900.0
+"""Longest wait for one study that is fetched ahead; it goes on behind the next one."""
 
 OpenStream = Callable[[bytes], Awaitable[PeerStream]]
 """Opens a stream to a connected peer, by its node key (32 bytes)."""
@@ -222,6 +238,39 @@ def archiving_of(node: Node) -> Archiving:
     return archiving
 
 
+def prefetch_of(node: Node, fetcher: Fetcher, finder: Finder) -> Prefetch:
+    """Fetches priors of patients who come here."""
+
+    async def fetch(study: str, peer: Peer, purpose: str) -> None:
+        transfer = await fetcher.start(study, peer, purpose, only_peer=True, follow=False)
+        # One that waits for a person over there does not hold up the others.
+        with trio.move_on_after(PREFETCH_SECONDS):
+            while not transfer.is_ended:  # noqa: ASYNC110
+                await trio.sleep(1)
+
+    async def find(peer: Peer, patient: ByNumber, purpose: str) -> list[Record]:
+        return [one.record for one in (await finder.ask(peer, patient, purpose)).studies]
+
+    async def looked() -> list[LocalPatient]:
+        found = node.settings.worklists[node.settings.prefetch.worklist]
+        callee = await in_thread(found.callee)
+        system = PatientSystem(name=found.name, callee=callee, is_worklist=True)
+        return await planned(system, local_date(node.clock.now()))
+
+    return Prefetch(
+        node.settings.prefetch,
+        node.database,
+        node.catalog,
+        node.matches,
+        node.peers,
+        node.feeds,
+        fetch,
+        find,
+        looked if node.settings.prefetch.worklist else None,
+        node.clock,
+    )
+
+
 def arrivals_of(node: Node, spool: Spool, archiving: Archiving | None = None) -> Arrivals:
     """Takes instances that come one by one, and packs them into batches."""
     returns = ArchiveReturns(
@@ -283,6 +332,38 @@ def dicomweb_of(node: Node, arrivals: Arrivals, fetcher: Fetcher) -> DicomWebSer
         Retrieving(node.catalog, node.store, metadata, threads),
         Storing(arrivals),
     )
+
+
+def query_services_of(
+    node: Node,
+    settings: DimseSettings,
+    ask: Ask,
+    fetch: Fetch,
+    is_connected: Callable[[bytes], bool],
+) -> Services:
+    """Answers queries and retrieves of workstations."""
+    studies = StudyQueries(
+        node.database, node.catalog, node.feeds, node.found, node.peers, node.clock
+    )
+    told = CallersLately(node.audit, node.clock.now)
+    query = QueryService(studies, told, ask, is_connected)
+
+    def kept_out(study: str, title: str) -> str:
+        """An archive gets what is from elsewhere under its patient here, and not by a retrieve."""
+        if all(one.ae_title != title for one in node.settings.archives.values()):
+            return ""
+        identity = node.matches.ready(study)
+        if identity is not None and identity.unchanged:
+            return ""
+        return "it is from elsewhere: an archive gets it by `radmesh archive send`"
+
+    retrieve = RetrieveService(studies, told, fetch, node.catalog, node.store, settings, kept_out)
+    serve = {
+        "find": Offered((Field.C_FIND,), query.serve),
+        "move": Offered((Field.C_MOVE,), retrieve.serve),
+        "get": Offered((Field.C_GET,), retrieve.serve),
+    }
+    return {sop_class: serve[model.does] for sop_class, model in MODELS.items()}
 
 
 def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:

@@ -41,6 +41,8 @@ from node.parts import (
     notices_of,
     offering_of,
     pairings_of,
+    prefetch_of,
+    query_services_of,
     receiver_of,
     reconciling_of,
     sender_of,
@@ -51,6 +53,7 @@ from node.parts import (
 )
 from node.presence import Presence
 from node.sharing.log_queries import Answer
+from node.transfer.awaited import AwaitedFetches
 from node.transfer.bandwidth import EVERYONE
 from node.transfer.rereading import Rereading
 from node.transfer.source_worker import Reach
@@ -206,9 +209,19 @@ class Serving:
         self.rereading = Rereading(node.catalog, node.store, node.audit.append)
         self._spool = Spool(node.home.arrivals_path, node.store.require_free)
         self.archiving = archiving_of(node)
+        self.prefetch = prefetch_of(node, self.fetcher, self.finder)
         self.arrivals = arrivals_of(node, self._spool, self.archiving)
         self.commitment_reports = commitment_reports_of(node, self.arrivals)
-        services = commitment_services_of(node, self.commitment_reports)
+        services = {
+            **commitment_services_of(node, self.commitment_reports),
+            **query_services_of(
+                node,
+                node.settings.dimse,
+                self.finder.ask,
+                AwaitedFetches(self.fetcher, node.transfers).fetch,
+                self.presence.is_connected,
+            ),
+        }
         self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)
         self.dicomweb = dicomweb_of(node, self.arrivals, self.fetcher)
@@ -255,6 +268,7 @@ class Serving:
                 nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
                 nursery.start_soon(self.archiving.run)
+                nursery.start_soon(self.prefetch.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)
                 if self.dicomweb is not None:
@@ -361,6 +375,7 @@ class Serving:
         self.announcer.announce()
         self.rereading.poke()
         self.follower.poke()
+        self.prefetch.study_came(study)
         if self._nursery is not None:
             for peer in self.sender.receivers(study):
                 self._nursery.start_soon(self._stop_unless_allowed, study, peer)

@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from node.edges.archive_settings import QUERY
-from node.edges.dimse_settings import DEFAULT_COMMITMENT_HOURS, DEFAULT_IDLE_SECONDS, OUR_DOOR
+from node.edges.dimse_settings import (
+    DEFAULT_COMMITMENT_HOURS,
+    DEFAULT_IDLE_SECONDS,
+    DEFAULT_STUDIES_A_DAY,
+    OUR_DOOR,
+)
 from node.edges.folder_settings import DEFAULT_STILL_SECONDS
 from node.edges.identity_settings import DEFAULT_TEMPORARY, NUMBER
 from node.notices.settings import SECURITIES
@@ -409,6 +414,42 @@ SETTINGS = (
         sentence="whether over TLS; its certificate names what stands in `report_to`",
     ),
     Setting(
+        name="dimse.callers.query",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether it may query and retrieve (C-FIND, C-MOVE, C-GET)",
+    ),
+    Setting(
+        name="dimse.callers.purpose",
+        kind="own",
+        default="treatment",
+        example='"treatment"',
+        sentence="why it does, for the log and for the facilities that are asked on its behalf",
+    ),
+    Setting(
+        name="dimse.callers.studies_a_day",
+        kind="own",
+        default=DEFAULT_STUDIES_A_DAY,
+        example="200",
+        sentence="the most studies that it gets in 24 hours",
+    ),
+    Setting(
+        name="dimse.callers.receives_at",
+        kind="own",
+        default="",
+        example='"10.1.2.9:11112"',
+        sentence="IP address and port where it takes what a C-MOVE sends to its AE title; nowhere "
+        "else is anything sent",
+    ),
+    Setting(
+        name="dimse.callers.receives_tls",
+        kind="own",
+        default=False,
+        example="true",
+        sentence="whether over TLS; its certificate names what stands in `receives_at`",
+    ),
+    Setting(
         name="dimse.doors.to",
         kind="own",
         default="",
@@ -429,6 +470,14 @@ SETTINGS = (
         default=False,
         example="true",
         sentence="whether it is packed at once",
+    ),
+    Setting(
+        name="dimse.doors.partners",
+        kind="own",
+        default=False,
+        example="false",
+        sentence="whether queries by this AE title are also answered from what other facilities "
+        "have; by one with `to` they always are, from that facility alone",
     ),
     Setting(
         name="folders.path",
@@ -638,6 +687,84 @@ SETTINGS = (
         "QIDO-RS) or `none`",
     ),
     Setting(
+        name="worklists.ae_title",
+        kind="own",
+        default=None,
+        example='"RIS"',
+        sentence="AE title of a modality worklist of yours, which is asked who may be meant, and "
+        "who comes today; `calling`, `ca`, `certificate` and `key` as for an archive",
+    ),
+    Setting(
+        name="worklists.host",
+        kind="own",
+        default=None,
+        example='"10.1.2.6"',
+        sentence="its name or IP address",
+    ),
+    Setting(
+        name="worklists.port",
+        kind="own",
+        default=None,
+        example="104",
+        sentence="its port",
+    ),
+    Setting(
+        name="prefetch.peers",
+        kind="texts",
+        default=[],
+        example='["South Clinic"]',
+        sentence="facilities (petname or fingerprint) from which priors of a patient who comes "
+        "here are fetched by themselves, where a study of that patient was matched before",
+    ),
+    Setting(
+        name="prefetch.find",
+        kind="flag",
+        default=False,
+        example="true",
+        sentence="whether they are also asked for studies that they have not announced, once a day "
+        "for each patient",
+    ),
+    Setting(
+        name="prefetch.modalities",
+        kind="texts",
+        default=[],
+        example='["CT", "MR"]',
+        sentence="only studies with one of these; none for any",
+    ),
+    Setting(
+        name="prefetch.years",
+        kind="number",
+        default=0,
+        least=0,
+        most=100,
+        example="5",
+        sentence="only studies of the last so many years; 0 for all",
+    ),
+    Setting(
+        name="prefetch.most_a_day",
+        kind="number",
+        default=50,
+        least=1,
+        most=10_000,
+        example="50",
+        sentence="most studies that are fetched so in a day",
+    ),
+    Setting(
+        name="prefetch.purpose",
+        kind="own",
+        default="treatment",
+        example='"treatment"',
+        sentence="why, for both logs",
+    ),
+    Setting(
+        name="prefetch.worklist",
+        kind="own",
+        default="",
+        example='"RIS"',
+        sentence="a worklist by its name: who stands in it today comes, as does a patient of whom "
+        "images are made here",
+    ),
+    Setting(
         name="identity.issuer",
         kind="text",
         default="",
@@ -807,6 +934,8 @@ TABLES = {
     "dicomweb": "[dicomweb]",
     "dicomweb.callers": '[dicomweb.callers."VIEWER"]',
     "archives": '[archives."PACS"]',
+    "worklists": '[worklists."RIS"]',
+    "prefetch": "[prefetch]",
     "identity": "[identity]",
     "identity.peers": '[identity.peers."South Clinic"]',
     "identity.descriptions": "[identity.descriptions]",

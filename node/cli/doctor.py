@@ -38,6 +38,7 @@ def doctor(session: Session, send_test: bool) -> ExitCode:
                 output.Column("port", right=True),
                 output.Column("TLS"),
                 output.Column("what is sent there", flexible=True),
+                output.Column("studies found there", flexible=True),
             ]
             rows = [
                 (
@@ -46,6 +47,7 @@ def doctor(session: Session, send_test: bool) -> ExitCode:
                     one["port"],
                     "yes" if one["tls"] else "no",
                     one["does"],
+                    one["answers"] or "-",
                 )
                 for one in found["doors"]
             ]

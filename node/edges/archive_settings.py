@@ -32,6 +32,7 @@ _TEXTS = ("ae_title", "host", "calling", "stow", "sends_as", *_FILES, "proof")
 _ENTRIES = (*_TEXTS, "port", "rules", "from", "to")
 _RULE = ("modality", "source", "stat")
 _OF_DIMSE = ("ae_title", "host", "port")
+_OF_WORKLIST = (*_OF_DIMSE, "calling", "ca", "certificate", "key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +180,23 @@ def read_archives(tables: Any, home: Path) -> dict[str, ArchiveSettings]:
     """
     if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
         raise BadEdge('must be tables, each written [archives."NAME"]')
+    return {name: _archive(name, entry, home) for name, entry in tables.items()}
+
+
+def read_worklists(tables: Any, home: Path) -> dict[str, ArchiveSettings]:
+    """The worklists by their names, as archives to which nothing is sent.
+
+    Args:
+        tables: the tables `[worklists."NAME"]`.
+        home: the folder to which paths of files are relative.
+
+    Raises:
+        BadEdge: they have another form.
+    """
+    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+        raise BadEdge('must be tables, each written [worklists."NAME"]')
+    for name, entry in tables.items():
+        require_known(f'have for "{name}"', entry, _OF_WORKLIST)
     return {name: _archive(name, entry, home) for name, entry in tables.items()}
 
 

@@ -7,7 +7,6 @@ with growing pauses, for a week.
 
 import logging
 import math
-import ssl
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -22,7 +21,8 @@ from node.blocking import in_thread
 from node.edges.commitment_requests import CommitmentRequests, OpenRequest, TransactionTaken
 from node.edges.dimse_client import Callee, associated
 from node.edges.dimse_operation import Lost, Operation
-from node.edges.dimse_settings import BCP_195_CIPHERS, Caller, DimseSettings
+from node.edges.dimse_settings import Caller, DimseSettings
+from node.edges.dimse_tls import tls_to_call
 from node.errors import ExitCode, NodeError
 from node.images.arrivals import Arrivals
 
@@ -229,7 +229,7 @@ class CommitmentReports:
                 calling=door,
                 host=caller.report_to.host,
                 port=caller.report_to.port,
-                tls=await in_thread(_tls, self._settings) if caller.report_tls else None,
+                tls=await in_thread(tls_to_call, self._settings) if caller.report_tls else None,
             )
             async with associated(
                 callee,
@@ -303,25 +303,6 @@ class CommitmentReports:
 
 def _key(one: OpenRequest) -> tuple[str, str]:
     return one.caller, one.transaction_uid
-
-
-def _tls(settings: DimseSettings) -> ssl.SSLContext:
-    """To call a system over TLS, whose certificate names the place where it is called.
-
-    Raises:
-        NodeError: the files cannot be used.
-    """
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(BCP_195_CIPHERS)
-        context.load_cert_chain(settings.certificate, settings.key)
-    except (OSError, ssl.SSLError) as error:
-        raise NodeError(
-            "certificate, key or ca of `dimse` in config.toml cannot be used",
-            code=ExitCode.USAGE,
-        ) from error
-    return context
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:

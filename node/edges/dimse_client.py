@@ -50,6 +50,7 @@ READ_BYTES = 256 * 1024
 VERIFICATION = "1.2.840.10008.1.1"
 
 _PENDING = frozenset({0xFF00, 0xFF01})
+_CANCELLABLE = frozenset({Field.C_FIND, Field.C_MOVE, Field.C_GET})
 _NO_DATA = 0x0102
 """(0000,0800) of a message with a data set: anything but `NO_DATA_SET`."""
 
@@ -194,7 +195,8 @@ class Calling:
     ) -> AsyncGenerator[Message, None]:
         """Send a request and give its answers, the pending ones first.
 
-        Whoever stops before the last answer sends a C-CANCEL, and the rest is read and dropped.
+        Whoever stops before the last answer sends a C-CANCEL, and the rest is read and dropped;
+        where a request cannot be cancelled, the association is aborted.
 
         Args:
             context: an accepted one.
@@ -226,7 +228,9 @@ class Calling:
                 is_over = message.status not in _PENDING
                 yield message
         finally:
-            if not is_over and self._side.can_send:
+            if not is_over and values[Element.COMMAND_FIELD] not in _CANCELLABLE:
+                self._side.abort()
+            elif not is_over and self._side.can_send:
                 with trio.move_on_after(RELEASE_SECONDS) as patience:
                     patience.shield = True
                     await self._cancel(context, number)

@@ -80,6 +80,12 @@ class Operation:
         else:
             self.data += piece
 
+    def take_data(self) -> bytes:
+        """Its data set, which is not kept here any longer."""
+        data = bytes(self.data)
+        self.data.clear()
+        return data
+
     async def answer(
         self,
         status: int,

@@ -73,8 +73,8 @@ class DimseServer:
             "plain": [
                 *(f"{title} from {place}" for title, place in self._settings.plain_links),
                 *(
-                    f"reports to {title} at {place}"
-                    for title, place in self._settings.plain_reports
+                    f"{what} to {title} at {place}"
+                    for what, title, place in self._settings.plain_calls
                 ),
             ],
             "associations": self.associations,

@@ -225,13 +225,17 @@ class Session:
         self._door = self._settings.doors[request.called]
         self._counts.associations += 1
         self._counts.callers[request.calling] += 1
-        self._services = {sop_class: one for sop_class, one in self._services.items() if one.to_all}
+        if not self._settings.callers[request.calling].query:
+            self._services = {uid: one for uid, one in self._services.items() if one.to_all}
         self._wire.agreed = answer(request, self._supported, self._roles)
         self._acceptor.accept(self._wire.agreed)
 
     def _roles(self, sop_class: str) -> tuple[bool, bool]:
-        # It asks for commitment, or reports what we asked for.
-        return True, sop_class == MODEL and sop_class in self._services
+        if sop_class == MODEL:
+            # It asks for commitment, or reports what we asked for.
+            return True, sop_class in self._services
+        gives = any(Field.C_GET in one.fields for one in self._services.values())
+        return True, gives and is_storage(sop_class)
 
     def _supported(self, sop_class: str, transfer_syntax: str) -> bool:
         if sop_class in self._services:

@@ -7,9 +7,11 @@ say. A door is an AE title of ours, with what becomes of the images that come in
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from keys.purposes import BREAK_GLASS, is_purpose
+from keys.trust import PURPOSES
 from node.edges.door_settings import ENTRIES, BadEdge, Door, read_door, require_known
 
 OUR_DOOR = "RADMESH"
@@ -17,12 +19,15 @@ OUR_DOOR = "RADMESH"
 
 DEFAULT_IDLE_SECONDS = 600
 DEFAULT_COMMITMENT_HOURS = 24
+DEFAULT_STUDIES_A_DAY = 200
 
 BCP_195_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
 """The Non-Downgrading BCP 195 profile of PS3.15 annex B.10."""
 
-BCP_195_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM:ECDHE+CHACHA20"
-"""The Non-Downgrading BCP 195 profile of PS3.15 annex B.10."""
+_CALLER = (
+    "addresses", "certificates", "report_to", "report_tls",
+    "query", "purpose", "studies_a_day", "receives_at", "receives_tls",
+)  # fmt: skip
 
 _AE_TITLE = re.compile(r"[!#-\[\]-~]([ !#-\[\]-~]{0,14}[!#-\[\]-~])?")
 _DOOR = re.compile(r"[A-Z0-9_-]{1,16}")
@@ -38,6 +43,11 @@ class Caller:
         ae_title: the title by which it calls.
         addresses: IP addresses from which it may call, also without TLS.
         certificates: SHA-256 of certificates by which it may call over TLS, lower-case hex.
+        query: whether it may query and retrieve.
+        purpose: why, for the log and for facilities that are asked on its behalf.
+        studies_a_day: most studies that it gets in 24 hours.
+        receives_at: where it takes the images of a C-MOVE; None if it takes none.
+        receives_tls: whether over TLS.
         report_to: where it takes reports of storage commitment; None if it says nothing.
         report_tls: whether over TLS.
     """
@@ -45,6 +55,11 @@ class Caller:
     ae_title: str
     addresses: frozenset[str] = frozenset()
     certificates: frozenset[str] = frozenset()
+    query: bool = False
+    purpose: str = PURPOSES[0]
+    studies_a_day: int = DEFAULT_STUDIES_A_DAY
+    receives_at: "Address | None" = None
+    receives_tls: bool = False
     report_to: "Address | None" = None
     report_tls: bool = False
 
@@ -101,12 +116,16 @@ class DimseSettings:
         )
 
     @property
-    def plain_reports(self) -> tuple[tuple[str, str], ...]:
-        """AE title and place of each caller that gets its reports without TLS."""
+    def plain_calls(self) -> tuple[tuple[str, str, str], ...]:
+        """What is sent without TLS to whom and where, of what the node sends by itself."""
         return tuple(
-            (caller.ae_title, f"{caller.report_to.host}:{caller.report_to.port}")
+            (what, caller.ae_title, f"{place.host}:{place.port}")
             for caller in self.callers.values()
-            if caller.report_to is not None and not caller.report_tls
+            for what, place, is_tls in (
+                ("reports", caller.report_to, caller.report_tls),
+                ("images", caller.receives_at, caller.receives_tls),
+            )
+            if place is not None and not is_tls
         )
 
 
@@ -131,9 +150,13 @@ def read_dimse(entries: Mapping[str, Any], callers: Any, doors: Any) -> DimseSet
         callers={title: _caller(title, entry) for title, entry in known.items()},
         doors={title: _door(title, entry) for title, entry in ours.items()},
     )
-    uses_tls = settings.tls_listen or any(one.report_tls for one in settings.callers.values())
+    uses_tls = settings.tls_listen or any(
+        one.report_tls or one.receives_tls for one in settings.callers.values()
+    )
     if uses_tls and not (settings.certificate and settings.key and settings.ca):
-        raise BadEdge("has tls_listen or report_tls, and lacks one of certificate, key and ca")
+        raise BadEdge(
+            "has tls_listen, receives_tls or report_tls, and lacks one of certificate, key and ca"
+        )
     return settings
 
 
@@ -180,12 +203,12 @@ def _caller(title: str, entry: dict[str, Any]) -> Caller:
     where = f'has for callers."{title}"'
     if not is_ae_title(title):
         raise BadEdge(f"{where} a name that is no AE title: 1 to 16 printable characters")
-    require_known(where, entry, ("addresses", "certificates", "report_to", "report_tls"))
+    require_known(where, entry, _CALLER)
     lists = {name: entry.get(name, []) for name in ("addresses", "certificates")}
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
             raise BadEdge(f"{where} {name} that are no list of texts")
-    if not any(lists.values()):
+    if not any(lists.values()) and (entry.get("query") or "receives_at" not in entry):
         raise BadEdge(f"{where} neither addresses nor certificates: a title alone admits nobody")
     try:
         addresses = frozenset(str(ipaddress.ip_address(one)) for one in lists["addresses"])
@@ -194,24 +217,50 @@ def _caller(title: str, entry: dict[str, Any]) -> Caller:
     certificates = frozenset(one.lower().replace(":", "") for one in lists["certificates"])
     if not all(map(_DIGEST.fullmatch, certificates)):
         raise BadEdge(f"{where} certificates that are no SHA-256 digests (64 hex digits)")
-    report_to = None if "report_to" not in entry else _place(where, entry["report_to"])
-    report_tls = entry.get("report_tls", False)
-    if type(report_tls) is not bool or (report_tls and report_to is None):
-        raise BadEdge(f"{where} a report_tls that is not true or false, or is without report_to")
     return Caller(
         ae_title=title,
         addresses=addresses,
         certificates=certificates,
-        report_to=report_to,
-        report_tls=report_tls,
+        **_called_at(where, entry, "report_to", "report_tls"),
+        **_called_at(where, entry, "receives_at", "receives_tls"),
+        **_querying(where, entry),
     )
+
+
+def _called_at(where: str, entry: dict[str, Any], place: str, tls: str) -> dict[str, Any]:
+    """Where a system is called for something, and whether over TLS."""
+    found: dict[str, Any] = {}
+    if place in entry:
+        found[place] = _place(f"{where} a {place}", entry[place])
+    if tls in entry:
+        found[tls] = entry[tls]
+    if type(found.get(tls, False)) is not bool or (found.get(tls) and place not in entry):
+        raise BadEdge(f"{where} a {tls} that is not true or false, or is without {place}")
+    return found
+
+
+def _querying(where: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """What a caller may query and retrieve."""
+    names = ("query", "purpose", "studies_a_day")
+    found: dict[str, Any] = {name: entry[name] for name in names if name in entry}
+    if type(found.get("query", False)) is not bool:
+        raise BadEdge(f"{where} a `query` that is not true or false")
+    if not found.get("query") and len(found) > ("query" in found):
+        raise BadEdge(f"{where} purpose or studies_a_day without `query = true`")
+    purpose = found.get("purpose", PURPOSES[0])
+    if type(purpose) is not str or not is_purpose(purpose) or purpose == BREAK_GLASS:
+        raise BadEdge(f"{where} a purpose that there is not, or that only a person can have")
+    most = found.get("studies_a_day", DEFAULT_STUDIES_A_DAY)
+    if type(most) is not int or not 1 <= most <= 1_000_000:
+        raise BadEdge(f"{where} a studies_a_day that is no number from 1 to 1000000")
+    return found
 
 
 def _place(where: str, text: Any) -> Address:
     """Where a system is called: a name or an IP address, and a port."""
     host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
     if _HOST.fullmatch(host) is None or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise BadEdge(f'{where} a report_to that is no place such as "10.1.2.4:104"')
+        raise BadEdge(f'{where} that is no place such as "10.1.2.4:104"')
     return Address(host=host.strip("[]"), port=int(port))
 
 
@@ -219,5 +268,10 @@ def _door(title: str, entry: dict[str, Any]) -> Door:
     where = f'has for doors."{title}"'
     if _DOOR.fullmatch(title) is None:
         raise BadEdge(f"{where} a name that is none: up to 16 of A to Z, 0 to 9, _ and -")
-    require_known(where, entry, ENTRIES)
-    return read_door(where, title, entry)
+    require_known(where, entry, (*ENTRIES, "partners"))
+    partners = entry.get("partners", False)
+    if type(partners) is not bool:
+        raise BadEdge(f"{where} a `partners` that is not true or false")
+    if partners and entry.get("to"):
+        raise BadEdge(f"{where} both `to` and `partners`: it is for one facility, or for all")
+    return replace(read_door(where, title, entry), partners=partners)

@@ -23,12 +23,15 @@ class Door:
         to: petname or fingerprint of the facility to which what comes is offered; "" for none.
         purpose: for which it is offered.
         stat: whether what comes is urgent.
+        partners: whether queries are also answered from what other facilities have; by a door with
+            `to` they are answered from that facility alone.
     """
 
     name: str
     to: str = ""
     purpose: str = ""
     stat: bool = False
+    partners: bool = False
 
 
 def read_door(where: str, name: str, entry: Mapping[str, Any]) -> Door:

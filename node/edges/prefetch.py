@@ -53,7 +53,7 @@ class PrefetchSettings:
         years: only studies of so many years; 0 for all.
         most_a_day: studies fetched in 24 hours at most.
         purpose: for both logs.
-        worklist: a system of `identity.ask` whose worklist is looked into, or "".
+        worklist: one of `worklists`, into which it is looked, or "".
     """
 
     peers: tuple[str, ...] = ()
@@ -66,11 +66,13 @@ class PrefetchSettings:
 
 
 def read_prefetch(entries: dict[str, Any]) -> PrefetchSettings:
-    """The settings of the table, from entries that are each of the right kind.
+    """The settings of the table, from entries that are each of the right kind but the two texts.
 
     Raises:
-        BadEdge: there is no such purpose.
+        BadEdge: a text is none, or there is no such purpose.
     """
+    if not all(type(entries.get(name, "")) is str for name in ("purpose", "worklist")):
+        raise BadEdge("has a purpose or a worklist that is no text")
     lists: dict[str, Any] = {
         name: tuple(entries[name]) for name in ("peers", "modalities") if name in entries
     }

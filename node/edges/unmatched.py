@@ -1,6 +1,6 @@
 """The studies that wait for a person to say whose they are, and who may be meant."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keys.sharing import FROM_PEER
@@ -14,7 +14,6 @@ from node.catalog.words import Search
 from node.database import Database
 from node.edges.match_rows import MATCHED, TEMPORARY, UNDONE, LocalPatient, Match, are_same
 from node.edges.matches import Matches
-from node.errors import NodeError
 
 _BEFORE = 20
 """Most earlier matches that are looked at for a proposal."""
@@ -32,14 +31,6 @@ class PatientThere:
     name: str
     birth_date: str
     sex: str
-
-
-Propose = Callable[[PatientThere], list[LocalPatient]]
-"""Finds local patients who may be meant; it may ask another system, and then waits for it.
-
-Raises:
-    NodeError: it could not be asked.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +70,12 @@ class Unmatched:
         matches: the matches of this node.
         database: with the catalog.
         catalog: the studies of this node.
-
-    Attributes:
-        proposers: find local patients who may be meant; the first looks among the studies that
-            were made here.
     """
 
     def __init__(self, matches: Matches, database: Database, catalog: Catalog) -> None:
         self._matches = matches
         self._database = database
         self._catalog = catalog
-        self.proposers: list[Propose] = [self._made_here]
 
     def page(
         self, limit: int, after: tuple[str, str] | None = None
@@ -177,23 +163,15 @@ class Unmatched:
         patients = patients_of_each(self._database, [study_uid]).get(study_uid, [])
         return self._waiting(row, patients, sources)
 
-    def proposals(self, waiting: Waiting) -> tuple[list[LocalPatient], list[str]]:
+    def proposals(self, waiting: Waiting) -> list[LocalPatient]:
         """Local patients who may be meant, each once; whom a person has matched before come first.
 
-        Returns:
-            The patients, and why a system that may know more could not be asked.
+        By what is here; `patient_query` asks the other systems of the facility.
         """
         found: dict[tuple[str, str], LocalPatient] = {}
-        failed = []
-        for one in self._matched_before(waiting):
+        for one in (*self._matched_before(waiting), *self._made_here(waiting.there)):
             found.setdefault((one.patient_id, one.issuer), one)
-        for propose in self.proposers:
-            try:
-                for one in propose(waiting.there):
-                    found.setdefault((one.patient_id, one.issuer), one)
-            except NodeError as error:
-                failed.append(error.message)
-        return list(found.values()), failed
+        return list(found.values())
 
     def _matched_before(self, waiting: Waiting) -> list[LocalPatient]:
         """The local patients of other studies of the same patient from the same facility."""

@@ -193,10 +193,20 @@ def vendor(settings: DimseSettings) -> list[dict[str, Any]]:
             "port": place.port,
             "tls": is_tls,
             "does": _does(door),
+            "answers": _answers(door, settings),
         }
         for door in settings.doors.values()
         for place, is_tls in places
     ]
+
+
+def _answers(door: Door, settings: DimseSettings) -> str:
+    """Whose studies queries by an AE title find; "" if no caller may query."""
+    if not any(caller.query for caller in settings.callers.values()):
+        return ""
+    if door.to:
+        return f"those of {door.to}"
+    return "ours and those of all partners" if door.partners else "ours"
 
 
 def _does(door: Door) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 from node.app import Node
 from node.blocking import in_thread
 from node.edges.match_rows import TEMPORARY, UNDONE, LocalPatient, Match
-from node.edges.unmatched import Waiting
+from node.edges.patient_query import ask_all
+from node.edges.unmatched import PatientThere, Waiting
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.paging import cursor, place_of
@@ -66,8 +67,7 @@ def _describe_match(match: Match | None) -> dict[str, Any] | None:
 
 
 def _describe(node: Node, one: Waiting) -> dict[str, Any]:
-    """A study that waits as JSON; reads the database, and may ask other systems."""
-    proposals, failed = node.unmatched.proposals(one)
+    """A study that waits as JSON; reads the database."""
     row = one.row
     return {
         "study": row.study_uid,
@@ -80,8 +80,8 @@ def _describe(node: Node, one: Waiting) -> dict[str, Any]:
         "patients": [{"patient_id": each, "issuer": issuer} for each, issuer in one.patients],
         "why": one.why,
         "match": _describe_match(one.match),
-        "proposals": [asdict(each) for each in proposals],
-        "not_asked": failed,
+        "proposals": [asdict(each) for each in node.unmatched.proposals(one)],
+        "not_asked": [],
     }
 
 
@@ -102,8 +102,21 @@ def _list(node: Node, asked: Listed) -> Result:
 
 
 async def match_list(call: Call, asked: Listed) -> Result:
-    """The studies that wait for a person, with the local patients who may be meant."""
-    return await in_thread(_list, call.node, asked)
+    """The studies that wait for a person, with the local patients who may be meant.
+
+    For one study the archives and worklists of the facility are asked, too.
+    """
+    result = await in_thread(_list, call.node, asked)
+    if asked.study:
+        systems = await in_thread(call.node.settings.patient_systems)
+        for one in result["studies"]:
+            found, failed = await ask_all(systems, PatientThere(**one["patient"]))
+            known = {(each["patient_id"], each["issuer"]) for each in one["proposals"]}
+            one["proposals"] += [
+                asdict(each) for each in found if (each.patient_id, each.issuer) not in known
+            ]
+            one["not_asked"] += failed
+    return result
 
 
 def _set(node: Node, asked: Matched) -> Match:

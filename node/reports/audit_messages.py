@@ -154,6 +154,7 @@ EVENTS: dict[str, Meaning] = {
     "offer-heard": Meaning(event="110112", lifecycle="6"),
     "offer-answered": Meaning(event="110113", kind="110147"),
     "offer-ended": Meaning(event="110113", kind="110135", action="U"),
+    "queried": Meaning(event="110112"),
     "retrieved": Meaning(event="110102"),
     "commitment-given": Meaning(event="110112", lifecycle="4"),
     "commitment-asked": Meaning(event="110112", lifecycle="4"),

@@ -244,6 +244,7 @@ class Fetcher:
             await self._transfers.enter(transfer, TransferState.WAITING)
             self._nursery.start_soon(self._fetch, transfer)
             return transfer
+        transfer.askers += 1
         if stat and not transfer.stat:
             transfer.stat = True
             if transfer.transfer in self._fetches:
@@ -268,6 +269,15 @@ class Fetcher:
             transfer.follow = transfer.follow and follow
             await self._transfers.enter(transfer, transfer.state, transfer.why)
         return transfer
+
+    async def leave(self, transfer: Transfer) -> None:
+        """One who asked for a fetch wants it no more; it stops when nobody wants it.
+
+        What a person asked for at a command line goes on, as nobody ever leaves for that person.
+        """
+        transfer.askers -= 1
+        if transfer.askers <= 0 and not transfer.is_ended:
+            await self.cancel(transfer)
 
     async def cancel(self, transfer: Transfer) -> None:
         """Stop a fetch and stop following the study; batches that were received stay."""

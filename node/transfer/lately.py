@@ -8,17 +8,13 @@ themselves. Synchronous and thread-safe.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from keys.grants import study_action
 from node.audit.log import AuditLog
-from protocol.log.entry import Entry, Opening, decode_entry_untrusted
-
-DAY_MS = 24 * 3600 * 1000
-
-_MARK = b'"type":"disclosure-begun"'
-_AT_ONCE = 1000
+from node.audit.of_day import DAY_MS, EntriesOfDay
+from protocol.log.entry import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +41,10 @@ class DisclosedLately:
     """
 
     def __init__(self, audit: AuditLog, now: Callable[[], int], *, in_past: bool = False) -> None:
-        self._audit = audit
+        self._entries = EntriesOfDay(audit, now, ("disclosure-begun",))
         self._now = now
         self._in_past = in_past
         self._lock = threading.Lock()
-        self._read = -1
         self._begun: dict[bytes, deque[_Begun]] = {}
         self.deciding = threading.Lock()
 
@@ -68,7 +63,8 @@ class DisclosedLately:
             NodeError: the log or the disk is damaged.
         """
         with self._lock:
-            self._catch_up()
+            for entry in self._entries.new():
+                self._take(entry)
             studies, size_erased, most = 0, 0, {study: size}
             for one in self._of_day(peer):
                 if one.action != action:
@@ -90,38 +86,11 @@ class DisclosedLately:
             begun.popleft()
         return begun
 
-    def _catch_up(self) -> None:
-        size = self._audit.size
-        if self._read < 0:
-            self._read = self._first_of_day(size)
-        for encoded in self._audit.entries(self._read, size):
-            if _MARK in encoded:
-                self._take(decode_entry_untrusted(encoded))
-            # Behind it: an entry that could not be read is read again, and not left out.
-            self._read += 1
-
-    def _first_of_day(self, size: int) -> int:
-        """The index of an entry before which nothing is of the last day."""
-        oldest = self._now() * 1000 - DAY_MS
-        start = size
-        while start > 0:
-            start = max(0, start - _AT_ONCE)
-            [first] = self._audit.entries(start, start + 1)
-            if decode_entry_untrusted(first).time_ms < oldest:
-                break
-        return start
-
     def _take(self, entry: Entry) -> None:
         if self._in_past and entry.time_ms > self._now() * 1000 + 999:
             return
-        study = next((one.value for one in self._openings(entry) if one.kind == "study"), "")
+        study = next(self._entries.opened(entry, "study"), "")
         size = int(entry.details.get("bytes", 0))
         # Also for a peer without limits, of which nobody asks: else this would grow for ever.
         begun = self._of_day(entry.peer)
         begun.append(_Begun(entry.time_ms, study, size, study_action(entry.purpose)))
-
-    def _openings(self, entry: Entry) -> Iterator[Opening]:
-        for _, commitment in entry.subjects:
-            opening = self._audit.opening_of(commitment)
-            if opening is not None:
-                yield opening

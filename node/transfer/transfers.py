@@ -147,6 +147,7 @@ class Transfer:
     nobody here asked for, of the content `wanted_root` (empty when that is not known any more).
     `asked_by`: the person who asked for it, as in openings; "" for the service, or nobody.
     `reason`: why, in that person's words, which the sources are told.
+    `askers`: how many have asked for it, and still want it as far as they have said.
     """
 
     transfer: bytes
@@ -173,6 +174,7 @@ class Transfer:
     reason: str = field(default="", repr=False)
     wanted_root: builtins.bytes = field(default=b"", repr=False)
     entered: int = field(default=0, repr=False)
+    askers: int = field(default=1, repr=False)
     exit_code: int = 1
     hint: str = ""
     contributions: dict[builtins.bytes, Contribution] = field(default_factory=dict, repr=False)

@@ -122,6 +122,7 @@ TYPES = (
     "emergency-reviewed",
     "matched",
     "match-undone",
+    "queried",
     "retrieved",
 )
 """Types of entries in this version; a reader keeps types that it does not know."""

@@ -68,9 +68,14 @@ def test_the_file_of_a_new_home_names_each_setting_and_its_examples_can_be_taken
         elif row.table == "arrivals":
             assert table == {"command:nightly": {"quiet_seconds": 30, "longest_seconds": 600}}
         elif row.table in (
-            "dimse.callers", "dimse.doors", "dicomweb.callers", "folders", "archives",
+            "dimse.callers",
+            "dimse.doors",
+            "dicomweb.callers",
+            "folders",
+            "archives",
+            "worklists",
             "identity.peers",
-        ):  # fmt: skip
+        ):
             [one] = table.values()
             assert row.key in one
         elif row.key.startswith('"'):

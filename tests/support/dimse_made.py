@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from edges.dimse import codec, negotiation
+from keys.trust import Peer
 from node import parts
 from node.app import Node
 from node.edges.commitment_reports import CommitmentReports
@@ -23,7 +24,9 @@ from node.edges.dimse_server import DimseServer
 from node.edges.dimse_settings import read_dimse
 from node.home import Home
 from node.images.arrivals import Arrivals
+from node.images.ingest import ingest
 from node.images.spool import Spool
+from protocol.find_messages import Asked
 
 LOOPBACK = "127.0.0.1"
 CALLERS = {"CT1": {"addresses": [LOOPBACK]}, "PACS": {"addresses": ["192.0.2.7"]}}
@@ -98,7 +101,10 @@ async def listening(
         with contextlib.closing(spool):
             arrivals = parts.arrivals_of(node, spool)
             reports = CommitmentReports(node.commitment_requests, arrivals, settings)
-            services = parts.commitment_services_of(node, reports)
+            services = {
+                **parts.commitment_services_of(node, reports),
+                **parts.query_services_of(node, settings, _ask, _fetch, lambda node_key: True),
+            }
             server = DimseServer(settings, arrivals, node.doors, services)
             await server.open()
             async with trio.open_nursery() as nursery:
@@ -108,6 +114,29 @@ async def listening(
                 nursery.start_soon(node.commitments.run)
                 yield Listening(node, server, arrivals, reports, nursery.cancel_scope)
                 nursery.cancel_scope.cancel()
+
+
+def take_in(node: Node, folder: Path, *instances: Dataset) -> None:
+    """Take images in as `radmesh ingest` does: those of a folder, after writing these into it."""
+    folder.mkdir(exist_ok=True)
+    for number, one in enumerate(instances):
+        one.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    ingest(
+        [folder],
+        catalog=node.catalog,
+        store=node.store,
+        quarantine=node.home.quarantine_path,
+        audit=node.audit.append,
+        now=node.clock.now,
+    )
+
+
+async def _ask(peer: Peer, asked: Asked, purpose: str) -> None:
+    raise AssertionError("there is no network to ask a facility over")
+
+
+async def _fetch(*study: object, **how: object) -> str:
+    return "there is no network to fetch over"
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 10) -> None:

@@ -45,7 +45,7 @@ async def _north(path: Path, odd: OddArchive) -> AsyncIterator[tuple[Node, Archi
         settings = read_dimse(
             {"listen": [f"{LOOPBACK}:0"]}, {one: {"addresses": [LOOPBACK]} for one in NAMES}, {}
         )
-        server = DimseServer(settings, arrivals, node.doors)
+        server = DimseServer(settings, arrivals, node.doors, {})
         await server.open()
         async with trio.open_nursery() as nursery:
             for run in (arrivals.run, archiving.run, server.run):

@@ -1,5 +1,6 @@
 """The table `dimse`: who may call, and each sentence about what is wrong with it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,62 @@ def test_what_the_table_says() -> None:
     assert found.plain_links == (("CT 1", "10.1.2.4"), ("CT 1", "fd00::2"))
 
 
+def test_who_queries_and_who_receives() -> None:
+    found = read_dimse(
+        {},
+        {
+            "WS1": {"addresses": ["10.1.2.9"], "query": True, "purpose": "second-opinion",
+                    "studies_a_day": 5, "receives_at": "ws1:11112"},
+            "WS2": {"addresses": ["10.1.2.9"], "query": True},
+            # Only a place to send to: it may not call.
+            "SHOW": {"receives_at": "10.1.2.8:104"},
+        },
+        {"RADMESH": {"partners": True}, "RM_SOUTH": {"to": "South", "purpose": "treatment"}},
+    )  # fmt: skip
+    ws1, ws2, show = (found.callers[title] for title in ("WS1", "WS2", "SHOW"))
+    assert (ws1.purpose, ws1.studies_a_day) == ("second-opinion", 5)
+    assert ws1.receives_at == Address(host="ws1", port=11112)
+    assert (ws2.query, ws2.purpose, ws2.studies_a_day, ws2.receives_at) == (
+        True, "treatment", 200, None,
+    )  # fmt: skip
+    assert not show.query
+    assert not show.may_call("10.1.2.8", None)
+    assert found.doors["RADMESH"].partners
+    assert not found.doors["RM_SOUTH"].partners
+    assert found.plain_calls == (
+        ("images", "WS1", "ws1:11112"), ("images", "SHOW", "10.1.2.8:104"),
+    )  # fmt: skip
+
+
+def _ws(**entry: Any) -> dict[str, Any]:
+    return {"WS1": {"addresses": ["10.1.2.9"], **entry}}
+
+
+@pytest.mark.parametrize(
+    ("callers", "doors", "why"),
+    [
+        (_ws(query=1), {}, "a `query` that is not true or false"),
+        (_ws(purpose="treatment"), {}, "without `query = true`"),
+        (_ws(studies_a_day=5), {}, "without `query = true`"),
+        (_ws(query=True, purpose="fun"), {}, "a purpose that there is not"),
+        (_ws(query=True, purpose="break-glass"), {}, "that only a person can have"),
+        (_ws(query=True, studies_a_day=0), {}, "no number from 1 to 1000000"),
+        (_ws(query=True, studies_a_day=True), {}, "no number from 1 to 1000000"),
+        (_ws(receives_at="ws1"), {}, "a receives_at that is no place"),
+        (_ws(receives_tls=True), {}, "without receives_at"),
+        (_ws(receives_at="ws1:104", receives_tls=True), {}, "lacks one of certificate"),
+        ({"WS1": {"query": True, "receives_at": "ws1:104"}}, {}, "a title alone admits nobody"),
+        ({}, {"RM": {"partners": 1}}, "a `partners` that is not true or false"),
+        ({}, {"RM": {"partners": True, "to": "South", "purpose": "treatment"}}, "both `to` and"),
+    ],
+)
+def test_what_a_workstation_cannot_have(
+    callers: dict[str, Any], doors: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(BadEdge, match=re.escape(why)):
+        read_dimse({}, callers, doors)
+
+
 def test_over_tls_alone_there_is_no_plain_link() -> None:
     found = read_dimse(TLS, {"CT1": {"addresses": ["10.1.2.4"]}}, {})
     assert found.is_on
@@ -97,11 +154,11 @@ def _reporting(place: object, **more: object) -> dict[str, Any]:
 def test_where_reports_go(text: str, host: str) -> None:
     found = read_dimse({}, _reporting(text), {})
     assert found.callers["CT1"].report_to == Address(host=host, port=104)
-    assert found.plain_reports == (("CT1", f"{host}:104"),)
+    assert found.plain_calls == (("reports", "CT1", f"{host}:104"),)
     assert found.plain_links == ()
     over_tls = read_dimse(TLS, _reporting(text, report_tls=True), {})
     assert over_tls.callers["CT1"].report_tls
-    assert over_tls.plain_reports == ()
+    assert over_tls.plain_calls == ()
 
 
 @pytest.mark.parametrize(

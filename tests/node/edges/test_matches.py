@@ -326,7 +326,7 @@ def test_an_urgent_study_goes_under_a_temporary_id_and_is_matched_later(three):
     assert dict(waiting(south)) == {OTHER: "it has a temporary Patient ID"}
     # It proposes nobody.
     [left] = south.unmatched.page(50)[0]
-    assert [one.patient_id for one in south.unmatched.proposals(left)[0]] == ["H-77"]
+    assert [one.patient_id for one in south.unmatched.proposals(left)] == ["H-77"]
 
 
 def test_a_match_that_is_undone_waits_for_a_person_also_where_a_rule_made_it(three):
@@ -460,7 +460,7 @@ def test_two_facilities_with_the_same_patient_id_and_accession_number(three):
     assert south.matches.ready(OTHER) is None
     [left] = south.unmatched.page(50)[0]
     assert left.row.study_uid == OTHER
-    assert south.unmatched.proposals(left) == ([], [])
+    assert south.unmatched.proposals(left) == []
     south.matches.match(OTHER, LocalPatient(patient_id="H-99"))
     named = {}
     for study in (STUDY, OTHER):

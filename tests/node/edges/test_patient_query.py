@@ -4,14 +4,18 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
+from checked_home import take
 from dimse_made import LOOPBACK
 from facilities import free_port
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
+from studies_made import make_instance
 
+from node.app import Node
 from node.edges import patient_query
 from node.edges.dimse_client import Callee, NoAssociation
 from node.edges.patient_query import (
@@ -25,6 +29,8 @@ from node.edges.patient_query import (
 )
 from node.edges.unmatched import PatientThere
 from node.errors import NodeError
+from node.home import Home
+from node.operations import OPERATIONS, Call
 
 THERE = PatientThere(
     patient_id="S-1", issuer="SOUTH", name="Müller^Anna", birth_date="19700203", sex="F"
@@ -163,3 +169,43 @@ async def test_who_cannot_be_asked_is_named_and_the_others_are_asked() -> None:
 )
 def test_nobody_is_fished_for(there: PatientThere) -> None:
     assert questions(there) == []
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+async def test_a_person_sees_whom_the_systems_propose(tmp_path: Path) -> None:
+    """`radmesh match STUDY` asks the archives and worklists of the settings."""
+    pacs = Pacs(STUDY_ROOT_FIND, [known("Müller^Anna", "H-1")])
+    home = Home.create(tmp_path / "south", name="South")
+    with home.config_path.open("a") as settings:
+        settings.write(f"""
+[archives."MAIN"]
+ae_title = "PACS"
+host = "{LOOPBACK}"
+port = {pacs.port}
+[worklists."RIS"]
+ae_title = "RIS"
+host = "{LOOPBACK}"
+port = {free_port()}
+""")
+    dataset = make_instance("1.2.826.0.1.3680043.8.498.71", 1, rows=4)
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.PatientName, dataset.PatientID = "Müller^Anna", "S-1"
+    dataset.PatientBirthDate = "19700203"
+    (tmp_path / "in").mkdir()
+    dataset.save_as(tmp_path / "in" / "one.dcm", enforce_file_format=True)
+    with Node.open(home) as node, pacs.running():
+        await trio.to_thread.run_sync(take, node, tmp_path / "in")
+        origin = "UPDATE studies SET origin = ?"
+        await trio.to_thread.run_sync(
+            node.database.transact, lambda connection: connection.execute(origin, ("ab" * 32,))
+        )
+        run = OPERATIONS["match.list"].answer
+        [one] = (await run(Call(node), {"study": str(dataset.StudyInstanceUID)}))["studies"]
+        assert [each["patient_id"] for each in one["proposals"]] == ["H-1"]
+        assert len(one["not_asked"]) == 1
+        assert "'RIS' at 127.0.0.1" in one["not_asked"][0]
+        # The list of all that wait asks nobody.
+        asked = len(pacs.asked)
+        await run(Call(node), {})
+        assert len(pacs.asked) == asked

@@ -1,15 +1,11 @@
 """Which studies wait for a person to say whose they are, and who is proposed."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matches_made import HERE, OTHER, OWN, STUDY, Three, ingest, three_nodes, told
 
-from node.edges.match_rows import LocalPatient
-from node.edges.unmatched import PatientThere
-from node.errors import NodeError
 from node.operations import match
 
 
@@ -28,8 +24,8 @@ def test_a_name_with_a_birth_date_proposes_and_never_matches(three):
     three.place(PatientName="MUELLER^ANNA")
     assert south.matches.ready(STUDY) is None
     [left] = south.unmatched.page(50)[0]
-    [proposed], failed = south.unmatched.proposals(left)
-    assert (proposed.patient_id, proposed.issuer, failed) == ("H-1", "HOSP-A", [])
+    [proposed] = south.unmatched.proposals(left)
+    assert (proposed.patient_id, proposed.issuer) == ("H-1", "HOSP-A")
     assert proposed.why == "same name and birth date, of a study made here"
 
 
@@ -46,7 +42,7 @@ def test_another_person_is_not_proposed(three):
         three.place(f"{STUDY}{number}", **said)
     found = three.south.unmatched.page(50)[0]
     assert len(found) == len(others)
-    assert not any(three.south.unmatched.proposals(one)[0] for one in found)
+    assert not any(three.south.unmatched.proposals(one) for one in found)
 
 
 def test_what_was_matched_before_is_proposed_first_and_each_once(three):
@@ -55,25 +51,11 @@ def test_what_was_matched_before_is_proposed_first_and_each_once(three):
     three.place(STUDY)
     three.place(OTHER)
     south.matches.match(STUDY, HERE)
-    asked: list[PatientThere] = []
-
-    def elsewhere(there: PatientThere) -> list[LocalPatient]:
-        asked.append(there)
-        return [replace(HERE, issuer="HOSP-A", why="the PACS"), LocalPatient(patient_id="H-5")]
-
-    def away(there: PatientThere) -> list[LocalPatient]:
-        raise NodeError("the worklist does not answer")
-
-    south.unmatched.proposers += [elsewhere, away]
     [left] = south.unmatched.page(50)[0]
-    found, failed = south.unmatched.proposals(left)
-    assert [(one.patient_id, one.why) for one in found] == [
+    assert [(one.patient_id, one.why) for one in south.unmatched.proposals(left)] == [
         ("H-77", "matched so before"),
         ("H-1", "same name and birth date, of a study made here"),
-        ("H-5", ""),
     ]
-    assert failed == ["the worklist does not answer"]
-    assert asked[0].patient_id == "P1"
 
 
 # --- the list ---------------------------------------------------------------------------

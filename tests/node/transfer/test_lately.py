@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.audit import of_day
 from node.audit.erasing import erase
 from node.audit.log import AuditLog
 from node.errors import ExitCode, NodeError
-from node.transfer import lately
 from node.transfer.lately import DAY_MS, DisclosedLately
 from protocol.log.entry import Event, subjects_of
 
@@ -117,7 +117,7 @@ STEPS = st.one_of(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(STEPS, max_size=25), st.sampled_from([1, 2, 1000]))
 def test_it_is_a_recount_of_the_log(steps: Sequence[Step], at_once: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, patch.object(lately, "_AT_ONCE", at_once):
+    with tempfile.TemporaryDirectory() as folder, patch.object(of_day, "_AT_ONCE", at_once):
         clock = logs_made.Clock()
         log = logs_made.create(Path(folder) / "audit", clock)
         world = World(log, clock)
