@@ -9,7 +9,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 
 from edges.dimse import limits, negotiation
 from edges.dimse.querying import ATTRIBUTES, MODELS, Level
-from node.edges import dimse_client, dimse_server, dimse_session, patient_query
+from node.edges import dimse_client, dimse_server, dimse_session, guests, patient_query
 from node.edges.dimse_classes import is_storage
 from node.edges.dimse_settings import DEFAULT_IDLE_SECONDS
 
@@ -27,7 +27,7 @@ def test_numbers_and_names() -> None:
     assert _row("Implementation Class UID") == f"`{negotiation.IMPLEMENTATION_CLASS_UID}`"
     assert _row("Implementation Version Name") == f"`{negotiation.IMPLEMENTATION_VERSION}`"
     most, strangers = re.findall(r"\d+", _row("associations at one time"))
-    assert (int(most), int(strangers)) == (dimse_server.ASSOCIATIONS, dimse_server.STRANGERS)
+    assert (int(most), int(strangers)) == (dimse_server.ASSOCIATIONS, guests.STRANGERS)
     taken, sent = re.findall(r"[\d,]{4,}", _row("longest P-DATA-TF"))
     assert (taken, sent) == (f"{limits.PDU_BYTES:,}", f"{limits.SENT_PDU_BYTES:,}")
     assert _row("longest A-ASSOCIATE-RQ") == f"{limits.REQUEST_BYTES:,} bytes"
