@@ -20,6 +20,7 @@ from keys.grants import Approval, Yes
 from keys.purposes import BREAK_GLASS
 from keys.rules import EXAM
 from node.app import Node
+from node.audit.of_day import EntriesOfDay
 from node.network.network import Network, Unreachable
 from node.sharing.announcer import Announcer
 from node.sharing.emergencies import IN, OUT, Emergencies
@@ -185,7 +186,7 @@ def _limits_forgotten() -> AbstractContextManager[object]:
 
 def _limits_begin_anew() -> AbstractContextManager[object]:
     """A restart forgets what went out before."""
-    return patch.object(DisclosedLately, "_first_of_day", lambda lately, size: size)
+    return patch.object(EntriesOfDay, "_first_of_day", lambda of_day, size: size)
 
 
 def _glass_unlimited() -> AbstractContextManager[object]:

@@ -190,6 +190,8 @@ def test_what_fits(vr: str, text: str, value: str) -> None:
     assert fitting(vr, text) == value
 
 
+# pydicom counts the blank that pads 16 letters to an even number of bytes as a 17th.
+@pytest.mark.filterwarnings("ignore:The value length")
 @given(st.dictionaries(st.sampled_from([PATIENT_NAME, PATIENT_ID, STUDY_ID, STUDY_DATE, NUMBER]),
                        st.text(max_size=80)))  # fmt: skip
 def test_whatever_a_file_says_the_records_can_be_read(said: dict[int, str]) -> None:

@@ -186,7 +186,7 @@ def test_the_words_follow_the_study(tmp_path: Path) -> None:
     row = made.study(attributes.study_uid)
     assert row is not None
     gone = Discard(attributes.study_uid, "", "", QUALITY)
-    assert made.discard(gone, None, entry=1, revision=row.revision)
+    assert made.discard(gone, None, entry=lambda: 1, revision=row.revision)
     assert _words(made) == []
     assert made.studies(search=ANY) == []
     database.close()
