@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import trio
 
 from edges.dimse.commands import BadCommand, Element, Field
+from edges.dimse.data_sets import BadDataSet, Value, decode_data_set, encode_data_set, uid
 from edges.dimse.limits import CONTEXTS
 from edges.dimse.negotiation import IMPLICIT
 from node.blocking import in_thread
 from node.dicom.elements import BadInstance
-from node.dicom.flat import flat
 from node.edges.archive_settings import ArchiveSettings
 from node.edges.dimse_client import Calling, associated, echo
 from node.edges.outgoing import HELD_BYTES, Answered, Originals, Outgoing, OutgoingFile
@@ -281,23 +281,18 @@ def _read_lot(images: Sequence[Outgoing], place: int, originals: Originals) -> l
 
 
 def _identifier(study_uid: str, series_uid: str) -> bytes:
-    """What is asked for: the images of a series, in Implicit VR Little Endian."""
-    values = ((_SOP_INSTANCE, ""), (_LEVEL, "IMAGE "), (_STUDY, study_uid), (_SERIES, series_uid))
-    return b"".join(_element(tag, text) for tag, text in values)
-
-
-def _element(tag: int, text: str) -> bytes:
-    value = text.encode("ascii", "replace")
-    value += b"\0" * (len(value) % 2)
-    head = (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little")
-    return head + len(value).to_bytes(4, "little") + value
+    """What is asked for: the images of a series."""
+    values = {
+        _SOP_INSTANCE: uid(""),
+        _LEVEL: Value("CS", b"IMAGE"),
+        _STUDY: uid(study_uid),
+        _SERIES: uid(series_uid),
+    }
+    return encode_data_set(values, IMPLICIT)
 
 
 def _sop_uid(data_set: bytes) -> str:
-    try:
-        for tag, _, value in flat(data_set, implicit=True, big_endian=False):
-            if tag == _SOP_INSTANCE:
-                return value.rstrip(b"\0 ").decode("latin-1")
-    except BadInstance:
-        pass
+    with contextlib.suppress(BadDataSet):
+        found = decode_data_set(data_set, IMPLICIT).get(_SOP_INSTANCE)
+        return "" if found is None else found.text
     return ""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import trio
 
 from edges.dimse import querying as q
-from edges.dimse.matching import has_wildcard
 from edges.dimse.querying import MODELS, BadQuery, Level
+from edges.matching import has_wildcard
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.edges.dimse_operation import Operation

@@ -13,8 +13,8 @@ import trio
 
 from edges.dimse import querying as q
 from edges.dimse.commands import Element
-from edges.dimse.matching import has_wildcard, is_universal, matcher
 from edges.dimse.querying import ATTRIBUTES, MODELS, UNIQUE, BadQuery, Level, Model
+from edges.matching import has_wildcard, is_universal, matcher
 from keys.trust import Peer
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog

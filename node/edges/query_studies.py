@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from edges.dimse import querying as q
-from edges.dimse.matching import Matcher, has_wildcard, is_universal, matcher, range_of
 from edges.dimse.querying import ATTRIBUTES, Level
+from edges.matching import Matcher, has_wildcard, is_universal, matcher, range_of
 from keys.trust import Peer
 from node.catalog.attributes import patients_of_each
 from node.catalog.catalog import Catalog, StudyRow

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from edges.dimse.matching import has_wildcard, is_like, is_universal, matcher, range_of
+from edges.matching import has_wildcard, is_like, is_universal, matcher, range_of
 
 
 @pytest.mark.parametrize(
