@@ -271,6 +271,7 @@ class Node:
                     lambda: (one.study_uid for one in self.doors.waiting()),
                 ),
                 self.archive_queue.why_stays,
+                self.matches.why_stays,
             ),
             self.clock,
         )

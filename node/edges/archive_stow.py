@@ -93,8 +93,9 @@ class StowArchive:
         try:
             # Nothing has begun where it is not there.
             await self._run(self._connect)
-            await begin()
             while place < len(images):
+                # At each lot: the match may have been undone since.
+                await begin()
                 lot, found = await self._run(lambda at=place: self._send_lot(images, at, originals))  # type: ignore[misc]
                 place += lot
                 for one in found:

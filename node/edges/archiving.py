@@ -213,7 +213,11 @@ class Archiving:
         """Settle a study of which the archive has shown that it has each image."""
         held = self._catalog.held_instances(one.study_uid)
         known = self._queue.instances(one.study_uid, one.archive)
-        if not held or not all(uid in known and known[uid].state == STORED for uid in held):
+        if not held or not all(
+            # Of these bytes, not of others that were here before under the UID.
+            uid in known and known[uid].state == STORED and known[uid].mark.endswith(digest.hex())
+            for uid, digest in held.items()
+        ):
             return False
         self._queue.stored(one, proof, len(held))
         return True
@@ -351,7 +355,8 @@ class Archiving:
             await in_thread(self._queue.waits_for_match, one, UNMATCHED_SECONDS)
             return
         plan = await in_thread(self._plan, one, identity)
-        notes = _Notes(self, one, identity, plan.sizes)
+        marks = {image.sop_uid: _mark(identity, image.digest) for image in plan.images}
+        notes = _Notes(self, one, identity, marks)
         if plan.images:
             await self._send_planned(settings, one, identity, plan, notes)
         await in_thread(self._after, one, identity, notes)
@@ -368,6 +373,9 @@ class Archiving:
 
         async def begin() -> None:
             nonlocal has_begun
+            # The match may have been undone while the association was asked for.
+            if not await in_thread(self.is_still, one, identity):
+                raise _MatchChanged("the study does not go on as it was")
             if not has_begun:
                 has_begun = True
                 await in_thread(self._queue.begins, one, plan.details(identity))
@@ -387,7 +395,7 @@ class Archiving:
         images = [
             image
             for image in outgoing_of(manifest)
-            if _is_due(known.get(image.sop_uid), identity.mark)
+            if _is_due(known.get(image.sop_uid), _mark(identity, image.digest))
         ]
         now = self._queue.begun(one) // 1000
         return _Plan(images, Originals(manifest, self._store, identity, now))
@@ -405,14 +413,17 @@ class Archiving:
         known = self._queue.instances(one.study_uid, one.archive)
         here = [known[uid] for uid in held if uid in known]
         refused = [each for each in here if each.state == REFUSED]
-        if len(here) < len(held) or any(each.mark != identity.mark for each in here):
-            # It has grown, and so is due again.
+        if any(
+            uid not in known or known[uid].mark != _mark(identity, digest)
+            for uid, digest in held.items()
+        ):
+            # It has grown or changed, and so is due again.
             return
         if not refused:
             self._queue.sent(one, notes.details(len(here)))
             return
         why = f"{len(refused)} of {len(held)} images are refused: {refused[0].why}"
-        if any(_is_due(each, identity.mark) for each in refused):
+        if any(_is_due(each, each.mark) for each in refused):
             log.warning("the archive %s refuses images of a study: %s", one.archive, why)
             self._queue.postpone(one, why, pause(one.tries))
             return
@@ -491,11 +502,6 @@ class _Plan:
     images: list[Outgoing]
     originals: Originals
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Bytes of each image."""
-        return {one.sop_uid: one.size for one in self.images}
-
     def details(self, identity: Identity) -> dict[str, str | int | bool]:
         """The details of the entry before the first byte."""
         how = "temporary" if identity.is_temporary else "matched"
@@ -513,7 +519,7 @@ class _Notes:
     archiving: Archiving
     one: ArchiveStudy
     identity: Identity
-    sizes: dict[str, int]
+    marks: dict[str, str]
     unwritten: list[ArchiveInstance] = field(default_factory=list)
     next_time: float = 0.0
     taken: int = 0
@@ -529,7 +535,7 @@ class _Notes:
                 state=TAKEN if answer.is_taken else REFUSED,
                 status=answer.status,
                 why=answer.why,
-                mark=self.identity.mark,
+                mark=self.marks[answer.sop_uid],
                 digest=answer.digest,
             )
         )
@@ -549,6 +555,11 @@ class _Notes:
     def details(self, instances: int) -> dict[str, str | int | bool]:
         """The details of the entry after the last byte."""
         return {"instances": instances, "sent": self.taken, "warnings": self.warned}
+
+
+def _mark(identity: Identity, digest: bytes) -> str:
+    """By what an image went: differs when it must be sent again."""
+    return f"{identity.mark}/{digest.hex()}"
 
 
 def _is_due(known: ArchiveInstance | None, mark: str) -> bool:

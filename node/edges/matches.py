@@ -65,7 +65,7 @@ class Matches:
 
     Attributes:
         settings: whose Patient IDs are ours, and our words for those of others.
-        in_match: called with the UID of a study in the transaction that matches it.
+        in_match: called with the UID of a study in the transaction that matches it, or undoes that.
         on_change: called with the UID of a study whose match a person made or undid, after that.
     """
 
@@ -161,6 +161,12 @@ class Matches:
             one.startswith(f"{FROM_PEER}:") or self.settings.is_from_elsewhere(one)
             for one in sources
         )
+
+    def why_stays(self, study_uid: str) -> str:
+        """Why retention leaves a study here, completing `it ...`; "" if nothing is open."""
+        match = self.of(study_uid)
+        is_open = study_uid in self._held or (match is not None and match.state != MATCHED)
+        return "waits until it is known which patient here it is of" if is_open else ""
 
     def is_made_here(self, row: StudyRow) -> bool:
         """Whether all of a study was made here."""
@@ -299,7 +305,11 @@ class Matches:
             )
 
             def effect(entry: Callable[[], int]) -> None:
-                self._effects.of(entry(), lambda connection: undo(connection, study_uid))
+                def take_back(connection: sqlite3.Connection) -> None:
+                    undo(connection, study_uid)
+                    self.in_match(study_uid)
+
+                self._effects.of(entry(), take_back)
                 self._held -= {study_uid}
 
             try:
@@ -440,4 +450,5 @@ class Matches:
         studies = [one.value for one in openings if one is not None and one.kind == "study"]
         for study_uid in studies:
             undo(connection, study_uid)
+            self.in_match(study_uid)
         return bool(studies)

@@ -33,6 +33,7 @@ class Outgoing:
         index: its place in the manifest.
         sop_uid, sop_class, transfer_syntax, series_uid: UIDs, the syntax that of the file.
         size: bytes of the file as it came.
+        digest: BLAKE3 of the file as it is here.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Outgoing:
     transfer_syntax: str
     series_uid: str
     size: int
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ def outgoing_of(manifest: Manifest) -> list[Outgoing]:
             one.transfer_syntax_uid,
             manifest.series[one.series_index].series_instance_uid,
             one.size,
+            one.digest,
         )
         for index, one in enumerate(manifest.instances)
     ]

@@ -158,7 +158,11 @@ class Prefetch:
             if self._planned is not None:
                 nursery.start_soon(self._look_into_worklist, self._planned, coming)
             async for study in self._receive:
-                patients = await in_thread(self._made_here, study)
+                try:
+                    patients = await in_thread(self._made_here, study)
+                except NodeError as error:
+                    log.warning("priors are not fetched now: %s", error.message)
+                    continue
                 async with coming:
                     for one in patients:
                         await self._comes(one)

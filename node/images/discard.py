@@ -153,6 +153,8 @@ class Discards:
                 entries: list[int] = []
 
                 def entry() -> int:
+                    # In the transaction: a hold may have been placed a moment ago.
+                    self.require_free_to_go(study)
                     entries.append(append(event))
                     return entries[-1]
 

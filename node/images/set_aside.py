@@ -335,6 +335,9 @@ class SetAside:
                     lift_bars(connection, study)
                 if rows and written.manifest is not None:
                     self._replace(connection, study, rows, written, described, rest, pins)
+                if rows:
+                    # Other bytes are here now: they go to the archives, too.
+                    self._catalog.in_publish(study)
                 self._catalog.changed(study)
 
             entry = self._effects.after_entry(event, take)

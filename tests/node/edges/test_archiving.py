@@ -36,9 +36,11 @@ from node.alerts import alerts_of
 from node.clock import local_time
 from node.dicom.identity import Identity
 from node.edges import archiving as archiving_module
+from node.edges import dimse_client
 from node.edges.archive_queue import DONE, DROPPED, FAILED, STORED, UNMATCHED, WAITS, ArchiveStudy
 from node.edges.archive_settings import ArchiveSettings
 from node.edges.archiving import Archiving
+from node.edges.dimse_client import Callee
 from node.edges.match_rows import LocalPatient
 from node.edges.outgoing import Outgoing
 from node.errors import NodeError
@@ -189,6 +191,60 @@ async def test_a_warning_counts_as_sent(home: Home, tmp_path: Path) -> None:
             assert entry["details"] == {
                 "archive": "PACS", "instances": 2, "sent": 2, "warnings": 2,
             }  # fmt: skip
+
+
+async def test_another_version_goes_too_before_the_study_counts_as_stored(
+    home: Home, tmp_path: Path
+) -> None:
+    """The archive has an image of that UID: not of these bytes, which retention may then remove."""
+    study = make_study(tmp_path / "in", 2, rows=16)
+    [changed, _] = sorted((tmp_path / "in").iterdir())
+    odd = OddArchive()
+    with odd.running():
+        async with sending(home, archive(odd.port)) as (node, _archiving):
+            await trio.to_thread.run_sync(take_in, node, tmp_path / "in")
+            await until(lambda: states(node) == [STORED], "it is stored")
+            (tmp_path / "again").mkdir()
+            dataset = pydicom.dcmread(changed)
+            dataset.PatientComments = "corrected"
+            dataset.save_as(tmp_path / "again" / changed.name)
+            await trio.to_thread.run_sync(take_in, node, tmp_path / "again")
+            [aside] = await trio.to_thread.run_sync(node.set_aside.all)
+            await trio.to_thread.run_sync(node.set_aside.take, aside.name, "corrected")
+            await until(lambda: len(odd.got) == 3, "the other version went")
+            await until(lambda: states(node) == [STORED], "it is stored again")
+            uid, data = odd.got[2]
+            assert uid == dataset.SOPInstanceUID
+            assert b"corrected" in data
+            root = node.catalog.study(study).content_root  # type: ignore[union-attr]
+            stored = await trio.to_thread.run_sync(lambda: list(node.stored.present()))
+            assert [one.content_root for one in stored] == [root]
+
+
+async def test_what_is_undone_while_the_archive_is_called_does_not_begin(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the plan and the first image: no entry says that it went, behind the undoing."""
+    south = Other("South Clinic", 1_800_000_000)
+    odd = OddArchive()
+    with odd.running():
+        async with sending(home, archive(odd.port)) as (node, _):
+            connected = dimse_client._connected
+
+            async def undone(callee: Callee) -> trio.abc.Stream:
+                await trio.to_thread.run_sync(node.matches.undo, study)
+                monkeypatch.setattr(dimse_client, "_connected", connected)
+                return await connected(callee)
+
+            study = await trio.to_thread.run_sync(receive_study, node, south.key)
+            await until(lambda: states(node) == [UNMATCHED])
+            monkeypatch.setattr(dimse_client, "_connected", undone)
+            local = LocalPatient(patient_id="H-1")
+            await trio.to_thread.run_sync(node.matches.match, study, local)
+            await until(lambda: dimse_client._connected is connected)
+            await until(lambda: states(node) == [UNMATCHED])
+            assert odd.got == []
+            assert entries(node, "forward-begun") == []
 
 
 async def test_a_full_archive_is_tried_again_with_what_is_missing(

@@ -14,6 +14,7 @@ from studies_kept import check_whole
 from studies_made import make_study
 
 from node.app import Node
+from node.edges.match_rows import LocalPatient
 from node.errors import ExitCode, NodeError
 from node.home import Home
 from node.images.keeping import Keeping, KeepingSettings, Stored
@@ -325,3 +326,34 @@ def test_only_what_is_stored_and_free_ever_goes(
         check_whole(site.node)
     finally:
         site.close()
+
+
+def test_a_hold_that_is_placed_at_the_last_moment_counts(site: Site) -> None:
+    """Between the last question and the transaction somebody places it, and is told so."""
+    row = site.node.catalog.study(STUDIES[0])
+    assert row is not None
+
+    def asked(study: str) -> str:
+        site.node.holds.place(study, "file 12")
+        return ""
+
+    with pytest.raises(NodeError, match="under a legal hold"):
+        site.node.discards.remove(row, asked)
+    assert site.here() == STUDIES
+    assert entries(site.node, "discarded") == []
+
+
+@pytest.mark.parametrize("how", ["temporary", "undone"])
+def test_what_has_no_patient_yet_stays(site: Site, how: str) -> None:
+    origin = Other("South Clinic", NOW).key.hex()
+    site.node.database.transact(
+        lambda connection: connection.execute("UPDATE studies SET origin = ?", (origin,))
+    )
+    if how == "temporary":
+        site.node.matches.match_for_now(STUDIES[0])
+    else:
+        site.node.matches.match(STUDIES[0], LocalPatient(patient_id="H-1"))
+        site.node.matches.undo(STUDIES[0])
+    site.archive(*STUDIES, days_ago=31)
+    assert site.keeping(days=30).look() == 3
+    assert site.here() == STUDIES[:1]
