@@ -336,7 +336,7 @@ RETENTION = (
         place="node.db",
         purpose="to send each once, and to know what is proven stored",
         readers="people of the facility with the role look, send or admin",
-        kept="as long as the study is here, or until openings of the study are erased",
+        kept="as long as the study is here; of one that is gone until its openings are erased",
         tables=("archive_studies", "archive_instances"),
     ),
     Kept(

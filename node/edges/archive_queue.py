@@ -284,8 +284,9 @@ class ArchiveQueue:
                 state = WAITS if one.state == FAILED else one.state
                 connection.execute(
                     "UPDATE archive_studies SET due = ?, tries = 0, state = ?"
-                    " WHERE study_uid = ? AND archive = ?",
-                    (self._clock.now_ms(), state, one.study_uid, one.archive),
+                    # What has become of it since is not taken back.
+                    " WHERE study_uid = ? AND archive = ? AND state = ?",
+                    (self._clock.now_ms(), state, one.study_uid, one.archive, one.state),
                 )
 
         self._database.transact(change)
@@ -334,8 +335,11 @@ class ArchiveQueue:
             self.forget([study_uid])
 
     def forget(self, studies: Iterable[str]) -> None:
-        """Delete what is known about studies (UIDs), as openings of them are erased."""
-        each = list(studies)
+        """Delete what is known about studies (UIDs), as openings of them are erased.
+
+        What is here still has its way to go: its row says no more than the catalog.
+        """
+        each = [one for one in studies if self._catalog.study(one) is None]
 
         def delete(connection: sqlite3.Connection) -> None:
             for one in each:

@@ -335,7 +335,10 @@ class Archiving:
             await in_thread(lambda: self._queue.postpone(one, error.message, seconds, counts=False))
             return
         log.error("a study cannot go to the archive %s now: %s", settings.name, error.message)
-        await in_thread(self._queue.postpone, one, error.message, pause(one.tries))
+        # Each try is an entry: what a person has to change first is not tried again and again.
+        is_lasting = getattr(error, "is_lasting", False)
+        seconds = REPORT_SECONDS if is_lasting else pause(one.tries)
+        await in_thread(self._queue.postpone, one, error.message, seconds)
 
     async def _do(self, settings: ArchiveSettings, one: ArchiveStudy) -> None:
         if one.state == SENT:

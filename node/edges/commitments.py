@@ -34,7 +34,7 @@ from node.edges.commitment_transactions import (
     Transactions,
 )
 from node.edges.dimse_client import Callee, Message, NoAssociation, associated
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 
 log = logging.getLogger("radmesh.commitment")
 
@@ -64,8 +64,15 @@ class NotAsked(NodeError):
             no storage commitment, say.
     """
 
-    def __init__(self, message: str, *, hint: str = "", is_lasting: bool = False) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        is_lasting: bool = False,
+        code: ExitCode = ExitCode.FAILED,
+    ) -> None:
+        super().__init__(message, hint=hint, code=code)
         self.is_lasting = is_lasting
 
 
@@ -190,7 +197,10 @@ class Commitments:
             # When it is asked, how the association ends does not matter.
             if not is_asked:
                 raise NotAsked(
-                    error.message, hint=error.hint, is_lasting=error.is_lasting
+                    error.message,
+                    hint=error.hint,
+                    is_lasting=error.is_lasting,
+                    code=error.code,
                 ) from error
 
     # --- reports -----------------------------------------------------------------------

@@ -23,6 +23,7 @@ from node.edges.archive_queue import (
 from node.errors import NodeError
 from node.home import Home
 from node.transfer.transfers import TransferState
+from protocol.recalls import RETENTION
 
 SOUTH = Other("South Clinic", MadeClock().now())
 
@@ -184,6 +185,10 @@ def test_what_failed_is_tried_again_and_erased_with_its_study(north: Node) -> No
     queue.retry(study)
     assert not queue.refused()
     assert [state for _, state, _ in _rows(north)] == [WAITS]
+    # While it is here it still has its way to go, whatever is erased beside the log.
+    north.forget([study])
+    assert [state for _, state, _ in _rows(north)] == [WAITS]
+    north.discards.discard(study, RETENTION)
     north.forget([study])
     assert _rows(north) == []
     assert queue.instances(study, "PACS") == {}
