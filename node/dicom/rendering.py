@@ -104,7 +104,7 @@ def _shades(image: Image, index: int, numbers: NDArray[Any], window: Window | No
     def values(start: int) -> NDArray[np.float32]:
         stored = _stored(image, numbers[start : start + _STRIP_ROWS])
         found = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.asarray(np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0))
 
     strips = range(0, len(numbers), _STRIP_ROWS)
     chosen = window or _own_window(image, index)
