@@ -323,11 +323,12 @@ def dicomweb_of(node: Node, arrivals: Arrivals, fetcher: Fetcher) -> DicomWebSer
         _, peer = await in_thread(fetcher.choose, study, None)
         return await fetcher.start(study, peer, purpose, only_peer=False)
 
+    told = CallersLately(node.audit, node.clock.now)
     threads = Threads()
     metadata = Metadata(node.catalog, node.store, node.metadata_cache, threads)
     return DicomWebServer(
         node.settings.dicomweb,
-        Queries(node.database, node.catalog, node.feeds, node.petname),
+        Queries(node.database, node.catalog, node.feeds, node.petname, told),
         Reads(node.catalog, node.audit.append, fetch, node.clock),
         Retrieving(node.catalog, node.store, metadata, threads),
         Storing(arrivals),

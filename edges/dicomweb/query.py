@@ -10,6 +10,9 @@ from edges.dicomweb.paths import Level
 LIMIT = 1000
 """Most rows of one answer, and as many as there are without a wish."""
 
+MOST_OFFSET = 100_000
+"""Most rows that are left out: they have to be found, too."""
+
 MOST_PARAMETERS = 100
 MOST_CHARACTERS = 256 * 64
 """Longest value: a list of UIDs."""
@@ -106,6 +109,8 @@ def read_query(text: str) -> Query:
             flags[name.lower()] = value.lower() == "true"
         elif name not in ("accept", "charset"):
             unknown.append(name)
+    if numbers["offset"] > MOST_OFFSET:
+        raise BadQuery(f"offset is at most {MOST_OFFSET}")
     return Query(
         wishes={one: wish for one, wish in wishes.items() if wish.strip()},
         included=(*included, *wishes),

@@ -19,6 +19,10 @@ MOST_FILES = 200_000
 MOST_FOLDERS = 20_000
 MOST_FOLDER_BYTES = 16 * 1024 * 1024
 """A folder of 100,000 files has 5 MB."""
+MOST_FOLDERS_BYTES = 256 * 1024 * 1024
+"""Of all folders together."""
+MOST_PARTS = 1000
+"""Parts of one file: each but the last has nearly 4 GiB as a rule."""
 MOST_DEPTH = 32
 """The standard allows 8; images of deeper trees are in use."""
 _MOST_DESCRIPTORS = 64
@@ -96,8 +100,12 @@ def members_untrusted(read: Read, size: int) -> Iterator[Member]:
     folders = deque([("", root, 0)])
     seen = {root[0]}
     files = 0
+    left = MOST_FOLDERS_BYTES
     while folders:
         path, extent, depth = folders.popleft()
+        left -= min(extent[1], MOST_FOLDER_BYTES)
+        if left < 0:
+            raise BadImage("has folders that are together larger than any")
         try:
             records = _records(read, size, block, extent)
         except BadImage as error:
@@ -189,8 +197,10 @@ def _joined(
     """Names with all parts of their files: large files have several records in a row."""
     parts: list[tuple[int, int]] = []
     for record in records:
-        parts.append(record.extent)
+        if len(parts) <= MOST_PARTS:
+            parts.append(record.extent)
         if record.flags & _CONTINUED and not record.flags & _FOLDER:
             continue
-        yield record.name, tuple(parts), record.flags, record.problem
+        problem = "has too many parts" if len(parts) > MOST_PARTS else record.problem
+        yield record.name, tuple(parts), record.flags, problem
         parts = []

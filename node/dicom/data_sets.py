@@ -19,8 +19,8 @@ MAX_DEPTH = 32
 """Deepest nesting of sequences that is read."""
 
 MAX_ELEMENTS = 500_000
-"""Most elements of one instance that are read: an enhanced object of 5,000 frames has these. Of one
-with more the sequence is left out in which they end."""
+"""Most elements, items and fragments of one instance that are read: an enhanced object of 5,000
+frames has these. Of one with more the sequence is left out in which they end."""
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
@@ -159,10 +159,12 @@ class _Reading:
             raise _Broken
         element = Element(tag, resolved, value, length)
         if is_sequence:
+            before = self._count
             try:
                 element.items = self._items(value, after, False, is_implicit, depth)[0]
             except (_Broken, _TooMany):
-                # Its length says where to go on.
+                # Its length says where to go on; what was read of it is not kept.
+                self._count = before
                 return None, after
         elif is_creator(tag):
             creators[tag & 0xFFFF00FF] = self._text(value, length)
@@ -200,6 +202,7 @@ class _Reading:
                 continue
             if tag != _ITEM:
                 raise _Broken
+            self._counted()
             is_delimited = length == _UNDEFINED
             item_end = end if is_delimited else position + length
             if item_end > end:
@@ -251,18 +254,22 @@ class _Reading:
                 return found, position
             if tag != _ITEM or position + length > end:
                 raise _Broken
+            self._counted()
             found.append((position, length))
             position += length
         raise _Broken
+
+    def _counted(self) -> None:
+        """Count something that takes memory."""
+        self._count += 1
+        if self._count > MAX_ELEMENTS:
+            raise _TooMany
 
     # --- bytes ------------------------------------------------------------------------
 
     def _header(self, position: int, implicit: bool) -> tuple[int, str, int, int]:
         """Tag, VR ("" in implicit form), place and length of the value."""
-        self._count += 1
-        if self._count > MAX_ELEMENTS:
-            self._count = 0
-            raise _TooMany
+        self._counted()
         at = self._window.at(position, 12)
         head = self._window.data[at : at + 12]
         if len(head) < 8:

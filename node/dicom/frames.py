@@ -14,6 +14,9 @@ from node.dicom.json_model import little_endian
 EXPLICIT = "1.2.840.10008.1.2.1"
 """What frames of native pixels are given as (PS3.18 section 8.7.3): little endian."""
 
+GE_PRIVATE = "1.2.840.113619.5.2"
+"""Implicit little endian with pixels that are big endian: of no use to anyone who does not know."""
+
 RLE = "1.2.840.10008.1.2.5"
 _ROWS, _COLUMNS, _FRAMES = 0x00280010, 0x00280011, 0x00280008
 _SAMPLES, _BITS = 0x00280002, 0x00280100
@@ -25,7 +28,7 @@ _STARTS = (b"\xff\xd8", b"\xff\x4f")
 _MOST_FRAMES = 1_000_000
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-"""Largest native frame that is given by itself: it is held in memory."""
+"""Largest frame that is given by itself: it is held in memory."""
 
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 """What describes all frames of an enhanced object, and each of them."""
@@ -77,7 +80,10 @@ class Image:
         """
         if not 0 <= index < self.frames:
             raise NoFrames(f"it has {self.frames} frames")
-        if self.native is not None and self.frame_bits > 8 * MAX_FRAME_BYTES:
+        is_large = self.native is not None and self.frame_bits > 8 * MAX_FRAME_BYTES
+        if self.native is None:
+            is_large = sum(length for _, length in self.fragments[index]) > MAX_FRAME_BYTES
+        if is_large:
             raise NoFrames("its frames are too large to be given one by one")
         if self.native is None:
             return b"".join(self.data.read(*place) for place in self.fragments[index])
@@ -115,6 +121,8 @@ def read_image(read: Read, size: int) -> Image:
         BadInstance: it cannot be read.
     """
     data = read_data_set(read, size)
+    if data.transfer_syntax == GE_PRIVATE:
+        raise NoFrames("its pixels are in a private byte order")
     rows, columns = _number(data, _ROWS), _number(data, _COLUMNS)
     pixels = data.find(PIXEL_DATA)
     bits = _number(data, _BITS)

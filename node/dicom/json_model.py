@@ -22,6 +22,12 @@ INLINE_BYTES = 1024
 TEXT_BYTES = 256 * 1024
 """Longest text that stands in the JSON."""
 
+WHOLE_BYTES = 8 * 1024 * 1024
+"""Most bytes of values longer than `_SHORT_BYTES` that stand in the JSON of one instance; those
+after them are bulk data, whatever their length."""
+
+_SHORT_BYTES = 64
+
 _PIECE_BYTES = 1024 * 1024
 """Bytes of bulk data that are read at a time: whole words of any size."""
 
@@ -99,6 +105,7 @@ class _Writing:
         self._data = data
         self._uri_of = uri_of
         self._order = ">" if data.is_big_endian else "<"
+        self._left = WHOLE_BYTES
 
     def object(
         self, elements: list[Element], encodings: tuple[str, ...], place: Place
@@ -129,6 +136,10 @@ class _Writing:
             return {"vr": vr}
         if one.tag in _BULK or one.fragments is not None or one.length > _most(vr):
             return {"vr": vr, "BulkDataURI": self._uri_of(place)}
+        if one.length > _SHORT_BYTES:
+            if one.length > self._left:
+                return {"vr": vr, "BulkDataURI": self._uri_of(place)}
+            self._left -= one.length
         value = self._data.value(one)
         if vr in _BYTES:
             inline = base64.b64encode(little_endian(self._data, vr, value)).decode("ascii")

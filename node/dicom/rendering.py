@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from node.dicom.frames import FRAME_GROUPS, SHARED_GROUPS, Image, NoFrames
 
 MAX_PIXELS = 64 * 1024 * 1024
-"""Most pixels of a frame that is rendered."""
+"""Most numbers (pixels times samples) of a frame that is rendered."""
+
+_STRIP_ROWS = 256
+"""Rows that become shades together: floating-point numbers take four times as much memory."""
 
 _PHOTOMETRIC, _PLANAR = 0x00280004, 0x00280006
 _STORED, _SIGNED = 0x00280101, 0x00280103
@@ -47,19 +50,21 @@ def render(image: Image, index: int, window: Window | None, most: tuple[int, int
     Raises:
         NoFrames: it cannot be shown; the text says why.
     """
+    if window is not None and index > 0 and _is_rescaled_by_frame(image):
+        raise NoFrames("each of its frames has a rescale of its own, so the window has no meaning")
     if image.native is None:
         raise NoFrames("its pixels are compressed, and are not decoded here")
-    if image.rows * image.columns > MAX_PIXELS:
+    if image.rows * image.columns * image.samples > MAX_PIXELS:
         raise NoFrames("it is too large")
     photometric = _text(image, _PHOTOMETRIC)
     pixels = _pixels(image, index)
     if photometric in ("MONOCHROME1", "MONOCHROME2", ""):
-        shades = _shades(image, pixels[:, :, 0], window)
+        shades = _shades(image, index, pixels[:, :, 0], window)
         if photometric == "MONOCHROME1":
             shades = 255 - shades
         return _png(_smaller(shades[:, :, None], most))
     if photometric == "RGB" and image.samples == 3 and image.bits == 8:
-        return _png(_smaller(pixels.astype(np.uint8), most))
+        return _png(_smaller(_stored(image, pixels).astype(np.uint8), most))
     raise NoFrames(f"its colours ({photometric[:16]}) are not shown here")
 
 
@@ -77,26 +82,40 @@ def _pixels(image: Image, index: int) -> NDArray[Any]:
     flat = np.frombuffer(data, kind)
     if image.samples > 1 and image.number(_PLANAR):
         return np.moveaxis(flat.reshape(image.samples, image.rows, image.columns), 0, 2)
-    numbers = flat.reshape(shape)
+    return flat.reshape(shape)
+
+
+def _stored(image: Image, numbers: NDArray[Any]) -> NDArray[Any]:
+    """Numbers without the bits that are not theirs."""
     stored = image.number(_STORED, image.bits)
-    if not 0 < stored < image.bits or flat.dtype.kind == "f":
+    if not 0 < stored < image.bits or numbers.dtype.kind == "f" or image.bits == 1:
         return numbers
     # Bits beyond those stored may hold overlays (PS3.5 section 8.1.2).
     shift = image.bits - stored
     return (numbers << shift) >> shift
 
 
-def _shades(image: Image, stored: NDArray[Any], window: Window | None) -> Grey:
+def _shades(image: Image, index: int, numbers: NDArray[Any], window: Window | None) -> Grey:
     if image.bits == 1:
-        return np.asarray(stored * 255, np.uint8)
-    slope, intercept = _real(image, _SLOPE) or 1.0, _real(image, _INTERCEPT) or 0.0
-    values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    chosen = window or _own_window(image)
+        return np.asarray(numbers * 255, np.uint8)
+    slope = _real(image, _SLOPE, index) or 1.0
+    intercept = _real(image, _INTERCEPT, index) or 0.0
+
+    def values(start: int) -> NDArray[np.float32]:
+        stored = _stored(image, numbers[start : start + _STRIP_ROWS])
+        found = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        return np.asarray(np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0))
+
+    strips = range(0, len(numbers), _STRIP_ROWS)
+    chosen = window or _own_window(image, index)
     if chosen is None:
-        low, high = float(values.min()), float(values.max())
+        ends = [(float(strip.min()), float(strip.max())) for strip in map(values, strips)]
+        low, high = min(one for one, _ in ends), max(one for _, one in ends)
         chosen = Window((low + high) / 2, max(high - low, 1e-6), "linear-exact")
-    return _windowed(values, chosen)
+    shades = np.empty(numbers.shape, np.uint8)
+    for start in strips:
+        shades[start : start + _STRIP_ROWS] = _windowed(values(start), chosen)
+    return shades
 
 
 def _windowed(values: NDArray[np.float32], window: Window) -> Grey:
@@ -111,17 +130,25 @@ def _windowed(values: NDArray[np.float32], window: Window) -> Grey:
     return np.asarray(np.clip(part, 0, 1) * 255 + 0.5, dtype=np.uint8)
 
 
-def _own_window(image: Image) -> Window | None:
-    center, width = _real(image, _CENTER), _real(image, _WIDTH)
+def _is_rescaled_by_frame(image: Image) -> bool:
+    """Whether frames may have a rescale each: that of the first alone is kept (see `Image`)."""
+    return image.data.find(FRAME_GROUPS) is not None and _real(image, _SLOPE, 1) is None
+
+
+def _own_window(image: Image, index: int) -> Window | None:
+    if index > 0 and _is_rescaled_by_frame(image):
+        # A window is in values after the rescale.
+        return None
+    center, width = _real(image, _CENTER, index), _real(image, _WIDTH, index)
     if center is None or width is None or width <= 0:
         return None
-    function = _text(image, _FUNCTION).lower().replace("_", "-")
+    function = _text(image, _FUNCTION, index).lower().replace("_", "-")
     return Window(center, width, function if function in ("sigmoid", "linear-exact") else "linear")
 
 
-def _real(image: Image, tag: int) -> float | None:
-    """The first decimal number of the top level, or of what all frames share."""
-    text = _text(image, tag)
+def _real(image: Image, tag: int, index: int) -> float | None:
+    """The first decimal number of the top level, of what all frames share, or of the frame."""
+    text = _text(image, tag, index)
     try:
         number = float(text)
     except ValueError:
@@ -129,14 +156,14 @@ def _real(image: Image, tag: int) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _text(image: Image, tag: int) -> str:
+def _text(image: Image, tag: int, index: int = 0) -> str:
     data = image.data
     found = data.find(tag)
     if found is None:
         found = next(
             (
                 one
-                for group in (SHARED_GROUPS, FRAME_GROUPS)
+                for group in ((SHARED_GROUPS,) if index else (SHARED_GROUPS, FRAME_GROUPS))
                 if (shared := data.find(group)) is not None
                 for part in (shared.items or [[]])[0]
                 for item in (part.items or [])[:1]
@@ -159,7 +186,7 @@ def _smaller(pixels: Grey, most: tuple[int, int] | None) -> Grey:
     high, wide = max(1, round(rows * factor)), max(1, round(columns * factor))
     lines = np.linspace(0, rows, high + 1).astype(int)
     posts = np.linspace(0, columns, wide + 1).astype(int)
-    sums = np.add.reduceat(pixels.astype(np.uint32), lines[:-1], axis=0)
+    sums = np.add.reduceat(pixels, lines[:-1], axis=0, dtype=np.uint32)
     sums = np.add.reduceat(sums, posts[:-1], axis=1)
     counts = np.outer(np.diff(lines), np.diff(posts))[:, :, None]
     return np.asarray(sums // counts, np.uint8)

@@ -1,8 +1,9 @@
 """DICOM JSON of series that was asked for, kept in `dicomweb/` until the study changes.
 
-It can be made again from the images at any time, so it is in no backup, and not flushed: each file
-begins with the digest of what follows. Names are digests; all of a study is in one folder, which is
-deleted when anything of the study changes, so also when it is discarded. Synchronous, thread-safe.
+It can be made again from the images at any time, so it is in no backup, not flushed, and deleted at
+each start: each file begins with the digest of what follows. Names are digests; all of a study is
+in one folder, which is deleted when anything of the study changes, so also when it is discarded.
+Synchronous, thread-safe.
 """
 
 import contextlib
@@ -21,8 +22,8 @@ from protocol.errors import RemoteProtocolError
 CACHE_BYTES = 1024 * 1024 * 1024
 """Most bytes on disk; beyond it, what was longest not asked for is deleted."""
 
-MAX_SERIES_BYTES = 128 * 1024 * 1024
-"""Longest JSON of one series that is kept."""
+MAX_SERIES_BYTES = 16 * 1024 * 1024
+"""Longest JSON of one series that is kept: all of it is held in memory while it is given."""
 
 _DIGEST_BYTES = 32
 _SIZE_BYTES = 8
@@ -93,14 +94,8 @@ class MetadataCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Delete what is kept of studies that are not here; for the start, after a crash."""
-        if not self._root.exists():
-            return
-        here = {self._folder(row.study_uid).name for row in self._catalog.studies()}
-        with contextlib.suppress(OSError):
-            for folder in self._root.iterdir():
-                if folder.name not in here:
-                    shutil.rmtree(folder, ignore_errors=True)
+        """Delete all; for the start: a crash may have left JSON of images that were discarded."""
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def _make_room(self, added: int) -> None:
         with self._lock:

@@ -8,6 +8,8 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+import trio
+
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog
 from node.edges.dicomweb_answers import Threads
@@ -22,6 +24,10 @@ log = logging.getLogger("radmesh.dicomweb")
 
 AT_ONCE = 16
 """Instances that a thread reads before others have their turn."""
+
+GIVING = 16
+"""Most requests whose metadata is given at one time: each may hold a series of kept JSON. A client
+that takes nothing for long is cut off, so the others come to it."""
 
 _URI = b'"BulkDataURI":"bulkdata/'
 
@@ -43,6 +49,7 @@ class Metadata:
         self._store = store
         self._cache = cache
         self._threads = threads
+        self._giving = trio.CapacityLimiter(GIVING)
 
     async def pieces(
         self, manifest: Manifest, chosen: Sequence[int], *, series_in_uri: bool, sop_in_uri: bool
@@ -55,6 +62,18 @@ class Metadata:
             series_in_uri, sop_in_uri: whether URIs of bulk data, which are relative to that of the
                 request, name the series and the instance.
         """
+        # The task that closes a generator may be another one than that which began it.
+        giving = object()
+        await self._giving.acquire_on_behalf_of(giving)
+        try:
+            async for piece in self._pieces(manifest, chosen, series_in_uri, sop_in_uri):
+                yield piece
+        finally:
+            self._giving.release_on_behalf_of(giving)
+
+    async def _pieces(
+        self, manifest: Manifest, chosen: Sequence[int], series_in_uri: bool, sop_in_uri: bool
+    ) -> AsyncGenerator[bytes | memoryview, None]:
         separator = b"["
         wanted = set(chosen)
         for series in sorted({manifest.instances[index].series_index for index in chosen}):

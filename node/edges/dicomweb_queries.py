@@ -1,10 +1,12 @@
 """Searches (QIDO-RS): our studies, then those that partners announce; PS3.18 section 10.6.
 
 The index of the catalog narrows a search as far as it can, and each row is compared again, with the
-wildcards of DICOM. All functions block.
+wildcards of DICOM. What a caller is told of is in the log before. All functions block.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,7 +18,10 @@ from node.catalog.attributes import patients_of_each
 from node.catalog.catalog import Catalog, InstanceRow, SeriesRow, StudyRow
 from node.catalog.words import Search
 from node.database import Database
+from node.edges.dicomweb_settings import WebCaller
 from node.edges.dimse_settings import OUR_DOOR
+from node.edges.query_values import SeenStudy, announced_study, own_study
+from node.edges.told import CallersLately
 from node.sharing.feeds import Feeds
 from protocol.messages import Record
 
@@ -27,6 +32,21 @@ MOST_LOOKED_AT = 100_000
 """Most studies that one search compares; then it gives what it has found."""
 
 
+MOST_READ = 5_000
+"""Most studies of which one search reads the series."""
+
+_Found = tuple[Values, Callable[[], SeenStudy]]
+"""What a row says, and the study it is of, for the log."""
+
+
+@dataclass(slots=True)
+class _Effort:
+    """How many studies a search has read the series of, and whether it ended for that."""
+
+    read: int = 0
+    is_over: bool = False
+
+
 class Queries:
     """Answers searches.
 
@@ -34,47 +54,71 @@ class Queries:
         database, catalog: our studies.
         feeds: what partners announce.
         petname: the name of a partner, by its facility key.
+        told: what callers were told of.
     """
 
     def __init__(
-        self, database: Database, catalog: Catalog, feeds: Feeds, petname: Callable[[bytes], str]
+        self,
+        database: Database,
+        catalog: Catalog,
+        feeds: Feeds,
+        petname: Callable[[bytes], str],
+        told: CallersLately,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._feeds = feeds
         self._petname = petname
+        self._told = told
 
     def search(
-        self, asked: Resource, query: Query, *, with_partners: bool
+        self, asked: Resource, query: Query, caller: WebCaller
     ) -> tuple[list[dict[str, Any]], bool]:
         """The rows of an answer, and whether there may be more than these.
+
+        The entries are durable on return.
 
         Args:
             asked: what is listed, and in which study or series.
             query: what is wanted.
-            with_partners: whether studies of partners are listed.
+            caller: who asks; studies of partners are listed to one with a purpose.
+
+        Raises:
+            NodeError: the log cannot be written; the caller must not be told.
         """
         above = asked.level > Level.STUDY and not asked.study
         columns = query.columns(asked.level, above=above)
-        rows = self._rows(asked, query, with_partners)
+        effort = _Effort()
+        rows = self._rows(asked, query, bool(caller.purpose), effort)
         last = query.offset + query.limit
         found = list(islice(rows, query.offset, last + 1))
-        listed = [row_json(one, columns) for one in found[: query.limit]]
-        return listed, len(found) > query.limit
+        listed = found[: query.limit]
+        studies = {values["StudyInstanceUID"][0]: seen for values, seen in listed}
+        seen = [one() for one in studies.values()]
+        self._told.tell(f"dicomweb:{caller.name}", caller.purpose, "", seen)
+        has_more = len(found) > query.limit or effort.is_over
+        return [row_json(values, columns) for values, _ in listed], has_more
 
-    def _rows(self, asked: Resource, query: Query, with_partners: bool) -> Iterator[Values]:
+    def _rows(
+        self, asked: Resource, query: Query, with_partners: bool, effort: _Effort
+    ) -> Iterator[_Found]:
         wishes = {one: wish for one, wish in query.wishes.items() if one.level <= asked.level}
         of_study = {one: wish for one, wish in wishes.items() if one.level is Level.STUDY}
         if query.fuzzy:
             # The search by words has compared these.
             of_study = {one: wish for one, wish in of_study.items() if one.keyword != "PatientName"}
-        for values in self._studies(asked, query, with_partners):
+        for values, seen in self._studies(asked, query, with_partners):
             if not _all_fit(of_study, values):
                 continue
             if asked.level is Level.STUDY:
-                yield values | {"RetrieveURL": [f"studies/{values['StudyInstanceUID'][0]}"]}
-            else:
-                yield from self._below(asked, wishes, values)
+                yield values | {"RetrieveURL": [f"studies/{values['StudyInstanceUID'][0]}"]}, seen
+                continue
+            if effort.read >= MOST_READ:
+                effort.is_over = True
+                return
+            effort.read += 1
+            for row in self._below(asked, wishes, values):
+                yield row, seen
 
     def _below(
         self, asked: Resource, wishes: dict[Attribute, str], study: Values
@@ -103,7 +147,7 @@ class Queries:
 
     # --- studies --------------------------------------------------------------------------
 
-    def _studies(self, asked: Resource, query: Query, with_partners: bool) -> Iterator[Values]:
+    def _studies(self, asked: Resource, query: Query, with_partners: bool) -> Iterator[_Found]:
         uids = (asked.study,) if asked.study else several(query.wish("StudyInstanceUID"))
         if uids:
             rows = [row for row in self._catalog.rows(uids).values() if row.study_uid in uids]
@@ -132,22 +176,25 @@ class Queries:
             peer, last = announced[-1]
             place = (last.study_date, last.study, peer)
 
-    def _own(self, rows: Sequence[StudyRow]) -> Iterator[Values]:
+    def _own(self, rows: Sequence[StudyRow]) -> Iterator[_Found]:
         issuers = patients_of_each(self._database, (row.study_uid for row in rows))
         for row in rows:
-            named = dict(issuers.get(row.study_uid, ()))
-            yield _study_values(row, named.get(row.patient_id, ""))
+            patients = issuers.get(row.study_uid, ())
+            named = dict(patients)
+            seen = partial(own_study, row, patients)
+            yield _study_values(row, named.get(row.patient_id, "")), seen
 
     def _of_partners(
         self, announced: Sequence[tuple[bytes, Record]], listed: set[str]
-    ) -> Iterator[Values]:
+    ) -> Iterator[_Found]:
         """Those that are not here; one that several announce once."""
         here = self._catalog.content_roots(record.study for _, record in announced)
         for peer, record in announced:
             if record.study in here or record.study in listed:
                 continue
             listed.add(record.study)
-            yield _announced_values(record, self._petname(peer))
+            seen = partial(announced_study, record, peer)
+            yield _announced_values(record, self._petname(peer)), seen
 
 
 def _all_fit(wishes: dict[Attribute, str], values: Values) -> bool:

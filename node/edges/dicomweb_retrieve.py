@@ -5,12 +5,15 @@ as it is, it does not get (406).
 """
 
 import contextlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
+
+import trio
 
 from edges.dicomweb import media
 from edges.dicomweb.media import DICOM, OCTETS, PNG, RELATED, Chosen, MediaRange, Offer, choose
@@ -32,11 +35,14 @@ if TYPE_CHECKING:
 THUMBNAIL_PIXELS = 128
 MOST_VIEWPORT = 16384
 
+DRAWING = 2
+"""Most pictures that are made at one time: one may take some hundred MB."""
+
 _KEPT_IMAGES = 16
 _KEPT_ELEMENTS = 10_000
 """Where the frames of the last images are: a viewer asks for each frame of a series by itself."""
 
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.113619.5.2")
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 
 
 class Retrieving:
@@ -56,6 +62,7 @@ class Retrieving:
         self._store = store
         self._metadata = metadata
         self._threads = threads
+        self._drawing = trio.CapacityLimiter(DRAWING)
         self._images: OrderedDict[bytes, Image] = OrderedDict()
 
     async def answer(self, asked: Resource, query: str, accepted: list[MediaRange]) -> Answer:
@@ -176,12 +183,14 @@ class Retrieving:
                     self._images.popitem(last=False)
         return image
 
-    async def _made(self, make: "Callable[[], bytes]") -> bytes:
+    async def _made(
+        self, make: "Callable[[], bytes]", limiter: trio.CapacityLimiter | None = None
+    ) -> bytes:
         """What a function makes in a thread."""
         from node.dicom.frames import NoFrames
 
         try:
-            return await in_thread(make, limiter=self._threads.limiter)
+            return await in_thread(make, limiter=limiter or self._threads.limiter)
         except NoFrames as error:
             raise Refused(406, f"this cannot be given: {error}") from None
 
@@ -191,6 +200,8 @@ class Retrieving:
         self, manifest: Manifest, index: int, asked: Resource, accepted: list[MediaRange]
     ) -> Answer:
         from node.dicom.data_sets import BadInstance, Element, read_data_set
+        from node.dicom.elements import PIXEL_DATA
+        from node.dicom.frames import GE_PRIVATE
         from node.dicom.json_model import bulk_pieces, element_at
 
         entry = manifest.instances[index]
@@ -202,6 +213,9 @@ class Retrieving:
             except BadInstance as error:
                 raise Refused(404, f"there is no such value: it {error.reason}") from None
             found = element_at(data, asked.place)
+            is_odd = data.transfer_syntax == GE_PRIVATE
+            if found is not None and found.tag == PIXEL_DATA and is_odd:
+                raise Refused(404, "this cannot be given: its pixels are in a private byte order")
             return found, iter(()) if found is None else bulk_pieces(data, found)
 
         found, pieces = await in_thread(find, limiter=self._threads.limiter)
@@ -248,7 +262,7 @@ class Retrieving:
         number = asked.frames[0] if asked.frames else usual
         if number > image.frames:
             raise Refused(404, f"the instance has {image.frames} frames")
-        body = await self._made(lambda: render(image, number - 1, window, most))
+        body = await self._made(lambda: render(image, number - 1, window, most), self._drawing)
         return Answer(status=200, headers=(("content-type", PNG),), body=body)
 
 
@@ -321,6 +335,8 @@ def _wishes(query: str) -> "tuple[Window | None, tuple[int, int] | None]":
     try:
         if "window" in found:
             center, width, *function = found["window"][0].split(",")
+            if not (math.isfinite(float(center)) and math.isfinite(float(width))):
+                raise ValueError
             window = Window(float(center), float(width), function[0] if function else "linear")
         if "viewport" in found:
             columns, rows, *_ = (int(part) for part in found["viewport"][0].split(",") if part)

@@ -36,6 +36,10 @@ log = logging.getLogger("radmesh.dicomweb")
 CONNECTIONS = 128
 """Most connections of callers at one time."""
 
+SEARCHING = 4
+"""Most searches at one time. One that nobody waits for any more goes on to its end, and must not
+take the threads of all else."""
+
 LOGGED = 20
 """Refusals of one kind that are logged as warnings; a scan does not fill the log."""
 
@@ -75,6 +79,7 @@ class DicomWebServer:
         self._reads = reads
         self._retrieving = retrieving
         self._storing = storing
+        self._searching = trio.CapacityLimiter(SEARCHING)
         self._guests = Guests()
         self._listeners: list[trio.SocketListener] = []
         self._tls: ssl.SSLContext | None = None
@@ -229,13 +234,13 @@ class DicomWebServer:
             # A viewer that opens a study of a partner asks for its series first.
             await self._reads.require(caller, resource.study)
         rows, has_more = await in_thread(
-            partial(self._queries.search, with_partners=bool(caller.purpose)), resource, query
+            self._queries.search, resource, query, caller, limiter=self._searching
         )
         warnings = []
         if query.unknown:
             warnings.append("some parameters cannot be searched by, and were ignored")
         if has_more:
-            warnings.append("there are more: ask with offset and limit")
+            warnings.append("there are more: ask with offset and limit, or for less")
         headers = [("warning", f'299 radmesh "{text}"') for text in warnings]
         return json_answer(rows, *headers)
 

@@ -6,7 +6,7 @@ PS3.18 section 10.5.
 
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
@@ -35,7 +35,7 @@ PENDING = 16
 """Most images of one request that wait for the disk, while the next are read."""
 
 STORING = 32
-"""Most images that are taken in at one time, of all requests; the others wait."""
+"""Most images of one caller that are taken in at one time; its others wait, and nobody else's."""
 
 MOST_INSTANCES = 100_000
 """Most images of one request: its answer lists each."""
@@ -67,7 +67,9 @@ class Storing:
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals
-        self._storing = trio.CapacityLimiter(STORING)
+        self._storing: defaultdict[str, trio.CapacityLimiter] = defaultdict(
+            lambda: trio.CapacityLimiter(STORING)
+        )
         self.images: Counter[str] = Counter()
 
     async def store(self, asked: Asked, caller: WebCaller, study: str) -> Answer:
@@ -84,7 +86,7 @@ class Storing:
         """
         parts = _parts(asked)
         async with self._arrivals.association(f"dicomweb:{caller.name}") as association:
-            request = _Request(self, association, self._storing, study)
+            request = _Request(self, association, self._storing[caller.name], study)
             try:
                 async with contextlib.aclosing(parts):
                     await request.run(parts)

@@ -140,7 +140,8 @@ class QueryService:
 
     def _log(self, operation: Operation, page: Sequence[_Answer]) -> None:
         studies = {one.study.study: one.study for one in page}
-        self._told.tell(operation.caller, operation.door, list(studies.values()))
+        caller, door = operation.caller, operation.door
+        self._told.tell(caller.ae_title, caller.purpose, door.name, list(studies.values()))
 
     def _written(self, operation: Operation, query: Query, one: _Answer) -> bytes:
         own: dict[int, tuple[str, ...]] = {

@@ -37,14 +37,20 @@ class CallersLately:
         self._now = now
         self._entries = EntriesOfDay(audit, now, (QUERIED, RETRIEVED))
         self._lock = threading.Lock()
-        # By type of entry and AE title: when each study was named last, the oldest first.
+        # By type of entry and caller: when each study was named last, the oldest first.
         self._known: dict[tuple[str, str], dict[str, int]] = {}
 
-    def tell(self, caller: Caller, door: Door, studies: Sequence[SeenStudy]) -> None:
+    def tell(self, caller: str, purpose: str, door: str, studies: Sequence[SeenStudy]) -> None:
         """Log that a caller is going to be told of studies; durable on return.
 
         One entry for studies of the same patients: what is selected or erased for one patient must
         not touch another.
+
+        Args:
+            caller: its AE title, or `dicomweb:` and its name.
+            purpose: why it asks; "" where its settings do not say.
+            door: AE title of ours by which it asks; "" by DICOMweb.
+            studies: what it is told of.
 
         Raises:
             NodeError: the log cannot be written; the caller must not be told.
@@ -56,7 +62,9 @@ class CallersLately:
                 if one.study not in known:
                     groups.setdefault((one.patients, one.holder), []).append(one.study)
             events = [
-                _event(QUERIED, caller, door, part, patients, {"studies": len(part)}, holder)
+                _event(
+                    QUERIED, caller, purpose, door, part, patients, {"studies": len(part)}, holder
+                )
                 for (patients, holder), group in groups.items()
                 for part in _parts(group)
             ]
@@ -97,11 +105,14 @@ class CallersLately:
         """
         with self._lock:
             self._require_room(caller, [study])
+            title = caller.ae_title
             more: Details = {"destination": destination, "instances": instances}
-            self._audit.append_many([_event(RETRIEVED, caller, door, [study], patients, more)])
+            self._audit.append_many(
+                [_event(RETRIEVED, title, caller.purpose, door.name, [study], patients, more)]
+            )
 
     def _require_room(self, caller: Caller, studies: Sequence[str]) -> None:
-        known = self._of_day(RETRIEVED, caller)
+        known = self._of_day(RETRIEVED, caller.ae_title)
         if len(known) + len(set(studies) - known.keys()) > caller.studies_a_day:
             raise NodeError(
                 f"{caller.ae_title} may get {caller.studies_a_day} studies a day",
@@ -109,10 +120,10 @@ class CallersLately:
                 code=ExitCode.REFUSED,
             )
 
-    def _of_day(self, kind: str, caller: Caller) -> dict[str, int]:
+    def _of_day(self, kind: str, caller: str) -> dict[str, int]:
         for entry in self._entries.new():
             self._take(entry)
-        known, oldest = self._known.setdefault((kind, caller.ae_title), {}), self._oldest
+        known, oldest = self._known.setdefault((kind, caller), {}), self._oldest
         while known and next(iter(known.values())) <= oldest:
             del known[next(iter(known))]
         return known
@@ -133,8 +144,9 @@ class CallersLately:
 
 def _event(
     kind: str,
-    caller: Caller,
-    door: Door,
+    caller: str,
+    purpose: str,
+    door: str,
     studies: Sequence[str],
     patients: tuple[str, ...],
     more: Details,
@@ -143,9 +155,9 @@ def _event(
     return Event(
         type=kind,
         peer=peer,
-        purpose=caller.purpose,
+        purpose=purpose,
         subjects=(*(("study", one) for one in studies), *(("patient", one) for one in patients)),
-        details={"caller": caller.ae_title, "door": door.name, **more},
+        details={"caller": caller, **({"door": door} if door else {}), **more},
     )
 
 

@@ -92,15 +92,15 @@ class Member:
             os.close(descriptor)
 
     def _pieces(self, descriptor: int, offset: int, length: int) -> bytes:
-        found = b""
+        found = []
         for start, size in self.extents:
             if offset < size and length > 0:
                 piece = read_exactly(descriptor, start + offset, min(length, size - offset))
-                found += piece
+                found.append(piece)
                 length -= len(piece)
                 offset += len(piece)
             offset -= size
-        return found
+        return b"".join(found)
 
 
 @dataclass(frozen=True, slots=True)

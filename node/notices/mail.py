@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from email.message import EmailMessage
-from typing import TypeVarTuple
+from typing import BinaryIO, TypeVarTuple
 
 import trio
 
@@ -34,6 +34,9 @@ Arguments = TypeVarTuple("Arguments")
 READ_SECONDS = 15.0
 """Longest wait for one answer of the relay."""
 
+
+ANSWER_BYTES = 256 * 1024
+"""Most bytes of all answers of a relay in one connection; `smtplib` keeps whole answers."""
 
 # Short enough for any relay (RFC 5322 section 2.1.1), and so long that a subject is one line.
 _POLICY = email.policy.SMTP.clone(max_line_length=500)
@@ -173,12 +176,39 @@ class _Relay(smtplib.SMTP):
 
     def __init__(self, raw: socket.socket, host: str) -> None:
         self._raw = raw
+        self._left = ANSWER_BYTES
         own = raw.getsockname()[0]
         # A literal needs no name of this machine to be right (RFC 5321 section 4.1.3).
         super().__init__(host, local_hostname=f"[IPv6:{own}]" if ":" in own else f"[{own}]")
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         return self._raw
+
+    def getreply(self) -> tuple[int, bytes]:
+        """See `smtplib.SMTP.getreply`, which reads from `file` if there is one."""
+        if self.file is None:
+            assert self.sock is not None
+            self.file = _Counted(self.sock.makefile("rb"), self._take)
+        return super().getreply()
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise OSError(0, "it answers too much")
+
+
+class _Counted:
+    """A file that tells how much was read from it."""
+
+    def __init__(self, file: BinaryIO, take: Callable[[int], None]) -> None:
+        self._file, self._take = file, take
+        self.close = file.close
+
+    def readline(self, size: int) -> bytes:
+        """A line, or as much of it."""
+        found = self._file.readline(size)
+        self._take(len(found))
+        return found
 
 
 async def _cut_at_end(

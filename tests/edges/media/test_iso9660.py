@@ -127,6 +127,24 @@ def test_a_file_in_several_parts_is_one() -> None:
     assert read(bytes(image)) == {"AA": b"x" * SECTOR_BYTES + b"tail"}
 
 
+def test_a_file_of_very_many_parts_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {(f"A{number:02}",): b"x" for number in range(6)}
+    image = bytearray(written({**files, ("B",): b"whole"}))
+    for at in record_places(image, *(f"A{number:02}.;1".encode() for number in range(5))):
+        image[at + 25] |= 0x80
+    assert len(members(bytes(image))[0].extents) == 6
+    monkeypatch.setattr(iso9660, "MOST_PARTS", 5)
+    found = {one.name: (len(one.extents), one.problem) for one in members(bytes(image))}
+    assert found == {"A05": (0, "has too many parts"), "B": (1, "")}
+
+
+def test_folders_are_together_not_larger_than_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = written(some_files())
+    monkeypatch.setattr(iso9660, "MOST_FOLDERS_BYTES", 5 * SECTOR_BYTES)
+    with pytest.raises(BadImage, match="together larger"):
+        members(image)
+
+
 def record_places(image: bytes, *names: bytes) -> list[int]:
     """Offsets of the records of these names."""
     found = []

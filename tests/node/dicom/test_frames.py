@@ -10,7 +10,7 @@ import pydicom
 import pydicom.encaps
 import pytest
 from part10_made import saved
-from pydicom.uid import ExplicitVRBigEndian, JPEGBaseline8Bit
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 from studies_made import make_instance
 
 from node.dicom import frames
@@ -270,3 +270,58 @@ def test_what_is_not_shown(changes: dict[str, object], why: str) -> None:
 def test_compressed_pixels_are_not_decoded() -> None:
     with pytest.raises(NoFrames, match="compressed"):
         render(_image(_written(_encapsulated([[A]], offsets=False))), 0, None, None)
+
+
+def _by_frame(slopes: list[str]) -> pydicom.Dataset:
+    """An enhanced object whose frames have a rescale each."""
+    groups = []
+    for slope in slopes:
+        rescale, voi, group = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        rescale.RescaleSlope, rescale.RescaleIntercept = slope, "0"
+        voi.WindowCenter, voi.WindowWidth = "64", "128"
+        group.PixelValueTransformationSequence, group.FrameVOILUTSequence = [rescale], [voi]
+        groups.append(group)
+    made = _ramp(NumberOfFrames=len(slopes), PerFrameFunctionalGroupsSequence=groups)
+    made.PixelData = bytes(made.PixelData) * len(slopes)
+    return made
+
+
+def test_the_first_frame_says_nothing_of_the_others() -> None:
+    image = _image(_written(_by_frame(["0.5", "100"])))
+    first = _pixels(render(image, 0, None, None)).ravel()
+    assert (first[0], first[128], first[-1]) == (0, 129, 255)
+    render(image, 0, Window(64, 2), None)
+    second = _pixels(render(image, 1, None, None)).ravel()
+    assert second.tolist() == list(range(256))
+    with pytest.raises(NoFrames, match="rescale of its own"):
+        render(image, 1, Window(64, 2), None)
+
+
+def test_shades_are_the_same_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = _image(_written(_ramp()))
+    whole = render(image, 0, None, None)
+    monkeypatch.setattr("node.dicom.rendering._STRIP_ROWS", 3)
+    assert render(image, 0, None, None) == whole
+
+
+def test_the_samples_of_pixels_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.dicom.rendering.MAX_PIXELS", 500)
+    assert render(_image(_written(_ramp())), 0, None, None)
+    with pytest.raises(NoFrames, match="too large"):
+        render(_image(_written(_ramp(SamplesPerPixel=3))), 0, None, None)
+
+
+def test_encapsulated_frames_have_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = _image(_written(_encapsulated([[A, B], [C]], offsets=True)))
+    monkeypatch.setattr("node.dicom.frames.MAX_FRAME_BYTES", 10)
+    assert image.frame(1) == C
+    with pytest.raises(NoFrames, match="too large"):
+        image.frame(0)
+
+
+def test_pixels_in_a_private_byte_order_are_not_given() -> None:
+    data = saved(_ramp(), ImplicitVRLittleEndian)
+    private = data.replace(b"UI\x12\x001.2.840.10008.1.2\0", b"UI\x12\x001.2.840.113619.5.2", 1)
+    assert private != data
+    with pytest.raises(NoFrames, match="private byte order"):
+        _image(private)

@@ -193,6 +193,40 @@ def test_more_elements_than_are_read_end_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["00400555"]["Value"] == ["after"]
 
 
+def test_items_without_elements_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.dicom.data_sets.MAX_ELEMENTS", 20)
+    empty = (ITEM + bytes(4)) * 50
+    found = _json(SMALL + element(0x00380500, b"SQ", empty) + element(0x00400555, b"LO", b"after"))
+    assert "00380500" not in found
+    assert found["00400555"]["Value"] == ["after"]
+    # Nor does a sequence that is left out give room to the next ones.
+    some = element(0x00380500, b"SQ", (ITEM + bytes(4)) * 8)
+    found = _json(
+        SMALL + some + element(0x00380501, b"SQ", empty) + some.replace(b"8\0", b"9\0", 1)
+    )
+    assert set(found) & {"00380500", "00380501", "00390500"} == {"00380500"}
+
+
+def test_fragments_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.dicom.data_sets.MAX_ELEMENTS", 20)
+    pixels = struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF)
+    end = b"\xfe\xff\xdd\xe0" + bytes(4)
+    assert "7FE00010" in _json(SMALL + pixels + (ITEM + bytes(4)) * 5 + end)
+    assert "7FE00010" not in _json(SMALL + pixels + (ITEM + bytes(4)) * 50 + end)
+
+
+def test_values_that_are_together_too_long_are_bulk_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.dicom.json_model.WHOLE_BYTES", 250)
+    texts = b"".join(element(0x00400275 + n, b"LO", b"x" * 100) for n in range(4))
+    data = SMALL + texts + element(0x00400555, b"LO", b"short")
+    found = _json(data)
+    kept = ["Value" in found[f"{0x00400275 + n:08X}"] for n in range(4)]
+    assert kept == [True, True, False, False]
+    assert found["00400277"]["BulkDataURI"] == "bulkdata/00400277"
+    assert _bulk(data, "00400277") == b"x" * 100
+    assert found["00400555"]["Value"] == ["short"]
+
+
 # --- beside pydicom ---------------------------------------------------------------------
 
 

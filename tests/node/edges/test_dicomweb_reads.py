@@ -183,7 +183,7 @@ def test_metadata_is_kept_until_something_of_it_changes(home: ImageHome, tmp_pat
     assert cache.read(study, "1.2", digests) is None
 
 
-def test_what_is_kept_of_a_study_that_is_gone_is_deleted(home: ImageHome, tmp_path: Path) -> None:
+def test_nothing_is_kept_of_what_is_gone_or_over_a_start(home: ImageHome, tmp_path: Path) -> None:
     study = make_study(tmp_path / "in", 1)
     home.ingest(tmp_path / "in")
     cache = MetadataCache(tmp_path / "kept", home.catalog)
@@ -193,12 +193,14 @@ def test_what_is_kept_of_a_study_that_is_gone_is_deleted(home: ImageHome, tmp_pa
     cache.keep(study, "1.2", [bytes(32)], [b"{}"])
     assert cache.read(study, "1.2", [bytes(32)]) is None
     cache.keep(study, "1.2", digests, [b"{}"])
-    # It was discarded while its JSON was made, or the process was killed in between.
+    # It was discarded while its JSON was made.
     cache.keep("1.2.3", "1.2", [bytes(32)], [b"{}"])
     assert cache.read("1.2.3", "1.2", [bytes(32)]) is None
-    (tmp_path / "kept" / "0123").mkdir()
+    assert cache.read(study, "1.2", digests) == [b"{}"]
+    # The process may have been killed between a discard and its word here.
     cache.sweep()
-    assert not (tmp_path / "kept" / "0123").exists()
+    assert not (tmp_path / "kept").exists()
+    cache.keep(study, "1.2", digests, [b"{}"])
     assert cache.read(study, "1.2", digests) == [b"{}"]
 
 

@@ -193,6 +193,12 @@ async def test_a_relay_that_drips_is_left_when_the_time_is_over(
         assert patience.cancelled_caught or security == "tls"
 
 
+async def test_a_relay_that_answers_without_end(tmp_path: Path) -> None:
+    with dripping(b"220-and so on\r\n" * 1000, 0) as port:
+        mail = _mail(tmp_path, port, security="none", ca=None)
+        assert "it answers too much" in await _fails(mail)
+
+
 def test_settings(tmp_path: Path) -> None:
     entries = {"relay": "mail.example", "from": "a@b.example", "to": ["c@d.example"]}
     found = read_mail(entries, tmp_path)
