@@ -18,6 +18,9 @@ UID_CHARACTERS = 64
 OPERATIONS = 8
 """Operations that a sender may have under way at once, where it asks for more than one."""
 
+LEAST_PDU_BYTES = 1024
+"""Shortest P-DATA-TF that another system may ask for: each piece of ours costs a header."""
+
 SENT_PDU_BYTES = 65_536
 """Longest P-DATA-TF that we send, also to who would take longer ones."""
 

@@ -165,13 +165,16 @@ class CommitmentRequests:
 
     def judge(
         self, one: OpenRequest, references: Sequence[Reference], waiting: Iterable[Waiting]
-    ) -> Report:
+    ) -> Report | None:
         """What is stored here for good, and what is not; the log has it on return.
 
         Args:
             one: the transaction.
             references: its instances.
             waiting: those of them that waited to be packed, looked for right before.
+
+        Returns:
+            The report; None when the request is gone meanwhile: nothing may leave then.
 
         Raises:
             NodeError: the log or the database cannot be read or written.
@@ -181,17 +184,18 @@ class CommitmentRequests:
             failed = {each: why for each in references if (why := held.why_not(each)) is not None}
             stored = tuple(each for each in references if each not in failed)
             report = Report(one.transaction_uid, stored, failed)
-            self._tell(one, report, held.studies(stored))
-            return report
+            return report if self._tell(one, report, held.studies(stored)) else None
 
-    def _tell(self, one: OpenRequest, report: Report, studies: Sequence[str]) -> None:
+    def _tell(self, one: OpenRequest, report: Report, studies: Sequence[str]) -> bool:
         digest = hashlib.sha256(encode_report(report, EXPLICIT)).digest()
         key = (one.caller, one.transaction_uid)
         row = self._database.query_one(
             "SELECT told FROM commitment_requests WHERE caller = ? AND transaction_uid = ?", key
         )
-        if row is None or bytes(row["told"]) == digest:
-            return
+        if row is None:
+            return False
+        if bytes(row["told"]) == digest:
+            return True
         self._append(
             Event(
                 type="commitment-given",
@@ -211,6 +215,7 @@ class CommitmentRequests:
             " WHERE caller = ? AND transaction_uid = ?",
             (digest, json.dumps(studies), *key),
         )
+        return True
 
     def reported(self, one: OpenRequest) -> None:
         """Its report was taken: it is over."""

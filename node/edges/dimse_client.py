@@ -32,7 +32,7 @@ from edges.dimse.commands import (
     Field,
     response,
 )
-from edges.dimse.limits import DATA_SET_BYTES, PDU_BYTES
+from edges.dimse.limits import DATA_SET_BYTES, LEAST_PDU_BYTES, PDU_BYTES
 from edges.dimse.negotiation import IMPLICIT, Accepted, AssociateRequest, Proposed, Result
 from edges.dimse.requestor import Requestor
 from node.errors import ExitCode, NodeError
@@ -318,6 +318,8 @@ class Calling:
     def _act(self, event: dimse.Happened) -> None:
         match event:
             case dimse.Answered(answer):
+                if 0 < answer.most < LEAST_PDU_BYTES:
+                    raise self._broken("takes only very short PDUs")
                 self.contexts = tuple(
                     one for one in answer.contexts if one.result is Result.ACCEPTED
                 )
@@ -485,6 +487,8 @@ async def _connected(callee: Callee) -> trio.abc.Stream:
     except (OSError, trio.BrokenResourceError) as error:
         cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
         why = f"cannot be reached: {_reason(cause or error)}"
+    except UnicodeError:
+        why = "cannot be reached: its host is no name of a host"
     raise NoAssociation(f"{where} {why}", hint="is it running, and are host and port right?")
 
 

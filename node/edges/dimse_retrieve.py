@@ -200,6 +200,8 @@ class RetrieveService:
         operation, tally = job.operation, job.tally
         if not one.is_here:
             try:
+                # Others may have got much since all this was asked for.
+                await in_thread(self._told.require_room, operation.caller, [one.study])
                 why = await self._fetched(operation, one.study, job.peers[one.holder])
             except NodeError as error:
                 why = error.message
@@ -264,6 +266,8 @@ def _read(operation: Operation, model: Model) -> Query:
     if operation.is_too_long:
         raise BadQuery("the identifier is too long")
     query = read_query(operation.take_data(), operation.context.transfer_syntax, model)
+    if query.keys.get(q.STUDY, "").count("\\") >= STUDIES:
+        raise BadQuery(f"more than {STUDIES} studies are meant")
     needed = {UNIQUE[query.level]} | ({q.STUDY} if query.level > Level.STUDY else set())
     for tag in (q.PATIENT_ID, q.STUDY, q.SERIES, q.SOP_INSTANCE):
         key = query.keys.get(tag, "")

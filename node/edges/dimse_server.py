@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from node.edges.dimse_operation import Services
-from node.edges.dimse_session import REQUEST_SECONDS, Counts, Line, Session
+from node.edges.dimse_session import LOGGED, REQUEST_SECONDS, Counts, Line, Session
 from node.edges.dimse_settings import Address, DimseSettings
 from node.edges.doors import Doors
 from node.edges.guests import Guest, Guests
@@ -26,6 +26,8 @@ from node.failures import describe_unexpected
 from node.images.arrivals import Arrivals
 
 log = logging.getLogger("radmesh.dimse")
+
+_NO_TLS = "the TLS handshake failed"
 
 ASSOCIATIONS = 256
 """Most associations at one time."""
@@ -144,8 +146,10 @@ class DimseServer:
                 with trio.move_on_after(REQUEST_SECONDS) as patience:
                     await secured.do_handshake()
             except trio.BrokenResourceError as error:
-                self.counts.refused["the TLS handshake failed"] += 1
-                log.info("a TLS handshake from %s failed: %s", address, error.__cause__)
+                self.counts.refused[_NO_TLS] += 1
+                # A port scan does not fill the log.
+                level = logging.INFO if self.counts.refused[_NO_TLS] <= LOGGED else logging.DEBUG
+                log.log(level, "a TLS handshake from %s failed: %s", address, error.__cause__)
                 return
             if patience.cancelled_caught:
                 return

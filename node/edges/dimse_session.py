@@ -16,7 +16,7 @@ from edges.dimse import association as dimse
 from edges.dimse.acceptor import Acceptor
 from edges.dimse.commands import RESPONSE, Command, Element, Field, response
 from edges.dimse.commitment import MODEL
-from edges.dimse.limits import OPERATIONS
+from edges.dimse.limits import LEAST_PDU_BYTES, OPERATIONS
 from edges.dimse.negotiation import EXPLICIT, IMPLICIT, Accepted, AssociateRequest, answer
 from edges.dimse.states import State
 from edges.file_head import file_head
@@ -252,6 +252,8 @@ class Session:
             return _BAD_CALLING, "this caller calls from elsewhere than the settings say"
         if request.called not in self._settings.doors:
             return _BAD_CALLED, "there is no door of the called AE title"
+        if 0 < request.most < LEAST_PDU_BYTES:
+            return (1, 1, 1), "it takes only very short PDUs"
         if not self._has_room():
             return _TOO_MANY, "too many associations are open"
         return (0, 0, 0), ""

@@ -241,8 +241,10 @@ class Fetcher:
                 reason=reason,
             )
             transfer.wanted_root = wanted_root
-            await self._transfers.enter(transfer, TransferState.WAITING)
-            self._nursery.start_soon(self._fetch, transfer)
+            # No cancellation comes between: a transfer without its task would never end.
+            with trio.CancelScope(shield=True):
+                await self._transfers.enter(transfer, TransferState.WAITING)
+                self._nursery.start_soon(self._fetch, transfer)
             return transfer
         transfer.askers += 1
         if stat and not transfer.stat:
@@ -314,6 +316,8 @@ class Fetcher:
                 self._add_source(fetch, facility_key, HEAD_START_SECONDS)
 
     async def _fetch(self, transfer: Transfer) -> None:
+        if transfer.is_ended:
+            return
         with trio.CancelScope() as scope:
             transfer.scope = scope
             try:

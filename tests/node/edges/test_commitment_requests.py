@@ -462,5 +462,14 @@ def test_many_thousand_instances_are_judged_in_seconds(node: Node) -> None:
     many = tuple(Reference(CT, uid) for uid in [*uids, *(f"1.2.{n}" for n in range(20_000))])
     one = node.commitment_requests.take("CT1", "RADMESH", Request("1.2.1", many))
     report = node.commitment_requests.judge(one, many, [])
+    assert report is not None
     assert len(report.stored) == len(uids)
     assert set(report.failed.values()) == {commitment.Reason.NO_SUCH_OBJECT}
+
+
+def test_nothing_is_said_of_a_request_that_is_gone(node: Node) -> None:
+    many = (Reference(CT, "1.2.3"),)
+    one = node.commitment_requests.take("CT1", "RADMESH", Request("1.2.1", many))
+    assert node.commitment_requests.judge(one, many, []) is not None
+    node.commitment_requests.reported(one)
+    assert node.commitment_requests.judge(one, many, []) is None

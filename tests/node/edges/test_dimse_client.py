@@ -367,3 +367,9 @@ async def test_who_takes_nothing_is_left(
             async with associated(callee(1), [(CT, [EXPLICIT])]) as calling:
                 await calling.ask_once(calling.contexts[0], to_store(instance), data_set(instance))
         nursery.cancel_scope.cancel()
+
+
+async def test_a_host_that_is_no_name_is_told_in_a_sentence() -> None:
+    scp = Callee(ae_title="PACS", calling="CT1", host="ct1..lan", port=104)
+    with pytest.raises(NoAssociation, match="its host is no name of a host"):
+        await echo(scp)
