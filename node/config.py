@@ -16,7 +16,6 @@ from node.edges.dimse_settings import Address, DimseSettings, read_address, read
 from node.edges.door_settings import BadEdge, Door
 from node.edges.folder_settings import FolderSettings, read_folders
 from node.edges.identity_settings import IdentitySettings, read_identity
-from node.edges.patient_query import PatientSystem
 from node.edges.prefetch import PrefetchSettings, read_prefetch
 from node.errors import ExitCode, NodeError
 from node.images.arrival_groups import Windows
@@ -147,21 +146,6 @@ class Settings:
     metrics: Address | None = None
     webhook: WebhookSettings | None = None
     mail: MailSettings | None = None
-
-    def patient_systems(self) -> list[PatientSystem]:
-        """The systems that know the patients of this facility.
-
-        Raises:
-            NodeError: a file for TLS cannot be used.
-        """
-        archives = (one for one in self.archives.values() if not one.stow)
-        return [
-            *(PatientSystem(name=one.name, callee=one.callee()) for one in archives),
-            *(
-                PatientSystem(name=one.name, callee=one.callee(), is_worklist=True)
-                for one in self.worklists.values()
-            ),
-        ]
 
     @property
     def doors(self) -> dict[str, Door]:

@@ -180,7 +180,12 @@ def read_archives(tables: Any, home: Path) -> dict[str, ArchiveSettings]:
     """
     if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
         raise BadEdge('must be tables, each written [archives."NAME"]')
-    return {name: _archive(name, entry, home) for name, entry in tables.items()}
+    found = {name: _archive(name, entry, home) for name, entry in tables.items()}
+    titles = [one.ae_title for one in found.values() if one.proof == COMMITMENT]
+    if len(set(titles)) < len(titles):
+        # Who reports is known by it alone.
+        raise BadEdge('have one ae_title twice, each with proof = "commitment"')
+    return found
 
 
 def read_worklists(tables: Any, home: Path) -> dict[str, ArchiveSettings]:

@@ -22,7 +22,7 @@ from node.edges.dimse_client import Callee
 from node.edges.dimse_operation import Lost, Operation
 from node.edges.dimse_settings import DimseSettings
 from node.edges.dimse_tls import tls_to_call
-from node.edges.identifiers import Query, read_query, write_failed
+from node.edges.identifiers import STUDIES, Query, read_query, write_failed
 from node.edges.query_studies import Scope, StudyQueries
 from node.edges.query_values import SeenStudy
 from node.edges.sub_operations import BackToCaller, Tally, ToDestination, Way, send_study
@@ -40,11 +40,11 @@ RETRIEVES = 2
 """Retrieves of one caller that send at one time; its others wait. Callers do not wait for each
 other: whoever receives for one may be slow."""
 
+LOOKING = 4
+"""Retrieves of all callers whose studies are looked for at one time."""
+
 GRACE_SECONDS = 5.0
 """Time for the image under way when a caller cancels."""
-
-STUDIES = 1000
-"""Most studies of one retrieve."""
 
 
 _HIGH = 1
@@ -112,6 +112,8 @@ class RetrieveService:
         self._catalog = catalog
         self._store = store
         self._settings = settings
+        # So that none of them has the threads of the whole node.
+        self._looking = trio.CapacityLimiter(LOOKING)
         self._sending: dict[str, trio.CapacityLimiter] = {}
 
     async def serve(self, operation: Operation) -> None:
@@ -122,7 +124,7 @@ class RetrieveService:
         """
         model = MODELS[operation.context.abstract_syntax]
         try:
-            query = await in_thread(_read, operation, model)
+            query = await in_thread(_read, operation, model, limiter=self._looking)
         except BadQuery as error:
             await operation.answer(q.BAD_IDENTIFIER, comment=str(error))
             return
@@ -134,7 +136,7 @@ class RetrieveService:
                 return
             scope = await in_thread(self._studies.scope, operation.door)
             job = _Job(operation, way, query, scope)
-            wanted = await in_thread(self._wanted, job)
+            wanted = await in_thread(self._wanted, job, limiter=self._looking)
         except BadQuery as error:
             await operation.answer(q.CANNOT_COUNT, comment=str(error))
             return
@@ -176,7 +178,8 @@ class RetrieveService:
         by = q.PATIENT_ID if level is Level.PATIENT else q.STUDY
         fits = matcher("LO", keys.get(q.PATIENT_ID, ""))
         found: list[SeenStudy] = []
-        for page in self._studies.studies({by: keys[by]}, job.scope):
+        named = {tag: keys[tag] for tag in (by, q.ISSUER) if keys.get(tag)}
+        for page in self._studies.studies(named, job.scope):
             # Of a study of others the patient may not be known.
             found += [
                 one for one in page
@@ -184,8 +187,19 @@ class RetrieveService:
             ]  # fmt: skip
             if len(found) > STUDIES:
                 raise BadQuery(f"more than {STUDIES} studies are meant")
+        if level is Level.PATIENT and len({one.said(q.ISSUER) for one in found}) > 1:
+            raise BadQuery("several patients have this Patient ID: name its issuer")
         self._told.require_room(job.operation.caller, [one.study for one in found])
         return sorted(found, key=lambda one: not one.is_here)
+
+    def _is_meant(self, job: _Job, study: str) -> bool:
+        """Whether a study that came is of the patient who was named, and behind this door."""
+        fits = matcher("LO", job.query.keys.get(q.PATIENT_ID, ""))
+        return any(
+            one.is_here and (not one.values[q.PATIENT_ID] or fits(one.values[q.PATIENT_ID]))
+            for page in self._studies.studies({q.STUDY: study}, job.scope)
+            for one in page
+        )
 
     async def _work(self, job: _Job, wanted: Sequence[SeenStudy]) -> None:
         operation, left = job.operation, list(wanted)
@@ -205,6 +219,9 @@ class RetrieveService:
                 why = await self._fetched(operation, one.study, job.peers[one.holder])
             except NodeError as error:
                 why = error.message
+            if not why and not await in_thread(self._is_meant, job, one.study):
+                # What a partner announces need not say whose it is.
+                why = "what is here now is not what was asked for"
             if why:
                 tally.fail([], why, one.instances)
                 return True
@@ -266,8 +283,6 @@ def _read(operation: Operation, model: Model) -> Query:
     if operation.is_too_long:
         raise BadQuery("the identifier is too long")
     query = read_query(operation.take_data(), operation.context.transfer_syntax, model)
-    if query.keys.get(q.STUDY, "").count("\\") >= STUDIES:
-        raise BadQuery(f"more than {STUDIES} studies are meant")
     needed = {UNIQUE[query.level]} | ({q.STUDY} if query.level > Level.STUDY else set())
     for tag in (q.PATIENT_ID, q.STUDY, q.SERIES, q.SOP_INSTANCE):
         key = query.keys.get(tag, "")

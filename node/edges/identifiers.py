@@ -10,6 +10,7 @@ from edges.dimse.querying import (
     CHARACTER_SET,
     FAILED_INSTANCES,
     QUERY_LEVEL,
+    STUDY,
     VRS,
     BadQuery,
     Level,
@@ -46,6 +47,10 @@ class Query:
     is_in_part: bool
 
 
+STUDIES = 1000
+"""Most studies that one identifier names."""
+
+
 def read_query(data: bytes, transfer_syntax: str, model: Model) -> Query:
     """Read an identifier.
 
@@ -68,6 +73,9 @@ def read_query(data: bytes, transfer_syntax: str, model: Model) -> Query:
             is_in_part |= tag & 0xFFFF != 0 and tag != 0x00080201
         elif tag not in (CHARACTER_SET, QUERY_LEVEL):
             keys[tag] = _text(value, known.vr, character_set)
+    if keys.get(STUDY, "").count("\\") >= STUDIES:
+        # Each is looked for at each partner.
+        raise BadQuery(f"more than {STUDIES} studies are named")
     return Query(level=level, keys=keys, character_set=character_set, is_in_part=is_in_part)
 
 

@@ -6,8 +6,9 @@ proposes; a person decides.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
@@ -23,6 +24,7 @@ from edges.dimse.data_sets import (
 from edges.dimse.negotiation import EXPLICIT, IMPLICIT, Accepted
 from node.catalog.names import same
 from node.dicom.texts import decoded, encoded, encodings_of
+from node.edges.archive_settings import ArchiveSettings
 from node.edges.dimse_client import Callee, Calling, Message, associated
 from node.edges.match_rows import LocalPatient
 from node.edges.unmatched import PatientThere
@@ -78,6 +80,34 @@ class PatientSystem:
     def sop_classes(self) -> tuple[str, ...]:
         """The queries that it may answer, the best first."""
         return (WORKLIST_FIND,) if self.is_worklist else (STUDY_ROOT_FIND, PATIENT_ROOT_FIND)
+
+
+class HasSystems(Protocol):
+    """The settings that name the systems."""
+
+    @property
+    def archives(self) -> Mapping[str, ArchiveSettings]:
+        """The archives, by name."""
+
+    @property
+    def worklists(self) -> Mapping[str, ArchiveSettings]:
+        """The worklists, by name."""
+
+
+def systems_of(settings: HasSystems) -> list[PatientSystem]:
+    """The systems that know the patients of this facility: archives by DICOM, and worklists.
+
+    Raises:
+        NodeError: a file for TLS cannot be used.
+    """
+    archives = (one for one in settings.archives.values() if not one.stow)
+    return [
+        *(PatientSystem(name=one.name, callee=one.callee()) for one in archives),
+        *(
+            PatientSystem(name=one.name, callee=one.callee(), is_worklist=True)
+            for one in settings.worklists.values()
+        ),
+    ]
 
 
 def questions(there: PatientThere) -> list[dict[int, str]]:

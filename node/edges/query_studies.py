@@ -233,7 +233,9 @@ def _fit(fits: list[tuple[int, Matcher]], values: Values) -> bool:
 def _uids(keys: Mapping[int, str]) -> list[str] | None:
     """The Study Instance UIDs that a query names; None if it names none."""
     key = keys.get(q.STUDY, "")
-    return None if is_universal(key) else [one.strip() for one in key.split("\\") if one.strip()]
+    if is_universal(key):
+        return None
+    return list(dict.fromkeys(one.strip() for one in key.split("\\") if one.strip()))
 
 
 def _in_parts(uids: list[str]) -> Iterator[list[str]]:

@@ -1,15 +1,20 @@
 """What is wrong with each archive: whether it answers, its certificate, and what waits for it."""
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from node.blocking import in_thread
 from node.edges.archive_queue import FAILED, OPEN, UNMATCHED, ArchiveStudy
 from node.edges.archive_settings import ArchiveSettings
-from node.edges.archiving import Archiving
 from node.errors import NodeError
 from node.operations.base import Call
 from node.operations.findings import Finding, finding
 from node.phrases import count, duration
+
+if TYPE_CHECKING:
+    # It is slow to load, and small commands need none of it.
+    from node.edges.archiving import Archiving
 
 CHECK_SECONDS = 20.0
 """Longest wait for the answer of an archive; all are asked at once."""
@@ -42,7 +47,7 @@ async def archive_findings(call: Call) -> list[Finding]:
     return [*(one for each in found.values() for one in each), *gone]
 
 
-async def _check(archiving: Archiving, name: str, found: list[Finding]) -> None:
+async def _check(archiving: "Archiving", name: str, found: list[Finding]) -> None:
     about = f"archive {name}"
     with trio.move_on_after(CHECK_SECONDS) as patience:
         try:

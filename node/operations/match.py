@@ -6,7 +6,6 @@ from typing import Any
 from node.app import Node
 from node.blocking import in_thread
 from node.edges.match_rows import TEMPORARY, UNDONE, LocalPatient, Match
-from node.edges.patient_query import ask_all
 from node.edges.unmatched import PatientThere, Waiting
 from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
@@ -108,7 +107,10 @@ async def match_list(call: Call, asked: Listed) -> Result:
     """
     result = await in_thread(_list, call.node, asked)
     if asked.study:
-        systems = await in_thread(call.node.settings.patient_systems)
+        # Loads what reads DICOM texts: small commands need none of it.
+        from node.edges.patient_query import ask_all, systems_of
+
+        systems = await in_thread(systems_of, call.node.settings)
         for one in result["studies"]:
             found, failed = await ask_all(systems, PatientThere(**one["patient"]))
             known = {(each["patient_id"], each["issuer"]) for each in one["proposals"]}

@@ -32,6 +32,9 @@ from node.operations.doctor import doctor
 from node.operations.parameters import Nothing
 from protocol.recalls import QUALITY
 
+# pynetdicom leaves sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 STUDY = "1.2.826.0.1.3680043.8.498.66"
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 NOBODY = Reference(CT, "1.2.3.4.5.6")

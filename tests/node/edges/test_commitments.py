@@ -35,6 +35,9 @@ from node.edges.dimse_client import associated
 from node.errors import NodeError
 from node.home import Home
 
+# pynetdicom leaves sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 STUDY = "1.2.826.0.1.3680043.8.498.67"
 ONE, TWO = Reference(CT, "1.2.3.1"), Reference(CT, "1.2.3.2")
 WANTED = (ONE, TWO)
