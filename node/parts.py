@@ -231,7 +231,9 @@ def archiving_of(node: Node) -> Archiving:
         failed = frozenset(one.sop_instance for one in outcome.failed)
         for one in node.settings.archives.values():
             if one.ae_title == outcome.archive and one.proof == COMMITMENT:
-                await archiving.committed(one.name, outcome.study, done, failed)
+                await archiving.committed(
+                    one.name, outcome.study, done, failed, asked=outcome.asked
+                )
 
     archiving.commit = commit
     node.commitments.on_outcome = learn

@@ -282,12 +282,7 @@ class ArchiveQueue:
                         (one.study_uid, one.archive),
                     )
                 state = WAITS if one.state == FAILED else one.state
-                connection.execute(
-                    "UPDATE archive_studies SET due = ?, tries = 0, state = ?"
-                    # What has become of it since is not taken back.
-                    " WHERE study_uid = ? AND archive = ? AND state = ?",
-                    (self._clock.now_ms(), state, one.study_uid, one.archive, one.state),
-                )
+                self._update(one, "due = ?, tries = 0, state = ?", (self._clock.now_ms(), state))
 
         self._database.transact(change)
         self.on_change()
@@ -430,19 +425,22 @@ class ArchiveQueue:
         )
         return [(row[0], row[1], ArchiveInstance(*row[2:])) for row in rows]
 
-    def next_due(self, archive: str, *, stat: bool, only_sent: bool = False) -> ArchiveStudy | None:
+    def next_due(
+        self, archive: str, *, stat: bool, only_sent: bool = False, but: str = ""
+    ) -> ArchiveStudy | None:
         """The study that is due first at an archive, now or later.
 
         Args:
             archive: its name.
             stat: of those that are urgent, or of the others.
             only_sent: of those that are sent and not proven alone.
+            but: a study (UID) that is left out.
         """
         states = f"state = '{SENT}'" if only_sent else _OPEN
         row = self._database.query_one(
             f"SELECT * FROM archive_studies WHERE archive = ? AND stat = ? AND {states}"
-            " ORDER BY due, since, study_uid LIMIT 1",
-            (archive, int(stat)),
+            " AND study_uid <> ? ORDER BY due, since, study_uid LIMIT 1",
+            (archive, int(stat), but),
         )
         return None if row is None else ArchiveStudy(*row)
 

@@ -179,7 +179,13 @@ class Archiving:
             self._came_back.append((archive, study_uid, sop_uid))
 
     async def committed(
-        self, archive: str, study_uid: str, done: frozenset[str], failed: frozenset[str]
+        self,
+        archive: str,
+        study_uid: str,
+        done: frozenset[str],
+        failed: frozenset[str],
+        *,
+        asked: int,
     ) -> None:
         """The report of a storage commitment has come.
 
@@ -188,19 +194,23 @@ class Archiving:
             study_uid: UID of the study.
             done, failed: the images (SOP Instance UIDs) for which it has, and has not; both empty
                 if it has not answered in time. A report may be about a part of the study.
+            asked: when it was asked, milliseconds since the epoch, UTC.
 
         Raises:
             NodeError: it cannot be written down; the report is to be kept, and told again.
         """
-        await in_thread(self._take_report, archive, study_uid, done, failed)
+        await in_thread(self._take_report, archive, study_uid, done, failed, asked)
         self.poke()
 
     def _take_report(
-        self, archive: str, study: str, done: frozenset[str], failed: frozenset[str]
+        self, archive: str, study: str, done: frozenset[str], failed: frozenset[str], asked: int
     ) -> None:
-        self._queue.has(archive, [(study, uid) for uid in done])
         one = self._queue.find(study, archive)
-        if one is None or one.state != SENT:
+        if one is None or asked < one.since:
+            # It is about what was here before: other bytes may have gone under the UIDs since.
+            return
+        self._queue.has(archive, [(study, uid) for uid in done])
+        if one.state != SENT:
             return
         if failed:
             log.warning("the archive %s has not %d images that it took", archive, len(failed))
@@ -284,17 +294,20 @@ class Archiving:
     async def _step(self, settings: ArchiveSettings, lane: _Lane, stat: bool) -> float:
         """Do what is due first; returns the seconds until something is due again."""
         is_open = stat or settings.takes_at(self._minute())
+        other = self._lanes[settings.name, not stat]
+        # What became urgent while it is sent does not hold up what is behind it.
+        but = other.study
         one = await in_thread(
-            lambda: self._queue.next_due(settings.name, stat=stat, only_sent=not is_open)
+            lambda: self._queue.next_due(settings.name, stat=stat, only_sent=not is_open, but=but)
         )
         if one is None:
             return LOOK_SECONDS
         left = (one.due - self._clock.now_ms()) / 1000
         if left > 0:
             return left
-        if one.study_uid == self._lanes[settings.name, not stat].study:
-            # It became urgent while it is sent.
-            return LOOK_SECONDS
+        if one.study_uid == other.study:
+            # The other lane has begun it meanwhile: look again, without it.
+            return 0.0
         lane.study = one.study_uid
         try:
             await self._do(settings, one)

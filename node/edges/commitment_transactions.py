@@ -56,6 +56,7 @@ class Outcome:
             not stored.
         is_reported: false if the archive has not reported in time; then both are empty, and the
             real outcome may follow within a week.
+        asked: when it was asked, milliseconds since the epoch, UTC.
     """
 
     transaction: str
@@ -64,6 +65,7 @@ class Outcome:
     stored: tuple[Reference, ...] = ()
     failed: Mapping[Reference, int] = field(default_factory=dict)
     is_reported: bool = True
+    asked: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +213,21 @@ class Transactions:
             "SELECT report FROM commitments WHERE transaction_uid = ?", (one.transaction_uid,)
         )
         if row is None or not row["report"]:
-            return Outcome(one.transaction_uid, one.archive, one.study_uid, is_reported=False)
+            return Outcome(
+                one.transaction_uid,
+                one.archive,
+                one.study_uid,
+                is_reported=False,
+                asked=one.since,
+            )
         report = commitment.decode_report(bytes(row["report"]), EXPLICIT)
         return Outcome(
-            one.transaction_uid, one.archive, one.study_uid, report.stored, report.failed
+            one.transaction_uid,
+            one.archive,
+            one.study_uid,
+            report.stored,
+            report.failed,
+            asked=one.since,
         )
 
     def is_told(self, one: Asked) -> None:

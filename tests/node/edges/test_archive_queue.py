@@ -173,6 +173,24 @@ def test_a_study_whose_archive_has_gone_from_the_settings_can_be_dropped(north: 
         queue.drop(study)
 
 
+def test_another_try_takes_back_nothing_that_happened_meanwhile(
+    north: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what `retry` reads and what it writes, a study grew, or a person dropped it."""
+    queue = north.archive_queue
+    study = publish_study(north)
+    read = queue.all()
+    queue.published(study)
+    queue.postpone(queue.all()[0], "the archive is down", 60)
+    [grown] = queue.all()
+    monkeypatch.setattr(queue, "all", lambda: read)
+    queue.retry()
+    assert queue.of_study(study) == [grown]
+    queue.drop(study)
+    queue.retry()
+    assert [one.state for one in queue.of_study(study)] == [DROPPED]
+
+
 def test_what_failed_is_tried_again_and_erased_with_its_study(north: Node) -> None:
     queue = north.archive_queue
     study = publish_study(north)

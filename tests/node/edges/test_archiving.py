@@ -37,7 +37,17 @@ from node.clock import local_time
 from node.dicom.identity import Identity
 from node.edges import archiving as archiving_module
 from node.edges import dimse_client
-from node.edges.archive_queue import DONE, DROPPED, FAILED, STORED, UNMATCHED, WAITS, ArchiveStudy
+from node.edges.archive_queue import (
+    DONE,
+    DROPPED,
+    FAILED,
+    SENT,
+    STORED,
+    TAKEN,
+    UNMATCHED,
+    WAITS,
+    ArchiveStudy,
+)
 from node.edges.archive_settings import ArchiveSettings
 from node.edges.archiving import Archiving
 from node.edges.dimse_client import Callee
@@ -377,6 +387,28 @@ async def test_what_is_urgent_goes_beside_what_is_not(home: Home, tmp_path: Path
             assert odd.most == 2
 
 
+async def test_what_becomes_urgent_while_it_is_sent_does_not_hold_up_what_is_behind_it(
+    home: Home, tmp_path: Path
+) -> None:
+    slow = make_study(tmp_path / "slow", 1)
+    quick = make_study(tmp_path / "quick", 1)
+    odd = OddArchive()
+    let_go = threading.Event()
+    odd.before = lambda uid: hold(let_go) if uid.startswith(slow) else None
+    with odd.running():
+        async with sending(home, archive(odd.port, proof="none")) as (node, _):
+            await trio.to_thread.run_sync(take_in, node, tmp_path / "slow")
+            await until(lambda: odd.open == 1)
+            await trio.to_thread.run_sync(node.archive_queue.hurry, slow)
+            await trio.to_thread.run_sync(take_in, node, tmp_path / "quick")
+            await trio.to_thread.run_sync(node.archive_queue.hurry, quick)
+            try:
+                await until(lambda: odd.uids == [f"{quick}.1.1"], seconds=5)
+            finally:
+                let_go.set()
+            await until(lambda: states(node) == [DONE, DONE])
+
+
 async def test_what_is_not_urgent_waits_for_its_time_of_day(tmp_path: Path) -> None:
     clock = MadeClock()
     home = Home.create(tmp_path / "north", name="North", clock=clock)
@@ -508,11 +540,20 @@ async def test_a_commitment_is_asked_for_and_its_report_proves_it(
             [(name, uid, images)] = asked
             assert (name, uid, len(images)) == ("PACS", study, 3)
             one = sorted(images)[0]
-            await archiving.committed("PACS", study, frozenset(images - {one}), frozenset({one}))
+            now = node.clock.now_ms
+            some, rest = frozenset(images - {one}), frozenset({one})
+            await archiving.committed("PACS", study, some, rest, asked=now())
             await until(lambda: len(asked) == 2, "the one that failed went again")
             assert odd.uids.count(one) == 2
             assert len(odd.got) == 4
-            await archiving.committed("PACS", study, frozenset(images), frozenset())
+            # Asked before the study was put down as it is now: about other bytes, perhaps.
+            [put_down] = [each.since for each in node.archive_queue.all()]
+            every = frozenset(images)
+            await archiving.committed("PACS", study, every, frozenset(), asked=put_down - 1)
+            assert states(node) == [SENT]
+            known = node.archive_queue.instances(study, "PACS").values()
+            assert {each.state for each in known} == {STORED, TAKEN}
+            await archiving.committed("PACS", study, every, frozenset(), asked=now())
             assert states(node) == [STORED]
             [entry] = entries(node, "stored")
             assert entry["details"]["proven_by"] == "commitment"
