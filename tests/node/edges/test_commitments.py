@@ -32,7 +32,7 @@ from node.edges.commitment_transactions import (
 )
 from node.edges.commitments import Commitments, NotAsked
 from node.edges.dimse_client import associated
-from node.errors import NodeError
+from node.errors import ExitCode, NodeError
 from node.home import Home
 
 # pynetdicom leaves sockets to the garbage collector.
@@ -278,6 +278,8 @@ async def test_an_archive_that_is_not_there_or_does_no_commitment(tmp_path: Path
         with pytest.raises(NotAsked, match="cannot be reached") as caught:
             await ask(north, free_port())
         assert not caught.value.is_lasting
+        # So the whole archive rests, and not each study is tried, with entries.
+        assert caught.value.code is ExitCode.UNREACHABLE
 
         from pynetdicom import AE
 

@@ -15,6 +15,7 @@ from studies_made import make_instance
 
 from keys.trust import Peer
 from node.app import Node
+from node.catalog.catalog import StudyRow
 from node.clock import local_date
 from node.edges.door_settings import BadEdge
 from node.edges.identity_settings import IdentitySettings
@@ -159,6 +160,28 @@ async def test_priors_are_fetched_the_newest_first(south: South) -> None:
         await quiet()
     assert south.fetched == [(PRIOR, "North General"), (OLDER, "North General")]
     assert south.asked == []
+
+
+async def test_a_database_that_fails_once_ends_nothing(
+    south: South, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def fails_once(row: StudyRow) -> bool:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise NodeError("the disk is full")
+        return True
+
+    monkeypatch.setattr(south.node.matches, "is_made_here", fails_once)
+    south.announced(record(1, PRIOR))
+    async with south.prefetching() as prefetch:
+        south.comes()
+        for _ in range(2):
+            prefetch.study_came(HERE)
+        await quiet()
+    assert (tries, south.fetched) == (2, [(PRIOR, "North General")])
 
 
 async def test_who_stands_in_the_worklist_comes_today(south: South) -> None:
