@@ -219,6 +219,8 @@ class RetrieveService:
                 why = await self._fetched(operation, one.study, job.peers[one.holder])
             except NodeError as error:
                 why = error.message
+            if operation.is_cancelled:
+                return True
             if not why and not await in_thread(self._is_meant, job, one.study):
                 # What a partner announces need not say whose it is.
                 why = "what is here now is not what was asked for"

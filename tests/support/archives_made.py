@@ -37,8 +37,10 @@ ALL = [{}]
 with_dcmtk = pytest.mark.skipif(
     shutil.which("storescp") is None, reason="needs Debian's dcmtk: make dicom-peers"
 )
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 with_orthanc = pytest.mark.skipif(
-    shutil.which("Orthanc") is None, reason="needs Debian's Orthanc: make dicom-peers"
+    shutil.which("Orthanc") is None or not DICOMWEB.exists(),
+    reason="needs Debian's Orthanc with DICOMweb: make dicom-peers",
 )
 
 
@@ -87,7 +89,7 @@ class Orthanc:
             "DicomAlwaysAllowStore": True,
             "DicomModalities": {"radmesh": ["RADMESH", LOOPBACK, self.peer_port or 104]},
             "OverwriteInstances": True,
-            "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+            "Plugins": [str(DICOMWEB)],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
         path = self.folder / "orthanc.json"
