@@ -3,8 +3,9 @@
 The table `node.setting_rows` lists the entries and their allowed values.
 """
 
+import contextlib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -255,47 +256,40 @@ def _arrivals(path: Path, table: Any) -> dict[str, Windows]:
         ) from error
 
 
-def _dimse(path: Path, values: Any) -> DimseSettings:
-    table = _read(path, "dimse", values)
-    # A path is relative to the home, the folder of config.toml.
-    for name in ("certificate", "key", "ca"):
-        if table.get(name):
-            table[name] = str(path.parent / table[name])
+@contextlib.contextmanager
+def _edge(path: Path, table: str) -> Iterator[None]:
+    """Turn what is wrong with the table of an edge into a sentence for people."""
     try:
-        return read_dimse(table, values.get("callers", {}), values.get("doors", {}))
+        yield
     except BadEdge as error:
         raise NodeError(
-            f"dimse in {path} {error}",
+            f"{table} in {path} {error}",
             hint="see docs/operations.md section 4 and docs/edges.md",
             code=ExitCode.USAGE,
         ) from error
+
+
+def _full_paths(path: Path, table: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The table with its files as full paths: they are relative to the folder of `config.toml`."""
+    given = {name: str(path.parent / table[name]) for name in names if table.get(name)}
+    return table | given
+
+
+def _dimse(path: Path, values: Any) -> DimseSettings:
+    table = _full_paths(path, _read(path, "dimse", values), ("certificate", "key", "ca"))
+    with _edge(path, "dimse"):
+        return read_dimse(table, values.get("callers", {}), values.get("doors", {}))
 
 
 def _dicomweb(path: Path, values: Any) -> DicomWebSettings:
-    table = _read(path, "dicomweb", values)
-    # A path is relative to the home, the folder of config.toml.
-    for name in ("certificate", "key"):
-        if table.get(name):
-            table[name] = str(path.parent / table[name])
-    try:
+    table = _full_paths(path, _read(path, "dicomweb", values), ("certificate", "key"))
+    with _edge(path, "dicomweb"):
         return read_dicomweb(table, values.get("callers", {}))
-    except BadEdge as error:
-        raise NodeError(
-            f"dicomweb in {path} {error}",
-            hint="see docs/operations.md section 4 and docs/edges.md",
-            code=ExitCode.USAGE,
-        ) from error
 
 
 def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
-    try:
+    with _edge(path, "folders"):
         found = read_folders(tables)
-    except BadEdge as error:
-        raise NodeError(
-            f"folders in {path} {error}",
-            hint="see docs/operations.md section 4 and docs/edges.md",
-            code=ExitCode.USAGE,
-        ) from error
     home = path.parent.resolve()
     for one in found.values():
         if one.path.is_relative_to(home) or home.is_relative_to(one.path):
@@ -310,40 +304,22 @@ def _folders(path: Path, tables: Any) -> dict[str, FolderSettings]:
 def _systems(
     path: Path, name: str, values: Mapping[str, Any], read: Callable[[Any, Path], Systems]
 ) -> Systems:
-    try:
+    with _edge(path, name):
         return read(values.get(name, {}), path.parent)
-    except BadEdge as error:
-        raise NodeError(
-            f"{name} in {path} {error}",
-            hint="see docs/operations.md section 4 and docs/edges.md",
-            code=ExitCode.USAGE,
-        ) from error
 
 
 def _prefetch(path: Path, values: Any, worklists: Mapping[str, Any]) -> PrefetchSettings:
-    try:
+    with _edge(path, "prefetch"):
         found = read_prefetch(_read(path, "prefetch", values))
         if found.worklist and found.worklist not in worklists:
             raise BadEdge(f'has a worklist "{found.worklist}" without its table')
-    except BadEdge as error:
-        raise NodeError(
-            f"prefetch in {path} {error}",
-            hint="see docs/operations.md section 4 and docs/edges.md",
-            code=ExitCode.USAGE,
-        ) from error
-    return found
+        return found
 
 
 def _identity(path: Path, values: Any) -> IdentitySettings:
     table = _read(path, "identity", values)
-    try:
+    with _edge(path, "identity"):
         return read_identity(table, values)
-    except BadEdge as error:
-        raise NodeError(
-            f"identity in {path} {error}",
-            hint="see docs/operations.md section 4 and docs/edges.md",
-            code=ExitCode.USAGE,
-        ) from error
 
 
 def _metrics(path: Path, values: Any) -> Address | None:

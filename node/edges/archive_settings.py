@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from node.day_windows import BadWindow, in_window, read_window
 from node.edges.dimse_client import Callee
-from node.edges.dimse_settings import BCP_195_CIPHERS, OUR_DOOR, is_ae_title
+from node.edges.dimse_settings import OUR_DOOR, is_ae_title
 from node.edges.door_settings import BadEdge, require_known
-from node.errors import ExitCode, NodeError
+from node.edges.tls import client_context
 
 COMMITMENT, QUERY, NONE = "commitment", "query", "none"
 PROOFS = (COMMITMENT, QUERY, NONE)
@@ -138,20 +138,7 @@ class ArchiveSettings:
         """
         if self.is_plain:
             return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca or None)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.set_ciphers(BCP_195_CIPHERS)
-            if self.certificate:
-                context.load_cert_chain(self.certificate, self.key or None)
-        except (OSError, ssl.SSLError) as error:
-            why = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-            raise NodeError(
-                f"ca, certificate or key of the archive {self.name} cannot be used: {why}",
-                hint="all three are files with PEM text; the key has no passphrase",
-                code=ExitCode.USAGE,
-            ) from error
-        return context
+        return client_context(f"the archive {self.name}", self.ca, self.certificate, self.key)
 
     def callee(self) -> Callee:
         """Whom an association is asked of; only without `stow`.
@@ -168,6 +155,11 @@ class ArchiveSettings:
         )
 
 
+def _require_tables(name: str, tables: Any) -> None:
+    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+        raise BadEdge(f'must be tables, each written [{name}."NAME"]')
+
+
 def read_archives(tables: Any, home: Path) -> dict[str, ArchiveSettings]:
     """The archives by their names.
 
@@ -178,8 +170,7 @@ def read_archives(tables: Any, home: Path) -> dict[str, ArchiveSettings]:
     Raises:
         BadEdge: they have another form.
     """
-    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
-        raise BadEdge('must be tables, each written [archives."NAME"]')
+    _require_tables("archives", tables)
     found = {name: _archive(name, entry, home) for name, entry in tables.items()}
     titles = [one.ae_title for one in found.values() if one.proof == COMMITMENT]
     if len(set(titles)) < len(titles):
@@ -198,8 +189,7 @@ def read_worklists(tables: Any, home: Path) -> dict[str, ArchiveSettings]:
     Raises:
         BadEdge: they have another form.
     """
-    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
-        raise BadEdge('must be tables, each written [worklists."NAME"]')
+    _require_tables("worklists", tables)
     for name, entry in tables.items():
         require_known(f'have for "{name}"', entry, _OF_WORKLIST)
     return {name: _archive(name, entry, home) for name, entry in tables.items()}

@@ -22,7 +22,7 @@ from node.edges.commitment_requests import CommitmentRequests, OpenRequest, Tran
 from node.edges.dimse_client import Callee, associated
 from node.edges.dimse_operation import Lost, Operation
 from node.edges.dimse_settings import Caller, DimseSettings
-from node.edges.dimse_tls import tls_to_call
+from node.edges.tls import tls_to_call
 from node.errors import ExitCode, NodeError
 from node.images.arrivals import Arrivals
 

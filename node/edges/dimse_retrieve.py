@@ -21,11 +21,11 @@ from node.catalog.catalog import Catalog
 from node.edges.dimse_client import Callee
 from node.edges.dimse_operation import Lost, Operation
 from node.edges.dimse_settings import DimseSettings
-from node.edges.dimse_tls import tls_to_call
 from node.edges.identifiers import STUDIES, Query, read_query, write_failed
 from node.edges.query_studies import Scope, StudyQueries
 from node.edges.query_values import SeenStudy
 from node.edges.sub_operations import BackToCaller, Tally, ToDestination, Way, send_study
+from node.edges.tls import tls_to_call
 from node.edges.told import CallersLately
 from node.errors import NodeError
 from node.images.store import BatchStore
