@@ -4,44 +4,13 @@ The signature of each part declares its dependencies; only this file connects th
 gets its access to the network as a function, since the network is made last.
 """
 
-import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-import trio
-
-from edges.dimse import commitment
-from edges.dimse.commands import Field
-from edges.dimse.querying import MODELS
 from keys.trust import Peer
 from node.app import Node
-from node.blocking import in_thread
 from node.catalog.discards import recall_of
-from node.clock import local_date
 from node.edges.archive_returns import ArchiveReturns
-from node.edges.archive_settings import COMMITMENT, ArchiveSettings
 from node.edges.archiving import Archiving
-from node.edges.commitment_reports import CommitmentReports
-from node.edges.commitment_service import CommitmentService
-from node.edges.commitment_transactions import Outcome
-from node.edges.dicomweb_answers import Threads
-from node.edges.dicomweb_metadata import Metadata
-from node.edges.dicomweb_queries import Queries
-from node.edges.dicomweb_reads import Fetching, Reads
-from node.edges.dicomweb_retrieve import Retrieving
-from node.edges.dicomweb_server import DicomWebServer
-from node.edges.dicomweb_store import Storing
-from node.edges.dimse_operation import Offered, Services
-from node.edges.dimse_query import Ask, QueryService
-from node.edges.dimse_retrieve import Fetch, RetrieveService
-from node.edges.dimse_server import DimseServer
-from node.edges.dimse_settings import DimseSettings
-from node.edges.folders import Folder
-from node.edges.match_rows import LocalPatient
-from node.edges.outgoing import Outgoing
-from node.edges.patient_query import PatientSystem, planned
-from node.edges.prefetch import Prefetch
-from node.edges.query_studies import StudyQueries
-from node.edges.told import CallersLately
 from node.images.arrival_windows import windows_by
 from node.images.arrivals import Arrivals
 from node.images.spool import Spool
@@ -75,12 +44,8 @@ from node.transfer.study_download import Destination
 from node.transfer.uplink import Uplink
 from node.witness.rounds import Witnessing
 from node.witness.witness import Witness
-from protocol.find_messages import ByNumber
 from protocol.log.checkpoint import log_origin
-from protocol.messages import Message, Record
-
-PREFETCH_SECONDS = 900.0
-"""Longest wait for one study that is fetched ahead; it goes on behind the next one."""
+from protocol.messages import Message
 
 OpenStream = Callable[[bytes], Awaitable[PeerStream]]
 """Opens a stream to a connected peer, by its node key (32 bytes)."""
@@ -207,72 +172,6 @@ def fetcher_of(node: Node, receiver: Receiver, reach: Reach) -> Fetcher:
     )
 
 
-def archiving_of(node: Node) -> Archiving:
-    """Sends studies to the archives of the settings."""
-    archiving = Archiving(
-        node.archive_queue,
-        node.catalog,
-        node.store,
-        node.matches.ready,
-        require_sound=node.audit.halt.require_none,
-        clock=node.clock,
-    )
-
-    async def commit(to: ArchiveSettings, study: str, images: Sequence[Outgoing]) -> None:
-        callee = await in_thread(to.callee)
-        patients = await in_thread(node.catalog.patients, study)
-        asked = [commitment.Reference(one.sop_class, one.sop_uid) for one in images]
-        for start in range(0, len(asked), commitment.REFERENCES):
-            some = asked[start : start + commitment.REFERENCES]
-            await node.commitments.ask(callee, study, patients, some)
-
-    async def learn(outcome: Outcome) -> None:
-        done = frozenset(one.sop_instance for one in outcome.stored)
-        failed = frozenset(one.sop_instance for one in outcome.failed)
-        for one in node.settings.archives.values():
-            if one.ae_title == outcome.archive and one.proof == COMMITMENT:
-                await archiving.committed(
-                    one.name, outcome.study, done, failed, asked=outcome.asked
-                )
-
-    archiving.commit = commit
-    node.commitments.on_outcome = learn
-    return archiving
-
-
-def prefetch_of(node: Node, fetcher: Fetcher, finder: Finder) -> Prefetch:
-    """Fetches priors of patients who come here."""
-
-    async def fetch(study: str, peer: Peer, purpose: str) -> None:
-        transfer = await fetcher.start(study, peer, purpose, only_peer=True, follow=False)
-        # One that waits for a person over there does not hold up the others.
-        with trio.move_on_after(PREFETCH_SECONDS):
-            while not transfer.is_ended:  # noqa: ASYNC110
-                await trio.sleep(1)
-
-    async def find(peer: Peer, patient: ByNumber, purpose: str) -> list[Record]:
-        return [one.record for one in (await finder.ask(peer, patient, purpose)).studies]
-
-    async def looked() -> list[LocalPatient]:
-        found = node.settings.worklists[node.settings.prefetch.worklist]
-        callee = await in_thread(found.callee)
-        system = PatientSystem(name=found.name, callee=callee, is_worklist=True)
-        return await planned(system, local_date(node.clock.now()))
-
-    return Prefetch(
-        node.settings.prefetch,
-        node.database,
-        node.catalog,
-        node.matches,
-        node.peers,
-        node.feeds,
-        fetch,
-        find,
-        looked if node.settings.prefetch.worklist else None,
-        node.clock,
-    )
-
-
 def arrivals_of(node: Node, spool: Spool, archiving: Archiving | None = None) -> Arrivals:
     """Takes instances that come one by one, and packs them into batches."""
     returns = ArchiveReturns(
@@ -293,85 +192,6 @@ def arrivals_of(node: Node, spool: Spool, archiving: Archiving | None = None) ->
         came_back=returns.is_ours,
         urgent=node.archive_queue.hurry,
     )
-
-
-def dimse_of(node: Node, arrivals: Arrivals, services: Services) -> DimseServer | None:
-    """Takes DICOM associations; None where the settings have it listen nowhere."""
-    if not node.settings.dimse.is_on:
-        return None
-    return DimseServer(node.settings.dimse, arrivals, node.doors, services)
-
-
-def commitment_reports_of(node: Node, arrivals: Arrivals) -> CommitmentReports:
-    """Takes storage commitments that others ask for, and reports on them."""
-    return CommitmentReports(node.commitment_requests, arrivals, node.settings.dimse)
-
-
-def commitment_services_of(node: Node, reports: CommitmentReports) -> Services:
-    """What is done for storage commitment on associations of others."""
-    service = CommitmentService(reports, node.commitments)
-    fields = (Field.N_ACTION, Field.N_EVENT_REPORT)
-    return {commitment.MODEL: Offered(fields, service.serve, to_all=True)}
-
-
-def dicomweb_of(node: Node, arrivals: Arrivals, fetcher: Fetcher) -> DicomWebServer | None:
-    """Serves DICOMweb; None where the settings have it listen nowhere."""
-    if not node.settings.dicomweb.is_on:
-        return None
-
-    async def fetch(study: str, purpose: str) -> Fetching | None:
-        if not await in_thread(functools.partial(node.feeds.announced, study=study)):
-            return None
-        _, peer = await in_thread(fetcher.choose, study, None)
-        return await fetcher.start(study, peer, purpose, only_peer=False)
-
-    told = CallersLately(node.audit, node.clock.now)
-    threads = Threads()
-    metadata = Metadata(node.catalog, node.store, node.metadata_cache, threads)
-    return DicomWebServer(
-        node.settings.dicomweb,
-        Queries(node.database, node.catalog, node.feeds, node.petname, told),
-        Reads(node.catalog, node.audit.append, fetch, node.clock),
-        Retrieving(node.catalog, node.store, metadata, threads),
-        Storing(arrivals),
-    )
-
-
-def query_services_of(
-    node: Node,
-    settings: DimseSettings,
-    ask: Ask,
-    fetch: Fetch,
-    is_connected: Callable[[bytes], bool],
-) -> Services:
-    """Answers queries and retrieves of workstations."""
-    studies = StudyQueries(
-        node.database, node.catalog, node.feeds, node.found, node.peers, node.clock
-    )
-    told = CallersLately(node.audit, node.clock.now)
-    query = QueryService(studies, told, ask, is_connected)
-
-    def kept_out(study: str, title: str) -> str:
-        """An archive gets what is from elsewhere under its patient here, and not by a retrieve."""
-        if all(one.ae_title != title for one in node.settings.archives.values()):
-            return ""
-        identity = node.matches.ready(study)
-        if identity is not None and identity.unchanged:
-            return ""
-        return "it is from elsewhere: an archive gets it by `radmesh archive send`"
-
-    retrieve = RetrieveService(studies, told, fetch, node.catalog, node.store, settings, kept_out)
-    serve = {
-        "find": Offered((Field.C_FIND,), query.serve),
-        "move": Offered((Field.C_MOVE,), retrieve.serve),
-        "get": Offered((Field.C_GET,), retrieve.serve),
-    }
-    return {sop_class: serve[model.does] for sop_class, model in MODELS.items()}
-
-
-def folders_of(node: Node, arrivals: Arrivals) -> list[Folder]:
-    """Watch the folders of the settings."""
-    return [Folder(one, arrivals, node.doors) for one in node.settings.folders.values()]
 
 
 def follower_of(node: Node, fetcher: Fetcher, find: Callable[[bytes], Peer | None]) -> Follower:

@@ -14,6 +14,17 @@ import trio
 from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread, watch_loop
+from node.edge_parts import (
+    archiving_of,
+    commitment_reports_of,
+    commitment_services_of,
+    dicomweb_of,
+    dimse_of,
+    folders_of,
+    prefetch_of,
+    query_services_of,
+    told_of,
+)
 from node.errors import NodeError
 from node.images.spool import Spool
 from node.memory import give_back_when_quiet
@@ -22,17 +33,11 @@ from node.network.network import PeerStream, StreamLost
 from node.network.transport import TCP, Transport
 from node.parts import (
     announcer_of,
-    archiving_of,
     arrivals_of,
-    commitment_reports_of,
-    commitment_services_of,
-    dicomweb_of,
-    dimse_of,
     endings_of,
     fetcher_of,
     find_answers_of,
     finder_of,
-    folders_of,
     follower_of,
     forwarder_of,
     granting_of,
@@ -41,8 +46,6 @@ from node.parts import (
     notices_of,
     offering_of,
     pairings_of,
-    prefetch_of,
-    query_services_of,
     receiver_of,
     reconciling_of,
     sender_of,
@@ -212,11 +215,13 @@ class Serving:
         self.prefetch = prefetch_of(node, self.fetcher, self.finder)
         self.arrivals = arrivals_of(node, self._spool, self.archiving)
         self.commitment_reports = commitment_reports_of(node, self.arrivals)
+        told = told_of(node)
         services = {
             **commitment_services_of(node, self.commitment_reports),
             **query_services_of(
                 node,
                 node.settings.dimse,
+                told,
                 self.finder.ask,
                 AwaitedFetches(self.fetcher, node.transfers).fetch,
                 self.presence.is_connected,
@@ -224,7 +229,7 @@ class Serving:
         }
         self.dimse = dimse_of(node, self.arrivals, services)
         self.folders = folders_of(node, self.arrivals)
-        self.dicomweb = dicomweb_of(node, self.arrivals, self.fetcher)
+        self.dicomweb = dicomweb_of(node, self.arrivals, self.fetcher, told)
         self.forwarder = forwarder_of(node)
         # Runs above: what stands is read from all parts together.
         self.notices = notices_of(node)

@@ -11,12 +11,10 @@ import pytest
 from archives_made import (
     LOOPBACK,
     OddArchive,
-    Orthanc,
     data_set_of,
-    made_orthanc,
-    with_orthanc,
 )
 from facilities import Facility, free_port, two_facilities, wait_until
+from orthanc_made import Orthanc, made_orthanc, with_orthanc
 from studies_made import make_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
@@ -51,7 +49,7 @@ def _states(facility: Facility) -> list[str]:
 @with_orthanc
 def test_from_north_into_the_archive_of_south_under_the_local_patient(tmp_path: Path) -> None:
     listens = free_port()
-    orthanc = made_orthanc(tmp_path / "pacs", listens)
+    orthanc = made_orthanc(tmp_path / "pacs", calls={"radmesh": ("RADMESH", listens)})
     study = make_study(tmp_path / "in", 6, rows=150)
     with two_facilities(tmp_path, grants=("see", "fetch"), start=False) as (north, south):
         # Orthanc reports on an association that it opens.
@@ -147,10 +145,14 @@ def test_kill_9_of_orthanc_in_the_middle(tmp_path: Path) -> None:
         _kill_orthanc(north, orthanc, tmp_path / "in")
 
 
+def _count(orthanc: Orthanc) -> int:
+    return int(orthanc.rest("GET", "/statistics")["CountInstances"])
+
+
 def _kill_orthanc(north: Facility, orthanc: Orthanc, folder: Path) -> None:
     with orthanc.running():
         north.call("ingest", paths=[str(folder)])
-        wait_until(lambda: orthanc.ask("/statistics")["CountInstances"] >= 20, what="some arrive")
+        wait_until(lambda: _count(orthanc) >= 20, what="some arrive")
     wait_until(lambda: north.call("archive")["archives"][0]["trouble"], what="it is noticed")
     with orthanc.running():
         north.cli("archive", "retry")

@@ -16,14 +16,14 @@ from dicomweb_made import (
     Together,
     Web,
     multipart,
-    orthanc,
+    orthanc_web,
     parts_of,
     settings_of,
     web_node,
     web_of,
-    with_orthanc,
 )
 from facilities import Facility, free_port, two_facilities, wait_until
+from orthanc_made import with_orthanc
 from part10_made import saved
 from pydicom.uid import JPEGBaseline8Bit
 from studies_made import make_instance, make_study
@@ -372,7 +372,7 @@ def test_the_same_studies_beside_orthanc(tmp_path: Path, shared: Path) -> None:
         for path in sorted((shared / "data" / name).rglob("*"))
         if path.is_file() and path.read_bytes()[128:132] == b"DICM"
     ]
-    with web_node(tmp_path) as (facility, web), orthanc(tmp_path) as theirs:
+    with web_node(tmp_path) as (facility, web), orthanc_web(tmp_path) as theirs:
         stored = [each.store(bodies).status_code for each in (web, theirs)]
         assert stored == [200, 200]
         wait_until(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from archives_made import LOOPBACK, made_orthanc, with_orthanc
+from archives_made import LOOPBACK
 from dimse_made import with_dcmtk
 from facilities import free_port, two_facilities, wait_until
+from orthanc_made import made_orthanc, with_orthanc
 from studies_made import make_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]

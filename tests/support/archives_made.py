@@ -1,15 +1,11 @@
 """Archives on loopback: dcmtk's storescp and Orthanc as processes, and a node that sends there."""
 
 import contextlib
-import json
 import shutil
 import socket
 import subprocess
 import time
-import urllib.request
-from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +18,7 @@ import trio
 from facilities import free_port
 from studies_made import make_instance
 
-from node import parts
+from node import edge_parts
 from node.app import Node
 from node.dicom.studies import read_header
 from node.edges.archive_settings import ArchiveSettings, read_archives
@@ -36,11 +32,6 @@ ALL = [{}]
 
 with_dcmtk = pytest.mark.skipif(
     shutil.which("storescp") is None, reason="needs Debian's dcmtk: make dicom-peers"
-)
-DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-with_orthanc = pytest.mark.skipif(
-    shutil.which("Orthanc") is None or not DICOMWEB.exists(),
-    reason="needs Debian's Orthanc with DICOMweb: make dicom-peers",
 )
 
 
@@ -61,60 +52,6 @@ def server(words: list[str], port: int, log: Path) -> Iterator[subprocess.Popen[
     finally:
         process.kill()
         process.wait()
-
-
-@dataclass
-class Orthanc:
-    """An Orthanc with DICOM, REST and DICOMweb."""
-
-    folder: Path
-    port: int
-    http: int
-    peer_port: int = 0
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[int]:
-        """Run it; gives its process. It ends by a kill."""
-        settings: dict[str, Any] = {
-            "StorageDirectory": str(self.folder / "storage"),
-            "IndexDirectory": str(self.folder / "storage"),
-            "HttpPort": self.http,
-            "AuthenticationEnabled": True,
-            "RegisteredUsers": {"radmesh": "secret"},
-            "RemoteAccessAllowed": False,
-            "DicomPort": self.port,
-            "DicomAet": "PACS",
-            "DicomCheckCalledAet": True,
-            "DicomAlwaysAllowFind": True,
-            "DicomAlwaysAllowStore": True,
-            "DicomModalities": {"radmesh": ["RADMESH", LOOPBACK, self.peer_port or 104]},
-            "OverwriteInstances": True,
-            "Plugins": [str(DICOMWEB)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        }
-        path = self.folder / "orthanc.json"
-        path.write_text(json.dumps(settings))
-        with server(["Orthanc", str(path)], self.port, log=self.folder / "log") as process:
-            yield process.pid
-
-    def ask(self, path: str, body: object = None) -> Any:
-        """Its REST API."""
-        request = urllib.request.Request(f"http://{LOOPBACK}:{self.http}{path}")
-        request.add_header("Authorization", "Basic " + b64encode(b"radmesh:secret").decode())
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(request, data, timeout=20) as answer:
-            content = answer.read()
-        return content if path.endswith("/file") else json.loads(content)
-
-    def files(self) -> list[bytes]:
-        """All instances that it has, as it gives them out."""
-        return [self.ask(f"/instances/{one}/file") for one in self.ask("/instances")]
-
-
-def made_orthanc(folder: Path, peer_port: int = 0) -> Orthanc:
-    """An Orthanc that does not run yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return Orthanc(folder, free_port(), free_port(), peer_port)
 
 
 @contextlib.contextmanager
@@ -140,7 +77,7 @@ async def sending(
     """A node that sends to archives, without its network."""
     with Node.open(home) as node:
         node.archive_queue.archives = archives
-        archiving = parts.archiving_of(node)
+        archiving = edge_parts.archiving_of(node)
         token = trio.lowlevel.current_trio_token()
         node.archive_queue.on_change = partial(token.run_sync_soon, archiving.poke)
         async with trio.open_nursery() as nursery:

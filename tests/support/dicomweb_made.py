@@ -2,23 +2,15 @@
 
 import contextlib
 import hashlib
-import json
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
-from facilities import Facility, free_port, wait_until
+from facilities import Facility, free_port
+from orthanc_made import PASSWORD, USER, made_orthanc
 
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-with_orthanc = pytest.mark.skipif(
-    shutil.which("Orthanc") is None or not PLUGIN.exists(),
-    reason="needs Debian's orthanc and orthanc-dicomweb: make dicom-peers",
-)
 TOKEN = "a token of 32 random bytes in hex"
 
 
@@ -112,40 +104,12 @@ def web_node(directory: Path, *, more: str = "") -> Iterator[tuple[Facility, Web
 
 
 @contextlib.contextmanager
-def orthanc(directory: Path) -> Iterator[Web]:
+def orthanc_web(directory: Path) -> Iterator[Web]:
     """Orthanc with its DICOMweb plugin, empty."""
-    port, folder = free_port(), directory / "orthanc"
-    folder.mkdir()
-    path = folder / "orthanc.json"
-    path.write_text(
-        json.dumps(
-            {
-                "StorageDirectory": str(folder),
-                "IndexDirectory": str(folder),
-                "HttpPort": port,
-                "DicomServerEnabled": False,
-                "AuthenticationEnabled": False,
-                "Plugins": [str(PLUGIN)],
-                "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-            }
-        )
-    )
-    process = subprocess.Popen(
-        ["Orthanc", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    web = Web(f"http://127.0.0.1:{port}/dicom-web")
-
-    def answers() -> bool:
-        with contextlib.suppress(requests.ConnectionError):
-            return web.get("/studies").status_code == 200
-        return False
-
-    try:
-        wait_until(answers, 30, "Orthanc answers")
+    with made_orthanc(directory / "orthanc").running() as found:
+        web = Web(f"http://127.0.0.1:{found.http_port}/dicom-web")
+        web.session.auth = (USER, PASSWORD)
         yield web
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 class Together:

@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from edges.dimse import codec, negotiation
 from keys.trust import Peer
-from node import parts
+from node import edge_parts, parts
 from node.app import Node
 from node.edges.commitment_reports import CommitmentReports
 from node.edges.dimse_server import DimseServer
@@ -102,8 +102,10 @@ async def listening(
             arrivals = parts.arrivals_of(node, spool)
             reports = CommitmentReports(node.commitment_requests, arrivals, settings)
             services = {
-                **parts.commitment_services_of(node, reports),
-                **parts.query_services_of(node, settings, _ask, _fetch, lambda node_key: True),
+                **edge_parts.commitment_services_of(node, reports),
+                **edge_parts.query_services_of(
+                    node, settings, edge_parts.told_of(node), _ask, _fetch, lambda node_key: True
+                ),
             }
             server = DimseServer(settings, arrivals, node.doors, services)
             await server.open()

@@ -14,7 +14,7 @@ from dimse_made import data_set, send_all
 from facility_in_memory import entries
 from studies_made import make_instance, make_study
 
-from node import parts
+from node import edge_parts, parts
 from node.app import Node
 from node.edges.archive_queue import DONE, STORED
 from node.edges.archiving import Archiving
@@ -40,7 +40,7 @@ async def _north(path: Path, odd: OddArchive) -> AsyncIterator[tuple[Node, Archi
         node.archive_queue.archives = read_archives(
             {"PACS": {**at, "proof": "none", "rules": ALL}}, path
         )
-        archiving = parts.archiving_of(node)
+        archiving = edge_parts.archiving_of(node)
         arrivals = parts.arrivals_of(node, spool, archiving)
         settings = read_dimse(
             {"listen": [f"{LOOPBACK}:0"]}, {one: {"addresses": [LOOPBACK]} for one in NAMES}, {}

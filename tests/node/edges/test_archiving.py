@@ -15,7 +15,6 @@ from archives_made import (
     OddArchive,
     archive,
     data_set_of,
-    made_orthanc,
     receive_study,
     sending,
     states,
@@ -23,13 +22,13 @@ from archives_made import (
     take_in,
     until,
     with_dcmtk,
-    with_orthanc,
 )
 from certificates_made import Authority
 from clocks_made import MadeClock
 from dimse_made import identity_files
 from facilities import free_port
 from facility_in_memory import Other, entries
+from orthanc_made import made_orthanc, with_orthanc
 from studies_made import make_study
 
 from node.alerts import alerts_of
@@ -130,7 +129,7 @@ async def test_by_stow_with_a_token_and_qido(home: Home, tmp_path: Path) -> None
     make_study(tmp_path / "large", 1, rows=2048, frames=3)
     token = tmp_path / "token"
     token.write_text("Basic cmFkbWVzaDpzZWNyZXQ=\n")
-    stow = f"http://{LOOPBACK}:{orthanc.http}/dicom-web"
+    stow = f"http://{LOOPBACK}:{orthanc.http_port}/dicom-web"
     with orthanc.running():
         async with sending(home, archive(stow=stow, token=str(token))) as (node, archiving):
             await archiving.check("PACS")

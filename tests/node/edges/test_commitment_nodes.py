@@ -12,7 +12,7 @@ import trio
 from commitment_made import asking, callee, peer, reference, report_as, store
 from dimse_made import LOOPBACK, Listening, listening, until
 from facilities import Facility, free_port, wait_until
-from orthanc_made import Orthanc, orthanc, with_orthanc
+from orthanc_made import Orthanc, made_orthanc, with_orthanc
 from pydicom.dataset import Dataset
 from studies_made import make_instance
 
@@ -48,7 +48,9 @@ async def test_orthanc_says_what_it_has_stored(tmp_path: Path) -> None:
     port = free_port()
     callers = {"ORTHANC": {"addresses": [LOOPBACK]}}
     entries = {"listen": [f"{LOOPBACK}:{port}"]}
-    with orthanc(tmp_path / "pacs", {"radmesh": ("RADMESH", port)}) as pacs:
+    with made_orthanc(
+        tmp_path / "pacs", "ORTHANC", calls={"radmesh": ("RADMESH", port)}
+    ).running() as pacs:
         for one in INSTANCES:
             pacs.rest("POST", "/instances", _file(one))
         async with listening(tmp_path / "north", entries=entries, callers=callers) as north:
@@ -77,7 +79,9 @@ async def test_orthanc_says_what_it_has_stored(tmp_path: Path) -> None:
 @with_orthanc
 async def test_orthanc_learns_what_is_stored_here(tmp_path: Path) -> None:
     port = free_port()
-    with orthanc(tmp_path / "pacs", {"radmesh": ("RADMESH", port)}) as pacs:
+    with made_orthanc(
+        tmp_path / "pacs", "ORTHANC", calls={"radmesh": ("RADMESH", port)}
+    ).running() as pacs:
         callers: dict[str, object] = {
             "CT1": {"addresses": [LOOPBACK]},
             "ORTHANC": {"addresses": [LOOPBACK], "report_to": f"{LOOPBACK}:{pacs.port}"},
@@ -117,7 +121,9 @@ async def test_orthanc_starts_again_before_it_is_told(
 ) -> None:
     monkeypatch.setattr(commitment_reports, "FIRST_PAUSE", 0.2)
     port = free_port()
-    with orthanc(tmp_path / "pacs", {"radmesh": ("RADMESH", port)}) as pacs:
+    with made_orthanc(
+        tmp_path / "pacs", "ORTHANC", calls={"radmesh": ("RADMESH", port)}
+    ).running() as pacs:
         callers: dict[str, object] = {
             "ORTHANC": {"addresses": [LOOPBACK], "report_to": f"{LOOPBACK}:{pacs.port}"},
         }

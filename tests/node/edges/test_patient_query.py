@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import trio
 from checked_home import take
 from dimse_made import LOOPBACK
 from facilities import free_port
+from orthanc_made import made_orthanc, with_orthanc
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from studies_made import make_instance
@@ -117,6 +119,32 @@ async def test_who_may_be_meant(sop_class: str) -> None:
     assert (by_name.PatientID, str(by_name.PatientName)) == ("", "Müller*")
     assert by_name.PatientBirthDate == "19700203"
     assert by_name.QueryRetrieveLevel == ("PATIENT" if sop_class == PATIENT_ROOT_FIND else "STUDY")
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+@with_orthanc
+async def test_orthanc_knows_who_is_meant(tmp_path: Path) -> None:
+    """Names are compared as they are read, with what a real archive makes of `*`."""
+    pacs = made_orthanc(tmp_path / "pacs")
+    with pacs.running():
+        for number, (name, born) in enumerate(
+            [
+                ("Müller^Anna", "19700203"),
+                ("Müllerin^Anna", "19700203"),
+                ("Müller^Anna", "19110101"),
+            ]
+        ):
+            dataset = make_instance(f"1.2.826.0.1.3680043.8.498.72.{number}", 1, rows=4)
+            dataset.SpecificCharacterSet = "ISO_IR 100"
+            dataset.PatientName, dataset.PatientBirthDate = name, born
+            dataset.PatientID, dataset.PatientSex = f"H-{number}", "F"
+            buffer = BytesIO()
+            dataset.save_as(buffer, enforce_file_format=True)
+            await trio.to_thread.run_sync(pacs.rest, "POST", "/instances", buffer.getvalue())
+        system = PatientSystem(name="PACS", callee=callee(pacs.port))
+        [found] = await ask(system, THERE)
+    assert (found.patient_id, found.why) == ("H-0", "same name, birth date; known to PACS")
 
 
 @pytest.mark.slow
