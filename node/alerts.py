@@ -66,7 +66,7 @@ def standing(node: "Node", serving: "Serving | None") -> list[Alert]:
             "failed: see `radmesh archive`"
         )
         found.append(Alert("forward", text, ("studies to an archive",)))
-    why_full = node.keeping.describe().why_full
+    why_full = node.keeping.why_full
     if why_full:
         text = f"no more images are taken in: {why_full}; see `radmesh keeping`"
         found.append(Alert("quota", text))

@@ -144,7 +144,6 @@ class Node:
                 STORED_SCHEMA,
                 COMMITMENT_REQUESTS_SCHEMA,
                 COMMITMENTS_SCHEMA,
-                MATCHES_SCHEMA,
                 NOTICES_SCHEMA,
                 HOLDS_SCHEMA,
                 MATCHES_SCHEMA,

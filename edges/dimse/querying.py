@@ -28,6 +28,8 @@ class Model:
     widest: Level
 
 
+PATIENT_ROOT_FIND, STUDY_ROOT_FIND = f"{_ROOT}1.1", f"{_ROOT}2.1"
+
 MODELS = {
     f"{_ROOT}{root}.{number}": Model(does, widest)
     for root, widest in (("1", Level.PATIENT), ("2", Level.STUDY))
@@ -51,7 +53,6 @@ BAD_IDENTIFIER = 0xA900
 SOME_FAILED = 0xB000
 """Sub-operations are complete; one or more failed or have warnings."""
 CANNOT_PROCESS = 0xC000
-NOT_AUTHORIZED = 0x0124
 
 
 @dataclass(frozen=True, slots=True)

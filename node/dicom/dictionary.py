@@ -58,8 +58,3 @@ def _of_private(tag: int, creator: str) -> str:
     except KeyError:
         return UNKNOWN
     return _CHOICES.get(found, found) if found != "US or SS" else "US"
-
-
-def tag_of(keyword: str) -> int | None:
-    """The tag with a keyword of the standard, such as `PatientName`; None if there is none."""
-    return pydicom.datadict.tag_for_keyword(keyword)

@@ -14,14 +14,13 @@ from edges.dimse.commands import BadCommand, Element, Field
 from edges.dimse.data_sets import BadDataSet, Value, decode_data_set, encode_data_set, uid
 from edges.dimse.limits import CONTEXTS
 from edges.dimse.negotiation import IMPLICIT
+from edges.dimse.querying import STUDY_ROOT_FIND
 from node.blocking import in_thread
 from node.dicom.elements import BadInstance
 from node.edges.archive_settings import ArchiveSettings
 from node.edges.dimse_client import Calling, associated, echo
 from node.edges.outgoing import HELD_BYTES, Answered, Originals, Outgoing, OutgoingFile
 from node.errors import ExitCode, NodeError
-
-STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 LOT_BYTES = 2 * 1024 * 1024
 LOT_IMAGES = 32

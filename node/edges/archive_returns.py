@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import blake3
 
+from edges.dimse.negotiation import EXPLICIT
 from node.catalog.catalog import Catalog
 from node.dicom.elements import BadInstance, Placed, Read, walk
 from node.dicom.part10 import BIG_ENDIAN, DEFLATED, IMPLICIT, read_meta
@@ -21,8 +22,7 @@ from protocol.manifest import Manifest
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 """Float, Double Float and integer Pixel Data."""
 
-_EXPLICIT = "1.2.840.10008.1.2.1"
-_NATIVE = frozenset({_EXPLICIT, *IMPLICIT})
+_NATIVE = frozenset({EXPLICIT, *IMPLICIT})
 """Transfer syntaxes in which the same pixels have the same bytes."""
 
 _BLOCK_BYTES = 4 * 1024 * 1024

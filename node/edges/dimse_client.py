@@ -35,6 +35,7 @@ from edges.dimse.commands import (
 from edges.dimse.limits import DATA_SET_BYTES, LEAST_PDU_BYTES, PDU_BYTES
 from edges.dimse.negotiation import IMPLICIT, Accepted, AssociateRequest, Proposed, Result
 from edges.dimse.requestor import Requestor
+from node.edges.dimse_classes import VERIFICATION
 from node.errors import ExitCode, NodeError
 
 CONNECT_SECONDS = 15.0
@@ -46,8 +47,6 @@ ANSWER_SECONDS = 60.0
 RELEASE_SECONDS = 10.0
 
 READ_BYTES = 256 * 1024
-
-VERIFICATION = "1.2.840.10008.1.1"
 
 _PENDING = frozenset({0xFF00, 0xFF01})
 _CANCELLABLE = frozenset({Field.C_FIND, Field.C_MOVE, Field.C_GET})

@@ -151,11 +151,6 @@ class OutgoingFile:
         self.size = size + sum(len(one.data) - (one.end - one.begin) for one in edits)
 
     @property
-    def data_set_size(self) -> int:
-        """Bytes of the data set as it goes."""
-        return self.size - self._data_set_at
-
-    @property
     def digest(self) -> bytes:
         """BLAKE3 of the data set as it goes; empty before `data_set` is at its end."""
         return self._digest

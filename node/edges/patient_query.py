@@ -22,6 +22,7 @@ from edges.dimse.data_sets import (
     sequence,
 )
 from edges.dimse.negotiation import EXPLICIT, IMPLICIT, Accepted
+from edges.dimse.querying import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.catalog.names import same
 from node.dicom.texts import decoded, encoded, encodings_of
 from node.edges.archive_settings import ArchiveSettings
@@ -30,8 +31,6 @@ from node.edges.match_rows import LocalPatient
 from node.edges.unmatched import PatientThere
 from node.errors import ExitCode, NodeError
 
-STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
 
 ANSWERS = 200

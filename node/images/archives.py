@@ -9,7 +9,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -18,6 +18,7 @@ from pathlib import Path
 import blake3
 
 from edges.media import iso9660
+from edges.media.iso9660 import Read
 from node.images.reading import FileChanged, open_file, read_exactly, stamp_of
 
 _MOST_LIST_BYTES = 16 * 1024 * 1024
@@ -35,8 +36,6 @@ where a file is odd, and a hostile one could have it go back without end."""
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 _ENCRYPTED = 0x1
 _WINDOW_BYTES = 256 * 1024
-
-Read = Callable[[int, int], bytes]
 
 
 class BadArchive(Exception):

@@ -119,6 +119,11 @@ class Keeping:
         self._removed = 0
         self._why_full = ""
 
+    @property
+    def why_full(self) -> str:
+        """Why no more images are taken in, by the last look, or ""."""
+        return self._why_full
+
     def describe(self) -> Kept:
         """What is kept now."""
         return Kept(
