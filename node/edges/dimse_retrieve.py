@@ -144,7 +144,7 @@ class RetrieveService:
             log.warning("a retrieve of %s is refused: %s", operation.caller.ae_title, error.message)
             await operation.answer(q.CANNOT_SEND, comment=error.message)
             return
-        job.tally.remaining = sum(one.instances for one in wanted)
+        job.tally.remaining = sum(_foreseen(query, one) for one in wanted)
         await _with_pending(job, lambda: self._work(job, wanted))
         await _finish(job)
 
@@ -207,7 +207,7 @@ class RetrieveService:
         while left and is_reachable and not operation.is_cancelled:
             is_reachable = await self._retrieve(job, left.pop(0))
         if not operation.is_cancelled:
-            job.tally.fail([], "", sum(one.instances for one in left))
+            job.tally.fail([], "", sum(_foreseen(job.query, one) for one in left))
 
     async def _retrieve(self, job: _Job, one: SeenStudy) -> bool:
         """Get one study to its receiver; returns whether that can be reached."""
@@ -225,12 +225,12 @@ class RetrieveService:
                 # What a partner announces need not say whose it is.
                 why = "what is here now is not what was asked for"
             if why:
-                tally.fail([], why, one.instances)
+                tally.fail([], why, _foreseen(job.query, one))
                 return True
         if operation.is_cancelled:
             return True
         async with self._place(operation):
-            foreseen = one.instances
+            foreseen = _foreseen(job.query, one)
             try:
                 why = await in_thread(self._kept_out, one.study, job.way.destination)
                 if why:
@@ -279,6 +279,13 @@ class RetrieveService:
             if meant[one.series_index] and instances([one.sop_instance_uid])
         ]
         return manifest, chosen, self._catalog.patients(study)
+
+
+def _foreseen(query: Query, one: SeenStudy) -> int:
+    """How many images are meant of a study, as far as can be told before it is here."""
+    if query.level is Level.IMAGE:
+        return min(one.instances, query.keys[q.SOP_INSTANCE].count("\\") + 1)
+    return one.instances
 
 
 def _read(operation: Operation, model: Model) -> Query:

@@ -230,6 +230,10 @@ async def test_an_archive_gets_nothing_from_elsewhere_by_a_retrieve(tmp_path: Pa
             await ws.ask(study=STUDY)
             *_, last = await ws.answers()
             assert (last["status"], last["completed"], last["failed"]) == (0xA702, 0, 2)
+            # As many fail as were asked for, not all that the study has.
+            await ws.ask(level="IMAGE", study=STUDY, instance=f"{STUDY}.1.2")
+            *_, last = await ws.answers()
+            assert (last["status"], last["completed"], last["failed"]) == (0xA702, 0, 1)
             assert len(got) == 2
             assert len(entries(north, "retrieved")) == 1
 
