@@ -140,12 +140,7 @@ def write(
                 "form": form,
                 "mode": mode,
             },
-            lambda event: bar.update(
-                "writing",
-                event["bytes"],
-                event["bytes_total"],
-                f"{event['instances']} of {event['instances_total']} images",
-            ),
+            lambda event: bar.images("writing", event),
         )
     if session.as_json:
         output.emit_json(written)

@@ -3,7 +3,7 @@
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node.cli.output import note
 from node.phrases import duration, size
@@ -52,6 +52,15 @@ class ProgressBar:
     ) -> None:
         if self._rich is not None:
             self._rich.stop()
+
+    def images(self, label: str, event: dict[str, Any]) -> None:
+        """Show how far files of images are written: an event of `export` or `disc.write`."""
+        self.update(
+            label,
+            event["bytes"],
+            event["bytes_total"],
+            f"{event['instances']} of {event['instances_total']} images",
+        )
 
     def update(self, label: str, done: int, total: int, extra: str = "") -> None:
         """Show how far the work is.

@@ -303,12 +303,7 @@ def export(session: Session, study: str, directory: Path, mode: str | None) -> N
         exported = session.call(
             "export",
             {"study": study, "directory": str(Path.cwd() / directory), "mode": mode},
-            lambda event: bar.update(
-                "exporting",
-                event["bytes"],
-                event["bytes_total"],
-                f"{event['instances']} of {event['instances_total']} images",
-            ),
+            lambda event: bar.images("exporting", event),
         )
     if session.as_json:
         output.emit_json(exported)

@@ -209,11 +209,42 @@ class Openings(SideFile):
             )
 
 
-class Receipts(SideFile):
+class SignedFile(SideFile):
+    """Lines that each hold the index of an entry, and the bytes of what was signed about it.
+
+    Args:
+        bundle: it.
+        name: of the side file.
+        field: of the bytes in a line, Base64.
+        most: bytes of a line.
+    """
+
+    def __init__(self, bundle: Bundle, name: str, field: str, most: int) -> None:
+        super().__init__(bundle, name, most)
+        self._name = name
+        self._field = field
+        self._current: tuple[int, bytes] | None = None
+
+    def _advance(self) -> None:
+        line = self._next_line()
+        self._current, self.at = None, self.NOWHERE
+        if line is None:
+            return
+        try:
+            value = parse_object(line.removesuffix(b"\n"))
+            index, blob = value["index"], decode_base64(value[self._field])
+            if isinstance(index, bool) or not isinstance(index, int) or not line.endswith(b"\n"):
+                raise ValueError
+            self._current, self.at = (index, blob), index
+        except (EntryProblem, KeyError, TypeError, ValueError, NoteProblem):
+            self.find(Code.RECEIPT_SIG, None, f"a line of {self._name} is malformed")
+
+
+class Receipts(SignedFile):
     """receipts.jsonl, and the auditor's own receipts."""
 
     def __init__(self, bundle: Bundle, own: Card, evidence: Evidence) -> None:
-        super().__init__(bundle, "receipts.jsonl", _RECEIPT_LINE_BYTES)
+        super().__init__(bundle, "receipts.jsonl", "receipt", _RECEIPT_LINE_BYTES)
         self.named = 0
         self.held = 0
         self.half_checked = 0
@@ -234,7 +265,6 @@ class Receipts(SideFile):
             if opened is not None:
                 self._outside[digest] = opened
                 self._transfers.setdefault(opened["transfer"].hex(), []).append((digest, opened))
-        self._current: tuple[int, bytes] | None = None
         self._advance()
 
     def _open(
@@ -254,20 +284,6 @@ class Receipts(SideFile):
         fields, both_known = self._opened[digest]
         self.half_checked += not both_known
         return fields
-
-    def _advance(self) -> None:
-        line = self._next_line()
-        self._current, self.at = None, self.NOWHERE
-        if line is None:
-            return
-        try:
-            value = parse_object(line.removesuffix(b"\n"))
-            index, blob = value["index"], decode_base64(value["receipt"])
-            if isinstance(index, bool) or not isinstance(index, int) or not line.endswith(b"\n"):
-                raise ValueError
-            self._current, self.at = (index, blob), index
-        except (EntryProblem, KeyError, TypeError, ValueError, NoteProblem):
-            self.find(Code.RECEIPT_SIG, None, "a line of receipts.jsonl is malformed")
 
     def match(self, index: int, entry: dict[str, Any]) -> None:
         """Check the receipts that claim to belong to entry `index`."""

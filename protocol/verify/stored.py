@@ -13,9 +13,7 @@ import nacl.exceptions
 
 from keys.card import Card
 from protocol.verify.bundle import Bundle
-from protocol.verify.entries import EntryProblem, parse_object
-from protocol.verify.evidence import Evidence, SideFile
-from protocol.verify.note import NoteProblem, decode_base64
+from protocol.verify.evidence import Evidence, SignedFile
 from protocol.verify.receipts import ReceiptProblem, is_binary, is_named, parse_map
 from protocol.verify.verdict import Code
 from protocol.verify.work import SIGNATURE
@@ -118,33 +116,18 @@ def _encode(body: bytes, signature: bytes) -> bytes:
     return b"\x82\xa4body" + head + body + b"\xa9signature\xc4\x40" + signature
 
 
-class Statements(SideFile):
+class Statements(SignedFile):
     """stored.jsonl: the statements that entries name."""
 
     def __init__(self, bundle: Bundle, own: Card, evidence: Evidence) -> None:
-        super().__init__(bundle, "stored.jsonl", _LINE_BYTES)
+        super().__init__(bundle, "stored.jsonl", "stored", _LINE_BYTES)
         self.named = 0
         self.held = 0
         self.half_checked = 0
         self._bundle = bundle
         self._own = own
         self._peers = evidence.peer_cards
-        self._current: tuple[int, bytes] | None = None
         self._advance()
-
-    def _advance(self) -> None:
-        line = self._next_line()
-        self._current, self.at = None, self.NOWHERE
-        if line is None:
-            return
-        try:
-            value = parse_object(line.removesuffix(b"\n"))
-            index, blob = value["index"], decode_base64(value["stored"])
-            if isinstance(index, bool) or not isinstance(index, int) or not line.endswith(b"\n"):
-                raise ValueError
-            self._current, self.at = (index, blob), index
-        except (EntryProblem, KeyError, TypeError, ValueError, NoteProblem):
-            self.find(Code.RECEIPT_SIG, None, "a line of stored.jsonl is malformed")
 
     def match(
         self, index: int, entry: dict[str, Any], receipt: tuple[int, dict[str, Any]] | None

@@ -24,7 +24,6 @@ from node.dicom.studies import read_header
 from node.edges.archive_settings import ArchiveSettings, read_archives
 from node.edges.archiving import Archiving
 from node.home import Home
-from node.images.ingest import ingest
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 20.0
@@ -85,18 +84,6 @@ async def sending(
             yield node, archiving
             nursery.cancel_scope.cancel()
         node.archive_queue.on_change = lambda: None
-
-
-def take_in(node: Node, folder: Path) -> None:
-    """Ingest a folder, as a person does."""
-    ingest(
-        [folder],
-        catalog=node.catalog,
-        store=node.store,
-        quarantine=node.home.quarantine_path,
-        audit=node.audit.append,
-        now=node.clock.now,
-    )
 
 
 def receive_study(

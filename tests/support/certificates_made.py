@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import threads_made
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -88,7 +89,6 @@ class SyslogCollector:
     port: int = 0
     messages: list[bytes] = field(default_factory=list)
     peers: list[object] = field(default_factory=list)
-    connections: int = 0
     reset_after: int | None = None
     orderly: bool = True
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -147,27 +147,9 @@ def collector(
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(clients)
     found = SyslogCollector()
-    threads = []
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        found.port = listener.getsockname()[1]
 
-        def accept() -> None:
-            while True:
-                try:
-                    raw, _ = listener.accept()
-                except OSError:
-                    return
-                found.connections += 1
-                thread = threading.Thread(target=found.serve, args=(raw, context), daemon=True)
-                threads.append(thread)
-                thread.start()
+    def serve(raw: socket.socket) -> None:
+        found.serve(raw, context)
 
-        accepting = threading.Thread(target=accept, daemon=True)
-        accepting.start()
-        try:
-            yield found
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            accepting.join(5)
-            for thread in threads:
-                thread.join(5)
+    with threads_made.listening(serve, port) as found.port:
+        yield found

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import pydicom
 import pytest
 import trio
+from network_nodes import until
 from pdus_made import RELEASE_RQ, elements, message, store, usual_request
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
@@ -139,13 +140,6 @@ async def _ask(peer: Peer, asked: Asked, purpose: str) -> None:
 
 async def _fetch(*study: object, **how: object) -> str:
     return "there is no network to fetch over"
-
-
-async def until(condition: Callable[[], object], *, seconds: float = 10) -> None:
-    """Wait for a condition that nothing tells of."""
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.005)
 
 
 # --- who calls -------------------------------------------------------------------------

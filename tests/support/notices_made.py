@@ -15,6 +15,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
+import threads_made
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
@@ -75,7 +76,6 @@ def hook(identity: Path, *, port: int = 0) -> Iterator[Hook]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(identity)
     found = Hook()
-    threads = []
 
     def serve(raw: socket.socket) -> None:
         raw.settimeout(20)
@@ -85,28 +85,8 @@ def hook(identity: Path, *, port: int = 0) -> Iterator[Hook]:
         except OSError:
             raw.close()
 
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        found.port = listener.getsockname()[1]
-
-        def accept() -> None:
-            while True:
-                try:
-                    raw, _ = listener.accept()
-                except OSError:
-                    return
-                thread = threading.Thread(target=serve, args=(raw,), daemon=True)
-                threads.append(thread)
-                thread.start()
-
-        accepting = threading.Thread(target=accept, daemon=True)
-        accepting.start()
-        try:
-            yield found
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            accepting.join(5)
-            for thread in threads:
-                thread.join(5)
+    with threads_made.listening(serve, port) as found.port:
+        yield found
 
 
 @dataclass

@@ -261,20 +261,6 @@ def _holds(node: Node) -> object:
     return [one.study for one in node.holds.all()]
 
 
-def _match(node: Node) -> object:
-    return node.matches.match(STUDY, LocalPatient(patient_id="H-77", issuer="HOSP-A"))
-
-
-def _ready(node: Node) -> object:
-    return node.matches.ready(STUDY)
-
-
-def _came_from_south(node: Node) -> None:
-    node.database.transact(
-        lambda connection: connection.execute("UPDATE studies SET origin = ?", (SOUTH.key.hex(),))
-    )
-
-
 def _prepare_aside(node: Node) -> None:
     """Another version of an instance of the study lies aside."""
     folder = node.home.path.parent / "aside"

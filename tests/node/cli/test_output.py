@@ -15,6 +15,20 @@ from node.cli.transfers import fetched_lines, transfer_table
 __all__ = ["card_file", "images", "north", "terminal"]
 
 
+TRANSFER = {
+    "transfer": "acdfb8b4",
+    "study": "1.2.3",
+    "started": 0,
+    "direction": "out",
+    "state": "complete",
+    "why": "",
+    "stat": False,
+    "follow_up": False,
+    "still_since": None,
+    "bytes": 400,
+    "bytes_done": 100,
+    "peer": "South Clinic",
+}
 SLOW_MODULES = "libp2p pydicom numpy rich starlette hypercorn httpx trio.testing"
 
 
@@ -108,44 +122,17 @@ def test_no_column_of_a_narrow_table_is_lost_to_another(monkeypatch: pytest.Monk
 
 
 def test_a_source_that_was_interrupted_shows_a_complete_transfer_as_done() -> None:
-    transfer = {
-        "transfer": "acdfb8b4",
-        "study": "1.2.3",
-        "started": 0,
-        "direction": "out",
-        "state": "complete",
-        "why": "",
-        "stat": False,
-        "follow_up": False,
-        "still_since": None,
-        "bytes": 400,
-        "bytes_done": 100,
-        "peer": "South Clinic",
-    }
-    assert " complete  100 % " in transfer_table([transfer])[1]
-    asked_by_nobody = {**transfer, "stat": True, "follow_up": True}
+    assert " complete  100 % " in transfer_table([TRANSFER])[1]
+    asked_by_nobody = {**TRANSFER, "stat": True, "follow_up": True}
     assert " complete, stat, follow-up  100 % " in transfer_table([asked_by_nobody])[1]
-    sending = {**transfer, "state": "sending"}
+    sending = {**TRANSFER, "state": "sending"}
     assert " sending  25 % " in transfer_table([sending])[1]
     still = transfer_table([{**sending, "still_since": 1_700_000_000_000}])
     assert "stands still since 2023-11-14" in still[3]
 
 
 def test_a_transfer_shows_its_receipts_and_what_the_archive_has() -> None:
-    transfer = {
-        "transfer": "acdfb8b4",
-        "study": "1.2.3",
-        "started": 0,
-        "direction": "out",
-        "state": "complete",
-        "why": "",
-        "stat": False,
-        "follow_up": False,
-        "still_since": None,
-        "bytes": 400,
-        "bytes_done": 400,
-        "peer": "South",
-    }
+    transfer = {**TRANSFER, "bytes_done": 400, "peer": "South"}
 
     def lines(direction: str, **stored: Any) -> list[str]:
         said = {"instances": 3, "proven_by": "query", "proven_at": 1_700_000_000, "noted": 1}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pydicom
 import pytest
 import trio
-from archives_made import ALL, LOOPBACK, OddArchive, read_archives, states, take_in, until
-from dimse_made import data_set, send_all
+from archives_made import ALL, LOOPBACK, OddArchive, read_archives, states, until
+from dimse_made import data_set, send_all, take_in
 from facility_in_memory import entries
 from studies_made import make_instance, make_study
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import trio
-from archives_made import LOOPBACK, archive, sending, states, take_in, until
+from archives_made import LOOPBACK, archive, sending, states, until
 from certificates_made import Authority
+from dimse_made import take_in
 from facility_in_memory import entries
 from studies_made import make_study
 

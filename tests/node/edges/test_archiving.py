@@ -19,13 +19,12 @@ from archives_made import (
     sending,
     states,
     storescp,
-    take_in,
     until,
     with_dcmtk,
 )
 from certificates_made import Authority
 from clocks_made import MadeClock
-from dimse_made import identity_files
+from dimse_made import identity_files, take_in
 from facilities import free_port
 from facility_in_memory import Other, entries
 from orthanc_made import made_orthanc, with_orthanc

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 from commitment_made import asking, callee, peer, reference, report_as, store
-from dimse_made import LOOPBACK, Listening, listening, until
+from dimse_made import LOOPBACK, Listening, listening
 from facilities import Facility, free_port, wait_until
+from network_nodes import until
 from orthanc_made import Orthanc, made_orthanc, with_orthanc
 from pydicom.dataset import Dataset
 from studies_made import make_instance

@@ -10,9 +10,10 @@ import trio
 from certificates_made import Authority
 from clocks_made import MadeClock
 from commitment_made import Asker, asking, callee, peer, reference, store
-from dimse_made import CALLERS, LOOPBACK, Listening, calling, listening, until
+from dimse_made import CALLERS, LOOPBACK, Listening, calling, listening
 from facilities import free_port
 from facility_in_memory import Other, entries, publish_study
+from network_nodes import until
 from pdus_made import context, message, request, user
 from pydicom.dataset import Dataset
 from studies_made import make_instance

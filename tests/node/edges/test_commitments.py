@@ -9,9 +9,10 @@ import pytest
 import trio
 from clocks_made import MadeClock
 from commitment_made import callee, peer, reports_as
-from dimse_made import CALLERS, LOOPBACK, Listening, accepts, listening, pdu_of, until
+from dimse_made import CALLERS, LOOPBACK, Listening, accepts, listening, pdu_of
 from facilities import free_port
 from facility_in_memory import entries
+from network_nodes import until
 from pdus_made import CT, message
 from pydicom.uid import UID
 

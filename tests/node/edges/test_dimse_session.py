@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import trio
 from arrivals_made import pieces
-from dimse_made import Caller, Listening, calling, data_set, listening, stored, until
+from dimse_made import Caller, Listening, calling, data_set, listening, stored
+from network_nodes import until
 from pdus_made import (
     ABORT,
     CT,

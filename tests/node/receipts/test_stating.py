@@ -13,6 +13,7 @@ import trio
 from clocks_made import MadeClock
 from facility_in_memory import Other, entries, publish_study
 from killed import killed_at_commit
+from network_nodes import until
 from stating_made import Pair, opened
 from two_in_memory import TwoNodes
 
@@ -72,12 +73,6 @@ def about_evidence(node: Node) -> list[str]:
     """What `radmesh check` finds wrong beside the log."""
     found = check_home(node.home.path, now=node.clock.now()).findings
     return [one.kind for one in found if one.kind.startswith("evidence")]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.01)
 
 
 # --- the whole way -------------------------------------------------------------------------
