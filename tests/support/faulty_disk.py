@@ -252,43 +252,45 @@ class FaultyDisk:
 
     def survivors(self, directory: Path, seed: int) -> Iterator[tuple[str, Path]]:
         """Folders as they may be found if the power failed now, with their kind."""
-        now = self._all_names()
-        content = {inode: self._read(path) for path, inode in now.items() if path.is_file()}
-        newest = self._durable | content
+        # The log's own thread may be at work: all is read between two of its calls.
+        with self._lock:
+            now, names, durable = self._all_names(), dict(self._names), dict(self._durable)
+            content = {inode: self._read(path) for path, inode in now.items() if path.is_file()}
+        newest = durable | content
         torn = {
-            inode: _torn(self._durable.get(inode, b""), data, random.Random(seed))
+            inode: _torn(durable.get(inode, b""), data, random.Random(seed))
             for inode, data in newest.items()
         }
         log_inodes = {inode for path, inode in now.items() if path.name == "log"}
         behind = {
-            inode: self._durable.get(inode, b"") if inode in log_inodes else data
+            inode: durable.get(inode, b"") if inode in log_inodes else data
             for inode, data in newest.items()
         }
         chance = random.Random(seed)
         some: dict[Path, int] = {}
-        for path in sorted(self._names.keys() | now.keys()):
-            inode = chance.choice((self._names.get(path), now.get(path)))
+        for path in sorted(names.keys() | now.keys()):
+            inode = chance.choice((names.get(path), now.get(path)))
             if path.parent != self.root and path.parent not in now:
                 # A renamed folder may be found under its old name, with everything in it.
-                inode = self._names.get(path)
+                inode = names.get(path)
             if inode is not None and (path.parent in some or path.parent == self.root):
                 some[path] = inode
         # A rename gives the new name before it takes the old one: no file loses both.
-        for path, inode in self._names.items():
+        for path, inode in names.items():
             if inode in now.values() and inode not in some.values():
                 some.setdefault(path, inode)
-        for kind, names, contents in (
+        for kind, found, contents in (
             ("killed", now, newest),
-            ("all that was not flushed is lost", self._names, self._durable),
-            ("names are there before their bytes", now, self._durable),
-            ("bytes are there before their names", self._names, newest),
-            ("some names are there", some, self._durable),
+            ("all that was not flushed is lost", names, durable),
+            ("names are there before their bytes", now, durable),
+            ("bytes are there before their names", names, newest),
+            ("some names are there", some, durable),
             ("torn", now, torn),
             ("the log alone is behind", now, behind),
         ):
             target = directory / kind.replace(" ", "-")
             shutil.rmtree(target, ignore_errors=True)
-            self._make(target, names, contents)
+            self._make(target, found, contents)
             yield kind, target
 
     def _make(self, target: Path, names: dict[Path, int], contents: dict[int, bytes]) -> None:
