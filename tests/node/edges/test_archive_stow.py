@@ -18,7 +18,7 @@ from dimse_made import take_in
 from facility_in_memory import entries
 from studies_made import make_study
 
-from node.edges import archive_stow
+from node.edges import archive_web
 from node.edges import archiving as archiving_module
 from node.edges.archive_queue import DONE, FAILED, STORED, WAITS
 from node.errors import NodeError
@@ -196,7 +196,7 @@ async def test_a_service_that_is_not_well_is_tried_again(
     make_study(tmp_path / "in", 2)
     web = Web()
     # Status 200 with an answer that has no end that we would read.
-    long = b" " * (archive_stow.ANSWER_BYTES + 1)
+    long = b" " * (archive_web.ANSWER_BYTES + 1)
     web.post = lambda uids: (status, long if status == 200 else b"")
     why = {503: "takes no images now", 401: "token", 302: "status 302", 200: "too long"}[status]
     with web.running() as port:
@@ -212,7 +212,7 @@ async def test_a_service_that_is_not_well_is_tried_again(
 async def test_a_service_that_says_nothing_is_given_up(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_stow, "STILL_SECONDS", 0.3)
+    monkeypatch.setattr(archive_web, "STILL_SECONDS", 0.3)
     make_study(tmp_path / "in", 1)
     web = Web()
     let_go = threading.Event()
