@@ -39,6 +39,9 @@ BY_HAND = "command"
 FROM_PEER = "peer"
 """The source of what was fetched: this, a colon, and the fingerprint of the facility."""
 
+FROM_ARCHIVE = "archive"
+"""The source of studies that an archive is asked for: this, a colon, and its name."""
+
 SOURCE = "source"
 """The condition about who brought the images; `*` in its values stands for any characters."""
 

@@ -21,6 +21,7 @@ from node.audit.effects import EFFECTS_SCHEMA, Effects
 from node.audit.erasing import go_on_erasing
 from node.audit.exchanges import EXCHANGES_SCHEMA, ExchangeIndex
 from node.audit.log import AuditLog
+from node.catalog.archive_index import IndexedStudies
 from node.catalog.attributes import studies_of_patient
 from node.catalog.catalog import CATALOG_SCHEMA, Catalog
 from node.config import read_settings
@@ -40,7 +41,7 @@ from node.facility_key import require_of
 from node.home import Home, Keys
 from node.images.discard import Discards
 from node.images.holds import HOLDS_SCHEMA, Holds
-from node.images.keeping import Keeping, Stored
+from node.images.keeping import Keeping, Stored, brought_first
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
@@ -241,6 +242,8 @@ class Node:
             self._petname_of_fingerprint,
             self.clock,
         )
+        self.indexed = IndexedStudies(self.database, self.catalog)
+        self.indexed.recounted = self.feeds.recounted
         self.catalog.in_publish = self.archive_queue.published
         self.archive_queue.note_stored = self.stored.note
         self.matches.in_match = self.matches.on_change = self.archive_queue.matched
@@ -255,7 +258,9 @@ class Node:
         )
         self.holds = Holds(self.database, self.catalog, self.effects, self.clock)
         self.discards.require_free_to_go = self.holds.require_none
-        self.proven_stored: Callable[[], Iterable[Stored]] = self.stored.present
+        self.proven_stored: Callable[[], Iterable[Stored]] = lambda: brought_first(
+            self.database, self.stored.present()
+        )
         self.keeping = Keeping(
             self.settings.keeping,
             self.catalog,
@@ -539,6 +544,7 @@ class Node:
         self.commitment_requests.forget(studies)
         self.matches.forget(studies)
         self.archive_queue.forget(studies)
+        self.indexed.forget(studies)
 
     def require_intake(self) -> None:
         """Check that images may come in.

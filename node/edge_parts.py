@@ -1,7 +1,8 @@
 """Makes the parts that talk to the systems of the hospital; see `node.parts`."""
 
 import functools
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -12,6 +13,7 @@ from keys.trust import Peer
 from node.app import Node
 from node.blocking import in_thread
 from node.clock import local_date
+from node.edges.archive_retrieval import HERE, UNDER_WAY, Retrievals
 from node.edges.archive_settings import COMMITMENT, ArchiveSettings
 from node.edges.archiving import Archiving
 from node.edges.commitment_reports import CommitmentReports
@@ -30,17 +32,28 @@ from node.edges.dimse_retrieve import Fetch, RetrieveService
 from node.edges.dimse_server import DimseServer
 from node.edges.dimse_settings import DimseSettings
 from node.edges.folders import Folder
+from node.edges.indexed_dimse import IndexedDimse
+from node.edges.indexed_web import IndexedWeb
+from node.edges.indexing import IndexedArchive
 from node.edges.match_rows import LocalPatient
 from node.edges.outgoing import Outgoing
 from node.edges.patient_query import PatientSystem, planned
 from node.edges.prefetch import Prefetch
 from node.edges.query_studies import StudyQueries
 from node.edges.told import CallersLately
+from node.errors import NodeError
 from node.images.arrivals import Arrivals
 from node.sharing.finding import Finder
+from node.transfer.disclosure import NO_BRING, Bring
 from node.transfer.fetching import Fetcher
+from protocol.errors import WireCode
 from protocol.find_messages import ByNumber
 from protocol.messages import Record
+
+log = logging.getLogger("radmesh.edges")
+
+IndexedArchives = Mapping[str, tuple[ArchiveSettings, Callable[[], IndexedArchive]]]
+"""The archives that are indexed, by name, each with how it is asked."""
 
 PREFETCH_SECONDS = 900.0
 """Longest wait for one study that is fetched ahead; it goes on behind the next one."""
@@ -77,6 +90,50 @@ def archiving_of(node: Node) -> Archiving:
     archiving.commit = commit
     node.commitments.on_outcome = learn
     return archiving
+
+
+def indexed_archives_of(node: Node, arrivals: Arrivals) -> IndexedArchives:
+    """The archives that are indexed, by name, each with how it is asked."""
+
+    def made(settings: ArchiveSettings) -> Callable[[], IndexedArchive]:
+        if settings.stow:
+            return lambda: IndexedWeb(settings, Storing(arrivals))
+        return lambda: IndexedDimse(settings)
+
+    return {
+        name: (settings, made(settings))
+        for name, settings in node.settings.archives.items()
+        if settings.index_days
+    }
+
+
+def retrievals_of(node: Node, arrivals: Arrivals, archives: IndexedArchives) -> Retrievals:
+    """Brings studies from the archives that are indexed."""
+    return Retrievals(
+        archives,
+        node.indexed,
+        node.catalog,
+        arrivals.pack_now,
+        node.archive_queue.brought,
+        node.audit.append,
+        node.clock,
+    )
+
+
+def bring_of(node: Node, retrievals: Callable[[], Retrievals]) -> Bring:
+    """Brings a study that a peer may have from an archive."""
+
+    async def bring(study: str, peer: bytes, stat: bool, seconds: float) -> WireCode | None:
+        try:
+            found = await retrievals().bring(study, peer=peer, stat=stat, seconds=seconds)
+        except NodeError as error:
+            log.info("a study is not taken out of an archive now: %s", error.message)
+            return WireCode.BUSY
+        if found is None or found.state == HERE:
+            return None
+        return WireCode.RETRIEVING if found.state == UNDER_WAY else WireCode.NOT_RETRIEVED
+
+    return bring if any(one.index_days for one in node.settings.archives.values()) else NO_BRING
 
 
 def prefetch_of(node: Node, fetcher: Fetcher, finder: Finder) -> Prefetch:

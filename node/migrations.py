@@ -188,6 +188,11 @@ def _receipts_by_content(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TABLE IF EXISTS exchanges_read")
 
 
+def _studies_of_archives(connection: sqlite3.Connection) -> None:
+    """A study may be in an archive of the facility alone."""
+    connection.execute("ALTER TABLE studies ADD COLUMN indexed_in TEXT NOT NULL DEFAULT ''")
+
+
 NODE_MIGRATIONS = (
     Migration("a transfer is known by its direction, peer and id", _transfers_by_side),
     Migration(
@@ -206,6 +211,7 @@ NODE_MIGRATIONS = (
     Migration("what a feed tells of a study", _feeds_show_patients),
     Migration("where images of a study differ", _where_images_differ),
     Migration("which receipts are for which content", _receipts_by_content),
+    Migration("which studies are in an archive alone", _studies_of_archives),
 )
 """The steps of `node.db`."""
 

@@ -35,6 +35,7 @@ from node.sharing.log_queries import Answer, LogQueries
 from node.sharing.offered import StudyOffered
 from node.sharing.offering import Offering
 from node.sharing.pairing import Pairings
+from node.transfer.disclosure import NO_BRING, Bring
 from node.transfer.fetching import Fetcher
 from node.transfer.following import Follower
 from node.transfer.receiving import Receiver
@@ -112,7 +113,9 @@ def pairings_of(node: Node, transport: Transport) -> Pairings:
     )
 
 
-def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) -> Sender:
+def sender_of(
+    node: Node, line: Uplink, take_receipt: Callable[[bytes], str], bring: Bring = NO_BRING
+) -> Sender:
     """Discloses studies."""
     return Sender(
         key=node.keys.node,
@@ -133,6 +136,7 @@ def sender_of(node: Node, line: Uplink, take_receipt: Callable[[bytes], str]) ->
         clock=node.clock,
         budgets=node.budgets,
         refusals=node.refusals,
+        bring=bring,
     )
 
 

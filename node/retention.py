@@ -100,7 +100,7 @@ RETENTION = (
         tables=(
             "studies", "study_patients", "study_values", "unread_studies", "series", "batches",
             "study_batches", "instances", "conflicts", "discards", "leftover_batches",
-            "study_words", "study_sources", "peer_sharing",
+            "study_words", "study_sources", "peer_sharing", "indexed_studies", "foreign_studies",
         ),
     ),
     Kept(

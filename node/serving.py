@@ -16,15 +16,19 @@ from node.app import Node
 from node.blocking import in_thread, watch_loop
 from node.edge_parts import (
     archiving_of,
+    bring_of,
     commitment_reports_of,
     commitment_services_of,
     dicomweb_of,
     dimse_of,
     folders_of,
+    indexed_archives_of,
     prefetch_of,
     query_services_of,
+    retrievals_of,
     told_of,
 )
+from node.edges.indexing import Indexing
 from node.errors import NodeError
 from node.images.spool import Spool
 from node.memory import give_back_when_quiet
@@ -182,7 +186,12 @@ class Serving:
         self.find_answers = find_answers_of(node)
         self.finder = finder_of(node, self._open_find)
         self.line = Uplink(node.settings.bandwidth)
-        self.sender = sender_of(node, self.line, self.settling.countersigner.take_receipt)
+        self.sender = sender_of(
+            node,
+            self.line,
+            self.settling.countersigner.take_receipt,
+            bring_of(node, lambda: self.retrievals),
+        )
         self._receiver = receiver_of(node, self.settling)
         self.fetcher = fetcher_of(
             node,
@@ -214,6 +223,9 @@ class Serving:
         self.archiving = archiving_of(node)
         self.prefetch = prefetch_of(node, self.fetcher, self.finder)
         self.arrivals = arrivals_of(node, self._spool, self.archiving)
+        indexed = indexed_archives_of(node, self.arrivals)
+        self.indexing = Indexing(indexed, node.indexed, node.clock)
+        self.retrievals = retrievals_of(node, self.arrivals, indexed)
         self.commitment_reports = commitment_reports_of(node, self.arrivals)
         told = told_of(node)
         services = {
@@ -273,6 +285,8 @@ class Serving:
                 nursery.start_soon(self.finder.run)
                 nursery.start_soon(self.arrivals.run)
                 nursery.start_soon(self.archiving.run)
+                nursery.start_soon(self.indexing.run)
+                nursery.start_soon(self.retrievals.run)
                 nursery.start_soon(self.prefetch.run)
                 if self.dimse is not None:
                     nursery.start_soon(self.dimse.run)

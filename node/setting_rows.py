@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from node.edges.archive_settings import QUERY
+from node.edges.archive_settings import INDEX_DAYS, QUERY
 from node.edges.dimse_settings import (
     DEFAULT_COMMITMENT_HOURS,
     DEFAULT_IDLE_SECONDS,
@@ -685,6 +685,23 @@ SETTINGS = (
         example='"query"',
         sentence="how the node finds out that they are stored: `commitment`, `query` (C-FIND or "
         "QIDO-RS) or `none`",
+    ),
+    Setting(
+        name="archives.index_days",
+        kind="own",
+        default=0,
+        least=0,
+        most=INDEX_DAYS,
+        example="3650",
+        sentence="its studies of so many days are indexed (C-FIND or QIDO-RS): they can be shared "
+        "without a copy here, and are brought when somebody wants one; 0 for none",
+    ),
+    Setting(
+        name="archives.moves_to",
+        kind="own",
+        default=OUR_DOOR,
+        example='"RADMESH"',
+        sentence="our AE title to which it sends what it is asked for by C-MOVE",
     ),
     Setting(
         name="worklists.ae_title",

@@ -33,6 +33,8 @@ class WireCode(enum.IntEnum):
     NOT_NEEDED = 18
     LOG_IN_DOUBT = 19
     WAITING = 20
+    RETRIEVING = 21
+    NOT_RETRIEVED = 22
 
     @classmethod
     def from_wire(cls, value: int) -> "WireCode":

@@ -62,11 +62,14 @@ def next_change(told: Told, *, visible: bool, same_content: bool, recalled: bool
 def is_announced_untrusted(offer: Offer, record: Record) -> bool:
     """Whether an offer stays within what its source announced about the study.
 
-    If the study has grown since, the offer has more, and the next announcement is on its way.
+    If the study has grown since, the offer has more, and the next announcement is on its way. Of a
+    study that is indexed nothing is promised: what is in it is known when it comes.
 
     Raises:
         RemoteProtocolError: the content is the same, but its size differs from the announced.
     """
+    if record.indexed:
+        return True
     offered = (offer.series, offer.instances, offer.bytes)
     announced = (record.series, record.instances, record.bytes)
     if offer.content_root == record.content_root:

@@ -83,7 +83,7 @@ def number(most: int = 2**53 - 1, *, least: int = 0, optional: bool = False) -> 
     return _field(check, optional)
 
 
-def flag(*, default: bool | None = None) -> Any:
+def flag(*, default: bool | None = None, optional: bool = False) -> Any:
     """Boolean; if it has a default, a writer that does not know the field may omit it."""
 
     def check(value: Any) -> bool:
@@ -92,7 +92,7 @@ def flag(*, default: bool | None = None) -> Any:
         return value
 
     if default is None:
-        return _field(check, False)
+        return _field(check, optional)
     return dataclasses.field(default=default, metadata={"check": check, "optional": True})
 
 

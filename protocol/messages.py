@@ -75,7 +75,9 @@ class Record:
     """One statement about one study.
 
     `series`, `instances`, `bytes` (original), `encoded_bytes` and `content_root`
-    describe what can be fetched; they are 0 or zero bytes for a withdrawn study. `recall`
+    describe what can be fetched; they are 0 or zero bytes for a withdrawn study. Of one that is
+    `indexed`, which the announcer has in an archive and brings when it is asked, only `series` and
+    `instances` are known, as the archive says. `recall`
     is the code of the last discard from the study (`protocol.recalls`), `recalls` the number
     of its discards because of an error; both are absent if there was none. Who the patient is
     stands in it only if the peer's rules show that.
@@ -100,6 +102,7 @@ class Record:
     birth_date: str | None = text(16, optional=True)
     sex: str | None = text(16, optional=True)
     accession: str | None = text(optional=True)
+    indexed: bool | None = flag(optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

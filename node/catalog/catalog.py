@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.catalog.changes import insert_conflict, insert_manifest
+from node.catalog.changes import insert_conflict, insert_manifest, insert_study
 from node.catalog.discards import (
     DISCARDS_SCHEMA,
     Bars,
@@ -28,8 +28,10 @@ from node.catalog.discards import (
     delete_study,
     insert_discard,
     read_anew,
+    remove_study,
     replace_instances,
 )
+from node.catalog.indexed import INDEXED_SCHEMA, fill
 from node.catalog.patients import (
     OF_STUDY,
     PATIENTS,
@@ -60,7 +62,7 @@ from node.catalog.search import find_study
 from node.catalog.sharing import SHARING_SCHEMA, Deciding
 from node.catalog.words import ANY, WORDS_SCHEMA, Search
 from node.database import Database
-from node.dicom.headers import InstanceHeader
+from node.dicom.headers import InstanceHeader, StudyAttributes
 from node.errors import ExitCode, NodeError
 from protocol import modalities
 from protocol.encoding import Encoding
@@ -70,6 +72,7 @@ from protocol.manifest import (
     Manifest,
     SeriesEntry,
 )
+from protocol.recalls import RETENTION
 
 __all__ = [
     "CATALOG_SCHEMA",
@@ -83,7 +86,7 @@ __all__ = [
     "Totals",
 ]
 
-CATALOG_SCHEMA = SCHEMA + WORDS_SCHEMA + DISCARDS_SCHEMA + SHARING_SCHEMA
+CATALOG_SCHEMA = SCHEMA + WORDS_SCHEMA + DISCARDS_SCHEMA + SHARING_SCHEMA + INDEXED_SCHEMA
 
 _CACHED_MANIFESTS = 4
 """A manifest of 30,000 instances takes about 15 MB."""
@@ -164,14 +167,21 @@ class Catalog:
     def content_roots(self, study_uids: Iterable[str]) -> dict[str, bytes]:
         """The content root of each of these studies that is here."""
         rows = self._database.query_among(
-            "SELECT study_uid, content_root FROM studies WHERE study_uid IN (?*)", study_uids
+            "SELECT study_uid, content_root FROM studies"
+            " WHERE study_uid IN (?*) AND indexed_in = ''",
+            study_uids,
         )
         return {row["study_uid"]: row["content_root"] for row in rows}
 
     def study(self, study_uid: str) -> StudyRow | None:
-        """One study by its Study Instance UID."""
+        """One study by its Study Instance UID, also one that is indexed only."""
         row = self._database.query_one("SELECT * FROM studies WHERE study_uid = ?", (study_uid,))
         return None if row is None else self._row(row)
+
+    def is_here(self, study_uid: str) -> bool:
+        """Whether images of a study are here; of one that is indexed there are none."""
+        found = self.study(study_uid)
+        return found is not None and not found.indexed_in
 
     def _row(self, row: sqlite3.Row) -> StudyRow:
         found = study_row(row)
@@ -180,7 +190,7 @@ class Catalog:
         return found
 
     def rows(self, study_uids: Iterable[str]) -> dict[str, StudyRow]:
-        """The rows of those of these studies that are here."""
+        """The rows of those of these studies that the catalog has."""
         rows = self._database.query_among(
             "SELECT * FROM studies WHERE study_uid IN (?*)", study_uids
         )
@@ -247,10 +257,11 @@ class Catalog:
         return int(self._database.query(f"SELECT count(*) FROM studies {where}", values)[0][0])
 
     def totals(self) -> Totals:
-        """Sums over all studies."""
+        """Sums over all studies that are here."""
         row = self._database.query_one(
             "SELECT count(*) AS studies, coalesce(sum(instance_count), 0) AS instances,"
-            " (SELECT coalesce(sum(encoded_size), 0) FROM batches) AS encoded_bytes FROM studies"
+            " (SELECT coalesce(sum(encoded_size), 0) FROM batches) AS encoded_bytes"
+            " FROM studies WHERE indexed_in = ''"
         )
         assert row is not None
         return Totals(**{name: row[name] for name in Totals.__slots__})
@@ -357,15 +368,17 @@ class Catalog:
         """The manifest of a study as it is now.
 
         Raises:
-            NodeError: there is no such study.
+            NodeError: there is no such study, or it is indexed only.
         """
 
         def read(connection: sqlite3.Connection) -> Manifest:
             row = self._database.query_one(
-                "SELECT revision FROM studies WHERE study_uid = ?", (study_uid,)
+                "SELECT revision, indexed_in FROM studies WHERE study_uid = ?", (study_uid,)
             )
             if row is None:
                 raise _no_study(study_uid)
+            if row["indexed_in"]:
+                raise _only_indexed(study_uid, row["indexed_in"])
             revision = int(row["revision"])
             with self._manifests_lock:
                 cached = self._manifests.get(study_uid)
@@ -455,7 +468,8 @@ class Catalog:
             if at_hand is not None:
                 self.require_at_hand(manifest, at_hand)
             bars = bars_of(connection, study_uid)
-            is_new = bool(sources) and self.study(study_uid) is None
+            before = self.study(study_uid)
+            is_new = bool(sources) and before is None
             added = insert_manifest(
                 connection,
                 manifest,
@@ -467,6 +481,8 @@ class Catalog:
                 now=int(self._clock()),
                 bars=bars.code,
             )
+            if added.new and before is not None and before.indexed_in:
+                fill(connection, study_uid, origin, int(self._clock()))
             if bars.discards:
                 # `told` may include instances that were set aside, so read the patients anew.
                 read_anew(connection, study_uid)
@@ -629,7 +645,9 @@ class Catalog:
                 return False
             index = entry()
             insert_discard(connection, discard)
-            if rest is None:
+            if rest is None and discard.code == RETENTION:
+                remove_study(connection, discard.study)
+            elif rest is None:
                 delete_study(connection, discard.study)
             else:
                 replace_instances(connection, discard.study, rest)
@@ -694,6 +712,19 @@ class Catalog:
 
         return self._database.transact(take)
 
+    def insert_indexed(
+        self, connection: sqlite3.Connection, about: StudyAttributes, archive: str
+    ) -> None:
+        """Add a study that an archive has and that is not here; for `IndexedStudies`."""
+        insert_study(connection, about, LOCAL, False, int(self._clock()))
+        connection.execute(
+            "UPDATE studies SET indexed_in = ? WHERE study_uid = ?", (archive, about.study_uid)
+        )
+
+    def delete_indexed(self, connection: sqlite3.Connection, study_uid: str) -> None:
+        """Delete a study that is not here; for `IndexedStudies`."""
+        delete_study(connection, study_uid)
+
     def hold_back(self, study_uid: str, peer: bytes = b"") -> None:
         """Treat a study as withheld, in spite of its row in the table; needs no disk.
 
@@ -721,6 +752,14 @@ class Catalog:
 
 def _no_study(study_uid: str) -> NodeError:
     return NodeError(f"there is no study {study_uid} here", code=ExitCode.NOT_FOUND)
+
+
+def _only_indexed(study_uid: str, archive: str) -> NodeError:
+    return NodeError(
+        f"study {study_uid} is not here: it is in the archive {archive}",
+        hint=f"`radmesh archive retrieve {study_uid}` brings it here",
+        code=ExitCode.NOT_FOUND,
+    )
 
 
 def _chosen(search: Search, *, to_check: bool) -> tuple[list[str], dict[str, Any]]:

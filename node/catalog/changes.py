@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from node.catalog.patients import Described, update_study
 from node.catalog.rows import LOCAL, Added, ConflictRow
 from node.catalog.words import index_study
-from node.dicom.headers import InstanceHeader
+from node.dicom.headers import InstanceHeader, StudyAttributes
 from protocol.manifest import BatchEntry, Manifest, content_root
 
 Barred = Callable[[str, str], str]
@@ -35,7 +35,7 @@ def insert_manifest(
     new, conflicting, known = _compare(connection, manifest, held, bars)
     if new:
         new_series = sorted({manifest.instances[index].series_index for index in new})
-        _insert_study(connection, headers[new_series[0]], origin, shared, now)
+        insert_study(connection, headers[new_series[0]].study, origin, shared, now)
         _insert_series(connection, study_uid, (headers[index] for index in new_series))
         _insert_instances(connection, manifest, new)
         update_study(connection, study_uid, described, received=origin != LOCAL)
@@ -108,19 +108,19 @@ def _compare(
     return new, conflicting, known
 
 
-def _insert_study(
+def insert_study(
     connection: sqlite3.Connection,
-    header: InstanceHeader,
+    study: StudyAttributes,
     origin: str,
     shared: bool,
     now: int,
 ) -> None:
-    study = header.study
+    """Add a study without images, unless it is there."""
     connection.execute(
         "INSERT INTO studies VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,"
         # A study that was here before goes on counting: caches identify it by its revision.
         " coalesce((SELECT max(revision) + 1 FROM discards WHERE study = ?1), 0),"
-        " ?16,0,0,0,0,'','','') ON CONFLICT (study_uid) DO NOTHING",
+        " ?16,0,0,0,0,'','','','') ON CONFLICT (study_uid) DO NOTHING",
         (
             study.study_uid, study.patient_id, study.patient_name, study.patient_birth_date,
             study.patient_sex, study.accession_number, study.study_id, study.study_date,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from node.catalog.changes import insert_batches, recount
+from node.catalog.indexed import become_indexed, note_foreign
 from node.catalog.rows import ConflictRow
 from node.catalog.sharing import forget_study
 from node.database import Database
@@ -131,6 +132,7 @@ def lift_bars(connection: sqlite3.Connection, study: str) -> None:
 
 def delete_study(connection: sqlite3.Connection, study: str) -> None:
     """Delete a study (UID) from the catalog; versions set aside stay."""
+    note_foreign(connection, study)
     replace_instances(connection, study, None)
     connection.execute("DELETE FROM study_patients WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM study_values WHERE study_uid = ?", (study,))
@@ -138,6 +140,13 @@ def delete_study(connection: sqlite3.Connection, study: str) -> None:
     connection.execute("DELETE FROM study_words WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM studies WHERE study_uid = ?", (study,))
     forget_study(connection, study)
+
+
+def remove_study(connection: sqlite3.Connection, study: str) -> None:
+    """Delete the images of a study (UID); one that an archive of ours has stays as indexed."""
+    replace_instances(connection, study, None)
+    if not become_indexed(connection, study):
+        delete_study(connection, study)
 
 
 def read_anew(connection: sqlite3.Connection, study: str) -> None:

@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS studies (
     encoded_bytes INTEGER NOT NULL,
     modalities TEXT NOT NULL,
     to_check TEXT NOT NULL DEFAULT '',
-    note TEXT NOT NULL DEFAULT ''
+    note TEXT NOT NULL DEFAULT '',
+    indexed_in TEXT NOT NULL DEFAULT '' -- see `StudyRow`
 ) STRICT;
 -- Every Patient ID that the instances of a study name, with its issuer where they say so.
 CREATE TABLE IF NOT EXISTS study_patients (
@@ -148,6 +149,8 @@ class StudyRow(NamedTuple):
         content_root: as `Manifest.content_root`.
         to_check: why a person should look at it, or "".
         note: an oddity of its images, or "".
+        indexed_in: the archive of this facility that has the study, of which no image is here; ""
+            for one that is here. Such a study has no content root, and counts as the archive says.
     """
 
     study_uid: str
@@ -174,6 +177,7 @@ class StudyRow(NamedTuple):
     modalities: tuple[str, ...]
     to_check: str
     note: str
+    indexed_in: str
 
 
 _STATE, _MODALITIES = StudyRow._fields.index("state"), StudyRow._fields.index("modalities")

@@ -8,7 +8,16 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 from keys.conditions import Facts
-from keys.sharing import CHECK, DEFAULT, FROM_PEER, SHARE, Decided, SharingRule, decide
+from keys.sharing import (
+    CHECK,
+    DEFAULT,
+    FROM_ARCHIVE,
+    FROM_PEER,
+    SHARE,
+    Decided,
+    SharingRule,
+    decide,
+)
 from node.catalog.attributes import body_parts_of_each, more_of_each, patients_of_each
 from node.catalog.patients import SEVERAL, Described
 from node.catalog.rows import (
@@ -76,7 +85,22 @@ class Deciding:
             sources: who brought them.
         """
         facts = self.facts(study_uid, described, headers)
-        return decide(self.rules(), sources, facts, int(self._clock()))
+        seen = self.sources_seen(study_uid, sources)
+        return decide(self.rules(), seen, facts, int(self._clock()))
+
+    def sources_seen(self, study_uid: str, sources: Sequence[str]) -> list[str]:
+        """Who brought images of a study, as rules see it: an archive that is indexed by its name.
+
+        Of a study that was indexed before it came, the rules for the archive have decided.
+        """
+        rows = self._database.query(
+            "SELECT i.archive, i.brings FROM indexed_studies i JOIN study_sources s"
+            f" ON s.study_uid = i.study_uid AND s.source = '{FROM_ARCHIVE}:' || i.archive"
+            " WHERE i.study_uid = ?",
+            (study_uid,),
+        )
+        names = {row["brings"]: f"{FROM_ARCHIVE}:{row['archive']}" for row in rows}
+        return [names.get(one, one) for one in sources]
 
     def facts(
         self,
@@ -128,6 +152,7 @@ class Deciding:
     ) -> tuple[Decided, str]:
         """What `settle` is going to decide, and why the study then has to be looked at, or ""."""
         decided = self.decide(study_uid, described, headers, sources)
+        sources = self.sources_seen(study_uid, sources)
         row = self._database.query_one(
             f"SELECT {IS_SHARED_TO_ANY} AS shared FROM studies WHERE study_uid = ?", (study_uid,)
         )
@@ -158,6 +183,7 @@ class Deciding:
             may_share: whether a new study may become shared.
         """
         decided = self.decide(study_uid, described, headers, sources)
+        sources = self.sources_seen(study_uid, sources)
         connection.executemany(
             "INSERT INTO study_sources VALUES (?, ?) ON CONFLICT (study_uid, source) DO NOTHING",
             [(study_uid, source) for source in sources],
@@ -190,12 +216,13 @@ def why_to_look(decided: Decided, sources: Sequence[str], *, is_new: bool) -> st
     """Why a person has to look at a study that got instances; "" if nobody has to.
 
     A new study that is withheld waits for nobody. What grows by a fetch is what a person fetched,
-    so it goes on as it was, unless a rule says otherwise.
+    and what an indexed archive brings is what it was indexed for: so they go on as they were,
+    unless a rule says otherwise.
     """
     if decided.effect == SHARE or (is_new and decided.effect != CHECK):
         return ""
-    is_fetched = all(source.startswith(f"{FROM_PEER}:") for source in sources)
-    return "" if decided.rule == DEFAULT and is_fetched else decided.why
+    was_meant = all(source.startswith((f"{FROM_PEER}:", f"{FROM_ARCHIVE}:")) for source in sources)
+    return "" if decided.rule == DEFAULT and was_meant else decided.why
 
 
 def details_of(decided: Decided) -> dict[str, str]:

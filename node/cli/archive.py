@@ -36,6 +36,10 @@ def archive(context: click.Context, session: Session) -> None:
             output.say(line)
     if found["more"]:
         output.note(f"and {found['more']} more")
+    for one in found["retrieved"]:
+        why = f": {one['why']}" if one["why"] else ""
+        text = f"study {one['study']} from {one['archive']}: {one['state']}{why}"
+        output.say(phrases.clean(text))
     for one in found["refused"]:
         output.say(
             phrases.clean(
@@ -63,7 +67,20 @@ def archive_lines(archives: list[dict[str, Any]]) -> list[str]:
         lines.append(phrases.clean(text))
         if one.get("trouble"):
             lines.append(phrases.clean(f"  {one['trouble']}"))
+        if one["indexed"] is not None:
+            lines.append(phrases.clean(_index_line(one["indexed"], one.get("index"))))
     return lines
+
+
+def _index_line(studies: int, index: dict[str, Any] | None) -> str:
+    line = f"  indexed: {phrases.count(studies, 'study', 'studies')}"
+    if index is None:
+        return line
+    if index["looked"]:
+        line += f", looked at {phrases.moment(index['looked'])}"
+    if index["days_left"]:
+        line += f", {phrases.count(index['days_left'], 'day', 'days')} to go"
+    return f"{line}; {index['trouble']}" if index["trouble"] else line
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
@@ -87,6 +104,26 @@ def send(session: Session, study: str, to: str, stat: bool) -> None:
     """Send STUDY to an archive, all of it, also what the archive has got already."""
     found = session.call("archive.send", {"study": study, "to": to, "stat": stat})
     _show(session, found, f"goes to {found['archive']}; see `radmesh archive`")
+
+
+@archive.command()
+@click.argument("study")
+@click.option("--stat", is_flag=True, help="It is urgent: it goes before others.")
+@json_option
+@pass_session
+def retrieve(session: Session, study: str, stat: bool) -> None:
+    """Bring STUDY here from the archive that has it, all that the archive gives of it."""
+    found = session.call("archive.retrieve", {"study": study, "stat": stat})
+    if session.as_json:
+        output.emit_json(found)
+        return
+    images = phrases.count(found["instances"], "image", "images")
+    if not found["archive"]:
+        output.say(f"study {found['study']} is here with {images}")
+        return
+    output.say(f"study {found['study']} came from {found['archive']}: {images}")
+    if found["missing"]:
+        output.note(found["missing"])
 
 
 @archive.command()

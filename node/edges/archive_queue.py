@@ -64,6 +64,9 @@ TAKEN, REFUSED = "taken", "refused"
 TRIES = 3
 """How often an image is sent that the archive refuses, or has not when it is asked."""
 
+BROUGHT = "brought"
+"""Mark of an image that the archive has given."""
+
 _INSTANCE = "sop_uid, state, status, why, mark, digest, tries"
 
 _OPEN = f"state IN ({', '.join(repr(one) for one in OPEN)})"
@@ -181,6 +184,9 @@ class ArchiveQueue:
                 known = self.find(study_uid, archive.name)
                 if known is None:
                     is_due = archive.wants(row.modalities, sources, is_urgent)
+                elif is_new and archive.is_from_there(sources):
+                    # What it has given, it has.
+                    is_due = False
                 else:
                     is_waiting = known.state in (WAITS, UNMATCHED) and is_urgent and not known.stat
                     is_due = is_waiting or (is_new and known.state != DROPPED)
@@ -189,6 +195,38 @@ class ArchiveQueue:
             self._database.after_commit(lambda: self.on_change())
 
         self._database.transact(put)
+
+    def brought(self, study_uid: str, archive: str) -> None:
+        """An archive has given a study, none of which was here: only the proof is missing.
+
+        So it is settled like one that was sent there, and may be removed here again.
+        """
+        now = self._clock.now_ms()
+        state = DONE if self.archives[archive].proof == NONE else SENT
+
+        def put(connection: sqlite3.Connection) -> None:
+            if not self.archives[archive].is_from_there(self._sources(study_uid)):
+                return
+            held = self._catalog.held_instances(study_uid)
+            connection.execute(
+                "INSERT INTO archive_studies VALUES (?, ?, ?, 0, ?, ?, 0, 0, '', ?, '')"
+                " ON CONFLICT (study_uid, archive) DO UPDATE SET state = excluded.state,"
+                " since = CASE WHEN excluded.since > archive_studies.since THEN excluded.since"
+                " ELSE archive_studies.since + 1 END, due = excluded.due, tries = 0, failing = 0,"
+                " why = '', proof = ''",
+                (study_uid, archive, state, now, now, now),
+            )
+            self.note(
+                study_uid,
+                archive,
+                [
+                    ArchiveInstance(sop, TAKEN, mark=f"{BROUGHT}/{digest.hex()}", digest=digest)
+                    for sop, digest in held.items()
+                ],
+            )
+
+        self._database.transact(put)
+        self.on_change()
 
     def _put(self, connection: sqlite3.Connection, study: str, archive: str, stat: bool) -> None:
         now = self._clock.now_ms()
@@ -326,7 +364,7 @@ class ArchiveQueue:
 
     def study_changed(self, study_uid: str) -> None:
         """Forget a study that is not here any more; in the transaction that discards it."""
-        if self._catalog.study(study_uid) is None:
+        if not self._catalog.is_here(study_uid):
             self.forget([study_uid])
 
     def forget(self, studies: Iterable[str]) -> None:
@@ -334,7 +372,7 @@ class ArchiveQueue:
 
         What is here still has its way to go: its row says no more than the catalog.
         """
-        each = [one for one in studies if self._catalog.study(one) is None]
+        each = [one for one in studies if not self._catalog.is_here(one)]
 
         def delete(connection: sqlite3.Connection) -> None:
             for one in each:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from keys.sharing import FROM_ARCHIVE
 from node.day_windows import BadWindow, in_window, read_window
 from node.edges.dimse_client import Callee
 from node.edges.dimse_settings import OUR_DOOR, is_ae_title
@@ -23,13 +24,16 @@ COMMITMENT, QUERY, NONE = "commitment", "query", "none"
 PROOFS = (COMMITMENT, QUERY, NONE)
 """How the node finds out that an archive has stored what it took."""
 
+INDEX_DAYS = 36_600
+
 RETURNED = "returned"
 """The proof of what an archive has sent back."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _FILES = ("ca", "certificate", "key", "token")
-_TEXTS = ("ae_title", "host", "calling", "stow", "sends_as", *_FILES, "proof")
-_ENTRIES = (*_TEXTS, "port", "rules", "from", "to")
+_TITLES = ("ae_title", "calling", "sends_as", "moves_to")
+_TEXTS = (*_TITLES, "host", "stow", *_FILES, "proof")
+_ENTRIES = (*_TEXTS, "port", "rules", "from", "to", "index_days")
 _RULE = ("modality", "source", "stat")
 _OF_DIMSE = ("ae_title", "host", "port")
 _OF_WORKLIST = (*_OF_DIMSE, "calling", "ca", "certificate", "key")
@@ -85,6 +89,8 @@ class ArchiveSettings:
         rules: which studies go there by themselves.
         from_minute, to_minute: when those go that are not urgent, as for `day_windows.in_window`.
         proof: one of `PROOFS`.
+        index_days: its studies of so many days are indexed; 0 for none.
+        moves_to: AE title of ours to which it sends what it is asked for by C-MOVE.
     """
 
     name: str
@@ -102,11 +108,24 @@ class ArchiveSettings:
     from_minute: int = 0
     to_minute: int = 0
     proof: str = QUERY
+    index_days: int = 0
+    moves_to: str = OUR_DOOR
 
     @property
     def source(self) -> str:
         """The source of what the archive itself brings; "" where it brings nothing."""
         return f"dimse:{self.sends_as}" if self.sends_as else ""
+
+    @property
+    def brings(self) -> str:
+        """The source of what it gives when it is asked: its own one, or that of its index."""
+        return f"{FROM_ARCHIVE}:{self.name}" if self.stow else self.source
+
+    def is_from_there(self, sources: Iterable[str]) -> bool:
+        """Whether nobody but the archive has brought images of a study."""
+        own = {f"{FROM_ARCHIVE}:{self.name}", self.source} - {""}
+        brought = set(sources)
+        return bool(brought) and brought <= own
 
     @property
     def place(self) -> str:
@@ -125,8 +144,7 @@ class ArchiveSettings:
     def wants(self, modalities: Iterable[str], sources: Iterable[str], stat: bool) -> bool:
         """Whether a study goes there by a rule; as for `ArchiveRule.holds`."""
         modalities, sources = list(modalities), list(sources)
-        if self.source and sources == [self.source]:
-            # All of it is from the archive.
+        if self.is_from_there(sources):
             return False
         return any(rule.holds(modalities, sources, stat) for rule in self.rules)
 
@@ -204,7 +222,7 @@ def _archive(name: str, entry: dict[str, Any], home: Path) -> ArchiveSettings:
     for key, value in texts.items():
         if not isinstance(value, str) or not value:
             raise BadEdge(f"{where} for {key} no text")
-    for key in ("ae_title", "calling", "sends_as"):
+    for key in _TITLES:
         if key in texts and not is_ae_title(texts[key]):
             raise BadEdge(f"{where} for {key} no AE title: 1 to 16 printable characters")
     port = entry.get("port", 0)
@@ -224,6 +242,9 @@ def _archive(name: str, entry: dict[str, Any], home: Path) -> ArchiveSettings:
         begin, end = read_window(entry)
     except BadWindow as error:
         raise BadEdge(f"{where} a time window that is none: it {error}") from None
+    days = entry.get("index_days", 0)
+    if type(days) is not int or not 0 <= days <= INDEX_DAYS:
+        raise BadEdge(f"{where} for index_days no number from 0 to {INDEX_DAYS}")
     rules = entry.get("rules", [])
     if not isinstance(rules, list):
         raise BadEdge(f"{where} rules that are no list")
@@ -238,11 +259,12 @@ def _archive(name: str, entry: dict[str, Any], home: Path) -> ArchiveSettings:
         rules=tuple(_rule(where, one) for one in rules),
         from_minute=begin,
         to_minute=end,
+        index_days=days,
     )
 
 
 def _require_stow(where: str, entry: Mapping[str, Any], address: str) -> None:
-    if any(one in entry for one in (*_OF_DIMSE, "calling")):
+    if any(one in entry for one in (*_OF_DIMSE, "calling", "moves_to")):
         raise BadEdge(f"{where} `stow`, and beside it what is for C-STORE")
     if entry.get("proof") == COMMITMENT:
         raise BadEdge(f"{where} `stow` with a proof that there is for C-STORE alone: say query")

@@ -363,7 +363,7 @@ class Archiving:
 
     async def _send(self, settings: ArchiveSettings, one: ArchiveStudy) -> None:
         self._require_sound()
-        if await in_thread(self._catalog.study, one.study_uid) is None:
+        if not await in_thread(self._catalog.is_here, one.study_uid):
             await in_thread(self._queue.gone, one)
             return
         identity = await in_thread(self._identify, one.study_uid)
@@ -467,7 +467,7 @@ class Archiving:
         await in_thread(self._settle, one, found)
 
     def _all_of(self, one: ArchiveStudy) -> list[Outgoing]:
-        if self._catalog.study(one.study_uid) is None:
+        if not self._catalog.is_here(one.study_uid):
             return []
         return outgoing_of(self._catalog.manifest(one.study_uid))
 

@@ -177,6 +177,8 @@ class Queries:
             place = (last.study_date, last.study, peer)
 
     def _own(self, rows: Sequence[StudyRow]) -> Iterator[_Found]:
+        # What is in an archive alone, the archive itself tells.
+        rows = [row for row in rows if not row.indexed_in]
         issuers = patients_of_each(self._database, (row.study_uid for row in rows))
         for row in rows:
             patients = issuers.get(row.study_uid, ())

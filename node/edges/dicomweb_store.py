@@ -84,22 +84,43 @@ class Storing:
             Refused: the body is not of DICOM files in parts.
             NodeError: nothing can be taken now.
         """
-        parts = _parts(asked)
-        async with self._arrivals.association(f"dicomweb:{caller.name}") as association:
-            request = _Request(self, association, self._storing[caller.name], study)
+        try:
+            stored = await self.take(_parts(asked), f"dicomweb:{caller.name}", study)
+        except BadMultipart as error:
+            raise Refused(400, f"the body {error}") from None
+        if not stored:
+            raise Refused(400, "the body has no images")
+        prefix = "" if study else "studies/"
+        return json_answer(answer(stored, prefix), status=http_status(stored))
+
+    async def take(
+        self,
+        parts: AsyncGenerator[PartBegan | PartData | PartEnded, None],
+        source: str,
+        study: str,
+    ) -> list[Stored]:
+        """Take images as the parts of a body come; each is durable, or it says why it is not here.
+
+        Args:
+            parts: of the body.
+            source: who brings them.
+            study: UID of the study that all has to be of; "" for any.
+
+        Raises:
+            BadMultipart: the body has no parts at all.
+            NodeError: nothing can be taken now.
+        """
+        async with self._arrivals.association(source) as association:
+            request = _Request(self, association, self._storing[source], study)
             try:
                 async with contextlib.aclosing(parts):
                     await request.run(parts)
             except BadMultipart as error:
                 if not request.stored:
-                    raise Refused(400, f"the body {error}") from None
-                log.warning("a body of %s %s", caller.name, error)
+                    raise
+                log.warning("a body of %s %s", source, error)
                 request.failed(statuses.CANNOT_UNDERSTAND)
-        stored = [request.stored[number] for number in sorted(request.stored)]
-        if not stored:
-            raise Refused(400, "the body has no images")
-        prefix = "" if study else "studies/"
-        return json_answer(answer(stored, prefix), status=http_status(stored))
+        return [request.stored[number] for number in sorted(request.stored)]
 
 
 class _Request:
@@ -222,7 +243,7 @@ def _parts(asked: Asked) -> AsyncGenerator[PartBegan | PartData | PartEnded, Non
             reader = MultipartReader(kind.parameters.get("boundary", ""))
         except BadMultipart as error:
             raise Refused(400, f"the body {error}") from None
-        return _many(reader, asked.body)
+        return parts_of(reader, asked.body)
     raise Refused(415, f"images are sent as {media.RELATED} of {media.DICOM}")
 
 
@@ -235,9 +256,14 @@ async def _one(
     yield PartEnded()
 
 
-async def _many(
+async def parts_of(
     reader: MultipartReader, body: AsyncIterator[bytes]
 ) -> AsyncGenerator[PartBegan | PartData | PartEnded, None]:
+    """The parts of a body as it comes.
+
+    Raises:
+        BadMultipart: it is no such body, or ends too early.
+    """
     async for data in body:
         for event in reader.receive(data):
             yield event

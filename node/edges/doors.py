@@ -146,7 +146,7 @@ class Doors:
         door, row = self._doors.get(one.door), self._catalog.study(one.study_uid)
         if door is None or not door.to:
             return f"the settings have no door {one.door} that offers"
-        if row is None:
+        if row is None or row.indexed_in:
             # All of it was set aside or put to quarantine, or it was discarded since.
             return ""
         if row.to_check:

@@ -182,7 +182,7 @@ class Prefetch:
     def _made_here(self, study_uid: str) -> list[LocalPatient]:
         """The patients of a study that was made here; none for another one."""
         row = self._catalog.study(study_uid)
-        if row is None or not self._matches.is_made_here(row):
+        if row is None or row.indexed_in or not self._matches.is_made_here(row):
             return []
         patients = patients_of_each(self._database, [study_uid]).get(study_uid, [])
         return [LocalPatient(patient_id=one, issuer=issuer) for one, issuer in patients if one]
@@ -238,6 +238,8 @@ class Prefetch:
             one
             for one in records
             if own.get(one.study) != one.content_root
+            # What is in an archive there and was brought here once is not brought again.
+            and not (one.indexed and one.study in own)
             and one.study_date >= first
             and (
                 not self._settings.modalities

@@ -31,6 +31,7 @@ from node.errors import ExitCode, NodeError
 from node.sharing.feeds import Feeds
 from node.sharing.found import FoundStudies
 from node.sharing.peers import Peers
+from protocol.messages import Record
 
 _AT_ONCE = 200
 
@@ -153,7 +154,8 @@ class StudyQueries:
             after = (rows[-1].study_date, rows[-1].study_uid)
 
     def _seen(self, rows: Iterable[StudyRow]) -> list[SeenStudy]:
-        chosen = list(rows)
+        # What is in an archive alone, the archive itself tells.
+        chosen = [row for row in rows if not row.indexed_in]
         patients = patients_of_each(self._database, (row.study_uid for row in chosen))
         return [own_study(row, patients.get(row.study_uid, [])) for row in chosen]
 
@@ -165,8 +167,7 @@ class StudyQueries:
                 yield from self._fetched(keys, peer)
             yield from self._announced(keys, peer)
             yield self._where_from_here(
-                (found_study(one), one.record.content_root)
-                for one in self._found.all(peer.facility_key)
+                (found_study(one), one.record) for one in self._found.all(peer.facility_key)
             )
 
     def _fetched(self, keys: Mapping[int, str], peer: Peer) -> Iterator[list[SeenStudy]]:
@@ -187,7 +188,7 @@ class StudyQueries:
             for some in _in_parts(named):
                 records = [self._feeds.announced_by(key, one) for one in some]
                 yield self._where_from_here(
-                    (announced_study(one, key), one.content_root) for one in records if one
+                    (announced_study(one, key), one) for one in records if one
                 )
             return
         # Whoever announces a study does not say who the patient is, unless its rules show that.
@@ -195,25 +196,35 @@ class StudyQueries:
         while True:
             rows = self._feeds.announced(peer=key, search=search, limit=_AT_ONCE, after=after)
             yield self._where_from_here(
-                (announced_study(record, key), record.content_root) for _, record in rows
+                (announced_study(record, key), record) for _, record in rows
             )
             if len(rows) < _AT_ONCE:
                 return
             after = (rows[-1][1].study_date, rows[-1][1].study, key)
 
-    def _where_from_here(self, studies: Iterable[tuple[SeenStudy, bytes]]) -> list[SeenStudy]:
-        """Studies of others; those whose content (root) is here are seen as they are here."""
+    def _where_from_here(self, studies: Iterable[tuple[SeenStudy, Record]]) -> list[SeenStudy]:
+        """Studies of others; those whose content is here are seen as they are here."""
         chosen = list(studies)
         rows = self._catalog.rows(one.study for one, _ in chosen)
         here = {
             one.study: one
             for one in self._seen(
                 rows[each.study]
-                for each, root in chosen
-                if each.study in rows and rows[each.study].content_root == root
+                for each, record in chosen
+                if each.study in rows and _is_same(rows[each.study], record)
             )
         }
         return [here.get(one.study, one) for one, _ in chosen]
+
+
+def _is_same(row: StudyRow, record: Record) -> bool:
+    """Whether a study as another facility tells of it is here.
+
+    What it has in its archive alone has no content root: that as many images are here counts.
+    """
+    if record.indexed:
+        return not row.indexed_in and row.instance_count >= record.instances
+    return row.content_root == record.content_root
 
 
 def _matchers(keys: Mapping[int, str], level: Level) -> list[tuple[int, Matcher]]:

@@ -106,6 +106,7 @@ class Unmatched:
                 f" AND s.source {how})"
             )
         chosen = [
+            "indexed_in = ''",
             f"({' OR '.join(elsewhere)})",
             f"(NOT EXISTS (SELECT 1 FROM study_matches m WHERE m.study_uid = studies.study_uid"
             f" AND m.state = '{MATCHED}')"

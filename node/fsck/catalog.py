@@ -23,7 +23,7 @@ class Catalog:
     Attributes:
         batches: encoded size in bytes, by digest.
         needed: digests that a study or a version kept aside needs.
-        studies: content root by Study Instance UID.
+        studies: content root by Study Instance UID, of those of which images are here.
         transfers_open: whether a transfer to us is unfinished.
         sums: studies whose encoded bytes are not the sum of their batches', each with the
             stated number and the sum.
@@ -38,9 +38,14 @@ class Catalog:
 
 def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]]:
     """Read the catalog and find what is wrong in it."""
+    indexed = _indexed(connection)
     catalog = Catalog(
         batches=dict(connection.execute("SELECT digest, encoded_size FROM batches")),
-        studies=dict(connection.execute("SELECT study_uid, content_root FROM studies")),
+        studies={
+            uid: root
+            for uid, root in connection.execute("SELECT study_uid, content_root FROM studies")
+            if uid not in indexed
+        },
         transfers_open=connection.execute(
             "SELECT 1 FROM transfers WHERE direction = 'in' AND ended IS NULL"
         ).fetchone()
@@ -62,7 +67,7 @@ def read_catalog(connection: sqlite3.Connection) -> tuple[Catalog, list[Finding]
                 findings.append(Finding("catalog-reference", digest.hex(), what))
     if not findings:
         # Where rows are missing, sums are wrong, too; only the missing rows are reported.
-        findings += _studies(connection, catalog)
+        findings += _studies(connection, catalog, indexed)
     findings += _unsearchable(connection)
     findings += _followed(connection, catalog)
     return catalog, findings
@@ -130,7 +135,19 @@ def _followed(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Find
             yield Finding("followed-unknown", uid, what)
 
 
-def _studies(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Finding]:
+def _indexed(connection: sqlite3.Connection) -> set[str]:
+    """The studies that are in an archive alone; a home of an earlier release knows none."""
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(studies)")}
+    if "indexed_in" not in columns:
+        return set()
+    return {
+        uid for (uid,) in connection.execute("SELECT study_uid FROM studies WHERE indexed_in <> ''")
+    }
+
+
+def _studies(
+    connection: sqlite3.Connection, catalog: Catalog, indexed: set[str]
+) -> Iterator[Finding]:
     rows = connection.execute(
         "SELECT study_uid, content_root, series_count, instance_count, original_bytes,"
         " encoded_bytes, (SELECT count(*) FROM series t WHERE t.study_uid = s.study_uid),"
@@ -140,6 +157,12 @@ def _studies(connection: sqlite3.Connection, catalog: Catalog) -> Iterator[Findi
     )
     for uid, root, series, instances, original, encoded, series_here, encoded_here in rows:
         wrong = []
+        if uid in indexed:
+            one = connection.execute("SELECT 1 FROM instances WHERE study_uid = ?", (uid,))
+            if one.fetchone() is not None or any(root) or encoded:
+                what = f"study {uid} counts as in an archive alone, and images of it are here"
+                yield Finding("catalog-study", uid, what)
+            continue
         if series != series_here:
             wrong.append(f"it names {series} series and {series_here} are there")
         if encoded != encoded_here:

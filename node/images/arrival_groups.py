@@ -50,6 +50,7 @@ class Group(Generic[Item]):
         first, last: when the first and the newest item came, seconds.
         associations: open associations that brought items.
         stat: whether any item is urgent.
+        is_closed: whether nothing more is expected.
         failures: how often packing failed.
         why: why packing failed the last time.
         not_before: when packing may be tried again, seconds.
@@ -63,6 +64,7 @@ class Group(Generic[Item]):
     last: float = 0.0
     associations: set[Hashable] = field(default_factory=set)
     stat: bool = False
+    is_closed: bool = False
     failures: int = 0
     why: str = ""
     not_before: float = 0.0
@@ -115,6 +117,12 @@ class Groups(Generic[Item]):
         group = self._waiting.get((study, source))
         if group is not None:
             group.stat = True
+
+    def close(self, study: str) -> None:
+        """All of a study has come: its waiting groups are due."""
+        for group in self._waiting.values():
+            if group.study == study:
+                group.is_closed = True
 
     def ended(self, association: Hashable) -> None:
         """An association brings nothing more."""
@@ -173,7 +181,7 @@ class Groups(Generic[Item]):
     def _when(self, group: Group[Item]) -> float:
         """When a group is due, unless something changes before."""
         is_full = len(group.items) >= MOST_ITEMS or group.bytes >= MOST_BYTES
-        if is_full or (group.stat and not group.associations):
+        if is_full or group.is_closed or (group.stat and not group.associations):
             when = group.last
         elif group.stat:
             when = min(group.last + STAT_QUIET_SECONDS, group.first + STAT_LONGEST_SECONDS)

@@ -309,6 +309,22 @@ class Arrivals:
             if one.header.sop_instance_uid in sop_uids
         ]
 
+    async def pack_now(self, study: str, seconds: float) -> bool:
+        """Pack at once what has come of a study (UID); whether all of it is in the catalog.
+
+        Args:
+            study: UID of the study, all of which has come.
+            seconds: the longest wait.
+        """
+        await self._is_recovered.wait()
+        self._groups.close(study)
+        self._wake()
+        with trio.move_on_after(seconds):
+            while any(group.study == study for group in self._groups.waiting):
+                await self._packed.wait()
+            return True
+        return False
+
     async def next_packing(self) -> None:
         """Wait until a group has been packed, or its packing failed."""
         await self._packed.wait()

@@ -104,6 +104,12 @@ class Holds:
                 code=ExitCode.USAGE,
             )
         row = self._catalog.find_study(text)
+        if row.indexed_in:
+            raise NodeError(
+                f"study {row.study_uid} is not here but in the archive {row.indexed_in}",
+                hint=f"a hold keeps what is here: `radmesh archive retrieve {row.study_uid}` first",
+                code=ExitCode.REFUSED,
+            )
         hold = Hold(row.study_uid, named, self._clock.now())
 
         def keep(connection: sqlite3.Connection) -> None:

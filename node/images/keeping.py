@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 import trio
 
+from keys.sharing import FROM_ARCHIVE
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog, StudyRow
+from node.catalog.sharing import sources_of_each
 from node.clock import Clock
+from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.images.discard import Discards
 from node.images.holds import WhyStays, first_reason
@@ -37,8 +40,8 @@ class KeepingSettings:
 
     Attributes:
         days: after so many days in an archive a study goes; 0 for never.
-        quota_gb: gigabytes (10^9 bytes) of the store; above it those go that are longest in an
-            archive; 0 for none.
+        quota_gb: gigabytes (10^9 bytes) of the store; above it those go that were only brought from
+            an archive, then those that are longest in one; 0 for none.
         youngest_days: no study goes that came in less than so many days ago.
     """
 
@@ -89,6 +92,17 @@ class Kept:
     why_full: str
 
 
+def brought_first(database: Database, stored: Sequence[Stored]) -> list[Stored]:
+    """The same studies, those first that nobody but an archive has brought (`archive_index`)."""
+    sources = sources_of_each(database, [one.study for one in stored])
+
+    def is_copy(study: str) -> bool:
+        own = sources.get(study, [])
+        return bool(own) and all(one.startswith(f"{FROM_ARCHIVE}:") for one in own)
+
+    return sorted(stored, key=lambda one: not is_copy(one.study))
+
+
 class Keeping:
     """Removes what has been kept for long enough.
 
@@ -96,7 +110,7 @@ class Keeping:
         settings: how long that is.
         catalog: the studies.
         discards: removes them.
-        stored: gives the studies that are proven to be in an archive, the longest there first.
+        stored: gives the studies that are proven to be in an archive, those first that go first.
         reasons: what keeps a study.
         clock: tells the time.
     """
@@ -156,7 +170,7 @@ class Keeping:
         return first_reason(study, self._reasons)
 
     def due(self) -> list[StudyRow]:
-        """Studies that go now, those first that are longest in an archive; `AT_ONCE` at most."""
+        """Studies that go now, in the order of `stored`; `AT_ONCE` at most."""
         excess = 0
         if self._settings.quota_bytes:
             excess = self._catalog.totals().encoded_bytes - self._settings.quota_bytes
@@ -164,8 +178,10 @@ class Keeping:
         found: list[StudyRow] = []
         for one in self._stored():
             is_over = self._settings.days and one.since <= ends
-            if len(found) == AT_ONCE or not (is_over or excess > 0):
+            if len(found) == AT_ONCE:
                 break
+            if not (is_over or excess > 0):
+                continue
             row = self._catalog.study(one.study)
             if row is None or row.content_root != one.content_root or self.why_stays(one.study):
                 continue

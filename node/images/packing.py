@@ -157,6 +157,8 @@ class Packing:
         """
         study_uid = manifest.study_instance_uid
         row = self._catalog.study(study_uid)
+        if row is not None and row.indexed_in:
+            row = None
         count, original = len(manifest.instances), manifest.total_original_bytes
         if row is not None:
             count, original = count + row.instance_count, original + row.original_bytes

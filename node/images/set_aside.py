@@ -350,7 +350,7 @@ class SetAside:
     ) -> tuple[int, Manifest | None]:
         """The revision of the study, and its manifest without the replaced instances."""
         row = self._catalog.study(study)
-        if row is None:
+        if row is None or row.indexed_in:
             return -1, None
         gone = {one.sop_uid for one in rows}
         return row.revision, without(

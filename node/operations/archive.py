@@ -1,13 +1,18 @@
 """Operations on the archives of the facility: what goes there, send a study, try again, drop."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from node.app import Node
 from node.blocking import in_thread
 from node.edges.archive_queue import ArchiveStudy
+from node.errors import ExitCode, NodeError
 from node.operations.base import Call, Operation, Result
 from node.operations.parameters import Nothing
+
+if TYPE_CHECKING:
+    # It is slow to load, and small commands need none of it.
+    from node.edges.archive_retrieval import Retrievals
 
 LISTED = 1000
 """Most studies and most refused images that are listed."""
@@ -28,6 +33,14 @@ class OfArchive:
 
     study: str = ""
     to: str = ""
+
+
+@dataclass(frozen=True)
+class FromArchive:
+    """Parameters of `archive.retrieve`."""
+
+    study: str
+    stat: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ def _describe(call: Call, one: ArchiveStudy) -> dict[str, Any]:
 def describe_archives(node: Node) -> list[dict[str, Any]]:
     """The archives of the settings, and how many studies of each are in each state, as JSON."""
     found = []
-    counts = node.archive_queue.counts()
+    counts, indexed = node.archive_queue.counts(), node.indexed.counts()
     for name, archive in node.settings.archives.items():
         states = {state: many for (one, state), many in counts.items() if one == name}
         found.append(
@@ -67,6 +80,7 @@ def describe_archives(node: Node) -> list[dict[str, Any]]:
                 "plain": archive.is_plain,
                 "proof": archive.proof,
                 "states": states,
+                "indexed": indexed.get(name, 0) if archive.index_days else None,
             }
         )
     return found
@@ -80,8 +94,18 @@ async def archive(call: Call, _: Nothing) -> Result:
     lanes = [] if call.serving is None else call.serving.archiving.describe()
     by_name = {one["archive"]: one for one in lanes}
     archives = await in_thread(describe_archives, node)
+    index = {} if call.serving is None else call.serving.indexing.describe()
+    retrievals = None if call.serving is None else call.serving.retrievals
     return {
-        "archives": [{**one, "trouble": _trouble(by_name.get(one["archive"]))} for one in archives],
+        "archives": [
+            {
+                **one,
+                "trouble": _trouble(by_name.get(one["archive"])),
+                "index": index.get(one["archive"]),
+            }
+            for one in archives
+        ],
+        "retrieved": [] if retrievals is None else _describe_retrievals(retrievals),
         "studies": [_describe(call, one) for one in rows[:LISTED]],
         "more": max(0, len(rows) - LISTED),
         "refused": [
@@ -96,6 +120,20 @@ async def archive(call: Call, _: Nothing) -> Result:
             for study, name, one in refused[:LISTED]
         ],
     }
+
+
+def _describe_retrievals(retrievals: "Retrievals") -> list[dict[str, Any]]:
+    """What is wanted from archives, and what could not be brought, as JSON."""
+    return [
+        {
+            "study": one.wanting.study,
+            "archive": one.wanting.archive,
+            "state": one.state,
+            "stat": one.stat,
+            "why": one.why,
+        }
+        for one in [*retrievals.under_way(), *retrievals.failed()]
+    ]
 
 
 def _trouble(lane: dict[str, Any] | None) -> str:
@@ -123,11 +161,34 @@ async def drop(call: Call, asked: NotToArchive) -> Result:
     return _describe(call, await in_thread(call.node.archive_queue.drop, asked.study, asked.to))
 
 
+async def retrieve(call: Call, asked: FromArchive) -> Result:
+    """Bring a study here that is in an archive, all that it gives of it."""
+    row = await in_thread(call.node.catalog.find_study, asked.study)
+    found = await call.require_serving().retrievals.bring(
+        row.study_uid, stat=asked.stat, seconds=float("inf")
+    )
+    if found is not None and found.has_failed:
+        raise NodeError(
+            f"study {row.study_uid} does not come from the archive {found.wanting.archive}: "
+            f"{found.why}",
+            hint="see `radmesh archive`, and the archive's own log",
+            code=ExitCode.FAILED,
+        )
+    row = await in_thread(call.node.catalog.find_study, row.study_uid)
+    return {
+        "study": row.study_uid,
+        "archive": "" if found is None else found.wanting.archive,
+        "instances": row.instance_count,
+        "missing": "" if found is None else found.why,
+    }
+
+
 _DECIDE = ("send", "admin")
 
 OPERATIONS = (
     Operation("archive", Nothing, archive, writes=False, roles=("look", *_DECIDE)),
     Operation("archive.send", ToArchive, send, writes=True, roles=_DECIDE),
     Operation("archive.retry", OfArchive, retry, writes=True, roles=_DECIDE),
+    Operation("archive.retrieve", FromArchive, retrieve, writes=True, roles=_DECIDE),
     Operation("archive.drop", NotToArchive, drop, writes=True, roles=_DECIDE),
 )

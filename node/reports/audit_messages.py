@@ -164,6 +164,7 @@ EVENTS: dict[str, Meaning] = {
     "forward-begun": Meaning(event="110102", lifecycle="11"),
     "forwarded": Meaning(event="110104", action="C", lifecycle="11"),
     "forward-failed": Meaning(event="110104", action="C", lifecycle="11"),
+    "retrieve-begun": Meaning(event="110112"),
     "matched": Meaning(event="110113", kind="110135", action="U"),
     "match-undone": Meaning(event="110113", kind="110135", action="U"),
 }

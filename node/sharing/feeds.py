@@ -134,6 +134,17 @@ class Feeds:
 
         self._database.transact(bring)
 
+    def recounted(self, study: str) -> None:
+        """What is told of an indexed study (UID) has changed: it is told again.
+
+        In the transaction at hand, before `study_changed`.
+        """
+        self._database.transact(
+            lambda connection: connection.execute(
+                "UPDATE feed SET content_root=? WHERE study=? AND kind<>'withdrawn'", (b"", study)
+            )
+        )
+
     def peer_changed(self, peer: bytes) -> None:
         """Bring one peer's feed up to date with all studies; in the transaction at hand."""
 
@@ -195,7 +206,8 @@ class Feeds:
                 "SELECT f.study, f.sequence, f.kind, s.study_uid, s.content_root, "
                 "s.series_count, s.instance_count, s.original_bytes, s.encoded_bytes, "
                 "s.modalities, s.study_date, f.shows, s.patient_id, s.patient_name, "
-                "s.patient_birth_date, s.patient_sex, s.accession_number, s.description "
+                "s.patient_birth_date, s.patient_sex, s.accession_number, s.description, "
+                "s.indexed_in "
                 "FROM feed f LEFT JOIN studies s ON s.study_uid=f.study "
                 "WHERE f.peer=? AND f.sequence>? ORDER BY f.sequence LIMIT ?",
                 (peer, start, most + 1),
@@ -552,4 +564,5 @@ def _record(row: sqlite3.Row, recall: Recall, patients: Sequence[Patient] | None
         study_date=row["study_date"],
         recall=code,
         recalls=recalls,
+        indexed=True if row["indexed_in"] else None,
     )

@@ -282,6 +282,7 @@ class FindAnswers:
             encoded_bytes=row.encoded_bytes,
             modalities=modalities.of_study(row.modalities),
             study_date=row.study_date,
+            indexed=True if row.indexed_in else None,
             **(fields if recall.code else {}),
         )
         try:

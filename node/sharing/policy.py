@@ -186,6 +186,14 @@ SENTENCES: dict[WireCode, tuple[str, str]] = {
         "waiting for approval at {peer}",
         "a person there has to approve it; it goes on by itself, also after a restart",
     ),
+    WireCode.RETRIEVING: (
+        "{peer} is bringing the study from its archive",
+        "it goes on by itself, also after a restart",
+    ),
+    WireCode.NOT_RETRIEVED: (
+        "the archive of {peer} does not give the study now",
+        "it is tried again; its admin sees why with `radmesh archive`",
+    ),
     WireCode.LOG_IN_DOUBT: (
         "{peer} sends nothing now, since its own audit log is in doubt",
         "tell its admin, who sees why with `radmesh status`; it is no fault of this node",

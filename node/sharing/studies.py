@@ -228,7 +228,11 @@ class SharedStudies:
             actor="node" if details and "door" in details else "operator",
             peer=peer,
             subjects=subjects_of(row.study_uid, self._catalog.patients(row.study_uid)),
-            details={"content_root": row.content_root.hex(), **(details or {})},
+            # Of what is in an archive alone, the content is not known.
+            details={
+                **({} if row.indexed_in else {"content_root": row.content_root.hex()}),
+                **(details or {}),
+            },
         )
 
     def _withheld(self, study: str) -> Callable[[Callable[[], int]], None]:

@@ -8,7 +8,7 @@ and writes within the recipient's credit, when `node.transfer.uplink` allows it.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -52,6 +52,24 @@ EXPECTED = (StreamLost, TransferRefused, RemoteProtocolError, NodeError, RightEn
 """Errors that a peer, a disk or a network can cause; any other error is a fault of ours."""
 
 
+RETRIEVE_SECONDS = 10.0
+"""How long a request is held while its study comes from an archive: less than
+`limits.PEER_REPLY_SECONDS`."""
+
+Bring = Callable[[str, bytes, bool, float], Awaitable[WireCode | None]]
+"""Brings a study (UID) from an archive here for a peer (facility key), if an archive has more of it
+than is here; whether it is urgent, and the longest wait in seconds. Gives the code of why it is not
+here yet; None if it is, or if there is nothing to bring."""
+
+
+async def _brings_nothing(study: str, peer: bytes, stat: bool, seconds: float) -> None:
+    pass
+
+
+NO_BRING: Bring = _brings_nothing
+"""Of a node that has indexed no archive."""
+
+
 @dataclass(eq=False, kw_only=True)
 class SendingParts:
     """What all disclosures of a node share.
@@ -75,6 +93,7 @@ class SendingParts:
         clock: tells which rights count now.
         budgets: limits how often a peer may ask.
         refusals: logs what was refused.
+        bring: see `Bring`.
     """
 
     key: KeyPair
@@ -95,6 +114,7 @@ class SendingParts:
     clock: Clock
     budgets: Budgets
     refusals: Refusals
+    bring: Bring = NO_BRING
 
 
 class Disclosure:
@@ -192,6 +212,11 @@ class Disclosure:
             # entry.
             await self._study.refuse(too_much)
             return
+        code = await self._bring(request)
+        if code is not None:
+            # Nothing is decided yet: the peer asks again.
+            await self._study.refuse(code)
+            return
         manifest = await in_thread(self._begin, request)
         if isinstance(manifest, Refusal):
             if self._is_logged:
@@ -206,6 +231,18 @@ class Disclosure:
         with self._owner.line.sending(self._peer, stat=request.stat) as place:
             await self._send(nursery, manifest, place)
         await self._take_receipt(manifest)
+
+    async def _bring(self, request: Request) -> WireCode | None:
+        """Have the study here, if an archive has it and the peer may have it."""
+        if self._owner.bring is NO_BRING or await in_thread(self._is_refused, request):
+            return None
+        urgent = request.stat or request.purpose == BREAK_GLASS
+        key = self._peer.facility_key
+        return await self._owner.bring(request.study, key, urgent, RETRIEVE_SECONDS)
+
+    def _is_refused(self, request: Request) -> bool:
+        self._right.begin(request.study)
+        return self._right.refusal(request) is not None
 
     async def _too_much(self) -> WireCode | None:
         owner = self._owner

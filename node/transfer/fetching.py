@@ -186,7 +186,10 @@ class Fetcher:
                 for known in self._peers.store.peers
                 if known.revoked is None
             }
-            keys = [key for key, _ in self._feeds.announced(study=studies[0])]
+            announcing = self._feeds.announced(study=studies[0])
+            # Whoever has it at hand goes before those that take it out of an archive first.
+            announcing.sort(key=lambda one: bool(one[1].indexed))
+            keys = [key for key, _ in announcing]
             keys += [key for key, study in found if study == studies[0]]
             candidates = [holders[key] for key in dict.fromkeys(keys) if key in holders]
             if not candidates:
@@ -431,7 +434,9 @@ class Fetcher:
         if transfer.only_peer:
             return None, [chosen]
         announced = {
-            key: record.content_root for key, record in self._feeds.announced(study=transfer.study)
+            key: record.content_root
+            for key, record in self._feeds.announced(study=transfer.study)
+            if not record.indexed
         }
         roots = [announced[chosen]] if chosen in announced else list(announced.values())
         others = [

@@ -70,7 +70,7 @@ SELECT f.study, f.peer, f.purpose, f.only_peer, f.stat, f.content_root AS came, 
 FROM followed_sources f
     JOIN remote_studies r ON r.peer = f.peer AND r.study = f.study
     JOIN studies s ON s.study_uid = f.study
-WHERE {_UNTIL} > ?
+WHERE {_UNTIL} > ? AND r.content_root <> '{"00" * 32}'
 """
 """What followed sources announce now of studies that are here."""
 

@@ -197,8 +197,8 @@ class _Session:
         if transfer.purpose == BREAK_GLASS:
             asker = (*parts_of(transfer.asked_by)[:2], transfer.reason)
             self._owner._emergencies.begin(IN, self._peer, transfer, asker, ())
-        # While it waits for a person there, it asks each minute: one entry is enough.
-        if not self._contribution.is_waiting:
+        # While it waits for a person or an archive there, it asks again: one entry is enough.
+        if not self._contribution.stands:
             self._owner._append([self._entry("requested", {"direction": "in"})])
         return self._end.ask(
             transfer.study,

@@ -31,6 +31,10 @@ RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 BUSY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Pauses after a source said BUSY: its budgets fill up by themselves."""
 
+RETRIEVING_SECONDS = (0.2, 1.0, 2.0, 5.0)
+"""Pauses after a source said that it is bringing the study from its archive: it holds each question
+for a while itself. The last one repeats."""
+
 APPROVAL_SECONDS = (5.0, 10.0, 20.0, 60.0)
 """Pauses after a source said that a person there has to approve first; the last one repeats."""
 
@@ -47,7 +51,16 @@ STAND_IN_SECONDS = 10.0
 """A source whose batches do not match those of the others takes over, from the beginning, when the
 others have been away for this long."""
 
-_TRY_AGAIN = frozenset({WireCode.BUSY, WireCode.SHUTTING_DOWN, WireCode.OTHER, WireCode.WAITING})
+_PAUSES = {
+    WireCode.BUSY: BUSY_SECONDS,
+    WireCode.NOT_RETRIEVED: BUSY_SECONDS,
+    WireCode.RETRIEVING: RETRIEVING_SECONDS,
+}
+"""Pauses behind a refusal, where they are not `RETRY_SECONDS`."""
+
+_TRY_AGAIN = frozenset({*_PAUSES, WireCode.SHUTTING_DOWN, WireCode.OTHER, WireCode.WAITING})
+_STANDS = frozenset({WireCode.WAITING, WireCode.RETRIEVING, WireCode.NOT_RETRIEVED})
+"""Refusals after which the request stands: it is not logged again when it is asked again."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +189,7 @@ class SourceWorker:
                 return
             before = self._contribution.encoded_bytes
             most_bad = 1 if others_left() else BAD_DATA_ATTEMPTS
-            is_busy = is_waiting = False
+            refusal: WireCode | None = None
             try:
                 async with self._reach.place(self.peer, stat=self._download.transfer.stat):
                     await self._session(peer)
@@ -191,8 +204,7 @@ class SourceWorker:
                     self._give_up(what, hint)
                     return
                 bad += refused.code is WireCode.OTHER
-                is_busy = refused.code is WireCode.BUSY
-                is_waiting = refused.code is WireCode.WAITING
+                refusal = refused.code
                 if refused.code in _TRY_AGAIN and self._leave_to_settling(peer):
                     return
                 if refused.code not in _TRY_AGAIN or bad >= most_bad:
@@ -234,13 +246,14 @@ class SourceWorker:
                 return
             if self._contribution.encoded_bytes > before:
                 idle = 0
-            self._contribution.is_waiting = is_waiting
+            self._contribution.is_waiting = refusal is WireCode.WAITING
+            self._contribution.stands = refusal in _STANDS
             await self._download.enter(TransferState.WAITING, what)
-            if is_waiting:
+            if refusal is WireCode.WAITING:
                 await trio.sleep(APPROVAL_SECONDS[min(asked, len(APPROVAL_SECONDS) - 1)])
                 asked += 1
                 continue
-            pauses = BUSY_SECONDS if is_busy else RETRY_SECONDS
+            pauses = RETRY_SECONDS if refusal is None else _PAUSES.get(refusal, RETRY_SECONDS)
             await trio.sleep(pauses[min(idle, len(pauses) - 1)])
             idle += 1
 

@@ -173,7 +173,7 @@ class StudyDownload:
             and self._plan is None
             and not self.transfer.wire_bytes
             and not self.transfer.bytes_done
-            and self._destination.catalog.study(self.transfer.study) is None
+            and not self._destination.catalog.is_here(self.transfer.study)
             and self._destination.incoming.is_empty()
         )
 
@@ -361,6 +361,9 @@ class StudyDownload:
             self.transfer.study, described, plan.check.headers.values(), sources
         )
         before = self._destination.catalog.study(self.transfer.study)
+        if before is not None and before.indexed_in:
+            # What was decided about a study in an archive of ours does not count for this one.
+            before = None
         state = state_after(decided, why or asked, before)
         received = [
             self._received(contribution, manifest, why or asked, decided, state)

@@ -115,6 +115,7 @@ class Contribution:
         content_root: of the study as it offered it last.
         batches, encoded_bytes: what it sent.
         is_waiting: whether it said last that a person there has to approve first.
+        stands: whether it has taken note of the request, which is not logged again then.
         is_signed: whether the study is published and our receipt for it is kept; a missing
             countersignature is then settled without another session (`node/receipts/settling.py`).
     """
@@ -126,6 +127,7 @@ class Contribution:
     batches: int = 0
     encoded_bytes: int = 0
     is_waiting: bool = False
+    stands: bool = False
     is_signed: bool = False
 
 

@@ -110,6 +110,7 @@ TYPES = (
     "forward-begun",
     "forwarded",
     "forward-failed",
+    "retrieve-begun",
     "stored",
     "stored-told",
     "stored-heard",

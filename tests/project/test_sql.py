@@ -14,7 +14,7 @@ OWNERS = {
     "catalog/": {
         "studies", "study_patients", "study_values", "unread_studies", "series", "batches",
         "study_batches", "instances", "conflicts", "discards", "leftover_batches", "study_words",
-        "study_sources", "peer_sharing",
+        "study_sources", "peer_sharing", "indexed_studies", "foreign_studies",
     },
     "audit/effects.py": {"effects", "effects_compared"},
     "audit/erasure.py": {"erasures", "erasing"},

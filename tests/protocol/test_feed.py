@@ -1,5 +1,6 @@
 """What a peer is told next, and what a subscriber accepts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,3 +160,10 @@ def test_an_offer_keeps_to_what_was_announced(field: str, by: int) -> None:
     # Of other content there may be less; of more there has to be news first.
     grown = _offer(content_root=b"other".ljust(32), **changed)
     assert is_announced_untrusted(grown, _ANNOUNCED) is (by < 0)
+
+
+def test_of_an_indexed_study_nothing_was_promised() -> None:
+    """Its counts are those of an archive, which may count what it does not give."""
+    indexed = replace(_ANNOUNCED, indexed=True, content_root=bytes(32), bytes=0, instances=1)
+    assert is_announced_untrusted(_offer(), indexed)
+    assert is_announced_untrusted(_offer(instances=9, bytes=9000, series=2), indexed)

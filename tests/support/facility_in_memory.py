@@ -86,7 +86,7 @@ def share_row(node: Node, study: str, date: str = "") -> None:
     node.database.transact(
         lambda connection: connection.execute(
             "INSERT INTO studies VALUES (?,'','','','','','',?,'','','','',1,'local',0,1,"
-            "zeroblob(32),1,1,10,10,'CT','','')",
+            "zeroblob(32),1,1,10,10,'CT','','','')",
             (study, date),
         )
     )

@@ -22,22 +22,25 @@ def root(number: int) -> bytes:
     return bytes([number]) * 32
 
 
-def record(number: int, kind: str = "changed", *, recalls: int | None = None) -> Record:
+def record(
+    number: int, kind: str = "changed", *, recalls: int | None = None, indexed: int = 0
+) -> Record:
     """What is announced of the study for the time of this number."""
-    here = kind != "withdrawn"
+    here = kind != "withdrawn" and not indexed
     return Record(
         sequence=number,
         kind=kind,
         study=STUDY,
         content_root=root(number) if here else bytes(32),
         series=int(here),
-        instances=number if here else 0,
+        instances=number if here or indexed else 0,
         bytes=number * 1000 if here else 0,
         encoded_bytes=number if here else 0,
         modalities=(),
         study_date="",
         recall=QUALITY if recalls else None,
         recalls=recalls,
+        indexed=True if indexed else None,
     )
 
 

@@ -54,6 +54,7 @@ MAY: dict[str, set[str]] = {
     "archive": {LOOK, SEND, ADMIN},
     "archive.send": {SEND, ADMIN},
     "archive.retry": {SEND, ADMIN},
+    "archive.retrieve": {SEND, ADMIN},
     "archive.drop": {SEND, ADMIN},
     "rules.add": {ADMIN},
     "rules.remove": {ADMIN},

@@ -67,7 +67,7 @@ class Model:
             connection.execute("DELETE FROM studies WHERE study_uid=?", (study,))
             connection.execute(
                 "INSERT INTO studies VALUES (?,'','','','','','','','','','','',1,'local',0,1,"
-                "?,1,1,10,10,'CT','','')",
+                "?,1,1,10,10,'CT','','','')",
                 (study, root),
             )
             self.feeds.study_changed(study)

@@ -65,6 +65,16 @@ def test_what_the_source_announces_anew_is_news_with_all_that_the_fetch_had(node
     assert node.followed.take(STUDY, NORTH.key) == expected
 
 
+def test_what_has_become_indexed_is_not_fetched_again(node: Node) -> None:
+    """The source has removed it, and has it in its archive still: that is nothing new."""
+    fetched(node)
+    hear(node, 3, indexed=1)
+    assert node.followed.news() == []
+    assert node.followed.take(STUDY, NORTH.key) is None
+    hear(node, 4)
+    assert [one.root for one in node.followed.news()] == [root(4)]
+
+
 def test_another_facility_that_announces_more_is_not_followed(node: Node) -> None:
     fetched(node)
     hear(node, 3, by=EAST)
