@@ -28,9 +28,10 @@ from node.edges.dicomweb_server import DicomWebServer
 from node.edges.dicomweb_store import Storing
 from node.edges.dimse_operation import Offered, Services
 from node.edges.dimse_query import Ask, QueryService
-from node.edges.dimse_retrieve import Fetch, RetrieveService
+from node.edges.dimse_retrieve import RetrieveService
 from node.edges.dimse_server import DimseServer
 from node.edges.dimse_settings import DimseSettings
+from node.edges.fetched_first import Fetch, FetchedFirst
 from node.edges.folders import Folder
 from node.edges.indexed_dimse import IndexedDimse
 from node.edges.indexed_web import IndexedWeb
@@ -228,7 +229,8 @@ def query_services_of(
     studies = StudyQueries(
         node.database, node.catalog, node.feeds, node.found, node.peers, node.clock
     )
-    query = QueryService(studies, told, ask, is_connected)
+    first = FetchedFirst(studies, told, fetch)
+    query = QueryService(studies, told, ask, is_connected, first)
 
     def kept_out(study: str, title: str) -> str:
         """An archive gets what is from elsewhere under its patient here, and not by a retrieve."""
@@ -239,7 +241,7 @@ def query_services_of(
             return ""
         return "it is from elsewhere: an archive gets it by `radmesh archive send`"
 
-    retrieve = RetrieveService(studies, told, fetch, node.catalog, node.store, settings, kept_out)
+    retrieve = RetrieveService(studies, told, first, node.catalog, node.store, settings, kept_out)
     serve = {
         "find": Offered((Field.C_FIND,), query.serve),
         "move": Offered((Field.C_MOVE,), retrieve.serve),

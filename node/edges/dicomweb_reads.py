@@ -109,13 +109,18 @@ class Reads:
         Raises:
             Refused: it is not here, or not yet.
         """
-        row = await in_thread(self._catalog.study, study)
+        row = await in_thread(self._here, study)
         if row is None and caller.purpose:
             await self._wait_fetched(study, caller.purpose)
-            row = await in_thread(self._catalog.study, study)
+            row = await in_thread(self._here, study)
         if row is None:
             raise Refused(404, "there is no such study here")
         return row
+
+    def _here(self, study: str) -> StudyRow | None:
+        """The row of a study that is here; what is in an archive alone, that gives itself."""
+        row = self._catalog.study(study)
+        return None if row is None or row.indexed_in else row
 
     async def _wait_fetched(self, study: str, purpose: str) -> None:
         fetching = self._failed_lately(study)
@@ -136,7 +141,7 @@ class Reads:
         if not fetching.is_ended:
             waits = f": {fetching.why}" if fetching.why else ""
             raise later(f"the study is being fetched from a partner{waits}; ask again")
-        if await in_thread(self._catalog.study, study) is None:
+        if await in_thread(self._here, study) is None:
             if not had_ended:
                 self._fetches[study] = (fetching, self._clock.running())
             raise Refused(

@@ -19,6 +19,7 @@ from keys.trust import Peer
 from node.blocking import in_thread
 from node.edges.dimse_operation import Operation
 from node.edges.dimse_settings import Caller
+from node.edges.fetched_first import FetchedFirst
 from node.edges.identifiers import Query, Values, read_query, write_answer
 from node.edges.query_studies import Scope, StudyQueries
 from node.edges.query_values import NEARLINE, ONLINE, SeenStudy
@@ -64,6 +65,7 @@ class QueryService:
         told: logs what callers are told of.
         ask: asks a facility.
         is_connected: whether a facility (node key) is connected.
+        first: fetches what is elsewhere.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class QueryService:
         told: CallersLately,
         ask: Ask,
         is_connected: Callable[[bytes], bool],
+        first: FetchedFirst,
     ) -> None:
         self._studies = studies
         self._told = told
         self._ask = ask
         self._is_connected = is_connected
+        self._first = first
         self._at_once: dict[str, trio.CapacityLimiter] = {}
         self._asked: dict[tuple[bytes, Asked], float] = {}
         # When each caller had others asked last, the oldest first.
@@ -105,9 +109,35 @@ class QueryService:
             return
         if query.level <= Level.STUDY:
             await self._ask_partners(operation, query, scope)
+        elif not await self._bring(operation, query, scope):
+            return
         title = operation.caller.ae_title
         async with self._at_once.setdefault(title, trio.CapacityLimiter(QUERIES)):
             await self._answer(operation, query, scope)
+
+    async def _bring(self, operation: Operation, query: Query, scope: Scope) -> bool:
+        """Have the one study here whose series or images are asked for; whether to go on.
+
+        A workstation asks so when a person opens a study. Only its images tell which series it has.
+        """
+        key = query.keys[q.STUDY].strip()
+        if "\\" in key:
+            # Of a list of studies, those are answered that are here.
+            return True
+        found = await in_thread(self._elsewhere, key, scope)
+        if found is None:
+            return True
+        why = await self._first.bring(operation, query.keys, scope, found)
+        if why:
+            await operation.answer(q.OUT_OF_RESOURCES, comment=why)
+        elif operation.is_cancelled:
+            await operation.answer(q.CANCELLED)
+        return not (why or operation.is_cancelled)
+
+    def _elsewhere(self, study: str, scope: Scope) -> SeenStudy | None:
+        """A study that a caller may see and that is not here."""
+        pages = self._studies.studies({q.STUDY: study}, scope)
+        return next((one for page in pages for one in page if not one.is_here), None)
 
     async def _answer(self, operation: Operation, query: Query, scope: Scope) -> None:
         pages, count, most = self._pages(query, scope), 0, ANSWERS[query.level]

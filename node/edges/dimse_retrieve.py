@@ -4,10 +4,9 @@ While it works, the caller is told each second how far it is.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -15,12 +14,12 @@ from edges.dimse import querying as q
 from edges.dimse.commands import Element
 from edges.dimse.querying import ATTRIBUTES, MODELS, UNIQUE, BadQuery, Level, Model
 from edges.matching import has_wildcard, is_universal, matcher
-from keys.trust import Peer
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog
 from node.edges.dimse_client import Callee
 from node.edges.dimse_operation import Lost, Operation
 from node.edges.dimse_settings import DimseSettings
+from node.edges.fetched_first import FetchedFirst
 from node.edges.identifiers import STUDIES, Query, read_query, write_failed
 from node.edges.query_studies import Scope, StudyQueries
 from node.edges.query_values import SeenStudy
@@ -47,27 +46,6 @@ GRACE_SECONDS = 5.0
 """Time for the image under way when a caller cancels."""
 
 
-_HIGH = 1
-"""(0000,0700) of an urgent request."""
-
-
-class Fetch(Protocol):
-    """Fetches a study, as `node.transfer.awaited` does."""
-
-    async def __call__(
-        self,
-        study: str,
-        peer: Peer,
-        purpose: str,
-        cancelled: trio.Event,
-        /,
-        *,
-        only_peer: bool,
-        stat: bool,
-    ) -> str:
-        """Fetch it; returns why it is not here, or ""."""
-
-
 @dataclass
 class _Job:
     """One retrieve: what is wanted, and what has become of it."""
@@ -78,10 +56,6 @@ class _Job:
     scope: Scope
     tally: Tally = field(default_factory=Tally)
 
-    @property
-    def peers(self) -> Mapping[bytes, Peer]:
-        return {peer.facility_key: peer for peer in self.scope.peers}
-
 
 class RetrieveService:
     """The service of C-MOVE and C-GET.
@@ -89,7 +63,7 @@ class RetrieveService:
     Args:
         studies: finds what is meant.
         told: logs what callers get.
-        fetch: fetches what is elsewhere.
+        first: fetches what is elsewhere.
         catalog, store: have the originals.
         settings: has the callers, with where they take images.
         kept_out: why a study (UID) may not go to who is named by this AE title, or "".
@@ -99,7 +73,7 @@ class RetrieveService:
         self,
         studies: StudyQueries,
         told: CallersLately,
-        fetch: Fetch,
+        first: FetchedFirst,
         catalog: Catalog,
         store: BatchStore,
         settings: DimseSettings,
@@ -108,7 +82,7 @@ class RetrieveService:
         self._kept_out = kept_out
         self._studies = studies
         self._told = told
-        self._fetch = fetch
+        self._first = first
         self._catalog = catalog
         self._store = store
         self._settings = settings
@@ -192,15 +166,6 @@ class RetrieveService:
         self._told.require_room(job.operation.caller, [one.study for one in found])
         return sorted(found, key=lambda one: not one.is_here)
 
-    def _is_meant(self, job: _Job, study: str) -> bool:
-        """Whether a study that came is of the patient who was named, and behind this door."""
-        fits = matcher("LO", job.query.keys.get(q.PATIENT_ID, ""))
-        return any(
-            one.is_here and (not one.values[q.PATIENT_ID] or fits(one.values[q.PATIENT_ID]))
-            for page in self._studies.studies({q.STUDY: study}, job.scope)
-            for one in page
-        )
-
     async def _work(self, job: _Job, wanted: Sequence[SeenStudy]) -> None:
         operation, left = job.operation, list(wanted)
         is_reachable = True
@@ -213,17 +178,7 @@ class RetrieveService:
         """Get one study to its receiver; returns whether that can be reached."""
         operation, tally = job.operation, job.tally
         if not one.is_here:
-            try:
-                # Others may have got much since all this was asked for.
-                await in_thread(self._told.require_room, operation.caller, [one.study])
-                why = await self._fetched(operation, one.study, job.peers[one.holder])
-            except NodeError as error:
-                why = error.message
-            if operation.is_cancelled:
-                return True
-            if not why and not await in_thread(self._is_meant, job, one.study):
-                # What a partner announces need not say whose it is.
-                why = "what is here now is not what was asked for"
+            why = await self._first.bring(operation, job.query.keys, job.scope, one)
             if why:
                 tally.fail([], why, _foreseen(job.query, one))
                 return True
@@ -251,17 +206,6 @@ class RetrieveService:
             return await send_study(
                 job.way, manifest, chosen, self._store, tally, lambda: operation.is_cancelled
             )
-
-    async def _fetched(self, operation: Operation, study: str, peer: Peer) -> str:
-        door, priority = operation.door, operation.command.values.get(Element.PRIORITY)
-        return await self._fetch(
-            study,
-            peer,
-            operation.caller.purpose,
-            operation.cancelled,
-            only_peer=bool(door.to),
-            stat=door.stat or priority == _HIGH,
-        )
 
     def _place(self, operation: Operation) -> trio.CapacityLimiter:
         title = operation.caller.ae_title

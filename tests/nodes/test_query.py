@@ -285,6 +285,39 @@ def test_a_cancel_ends_the_fetch_only_if_nobody_else_waits(pair: Pair, tmp_path:
 
 
 @with_dcmtk
+def test_the_series_of_a_partners_study_are_known_when_it_is_opened(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """Only its images tell: so they are fetched, once for all who open it."""
+    north, south, station, _ = pair
+    study = _at_north(north, south, tmp_path / "in", 3)
+    series = ("QueryRetrieveLevel=SERIES", f"StudyInstanceUID={study}", "SeriesInstanceUID",
+              "NumberOfSeriesRelatedInstances")  # fmt: skip
+    # A list of studies fetches none of them, neither does the list of studies itself.
+    listed = (series[0], f"StudyInstanceUID={study}\\1.2.3", "SeriesInstanceUID")
+    assert station.find(*listed, called="RM_NORTH") == []
+    assert station.find(STUDY_LEVEL, f"StudyInstanceUID={study}", called="RM_NORTH")
+    assert not _about(south, "received", study)
+    for _ in range(2):
+        [found] = station.find(*series, called="RM_NORTH")
+        assert found["0020,000e"] == f"{study}.1"
+        assert (found["0020,1209"], found["0008,0056"]) == ("3", "ONLINE")
+    images = ("QueryRetrieveLevel=IMAGE", *series[1:2], f"SeriesInstanceUID={study}.1",
+              "SOPInstanceUID", "InstanceNumber")  # fmt: skip
+    found = station.find(*images, called="RM_NORTH")
+    assert sorted(one["0020,0013"] for one in found) == ["1", "2", "3"]
+    [received] = _about(south, "received", study)
+    assert received["purpose"] == "treatment"
+    # What does not come is said.
+    north.call("trust.revoke", peer=south.name, grants=["fetch"])
+    other = _at_north(north, south, tmp_path / "other", 1)
+    text = station.run("findscu", series[0], f"StudyInstanceUID={other}", "SeriesInstanceUID",
+                       called="RM_NORTH")  # fmt: skip
+    assert "Refused: OutOfResources" in text
+    assert not _about(south, "received", other)
+
+
+@with_dcmtk
 def test_a_patient_is_sought_at_the_partner_by_a_whole_name_alone(
     pair: Pair, tmp_path: Path
 ) -> None:
