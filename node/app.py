@@ -242,7 +242,8 @@ class Node:
             self._petname_of_fingerprint,
             self.clock,
         )
-        self.indexed = IndexedStudies(self.database, self.catalog)
+        self.indexed = IndexedStudies(self.database, self.catalog, self.audit.append_many)
+        self.catalog.in_indexing = self.indexed.became_indexed
         self.indexed.recounted = self.feeds.recounted
         self.catalog.in_publish = self.archive_queue.published
         self.archive_queue.note_stored = self.stored.note

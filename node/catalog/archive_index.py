@@ -6,18 +6,24 @@ Synchronous and thread-safe.
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from keys.sharing import FROM_ARCHIVE
+from node.catalog.attributes import patients_of_each
 from node.catalog.catalog import Catalog
 from node.catalog.indexed import archive_of, set_counts
 from node.catalog.patients import Described, patients_of, update_study
-from node.catalog.rows import IS_SHARED_TO_ANY
+from node.catalog.rows import IS_SHARED_TO_ANY, WITHHELD, StudyRow, state_for_peers
 from node.catalog.sharing import share_with_none
 from node.database import Database
 from node.dicom.headers import StudyAttributes
+from protocol.log.entry import Event, subjects_of
 
 MISSED = 2
 """A study goes from the index when an archive left it out in so many looks, one after the other."""
+
+AT_ONCE = 50
+"""Studies of one transaction."""
 
 _COLUMNS = (
     "patient_name", "patient_birth_date", "patient_sex", "accession_number", "study_id",
@@ -67,15 +73,22 @@ class IndexedStudies:
     Args:
         database: with the catalog.
         catalog: the studies of this node.
+        append: writes audit entries durably with one flush.
 
     Attributes:
         recounted: called with a study (UID), in the transaction in which what is told of it changes
             though its content root does not.
     """
 
-    def __init__(self, database: Database, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        database: Database,
+        catalog: Catalog,
+        append: Callable[[Sequence[Event]], object],
+    ) -> None:
         self._database = database
         self._catalog = catalog
+        self._append = append
         self.recounted: Callable[[str], None] = lambda study: None
 
     def take(
@@ -98,16 +111,20 @@ class IndexedStudies:
             is_all: whether these are all that it has of them: others are missed then.
 
         Raises:
-            NodeError: the disk is full; nothing has changed.
+            NodeError: the disk is full; what was not kept is found in the next look.
         """
+        new = self._different(archive, brings, found)
+        # Some at a time, as nobody else writes meanwhile.
+        for start in range(0, len(new), AT_ONCE):
+            some = new[start : start + AT_ONCE]
+            self._logged(partial(self._take_each, archive, brings, some))
+        if is_all:
+            seen = {one.about.study_uid for one in found}
+            self._logged(partial(self._miss, archive, first, last, seen))
 
-        def keep(connection: sqlite3.Connection) -> None:
-            for one in found:
-                self._take(connection, archive, brings, one)
-            if is_all:
-                self._miss(connection, archive, first, last, {one.about.study_uid for one in found})
-
-        self._database.transact(keep)
+    def keep_from(self, archive: str, first: str) -> None:
+        """Forget what an archive has of days before one (YYYYMMDD): they are asked for no more."""
+        self._drop_each("archive = ? AND study_date < ?", (archive, first))
 
     def wanting(self, study: str) -> Wanting | None:
         """The archive from which a study (UID) can be completed; None if nothing is known missing.
@@ -153,14 +170,15 @@ class IndexedStudies:
 
     def keep_archives(self, names: Collection[str]) -> None:
         """Forget what archives other than these have told."""
+        rows = self._database.query("SELECT DISTINCT archive FROM indexed_studies")
+        for row in rows:
+            if row["archive"] not in names:
+                self._drop_each("archive = ?", (row["archive"],))
 
-        def drop(connection: sqlite3.Connection) -> None:
-            rows = connection.execute("SELECT study_uid, archive FROM indexed_studies").fetchall()
-            for study, archive in map(tuple, rows):
-                if archive not in names:
-                    self._drop(connection, study, archive)
-
-        self._database.transact(drop)
+    def became_indexed(self, connection: sqlite3.Connection, study: str) -> None:
+        """Log that a study (UID) of which nothing is here any more is told of all the same."""
+        del connection
+        self._append(self._events(study, "withheld"))
 
     def forget(self, studies: Iterable[str]) -> None:
         """Delete what tells that studies (UIDs) were here, as openings of them are erased."""
@@ -173,9 +191,97 @@ class IndexedStudies:
 
     # --- inside --------------------------------------------------------------------------
 
+    def _different(
+        self, archive: str, brings: str, found: Sequence[IndexedStudy]
+    ) -> list[IndexedStudy]:
+        """Those of which the tables do not say the same already: most looks bring nothing new."""
+        studies = [one.about.study_uid for one in found]
+        known = {
+            row["study_uid"]: tuple(row)[2:]
+            for row in self._database.query_among(
+                "SELECT * FROM indexed_studies WHERE archive = ? AND study_uid IN (?*)",
+                studies,
+                (archive,),
+            )
+        }
+        rows, patients = self._catalog.rows(studies), patients_of_each(self._database, studies)
+        new = []
+        for one in found:
+            study = one.about.study_uid
+            modalities = "\n".join(one.modalities)
+            told = (one.about.study_date, one.series, one.instances, modalities, brings, 0)
+            row = rows.get(study)
+            is_known = known.get(study, ())[:-1] == told
+            is_same = row is not None and (
+                row.indexed_in != archive
+                or _says_same(row, one, {tuple(each) for each in patients.get(study, ())})
+            )
+            if not (is_known and is_same):
+                new.append(one)
+        return new
+
+    def _logged(self, change: Callable[[sqlite3.Connection], list[Event]]) -> None:
+        """Make a change in one transaction; what it gives is in the log before it counts."""
+        written: list[list[Event]] = []
+
+        def make(connection: sqlite3.Connection) -> None:
+            events = change(connection)
+            # A transaction may be run again.
+            if events and events not in written:
+                self._append(events)
+                written.append(events)
+
+        self._database.transact(make)
+
+    def _drop_each(self, condition: str, values: tuple[str, ...]) -> None:
+        """Forget that archives have the studies of these rows."""
+        while True:
+            rows = self._database.query(
+                f"SELECT study_uid, archive FROM indexed_studies WHERE {condition}"
+                f" ORDER BY study_uid LIMIT {AT_ONCE}",
+                values,
+            )
+            if not rows:
+                return
+            self._logged(partial(self._drop_those, list(rows)))
+
+    def _drop_those(
+        self, rows: Sequence[sqlite3.Row], connection: sqlite3.Connection
+    ) -> list[Event]:
+        return [event for row in rows for event in self._drop(connection, *row)]
+
+    def _events(self, study: str, before: str, patients: tuple[str, ...] = ()) -> list[Event]:
+        """The entry about what a study that is not here is now, unless it is withheld as before.
+
+        Args:
+            study: its UID.
+            before: its state before; "" if it was not known.
+            patients: of one that is gone.
+        """
+        row = self._catalog.study(study)
+        state = "gone" if row is None else state_for_peers(row)
+        if {before, state} <= {"", WITHHELD, "gone"}:
+            return []
+        details: dict[str, str | int | bool] = {"state": state}
+        if row is not None:
+            details["archive"] = row.indexed_in
+            if row.to_check:
+                details["to_check"] = row.to_check
+        subjects = subjects_of(study, patients or self._catalog.patients(study))
+        return [Event(type="indexed", actor="node", subjects=subjects, details=details)]
+
+    def _take_each(
+        self,
+        archive: str,
+        brings: str,
+        some: Sequence[IndexedStudy],
+        connection: sqlite3.Connection,
+    ) -> list[Event]:
+        return [event for one in some for event in self._take(connection, archive, brings, one)]
+
     def _take(
         self, connection: sqlite3.Connection, archive: str, brings: str, one: IndexedStudy
-    ) -> None:
+    ) -> list[Event]:
         study = one.about.study_uid
         modalities = "\n".join(one.modalities)
         connection.execute(
@@ -187,10 +293,17 @@ class IndexedStudies:
         )
         row = self._catalog.study(study)
         if row is None:
-            if self._is_ours(connection, study):
-                self._insert(connection, archive, one)
-        elif row.indexed_in == archive:
-            self._update(connection, archive, one)
+            if not self._is_ours(connection, study):
+                return []
+            self._insert(connection, archive, one)
+            return self._events(study, "")
+        if row.indexed_in != archive:
+            return []
+        self._update(connection, one)
+        now = self._catalog.study(study)
+        assert now is not None
+        same = state_for_peers(now) == state_for_peers(row)
+        return [] if same else self._events(study, state_for_peers(row))
 
     def _is_ours(self, connection: sqlite3.Connection, study: str) -> bool:
         """Whether a study that is not here may be told of."""
@@ -209,19 +322,12 @@ class IndexedStudies:
         )
         self._catalog.changed(study)
 
-    def _update(self, connection: sqlite3.Connection, archive: str, one: IndexedStudy) -> None:
+    def _update(self, connection: sqlite3.Connection, one: IndexedStudy) -> None:
         """Bring the row of a study that is not here up to date with what its archive tells."""
         about, study = one.about, one.about.study_uid
-        row = connection.execute("SELECT * FROM studies WHERE study_uid = ?", (study,)).fetchone()
         described = Described([about])
         before = patients_of(connection, study)
-        told = {name: getattr(about, name) for name in _COLUMNS}
-        told |= {"patient_id": about.patient_id, "description": about.study_description}
-        counts = (one.series, one.instances, "\n".join(one.modalities))
-        known = (row["series_count"], row["instance_count"], row["modalities"])
-        same_texts = all(row[column] == text for column, text in told.items())
-        if same_texts and counts == known and before == described.patients:
-            return
+        told = _told(about)
         columns = ", ".join(f"{column} = ?" for column in told)
         connection.execute(
             f"UPDATE studies SET {columns} WHERE study_uid = ?", (*told.values(), study)
@@ -243,12 +349,13 @@ class IndexedStudies:
 
     def _miss(
         self,
-        connection: sqlite3.Connection,
         archive: str,
         first: str,
         last: str,
         seen: Collection[str],
-    ) -> None:
+        connection: sqlite3.Connection,
+    ) -> list[Event]:
+        events = []
         rows = connection.execute(
             "SELECT study_uid, missed FROM indexed_studies"
             " WHERE archive = ? AND study_date >= ? AND study_date <= ?",
@@ -258,34 +365,54 @@ class IndexedStudies:
             if study in seen:
                 continue
             if missed + 1 >= MISSED:
-                self._drop(connection, study, archive)
+                events += self._drop(connection, study, archive)
             else:
                 connection.execute(
                     "UPDATE indexed_studies SET missed = ? WHERE study_uid = ? AND archive = ?",
                     (missed + 1, study, archive),
                 )
+        return events
 
-    def _drop(self, connection: sqlite3.Connection, study: str, archive: str) -> None:
+    def _drop(self, connection: sqlite3.Connection, study: str, archive: str) -> list[Event]:
         """An archive has a study no more; the row goes if no other archive has it."""
         connection.execute(
             "DELETE FROM indexed_studies WHERE study_uid = ? AND archive = ?", (study, archive)
         )
         row = self._catalog.study(study)
         if row is None or row.indexed_in != archive:
-            return
+            return []
+        patients = self._catalog.patients(study)
         other = archive_of(connection, study)
         if other is None:
             self._catalog.delete_indexed(connection, study)
-        else:
-            connection.execute(
-                "UPDATE studies SET indexed_in = ? WHERE study_uid = ?", (other["archive"], study)
-            )
-            set_counts(
-                connection,
-                study,
-                other["series"],
-                other["instances"],
-                other["modalities"].split("\n"),
-            )
-            self.recounted(study)
+            self._catalog.changed(study)
+            return self._events(study, state_for_peers(row), patients)
+        connection.execute(
+            "UPDATE studies SET indexed_in = ? WHERE study_uid = ?", (other["archive"], study)
+        )
+        set_counts(
+            connection,
+            study,
+            other["series"],
+            other["instances"],
+            other["modalities"].split("\n"),
+        )
+        self.recounted(study)
         self._catalog.changed(study)
+        return []
+
+
+def _told(about: StudyAttributes) -> dict[str, str]:
+    """What an archive tells of a study, by column."""
+    told = {name: str(getattr(about, name)) for name in _COLUMNS}
+    return told | {"patient_id": about.patient_id, "description": about.study_description}
+
+
+def _says_same(row: StudyRow, one: IndexedStudy, patients: Collection[tuple[str, ...]]) -> bool:
+    """Whether the row of a study that is not here says what its archive tells."""
+    counts = (row.series_count, row.instance_count, row.modalities)
+    return (
+        counts == (one.series, one.instances, one.modalities)
+        and set(patients) == Described([one.about]).patients
+        and all(getattr(row, column) == text for column, text in _told(one.about).items())
+    )

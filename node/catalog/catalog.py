@@ -104,6 +104,7 @@ class Catalog:
     Attributes:
         in_change: called with the Study Instance UID in the transaction of each change.
         in_publish: likewise, for each change that brings new instances.
+        in_indexing: called with the UID in the transaction after which a study is indexed only.
         on_change: called with the UID after the commit, and when the study is held back;
             in the thread that made the change.
         mark: called in a transaction with the index of the entry whose effect it holds.
@@ -115,6 +116,7 @@ class Catalog:
         self._clock = clock
         self.in_change: Callable[[str], None] = lambda study_uid: None
         self.in_publish: Callable[[str], None] = lambda study_uid: None
+        self.in_indexing: Callable[[sqlite3.Connection, str], None] = lambda connection, study: None
         self.on_change: Callable[[str], None] = lambda study_uid: None
         self.mark: Callable[[sqlite3.Connection, int], None] = lambda connection, entry: None
         self.deciding = Deciding(database, clock)
@@ -646,7 +648,8 @@ class Catalog:
             index = entry()
             insert_discard(connection, discard)
             if rest is None and discard.code == RETENTION:
-                remove_study(connection, discard.study)
+                if remove_study(connection, discard.study):
+                    self.in_indexing(connection, discard.study)
             elif rest is None:
                 delete_study(connection, discard.study)
             else:

@@ -142,11 +142,16 @@ def delete_study(connection: sqlite3.Connection, study: str) -> None:
     forget_study(connection, study)
 
 
-def remove_study(connection: sqlite3.Connection, study: str) -> None:
-    """Delete the images of a study (UID); one that an archive of ours has stays as indexed."""
+def remove_study(connection: sqlite3.Connection, study: str) -> bool:
+    """Delete the images of a study (UID); whether an archive of ours has it, so that it is indexed.
+
+    Else the study is deleted.
+    """
     replace_instances(connection, study, None)
-    if not become_indexed(connection, study):
+    is_indexed = become_indexed(connection, study)
+    if not is_indexed:
         delete_study(connection, study)
+    return is_indexed
 
 
 def read_anew(connection: sqlite3.Connection, study: str) -> None:

@@ -243,7 +243,7 @@ def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]
             "/".join(study["modalities"]) or "-",
             study["series"],
             study["instances"],
-            phrases.size(study["bytes"]),
+            "-" if study["indexed"] else phrases.size(study["bytes"]),
             _state(study),
             study["description"] or "-",
             study["patient_name"] or study["patient_id"] or "-",
@@ -253,6 +253,8 @@ def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]
     shown = [lines[0]]
     for line, study in zip(lines[1:], studies, strict=True):
         shown += [line, f"  {phrases.clean(study['study'])}"]
+        if study["indexed"]:
+            shown.append(f"  {_indexed(study)}")
         why = "; ".join(one for one in (study["to_check"], study["note"]) if one)
         if why:
             shown.append(f"  look at it: {phrases.clean(why)}")
@@ -262,6 +264,12 @@ def study_table(studies: list[dict[str, Any]], *, with_place: bool) -> list[str]
         if study["grew"]:
             shown.append(f"  {_grew(study['grew'])}")
     return shown
+
+
+def _indexed(study: dict[str, Any]) -> str:
+    if study["where"] == "own":
+        return f"not here but in the archive {phrases.clean(study['indexed'])}"
+    return "in an archive there, which takes a while"
 
 
 def _grew(growth: dict[str, Any]) -> str:

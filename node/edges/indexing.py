@@ -259,6 +259,7 @@ class Indexing:
         if not state.left and now >= state.whole_due:
             state.left = self._days(settings.index_days)
             state.whole_due = now + WHOLE_SECONDS
+            await in_thread(self._indexed.keep_from, settings.name, state.left[-1].first)
         asked = state.left[:QUESTIONS] or self._days(min(RECENT_DAYS, settings.index_days))
         async with contextlib.aclosing(archive.studies(asked)) as listing:
             async for one in listing:

@@ -33,6 +33,7 @@ async def archive_findings(call: Call) -> list[Finding]:
                 nursery.start_soon(_check, call.serving.archiving, name, found[name])
     rows = await in_thread(call.node.archive_queue.all)
     for name, archive in archives.items():
+        found[name] += _of_index(call, archive)
         found[name] += _of_queue(call, archive, [one for one in rows if one.archive == name])
     lost = {one.archive for one in rows if one.archive not in archives and one.state in OPEN}
     gone = [
@@ -63,6 +64,47 @@ async def _check(archiving: "Archiving", name: str, found: list[Finding]) -> Non
                 "see its own log",
             )
         )  # fmt: skip
+
+
+def _of_index(call: Call, archive: ArchiveSettings) -> list[Finding]:
+    """What keeps an archive from being indexed, or from giving what is wanted."""
+    if not archive.index_days:
+        return []
+    about, dimse, found = f"archive {archive.name}", call.node.settings.dimse, []
+    if not archive.stow and not dimse.is_on:
+        found.append(
+            finding(
+                about, "wrong", "it is indexed, and has nowhere to send what is wanted of it",
+                "let the node listen: `listen` in the table dimse of config.toml",
+            )
+        )  # fmt: skip
+    elif not archive.stow and archive.sends_as not in dimse.callers:
+        found.append(
+            finding(
+                about, "wrong",
+                f"it is indexed, and {archive.sends_as} may not send here what is wanted of it",
+                f'add [dimse.callers."{archive.sends_as}"] to config.toml',
+            )
+        )  # fmt: skip
+    if call.serving is None:
+        return found
+    index = call.serving.indexing.describe()[archive.name]
+    if index["trouble"]:
+        found.append(
+            finding(about, "wrong", f"it is not indexed: {index['trouble']}", "see its own log")
+        )
+    failed = [
+        one for one in call.serving.retrievals.failed() if one.wanting.archive == archive.name
+    ]
+    if failed:
+        found.append(
+            finding(
+                about, "wrong",
+                f"{count(len(failed), 'study', 'studies')} did not come from it: {failed[-1].why}",
+                "`radmesh archive retrieve STUDY` tries at once",
+            )
+        )  # fmt: skip
+    return found
 
 
 def _of_queue(call: Call, archive: ArchiveSettings, rows: list[ArchiveStudy]) -> list[Finding]:

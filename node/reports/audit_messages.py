@@ -165,6 +165,7 @@ EVENTS: dict[str, Meaning] = {
     "forwarded": Meaning(event="110104", action="C", lifecycle="11"),
     "forward-failed": Meaning(event="110104", action="C", lifecycle="11"),
     "retrieve-begun": Meaning(event="110112"),
+    "indexed": Meaning(event="110113", kind="110135", action="U"),
     "matched": Meaning(event="110113", kind="110135", action="U"),
     "match-undone": Meaning(event="110113", kind="110135", action="U"),
 }

@@ -34,7 +34,7 @@ _TRUST = frozenset(
         "card-updated",
     }
 )
-_CAME = frozenset({"ingest", "received"})
+_CAME = frozenset({"ingest", "received", "indexed"})
 _SHARING = frozenset({"shared", "withdrawn", "shared-to", "withdrawn-from", "discarded"})
 _CHANGED = _CAME | {"discarded", "quarantine-taken"}
 _OF_STUDY = _SHARING | _CHANGED
@@ -173,6 +173,9 @@ def _state(read: _Read, study: StudyRow) -> tuple[str, list[str]]:
         match one.type:
             case "ingest" | "received":
                 state = str(one.details.get("state", state))
+            case "indexed":
+                state = str(one.details.get("state", state))
+                state = "" if state == "gone" else state
             case "shared":
                 state = SHARED
             case "withdrawn":

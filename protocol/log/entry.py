@@ -111,6 +111,7 @@ TYPES = (
     "forwarded",
     "forward-failed",
     "retrieve-begun",
+    "indexed",
     "stored",
     "stored-told",
     "stored-heard",

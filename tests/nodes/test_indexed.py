@@ -97,6 +97,8 @@ def test_what_an_archive_alone_has_is_shared_and_fetched(
         # Nobody is told of it before a person or a rule says so.
         assert indexed["state"] == "withheld"
         assert study not in south.announced(north)
+        assert "not here but in the archive PACS" in north.cli("studies").stdout
+        assert "indexed: 1 study" in north.cli("archive").stdout
         refused = north.cli("export", study, tmp_path / "none", check=False)
         assert "it is in the archive PACS" in refused.stderr
         north.cli("share", study)
@@ -104,6 +106,7 @@ def test_what_an_archive_alone_has_is_shared_and_fetched(
         [told] = south.call("studies", peer=north.name)["studies"]
         assert (told["indexed"], told["instances"], told["bytes"]) == ("archive", IMAGES, 0)
         assert set(told["content_root"]) == {"0"}
+        assert "in an archive there" in south.cli("studies", "--peer", north.name).stdout
         # Nothing has come so far.
         assert not north.entries("retrieve-begun")
         assert not north.entries("ingest")
@@ -145,6 +148,7 @@ def test_an_archive_that_is_away_when_a_study_is_wanted(tmp_path: Path) -> None:
         assert (shown[0]["state"], shown[0]["archive"]) == ("failed", "PACS")
         assert "cannot be reached" in shown[0]["why"]
         assert f"study {study} from PACS: failed: " in north.cli("archive").stdout
+        assert "WRONG archive PACS: 1 study did not come from it" in _doctor(north)
         # It is shared all the same: that an archive does not answer says nothing of its studies.
         assert [one["state"] for one in _own(north)] == ["shared"]
         north.kill()
@@ -156,6 +160,10 @@ def test_an_archive_that_is_away_when_a_study_is_wanted(tmp_path: Path) -> None:
         assert _digests(tmp_path / "out") == _digests(tmp_path / "in")
         assert len(south.entries("received")) == 1
         assert north.cli("check").returncode == 0
+
+
+def _doctor(facility: Facility) -> str:
+    return " ".join(facility.cli("doctor", check=False).stdout.split())
 
 
 def _start_fetch(facility: Facility, study: str) -> threading.Thread:

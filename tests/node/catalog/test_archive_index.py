@@ -12,7 +12,7 @@ from clocks_made import MadeClock
 from facility_in_memory import Other, entries, told_to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from indexed_made import NOW, STUDY, indexed, look
+from indexed_made import DAY, NOW, STUDY, indexed, look
 from studies_kept import check_whole
 
 from node import parts
@@ -24,6 +24,7 @@ from node.errors import NodeError
 from node.fsck.check import check_home
 from node.home import Home
 from node.images.spool import Spool
+from node.sharing.rights_then import rights_then
 from protocol.messages import Record
 from protocol.recalls import QUALITY
 
@@ -94,6 +95,59 @@ def test_a_sharing_rule_for_the_archive_shares(node: Node, south: Other) -> None
     assert _row(node).state == "shared"
     assert _row(node, f"{STUDY}.2").state == "withheld"
     assert set(_told(node, south)) == {STUDY}
+
+
+def test_what_is_told_without_a_person_is_in_the_log(node: Node, tmp_path: Path) -> None:
+    """What a rule shares, what nobody shares any more, and what retention leaves shared."""
+    rule = node.sharing_rules.add(["share", "source=archive:PACS"])
+    look(node, indexed(), indexed(f"{STUDY}.2"))
+    states = [one["details"]["state"] for one in entries(node, "indexed")]
+    assert states == ["shared", "shared"]
+    look(node, indexed(patient="OTHER"), indexed(f"{STUDY}.2"))
+    _bring(node, tmp_path / "in")
+    node.shared_studies.share(STUDY)
+    node.discards.remove(_row(node), lambda study: "")
+    node.sharing_rules.remove(rule.number)
+    look(node, indexed(f"{STUDY}.3"))
+    for _ in range(MISSED):
+        look(node)
+    found = entries(node, "indexed")[2:]
+    assert [one["details"]["state"] for one in found] == ["to check", "shared", "gone", "gone"]
+    assert "another patient" in found[0]["details"]["to_check"]
+    assert all(one["subjects"] for one in found)
+
+
+def test_why_it_was_shared_is_told_from_the_log(node: Node, south: Other) -> None:
+    node.sharing_rules.add(["share", "source=archive:PACS"])
+    look(node, indexed())
+    assert isinstance(node.clock, MadeClock)
+    shared_ms = node.clock.now_ms()
+    node.clock.move(60)
+    look(node, indexed(patient="OTHER"))
+    peer, row = node.peers.find(south.card.fingerprint), _row(node)
+
+    def then(time_ms: int) -> str:
+        return rights_then(node.audit, peer, row, time_ms, node.facts.blind).state
+
+    assert then(shared_ms) == "shared"
+    assert then(node.clock.now_ms()) == "to check"
+
+
+def test_what_the_archive_does_not_tell_otherwise_is_not_written(node: Node) -> None:
+    look(node, indexed(), indexed(f"{STUDY}.2"))
+    before = node.database.transactions
+    look(node, indexed(), indexed(f"{STUDY}.2"), is_all=False)
+    assert node.database.transactions == before
+
+
+def test_days_that_are_asked_for_no_more(node: Node) -> None:
+    look(node, indexed())
+    node.indexed.keep_from("PACS", DAY)
+    assert node.catalog.study(STUDY) is not None
+    node.indexed.keep_from("CLOUD", "20270101")
+    assert node.catalog.study(STUDY) is not None
+    node.indexed.keep_from("PACS", "20260302")
+    assert node.catalog.study(STUDY) is None
 
 
 def test_new_counts_are_told_and_the_same_again_is_not(node: Node, south: Other) -> None:
