@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from node.audit.log import AuditLog
 from node.database import Database
+from node.errors import ExitCode, NodeError
 from protocol.errors import RemoteProtocolError
 from protocol.log.entry import Entry, decode_entry_untrusted
 from protocol.log.tree import leaf_hash
@@ -136,8 +137,15 @@ class ExchangeIndex:
         return [self.entry(row[0]) for row in rows]
 
     def receipts(self, transfers: Iterable[bytes]) -> list[ReceiptEntry]:
-        """The entries that name receipts of transfers, whoever the other side is, oldest first."""
-        self.catch_up()
+        """The entries that name receipts of transfers, whoever the other side is, oldest first.
+
+        While the disk is full, those that the index had before: people look at transfers then.
+        """
+        try:
+            self.catch_up()
+        except NodeError as error:
+            if error.code is not ExitCode.DISK:
+                raise
         rows = self._database.query_among(
             "SELECT peer, outgoing, transfer, time FROM exchange_receipts WHERE transfer IN (?*)",
             transfers,

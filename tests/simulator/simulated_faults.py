@@ -364,7 +364,8 @@ ABOUT_RIGHTS = {
 """Mistakes about who may have what, each found where most that happens is about rights."""
 
 MISTAKES = ABOUT_RIGHTS | {
-    "lost-callback": Mistake(lost_callback, "which it may not know"),
+    # It knows of what it may not, or does not of what it may.
+    "lost-callback": Mistake(lost_callback, "which it may"),
     "everybody-sees": Mistake(_everybody_sees, "without the right"),
     "announced-unsaid": Mistake(_announced_unsaid, "without an entry"),
     "everybody-fetches": Mistake(_everybody_fetches, "without the right"),

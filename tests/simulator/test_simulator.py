@@ -24,7 +24,7 @@ from node.network.transport import Line
 
 PROGRAM = Path(__file__).with_name("simulate.py")
 
-SEEDS, TWENTY_SITES = 50, 12
+SEEDS, TWENTY_SITES = 30, 8
 ABOUT_RIGHTS = ("--about", "rights", "--sites", 3, "--steps", 40, "--seconds", 60)
 AT_ONCE = min(os.cpu_count() or 1, 4)
 
