@@ -36,13 +36,13 @@ IN_CI := postgres dicom-peers $(if $(shell command -v npm 2>/dev/null),interop)
 endif
 
 PYTEST := $(BIN)/python -m pytest
-# Tests share the processors, so that CI takes less than an hour; of those with real nodes a file
-# stays in one process, as its tests share nodes. Those that measure by the clock run alone.
+# Tests share the processors, so that CI takes less than an hour. Those with real nodes wait more
+# than they compute, so there are more of them than processors; a file stays in one process, as its
+# tests share nodes. Those that measure by the clock run alone.
 QUICK_TESTS := $(PYTEST) -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
 SLOW_TESTS := $(PYTEST) -m "slow and not integration" --numprocesses=auto --maxprocesses=4 \
 	--dist=worksteal
-NODE_TESTS := $(PYTEST) -m "slow and integration and not alone" --numprocesses=auto \
-	--maxprocesses=2 --dist=loadfile
+NODE_TESTS := $(PYTEST) -m "slow and integration and not alone" --numprocesses=4 --dist=loadfile
 ALONE_TESTS := $(PYTEST) -m alone
 
 .PHONY: setup demo check test test-all wheel postgres dicom-peers interop oracles mutants bench lock clean

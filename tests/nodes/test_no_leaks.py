@@ -331,7 +331,7 @@ def _studies_come(world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PEERS)
 def test_before_it_asks_a_peer_has_what_its_rights_show_and_no_more(told: World, name: str) -> None:
     peer = told.peers[name]
@@ -350,7 +350,7 @@ def test_before_it_asks_a_peer_has_what_its_rights_show_and_no_more(told: World,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_without_see_cannot_tell_whether_a_study_exists(told: World, name: str) -> None:
     peer, north = told.peers[name], told.north
@@ -554,7 +554,7 @@ def _typed_by_peers() -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_commands_show_what_the_list_says(asked: World) -> None:
     assert asked.leaks == []
 
