@@ -7,6 +7,7 @@ import trio
 from node.blocking import in_thread
 from node.edges.archive_queue import FAILED, OPEN, UNMATCHED, ArchiveStudy
 from node.edges.archive_settings import ArchiveSettings
+from node.edges.dimse_settings import DimseSettings
 from node.errors import NodeError
 from node.operations.base import Call
 from node.operations.findings import Finding, finding
@@ -86,6 +87,7 @@ def _of_index(call: Call, archive: ArchiveSettings) -> list[Finding]:
                 f'add [dimse.callers."{archive.sends_as}"] to config.toml',
             )
         )  # fmt: skip
+    found += _of_door(about, archive, dimse)
     if call.serving is None:
         return found
     index = call.serving.indexing.describe()[archive.name]
@@ -105,6 +107,23 @@ def _of_index(call: Call, archive: ArchiveSettings) -> list[Finding]:
             )
         )  # fmt: skip
     return found
+
+
+def _of_door(about: str, archive: ArchiveSettings, dimse: DimseSettings) -> list[Finding]:
+    """Whether what an archive is asked for comes in by a door that only takes it in."""
+    if archive.stow or not dimse.is_on:
+        return []
+    door = dimse.doors.get(archive.moves_to)
+    if door is not None and not door.to:
+        return []
+    what = "there is no such door" if door is None else f"what comes by it is offered to {door.to}"
+    return [
+        finding(
+            about, "wrong",
+            f"it is asked to send to {archive.moves_to} (`moves_to`), and {what}",
+            "name a door without `to`, such as RADMESH",
+        )
+    ]  # fmt: skip
 
 
 def _of_queue(call: Call, archive: ArchiveSettings, rows: list[ArchiveStudy]) -> list[Finding]:

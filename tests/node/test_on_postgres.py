@@ -22,6 +22,7 @@ from node.witness.store import FORK, WITNESS_SCHEMA, WitnessStore
 from protocol.recalls import QUALITY
 
 OWNERS = (
+    "node/catalog/test_archive_index.py",
     "node/catalog/test_catalog.py",
     "node/catalog/test_words.py",
     "node/sharing/test_contests.py",

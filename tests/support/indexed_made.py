@@ -11,7 +11,9 @@ DAY = "20260301"
 STUDY = "1.2.826.0.1.3680043.8.498.9"
 
 
-def indexed(study: str = STUDY, *, patient: str = "MARKER-PATIENT-ID", **more: Any) -> IndexedStudy:
+def indexed(
+    study: str = STUDY, *, patient: str = "MARKER-PATIENT-ID", day: str = DAY, **more: Any
+) -> IndexedStudy:
     """A study as an archive tells of it; by default as `make_study` makes it."""
     about = StudyAttributes(
         study_uid=study,
@@ -21,7 +23,7 @@ def indexed(study: str = STUDY, *, patient: str = "MARKER-PATIENT-ID", **more: A
         patient_sex="",
         accession_number="A-7",
         study_id="",
-        study_date=DAY,
+        study_date=day,
         study_time="",
         study_description="CHEST",
         referring_physician="",

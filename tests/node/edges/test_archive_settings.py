@@ -51,6 +51,11 @@ def test_what_is_not_written_is_as_the_table_says() -> None:
         ({**DIMSE, "rules": [{"stat": 1}]}, "not true or false"),
         ({**DIMSE, "rules": [{"study": ["1"]}]}, "in a rule study"),
         ({**DIMSE, "speed": 1}, "speed"),
+        ({**DIMSE, "index_days": -1}, "index_days no number"),
+        ({**DIMSE, "index_days": True}, "index_days no number"),
+        ({**DIMSE, "index_days": 36_601}, "index_days no number"),
+        ({**DIMSE, "moves_to": "A" * 17}, "no AE title"),
+        ({**STOW, "moves_to": "RADMESH"}, "beside it what is for C-STORE"),
         ({**DIMSE, **STOW}, "beside it what is for C-STORE"),
         ({**STOW, "proof": "commitment"}, "C-STORE alone"),
         ({"stow": "http://pacs.example/dicom-web"}, "not https"),
@@ -64,6 +69,22 @@ def test_what_cannot_be_is_refused_with_its_place(entries: dict[str, Any], error
     with pytest.raises(BadEdge, match='have for "PACS"') as found:
         read(**entries)
     assert error in str(found.value)
+
+
+def test_what_an_archive_brings_is_from_there() -> None:
+    pacs, cloud = read(**DIMSE), read(**STOW)
+    assert (pacs.index_days, pacs.moves_to) == (0, "RADMESH")
+    assert (pacs.brings, cloud.brings) == ("dimse:PACS", "archive:PACS")
+    for sources, is_from_there in (
+        (["dimse:PACS"], True),
+        (["archive:PACS"], True),
+        (["archive:PACS", "dimse:PACS"], True),
+        (["archive:PACS", "dimse:CT1"], False),
+        (["archive:CLOUD"], False),
+        ([], False),
+    ):
+        assert pacs.is_from_there(sources) is is_from_there
+    assert not cloud.is_from_there(["dimse:PACS"])
 
 
 def test_http_is_for_this_machine_alone() -> None:

@@ -11,6 +11,8 @@ from clocks_made import MadeClock
 from facility_in_memory import Other
 
 from node.app import Node
+from node.edges.archive_settings import read_archives
+from node.edges.dimse_settings import read_dimse
 from node.errors import NodeError
 from node.home import Home
 from node.operations import OPERATIONS, Call, doctor
@@ -24,6 +26,10 @@ class TwoClocks(MadeClock):
 
     def now_ms(self) -> int:
         return self.time_ms - self.back_ms
+
+
+PACS = {"ae_title": "PACS", "host": "127.0.0.1", "port": 104, "index_days": 10}
+DOORS = {"RM_SOUTH": {"to": "South", "purpose": "treatment"}}
 
 
 @pytest.fixture
@@ -124,3 +130,25 @@ def test_what_waits_for_a_person_is_no_fault(node: Node, monkeypatch: pytest.Mon
     monkeypatch.setattr(node.catalog, "waiting_count", lambda: (2, 0))
     [(state, text)] = _of(node, "to-check")
     assert (state, text.startswith("2 studies to check")) == ("note", True)
+
+
+def test_an_archive_that_is_indexed_needs_a_way_to_send(node: Node) -> None:
+    def wrong(**dimse: Any) -> list[str]:
+        read = read_dimse(dimse.get("entries", {}), dimse.get("callers", {}), DOORS)
+        node.settings = dataclasses.replace(
+            node.settings,
+            archives=read_archives({"PACS": {**PACS, **dimse.get("archive", {})}}, Path("/")),
+            dimse=read,
+        )
+        return [found for state, found in _of(node, "archive PACS") if state == "wrong"]
+
+    listens, callers = {"listen": ["127.0.0.1:11112"]}, {"PACS": {"addresses": ["127.0.0.1"]}}
+    assert wrong() == ["it is indexed, and has nowhere to send what is wanted of it"]
+    assert wrong(entries=listens) == [
+        "it is indexed, and PACS may not send here what is wanted of it"
+    ]
+    assert wrong(entries=listens, callers=callers) == []
+    for door, why in (("NONE", "there is no such door"), ("RM_SOUTH", "is offered to South")):
+        [found] = wrong(entries=listens, callers=callers, archive={"moves_to": door})
+        assert why in found
+    assert wrong(archive={"index_days": 0}) == []
