@@ -35,13 +35,14 @@ ifneq ($(CI),)
 IN_CI := postgres dicom-peers $(if $(shell command -v npm 2>/dev/null),interop)
 endif
 
-# Most of a test's time is the flushes of the homes that it makes. So homes are in memory where there
-# is enough of it; what a real disk does, tests play on purpose.
+# Much of a test's time is the flushes of the homes that it makes. So homes are in memory where there
+# is enough of it, and programs may run from there; what a real disk does, tests play on purpose.
 MEMORY := /dev/shm
 NEEDED_KB := 8000000
 ifeq ($(shell test -w $(MEMORY) && df -Pk $(MEMORY) | awk -v needed=$(NEEDED_KB) \
 	'NR == 2 && $$4 > needed { print "space" }')$(shell awk -v needed=$(NEEDED_KB) \
-	'$$1 == "MemAvailable:" && $$2 > needed { print "memory" }' /proc/meminfo 2>/dev/null),spacememory)
+	'$$1 == "MemAvailable:" && $$2 > needed { print "memory" }' /proc/meminfo 2>/dev/null)$(shell \
+	grep -s ' $(MEMORY) ' /proc/mounts | grep -c noexec),spacememory0)
 IN_MEMORY := TMPDIR=$(MEMORY)
 endif
 

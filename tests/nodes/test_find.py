@@ -12,7 +12,7 @@ from studies_made import contents, make_instance
 from node.errors import ExitCode, NodeError
 from protocol import limits
 
-pytestmark = [pytest.mark.integration]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ROOT = "1.2.826.0.1.3680043.8.498"
 ANNA = {"name": "Müller^Anna", "birth_date": "1970-01-31", "sex": "F"}

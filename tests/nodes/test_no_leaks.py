@@ -254,6 +254,8 @@ def test_the_search_finds_each_form_of_a_marker() -> None:
 QUICK = "Nothing"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_without_a_right_nothing_comes_and_nothing_is_told(tmp_path: Path) -> None:
     with _running(tmp_path, [QUICK]) as world:
         north, peer = world.north, world.peers[QUICK]

@@ -168,6 +168,7 @@ def _withheld(facility: Facility, directory: Path) -> str:
     return study
 
 
+@pytest.mark.slow
 def test_an_offer_reaches_a_peer_that_was_away_over_kills_of_both(
     pair: tuple[Facility, Facility], tmp_path: Path
 ) -> None:
