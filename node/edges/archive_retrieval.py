@@ -263,7 +263,8 @@ class Retrievals:
         if given.failed and one.peer:
             raise NodeError(
                 f"it gives {given.given} of {given.given + given.failed} images; "
-                f"`radmesh archive retrieve {study}` takes it as it is"
+                # It goes to the process log, which names no study.
+                "`radmesh archive retrieve STUDY` takes it as it is"
             )
         await in_thread(self._indexed.is_whole, one.wanting)
         if not given.failed:
