@@ -48,12 +48,13 @@ endif
 
 PYTEST := $(IN_MEMORY) $(BIN)/python -m pytest
 # Tests share the processors, so that CI takes less than an hour. Those with real nodes wait more
-# than they compute, so there are more of them than processors; a file stays in one process, as its
-# tests share nodes. Those that measure by the clock run alone.
+# than they compute, so there are more of them than processors, and each has long enough; a file stays
+# in one process, as its tests share nodes. Those that measure by the clock run alone.
 QUICK_TESTS := $(PYTEST) -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
 SLOW_TESTS := $(PYTEST) -m "slow and not integration" --numprocesses=auto --maxprocesses=4 \
 	--dist=worksteal
-NODE_TESTS := $(PYTEST) -m "slow and integration and not alone" --numprocesses=4 --dist=loadfile
+NODE_TESTS := $(PYTEST) -m "slow and integration and not alone" --numprocesses=3 --dist=loadfile \
+	--timeout=600
 ALONE_TESTS := $(PYTEST) -m alone
 
 .PHONY: setup demo check test test-all wheel postgres dicom-peers interop oracles mutants bench lock clean
