@@ -41,7 +41,7 @@ from node.facility_key import require_of
 from node.home import Home, Keys
 from node.images.discard import Discards
 from node.images.holds import HOLDS_SCHEMA, Holds
-from node.images.keeping import Keeping, Stored, brought_first
+from node.images.keeping import Keeping, Stored
 from node.images.set_aside import SetAside
 from node.images.store import BatchStore
 from node.migrations import NODE_MIGRATIONS
@@ -259,9 +259,7 @@ class Node:
         )
         self.holds = Holds(self.database, self.catalog, self.effects, self.clock)
         self.discards.require_free_to_go = self.holds.require_none
-        self.proven_stored: Callable[[], Iterable[Stored]] = lambda: brought_first(
-            self.database, self.stored.present()
-        )
+        self.proven_stored: Callable[[], Iterable[Stored]] = self.stored.present
         self.keeping = Keeping(
             self.settings.keeping,
             self.catalog,

@@ -115,7 +115,6 @@ def retrievals_of(node: Node, arrivals: Arrivals, archives: IndexedArchives) -> 
         node.indexed,
         node.catalog,
         arrivals.pack_now,
-        node.archive_queue.brought,
         node.audit.append,
         node.clock,
     )

@@ -29,6 +29,7 @@ class Model:
 
 
 PATIENT_ROOT_FIND, STUDY_ROOT_FIND = f"{_ROOT}1.1", f"{_ROOT}2.1"
+STUDY_ROOT_MOVE = f"{_ROOT}2.2"
 
 MODELS = {
     f"{_ROOT}{root}.{number}": Model(does, widest)

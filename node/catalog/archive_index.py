@@ -11,12 +11,12 @@ from functools import partial
 from keys.sharing import FROM_ARCHIVE
 from node.catalog.attributes import patients_of_each
 from node.catalog.catalog import Catalog
-from node.catalog.indexed import archive_of, set_counts
+from node.catalog.discards import delete_study
+from node.catalog.indexed import IndexedStudy, archive_of, set_counts, take_over
 from node.catalog.patients import Described, patients_of, update_study
-from node.catalog.rows import IS_SHARED_TO_ANY, WITHHELD, StudyRow, state_for_peers
+from node.catalog.rows import IS_SHARED_TO_ANY, WITHHELD, state_for_peers
 from node.catalog.sharing import share_with_none
 from node.database import Database
-from node.dicom.headers import StudyAttributes
 from protocol.log.entry import Event, subjects_of
 
 MISSED = 2
@@ -25,29 +25,7 @@ MISSED = 2
 AT_ONCE = 50
 """Studies of one transaction."""
 
-_COLUMNS = (
-    "patient_name", "patient_birth_date", "patient_sex", "accession_number", "study_id",
-    "study_date", "study_time", "referring_physician", "institution",
-)  # fmt: skip
-"""Columns of `studies` that an archive tells, named as in `StudyAttributes`."""
-
 _OTHER_PATIENT = "its archive now says that it is of another patient"
-
-
-@dataclass(frozen=True)
-class IndexedStudy:
-    """A study as an archive tells of it.
-
-    Attributes:
-        about: its attributes.
-        series, instances: how many there are.
-        modalities: of its series.
-    """
-
-    about: StudyAttributes
-    series: int
-    instances: int
-    modalities: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -151,8 +129,8 @@ class IndexedStudies:
         )
         return None if found is None else Wanting(study, found["archive"], found["instances"], here)
 
-    def is_whole(self, wanting: Wanting) -> None:
-        """All that an archive gave of a study is here."""
+    def came_whole(self, wanting: Wanting) -> None:
+        """Note that all is here that an archive gives of a study."""
         self._database.transact(
             lambda connection: connection.execute(
                 "UPDATE indexed_studies SET whole = instances"
@@ -175,10 +153,12 @@ class IndexedStudies:
             if row["archive"] not in names:
                 self._drop_each("archive = ?", (row["archive"],))
 
-    def became_indexed(self, connection: sqlite3.Connection, study: str) -> None:
-        """Log that a study (UID) of which nothing is here any more is told of all the same."""
-        del connection
-        self._append(self._events(study, "withheld"))
+    def became_indexed(self, study: str) -> None:
+        """Log that a study (UID) of which nothing is here any more is told of all the same.
+
+        In the transaction that removes it.
+        """
+        self._append(self._events(study, WITHHELD))
 
     def forget(self, studies: Iterable[str]) -> None:
         """Delete what tells that studies (UIDs) were here, as openings of them are erased."""
@@ -213,8 +193,7 @@ class IndexedStudies:
             row = rows.get(study)
             is_known = known.get(study, ())[:-1] == told
             is_same = row is not None and (
-                row.indexed_in != archive
-                or _says_same(row, one, {tuple(each) for each in patients.get(study, ())})
+                row.indexed_in != archive or one.is_told_by(row, patients.get(study, ()))
             )
             if not (is_known and is_same):
                 new.append(one)
@@ -324,10 +303,8 @@ class IndexedStudies:
 
     def _update(self, connection: sqlite3.Connection, one: IndexedStudy) -> None:
         """Bring the row of a study that is not here up to date with what its archive tells."""
-        about, study = one.about, one.about.study_uid
-        described = Described([about])
-        before = patients_of(connection, study)
-        told = _told(about)
+        study, described = one.about.study_uid, Described([one.about])
+        before, told = patients_of(connection, study), one.columns
         columns = ", ".join(f"{column} = ?" for column in told)
         connection.execute(
             f"UPDATE studies SET {columns} WHERE study_uid = ?", (*told.values(), study)
@@ -384,35 +361,10 @@ class IndexedStudies:
         patients = self._catalog.patients(study)
         other = archive_of(connection, study)
         if other is None:
-            self._catalog.delete_indexed(connection, study)
+            delete_study(connection, study)
             self._catalog.changed(study)
             return self._events(study, state_for_peers(row), patients)
-        connection.execute(
-            "UPDATE studies SET indexed_in = ? WHERE study_uid = ?", (other["archive"], study)
-        )
-        set_counts(
-            connection,
-            study,
-            other["series"],
-            other["instances"],
-            other["modalities"].split("\n"),
-        )
+        take_over(connection, study, other)
         self.recounted(study)
         self._catalog.changed(study)
         return []
-
-
-def _told(about: StudyAttributes) -> dict[str, str]:
-    """What an archive tells of a study, by column."""
-    told = {name: str(getattr(about, name)) for name in _COLUMNS}
-    return told | {"patient_id": about.patient_id, "description": about.study_description}
-
-
-def _says_same(row: StudyRow, one: IndexedStudy, patients: Collection[tuple[str, ...]]) -> bool:
-    """Whether the row of a study that is not here says what its archive tells."""
-    counts = (row.series_count, row.instance_count, row.modalities)
-    return (
-        counts == (one.series, one.instances, one.modalities)
-        and set(patients) == Described([one.about]).patients
-        and all(getattr(row, column) == text for column, text in _told(one.about).items())
-    )

@@ -116,7 +116,7 @@ class Catalog:
         self._clock = clock
         self.in_change: Callable[[str], None] = lambda study_uid: None
         self.in_publish: Callable[[str], None] = lambda study_uid: None
-        self.in_indexing: Callable[[sqlite3.Connection, str], None] = lambda connection, study: None
+        self.in_indexing: Callable[[str], None] = lambda study_uid: None
         self.on_change: Callable[[str], None] = lambda study_uid: None
         self.mark: Callable[[sqlite3.Connection, int], None] = lambda connection, entry: None
         self.deciding = Deciding(database, clock)
@@ -649,7 +649,7 @@ class Catalog:
             insert_discard(connection, discard)
             if rest is None and discard.code == RETENTION:
                 if remove_study(connection, discard.study):
-                    self.in_indexing(connection, discard.study)
+                    self.in_indexing(discard.study)
             elif rest is None:
                 delete_study(connection, discard.study)
             else:
@@ -723,10 +723,6 @@ class Catalog:
         connection.execute(
             "UPDATE studies SET indexed_in = ? WHERE study_uid = ?", (archive, about.study_uid)
         )
-
-    def delete_indexed(self, connection: sqlite3.Connection, study_uid: str) -> None:
-        """Delete a study that is not here; for `IndexedStudies`."""
-        delete_study(connection, study_uid)
 
     def hold_back(self, study_uid: str, peer: bytes = b"") -> None:
         """Treat a study as withheld, in spite of its row in the table; needs no disk.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from node.catalog.changes import insert_batches, recount
-from node.catalog.indexed import become_indexed, note_foreign
+from node.catalog.indexed import archive_of, become_indexed, is_foreign, note_foreign
 from node.catalog.rows import ConflictRow
 from node.catalog.sharing import forget_study
 from node.database import Database
@@ -132,7 +132,8 @@ def lift_bars(connection: sqlite3.Connection, study: str) -> None:
 
 def delete_study(connection: sqlite3.Connection, study: str) -> None:
     """Delete a study (UID) from the catalog; versions set aside stay."""
-    note_foreign(connection, study)
+    if is_foreign(connection, study):
+        note_foreign(connection, study)
     replace_instances(connection, study, None)
     connection.execute("DELETE FROM study_patients WHERE study_uid = ?", (study,))
     connection.execute("DELETE FROM study_values WHERE study_uid = ?", (study,))
@@ -147,11 +148,13 @@ def remove_study(connection: sqlite3.Connection, study: str) -> bool:
 
     Else the study is deleted.
     """
-    replace_instances(connection, study, None)
-    is_indexed = become_indexed(connection, study)
-    if not is_indexed:
+    told = archive_of(connection, study)
+    if told is None or is_foreign(connection, study):
         delete_study(connection, study)
-    return is_indexed
+        return False
+    replace_instances(connection, study, None)
+    become_indexed(connection, study, told)
+    return True
 
 
 def read_anew(connection: sqlite3.Connection, study: str) -> None:

@@ -10,11 +10,14 @@ These functions work inside a transaction of the catalog or of `archive_index`.
 
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from keys.sharing import FROM_ARCHIVE, FROM_PEER
-from node.catalog.rows import LOCAL
+from node.catalog.patients import Described, Patient
+from node.catalog.rows import LOCAL, StudyRow
 from node.catalog.sharing import share_with_none
 from node.catalog.words import index_study
+from node.dicom.headers import StudyAttributes
 
 INDEXED_SCHEMA = """
 -- What the archives of this facility say that they have.
@@ -39,6 +42,44 @@ CREATE TABLE IF NOT EXISTS foreign_studies (
 
 NO_ROOT = bytes(32)
 """In place of the content root of a study that is not here."""
+
+_COLUMNS = (
+    "patient_name", "patient_birth_date", "patient_sex", "accession_number", "study_id",
+    "study_date", "study_time", "referring_physician", "institution",
+)  # fmt: skip
+"""Columns of `studies` that an archive tells, named as in `StudyAttributes`."""
+
+
+@dataclass(frozen=True)
+class IndexedStudy:
+    """A study as an archive tells of it.
+
+    Attributes:
+        about: its attributes.
+        series, instances: how many there are.
+        modalities: of its series.
+    """
+
+    about: StudyAttributes
+    series: int
+    instances: int
+    modalities: tuple[str, ...]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What is told of it, by column of `studies`; without counts and modalities."""
+        told = {name: str(getattr(self.about, name)) for name in _COLUMNS}
+        described = self.about.study_description
+        return told | {"patient_id": self.about.patient_id, "description": described}
+
+    def is_told_by(self, row: StudyRow, patients: Iterable[Patient]) -> bool:
+        """Whether the row of a study that is not here, with its patients, says the same."""
+        return (
+            (row.series_count, row.instance_count) == (self.series, self.instances)
+            and row.modalities == self.modalities
+            and {*patients} == Described([self.about]).patients
+            and all(getattr(row, column) == text for column, text in self.columns.items())
+        )
 
 
 def archive_of(connection: sqlite3.Connection, study: str) -> sqlite3.Row | None:
@@ -81,38 +122,43 @@ def fill(connection: sqlite3.Connection, study: str, origin: str, now: int) -> N
         share_with_none(connection, study)
 
 
-def become_indexed(connection: sqlite3.Connection, study: str) -> bool:
-    """Make a study, of which no image is left here, one that is indexed; whether an archive has it.
+def become_indexed(connection: sqlite3.Connection, study: str, told: sqlite3.Row) -> None:
+    """Make a study, of which no image is left here, one that is indexed. Its state stays.
 
-    Its state stays. One of another facility is never ours to tell of.
+    Args:
+        connection: in a transaction.
+        study: Study Instance UID.
+        told: what an archive says of it, as by `archive_of`.
     """
-    known = archive_of(connection, study)
-    if known is None or note_foreign(connection, study):
-        return False
-    connection.execute(
-        "UPDATE studies SET indexed_in = ? WHERE study_uid = ?", (known["archive"], study)
-    )
     for table in ("unread_studies", "study_sources"):
         connection.execute(f"DELETE FROM {table} WHERE study_uid = ?", (study,))
     connection.execute(
-        "INSERT INTO study_sources VALUES (?, ?)", (study, f"{FROM_ARCHIVE}:{known['archive']}")
+        "INSERT INTO study_sources VALUES (?, ?)", (study, f"{FROM_ARCHIVE}:{told['archive']}")
     )
-    set_counts(
-        connection, study, known["series"], known["instances"], known["modalities"].split("\n")
-    )
-    return True
+    take_over(connection, study, told)
 
 
-def note_foreign(connection: sqlite3.Connection, study: str) -> bool:
-    """Remember a study that goes, if it is of another facility; returns whether it is."""
+def take_over(connection: sqlite3.Connection, study: str, told: sqlite3.Row) -> None:
+    """A study is indexed for this archive from now on; `told` as in `become_indexed`."""
+    connection.execute(
+        "UPDATE studies SET indexed_in = ? WHERE study_uid = ?", (told["archive"], study)
+    )
+    modalities = told["modalities"].split("\n")
+    set_counts(connection, study, told["series"], told["instances"], modalities)
+
+
+def is_foreign(connection: sqlite3.Connection, study: str) -> bool:
+    """Whether a study is of another facility: an archive that has it does not make it ours."""
     found = connection.execute(
         "SELECT 1 FROM studies WHERE study_uid = ?1 AND (origin <> ?2 OR EXISTS (SELECT 1"
         f" FROM study_sources s WHERE s.study_uid = ?1 AND s.source LIKE '{FROM_PEER}:%'))",
         (study, LOCAL),
-    ).fetchone()
-    if found is None:
-        return False
+    )
+    return found.fetchone() is not None
+
+
+def note_foreign(connection: sqlite3.Connection, study: str) -> None:
+    """Remember a study of another facility that goes."""
     connection.execute(
         "INSERT INTO foreign_studies VALUES (?) ON CONFLICT (study_uid) DO NOTHING", (study,)
     )
-    return True

@@ -69,26 +69,18 @@ class Deciding:
         self.rules: Callable[[], tuple[SharingRule, ...]] = tuple
         self.blind: Callable[[str, str], str] = lambda kind, value: value
 
-    def decide(
+    def _decide(
         self,
         study_uid: str,
         described: Described,
         headers: Iterable[InstanceHeader],
-        sources: Sequence[str],
+        seen: Sequence[str],
     ) -> Decided:
-        """What a study becomes with new instances, which may be in the catalog already.
-
-        Args:
-            study_uid: UID of the study.
-            described: attributes of the new instances.
-            headers: one for each series that has a new instance.
-            sources: who brought them.
-        """
+        """What a study becomes with new instances, which may be in the catalog already."""
         facts = self.facts(study_uid, described, headers)
-        seen = self.sources_seen(study_uid, sources)
         return decide(self.rules(), seen, facts, int(self._clock()))
 
-    def sources_seen(self, study_uid: str, sources: Sequence[str]) -> list[str]:
+    def _seen(self, study_uid: str, sources: Sequence[str]) -> list[str]:
         """Who brought images of a study, as rules see it: an archive that is indexed by its name.
 
         Of a study that was indexed before it came, the rules for the archive have decided.
@@ -150,9 +142,16 @@ class Deciding:
         headers: Iterable[InstanceHeader],
         sources: Sequence[str],
     ) -> tuple[Decided, str]:
-        """What `settle` is going to decide, and why the study then has to be looked at, or ""."""
-        decided = self.decide(study_uid, described, headers, sources)
-        sources = self.sources_seen(study_uid, sources)
+        """What `settle` is going to decide, and why the study then has to be looked at, or "".
+
+        Args:
+            study_uid: UID of the study.
+            described: attributes of the new instances.
+            headers: one for each series that has a new instance.
+            sources: who brought them.
+        """
+        sources = self._seen(study_uid, sources)
+        decided = self._decide(study_uid, described, headers, sources)
         row = self._database.query_one(
             f"SELECT {IS_SHARED_TO_ANY} AS shared FROM studies WHERE study_uid = ?", (study_uid,)
         )
@@ -178,12 +177,12 @@ class Deciding:
 
         Args:
             connection: in a transaction.
-            study_uid, described, headers, sources: as for `decide`.
+            study_uid, described, headers, sources: as for `foresee`.
             is_new: whether the study was not here before.
             may_share: whether a new study may become shared.
         """
-        decided = self.decide(study_uid, described, headers, sources)
-        sources = self.sources_seen(study_uid, sources)
+        sources = self._seen(study_uid, sources)
+        decided = self._decide(study_uid, described, headers, sources)
         connection.executemany(
             "INSERT INTO study_sources VALUES (?, ?) ON CONFLICT (study_uid, source) DO NOTHING",
             [(study_uid, source) for source in sources],

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import trio
 
 from edges.dimse.commands import BadCommand, Element, Field
-from edges.dimse.data_sets import BadDataSet, Value, decode_data_set, encode_data_set, uid
+from edges.dimse.data_sets import BadDataSet, DataSet, Value, decode_data_set, uid
 from edges.dimse.limits import CONTEXTS
 from edges.dimse.negotiation import IMPLICIT
 from edges.dimse.querying import STUDY_ROOT_FIND
 from node.blocking import in_thread
 from node.dicom.elements import BadInstance
+from node.edges import dimse_find
 from node.edges.archive_settings import ArchiveSettings
 from node.edges.dimse_client import Calling, associated, echo
 from node.edges.outgoing import HELD_BYTES, Answered, Originals, Outgoing, OutgoingFile
@@ -179,24 +180,19 @@ class DimseArchive:
             context = calling.context(STUDY_ROOT_FIND)
             if context is None:
                 raise self._cannot_ask("does not take a C-FIND (Study Root)")
-            values: dict[Element, int | str] = {
-                Element.COMMAND_FIELD: Field.C_FIND,
-                Element.AFFECTED_SOP_CLASS_UID: STUDY_ROOT_FIND,
-                Element.PRIORITY: _MEDIUM,
-            }
             for one in series:
-                question = _identifier(study_uid, one)
-                async with contextlib.aclosing(calling.ask(context, values, question)) as answers:
+                asked = dimse_find.found(
+                    calling, context, _identifier(study_uid, one), self._refused
+                )
+                async with contextlib.aclosing(asked) as answers:
                     async for answer in answers:
-                        if answer.data_set:
-                            found.add(_sop_uid(answer.data_set))
-                        elif answer.status != 0:
-                            raise self._cannot_ask(
-                                f"answers a C-FIND for images with status {answer.status:04X}H"
-                            )
+                        found.add(_sop_uid(answer))
                         if len(found) > most:
                             break
         return found
+
+    def _refused(self, status: str) -> NodeError:
+        return self._cannot_ask(f"answers a C-FIND for images with {status}")
 
     def _cannot_ask(self, what: str) -> NodeError:
         return NodeError(
@@ -279,15 +275,14 @@ def _read_lot(images: Sequence[Outgoing], place: int, originals: Originals) -> l
     return lot
 
 
-def _identifier(study_uid: str, series_uid: str) -> bytes:
+def _identifier(study_uid: str, series_uid: str) -> DataSet:
     """What is asked for: the images of a series."""
-    values = {
+    return {
         _SOP_INSTANCE: uid(""),
         _LEVEL: Value("CS", b"IMAGE"),
         _STUDY: uid(study_uid),
         _SERIES: uid(series_uid),
     }
-    return encode_data_set(values, IMPLICIT)
 
 
 def _sop_uid(data_set: bytes) -> str:

@@ -181,12 +181,14 @@ class ArchiveQueue:
             is_urgent = stat or self._is_urgent_fetch(study_uid)
             sources = self._sources(study_uid)
             for archive in self.archives.values():
+                if is_new and archive.is_from_there(sources):
+                    # What it has given, it has: of a study of its index only the proof is missing.
+                    if archive.index_source in sources:
+                        self._brought(connection, study_uid, archive)
+                    continue
                 known = self.find(study_uid, archive.name)
                 if known is None:
                     is_due = archive.wants(row.modalities, sources, is_urgent)
-                elif is_new and archive.is_from_there(sources):
-                    # What it has given, it has.
-                    is_due = False
                 else:
                     is_waiting = known.state in (WAITS, UNMATCHED) and is_urgent and not known.stat
                     is_due = is_waiting or (is_new and known.state != DROPPED)
@@ -196,37 +198,32 @@ class ArchiveQueue:
 
         self._database.transact(put)
 
-    def brought(self, study_uid: str, archive: str) -> None:
-        """An archive has given a study, none of which was here: only the proof is missing.
+    def _brought(
+        self, connection: sqlite3.Connection, study_uid: str, archive: ArchiveSettings
+    ) -> None:
+        """Settle a study that an archive has given like one that was sent there and taken.
 
-        So it is settled like one that was sent there, and may be removed here again.
+        So it is proven to be there, and may be removed here again.
         """
         now = self._clock.now_ms()
-        state = DONE if self.archives[archive].proof == NONE else SENT
-
-        def put(connection: sqlite3.Connection) -> None:
-            if not self.archives[archive].is_from_there(self._sources(study_uid)):
-                return
-            held = self._catalog.held_instances(study_uid)
-            connection.execute(
-                "INSERT INTO archive_studies VALUES (?, ?, ?, 0, ?, ?, 0, 0, '', ?, '')"
-                " ON CONFLICT (study_uid, archive) DO UPDATE SET state = excluded.state,"
-                " since = CASE WHEN excluded.since > archive_studies.since THEN excluded.since"
-                " ELSE archive_studies.since + 1 END, due = excluded.due, tries = 0, failing = 0,"
-                " why = '', proof = ''",
-                (study_uid, archive, state, now, now, now),
-            )
-            self.note(
-                study_uid,
-                archive,
-                [
-                    ArchiveInstance(sop, TAKEN, mark=f"{BROUGHT}/{digest.hex()}", digest=digest)
-                    for sop, digest in held.items()
-                ],
-            )
-
-        self._database.transact(put)
-        self.on_change()
+        state = DONE if archive.proof == NONE else SENT
+        connection.execute(
+            "INSERT INTO archive_studies VALUES (?, ?, ?, 0, ?, ?, 0, 0, '', ?, '')"
+            " ON CONFLICT (study_uid, archive) DO UPDATE SET state = excluded.state,"
+            " since = CASE WHEN excluded.since > archive_studies.since THEN excluded.since"
+            " ELSE archive_studies.since + 1 END, due = excluded.due, tries = 0, failing = 0,"
+            " why = '', proof = ''",
+            (study_uid, archive.name, state, now, now, now),
+        )
+        self.note(
+            study_uid,
+            archive.name,
+            [
+                # No data set went: the digest of the file is like none that comes back.
+                ArchiveInstance(sop, TAKEN, mark=f"{BROUGHT}/{digest.hex()}", digest=digest)
+                for sop, digest in self._catalog.held_instances(study_uid).items()
+            ],
+        )
 
     def _put(self, connection: sqlite3.Connection, study: str, archive: str, stat: bool) -> None:
         now = self._clock.now_ms()

@@ -17,6 +17,7 @@ from node.catalog.archive_index import IndexedStudies, Wanting
 from node.catalog.catalog import Catalog
 from node.clock import Clock
 from node.edges.archive_settings import ArchiveSettings
+from node.edges.archiving import pause
 from node.edges.indexing import Given, IndexedArchive
 from node.errors import ExitCode, NodeError
 from node.failures import describe_unexpected
@@ -35,9 +36,6 @@ MOST_A_DAY = 1000
 
 PACK_SECONDS = 900.0
 """Longest wait until what has come is packed."""
-
-FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 900.0
-"""Pause after an archive did not give a study; it doubles each time."""
 
 TOLD = 100
 """Most studies that could not be brought of which it is kept why."""
@@ -85,7 +83,6 @@ class Retrievals:
         indexed: which archive has what.
         catalog: the studies of this node.
         pack_now: see `Arrivals.pack_now`.
-        brought: told of a study (UID) that an archive (name) has given; in a thread.
         append: writes an audit entry durably (synchronous).
         clock: tells the day.
     """
@@ -96,7 +93,6 @@ class Retrievals:
         indexed: IndexedStudies,
         catalog: Catalog,
         pack_now: Callable[[str, float], Awaitable[bool]],
-        brought: Callable[[str, str], None],
         append: Callable[[Event], object],
         clock: Clock,
     ) -> None:
@@ -104,18 +100,12 @@ class Retrievals:
         self._indexed = indexed
         self._catalog = catalog
         self._pack_now = pack_now
-        self._brought = brought
         self._append = append
         self._clock = clock
         self._known: dict[str, Retrieval] = {}
         self._of_day: Counter[bytes] = Counter()
         self._day = 0
         self._changed = trio.Event()
-
-    @property
-    def is_on(self) -> bool:
-        """Whether any archive is indexed."""
-        return bool(self._archives)
 
     async def bring(
         self, study: str, *, peer: bytes = b"", stat: bool = False, seconds: float
@@ -134,8 +124,6 @@ class Retrievals:
         Raises:
             NodeError: too many are wanted at one time.
         """
-        if not self._archives:
-            return None
         wanting = await in_thread(self._indexed.wanting, study)
         if wanting is None or wanting.archive not in self._archives:
             return None
@@ -211,11 +199,11 @@ class Retrievals:
             await self._do(name, min(due, key=lambda one: not one.stat))
 
     async def _do(self, name: str, one: Retrieval) -> None:
-        settings, made = self._archives[name]
+        _, made = self._archives[name]
         try:
             await in_thread(self._log_begin, one)
             given = await made().give(one.wanting.study, stat=one.stat)
-            one.why = await self._settle(settings, one, given)
+            one.why = await self._settle(one, given)
             one.state, one.tries = HERE, 0
         except NodeError as error:
             self._fail(one, error.message)
@@ -241,13 +229,12 @@ class Retrievals:
         )
 
     def _fail(self, one: Retrieval, why: str) -> None:
-        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(one.tries, 20), LAST_PAUSE_SECONDS)
+        one.rests_until = trio.current_time() + pause(one.tries)
         one.tries += 1
-        one.rests_until = trio.current_time() + pause
         one.why, one.state = why, FAILED
         log.warning("a study does not come from the archive %s: %s", one.wanting.archive, why)
 
-    async def _settle(self, settings: ArchiveSettings, one: Retrieval, given: Given) -> str:
+    async def _settle(self, one: Retrieval, given: Given) -> str:
         """What has come is packed; returns what is missing and may be, for people, or ""."""
         study = one.wanting.study
         if not await self._pack_now(study, PACK_SECONDS):
@@ -258,7 +245,6 @@ class Retrievals:
                 came if given.given else "it gives no image of it",
                 hint="does it send to this node (`moves_to`), and may it call?",
             )
-        await in_thread(self._brought, study, settings.name)
         # A person who asks has been told how many are missing.
         if given.failed and one.peer:
             raise NodeError(
@@ -266,7 +252,7 @@ class Retrievals:
                 # It goes to the process log, which names no study.
                 "`radmesh archive retrieve STUDY` takes it as it is"
             )
-        await in_thread(self._indexed.is_whole, one.wanting)
+        await in_thread(self._indexed.came_whole, one.wanting)
         if not given.failed:
             return ""
         return f"{given.failed} of {given.given + given.failed} images did not come"

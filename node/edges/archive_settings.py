@@ -25,6 +25,7 @@ PROOFS = (COMMITMENT, QUERY, NONE)
 """How the node finds out that an archive has stored what it took."""
 
 INDEX_DAYS = 36_600
+"""Most days of which an archive is indexed: a century."""
 
 RETURNED = "returned"
 """The proof of what an archive has sent back."""
@@ -119,11 +120,16 @@ class ArchiveSettings:
     @property
     def brings(self) -> str:
         """The source of what it gives when it is asked: its own one, or that of its index."""
-        return f"{FROM_ARCHIVE}:{self.name}" if self.stow else self.source
+        return self.index_source if self.stow else self.source
+
+    @property
+    def index_source(self) -> str:
+        """The source of studies that were indexed before they came."""
+        return f"{FROM_ARCHIVE}:{self.name}"
 
     def is_from_there(self, sources: Iterable[str]) -> bool:
         """Whether nobody but the archive has brought images of a study."""
-        own = {f"{FROM_ARCHIVE}:{self.name}", self.source} - {""}
+        own = {self.index_source, self.source} - {""}
         brought = set(sources)
         return bool(brought) and brought <= own
 

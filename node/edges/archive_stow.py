@@ -1,5 +1,6 @@
 """An archive that takes images by STOW-RS and is asked by QIDO-RS (PS3.18 sections 10.5, 10.6)."""
 
+import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
 
@@ -75,7 +76,8 @@ class StowArchive(WebArchive):
         found: set[str] = set()
         try:
             for one in series:
-                await self._page_through(study_uid, one, most, found)
+                if len(found) <= most:
+                    await self._page_through(study_uid, one, most, found)
         finally:
             self._close()
         return found - {""}
@@ -83,19 +85,12 @@ class StowArchive(WebArchive):
     async def _page_through(self, study: str, series: str, most: int, found: set[str]) -> None:
         """Ask for the images of a series until nothing new comes: servers limit their pages."""
         path = f"/studies/{study}/series/{series}/instances?includefield={_SOP_INSTANCE}"
-        before, offset = -1, 0
-        while before < len(found) <= most:
-            before = len(found)
-            page = f"{path}&limit={PAGE}&offset={offset}"
-            answer = await self._run(lambda at=page: self._get(at))  # type: ignore[misc]
-            if answer.status in (204, 404):
-                return
-            self._require_answer(answer, (200,))
-            entries = parsed(answer.body)
-            if not isinstance(entries, list):
-                raise self._failed("answers a question for images with what is no DICOM JSON")
-            found |= {text_of(entry, _SOP_INSTANCE) for entry in entries}
-            offset += len(entries)
+        async with contextlib.aclosing(self._pages(path, PAGE, "images", (204, 404))) as pages:
+            async for entries in pages:
+                before = len(found)
+                found |= {text_of(entry, _SOP_INSTANCE) for entry in entries}
+                if not before < len(found) <= most:
+                    return
 
     # --- in a thread ---------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -55,6 +56,34 @@ class WebArchive:
         self._host, self._port = parts.hostname or "", parts.port
         self._connection: http.client.HTTPConnection | None = None
         self._moved = 0
+
+    async def _pages(
+        self, path: str, page: int, what: str, none: Sequence[int]
+    ) -> AsyncGenerator[list[Any], None]:
+        """The pages of an answer by QIDO-RS, until one is empty; whoever learns nothing more stops.
+
+        Servers limit their pages as they like, and one may not know offsets.
+
+        Args:
+            path: with its query, which has a parameter already.
+            page: most entries that are asked for at once.
+            what: is asked for, for people.
+            none: statuses that say that there is nothing.
+        """
+        offset = 0
+        while True:
+            asked = f"{path}&limit={page}&offset={offset}"
+            answer = await self._run(partial(self._get, asked))
+            if answer.status in none:
+                return
+            self._require_answer(answer, (200,))
+            entries = parsed(answer.body)
+            if not isinstance(entries, list):
+                raise self._failed(f"answers a question for {what} with what is no DICOM JSON")
+            if not entries:
+                return
+            yield entries
+            offset += len(entries)
 
     # --- in a thread ---------------------------------------------------------------------
 

@@ -8,18 +8,16 @@ from collections.abc import AsyncGenerator, Sequence
 
 from edges.dimse import querying as q
 from edges.dimse.commands import Element, Field
-from edges.dimse.data_sets import BadDataSet, DataSet, Value, decode_data_set, encode_data_set, uid
+from edges.dimse.data_sets import BadDataSet, Value, decode_data_set, encode_data_set, uid
 from edges.dimse.negotiation import IMPLICIT, Accepted
-from edges.dimse.querying import STUDY_ROOT_FIND
+from edges.dimse.querying import STUDY_ROOT_FIND, STUDY_ROOT_MOVE
 from node.blocking import in_thread
-from node.catalog.archive_index import IndexedStudy
-from node.dicom.texts import decoded, encodings_of
+from node.catalog.indexed import IndexedStudy
+from node.edges import dimse_find
 from node.edges.archive_settings import ArchiveSettings
 from node.edges.dimse_client import Calling, associated
 from node.edges.indexing import STUDIES_READ, Days, Given, Listed, indexed_study
 from node.errors import ExitCode, NodeError
-
-STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 
 MOVE_SECONDS = 900.0
 """Longest time without a word of an archive that sends a study: it may lie on tapes."""
@@ -63,25 +61,15 @@ class IndexedDimse:
             q.QUERY_LEVEL: Value("CS", b"STUDY"),
             q.STUDY_DATE: Value("DA", days.text.encode()),
         }
-        values: dict[Element, int | str] = {
-            Element.COMMAND_FIELD: Field.C_FIND,
-            Element.AFFECTED_SOP_CLASS_UID: STUDY_ROOT_FIND,
-            Element.PRIORITY: _MEDIUM,
-        }
-        identifier = encode_data_set(wanted, context.transfer_syntax)
         found: list[IndexedStudy] = []
         count = 0
-        async with contextlib.aclosing(calling.ask(context, values, identifier)) as answers:
+        asked = dimse_find.found(calling, context, wanted, self._refused_to_say)
+        async with contextlib.aclosing(asked) as answers:
             async for answer in answers:
-                if answer.data_set:
-                    count += 1
-                    one = _study(answer.data_set, context.transfer_syntax, days)
-                    if one is not None:
-                        found.append(one)
-                elif answer.status != q.SUCCESS:
-                    raise self._refused(
-                        f"answers a C-FIND for studies with status {answer.status:04X}H"
-                    )
+                count += 1
+                one = _study(answer, context.transfer_syntax, days)
+                if one is not None:
+                    found.append(one)
                 if count > STUDIES_READ:
                     return Listed(days, tuple(found), is_all=False)
         return Listed(days, tuple(found), is_all=len(found) == count)
@@ -133,6 +121,9 @@ class IndexedDimse:
             given = Given(given.given, max(given.failed, 1))
         return given
 
+    def _refused_to_say(self, status: str) -> NodeError:
+        return self._refused(f"answers a C-FIND for studies with {status}")
+
     def _refused(self, what: str, hint: str = "see the archive's own log") -> NodeError:
         return NodeError(
             f"the archive {self._settings.name} {what}", hint=hint, code=ExitCode.REFUSED
@@ -148,15 +139,8 @@ def _study(data: bytes, transfer_syntax: str, days: Days) -> IndexedStudy | None
         answer = decode_data_set(data, transfer_syntax, q.VRS)
     except BadDataSet:
         return None
-    encodings = encodings_of(answer.get(q.CHARACTER_SET, Value("CS")).data)
 
     def text(tag: int) -> str:
-        is_name = q.ATTRIBUTES[tag].vr == "PN"
-        return decoded(_data(answer, tag), encodings, is_name=is_name).strip(" \0")
+        return dimse_find.text_of(answer, tag, is_name=q.ATTRIBUTES[tag].vr == "PN")
 
     return indexed_study(text, days)
-
-
-def _data(answer: DataSet, tag: int) -> bytes:
-    found = answer.get(tag)
-    return b"" if found is None else found.data

@@ -1,5 +1,6 @@
 """An archive that is indexed by QIDO-RS, and gives studies by WADO-RS (PS3.18 10.4, 10.6)."""
 
+import contextlib
 import http.client
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 from edges.dicomweb import media
 from edges.dicomweb.multipart import BadMultipart, MultipartReader
 from edges.dimse import querying as q
-from node.catalog.archive_index import IndexedStudy
+from node.catalog.indexed import IndexedStudy
 from node.edges.archive_settings import ArchiveSettings
-from node.edges.archive_web import WebArchive, first, items, parsed
+from node.edges.archive_web import WebArchive, first, items
 from node.edges.dicomweb_store import Storing, parts_of
 from node.edges.indexing import STUDIES_READ, Days, Given, Listed, indexed_study
 
@@ -45,26 +46,21 @@ class IndexedWeb(WebArchive):
         fields = "".join(f"&includefield={tag:08X}" for tag in _INCLUDED)
         path = f"/studies?StudyDate={days.text}{fields}"
         found: dict[str, IndexedStudy] = {}
-        offset, unread = 0, 0
-        while offset <= STUDIES_READ:
-            page = f"{path}&limit={PAGE}&offset={offset}"
-            answer = await self._run(lambda at=page: self._get(at))  # type: ignore[misc]
-            self._require_answer(answer, (200, 204))
-            entries = [] if answer.status == 204 else parsed(answer.body)
-            if not isinstance(entries, list):
-                raise self._failed("answers a question for studies with what is no DICOM JSON")
-            before = len(found) + unread
-            for entry in entries:
-                one = indexed_study(_text_in(entry), days)
-                if one is None:
-                    unread += 1
-                else:
-                    found[one.about.study_uid] = one
-            offset += len(entries)
-            # Servers limit their pages as they like, and one may not know offsets.
-            if not entries or len(found) + unread == before:
-                return Listed(days, tuple(found.values()), is_all=not unread)
-        return Listed(days, tuple(found.values()), is_all=False)
+        unread = 0
+        async with contextlib.aclosing(self._pages(path, PAGE, "studies", (204,))) as pages:
+            async for entries in pages:
+                before = len(found) + unread
+                for entry in entries:
+                    one = indexed_study(_text_in(entry), days)
+                    if one is None:
+                        unread += 1
+                    else:
+                        found[one.about.study_uid] = one
+                if len(found) + unread == before:
+                    break
+                if len(found) + unread > STUDIES_READ:
+                    return Listed(days, tuple(found.values()), is_all=False)
+        return Listed(days, tuple(found.values()), is_all=not unread)
 
     async def give(self, study: str, *, stat: bool) -> Given:
         """As `IndexedDimse.give`; there is no priority in HTTP."""

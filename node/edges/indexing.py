@@ -17,10 +17,12 @@ import trio
 
 from edges.dimse import querying as q
 from node.blocking import in_thread
-from node.catalog.archive_index import IndexedStudies, IndexedStudy
+from node.catalog.archive_index import IndexedStudies
+from node.catalog.indexed import IndexedStudy
 from node.clock import Clock, local_date
 from node.dicom.headers import StudyAttributes
 from node.edges.archive_settings import ArchiveSettings
+from node.edges.archiving import pause
 from node.errors import NodeError
 from protocol.fields import is_uid
 
@@ -43,9 +45,6 @@ QUESTIONS = 20
 STUDIES_READ = 5000
 """Most studies of one question that are read. If there are more, its days are asked for in halves;
 of one day with more, no study is missed."""
-
-FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 900.0
-"""Pause after an archive could not be asked; it doubles each time."""
 
 _TEXT_CHARACTERS = 256
 _MODALITY = re.compile(r"[A-Z0-9_ ]{1,16}")
@@ -231,24 +230,22 @@ class Indexing:
         state = self._states[name]
         while True:
             asked = self._asked
-            pause = LOOK_SECONDS
+            seconds = LOOK_SECONDS
             try:
                 await self._look(settings, made(), state)
                 if state.trouble:
                     log.info("the archive %s can be indexed again", name)
                 state.failures, state.trouble = 0, ""
                 if state.left:
-                    pause = 0.0
+                    seconds = 0.0
             except NodeError as error:
-                pause = min(
-                    FIRST_PAUSE_SECONDS * 2.0 ** min(state.failures, 20), LAST_PAUSE_SECONDS
-                )
+                seconds = pause(state.failures)
                 state.failures += 1
                 if state.trouble != error.message:
                     log.warning("the archive %s is not indexed: %s", name, error.message)
                 state.trouble = error.message
-            if pause:
-                with trio.move_on_after(pause):
+            if seconds:
+                with trio.move_on_after(seconds):
                     await asked.wait()
 
     async def _look(

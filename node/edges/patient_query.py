@@ -12,21 +12,20 @@ from typing import Protocol
 
 import trio
 
-from edges.dimse.commands import Element, Field
 from edges.dimse.data_sets import (
     BadDataSet,
     DataSet,
     Value,
     decode_data_set,
-    encode_data_set,
     sequence,
 )
 from edges.dimse.negotiation import EXPLICIT, IMPLICIT, Accepted
 from edges.dimse.querying import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.catalog.names import same
-from node.dicom.texts import decoded, encoded, encodings_of
+from node.dicom.texts import encoded
+from node.edges import dimse_find
 from node.edges.archive_settings import ArchiveSettings
-from node.edges.dimse_client import Callee, Calling, Message, associated
+from node.edges.dimse_client import Callee, Calling, associated
 from node.edges.match_rows import LocalPatient
 from node.edges.unmatched import PatientThere
 from node.errors import ExitCode, NodeError
@@ -184,30 +183,26 @@ async def _answers(
     keys: dict[int, str],
     most: int,
 ) -> list[DataSet]:
-    values: dict[Element, int | str] = {
-        Element.COMMAND_FIELD: Field.C_FIND,
-        Element.AFFECTED_SOP_CLASS_UID: context.abstract_syntax,
-        Element.PRIORITY: 0,
-    }
-    wanted = _identifier(keys, context.abstract_syntax)
-    identifier = encode_data_set(wanted, context.transfer_syntax)
     found: list[DataSet] = []
-    asked = calling.ask(context, values, identifier, answer_seconds=ANSWER_SECONDS)
+    asked = dimse_find.found(
+        calling,
+        context,
+        _identifier(keys, context.abstract_syntax),
+        lambda status: _refused(system, f"answers a query with {status}"),
+        answer_seconds=ANSWER_SECONDS,
+    )
     async with contextlib.aclosing(asked) as answers:
         async for answer in answers:
-            if answer.data_set:
-                found += _read(answer, context)
-            elif answer.status != 0:
-                raise _refused(system, f"answers a query with status {answer.status:04X}H")
+            found += _read(answer, context)
             if len(found) == most:
                 break
     return found
 
 
-def _read(answer: Message, context: Accepted) -> Iterator[DataSet]:
+def _read(answer: bytes, context: Accepted) -> Iterator[DataSet]:
     # One answer that cannot be read does not take the others away.
     with contextlib.suppress(BadDataSet):
-        yield decode_data_set(answer.data_set, context.transfer_syntax, _VRS)
+        yield decode_data_set(answer, context.transfer_syntax, _VRS)
 
 
 def _identifier(keys: dict[int, str], sop_class: str) -> dict[int, Value]:
@@ -253,9 +248,7 @@ def _patient(answer: DataSet, there: PatientThere, system: PatientSystem) -> Loc
 
 
 def _text(answer: DataSet, tag: int) -> str:
-    character_set = answer.get(_CHARACTER_SET, Value("CS")).data
-    value = answer.get(tag, Value(_VRS[tag])).data
-    return decoded(value, encodings_of(character_set), is_name=tag == _NAME).strip(" \0")
+    return dimse_find.text_of(answer, tag, is_name=tag == _NAME)
 
 
 def _rank(local: LocalPatient, there: PatientThere) -> tuple[bool, bool, bool, str]:

@@ -13,12 +13,9 @@ from dataclasses import dataclass
 
 import trio
 
-from keys.sharing import FROM_ARCHIVE
 from node.blocking import in_thread
 from node.catalog.catalog import Catalog, StudyRow
-from node.catalog.sharing import sources_of_each
 from node.clock import Clock
-from node.database import Database
 from node.errors import ExitCode, NodeError
 from node.images.discard import Discards
 from node.images.holds import WhyStays, first_reason
@@ -90,17 +87,6 @@ class Kept:
     quota_bytes: int
     removed: int
     why_full: str
-
-
-def brought_first(database: Database, stored: Sequence[Stored]) -> list[Stored]:
-    """The same studies, those first that nobody but an archive has brought (`archive_index`)."""
-    sources = sources_of_each(database, [one.study for one in stored])
-
-    def is_copy(study: str) -> bool:
-        own = sources.get(study, [])
-        return bool(own) and all(one.startswith(f"{FROM_ARCHIVE}:") for one in own)
-
-    return sorted(stored, key=lambda one: not is_copy(one.study))
 
 
 class Keeping:

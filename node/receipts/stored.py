@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from keys.sharing import FROM_ARCHIVE
 from node.audit.effects import Effects
 from node.audit.exchanges import ExchangeIndex
 from node.audit.log import AuditLog
@@ -210,10 +211,17 @@ class StoredStudies:
         return None if row is None else StoredContent(*row)
 
     def present(self) -> list[StoredStudy]:
-        """The studies that are in our archive as they are here, the longest there first."""
+        """The studies that are in our archive as they are here, the longest there first.
+
+        Before all others come those that nobody but the archive has brought (`archive_index`).
+        """
         rows = self._database.query(
             "SELECT s.study_uid, c.content_root, c.proven_at FROM stored_contents c"
-            " JOIN studies s ON s.content_root = c.content_root ORDER BY c.proven_at, s.study_uid"
+            " JOIN studies s ON s.content_root = c.content_root"
+            " LEFT JOIN (SELECT study_uid, min(CASE WHEN source LIKE :indexed THEN 1 ELSE 0 END)"
+            "  AS is_copy FROM study_sources GROUP BY study_uid) AS b ON b.study_uid = s.study_uid"
+            " ORDER BY coalesce(b.is_copy, 0) DESC, c.proven_at, s.study_uid",
+            {"indexed": f"{FROM_ARCHIVE}:%"},
         )
         return [StoredStudy(*row) for row in rows]
 

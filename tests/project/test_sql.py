@@ -72,7 +72,7 @@ READ_BY_OTHERS = {
     # What a peer has told of, and whether we asked it for the study.
     "sharing/recalls.py": {"remote_studies", "transfers"},
     # Who is owed a statement: receipts of a content that is stored; and what of it is here.
-    "receipts/stored.py": {"exchange_receipts", "studies"},
+    "receipts/stored.py": {"exchange_receipts", "studies", "study_sources"},
     # What waits for a match is one question to both.
     "edges/unmatched.py": {"studies", "study_patients", "study_sources"},
     "edges/matches.py": {"studies"},

@@ -3,7 +3,7 @@
 from typing import Any
 
 from node.app import Node
-from node.catalog.archive_index import IndexedStudy
+from node.catalog.indexed import IndexedStudy
 from node.dicom.headers import StudyAttributes
 
 NOW = 1_790_000_000

@@ -6,10 +6,10 @@ from pathlib import Path
 import exchange_pair
 import pytest
 import trio
-from archives_made import receive_study
+from archives_made import archive, receive_study
 from arrivals_made import bring, part10
 from clocks_made import MadeClock
-from facility_in_memory import Other, entries, told_to
+from facility_in_memory import Other, entries, publish_study, told_to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from indexed_made import DAY, NOW, STUDY, indexed, look
@@ -20,6 +20,8 @@ from node.app import Node
 from node.catalog.archive_index import MISSED
 from node.catalog.catalog import StudyRow
 from node.catalog.words import Search
+from node.edges.archive_queue import SENT, TAKEN
+from node.edges.archive_settings import QUERY
 from node.errors import NodeError
 from node.fsck.check import check_home
 from node.home import Home
@@ -281,6 +283,32 @@ def test_what_retention_removes_is_indexed_again_as_it_was(
     _bring(node, tmp_path / "again")
     assert (_row(node).state, _row(node).indexed_in) == ("shared", "")
     check_whole(node)
+
+
+def test_what_an_archive_brought_is_put_down_for_proof_with_its_images(
+    node: Node, tmp_path: Path
+) -> None:
+    """In one transaction: whatever ends the process, it does not stay here for ever."""
+    node.archive_queue.archives = archive(104, rules=[], sends_as="PACS")
+    look(node, indexed())
+    _bring(node, tmp_path / "in")
+    [row] = node.archive_queue.of_study(STUDY)
+    assert (row.archive, row.state) == ("PACS", SENT)
+    known = node.archive_queue.instances(STUDY, "PACS")
+    assert {one.state for one in known.values()} == {TAKEN}
+    assert known.keys() == node.catalog.held_instances(STUDY).keys()
+
+
+def test_what_was_only_brought_is_the_first_to_go(node: Node, tmp_path: Path) -> None:
+    made_here, brought = exchange_pair.STUDY, STUDY
+    publish_study(node)
+    assert node.stored.note(made_here, QUERY, 12)
+    assert isinstance(node.clock, MadeClock)
+    node.clock.move(3600)
+    look(node, indexed())
+    _bring(node, tmp_path / "in")
+    assert node.stored.note(brought, QUERY, 3)
+    assert [one.study for one in node.stored.present()] == [brought, made_here]
 
 
 def test_a_study_made_here_that_retention_removes_is_indexed(node: Node, tmp_path: Path) -> None:

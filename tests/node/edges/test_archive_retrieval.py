@@ -72,7 +72,6 @@ async def _site(tmp_path: Path) -> AsyncIterator[tuple[Node, Pacs, Retrievals]]:
             node.indexed,
             node.catalog,
             arrivals.pack_now,
-            node.archive_queue.brought,
             node.audit.append,
             node.clock,
         )

@@ -16,7 +16,7 @@ from network_nodes import until
 from edges.dimse import querying as q
 from node.app import Node
 from node.clock import local_date
-from node.edges import indexing
+from node.edges import archiving
 from node.edges.indexing import Days, Indexing, Listed, indexed_study
 from node.errors import ExitCode, NodeError
 from node.home import Home
@@ -129,7 +129,7 @@ def test_an_answer_with_too_many_is_asked_for_in_halves(
 def test_an_archive_that_is_away_takes_nothing_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(archiving, "FIRST_PAUSE_SECONDS", 0.01)
     pacs = Pacs()
     pacs.has = {ROOT: _day(1)}
 
